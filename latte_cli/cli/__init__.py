@@ -1,0 +1,64 @@
+"""The command line: one file per command, each parses, calls and reports."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from latte_cli import __version__
+from latte_cli.cli import console
+from latte_cli.errors import ExitCode, LatteError
+
+app = typer.Typer(
+    name="latte",
+    help="How long a training step takes on a device, which algorithms to run there, which sub-model to train.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"latte {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _latte(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+) -> None:
+    console.verbosity(quiet=quiet, verbose=verbose)
+
+
+def _register() -> None:
+    from latte_cli.cli import commands
+
+    for name, command in commands.COMMANDS.items():
+        app.command(name)(command)
+    for name, group in commands.GROUPS.items():
+        app.add_typer(group, name=name)
+
+
+_register()
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code (see errors.ExitCode)."""
+    try:
+        app()
+    except LatteError as error:
+        console.error(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.error("interrupted")
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.BAD_INPUT)

@@ -1,0 +1,80 @@
+"""What commands say on stderr: errors, warnings, notes and progress."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass
+class _Verbosity:
+    quiet: bool = False
+    verbose: bool = False
+
+
+_verbosity = _Verbosity()
+
+
+def verbosity(*, quiet: bool, verbose: bool) -> None:
+    """Set how much is said for the rest of the process."""
+    _verbosity.quiet, _verbosity.verbose = quiet, verbose
+
+
+def error(message: str, hint: str | None = None) -> None:
+    """One line for what failed and one for what to do."""
+    sys.stderr.write(f"error: {message}\n")
+    if hint:
+        sys.stderr.write(f"hint: {hint}\n")
+
+
+def warn(message: str) -> None:
+    """A doubt about the result; shown unless quiet."""
+    if not _verbosity.quiet:
+        sys.stderr.write(f"warning: {message}\n")
+
+
+def note(message: str) -> None:
+    """What happened, or the command to type next; shown unless quiet."""
+    if not _verbosity.quiet:
+        sys.stderr.write(f"{message}\n")
+
+
+def detail(message: str) -> None:
+    """Shown only with `--verbose`."""
+    if _verbosity.verbose:
+        sys.stderr.write(f"{message}\n")
+
+
+class Progress(Protocol):
+    """A progress bar, or nothing where there is no terminal."""
+
+    def advance(self, done: float, label: str = "") -> None:
+        """Show that `done` of the total is done."""
+
+
+class _Silent:
+    def advance(self, done: float, label: str = "") -> None:
+        return
+
+
+@contextmanager
+def progress(title: str, total: float) -> Iterator[Progress]:
+    """A bar on stderr with rate and time left; nothing unless stderr is a terminal."""
+    if _verbosity.quiet or not sys.stderr.isatty():
+        yield _Silent()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    class _Bar:
+        def advance(self, done: float, label: str = "") -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, label=label[:24], rate=f"{speed:.1f}/s" if speed else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+    more = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[label]}"))
+    with Bar(*columns, *more, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total, label="", rate="")
+        yield _Bar()

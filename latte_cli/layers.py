@@ -1,0 +1,682 @@
+"""Layers: what a network is made of, with their output shapes, FLOPs, bytes and direct workload C."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from functools import lru_cache
+from math import prod
+from typing import Any, ClassVar, Self, TypeAlias
+
+from latte_cli.errors import LatteError
+
+Shape: TypeAlias = tuple[int, ...]
+
+_LARGEST_DIMENSION = 2**40
+
+
+class Phase(StrEnum):
+    """A part of a training step; a layer without a split backward has the one phase `backward`."""
+
+    FORWARD = "forward"
+    BACKWARD_DATA = "backward_data"
+    BACKWARD_FILTER = "backward_filter"
+    BACKWARD = "backward"
+    UPDATE = "update"
+
+
+_WHOLE = (Phase.FORWARD, Phase.BACKWARD)
+_SPLIT = (Phase.FORWARD, Phase.BACKWARD_DATA, Phase.BACKWARD_FILTER)
+
+
+def _elements(*shapes: Shape) -> int:
+    return sum(prod(shape) for shape in shapes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One operation with all its sizes; equal layers take the same time.
+
+    Every number is an integer of at least 0; LatteError is raised for sizes that make no tensor.
+    """
+
+    kind: ClassVar[str] = ""
+    phases: ClassVar[tuple[Phase, ...]] = _WHOLE
+    operations_per_element: ClassVar[int] = 1
+    free: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for shape in (*self.input_shapes, self.output_shape, *self.parameter_shapes):
+            self._check(all(0 < size < _LARGEST_DIMENSION for size in shape), f"a tensor of {shape}")
+
+    def _check(self, holds: bool, problem: str) -> None:
+        if not holds:
+            raise LatteError(
+                f"a {self.kind} layer cannot have {problem}", hint="check the model's shapes and the batch size"
+            )
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of the activations it reads, batch first."""
+        raise NotImplementedError
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the activation it writes."""
+        raise NotImplementedError
+
+    @property
+    def parameter_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of what it trains, weights first."""
+        return ()
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it trains."""
+        return _elements(*self.parameter_shapes)
+
+    @property
+    def workload(self) -> int:
+        """The direct workload C: multiply-accumulates of one forward pass (0 for layers that do none)."""
+        return 0
+
+    def flops(self, phase: Phase) -> int:
+        """Floating-point operations of `phase`, a multiply-accumulate counting as two."""
+        if phase not in self.phases:
+            return 0
+        return 2 * self.workload or self.operations_per_element * _elements(self.output_shape)
+
+    def elements_moved(self, phase: Phase) -> int:
+        """Elements read plus elements written, each tensor once."""
+        if phase not in self.phases or self.free:
+            return 0
+        ins, out, own = _elements(*self.input_shapes), _elements(self.output_shape), self.parameters
+        if phase is Phase.BACKWARD:
+            return out + 2 * ins + 2 * own
+        return ins + out + own
+
+    def bytes_moved(self, phase: Phase, element_bytes: int) -> int:
+        """Bytes read plus bytes written at `element_bytes` an element, each tensor once."""
+        return element_bytes * self.elements_moved(phase)
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        """The same layer for other input shapes and, where it makes channels, another number of them.
+
+        Raises LatteError where the layer has no such form.
+        """
+        raise LatteError(f"a {self.kind} layer cannot be resized", hint="keep its input at full width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution(Layer):
+    """A convolution (cross-correlation) with 1 to 3 spatial dimensions.
+
+    `input`, `kernel` and the like have one number per spatial dimension. For a transposed convolution `input` is
+    the input of its forward pass, and `output_padding` extends the end of its output.
+    """
+
+    kind: ClassVar[str] = "convolution"
+    phases: ClassVar[tuple[Phase, ...]] = _SPLIT
+
+    batch: int
+    in_channels: int
+    out_channels: int
+    groups: int = 1
+    input: Shape
+    kernel: Shape
+    stride: Shape = ()
+    dilation: Shape = ()
+    pad_before: Shape = ()
+    pad_after: Shape = ()
+    transposed: bool = False
+    output_padding: Shape = ()
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        rank = len(self.input)
+        defaults = {"stride": 1, "dilation": 1, "pad_before": 0, "pad_after": 0, "output_padding": 0}
+        for name, value in defaults.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, (value,) * rank)
+        self._check(1 <= rank <= 3, f"{rank} spatial dimensions (1 to 3 are known)")
+        for name in ("kernel", *defaults):
+            sizes = getattr(self, name)
+            self._check(len(sizes) == rank, f"{name} {sizes} for {rank} spatial dimensions")
+            self._check(all(size >= defaults.get(name, 1) for size in sizes), f"{name} {sizes}")
+        self._check(self.groups > 0, f"{self.groups} groups")
+        split = self.in_channels % self.groups or self.out_channels % self.groups
+        self._check(not split, f"{self.in_channels} -> {self.out_channels} channels in {self.groups} groups")
+        super().__post_init__()
+
+    @property
+    def output(self) -> Shape:
+        """Spatial output sizes: floor((in + pads - dilation (kernel - 1) - 1) / stride) + 1, or its transpose."""
+        sizes = zip(
+            self.input,
+            self.kernel,
+            self.stride,
+            self.dilation,
+            (before + after for before, after in zip(self.pad_before, self.pad_after, strict=True)),
+            self.output_padding,
+            strict=True,
+        )
+        if self.transposed:
+            return tuple((i - 1) * s - p + d * (k - 1) + o + 1 for i, k, s, d, p, o in sizes)
+        return tuple((i + p - d * (k - 1) - 1) // s + 1 for i, k, s, d, p, _ in sizes)
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.batch, self.in_channels, *self.input),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.batch, self.out_channels, *self.output)
+
+    @property
+    def weight_shape(self) -> Shape:
+        """(out, in / groups, *kernel), or (in, out / groups, *kernel) for a transposed convolution."""
+        first, second = self.out_channels, self.in_channels
+        if self.transposed:
+            first, second = second, first
+        return (first, second // self.groups, *self.kernel)
+
+    @property
+    def parameter_shapes(self) -> tuple[Shape, ...]:
+        return (self.weight_shape, (self.out_channels,)) if self.bias else (self.weight_shape,)
+
+    @property
+    def workload(self) -> int:
+        positions = prod(self.input if self.transposed else self.output)
+        return self.batch * positions * prod(self.weight_shape)
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each group reads one channel and writes one."""
+        return self.groups > 1 and self.groups == self.in_channels == self.out_channels
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the padding is the same on both sides, which most libraries ask for."""
+        return self.pad_before == self.pad_after
+
+    @property
+    def thirteen(self) -> tuple[int, ...]:
+        """The 13 numbers of the LATTE paper: N, C, H, W, K, R, S, pad h, w, stride h, w, dilation h, w.
+
+        Raises LatteError for a layer they cannot describe (not 2-D, padding that differs between the sides).
+        """
+        if len(self.input) != 2 or not self.symmetric or self.transposed:
+            raise LatteError("only 2-D convolutions with symmetric padding have the paper's 13 numbers")
+        sizes = (self.batch, self.in_channels, *self.input, self.out_channels, *self.kernel)
+        return (*sizes, *self.pad_before, *self.stride, *self.dilation)
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        batch, in_channels, *spatial = inputs[0]
+        groups, wide = self.groups, out_channels or self.out_channels
+        if self.depthwise:
+            groups = wide = in_channels
+        elif groups > 1:
+            wide = max(groups, wide // groups * groups)
+        return replace(
+            self, batch=batch, in_channels=in_channels, out_channels=wide, groups=groups, input=tuple(spatial)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Layer):
+    """A fully connected layer (ONNX Gemm) over `rows` rows."""
+
+    kind: ClassVar[str] = "linear"
+    phases: ClassVar[tuple[Phase, ...]] = _SPLIT
+
+    rows: int
+    in_features: int
+    out_features: int
+    bias: bool = True
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.rows, self.in_features),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.rows, self.out_features)
+
+    @property
+    def parameter_shapes(self) -> tuple[Shape, ...]:
+        weight = (self.out_features, self.in_features)
+        return (weight, (self.out_features,)) if self.bias else (weight,)
+
+    @property
+    def workload(self) -> int:
+        return self.rows * self.in_features * self.out_features
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        rows, in_features = prod(inputs[0][:-1]), inputs[0][-1]
+        return replace(self, rows=rows, in_features=in_features, out_features=out_channels or self.out_features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatMul(Layer):
+    """`batch` products of (m, k) by (k, n) matrices, both of them activations."""
+
+    kind: ClassVar[str] = "matmul"
+
+    batch: int = 1
+    m: int
+    k: int
+    n: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.batch, self.m, self.k), (self.batch, self.k, self.n))
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.batch, self.m, self.n)
+
+    @property
+    def workload(self) -> int:
+        return self.batch * self.m * self.k * self.n
+
+    def flops(self, phase: Phase) -> int:
+        return super().flops(phase) * (2 if phase is Phase.BACKWARD else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shaped(Layer):
+    """A layer with one input that keeps its shape."""
+
+    shape: Shape
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return (self.shape,)
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.shape
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        return replace(self, shape=tuple(inputs[0]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm(_Shaped):
+    """A normalisation: `batch`, `layer`, `group`, `instance`, `rms` or `lrn`, in training mode.
+
+    `span` is the number of groups of a group norm, of trailing dimensions of a layer or rms norm, or of channels
+    that a local response norm looks at.
+    """
+
+    kind: ClassVar[str] = "norm"
+    operations_per_element: ClassVar[int] = 5
+
+    function: str
+    span: int = 1
+    affine: bool = True
+
+    @property
+    def parameter_shapes(self) -> tuple[Shape, ...]:
+        if not self.affine or self.function == "lrn":
+            return ()
+        over_rows = self.function in ("layer", "rms")
+        own = self.shape[-self.span :] if over_rows else self.shape[1:2]
+        return (own,) if self.function == "rms" else (own, own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation(_Shaped):
+    """An element-wise non-linearity with one input, such as `relu`, `gelu` or `sigmoid`."""
+
+    kind: ClassVar[str] = "activation"
+
+    function: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropout(_Shaped):
+    """Dropout in training mode; the time does not depend on its rate."""
+
+    kind: ClassVar[str] = "dropout"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softmax(_Shaped):
+    """Softmax (or, with `log`, its logarithm) along `axis`."""
+
+    kind: ClassVar[str] = "softmax"
+    operations_per_element: ClassVar[int] = 3
+
+    axis: int = -1
+    log: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxCrossEntropy(Layer):
+    """The training loss over `rows` rows of `classes` scores."""
+
+    kind: ClassVar[str] = "softmax_cross_entropy"
+    operations_per_element: ClassVar[int] = 4
+
+    rows: int
+    classes: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.rows, self.classes),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return ()
+
+    def flops(self, phase: Phase) -> int:
+        return self.operations_per_element * self.rows * self.classes if phase in self.phases else 0
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        return replace(self, rows=prod(inputs[0][:-1]), classes=inputs[0][-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Layer):
+    """Maximum or average pooling over 1 to 3 spatial dimensions; a global pool's kernel is its input."""
+
+    kind: ClassVar[str] = "pool"
+
+    function: str
+    batch: int
+    channels: int
+    input: Shape
+    kernel: Shape
+    stride: Shape = ()
+    dilation: Shape = ()
+    pad_before: Shape = ()
+    pad_after: Shape = ()
+    ceil: bool = False
+    count_padding: bool = False
+
+    def __post_init__(self) -> None:
+        rank = len(self.input)
+        for name, value in {"stride": 1, "dilation": 1, "pad_before": 0, "pad_after": 0}.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, (value,) * rank)
+            sizes = getattr(self, name)
+            self._check(len(sizes) == rank and min(sizes) >= value, f"{name} {sizes}")
+        self._check(len(self.kernel) == rank and min(self.kernel) > 0, f"kernel {self.kernel}")
+        super().__post_init__()
+
+    @property
+    def output(self) -> Shape:
+        """Spatial output sizes; with `ceil` a last window that starts inside the input or its left pad counts."""
+        sizes = []
+        for i, k, s, d, before, after in zip(
+            self.input, self.kernel, self.stride, self.dilation, self.pad_before, self.pad_after, strict=True
+        ):
+            span = i + before + after - d * (k - 1) - 1
+            size = (-(-span // s) if self.ceil else span // s) + 1
+            if self.ceil and (size - 1) * s >= i + before:
+                size -= 1
+            sizes.append(size)
+        return tuple(sizes)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it pools each channel to a single number."""
+        return self.kernel == self.input and not any((*self.pad_before, *self.pad_after))
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.batch, self.channels, *self.input),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.batch, self.channels, *self.output)
+
+    def flops(self, phase: Phase) -> int:
+        return super().flops(phase) * prod(self.kernel)
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        batch, channels, *spatial = inputs[0]
+        return replace(self, batch=batch, channels=channels, input=tuple(spatial))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elementwise(Layer):
+    """`add`, `multiply` and the like of two or more activations, broadcast against each other."""
+
+    kind: ClassVar[str] = "elementwise"
+
+    operation: str
+    shapes: tuple[Shape, ...]
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return self.shapes
+
+    @property
+    def output_shape(self) -> Shape:
+        return broadcast(*self.shapes)
+
+    def flops(self, phase: Phase) -> int:
+        return super().flops(phase) * max(1, len(self.shapes) - 1)
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        return replace(self, shapes=tuple(tuple(shape) for shape in inputs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concat(Layer):
+    """Activations laid end to end along `axis`."""
+
+    kind: ClassVar[str] = "concat"
+    operations_per_element: ClassVar[int] = 0
+
+    shapes: tuple[Shape, ...]
+    axis: int = 1
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return self.shapes
+
+    @property
+    def output_shape(self) -> Shape:
+        first, rank = self.shapes[0], len(self.shapes[0])
+        axis = self.axis % rank if rank else 0
+        for shape in self.shapes:
+            alike = len(shape) == rank and all(
+                a == b for i, (a, b) in enumerate(zip(first, shape, strict=True)) if i != axis
+            )
+            self._check(alike, f"inputs of {first} and {shape}")
+        return (*first[:axis], sum(shape[axis] for shape in self.shapes), *first[axis + 1 :])
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        return replace(self, shapes=tuple(tuple(shape) for shape in inputs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduce(_Shaped):
+    """`mean`, `sum`, `max` … over `axes`, which are kept with size 1 where `keep` is set."""
+
+    kind: ClassVar[str] = "reduce"
+
+    operation: str
+    axes: tuple[int, ...]
+    keep: bool = True
+
+    @property
+    def output_shape(self) -> Shape:
+        axes = {axis % len(self.shape) for axis in self.axes}
+        sizes = [1 if axis in axes else size for axis, size in enumerate(self.shape)]
+        return tuple(size for axis, size in enumerate(sizes) if self.keep or axis not in axes)
+
+    def flops(self, phase: Phase) -> int:
+        return _elements(self.shape) if phase in self.phases else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy(Layer):
+    """A rearrangement that moves data: `transpose` (with its `order`), `pad`, `slice`, `expand` …."""
+
+    kind: ClassVar[str] = "copy"
+    operations_per_element: ClassVar[int] = 0
+
+    operation: str
+    shape: Shape
+    output: Shape
+    order: tuple[int, ...] = ()
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return (self.shape,)
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.output
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        shape = tuple(inputs[0])
+        if self.operation == "transpose":
+            return replace(self, shape=shape, output=tuple(shape[axis] for axis in self.order))
+        return replace(self, shape=shape, output=scaled_reshape(self.shape, self.output, shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(Layer):
+    """Another shape for the same data (reshape, flatten, squeeze, identity): costs nothing."""
+
+    kind: ClassVar[str] = "view"
+    operations_per_element: ClassVar[int] = 0
+    free: ClassVar[bool] = True
+
+    shape: Shape
+    output: Shape
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(prod(self.shape) == prod(self.output), f"{self.shape} seen as {self.output}")
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return (self.shape,)
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.output
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        shape = tuple(inputs[0])
+        return replace(self, shape=shape, output=scaled_reshape(self.shape, self.output, shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Layer):
+    """One optimizer step (`sgd`, `momentum`, `adam`, `adamw`) over a network's parameters, gradients then dropped."""
+
+    kind: ClassVar[str] = "optimizer"
+    phases: ClassVar[tuple[Phase, ...]] = (Phase.UPDATE,)
+
+    function: str
+    tensors: int
+    elements: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.elements,),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.elements,)
+
+
+LAYERS: tuple[type[Layer], ...] = (
+    Convolution,
+    Linear,
+    MatMul,
+    Norm,
+    Activation,
+    Dropout,
+    Softmax,
+    SoftmaxCrossEntropy,
+    Pool,
+    Elementwise,
+    Concat,
+    Reduce,
+    Copy,
+    View,
+    Optimizer,
+)
+"""Every layer kind."""
+
+_BY_KIND = {layer.kind: layer for layer in LAYERS}
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """The common shape by numpy's rules; raises LatteError where there is none."""
+    rank = max(len(shape) for shape in shapes)
+    columns = zip(*((1,) * (rank - len(shape)) + tuple(shape) for shape in shapes), strict=True)
+    sizes = []
+    for column in columns:
+        wide = set(column) - {1}
+        if len(wide) > 1:
+            raise LatteError(f"shapes {', '.join(map(str, shapes))} do not broadcast")
+        sizes.append(wide.pop() if wide else 1)
+    return tuple(sizes)
+
+
+def scaled_reshape(shape: Shape, output: Shape, scaled: Shape) -> Shape:
+    """What `output`, a reshape of `shape`, becomes for an input of another size `scaled`.
+
+    Runs of dimensions with equal products are matched; within a run the first output dimension that can takes the
+    change. Raises LatteError where none can.
+    """
+    result: list[int] = []
+    i = j = 0
+    while i < len(shape) or j < len(output):
+        first_in, first_out = i, j
+        a = shape[i] if i < len(shape) else 1
+        b = output[j] if j < len(output) else 1
+        i, j = min(i + 1, len(shape)), min(j + 1, len(output))
+        while a != b:
+            if a < b and i < len(shape):
+                a, i = a * shape[i], i + 1
+            elif b < a and j < len(output):
+                b, j = b * output[j], j + 1
+            else:
+                raise LatteError(f"cannot resize a reshape of {shape} to {output}")
+        result += _scaled_run(output[first_out:j], a, prod(scaled[first_in:i]))
+    return tuple(result)
+
+
+def _scaled_run(sizes: Shape, before: int, after: int) -> list[int]:
+    if before == after:
+        return list(sizes)
+    for at in sorted(range(len(sizes)), key=lambda index: sizes[index] == 1):
+        if sizes[at] * after % before == 0 and sizes[at] * after // before > 0:
+            return [*sizes[:at], sizes[at] * after // before, *sizes[at + 1 :]]
+    raise LatteError(f"cannot resize a reshape that splits {before} into {sizes} to {after}")
+
+
+@lru_cache(maxsize=65536)
+def layer_text(layer: Layer) -> str:
+    """The canonical text of a layer: compact JSON, the same for equal layers in every process.
+
+    Fields at their default are left out, so that a field added later changes no text already written.
+    """
+    values = ((field, getattr(layer, field.name)) for field in fields(layer))
+    body = {field.name: value for field, value in values if value != field.default}
+    return json.dumps({"kind": layer.kind, **body}, separators=(",", ":"))
+
+
+@lru_cache(maxsize=65536)
+def layer_from_text(text: str) -> Layer:
+    """The layer that `layer_text` wrote; raises LatteError for any other text."""
+    try:
+        body = json.loads(text)
+        layer = _BY_KIND[body.pop("kind")]
+        return layer(**{name: _tupled(value) for name, value in body.items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise LatteError(f"not a layer: {text[:80]}", hint="was it written by a newer version?") from exc
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,120 @@
+"""Networks: what a model file becomes, a graph of layers with every size known."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from latte_cli.errors import LatteError
+from latte_cli.layers import Layer, Optimizer, Shape, SoftmaxCrossEntropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A layer at its place in a network: it reads the activations `inputs` and writes the activation `output`.
+
+    `parameters` are the model file's names for the layer's trained tensors, in the order of its `parameter_shapes`;
+    `attributes` are the few values that change what a layer computes but not how long it takes (a norm's epsilon).
+    """
+
+    name: str
+    layer: Layer
+    inputs: tuple[str, ...]
+    output: str
+    parameters: tuple[str, ...] = ()
+    attributes: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A model: nodes in an order in which they can run, the activations it is given and those it returns.
+
+    `inputs` are (name, shape) pairs, batch first. `unknown` names the operators that were let pass unread.
+    """
+
+    name: str
+    inputs: tuple[tuple[str, Shape], ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    sha256: str = ""
+    unknown: tuple[str, ...] = field(default=())
+
+    @property
+    def batch_size(self) -> int:
+        """The first dimension of the first input."""
+        return self.inputs[0][1][0] if self.inputs and self.inputs[0][1] else 1
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in the order they run, repeats included."""
+        return tuple(node.layer for node in self.nodes)
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many numbers it trains; a tensor that several layers share counts once."""
+        return sum(size for _, size in self._parameter_sizes())
+
+    @cached_property
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shape of each activation by name."""
+        return dict(self.inputs) | {node.output: node.layer.output_shape for node in self.nodes}
+
+    @cached_property
+    def trained(self) -> frozenset[str]:
+        """The activations a gradient flows back to: those that depend on a parameter."""
+        found: set[str] = set()
+        for node in self.nodes:
+            if node.layer.parameter_shapes or any(name in found for name in node.inputs):
+                found.add(node.output)
+        return frozenset(found)
+
+    def loss(self) -> SoftmaxCrossEntropy:
+        """The softmax cross-entropy over the first output's last dimension."""
+        *rows, classes = self.shapes[self.outputs[0]] or (1,)
+        count = 1
+        for size in rows:
+            count *= size
+        return SoftmaxCrossEntropy(rows=count, classes=classes)
+
+    def optimizer(self, function: str) -> Optimizer:
+        """The update of all its parameters by `function`; raises LatteError for a network without any."""
+        sizes = self._parameter_sizes()
+        if not sizes:
+            raise LatteError(f"`{self.name}` has no parameters to train", hint="use `--optimizer none`")
+        return Optimizer(function=function, tensors=len(sizes), elements=sum(size for _, size in sizes))
+
+    def _parameter_sizes(self) -> tuple[tuple[str, int], ...]:
+        sizes: dict[str, int] = {}
+        for node in self.nodes:
+            for index, shape in enumerate(node.layer.parameter_shapes):
+                name = node.parameters[index] if index < len(node.parameters) else f"{node.name}.{index}"
+                count = 1
+                for size in shape:
+                    count *= size
+                sizes[name] = count
+        return tuple(sizes.items())
+
+
+def load(path: Path | str, *, batch_size: int | None = None, allow_unknown: bool = False) -> Network:
+    """Read the model file at `path` with the batch size wanted (default: the file's own, or 1 where it is open).
+
+    Raises LatteError for a file that is missing, damaged, of another format, or holds an operator that is not known
+    (unless `allow_unknown`, when the network names it in `unknown`).
+    """
+    from latte_cli.network.onnx import read
+
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise LatteError(
+            f"cannot read `{path}`: {exc.strerror}", hint="`latte zoo list` names models to export"
+        ) from exc
+    return read(
+        content,
+        name=path.stem,
+        sha256=hashlib.sha256(content).hexdigest(),
+        batch_size=batch_size,
+        allow_unknown=allow_unknown,
+    )

@@ -1,0 +1,136 @@
+"""Reports: results become tables, JSON and CSV; the only place that formats numbers."""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TextIO, TypeAlias
+
+Cell: TypeAlias = str | int | float | None
+
+
+class Format(StrEnum):
+    """How a command writes its result."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A result for people: `columns` are titles (a leading `>` aligns right), cells are text ready to show."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    footer: Sequence[str] = ()
+
+
+def write_table(table: Table, out: TextIO | None = None) -> None:
+    """Write `table`: framed and fitted to the width of a terminal; plain columns, never cut, into a pipe or file."""
+    out = out or sys.stdout
+    if out.isatty():
+        _write_framed(table, out)
+    else:
+        _write_plain(table, out)
+
+
+def _write_framed(table: Table, out: TextIO) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    framed = RichTable(box=box.SIMPLE_HEAD, title=Text(table.title) if table.title else None, title_justify="left")
+    for column in table.columns:
+        right = column.startswith(">")
+        framed.add_column(Text(column.removeprefix(">")), justify="right" if right else "left", no_wrap=right)
+    for row in table.rows:
+        framed.add_row(*(Text(cell) for cell in row))
+    console = Console(file=out, highlight=False)
+    console.print(framed)
+    for line in table.footer:
+        console.print(Text(line))
+
+
+def _write_plain(table: Table, out: TextIO) -> None:
+    titles = [column.removeprefix(">") for column in table.columns]
+    widths = [max(map(len, cells)) for cells in zip(titles, *table.rows, strict=True)]
+    rights = [column.startswith(">") for column in table.columns]
+    if table.title:
+        out.write(table.title + "\n")
+    for row in (titles, *table.rows):
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, rights, strict=True)
+        )
+        out.write("  ".join(cells).rstrip() + "\n")
+    for line in table.footer:
+        out.write(line + "\n")
+
+
+def write_json(document: Mapping[str, Any], out: TextIO | None = None) -> None:
+    """Write `document` as one indented JSON object; numbers that are not finite become null."""
+    out = out or sys.stdout
+    json.dump(_finite(document), out, indent=2, allow_nan=False)
+    out.write("\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def write_csv(columns: Sequence[str], rows: Sequence[Sequence[Cell]], out: TextIO | None = None) -> None:
+    """Write rows under a header line; None becomes an empty field."""
+    writer = csv.writer(out or sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+
+
+def duration(seconds: float | None) -> str:
+    """Three significant digits in the unit that suits: `34.9 ms`."""
+    return _scaled(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")))
+
+
+def size(count: float | None) -> str:
+    """A number of bytes in binary units: `12.5 MiB`."""
+    if count is not None and abs(count) < 1024:
+        return f"{count:.0f} B"
+    return _scaled(count, ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")))
+
+
+def count(number: float | None) -> str:
+    """A large number with its prefix: `11.7 M`."""
+    if number is not None and abs(number) < 1000:
+        return f"{number:g}"
+    return _scaled(number, ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")))
+
+
+def percent(share: float | None) -> str:
+    """A share of 1 as per cent: `97.8 %`."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def ratio(value: float | None) -> str:
+    """A ratio with three decimals: `1.034`."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _scaled(value: float | None, units: Sequence[tuple[float, str]]) -> str:
+    if value is None:
+        return "-"
+    if value == 0:
+        return f"0 {units[0][1]}" if units[0][1] == "s" else "0"
+    factor, unit = next(((f, u) for f, u in units if abs(value) >= f * 0.9995), units[-1])
+    scaled = value / factor
+    digits = 0 if abs(scaled) >= 99.95 else 1 if abs(scaled) >= 9.995 else 2
+    return f"{scaled:.{digits}f} {unit}"

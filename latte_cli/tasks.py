@@ -1,0 +1,86 @@
+"""Tasks: one layer, phase, algorithm and settings to time; hashable, and the same text on every machine."""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+from latte_cli.algorithms import Algorithm
+from latte_cli.layers import Layer, Phase, layer_text
+
+
+class Precision(StrEnum):
+    """The arithmetic that was asked for."""
+
+    FP32 = "fp32"
+    TF32 = "tf32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    BF16_AUTOCAST = "bf16_autocast"
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one element of an activation."""
+        return 4 if self in (Precision.FP32, Precision.TF32) else 2
+
+
+class Layout(StrEnum):
+    """How the activations of the whole model lie in memory."""
+
+    NCHW = "nchw"
+    CHANNELS_LAST = "channels_last"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What was asked for when a task was timed: part of each row's key.
+
+    `threads` is the number of threads on a CPU and 0 on a GPU; `library_versions` are (library, version) pairs in
+    the order of their names.
+    """
+
+    precision: Precision = Precision.FP32
+    layout: Layout = Layout.NCHW
+    threads: int = 0
+    cuda_graph: bool = False
+    power_mode: str = ""
+    library_versions: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def versions_text(self) -> str:
+        """The libraries on one line: `onednn=3.12 torch=2.13.0`."""
+        return " ".join(f"{name}={version}" for name, version in self.library_versions)
+
+
+def versions_from_text(text: str) -> tuple[tuple[str, str], ...]:
+    """The inverse of `Settings.versions_text`."""
+    pairs = (part.partition("=") for part in text.split())
+    return tuple((name, version) for name, _, version in pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One thing to time: `phase` of `layer` by `algorithm` under `settings`."""
+
+    layer: Layer
+    phase: Phase
+    algorithm: Algorithm
+    settings: Settings
+
+    @cached_property
+    def id(self) -> str:
+        """16 hexadecimal digits that name this task wherever and whenever it is written."""
+        settings = self.settings
+        parts = (
+            layer_text(self.layer),
+            self.phase,
+            self.algorithm.library,
+            self.algorithm.name,
+            settings.precision,
+            settings.layout,
+            str(settings.threads),
+            str(int(settings.cuda_graph)),
+            settings.power_mode,
+            settings.versions_text,
+        )
+        return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
