@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from latte_cli.algorithms import Algorithm
+from latte_cli.backends.host import cpu_slug as cpu_slug
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Layer, Phase
 from latte_cli.tasks import Layout, Precision, Settings, Task

@@ -1,0 +1,97 @@
+"""This machine: its processor, cores, memory and caches, and what else runs on it; imports nothing heavy."""
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_CPU = Path("/sys/devices/system/cpu/cpu0")
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's name with what its maker leaves out to tell models apart: `AMD EPYC (family 26 model 2)`."""
+    facts = dict(_cpuinfo())
+    board = _read(Path("/proc/device-tree/model")).rstrip("\0")
+    name = facts.get("model name") or board or facts.get("Hardware") or platform.processor() or platform.machine()
+    name = re.sub(r"\((R|TM|tm|r)\)|\bCPU\b|\bProcessor\b|@.*$", " ", name)
+    name = " ".join(name.split())
+    if re.search(r"\d", name) or "cpu family" not in facts:
+        return name
+    return f"{name} (family {facts['cpu family']} model {facts['model']})"
+
+
+def cpu_slug(threads: int | None = None, name: str | None = None) -> str:
+    """The store's name for this CPU with `threads` threads: fleet name, model, cores, threads."""
+    words = f"{name or ''} {cpu_name()} {cores()}c {threads or cores()}t"
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def memory_bytes() -> int:
+    """The memory this process may use: the machine's, or its control group's limit where that is lower."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _read(Path("/sys/fs/cgroup/memory.max")).strip()
+    return min(physical, int(limit)) if limit.isdigit() else physical
+
+
+def last_level_cache_bytes() -> int | None:
+    """The size of the last cache level, or None where the system does not tell."""
+    sizes = [_read(index / "size").strip() for index in sorted((_CPU / "cache").glob("index*"))]
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    known = [int(size[:-1]) * units[size[-1]] for size in sizes if size[:-1].isdigit() and size[-1] in units]
+    return max(known, default=None)
+
+
+def clock_hz() -> float | None:
+    """The processor's clock now, or None where it cannot be read."""
+    scaled = _read(_CPU / "cpufreq/scaling_cur_freq").strip()
+    if scaled.isdigit():
+        return float(scaled) * 1e3
+    megahertz = dict(_cpuinfo()).get("cpu MHz")
+    return float(megahertz) * 1e6 if megahertz else None
+
+
+def governor() -> str | None:
+    """The frequency governor, or None where there is none."""
+    return _read(_CPU / "cpufreq/scaling_governor").strip() or None
+
+
+@dataclass
+class OtherLoad:
+    """How many cores other processes keep busy, between one reading and the next."""
+
+    busy_s: float = 0.0
+    own_s: float = 0.0
+    total_s: float = 0.0
+
+    def read(self) -> float | None:
+        """Cores that others used since the last reading; None on the first one and where it cannot be told."""
+        fields = _read(Path("/proc/stat")).partition("\n")[0].split()[1:9]
+        if not fields:
+            return None
+        ticks = [float(field) / os.sysconf("SC_CLK_TCK") for field in fields]
+        own = sum(os.times()[:4])
+        busy, total = sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+        passed, others = total - self.total_s, (busy - self.busy_s) - (own - self.own_s)
+        first = self.total_s == 0.0
+        self.busy_s, self.own_s, self.total_s = busy, own, total
+        return None if first or passed <= 0 else max(0.0, others / passed * (os.cpu_count() or 1))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _cpuinfo() -> Iterator[tuple[str, str]]:
+    for line in _read(Path("/proc/cpuinfo")).partition("\n\n")[0].splitlines():
+        key, _, value = line.partition(":")
+        yield key.strip(), value.strip()
