@@ -1,0 +1,207 @@
+"""Features: a layer's phase, settings and device as named numbers, the same for fitting and predicting."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import log2, nan, prod
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from latte_cli.backends import Device
+from latte_cli.layers import LAYERS, Convolution, Layer, Linear, MatMul, Norm, Optimizer, Phase, Pool, Softmax
+from latte_cli.tasks import Layout, Precision, Settings
+
+Matrix: TypeAlias = npt.NDArray[np.float32]
+
+FEATURE_VERSION = 1
+"""Counts up when a feature is added, removed or means something else; artefacts of another version are refused."""
+
+_LAYER = (
+    *("kind", "function", "phase", "rank", "inputs", "tensors"),
+    *("log_in", "log_out", "log_parameters", "log_flops", "log_moved", "log_reduction"),
+    *("log_batch", "log_channels", "log_inner", "log_gemm_m", "log_gemm_n", "log_gemm_k"),
+)
+_SPATIAL = ("log_input", "log_output", "kernel", "stride", "dilation", "pad_before", "pad_after")
+_CONVOLUTION = (
+    *(f"{name}_{axis}" for name in _SPATIAL for axis in (1, 2, 3)),
+    *("log_out_channels", "log_groups", "log_in_per_group", "log_out_per_group", "depthwise", "transposed"),
+    *("log_im2col", "pointwise", "unit_stride"),
+    *(f"{side}_channels_mod_{unit}" for side in ("in", "out") for unit in (8, 16, 32)),
+)
+_SETTINGS = ("threads", "precision", "layout", "cuda_graph")
+_COMBINED = ("log_bytes", "log_intensity", "log_weight_bytes", "log_compute_s", "log_transfer_s")
+_DEVICE = ("log_peak", "log_bandwidth", "log_memory")
+
+FEATURES: tuple[str, ...] = (*_LAYER, *_CONVOLUTION, *_SETTINGS, *_COMBINED, *_DEVICE)
+"""The names of the columns of `matrix`."""
+
+_KINDS = {layer.kind: code for code, layer in enumerate(LAYERS)}
+_PHASES = {phase: code for code, phase in enumerate(Phase)}
+_PRECISIONS = {precision: code for code, precision in enumerate(Precision)}
+_LAYOUTS = {layout: code for code, layout in enumerate(Layout)}
+_FUNCTIONS = (
+    *("batch", "layer", "group", "instance", "rms", "lrn", "max", "average", "lp"),
+    *("relu", "relu6", "leaky_relu", "prelu", "clip", "hard_sigmoid", "hard_swish", "elu", "selu", "celu"),
+    *("sigmoid", "tanh", "silu", "gelu", "mish", "softplus", "softsign", "erf", "exp", "log", "sqrt", "abs", "neg"),
+    *("add", "subtract", "multiply", "divide", "power", "minimum", "maximum"),
+    *("mean", "sum", "min", "prod", "l1", "l2"),
+    *("transpose", "pad", "slice", "expand", "gather", "split", "resize"),
+    *("sgd", "momentum", "adam", "adamw"),
+)
+_FUNCTION_CODES = {name: code for code, name in enumerate(_FUNCTIONS, start=1)}
+_UNKNOWN_FUNCTION = 0
+
+_INDEX = {name: column for column, name in enumerate(FEATURES)}
+_LAYER_END = len(_LAYER) + len(_CONVOLUTION)
+_SETTINGS_END = _LAYER_END + len(_SETTINGS)
+
+
+def matrix(
+    layers_phases: Sequence[tuple[Layer, Phase]], settings: Settings | Sequence[Settings], device: Device
+) -> Matrix:
+    """One row of `FEATURES` per (layer, phase), NaN where a number does not apply or is not known.
+
+    `settings` are one for all rows or one per row. Sizes are logarithms to base 2, so that no layer overflows.
+    """
+    each = [settings] * len(layers_phases) if isinstance(settings, Settings) else settings
+    rows = np.full((len(layers_phases), len(FEATURES)), nan, dtype=np.float32)
+    if not len(rows):
+        return rows
+    rows[:, :_LAYER_END] = [_layer_row(layer, phase) for layer, phase in layers_phases]
+    rows[:, _LAYER_END:_SETTINGS_END] = [_settings_row(one) for one in each]
+    element = np.log2([one.precision.element_bytes for one in each])
+    flops, moved = _of(rows, "log_flops"), _of(rows, "log_moved") + element
+    peak, bandwidth = _log(device.peak_flop_per_s), _log(device.bandwidth_bytes_per_s)
+    combined = {
+        "log_bytes": moved,
+        "log_intensity": flops - moved,
+        "log_weight_bytes": _of(rows, "log_parameters") + element,
+        "log_compute_s": flops - peak,
+        "log_transfer_s": moved - bandwidth,
+        "log_peak": peak,
+        "log_bandwidth": bandwidth,
+        "log_memory": _log(device.memory_bytes),
+    }
+    for name, values in combined.items():
+        rows[:, _INDEX[name]] = values
+    return rows
+
+
+def _of(rows: Matrix, name: str) -> Matrix:
+    return rows[:, _INDEX[name]]
+
+
+def _log(number: float | None) -> float:
+    """Python's own log2 takes integers of any size; nothing and unknown have no logarithm."""
+    return log2(number) if number else nan
+
+
+@lru_cache(maxsize=1024)
+def _settings_row(settings: Settings) -> tuple[float, ...]:
+    codes = (_PRECISIONS[settings.precision], _LAYOUTS[settings.layout])
+    return (settings.threads, *codes, settings.cuda_graph)
+
+
+@lru_cache(maxsize=65536)
+def _layer_row(layer: Layer, phase: Phase) -> Matrix:
+    numbers = _general(layer, phase)
+    if isinstance(layer, Convolution):
+        numbers |= _convolution(layer)
+    row: Matrix = np.array([numbers.get(name, nan) for name in FEATURES[:_LAYER_END]], dtype=np.float32)
+    row.setflags(write=False)
+    return row
+
+
+def _general(layer: Layer, phase: Phase) -> dict[str, float]:
+    first = layer.input_shapes[0]
+    m, n, k = _gemm(layer, phase)
+    name = getattr(layer, "function", None) or getattr(layer, "operation", None)
+    return {
+        "kind": _KINDS[layer.kind],
+        "function": nan if name is None else _FUNCTION_CODES.get(name, _UNKNOWN_FUNCTION),
+        "phase": _PHASES[phase],
+        "rank": len(first),
+        "inputs": len(layer.input_shapes),
+        "tensors": layer.tensors if isinstance(layer, Optimizer) else len(layer.parameter_shapes),
+        "log_in": _log(sum(map(prod, layer.input_shapes))),
+        "log_out": _log(prod(layer.output_shape)),
+        "log_parameters": _log(layer.parameters),
+        "log_flops": _log(layer.flops(phase)),
+        "log_moved": _log(layer.elements_moved(phase)),
+        "log_reduction": _log(_reduction(layer)),
+        "log_batch": _log(first[0] if first else 1),
+        "log_channels": _log(prod(first[1:2])),
+        "log_inner": _log(prod(first[2:])),
+        "log_gemm_m": _log(m),
+        "log_gemm_n": _log(n),
+        "log_gemm_k": _log(k),
+    }
+
+
+def _reduction(layer: Layer) -> int:
+    """How many numbers go into one result."""
+    if isinstance(layer, Convolution):
+        return layer.in_channels // layer.groups * prod(layer.kernel)
+    if isinstance(layer, Linear):
+        return layer.in_features
+    if isinstance(layer, MatMul):
+        return layer.k
+    if isinstance(layer, Pool):
+        return prod(layer.kernel)
+    if isinstance(layer, Softmax):
+        return layer.shape[layer.axis] if layer.shape else 1
+    if isinstance(layer, Norm) and layer.function in ("layer", "rms"):
+        return prod(layer.shape[-layer.span :])
+    if isinstance(layer, Norm) and layer.function == "batch":
+        return prod(layer.shape) // layer.shape[1]
+    return max(1, sum(map(prod, layer.input_shapes)) // prod(layer.output_shape))
+
+
+def _gemm(layer: Layer, phase: Phase) -> tuple[int | None, int | None, int | None]:
+    """The matrix product behind `phase`, per group: (m, k) by (k, n), in im2col form for convolutions."""
+    if isinstance(layer, MatMul):
+        return layer.m, layer.n, layer.k
+    if isinstance(layer, Linear):
+        rows, wide, deep = layer.rows, layer.out_features, layer.in_features
+    elif isinstance(layer, Convolution):
+        rows, wide, deep = _im2col(layer)
+        if layer.transposed:  # its forward pass is the backward data of the convolution that it transposes
+            phase = {Phase.FORWARD: Phase.BACKWARD_DATA, Phase.BACKWARD_DATA: Phase.FORWARD}.get(phase, phase)
+    else:
+        return None, None, None
+    if phase is Phase.BACKWARD_DATA:
+        return rows, deep, wide
+    return (wide, deep, rows) if phase is Phase.BACKWARD_FILTER else (rows, wide, deep)
+
+
+def _im2col(layer: Convolution) -> tuple[int, int, int]:
+    """Rows, channels out per group, and columns of the unfolded input; a transposed layer seen from its output."""
+    positions = prod(layer.input if layer.transposed else layer.output)
+    wide, deep = layer.out_channels // layer.groups, layer.in_channels // layer.groups
+    if layer.transposed:
+        wide, deep = deep, wide
+    return layer.batch * positions, wide, deep * prod(layer.kernel)
+
+
+def _convolution(layer: Convolution) -> dict[str, float]:
+    rows, _, deep = _im2col(layer)
+    numbers: dict[str, float] = {
+        "log_out_channels": _log(layer.out_channels),
+        "log_groups": _log(layer.groups),
+        "log_in_per_group": _log(layer.in_channels // layer.groups),
+        "log_out_per_group": _log(layer.out_channels // layer.groups),
+        "depthwise": layer.depthwise,
+        "transposed": layer.transposed,
+        "log_im2col": _log(rows * deep * layer.groups),
+        "pointwise": prod(layer.kernel) == 1,
+        "unit_stride": prod(layer.stride) == 1,
+    }
+    for unit in (8, 16, 32):
+        numbers[f"in_channels_mod_{unit}"] = layer.in_channels % unit
+        numbers[f"out_channels_mod_{unit}"] = layer.out_channels % unit
+    for name in _SPATIAL:
+        sizes = getattr(layer, name.removeprefix("log_"))
+        for axis, size in enumerate(sizes, start=1):
+            numbers[f"{name}_{axis}"] = _log(size) if name.startswith("log_") else size
+    return numbers
