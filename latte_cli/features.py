@@ -73,7 +73,7 @@ def matrix(
     element = np.log2([one.precision.element_bytes for one in each])
     flops, moved = _of(rows, "log_flops"), _of(rows, "log_moved") + element
     peak, bandwidth = _log(device.peak_flop_per_s), _log(device.bandwidth_bytes_per_s)
-    combined = {
+    combined: dict[str, npt.ArrayLike] = {
         "log_bytes": moved,
         "log_intensity": flops - moved,
         "log_weight_bytes": _of(rows, "log_parameters") + element,
