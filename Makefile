@@ -1,0 +1,70 @@
+# Every target makes the environment it needs in .venv; `make` alone lists the targets.
+PYTHON ?= python3
+ARGS ?=
+BUDGET ?= 36s
+BIN := .venv/bin
+
+.PHONY: help venv check test demo golden gpu bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+venv: .venv/ready ## make the environment in .venv
+
+# A torch that $(PYTHON) already imports is used as it is, numpy with it: boards such as NVIDIA's Jetson come with a
+# torch of their own that no package index has.
+.venv/ready: pyproject.toml constraints.txt
+	@rm -f $@
+	@if $(PYTHON) -c 'import sys, torch; sys.exit(sys.prefix != sys.base_prefix)' 2>/dev/null; then \
+	  echo "making .venv around the installed torch"; \
+	  $(PYTHON) -m venv --system-site-packages .venv && grep -vE '^(torch|numpy)==' constraints.txt >.venv/constraints.txt; \
+	else \
+	  echo "making .venv (downloads torch, about 1 GB in all)"; \
+	  $(PYTHON) -m venv .venv && cp constraints.txt .venv/; \
+	fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e '.[dev]'
+	@touch $@
+
+check: .venv/ready ## format, lint, types and contracts, in under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: .venv/ready ## all tests; ARGS='tests/test_layers.py -x' for some
+	$(BIN)/python -m pytest $(ARGS)
+
+# The three devices of the demo, each with rows of its own: all threads, one thread, 16-bit in another layout.
+# A profile whose budget ran out ends with 4; what it measured is kept.
+DEMO := .demo
+MODEL := $(DEMO)/resnet18.onnx
+PROFILE = $(LATTE) profile --suite network $(MODEL) --batch-size 8 --widths 1,0.75,0.5,0.25 --budget $(BUDGET)
+demo: export LATTE_STORE := $(CURDIR)/$(DEMO)/store
+demo: LATTE := $(BIN)/latte
+demo: .venv/ready ## profile this machine for two minutes; an estimate and a plan from what was measured
+	@mkdir -p $(DEMO)
+	$(LATTE) zoo export resnet18 $(MODEL) --force
+	$(PROFILE) --name all-threads || [ $$? -eq 4 ]
+	$(PROFILE) --name one-thread --threads 1 || [ $$? -eq 4 ]
+	$(PROFILE) --name sixteen-bit --precision bf16 --layout channels_last || [ $$? -eq 4 ]
+	$(LATTE) train-selector --output $(DEMO)/selector
+	$(LATTE) estimate $(MODEL) --batch-size 8 --device all-threads
+	$(LATTE) allocate $(MODEL) --fleet docs/fleet.yaml --round-duration 10m
+
+golden: .venv/ready ## rewrite the expected output of the command-line tests; look at the diff
+	LATTE_GOLDEN=1 $(BIN)/python -m pytest -m golden
+
+gpu: .venv/ready ## the tests that need an NVIDIA GPU
+	@if ! nvidia-smi -L 2>/dev/null | grep -q GPU; then echo "no NVIDIA GPU here: nothing to test"; \
+	elif [ ! -d tests/gpu ]; then echo "there are no tests in tests/gpu"; \
+	else $(BIN)/python -m pytest tests/gpu $(ARGS); fi
+
+bench: ## list the benchmarks; run one with .venv/bin/python benchmarks/NAME.py
+	@for file in benchmarks/*.py; do \
+	  if [ -f "$$file" ]; then printf '%s\t%s\n' "$$file" "$$(sed -n '1s/"""//gp' "$$file")"; fi; \
+	done | expand -t 40
+
+clean: ## remove the environment, the demo and all caches
+	rm -rf .venv $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	find latte_cli tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
