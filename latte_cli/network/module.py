@@ -1,0 +1,422 @@
+"""Torch modules for layers and networks: what was read from a file, run as an ordinary PyTorch model would."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial, reduce
+from math import prod
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch model uses
+from torch import Tensor, nn
+
+from latte_cli.errors import LatteError, unknown
+from latte_cli.layers import (
+    Activation,
+    Concat,
+    Convolution,
+    Copy,
+    Dropout,
+    Elementwise,
+    Layer,
+    Linear,
+    MatMul,
+    Norm,
+    Pool,
+    Reduce,
+    Softmax,
+    SoftmaxCrossEntropy,
+    View,
+)
+
+Attributes: TypeAlias = Mapping[str, float]
+Compute: TypeAlias = Callable[..., Tensor]
+
+
+class Function(nn.Module):
+    """A layer that trains nothing: `compute` applied to its inputs."""
+
+    def __init__(self, compute: Compute) -> None:
+        super().__init__()
+        self.compute = compute
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.compute(*inputs)
+
+
+def layer_module(layer: Layer, attributes: Attributes | None = None) -> nn.Module:
+    """A module in training mode that computes `layer`: from its `input_shapes` to its `output_shape`.
+
+    `attributes` are those of a network's node (a norm's `epsilon`, an activation's `alpha`); torch's defaults stand in
+    for what is not given. Raises LatteError for a layer or a function that cannot be run.
+    """
+    builder = _BUILDERS.get(type(layer))
+    if builder is None:
+        raise unknown("layer kind to run", layer.kind, (kind.kind for kind in _BUILDERS))
+    return builder(layer, attributes or {})
+
+
+def _named(what: str, name: str, known: Mapping[str, Any]) -> Any:
+    """The entry for `name`, whose underscores and case do not matter: `hard_swish` is ONNX's `HardSwish`."""
+    found = known.get(name.replace("_", "").lower())
+    if found is None:
+        raise unknown(what, name, known)
+    return found
+
+
+def _pads(before: Iterable[int], after: Iterable[int]) -> list[int]:
+    """The argument of F.pad, which counts from the last dimension."""
+    pairs = list(zip(before, after, strict=True))
+    return [size for pair in reversed(pairs) for size in pair]
+
+
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED: tuple[type[nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def _convolution(layer: Convolution, attributes: Attributes) -> nn.Module:
+    both = tuple(map(min, layer.pad_before, layer.pad_after))
+    sizes: dict[str, Any] = {
+        "kernel_size": layer.kernel,
+        "stride": layer.stride,
+        "padding": both,
+        "dilation": layer.dilation,
+        "groups": layer.groups,
+        "bias": layer.bias,
+    }
+    kinds = _CONVOLUTIONS
+    if layer.transposed:
+        kinds, sizes["output_padding"] = _TRANSPOSED, layer.output_padding
+    module = kinds[len(layer.input) - 1](layer.in_channels, layer.out_channels, **sizes)
+    if layer.symmetric:
+        return module
+    before, after = ([a - b for a, b in zip(pad, both, strict=True)] for pad in (layer.pad_before, layer.pad_after))
+    if layer.transposed:  # padding a transposed convolution crops its output
+        return nn.Sequential(module, Function(partial(F.pad, pad=[-size for size in _pads(before, after)])))
+    return nn.Sequential(Function(partial(F.pad, pad=_pads(before, after))), module)
+
+
+def _linear(layer: Linear, attributes: Attributes) -> nn.Module:
+    return nn.Linear(layer.in_features, layer.out_features, bias=layer.bias)
+
+
+def _matmul(layer: MatMul, attributes: Attributes) -> nn.Module:
+    return Function(torch.matmul)
+
+
+def _of_rank(layer: Norm, *kinds: type[nn.Module]) -> type[nn.Module]:
+    rank = max(1, len(layer.shape) - 2)
+    if len(layer.shape) < 2 or rank > len(kinds):
+        raise LatteError(f"a {layer.function} norm of {layer.shape} cannot be run")
+    return kinds[rank - 1]
+
+
+def _batch_norm(layer: Norm, common: dict[str, Any], attributes: Attributes) -> nn.Module:
+    kind = _of_rank(layer, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    # ONNX's momentum weighs the running mean, torch's the new one
+    return kind(layer.shape[1], affine=layer.affine, momentum=1 - attributes.get("momentum", 0.9), **common)
+
+
+def _instance_norm(layer: Norm, common: dict[str, Any], attributes: Attributes) -> nn.Module:
+    kind = _of_rank(layer, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+    return kind(layer.shape[1], affine=layer.affine, **common)
+
+
+def _layer_norm(layer: Norm, common: dict[str, Any], attributes: Attributes) -> nn.Module:
+    return nn.LayerNorm(layer.shape[-layer.span :], elementwise_affine=layer.affine, **common)
+
+
+def _rms_norm(layer: Norm, common: dict[str, Any], attributes: Attributes) -> nn.Module:
+    return nn.RMSNorm(layer.shape[-layer.span :], elementwise_affine=layer.affine, **common)
+
+
+def _group_norm(layer: Norm, common: dict[str, Any], attributes: Attributes) -> nn.Module:
+    return nn.GroupNorm(layer.span, layer.shape[1], affine=layer.affine, **common)
+
+
+def _local_response_norm(layer: Norm, common: dict[str, Any], attributes: Attributes) -> nn.Module:
+    values = {"alpha": "alpha", "beta": "beta", "bias": "k"}
+    return nn.LocalResponseNorm(
+        layer.span, **{to: attributes[name] for name, to in values.items() if name in attributes}
+    )
+
+
+_NORMS: dict[str, Callable[[Norm, dict[str, Any], Attributes], nn.Module]] = {
+    "batch": _batch_norm,
+    "layer": _layer_norm,
+    "group": _group_norm,
+    "instance": _instance_norm,
+    "rms": _rms_norm,
+    "lrn": _local_response_norm,
+}
+
+
+def _norm(layer: Norm, attributes: Attributes) -> nn.Module:
+    common = {"eps": attributes["epsilon"]} if "epsilon" in attributes else {}
+    module: nn.Module = _named("norm", layer.function, _NORMS)(layer, common, attributes)
+    return module
+
+
+def _clip(x: Tensor, *, low: float, high: float) -> Tensor:
+    return F.hardtanh(x, low, high)  # what ReLU6 is in torch
+
+
+_ACTIVATIONS: dict[str, tuple[Compute, dict[str, str]]] = {
+    "relu": (F.relu, {}),
+    "relu6": (F.relu6, {}),
+    "leakyrelu": (F.leaky_relu, {"alpha": "negative_slope"}),
+    "elu": (F.elu, {"alpha": "alpha"}),
+    "celu": (F.celu, {"alpha": "alpha"}),
+    "selu": (F.selu, {}),
+    "gelu": (F.gelu, {}),
+    "silu": (F.silu, {}),
+    "mish": (F.mish, {}),
+    "sigmoid": (torch.sigmoid, {}),
+    "hardsigmoid": (F.hardsigmoid, {}),
+    "hardswish": (F.hardswish, {}),
+    "tanh": (torch.tanh, {}),
+    "softplus": (F.softplus, {}),
+    "softsign": (F.softsign, {}),
+    "logsigmoid": (F.logsigmoid, {}),
+    "clip": (partial(_clip, low=-3.4e38, high=3.4e38), {"min": "low", "max": "high"}),
+    "exp": (torch.exp, {}),
+    "log": (torch.log, {}),
+    "sqrt": (torch.sqrt, {}),
+    "rsqrt": (torch.rsqrt, {}),
+    "square": (torch.square, {}),
+    "abs": (torch.abs, {}),
+    "neg": (torch.neg, {}),
+    "sign": (torch.sign, {}),
+    "reciprocal": (torch.reciprocal, {}),
+    "erf": (torch.erf, {}),
+    "sin": (torch.sin, {}),
+    "cos": (torch.cos, {}),
+    "floor": (torch.floor, {}),
+    "ceil": (torch.ceil, {}),
+    "round": (torch.round, {}),
+}
+"""Each activation with the node attributes that it knows and torch's names for them."""
+
+
+def _activation(layer: Activation, attributes: Attributes) -> nn.Module:
+    compute, names = _named("activation", layer.function, _ACTIVATIONS)
+    values = {to: attributes[name] for name, to in names.items() if name in attributes}
+    return Function(partial(compute, **values) if values else compute)
+
+
+def _dropout(layer: Dropout, attributes: Attributes) -> nn.Module:
+    return nn.Dropout(attributes.get("ratio", 0.5))
+
+
+def _softmax(layer: Softmax, attributes: Attributes) -> nn.Module:
+    return Function(partial(F.log_softmax if layer.log else F.softmax, dim=layer.axis))
+
+
+class _CrossEntropy(nn.Module):
+    """The loss against targets that are drawn once."""
+
+    def __init__(self, rows: int, classes: int) -> None:
+        super().__init__()
+        self.targets: Tensor
+        self.register_buffer("targets", torch.randint(classes, (rows,)))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return F.cross_entropy(scores, self.targets)
+
+
+def _cross_entropy(layer: SoftmaxCrossEntropy, attributes: Attributes) -> nn.Module:
+    return _CrossEntropy(layer.rows, layer.classes)
+
+
+_POOLS: dict[str, tuple[tuple[Compute, ...], tuple[Compute, ...]]] = {
+    "max": (
+        (F.max_pool1d, F.max_pool2d, F.max_pool3d),
+        (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+    ),
+    "average": (
+        (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
+        (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+    ),
+}
+"""Each pooling function by windows, and over the whole input, for 1 to 3 dimensions."""
+
+
+def _pool(layer: Pool, attributes: Attributes) -> nn.Module:
+    windows, whole = (kind[len(layer.input) - 1] for kind in _named("pooling", layer.function, _POOLS))
+    dilated = any(size > 1 for size in layer.dilation)
+    if dilated and layer.function != "max":
+        raise LatteError(f"a dilated {layer.function} pool cannot be run", hint="only max pools have a dilation")
+    if layer.whole:
+        return Function(partial(whole, output_size=1))
+    sizes: dict[str, Any] = {"kernel_size": layer.kernel, "stride": layer.stride}
+    if layer.function == "max":
+        sizes["dilation"] = layer.dilation
+    narrow = all(2 * pad <= kernel for pad, kernel in zip(layer.pad_before, layer.kernel, strict=True))
+    if layer.pad_before != layer.pad_after or not narrow:
+        return _PaddedPool(layer, partial(windows, **sizes))
+    if layer.function == "average":
+        sizes["count_include_pad"] = layer.count_padding
+    return Function(partial(windows, padding=layer.pad_before, ceil_mode=layer.ceil, **sizes))
+
+
+class _PaddedPool(nn.Module):
+    """A pool with padding of its own, where torch's cannot express it.
+
+    The input is padded (or cropped) to just what the windows read; an average is then corrected for the positions
+    that do not count.
+    """
+
+    def __init__(self, layer: Pool, windows: Compute) -> None:
+        super().__init__()
+        numbers = zip(layer.output, layer.kernel, layer.stride, layer.dilation, strict=True)
+        reach = [(o - 1) * s + d * (k - 1) + 1 for o, k, s, d in numbers]
+        after = [r - i - before for r, i, before in zip(reach, layer.input, layer.pad_before, strict=True)]
+        self.pad = _pads(layer.pad_before, after)
+        self.windows = windows
+        self.value = float("-inf") if layer.function == "max" else 0.0
+        self.scale: Tensor | None
+        self.register_buffer("scale", None if layer.function == "max" else self._correction(layer))
+
+    def _correction(self, layer: Pool) -> Tensor:
+        counted = torch.ones(1, 1, *layer.input)
+        if layer.count_padding:
+            counted = F.pad(counted, _pads(layer.pad_before, layer.pad_after), value=1.0)
+            after = [p - q for p, q in zip(self.pad[1::2], reversed(layer.pad_after), strict=True)]
+            counted = F.pad(counted, [size for extra in after for size in (0, extra)])
+        else:
+            counted = F.pad(counted, self.pad)
+        # a window that lies in the padding alone averages nothing: 0, as in ONNX Runtime
+        return 1 / self.windows(counted).clamp(min=1 / (2 * prod(layer.kernel)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.windows(F.pad(x, self.pad, value=self.value))
+        return y if self.scale is None else y * self.scale
+
+
+def _mean(*inputs: Tensor) -> Tensor:
+    return reduce(torch.add, inputs) / len(inputs)
+
+
+_ELEMENTWISE: dict[str, Compute] = {
+    "add": torch.add,
+    "subtract": torch.sub,
+    "multiply": torch.mul,
+    "divide": torch.div,
+    "power": torch.pow,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "mean": _mean,
+    "where": lambda mask, a, b: torch.where(mask > 0, a, b),
+}
+_ONNX_ELEMENTWISE = {"sub": "subtract", "mul": "multiply", "div": "divide", "pow": "power", "max": "maximum"} | {
+    "min": "minimum",
+    "sum": "add",
+}
+_ANY_NUMBER = ("mean", "where")
+
+
+def _elementwise(layer: Elementwise, attributes: Attributes) -> nn.Module:
+    name = _ONNX_ELEMENTWISE.get(layer.operation.lower(), layer.operation)
+    compute: Compute = _named("element-wise operation", name, _ELEMENTWISE)
+    if len(layer.shapes) == 2 or name in _ANY_NUMBER:
+        return Function(compute)
+    return Function(lambda *inputs: reduce(compute, inputs))
+
+
+def _concat(layer: Concat, attributes: Attributes) -> nn.Module:
+    axis = layer.axis
+    return Function(lambda *inputs: torch.cat(inputs, axis))
+
+
+_REDUCTIONS: dict[str, Compute] = {
+    "mean": torch.mean,
+    "sum": torch.sum,
+    "max": torch.amax,
+    "min": torch.amin,
+    "l1": partial(torch.linalg.vector_norm, ord=1),
+    "l2": torch.linalg.vector_norm,
+    "logsumexp": torch.logsumexp,
+    "sumsquare": lambda x, dim, keepdim: torch.sum(x * x, dim, keepdim),
+}
+
+
+def _reduce(layer: Reduce, attributes: Attributes) -> nn.Module:
+    compute = _named("reduction", layer.operation, _REDUCTIONS)
+    if not layer.axes:  # torch would take no axes for all of them
+        return Function(torch.clone)
+    return Function(partial(compute, dim=layer.axes, keepdim=layer.keep))
+
+
+def _transpose(layer: Copy) -> Compute:
+    return lambda x: x.permute(layer.order).contiguous()
+
+
+def _pad_or_crop(layer: Copy) -> Compute:
+    after = [out - size for size, out in zip(layer.shape, layer.output, strict=True)]
+    return partial(F.pad, pad=_pads([0] * len(after), after))
+
+
+def _slice(layer: Copy) -> Compute:
+    window = tuple(slice(size) for size in layer.output)
+    return lambda x: x[window].contiguous()
+
+
+def _tile(layer: Copy) -> Compute:
+    repeats = [out // size for size, out in zip(layer.shape, layer.output, strict=True)]
+    return lambda x: x.repeat(repeats)
+
+
+def _expand(layer: Copy) -> Compute:
+    return lambda x: x.expand(layer.output).contiguous()
+
+
+def _resize(layer: Copy) -> Compute:
+    return partial(F.interpolate, size=layer.output[2:], mode="nearest")
+
+
+def _depth_to_space(layer: Copy) -> Compute:
+    return partial(F.pixel_shuffle, upscale_factor=layer.output[-1] // layer.shape[-1])
+
+
+def _space_to_depth(layer: Copy) -> Compute:
+    return partial(F.pixel_unshuffle, downscale_factor=layer.shape[-1] // layer.output[-1])
+
+
+_COPIES: dict[str, Callable[[Copy], Compute]] = {
+    "transpose": _transpose,
+    "pad": _pad_or_crop,
+    "slice": _slice,
+    "split": _slice,
+    "gather": _slice,
+    "expand": _expand,
+    "tile": _tile,
+    "resize": _resize,
+    "depthtospace": _depth_to_space,
+    "spacetodepth": _space_to_depth,
+    "clone": lambda layer: torch.clone,
+}
+
+
+def _copy(layer: Copy, attributes: Attributes) -> nn.Module:
+    return Function(_named("copy", layer.operation, _COPIES)(layer))
+
+
+def _view(layer: View, attributes: Attributes) -> nn.Module:
+    return Function(partial(torch.reshape, shape=layer.output))
+
+
+_BUILDERS: dict[type[Layer], Callable[[Any, Attributes], nn.Module]] = {
+    Convolution: _convolution,
+    Linear: _linear,
+    MatMul: _matmul,
+    Norm: _norm,
+    Activation: _activation,
+    Dropout: _dropout,
+    Softmax: _softmax,
+    SoftmaxCrossEntropy: _cross_entropy,
+    Pool: _pool,
+    Elementwise: _elementwise,
+    Concat: _concat,
+    Reduce: _reduce,
+    Copy: _copy,
+    View: _view,
+}
