@@ -213,8 +213,8 @@ class Convolution(Layer):
     def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         batch, in_channels, *spatial = inputs[0]
         groups, wide = self.groups, out_channels or self.out_channels
-        if self.depthwise:
-            groups = wide = in_channels
+        if groups == self.in_channels > 1:
+            groups, wide = in_channels, self.out_channels // self.in_channels * in_channels
         elif groups > 1:
             wide = max(groups, wide // groups * groups)
         return replace(
@@ -537,7 +537,12 @@ class Copy(Layer):
         shape = tuple(inputs[0])
         if self.operation == "transpose":
             return replace(self, shape=shape, output=tuple(shape[axis] for axis in self.order))
-        return replace(self, shape=shape, output=scaled_reshape(self.shape, self.output, shape))
+        sizes = list(zip(self.shape, shape, self.output, strict=False))
+        self._check(
+            len(self.shape) == len(shape) == len(self.output) and all(old in (new, out) for old, new, out in sizes),
+            f"an input of {shape} for its {self.shape} to {self.output} ({self.operation})",
+        )
+        return replace(self, shape=shape, output=tuple(out if old == new else new for old, new, out in sizes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -623,13 +628,12 @@ def broadcast(*shapes: Shape) -> Shape:
     return tuple(sizes)
 
 
-def scaled_reshape(shape: Shape, output: Shape, scaled: Shape) -> Shape:
-    """What `output`, a reshape of `shape`, becomes for an input of another size `scaled`.
+def reshape_runs(shape: Shape, output: Shape) -> tuple[tuple[slice, slice], ...]:
+    """The shortest runs of dimensions of `shape` and of `output`, a reshape of it, that hold the same elements.
 
-    Runs of dimensions with equal products are matched; within a run the first output dimension that can takes the
-    change. Raises LatteError where none can.
+    Raises LatteError where there are none.
     """
-    result: list[int] = []
+    runs: list[tuple[slice, slice]] = []
     i = j = 0
     while i < len(shape) or j < len(output):
         first_in, first_out = i, j
@@ -643,7 +647,19 @@ def scaled_reshape(shape: Shape, output: Shape, scaled: Shape) -> Shape:
                 b, j = b * output[j], j + 1
             else:
                 raise LatteError(f"cannot resize a reshape of {shape} to {output}")
-        result += _scaled_run(output[first_out:j], a, prod(scaled[first_in:i]))
+        runs.append((slice(first_in, i), slice(first_out, j)))
+    return tuple(runs)
+
+
+def scaled_reshape(shape: Shape, output: Shape, scaled: Shape) -> Shape:
+    """What `output`, a reshape of `shape`, becomes for an input of another size `scaled`.
+
+    Within a run (see `reshape_runs`) the first output dimension that can takes the change. Raises LatteError where
+    none can.
+    """
+    result: list[int] = []
+    for ins, outs in reshape_runs(shape, output):
+        result += _scaled_run(output[outs], prod(shape[ins]), prod(scaled[ins]))
     return tuple(result)
 
 
