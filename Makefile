@@ -23,7 +23,7 @@ venv: .venv/ready ## make the environment in .venv
 	  echo "making .venv (downloads torch, about 1 GB in all)"; \
 	  $(PYTHON) -m venv .venv && cp constraints.txt .venv/; \
 	fi
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c .venv/constraints.txt -e '.[dev]'
 	@touch $@
 
 check: .venv/ready ## format, lint, types and contracts, in under a minute
