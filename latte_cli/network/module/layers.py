@@ -1,4 +1,4 @@
-"""Torch modules for layers and networks: what was read from a file, run as an ordinary PyTorch model would."""
+"""One layer as a torch module, computed as an ordinary PyTorch model would."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial, reduce

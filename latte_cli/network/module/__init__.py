@@ -1,0 +1,164 @@
+"""Networks as torch modules: what was read from a file, run and trained as a model written by hand would be."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch model uses
+from torch import Tensor, nn
+
+from latte_cli.errors import unknown
+from latte_cli.network import Network, Node
+from latte_cli.network.module.layers import Compute, Function, layer_module
+
+__all__ = [
+    "NetworkModule",
+    "layer_module",
+    "load_onnx_weights",
+    "optimizer",
+    "random_inputs",
+    "random_targets",
+    "training_step",
+]
+
+_Step: TypeAlias = tuple[Compute, tuple[int, ...], int, tuple[int, ...]]
+
+
+class NetworkModule(nn.Module):
+    """`network` as a module: the activations it is given in, its output out (a tuple where it has several).
+
+    Weights are drawn from `seed` by Kaiming's rule; nodes that name the same parameters share them. An activation is
+    dropped after its last use, as in a model written by hand. Raises LatteError for a layer that cannot be run.
+    """
+
+    def __init__(self, network: Network, *, seed: int = 0) -> None:
+        super().__init__()
+        self.network = network
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layers = nn.ModuleList(layer_module(node.layer, dict(node.attributes)) for node in network.nodes)
+            self.apply(_initialise)
+        _share_parameters(network.nodes, self.layers)
+        slots = {name: slot for slot, name in enumerate(network.shapes)}
+        self._spare = [None] * len(network.nodes)
+        self._program = _program(network, self.layers, slots)
+        self._results = [slots[name] for name in network.outputs]
+
+    def forward(self, *inputs: Tensor) -> Any:
+        slots: list[Any] = [*inputs, *self._spare]
+        for compute, sources, target, dead in self._program:
+            slots[target] = compute(*[slots[source] for source in sources])
+            for slot in dead:
+                slots[slot] = None
+        results = [slots[slot] for slot in self._results]
+        return results[0] if len(results) == 1 else tuple(results)
+
+
+def _initialise(module: nn.Module) -> None:
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if not isinstance(weight, Tensor) or weight.dim() < 2 or isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return
+    nn.init.kaiming_normal_(weight, nonlinearity="relu")
+    if isinstance(bias, Tensor):
+        nn.init.zeros_(bias)
+
+
+def _share_parameters(nodes: Sequence[Node], layers: Iterable[nn.Module]) -> None:
+    shared: dict[str, nn.Parameter] = {}
+    for node, layer in zip(nodes, layers, strict=True):
+        for name, (path, parameter) in zip(node.parameters, list(layer.named_parameters()), strict=False):
+            first = shared.setdefault(name, parameter)
+            if first.shape == parameter.shape:
+                owner, _, attribute = path.rpartition(".")
+                setattr(layer.get_submodule(owner), attribute, first)
+
+
+def _program(network: Network, layers: Iterable[nn.Module], slots: Mapping[str, int]) -> tuple[_Step, ...]:
+    """What to call, the slots it reads, the one it writes, and those that nobody reads any more."""
+    wanted = set(network.outputs)
+    steps: list[_Step] = []
+    for node, layer in reversed(list(zip(network.nodes, layers, strict=True))):
+        dead = {*node.inputs, node.output} - wanted
+        wanted |= dead
+        compute = layer.compute if isinstance(layer, Function) else layer
+        sources = tuple(slots[name] for name in node.inputs)
+        steps.append((compute, sources, slots[node.output], tuple(slots[name] for name in dead)))
+    return tuple(reversed(steps))
+
+
+def random_inputs(network: Network, *, seed: int = 0) -> tuple[Tensor, ...]:
+    """Normally distributed activations of the shapes that `network` is given."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(shape, generator=generator) for _, shape in network.inputs)
+
+
+def random_targets(network: Network, *, seed: int = 0) -> Tensor:
+    """A class for each row of the first output, which is what `training_step` compares it with."""
+    loss, generator = network.loss(), torch.Generator().manual_seed(seed)
+    return torch.randint(loss.classes, (loss.rows,), generator=generator)
+
+
+_OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer | None]] = {
+    "none": lambda parameters: None,
+    "sgd": partial(torch.optim.SGD, lr=1e-3),
+    "momentum": partial(torch.optim.SGD, lr=1e-3, momentum=0.9),
+    "adam": partial(torch.optim.Adam, lr=1e-3),
+    "adamw": partial(torch.optim.AdamW, lr=1e-3),
+}
+
+
+def optimizer(name: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer | None:
+    """The optimizer `name` with torch's defaults, None for `none`; raises LatteError for an unknown one."""
+    if name not in _OPTIMIZERS:
+        raise unknown("optimizer", name, _OPTIMIZERS)
+    return _OPTIMIZERS[name](parameters)
+
+
+def training_step(
+    module: nn.Module, inputs: Sequence[Tensor], targets: Tensor, optimizer: torch.optim.Optimizer | None
+) -> Tensor:
+    """One step as users write it: clear the gradients, forward, cross-entropy, backward, update; returns the loss."""
+    (optimizer or module).zero_grad(set_to_none=True)
+    result = module(*inputs)
+    scores = result[0] if isinstance(result, tuple) else result
+    loss = F.cross_entropy(scores.reshape(-1, scores.shape[-1]), targets)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if optimizer:
+        optimizer.step()
+    return loss.detach()
+
+
+def load_onnx_weights(module: NetworkModule, content: bytes) -> tuple[str, ...]:
+    """Copy the weights inside an ONNX file into `module`, the running statistics of batch norms included.
+
+    Returns the names of those that the file does not hold.
+    """
+    import onnx
+
+    graph = onnx.load_model_from_string(content).graph
+    held = {tensor.name: tensor for tensor in graph.initializer if not tensor.external_data}
+    turned = {node.input[1] for node in graph.node if _stored_by_inputs(node)}
+    missing = []
+    for name, own in _named_tensors(module, graph.node):
+        if name not in held:
+            missing.append(name)
+            continue
+        array = onnx.numpy_helper.to_array(held[name])
+        with torch.no_grad():
+            own.copy_(torch.tensor(array.T if name in turned else array))
+    return tuple(missing)
+
+
+def _stored_by_inputs(node: Any) -> bool:
+    """Whether an ONNX node's weight is (in, out) where torch's is (out, in)."""
+    by_outputs = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return node.op_type == "MatMul" or (node.op_type == "Gemm" and not by_outputs)
+
+
+def _named_tensors(module: NetworkModule, onnx_nodes: Iterable[Any]) -> Iterator[tuple[str, Tensor]]:
+    statistics = {node.input[1]: node.input[3:5] for node in onnx_nodes if node.op_type == "BatchNormalization"}
+    for node, layer in zip(module.network.nodes, module.layers, strict=True):
+        yield from zip(node.parameters, layer.parameters(), strict=False)
+        if node.parameters:
+            yield from zip(statistics.get(node.parameters[0], ()), layer.buffers(), strict=False)
