@@ -1,0 +1,91 @@
+"""The README's blocks are executed, in order, in one fresh folder.
+
+A block that starts make, needs another machine or lasts over ten seconds stands below a line of its own that tells the
+reader so: *(not run by the tests: REASON)*. A new reason has to be added to `MARKED`, so that markers do not creep in.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+MARKED = [
+    "measures this machine for two minutes",
+    "is the tests",
+    "downloads torch",
+    "needs the two minutes of measuring",
+]
+BLOCK = re.compile(
+    r"(?:^\*\(not run by the tests: (?P<reason>.+)\)\*\n\n)?^```(?P<language>.*)\n(?P<code>(?:.*\n)*?)^```$",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    language: str
+    code: str
+    reason: str | None
+
+
+def _blocks(text: str) -> list[_Block]:
+    return [_Block(**match.groupdict()) for match in BLOCK.finditer(text)]
+
+
+BLOCKS = _blocks(README.read_text())
+COMMANDS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if not block.reason], ids=lambda block: block.code.splitlines()[0]
+)
+def test_a_block_of_the_readme_runs(block: _Block, folder: Path) -> None:
+    environment = {
+        "HOME": str(folder),
+        "LATTE_STORE": str(folder / "store"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        [*COMMANDS[block.language], block.code],
+        cwd=folder,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_readme_has_only_the_known_marked_blocks() -> None:
+    assert [block.reason for block in BLOCKS if block.reason] == MARKED
+
+
+def test_every_marker_and_fence_of_the_readme_is_read() -> None:
+    text = README.read_text()
+    assert text.count("(not run by the tests") == len(MARKED)
+    assert text.count("```") == 2 * len(BLOCKS)
+
+
+def test_a_marker_holds_only_for_the_block_right_below_it() -> None:
+    text = "*(not run by the tests: slow)*\n\n```sh\none\n```\n\n```python\ntwo\n```\n"
+    assert _blocks(text) == [
+        _Block(language="sh", code="one\n", reason="slow"),
+        _Block(language="python", code="two\n", reason=None),
+    ]
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text()))
+def test_a_link_of_the_readme_leads_to_a_file(link: str) -> None:
+    assert (README.parent / link).is_file()
