@@ -25,11 +25,15 @@ class Algorithm:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What is known of a named algorithm: the phases it computes, its family, whether results repeat bit by bit."""
+    """What is known of a named algorithm: its phases, its family, whether results repeat bit by bit.
+
+    `rarely_wins` marks those that are worth trying on a share of layers only.
+    """
 
     phases: tuple[Phase, ...]
     family: str
     deterministic: bool = True
+    rarely_wins: bool = False
 
 
 FRAMEWORK_DEFAULT = Algorithm(library="torch", name="DEFAULT")
@@ -38,18 +42,19 @@ FRAMEWORK_DEFAULT = Algorithm(library="torch", name="DEFAULT")
 KNOWN: dict[tuple[str, str], Known] = {
     ("torch", "DEFAULT"): Known(phases=tuple(Phase), family="framework"),
     ("torch", "ONEDNN_NCHW"): Known(phases=(Phase.FORWARD,), family="direct"),
+    ("torch", "ONEDNN_NHWC"): Known(phases=(Phase.FORWARD,), family="direct"),
     ("torch", "ONEDNN_NHWC_CVT"): Known(phases=_ALL, family="direct"),
     ("torch", "IM2COL_GEMM"): Known(phases=_ALL, family="gemm"),
     ("torch", "GEMM_1X1"): Known(phases=_ALL, family="gemm"),
     ("torch", "NNPACK"): Known(phases=_FORWARD_AND_DATA, family="winograd"),
     ("torch", "ONEDNN_ROT"): Known(phases=(Phase.BACKWARD_DATA,), family="direct"),
     ("torch", "DW_SHIFT"): Known(phases=_ALL, family="direct"),
-    ("torch", "EXPLICIT_GEMM"): Known(phases=_ALL, family="gemm"),
-    ("torch", "KN2ROW"): Known(phases=_ALL, family="gemm"),
-    ("torch", "WINOGRAD_2X2"): Known(phases=_ALL, family="winograd"),
-    ("torch", "WINOGRAD_4X4"): Known(phases=_ALL, family="winograd"),
-    ("torch", "FFT"): Known(phases=_ALL, family="fft"),
-    ("torch", "FFT_TILING"): Known(phases=_ALL, family="fft"),
+    ("torch", "EXPLICIT_GEMM"): Known(phases=_ALL, family="gemm", rarely_wins=True),
+    ("torch", "KN2ROW"): Known(phases=_ALL, family="gemm", rarely_wins=True),
+    ("torch", "WINOGRAD_2X2"): Known(phases=_ALL, family="winograd", rarely_wins=True),
+    ("torch", "WINOGRAD_4X4"): Known(phases=_ALL, family="winograd", rarely_wins=True),
+    ("torch", "FFT"): Known(phases=_ALL, family="fft", rarely_wins=True),
+    ("torch", "FFT_TILING"): Known(phases=_ALL, family="fft", rarely_wins=True),
 }
 """Annotations by (library, name); an algorithm that is not here is as usable as one that is."""
 

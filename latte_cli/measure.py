@@ -1,10 +1,12 @@
 """Measuring one task: warm up, sample, judge; knows no device."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from statistics import median
+from statistics import median, quantiles
 
-from latte_cli.backends import Conditions, Device
+from latte_cli.backends import Backend, Conditions, Device, OutOfMemory, Prepared, Sample, Unsupported
 from latte_cli.tasks import Task
 
 
@@ -68,3 +70,114 @@ class Measurement:
         if self.outcome is not Outcome.OK:
             return None
         return median(self.device_times_s) if self.device_times_s else self.summary_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How many samples to take: at least `least`, then more until `enough_s` of them or `most`.
+
+    A first call slower than `cut` times the best algorithm so far is kept as the only sample. Relative spread above
+    `noisy` is marked, as is a reference kernel that is off by more than `drifted`.
+    """
+
+    least: int = 3
+    most: int = 6
+    enough_s: float = 0.05
+    cut: float = 8.0
+    noisy: float = 0.15
+    drifted: float = 0.15
+
+
+class Judge:
+    """Watches the reference kernel over a sweep and says how far the device is from its usual speed."""
+
+    def __init__(self, *, every_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._times_s: list[float] = []
+        self._every_s, self._clock, self._read_at = every_s, clock, float("-inf")
+
+    def drift(self, backend: Backend) -> float:
+        """Time of the reference kernel (the best of three calls, made anew after a second) over its median so far."""
+        if self._clock() - self._read_at >= self._every_s:
+            self._times_s.append(min(backend.reference().device_s for _ in range(3)))
+            self._read_at = self._clock()
+        return self._times_s[-1] / median(self._times_s[-200:])
+
+
+def measure(
+    backend: Backend,
+    task: Task,
+    *,
+    plan: Sampling,
+    judge: Judge,
+    best_s: float | None = None,
+    sweep_pass: int = 0,
+    origin: str = "",
+    clock: Callable[[], float] = time.time,
+) -> Measurement:
+    """Time `task` on `backend`; every way it can end is a row.
+
+    `best_s` is the time of the fastest algorithm seen for this layer and phase. The workspace is measured in the
+    first pass only.
+    """
+    row = Measurement(task=task, device=backend.device, sweep_pass=sweep_pass, origin=origin, measured_at=clock())
+    try:
+        prepared = backend.prepare(task)
+        before, drift = backend.conditions(), judge.drift(backend)
+        samples, cut = _samples(prepared, plan, best_s)
+        workspace = prepared.workspace_bytes() if sweep_pass == 0 and not cut else None
+    except Unsupported as exc:
+        return replace(row, outcome=Outcome.UNSUPPORTED, detail=str(exc))
+    except OutOfMemory as exc:
+        return replace(row, outcome=Outcome.OUT_OF_MEMORY, detail=str(exc))
+    kept = [sample for sample in samples if not sample.disturbed]
+    disturbed = len(kept) < min(2, len(samples))
+    kept = samples if disturbed else kept
+    times = tuple(sample.device_s for sample in kept)
+    return replace(
+        row,
+        device_times_s=times,
+        host_times_s=tuple(sample.host_s for sample in kept),
+        workspace_bytes=workspace,
+        cache_state=backend.cache_state,
+        marks=_marks(times, plan, drift=drift, cut=cut, disturbed=disturbed),
+        drift=drift,
+        before=before,
+        after=backend.conditions(),
+    )
+
+
+def _samples(prepared: Prepared, plan: Sampling, best_s: float | None) -> tuple[list[Sample], bool]:
+    """The samples, warm-up left out, and whether the algorithm was cut after it."""
+    warm_up = prepared.sample()
+    if best_s is not None and warm_up.device_s > plan.cut * best_s:
+        # A first call also pays for set-up: only a second slow one condemns, unless it alone took long.
+        again = warm_up if warm_up.device_s > plan.enough_s else prepared.sample()
+        if again.device_s > plan.cut * best_s:
+            return [again], True
+    samples: list[Sample] = []
+    good = spent = 0.0
+    while good < plan.least or (good < plan.most and spent < plan.enough_s):
+        samples.append(prepared.sample())
+        good += not samples[-1].disturbed
+        spent += samples[-1].host_s
+        if len(samples) >= 2 * plan.most or (spent > 10 * plan.enough_s and len(samples) >= 2):
+            break
+    return samples, False
+
+
+def _marks(times: tuple[float, ...], plan: Sampling, *, drift: float, cut: bool, disturbed: bool) -> tuple[Mark, ...]:
+    found = {
+        Mark.CUT: cut,
+        Mark.NOISY: spread(times) > plan.noisy,
+        Mark.DRIFTED: abs(drift - 1) > plan.drifted,
+        Mark.DISTURBED: disturbed,
+    }
+    return tuple(mark for mark, holds in found.items() if holds)
+
+
+def spread(times: tuple[float, ...]) -> float:
+    """Half the distance between the quartiles over the median; 0 for fewer than three times."""
+    if len(times) < 3:
+        return 0.0
+    low, middle, high = quantiles(times, n=4, method="inclusive")
+    return (high - low) / 2 / middle

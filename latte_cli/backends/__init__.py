@@ -91,6 +91,9 @@ class Backend(Protocol):
     def conditions(self) -> Conditions:
         """What can be observed of the device now."""
 
+    def settle(self, limit_s: float) -> bool:
+        """Wait, at most `limit_s`, for the device to be left alone by others; whether it is."""
+
 
 def _open_cpu(index: str, threads: int | None, name: str | None) -> Backend:
     from latte_cli.backends.cpu import CpuBackend
