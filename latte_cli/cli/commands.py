@@ -5,5 +5,7 @@ from typing import Any
 
 import typer
 
-COMMANDS: dict[str, Callable[..., Any]] = {}
+from latte_cli.cli.estimate import estimate
+
+COMMANDS: dict[str, Callable[..., Any]] = {"estimate": estimate}
 GROUPS: dict[str, typer.Typer] = {}

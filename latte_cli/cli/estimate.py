@@ -1,0 +1,88 @@
+"""`latte estimate`: how long a training step of a model takes on the devices of the store."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latte_cli.cli import console
+from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, parse_duration, parse_size
+from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.report import Format, duration
+from latte_cli.tasks import Layout, Precision
+
+_AUTO = "auto"
+
+
+def estimate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)],
+    device: DeviceOption = None,
+    strategy: Annotated[
+        str, typer.Option(metavar="NAME", help="Who chooses the algorithms: latte, pytorch, or fixed:ALGORITHM.")
+    ] = "latte",
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")
+    ] = Precision.FP32.value,
+    layout: Annotated[
+        str, typer.Option(metavar="NAME", help="nchw, channels_last, or auto for the faster one.")
+    ] = Layout.NCHW.value,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")] = None,
+    workspace_limit: Annotated[
+        int | None, typer.Option(parser=parse_size, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
+    optimizer: Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")] = "sgd",
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples of an epoch, to print its time.")] = None,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Leave out, and name, what can be neither looked up nor predicted.")
+    ] = False,
+    max_step: Annotated[
+        float | None,
+        typer.Option(parser=parse_duration, metavar="DURATION", help="End with code 3 if a step takes longer."),
+    ] = None,
+    form: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """Estimate the training time of MODEL, layer by layer."""
+    from latte_cli.estimator import estimated
+    from latte_cli.lookup import profile
+    from latte_cli.network import load
+    from latte_cli.report.estimates import write_estimates
+    from latte_cli.store import open_store
+    from latte_cli.strategies import by_name
+
+    by_name(strategy)
+    if precision not in set(Precision):
+        raise unknown("precision", precision, Precision)
+    if layout not in {*Layout, _AUTO}:
+        raise unknown("layout", layout, [*Layout, _AUTO])
+    network = load(model, batch_size=batch_size, allow_unknown=allow_unknown)
+    opened = open_store(store)
+    names: list[str] | list[None] = device or [None]
+    estimates = [
+        estimated(
+            opened,
+            profile(opened, name, threads),
+            network,
+            precision=Precision(precision),
+            layout=None if layout == _AUTO else Layout(layout),
+            threads=threads,
+            strategy=strategy,
+            workspace_limit_bytes=workspace_limit,
+            optimizer=optimizer,
+            allow_unknown=allow_unknown,
+            note=console.note,
+        )
+        for name in names
+    ]
+    write_estimates(estimates, form, samples=samples)
+    for found in estimates:
+        for warning in found.warnings:
+            console.warn(f"{warning.message} (`{found.device.slug}`)" if len(estimates) > 1 else warning.message)
+    slowest = max(found.step_s for found in estimates)
+    if max_step is not None and slowest > max_step:
+        raise LatteError(
+            f"a step takes {duration(slowest)}, longer than {duration(max_step)}",
+            hint="a smaller `--batch-size` or `latte allocate` shortens it",
+            exit_code=ExitCode.EXCEEDED,
+        )

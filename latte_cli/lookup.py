@@ -1,0 +1,359 @@
+"""Look-up: a device's rows, combined over passes, found for a layer or between its measured neighbours."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from functools import lru_cache
+from math import exp, log, sqrt
+from statistics import fmean, median
+from typing import Any, TypeAlias
+
+from latte_cli.algorithms import Algorithm
+from latte_cli.backends.host import cpu_slug
+from latte_cli.errors import LatteError
+from latte_cli.layers import Convolution, Layer, Phase
+from latte_cli.measure import Mark, Measurement, Outcome
+from latte_cli.store import Store
+from latte_cli.tasks import Layout, Precision, Settings, Task
+
+Pair: TypeAlias = tuple[Layer, Phase]
+
+Z95 = 1.96
+"""Half the width of a 95 % interval in standard deviations."""
+
+_LEAST_SPREAD = 0.03
+_SPREAD_OF_ONE = 0.05  # the same layer differs by 3 to 7 % between passes; taken where there is a single one
+_INTERPOLATION_SPREAD = 0.08
+_WIDEST_BRACKET = 8.0
+
+
+class Source(StrEnum):
+    """Where a layer's time comes from."""
+
+    MEASURED = "measured"
+    INTERPOLATED = "interpolated"
+    PREDICTED = "predicted"
+
+
+class NotProfiled(LatteError):
+    """The device has no rows for what was asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How long one call of `task` takes, in seconds, with its 95 % interval `low_s` to `high_s` and its origin."""
+
+    task: Task
+    device_s: float
+    host_s: float
+    low_s: float
+    high_s: float
+    workspace_bytes: int | None = None
+    source: Source = Source.MEASURED
+    noisy: bool = False
+    extrapolated: bool = False
+    drift: tuple[float, ...] = ()
+    measured_at: float = 0.0
+
+
+def combined(measurements: Iterable[Measurement]) -> list[Timing]:
+    """One timing for each task that ran: the median of its passes' medians.
+
+    The interval is that of one call: exp(±1.96 s) times the median, where s² is the variance of the logarithm
+    within a pass plus that between passes, and s is at least 3 %.
+    """
+    passes: defaultdict[Task, list[Measurement]] = defaultdict(list)
+    for row in measurements:
+        if row.outcome is Outcome.OK and row.seconds:
+            passes[row.task].append(row)
+    return [_timing(task, rows) for task, rows in passes.items()]
+
+
+def _timing(task: Task, rows: Sequence[Measurement]) -> Timing:
+    medians = [row.seconds or 0.0 for row in rows]
+    device_s = median(medians)
+    within = median(_log_spread(row.device_times_s) for row in rows)
+    spread = max(_LEAST_SPREAD, sqrt(within**2 + _log_spread(medians) ** 2))
+    workspaces = [row.workspace_bytes for row in rows if row.workspace_bytes is not None]
+    return Timing(
+        task=task,
+        device_s=device_s,
+        host_s=median([median(row.host_times_s) if row.host_times_s else row.seconds or 0.0 for row in rows]),
+        low_s=device_s * exp(-Z95 * spread),
+        high_s=device_s * exp(Z95 * spread),
+        workspace_bytes=max(workspaces, default=None),
+        noisy=all(Mark.NOISY in row.marks or Mark.DISTURBED in row.marks for row in rows),
+        drift=tuple(row.drift for row in rows),
+        measured_at=max(row.measured_at for row in rows),
+    )
+
+
+def _log_spread(times_s: Sequence[float]) -> float:
+    if len(times_s) < 2:
+        return _SPREAD_OF_ONE
+    logs = [log(time) for time in times_s if time > 0]
+    mean = fmean(logs)
+    return sqrt(sum((value - mean) ** 2 for value in logs) / max(1, len(logs) - 1))
+
+
+class Lookup:
+    """The timings of one device under one precision, layout and number of threads (None: whichever has most rows).
+
+    The store is read as late and as little as possible: the layers asked for, and all rows only when neighbours are
+    wanted or other layers are asked for later.
+    """
+
+    def __init__(
+        self, store: Store, slug: str, *, precision: Precision, layout: Layout, threads: int | None = None
+    ) -> None:
+        self.store, self.slug = store, slug
+        self.precision, self.layout, self.threads = precision, layout, threads
+        self._timings: dict[Pair, dict[Settings, list[Timing]]] = {}
+        self._asked: set[Layer] = set()
+        self._everything: list[Timing] | None = None
+        self._families: dict[Hashable, list[tuple[Sizes, Timing]]] | None = None
+
+    def measured(self, pairs: Iterable[Pair]) -> dict[Pair, tuple[Timing, ...]]:
+        """The timings of each measured pair; where it was measured with several library versions, the newest.
+
+        Raises NotProfiled where the device has no row at all under these settings.
+        """
+        pairs = tuple(pairs)
+        self._read({layer for layer, _ in pairs})
+        found = {}
+        for pair in pairs:
+            if groups := self._timings.get(pair):
+                newest = max(groups.values(), key=lambda group: max(timing.measured_at for timing in group))
+                found[pair] = tuple(newest)
+        return found
+
+    def interpolated(self, pair: Pair) -> tuple[Timing, ...]:
+        """Timings between the two nearest measured layers that differ from the pair's in one size only.
+
+        The size is any that all tensors share, such as the batch or the channels; the logarithm of the time is linear
+        in its logarithm. Neighbours further apart than a factor of 8 are not used.
+        """
+        layer, phase = pair
+        frame, sizes = _frame(layer)
+        brackets: dict[Algorithm, list[_Neighbour]] = defaultdict(list)
+        for other, timing in self._family((phase, frame)):
+            if step := _single_step(sizes, other):
+                brackets[timing.task.algorithm].append(_Neighbour(*step, timing))
+        timings = (_between(layer, neighbours) for neighbours in brackets.values())
+        return tuple(timing for timing in timings if timing)
+
+    def everything(self) -> list[Timing]:
+        """Every timing of the device, under any settings."""
+        if self._everything is None:
+            self._everything = combined(self.store.measurements(self.slug))
+            self._index(self._everything)
+        return self._everything
+
+    def run_before(self, pair: Pair) -> frozenset[Algorithm]:
+        """The algorithms that ran this phase of a layer of the same sort on this device."""
+        layer, phase = pair
+        wanted = sort(layer)
+        tasks = (timing.task for timing in self.everything())
+        return frozenset(task.algorithm for task in tasks if task.phase is phase and sort(task.layer) == wanted)
+
+    def versions(self) -> frozenset[tuple[tuple[str, str], ...]]:
+        """The library versions that the rows read so far were measured with."""
+        return frozenset(settings.library_versions for groups in self._timings.values() for settings in groups)
+
+    def settings(self) -> Settings:
+        """The settings of the newest row read so far."""
+        groups = (timing for groups in self._timings.values() for group in groups.values() for timing in group)
+        newest = max(groups, key=lambda timing: timing.measured_at, default=None)
+        if newest is None:
+            return Settings(precision=self.precision, layout=self.layout, threads=self.threads or 0)
+        return replace(newest.task.settings, layout=self.layout)
+
+    def _read(self, layers: set[Layer]) -> None:
+        fresh = layers - self._asked
+        if not fresh or self._everything is not None:
+            return
+        if self._asked:
+            self.everything()
+        else:
+            self._index(combined(self.store.measurements(self.slug, layers=sorted(fresh, key=repr))))
+        self._asked |= layers
+        if not self._timings:
+            self.everything()
+        if not self._timings:
+            raise self._not_profiled()
+
+    def _index(self, timings: Sequence[Timing]) -> None:
+        wanted = [timing for timing in timings if self._matches(timing.task)]
+        if self.threads is None and wanted:
+            counts = Counter(timing.task.settings.threads for timing in wanted)
+            self.threads = max(counts, key=lambda threads: (counts[threads], threads))
+        self._timings.clear()
+        for timing in wanted:
+            settings = timing.task.settings
+            if settings.threads == self.threads:
+                pair = (timing.task.layer, timing.task.phase)
+                self._timings.setdefault(pair, {}).setdefault(settings, []).append(timing)
+
+    def _matches(self, task: Task) -> bool:
+        settings = task.settings
+        same_layout = settings.layout is self.layout or not has_layout(task.layer)
+        return settings.precision is self.precision and same_layout and self.threads in (None, settings.threads)
+
+    def _family(self, key: Hashable) -> Sequence[tuple["Sizes", Timing]]:
+        if self._families is None:
+            self.everything()
+            self._families = defaultdict(list)
+            for (layer, phase), found in self.measured(tuple(self._timings)).items():
+                frame, sizes = _frame(layer)
+                self._families[phase, frame] += [(sizes, timing) for timing in found]
+        return self._families.get(key, ())
+
+    def _not_profiled(self) -> NotProfiled:
+        have = {timing.task.settings for timing in self.everything()}
+        said = sorted({f"{s.precision} {s.layout} with {s.threads} threads" for s in have})
+        wish = f"{self.precision} {self.layout}" + (f" with {self.threads} threads" if self.threads else "")
+        return NotProfiled(
+            f"the profile `{self.slug}` has no rows in {wish}",
+            hint=f"it has {', '.join(said) or 'no times at all'}; `latte profile` measures more",
+        )
+
+
+def has_layout(layer: Layer) -> bool:
+    """Whether the memory layout means anything to the layer: it has a tensor with spatial dimensions."""
+    return any(len(shape) >= 3 for shape in (*layer.input_shapes, layer.output_shape))
+
+
+@lru_cache(maxsize=65536)
+def sort(layer: Layer) -> Hashable:
+    """What decides which algorithms can run a layer, whatever its sizes."""
+    if not isinstance(layer, Convolution):
+        return layer.kind
+    groups = "depthwise" if layer.depthwise else "grouped" if layer.groups > 1 else "dense"
+    unit = (set(layer.kernel) == {1}, set(layer.stride) == {1}, set(layer.dilation) == {1})
+    return (layer.kind, len(layer.input), layer.transposed, layer.symmetric, groups, *unit)
+
+
+# Neighbours: layers that are the same but for one size
+
+Sizes: TypeAlias = tuple[int, ...]
+
+_SCALING = frozenset(
+    (
+        *("batch", "in_channels", "out_channels", "channels", "rows", "in_features", "out_features", "classes"),
+        *("m", "k", "n", "shape", "shapes", "output", "elements"),
+    )
+)
+
+
+@lru_cache(maxsize=65536)
+def _frame(layer: Layer) -> tuple[Hashable, Sizes]:
+    """A layer as what must be equal between neighbours, and the sizes of which one may differ."""
+    frame: list[Hashable] = [layer.kind]
+    sizes: list[int] = []
+    depthwise = isinstance(layer, Convolution) and layer.depthwise
+    for field in fields(layer):
+        value = getattr(layer, field.name)
+        if field.name in _SCALING or (field.name == "groups" and depthwise):
+            before = len(sizes)
+            sizes += _flat(value)
+            frame.append(len(sizes) - before)
+        else:
+            frame.append(value)
+    return (*frame, depthwise), tuple(sizes)
+
+
+def _flat(value: Any) -> list[int]:
+    return [number for item in value for number in _flat(item)] if isinstance(value, tuple) else [value]
+
+
+@dataclass(frozen=True)
+class _Neighbour:
+    """A measured layer `factor` times as large in the size at `places`."""
+
+    places: tuple[int, ...]
+    factor: float
+    timing: Timing
+
+
+def _single_step(wanted: Sizes, other: Sizes) -> tuple[tuple[int, ...], float] | None:
+    """Where two layers' sizes differ and by which factor, if all differences are of one size to one other."""
+    places = tuple(index for index, (a, b) in enumerate(zip(wanted, other, strict=True)) if a != b)
+    if len({(wanted[place], other[place]) for place in places}) != 1:
+        return None
+    return places, other[places[0]] / wanted[places[0]]
+
+
+def _between(layer: Layer, neighbours: Sequence[_Neighbour]) -> Timing | None:
+    """The timing of `layer` within its narrowest bracket of neighbours along one size, or None without one."""
+    best: tuple[float, _Neighbour, _Neighbour] | None = None
+    for places in {neighbour.places for neighbour in neighbours}:
+        along = [neighbour for neighbour in neighbours if neighbour.places == places]
+        below = max((n for n in along if n.factor < 1), key=lambda n: n.factor, default=None)
+        above = min((n for n in along if n.factor > 1), key=lambda n: n.factor, default=None)
+        if below and above and (width := above.factor / below.factor) <= _WIDEST_BRACKET:
+            best = min(best or (width, below, above), (width, below, above), key=lambda bracket: bracket[0])
+    return _weighted(layer, best[1], best[2]) if best else None
+
+
+def _weighted(layer: Layer, below: _Neighbour, above: _Neighbour) -> Timing:
+    low, high = below.timing, above.timing
+    weight = -log(below.factor) / (log(above.factor) - log(below.factor))
+
+    def mean(value: Callable[[Timing], float]) -> float:
+        return exp((1 - weight) * log(value(low)) + weight * log(value(high)))
+
+    device_s = mean(lambda timing: timing.device_s)
+    spread = max(_INTERPOLATION_SPREAD, *(log(timing.high_s / timing.device_s) / Z95 for timing in (low, high)))
+    workspaces = [timing.workspace_bytes for timing in (low, high) if timing.workspace_bytes is not None]
+    return Timing(
+        task=replace(high.task, layer=layer),
+        device_s=device_s,
+        host_s=mean(lambda timing: max(timing.host_s, 1e-9)),
+        low_s=device_s * exp(-Z95 * spread),
+        high_s=device_s * exp(Z95 * spread),
+        workspace_bytes=max(workspaces, default=None),
+        source=Source.INTERPOLATED,
+        noisy=low.noisy or high.noisy,
+        drift=low.drift + high.drift,
+        measured_at=min(low.measured_at, high.measured_at),
+    )
+
+
+# Which profile
+
+
+def profile(store: Store, device: str | None = None, threads: int | None = None) -> str:
+    """The slug of the profile meant by `device`: a slug, its beginning (the fleet name it was made under), or `cpu`,
+    `auto` or None for this machine.
+
+    Raises LatteError for a name that is not in the store, and for a machine without a profile.
+    """
+    slugs = [found.slug for found in store.devices()]
+    if device is None or device in ("auto", "cpu"):
+        if own := _own(slugs, threads):
+            return own
+        there = f"profiles of other machines: {', '.join(slugs)} (`--device NAME`); " if slugs else ""
+        raise LatteError(
+            "there is no profile of this machine" + (f" with {threads} threads" if threads else ""),
+            hint=there + "`latte profile --budget 2m` makes one",
+        )
+    meant = [slug for slug in slugs if slug.startswith(device + "-")]
+    if device in slugs or not meant:
+        return store.device(device).slug
+    if len(meant) > 1:
+        raise LatteError(f"`{device}` is the beginning of several devices", hint=f"one of: {', '.join(meant)}")
+    return meant[0]
+
+
+def _own(slugs: Sequence[str], threads: int | None) -> str | None:
+    """This machine's slug: the very one, else one with a fleet name, else (threads left open) most threads."""
+    exact = cpu_slug(threads)
+    stem = re.sub(r"\d+t$", "", exact)
+    named = [slug for slug in slugs if slug == exact or slug.endswith("-" + exact)]
+    if not named and threads is None:
+        pattern = re.compile(rf"(?:.*-)?{re.escape(stem)}(\d+)t")
+        others = {slug: int(match[1]) for slug in slugs if (match := pattern.fullmatch(slug))}
+        named = sorted(others, key=lambda slug: -others[slug])[:1]
+    return min(named, key=len, default=None)

@@ -1,0 +1,205 @@
+"""Estimates as a table, JSON or CSV."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from string import ascii_uppercase
+from typing import Any, TextIO
+
+from latte_cli.estimator import LOSS, UPDATE, Estimate, LayerTime
+from latte_cli.layers import Phase
+from latte_cli.lookup import Source
+from latte_cli.report import Cell, Format, Table, duration, percent, size, write_csv, write_json, write_table
+
+SCHEMA = "latte.estimate/1"
+
+_FLAGS = {Source.MEASURED: "", Source.INTERPOLATED: "~", Source.PREDICTED: "*"}
+_LEGEND = {Source.INTERPOLATED: "~ interpolated", Source.PREDICTED: "* predicted"}
+_NAME_WIDTH = 24
+_COLUMNS = (
+    *("device", "strategy", "precision", "layout", "threads", "name", "kind", "phase", "algorithm"),
+    *("time_s", "low_s", "high_s", "workspace_bytes", "source"),
+)
+
+
+def write_estimates(
+    estimates: Sequence[Estimate], form: Format, *, samples: int | None = None, out: TextIO | None = None
+) -> None:
+    """Write estimates of one network; `samples` adds the time of an epoch."""
+    if form is Format.JSON:
+        write_json(document(estimates, samples), out)
+    elif form is Format.CSV:
+        write_csv(_COLUMNS, list(_lines(estimates)), out)
+    elif len(estimates) == 1:
+        write_table(_single(estimates[0], samples), out)
+    else:
+        write_table(_side_by_side(estimates, samples), out)
+
+
+def document(estimates: Sequence[Estimate], samples: int | None = None) -> dict[str, Any]:
+    """Estimates as the document `latte.estimate/1`."""
+    network = estimates[0].network
+    return {
+        "schema": SCHEMA,
+        "model": {"name": network.name, "sha256": network.sha256, "batch_size": network.batch_size},
+        "estimates": [_entry(estimate, samples) for estimate in estimates],
+    }
+
+
+def _entry(estimate: Estimate, samples: int | None) -> dict[str, Any]:
+    settings = estimate.settings
+    return {
+        "device": estimate.device.slug,
+        "strategy": estimate.strategy,
+        "settings": {
+            "precision": settings.precision,
+            "layout": settings.layout,
+            "threads": settings.threads,
+            "optimizer": estimate.optimizer,
+            "library_versions": dict(settings.library_versions),
+        },
+        "totals": {
+            "forward_s": estimate.forward_s,
+            "backward_s": estimate.backward_s,
+            "update_s": estimate.update_s,
+            "other_s": estimate.other_s,
+            "step_s": estimate.step_s,
+            "step_low_s": estimate.step_low_s,
+            "step_high_s": estimate.step_high_s,
+            "epoch_s": estimate.epoch_s(samples) if samples else None,
+            "memory_bytes": estimate.memory_bytes,
+        },
+        "layers": [_layer(part) for part in estimate.parts],
+        "missing": list(estimate.missing),
+        "warnings": [{"code": warn.code, "message": warn.message} for warn in estimate.warnings],
+    }
+
+
+def _layer(part: LayerTime) -> dict[str, Cell]:
+    return {
+        "name": part.name,
+        "kind": part.layer.kind,
+        "phase": part.phase,
+        "algorithm": part.algorithm.name,
+        "layout": part.layout,
+        "time_s": part.device_s,
+        "low_s": part.low_s,
+        "high_s": part.high_s,
+        "workspace_bytes": part.workspace_bytes,
+        "source": part.source,
+    }
+
+
+def _lines(estimates: Sequence[Estimate]) -> Iterator[tuple[Cell, ...]]:
+    for estimate in estimates:
+        settings = estimate.settings
+        shared: dict[str, Cell] = {
+            "device": estimate.device.slug,
+            "strategy": estimate.strategy,
+            "precision": settings.precision,
+            "threads": settings.threads,
+        }
+        for part in estimate.parts:
+            values = shared | _layer(part)
+            yield tuple(values[column] for column in _COLUMNS)
+
+
+def _single(estimate: Estimate, samples: int | None) -> Table:
+    return Table(
+        title=f"{estimate.network.name}, batch {estimate.network.batch_size}: {estimate.strategy}\non {_on(estimate)}",
+        columns=("layer", ">forward", ">backward", "algorithm"),
+        rows=[_row(name, parts) for name, parts in _by_name(estimate).items()],
+        footer=[*_legend(estimate.parts), *_totals(estimate, samples)],
+    )
+
+
+def _on(estimate: Estimate) -> str:
+    settings = estimate.settings
+    threads = f", {settings.threads} thread{'s' * (settings.threads > 1)}" if settings.threads else ""
+    return f"{estimate.device.slug}, {settings.precision} {settings.layout}{threads}"
+
+
+def _by_name(estimate: Estimate) -> Mapping[str, Sequence[LayerTime]]:
+    rows: dict[str, list[LayerTime]] = {}
+    for part in estimate.parts:
+        rows.setdefault(part.name, []).append(part)
+    return rows
+
+
+def _row(name: str, parts: Sequence[LayerTime]) -> tuple[str, ...]:
+    forward = [part for part in parts if part.phase is Phase.FORWARD]
+    others = [part for part in parts if part.phase is not Phase.FORWARD]
+    names = [part.algorithm.name for part in parts]
+    algorithms = names[:1] if len(set(names)) == 1 else names
+    return _short(name), _time(forward), _time(others), " ".join(algorithms)
+
+
+def _time(parts: Sequence[LayerTime]) -> str:
+    """The sum of the parts, with the flag of the least certain of them."""
+    if not parts:
+        return "-"
+    worst = max((part.source for part in parts), key=list(Source).index)
+    return duration(sum(part.device_s for part in parts)) + _FLAGS[worst]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else "…" + name[1 - _NAME_WIDTH :]
+
+
+def _legend(parts: Sequence[LayerTime]) -> Iterator[str]:
+    used = {part.source for part in parts}
+    if text := "  ".join(text for source, text in _LEGEND.items() if source in used):
+        yield text
+
+
+def _totals(estimate: Estimate, samples: int | None) -> Iterator[str]:
+    low, high = duration(estimate.step_low_s), duration(estimate.step_high_s)
+    titles = ("forward", "backward", "loss", "update")
+    split = (estimate.forward_s, estimate.backward_s, estimate.other_s, estimate.update_s)
+    yield "  ".join(f"{title} {duration(seconds)}" for title, seconds in zip(titles, split, strict=True))
+    yield f"step {duration(estimate.step_s)}, 95 % of steps between {low} and {high}"
+    if samples:
+        yield f"epoch of {samples} samples {duration(estimate.epoch_s(samples))}"
+    yield f"memory {size(estimate.memory_bytes)}; {_shares(estimate)}"
+    if estimate.missing:
+        yield f"left out: {', '.join(estimate.missing)}"
+
+
+def _shares(estimate: Estimate) -> str:
+    total = sum(part.device_s for part in estimate.parts) or 1.0
+    shares = {source: sum(part.device_s for part in estimate.parts if part.source is source) for source in Source}
+    return ", ".join(f"{percent(share / total)} {source}" for source, share in shares.items() if share)
+
+
+def _side_by_side(estimates: Sequence[Estimate], samples: int | None) -> Table:
+    """A column for each device, a line for each layer and total; letters stand for the devices' long names."""
+    layers = [_by_name(estimate) for estimate in estimates]
+    names = [name for name in layers[0] if name not in (LOSS, UPDATE)]
+    rows = [(_short(name), *(_time(found.get(name, ())) for found in layers)) for name in names]
+    totals = [_total_cells(estimate, samples) for estimate in estimates]
+    rows += [("", *("" for _ in estimates)), *((title, *(cells[title] for cells in totals)) for title in totals[0])]
+    letters = ascii_uppercase[: len(estimates)]
+    parts = [part for estimate in estimates for part in estimate.parts]
+    return Table(
+        title=f"{estimates[0].network.name}, batch {estimates[0].network.batch_size}: {estimates[0].strategy}",
+        columns=("layer", *(f">{letter}" for letter in letters)),
+        rows=rows,
+        footer=[
+            *_legend(parts),
+            *(f"{letter}: {_on(estimate)}" for letter, estimate in zip(letters, estimates, strict=True)),
+        ],
+    )
+
+
+def _total_cells(estimate: Estimate, samples: int | None) -> dict[str, str]:
+    cells = {
+        "forward": duration(estimate.forward_s),
+        "backward": duration(estimate.backward_s),
+        "loss": duration(estimate.other_s),
+        "update": duration(estimate.update_s),
+        "step": duration(estimate.step_s),
+        "step, least (95 %)": duration(estimate.step_low_s),
+        "step, most (95 %)": duration(estimate.step_high_s),
+        "memory": size(estimate.memory_bytes),
+    }
+    if samples:
+        cells[f"epoch of {samples}"] = duration(estimate.epoch_s(samples))
+    return cells
