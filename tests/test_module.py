@@ -60,7 +60,9 @@ def layers_that_run() -> list[Layer]:
     )
     shapes = ((2, 4, 5), (2, 4, 5, 5), (2, 4, 5, 5, 5))
     norms = [("batch", 1), ("layer", 1), ("layer", 2), ("group", 2), ("instance", 1), ("rms", 1), ("lrn", 3)]
-    activations = ("relu", "Clip", "leaky_relu", "HardSwish", "hard_sigmoid", "gelu", "sigmoid", "tanh", "silu")
+    activations = ("relu", "clip", "leaky_relu", "prelu", "hard_swish", "gelu", "tanh", "softplus", "thresholded_relu")
+    constants = ("add", "power", "maximum", "mean", "where")
+    reductions = ("mean", "sum", "max", "prod", "l1", "l2", "log_sum_exp", "sum_square")
     return [
         uneven,
         replace(uneven, transposed=True, output_padding=(1, 0)),
@@ -73,22 +75,30 @@ def layers_that_run() -> list[Layer]:
         *[Norm(shape=shapes[1], function=name, span=span, affine=False) for name, span in norms],
         Norm(shape=(4, 3), function="batch"),
         *[Activation(shape=(2, 3), function=name) for name in activations],
+        *[Activation(shape=(2, 3), function=f"{name}_constant") for name in constants],
         Dropout(shape=(2, 3)),
         Softmax(shape=(2, 3)),
         Softmax(shape=(2, 3), axis=0, log=True),
         SoftmaxCrossEntropy(rows=3, classes=4),
         Pool(function="average", batch=2, channels=3, input=(5, 6), kernel=(5, 6)),
         Pool(function="max", batch=2, channels=3, input=(5,), kernel=(5,)),
-        *[Elementwise(operation=name, shapes=((2, 3), (3,))) for name in ("add", "subtract", "multiply", "divide")],
+        Pool(function="lp", batch=2, channels=3, input=(5, 6), kernel=(5, 6)),
+        Pool(function="lp", batch=2, channels=3, input=(5, 6), kernel=(2, 3), pad_after=(1, 0), ceil=True),
+        *[Elementwise(operation=name, shapes=((2, 3), (3,))) for name in ("add", "multiply", "maximum", "where")],
         Elementwise(operation="add", shapes=((2, 3), (1, 3), (3,))),
         Elementwise(operation="mean", shapes=((2, 3), (2, 1))),
         Concat(shapes=((2, 3), (2, 4))),
         Concat(shapes=((2, 3), (1, 3), (4, 3)), axis=0),
-        *[Reduce(shape=(2, 3, 4), operation=name, axes=(1, -1), keep=name == "sum") for name in ("mean", "sum", "max")],
+        *[Reduce(shape=(2, 3, 4), operation=name, axes=(1, -1), keep=name == "sum") for name in reductions],
         Reduce(shape=(2, 3), operation="mean", axes=()),
         Copy(operation="transpose", shape=(2, 3, 4), output=(4, 2, 3), order=(2, 0, 1)),
         Copy(operation="pad", shape=(2, 3), output=(2, 5)),
         Copy(operation="slice", shape=(2, 3), output=(2, 1)),
+        Copy(operation="gather", shape=(2, 3), output=(2, 4)),
+        Copy(operation="tile", shape=(2, 3), output=(2, 6)),
+        Copy(operation="cast", shape=(2, 3), output=(2, 3)),
+        Copy(operation="depth_to_space", shape=(1, 8, 3, 3), output=(1, 2, 6, 6)),
+        Copy(operation="space_to_depth", shape=(1, 2, 6, 6), output=(1, 8, 3, 3)),
         Copy(operation="expand", shape=(1, 3), output=(4, 2, 3)),
         Copy(operation="resize", shape=(1, 3, 4, 4), output=(1, 3, 8, 9)),
         View(shape=(2, 3), output=(6, 1)),
@@ -113,8 +123,8 @@ def test_a_layer_runs_from_its_input_shapes_to_its_output_shape_and_back(layer: 
     [
         (Activation(shape=(2,), function="rellu"), "did you mean `relu`?"),
         (Norm(shape=(2, 3), function="bach"), "did you mean `batch`?"),
-        (Pool(function="median", batch=1, channels=1, input=(3,), kernel=(3,)), "one of: average, max"),
-        (Elementwise(operation="ad", shapes=((2,), (2,))), "did you mean `add`?"),
+        (Pool(function="median", batch=1, channels=1, input=(3,), kernel=(3,)), "one of: average, lp, max"),
+        (Elementwise(operation="adds", shapes=((2,), (2,))), "did you mean `add`?"),
         (Reduce(shape=(2,), operation="men", axes=(0,)), "did you mean `mean`?"),
         (Copy(operation="slic", shape=(2,), output=(1,)), "did you mean `slice`?"),
     ],
@@ -372,3 +382,26 @@ def test_a_network_is_checked_without_memory_on_the_meta_device() -> None:
     with torch.device("meta"):
         module = NetworkModule(network)
     assert module(*(x.to("meta") for x in random_inputs(network))).shape == network.shapes["y"]
+
+
+@pytest.mark.parametrize(
+    "function", ["floor", "sign", "not", "isnan", "equal_constant", "less_constant", "and_constant"]
+)
+def test_a_layer_without_gradient_still_runs_forward(function: str) -> None:
+    layer = Activation(shape=(2, 3), function=function)
+    assert layer_module(layer)(torch.rand(2, 3)).shape == layer.output_shape
+    comparison = Elementwise(operation="greater", shapes=((2, 3), (2, 1)))
+    assert layer_module(comparison)(torch.rand(2, 3), torch.rand(2, 1)).shape == (2, 3)
+
+
+def test_where_takes_its_second_input_at_positive_conditions_and_its_third_elsewhere() -> None:
+    layer = Elementwise(operation="where", shapes=((2,), (2,), (1,)))
+    result = layer_module(layer)(torch.tensor([1.0, 0.0]), torch.tensor([5.0, 6.0]), torch.tensor([7.0]))
+    assert result.tolist() == [5.0, 7.0]
+
+
+def test_an_operation_with_a_constant_takes_it_on_its_side() -> None:
+    layer = Activation(shape=(2,), function="subtract_constant")
+    x = torch.tensor([1.0, 2.0])
+    assert layer_module(layer, {"value": 3.0})(x).tolist() == [-2.0, -1.0]
+    assert layer_module(layer, {"value": 3.0, "reversed": 1.0})(x).tolist() == [2.0, 1.0]

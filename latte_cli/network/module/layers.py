@@ -1,5 +1,6 @@
 """One layer as a torch module, computed as an ordinary PyTorch model would."""
 
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial, reduce
 from math import prod
@@ -56,11 +57,9 @@ def layer_module(layer: Layer, attributes: Attributes | None = None) -> nn.Modul
 
 
 def _named(what: str, name: str, known: Mapping[str, Any]) -> Any:
-    """The entry for `name`, whose underscores and case do not matter: `hard_swish` is ONNX's `HardSwish`."""
-    found = known.get(name.replace("_", "").lower())
-    if found is None:
+    if name not in known:
         raise unknown(what, name, known)
-    return found
+    return known[name]
 
 
 def _pads(before: Iterable[int], after: Iterable[int]) -> list[int]:
@@ -156,14 +155,17 @@ def _norm(layer: Norm, attributes: Attributes) -> nn.Module:
     return module
 
 
-def _clip(x: Tensor, *, low: float, high: float) -> Tensor:
+def _clip(x: Tensor, *, low: float = -3.4e38, high: float = 3.4e38) -> Tensor:
     return F.hardtanh(x, low, high)  # what ReLU6 is in torch
 
 
 _ACTIVATIONS: dict[str, tuple[Compute, dict[str, str]]] = {
     "relu": (F.relu, {}),
     "relu6": (F.relu6, {}),
-    "leakyrelu": (F.leaky_relu, {"alpha": "negative_slope"}),
+    "clip": (_clip, {"min": "low", "max": "high"}),
+    "leaky_relu": (F.leaky_relu, {"alpha": "negative_slope"}),
+    "prelu": (partial(F.leaky_relu, negative_slope=0.25), {}),  # the slope it starts with
+    "thresholded_relu": (partial(F.threshold, threshold=1.0, value=0.0), {"alpha": "threshold"}),
     "elu": (F.elu, {"alpha": "alpha"}),
     "celu": (F.celu, {"alpha": "alpha"}),
     "selu": (F.selu, {}),
@@ -171,36 +173,45 @@ _ACTIVATIONS: dict[str, tuple[Compute, dict[str, str]]] = {
     "silu": (F.silu, {}),
     "mish": (F.mish, {}),
     "sigmoid": (torch.sigmoid, {}),
-    "hardsigmoid": (F.hardsigmoid, {}),
-    "hardswish": (F.hardswish, {}),
-    "tanh": (torch.tanh, {}),
+    "hard_sigmoid": (F.hardsigmoid, {}),
+    "hard_swish": (F.hardswish, {}),
     "softplus": (F.softplus, {}),
     "softsign": (F.softsign, {}),
-    "logsigmoid": (F.logsigmoid, {}),
-    "clip": (partial(_clip, low=-3.4e38, high=3.4e38), {"min": "low", "max": "high"}),
-    "exp": (torch.exp, {}),
-    "log": (torch.log, {}),
-    "sqrt": (torch.sqrt, {}),
-    "rsqrt": (torch.rsqrt, {}),
-    "square": (torch.square, {}),
-    "abs": (torch.abs, {}),
-    "neg": (torch.neg, {}),
-    "sign": (torch.sign, {}),
-    "reciprocal": (torch.reciprocal, {}),
-    "erf": (torch.erf, {}),
-    "sin": (torch.sin, {}),
-    "cos": (torch.cos, {}),
-    "floor": (torch.floor, {}),
-    "ceil": (torch.ceil, {}),
-    "round": (torch.round, {}),
+    "shrink": (F.hardshrink, {}),
+    "not": (torch.logical_not, {}),
+    **{
+        name: (getattr(torch, name), {})
+        for name in (
+            *("tanh", "erf", "exp", "log", "sqrt", "abs", "neg", "reciprocal", "floor", "ceil", "round", "sign"),
+            *("sin", "cos", "tan", "sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh", "atanh"),
+            *("isnan", "isinf"),
+        )
+    },
 }
 """Each activation with the node attributes that it knows and torch's names for them."""
 
+_CONSTANT = "_constant"
+
 
 def _activation(layer: Activation, attributes: Attributes) -> nn.Module:
+    if layer.function.endswith(_CONSTANT):
+        return _with_constant(layer.function.removesuffix(_CONSTANT), attributes)
     compute, names = _named("activation", layer.function, _ACTIVATIONS)
     values = {to: attributes[name] for name, to in names.items() if name in attributes}
     return Function(partial(compute, **values) if values else compute)
+
+
+def _with_constant(operation: str, attributes: Attributes) -> nn.Module:
+    """An element-wise operation whose other operand is a constant: `value`, which comes first if `reversed`."""
+    compute = _named("element-wise operation", operation, _ELEMENTWISE)
+    value = attributes.get("value", 1.0)
+
+    def other(x: Tensor) -> Any:
+        return value if operation in _ARITHMETIC else x.new_full((), value)
+
+    if attributes.get("reversed"):
+        return Function(lambda x: compute(other(x), x))
+    return Function(lambda x: compute(x, other(x)))
 
 
 def _dropout(layer: Dropout, attributes: Attributes) -> nn.Module:
@@ -227,35 +238,43 @@ def _cross_entropy(layer: SoftmaxCrossEntropy, attributes: Attributes) -> nn.Mod
     return _CrossEntropy(layer.rows, layer.classes)
 
 
-_POOLS: dict[str, tuple[tuple[Compute, ...], tuple[Compute, ...]]] = {
-    "max": (
-        (F.max_pool1d, F.max_pool2d, F.max_pool3d),
-        (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
-    ),
-    "average": (
-        (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
-        (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
-    ),
+_POOLS: dict[str, tuple[Compute, ...]] = {
+    "max": (F.max_pool1d, F.max_pool2d, F.max_pool3d),
+    "average": (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
+    "lp": tuple(partial(pool, norm_type=2.0) for pool in (F.lp_pool1d, F.lp_pool2d, F.lp_pool3d)),
 }
-"""Each pooling function by windows, and over the whole input, for 1 to 3 dimensions."""
+_WHOLE_POOLS: dict[str, tuple[Compute, ...]] = {
+    "max": (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+    "average": (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+}
+"""Pooling over windows and, as models write it, over the whole input; for 1 to 3 dimensions."""
 
 
 def _pool(layer: Pool, attributes: Attributes) -> nn.Module:
-    windows, whole = (kind[len(layer.input) - 1] for kind in _named("pooling", layer.function, _POOLS))
-    dilated = any(size > 1 for size in layer.dilation)
-    if dilated and layer.function != "max":
-        raise LatteError(f"a dilated {layer.function} pool cannot be run", hint="only max pools have a dilation")
-    if layer.whole:
-        return Function(partial(whole, output_size=1))
+    rank = len(layer.input) - 1
+    windows = _named("pooling", layer.function, _POOLS)[rank]
+    if layer.whole and layer.function in _WHOLE_POOLS:
+        return Function(partial(_WHOLE_POOLS[layer.function][rank], output_size=1))
     sizes: dict[str, Any] = {"kernel_size": layer.kernel, "stride": layer.stride}
     if layer.function == "max":
         sizes["dilation"] = layer.dilation
-    narrow = all(2 * pad <= kernel for pad, kernel in zip(layer.pad_before, layer.kernel, strict=True))
-    if layer.pad_before != layer.pad_after or not narrow:
+    elif max(layer.dilation) > 1:
+        raise LatteError(f"a dilated {layer.function} pool cannot be run", hint="only max pools have a dilation")
+    if not _torch_pads(layer):
         return _PaddedPool(layer, partial(windows, **sizes))
+    if layer.function != "lp":
+        sizes |= {"padding": layer.pad_before, "ceil_mode": layer.ceil}
     if layer.function == "average":
         sizes["count_include_pad"] = layer.count_padding
-    return Function(partial(windows, padding=layer.pad_before, ceil_mode=layer.ceil, **sizes))
+    return Function(partial(windows, **sizes))
+
+
+def _torch_pads(layer: Pool) -> bool:
+    """Whether torch's own pool has this padding: as much on both sides, at most half a window; none for lp."""
+    if layer.function == "lp":
+        return not (layer.ceil or any((*layer.pad_before, *layer.pad_after)))
+    narrow = all(2 * pad <= kernel for pad, kernel in zip(layer.pad_before, layer.kernel, strict=True))
+    return layer.pad_before == layer.pad_after and narrow
 
 
 class _PaddedPool(nn.Module):
@@ -274,7 +293,7 @@ class _PaddedPool(nn.Module):
         self.windows = windows
         self.value = float("-inf") if layer.function == "max" else 0.0
         self.scale: Tensor | None
-        self.register_buffer("scale", None if layer.function == "max" else self._correction(layer))
+        self.register_buffer("scale", self._correction(layer) if layer.function == "average" else None)
 
     def _correction(self, layer: Pool) -> Tensor:
         counted = torch.ones(1, 1, *layer.input)
@@ -296,28 +315,40 @@ def _mean(*inputs: Tensor) -> Tensor:
     return reduce(torch.add, inputs) / len(inputs)
 
 
-_ELEMENTWISE: dict[str, Compute] = {
-    "add": torch.add,
-    "subtract": torch.sub,
-    "multiply": torch.mul,
-    "divide": torch.div,
-    "power": torch.pow,
+def _where(*inputs: Tensor) -> Tensor:
+    return torch.where(inputs[0] > 0, inputs[-2], inputs[-1])  # without its condition, the first stands in for it
+
+
+_ARITHMETIC: dict[str, Compute] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "modulo": operator.mod,
+    "power": operator.pow,
+    "equal": operator.eq,
+    "greater": operator.gt,
+    "greater_or_equal": operator.ge,
+    "less": operator.lt,
+    "less_or_equal": operator.le,
+}
+_ELEMENTWISE = _ARITHMETIC | {
     "maximum": torch.maximum,
     "minimum": torch.minimum,
     "mean": _mean,
-    "where": lambda mask, a, b: torch.where(mask > 0, a, b),
+    "where": _where,
+    "and": torch.logical_and,
+    "or": torch.logical_or,
+    "xor": torch.logical_xor,
 }
-_ONNX_ELEMENTWISE = {"sub": "subtract", "mul": "multiply", "div": "divide", "pow": "power", "max": "maximum"} | {
-    "min": "minimum",
-    "sum": "add",
-}
-_ANY_NUMBER = ("mean", "where")
+"""Element-wise operations; the arithmetic ones take plain numbers too."""
+
+_OF_ANY_NUMBER = ("mean", "where")
 
 
 def _elementwise(layer: Elementwise, attributes: Attributes) -> nn.Module:
-    name = _ONNX_ELEMENTWISE.get(layer.operation.lower(), layer.operation)
-    compute: Compute = _named("element-wise operation", name, _ELEMENTWISE)
-    if len(layer.shapes) == 2 or name in _ANY_NUMBER:
+    compute: Compute = _named("element-wise operation", layer.operation, _ELEMENTWISE)
+    if len(layer.shapes) == 2 or layer.operation in _OF_ANY_NUMBER:
         return Function(compute)
     return Function(lambda *inputs: reduce(compute, inputs))
 
@@ -327,15 +358,25 @@ def _concat(layer: Concat, attributes: Attributes) -> nn.Module:
     return Function(lambda *inputs: torch.cat(inputs, axis))
 
 
+def _product(x: Tensor, dim: tuple[int, ...], keepdim: bool) -> Tensor:
+    for axis in sorted((axis % x.dim() for axis in dim), reverse=True):
+        x = torch.prod(x, axis, keepdim)
+    return x
+
+
 _REDUCTIONS: dict[str, Compute] = {
     "mean": torch.mean,
     "sum": torch.sum,
     "max": torch.amax,
     "min": torch.amin,
+    "prod": _product,
     "l1": partial(torch.linalg.vector_norm, ord=1),
     "l2": torch.linalg.vector_norm,
-    "logsumexp": torch.logsumexp,
-    "sumsquare": lambda x, dim, keepdim: torch.sum(x * x, dim, keepdim),
+    "log_sum": lambda x, dim, keepdim: torch.log(torch.sum(x, dim, keepdim)),
+    "log_sum_exp": torch.logsumexp,
+    "sum_square": lambda x, dim, keepdim: torch.sum(x * x, dim, keepdim),
+    "argmax": lambda x, dim, keepdim: torch.argmax(x, dim[0], keepdim),
+    "argmin": lambda x, dim, keepdim: torch.argmin(x, dim[0], keepdim),
 }
 
 
@@ -358,6 +399,14 @@ def _pad_or_crop(layer: Copy) -> Compute:
 def _slice(layer: Copy) -> Compute:
     window = tuple(slice(size) for size in layer.output)
     return lambda x: x[window].contiguous()
+
+
+def _gather(layer: Copy) -> Compute:
+    axis = next((axis for axis, (a, b) in enumerate(zip(layer.shape, layer.output, strict=True)) if a < b), None)
+    if axis is None:
+        return _slice(layer)
+    rows = [index % layer.shape[axis] for index in range(layer.output[axis])]
+    return lambda x: x.index_select(axis, torch.tensor(rows, device=x.device))
 
 
 def _tile(layer: Copy) -> Compute:
@@ -386,13 +435,13 @@ _COPIES: dict[str, Callable[[Copy], Compute]] = {
     "pad": _pad_or_crop,
     "slice": _slice,
     "split": _slice,
-    "gather": _slice,
+    "gather": _gather,
     "expand": _expand,
     "tile": _tile,
     "resize": _resize,
-    "depthtospace": _depth_to_space,
-    "spacetodepth": _space_to_depth,
-    "clone": lambda layer: torch.clone,
+    "depth_to_space": _depth_to_space,
+    "space_to_depth": _space_to_depth,
+    "cast": lambda layer: torch.clone,
 }
 
 
