@@ -27,15 +27,15 @@ venv: .venv/ready ## make the environment in .venv
 	@touch $@
 
 check: .venv/ready ## format, lint, types and contracts, in under a minute
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-logo
 
 test: .venv/ready ## all tests; ARGS='tests/test_layers.py -x' for some
 	$(BIN)/python -m pytest $(ARGS)
 
-# The three devices of the demo, each with rows of its own: all threads, one thread, 16-bit in another layout.
+# The three devices of docs/fleet.yaml, each with rows of its own: all threads, one thread, 16-bit in another layout.
 # A profile whose budget ran out ends with 4; what it measured is kept.
 DEMO := .demo
 MODEL := $(DEMO)/resnet18.onnx
@@ -45,15 +45,15 @@ demo: LATTE := $(BIN)/latte
 demo: .venv/ready ## profile this machine for two minutes; an estimate and a plan from what was measured
 	@mkdir -p $(DEMO)
 	$(LATTE) zoo export resnet18 $(MODEL) --force
-	$(PROFILE) --name all-threads || [ $$? -eq 4 ]
-	$(PROFILE) --name one-thread --threads 1 || [ $$? -eq 4 ]
-	$(PROFILE) --name sixteen-bit --precision bf16 --layout channels_last || [ $$? -eq 4 ]
-	$(LATTE) train-selector --output $(DEMO)/selector
-	$(LATTE) estimate $(MODEL) --batch-size 8 --device all-threads
-	$(LATTE) allocate $(MODEL) --fleet docs/fleet.yaml --round-duration 10m
+	$(PROFILE) || [ $$? -eq 4 ]
+	$(PROFILE) --threads 1 || [ $$? -eq 4 ]
+	$(PROFILE) --precision bf16 --layout channels_last || [ $$? -eq 4 ]
+	$(LATTE) train-selector
+	$(LATTE) estimate $(MODEL) --batch-size 8
+	$(LATTE) allocate $(MODEL) --fleet docs/fleet.yaml --round-duration 30s
 
-golden: .venv/ready ## rewrite the expected output of the command-line tests; look at the diff
-	LATTE_GOLDEN=1 $(BIN)/python -m pytest -m golden
+golden: .venv/ready ## rewrite the expected output in tests/golden; look at the diff
+	LATTE_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py
 
 gpu: .venv/ready ## the tests that need an NVIDIA GPU
 	@if ! nvidia-smi -L 2>/dev/null | grep -q GPU; then echo "no NVIDIA GPU here: nothing to test"; \
