@@ -1,0 +1,346 @@
+"""The dataset store: measurements as immutable Parquet parts in a directory or an object store."""
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from latte_cli.backends import Device
+from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.layers import Layer, Phase
+from latte_cli.measure import Measurement
+from latte_cli.store import compaction, export, journal, schema
+from latte_cli.store.parts import Damaged, Footer, Part, Place
+from latte_cli.store.shipped import shipped_models, shipped_profiles
+from latte_cli.store.writer import Writer
+
+__all__ = [
+    "DeviceInfo",
+    "Findings",
+    "JournalInfo",
+    "Store",
+    "StoreInfo",
+    "Writer",
+    "open_store",
+    "shipped_models",
+    "shipped_profiles",
+]
+
+_T = TypeVar("_T")
+_KEYS = ("task_id", "pass", "measured_at")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceInfo:
+    """What a store has of one device: rows with duplicates, times in seconds since the epoch."""
+
+    device: Device
+    rows: int
+    parts: int
+    size_bytes: int
+    first_s: float
+    last_s: float
+    shipped: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalInfo:
+    """A journal on this machine: `live` while its writer runs, else it waits for the next writer to recover it."""
+
+    path: Path
+    rows: int
+    live: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreInfo:
+    """What a store holds, its shipped profiles included."""
+
+    uri: str
+    schema: int
+    devices: tuple[DeviceInfo, ...]
+    journals: tuple[JournalInfo, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What `Store.check` read, and what is wrong: (part, problem) for each damaged part, and where those moved."""
+
+    parts: int
+    rows: int
+    duplicates: int
+    damaged: tuple[tuple[str, str], ...]
+    set_aside: tuple[str, ...]
+
+
+class Store:
+    """Measurements by device; rows of the shipped profiles are read behind the store's own.
+
+    Every reading method drops duplicates: of rows with the same device, task and pass the one measured last stays.
+    All raise LatteError for a damaged part (unless the store was opened to skip them), a part of a newer schema, and
+    a place that cannot be read.
+    """
+
+    def __init__(self, place: Place, behind: Sequence[Place] = (), *, skip_damaged: bool = False) -> None:
+        """See `open_store`."""
+        self._place = place
+        self._places = (*behind, place)
+        self._skip_damaged = skip_damaged
+        self._skipped: dict[str, str] = {}
+
+    @property
+    def uri(self) -> str:
+        """Where the store is: a path, or a URI without credentials."""
+        return self._place.uri
+
+    @property
+    def models_dir(self) -> Path | None:
+        """The folder for artefacts fitted on this store's rows; None for a remote store."""
+        return self._place.local / ".models" if self._place.local else None
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """(part, problem) for each damaged part that was left out so far."""
+        return tuple(self._skipped.items())
+
+    def devices(self) -> tuple[Device, ...]:
+        """The devices with rows, as their newest part describes them, in the order of their slugs."""
+        found = (self._newest(slug) for slug in self._slugs())
+        return tuple(device for device in found if device)
+
+    def device(self, slug: str) -> Device:
+        """The device named `slug`; raises LatteError with the nearest name where there is none."""
+        device = self._newest(slug)
+        if device is None:
+            raise self._unknown(slug)
+        return device
+
+    def _unknown(self, slug: str) -> LatteError:
+        slugs = self._slugs()
+        there = f"profiles there are: {', '.join(slugs)}" if slugs else f"`{self.uri}` has no profile yet"
+        hint = f"{there}; `latte profile --budget 2m` makes one of this machine"
+        error = unknown("device", slug, slugs, hint=hint, exit_code=ExitCode.BAD_INPUT)
+        error.hint = hint if error.hint == hint else f"{error.hint} {hint}"
+        return error
+
+    def _slugs(self) -> tuple[str, ...]:
+        return tuple(sorted({slug for place in self._places for slug in place.slugs() if place.parts(slug)}))
+
+    def _newest(self, slug: str) -> Device | None:
+        footers = [footer for _, footer in self._footers(slug)]
+        return max(footers, key=lambda footer: footer.last_s).device if footers else None
+
+    def _footers(self, slug: str) -> list[tuple[Place, Footer]]:
+        return self._each(slug, lambda place, part: (place, place.footer(part)))
+
+    def _each(self, slug: str, read: Callable[[Place, Part], _T]) -> list[_T]:
+        """`read` of every part of a device, shipped ones first."""
+
+        def attempt() -> list[_T]:
+            return [found for place, part in self._located(slug) for found in self._whole(read, place, part)]
+
+        return _steadily(attempt)
+
+    def _located(self, slug: str) -> list[tuple[Place, Part]]:
+        return [(place, part) for place in self._places for part in place.parts(slug)]
+
+    def _whole(self, read: Callable[[Place, Part], _T], place: Place, part: Part) -> tuple[_T, ...]:
+        try:
+            return (read(place, part),)
+        except Damaged as error:
+            if not self._skip_damaged:
+                raise
+            self._skipped[error.part.name] = error.problem
+            return ()
+
+    def writer(
+        self,
+        device: Device,
+        *,
+        seal_every_s: float = 30,
+        clock: Callable[[], float] = time.monotonic,
+        journal_dir: Path | None = None,
+    ) -> Writer:
+        """A context manager whose `append` adds measurements of `device`; recovers what killed writers left.
+
+        Rows become a part every `seal_every_s` seconds and at the end. Raises LatteError where the store or the
+        journal cannot be written.
+        """
+        return Writer(self._place, device, seal_every_s=seal_every_s, clock=clock, journal_dir=journal_dir)
+
+    def measurements(
+        self,
+        slug: str,
+        *,
+        layers: Iterable[Layer] | None = None,
+        phases: Collection[Phase] | None = None,
+        kinds: Collection[str] | None = None,
+    ) -> list[Measurement]:
+        """The rows of a device, of some layers, phases and layer kinds only, in the order of (task id, pass).
+
+        Raises LatteError for a device that is not there.
+        """
+        device = self.device(slug)
+        ids = None if layers is None else {schema.layer_id(layer) for layer in layers}
+        table = self._rows(slug, schema.COLUMNS, ids)
+        for column, wanted in (("phase", phases), ("kind", kinds)):
+            if wanted is not None:
+                table = schema.among(table, column, wanted)
+        return [schema.measurement(row, device) for row in schema.latest(table).to_pylist()]
+
+    def identities(self, slug: str) -> set[tuple[str, int]]:
+        """(task id, pass) of every row of a device, recovered journals included; empty for a device not there.
+
+        A writer recovers journals when it is opened, so open the writer first.
+        """
+        table = self._rows(slug, ("task_id", "pass"))
+        return set(zip(*(table.column(name).to_pylist() for name in ("task_id", "pass")), strict=True))
+
+    def table(self, slug: str | None = None, columns: Iterable[str] | None = None) -> Any:
+        """A pyarrow.Table of the rows of a device, or of all devices, with the column `device` added.
+
+        `columns` are names of the part's columns (default: all), rows are in the order of (device, task id, pass).
+        Raises LatteError for a device or a column that is not there.
+        """
+        wanted = schema.COLUMNS if columns is None else tuple(columns)
+        for name in wanted:
+            if name not in schema.COLUMNS and name != "device":
+                raise unknown("column", name, schema.COLUMNS)
+        if slug is not None:
+            self.device(slug)
+        read = set(wanted) | set(_KEYS)
+        tables = [
+            schema.with_device(schema.latest(self._rows(each, read)), each)
+            for each in (self._slugs() if slug is None else (slug,))
+        ]
+        return schema.joined([table.select(["device", *(n for n in wanted if n != "device")]) for table in tables])
+
+    def _rows(self, slug: str, columns: Collection[str], layer_ids: Collection[str] | None = None) -> Any:
+        """All rows of a device, duplicates included."""
+        tables = self._each(slug, lambda place, part: place.read(part, columns=columns, layer_ids=layer_ids))
+        return schema.joined([schema.empty(columns), *tables])
+
+    def fingerprint(self, slug: str) -> str:
+        """Names the set of parts that a device has now; another one means that rows came or went."""
+        parts = (part for place in self._places for part in place.parts(slug))
+        return compaction.digest(f"{part.name} {part.size_bytes}" for part in parts)
+
+    def info(self) -> StoreInfo:
+        """What the store holds, from the footers of its parts alone."""
+        devices = tuple(info for slug in self._slugs() for info in self._device_info(slug))
+        return StoreInfo(uri=self.uri, schema=schema.VERSION, devices=devices, journals=self.journals())
+
+    def _device_info(self, slug: str) -> tuple[DeviceInfo, ...]:
+        found = self._footers(slug)
+        if not found:
+            return ()
+        footers = [footer for _, footer in found]
+        return (
+            DeviceInfo(
+                device=max(footers, key=lambda footer: footer.last_s).device,
+                rows=sum(footer.rows for footer in footers),
+                parts=len(footers),
+                size_bytes=sum(footer.part.size_bytes for footer in footers),
+                first_s=min(footer.first_s for footer in footers),
+                last_s=max(footer.last_s for footer in footers),
+                shipped=all(place is not self._place for place, _ in found),
+            ),
+        )
+
+    def journals(self) -> tuple[JournalInfo, ...]:
+        """The journals on this machine whose rows are not yet parts of the store."""
+        found = []
+        for path in sorted(journal.journals_dir(self.uri).glob("*.journal")):
+            with suppress(FileNotFoundError):
+                rows = max(0, len(journal.lines(path)[0]) - 1)
+                found.append(JournalInfo(path=path, rows=rows, live=journal.live(path)))
+        return tuple(found)
+
+    def check(self, *, set_aside: bool = False) -> Findings:
+        """Read every part whole; `set_aside` moves damaged ones of the store to its folder `.damaged`."""
+        damaged: list[tuple[Place, Damaged]] = []
+        parts = rows = distinct = 0
+        for slug in self._slugs():
+            found = []
+            for place, part in self._located(slug):
+                try:
+                    found.append(place.read(part, columns=schema.COLUMNS).select(_KEYS))
+                except Damaged as error:
+                    damaged.append((place, error))
+            parts += len(found)
+            rows += sum(table.num_rows for table in found)
+            distinct += schema.latest(schema.joined([schema.empty(_KEYS), *found])).num_rows
+        moved = [p.set_aside(error.part) for p, error in damaged if set_aside and p is self._place]
+        return Findings(
+            parts=parts,
+            rows=rows,
+            duplicates=rows - distinct,
+            damaged=tuple((error.part.name, error.problem) for _, error in damaged),
+            set_aside=tuple(moved),
+        )
+
+    def compact(self, slug: str | None = None) -> int:
+        """Merge the parts of a device, or of each, into one; returns how many parts there were."""
+        slugs = self._place.slugs() if slug is None else (self.device(slug).slug,)
+        return sum(_steadily(partial(compaction.compact, self._place, each)) for each in slugs)
+
+    def merge(self, source_uri: str) -> dict[str, int]:
+        """Add the rows of another store that this one lacks; returns how many were added of each device.
+
+        Raises LatteError where the other store has none, and as reading and writing do.
+        """
+        source = open_store(source_uri, shipped=False, skip_damaged=self._skip_damaged)
+        slugs = source._slugs()
+        if not slugs:
+            raise LatteError(f"no profiles in `{source.uri}`", hint="`latte store devices --store URI` lists them")
+        return {slug: self._merge_device(source, slug) for slug in slugs}
+
+    def _merge_device(self, source: "Store", slug: str) -> int:
+        own = {key[:2]: key[2] for key in _key_rows(schema.latest(self._rows(slug, _KEYS)))}
+        theirs = schema.latest(source._rows(slug, schema.COLUMNS))
+        fresh = [(at, key) for at, key in enumerate(_key_rows(theirs)) if key[2] > own.get(key[:2], float("-inf"))]
+        if fresh:
+            name = compaction.digest(f"{slug} {key}" for _, key in fresh)
+            self._place.write(source.device(slug), name, schema.rows_at(theirs, [at for at, _ in fresh]))
+        return len(fresh)
+
+    def export(self, slug: str | None, form: export.Form, out: BinaryIO) -> int:
+        """Write the rows of a device, or of all, to `out` as one table; returns how many there were."""
+        table = self.table(slug)
+        export.WRITERS[form](table, out)
+        return int(table.num_rows)
+
+
+def _key_rows(table: Any) -> Iterator[tuple[str, int, float]]:
+    return zip(*(table.column(name).to_pylist() for name in _KEYS), strict=True)
+
+
+def _steadily(read: Callable[[], _T]) -> _T:
+    """`read()`, again if a part vanished under it: compaction wrote its rows elsewhere first."""
+    for _ in range(9):
+        with suppress(FileNotFoundError):
+            return read()
+    return read()
+
+
+def open_store(uri: str | None = None, *, shipped: bool = True, skip_damaged: bool = False) -> Store:
+    """The store at `uri`: a local path or a URI that pyarrow.fs opens, by default $LATTE_STORE or the user's data.
+
+    The profiles shipped with the package are read behind it if `shipped`. With `skip_damaged`, damaged parts are left
+    out and named in `Store.skipped`. Raises LatteError for a URI that cannot be opened; a directory that is not there
+    yet is an empty store.
+    """
+    place = Place(uri or os.environ.get("LATTE_STORE") or _default())
+    profiles = shipped_profiles() if shipped else None
+    behind = [Place(profiles)] if profiles and profiles != place.local else []
+    return Store(place, behind, skip_damaged=skip_damaged)
+
+
+def _default() -> str:
+    import platformdirs
+
+    return str(Path(platformdirs.user_data_dir("latte")) / "store")

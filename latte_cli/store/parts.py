@@ -1,0 +1,303 @@
+"""Parts: the immutable Parquet files of a store, on a local or a remote file system."""
+
+import os
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from latte_cli.backends import Device
+from latte_cli.errors import LatteError
+from latte_cli.store import schema
+
+_PREFIX, _SUFFIX = "part-", ".parquet"
+_SAFE_SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*")
+# A network's layers lie all over the layer ids, each in a row group of its own; small groups keep the rest unread.
+_ROWS_PER_GROUP = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One Parquet file of a device's rows."""
+
+    slug: str
+    path: str
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The file's name below the store: `device=<slug>/part-….parquet`."""
+        return "/".join(self.path.rsplit("/", 2)[-2:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footer:
+    """What a part says of itself: its device, its rows, and when they were measured (seconds since the epoch)."""
+
+    part: Part
+    device: Device
+    rows: int
+    first_s: float
+    last_s: float
+
+
+class Damaged(LatteError):
+    """A part that cannot be read whole."""
+
+    def __init__(self, part: Part, problem: str) -> None:
+        super().__init__(
+            f"damaged part `{part.name}`: {problem}",
+            hint="`latte store check --set-aside` moves damaged parts out of the way, "
+            "`latte store export --skip-damaged` reads around them",
+        )
+        self.part = part
+        self.problem = problem
+
+
+class Place:
+    """A directory of parts, `device=<slug>/part-*.parquet`, on whatever file system its URI names."""
+
+    def __init__(self, uri: str | Path) -> None:
+        """`uri` is a local path or a URI that pyarrow opens; raises LatteError for one it does not."""
+        text = str(uri)
+        self.local: Path | None = None
+        if "://" not in text:
+            self.local = Path(text).expanduser().absolute()
+            self.full_uri = self.local.as_uri()
+        else:
+            self.full_uri = text.rstrip("/")
+            self._open()
+
+    @property
+    def uri(self) -> str:
+        """Where it is, without credentials: a path for a local directory."""
+        return str(self.local) if self.local else re.sub(r"//[^/@]*@", "//", self.full_uri)
+
+    def _open(self) -> None:
+        _, root = self._opened
+        if self._opened[0].type_name == "local":
+            self.local = Path(root)
+            self.full_uri = self.local.as_uri()
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        import pyarrow as pa
+        from pyarrow.fs import FileSystem, LocalFileSystem
+
+        if self.local is not None:
+            return LocalFileSystem(), str(self.local)
+        try:
+            filesystem, root = FileSystem.from_uri(self.full_uri)
+        except (pa.ArrowException, OSError, ValueError) as exc:
+            raise LatteError(f"cannot open the store `{self.uri}`: {_line(exc)}", hint=_URI_HINT) from exc
+        return filesystem, root.rstrip("/")
+
+    @property
+    def _files(self) -> Any:
+        return self._opened[0]
+
+    @property
+    def _root(self) -> str:
+        return self._opened[1]
+
+    def slugs(self) -> tuple[str, ...]:
+        """The devices that have a directory here, in the order of their names."""
+        names = (entry.base_name for entry in self._listing(self._root))
+        return tuple(sorted(name.removeprefix("device=") for name in names if name.startswith("device=")))
+
+    def parts(self, slug: str) -> tuple[Part, ...]:
+        """The parts of a device, in the order of their names."""
+        entries = (e for e in self._listing(self._folder(slug)) if e.is_file)
+        found = (
+            Part(slug=slug, path=entry.path, size_bytes=entry.size)
+            for entry in entries
+            if entry.base_name.startswith(_PREFIX) and entry.base_name.endswith(_SUFFIX)
+        )
+        return tuple(sorted(found, key=lambda part: part.path))
+
+    def _folder(self, slug: str) -> str:
+        return f"{self._root}/device={slug}"
+
+    def _listing(self, folder: str) -> list[Any]:
+        from pyarrow.fs import FileSelector
+
+        try:
+            return list(self._files.get_file_info(FileSelector(folder, allow_not_found=True)))
+        except OSError as exc:
+            raise LatteError(f"cannot list the store `{self.uri}`: {_line(exc)}", hint=_URI_HINT) from exc
+
+    def footer(self, part: Part) -> Footer:
+        """What `part` says of itself, without reading its rows; raises Damaged, FileNotFoundError."""
+        with self._reading(part) as file:
+            known = [span for span in _spans(file.metadata, "measured_at") if span]
+            return Footer(
+                part=part,
+                device=schema.device_from_text(file.metadata.metadata[schema.DEVICE_KEY].decode()),
+                rows=file.metadata.num_rows,
+                first_s=min((low for low, _ in known), default=0.0),
+                last_s=max((high for _, high in known), default=0.0),
+            )
+
+    def read(self, part: Part, *, columns: Collection[str], layer_ids: Collection[str] | None = None) -> Any:
+        """The rows of `part` as an Arrow table, of some layers only; raises Damaged, FileNotFoundError."""
+        with self._reading(part) as file:
+            wanted = [name for name in schema.COLUMNS if name in columns]
+            if layer_ids is None:
+                return file.read(columns=wanted)
+            groups = _groups_with(file.metadata, layer_ids)
+            table = file.read_row_groups(groups, columns=[*wanted, *({"layer_id"} - set(wanted))])
+            return schema.among(table, "layer_id", layer_ids).select(wanted)
+
+    @contextmanager
+    def _reading(self, part: Part) -> Iterator[Any]:
+        """The open Parquet file of a part; what goes wrong inside is told apart: gone, out of reach, damaged."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with (
+                self._files.open_input_file(part.path) as stream,
+                pq.ParquetFile(stream, page_checksum_verification=True) as file,
+            ):
+                self._check_version(part, file.metadata.metadata or {})
+                yield file
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, KeyError) as exc:
+            self._check_reach(part)
+            raise Damaged(part, _line(exc)) from exc
+
+    def _check_version(self, part: Part, metadata: dict[bytes, bytes]) -> None:
+        version = int(metadata[schema.VERSION_KEY])
+        if version > schema.VERSION:
+            raise LatteError(
+                f"part `{part.name}` has the newer schema {version}; this version reads up to {schema.VERSION}",
+                hint="`pip install --upgrade latte-cli`",
+            )
+
+    def _check_reach(self, part: Part) -> None:
+        try:
+            with self._files.open_input_stream(part.path) as stream:
+                stream.read(1)
+        except FileNotFoundError:
+            raise
+        except OSError as exc:
+            raise LatteError(f"cannot read `{part.name}` of the store `{self.uri}`: {_line(exc)}") from exc
+
+    def write(self, device: Device, name: str, table: Any) -> Part:
+        """Write `table` as the part `part-<name>.parquet` of `device`: it appears whole or not at all.
+
+        Raises LatteError where it cannot be written, and then leaves nothing behind.
+        """
+        if not _SAFE_SLUG.fullmatch(device.slug):
+            raise LatteError(f"a device cannot be named `{device.slug}`", hint="use letters, digits and `. _ @ + -`")
+        path = f"{self._folder(device.slug)}/{_PREFIX}{name}{_SUFFIX}"
+        content = _parquet(device, table)
+        try:
+            self._put(path, content)
+        except OSError as exc:
+            raise LatteError(f"cannot write to the store `{self.uri}`: {_line(exc)}", hint=_WRITE_HINT) from exc
+        return Part(slug=device.slug, path=path, size_bytes=len(content))
+
+    def _put(self, path: str, content: Any) -> None:
+        if self.local is None:
+            # Object stores show an object when it is complete.
+            with self._files.open_output_stream(path) as stream:
+                stream.write(content)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def remove(self, part: Part) -> None:
+        """Delete a part; one that is gone is well."""
+        with suppress(FileNotFoundError):
+            self._files.delete_file(part.path)
+
+    def set_aside(self, part: Part) -> str:
+        """Move a part to `.damaged/` below the store, where no reader looks; returns its new place."""
+        target = f"{self._root}/.damaged/{part.name}"
+        try:
+            self._files.create_dir(target.rpartition("/")[0], recursive=True)
+            self._files.move(part.path, target)
+        except OSError as exc:
+            raise LatteError(f"cannot move `{part.name}`: {_line(exc)}", hint="is the store read-only?") from exc
+        return target
+
+    @contextmanager
+    def locked(self, *, wait: bool) -> Iterator[bool]:
+        """Hold the lock of a local store, so that one process at a time rewrites parts; yields whether it is held.
+
+        A remote store has none: there two may do the same work, and no row is lost by it.
+        """
+        import fcntl
+
+        if self.local is None:
+            yield True
+            return
+        with (self.local / ".lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+_URI_HINT = "a store is a directory or a URI such as `s3://bucket/path?endpoint_override=host:port&scheme=http`"
+_WRITE_HINT = "nothing is lost: rows not yet in the store stay in the journal and are added by the next run"
+
+
+def _line(exc: BaseException) -> str:
+    return (exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)).strip().partition("\n")[0]
+
+
+def _parquet(device: Device, table: Any) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    metadata = {schema.VERSION_KEY: str(schema.VERSION), schema.DEVICE_KEY: schema.device_text(device)}
+    words = [name for name in schema.COLUMNS if name not in ("device_times_s", "host_times_s")]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        schema.by_layer(table).replace_schema_metadata(metadata),
+        sink,
+        row_group_size=_ROWS_PER_GROUP,
+        compression="zstd",
+        use_dictionary=words,
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
+
+
+def _groups_with(metadata: Any, layer_ids: Collection[str]) -> list[int]:
+    """The row groups that may hold one of the layers, by the statistics in the footer."""
+    ids = sorted(layer_ids)
+
+    def may_hold(span: tuple[str, str] | None) -> bool:
+        return span is None or bisect_left(ids, span[0]) < bisect_right(ids, span[1])
+
+    return [index for index, span in enumerate(_spans(metadata, "layer_id")) if may_hold(span)]
+
+
+def _spans(metadata: Any, name: str) -> list[tuple[Any, Any] | None]:
+    """Least and greatest value of a column in each row group; None where the footer does not say."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    if not groups:
+        return []
+    position = next(at for at in range(metadata.num_columns) if groups[0].column(at).path_in_schema == name)
+    found = (group.column(position).statistics for group in groups)
+    return [(s.min, s.max) if s is not None and s.has_min_max else None for s in found]

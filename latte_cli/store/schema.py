@@ -1,0 +1,267 @@
+"""Rows: a measurement as the columns of a part, and back."""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+from latte_cli.algorithms import Algorithm
+from latte_cli.backends import Conditions, Device
+from latte_cli.errors import LatteError
+from latte_cli.layers import Layer, Phase, layer_from_text, layer_text
+from latte_cli.measure import Evidence, Mark, Measurement, Outcome
+from latte_cli.tasks import Layout, Precision, Settings, Task, versions_from_text
+
+VERSION = 1
+"""Version of the columns; raised when an older reader would misread a newer part."""
+
+VERSION_KEY, DEVICE_KEY = b"latte.schema", b"latte.device"
+
+_CONDITIONS = tuple(field.name for field in fields(Conditions))
+
+# Text columns that repeat are dictionaries: a million rows of layers then take the memory of the distinct ones.
+_COLUMNS = {
+    "task_id": "string",
+    "layer_id": "words",
+    "kind": "words",
+    "layer": "words",
+    "phase": "words",
+    "library": "words",
+    "algorithm": "words",
+    "vendor_id": "int64",
+    "precision": "words",
+    "layout": "words",
+    "threads": "int32",
+    "cuda_graph": "bool",
+    "power_mode": "words",
+    "library_versions": "words",
+    "pass": "int32",
+    "outcome": "words",
+    "evidence": "words",
+    "device_times_s": "times",
+    "host_times_s": "times",
+    "summary_s": "float64",
+    "cache_state": "words",
+    "workspace_bytes": "int64",
+    "marks": "marks",
+    "drift": "float64",
+    "detail": "words",
+    "before": "conditions",
+    "after": "conditions",
+    "origin": "words",
+    "measured_at": "float64",
+}
+COLUMNS = tuple(_COLUMNS)
+"""The columns of a part, in their order."""
+
+
+@lru_cache(maxsize=1)
+def arrow_schema() -> Any:
+    """The Arrow schema of a part, without its metadata."""
+    import pyarrow as pa
+
+    kinds = {"throttled": pa.bool_(), "governor": pa.string()}
+    types = {
+        "string": pa.string(),
+        "words": pa.dictionary(pa.int32(), pa.string()),
+        "int64": pa.int64(),
+        "int32": pa.int32(),
+        "bool": pa.bool_(),
+        "float64": pa.float64(),
+        "times": pa.list_(pa.float32()),
+        "marks": pa.list_(pa.string()),
+        "conditions": pa.struct([(name, kinds.get(name, pa.float64())) for name in _CONDITIONS]),
+    }
+    return pa.schema([(name, types[kind]) for name, kind in _COLUMNS.items()])
+
+
+@lru_cache(maxsize=65536)
+def layer_id(layer: Layer) -> str:
+    """16 hexadecimal digits that name a layer, to find its rows by."""
+    return hashlib.blake2b(layer_text(layer).encode(), digest_size=8).hexdigest()
+
+
+def row(measurement: Measurement) -> dict[str, Any]:
+    """The columns of `measurement` as values that JSON can hold."""
+    task, settings = measurement.task, measurement.task.settings
+    return {
+        "task_id": task.id,
+        "layer_id": layer_id(task.layer),
+        "kind": task.layer.kind,
+        "layer": layer_text(task.layer),
+        "phase": task.phase.value,
+        "library": task.algorithm.library,
+        "algorithm": task.algorithm.name,
+        "vendor_id": task.algorithm.vendor_id,
+        "precision": settings.precision.value,
+        "layout": settings.layout.value,
+        "threads": settings.threads,
+        "cuda_graph": settings.cuda_graph,
+        "power_mode": settings.power_mode,
+        "library_versions": settings.versions_text,
+        "pass": measurement.sweep_pass,
+        "outcome": measurement.outcome.value,
+        "evidence": measurement.evidence.value,
+        "device_times_s": list(measurement.device_times_s),
+        "host_times_s": list(measurement.host_times_s),
+        "summary_s": measurement.summary_s,
+        "cache_state": measurement.cache_state,
+        "workspace_bytes": measurement.workspace_bytes,
+        "marks": [mark.value for mark in measurement.marks],
+        "drift": measurement.drift,
+        # A library's message may hold bytes that are no text; they must not keep the row out of the store.
+        "detail": measurement.detail.encode("utf-8", "replace").decode(),
+        "before": _conditions(measurement.before),
+        "after": _conditions(measurement.after),
+        "origin": measurement.origin,
+        "measured_at": measurement.measured_at,
+    }
+
+
+def _conditions(conditions: Conditions) -> dict[str, Any]:
+    return {name: getattr(conditions, name) for name in _CONDITIONS}
+
+
+def measurement(row: Mapping[str, Any], device: Device) -> Measurement:
+    """The inverse of `row`; times come back as 32-bit floats. Raises LatteError for words that are not known."""
+    try:
+        return _measurement(row, device)
+    except ValueError as exc:
+        raise LatteError(f"cannot read a row of device `{device.slug}`: {exc}", hint=NEWER) from exc
+
+
+def _measurement(row: Mapping[str, Any], device: Device) -> Measurement:
+    return Measurement(
+        task=_task(row),
+        device=device,
+        sweep_pass=row["pass"],
+        outcome=Outcome(row["outcome"]),
+        evidence=Evidence(row["evidence"]),
+        device_times_s=tuple(row["device_times_s"]),
+        host_times_s=tuple(row["host_times_s"]),
+        summary_s=row["summary_s"],
+        cache_state=row["cache_state"],
+        workspace_bytes=row["workspace_bytes"],
+        marks=tuple(map(Mark, row["marks"])),
+        drift=row["drift"],
+        detail=row["detail"],
+        before=Conditions(**row["before"]),
+        after=Conditions(**row["after"]),
+        origin=row["origin"],
+        measured_at=row["measured_at"],
+    )
+
+
+def _task(row: Mapping[str, Any]) -> Task:
+    settings = Settings(
+        precision=Precision(row["precision"]),
+        layout=Layout(row["layout"]),
+        threads=row["threads"],
+        cuda_graph=row["cuda_graph"],
+        power_mode=row["power_mode"],
+        library_versions=versions_from_text(row["library_versions"]),
+    )
+    algorithm = Algorithm(library=row["library"], name=row["algorithm"], vendor_id=row["vendor_id"])
+    return Task(layer=layer_from_text(row["layer"]), phase=Phase(row["phase"]), algorithm=algorithm, settings=settings)
+
+
+NEWER = "was it written by a newer version? `pip install --upgrade latte-cli`"
+
+
+def device_text(device: Device) -> str:
+    """A device as JSON."""
+    return json.dumps(asdict(device))
+
+
+def device_from_text(text: str) -> Device:
+    """The inverse of `device_text`; raises ValueError for any other text."""
+    try:
+        body = json.loads(text)
+        libraries = tuple((str(name), str(version)) for name, version in body.pop("libraries", ()))
+        return Device(**body, libraries=libraries)
+    except (TypeError, AttributeError) as exc:
+        raise ValueError(f"not a device: {text[:80]}") from exc
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Rows as an Arrow table."""
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=arrow_schema())
+
+
+def joined(tables: Sequence[Any]) -> Any:
+    """The rows of `tables` one after the other, with one dictionary for each text column."""
+    import pyarrow as pa
+
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def latest(table: Any) -> Any:
+    """Each (task, pass) of `table` once, the one measured last, in the order of those two.
+
+    Of rows measured at the same moment the later one in `table` stays.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if table.num_rows < 2:
+        return table
+    keys = table.select(["task_id", "pass"])
+    order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in ("task_id", "pass", "measured_at")])
+    task, number = (column.combine_chunks() for column in keys.take(order).columns)
+    last = table.num_rows - 1
+    repeated = pc.and_(pc.equal(task[1:], task[:last]), pc.equal(number[1:], number[:last]))
+    # From a buffer, as elsewhere here: a look-up must not import pandas, which pyarrow does to convert Python values.
+    final = pa.Array.from_buffers(pa.bool_(), 1, [None, pa.py_buffer(b"\1")])
+    return table.take(order.filter(pa.concat_arrays([pc.invert(repeated), final])))
+
+
+def by_layer(table: Any) -> Any:
+    """The rows of `table` with those of one layer together, as they are kept in a part."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    # Dictionaries cannot be sorted.
+    keys = {"layer_id": table.column("layer_id").cast("string"), "task_id": table.column("task_id")}
+    return table.take(pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys]))
+
+
+def rows_at(table: Any, positions: Iterable[int]) -> Any:
+    """The rows of `table` at some positions."""
+    import pyarrow as pa
+
+    numbers = array("q", positions)
+    return table.take(pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)]))
+
+
+def among(table: Any, column: str, values: Iterable[str]) -> Any:
+    """The rows of `table` whose text in `column` is one of `values`."""
+    import pyarrow.compute as pc
+
+    return table.filter(pc.is_in(table.column(column).cast("string"), value_set=_strings(values)))
+
+
+def _strings(values: Iterable[str]) -> Any:
+    import pyarrow as pa
+
+    texts = [value.encode() for value in set(values)]
+    offsets = array("i", accumulate(map(len, texts), initial=0))
+    return pa.Array.from_buffers(pa.string(), len(texts), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(texts))])
+
+
+def empty(columns: Collection[str]) -> Any:
+    """No rows of some columns."""
+    return arrow_schema().empty_table().select([name for name in COLUMNS if name in columns])
+
+
+def with_device(table: Any, slug: str) -> Any:
+    """`table` with a first column `device` that holds `slug` in each row."""
+    import pyarrow as pa
+
+    indices = pa.Array.from_buffers(pa.int32(), table.num_rows, [None, pa.py_buffer(bytes(4 * table.num_rows))])
+    return table.add_column(0, "device", pa.DictionaryArray.from_arrays(indices, _strings([slug])))

@@ -1,0 +1,134 @@
+"""Writing: measurements go to a journal, the journal becomes parts, small parts become large ones."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from latte_cli.backends import Device
+from latte_cli.errors import LatteError
+from latte_cli.measure import Measurement
+from latte_cli.store import journal as journals
+from latte_cli.store import schema
+from latte_cli.store.compaction import MANY_PARTS, tidy
+from latte_cli.store.parts import Place
+
+_ROWS_TO_SEAL = 50_000
+
+
+class Writer:
+    """Adds measurements of one device to a store; any number of writers may do so at once.
+
+    A measurement that `append` took is in the store after `seal` or `close`, or, if the process is killed before,
+    after the next writer of the same store is opened on this machine.
+    """
+
+    def __init__(
+        self, place: Place, device: Device, *, seal_every_s: float, clock: Callable[[], float], journal_dir: Path | None
+    ) -> None:
+        """Recover what killed writers of this store left behind, then begin a journal in `journal_dir`."""
+        folder = journal_dir or journals.journals_dir(place.uri)
+        recover(place, folder)
+        self._place, self._device = place, device
+        self._seal_every_s, self._clock = seal_every_s, clock
+        self._sequence = 0
+        self._journal = journals.Journal.create(folder, self._head())
+        self._rows: list[dict[str, Any]] = []
+        self._first_s = 0.0
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "schema": schema.VERSION,
+            "store": self._place.uri,
+            "device": schema.device_text(self._device),
+            "sequence": self._sequence,
+        }
+
+    def append(self, measurement: Measurement) -> None:
+        """Add one measurement; it outlives the process from here on.
+
+        Raises LatteError where the disk is full, and ValueError for a measurement of another device.
+        """
+        if measurement.device.slug != self._device.slug:
+            raise ValueError(f"a measurement of {measurement.device.slug} in a writer of {self._device.slug}")
+        row = schema.row(measurement)
+        self._journal.append(row)
+        if not self._rows:
+            self._first_s = self._clock()
+        self._rows.append(row)
+        if len(self._rows) >= _ROWS_TO_SEAL or self._clock() - self._first_s >= self._seal_every_s:
+            self.seal()
+
+    def seal(self) -> None:
+        """Make the journal's rows a part of the store; on LatteError they stay in the journal."""
+        if not self._rows:
+            return
+        # The name follows from the journal: sealing again after a crash writes the same part over itself.
+        self._place.write(self._device, _name(self._journal, self._sequence), schema.table(self._rows))
+        self._rows.clear()
+        self._sequence += 1
+        self._journal.restart(self._head())
+        if self._sequence % MANY_PARTS == 0:
+            self._tidy(wait=False)
+
+    def close(self) -> None:
+        """Seal and let go of the journal, which is kept if it could not be sealed."""
+        try:
+            self.seal()
+        finally:
+            self._journal.close(drop=not self._rows)
+        self._tidy(wait=True)
+
+    def _tidy(self, *, wait: bool) -> None:
+        # A damaged part must not end a sweep: it is named to whoever reads the store next.
+        with suppress(LatteError, FileNotFoundError):
+            tidy(self._place, self._device.slug, wait=wait)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        with suppress(LatteError):
+            self.close()
+
+
+def recover(place: Place, folder: Path) -> int:
+    """Seal the journals that killed writers left in `folder`; returns how many rows they held.
+
+    A journal with lines that cannot be read is kept beside, as `<id>.damaged`, once its other rows are sealed; one of
+    a newer schema is left for its own version.
+    """
+    return sum(_recovered(place, journal) for journal in journals.orphans(folder))
+
+
+def _recovered(place: Place, journal: journals.Journal) -> int:
+    import pyarrow as pa
+
+    found, damaged = journals.lines(journal.path)
+    head, rows = (found[0], found[1:]) if found else ({}, [])
+    newer = head.get("schema", 0) > schema.VERSION
+    try:
+        if rows and not newer:
+            table = schema.table(rows)
+            device = schema.device_from_text(head["device"])
+            place.write(device, _name(journal, head["sequence"]), table)
+    except (pa.ArrowException, ValueError, KeyError, OverflowError):
+        damaged, rows = 1, []
+    except LatteError:
+        journal.close(drop=False)
+        raise
+    if damaged:
+        journal.set_aside()
+    else:
+        journal.close(drop=not newer)
+    return len(rows)
+
+
+def _name(journal: journals.Journal, sequence: int) -> str:
+    return f"{journal.id}-{sequence:05d}"
