@@ -1,0 +1,242 @@
+"""One ONNX operator at its place in a graph: what it is given, and the tensors and nodes it leaves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+from onnx import AttributeProto, TensorProto
+
+from latte_cli.errors import LatteError
+from latte_cli.layers import Layer, Shape, View
+from latte_cli.network import Node
+
+Array: TypeAlias = NDArray[Any]
+
+LARGEST_RANK = 16
+LARGEST_SIZE = 2**40
+FOLDED_ELEMENTS = 65_536
+"""Constants of up to so many elements are computed with; of larger ones only the shape is known."""
+
+
+class Unreadable(LatteError):
+    """A form of an operator that is not known; `allow_unknown` lets it pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """What is known of a tensor before it exists.
+
+    `name` is an activation's own name and, for a constant, the initializer it comes from; `values` are a constant's
+    where they are at hand and few; `computed` marks what follows from the shape of an activation.
+    """
+
+    name: str
+    shape: Shape
+    constant: bool = False
+    values: Array | None = None
+    computed: bool = False
+    element: int = TensorProto.FLOAT
+
+
+def checked_shape(shape: tuple[int, ...], what: str) -> Shape:
+    """`shape` as plain integers; raises LatteError for one that no tensor has."""
+    sizes = tuple(int(size) for size in shape)
+    if len(sizes) > LARGEST_RANK or not all(0 <= size < LARGEST_SIZE for size in sizes):
+        shown = f"{sizes[:4]}…" if len(sizes) > 4 else f"{sizes}"
+        raise LatteError(f"{what} has an impossible shape {shown}", hint="is the file damaged? export it again")
+    return sizes
+
+
+@dataclass(kw_only=True)
+class Operation:
+    """An operator with its inputs; its reader adds `nodes` and the tensors it makes, `results`.
+
+    `own` is the (input, output) shape the same operator had at the file's own batch size, where that differs from the
+    one wanted, `batch`.
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, AttributeProto]
+    opset: int
+    own: tuple[Shape, Shape] | None = None
+    batch: int = 1
+    nodes: list[Node] = field(default_factory=list)
+    results: dict[str, Tensor] = field(default_factory=dict)
+
+    def input(self, index: int = 0) -> Tensor:
+        """The input at `index`; raises LatteError where it is left out."""
+        found = self.optional(index)
+        if found is None:
+            raise LatteError(f"input {index} is missing")
+        return found
+
+    def optional(self, index: int) -> Tensor | None:
+        """The input at `index`, or None where it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    @property
+    def given(self) -> tuple[Tensor, ...]:
+        """The inputs that are not left out."""
+        return tuple(tensor for tensor in self.inputs if tensor is not None)
+
+    @property
+    def folds(self) -> bool:
+        """Whether it computes a constant from constants."""
+        return all(tensor.constant for tensor in self.given)
+
+    def weight(self, index: int, *shape: int) -> Tensor:
+        """The constant at `index`, of `shape` if one is given; Unreadable for weights that are computed."""
+        tensor = self.input(index)
+        if not tensor.constant and not self.folds:
+            raise Unreadable(f"weights that are computed (`{tensor.name}`) are not known")
+        if shape and tensor.shape != shape:
+            raise LatteError(f"`{tensor.name}` has the shape {tensor.shape} where {shape} is wanted")
+        return tensor
+
+    def values(self, index: int) -> Array | None:
+        """The values of the constant at `index`, None where it is left out; Unreadable where they are not known."""
+        tensor = self.optional(index)
+        if tensor is None:
+            return None
+        if tensor.values is None:
+            raise Unreadable(f"its input `{tensor.name}` is not a constant with known values")
+        return tensor.values
+
+    def sizes(self, index: int, attribute: str = "") -> tuple[int, ...] | None:
+        """Integers given as the constant at `index`, or in older files as an attribute; None where there are none."""
+        values = self.values(index)
+        if values is None:
+            return self.integers(attribute) if attribute else None
+        if values.dtype.kind not in "iub":
+            raise LatteError(f"its input {index} does not hold integers")
+        return tuple(int(value) for value in values.ravel())
+
+    def scalar(self, index: int, attribute: str = "") -> float | None:
+        """A number given as the constant at `index`, or in older files as an attribute; None where it is not known."""
+        tensor = self.optional(index)
+        if tensor is None:
+            return self.real(attribute) if attribute and attribute in self.attributes else None
+        if tensor.values is None or tensor.values.size != 1 or tensor.values.dtype.kind not in "fiu":
+            return None
+        return float(tensor.values.ravel()[0])
+
+    def integer(self, name: str, default: int = 0) -> int:
+        """An integer attribute."""
+        found = self._attribute(name, AttributeProto.INT)
+        return default if found is None else int(found.i)
+
+    def integers(self, name: str) -> tuple[int, ...] | None:
+        """A list of integers, or None where the attribute is not there."""
+        found = self._attribute(name, AttributeProto.INTS)
+        return None if found is None else tuple(int(value) for value in found.ints)
+
+    def real(self, name: str, default: float = 0.0) -> float:
+        """A finite number."""
+        found = self._attribute(name, AttributeProto.FLOAT)
+        value = default if found is None else round(float(found.f), 12)
+        if not isfinite(value):
+            raise LatteError(f"attribute `{name}` is not a finite number")
+        return value
+
+    def reals(self, name: str) -> tuple[float, ...] | None:
+        """A list of numbers, or None where the attribute is not there."""
+        found = self._attribute(name, AttributeProto.FLOATS)
+        return None if found is None else tuple(float(value) for value in found.floats)
+
+    def text(self, name: str, default: str = "") -> str:
+        """A text attribute."""
+        found = self._attribute(name, AttributeProto.STRING)
+        return default if found is None else found.s.decode("utf-8", "replace")
+
+    def _attribute(self, name: str, kind: int) -> AttributeProto | None:
+        found = self.attributes.get(name)
+        if found is not None and found.type != kind:
+            raise LatteError(f"attribute `{name}` is not of the type {AttributeProto.AttributeType.Name(kind)}")
+        return found
+
+    def axis(self, axis: int, rank: int) -> int:
+        """`axis` counted from the first dimension."""
+        if not -rank <= axis < rank:
+            raise LatteError(f"axis {axis} does not exist in {rank} dimensions")
+        return axis % rank
+
+    def axes(self, axes: tuple[int, ...], rank: int) -> tuple[int, ...]:
+        """`axes` counted from the first dimension, in order; each may be there once."""
+        found = tuple(sorted(self.axis(axis, rank) for axis in axes))
+        if len(set(found)) != len(found):
+            raise LatteError(f"axes {axes} name a dimension twice")
+        return found
+
+    def result(
+        self,
+        layer: Layer,
+        *inputs: Tensor,
+        index: int = 0,
+        parameters: tuple[Tensor, ...] = (),
+        attributes: tuple[tuple[str, float], ...] = (),
+    ) -> Tensor:
+        """Add the node that writes the output at `index`."""
+        if index >= len(self.outputs) or not self.outputs[index]:
+            raise LatteError(f"output {index} has no name")
+        name = self.name if index == 0 else f"{self.name}/{index}"
+        return self._add(name, self.outputs[index], layer, inputs, parameters, attributes)
+
+    def step(self, label: str, layer: Layer, *inputs: Tensor, parameters: tuple[Tensor, ...] = ()) -> Tensor:
+        """Add a node on the way to the output; nothing for a view that keeps the shape."""
+        if isinstance(layer, View) and layer.shape == layer.output:
+            return inputs[0]
+        return self._add(f"{self.name}/{label}", f"{self.outputs[0]}/{label}", layer, inputs, parameters, ())
+
+    def _add(
+        self,
+        name: str,
+        output: str,
+        layer: Layer,
+        inputs: tuple[Tensor, ...],
+        parameters: tuple[Tensor, ...],
+        attributes: tuple[tuple[str, float], ...],
+    ) -> Tensor:
+        node = Node(
+            name=name,
+            layer=layer,
+            inputs=tuple(tensor.name for tensor in inputs),
+            output=output,
+            parameters=tuple(tensor.name for tensor in parameters),
+            attributes=attributes,
+        )
+        self.nodes.append(node)
+        element = inputs[0].element if inputs else TensorProto.FLOAT
+        tensor = Tensor(name=output, shape=layer.output_shape, element=element)
+        self.results[output] = tensor
+        return tensor
+
+    def view(self, x: Tensor, shape: Shape) -> Tensor:
+        """Make the output another view of `x`."""
+        return self.result(View(shape=x.shape, output=checked_shape(shape, "the result")), x)
+
+    def constant(self, shape: Shape, values: Array | None = None, *, computed: bool = False) -> Tensor:
+        """Make the output a constant; its values are dropped where they are many."""
+        shape = checked_shape(shape, "the result")
+        kept = None if values is None or values.size > FOLDED_ELEMENTS else values
+        computed = computed or any(tensor.computed for tensor in self.given)
+        element = np_element(kept) if kept is not None else TensorProto.FLOAT
+        tensor = self.results[self.outputs[0]] = Tensor(
+            name=self.outputs[0], shape=shape, constant=True, values=kept, computed=computed, element=element
+        )
+        return tensor
+
+
+def np_element(values: Array) -> int:
+    """ONNX's number for the element type of `values`."""
+    kinds: dict[str, int] = {
+        "f": TensorProto.FLOAT,
+        "i": TensorProto.INT64,
+        "u": TensorProto.INT64,
+        "b": TensorProto.BOOL,
+    }
+    return kinds.get(values.dtype.kind, TensorProto.UNDEFINED)

@@ -1,0 +1,397 @@
+"""ONNX operators that rearrange tensors or compute with their shapes, and the folding of constants."""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from latte_cli.errors import LatteError
+from latte_cli.layers import Concat, Copy, Shape, broadcast, scaled_reshape
+from latte_cli.network.onnx_operation import (
+    FOLDED_ELEMENTS,
+    Array,
+    Operation,
+    Tensor,
+    Unreadable,
+    checked_shape,
+)
+from latte_cli.network.onnx_operators import Reader
+
+
+def tensor_values(tensor: TensorProto) -> Array | None:
+    """The values of a stored tensor: None where they are many, elsewhere, or not numbers; nothing else is opened."""
+    numbers = (TensorProto.STRING, TensorProto.UNDEFINED)
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type in numbers:
+        return None
+    if prod(checked_shape(tuple(tensor.dims), f"`{tensor.name}`")) > FOLDED_ELEMENTS:
+        return None
+    try:
+        values: Array = numpy_helper.to_array(tensor)
+        return values
+    except (ValueError, TypeError, KeyError):  # its data do not fill its shape
+        return None
+
+
+def _constant(op: Operation) -> object:
+    for name, attribute in op.attributes.items():
+        if name == "value":
+            tensor = attribute.t
+            return op.constant(tuple(tensor.dims), tensor_values(tensor))
+        if name == "sparse_value":
+            return op.constant(tuple(attribute.sparse_tensor.dims))
+        if name in ("value_int", "value_float"):
+            return op.constant((), np.asarray(helper.get_attribute_value(attribute)))
+        if name in ("value_ints", "value_floats"):
+            values = np.asarray(helper.get_attribute_value(attribute))
+            return op.constant(values.shape, values)
+    raise Unreadable("a constant that holds no numbers is not known")
+
+
+def _constant_of_shape(op: Operation) -> object:
+    shape = checked_shape(op.sizes(0) or (), "the result")
+    attribute = op.attributes.get("value")
+    value = tensor_values(attribute.t) if attribute else np.zeros(1, np.float32)
+    if value is None or value.size != 1 or prod(shape) > FOLDED_ELEMENTS:
+        return op.constant(shape)
+    return op.constant(shape, np.full(shape, value.ravel()[0], value.dtype))
+
+
+def _shape(op: Operation) -> object:
+    x = op.input()
+    sizes = np.asarray(x.shape, np.int64)[op.integer("start") : op.integer("end", len(x.shape))]
+    return op.constant(sizes.shape, sizes, computed=not x.constant or x.computed)
+
+
+def _size(op: Operation) -> object:
+    x = op.input()
+    return op.constant((), np.asarray(min(prod(x.shape), 2**62)), computed=not x.constant or x.computed)
+
+
+def _range(op: Operation) -> object:
+    start, limit, step = (op.values(index) for index in range(3))
+    if start is None or limit is None or step is None or not step.any():
+        raise LatteError("a range needs a start, a limit and a step that is not 0")
+    a, b, c = (values.ravel()[0].item() for values in (start, limit, step))
+    count = max(0, int(-((a - b) // c)))
+    if count > FOLDED_ELEMENTS:
+        return op.constant((count,))
+    return op.constant((count,), np.asarray([a + c * index for index in range(count)], start.dtype))
+
+
+def _same(op: Operation) -> object:
+    x = op.input()
+    return op.view(x, x.shape)
+
+
+def _cast(op: Operation) -> object:
+    x, element = op.input(), op.integer("to", TensorProto.FLOAT)
+    if element == x.element:
+        return op.view(x, x.shape)
+    y = op.result(Copy(operation="cast", shape=x.shape, output=x.shape), x)
+    op.results[y.name] = Tensor(name=y.name, shape=y.shape, element=element)
+    return y
+
+
+def _reshape(op: Operation) -> object:
+    x = op.input()
+    target = op.sizes(1, "shape")
+    if target is None:
+        raise LatteError("it names no shape")
+    wanted = op.optional(1)
+    if op.own is not None and not (wanted and wanted.computed):
+        own_input, own_output = op.own
+        return op.view(x, scaled_reshape(own_input, own_output, x.shape))
+    sizes = list(target)
+    if not op.integer("allowzero"):
+        sizes = [x.shape[at] if size == 0 else size for at, size in enumerate(sizes)]
+    if sizes.count(-1) == 1:
+        known = prod(size for size in sizes if size != -1)
+        sizes[sizes.index(-1)] = prod(x.shape) // known if known > 0 else 0
+    if prod(sizes) != prod(x.shape):
+        raise LatteError(f"{x.shape} does not reshape to {target}", hint="export the model with an open batch size")
+    return op.view(x, tuple(sizes))
+
+
+def _flatten(op: Operation) -> object:
+    x = op.input()
+    axis = op.integer("axis", 1)
+    axis = axis if axis == len(x.shape) else op.axis(axis, max(1, len(x.shape)))
+    return op.view(x, (prod(x.shape[:axis]), prod(x.shape[axis:])))
+
+
+def _squeeze(op: Operation) -> object:
+    x = op.input()
+    axes = op.sizes(1, "axes")
+    if axes is None:
+        axes = tuple(axis for axis, size in enumerate(x.shape) if size == 1)
+    axes = op.axes(axes, len(x.shape))
+    return op.view(x, tuple(size for axis, size in enumerate(x.shape) if axis not in axes))
+
+
+def _unsqueeze(op: Operation) -> object:
+    x = op.input()
+    axes = op.sizes(1, "axes") or ()
+    rank = len(x.shape) + len(axes)
+    axes = op.axes(axes, rank)
+    sizes = iter(x.shape)
+    return op.view(x, tuple(1 if axis in axes else next(sizes) for axis in range(rank)))
+
+
+def _order(op: Operation) -> tuple[int, ...]:
+    rank = len(op.input().shape)
+    order = op.integers("perm") or tuple(reversed(range(rank)))
+    order = tuple(op.axis(axis, rank) for axis in order)
+    if sorted(order) != list(range(rank)):
+        raise LatteError(f"{order} is no order of {rank} dimensions")
+    return order
+
+
+def _transpose(op: Operation) -> object:
+    x, order = op.input(), _order(op)
+    output = tuple(x.shape[axis] for axis in order)
+    wide = [axis for axis in order if x.shape[axis] > 1]
+    if wide == sorted(wide):
+        return op.view(x, output)
+    return op.result(Copy(operation="transpose", shape=x.shape, output=output, order=order), x)
+
+
+def _copied(op: Operation, operation: str, output: Shape, x: Tensor | None = None) -> Tensor:
+    """The output as a copy of `x`, or as a view where the copy would change nothing."""
+    x = x or op.input()
+    output = checked_shape(output, "the result")
+    if output == x.shape:
+        return op.view(x, output)
+    return op.result(Copy(operation=operation, shape=x.shape, output=output), x)
+
+
+def _slices(op: Operation) -> tuple[slice, ...]:
+    """What a Slice takes of each dimension."""
+    shape = op.input().shape
+    starts, ends = op.sizes(1, "starts"), op.sizes(2, "ends")
+    if starts is None or ends is None:
+        raise LatteError("it names no start or no end")
+    axes = op.sizes(3, "axes") or tuple(range(len(starts)))
+    steps = op.sizes(4) or (1,) * len(starts)
+    found = [slice(None)] * len(shape)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        found[op.axis(axis, len(shape))] = slice(start, end, step)
+    return tuple(found)
+
+
+def _slice(op: Operation) -> object:
+    shape = op.input().shape
+    cuts = zip(_slices(op), shape, strict=True)
+    return _copied(op, "slice", tuple(len(range(*cut.indices(size))) for cut, size in cuts))
+
+
+def _gather(op: Operation) -> object:
+    x, indices = op.input(), op.input(1)
+    axis = op.axis(op.integer("axis"), len(x.shape))
+    if x.constant and not indices.constant:
+        raise Unreadable("a look-up in a table of weights (an embedding) is not known")
+    taken = (*x.shape[:axis], prod(indices.shape), *x.shape[axis + 1 :])
+    output = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    if taken == output:
+        return _copied(op, "gather", output)
+    y = op.step("gather", Copy(operation="gather", shape=x.shape, output=taken), x)
+    return op.view(y, output)
+
+
+def _split(op: Operation) -> object:
+    x = op.input()
+    axis = op.axis(op.integer("axis"), len(x.shape))
+    count = op.integer("num_outputs", len(op.outputs))
+    if count < 1:
+        raise LatteError(f"it splits into {count} parts")
+    part = -(-x.shape[axis] // count)
+    sizes = op.sizes(1, "split") or (part,) * (count - 1) + (x.shape[axis] - part * (count - 1),)
+    if sum(sizes) != x.shape[axis] or len(sizes) < len(op.outputs):
+        raise LatteError(f"parts of {sizes[:8]} are not the whole of {x.shape[axis]}")
+    for index, size in enumerate(sizes[: len(op.outputs)]):
+        output = (*x.shape[:axis], size, *x.shape[axis + 1 :])
+        if op.outputs[index]:
+            op.result(Copy(operation="split", shape=x.shape, output=output), x, index=index)
+    return None
+
+
+def _pad(op: Operation) -> object:
+    x = op.input()
+    pads = op.sizes(1, "pads") or ()
+    axes = op.sizes(3) or tuple(range(len(x.shape)))
+    if len(pads) != 2 * len(axes):
+        raise LatteError(f"it has {len(pads)} pads for {len(axes)} dimensions")
+    output = list(x.shape)
+    for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        output[op.axis(axis, len(output))] += before + after
+    return _copied(op, "pad", tuple(output))
+
+
+def _tile(op: Operation) -> object:
+    x = op.input()
+    repeats = op.sizes(1) or ()
+    return _copied(op, "tile", tuple(size * times for size, times in zip(x.shape, repeats, strict=True)))
+
+
+def _expand(op: Operation) -> object:
+    x, wanted = op.input(), op.input(1)
+    target = checked_shape(op.sizes(1) or (), "the result")
+    if op.own is not None and not wanted.computed and op.own[1] and target[:1] == op.own[1][:1]:
+        target = (op.batch, *target[1:])
+    return _copied(op, "expand", broadcast(x.shape, target))
+
+
+def _concat(op: Operation) -> object:
+    inputs = op.given
+    if not inputs:
+        raise LatteError("it has no inputs")
+    axis = op.axis(op.integer("axis", 1), len(inputs[0].shape))
+    whole = Concat(shapes=tuple(tensor.shape for tensor in inputs), axis=axis)
+    varying = [tensor for tensor in inputs if not tensor.constant] or list(inputs)
+    if len(varying) == len(inputs):
+        return op.result(whole, *inputs)
+    # constants are written beside what varies, as padding is
+    first = varying[0]
+    if len(varying) > 1:
+        first = op.step("concat", Concat(shapes=tuple(tensor.shape for tensor in varying), axis=axis), *varying)
+    return _copied(op, "pad", whole.output_shape, first)
+
+
+def _resize(op: Operation) -> object:
+    """Output sizes are given, or floor(size · scale)."""
+    x = op.input()
+    axes = op.integers("axes") or tuple(range(len(x.shape)))
+    sizes = op.sizes(3) if op.optional(3) is not None else None
+    if sizes is None:
+        scales = op.reals("scales") if "scales" in op.attributes else _scales(op)
+        pairs = zip(axes, scales or (), strict=True)
+        sizes = tuple(int(x.shape[op.axis(axis, len(x.shape))] * scale) for axis, scale in pairs)
+    output = list(x.shape)
+    for axis, size in zip(axes, sizes, strict=True):
+        output[op.axis(axis, len(output))] = size
+    return _copied(op, "resize", (x.shape[0], *output[1:]) if 0 in axes else tuple(output))
+
+
+def _scales(op: Operation) -> tuple[float, ...]:
+    values = op.values(2 if op.opset >= 11 and op.kind == "Resize" else 1)
+    return () if values is None else tuple(float(value) for value in values.ravel())
+
+
+def _depth_to_space(op: Operation) -> object:
+    batch, channels, height, width = op.input().shape
+    block = max(1, op.integer("blocksize", 1))
+    return _copied(op, "depth_to_space", (batch, channels // block**2, height * block, width * block))
+
+
+def _space_to_depth(op: Operation) -> object:
+    batch, channels, height, width = op.input().shape
+    block = max(1, op.integer("blocksize", 1))
+    return _copied(op, "space_to_depth", (batch, channels * block**2, height // block, width // block))
+
+
+REARRANGING: dict[str, Reader] = {
+    "Identity": _same,
+    "Cast": _cast,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Transpose": _transpose,
+    "Slice": _slice,
+    "Gather": _gather,
+    "Split": _split,
+    "Pad": _pad,
+    "Tile": _tile,
+    "Expand": _expand,
+    "Concat": _concat,
+    "Resize": _resize,
+    "Upsample": _resize,
+    "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
+}
+"""Operators that move data or only see it in another shape."""
+
+MAKING: dict[str, Reader] = {
+    "Constant": _constant,
+    "ConstantOfShape": _constant_of_shape,
+    "Shape": _shape,
+    "Size": _size,
+    "Range": _range,
+}
+"""Operators whose output is a constant, whatever they are given."""
+
+Fold = Callable[..., Any]
+
+
+def _quotient(a: Array, b: Array) -> Array:
+    if a.dtype.kind == "f":
+        return np.asarray(a / b)
+    return np.asarray(np.sign(a) * np.sign(b) * (abs(a) // abs(b)))
+
+
+_BY_VALUE: dict[str, Fold] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": _quotient,
+    "Mod": np.mod,
+    "Pow": np.power,
+    "Max": np.maximum,
+    "Min": np.minimum,
+    "Where": np.where,
+    "Equal": np.equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "And": np.logical_and,
+    "Or": np.logical_or,
+    "Not": np.logical_not,
+    "Neg": np.negative,
+    "Abs": np.abs,
+    "Sqrt": np.sqrt,
+    "Floor": np.floor,
+    "Ceil": np.ceil,
+    "Reciprocal": np.reciprocal,
+}
+_BY_SHAPE = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+_BY_REDUCTION: dict[str, Fold] = {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}
+
+
+def folded(op: Operation, shape: Shape) -> Array | None:
+    """The values, of `shape`, that `op` computes from constants; None where they are many or not known."""
+    arrays = [tensor.values for tensor in op.given]
+    if not arrays or prod(shape) > FOLDED_ELEMENTS:
+        return None
+    known = [values for values in arrays if values is not None]
+    if len(known) < len(arrays):
+        return None
+    with np.errstate(all="ignore"):
+        values = _folded(op, known, shape)
+    return values if values is not None and values.shape == shape else None
+
+
+def _folded(op: Operation, arrays: list[Array], shape: Shape) -> Array | None:
+    first = arrays[0]
+    if op.kind in _BY_VALUE:
+        return np.asarray(_BY_VALUE[op.kind](*arrays))
+    if op.kind in _BY_SHAPE:
+        return first.reshape(shape)
+    if op.kind in _BY_REDUCTION:
+        axes = tuple(op.sizes(1, "axes") or range(first.ndim))
+        return np.asarray(_BY_REDUCTION[op.kind](first, axis=axes, keepdims=bool(op.integer("keepdims", 1))))
+    match op.kind:
+        case "Concat":
+            return np.concatenate(arrays, op.integer("axis", 1))
+        case "Gather":
+            return np.take(first, arrays[1], op.integer("axis"))
+        case "Slice":
+            return first[_slices(op)]
+        case "Transpose":
+            return first.transpose(_order(op))
+        case "Expand":
+            return np.broadcast_to(first, shape)
+        case "Cast":
+            return first.astype(helper.tensor_dtype_to_np_dtype(op.integer("to", TensorProto.FLOAT)))
+    return None
