@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
-from latte_cli.tasks import Precision
+from latte_cli.tasks import Layout, Precision
 
 _LARGEST_FILE_BYTES = 1 << 20
 _MOST = 10**9
@@ -18,7 +19,7 @@ class FleetClass:
     """`count` alike devices: the profile they have, the data they train on and the network they are on.
 
     `samples` are those of one device and epoch. What is None is left to the profile (`memory_bytes`, `threads`) or to
-    the options of the command (`layout`, `strategy`, `optimizer`).
+    who allocates (`strategy`, `optimizer`).
     """
 
     name: str
@@ -32,7 +33,7 @@ class FleetClass:
     memory_bytes: int | None = None
     threads: int | None = None
     precision: Precision = Precision.FP32
-    layout: str | None = None
+    layout: Layout = Layout.NCHW
     strategy: str | None = None
     optimizer: str | None = None
 
@@ -95,7 +96,7 @@ def _fleet_class(entry: object, source: str, number: int) -> FleetClass:
         memory_bytes=fields.optional("memory", size_bytes),
         threads=fields.optional("threads", _whole),
         precision=fields.optional("precision", _precision) or Precision.FP32,
-        layout=fields.optional("layout", _text),
+        layout=fields.optional("layout", _layout) or Layout.NCHW,
         strategy=fields.optional("strategy", _text),
         optimizer=fields.optional("optimizer", _text),
     )
@@ -176,9 +177,18 @@ def _whole(value: str) -> int:
 
 
 def _precision(value: str) -> Precision:
-    if value not in tuple(Precision):
-        raise unknown("precision", " ".join(value.split())[:40], Precision)
+    _check(value, Precision)
     return Precision(value)
+
+
+def _layout(value: str) -> Layout:
+    _check(value, Layout)
+    return Layout(value)
+
+
+def _check(value: str, kind: type[StrEnum]) -> None:
+    if value not in tuple(kind):
+        raise unknown(kind.__name__.lower(), " ".join(value.split())[:40], kind)
 
 
 def _document(content: bytes, source: str) -> dict[str, Any]:

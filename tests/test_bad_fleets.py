@@ -77,6 +77,10 @@ def test_an_unknown_precision_gets_a_near_match():
     assert error.hint == "did you mean `fp16`?"
 
 
+def test_an_unknown_layout_lists_those_there_are():
+    assert error_of(fleet_with(layout="??")).hint == "one of: channels_last, nchw"
+
+
 def test_two_classes_of_one_name_are_an_error():
     assert "two classes are called `phone`" in error_of({"classes": [GOOD, GOOD]}).message
 

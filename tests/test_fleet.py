@@ -1,5 +1,5 @@
 from latte_cli.fleet import parse_fleet, read_fleet
-from latte_cli.tasks import Precision
+from latte_cli.tasks import Layout, Precision
 
 FLEET = """
 round_duration: 30s
@@ -33,11 +33,11 @@ def test_a_fleet_file_says_who_takes_part_and_how(tmp_path):
     assert fleet.round_duration_s == 30
     assert (phone.name, phone.device, phone.count, phone.samples, phone.batch) == ("phone", "arm-a76-4t", 10, 500, 8)
     assert (phone.up_bit_per_s, phone.down_bit_per_s, phone.memory_bytes) == (5e6, 20e6, 2 << 30)
-    assert (phone.threads, phone.precision, phone.layout) == (4, Precision.BF16, "channels_last")
+    assert (phone.threads, phone.precision, phone.layout) == (4, Precision.BF16, Layout.CHANNELS_LAST)
     assert (phone.strategy, phone.optimizer) == ("pytorch", "adam")
     assert (server.count, server.epochs, server.up_bit_per_s, server.down_bit_per_s) == (1, 1, 1e6, 2.5e6)
     assert (server.memory_bytes, server.threads, server.precision) == (None, None, Precision.FP32)
-    assert (server.layout, server.strategy, server.optimizer) == (None, None, None)
+    assert (server.layout, server.strategy, server.optimizer) == (Layout.NCHW, None, None)
 
 
 def test_the_last_smaller_batch_is_a_step_too():
