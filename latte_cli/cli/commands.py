@@ -6,6 +6,10 @@ from typing import Any
 import typer
 
 from latte_cli.cli.estimate import estimate
+from latte_cli.cli.profile import profile
 
-COMMANDS: dict[str, Callable[..., Any]] = {"estimate": estimate}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "profile": profile,
+    "estimate": estimate,
+}
 GROUPS: dict[str, typer.Typer] = {}
