@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import lru_cache
 from math import prod
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, get_origin
 
 from latte_cli.errors import LatteError
 
@@ -47,7 +47,11 @@ class Layer:
 
     def __post_init__(self) -> None:
         for shape in (*self.input_shapes, self.output_shape, *self.parameter_shapes):
-            self._check(all(0 < size < _LARGEST_DIMENSION for size in shape), f"a tensor of {shape}")
+            whole = all(isinstance(size, int) and 0 < size < _LARGEST_DIMENSION for size in shape)
+            self._check(whole, f"a tensor of {shape}")
+
+    def _check_axes(self, *axes: int, rank: int) -> None:
+        self._check(all(-rank <= axis < rank for axis in axes), f"axes {axes} in {rank} dimensions")
 
     def _check(self, holds: bool, problem: str) -> None:
         if not holds:
@@ -316,6 +320,15 @@ class Norm(_Shaped):
     span: int = 1
     affine: bool = True
 
+    def __post_init__(self) -> None:
+        self._check(self.span > 0, f"a span of {self.span}")
+        if self.function in ("layer", "rms"):
+            self._check(self.span <= len(self.shape), f"{self.span} trailing dimensions in {self.shape}")
+        elif self.function == "group":
+            fits = len(self.shape) > 1 and self.shape[1] % self.span == 0
+            self._check(fits, f"{self.span} groups of channels in {self.shape}")
+        super().__post_init__()
+
     @property
     def parameter_shapes(self) -> tuple[Shape, ...]:
         if not self.affine or self.function == "lrn":
@@ -350,6 +363,10 @@ class Softmax(_Shaped):
 
     axis: int = -1
     log: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_axes(self.axis, rank=len(self.shape))
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,6 +414,7 @@ class Pool(Layer):
 
     def __post_init__(self) -> None:
         rank = len(self.input)
+        self._check(1 <= rank <= 3, f"{rank} spatial dimensions (1 to 3 are known)")
         for name, value in {"stride": 1, "dilation": 1, "pad_before": 0, "pad_after": 0}.items():
             if not getattr(self, name):
                 object.__setattr__(self, name, (value,) * rank)
@@ -449,6 +467,10 @@ class Elementwise(Layer):
     operation: str
     shapes: tuple[Shape, ...]
 
+    def __post_init__(self) -> None:
+        self._check(bool(self.shapes), "no inputs")
+        super().__post_init__()
+
     @property
     def input_shapes(self) -> tuple[Shape, ...]:
         return self.shapes
@@ -474,6 +496,11 @@ class Concat(Layer):
     shapes: tuple[Shape, ...]
     axis: int = 1
 
+    def __post_init__(self) -> None:
+        self._check(bool(self.shapes), "no inputs")
+        self._check_axes(self.axis, rank=len(self.shapes[0]))
+        super().__post_init__()
+
     @property
     def input_shapes(self) -> tuple[Shape, ...]:
         return self.shapes
@@ -481,7 +508,7 @@ class Concat(Layer):
     @property
     def output_shape(self) -> Shape:
         first, rank = self.shapes[0], len(self.shapes[0])
-        axis = self.axis % rank if rank else 0
+        axis = self.axis % rank
         for shape in self.shapes:
             alike = len(shape) == rank and all(
                 a == b for i, (a, b) in enumerate(zip(first, shape, strict=True)) if i != axis
@@ -502,6 +529,10 @@ class Reduce(_Shaped):
     operation: str
     axes: tuple[int, ...]
     keep: bool = True
+
+    def __post_init__(self) -> None:
+        self._check_axes(*self.axes, rank=len(self.shape))
+        super().__post_init__()
 
     @property
     def output_shape(self) -> Shape:
@@ -524,6 +555,13 @@ class Copy(Layer):
     shape: Shape
     output: Shape
     order: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.operation == "transpose":
+            whole = sorted(self.order) == list(range(len(self.shape)))
+            fits = whole and self.output == tuple(self.shape[axis] for axis in self.order)
+            self._check(fits, f"{self.shape} in the order {self.order} as {self.output}")
+        super().__post_init__()
 
     @property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -689,10 +727,19 @@ def layer_from_text(text: str) -> Layer:
     try:
         body = json.loads(text)
         layer = _BY_KIND[body.pop("kind")]
-        return layer(**{name: _tupled(value) for name, value in body.items()})
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        types = {field.name: get_origin(field.type) or field.type for field in fields(layer)}
+        return layer(**{name: _typed(_tupled(value), types[name]) for name, value in body.items()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise LatteError(f"not a layer: {text[:80]}", hint="was it written by a newer version?") from exc
 
 
 def _tupled(value: Any) -> Any:
-    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    return tuple(_tupled(item) if isinstance(item, list) else _typed(item, int) for item in value)
+
+
+def _typed(value: Any, kind: object) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is not of {kind}")
+    return value
