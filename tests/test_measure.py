@@ -1,0 +1,138 @@
+"""Measuring: what is sampled, kept, cut and marked, from recorded times."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
+from latte_cli.backends import Conditions, Device, OutOfMemory, Sample, Unsupported
+from latte_cli.layers import Layer, Linear, Phase
+from latte_cli.measure import Judge, Mark, Measurement, Outcome, Sampling, measure, spread
+from latte_cli.tasks import Layout, Precision, Settings, Task
+
+TASK = Task(
+    layer=Linear(rows=8, in_features=64, out_features=10),
+    phase=Phase.FORWARD,
+    algorithm=FRAMEWORK_DEFAULT,
+    settings=Settings(threads=2),
+)
+
+
+class Recorded:
+    """A device that plays recorded times back: what a backend is to the measuring code."""
+
+    def __init__(
+        self, times_s: Sequence[float], *, disturbed: Sequence[int] = (), fails: Exception | None = None
+    ) -> None:
+        self.device = Device(slug="recorded", kind="cpu", name="recorded")
+        self.cache_state = "recorded"
+        self.fails, self.calls = fails, 0
+        self._times_s, self._disturbed = times_s, disturbed
+
+    def settings(self, precision: Precision, layout: Layout) -> Settings:
+        return TASK.settings
+
+    def candidates(self, layer: Layer, phase: Phase, settings: Settings) -> tuple[Algorithm, ...]:
+        return (FRAMEWORK_DEFAULT,)
+
+    def prepare(self, task: Task) -> "Recorded":
+        if self.fails is not None:
+            raise self.fails
+        return self
+
+    def sample(self) -> Sample:
+        index = min(self.calls, len(self._times_s) - 1)
+        self.calls += 1
+        return Sample(
+            device_s=self._times_s[index], host_s=self._times_s[index] + 1e-6, disturbed=index in self._disturbed
+        )
+
+    def workspace_bytes(self) -> int | None:
+        return 4096
+
+    def reference(self) -> Sample:
+        return Sample(device_s=1e-3, host_s=1e-3)
+
+    def conditions(self) -> Conditions:
+        return Conditions(load=0.0)
+
+    def settle(self, limit_s: float) -> bool:
+        return True
+
+
+def row(backend: Recorded, **more: float | int | None) -> Measurement:
+    return measure(backend, TASK, plan=Sampling(), judge=Judge(), clock=lambda: 5.0, **more)  # type: ignore[arg-type]
+
+
+def test_the_first_call_warms_up_and_is_not_kept() -> None:
+    measured = row(Recorded([0.9, 0.03, 0.03, 0.03]))
+    assert measured.outcome is Outcome.OK
+    assert measured.device_times_s == (0.03, 0.03, 0.03)
+    assert measured.host_times_s == (0.030001, 0.030001, 0.030001)
+    assert measured.marks == ()
+    assert measured.measured_at == 5.0
+
+
+def test_short_calls_are_sampled_more_often_than_long_ones() -> None:
+    assert len(row(Recorded([1e-4])).device_times_s) == 6
+    assert len(row(Recorded([1e-1])).device_times_s) == 3
+
+
+def test_disturbed_samples_are_replaced() -> None:
+    measured = row(Recorded([1e-3, 1e-3, 9e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3], disturbed=[2]))
+    assert 9e-3 not in measured.device_times_s
+    assert Mark.DISTURBED not in measured.marks
+
+
+def test_a_row_of_disturbed_samples_only_says_so_and_keeps_them() -> None:
+    measured = row(Recorded([1e-3], disturbed=range(100)))
+    assert Mark.DISTURBED in measured.marks
+    assert measured.device_times_s
+
+
+def test_an_algorithm_far_behind_the_best_is_cut_and_says_so() -> None:
+    backend = Recorded([0.1])
+    measured = row(backend, best_s=0.01)
+    assert measured.marks == (Mark.CUT,)
+    assert measured.device_times_s == (0.1,)
+    assert measured.workspace_bytes is None
+    assert backend.calls == 1
+
+
+def test_a_slow_first_call_alone_does_not_cut() -> None:
+    measured = row(Recorded([0.04, 0.001]), best_s=0.001)
+    assert Mark.CUT not in measured.marks
+    assert len(measured.device_times_s) == 6
+
+
+def test_scattered_samples_are_marked_as_noisy() -> None:
+    assert Mark.NOISY in row(Recorded([1e-3, 1e-3, 3e-3, 1e-3, 3e-3, 1e-3, 3e-3])).marks
+
+
+def test_a_reference_kernel_off_its_median_marks_the_drift() -> None:
+    backend, now = Recorded([1e-3]), iter(range(100))
+    judge = Judge(every_s=1.0, clock=lambda: float(next(now)))
+    assert [judge.drift(backend) for _ in range(3)] == [1.0, 1.0, 1.0]
+    backend.reference = lambda: Sample(device_s=2e-3, host_s=2e-3)  # type: ignore[method-assign]
+    measured = measure(backend, TASK, plan=Sampling(), judge=judge)
+    assert measured.drift == 2.0
+    assert Mark.DRIFTED in measured.marks
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(Unsupported("not for groups"), Outcome.UNSUPPORTED), (OutOfMemory("12 GiB"), Outcome.OUT_OF_MEMORY)],
+)
+def test_a_refusal_is_a_row_with_the_library_s_own_word(error: Exception, outcome: Outcome) -> None:
+    measured = row(Recorded([1.0], fails=error))
+    assert (measured.outcome, measured.detail, measured.seconds) == (outcome, str(error), None)
+
+
+def test_the_workspace_is_measured_in_the_first_pass_only() -> None:
+    assert row(Recorded([1e-3])).workspace_bytes == 4096
+    assert row(Recorded([1e-3]), sweep_pass=1).workspace_bytes is None
+
+
+def test_spread_is_half_the_interquartile_range_over_the_median() -> None:
+    assert spread((1.0, 2.0, 3.0, 4.0, 5.0)) == pytest.approx(1.0 / 3.0)
+    assert spread((1.0, 2.0)) == 0.0
