@@ -1,7 +1,10 @@
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from math import ceil
+from pathlib import Path
 
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,9 +24,12 @@ from latte_cli.layers import (
     Softmax,
     View,
 )
-from latte_cli.network import Network, Node
+from latte_cli.network import Network, Node, load
 from latte_cli.network.channels import channel_groups, resize, sub_model
+from latte_cli.network.onnx import read
+from latte_cli.network.zoo import ZOO, export
 
+LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
 WIDTHS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
 
 
@@ -363,3 +369,59 @@ def test_groups_do_not_depend_on_the_batch():
         nodes.append(replace(node, layer=resized))
     large = replace(large, inputs=tuple(shapes), nodes=tuple(nodes))
     assert channel_groups(small) == channel_groups(large)
+
+
+@cache
+def standard(name):
+    return read(export(name), name=name, sha256="", batch_size=2, allow_unknown=False)
+
+
+@cache
+def light(path):
+    return load(path, batch_size=2)
+
+
+REAL = [pytest.param(lambda name=name: standard(name), id=name) for name in ZOO]
+REAL += [pytest.param(lambda path=path: light(path), id=path.stem) for path in LIGHT]
+
+
+def test_there_are_nine_light_models():
+    assert len(LIGHT) == 9
+
+
+@pytest.mark.parametrize("model", REAL)
+def test_sub_models_of_real_networks_fit_together_and_shrink(model):
+    whole = model()
+    parts = [sub_model(whole, width) for width in WIDTHS]
+    for part in parts:
+        assert_fits_together(part)
+        assert [part.shapes[name] for name in part.outputs] == [whole.shapes[name] for name in whole.outputs]
+    counts = [part.parameters for part in parts]
+    assert counts == sorted(set(counts), reverse=True)
+    assert counts[2] < 0.4 * counts[0]
+
+
+@pytest.mark.parametrize("model", REAL)
+def test_every_convolution_of_a_real_network_is_cut_to_the_width(model):
+    whole = model()
+    fixed = {whole.shapes[name][1] for name in whole.outputs}
+    for before, after in zip(whole.layers, sub_model(whole, 0.5).layers, strict=True):
+        if isinstance(before, Convolution) and before.out_channels not in fixed:
+            least = ceil(0.5 * before.out_channels)
+            assert least <= after.out_channels < least + max(2, before.groups)
+
+
+@pytest.mark.parametrize("model", REAL)
+def test_a_sub_model_of_a_real_network_runs(model):
+    import torch
+
+    from latte_cli.network.module import NetworkModule
+
+    part = sub_model(model(), 0.375)
+    with torch.device("meta"):
+        module = NetworkModule(part)
+        inputs = [torch.empty(shape) for _, shape in part.inputs]
+        results = module(*inputs)
+    shapes = [results.shape] if isinstance(results, torch.Tensor) else [result.shape for result in results]
+    assert shapes == [part.shapes[name] for name in part.outputs]
+    assert sum(weight.numel() for weight in module.parameters()) == part.parameters
