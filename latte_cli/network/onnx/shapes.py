@@ -5,33 +5,20 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Concat, Copy, Shape, broadcast, scaled_reshape
-from latte_cli.network.onnx_operation import (
+from latte_cli.network.onnx.operation import (
     FOLDED_ELEMENTS,
     Array,
     Operation,
+    Reader,
     Tensor,
     Unreadable,
     checked_shape,
+    tensor_values,
 )
-from latte_cli.network.onnx_operators import Reader
-
-
-def tensor_values(tensor: TensorProto) -> Array | None:
-    """The values of a stored tensor: None where they are many, elsewhere, or not numbers; nothing else is opened."""
-    numbers = (TensorProto.STRING, TensorProto.UNDEFINED)
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type in numbers:
-        return None
-    if prod(checked_shape(tuple(tensor.dims), f"`{tensor.name}`")) > FOLDED_ELEMENTS:
-        return None
-    try:
-        values: Array = numpy_helper.to_array(tensor)
-        return values
-    except (ValueError, TypeError, KeyError):  # its data do not fill its shape
-        return None
 
 
 def _constant(op: Operation) -> object:
@@ -237,7 +224,7 @@ def _tile(op: Operation) -> object:
 def _expand(op: Operation) -> object:
     x, wanted = op.input(), op.input(1)
     target = checked_shape(op.sizes(1) or (), "the result")
-    if op.own is not None and not wanted.computed and op.own[1] and target[:1] == op.own[1][:1]:
+    if op.own is not None and not wanted.computed and target[:1] == (op.own_batch,):
         target = (op.batch, *target[1:])
     return _copied(op, "expand", broadcast(x.shape, target))
 
@@ -270,7 +257,7 @@ def _resize(op: Operation) -> object:
     output = list(x.shape)
     for axis, size in zip(axes, sizes, strict=True):
         output[op.axis(axis, len(output))] = size
-    return _copied(op, "resize", (x.shape[0], *output[1:]) if 0 in axes else tuple(output))
+    return _copied(op, "resize", (x.shape[0], *output[1:]))
 
 
 def _scales(op: Operation) -> tuple[float, ...]:
@@ -290,7 +277,7 @@ def _space_to_depth(op: Operation) -> object:
     return _copied(op, "space_to_depth", (batch, channels * block**2, height // block, width // block))
 
 
-REARRANGING: dict[str, Reader] = {
+READERS: dict[str, Reader] = {
     "Identity": _same,
     "Cast": _cast,
     "Reshape": _reshape,

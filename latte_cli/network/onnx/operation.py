@@ -1,12 +1,13 @@
 """One ONNX operator at its place in a graph: what it is given, and the tensors and nodes it leaves."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, prod
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, TensorProto
+from onnx import AttributeProto, TensorProto, numpy_helper
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Shape, View
@@ -49,12 +50,26 @@ def checked_shape(shape: tuple[int, ...], what: str) -> Shape:
     return sizes
 
 
+def tensor_values(tensor: TensorProto) -> Array | None:
+    """The values of a stored tensor: None where they are many, elsewhere, or not numbers; nothing else is opened."""
+    numbers = (TensorProto.STRING, TensorProto.UNDEFINED)
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type in numbers:
+        return None
+    if prod(checked_shape(tuple(tensor.dims), f"`{tensor.name}`")) > FOLDED_ELEMENTS:
+        return None
+    try:
+        values: Array = numpy_helper.to_array(tensor)
+        return values
+    except (ValueError, TypeError, KeyError):  # its data do not fill its shape
+        return None
+
+
 @dataclass(kw_only=True)
 class Operation:
     """An operator with its inputs; its reader adds `nodes` and the tensors it makes, `results`.
 
-    `own` is the (input, output) shape the same operator had at the file's own batch size, where that differs from the
-    one wanted, `batch`.
+    `own` is the (input, output) shape that the same operator had at the file's own batch size, `own_batch`, where
+    that differs from the one wanted, `batch`.
     """
 
     kind: str
@@ -64,6 +79,7 @@ class Operation:
     attributes: Mapping[str, AttributeProto]
     opset: int
     own: tuple[Shape, Shape] | None = None
+    own_batch: int = 1
     batch: int = 1
     nodes: list[Node] = field(default_factory=list)
     results: dict[str, Tensor] = field(default_factory=dict)
@@ -123,7 +139,7 @@ class Operation:
             return self.real(attribute) if attribute and attribute in self.attributes else None
         if tensor.values is None or tensor.values.size != 1 or tensor.values.dtype.kind not in "fiu":
             return None
-        return float(tensor.values.ravel()[0])
+        return shortest(tensor.values.ravel()[0])
 
     def integer(self, name: str, default: int = 0) -> int:
         """An integer attribute."""
@@ -138,7 +154,7 @@ class Operation:
     def real(self, name: str, default: float = 0.0) -> float:
         """A finite number."""
         found = self._attribute(name, AttributeProto.FLOAT)
-        value = default if found is None else round(float(found.f), 12)
+        value = default if found is None else shortest(found.f)
         if not isfinite(value):
             raise LatteError(f"attribute `{name}` is not a finite number")
         return value
@@ -231,6 +247,15 @@ class Operation:
         return tensor
 
 
+Reader: TypeAlias = Callable[[Operation], object]
+"""Reads one operator: leaves its nodes and results with it."""
+
+
+def shortest(value: Any) -> float:
+    """A single-precision number as the decimal that was meant: 0.9, not 0.8999999761581421."""
+    return float(str(np.float32(value)))
+
+
 def np_element(values: Array) -> int:
     """ONNX's number for the element type of `values`."""
     kinds: dict[str, int] = {
@@ -239,4 +264,4 @@ def np_element(values: Array) -> int:
         "u": TensorProto.INT64,
         "b": TensorProto.BOOL,
     }
-    return kinds.get(values.dtype.kind, TensorProto.UNDEFINED)
+    return kinds.get(values.dtype.kind, int(TensorProto.UNDEFINED))

@@ -1,0 +1,217 @@
+"""An ONNX file as a graph: its operators in an order in which they can run, its inputs, its constants."""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
+
+from latte_cli.errors import LatteError
+from latte_cli.network.onnx.operation import Tensor, checked_shape, tensor_values
+
+DAMAGED = "is the file complete? export it again, or try `latte zoo export resnet18 resnet18.onnx`"
+KEEPS_ORIGIN = ("Identity", "Cast", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Flatten")
+"""Operators that leave a parameter what it is, in another shape."""
+
+_OWN_DOMAINS = ("", "ai.onnx")
+_TRAINED = (
+    *("Conv", "ConvTranspose", "Gemm", "MatMul", "PRelu"),
+    *("BatchNormalization", "LayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization"),
+)
+"""Operators that take an activation first and parameters from there on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """An operator as the file has it."""
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, AttributeProto]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """A graph input; None stands for a dimension that is left open, a name for one with a symbol."""
+
+    name: str
+    sizes: tuple[int | str | None, ...]
+    element: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A graph with its operators in an order in which they can run, without those that no output needs."""
+
+    model: ModelProto
+    opset: int
+    inputs: tuple[Input, ...]
+    constants: Mapping[str, Tensor]
+    calls: tuple[Call, ...]
+    outputs: tuple[str, ...]
+
+    @cached_property
+    def uses(self) -> Counter[str]:
+        """How often each tensor is read."""
+        return Counter(self.outputs) + Counter(name for call in self.calls for name in call.inputs)
+
+    @property
+    def batch(self) -> int | str | None:
+        """The first dimension of the first input."""
+        return self.inputs[0].sizes[0] if self.inputs and self.inputs[0].sizes else None
+
+
+def parsed(content: bytes, name: str) -> Graph:
+    """The graph in an ONNX file's `content`; raises LatteError where it holds none that could run."""
+    try:
+        model = ModelProto.FromString(content)
+    except DecodeError as exc:
+        raise LatteError(f"`{name}` is not an ONNX model, or it is damaged", hint=DAMAGED) from exc
+    graph = model.graph
+    if not graph.node:
+        raise LatteError(f"`{name}` is not an ONNX model with any layers", hint=DAMAGED)
+    outputs = tuple(value.name for value in graph.output)
+    if not outputs:
+        raise LatteError(f"`{name}` names no outputs", hint=DAMAGED)
+    constants = _constants(graph)
+    calls = _ordered(_calls(graph), {*constants, *(value.name for value in graph.input)}, outputs)
+    opset = max((entry.version for entry in model.opset_import if entry.domain in _OWN_DOMAINS), default=1)
+    inputs, parameters = _inputs(graph, constants, calls, outputs)
+    return Graph(
+        model=model, opset=opset, inputs=inputs, constants=constants | parameters, calls=calls, outputs=outputs
+    )
+
+
+def _constants(graph: GraphProto) -> dict[str, Tensor]:
+    found = {tensor.name: _stored(tensor) for tensor in graph.initializer}
+    for sparse in graph.sparse_initializer:
+        shape = checked_shape(tuple(sparse.dims), f"`{sparse.values.name}`")
+        found[sparse.values.name] = Tensor(name=sparse.values.name, shape=shape, constant=True)
+    return found
+
+
+def _stored(tensor: TensorProto) -> Tensor:
+    return Tensor(
+        name=tensor.name,
+        shape=checked_shape(tuple(tensor.dims), f"`{tensor.name}`"),
+        constant=True,
+        values=tensor_values(tensor),
+        element=tensor.data_type,
+    )
+
+
+def _calls(graph: GraphProto) -> list[Call]:
+    names: Counter[str] = Counter()
+    calls = []
+    for node in graph.node:
+        domain = "" if node.domain in _OWN_DOMAINS else f"{node.domain}."
+        name = node.name or next(filter(None, node.output), node.op_type)
+        names[name] += 1
+        calls.append(
+            Call(
+                kind=f"{domain}{node.op_type}",
+                name=name if names[name] == 1 else f"{name}#{names[name]}",
+                inputs=tuple(node.input),
+                outputs=tuple(node.output),
+                attributes={attribute.name: attribute for attribute in node.attribute},
+            )
+        )
+    return calls
+
+
+def _ordered(calls: list[Call], given: set[str], outputs: Iterable[str]) -> tuple[Call, ...]:
+    """The calls that `outputs` need, each after those it reads from, otherwise in the order of the file."""
+    makers: dict[str, int] = {}
+    for index, call in enumerate(calls):
+        for output in filter(None, call.outputs):
+            if output in makers or output in given:
+                raise LatteError(f"`{output}` is written twice, by `{call.name}` too", hint=DAMAGED)
+            makers[output] = index
+    needed = _needed(calls, makers, given, outputs)
+    waiting = {index: {makers[name] for name in calls[index].inputs if name in makers} for index in needed}
+    readers: dict[int, list[int]] = {}
+    for index, sources in waiting.items():
+        for source in sources:
+            readers.setdefault(source, []).append(index)
+    ready = [index for index, sources in waiting.items() if not sources]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        index = heapq.heappop(ready)
+        ordered.append(calls[index])
+        for reader in readers.get(index, ()):
+            waiting[reader].discard(index)
+            if not waiting[reader]:
+                heapq.heappush(ready, reader)
+    if len(ordered) < len(needed):
+        stuck = next(calls[index].name for index, sources in waiting.items() if sources)
+        raise LatteError(f"the graph runs in a circle through `{stuck}`", hint=DAMAGED)
+    return tuple(ordered)
+
+
+def _needed(calls: list[Call], makers: Mapping[str, int], given: set[str], outputs: Iterable[str]) -> set[int]:
+    needed: set[int] = set()
+    wanted = [(name, "the graph") for name in outputs]
+    while wanted:
+        name, reader = wanted.pop()
+        index = makers.get(name)
+        if index is None:
+            if name and name not in given:
+                raise LatteError(f"nothing writes `{name}`, which {reader} reads", hint=DAMAGED)
+        elif index not in needed:
+            needed.add(index)
+            wanted += [(source, f"`{calls[index].name}`") for source in calls[index].inputs]
+    return needed
+
+
+def _inputs(
+    graph: GraphProto, constants: Mapping[str, Tensor], calls: tuple[Call, ...], outputs: tuple[str, ...]
+) -> tuple[tuple[Input, ...], dict[str, Tensor]]:
+    """The graph inputs that are used: activations, and those that stand only where parameters do."""
+    values = {value.name: value for value in graph.input if value.name not in constants}
+    used = {name for call in calls for name in call.inputs} | set(outputs)
+    found = [_input(value) for name, value in values.items() if name in used]
+    trained = _parameter_names(found, calls, outputs)
+    parameters = {each.name: _parameter(each) for each in found if each.name in trained}
+    return tuple(each for each in found if each.name not in trained), parameters
+
+
+def _input(value: ValueInfoProto) -> Input:
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
+        raise LatteError(f"input `{value.name}` is not a tensor with a shape", hint="export it with example inputs")
+    sizes = tuple(
+        dimension.dim_value if dimension.HasField("dim_value") else dimension.dim_param or None
+        for dimension in kind.shape.dim
+    )
+    checked_shape(tuple(size for size in sizes if isinstance(size, int)), f"input `{value.name}`")
+    if 0 in sizes:
+        raise LatteError(f"input `{value.name}` has the empty shape {sizes}", hint="export it with example inputs")
+    return Input(name=value.name, sizes=sizes, element=kind.elem_type)
+
+
+def _parameter_names(found: list[Input], calls: tuple[Call, ...], outputs: tuple[str, ...]) -> set[str]:
+    """Inputs that are read only as parameters, as a file without weights has them."""
+    ranks = {each.name: len(each.sizes) for each in found}
+    varying = set(outputs)
+    for call in reversed(calls):
+        if call.kind in KEEPS_ORIGIN and not varying.intersection(call.outputs):
+            continue
+        for index, name in enumerate(call.inputs):
+            trained = index > 0 and call.kind in _TRAINED and (call.kind != "MatMul" or ranks.get(name, 0) <= 2)
+            bias = call.kind in ("Add", "Mul") and ranks.get(name, 2) <= 1
+            if not trained and not bias:
+                varying.add(name)
+    return ranks.keys() - varying
+
+
+def _parameter(each: Input) -> Tensor:
+    shape = tuple(size for size in each.sizes if isinstance(size, int))
+    if len(shape) < len(each.sizes):
+        raise LatteError(f"parameter `{each.name}` has an open dimension", hint="export it with example inputs")
+    return Tensor(name=each.name, shape=shape, constant=True, element=each.element)

@@ -1,0 +1,219 @@
+"""ONNX operators that go over a tensor position by position: norms, activations, element-wise ones, reductions."""
+
+from functools import partial
+from math import prod
+
+from latte_cli.errors import LatteError
+from latte_cli.layers import Activation, Copy, Dropout, Elementwise, Norm, Reduce, Softmax, View, broadcast
+from latte_cli.network.onnx.operation import Operation, Reader, Tensor
+
+
+def _batch_norm(op: Operation) -> object:
+    x = op.input()
+    if len(x.shape) < 2:
+        raise LatteError(f"`{x.name}` of shape {x.shape} has no channels")
+    parameters = (op.weight(1, x.shape[1]), op.weight(2, x.shape[1]))
+    attributes = (("epsilon", op.real("epsilon", 1e-5)), ("momentum", op.real("momentum", 0.9)))
+    return op.result(Norm(function="batch", shape=x.shape), x, parameters=parameters, attributes=attributes)
+
+
+def _row_norm(op: Operation, function: str) -> object:
+    x = op.input()
+    axis = op.axis(op.integer("axis", -1), len(x.shape))
+    own = x.shape[axis:]
+    parameters: tuple[Tensor, ...] = (op.weight(1, *own),)
+    if op.optional(2) is not None:
+        parameters += (op.weight(2, *own),)
+    layer = Norm(function=function, shape=x.shape, span=len(own))
+    return op.result(layer, x, parameters=parameters, attributes=(("epsilon", op.real("epsilon", 1e-5)),))
+
+
+def _group_norm(op: Operation) -> object:
+    x, groups = op.input(), op.integer("num_groups", 1)
+    if len(x.shape) < 2 or groups < 1 or x.shape[1] % groups:
+        raise LatteError(f"{x.shape} does not split into {groups} groups of channels")
+    layer = Norm(function="group", shape=x.shape, span=groups)
+    parameters = (op.weight(1), op.weight(2))
+    return op.result(layer, x, parameters=parameters, attributes=(("epsilon", op.real("epsilon", 1e-5)),))
+
+
+def _instance_norm(op: Operation) -> object:
+    x = op.input()
+    parameters = (op.weight(1, x.shape[1]), op.weight(2, x.shape[1]))
+    layer = Norm(function="instance", shape=x.shape)
+    return op.result(layer, x, parameters=parameters, attributes=(("epsilon", op.real("epsilon", 1e-5)),))
+
+
+def _local_response_norm(op: Operation) -> object:
+    x, defaults = op.input(), {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
+    attributes = tuple((name, op.real(name, value)) for name, value in defaults.items())
+    layer = Norm(function="lrn", shape=x.shape, span=max(1, op.integer("size", 1)), affine=False)
+    return op.result(layer, x, attributes=attributes)
+
+
+def _lp_norm(op: Operation) -> object:
+    x = op.input()
+    axis = op.axis(op.integer("axis", -1), len(x.shape))
+    layer = Reduce(shape=x.shape, operation=f"l{op.integer('p', 2)}", axes=(axis,))
+    return combined(op, "divide", (x, op.step("norm", layer, x)))
+
+
+_ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
+    "Relu": ("relu", {}),
+    "LeakyRelu": ("leaky_relu", {"alpha": 0.01}),
+    "PRelu": ("prelu", {}),
+    "ThresholdedRelu": ("thresholded_relu", {"alpha": 1.0}),
+    "Elu": ("elu", {"alpha": 1.0}),
+    "Selu": ("selu", {}),
+    "Celu": ("celu", {"alpha": 1.0}),
+    "Gelu": ("gelu", {}),
+    "Sigmoid": ("sigmoid", {}),
+    "HardSigmoid": ("hard_sigmoid", {}),
+    "HardSwish": ("hard_swish", {}),
+    "Swish": ("silu", {}),
+    "Mish": ("mish", {}),
+    "Shrink": ("shrink", {}),
+    **{
+        name: (name.lower(), {})
+        for name in (
+            *("Tanh", "Softplus", "Softsign", "Erf", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal"),
+            *("Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "Tan", "Sinh", "Cosh", "Asin", "Acos", "Atan"),
+            *("Asinh", "Acosh", "Atanh", "Not", "IsNaN", "IsInf"),
+        )
+    },
+}
+"""Operators with one activation for input: the activation's name, and the attributes that change what it computes."""
+
+
+def _activation(op: Operation) -> object:
+    x = op.input()
+    function, known = _ACTIVATIONS[op.kind]
+    attributes = tuple((name, op.real(name, value)) for name, value in known.items())
+    return op.result(Activation(function=function, shape=x.shape), x, attributes=attributes)
+
+
+def _clip(op: Operation) -> object:
+    x = op.input()
+    bounds = (("min", op.scalar(1, "min")), ("max", op.scalar(2, "max")))
+    attributes = tuple((name, value) for name, value in bounds if value is not None)
+    function = {(("min", 0.0), ("max", 6.0)): "relu6", (("min", 0.0),): "relu"}.get(attributes, "clip")
+    return op.result(
+        Activation(function=function, shape=x.shape), x, attributes=attributes if function == "clip" else ()
+    )
+
+
+def _dropout(op: Operation) -> object:
+    x, ratio = op.input(), op.scalar(1, "ratio")
+    return op.result(Dropout(shape=x.shape), x, attributes=(("ratio", 0.5 if ratio is None else ratio),))
+
+
+def _softmax(op: Operation, *, log: bool) -> object:
+    x = op.input()
+    axis = op.axis(op.integer("axis", -1 if op.opset >= 13 else 1), len(x.shape))
+    if op.opset >= 13 or prod(x.shape[axis + 1 :]) == 1:
+        return op.result(Softmax(shape=x.shape, axis=axis, log=log), x)
+    # before version 13 all dimensions from the axis on are one
+    rows = (prod(x.shape[:axis]), prod(x.shape[axis:]))
+    flat = op.step("rows", View(shape=x.shape, output=rows), x)
+    return op.view(op.step("softmax", Softmax(shape=rows, log=log), flat), x.shape)
+
+
+def _elementwise(op: Operation, operation: str) -> object:
+    return combined(op, operation, op.given)
+
+
+def combined(op: Operation, operation: str, inputs: tuple[Tensor, ...]) -> Tensor:
+    """The element-wise `operation`, broadcast; with one activation among constants it is an activation of that one."""
+    if not inputs:
+        raise LatteError("it has no inputs")
+    output = broadcast(*(tensor.shape for tensor in inputs))
+    varying = [tensor for tensor in inputs if not tensor.constant] or list(inputs)
+    if broadcast(*(tensor.shape for tensor in varying)) != output:
+        first = varying[0]
+        varying[0] = op.step("expand", Copy(operation="expand", shape=first.shape, output=output), first)
+    if len(varying) > 1:
+        return op.result(Elementwise(operation=operation, shapes=tuple(tensor.shape for tensor in varying)), *varying)
+    if len(inputs) == 1:
+        return op.view(varying[0], output)
+    values = [float(t.values.ravel()[0]) for t in inputs if t.values is not None and t.values.size == 1]
+    attributes: tuple[tuple[str, float], ...] = (("value", values[0]),) if len(values) == 1 == len(inputs) - 1 else ()
+    if inputs[0].constant:
+        attributes += (("reversed", 1.0),)
+    layer = Activation(function=f"{operation}_constant", shape=output)
+    return op.result(layer, varying[0], attributes=attributes)
+
+
+def _reduce(op: Operation, operation: str) -> object:
+    x = op.input()
+    axes = op.sizes(1, "axes")
+    if not axes:
+        if op.integer("noop_with_empty_axes"):
+            return op.view(x, x.shape)
+        axes = tuple(range(len(x.shape)))
+    axes = op.axes(axes, len(x.shape))
+    return op.result(Reduce(shape=x.shape, operation=operation, axes=axes, keep=bool(op.integer("keepdims", 1))), x)
+
+
+def _arg(op: Operation, operation: str) -> object:
+    x = op.input()
+    axis = op.axis(op.integer("axis"), len(x.shape))
+    keep = bool(op.integer("keepdims", 1))
+    return op.result(Reduce(shape=x.shape, operation=operation, axes=(axis,), keep=keep), x)
+
+
+_ELEMENTWISE = {
+    "Add": "add",
+    "Sum": "add",
+    "Sub": "subtract",
+    "Mul": "multiply",
+    "Div": "divide",
+    "Mod": "modulo",
+    "Pow": "power",
+    "Max": "maximum",
+    "Min": "minimum",
+    "Mean": "mean",
+    "Where": "where",
+    "Equal": "equal",
+    "Greater": "greater",
+    "GreaterOrEqual": "greater_or_equal",
+    "Less": "less",
+    "LessOrEqual": "less_or_equal",
+    "And": "and",
+    "Or": "or",
+    "Xor": "xor",
+}
+"""Operators that combine tensors element by element."""
+
+_REDUCING = {
+    "ReduceMean": "mean",
+    "ReduceSum": "sum",
+    "ReduceMax": "max",
+    "ReduceMin": "min",
+    "ReduceProd": "prod",
+    "ReduceL1": "l1",
+    "ReduceL2": "l2",
+    "ReduceLogSum": "log_sum",
+    "ReduceLogSumExp": "log_sum_exp",
+    "ReduceSumSquare": "sum_square",
+}
+"""Operators that reduce dimensions."""
+
+READERS: dict[str, Reader] = {
+    "BatchNormalization": _batch_norm,
+    "LayerNormalization": partial(_row_norm, function="layer"),
+    "RMSNormalization": partial(_row_norm, function="rms"),
+    "GroupNormalization": _group_norm,
+    "InstanceNormalization": _instance_norm,
+    "LRN": _local_response_norm,
+    "LpNormalization": _lp_norm,
+    "Clip": _clip,
+    "Dropout": _dropout,
+    "Softmax": partial(_softmax, log=False),
+    "LogSoftmax": partial(_softmax, log=True),
+    "ArgMax": partial(_arg, operation="argmax"),
+    "ArgMin": partial(_arg, operation="argmin"),
+    **dict.fromkeys(_ACTIVATIONS, _activation),
+    **{name: partial(_elementwise, operation=operation) for name, operation in _ELEMENTWISE.items()},
+    **{name: partial(_reduce, operation=operation) for name, operation in _REDUCING.items()},
+}
+"""Operators by name, each with what turns it into layers."""

@@ -1,0 +1,109 @@
+"""ONNX operators that multiply matrices: linear layers, and products of activations."""
+
+from math import prod
+
+from latte_cli.errors import LatteError
+from latte_cli.layers import Copy, Linear, MatMul, Shape, View, broadcast
+from latte_cli.network.onnx.operation import Operation, Reader, Tensor, Unreadable
+from latte_cli.network.onnx.pointwise import combined
+
+
+def _rows(op: Operation, x: Tensor) -> Tensor:
+    """`x` with all but its last dimension made one."""
+    rows = (prod(x.shape[:-1]), x.shape[-1])
+    return op.step("rows", View(shape=x.shape, output=rows), x)
+
+
+def _flip(op: Operation, x: Tensor, label: str, *, result: bool = False) -> Tensor:
+    """`x` with its last two dimensions exchanged."""
+    order = (*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2)
+    layer = Copy(operation="transpose", shape=x.shape, output=tuple(x.shape[axis] for axis in order), order=order)
+    return op.result(layer, x) if result else op.step(label, layer, x)
+
+
+def _linear(op: Operation, x: Tensor, weight: Tensor, bias: tuple[Tensor, ...], out_features: int) -> Tensor:
+    rows = _rows(op, x)
+    layer = Linear(rows=rows.shape[0], in_features=rows.shape[1], out_features=out_features, bias=bool(bias))
+    shape = (*x.shape[:-1], out_features)
+    if shape == layer.output_shape:
+        return op.result(layer, rows, parameters=(weight, *bias))
+    y = op.step("linear", layer, rows, parameters=(weight, *bias))
+    return op.view(y, shape)
+
+
+def _gemm(op: Operation) -> object:
+    x, weight = op.input(), op.input(1)
+    if len(x.shape) != 2 or len(weight.shape) != 2:
+        raise LatteError(f"the product of {x.shape} and {weight.shape} is not one of matrices")
+    if op.integer("transA"):
+        x = _flip(op, x, "transposed")
+    if not weight.constant:
+        return _gemm_of_activations(op, x, weight)
+    inner, out = weight.shape[::-1] if op.integer("transB") else weight.shape
+    _check_inner(x.shape, inner, weight.shape)
+    added = op.optional(2)
+    if added is None or (added.constant and prod(added.shape) == out == added.shape[-1]):
+        return _linear(op, x, weight, () if added is None else (added,), out)
+    layer = Linear(rows=x.shape[0], in_features=inner, out_features=out, bias=False)
+    return _add(op, op.step("linear", layer, x, parameters=(weight,)), added)
+
+
+def _gemm_of_activations(op: Operation, x: Tensor, other: Tensor) -> object:
+    if op.integer("transB"):
+        other = _flip(op, other, "transposed_b")
+    _check_inner(x.shape, other.shape[0], other.shape)
+    added = op.optional(2)
+    if added is None:
+        return _product(op, x, other, result=True)
+    return _add(op, _product(op, x, other, result=False), added)
+
+
+def _add(op: Operation, x: Tensor, other: Tensor) -> Tensor:
+    return combined(op, "add", (x, other))
+
+
+def _check_inner(shape: Shape, inner: int, other: Shape) -> None:
+    if shape[-1] != inner:
+        raise LatteError(f"matrices of {shape} and {other} cannot be multiplied")
+
+
+def _product(op: Operation, a: Tensor, b: Tensor, *, result: bool) -> Tensor:
+    """The product of two activations: batches broadcast, flattened to one dimension and back."""
+    lead = broadcast(a.shape[:-2], b.shape[:-2])
+    flat = [_flat_batch(op, x, lead, label) for x, label in ((a, "a"), (b, "b"))]
+    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+    y = op.step("product", MatMul(batch=prod(lead), m=m, k=k, n=n), *flat)
+    view = View(shape=y.shape, output=(*lead, m, n))
+    return op.result(view, y) if result else op.step("unflattened", view, y)
+
+
+def _flat_batch(op: Operation, x: Tensor, lead: Shape, label: str) -> Tensor:
+    full = (*lead, *x.shape[-2:])
+    if prod(full) != prod(x.shape):
+        x = op.step(f"expand_{label}", Copy(operation="expand", shape=x.shape, output=full), x)
+    return op.step(f"flat_{label}", View(shape=x.shape, output=(prod(lead), *full[-2:])), x)
+
+
+def _matmul(op: Operation) -> object:
+    a, b = op.input(), op.input(1)
+    if not a.shape or not b.shape:
+        raise LatteError(f"the product of {a.shape} and {b.shape} is not one of matrices")
+    if b.constant and len(b.shape) > 1 and prod(b.shape) == prod(b.shape[-2:]):
+        _check_inner(a.shape, b.shape[-2], b.shape)
+        return _linear(op, a, b, (), b.shape[-1])
+    if len(a.shape) < 2 or len(b.shape) < 2:
+        raise Unreadable("a product with a vector is not known")
+    _check_inner(a.shape, b.shape[-2], b.shape)
+    if a.constant and prod(a.shape) == prod(a.shape[-2:]):  # W x = (xᵀ Wᵀ)ᵀ
+        rows = _rows(op, _flip(op, b, "transposed"))
+        layer = Linear(rows=rows.shape[0], in_features=rows.shape[1], out_features=a.shape[-2], bias=False)
+        y = op.step("linear", layer, rows, parameters=(a,))
+        folded = (*b.shape[:-2], b.shape[-1], a.shape[-2])
+        return _flip(op, op.step("unflattened", View(shape=y.shape, output=folded), y), "", result=True)
+    if (a.constant or b.constant) and not op.folds:
+        raise Unreadable("a product with a batch of weights is not known")
+    return _product(op, a, b, result=True)
+
+
+READERS: dict[str, Reader] = {"Gemm": _gemm, "MatMul": _matmul}
+"""Operators by name, each with what turns it into layers."""
