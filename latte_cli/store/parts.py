@@ -17,7 +17,7 @@ from latte_cli.store import schema
 _PREFIX, _SUFFIX = "part-", ".parquet"
 _SAFE_SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*")
 # A network's layers lie all over the layer ids, each in a row group of its own; small groups keep the rest unread.
-_ROWS_PER_GROUP = 8192
+_ROWS_PER_GROUP = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,7 @@ class Place:
         try:
             with (
                 self._files.open_input_file(part.path) as stream,
-                pq.ParquetFile(stream, page_checksum_verification=True) as file,
+                pq.ParquetFile(stream, read_dictionary=schema.WORDS, page_checksum_verification=True) as file,
             ):
                 self._check_version(part, file.metadata.metadata or {})
                 yield file
@@ -270,16 +270,14 @@ def _parquet(device: Device, table: Any) -> Any:
     import pyarrow.parquet as pq
 
     metadata = {schema.VERSION_KEY: str(schema.VERSION), schema.DEVICE_KEY: schema.device_text(device)}
-    words = [name for name in schema.COLUMNS if name not in ("device_times_s", "host_times_s")]
+    plain = schema.arrow_schema(in_file=True).with_metadata(metadata)
+    ordered = schema.by_layer(table)
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        schema.by_layer(table).replace_schema_metadata(metadata),
-        sink,
-        row_group_size=_ROWS_PER_GROUP,
-        compression="zstd",
-        use_dictionary=words,
-        write_page_checksum=True,
-    )
+    with pq.ParquetWriter(
+        sink, plain, compression="zstd", use_dictionary=list(schema.WORDS), write_page_checksum=True
+    ) as writer:
+        for start in range(0, ordered.num_rows, _ROWS_PER_GROUP):
+            writer.write_table(ordered.slice(start, _ROWS_PER_GROUP).cast(plain))
     return sink.getvalue()
 
 

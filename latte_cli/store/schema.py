@@ -58,16 +58,23 @@ _COLUMNS = {
 COLUMNS = tuple(_COLUMNS)
 """The columns of a part, in their order."""
 
+WORDS = tuple(name for name, kind in _COLUMNS.items() if kind == "words")
+"""The columns of repeating text."""
 
-@lru_cache(maxsize=1)
-def arrow_schema() -> Any:
-    """The Arrow schema of a part, without its metadata."""
+
+@lru_cache(maxsize=2)
+def arrow_schema(*, in_file: bool = False) -> Any:
+    """The Arrow schema of rows in memory, or `in_file`.
+
+    A file holds plain text, which Parquet encodes with a dictionary for each row group; Arrow's dictionaries would be
+    written whole into every one.
+    """
     import pyarrow as pa
 
     kinds = {"throttled": pa.bool_(), "governor": pa.string()}
     types = {
         "string": pa.string(),
-        "words": pa.dictionary(pa.int32(), pa.string()),
+        "words": pa.string() if in_file else pa.dictionary(pa.int32(), pa.string()),
         "int64": pa.int64(),
         "int32": pa.int32(),
         "bool": pa.bool_(),
@@ -256,7 +263,10 @@ def _strings(values: Iterable[str]) -> Any:
 
 def empty(columns: Collection[str]) -> Any:
     """No rows of some columns."""
-    return arrow_schema().empty_table().select([name for name in COLUMNS if name in columns])
+    import pyarrow as pa
+
+    wanted = [field for field in arrow_schema() if field.name in columns]
+    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in wanted], schema=pa.schema(wanted))
 
 
 def with_device(table: Any, slug: str) -> Any:
