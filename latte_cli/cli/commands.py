@@ -7,10 +7,11 @@ import typer
 
 from latte_cli.cli.estimate import estimate
 from latte_cli.cli.profile import profile
+from latte_cli.cli.store import app as store
 from latte_cli.cli.zoo import app as zoo
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "profile": profile,
     "estimate": estimate,
 }
-GROUPS: dict[str, typer.Typer] = {"zoo": zoo}
+GROUPS: dict[str, typer.Typer] = {"store": store, "zoo": zoo}

@@ -1,0 +1,234 @@
+"""`latte store`: look at, check, join and export what was measured."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, TypeAlias
+
+import typer
+
+from latte_cli import report
+from latte_cli.cli import console
+from latte_cli.cli.options import FormatOption, StoreOption
+from latte_cli.errors import ExitCode, LatteError
+from latte_cli.report import Format
+from latte_cli.store import DeviceInfo, Findings, JournalInfo, open_store
+from latte_cli.store.export import Form
+
+app = typer.Typer(help="Look at, check, join and export what was measured.", no_args_is_help=True)
+
+SkipOption: TypeAlias = Annotated[
+    bool, typer.Option("--skip-damaged", help="Leave damaged parts out, and say which, instead of stopping.")
+]
+DeviceArgument: TypeAlias = Annotated[
+    str | None, typer.Argument(metavar="[DEVICE]", help="A profile's name. [default: all]", show_default=False)
+]
+
+
+@app.command()
+def info(store: StoreOption = None, form: FormatOption = Format.TABLE) -> None:
+    """What the store holds, and which rows wait in journals."""
+    found = open_store(store).info()
+    if form is Format.JSON:
+        document = {
+            "schema": "latte.store-info/1",
+            "store": found.uri,
+            "store_schema": found.schema,
+            "rows": sum(device.rows for device in found.devices),
+            "size_bytes": sum(device.size_bytes for device in found.devices),
+            "devices": [_held(device) for device in found.devices],
+            "journals": [_journal(journal) for journal in found.journals],
+        }
+        report.write_json(document)
+    elif form is Format.CSV:
+        rows = [tuple(_held(device).values()) for device in found.devices]
+        report.write_csv(("device", "rows", "parts", "size_bytes", "first_s", "last_s", "shipped"), rows)
+    else:
+        rows = [_info_cells(device) for device in found.devices]
+        columns = ("device", ">rows", ">parts", ">size", "last measured", "from")
+        footer = [_waiting(journal) for journal in found.journals] or ["no rows wait in journals"]
+        report.write_table(report.Table(columns=columns, rows=rows, title=f"store {found.uri}", footer=footer))
+
+
+def _held(found: DeviceInfo) -> dict[str, Any]:
+    return {
+        "device": found.device.slug,
+        "rows": found.rows,
+        "parts": found.parts,
+        "size_bytes": found.size_bytes,
+        "first_s": found.first_s,
+        "last_s": found.last_s,
+        "shipped": found.shipped,
+    }
+
+
+def _info_cells(found: DeviceInfo) -> tuple[str, ...]:
+    day = datetime.fromtimestamp(found.last_s, UTC).date().isoformat()
+    origin = "the package" if found.shipped else "the store"
+    return (found.device.slug, str(found.rows), str(found.parts), report.size(found.size_bytes), day, origin)
+
+
+def _journal(journal: JournalInfo) -> dict[str, Any]:
+    return {"path": str(journal.path), "rows": journal.rows, "live": journal.live}
+
+
+def _waiting(journal: JournalInfo) -> str:
+    state = "being written" if journal.live else "added by the next `latte profile`"
+    return f"{journal.rows} rows in the journal {journal.path}: {state}"
+
+
+@app.command()
+def devices(store: StoreOption = None, form: FormatOption = Format.TABLE) -> None:
+    """The devices with a profile, by the names that `--device` takes."""
+    found = open_store(store).info().devices
+    if form is Format.JSON:
+        report.write_json({"schema": "latte.store-devices/1", "devices": [_described(each) for each in found]})
+    elif form is Format.CSV:
+        lines = [(each.device.slug, each.device.kind, each.device.name, each.rows) for each in found]
+        report.write_csv(("device", "kind", "name", "rows"), lines)
+    else:
+        cells = [
+            (
+                each.device.slug,
+                each.device.kind,
+                each.device.name,
+                report.size(each.device.memory_bytes),
+                str(each.rows),
+            )
+            for each in found
+        ]
+        report.write_table(report.Table(columns=("device", "kind", "name", ">memory", ">rows"), rows=cells))
+    if found:
+        console.note(f"next: `latte estimate MODEL --device {found[0].device.slug}`")
+    else:
+        console.note("next: `latte profile --budget 2m` makes a profile of this machine")
+
+
+def _described(found: DeviceInfo) -> dict[str, Any]:
+    device = found.device
+    return {
+        "device": device.slug,
+        "kind": device.kind,
+        "name": device.name,
+        "memory_bytes": device.memory_bytes,
+        "bandwidth_bytes_per_s": device.bandwidth_bytes_per_s,
+        "peak_flop_per_s": device.peak_flop_per_s,
+        "driver": device.driver,
+        "libraries": dict(device.libraries),
+        "rows": found.rows,
+        "shipped": found.shipped,
+    }
+
+
+@app.command()
+def export(
+    device: DeviceArgument = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="[default: stdout, for CSV]")
+    ] = None,
+    form: Annotated[Form | None, typer.Option("--format", help="[default: by the file's ending, else csv]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+    skip_damaged: SkipOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Write the rows of one device, or of all, as CSV or Parquet."""
+    chosen = form or (Form.PARQUET if output and output.suffix == ".parquet" else Form.CSV)
+    if output is None and chosen is Form.PARQUET:
+        raise LatteError("parquet needs a file", hint="add `--output FILE`", exit_code=ExitCode.USAGE)
+    opened = open_store(store, skip_damaged=skip_damaged)
+    if output is None:
+        opened.export(device, chosen, sys.stdout.buffer)
+    else:
+        with _replacing(output, force=force) as out:
+            rows = opened.export(device, chosen, out)
+        console.note(f"{rows} rows written to {output}")
+    _name_skipped(opened.skipped)
+
+
+@contextmanager
+def _replacing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """A file that becomes `path` when all is written."""
+    if path.exists() and not force:
+        raise LatteError(f"`{path}` is there already", hint="add `--force` to overwrite it")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as out:
+            yield out
+        temporary.replace(path)
+    except OSError as exc:
+        raise LatteError(f"cannot write `{path}`: {exc.strerror}") from exc
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _name_skipped(skipped: tuple[tuple[str, str], ...]) -> None:
+    for name, problem in skipped:
+        console.warn(f"left out the damaged part `{name}` ({problem})")
+
+
+@app.command()
+def merge(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The other store: a directory or a URI.")],
+    skip_damaged: SkipOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Add the rows of the store SOURCE that this store lacks."""
+    opened = open_store(store, skip_damaged=skip_damaged)
+    for slug, rows in opened.merge(source).items():
+        console.note(f"{rows} rows of {slug} added")
+    _name_skipped(opened.skipped)
+    console.note(f"next: `latte store devices --store {opened.uri}`")
+
+
+@app.command()
+def compact(device: DeviceArgument = None, store: StoreOption = None) -> None:
+    """Merge the parts of each device into one."""
+    opened = open_store(store)
+    parts = opened.compact(device)
+    console.note(f"{parts} parts merged; next: `latte store info --store {opened.uri}`")
+
+
+@app.command()
+def check(
+    set_aside: Annotated[
+        bool, typer.Option("--set-aside", help="Move damaged parts to `.damaged/`, so that the rest can be read.")
+    ] = False,
+    store: StoreOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Read all parts and name those that are damaged.
+
+    Ends with code 1 if some are and were not set aside.
+    """
+    opened = open_store(store)
+    found = opened.check(set_aside=set_aside)
+    _write_findings(opened.uri, found, form)
+    for place in found.set_aside:
+        console.note(f"moved to {place}")
+    left = len(found.damaged) - len(found.set_aside)
+    if left:
+        raise LatteError(f"{left} parts are damaged", hint="`latte store check --set-aside` moves them out of the way")
+
+
+def _write_findings(uri: str, found: Findings, form: Format) -> None:
+    if form is Format.JSON:
+        document = {
+            "schema": "latte.store-check/1",
+            "store": uri,
+            "parts": found.parts,
+            "rows": found.rows,
+            "duplicates": found.duplicates,
+            "damaged": [{"part": name, "problem": problem} for name, problem in found.damaged],
+            "set_aside": list(found.set_aside),
+        }
+        report.write_json(document)
+    elif form is Format.CSV:
+        report.write_csv(("part", "problem"), found.damaged)
+    else:
+        footer = [f"{found.parts} parts with {found.rows} rows can be read, {found.duplicates} of them duplicates"]
+        report.write_table(
+            report.Table(columns=("damaged part", "problem"), rows=found.damaged, title=f"store {uri}", footer=footer)
+        )
