@@ -233,6 +233,8 @@ class Operation:
 
     def view(self, x: Tensor, shape: Shape) -> Tensor:
         """Make the output another view of `x`."""
+        if self.folds:  # a constant may be empty, which no layer's input can be
+            return self.constant(shape)
         return self.result(View(shape=x.shape, output=checked_shape(shape, "the result")), x)
 
     def constant(self, shape: Shape, values: Array | None = None, *, computed: bool = False) -> Tensor:

@@ -148,7 +148,7 @@ def _copied(op: Operation, operation: str, output: Shape, x: Tensor | None = Non
     """The output as a copy of `x`, or as a view where the copy would change nothing."""
     x = x or op.input()
     output = checked_shape(output, "the result")
-    if output == x.shape:
+    if output == x.shape or op.folds:
         return op.view(x, output)
     return op.result(Copy(operation=operation, shape=x.shape, output=output), x)
 
@@ -234,8 +234,11 @@ def _concat(op: Operation) -> object:
     if not inputs:
         raise LatteError("it has no inputs")
     axis = op.axis(op.integer("axis", 1), len(inputs[0].shape))
+    if op.folds:
+        size = sum(tensor.shape[axis] for tensor in inputs)
+        return op.constant((*inputs[0].shape[:axis], size, *inputs[0].shape[axis + 1 :]))
     whole = Concat(shapes=tuple(tensor.shape for tensor in inputs), axis=axis)
-    varying = [tensor for tensor in inputs if not tensor.constant] or list(inputs)
+    varying = [tensor for tensor in inputs if not tensor.constant]
     if len(varying) == len(inputs):
         return op.result(whole, *inputs)
     # constants are written beside what varies, as padding is
@@ -248,6 +251,8 @@ def _concat(op: Operation) -> object:
 def _resize(op: Operation) -> object:
     """Output sizes are given, or floor(size · scale)."""
     x = op.input()
+    if op.text("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise Unreadable("a size that depends on the aspect ratio is not known")
     axes = op.integers("axes") or tuple(range(len(x.shape)))
     sizes = op.sizes(3) if op.optional(3) is not None else None
     if sizes is None:

@@ -81,7 +81,7 @@ def _transposed_convolution(op: Operation) -> object:
     kernel, rank, channels = weight.shape[2:], len(spatial), weight.shape[1] * groups
     stride, dilation = _window(op, "strides", rank, 1), _window(op, "dilations", rank, 1)
     extra = _window(op, "output_padding", rank, 0)
-    before, after = _transposed_pads(op, spatial, kernel, stride, dilation, extra)
+    before, after, extra = _transposed_pads(op, spatial, kernel, stride, dilation, extra)
     bias = _bias(op, 2, channels)
     layer = Convolution(
         batch=x.shape[0],
@@ -103,16 +103,17 @@ def _transposed_convolution(op: Operation) -> object:
 
 def _transposed_pads(
     op: Operation, spatial: Shape, kernel: Shape, stride: Shape, dilation: Shape, extra: Shape
-) -> tuple[Shape, Shape]:
-    """Padding of a transposed convolution, which `output_shape` or a SAME rule (output = in · stride) may decide."""
+) -> tuple[Shape, Shape, Shape]:
+    """Padding before, after and of the output, which `output_shape` or a SAME rule (output = in · stride) may decide."""
     rule, wanted = op.text("auto_pad", "NOTSET"), op.integers("output_shape")
     if wanted is None and rule.startswith("SAME"):
         wanted = tuple(i * s for i, s in zip(spatial, stride, strict=True))
     if wanted is None:
-        return _pads(op, spatial, kernel, stride, dilation)
+        return *_pads(op, spatial, kernel, stride, dilation), extra
     sizes = zip(spatial, kernel, stride, dilation, extra, wanted[-len(spatial) :], strict=True)
-    totals = [max(0, s * (i - 1) + o + d * (k - 1) + 1 - out) for i, k, s, d, o, out in sizes]
-    return _split_pads(totals, upper=rule == "SAME_UPPER")
+    totals = [s * (i - 1) + o + d * (k - 1) + 1 - out for i, k, s, d, o, out in sizes]
+    extra = tuple(o + max(0, -total) for o, total in zip(extra, totals, strict=True))
+    return *_split_pads([max(0, total) for total in totals], upper=rule == "SAME_UPPER"), extra
 
 
 def _pool(op: Operation, function: str) -> object:
