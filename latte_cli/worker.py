@@ -66,7 +66,11 @@ class Worker:
         self._opening, self._limit_s = opening, limit_s
         self._process: BaseProcess | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
-        self._start()
+        try:
+            self._start()
+        except BaseException:
+            self._log.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,142 @@
+"""Sweeps with a real worker on this machine's CPU: order, resuming, budgets, and layers that bring the worker down."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.errors import LatteError
+from latte_cli.layers import Activation, Convolution, Layer, Linear, Phase
+from latte_cli.measure import Mark, Measurement, Outcome
+from latte_cli.sweep import Budget, Depth, Sweep, Wanted
+from latte_cli.tasks import Task
+from latte_cli.worker import Opening, Order, Worker
+
+SMALL = [
+    Convolution(batch=2, in_channels=8, out_channels=8, input=(9, 9), kernel=(1, 1)),
+    Linear(rows=4, in_features=8, out_features=8),
+    Activation(function="relu", shape=(4, 8)),
+]
+HUGE = Convolution(
+    batch=64, in_channels=64, out_channels=64, input=(224, 224), kernel=(3, 3), pad_before=(1, 1), pad_after=(1, 1)
+)
+
+
+class Rows(list[Measurement]):
+    """Where a sweep's rows go in these tests."""
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with Worker(Opening(device="cpu", threads=1)) as opened:
+        yield opened
+
+
+def sweep(worker: Worker, layers: list[Layer], **more: object) -> Sweep:
+    wanted = [Wanted(layer=layer) for layer in layers]
+    return Sweep(worker, wanted, phases=tuple(Phase), **more)  # type: ignore[arg-type]
+
+
+def order(worker: Worker, layer: Layer) -> Order:
+    task = Task(layer=layer, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT, settings=worker.settings)
+    return Order(task=task)
+
+
+def test_a_sweep_measures_every_task_once_and_keeps_its_samples(worker: Worker) -> None:
+    rows, run = Rows(), sweep(worker, SMALL)
+    summary = run.run(rows, Budget())
+    first = [row for row in rows if row.sweep_pass == 0]
+    assert len({row.task.id for row in first}) == len(first) == run.size
+    assert summary.left == 0
+    for row in rows:
+        assert (row.outcome is Outcome.OK) == bool(row.device_times_s)
+        assert row.task.settings.threads == 1
+        assert dict(row.task.settings.library_versions)["torch"]
+        assert row.outcome is not Outcome.OK or row.after.load is None or row.after.load >= 0
+    assert {row.task.phase for row in first if row.task.layer == SMALL[2]} == {Phase.FORWARD, Phase.BACKWARD}
+    pointwise = {row.task.algorithm.name for row in first if row.outcome is Outcome.OK and row.task.layer == SMALL[0]}
+    assert {"DEFAULT", "GEMM_1X1"} <= pointwise
+    assert {row.outcome for row in first if row.task.algorithm.name == "DW_SHIFT"} == {Outcome.UNSUPPORTED}
+
+
+def test_the_framework_s_choice_of_all_layers_comes_before_any_alternative(worker: Worker) -> None:
+    rows = Rows()
+    sweep(worker, SMALL).run(rows, Budget(together=True))
+    own = [row.task.algorithm == FRAMEWORK_DEFAULT for row in rows if row.sweep_pass == 0]
+    assert own == sorted(own, reverse=True)
+
+
+def test_a_sweep_goes_on_where_it_stopped(worker: Worker) -> None:
+    rows, rest = Rows(), Rows()
+    sweep(worker, SMALL).run(rows, Budget())
+    again = sweep(worker, SMALL, earlier=rows[:5])
+    summary = again.run(rest, Budget())
+    assert summary.resumed == 5
+    first = [row.task.id for row in [*rows[:5], *rest] if row.sweep_pass == 0]
+    assert len(first) == len(set(first)) == again.size
+
+
+def test_a_spent_budget_leaves_the_rest_for_later(worker: Worker) -> None:
+    rows = Rows()
+    ticks = iter(range(1000))
+    summary = sweep(worker, SMALL).run(rows, Budget(seconds=10), clock=lambda: float(next(ticks)))
+    assert 0 < len(rows) < 10
+    assert summary.left > 0
+
+
+def test_passes_repeat_what_can_change_a_choice(worker: Worker) -> None:
+    rows = Rows()
+    sweep(worker, SMALL[:1]).run(rows, Budget(passes=3))
+    repeated = [row for row in rows if row.sweep_pass > 0]
+    assert {row.sweep_pass for row in repeated} == {1, 2}
+    assert all(row.outcome is Outcome.OK and Mark.CUT not in row.marks for row in repeated)
+    assert {row.task.phase for row in repeated} == set(Convolution.phases)
+
+
+def test_depth_bounds_the_algorithms(worker: Worker) -> None:
+    sizes = [
+        Sweep(worker, [Wanted(layer=SMALL[0], depth=depth)], phases=tuple(Phase)).size
+        for depth in (Depth.DEFAULT, Depth.USUAL, Depth.ALL)
+    ]
+    assert sizes[0] == 3
+    assert sizes == sorted(set(sizes))
+
+
+def test_a_layer_that_kills_the_worker_costs_its_row() -> None:
+    with Worker(Opening(device="cpu", threads=1)) as worker:
+        process = worker._process
+        assert process is not None
+        assert process.pid is not None
+        killer = threading.Timer(0.5, os.kill, (process.pid, signal.SIGSEGV))
+        killer.start()
+        row = worker.measure(order(worker, HUGE))
+        killer.join()
+        assert row.outcome is Outcome.FAILED
+        assert "SIGSEGV" in row.detail
+        assert worker.measure(order(worker, SMALL[1])).outcome is Outcome.OK
+
+
+def test_a_layer_that_hangs_is_a_timeout() -> None:
+    with Worker(Opening(device="cpu", threads=1), limit_s=0.2) as worker:
+        assert worker.measure(order(worker, HUGE)).outcome is Outcome.TIMEOUT
+
+
+def test_a_layer_that_eats_the_memory_is_out_of_memory() -> None:
+    with Worker(Opening(device="cpu", threads=1, memory_share=0.05)) as worker:
+        assert worker.measure(order(worker, HUGE)).outcome is Outcome.OUT_OF_MEMORY
+        assert worker.measure(order(worker, SMALL[1])).outcome is Outcome.OK
+
+
+def test_a_device_that_cannot_be_opened_is_one_clear_error() -> None:
+    with (
+        pytest.raises(LatteError, match="precision fp16 is not offered on a CPU"),
+        Worker(
+            Opening(device="cpu", precision="fp16")  # type: ignore[arg-type]
+        ),
+    ):
+        pass
+    with pytest.raises(LatteError, match="unknown device `cpux`"), Worker(Opening(device="cpux")):
+        pass
