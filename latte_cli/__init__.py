@@ -1,8 +1,21 @@
 """LATTE: how long a training step takes on a device, which algorithms to run, which sub-model to train."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 try:
     __version__ = version("latte-cli")
 except PackageNotFoundError:
     __version__ = "0+unknown"
+
+_HOMES = {"estimate": "latte_cli.estimator", "load": "latte_cli.network", "LatteError": "latte_cli.errors"}
+
+__all__ = ["LatteError", "__version__", "estimate", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the public API, from its module, which is imported only then."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

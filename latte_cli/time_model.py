@@ -29,15 +29,16 @@ Array: TypeAlias = npt.NDArray[np.float64]
 _GROUPS = {"convolution": "products", "linear": "products", "matmul": "products"}
 _OTHERS = "others"
 _FOLDS = 4
-_BAGS = 3
-_ROUNDS = 300
+_ROUNDS = 150
 _TREES = {
     "objective": "reg:pseudohubererror",
     "huber_slope": 0.3,
     "base_score": 0.0,
     "tree_method": "hist",
     "max_depth": 6,
-    "eta": 0.08,
+    "eta": 0.12,
+    "max_bin": 64,
+    "seed": 0,
     "subsample": 0.8,
     "colsample_bytree": 0.7,
     "min_child_weight": 2,
@@ -101,13 +102,13 @@ class TimeModel:
         quantiles = self.card.quantiles
         low, high = quantiles.get(f"{task.layer.kind} {task.phase}") or quantiles.get(task.layer.kind) or quantiles[""]
         beyond = self._extrapolates(task)
-        factor = 2 if beyond else 1
+        wider = log(2) if beyond else 0.0
         return Timing(
             task=task,
             device_s=seconds,
             host_s=seconds,
-            low_s=seconds * exp(min(0.0, factor * low)),
-            high_s=seconds * exp(max(0.0, factor * high)),
+            low_s=seconds * exp(min(0.0, low) - wider),
+            high_s=seconds * exp(max(0.0, high) + wider),
             source=Source.PREDICTED,
             extrapolated=beyond,
         )
@@ -133,8 +134,8 @@ def fit(timings: Sequence[Timing], device: Device, fingerprint: str = "") -> Tim
     trees = {}
     for group, rows in _by_group(tasks).items():
         if len(rows) >= _LEAST_ROWS:
-            errors[rows] -= _left_out(columns[rows], residuals[rows], folds[rows])
-            trees[group] = [_boosted(columns[rows], residuals[rows], seed) for seed in range(_BAGS)]
+            trees[group], left_out = _boosted(columns[rows], residuals[rows], folds[rows])
+            errors[rows] -= left_out
     quantiles, medians = _quantiles(tasks, errors)
     card = Card(
         device=device.slug,
@@ -150,24 +151,19 @@ def fit(timings: Sequence[Timing], device: Device, fingerprint: str = "") -> Tim
     return TimeModel(card, trees)
 
 
-def _boosted(columns: Array, target: Array, seed: int) -> Any:
+def _boosted(columns: Any, target: Array, folds: npt.NDArray[np.int64]) -> tuple[list[Any], Array]:
+    """Trees fitted without each fold in turn, which predict together, and what each row's own were not fitted on."""
     import xgboost
 
     data = xgboost.DMatrix(columns, label=target)
-    return xgboost.train({**_TREES, "seed": seed}, data, num_boost_round=_ROUNDS)
-
-
-def _left_out(columns: Array, target: Array, folds: npt.NDArray[np.int64]) -> Array:
-    """What trees fitted on the other folds predict for each row."""
-    import xgboost
-
-    predicted = np.zeros_like(target)
-    for fold in range(_FOLDS):
-        own = folds == fold
-        if own.any() and not own.all():
-            booster = _boosted(columns[~own], target[~own], seed=0)
-            predicted[own] = booster.predict(xgboost.DMatrix(columns[own]))
-    return predicted
+    boosters, left_out = [], np.zeros_like(target)
+    for fold in sorted(set(folds)):
+        own = np.flatnonzero(folds == fold)
+        others = np.flatnonzero(folds != fold)
+        booster = xgboost.train(_TREES, data.slice(others if len(others) else own), num_boost_round=_ROUNDS)
+        left_out[own] = booster.predict(data.slice(own))
+        boosters.append(booster)
+    return boosters, left_out
 
 
 def _columns(tasks: Sequence[Task], device: Device, algorithms: Sequence[str], base: Array) -> Any:

@@ -7,11 +7,9 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, parse_duration, parse_size
-from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, duration
 from latte_cli.tasks import Layout, Precision
-
-_AUTO = "auto"
 
 
 def estimate(
@@ -44,18 +42,13 @@ def estimate(
     store: StoreOption = None,
 ) -> None:
     """Estimate the training time of MODEL, layer by layer."""
-    from latte_cli.estimator import estimated
+    from latte_cli.estimator import check_names, estimated
     from latte_cli.lookup import profile
     from latte_cli.network import load
     from latte_cli.report.estimates import write_estimates
     from latte_cli.store import open_store
-    from latte_cli.strategies import by_name
 
-    by_name(strategy)
-    if precision not in set(Precision):
-        raise unknown("precision", precision, Precision)
-    if layout not in {*Layout, _AUTO}:
-        raise unknown("layout", layout, [*Layout, _AUTO])
+    check_names(precision, layout, strategy, optimizer)
     network = load(model, batch_size=batch_size, allow_unknown=allow_unknown)
     opened = open_store(store)
     names: list[str] | list[None] = device or [None]
@@ -64,8 +57,8 @@ def estimate(
             opened,
             profile(opened, name, threads),
             network,
-            precision=Precision(precision),
-            layout=None if layout == _AUTO else Layout(layout),
+            precision=precision,
+            layout=layout,
             threads=threads,
             strategy=strategy,
             workspace_limit_bytes=workspace_limit,

@@ -1,29 +1,46 @@
 """Layer times become the time of a step, an epoch and a round, with an interval on each."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import log, prod, sqrt
+from functools import cached_property
+from math import log, sqrt
+from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
-from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
+from latte_cli.algorithms import Algorithm
 from latte_cli.backends import Device
 from latte_cli.errors import LatteError, unknown
-from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.lookup import Z95, Lookup, NotProfiled, Pair, Source, Timing
-from latte_cli.network import Network, Node
-from latte_cli.store import Store
-from latte_cli.strategies import Query, by_name, fixed_name
+from latte_cli.estimator.doubts import Warn, doubts
+from latte_cli.estimator.steps import LOSS, OPTIMIZERS, UPDATE, Work, memory_bytes, training_step
+from latte_cli.layers import Layer, Phase
+from latte_cli.lookup import Z95, Lookup, NotProfiled, Pair, Source, Timing, profile
+from latte_cli.network import Network, load
+from latte_cli.store import Store, open_store
+from latte_cli.strategies import Query, by_name, fixed_name, framework_default
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
-OPTIMIZERS: dict[str, int] = {"none": 0, "sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}
-"""Optimizers by name, each with the numbers of state it keeps for a parameter."""
+if TYPE_CHECKING:
+    from latte_cli.selector import Selector
+    from latte_cli.time_model import TimeModel
+
+__all__ = [
+    "LOSS",
+    "OPTIMIZERS",
+    "UPDATE",
+    "Estimate",
+    "Estimator",
+    "LayerTime",
+    "Source",
+    "Warn",
+    "check_names",
+    "estimated",
+]
 
 NO_ALGORITHM = Algorithm(library="", name="none")
 """What computes a layer that costs nothing."""
 
 _COMMON_SPREAD = 0.05  # a whole model against itself, minutes later: facts of the reference machine
-_NOISY_SHARE = 0.1
-_PREDICTED_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +58,6 @@ class LayerTime:
     high_s: float
     workspace_bytes: int | None
     source: Source
-
-
-@dataclass(frozen=True, kw_only=True)
-class Warn:
-    """A doubt about an estimate: a stable code, and a sentence that ends in an action."""
-
-    code: str
-    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,54 +94,6 @@ class Estimate:
         return -(-samples // self.network.batch_size) * self.step_s
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """One call in a training step: `phase` of the node called `name`."""
-
-    name: str
-    layer: Layer
-    phase: Phase
-
-    @property
-    def pair(self) -> Pair:
-        """What decides its time."""
-        return self.layer, self.phase
-
-
-def training_step(network: Network, optimizer: str = "sgd") -> Iterator[Work]:
-    """The calls of one training step as autograd makes them: no gradient for what depends on no parameter.
-
-    Raises LatteError where there is an optimizer but nothing to train.
-    """
-    trained = network.trained
-    for node in network.nodes:
-        for phase in _phases(node, trained):
-            yield Work(name=node.name, layer=node.layer, phase=phase)
-    if network.outputs:
-        loss = network.loss()
-        for phase in (Phase.FORWARD, Phase.BACKWARD) if network.outputs[0] in trained else (Phase.FORWARD,):
-            yield Work(name=LOSS, layer=loss, phase=phase)
-    if optimizer != "none":
-        yield Work(name=UPDATE, layer=network.optimizer(optimizer), phase=Phase.UPDATE)
-
-
-LOSS, UPDATE = "(loss)", "(update)"
-"""The names of what a step does besides the network's nodes."""
-
-
-def _phases(node: Node, trained: frozenset[str]) -> Iterator[Phase]:
-    yield Phase.FORWARD
-    if node.output not in trained:
-        return
-    if Phase.BACKWARD in node.layer.phases:
-        yield Phase.BACKWARD
-        return
-    if any(name in trained for name in node.inputs):
-        yield Phase.BACKWARD_DATA
-    if node.layer.parameter_shapes:
-        yield Phase.BACKWARD_FILTER
-
-
 class Estimator:
     """Estimates networks on one device under one strategy; what was read of the store is kept between networks.
 
@@ -158,31 +119,28 @@ class Estimator:
         self._choose = by_name(strategy)
         self._limit = workspace_limit_bytes
         self._lookup = Lookup(store, slug, precision=precision, layout=layout, threads=threads)
-        self._selects = True
+        self._unselected = False
 
     def estimate(self, network: Network, optimizer: str = "sgd", allow_unknown: bool = False) -> Estimate:
         """Estimate a training step of `network`.
 
         Raises LatteError for a layer that can be neither looked up nor predicted, unless `allow_unknown`.
         """
-        if optimizer not in OPTIMIZERS:
-            raise unknown("optimizer", optimizer, OPTIMIZERS)
         works = tuple(training_step(network, optimizer))
         pairs = tuple(dict.fromkeys(work.pair for work in works if not work.layer.free))
         timings = self._timings(pairs)
-        missing = tuple(
-            dict.fromkeys(_said(work) for work in works if not work.layer.free and work.pair not in timings)
-        )
-        missing += tuple(f"operator {name}" for name in network.unknown)
+        priced = [work for work in works if work.layer.free or work.pair in timings]
+        unpriced = (work for work in works if not work.layer.free and work.pair not in timings)
+        names = dict.fromkeys(f"{work.name} {work.phase} ({work.layer.kind})" for work in unpriced)
+        missing = (*names, *(f"operator {name}" for name in network.unknown))
         if missing and not allow_unknown:
             raise self._missing(missing)
-        parts = tuple(
-            _part(work, timings.get(work.pair), self._lookup.layout) for work in works if _priced(work, timings)
-        )
+        parts = tuple(_part(work, timings.get(work.pair), self._lookup.layout) for work in priced)
         return self._composed(network, optimizer, parts, timings, missing)
 
     def _timings(self, pairs: Sequence[Pair]) -> dict[Pair, Timing]:
         """Each pair's timing under the strategy: measured, else interpolated, else predicted."""
+        self._unselected = False
         known = self._lookup.measured(pairs)
         self._check_name(timing for found in known.values() for timing in found)
         known |= {pair: found for pair in pairs if pair not in known and (found := self._lookup.interpolated(pair))}
@@ -200,30 +158,34 @@ class Estimator:
         return {pair: timing for pair in pairs if (timing := chosen[pair] or predicted.get(pair))}
 
     def _selected(self, pairs: Sequence[Pair]) -> Sequence[Algorithm]:
-        from latte_cli import selector
-
-        found = selector.find(self._store, self._slug)
-        self._selects = found is not None
-        if found is None:
-            return [FRAMEWORK_DEFAULT] * len(pairs)
-        choices = found.choose(pairs, self._lookup.settings(), self.device, workspace_limit_bytes=self._limit)
+        if self._selector is None:
+            self._unselected = True
+            return framework_default(pairs)
+        choices = self._selector.choose(pairs, self._lookup.settings(), self.device, workspace_limit_bytes=self._limit)
         return [choice.algorithm for choice in choices]
 
-    def _predicted(self, choices: Mapping[Pair, Algorithm]) -> dict[Pair, Timing]:
-        if not choices:
-            return {}
-        from latte_cli.time_model import time_model
+    @cached_property
+    def _selector(self) -> "Selector | None":
+        from latte_cli import selector
 
-        model = time_model(self._store, self._slug, self._lookup.everything, self._note)
-        if model is None:
+        return selector.find(self._store, self._slug)
+
+    def _predicted(self, choices: Mapping[Pair, Algorithm]) -> dict[Pair, Timing]:
+        if not choices or self._time_model is None:
             return {}
         settings = self._lookup.settings()
         tasks = {
             pair: Task(layer=pair[0], phase=pair[1], algorithm=algorithm, settings=settings)
             for pair, algorithm in choices.items()
         }
-        predicted = model.predicted(tuple(tasks.values()), self.device)
+        predicted = self._time_model.predicted(tuple(tasks.values()), self.device)
         return {pair: predicted[task] for pair, task in tasks.items() if task in predicted}
+
+    @cached_property
+    def _time_model(self) -> "TimeModel | None":
+        from latte_cli.time_model import time_model
+
+        return time_model(self._store, self._slug, self._lookup.everything, self._note)
 
     def _check_name(self, timings: Iterable[Timing]) -> None:
         """An algorithm that is fixed by name must be one that the device has run."""
@@ -264,62 +226,23 @@ class Estimator:
             other_s=_total(part for part in parts if part.name == LOSS),
             step_low_s=low_s,
             step_high_s=high_s,
-            memory_bytes=memory_bytes(network, parts, optimizer, self._lookup.precision),
+            memory_bytes=memory_bytes(network, optimizer, self._lookup.precision, _most_workspace(parts)),
             missing=missing,
-            warnings=tuple(self._warnings(parts, timings, missing)),
+            warnings=tuple(
+                doubts(
+                    [timing for part in parts if (timing := timings.get((part.layer, part.phase)))],
+                    strategy=self.strategy,
+                    workspace_limit_bytes=self._limit,
+                    missing=len(missing),
+                    versions=len(self._lookup.versions()),
+                    unselected=self._unselected,
+                )
+            ),
         )
-
-    def _warnings(
-        self, parts: Sequence[LayerTime], timings: Mapping[Pair, Timing], missing: Sequence[str]
-    ) -> Iterator[Warn]:
-        total = _total(parts) or 1.0
-        noisy = _total(part for part in parts if (t := timings.get((part.layer, part.phase))) and t.noisy) / total
-        predicted = _total(part for part in parts if part.source is Source.PREDICTED) / total
-        beyond = sorted({pair[0].kind for pair, timing in timings.items() if timing.extrapolated})
-        again = "`latte profile --suite network FILE` measures a model's layers"
-        if missing:
-            yield Warn(
-                code="missing", message=f"{len(missing)} parts of the step are left out, it takes longer; {again}"
-            )
-        if predicted > _PREDICTED_SHARE:
-            yield Warn(code="predicted_share", message=f"{predicted:.0%} of the step is predicted; {again}")
-        if beyond:
-            yield Warn(
-                code="extrapolated", message=f"{', '.join(beyond)} is larger or other than any measured; {again}"
-            )
-        if noisy > _NOISY_SHARE:
-            message = f"{noisy:.0%} of the step was measured with noise; profile again while the device is idle"
-            yield Warn(code="noisy", message=message)
-        if len(versions := self._lookup.versions()) > 1:
-            message = f"rows of {len(versions)} library versions, the newest of each layer are used; profile again"
-            yield Warn(code="other_versions", message=message)
-        yield from self._strategy_warnings(timings)
-
-    def _strategy_warnings(self, timings: Mapping[Pair, Timing]) -> Iterator[Warn]:
-        chosen = [timing.task for timing in timings.values() if isinstance(timing.task.layer, Convolution)]
-        if not self._selects:
-            message = "without a trained selector, convolutions that were not measured take the default; "
-            yield Warn(code="no_selector", message=message + "`latte train-selector` makes one")
-        name = fixed_name(self.strategy)
-        if name and (others := sum(task.algorithm.name.upper() != name.upper() for task in chosen)):
-            message = f"{name} cannot run {others} of {len(chosen)} convolution phases, which take the default; "
-            yield Warn(code="not_supported", message=message + "compare with `--strategy latte`")
-        limit = self._limit
-        if limit is not None and (over := sum((t.workspace_bytes or 0) > limit for t in timings.values())):
-            message = f"{over} layer phases need more workspace than the limit; raise `--workspace-limit`"
-            yield Warn(code="workspace_limit", message=message)
 
 
 def _of(timings: Iterable[Timing], algorithm: Algorithm) -> Timing | None:
     return next((timing for timing in timings if timing.task.algorithm == algorithm), None)
-
-
-def _said(work: Work) -> str:
-    return f"{work.name} {work.phase} ({work.layer.kind})"
-
-
-def _priced(work: Work, timings: Mapping[Pair, Timing]) -> bool:
-    return work.layer.free or work.pair in timings
 
 
 def _part(work: Work, timing: Timing | None, layout: Layout) -> LayerTime:
@@ -337,6 +260,10 @@ def _part(work: Work, timing: Timing | None, layout: Layout) -> LayerTime:
         workspace_bytes=timing.workspace_bytes if timing else 0,
         source=timing.source if timing else Source.MEASURED,
     )
+
+
+def _most_workspace(parts: Iterable[LayerTime]) -> int:
+    return max((part.workspace_bytes or 0 for part in parts), default=0)
 
 
 def _total(parts: Iterable[LayerTime]) -> float:
@@ -372,16 +299,8 @@ def _common_spread(timings: Iterable[Timing]) -> float:
     return max(_COMMON_SPREAD, sqrt(fmean((value - mean) ** 2 for value in logs)))
 
 
-def memory_bytes(network: Network, parts: Sequence[LayerTime], optimizer: str, precision: Precision) -> int:
-    """What a training step holds at its peak: parameters, their gradients and the optimizer's state, the inputs and
-    each node's output once (kept for backward), and the largest workspace.
-    """
-    element = precision.element_bytes
-    own = 4 if precision is Precision.BF16_AUTOCAST else element
-    activations = sum(prod(shape) for _, shape in network.inputs)
-    activations += sum(prod(node.layer.output_shape) for node in network.nodes if not node.layer.free)
-    workspace = max((part.workspace_bytes or 0 for part in parts), default=0)
-    return own * network.parameters * (2 + OPTIMIZERS[optimizer]) + element * activations + workspace
+AUTO = "auto"
+"""Stands for whichever measured layout is fastest."""
 
 
 def estimated(
@@ -389,8 +308,8 @@ def estimated(
     slug: str,
     network: Network,
     *,
-    precision: Precision = Precision.FP32,
-    layout: Layout | None = Layout.NCHW,
+    precision: str = Precision.FP32,
+    layout: str = Layout.NCHW,
     threads: int | None = None,
     strategy: str = "latte",
     workspace_limit_bytes: int | None = None,
@@ -398,14 +317,18 @@ def estimated(
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Estimate:
-    """One network on one device; with `layout` None in whichever measured layout the step is fastest."""
+    """One network on one device, all choices by name; with the layout `auto` in the measured one that is fastest.
+
+    Raises LatteError for a name there is none of (exit code 2), and as Estimator does.
+    """
+    check_names(precision, layout, strategy, optimizer)
     found: list[Estimate] = []
-    refusals: list[NotProfiled] = []
-    for one in (layout,) if layout else tuple(Layout):
+    refused: NotProfiled | None = None
+    for one in Layout if layout == AUTO else (Layout(layout),):
         estimator = Estimator(
             store,
             slug,
-            precision=precision,
+            precision=Precision(precision),
             layout=one,
             threads=threads,
             strategy=strategy,
@@ -415,7 +338,37 @@ def estimated(
         try:
             found.append(estimator.estimate(network, optimizer, allow_unknown))
         except NotProfiled as exc:
-            refusals.append(exc)
-    if not found:
-        raise refusals[0]
+            refused = refused or exc
+    if refused and not found:
+        raise refused
     return min(found, key=lambda estimate: (len(estimate.missing), estimate.step_s))
+
+
+def estimate(
+    model: Network | Path | str,
+    *,
+    device: str | None = None,
+    store: str | None = None,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    **choices: Any,
+) -> Estimate:
+    """Estimate a training step of `model`, a file or a network, on a profiled `device` (default: this machine).
+
+    `choices` are those of `estimated`. Raises LatteError for what is not there.
+    """
+    opened = open_store(store)
+    network = model if isinstance(model, Network) else load(model, batch_size=batch_size)
+    return estimated(opened, profile(opened, device, threads), network, threads=threads, **choices)
+
+
+def check_names(precision: str, layout: str, strategy: str, optimizer: str) -> None:
+    """Raise LatteError, with a near match, for a name there is none of."""
+    by_name(strategy)
+    for what, name, known in (
+        ("precision", precision, tuple(Precision)),
+        ("layout", layout, (*Layout, AUTO)),
+        ("optimizer", optimizer, tuple(OPTIMIZERS)),
+    ):
+        if name not in known:
+            raise unknown(what, name, known)

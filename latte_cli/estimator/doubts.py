@@ -1,0 +1,71 @@
+"""Doubts about an estimate: what it rests on, said with what to do about it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from latte_cli.layers import Convolution
+from latte_cli.lookup import Source, Timing
+from latte_cli.strategies import fits, fixed_name
+
+_WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1}
+_MEASURE = "`latte profile --suite network FILE` measures a model's layers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warn:
+    """A doubt about an estimate: a stable code, and a sentence that ends in an action."""
+
+    code: str
+    message: str
+
+
+def doubts(
+    calls: Sequence[Timing],
+    *,
+    strategy: str,
+    workspace_limit_bytes: int | None = None,
+    missing: int = 0,
+    versions: int = 1,
+    unselected: bool = False,
+) -> Iterator[Warn]:
+    """What there is to say of a step's `calls`.
+
+    `missing` parts were left out; rows of that many library `versions` were read; `unselected` convolutions took the
+    default for want of a selector.
+    """
+    if missing:
+        yield Warn(code="missing", message=f"{missing} parts of the step are left out, so it takes longer; {_MEASURE}")
+    yield from _shares(calls)
+    if versions > 1:
+        message = f"there are rows of {versions} library versions, each layer's newest are used; profile again"
+        yield Warn(code="other_versions", message=message)
+    if unselected:
+        message = "convolutions that were not measured take the framework's default; "
+        yield Warn(code="no_selector", message=message + "`latte train-selector` learns to choose for them")
+    yield from _unmet(tuple({timing.task: timing for timing in calls}.values()), strategy, workspace_limit_bytes)
+
+
+def _shares(calls: Sequence[Timing]) -> Iterator[Warn]:
+    sources: dict[str, tuple[Callable[[Timing], bool], str, str]] = {
+        "predicted_share": (lambda call: call.source is Source.PREDICTED, "predicted, not measured", _MEASURE),
+        "extrapolated": (lambda call: call.extrapolated, "larger than or unlike any layer measured", _MEASURE),
+        "noisy": (lambda call: call.noisy, "from noisy rows", "profile again while nothing else runs"),
+    }
+    total = sum(call.device_s for call in calls) or 1.0
+    for code, (holds, what, action) in sources.items():
+        found = [call for call in calls if holds(call)]
+        share = sum(call.device_s for call in found) / total
+        if share > _WORTH_SAYING[code]:
+            kinds = ", ".join(sorted({call.task.layer.kind for call in found}))
+            yield Warn(code=code, message=f"{share:.0%} of the step is {what} ({kinds}); {action}")
+
+
+def _unmet(timings: Sequence[Timing], strategy: str, workspace_limit_bytes: int | None) -> Iterator[Warn]:
+    convolutions = [timing.task for timing in timings if isinstance(timing.task.layer, Convolution)]
+    name = fixed_name(strategy)
+    if name and (others := sum(task.algorithm.name.upper() != name.upper() for task in convolutions)):
+        message = f"{others} of {len(convolutions)} convolution phases cannot run {name} and take the default; "
+        yield Warn(code="not_supported", message=message + "compare with `--strategy latte`")
+    if over := sum(not fits(timing, workspace_limit_bytes) for timing in timings):
+        message = f"{over} layer phases need more workspace than the limit; raise `--workspace-limit`"
+        yield Warn(code="workspace_limit", message=message)
