@@ -156,7 +156,7 @@ def _memory_doubts(limit: int | None) -> tuple[Warn, ...]:
 
 
 class Pricer:
-    """Prices sub-models; the networks and the estimators it needs are asked for once."""
+    """Prices sub-models: cuts the model to each, and asks the estimator of the class."""
 
     def __init__(
         self,
@@ -166,17 +166,20 @@ class Pricer:
         optimizer: str = "sgd",
         allow_unknown: bool = False,
     ) -> None:
-        """`read` gives the model at a batch size, `estimator` the one for a class's device and settings."""
+        """`read` gives the model at a batch size, `estimator` the one for a class's device and settings.
+
+        Both are asked once for what is the same; `whole` is `read` with what was read kept.
+        """
         self._optimizer, self._allow_unknown = optimizer, allow_unknown
         self._estimator = estimator
         self._estimators: dict[object, Estimator] = {}
-        self._read = lru_cache(maxsize=None)(read)
-        self._network = lru_cache(maxsize=None)(lambda batch, width: sub_model(self._read(batch), width))
+        self.whole = lru_cache(maxsize=None)(read)
+        self._cut = lru_cache(maxsize=None)(lambda batch, width: sub_model(self.whole(batch), width))
 
     def __call__(self, entry: SubModel, fleet_class: FleetClass) -> Estimate:
         """The estimate; LatteErrors name the class and the sub-model."""
         try:
-            network = self._network(fleet_class.batch, entry.width)
+            network = self._cut(fleet_class.batch, entry.width)
             optimizer = fleet_class.optimizer or self._optimizer
             return self._for(fleet_class).estimate(network, optimizer, self._allow_unknown)
         except LatteError as exc:

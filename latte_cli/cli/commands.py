@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from latte_cli.cli.allocate import allocate
 from latte_cli.cli.estimate import estimate
 from latte_cli.cli.profile import profile
 from latte_cli.cli.store import app as store
@@ -13,5 +14,6 @@ from latte_cli.cli.zoo import app as zoo
 COMMANDS: dict[str, Callable[..., Any]] = {
     "profile": profile,
     "estimate": estimate,
+    "allocate": allocate,
 }
 GROUPS: dict[str, typer.Typer] = {"store": store, "zoo": zoo}

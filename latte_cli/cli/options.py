@@ -4,6 +4,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from latte_cli.errors import ExitCode, LatteError
 from latte_cli.quantities import duration_s, size_bytes
 from latte_cli.report import Format
 
@@ -26,3 +27,16 @@ parse_duration = duration_s
 
 parse_size = size_bytes
 """An option's `parser=` for sizes: bytes in `2GiB`, `512MiB` or a plain number."""
+
+
+def parse_widths(text: str) -> tuple[float, ...]:
+    """The widths of sub-models in `1,0.75,0.5`; raises LatteError (exit code 2) for what is no such list."""
+    try:
+        widths = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        widths = ()
+    if not widths or not all(0 < width <= 1 for width in widths):
+        shown = " ".join(text.split())[:40]
+        hint = "numbers over 0 and up to 1, as in `1,0.75,0.5`"
+        raise LatteError(f"`{shown}` is not a list of widths", hint=hint, exit_code=ExitCode.USAGE)
+    return widths
