@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from latte_cli.errors import LatteError
-from latte_cli.estimator import Estimate, Estimator, Warn
+from latte_cli.estimator import Estimate, Estimator, Warn, check_names
 from latte_cli.fleet import Fleet, FleetClass
 from latte_cli.network import Network
 from latte_cli.network.channels import channel_groups, sub_model
@@ -178,9 +178,10 @@ class Pricer:
 
     def __call__(self, entry: SubModel, fleet_class: FleetClass) -> Estimate:
         """The estimate; LatteErrors name the class and the sub-model."""
+        optimizer = fleet_class.optimizer or self._optimizer
         try:
+            check_names(fleet_class.precision, fleet_class.layout, fleet_class.strategy or "latte", optimizer)
             network = self._cut(fleet_class.batch, entry.width)
-            optimizer = fleet_class.optimizer or self._optimizer
             return self._for(fleet_class).estimate(network, optimizer, self._allow_unknown)
         except LatteError as exc:
             where = f"class `{fleet_class.name}`, sub-model `{entry.id}`"

@@ -8,8 +8,9 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption, StoreOption, parse_duration, parse_widths
-from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, duration
+from latte_cli.tasks import Layout, Precision
 
 if TYPE_CHECKING:
     from latte_cli.allocator import Plan, Pricer, SubModel
@@ -59,11 +60,12 @@ def allocate(
           precision: fp32       # optional, as are threads, layout (nchw,
                                 # channels_last), strategy and optimizer
     """
+    from latte_cli.estimator import check_names
     from latte_cli.fleet import read_fleet
     from latte_cli.report.plans import write_plan
 
     shares = parse_widths(widths)
-    _check_names(strategy, optimizer)
+    check_names(Precision.FP32, Layout.NCHW, strategy, optimizer)
     found = read_fleet(fleet)
     duration_s = _round_duration_s(round_duration, found, fleet)
     pricer = _pricer(model, store, strategy, optimizer, allow_unknown)
@@ -78,15 +80,6 @@ def allocate(
     first = plan.devices[0]
     shown = f"latte estimate {shlex.quote(str(model))} --device {first.device} --batch-size {first.fleet_class.batch}"
     console.note(f"next: `{shown}` shows a step layer by layer")
-
-
-def _check_names(strategy: str, optimizer: str) -> None:
-    from latte_cli.estimator import OPTIMIZERS
-    from latte_cli.strategies import by_name
-
-    by_name(strategy)
-    if optimizer not in OPTIMIZERS:
-        raise unknown("optimizer", optimizer, OPTIMIZERS)
 
 
 def _round_duration_s(option_s: float | None, fleet: "Fleet", path: Path) -> float:
