@@ -1,0 +1,212 @@
+from dataclasses import replace
+from math import exp, log
+
+import pytest
+from made_rows import DEVICE, GEMM, SETTINGS, convolution, measurement, network, profile, seconds, tasks, write
+
+from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.backends.host import cpu_slug
+from latte_cli.errors import ExitCode, LatteError
+from latte_cli.layers import Activation, Convolution, Elementwise, Linear, Optimizer, Phase
+from latte_cli.lookup import Lookup, NotProfiled, Source, combined
+from latte_cli.lookup import profile as meant
+from latte_cli.measure import Mark, Outcome
+from latte_cli.store import open_store
+from latte_cli.tasks import Layout, Precision, Task
+
+LAYER = convolution(8, 16, 32, 16)
+FORWARD = Task(layer=LAYER, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT, settings=SETTINGS)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "store"), shipped=False)
+
+
+def lookup(store, **wish):
+    given = {"precision": Precision.FP32, "layout": Layout.NCHW} | wish
+    return Lookup(store, DEVICE.slug, **given)
+
+
+def test_passes_are_combined_as_the_median_of_their_medians():
+    rows = [measurement(FORWARD, time_s=time_s, sweep_pass=index) for index, time_s in enumerate((1.0, 9.0, 1.2))]
+    [timing] = combined(rows)
+    assert timing.device_s == 1.2
+    assert timing.low_s < 1.0 < 1.2 < timing.high_s
+
+
+def test_an_interval_has_a_floor_and_widens_with_the_spread_between_passes():
+    [calm] = combined([measurement(FORWARD, time_s=1.0, sweep_pass=index) for index in range(3)])
+    [wild] = combined([measurement(FORWARD, time_s=exp(0.2 * index), sweep_pass=index) for index in range(3)])
+    assert log(calm.high_s / calm.device_s) == pytest.approx(1.96 * 0.03)
+    assert log(wild.high_s / wild.device_s) == pytest.approx(1.96 * 0.2, rel=0.02)
+
+
+def test_what_did_not_run_has_no_timing():
+    failed = replace(measurement(FORWARD), outcome=Outcome.UNSUPPORTED, device_times_s=(), host_times_s=())
+    assert combined([failed]) == []
+
+
+def test_a_timing_is_noisy_only_if_every_pass_was():
+    rows = [measurement(FORWARD, sweep_pass=0, marks=(Mark.NOISY,)), measurement(FORWARD, sweep_pass=1)]
+    assert not combined(rows)[0].noisy
+    assert combined(rows[:1])[0].noisy
+
+
+def test_a_measured_layer_is_found_with_all_its_algorithms(store):
+    profile(store, [LAYER])
+    found = lookup(store).measured([(LAYER, Phase.FORWARD), (convolution(9, 16, 32, 16), Phase.FORWARD)])
+    assert {timing.task.algorithm for timing in found.pop((LAYER, Phase.FORWARD))} == {FRAMEWORK_DEFAULT, GEMM}
+    assert not found
+
+
+def test_rows_of_other_settings_are_not_mixed_in(store):
+    profile(store, [LAYER])
+    profile(store, [LAYER], replace(SETTINGS, layout=Layout.CHANNELS_LAST))
+    profile(store, [LAYER], replace(SETTINGS, precision=Precision.BF16))
+    found = lookup(store).measured([(LAYER, Phase.FORWARD)])[LAYER, Phase.FORWARD]
+    assert {timing.task.settings for timing in found} == {SETTINGS}
+
+
+def test_the_number_of_threads_with_most_rows_is_taken_if_none_is_named(store):
+    one = replace(SETTINGS, threads=1)
+    profile(store, [LAYER, convolution(1, 3, 8, 8)])
+    profile(store, [LAYER], one)
+    pairs = [(LAYER, Phase.FORWARD), (convolution(1, 3, 8, 8), Phase.FORWARD)]
+    assert {t.task.settings for found in lookup(store).measured(pairs).values() for t in found} == {SETTINGS}
+    assert {t.task.settings for t in lookup(store, threads=1).measured(pairs)[pairs[0]]} == {one}
+
+
+def test_of_several_library_versions_the_newest_measured_is_taken(store):
+    newer = replace(SETTINGS, library_versions=(("torch", "2.14.0"),))
+    write(store, [measurement(task, measured_at=1.0) for task in tasks([LAYER])])
+    write(store, [measurement(task, measured_at=2.0) for task in tasks([LAYER], newer)])
+    found = lookup(store)
+    [timings] = found.measured([(LAYER, Phase.FORWARD)]).values()
+    assert {timing.task.settings for timing in timings} == {newer}
+    assert found.settings() == newer
+    assert len(found.versions()) == 2
+
+
+def test_settings_without_any_row_are_an_error_that_says_what_there_is(store):
+    profile(store, [LAYER])
+    with pytest.raises(NotProfiled, match="no rows in bf16 nchw") as caught:
+        lookup(store, precision=Precision.BF16).measured([(LAYER, Phase.FORWARD)])
+    assert "fp32 nchw with 2 threads" in (caught.value.hint or "")
+
+
+def test_a_layer_without_spatial_dimensions_is_found_in_any_layout(store):
+    linear = Linear(rows=8, in_features=16, out_features=4)
+    profile(store, [LAYER], replace(SETTINGS, layout=Layout.CHANNELS_LAST))
+    profile(store, [linear])
+    pairs = [(LAYER, Phase.FORWARD), (linear, Phase.FORWARD)]
+    assert set(lookup(store, layout=Layout.CHANNELS_LAST).measured(pairs)) == set(pairs)
+
+
+def test_layers_asked_for_later_are_found_too(store):
+    profile(store, network().layers)
+    found = lookup(store)
+    assert found.measured([(LAYER, Phase.FORWARD)])
+    relu = (Activation(shape=(8, 16, 32, 32), function="relu"), Phase.BACKWARD)
+    assert found.measured([relu])[relu]
+
+
+@pytest.mark.parametrize(
+    ("below", "wanted", "above"),
+    [
+        (convolution(4, 16, 32, 16), LAYER, convolution(16, 16, 32, 16)),
+        (convolution(8, 8, 32, 16), LAYER, convolution(8, 24, 32, 16)),
+        (convolution(8, 16, 16, 16), LAYER, convolution(8, 16, 48, 16)),
+        tuple(
+            Convolution(batch=1, in_channels=c, out_channels=c, groups=c, input=(8, 8), kernel=(3, 3))
+            for c in (16, 24, 32)
+        ),
+        tuple(Elementwise(operation="add", shapes=((n, 8, 4, 4), (n, 8, 4, 4))) for n in (1, 2, 4)),
+        tuple(Linear(rows=n, in_features=64, out_features=10) for n in (4, 8, 32)),
+        tuple(Optimizer(function="sgd", tensors=9, elements=n) for n in (10**5, 3 * 10**5, 5 * 10**5)),
+    ],
+)
+def test_a_layer_between_two_that_differ_in_one_size_is_interpolated(store, below, wanted, above):
+    profile(store, [below, above])
+    phase = wanted.phases[0]
+    found = {timing.task.algorithm: timing for timing in lookup(store).interpolated((wanted, phase))}
+    timing = found[FRAMEWORK_DEFAULT]
+    assert timing.source is Source.INTERPOLATED
+    assert timing.task.layer == wanted
+    assert timing.device_s == pytest.approx(seconds(timing.task), rel=0.1)
+    assert timing.low_s < timing.device_s < timing.high_s
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        (convolution(16, 16, 32, 16), convolution(32, 16, 32, 16)),  # both above
+        (convolution(4, 16, 32, 16), convolution(16, 24, 32, 16)),  # two sizes differ
+        (convolution(4, 16, 32, 16, kernel=1), convolution(16, 16, 32, 16, kernel=1)),  # another kernel
+        (convolution(1, 16, 32, 16), convolution(64, 16, 32, 16)),  # too far apart
+    ],
+)
+def test_nothing_is_interpolated_without_a_bracket_along_one_size(store, others):
+    profile(store, others)
+    assert lookup(store).interpolated((LAYER, Phase.FORWARD)) == ()
+
+
+def test_the_narrowest_bracket_is_used(store):
+    rows = [measurement(task, time_s=1.0) for task in tasks([convolution(n, 16, 32, 16) for n in (4, 16)])]
+    rows += [measurement(task, time_s=5.0) for task in tasks([convolution(8, c, 32, 16) for c in (14, 18)])]
+    write(store, rows)
+    assert all(t.device_s == pytest.approx(5.0) for t in lookup(store).interpolated((LAYER, Phase.FORWARD)))
+
+
+def test_the_algorithms_that_ran_layers_of_a_sort_are_known(store):
+    profile(store, [LAYER])
+    found = lookup(store)
+    assert found.run_before((convolution(3, 5, 7, 9), Phase.FORWARD)) == {FRAMEWORK_DEFAULT, GEMM}
+    assert found.run_before((convolution(3, 5, 7, 9, kernel=1), Phase.FORWARD)) == set()
+
+
+def machine(store, slug):
+    device = replace(DEVICE, slug=slug)
+    write(store, [replace(measurement(FORWARD), device=device)])
+
+
+def test_no_device_means_this_machine(store):
+    machine(store, DEVICE.slug)
+    machine(store, cpu_slug())
+    assert meant(store) == meant(store, "cpu") == meant(store, "auto") == cpu_slug()
+
+
+def test_a_profile_with_a_fleet_name_is_this_machines_too(store):
+    machine(store, cpu_slug(name="lab"))
+    assert meant(store) == meant(store, "lab") == cpu_slug(name="lab")
+
+
+def test_threads_choose_among_this_machines_profiles(store):
+    machine(store, cpu_slug(1))
+    assert meant(store) == meant(store, "cpu", threads=1) == cpu_slug(1)
+    with pytest.raises(LatteError, match="with 999 threads"):
+        meant(store, "cpu", threads=999)
+
+
+def test_without_a_profile_of_this_machine_the_error_says_which_there_are_and_how_to_make_one(store):
+    machine(store, DEVICE.slug)
+    with pytest.raises(LatteError, match="no profile of this machine") as caught:
+        meant(store)
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
+    assert DEVICE.slug in (caught.value.hint or "")
+    assert "latte profile --budget 2m" in (caught.value.hint or "")
+
+
+def test_an_unknown_device_gets_a_near_match(store):
+    machine(store, DEVICE.slug)
+    with pytest.raises(LatteError, match="unknown device") as caught:
+        meant(store, "made-up-cpu-2c-3t")
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
+    assert DEVICE.slug in (caught.value.hint or "")
+
+
+def test_a_beginning_that_fits_several_devices_is_an_error(store):
+    machine(store, "lab-one")
+    machine(store, "lab-two")
+    with pytest.raises(LatteError, match="several devices"):
+        meant(store, "lab")
