@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from hypothesis import given, reject
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
@@ -177,6 +177,7 @@ def pools_in_one_dimension(draw: st.DrawFn) -> Pool:
         reject()
 
 
+@settings(deadline=None)
 @given(pools_in_one_dimension())
 def test_pools_agree_with_the_definition_for_any_padding(layer: Pool) -> None:
     x = torch.arange(1.0, layer.input[0] + 1) % 5 + 1

@@ -273,6 +273,8 @@ def _torch_pads(layer: Pool) -> bool:
     """Whether torch's own pool has this padding: as much on both sides, at most half a window; none for lp."""
     if layer.function == "lp":
         return not (layer.ceil or any((*layer.pad_before, *layer.pad_after)))
+    if layer.function == "average" and len(layer.input) == 3 and any(map(operator.gt, layer.kernel, layer.input)):
+        return False  # avg_pool3d alone refuses windows larger than the input without its padding
     narrow = all(2 * pad <= kernel for pad, kernel in zip(layer.pad_before, layer.kernel, strict=True))
     return layer.pad_before == layer.pad_after and narrow
 
