@@ -344,7 +344,8 @@ def export(
     Raises LatteError for an unknown name and for sizes that make no network.
     """
     entry = model(name)
-    size, classes = image_size or entry.image_size, classes or entry.classes
+    size = entry.image_size if image_size is None else image_size
+    classes = entry.classes if classes is None else classes
     if not entry.smallest <= size <= _LARGEST_IMAGE:
         raise LatteError(
             f"`{name}` cannot read images of {size} pixels", hint=f"from {entry.smallest} to {_LARGEST_IMAGE} will do"

@@ -34,7 +34,7 @@ def read(content: bytes, *, name: str, sha256: str, batch_size: int | None, allo
     except UnicodeDecodeError as exc:
         raise LatteError(f"`{name}` is damaged: it holds text that is not UTF-8", hint=DAMAGED) from exc
     own = graph.batch if isinstance(graph.batch, int) else None
-    batch = own or 1 if batch_size is None else batch_size
+    batch = batch_size if batch_size is not None else own or 1
     if batch < 1:
         raise LatteError(f"the batch size cannot be {batch}", hint="it counts samples: 1 or more")
     own_shapes: Mapping[str, tuple[Shape, Shape]] = {}
@@ -122,6 +122,9 @@ class _Walk:
         if call.kind not in MAKING and op.folds:
             self._keep_constants(op)
             return
+        constants = {tensor.name for tensor in op.given if tensor.constant}
+        if any(not constants.isdisjoint(node.inputs) for node in op.nodes):
+            raise Unreadable("it takes a constant where an activation is known")
         twice = self.tensors.keys() & op.results.keys()
         if twice:
             raise LatteError(f"`{min(twice)}` is written twice")

@@ -133,6 +133,11 @@ def _ordered(calls: list[Call], given: set[str], outputs: Iterable[str]) -> tupl
                 raise LatteError(f"`{output}` is written twice, by `{call.name}` too", hint=DAMAGED)
             makers[output] = index
     needed = _needed(calls, makers, given, outputs)
+    return tuple(calls[index] for index in _sorted(calls, makers, needed))
+
+
+def _sorted(calls: list[Call], makers: Mapping[str, int], needed: Iterable[int]) -> list[int]:
+    """The indices in `needed`, always taking the first in the file whose inputs are there (Kahn's algorithm)."""
     waiting = {index: {makers[name] for name in calls[index].inputs if name in makers} for index in needed}
     readers: dict[int, list[int]] = {}
     for index, sources in waiting.items():
@@ -143,15 +148,15 @@ def _ordered(calls: list[Call], given: set[str], outputs: Iterable[str]) -> tupl
     ordered = []
     while ready:
         index = heapq.heappop(ready)
-        ordered.append(calls[index])
+        ordered.append(index)
         for reader in readers.get(index, ()):
             waiting[reader].discard(index)
             if not waiting[reader]:
                 heapq.heappush(ready, reader)
-    if len(ordered) < len(needed):
+    if len(ordered) < len(waiting):
         stuck = next(calls[index].name for index, sources in waiting.items() if sources)
         raise LatteError(f"the graph runs in a circle through `{stuck}`", hint=DAMAGED)
-    return tuple(ordered)
+    return ordered
 
 
 def _needed(calls: list[Call], makers: Mapping[str, int], given: set[str], outputs: Iterable[str]) -> set[int]:

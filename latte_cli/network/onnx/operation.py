@@ -17,6 +17,7 @@ Array: TypeAlias = NDArray[Any]
 
 LARGEST_RANK = 16
 LARGEST_SIZE = 2**40
+NO_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
 FOLDED_ELEMENTS = 65_536
 """Constants of up to so many elements are computed with; of larger ones only the shape is known."""
 
@@ -52,8 +53,7 @@ def checked_shape(shape: tuple[int, ...], what: str) -> Shape:
 
 def tensor_values(tensor: TensorProto) -> Array | None:
     """The values of a stored tensor: None where they are many, elsewhere, or not numbers; nothing else is opened."""
-    numbers = (TensorProto.STRING, TensorProto.UNDEFINED)
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type in numbers:
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type in NO_NUMBERS:
         return None
     if prod(checked_shape(tuple(tensor.dims), f"`{tensor.name}`")) > FOLDED_ELEMENTS:
         return None

@@ -11,6 +11,7 @@ from latte_cli.errors import LatteError
 from latte_cli.layers import Concat, Copy, Shape, broadcast, scaled_reshape
 from latte_cli.network.onnx.operation import (
     FOLDED_ELEMENTS,
+    NO_NUMBERS,
     Array,
     Operation,
     Reader,
@@ -74,6 +75,8 @@ def _same(op: Operation) -> object:
 
 def _cast(op: Operation) -> object:
     x, element = op.input(), op.integer("to", TensorProto.FLOAT)
+    if element not in TensorProto.DataType.values() or element in NO_NUMBERS:
+        raise Unreadable(f"a cast to element type {element} is not known")
     if element == x.element:
         return op.view(x, x.shape)
     y = op.result(Copy(operation="cast", shape=x.shape, output=x.shape), x)
@@ -189,9 +192,9 @@ def _gather(op: Operation) -> object:
 def _split(op: Operation) -> object:
     x = op.input()
     axis = op.axis(op.integer("axis"), len(x.shape))
-    count = op.integer("num_outputs", len(op.outputs))
-    if count < 1:
-        raise LatteError(f"it splits into {count} parts")
+    count = len(op.outputs)
+    if op.integer("num_outputs", count) != count:
+        raise LatteError(f"it writes {count} outputs of {op.integer('num_outputs')}")
     part = -(-x.shape[axis] // count)
     sizes = op.sizes(1, "split") or (part,) * (count - 1) + (x.shape[axis] - part * (count - 1),)
     if sum(sizes) != x.shape[axis] or len(sizes) < len(op.outputs):

@@ -104,7 +104,7 @@ def _transposed_convolution(op: Operation) -> object:
 def _transposed_pads(
     op: Operation, spatial: Shape, kernel: Shape, stride: Shape, dilation: Shape, extra: Shape
 ) -> tuple[Shape, Shape, Shape]:
-    """Padding before, after and of the output, which `output_shape` or a SAME rule (output = in · stride) may decide."""
+    """Padding before, after, of the output: `output_shape` or a SAME rule (output = in · stride) may decide it."""
     rule, wanted = op.text("auto_pad", "NOTSET"), op.integers("output_shape")
     if wanted is None and rule.startswith("SAME"):
         wanted = tuple(i * s for i, s in zip(spatial, stride, strict=True))
