@@ -179,10 +179,15 @@ class Lookup:
         else:
             self._index(combined(self.store.measurements(self.slug, layers=sorted(fresh, key=repr))))
         self._asked |= layers
-        if not self._timings:
+        if not self._covers(layers):
             self.everything()
-        if not self._timings:
+        if not self._covers(layers):
             raise self._not_profiled()
+
+    def _covers(self, layers: Iterable[Layer]) -> bool:
+        """Whether there are rows under the settings; in the very layout, if it means anything to the layers."""
+        layouts = {settings.layout for groups in self._timings.values() for settings in groups}
+        return self.layout in layouts or (bool(layouts) and not any(map(has_layout, layers)))
 
     def _index(self, timings: Sequence[Timing]) -> None:
         wanted = [timing for timing in timings if self._matches(timing.task)]

@@ -236,7 +236,7 @@ def _roofline(timings: Sequence[Timing]) -> list[float]:
     scale = np.maximum(amounts.max(axis=0), 1.0)
     weights, _ = nnls(amounts / scale / times[:, None], np.ones(len(timings)))
     if not weights[2]:  # nothing takes no time at all
-        weights[2] = 0.01 * times.min()
+        weights[2] = 0.001 * times.min()
     return [float(weight) for weight in weights / scale]
 
 

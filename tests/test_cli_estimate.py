@@ -1,0 +1,176 @@
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from made_rows import DEVICE, SETTINGS, measurement, profile, step_layers, tasks, write
+from rich.cells import cell_len
+
+from latte_cli.cli import main
+from latte_cli.network import load
+from latte_cli.network.zoo import export
+from latte_cli.report.estimates import document
+from latte_cli.store import open_store
+from latte_cli.tasks import Layout
+
+OTHER = replace(DEVICE, slug="other-cpu-2c-2t")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "lenet.onnx"
+    path.write_bytes(export("lenet"))
+    return path
+
+
+@pytest.fixture
+def store(tmp_path, model):
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    layers = step_layers(load(model, batch_size=8))
+    profile(store, layers)
+    write(store, [replace(measurement(task, time_s=1e-3), device=OTHER) for task in tasks(layers)])
+    return store
+
+
+@pytest.fixture
+def latte(store, model, monkeypatch, capsys):
+    """Runs `latte estimate lenet.onnx` at batch 8 with more arguments: exit code, stdout, stderr."""
+
+    def run(*arguments, device=DEVICE.slug, path=model):
+        named = ("--device", device) if device else ()
+        words = ("latte", "estimate", path, "--batch-size", 8, "--store", store.uri, *named, *arguments)
+        monkeypatch.setattr("sys.argv", [str(word) for word in words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+def test_the_table_has_a_line_for_each_layer_and_the_totals(latte, model):
+    code, out, err = latte("--samples", 50_000)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "lenet, batch 8: latte"
+    for node in load(model).nodes:
+        assert sum(line.split()[0] == node.name for line in lines) == 1
+    assert any(line.startswith("step ") for line in lines)
+    assert any(line.startswith("epoch of 50000 samples ") for line in lines)
+    assert "100.0 % measured" in lines[-1]
+
+
+def test_the_table_fits_80_columns_where_names_are_long(latte):
+    _, out, _ = latte()
+    assert max(map(cell_len, out.splitlines())) <= 80
+
+
+def test_json_is_the_documented_document(latte, model):
+    code, out, _ = latte("--format", "json", "--samples", 100)
+    found = json.loads(out)
+    network = load(model, batch_size=8)
+    assert code == 0
+    assert list(found) == ["schema", "model", "estimates"]
+    assert found["schema"] == "latte.estimate/1"
+    assert found["model"] == {"name": "lenet", "sha256": network.sha256, "batch_size": 8}
+    [entry] = found["estimates"]
+    assert list(entry) == ["device", "strategy", "settings", "totals", "layers", "missing", "warnings"]
+    totals = entry["totals"]
+    parts = ("forward_s", "backward_s", "update_s", "other_s")
+    assert totals["step_s"] == pytest.approx(sum(totals[part] for part in parts))
+    assert totals["epoch_s"] == pytest.approx(13 * totals["step_s"])
+    assert totals["step_low_s"] < totals["step_s"] < totals["step_high_s"]
+    assert totals["step_s"] == pytest.approx(sum(layer["time_s"] for layer in entry["layers"]))
+    keys = "name kind phase algorithm layout time_s low_s high_s workspace_bytes source"
+    assert {tuple(layer) for layer in entry["layers"]} == {tuple(keys.split())}
+    assert entry["missing"] == []
+
+
+def test_csv_has_a_line_for_each_layer_and_phase_of_each_device(latte):
+    _, out, _ = latte("--device", OTHER.slug, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert {row["device"] for row in rows} == {DEVICE.slug, OTHER.slug}
+    assert len({(row["device"], row["name"], row["phase"]) for row in rows}) == len(rows)
+    assert all(float(row["low_s"]) <= float(row["time_s"]) <= float(row["high_s"]) for row in rows)
+
+
+def test_devices_stand_side_by_side(latte):
+    _, out, _ = latte("--device", OTHER.slug)
+    lines = out.splitlines()
+    assert lines[1].split() == ["layer", "A", "B"]
+    assert len(next(line for line in lines if line.startswith("step ")).split("  ")) >= 3
+    assert f"B: {OTHER.slug}, fp32 nchw, 2 threads" in lines
+    assert max(map(cell_len, lines)) <= 80
+
+
+def test_a_step_over_the_limit_ends_with_3_after_the_result(latte):
+    code, out, err = latte("--max-step", "0.001ms")
+    assert code == 3
+    assert "step " in out
+    assert "longer than 1.00 us" in err
+    assert latte("--max-step", "1h")[0] == 0
+
+
+def test_what_was_not_measured_is_predicted_with_a_warning_and_a_note(latte):
+    code, out, err = latte("--batch-size", 32)
+    assert code == 0
+    assert "* predicted" in out
+    assert "fitting the time model" in err
+    assert "warning: " in err
+    assert "fitting" not in latte("--batch-size", 32)[2]
+
+
+def test_channels_last_is_read_where_it_was_measured(latte, store, model):
+    profile(store, step_layers(load(model, batch_size=8)), replace(SETTINGS, layout=Layout.CHANNELS_LAST))
+    assert "fp32 channels_last" in latte("--layout", "auto")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--strategy", "late"), 2, "did you mean `latte`?"),
+        (("--strategy", "fixed:IM2COL"), 2, "unknown algorithm `IM2COL`"),
+        (("--layout", "nhwc"), 2, "unknown layout `nhwc`"),
+        (("--precision", "fp31"), 2, "did you mean `fp32`?"),
+        (("--optimizer", "adan"), 2, "did you mean `adam`?"),
+        (("--workspace-limit", "lots"), 2, "is not a size"),
+        (("--max-step", "soon"), 2, "is not a duration"),
+        (("--batch-size", "0"), 2, "--batch-size"),
+        (("--precision", "bf16"), 1, "has no rows in bf16 nchw"),
+        (("--threads", "7"), 1, "with 7 threads"),
+        (("--device", "made-up-cpu-2c-4t"), 1, "did you mean"),
+        (("--device", "cuda:0"), 1, "unknown device `cuda:0`"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_a_hint(latte, arguments, code, message):
+    ended, out, err = latte(*arguments)
+    assert (ended, out) == (code, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_without_a_profile_of_this_machine_the_hint_says_how_to_make_one(latte):
+    code, _, err = latte(device=None)
+    assert code == 1
+    assert "there is no profile of this machine" in err
+    assert "latte profile --budget 2m" in err
+    assert DEVICE.slug in err
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no model"])
+def test_a_bad_model_file_is_named(latte, tmp_path, content):
+    path = tmp_path / "bad.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    code, out, err = latte(path=path)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+
+
+def test_a_document_needs_no_samples(store, model):
+    from latte_cli.estimator import Estimator
+
+    found = Estimator(store, DEVICE.slug).estimate(load(model, batch_size=8))
+    assert document([found])["estimates"][0]["totals"]["epoch_s"] is None

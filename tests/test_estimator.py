@@ -1,0 +1,253 @@
+from dataclasses import replace
+from math import prod
+
+import pytest
+from made_rows import DEVICE, GEMM, SETTINGS, measurement, network, profile, seconds, step_layers, tasks, write
+
+import latte_cli
+from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.errors import ExitCode, LatteError
+from latte_cli.estimator import LOSS, UPDATE, Estimator, Source, estimated
+from latte_cli.estimator.steps import memory_bytes, training_step
+from latte_cli.layers import Norm, Phase
+from latte_cli.measure import Mark
+from latte_cli.network import Network, Node
+from latte_cli.store import open_store
+from latte_cli.tasks import Layout, Precision, Task
+
+NETWORK = network()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "store"), shipped=False)
+
+
+@pytest.fixture
+def measured(store):
+    profile(store, step_layers(NETWORK))
+    return store
+
+
+def law(layer, phase, algorithm=FRAMEWORK_DEFAULT, settings=SETTINGS):
+    return seconds(Task(layer=layer, phase=phase, algorithm=algorithm, settings=settings))
+
+
+def codes(estimate):
+    return {warning.code for warning in estimate.warnings}
+
+
+def test_totals_are_the_sums_of_the_measured_rows(measured):
+    found = Estimator(measured, DEVICE.slug, strategy="pytorch").estimate(NETWORK)
+    layers = [layer for layer in NETWORK.layers if not layer.free]
+    assert found.forward_s == pytest.approx(sum(law(layer, Phase.FORWARD) for layer in layers), rel=1e-5)
+    assert found.other_s == pytest.approx(
+        sum(law(NETWORK.loss(), p) for p in (Phase.FORWARD, Phase.BACKWARD)), rel=1e-5
+    )
+    assert found.update_s == pytest.approx(law(NETWORK.optimizer("sgd"), Phase.UPDATE), rel=1e-5)
+    assert found.step_s == pytest.approx(sum(part.device_s for part in found.parts))
+    assert {part.source for part in found.parts} == {Source.MEASURED}
+    assert not found.warnings
+    assert not found.missing
+
+
+def test_latte_is_as_fast_as_the_fastest_row_of_each_phase(measured):
+    found = Estimator(measured, DEVICE.slug).estimate(NETWORK)
+    chosen = {(part.name, part.phase): part.algorithm for part in found.parts}
+    assert chosen["conv1", Phase.FORWARD] == FRAMEWORK_DEFAULT
+    assert {chosen["conv2", phase] for phase in NETWORK.nodes[4].layer.phases} == {GEMM}
+    assert found.step_s < Estimator(measured, DEVICE.slug, strategy="pytorch").estimate(NETWORK).step_s
+
+
+def test_the_first_layer_has_no_backward_data(measured):
+    found = Estimator(measured, DEVICE.slug).estimate(NETWORK)
+    phases = [part.phase for part in found.parts if part.name == "conv1"]
+    assert phases == [Phase.FORWARD, Phase.BACKWARD_FILTER]
+
+
+def test_nothing_goes_back_to_what_depends_on_no_parameter():
+    shape = (2, 3, 8, 8)
+    plain = Norm(shape=shape, function="batch", affine=False)
+    node = Node(name="norm", layer=plain, inputs=("image",), output="norm")
+    only = Network(name="plain", inputs=(("image", shape),), nodes=(node,), outputs=("norm",))
+    assert [(work.name, work.phase) for work in training_step(only, "none")] == [
+        ("norm", Phase.FORWARD),
+        (LOSS, Phase.FORWARD),
+    ]
+
+
+def test_a_network_without_parameters_cannot_be_updated(measured):
+    with pytest.raises(LatteError, match="no parameters to train"):
+        Estimator(measured, DEVICE.slug).estimate(replace(NETWORK, nodes=(), outputs=()))
+
+
+def test_free_layers_are_listed_at_no_cost(measured):
+    found = Estimator(measured, DEVICE.slug).estimate(NETWORK)
+    views = [part for part in found.parts if part.name == "flat"]
+    assert [(part.device_s, part.algorithm.name) for part in views] == [(0.0, "none")] * 2
+
+
+def test_without_an_optimizer_there_is_no_update(measured):
+    found = Estimator(measured, DEVICE.slug).estimate(NETWORK, optimizer="none")
+    assert found.update_s == 0
+    assert UPDATE not in {part.name for part in found.parts}
+
+
+def test_an_epoch_counts_the_last_batch_as_whole(measured):
+    found = Estimator(measured, DEVICE.slug).estimate(NETWORK)
+    assert found.epoch_s(17) == 3 * found.step_s
+
+
+def test_neighbouring_batches_are_interpolated_and_the_batch_is_no_multiplier(store):
+    profile(store, [*step_layers(network(4)), *step_layers(network(16))])
+    found = Estimator(store, DEVICE.slug, strategy="pytorch").estimate(NETWORK)
+    priced = [part for part in found.parts if not part.layer.free and part.name != UPDATE]
+    assert {part.source for part in priced} == {Source.INTERPOLATED}
+    right = sum(law(part.layer, part.phase) for part in priced)
+    assert sum(part.device_s for part in priced) == pytest.approx(right, rel=0.1)
+
+
+def test_what_has_no_neighbours_is_predicted_and_the_estimate_says_so(measured):
+    found = Estimator(measured, DEVICE.slug).estimate(network(batch=32))
+    assert Source.PREDICTED in {part.source for part in found.parts}
+    assert {"predicted_share", "no_selector"} <= codes(found)
+    assert found.step_low_s < found.step_s < found.step_high_s
+    assert all(part.low_s <= part.device_s <= part.high_s for part in found.parts)
+
+
+def test_a_kind_that_was_never_measured_is_an_error_that_names_it(store):
+    profile(store, [layer for layer in step_layers(NETWORK) if layer.kind != "norm"])
+    with pytest.raises(LatteError, match=r"norm forward \(norm\)") as caught:
+        Estimator(store, DEVICE.slug).estimate(NETWORK)
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
+    assert "--allow-unknown" in (caught.value.hint or "")
+
+
+def test_what_is_let_pass_is_named_and_never_zero(store):
+    profile(store, [layer for layer in step_layers(NETWORK) if layer.kind != "norm"])
+    found = Estimator(store, DEVICE.slug).estimate(replace(NETWORK, unknown=("Foo",)), allow_unknown=True)
+    assert found.missing == ("norm forward (norm)", "norm backward (norm)", "operator Foo")
+    assert "norm" not in {part.name for part in found.parts}
+    assert "missing" in codes(found)
+
+
+def test_the_interval_widens_with_the_drift_of_the_device(store):
+    layers = step_layers(NETWORK)
+    write(store, [measurement(task) for task in tasks(layers)])
+    calm = Estimator(store, DEVICE.slug).estimate(NETWORK)
+    drifts = {task: 0.7 + 0.6 * (index % 2) for index, task in enumerate(tasks(layers))}
+    write(store, [measurement(task, drift=drift, measured_at=2.0) for task, drift in drifts.items()])
+    wild = Estimator(store, DEVICE.slug).estimate(NETWORK)
+    assert wild.step_s == pytest.approx(calm.step_s)
+    assert wild.step_high_s - wild.step_low_s > 2 * (calm.step_high_s - calm.step_low_s)
+
+
+def test_an_interval_is_never_narrower_than_a_step_against_itself(measured):
+    found = Estimator(measured, DEVICE.slug).estimate(NETWORK)
+    assert found.step_high_s - found.step_s >= 1.96 * 0.05 * found.step_s
+
+
+def test_noisy_rows_are_said(store):
+    write(store, [measurement(task, marks=(Mark.NOISY,)) for task in tasks(step_layers(NETWORK))])
+    assert codes(Estimator(store, DEVICE.slug).estimate(NETWORK)) == {"noisy"}
+
+
+def test_rows_of_other_library_versions_are_said(measured):
+    newer = replace(SETTINGS, library_versions=(("torch", "2.14.0"),))
+    write(measured, [measurement(task, measured_at=2.0) for task in tasks(step_layers(NETWORK), newer)])
+    found = Estimator(measured, DEVICE.slug).estimate(NETWORK)
+    assert found.settings == newer
+    assert codes(found) == {"other_versions"}
+
+
+def test_each_warning_ends_in_an_action(store):
+    layers = [layer for layer in step_layers(NETWORK) if layer.kind != "norm"]
+    write(store, [measurement(task, marks=(Mark.NOISY,)) for task in tasks(layers)])
+    estimator = Estimator(store, DEVICE.slug, strategy="fixed:IM2COL_GEMM", workspace_limit_bytes=1)
+    found = estimator.estimate(network(batch=64), allow_unknown=True)
+    assert {"missing", "predicted_share", "extrapolated"} <= codes(found)
+    for warning in found.warnings:
+        action = warning.message.rpartition("; ")[2]
+        assert action.startswith(("`latte ", "profile again", "compare with", "raise "))
+        assert not warning.message.endswith(".")
+
+
+def test_a_workspace_limit_is_kept_where_an_algorithm_fits(measured):
+    found = Estimator(measured, DEVICE.slug, workspace_limit_bytes=2**12).estimate(NETWORK)
+    assert {part.algorithm.name for part in found.parts} == {"DEFAULT", "none"}
+    assert "workspace_limit" not in codes(found)
+    assert "workspace_limit" in codes(Estimator(measured, DEVICE.slug, workspace_limit_bytes=1).estimate(NETWORK))
+
+
+def test_a_fixed_algorithm_says_where_it_could_not_run(store):
+    rows = [measurement(task) for task in tasks(step_layers(NETWORK))]
+    first = NETWORK.nodes[0].layer
+    write(store, [row for row in rows if (row.task.layer, row.task.algorithm) != (first, GEMM)])
+    found = Estimator(store, DEVICE.slug, strategy="fixed:IM2COL_GEMM").estimate(NETWORK)
+    [warning] = found.warnings
+    assert warning.code == "not_supported"
+    assert warning.message.startswith("2 of 5 convolution phases")
+
+
+def test_a_fixed_algorithm_that_the_device_never_ran_gets_a_near_match(measured):
+    with pytest.raises(LatteError, match="unknown algorithm `IM2COL_GEM`") as caught:
+        Estimator(measured, DEVICE.slug, strategy="fixed:IM2COL_GEM").estimate(NETWORK)
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert "IM2COL_GEMM" in (caught.value.hint or "")
+
+
+def test_auto_takes_the_layout_that_is_faster_in_total(measured):
+    profile(measured, step_layers(NETWORK), replace(SETTINGS, layout=Layout.CHANNELS_LAST))
+    found = estimated(measured, DEVICE.slug, NETWORK, layout="auto")
+    assert found.settings.layout is Layout.CHANNELS_LAST
+    assert {part.layout for part in found.parts} == {Layout.CHANNELS_LAST}
+
+
+def test_auto_takes_the_layout_that_has_rows(measured):
+    assert estimated(measured, DEVICE.slug, NETWORK, layout="auto").settings.layout is Layout.NCHW
+
+
+@pytest.mark.parametrize("wish", [{"precision": "bf16"}, {"layout": "channels_last"}, {"threads": 7}])
+def test_settings_that_were_not_profiled_are_an_error(measured, wish):
+    with pytest.raises(LatteError, match="has no rows in") as caught:
+        estimated(measured, DEVICE.slug, NETWORK, **wish)
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
+
+
+@pytest.mark.parametrize(
+    ("wish", "near"),
+    [
+        ({"precision": "fp31"}, "fp32"),
+        ({"layout": "channels_first"}, "channels_last"),
+        ({"layout": "x"}, "auto"),
+        ({"optimizer": "adamx"}, "adam"),
+        ({"strategy": "late"}, "latte"),
+    ],
+)
+def test_an_unknown_name_is_a_usage_error_with_a_near_match(measured, wish, near):
+    with pytest.raises(LatteError, match="unknown") as caught:
+        estimated(measured, DEVICE.slug, NETWORK, **wish)
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert near in (caught.value.hint or "")
+
+
+def test_memory_holds_parameters_gradients_state_activations_and_a_workspace():
+    activations = 8 * (3 * 32 * 32 + 3 * 16 * 32 * 32 + 16 * 16 * 16 + 32 * 16 * 16 + 10)
+    assert activations == sum(prod(n.layer.output_shape) for n in NETWORK.nodes if n.name != "flat") + 8 * 3 * 32 * 32
+    own = NETWORK.parameters
+    assert memory_bytes(NETWORK, "sgd", Precision.FP32, 100) == 4 * (2 * own + activations) + 100
+    assert memory_bytes(NETWORK, "momentum", Precision.FP32, 0) == 4 * (3 * own + activations)
+    assert memory_bytes(NETWORK, "adam", Precision.BF16_AUTOCAST, 0) == 16 * own + 2 * activations
+
+
+def test_an_estimator_answers_for_many_networks(measured):
+    profile(measured, step_layers(network(width=32)))
+    estimator = Estimator(measured, DEVICE.slug)
+    small, large = (estimator.estimate(network(width=width)) for width in (16, 32))
+    assert small.step_s < large.step_s
+    assert large == Estimator(measured, DEVICE.slug).estimate(network(width=32))
+
+
+def test_python_callers_need_one_function(measured):
+    found = latte_cli.estimate(NETWORK, store=measured.uri, device=DEVICE.slug, strategy="pytorch")
+    assert found == Estimator(measured, DEVICE.slug, strategy="pytorch").estimate(NETWORK)

@@ -1,0 +1,55 @@
+import subprocess
+import sys
+
+import pytest
+from made_rows import DEVICE, profile, step_layers
+
+from latte_cli.network import load
+from latte_cli.network.zoo import export
+from latte_cli.store import open_store
+
+_HEAVY = {"torch", "sklearn", "pandas", "scipy", "xgboost"}
+_RUN = """
+import sys
+from latte_cli.cli import main
+try:
+    main()
+finally:
+    print("loaded:", *{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "lenet.onnx"
+    path.write_bytes(export("lenet"))
+    return path
+
+
+@pytest.fixture
+def uri(tmp_path, model):
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    profile(store, step_layers(load(model, batch_size=8)))
+    return store.uri
+
+
+def loaded(*arguments):
+    """The heavy packages that a `latte` process ends with."""
+    done = subprocess.run([sys.executable, "-c", _RUN, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return _HEAVY & set(done.stderr.rpartition("loaded:")[2].split())
+
+
+def test_help_loads_nothing_heavy():
+    assert loaded("--help") == loaded("estimate", "--help") == set()
+
+
+def test_an_estimate_that_is_looked_up_loads_nothing_heavy(model, uri):
+    options = ("--batch-size", 8, "--store", uri, "--device", DEVICE.slug)
+    assert loaded("estimate", model, *options) == set()
+
+
+def test_a_prediction_loads_neither_torch_nor_pandas_nor_scikit_learn(model, uri):
+    options = ("--batch-size", 64, "--store", uri, "--device", DEVICE.slug)
+    loaded("estimate", model, *options)
+    assert loaded("estimate", model, *options) <= {"xgboost", "scipy"}

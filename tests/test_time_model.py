@@ -1,0 +1,145 @@
+import json
+import shutil
+from itertools import chain
+from math import log
+
+import pytest
+from made_rows import DEVICE, GEMM, SETTINGS, convolution, measurement, profile, seconds, tasks
+
+from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.layers import Activation, Linear, Norm, Phase
+from latte_cli.lookup import Source, combined
+from latte_cli.store import open_store
+from latte_cli.tasks import Task
+from latte_cli.time_model import fit, time_model
+
+LAYERS = [
+    *(convolution(n, c, k, 16) for n in (1, 4, 8) for c in (4, 8, 32, 64) for k in (8, 64)),
+    *(Activation(shape=(n, c, 16, 16), function="relu") for n in (1, 4, 8) for c in (4, 32, 64)),
+    *(Linear(rows=n, in_features=k, out_features=10) for n in (1, 4, 8) for k in (64, 512)),
+]
+TIMINGS = combined([measurement(task) for task in tasks(LAYERS)])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return fit(TIMINGS, DEVICE, "0123456789abcdef")
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    profile(store, LAYERS)
+    return store
+
+
+def task(layer, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT):
+    return Task(layer=layer, phase=phase, algorithm=algorithm, settings=SETTINGS)
+
+
+def test_unseen_layers_within_the_range_are_predicted_within_their_interval(model):
+    unseen = [
+        task(convolution(6, c, 24, 16), phase, algorithm)
+        for c in (6, 48)
+        for phase in convolution(1, 1, 1, 1).phases
+        for algorithm in (FRAMEWORK_DEFAULT, GEMM)
+    ]
+    found = model.predicted(unseen, DEVICE)
+    assert set(found) == set(unseen)
+    for one, timing in found.items():
+        assert abs(log(timing.device_s / seconds(one))) < 0.5
+        assert timing.low_s <= timing.device_s <= timing.high_s
+        assert timing.source is Source.PREDICTED
+        assert not timing.extrapolated
+
+
+def test_the_algorithm_counts(model):
+    layer = convolution(6, 48, 24, 16)
+    default, gemm = (task(layer, algorithm=algorithm) for algorithm in (FRAMEWORK_DEFAULT, GEMM))
+    found = model.predicted([default, gemm], DEVICE)
+    assert found[gemm].device_s < found[default].device_s
+
+
+def test_a_kind_that_was_not_measured_is_not_predicted(model):
+    assert model.predicted([task(Norm(shape=(1, 8, 4, 4), function="batch"))], DEVICE) == {}
+
+
+@pytest.mark.parametrize("layer", [convolution(512, 512, 512, 64), Activation(shape=(4, 32, 16, 16), function="gelu")])
+def test_what_lies_outside_the_measured_range_is_said(model, layer):
+    [timing] = model.predicted([task(layer)], DEVICE).values()
+    assert timing.extrapolated
+
+
+def test_few_rows_are_enough_for_a_roofline():
+    few = combined([measurement(task(Linear(rows=n, in_features=64, out_features=10))) for n in (1, 64)])
+    wanted = task(Linear(rows=8, in_features=64, out_features=10))
+    [timing] = fit(few, DEVICE).predicted([wanted], DEVICE).values()
+    assert timing.device_s == pytest.approx(seconds(wanted), rel=0.3)
+
+
+def test_one_row_is_enough_for_that_layer():
+    only = task(Linear(rows=8, in_features=64, out_features=10))
+    [timing] = fit(combined([measurement(only)]), DEVICE).predicted([only], DEVICE).values()
+    assert timing.device_s == pytest.approx(seconds(only), rel=0.01)
+
+
+def kept(store):
+    notes = []
+    model = time_model(store, DEVICE.slug, lambda: combined(store.measurements(DEVICE.slug)), notes.append)
+    return model, notes
+
+
+def test_the_model_is_kept_and_used_while_the_rows_are_the_same(store):
+    first, said = kept(store)
+    again, quiet = kept(store)
+    wanted = [task(convolution(6, 48, 24, 16)), task(LAYERS[-1])]
+    assert first.predicted(wanted, DEVICE) == again.predicted(wanted, DEVICE)
+    assert len(said) == 1
+    assert quiet == []
+    folder = store.models_dir / f"times-{DEVICE.slug}"
+    card = json.loads((folder / "card.json").read_text())
+    assert card["schema"] == "latte.times/1"
+    assert sorted(path.name for path in folder.glob("*.ubj")) == sorted(chain(*card["trees"].values()))
+
+
+def test_new_rows_make_a_new_model_and_drop_the_old_trees(store):
+    kept(store)
+    folder = store.models_dir / f"times-{DEVICE.slug}"
+    before = set(folder.glob("*.ubj"))
+    profile(store, [convolution(2, 8, 8, 16)])
+    _, notes = kept(store)
+    assert len(notes) == 1
+    assert before.isdisjoint(folder.glob("*.ubj"))
+
+
+@pytest.mark.parametrize("damage", ["card", "trees", "no trees", "list", "other features"])
+def test_a_damaged_model_is_fitted_again(store, damage):
+    kept(store)
+    folder = store.models_dir / f"times-{DEVICE.slug}"
+    card, trees = folder / "card.json", min(folder.glob("*.ubj"))
+    if damage == "card":
+        card.write_bytes(card.read_bytes()[:100])
+    elif damage == "trees":
+        trees.write_bytes(trees.read_bytes()[:1000])
+    elif damage == "no trees":
+        trees.unlink()
+    elif damage == "list":
+        card.write_text("[]")
+    else:
+        card.write_text(card.read_text().replace("log_flops", "log_flips"))
+    model, notes = kept(store)
+    assert model.card.rows == len(TIMINGS)
+    assert "fitting" in notes[-1]
+    assert kept(store)[1] == []
+
+
+def test_where_the_model_cannot_be_kept_it_is_used_and_this_is_said(store):
+    store.models_dir.write_text("in the way")
+    model, notes = kept(store)
+    assert model.predicted([task(LAYERS[0])], DEVICE)
+    assert any("is not kept" in note for note in notes)
+
+
+def test_a_device_without_times_has_no_model(store):
+    shutil.rmtree(store.models_dir, ignore_errors=True)
+    assert time_model(store, DEVICE.slug, list) is None
