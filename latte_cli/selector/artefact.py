@@ -1,0 +1,128 @@
+"""Selectors on disk: XGBoost's own file with a JSON card beside it."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from latte_cli.algorithms import Algorithm
+from latte_cli.errors import LatteError
+from latte_cli.features import FEATURE_VERSION
+from latte_cli.selector.model import COLUMNS, SCHEMA, Card, Selector
+from latte_cli.store import Store
+from latte_cli.store.shipped import shipped_models
+
+_CARD = "card.json"
+_HINT = "`latte train-selector` makes it again"
+
+
+def name(slugs: Sequence[str], known: Sequence[str]) -> str:
+    """The name of the selector for the devices `slugs` out of all those `known`."""
+    if len(slugs) == 1:
+        return f"selector-{slugs[0]}"
+    if set(slugs) == set(known):
+        return "selector-all"
+    return f"selector-{sha256(' '.join(sorted(slugs)).encode()).hexdigest()[:12]}"
+
+
+def save(selector: Selector, directory: Path) -> None:
+    """Write `selector` to `directory`, in place of the one there: trees, then the card that names them.
+
+    Readers see the old one or the new one. Raises LatteError where it cannot be written.
+    """
+    trees = bytes(selector.trees.save_raw(raw_format="ubj"))
+    card = replace(selector.card, trees=f"trees-{sha256(trees).hexdigest()[:12]}.ubj")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(directory / card.trees, trees)
+        _write(directory / _CARD, json.dumps(asdict(card), indent=1).encode())
+        for path in directory.glob("trees-*.ubj"):
+            if path.name != card.trees:
+                path.unlink(missing_ok=True)
+    except OSError as exc:
+        hint = "`--output DIR` writes it elsewhere"
+        raise LatteError(f"cannot write the selector `{directory}`: {exc.strerror}", hint=hint) from exc
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def load(path: Path) -> Selector:
+    """The selector in the folder `path`.
+
+    Raises LatteError where it is missing, damaged, of a newer schema, or made for other features.
+    """
+    content = _content(path)
+    schema = content.get("schema")
+    if schema != SCHEMA:
+        raise LatteError(
+            f"the selector `{path}` has the schema `{schema}`, not `{SCHEMA}`",
+            hint=f"update latte, or {_HINT}",
+        )
+    if content.get("feature_version") != FEATURE_VERSION or tuple(content.get("features", ())) != COLUMNS:
+        raise LatteError(f"the selector `{path}` was made for other features", hint=_HINT)
+    try:
+        values = {field.name: content[field.name] for field in fields(Card)}
+        card = Card(**{**values, "algorithms": [Algorithm(**each) for each in content["algorithms"]]})
+        return Selector(card, _trees(path / card.trees))
+    except (OSError, KeyError, TypeError, ValueError) as exc:
+        raise _damaged(path) from exc
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((path / _CARD).read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise LatteError(f"there is no selector at `{path}`", hint="`latte train-selector` makes one") from exc
+    except (OSError, ValueError) as exc:
+        raise _damaged(path) from exc
+    if not isinstance(content, dict):
+        raise _damaged(path)
+    return content
+
+
+def _damaged(path: Path) -> LatteError:
+    return LatteError(f"the selector `{path}` is damaged", hint=_HINT)
+
+
+def _trees(path: Path) -> Any:
+    import xgboost
+
+    booster = xgboost.Booster()
+    try:
+        booster.load_model(bytearray(path.read_bytes()))
+    except xgboost.core.XGBoostError as exc:
+        raise ValueError("unreadable trees") from exc
+    if booster.num_features() != len(COLUMNS):
+        raise ValueError("trees of other features")
+    return booster
+
+
+def find(store: Store, slug: str) -> Selector | None:
+    """The newest selector that knows the device `slug`: the store's own, else a shipped one; None without any.
+
+    Raises LatteError where that one cannot be used.
+    """
+    for models in (store.models_dir, shipped_models()):
+        found = sorted(_made(models, slug)) if models else []
+        if found:
+            return load(found[-1][1])
+    return None
+
+
+def _made(models: Path, slug: str) -> Iterator[tuple[float, Path]]:
+    """When and where selectors for `slug` were made; one whose card cannot be read counts if it bears its name."""
+    for path in models.glob("selector-*"):
+        try:
+            content = _content(path)
+            if slug in content["devices"]:
+                yield float(content["made_at"]), path
+        except (LatteError, KeyError, TypeError, ValueError):
+            if path.name == f"selector-{slug}":
+                yield 0.0, path
