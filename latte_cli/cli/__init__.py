@@ -2,7 +2,9 @@
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
@@ -37,12 +39,27 @@ def _latte(
     console.verbosity(quiet=quiet, verbose=verbose)
 
 
+def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`command` with Ctrl-C as an error like any other: what typer makes of it differs between its versions."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise LatteError("interrupted", hint="what was finished is kept", exit_code=ExitCode.INTERRUPTED) from None
+
+    return run
+
+
 def _register() -> None:
     from latte_cli.cli import commands
 
     for name, command in commands.COMMANDS.items():
-        app.command(name)(command)
+        app.command(name)(_interruptible(command))
     for name, group in commands.GROUPS.items():
+        for info in group.registered_commands:
+            info.callback = _interruptible(info.callback) if info.callback else None
         app.add_typer(group, name=name)
 
 

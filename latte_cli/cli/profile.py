@@ -1,25 +1,30 @@
 """`latte profile`: measure this machine."""
 
-from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latte_cli import __version__, report
+from latte_cli import __version__
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, StoreOption, parse_duration
+from latte_cli.cli.options import FormatOption, StoreOption, parse_duration, parse_widths
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Phase
-from latte_cli.measure import Outcome
-from latte_cli.report import Format
+from latte_cli.report import Format, sweeps
 from latte_cli.tasks import Layout, Precision
+
+if TYPE_CHECKING:
+    from latte_cli.backends import Device
+    from latte_cli.network import Network
+    from latte_cli.suites import Drawn
+    from latte_cli.sweep import Summary
 
 _PASSES_OF_NETWORKS = 4
 _CALL_LIMIT_S = {"cpu": 0.1}
 _CALL_LIMIT_OF_OTHERS_S = 0.05
+_MANY_MARKED = 0.3
 
 
 class Suite(StrEnum):
@@ -81,20 +86,21 @@ def profile(
 
     chosen = suite or (Suite.NETWORK if models else Suite.QUICK)
     wanted_phases = _phases(phases)
-    networks = _networks(chosen, models or [], batch_size, _widths(widths))
+    networks = _networks(chosen, models or [], batch_size, parse_widths(widths))
     opened = open_store(store)
     opening = Opening(
         device=device, threads=threads, name=name, precision=precision, layout=layout, memory_share=memory_share
     )
     with Worker(opening) as worker:
-        drawn = _drawn(chosen, networks, worker, seed=seed, configs=configs, share=memory_share)
+        drawn = _drawn(chosen, networks, worker.device, seed=seed, configs=configs, share=memory_share)
         origin = f"latte {__version__} profile {chosen} seed {seed}"
         if dry_run:
             sweep = Sweep(worker, drawn.wanted, phases=wanted_phases, origin=origin)
-            _plan(sweep, drawn, worker, format)
+            sweeps.write_plan(drawn, device=worker.device.slug, tasks=sweep.size, form=format)
             return
         with opened.writer(worker.device) as writer:
-            earlier = opened.measurements(worker.device.slug) if _known(opened, worker.device.slug) else []
+            known = any(device.slug == worker.device.slug for device in opened.devices())
+            earlier = opened.measurements(worker.device.slug) if known else []
             sweep = Sweep(worker, drawn.wanted, phases=wanted_phases, earlier=earlier, origin=origin)
             limits = Budget(
                 seconds=budget if budget is not None else _BUDGETS_S.get(chosen),
@@ -103,14 +109,11 @@ def profile(
             )
             with console.progress(f"profiling {worker.device.kind}", sweep.size) as bar:
                 summary = sweep.run(writer, limits, progress=bar.advance)
-    _report(summary, sweep, drawn, worker, opened.uri, format)
-    _next(models or [], worker.device.slug)
+    place = sweeps.Place(device=worker.device.slug, store=opened.uri)
+    sweeps.write_summary(summary, drawn, place, tasks=sweep.size, form=format)
+    _advise(summary, models or [], worker.device.slug)
     if summary.left:
         raise typer.Exit(ExitCode.INCOMPLETE)
-
-
-def _known(opened, slug: str) -> bool:  # type: ignore[no-untyped-def]
-    return any(device.slug == slug for device in opened.devices())
 
 
 def _phases(text: str) -> tuple[Phase, ...]:
@@ -123,21 +126,9 @@ def _phases(text: str) -> tuple[Phase, ...]:
     return tuple(Phase(name) for name in names)
 
 
-def _widths(text: str) -> tuple[float, ...]:
-    try:
-        widths = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        widths = ()
-    if not widths or not all(0 < width <= 1 for width in widths):
-        raise LatteError(
-            f"`{text}` is not a list of widths",
-            hint="numbers over 0 up to 1, as in `1,0.75,0.5`",
-            exit_code=ExitCode.USAGE,
-        )
-    return widths
-
-
-def _networks(suite: Suite, models: Sequence[Path], batches: Sequence[int] | None, widths: Sequence[float]):  # type: ignore[no-untyped-def]
+def _networks(
+    suite: Suite, models: Sequence[Path], batches: Sequence[int] | None, widths: Sequence[float]
+) -> "list[Network]":
     if suite is not Suite.NETWORK:
         if models:
             raise LatteError(
@@ -153,14 +144,16 @@ def _networks(suite: Suite, models: Sequence[Path], batches: Sequence[int] | Non
     from latte_cli.network import load
     from latte_cli.network.channels import sub_model
 
-    read = [load(path, batch_size=batch) for path in models for batch in (batches or [None])]
+    sizes: Sequence[int | None] = batches or [None]
+    read = [load(path, batch_size=batch) for path in models for batch in sizes]
     return [network if width == 1 else sub_model(network, width) for width in widths for network in read]
 
 
-def _drawn(suite: Suite, networks, worker, *, seed: int, configs: int, share: float):  # type: ignore[no-untyped-def]
+def _drawn(
+    suite: Suite, networks: "list[Network]", device: "Device", *, seed: int, configs: int, share: float
+) -> "Drawn":
     from latte_cli import suites
 
-    device = worker.device
     call_s = _CALL_LIMIT_S.get(device.kind, _CALL_LIMIT_OF_OTHERS_S)
     limits = suites.Limits(
         flops=call_s * (device.peak_flop_per_s or 1e12), tensor_bytes=share * (device.memory_bytes or 2**30)
@@ -178,57 +171,12 @@ def _drawn(suite: Suite, networks, worker, *, seed: int, configs: int, share: fl
             return suites.networks(networks)
 
 
-def _plan(sweep, drawn, worker, format: Format) -> None:  # type: ignore[no-untyped-def]  # noqa: A002
-    kinds = Counter(item.layer.kind for item in drawn.wanted)
-    if format is Format.JSON:
-        report.write_json(
-            {
-                "schema": "latte.profile-plan/1",
-                "device": worker.device.slug,
-                "layers": dict(kinds),
-                "tasks": sweep.size,
-                "rejected_draws": drawn.rejected,
-            }
-        )
-    elif format is Format.CSV:
-        report.write_csv(["kind", "layers"], list(kinds.items()))
-    else:
-        rows = [(kind, str(number)) for kind, number in kinds.most_common()]
-        footer = [f"{sweep.size} tasks, {drawn.rejected} draws rejected for their size"]
-        title = f"to measure on {worker.device.slug}"
-        report.write_table(report.Table(columns=("kind", ">layers"), rows=rows, title=title, footer=footer))
-
-
-def _report(summary, sweep, drawn, worker, uri: str, format: Format) -> None:  # type: ignore[no-untyped-def]  # noqa: A002
-    outcomes = {str(outcome): summary.rows.get(outcome, 0) for outcome in Outcome}
-    if format is Format.JSON:
-        report.write_json(
-            {
-                "schema": "latte.profile/1",
-                "device": worker.device.slug,
-                "store": uri,
-                "tasks": sweep.size,
-                "left": summary.left,
-                "resumed": summary.resumed,
-                "rows": outcomes,
-                "marked": summary.marked,
-                "rejected_draws": drawn.rejected,
-            }
-        )
-    elif format is Format.CSV:
-        report.write_csv(["outcome", "rows"], list(outcomes.items()))
-    else:
-        rows = [(outcome, str(number)) for outcome, number in outcomes.items() if number]
-        done = sweep.size - summary.left
-        footer = [f"{done} of {sweep.size} tasks measured, {summary.resumed} of them earlier; store {uri}"]
-        title = f"measured on {worker.device.slug}"
-        report.write_table(report.Table(columns=("outcome", ">new rows"), rows=rows, title=title, footer=footer))
-    if summary.marked > 0.3 * sum(outcomes.values()):
-        console.warn(f"{summary.marked} rows are noisy: close other programs and run the same command again")
+def _advise(summary: "Summary", models: Sequence[Path], slug: str) -> None:
+    rows = sum(summary.rows.values())
+    if summary.marked > _MANY_MARKED * rows:
+        console.warn(f"{summary.marked} of {rows} rows are noisy: close other programs and run the same command again")
     if summary.left:
         console.warn(f"the budget ended with {summary.left} tasks to go: run the same command again to go on")
-
-
-def _next(models: Sequence[Path], slug: str) -> None:
     model = models[0] if models else "MODEL.onnx"
-    console.note(f"next: `latte train-selector --device {slug}`, then `latte estimate {model} --device {slug}`")
+    console.note(f"next: `latte train-selector --device {slug}`")
+    console.note(f"then: `latte estimate {model} --device {slug}`")

@@ -1,0 +1,48 @@
+"""What a sweep will measure and what it measured, as table, JSON or CSV."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from latte_cli.measure import Outcome
+from latte_cli.report import Format, Table, write_csv, write_json, write_table
+from latte_cli.suites import Drawn
+from latte_cli.sweep import Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where rows come from and go to: a device's slug and a store's URI."""
+
+    device: str
+    store: str
+
+
+def write_plan(drawn: Drawn, *, device: str, tasks: int, form: Format) -> None:
+    """The layers by kind that a sweep would measure, `tasks` tasks in all."""
+    kinds = Counter(item.layer.kind for item in drawn.wanted).most_common()
+    if form is Format.JSON:
+        document = {"layers": dict(kinds), "tasks": tasks, "rejected_draws": drawn.rejected}
+        write_json({"schema": "latte.profile-plan/1", "device": device, **document})
+    elif form is Format.CSV:
+        write_csv(["kind", "layers"], kinds)
+    else:
+        rows = [(kind, str(number)) for kind, number in kinds]
+        footer = [f"{tasks} tasks, {drawn.rejected} draws rejected for their size"]
+        write_table(Table(columns=("kind", ">layers"), rows=rows, title=f"to measure on {device}", footer=footer))
+
+
+def write_summary(summary: Summary, drawn: Drawn, place: Place, *, tasks: int, form: Format) -> None:
+    """New rows by outcome, and how much of the sweep is done."""
+    outcomes = {str(outcome): summary.rows.get(outcome, 0) for outcome in Outcome}
+    if form is Format.JSON:
+        document = {"tasks": tasks, "left": summary.left, "resumed": summary.resumed, "rows": outcomes}
+        more = {"marked": summary.marked, "rejected_draws": drawn.rejected}
+        write_json({"schema": "latte.profile/1", "device": place.device, "store": place.store, **document, **more})
+    elif form is Format.CSV:
+        write_csv(["outcome", "rows"], list(outcomes.items()))
+    else:
+        rows = [(outcome, str(number)) for outcome, number in outcomes.items() if number]
+        done = f"{tasks - summary.left} of {tasks} tasks measured, {summary.resumed} of them earlier"
+        title = f"measured on {place.device}"
+        footer = [f"{done}; store {place.store}"]
+        write_table(Table(columns=("outcome", ">new rows"), rows=rows, title=title, footer=footer))

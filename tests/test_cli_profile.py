@@ -1,0 +1,130 @@
+"""`latte profile` from the outside: what it prints, how it ends, and that killing it loses nothing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from latte_cli.network.zoo import export
+from latte_cli.store import open_store
+
+LATTE = [sys.executable, "-m", "latte_cli"]
+
+
+def latte(*words: object, **more: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*LATTE, *map(str, words)], capture_output=True, text=True, **more)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "lenet.onnx"
+    path.write_bytes(export("lenet"))
+    return path
+
+
+def test_a_network_is_profiled_and_the_next_command_named(model: Path) -> None:
+    words = ("profile", model, "--batch-size", 2, "--threads", 1, "--format", "json")
+    done = latte(*words)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["schema"] == "latte.profile/1"
+    assert document["left"] == 0
+    assert document["rows"]["ok"] > 30
+    assert document["rows"]["unsupported"] > 5
+    assert "latte train-selector" in done.stderr
+    again = json.loads(latte(*words).stdout)
+    assert again["resumed"] == again["tasks"] == document["tasks"]
+    assert again["rows"]["unsupported"] == 0
+
+
+def test_a_budget_that_runs_out_keeps_what_was_measured() -> None:
+    done = latte("profile", "--suite", "quick", "--threads", 1, "--budget", "1s", "--format", "json")
+    assert done.returncode == 4, done.stderr
+    document = json.loads(done.stdout)
+    assert document["left"] > 0
+    rows = open_store(shipped=False).measurements(document["device"])
+    assert len(rows) == sum(document["rows"].values()) > 0
+    assert "run the same command again to go on" in done.stderr
+
+
+def test_interrupting_keeps_what_was_measured() -> None:
+    process = subprocess.Popen(
+        [*LATTE, "profile", "--threads", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=8)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().splitlines() == ["error: interrupted", "hint: what was finished is kept"]
+    assert "Traceback" not in errors
+    store = open_store(shipped=False)
+    assert store.measurements(store.devices()[0].slug)
+
+
+def test_a_dry_run_measures_nothing(model: Path) -> None:
+    done = latte("profile", model, "--dry-run", "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    assert "convolution" in done.stdout
+    assert open_store(shipped=False).devices() == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["--suite", "network"], 2, "the suite `network` needs model files"),
+        (["--suite", "quick", "model.onnx"], 2, "takes no model files"),
+        (["missing.onnx"], 1, "cannot read `missing.onnx`"),
+        (["--budget", "soon"], 2, "`soon` is not a duration"),
+        (["--phases", "forwards"], 2, "unknown phase `forwards`"),
+        (["--device", "cqu"], 2, "unknown device `cqu`"),
+        (["--threads", "4096"], 2, "4096 threads"),
+        (["--precision", "fp16"], 2, "precision fp16 is not offered on a CPU"),
+        (["--widths", "2"], 2, "`2` is not a list of widths"),
+        (["--store", "/proc/nowhere"], 1, "/proc/nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_hint(words: list[str], code: int, line: str) -> None:
+    done = latte("profile", *words)
+    assert done.returncode == code, done.stderr
+    assert line in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.timeout(600)
+def test_a_sweep_killed_at_twenty_moments_ends_with_each_task_exactly_once(tmp_path: Path) -> None:
+    model = tmp_path / "mobilenet.onnx"
+    model.write_bytes(export("mobilenet_v2", image_size=64))
+    words = ["profile", model, "--batch-size", 1, "--batch-size", 2, "--phases", "forward,backward_data"]
+    words += ["--threads", 1, "--format", "json"]
+    moments = random.Random(7)
+    killed = 0
+    for _ in range(20):
+        process = subprocess.Popen(
+            [*LATTE, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait(timeout=moments.uniform(1.0, 5.0))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            killed += 1
+    assert killed >= 10
+    done = latte(*words)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    store = open_store(shipped=False)
+    rows = store.measurements(document["device"])
+    times = Counter((row.task.id, row.sweep_pass) for row in rows)
+    assert set(times.values()) == {1}
+    assert sum(row.sweep_pass == 0 for row in rows) == document["tasks"]
+    findings = store.check()
+    assert findings.damaged == ()
+    assert findings.rows - findings.duplicates == len(rows)
