@@ -213,11 +213,11 @@ class Store:
         if slug is not None:
             self.device(slug)
         read = set(wanted) | set(_KEYS)
-        tables = [
-            schema.with_device(schema.latest(self._rows(each, read)), each)
-            for each in (self._slugs() if slug is None else (slug,))
-        ]
-        return schema.joined([table.select(["device", *(n for n in wanted if n != "device")]) for table in tables])
+        slugs = self._slugs() if slug is None else (slug,)
+        tables = [schema.with_device(schema.latest(self._rows(each, read)), each) for each in slugs]
+        return schema.joined([schema.with_device(schema.empty(read), ""), *tables]).select(
+            ["device", *(name for name in wanted if name != "device")]
+        )
 
     def _rows(self, slug: str, columns: Collection[str], layer_ids: Collection[str] | None = None) -> Any:
         """All rows of a device, duplicates included."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from latte_cli.backends import Device
 from latte_cli.errors import LatteError
@@ -94,6 +94,8 @@ class Place:
             filesystem, root = FileSystem.from_uri(self.full_uri)
         except (pa.ArrowException, OSError, ValueError) as exc:
             raise LatteError(f"cannot open the store `{self.uri}`: {_line(exc)}", hint=_URI_HINT) from exc
+        if not root.strip("/"):
+            raise LatteError(f"cannot open the store `{self.uri}`: it names no bucket or directory", hint=_URI_HINT)
         return filesystem, root.rstrip("/")
 
     @property
@@ -223,9 +225,12 @@ class Place:
             raise
 
     def remove(self, part: Part) -> None:
-        """Delete a part; one that is gone is well."""
-        with suppress(FileNotFoundError):
-            self._files.delete_file(part.path)
+        """Delete a part; one that is gone is well. Raises LatteError where it cannot be."""
+        try:
+            with suppress(FileNotFoundError):
+                self._files.delete_file(part.path)
+        except OSError as exc:
+            raise LatteError(f"cannot delete `{part.name}`: {_line(exc)}", hint=_READ_ONLY_HINT) from exc
 
     def set_aside(self, part: Part) -> str:
         """Move a part to `.damaged/` below the store, where no reader looks; returns its new place."""
@@ -234,7 +239,7 @@ class Place:
             self._files.create_dir(target.rpartition("/")[0], recursive=True)
             self._files.move(part.path, target)
         except OSError as exc:
-            raise LatteError(f"cannot move `{part.name}`: {_line(exc)}", hint="is the store read-only?") from exc
+            raise LatteError(f"cannot move `{part.name}`: {_line(exc)}", hint=_READ_ONLY_HINT) from exc
         return target
 
     @contextmanager
@@ -248,7 +253,7 @@ class Place:
         if self.local is None:
             yield True
             return
-        with (self.local / ".lock").open("ab") as lock:
+        with _lock_file(self.local) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -257,7 +262,16 @@ class Place:
             yield True
 
 
+def _lock_file(root: Path) -> BinaryIO:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return (root / ".lock").open("ab")
+    except OSError as exc:
+        raise LatteError(f"cannot write to the store `{root}`: {_line(exc)}", hint=_READ_ONLY_HINT) from exc
+
+
 _URI_HINT = "a store is a directory or a URI such as `s3://bucket/path?endpoint_override=host:port&scheme=http`"
+_READ_ONLY_HINT = "is the store read-only? `latte store merge SOURCE` adds its rows to one of your own"
 _WRITE_HINT = "nothing is lost: rows not yet in the store stay in the journal and are added by the next run"
 
 
