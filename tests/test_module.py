@@ -3,13 +3,16 @@
 import gc
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from latte_cli.errors import LatteError
@@ -27,11 +30,12 @@ from latte_cli.layers import (
     Optimizer,
     Pool,
     Reduce,
+    Shape,
     Softmax,
     SoftmaxCrossEntropy,
     View,
 )
-from latte_cli.network import Network, Node
+from latte_cli.network import Network, Node, load
 from latte_cli.network.module import (
     NetworkModule,
     layer_module,
@@ -41,7 +45,10 @@ from latte_cli.network.module import (
     random_targets,
     training_step,
 )
+from latte_cli.network.onnx import read
+from latte_cli.network.zoo import ZOO, export
 
+LIGHT_MODELS = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 IMAGE = (2, 4, 6, 6)
 
 
@@ -406,3 +413,67 @@ def test_an_operation_with_a_constant_takes_it_on_its_side() -> None:
     x = torch.tensor([1.0, 2.0])
     assert layer_module(layer, {"value": 3.0})(x).tolist() == [-2.0, -1.0]
     assert layer_module(layer, {"value": 3.0, "reversed": 1.0})(x).tolist() == [2.0, 1.0]
+
+
+def zoo_network(name: str, *, image_size: int | None = None, batch_size: int = 2) -> tuple[Network, bytes]:
+    content = export(name, weights=image_size is not None, image_size=image_size)
+    return read(content, name=name, sha256="", batch_size=batch_size, allow_unknown=False), content
+
+
+PARAMETERS = {  # as torchvision counts them
+    "alexnet": 61_100_840,
+    "mobilenet_v2": 3_504_872,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "vgg11": 132_863_336,
+    "vgg16": 138_357_544,
+}
+
+
+def on_meta(network: Network) -> tuple[NetworkModule, tuple[Shape, ...]]:
+    with torch.device("meta"):
+        module = NetworkModule(network)
+        results = module(*(torch.empty(shape) for _, shape in network.inputs))
+    results = results if isinstance(results, tuple) else (results,)
+    return module, tuple(tuple(result.shape) for result in results)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_each_network_of_the_zoo_becomes_a_module_of_its_shapes_and_size(name: str) -> None:
+    network, _ = zoo_network(name)
+    module, shapes = on_meta(network)
+    assert shapes == ((2, ZOO[name].classes),)
+    count = sum(own.numel() for own in module.parameters())
+    assert count == network.parameters == PARAMETERS.get(name, count)
+
+
+@pytest.mark.parametrize("path", sorted(LIGHT_MODELS.glob("light_*.onnx")), ids=lambda path: path.stem)
+def test_each_light_model_of_the_onnx_project_becomes_a_module_of_its_shapes_and_size(path: Path) -> None:
+    network = load(path, batch_size=2)
+    module, shapes = on_meta(network)
+    assert shapes == tuple(network.shapes[name] for name in network.outputs)
+    assert sum(own.numel() for own in module.parameters()) == network.parameters
+
+
+@pytest.mark.parametrize("name", sorted(ZOO.keys() - {"resnet34", "vgg16"}))  # the same blocks as their smaller kin
+def test_each_kind_of_network_in_the_zoo_computes_what_the_onnx_reference_does(name: str) -> None:
+    network, content = zoo_network(name, image_size=max(28, ZOO[name].smallest))
+    module, (x,) = NetworkModule(network), random_inputs(network)
+    assert load_onnx_weights(module, content) == ()
+    model = onnx.load_model_from_string(content)
+    model.opset_import[0].version = 15  # the reference takes batch norms before version 14 for training
+    (expected,) = ReferenceEvaluator(model).run(None, {network.inputs[0][0]: x.numpy()})
+    with torch.no_grad():
+        result = module.eval()(x)
+    torch.testing.assert_close(result, torch.tensor(expected), rtol=1e-4, atol=1e-5 * abs(expected).max().item())
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_one_training_step_of_resnet18_lowers_its_loss(memory_format: torch.memory_format) -> None:
+    network, _ = zoo_network("resnet18", image_size=32, batch_size=4)
+    module = NetworkModule(network).to(memory_format=memory_format)
+    inputs = tuple(x.to(memory_format=memory_format) for x in random_inputs(network))
+    targets, update = random_targets(network), optimizer("sgd", module.parameters())
+    first, second = (training_step(module, inputs, targets, update) for _ in range(2))
+    assert second < first
