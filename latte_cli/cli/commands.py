@@ -9,10 +9,12 @@ from latte_cli.cli.allocate import allocate
 from latte_cli.cli.estimate import estimate
 from latte_cli.cli.profile import profile
 from latte_cli.cli.store import app as store
+from latte_cli.cli.train_selector import train_selector
 from latte_cli.cli.zoo import app as zoo
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "profile": profile,
+    "train-selector": train_selector,
     "estimate": estimate,
     "allocate": allocate,
 }

@@ -19,13 +19,11 @@ _CARD = "card.json"
 _HINT = "`latte train-selector` makes it again"
 
 
-def name(slugs: Sequence[str], known: Sequence[str]) -> str:
-    """The name of the selector for the devices `slugs` out of all those `known`."""
+def name(slugs: Sequence[str], *, all_devices: bool = False) -> str:
+    """The name of the selector for the devices `slugs`, which are all that were measured or those asked for."""
     if len(slugs) == 1:
         return f"selector-{slugs[0]}"
-    if set(slugs) == set(known):
-        return "selector-all"
-    return f"selector-{sha256(' '.join(sorted(slugs)).encode()).hexdigest()[:12]}"
+    return "selector-" + ("all" if all_devices else sha256(" ".join(sorted(slugs)).encode()).hexdigest()[:12])
 
 
 def save(selector: Selector, directory: Path) -> None:

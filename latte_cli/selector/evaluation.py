@@ -46,23 +46,27 @@ class Score:
     layers: int
 
 
-def evaluate(decisions: Sequence[Decision], *, seed: int = 0, folds: int = 5) -> list[Score]:
+def evaluate(
+    decisions: Sequence[Decision], *, seed: int = 0, folds: int = 5, done: Callable[[float], None] = lambda parts: None
+) -> list[Score]:
     """Scores of the selector, the majority class, the framework's default and the oracle, by device and precision.
 
     Each decision is judged by a selector fitted without any layer of the same shape, whatever its batch. A choice that
-    did not run counts as the slowest that did. Raises LatteError where there are too few layers to split.
+    did not run counts as the slowest that did. `done` hears how many folds are done.
+    Raises LatteError where there are too few layers to split.
     """
     if len({decision.shape for decision in decisions}) < _LEAST_SHAPES:
         raise too_few(decisions)
     own = fold_numbers(decisions, seed=seed, folds=folds)
-    picks: dict[str, dict[int, Algorithm]] = {"selector": {}, "majority class": {}}
+    picks: dict[str, dict[int, Algorithm]] = {"selector": {}, "majority_class": {}}
     for fold in range(folds):
         train = [decision for decision, number in zip(decisions, own, strict=True) if number != fold]
         test = {index: decision for index, decision in enumerate(decisions) if own[index] == fold}
         picks["selector"].update(selected(fit(train, seed=seed), test))
-        picks["majority class"].update(_majority(train, test))
+        picks["majority_class"].update(_majority(train, test))
+        done(fold + 1)
     has_default = (index for index, decision in enumerate(decisions) if FRAMEWORK_DEFAULT in decision.times_s)
-    picks["framework default"] = dict.fromkeys(has_default, FRAMEWORK_DEFAULT)
+    picks["framework_default"] = dict.fromkeys(has_default, FRAMEWORK_DEFAULT)
     picks["oracle"] = {index: decision.best for index, decision in enumerate(decisions)}
     return [score for method, each in picks.items() for score in _scores(decisions, method, each)]
 

@@ -3,7 +3,7 @@
 import platform
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any, TypeAlias
 
@@ -152,9 +152,10 @@ class Selector:
         )
 
 
-def fit(decisions: Sequence[Decision], *, seed: int = 0, made_at: float = 0.0) -> Selector:
+def fit(decisions: Sequence[Decision], *, seed: int = 0, scores: Sequence[Any] = (), made_at: float = 0.0) -> Selector:
     """Learn from `decisions` what each algorithm loses against the best; the same for the same decisions and seed.
 
+    `scores` (dataclasses) and `made_at` (seconds since the epoch) are for the card.
     Raises LatteError where there are too few to learn from.
     """
     import xgboost
@@ -177,6 +178,7 @@ def fit(decisions: Sequence[Decision], *, seed: int = 0, made_at: float = 0.0) -
         fingerprint=_fingerprint(decisions),
         seed=seed,
         made_at=made_at,
+        scores=[asdict(score) for score in scores],
         versions={"latte": __version__, "xgboost": xgboost.__version__, "python": platform.python_version()},
     )
     return Selector(card, xgboost.train({**_TREES, "seed": seed}, data, num_boost_round=_ROUNDS))

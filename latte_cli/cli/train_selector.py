@@ -1,0 +1,101 @@
+"""`latte train-selector`: learn which algorithm is fastest, from the rows of the store."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latte_cli.cli import console
+from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption
+from latte_cli.errors import ExitCode, LatteError
+from latte_cli.report import Format, duration
+
+if TYPE_CHECKING:
+    from latte_cli.selector import Decision, Score
+    from latte_cli.store import Store
+
+
+def train_selector(
+    device: DeviceOption = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the selector. [default: beside the store's rows]")
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the layers to judge on in turn.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the trees.")] = 0,
+    form: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """Learn which algorithm is fastest for convolutions that were not measured, and say how good the choices are.
+
+    Each choice is judged on layers of shapes that were not learned from. Regret is the time of the choice over the
+    best time: its geometric mean, 95 % and 99 % quantiles, and that of the total time. A selector of the same devices
+    is replaced.
+    """
+    from latte_cli.report.selectors import write_scores
+    from latte_cli.selector import evaluate, fit, name, prediction_s, save
+    from latte_cli.store import open_store
+
+    opened = open_store(store)
+    slugs = _slugs(opened, device)
+    folder = _models(opened, output) / name(slugs, all_devices=not device)
+    known = _decisions(opened, slugs)
+    with console.progress("fitting", folds + 1) as bar:
+        scores = evaluate(known, seed=seed, folds=folds, done=bar.advance)
+        selector = fit(known, seed=seed, scores=scores, made_at=time.time())
+    save(selector, folder)
+    took = f"choosing for 53 convolutions in 3 phases takes {duration(prediction_s(selector, known))}"
+    judged = f"judged on layers of other shapes than those learned from, in {folds} parts"
+    write_scores(scores, form, footer=(judged, took))
+    if form is not Format.TABLE:
+        console.note(took)
+    _warn(scores)
+    console.note(f"selector in `{folder}`")
+    if output is None:
+        console.note(f"next: `latte estimate MODEL.onnx --device {slugs[0]} --strategy latte`")
+
+
+def _slugs(store: "Store", devices: Sequence[str] | None) -> list[str]:
+    """The devices meant, or else those with rows in the store itself, or else those shipped."""
+    from latte_cli.lookup import profile
+
+    if devices:
+        return sorted({profile(store, device) for device in devices})
+    found = store.info().devices
+    own = [info.device.slug for info in found if not info.shipped]
+    slugs = own or [info.device.slug for info in found]
+    if not slugs:
+        raise LatteError(f"`{store.uri}` has no profile yet", hint="`latte profile --budget 2m` makes one")
+    return slugs
+
+
+def _models(store: "Store", output: Path | None) -> Path:
+    models = output or store.models_dir
+    if models is None:
+        raise LatteError(
+            f"`{store.uri}` keeps no selectors", hint="`--output DIR` writes it to a folder", exit_code=ExitCode.USAGE
+        )
+    return models
+
+
+def _decisions(store: "Store", slugs: Sequence[str]) -> list["Decision"]:
+    from latte_cli.layers import Convolution
+    from latte_cli.selector import decisions
+
+    rows = (row for slug in slugs for row in store.measurements(slug, kinds={Convolution.kind}))
+    return decisions(rows)
+
+
+def _warn(scores: Sequence["Score"]) -> None:
+    """Say where it would be better not to choose at all."""
+    regrets = {
+        (each.device, each.precision, each.method): each.regret_geomean for each in scores if each.phase == "all"
+    }
+    for (slug, precision, method), regret in regrets.items():
+        default = regrets.get((slug, precision, "framework_default"))
+        if method == "selector" and default is not None and regret >= default:
+            console.warn(
+                f"on `{slug}` in {precision} the choices are no better than the framework's own; "
+                f"`latte profile --suite standard` measures more to learn from"
+            )
