@@ -77,7 +77,7 @@ def _journal(journal: JournalInfo) -> dict[str, Any]:
 
 def _waiting(journal: JournalInfo) -> str:
     state = "being written" if journal.live else "added by the next `latte profile`"
-    return f"{journal.rows} rows in the journal {journal.path}: {state}"
+    return f"journal {journal.path}, {state}: {journal.rows} rows"
 
 
 @app.command()
@@ -210,7 +210,10 @@ def check(
         console.note(f"moved to {place}")
     left = len(found.damaged) - len(found.set_aside)
     if left:
-        raise LatteError(f"{left} parts are damaged", hint="`latte store check --set-aside` moves them out of the way")
+        raise LatteError(
+            f"{left} of the store's parts cannot be read",
+            hint="`latte store check --set-aside` moves them out of the way",
+        )
 
 
 def _write_findings(uri: str, found: Findings, form: Format) -> None:
@@ -228,7 +231,7 @@ def _write_findings(uri: str, found: Findings, form: Format) -> None:
     elif form is Format.CSV:
         report.write_csv(("part", "problem"), found.damaged)
     else:
-        footer = [f"{found.parts} parts with {found.rows} rows can be read, {found.duplicates} of them duplicates"]
+        footer = [f"can be read: {found.rows} rows in {found.parts} parts, {found.duplicates} duplicates among them"]
         report.write_table(
             report.Table(columns=("damaged part", "problem"), rows=found.damaged, title=f"store {uri}", footer=footer)
         )
