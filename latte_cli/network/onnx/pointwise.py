@@ -5,7 +5,7 @@ from math import prod
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Activation, Copy, Dropout, Elementwise, Norm, Reduce, Softmax, View, broadcast
-from latte_cli.network.onnx.operation import Operation, Reader, Tensor
+from latte_cli.network.onnx.operation import Operation, Reader, Tensor, shortest
 
 
 def _batch_norm(op: Operation) -> object:
@@ -123,7 +123,10 @@ def _elementwise(op: Operation, operation: str) -> object:
 
 
 def combined(op: Operation, operation: str, inputs: tuple[Tensor, ...]) -> Tensor:
-    """The element-wise `operation`, broadcast; with one activation among constants it is an activation of that one."""
+    """The element-wise `operation`, broadcast; with one activation among constants it is an activation of that one.
+
+    Such a constant is not counted among the parameters: whether it is trained is not to be told from the file.
+    """
     if not inputs:
         raise LatteError("it has no inputs")
     output = broadcast(*(tensor.shape for tensor in inputs))
@@ -135,7 +138,7 @@ def combined(op: Operation, operation: str, inputs: tuple[Tensor, ...]) -> Tenso
         return op.result(Elementwise(operation=operation, shapes=tuple(tensor.shape for tensor in varying)), *varying)
     if len(inputs) == 1:
         return op.view(varying[0], output)
-    values = [float(t.values.ravel()[0]) for t in inputs if t.values is not None and t.values.size == 1]
+    values = [shortest(t.values.ravel()[0]) for t in inputs if t.values is not None and t.values.size == 1]
     attributes: tuple[tuple[str, float], ...] = (("value", values[0]),) if len(values) == 1 == len(inputs) - 1 else ()
     if inputs[0].constant:
         attributes += (("reversed", 1.0),)
