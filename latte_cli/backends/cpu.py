@@ -21,6 +21,7 @@ from latte_cli.tasks import Layout, Precision, Settings, Task
 
 _ASSUMED_CACHE_BYTES = 32 * 2**20
 _QUIET_CORES = 0.3
+_REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError, LatteError)
 _DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
 
@@ -86,7 +87,7 @@ class CpuBackend:
             return _prepared(task, self)
         except MemoryError as exc:
             raise OutOfMemory(str(exc)) from exc
-        except RuntimeError as exc:
+        except _REFUSALS as exc:
             raise _mapped(exc) from exc
 
     def reference(self) -> Sample:
@@ -155,7 +156,7 @@ def _onednn_version() -> str:
     return "none"
 
 
-def _mapped(error: RuntimeError) -> Exception:
+def _mapped(error: Exception) -> Exception:
     """Torch's error as our answer: no memory, or an algorithm that does not do this layer."""
     text = str(error).partition("\n")[0]
     no_memory = "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
@@ -178,7 +179,7 @@ class _Call:
             return self._backend.timed(self._call, self._first, overhead_s=self._overhead_s)
         except MemoryError as exc:
             raise OutOfMemory(str(exc)) from exc
-        except RuntimeError as exc:
+        except _REFUSALS as exc:
             raise _mapped(exc) from exc
 
     def workspace_bytes(self) -> int | None:

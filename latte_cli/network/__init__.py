@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
 
 from latte_cli.errors import LatteError
@@ -70,12 +71,10 @@ class Network:
         return frozenset(found)
 
     def loss(self) -> SoftmaxCrossEntropy:
-        """The softmax cross-entropy over the first output's last dimension."""
-        *rows, classes = self.shapes[self.outputs[0]] or (1,)
-        count = 1
-        for size in rows:
-            count *= size
-        return SoftmaxCrossEntropy(rows=count, classes=classes)
+        """The softmax cross-entropy over the first output's scores: its last dimension, or the channels of a map."""
+        shape = self.shapes[self.outputs[0]] or (1,)
+        classes = shape[1] if len(shape) > 3 else shape[-1]
+        return SoftmaxCrossEntropy(rows=prod(shape) // classes, classes=classes)
 
     def optimizer(self, function: str) -> Optimizer:
         """The update of all its parameters by `function`; raises LatteError for a network without any."""
@@ -89,10 +88,7 @@ class Network:
         for node in self.nodes:
             for index, shape in enumerate(node.layer.parameter_shapes):
                 name = node.parameters[index] if index < len(node.parameters) else f"{node.name}.{index}"
-                count = 1
-                for size in shape:
-                    count *= size
-                sizes[name] = count
+                sizes[name] = prod(shape)
         return tuple(sizes.items())
 
 

@@ -122,6 +122,7 @@ def training_step(
     (optimizer or module).zero_grad(set_to_none=True)
     result = module(*inputs)
     scores = result[0] if isinstance(result, tuple) else result
+    scores = scores.movedim(1, -1) if scores.dim() > 3 else scores
     loss = F.cross_entropy(scores.reshape(-1, scores.shape[-1]), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     if optimizer:
