@@ -1,0 +1,111 @@
+"""How long the store takes on a million rows: `python benchmarks/store_speed.py [--rows N]`.
+
+Rows are made in bulk in a temporary directory; each time is that of a fresh process that imports what it needs.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from latte_cli.backends import Device
+from latte_cli.layers import Convolution, layer_from_text, layer_text
+from latte_cli.store import schema
+from latte_cli.store.parts import Place
+
+_ROWS_PER_LAYER = 50
+_SAMPLES = 12
+_NETWORK = 60
+
+_PROGRAM = """
+import json, sys, time
+start = time.perf_counter()
+from latte_cli.layers import layer_from_text
+from latte_cli.store import open_store
+store = open_store(sys.argv[1], shipped=False)
+if sys.argv[2] == "info":
+    found = store.info().devices[0].rows
+else:
+    found = len(store.measurements("synthetic", layers=map(layer_from_text, json.load(sys.stdin))))
+print(json.dumps([time.perf_counter() - start, found]))
+"""
+
+
+def layers(rows: int) -> list[str]:
+    made = (
+        Convolution(batch=2 ** (n % 6), in_channels=3 + n, out_channels=64, input=(32, 32), kernel=(3, 3))
+        for n in range(rows // _ROWS_PER_LAYER)
+    )
+    return [layer_text(layer) for layer in made]
+
+
+def words(values: list[str], indices: Any) -> Any:
+    return pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), pa.array(values))
+
+
+def table(texts: list[str]) -> Any:
+    """Rows of all those layers, the columns that matter for speed filled as a profile fills them."""
+    rows = len(texts) * _ROWS_PER_LAYER
+    draw, numbers = np.random.default_rng(0), np.arange(rows)
+    of_layer, same = np.repeat(np.arange(len(texts)), _ROWS_PER_LAYER), np.zeros(rows, dtype=np.int64)
+    samples = pa.array(draw.lognormal(-7, 1, _SAMPLES * rows).astype(np.float32))
+    times = pa.ListArray.from_arrays(pa.array(np.arange(0, _SAMPLES * rows + 1, _SAMPLES), pa.int32()), samples)
+    known = {
+        "task_id": pa.array([f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}" for n in range(rows)]),
+        "layer_id": words([schema.layer_id(layer_from_text(text)) for text in texts], of_layer),
+        "layer": words(texts, of_layer),
+        "phase": words(["forward", "backward_data", "backward_filter"], numbers % 3),
+        "device_times_s": times,
+        "host_times_s": times,
+        "measured_at": pa.array(numbers.astype(np.float64)),
+    }
+    fixed = {"kind": "convolution", "outcome": "ok", "evidence": "samples", "precision": "fp32", "layout": "nchw"}
+    filler = {pa.string(): "", pa.float64(): 0.5, pa.bool_(): False}
+
+    def column(field: Any) -> Any:
+        if pa.types.is_dictionary(field.type):
+            return words([fixed.get(field.name, "x")], same)
+        value = (
+            {} if pa.types.is_struct(field.type) else [] if pa.types.is_list(field.type) else filler.get(field.type, 1)
+        )
+        return pa.array([value], field.type).take(pa.array(same))
+
+    plan = schema.arrow_schema()
+    return pa.Table.from_arrays([known.get(field.name, column(field)) for field in plan], schema=plan)
+
+
+def seconds(store: str, what: str, network: list[str]) -> tuple[float, int]:
+    """The best of three runs, and how many rows it found."""
+    command = [sys.executable, "-c", _PROGRAM, store, what]
+    runs = [
+        json.loads(
+            subprocess.run(command, input=json.dumps(network), capture_output=True, text=True, check=True).stdout
+        )
+        for _ in range(3)
+    ]
+    return min(tuple(run) for run in runs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    rows = parser.parse_args().rows
+    texts = layers(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        device = Device(slug="synthetic", kind="cpu", name="synthetic")
+        part = Place(folder).write(device, "all", table(texts))
+        print(f"{rows} rows of {len(texts)} layers, {part.size_bytes / 2**20:.1f} MiB")
+        network = texts[:: max(1, len(texts) // _NETWORK)][:_NETWORK]
+        for what, title in (("info", "info"), ("layers", f"look-up of {len(network)} layers")):
+            took, found = seconds(str(Path(folder)), what, network)
+            print(f"{title}: {took:.2f} s, {found} rows")
+
+
+if __name__ == "__main__":
+    main()
