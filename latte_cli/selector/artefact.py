@@ -63,13 +63,15 @@ def load(path: Path) -> Selector:
             f"the selector `{path}` has the schema `{schema}`, not `{SCHEMA}`",
             hint=f"update latte, or {_HINT}",
         )
-    if content.get("feature_version") != FEATURE_VERSION or tuple(content.get("features", ())) != COLUMNS:
+    if content.get("feature_version") != FEATURE_VERSION or content.get("features") != list(COLUMNS):
         raise LatteError(f"the selector `{path}` was made for other features", hint=_HINT)
     try:
         values = {field.name: content[field.name] for field in fields(Card)}
         card = Card(**{**values, "algorithms": [Algorithm(**each) for each in content["algorithms"]]})
+        if not all(0 <= place < len(card.algorithms) for places in card.ran.values() for place in places):
+            raise ValueError("an algorithm that is not there")
         return Selector(card, _trees(path / card.trees))
-    except (OSError, KeyError, TypeError, ValueError) as exc:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as exc:
         raise _damaged(path) from exc
 
 

@@ -1,0 +1,431 @@
+"""The selector: what it learns from, what it may choose, how it is judged, and its files."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import pytest
+
+from latte_cli import selector as selectors
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
+from latte_cli.backends import Device
+from latte_cli.errors import LatteError
+from latte_cli.layers import Activation, Convolution, Layer, Phase
+from latte_cli.measure import Evidence, Measurement, Outcome
+from latte_cli.selector import Decision, Selector
+from latte_cli.selector.evaluation import fold_numbers, taken_s
+from latte_cli.store import open_store
+from latte_cli.tasks import Layout, Precision, Settings, Task
+
+DEVICE = Device(slug="desk", kind="cpu", name="a desk")
+SETTINGS = Settings(threads=2)
+MATRIX = Algorithm(library="torch", name="IM2COL_GEMM")
+TRANSFORMED = Algorithm(library="torch", name="WINOGRAD_4X4")
+FORWARD = Phase.FORWARD
+
+
+def convolution(channels: int, size: int, kernel: int = 3, batch: int = 8) -> Convolution:
+    half = (kernel // 2,) * 2
+    return Convolution(
+        batch=batch,
+        in_channels=channels,
+        out_channels=channels,
+        input=(size, size),
+        kernel=(kernel, kernel),
+        pad_before=half,
+        pad_after=half,
+    )
+
+
+def row(
+    layer: Layer,
+    algorithm: Algorithm,
+    time_s: float | None,
+    *,
+    phase: Phase = FORWARD,
+    workspace_bytes: int | None = 0,
+    sweep_pass: int = 0,
+    settings: Settings = SETTINGS,
+    device: Device = DEVICE,
+) -> Measurement:
+    return Measurement(
+        task=Task(layer=layer, phase=phase, algorithm=algorithm, settings=settings),
+        device=device,
+        sweep_pass=sweep_pass,
+        outcome=Outcome.OK if time_s is not None else Outcome.UNSUPPORTED,
+        evidence=Evidence.SUMMARY,
+        summary_s=time_s,
+        workspace_bytes=workspace_bytes,
+    )
+
+
+def profile(device: Device = DEVICE, phases: tuple[Phase, ...] = (FORWARD,)) -> list[Measurement]:
+    """Rows with a rule to learn: many channels suit the transform, 1x1 kernels the matrix product."""
+    rows = []
+    for phase in phases:
+        for channels in (4, 8, 16, 24, 48, 64, 96, 128, 192):
+            for size in (7, 14, 28, 56):
+                layer = convolution(channels, size, kernel=1 if size == 14 else 3)
+                work = layer.flops(FORWARD) / 1e11
+                bytes_ = 4 * prod(layer.output_shape)
+                pointwise = layer.kernel == (1, 1)
+                fast = work * (3.0 if channels < 32 else 0.5)
+                rows.append(row(layer, FRAMEWORK_DEFAULT, work * 1.2, phase=phase, device=device))
+                matrix_s = work * (0.6 if pointwise else 1.4)
+                rows.append(row(layer, MATRIX, matrix_s, phase=phase, workspace_bytes=2 * bytes_, device=device))
+                transformed_s = None if pointwise else fast
+                rows.append(
+                    row(layer, TRANSFORMED, transformed_s, phase=phase, workspace_bytes=6 * bytes_, device=device)
+                )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def known() -> list[Decision]:
+    return selectors.decisions(profile())
+
+
+@pytest.fixture(scope="module")
+def fitted(known: list[Decision]) -> Selector:
+    return selectors.fit(known, seed=3)
+
+
+def chosen(selector: Selector, layer: Layer, **limits: object) -> selectors.Choice:
+    (choice,) = selector.choose([(layer, FORWARD)], SETTINGS, DEVICE, **limits)  # type: ignore[arg-type]
+    return choice
+
+
+# What there is to learn from
+
+
+def test_passes_of_a_task_become_their_median() -> None:
+    layer = convolution(8, 14)
+    times = [row(layer, MATRIX, time_s, sweep_pass=number) for number, time_s in enumerate((1.0, 3.0, 9.0))]
+    (decision,) = selectors.decisions([*times, row(layer, FRAMEWORK_DEFAULT, 2.0)])
+    assert decision.times_s == {MATRIX: 3.0, FRAMEWORK_DEFAULT: 2.0}
+    assert decision.best == FRAMEWORK_DEFAULT
+
+
+def test_a_layer_of_which_one_algorithm_ran_leaves_no_choice() -> None:
+    layer, relu = convolution(8, 14), Activation(shape=(8, 8), function="relu")
+    rows = [row(layer, MATRIX, 1.0), row(layer, TRANSFORMED, None), row(layer, FRAMEWORK_DEFAULT, 0.0)]
+    assert selectors.decisions([*rows, row(relu, FRAMEWORK_DEFAULT, 1.0), row(relu, MATRIX, 2.0)]) == []
+
+
+def test_settings_and_devices_are_decided_apart() -> None:
+    layer, other = convolution(8, 14), replace(SETTINGS, layout=Layout.CHANNELS_LAST)
+    laptop = Device(slug="lap", kind="cpu", name="a laptop")
+    rows = [
+        row(layer, algorithm, 1.0, settings=settings, device=device)
+        for algorithm in (MATRIX, FRAMEWORK_DEFAULT)
+        for settings in (SETTINGS, other)
+        for device in (DEVICE, laptop)
+    ]
+    assert len(selectors.decisions(rows)) == 4
+
+
+def test_layers_that_differ_in_batch_or_bias_share_a_fold() -> None:
+    first = convolution(8, 14)
+    alike = [replace(first, batch=batch, bias=bias) for batch in (1, 2, 64) for bias in (False, True)]
+    others = [convolution(channels, 14) for channels in range(1, 40)]
+    rows = [
+        row(layer, algorithm, 1.0)
+        for layer in (*alike, *others[:7], *others[8:])
+        for algorithm in (MATRIX, TRANSFORMED)
+    ]
+    decisions = selectors.decisions(rows)
+    for seed in range(5):
+        folds = fold_numbers(decisions, seed=seed, folds=5)
+        own = {fold for decision, fold in zip(decisions, folds, strict=True) if decision.layer in alike}
+        assert len(own) == 1
+        assert set(folds) == set(range(5))
+
+
+# What it chooses
+
+
+def test_it_learns_which_algorithm_suits_which_layer(fitted: Selector) -> None:
+    assert chosen(fitted, convolution(160, 28)).algorithm == TRANSFORMED
+    assert chosen(fitted, convolution(12, 28)).algorithm == FRAMEWORK_DEFAULT
+    assert chosen(fitted, convolution(160, 28, kernel=1)).algorithm == MATRIX
+
+
+def test_a_choice_says_what_it_is_for(fitted: Selector) -> None:
+    choice = chosen(fitted, convolution(160, 28))
+    assert (choice.phase, choice.layout, choice.precision) == (FORWARD, Layout.NCHW, Precision.FP32)
+    assert 0.5 < choice.confidence <= 1
+
+
+def test_a_network_is_chosen_for_as_its_layers_are(fitted: Selector) -> None:
+    pairs = [(convolution(channels, 28), FORWARD) for channels in (3, 12, 100, 160)]
+    together = fitted.choose(pairs, SETTINGS, DEVICE)
+    apart = [chosen(fitted, layer).algorithm for layer, _ in pairs]
+    assert [choice.algorithm for choice in together] == apart
+    assert fitted.choose([], SETTINGS, DEVICE) == []
+
+
+def test_an_algorithm_that_refused_a_kernel_is_not_chosen_for_it(fitted: Selector) -> None:
+    layers = [convolution(channels, size, kernel=1) for channels in (5, 100, 200) for size in (9, 40)]
+    assert TRANSFORMED not in {chosen(fitted, layer).algorithm for layer in layers}
+
+
+def test_a_kernel_that_was_not_measured_is_chosen_for_by_its_sort(fitted: Selector) -> None:
+    assert chosen(fitted, convolution(160, 28, kernel=5)).confidence > 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"groups": 160},
+        {"stride": (2, 2)},
+        {"dilation": (2, 2)},
+        {"transposed": True},
+    ],
+    ids=str,
+)
+def test_a_sort_of_layer_that_was_not_measured_gets_the_default(fitted: Selector, changes: dict[str, object]) -> None:
+    choice = chosen(fitted, replace(convolution(160, 28), **changes))  # type: ignore[arg-type]
+    assert (choice.algorithm, choice.confidence) == (FRAMEWORK_DEFAULT, 0)
+
+
+def test_other_phases_precisions_and_devices_get_the_default(fitted: Selector) -> None:
+    layer = convolution(160, 28)
+    for phase, settings, device in (
+        (Phase.BACKWARD_DATA, SETTINGS, DEVICE),
+        (FORWARD, replace(SETTINGS, precision=Precision.BF16), DEVICE),
+        (FORWARD, SETTINGS, Device(slug="lap", kind="cpu", name="a laptop")),
+    ):
+        (choice,) = fitted.choose([(layer, phase)], settings, device)
+        assert (choice.algorithm, choice.confidence) == (FRAMEWORK_DEFAULT, 0)
+
+
+def test_a_layer_with_one_way_gets_the_default_for_certain(fitted: Selector) -> None:
+    choice = chosen(fitted, Activation(shape=(8, 8), function="relu"))
+    assert (choice.algorithm, choice.confidence) == (FRAMEWORK_DEFAULT, 1)
+
+
+def test_only_candidates_are_chosen(fitted: Selector) -> None:
+    layer = convolution(160, 28)
+    assert chosen(fitted, layer, candidates=[[MATRIX, FRAMEWORK_DEFAULT]]).algorithm != TRANSFORMED
+    foreign = Algorithm(library="other", name="NEW")
+    assert chosen(fitted, layer, candidates=[[foreign]]).algorithm == FRAMEWORK_DEFAULT
+
+
+def test_a_workspace_limit_is_kept_on_layers_not_measured(fitted: Selector) -> None:
+    layer = convolution(160, 28)
+    output_bytes = 4 * prod(layer.output_shape)
+    assert chosen(fitted, layer, workspace_limit_bytes=7 * output_bytes).algorithm == TRANSFORMED
+    assert chosen(fitted, layer, workspace_limit_bytes=5 * output_bytes).algorithm != TRANSFORMED
+    assert chosen(fitted, layer, workspace_limit_bytes=0).algorithm == FRAMEWORK_DEFAULT
+
+
+def test_no_choice_exceeds_a_limit_that_it_was_measured_to_exceed(known: list[Decision], fitted: Selector) -> None:
+    for decision in known:
+        workspaces = {timing.task.algorithm: timing.workspace_bytes or 0 for timing in decision.timings}
+        for limit in {max(0, workspace - 1) for workspace in workspaces.values()}:
+            assert workspaces[chosen(fitted, decision.layer, workspace_limit_bytes=limit).algorithm] <= limit
+
+
+def test_an_algorithm_without_a_known_workspace_fits_any_limit() -> None:
+    rows = [replace(each, workspace_bytes=None) for each in profile()]
+    blind = selectors.fit(selectors.decisions(rows))
+    assert chosen(blind, convolution(160, 28), workspace_limit_bytes=0).algorithm == TRANSFORMED
+
+
+def test_devices_with_opposite_habits_share_a_selector() -> None:
+    laptop = Device(slug="lap", kind="cpu", name="a laptop")
+    slow = [
+        replace(each, summary_s=each.summary_s and each.summary_s * (9 if each.task.algorithm == TRANSFORMED else 1))
+        for each in profile(laptop)
+    ]
+    both = selectors.fit(selectors.decisions([*profile(), *slow]))
+    layer = convolution(160, 28)
+    (here,), (there,) = (both.choose([(layer, FORWARD)], SETTINGS, device) for device in (DEVICE, laptop))
+    assert (here.algorithm, there.algorithm) == (TRANSFORMED, FRAMEWORK_DEFAULT)
+
+
+# How it is judged
+
+
+def test_unseen_layers_are_chosen_for_better_than_by_default_or_habit(known: list[Decision]) -> None:
+    done: list[float] = []
+    scores = selectors.evaluate(known, seed=1, folds=4, done=done.append)
+    assert done == [1, 2, 3, 4]
+    regret = {score.method: score.regret_geomean for score in scores if score.phase == "all"}
+    assert regret["oracle"] == 1
+    assert regret["selector"] < 1.1 < min(regret["majority_class"], regret["framework_default"])
+    assert {score.layers for score in scores} == {36}
+
+
+def test_regret_and_hits_are_counted_by_hand() -> None:
+    layers = [convolution(channels, 14) for channels in range(1, 9)]
+    times = [(1.0, 1.04), (1.0, 1.04), (1.0, 1.04), (1.0, 2.0), (1.0, 2.0), (1.0, 2.0), (4.0, 2.0), (8.0, 2.0)]
+    rows = []
+    for layer, (other_s, default_s) in zip(layers, times, strict=True):
+        rows += [row(layer, MATRIX, other_s), row(layer, FRAMEWORK_DEFAULT, default_s)]
+    scores = selectors.evaluate(selectors.decisions(rows))
+    (score,) = (each for each in scores if (each.method, each.phase) == ("framework_default", "forward"))
+    assert (score.top1, score.within_5pct, score.layers) == (0.25, 0.625, 8)
+    assert score.regret_geomean == pytest.approx((1.04**3 * 2**3) ** (1 / 8))
+    assert score.regret_total_time == pytest.approx((3 * 1.04 + 5 * 2) / 10)
+
+
+def test_phases_are_judged_apart_and_together() -> None:
+    known = selectors.decisions(profile(phases=(FORWARD, Phase.BACKWARD_DATA)))
+    scores = selectors.evaluate(known, folds=2)
+    assert {score.phase for score in scores} == {"forward", "backward_data", "all"}
+
+
+def test_rows_without_the_default_are_judged_without_it() -> None:
+    rows = [each for each in profile() if each.task.algorithm != FRAMEWORK_DEFAULT]
+    scores = selectors.evaluate(selectors.decisions(rows), folds=2)
+    assert {score.method for score in scores} == {"selector", "majority_class", "oracle"}
+
+
+def test_a_choice_that_did_not_run_counts_as_the_slowest(known: list[Decision]) -> None:
+    refusing = next(decision for decision in known if decision.refused)
+    assert taken_s(refusing, refusing.refused[0]) == max(refusing.times_s.values())
+
+
+def test_too_few_layers_are_an_error_that_names_the_next_command(known: list[Decision]) -> None:
+    for attempt in (lambda: selectors.evaluate(known[:6]), lambda: selectors.fit([])):
+        with pytest.raises(LatteError, match="too few rows") as caught:
+            attempt()
+        assert "latte profile" in (caught.value.hint or "")
+
+
+def test_the_time_of_a_prediction_is_the_median_of_seven(fitted: Selector, known: list[Decision]) -> None:
+    ticks = iter(range(100))
+    assert selectors.prediction_s(fitted, known, clock=lambda: float(next(ticks))) == 1.0
+
+
+# Its files
+
+
+def test_what_is_loaded_chooses_as_what_was_saved(fitted: Selector, known: list[Decision], tmp_path: Path) -> None:
+    selectors.save(fitted, tmp_path / "s")
+    loaded = selectors.load(tmp_path / "s")
+    pairs = [(decision.layer, decision.phase) for decision in known]
+    assert loaded.choose(pairs, SETTINGS, DEVICE) == fitted.choose(pairs, SETTINGS, DEVICE)
+    assert loaded.card.ran == fitted.card.ran
+
+
+def test_the_same_rows_and_seed_make_the_same_files(fitted: Selector, known: list[Decision], tmp_path: Path) -> None:
+    selectors.save(fitted, tmp_path / "a")
+    selectors.save(selectors.fit(known, seed=3), tmp_path / "b")
+    first, second = (
+        {path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())} for name in ("a", "b")
+    )
+    assert first == second
+
+
+def test_the_card_says_how_it_was_made(fitted: Selector, known: list[Decision], tmp_path: Path) -> None:
+    scores = selectors.evaluate(known, folds=2)
+    selectors.save(selectors.fit(known, seed=5, scores=scores, made_at=12.5), tmp_path)
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["schema"] == "latte.selector/1"
+    assert (card["seed"], card["made_at"], card["devices"], card["decisions"]) == (5, 12.5, ["desk"], 36)
+    assert card["settings"] == ["fp32 nchw 2 threads"]
+    assert len(card["scores"]) == len(scores)
+    assert {"latte", "xgboost"} <= card["versions"].keys()
+    assert card["fingerprint"] == fitted.card.fingerprint
+
+
+def test_a_newer_selector_replaces_the_older_and_leaves_nothing(
+    fitted: Selector, known: list[Decision], tmp_path: Path
+) -> None:
+    selectors.save(fitted, tmp_path)
+    selectors.save(selectors.fit(known, seed=4), tmp_path)
+    assert selectors.load(tmp_path).card.seed == 4
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def _edited(change: Callable[[dict[str, object]], object]) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        card = json.loads((folder / "card.json").read_text())
+        change(card)
+        (folder / "card.json").write_text(json.dumps(card))
+
+    return edit
+
+
+def _trees(folder: Path) -> Path:
+    (path,) = folder.glob("trees-*.ubj")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda folder: (folder / "card.json").unlink(), "there is no selector"),
+        (lambda folder: (folder / "card.json").write_text("{"), "damaged"),
+        (lambda folder: (folder / "card.json").write_text("[]"), "damaged"),
+        (lambda folder: (folder / "card.json").write_bytes(b"\xff\xfe"), "damaged"),
+        (lambda folder: _trees(folder).unlink(), "damaged"),
+        (lambda folder: _trees(folder).write_bytes(b"no trees"), "damaged"),
+        (lambda folder: _trees(folder).write_bytes(_trees(folder).read_bytes()[:500]), "damaged"),
+        (_edited(lambda card: card.update(schema="latte.selector/2")), "latte.selector/2"),
+        (_edited(lambda card: card.update(feature_version=0)), "other features"),
+        (_edited(lambda card: card.update(features=["kind"])), "other features"),
+        (_edited(lambda card: card.update(features=3)), "other features"),
+        (_edited(lambda card: card.pop("ran")), "damaged"),
+        (_edited(lambda card: card.update(algorithms=3)), "damaged"),
+        (_edited(lambda card: card.update(trees="../elsewhere.ubj")), "damaged"),
+        (_edited(lambda card: card.update(ran={"": [99]})), "damaged"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_line_and_a_hint(
+    fitted: Selector, tmp_path: Path, harm: Callable[[Path], object], said: str
+) -> None:
+    selectors.save(fitted, tmp_path)
+    harm(tmp_path)
+    with pytest.raises(LatteError, match=said) as caught:
+        selectors.load(tmp_path)
+    assert "\n" not in caught.value.message
+    assert "latte train-selector" in (caught.value.hint or "")
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(fitted: Selector, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LatteError, match="cannot write the selector"):
+        selectors.save(fitted, tmp_path / "file" / "s")
+
+
+def test_the_newest_selector_that_knows_the_device_is_found(fitted: Selector, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), shipped=False)
+    models = store.models_dir
+    assert models is not None
+    assert selectors.find(store, "desk") is None
+    for name, made_at in (("selector-all", 2.0), ("selector-desk", 1.0)):
+        selectors.save(Selector(replace(fitted.card, made_at=made_at), fitted.trees), models / name)
+    (models / "selector-of-nobody").mkdir()
+    found = selectors.find(store, "desk")
+    assert found is not None and found.card.made_at == 2.0
+    assert selectors.find(store, "lap") is None
+
+
+def test_a_damaged_selector_of_the_device_is_not_passed_over(fitted: Selector, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), shipped=False)
+    assert store.models_dir is not None
+    folder = store.models_dir / "selector-desk"
+    selectors.save(fitted, folder)
+    (folder / "card.json").write_text("")
+    with pytest.raises(LatteError, match="damaged"):
+        selectors.find(store, "desk")
+
+
+def test_neither_importing_nor_fitting_needs_torch_or_scikit_learn(fitted: Selector, tmp_path: Path) -> None:
+    selectors.save(fitted, tmp_path)
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from latte_cli import selector\n"
+        "assert not {'xgboost', 'torch', 'sklearn'} & sys.modules.keys()\n"
+        f"selector.load(Path({str(tmp_path)!r}))\n"
+        "assert not {'torch', 'sklearn'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
