@@ -44,29 +44,30 @@ def train_selector(
     with console.progress("fitting", folds + 1) as bar:
         scores = evaluate(known, seed=seed, folds=folds, done=bar.advance)
         selector = fit(known, seed=seed, scores=scores, made_at=time.time())
-    save(selector, folder)
     took = f"choosing for 53 convolutions in 3 phases takes {duration(prediction_s(selector, known))}"
     judged = f"judged on layers of other shapes than those learned from, in {folds} parts"
     write_scores(scores, form, footer=(judged, took))
     if form is not Format.TABLE:
         console.note(took)
     _warn(scores)
+    save(selector, folder)
     console.note(f"selector in `{folder}`")
     if output is None:
         console.note(f"next: `latte estimate MODEL.onnx --device {slugs[0]} --strategy latte`")
 
 
 def _slugs(store: "Store", devices: Sequence[str] | None) -> list[str]:
-    """The devices meant, or else those with rows in the store itself, or else those shipped."""
+    """The devices meant, or else those with rows in the store itself; shipped profiles bring their own selectors."""
     from latte_cli.lookup import profile
 
     if devices:
         return sorted({profile(store, device) for device in devices})
-    found = store.info().devices
-    own = [info.device.slug for info in found if not info.shipped]
-    slugs = own or [info.device.slug for info in found]
+    slugs = [info.device.slug for info in store.info().devices if not info.shipped]
     if not slugs:
-        raise LatteError(f"`{store.uri}` has no profile yet", hint="`latte profile --budget 2m` makes one")
+        raise LatteError(
+            f"`{store.uri}` has no profile yet",
+            hint="`latte profile --budget 2m` makes one; `--device NAME` learns from one that is shipped",
+        )
     return slugs
 
 

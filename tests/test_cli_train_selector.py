@@ -1,0 +1,104 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from made_choices import DEVICE, profile
+
+from latte_cli import selector as selectors
+from latte_cli.backends import Device
+from latte_cli.store import Store, open_store
+
+LATTE = str(Path(sys.executable).with_name("latte"))
+LAPTOP = Device(slug="lap", kind="cpu", name="a laptop")
+
+
+@pytest.fixture
+def store() -> Store:
+    """The store that $LATTE_STORE names, with the rows of one device."""
+    store = open_store(shipped=False)
+    fill(store, DEVICE)
+    return store
+
+
+def fill(store: Store, device: Device, rows: int | None = None) -> None:
+    with store.writer(device) as writer:
+        for measurement in profile(device)[:rows]:
+            writer.append(measurement)
+
+
+def run(*arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [LATTE, "train-selector", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_the_selector_lies_where_estimates_look_for_it(store: Store) -> None:
+    done = run("--folds", "2")
+    found = selectors.find(store, "desk")
+    assert found is not None
+    assert found.card.scores
+    methods = ("selector", "majority class", "framework default", "oracle")
+    assert all(method in done.stdout for method in methods)
+    assert "choosing for 53 convolutions in 3 phases takes" in done.stdout
+    assert "next: `latte estimate" in done.stderr
+
+
+def test_json_has_the_agreed_keys_and_the_same_scores_as_csv(store: Store, tmp_path: Path) -> None:
+    arguments = ("--device", "desk", "--folds", "2", "--output", str(tmp_path))
+    document = json.loads(run(*arguments, "--format", "json").stdout)
+    assert document.keys() == {"schema", "results"}
+    assert document["schema"] == "latte.selector-evaluation/1"
+    keys = ["device", "phase", "precision", "method", "top1", "within_5pct", "regret_geomean", "regret_p95"]
+    keys += ["regret_p99", "regret_total_time", "layers"]
+    assert all(list(result) == keys for result in document["results"])
+    assert {result["phase"] for result in document["results"]} == {"forward", "all"}
+    rows = list(csv.DictReader(StringIO(run(*arguments, "--format", "csv").stdout)))
+    assert rows == [{key: str(value) for key, value in result.items()} for result in document["results"]]
+    assert [path.name for path in tmp_path.iterdir()] == ["selector-desk"]
+    assert selectors.find(store, "desk") is None
+
+
+def test_devices_are_learned_together_or_as_asked(store: Store, tmp_path: Path) -> None:
+    fill(store, LAPTOP)
+    run("--folds", "2")
+    assert store.models_dir is not None
+    assert selectors.load(store.models_dir / "selector-all").card.devices == ["desk", "lap"]
+    run("--folds", "2", "--device", "lap")
+    assert selectors.load(store.models_dir / "selector-lap").card.devices == ["lap"]
+
+
+def test_a_store_without_rows_names_the_next_command() -> None:
+    error = run("--store", "empty", code=1).stderr
+    assert "error: " in error
+    assert "latte profile" in error
+
+
+def test_too_few_rows_name_the_next_command() -> None:
+    fill(open_store(shipped=False), DEVICE, rows=12)
+    done = run(code=1)
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: too few rows to learn from: 4 different convolutions")
+    assert "hint: `latte profile" in done.stderr
+
+
+def test_an_unknown_device_gets_its_near_match(store: Store) -> None:
+    assert "did you mean `desk`?" in run("--device", "dezk", code=1).stderr
+
+
+def test_an_output_that_cannot_be_written_is_one_line(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    error = run("--folds", "2", "--output", str(tmp_path / "file"), code=1).stderr
+    assert "cannot write the selector" in error
+
+
+def test_a_malformed_command_line_ends_with_code_two(store: Store) -> None:
+    run("--folds", "1", code=2)
+    run("--seed", "-1", code=2)
