@@ -45,6 +45,7 @@ _TREES = {
 }
 _LEAST_ROWS = 8
 _LEAST_RESIDUALS = 40
+_LEAST_HALF_WIDTH = 0.1  # of the logarithm: no call repeats itself more exactly
 _BEYOND = 1.0  # a factor of two outside the range that was measured
 
 
@@ -107,8 +108,8 @@ class TimeModel:
             task=task,
             device_s=seconds,
             host_s=seconds,
-            low_s=seconds * exp(min(0.0, low) - wider),
-            high_s=seconds * exp(max(0.0, high) + wider),
+            low_s=seconds * exp(min(-_LEAST_HALF_WIDTH, low) - wider),
+            high_s=seconds * exp(max(_LEAST_HALF_WIDTH, high) + wider),
             source=Source.PREDICTED,
             extrapolated=beyond,
         )

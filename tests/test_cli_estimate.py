@@ -51,7 +51,7 @@ def latte(store, model, monkeypatch, capsys):
 
 def test_the_table_has_a_line_for_each_layer_and_the_totals(latte, model):
     code, out, err = latte("--samples", 50_000)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"next: `latte allocate {model} --fleet FILE --round-duration 10m`\n")
     lines = out.splitlines()
     assert lines[0] == "lenet, batch 8: latte"
     for node in load(model).nodes:

@@ -1,6 +1,8 @@
 from dataclasses import replace
 from math import prod
+from pathlib import Path
 
+import onnx
 import pytest
 from made_rows import DEVICE, GEMM, SETTINGS, measurement, network, profile, seconds, step_layers, tasks, write
 
@@ -11,7 +13,9 @@ from latte_cli.estimator import LOSS, UPDATE, Estimator, Source, estimated
 from latte_cli.estimator.steps import memory_bytes, training_step
 from latte_cli.layers import Norm, Phase
 from latte_cli.measure import Mark
-from latte_cli.network import Network, Node
+from latte_cli.network import Network, Node, load
+from latte_cli.network.onnx import read
+from latte_cli.network.zoo import ZOO, export
 from latte_cli.store import open_store
 from latte_cli.tasks import Layout, Precision, Task
 
@@ -31,6 +35,10 @@ def measured(store):
 
 def law(layer, phase, algorithm=FRAMEWORK_DEFAULT, settings=SETTINGS):
     return seconds(Task(layer=layer, phase=phase, algorithm=algorithm, settings=settings))
+
+
+def parsed(content, batch_size):
+    return read(content, name="model", sha256="", batch_size=batch_size, allow_unknown=False)
 
 
 def codes(estimate):
@@ -238,6 +246,40 @@ def test_memory_holds_parameters_gradients_state_activations_and_a_workspace():
     assert memory_bytes(NETWORK, "sgd", Precision.FP32, 100) == 4 * (2 * own + activations) + 100
     assert memory_bytes(NETWORK, "momentum", Precision.FP32, 0) == 4 * (3 * own + activations)
     assert memory_bytes(NETWORK, "adam", Precision.BF16_AUTOCAST, 0) == 16 * own + 2 * activations
+
+
+def test_a_step_that_does_not_fit_the_memory_is_said(store):
+    small = replace(DEVICE, memory_bytes=10**6)
+    write(store, [replace(measurement(task), device=small) for task in tasks(step_layers(NETWORK))])
+    assert codes(Estimator(store, small.slug).estimate(NETWORK)) == {"memory"}
+
+
+LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("light_*.onnx"))
+
+
+@pytest.fixture(scope="module")
+def some_of_each_kind(tmp_path_factory):
+    """A store with rows of the layers of three models, every kind among them, at batch 2."""
+    store = open_store(str(tmp_path_factory.mktemp("some")), shipped=False)
+    own = [parsed(export(name), batch_size=2) for name in ("alexnet", "mobilenet_v2")]
+    light = [load(path, batch_size=2) for path in LIGHT if "shufflenet" in path.name or "inception_v1" in path.name]
+    profile(store, [layer for network in (*own, *light) for layer in step_layers(network)])
+    return store
+
+
+@pytest.mark.parametrize("path", LIGHT, ids=lambda path: path.stem)
+def test_the_light_models_are_priced_whole(some_of_each_kind, path):
+    found = Estimator(some_of_each_kind, DEVICE.slug).estimate(load(path, batch_size=8))
+    assert not found.missing
+    assert {part.name for part in found.parts} >= {node.name for node in found.network.nodes}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_zoo_is_priced_whole(some_of_each_kind, name):
+    found = Estimator(some_of_each_kind, DEVICE.slug).estimate(parsed(export(name), batch_size=8))
+    assert not found.missing
+    right = sum(law(part.layer, part.phase, part.algorithm) for part in found.parts if not part.layer.free)
+    assert found.step_s == pytest.approx(right, rel=0.3)
 
 
 def test_an_estimator_answers_for_many_networks(measured):

@@ -1,7 +1,8 @@
 """`latte estimate`: how long a training step of a model takes on the devices of the store."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,9 @@ from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, parse
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, duration
 from latte_cli.tasks import Layout, Precision
+
+if TYPE_CHECKING:
+    from latte_cli.estimator import Estimate
 
 
 def estimate(
@@ -69,13 +73,25 @@ def estimate(
         for name in names
     ]
     write_estimates(estimates, form, samples=samples)
+    _say_doubts(estimates)
+    if form is Format.TABLE:
+        console.note(f"next: `latte allocate {model} --fleet FILE --round-duration 10m`")
+    if max_step is not None:
+        _hold(estimates, max_step)
+
+
+def _say_doubts(estimates: Sequence["Estimate"]) -> None:
     for found in estimates:
         for warning in found.warnings:
             console.warn(f"{warning.message} (`{found.device.slug}`)" if len(estimates) > 1 else warning.message)
-    slowest = max(found.step_s for found in estimates)
-    if max_step is not None and slowest > max_step:
+
+
+def _hold(estimates: Sequence["Estimate"], max_step_s: float) -> None:
+    """Raise LatteError (exit code 3) if the slowest step takes longer."""
+    slowest_s = max(found.step_s for found in estimates)
+    if slowest_s > max_step_s:
         raise LatteError(
-            f"a step takes {duration(slowest)}, longer than {duration(max_step)}",
-            hint="a smaller `--batch-size` or `latte allocate` shortens it",
+            f"a step takes {duration(slowest_s)}, longer than {duration(max_step_s)}",
+            hint="a smaller `--batch-size` or a sub-model (`latte allocate`) shortens it",
             exit_code=ExitCode.EXCEEDED,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import log, sqrt
+from math import inf, log, sqrt
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -213,6 +213,7 @@ class Estimator:
     ) -> Estimate:
         own = [part for part in parts if part.name not in (LOSS, UPDATE)]
         low_s, high_s = _interval(parts, timings)
+        held_bytes = memory_bytes(network, optimizer, self._lookup.precision, _most_workspace(parts))
         return Estimate(
             device=self.device,
             network=network,
@@ -226,7 +227,7 @@ class Estimator:
             other_s=_total(part for part in parts if part.name == LOSS),
             step_low_s=low_s,
             step_high_s=high_s,
-            memory_bytes=memory_bytes(network, optimizer, self._lookup.precision, _most_workspace(parts)),
+            memory_bytes=held_bytes,
             missing=missing,
             warnings=tuple(
                 doubts(
@@ -236,6 +237,7 @@ class Estimator:
                     missing=len(missing),
                     versions=len(self._lookup.versions()),
                     unselected=self._unselected,
+                    memory_share=held_bytes / (self.device.memory_bytes or inf),
                 )
             ),
         )

@@ -27,11 +27,12 @@ def doubts(
     missing: int = 0,
     versions: int = 1,
     unselected: bool = False,
+    memory_share: float = 0.0,
 ) -> Iterator[Warn]:
     """What there is to say of a step's `calls`.
 
     `missing` parts were left out; rows of that many library `versions` were read; `unselected` convolutions took the
-    default for want of a selector.
+    default for want of a selector; the step holds `memory_share` of the device's memory.
     """
     if missing:
         yield Warn(code="missing", message=f"{missing} parts of the step are left out, so it takes longer; {_MEASURE}")
@@ -42,6 +43,9 @@ def doubts(
     if unselected:
         message = "convolutions that were not measured take the framework's default; "
         yield Warn(code="no_selector", message=message + "`latte train-selector` learns to choose for them")
+    if memory_share > 1:
+        message = f"the step holds {memory_share:.3g} times the device's memory; lower `--batch-size`"
+        yield Warn(code="memory", message=message)
     yield from _unmet(tuple({timing.task: timing for timing in calls}.values()), strategy, workspace_limit_bytes)
 
 
