@@ -68,7 +68,7 @@ def evaluate(
     has_default = (index for index, decision in enumerate(decisions) if FRAMEWORK_DEFAULT in decision.times_s)
     picks["framework_default"] = dict.fromkeys(has_default, FRAMEWORK_DEFAULT)
     picks["oracle"] = {index: decision.best for index, decision in enumerate(decisions)}
-    return [score for method, each in picks.items() for score in _scores(decisions, method, each)]
+    return [score for method, each in picks.items() for score in score_groups(decisions, method, each)]
 
 
 def fold_numbers(decisions: Sequence[Decision], *, seed: int, folds: int) -> list[int]:
@@ -109,7 +109,8 @@ def _class(decision: Decision) -> tuple[str, str, str]:
     return decision.device.slug, decision.settings.precision, decision.phase
 
 
-def _scores(decisions: Sequence[Decision], method: str, picks: Picks) -> list[Score]:
+def score_groups(decisions: Sequence[Decision], method: str, picks: Picks) -> list[Score]:
+    """Scores of `method`, which picked algorithms for some of `decisions`, by device, precision and phase."""
     groups: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
     for index in sorted(picks):
         slug, precision, phase = _class(decisions[index])
