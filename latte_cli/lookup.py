@@ -221,7 +221,7 @@ class Lookup:
         wish = f"{self.precision} {self.layout}" + (f" with {self.threads} threads" if self.threads else "")
         return NotProfiled(
             f"the profile `{self.slug}` has no rows in {wish}",
-            hint=f"it has {', '.join(said) or 'no times at all'}; `latte profile` measures more",
+            hint=f"it has {', '.join(said) or 'no times at all'} (`--precision`, `--layout`, `--threads`)",
         )
 
 
@@ -337,28 +337,34 @@ def profile(store: Store, device: str | None = None, threads: int | None = None)
     """
     slugs = [found.slug for found in store.devices()]
     if device is None or device in ("auto", "cpu"):
-        if own := _own(slugs, threads):
-            return own
-        there = f"profiles of other machines: {', '.join(slugs)} (`--device NAME`); " if slugs else ""
-        raise LatteError(
-            "there is no profile of this machine" + (f" with {threads} threads" if threads else ""),
-            hint=there + "`latte profile --budget 2m` makes one",
-        )
-    meant = [slug for slug in slugs if slug.startswith(device + "-")]
-    if device in slugs or not meant:
-        return store.device(device).slug
+        meant = _own(slugs, threads)
+        if not meant:
+            raise _no_profile(slugs, threads)
+        device = "this machine"  # whose profiles have fleet names
+    else:
+        meant = [device] if device in slugs else [slug for slug in slugs if slug.startswith(device + "-")]
     if len(meant) > 1:
-        raise LatteError(f"`{device}` is the beginning of several devices", hint=f"one of: {', '.join(meant)}")
-    return meant[0]
+        raise LatteError(f"`{device}` may be {len(meant)} profiles", hint=f"`--device` one of: {', '.join(meant)}")
+    return meant[0] if meant else store.device(device).slug
 
 
-def _own(slugs: Sequence[str], threads: int | None) -> str | None:
-    """This machine's slug: the very one, else one with a fleet name, else (threads left open) most threads."""
+def _own(slugs: Sequence[str], threads: int | None) -> list[str]:
+    """This machine's slugs: the very one, else those with a fleet name, else (threads left open) the most threads."""
     exact = cpu_slug(threads)
-    stem = re.sub(r"\d+t$", "", exact)
-    named = [slug for slug in slugs if slug == exact or slug.endswith("-" + exact)]
-    if not named and threads is None:
-        pattern = re.compile(rf"(?:.*-)?{re.escape(stem)}(\d+)t")
-        others = {slug: int(match[1]) for slug in slugs if (match := pattern.fullmatch(slug))}
-        named = sorted(others, key=lambda slug: -others[slug])[:1]
-    return min(named, key=len, default=None)
+    if exact in slugs:
+        return [exact]
+    named = [slug for slug in slugs if slug.endswith("-" + exact)]
+    if named or threads is not None:
+        return named
+    pattern = re.compile(rf"(?:.*-)?{re.escape(re.sub(r'[0-9]+t$', '', exact))}([0-9]+)t")
+    others = [(int(match[1]), slug) for slug in slugs if (match := pattern.fullmatch(slug))]
+    most = max(others, default=(0, ""))[0]
+    return [slug for count, slug in others if count == most]
+
+
+def _no_profile(slugs: Sequence[str], threads: int | None) -> LatteError:
+    there = f"profiles of other machines: {', '.join(slugs)} (`--device NAME`); " if slugs else ""
+    return LatteError(
+        "there is no profile of this machine" + (f" with {threads} threads" if threads else ""),
+        hint=there + "`latte profile --budget 2m` makes one",
+    )

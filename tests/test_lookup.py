@@ -171,6 +171,7 @@ def machine(store, slug):
 
 
 def test_no_device_means_this_machine(store):
+    machine(store, cpu_slug(name="lab"))
     machine(store, DEVICE.slug)
     machine(store, cpu_slug())
     assert meant(store) == meant(store, "cpu") == meant(store, "auto") == cpu_slug()
@@ -186,6 +187,15 @@ def test_threads_choose_among_this_machines_profiles(store):
     assert meant(store) == meant(store, "cpu", threads=1) == cpu_slug(1)
     with pytest.raises(LatteError, match="with 999 threads"):
         meant(store, "cpu", threads=999)
+
+
+def test_several_profiles_of_this_machine_are_told_apart_by_their_names(store):
+    machine(store, cpu_slug(name="one"))
+    machine(store, cpu_slug(name="two"))
+    with pytest.raises(LatteError, match="`this machine` may be 2 profiles") as caught:
+        meant(store)
+    assert cpu_slug(name="two") in (caught.value.hint or "")
+    assert meant(store, "two") == cpu_slug(name="two")
 
 
 def test_without_a_profile_of_this_machine_the_error_says_which_there_are_and_how_to_make_one(store):
@@ -208,5 +218,5 @@ def test_an_unknown_device_gets_a_near_match(store):
 def test_a_beginning_that_fits_several_devices_is_an_error(store):
     machine(store, "lab-one")
     machine(store, "lab-two")
-    with pytest.raises(LatteError, match="several devices"):
+    with pytest.raises(LatteError, match="`lab` may be 2 profiles"):
         meant(store, "lab")

@@ -1,5 +1,6 @@
 """Doubts about an estimate: what it rests on, said with what to do about it."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -60,8 +61,16 @@ def _shares(calls: Sequence[Timing]) -> Iterator[Warn]:
         found = [call for call in calls if holds(call)]
         share = sum(call.device_s for call in found) / total
         if share > _WORTH_SAYING[code]:
-            kinds = ", ".join(sorted({call.task.layer.kind for call in found}))
-            yield Warn(code=code, message=f"{share:.0%} of the step is {what} ({kinds}); {action}")
+            yield Warn(code=code, message=f"{share:.0%} of the step is {what} ({_main_kinds(found)}); {action}")
+
+
+def _main_kinds(calls: Sequence[Timing]) -> str:
+    """The three kinds that take the most time of `calls`, most first."""
+    spent: defaultdict[str, float] = defaultdict(float)
+    for call in calls:
+        spent[call.task.layer.kind] += call.device_s
+    kinds = sorted(spent, key=lambda kind: -spent[kind])
+    return ", ".join(kinds[:3]) + (", …" if len(kinds) > 3 else "")
 
 
 def _unmet(timings: Sequence[Timing], strategy: str, workspace_limit_bytes: int | None) -> Iterator[Warn]:
