@@ -21,7 +21,6 @@ from latte_cli.layers import (
     MatMul,
     Norm,
     Optimizer,
-    Phase,
     Pool,
     Reduce,
     Shape,
@@ -158,7 +157,7 @@ def _plane(draw: _Draw) -> Shape:
     return (batch, draw.channels_of(size), size, size)
 
 
-def _rows(draw: _Draw, classes: int = 2048) -> Shape:
+def _rows(draw: _Draw, classes: int = 2048) -> tuple[int, int]:
     return (draw.log(4, 4096), draw.channels(12, classes))
 
 
@@ -225,17 +224,26 @@ def _rearrangement(draw: _Draw) -> Layer:
     )
 
 
-def _row_layer(draw: _Draw) -> Layer:
-    kind = str(draw.pick((2, "softmax"), (2, "loss"), (1, "reduce"), (2, "dropout")))
-    if kind == "reduce":
-        shape = _plane(draw)
-        return Reduce(operation="mean", shape=shape, axes=(2, 3), keep=draw.unit() < 0.5)
-    if kind == "dropout":
-        return Dropout(shape=_rows(draw, 8192))
+def _softmax(draw: _Draw) -> Layer:
+    return Softmax(shape=_scores(draw))
+
+
+def _loss(draw: _Draw) -> Layer:
+    rows, classes = _scores(draw)
+    return SoftmaxCrossEntropy(rows=rows, classes=classes)
+
+
+def _scores(draw: _Draw) -> tuple[int, int]:
     rows, classes = _rows(draw)
-    if classes in _WIDTHS_OF_STANDARD_NETWORKS:
-        classes += 8
-    return Softmax(shape=(rows, classes)) if kind == "softmax" else SoftmaxCrossEntropy(rows=rows, classes=classes)
+    return rows, classes + 8 * (classes in _WIDTHS_OF_STANDARD_NETWORKS)
+
+
+def _reduce(draw: _Draw) -> Layer:
+    return Reduce(operation="mean", shape=_plane(draw), axes=(2, 3), keep=draw.unit() < 0.5)
+
+
+def _dropout(draw: _Draw) -> Layer:
+    return Dropout(shape=_rows(draw, 8192))
 
 
 def _optimizer(draw: _Draw) -> Layer:
@@ -265,7 +273,10 @@ _OTHERS: tuple[tuple[float, _Maker], ...] = (
     (5, _concat),
     (3, _matmul),
     (3, _rearrangement),
-    (7, _row_layer),
+    (2, _softmax),
+    (2, _loss),
+    (2, _reduce),
+    (2, _dropout),
     (6, _optimizer),
 )
 
@@ -280,13 +291,14 @@ def fits(layer: Layer, limits: Limits) -> bool:
 
 
 def _drawn(makers: tuple[tuple[float, _Maker], ...], count: int, seed: int, limits: Limits) -> tuple[list[Layer], int]:
+    """Distinct layers within `limits`, the first of them one of each sort."""
     layers: dict[Layer, None] = {}
     rejected = 0
     for point in islice(_points(seed), 100 * count + 1000):
         if len(layers) >= count:
             break
         draw = _Draw(point)
-        maker = draw.pick(*makers)
+        maker = draw.pick(*makers) if len(layers) >= len(makers) else makers[len(layers)][1]
         try:
             layer = maker(draw)  # type: ignore[operator]
         except LatteError:  # a kernel larger than its input
