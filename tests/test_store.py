@@ -437,7 +437,16 @@ def replace_by_other_parquet(path: Path) -> None:
     pq.write_table(pa.table({"something": [1]}), path)
 
 
-@pytest.mark.parametrize("damage", [cut_short, flip_a_bit, empty, replace_by_text, replace_by_other_parquet])
+def leave_out_a_column(path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["phase"]), path)
+
+
+DAMAGES = [cut_short, flip_a_bit, empty, replace_by_text, replace_by_other_parquet, leave_out_a_column]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_part_is_named_and_left_out_only_on_request(store: Store, damage) -> None:  # type: ignore[no-untyped-def]
     fill(store, *(measurement(number) for number in range(20)), parts=2)
     victim = parts(store)[0]
@@ -505,10 +514,10 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_appended(store: Store) -> No
 
 
 def test_a_part_that_finds_no_room_leaves_its_rows_in_the_journal(store: Store) -> None:
-    Path(store.uri).mkdir(parents=True)
     blocked = Path(store.uri) / f"device={DEVICE.slug}"
-    blocked.write_text("a file where the folder should be")
     with store.writer(DEVICE) as writer:
+        blocked.rmdir()
+        blocked.write_text("a file where the folder should be")
         writer.append(measurement(1))
         with pytest.raises(LatteError, match="cannot write to the store") as error:
             writer.seal()

@@ -265,23 +265,29 @@ class Store:
         damaged: list[tuple[Place, Damaged]] = []
         parts = rows = distinct = 0
         for slug in self._slugs():
-            found = []
-            for place, part in self._located(slug):
-                try:
-                    found.append(place.read(part, columns=schema.COLUMNS).select(_KEYS))
-                except Damaged as error:
-                    damaged.append((place, error))
-            parts += len(found)
-            rows += sum(table.num_rows for table in found)
-            distinct += schema.latest(schema.joined([schema.empty(_KEYS), *found])).num_rows
-        moved = [p.set_aside(error.part) for p, error in damaged if set_aside and p is self._place]
+            tables, faults = _steadily(partial(self._checked, slug))
+            damaged += faults
+            parts += len(tables)
+            rows += sum(table.num_rows for table in tables)
+            distinct += schema.latest(schema.joined([schema.empty(_KEYS), *tables])).num_rows
+        moved = [place.set_aside(fault.part) for place, fault in damaged if set_aside and place is self._place]
         return Findings(
             parts=parts,
             rows=rows,
             duplicates=rows - distinct,
-            damaged=tuple((error.part.name, error.problem) for _, error in damaged),
+            damaged=tuple((fault.part.name, fault.problem) for _, fault in damaged),
             set_aside=tuple(moved),
         )
+
+    def _checked(self, slug: str) -> tuple[list[Any], list[tuple[Place, Damaged]]]:
+        """The keys of each part that can be read whole, and what is wrong with the others."""
+        tables, faults = [], []
+        for place, part in self._located(slug):
+            try:
+                tables.append(place.read(part, columns=schema.COLUMNS).select(_KEYS))
+            except Damaged as fault:
+                faults.append((place, fault))
+        return tables, faults
 
     def compact(self, slug: str | None = None) -> int:
         """Merge the parts of a device, or of each, into one; returns how many parts there were."""

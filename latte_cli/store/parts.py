@@ -165,7 +165,7 @@ class Place:
                 self._files.open_input_file(part.path) as stream,
                 pq.ParquetFile(stream, read_dictionary=schema.WORDS, page_checksum_verification=True) as file,
             ):
-                self._check_version(part, file.metadata.metadata or {})
+                self._check_schema(part, file)
                 yield file
         except FileNotFoundError:
             raise
@@ -173,13 +173,16 @@ class Place:
             self._check_reach(part)
             raise Damaged(part, _line(exc)) from exc
 
-    def _check_version(self, part: Part, metadata: dict[bytes, bytes]) -> None:
-        version = int(metadata[schema.VERSION_KEY])
+    def _check_schema(self, part: Part, file: Any) -> None:
+        version = int((file.metadata.metadata or {})[schema.VERSION_KEY])
         if version > schema.VERSION:
             raise LatteError(
                 f"part `{part.name}` has the newer schema {version}; this version reads up to {schema.VERSION}",
                 hint="`pip install --upgrade latte-cli`",
             )
+        lacking = sorted(set(schema.COLUMNS) - set(file.schema_arrow.names))
+        if lacking:
+            raise ValueError(f"it lacks the columns {', '.join(lacking)}")
 
     def _check_reach(self, part: Part) -> None:
         try:
@@ -190,13 +193,25 @@ class Place:
         except OSError as exc:
             raise LatteError(f"cannot read `{part.name}` of the store `{self.uri}`: {_line(exc)}") from exc
 
+    def prepare(self, slug: str) -> None:
+        """Make sure that parts of a device can be written here, as far as that can be told; raises LatteError."""
+        if not _SAFE_SLUG.fullmatch(slug):
+            raise LatteError(f"a device cannot be named `{slug}`", hint="use letters, digits and `. _ @ + -`")
+        folder = self._folder(slug)
+        try:
+            if self.local is not None:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise LatteError(f"cannot write to the store `{self.uri}`: {_line(exc)}", hint=_WRITE_HINT) from exc
+        if self.local is not None and not os.access(folder, os.W_OK):
+            raise LatteError(f"cannot write to the store `{self.uri}`", hint=_WRITE_HINT)
+
     def write(self, device: Device, name: str, table: Any) -> Part:
         """Write `table` as the part `part-<name>.parquet` of `device`: it appears whole or not at all.
 
         Raises LatteError where it cannot be written, and then leaves nothing behind.
         """
-        if not _SAFE_SLUG.fullmatch(device.slug):
-            raise LatteError(f"a device cannot be named `{device.slug}`", hint="use letters, digits and `. _ @ + -`")
+        self.prepare(device.slug)
         path = f"{self._folder(device.slug)}/{_PREFIX}{name}{_SUFFIX}"
         content = _parquet(device, table)
         try:
@@ -212,7 +227,6 @@ class Place:
                 stream.write(content)
             return
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")
         try:
             with temporary.open("wb") as stream:
@@ -272,7 +286,7 @@ def _lock_file(root: Path) -> BinaryIO:
 
 _URI_HINT = "a store is a directory or a URI such as `s3://bucket/path?endpoint_override=host:port&scheme=http`"
 _READ_ONLY_HINT = "is the store read-only? `latte store merge SOURCE` adds its rows to one of your own"
-_WRITE_HINT = "nothing is lost: rows not yet in the store stay in the journal and are added by the next run"
+_WRITE_HINT = "is it full or read-only? rows not yet in it stay in the journal, and the next run adds them"
 
 
 def _line(exc: BaseException) -> str:

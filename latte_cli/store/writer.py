@@ -28,6 +28,7 @@ class Writer:
         self, place: Place, device: Device, *, seal_every_s: float, clock: Callable[[], float], journal_dir: Path | None
     ) -> None:
         """Recover what killed writers of this store left behind, then begin a journal in `journal_dir`."""
+        place.prepare(device.slug)
         folder = journal_dir or journals.journals_dir(place.uri)
         recover(place, folder)
         self._place, self._device = place, device
@@ -36,6 +37,7 @@ class Writer:
         self._journal = journals.Journal.create(folder, self._head())
         self._rows: list[dict[str, Any]] = []
         self._first_s = 0.0
+        self._closed = False
 
     def _head(self) -> dict[str, Any]:
         return {
@@ -73,7 +75,10 @@ class Writer:
             self._tidy(wait=False)
 
     def close(self) -> None:
-        """Seal and let go of the journal, which is kept if it could not be sealed."""
+        """Seal and let go of the journal, which is kept if it could not be sealed; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             self.seal()
         finally:
