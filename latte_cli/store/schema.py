@@ -21,6 +21,7 @@ VERSION = 1
 
 VERSION_KEY, DEVICE_KEY = b"latte.schema", b"latte.device"
 
+_NEWER_HINT = "was it written by a newer version? `pip install --upgrade latte-cli`"
 _CONDITIONS = tuple(field.name for field in fields(Conditions))
 
 # Text columns that repeat are dictionaries: a million rows of layers then take the memory of the distinct ones.
@@ -138,7 +139,7 @@ def measurement(row: Mapping[str, Any], device: Device) -> Measurement:
     try:
         return _measurement(row, device)
     except ValueError as exc:
-        raise LatteError(f"cannot read a row of device `{device.slug}`: {exc}", hint=NEWER) from exc
+        raise LatteError(f"cannot read a row of device `{device.slug}`: {exc}", hint=_NEWER_HINT) from exc
 
 
 def _measurement(row: Mapping[str, Any], device: Device) -> Measurement:
@@ -164,19 +165,26 @@ def _measurement(row: Mapping[str, Any], device: Device) -> Measurement:
 
 
 def _task(row: Mapping[str, Any]) -> Task:
-    settings = Settings(
-        precision=Precision(row["precision"]),
-        layout=Layout(row["layout"]),
-        threads=row["threads"],
-        cuda_graph=row["cuda_graph"],
-        power_mode=row["power_mode"],
-        library_versions=versions_from_text(row["library_versions"]),
-    )
+    settings = _settings(*(row[name] for name in _SETTINGS))
     algorithm = Algorithm(library=row["library"], name=row["algorithm"], vendor_id=row["vendor_id"])
     return Task(layer=layer_from_text(row["layer"]), phase=Phase(row["phase"]), algorithm=algorithm, settings=settings)
 
 
-NEWER = "was it written by a newer version? `pip install --upgrade latte-cli`"
+_SETTINGS = ("precision", "layout", "threads", "cuda_graph", "power_mode", "library_versions")
+
+
+@lru_cache(maxsize=1024)
+def _settings(
+    precision: str, layout: str, threads: int, cuda_graph: bool, power_mode: str, library_versions: str
+) -> Settings:
+    return Settings(
+        precision=Precision(precision),
+        layout=Layout(layout),
+        threads=threads,
+        cuda_graph=cuda_graph,
+        power_mode=power_mode,
+        library_versions=versions_from_text(library_versions),
+    )
 
 
 def device_text(device: Device) -> str:
