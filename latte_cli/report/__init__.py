@@ -68,8 +68,7 @@ def _write_plain(table: Table, out: TextIO) -> None:
             for cell, width, right in zip(row, widths, rights, strict=True)
         )
         out.write("  ".join(cells).rstrip() + "\n")
-    for line in table.footer:
-        out.write(line + "\n")
+    out.writelines(line + "\n" for line in table.footer)
 
 
 def write_json(document: Mapping[str, Any], out: TextIO | None = None) -> None:
