@@ -35,7 +35,7 @@ CASES = [
 ]
 """(network, image size, batch size)"""
 
-TIMES = 3
+TIMES = 2
 
 
 def exported(folder: Path, name: str, size: int | None) -> Path:

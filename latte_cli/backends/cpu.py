@@ -225,7 +225,6 @@ class _Update(_Call):
         size, rest = divmod(layer.elements, layer.tensors)
         sizes = [size + (index < rest) for index in range(layer.tensors)]
         self._weights = [torch.nn.Parameter(torch.randn(count).to(dtype)) for count in sizes]
-        self._gradients = [torch.randn(count).to(dtype) * 1e-3 for count in sizes]
         optimizer = make_optimizer(layer.function, self._weights)
         if optimizer is None:
             raise Unsupported("no optimizer")
@@ -237,8 +236,9 @@ class _Update(_Call):
         super().__init__(backend, call, ())
 
     def _reset(self) -> None:
-        for weight, gradient in zip(self._weights, self._gradients, strict=True):
-            weight.grad = gradient
+        # Nobody else may hold the gradients: dropping them returns their memory, which takes its time.
+        for weight in self._weights:
+            weight.grad = torch.full_like(weight, 1e-3)
 
 
 def _formatted(tensor: Tensor, layout: Layout) -> Tensor:

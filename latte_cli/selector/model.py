@@ -26,19 +26,22 @@ COLUMNS = (*FEATURES, "device", "algorithm")
 """What the trees see of a candidate: the features, and the places of device and algorithm in the card."""
 
 Array: TypeAlias = npt.NDArray[np.float64]
+Places: TypeAlias = npt.NDArray[np.int64]
 
-_ROUNDS = 300
+_CATEGORIES = ("kind", "function", "phase", "device", "algorithm")
+_TYPES = ["c" if column in _CATEGORIES else "q" for column in COLUMNS]
+_ROUNDS = 600
 _TREES = {
     "objective": "reg:squarederror",
     "base_score": 0.0,
     "tree_method": "hist",
-    "max_depth": 5,
-    "eta": 0.1,
-    "min_child_weight": 2,
+    "max_depth": 7,
+    "eta": 0.05,
+    "min_child_weight": 5,
     "subsample": 0.8,
     "colsample_bytree": 0.8,
 }
-_WORST = 2.0  # ln(time / best time) from which on an algorithm is simply bad; that of one which did not run
+_REFUSED = 1.0  # the loss of what did not run: that of an algorithm which takes for ever
 _SOFT = 0.1  # loss that makes a candidate e times less likely
 _LEAST_SHAPES = 4
 _SMALL_BYTES = 4096
@@ -126,13 +129,13 @@ class Selector:
         return float(np.dot(ratios, _workspace_bases(features)))
 
     def _losses(self, features: Matrix, able: Sequence[Sequence[int]], device: Device) -> Array:
-        """Predicted ln(time / best time) per pair and algorithm, infinite for what cannot run."""
+        """The predicted loss per pair and algorithm, infinite for what cannot run."""
         losses = np.full((len(features), len(self.card.algorithms)), np.inf)
         cells = [(row, place) for row, places in enumerate(able) for place in places]
         if cells:
             rows, places = np.array(cells).T
-            code = self.card.devices.index(device.slug)
-            losses[rows, places] = self.trees.inplace_predict(_columns(features[rows], code, places))
+            codes = np.full(len(rows), self.card.devices.index(device.slug))
+            losses[rows, places] = self.trees.predict(_data(features[rows], codes, places))
         return losses
 
     def _choice(self, pair: Pair, settings: Settings, losses: Array) -> Choice:
@@ -164,10 +167,10 @@ def fit(decisions: Sequence[Decision], *, seed: int = 0, scores: Sequence[Any] =
         raise too_few(decisions)
     devices = sorted({decision.device.slug for decision in decisions})
     algorithms = sorted({algorithm for decision in decisions for algorithm in decision.times_s}, key=_order)
-    features = np.concatenate([matrix([(d.layer, d.phase)], d.settings, d.device) for d in decisions])
+    codes = np.array([devices.index(decision.device.slug) for decision in decisions])
+    features = _features(decisions)
     rows, places, losses = _candidates(decisions, algorithms)
-    codes = np.array([devices.index(decision.device.slug) for decision in decisions], dtype=np.float32)
-    data = xgboost.DMatrix(_columns(features[rows], codes[rows], places), label=losses)
+    data = _data(features[rows], codes[rows], places, losses)
     card = Card(
         devices=devices,
         algorithms=algorithms,
