@@ -120,7 +120,7 @@ def table(before: list[list[float]], after: list[list[float]], totals: list[dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", required=True)
+    parser.add_argument("--store", default="accuracy-store")
     parser.add_argument("--budget", default="15m")
     parser.add_argument("--seconds", type=float, default=2.0, help="of real steps for each case and time")
     parser.add_argument("--output", type=Path)

@@ -630,6 +630,11 @@ class Optimizer(Layer):
     def output_shape(self) -> Shape:
         return (self.elements,)
 
+    def elements_moved(self, phase: Phase) -> int:
+        """Weights and states read and written, gradients read."""
+        states = {"momentum": 1, "adam": 2, "adamw": 2}.get(self.function, 0)
+        return (3 + 2 * states) * self.elements if phase in self.phases else 0
+
 
 LAYERS: tuple[type[Layer], ...] = (
     Convolution,

@@ -191,7 +191,7 @@ def _pool(draw: _Draw) -> Layer:
 
 
 def _linear(draw: _Draw) -> Layer:
-    rows, wide, out = draw.log(1, 512), draw.channels(24, 16384), draw.channels(12, 8192)
+    rows, wide, out = draw.log(1, 512), draw.channels(24, 30_000), draw.channels(12, 8192)
     if wide in _WIDTHS_OF_STANDARD_NETWORKS:
         wide += 8
     return Linear(rows=rows, in_features=wide, out_features=out, bias=draw.unit() < 0.8)
@@ -249,7 +249,7 @@ def _dropout(draw: _Draw) -> Layer:
 def _optimizer(draw: _Draw) -> Layer:
     function = str(draw.pick((2, "sgd"), (1, "momentum"), (2, "adam"), (1, "adamw")))
     tensors = draw.log(2, 200)
-    return Optimizer(function=function, tensors=tensors, elements=max(tensors, draw.log(3000, 40_000_000)))
+    return Optimizer(function=function, tensors=tensors, elements=max(tensors, draw.log(3000, 150_000_000)))
 
 
 _CONVOLUTIONS: tuple[tuple[float, _Maker], ...] = (
@@ -339,7 +339,7 @@ def quick(seed: int, limits: Limits) -> Drawn:
 
 def standard(seed: int, limits: Limits) -> Drawn:
     """Fifteen minutes' worth: every kind of layer and phase, a quarter of the convolutions with their alternatives."""
-    return _mixed(1100, 900, seed, _within(limits, 12e9, 1e9), usual=4, deep=64)
+    return _mixed(900, 800, seed, _within(limits, 12e9, 2.6e9), usual=4, deep=64)
 
 
 def paper(seed: int, limits: Limits, *, configs: int) -> Drawn:

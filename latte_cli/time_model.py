@@ -29,15 +29,15 @@ Array: TypeAlias = npt.NDArray[np.float64]
 _GROUPS = {"convolution": "products", "linear": "products", "matmul": "products"}
 _OTHERS = "others"
 _FOLDS = 4
-_ROUNDS = 150
+_ROUNDS = 400
 _TREES = {
     "objective": "reg:pseudohubererror",
     "huber_slope": 0.3,
     "base_score": 0.0,
     "tree_method": "hist",
     "max_depth": 6,
-    "eta": 0.12,
-    "max_bin": 64,
+    "eta": 0.05,
+    "max_bin": 128,
     "seed": 0,
     "subsample": 0.8,
     "colsample_bytree": 0.7,

@@ -200,24 +200,37 @@ def _order(algorithm: Algorithm) -> tuple[str, str, int]:
     return algorithm.library, algorithm.name, -1 if algorithm.vendor_id is None else algorithm.vendor_id
 
 
-def _candidates(
-    decisions: Sequence[Decision], algorithms: Sequence[Algorithm]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Array]:
-    """Decision, algorithm and loss of everything that was tried."""
+def _candidates(decisions: Sequence[Decision], algorithms: Sequence[Algorithm]) -> tuple[Places, Places, Array]:
+    """Decision, algorithm and loss (1 - best time / time) of everything that was tried."""
     places = {algorithm: place for place, algorithm in enumerate(algorithms)}
     cells = []
     for row, decision in enumerate(decisions):
         best_s = decision.times_s[decision.best]
         for algorithm, time_s in decision.times_s.items():
-            cells.append((row, places[algorithm], min(_WORST, float(np.log(time_s / best_s)))))
-        cells += [(row, places[refused], _WORST) for refused in decision.refused if refused in places]
+            cells.append((row, places[algorithm], 1 - best_s / time_s))
+        cells += [(row, places[refused], _REFUSED) for refused in decision.refused if refused in places]
     rows, columns, losses = zip(*cells, strict=True)
     return np.array(rows), np.array(columns), np.array(losses)
 
 
-def _columns(features: Matrix, device: Any, places: npt.NDArray[np.int64]) -> Matrix:
-    codes = np.broadcast_to(np.asarray(device, dtype=np.float32), (len(features),))
-    return np.column_stack([features, codes, places.astype(np.float32)])
+def _features(decisions: Sequence[Decision]) -> Matrix:
+    """The features of each decision, computed together for all of one device and settings."""
+    groups: defaultdict[tuple[Device, Settings], list[int]] = defaultdict(list)
+    for row, decision in enumerate(decisions):
+        groups[decision.device, decision.settings].append(row)
+    result = np.empty((len(decisions), len(FEATURES)), dtype=np.float32)
+    for (device, settings), rows in groups.items():
+        pairs = [(decisions[row].layer, decisions[row].phase) for row in rows]
+        result[rows] = matrix(pairs, settings, device)
+    return result
+
+
+def _data(features: Matrix, devices: Places, algorithms: Places, losses: Array | None = None) -> Any:
+    """The candidates as the trees take them."""
+    import xgboost
+
+    columns = np.column_stack([features, devices.astype(np.float32), algorithms.astype(np.float32)])
+    return xgboost.DMatrix(columns, label=losses, feature_types=_TYPES, enable_categorical=True)
 
 
 def _fingerprint(decisions: Iterable[Decision]) -> str:
