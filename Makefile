@@ -51,7 +51,7 @@ demo: .venv/ready ## profile this machine for two minutes; an estimate and a pla
 	$(PROFILE) --budget 26s --precision bf16 --layout channels_last || [ $$? -eq 4 ]
 	$(LATTE) train-selector
 	$(LATTE) estimate $(MODEL) --batch-size 8
-	$(LATTE) allocate $(MODEL) --fleet docs/fleet.yaml --widths $(WIDTHS) --round-duration 30s || [ $$? -eq 3 ]
+	$(LATTE) allocate $(MODEL) --fleet docs/fleet.yaml --widths $(WIDTHS) --round-duration 60s || [ $$? -eq 3 ]
 
 golden: .venv/ready ## rewrite the expected output in tests/golden; look at the diff
 	LATTE_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py

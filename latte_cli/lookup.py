@@ -337,7 +337,7 @@ def profile(store: Store, device: str | None = None, threads: int | None = None)
     """
     slugs = [found.slug for found in store.devices()]
     if device is None or device in ("auto", "cpu"):
-        meant = _own(slugs, threads)
+        meant = _own([found.slug for found in store.devices(own=True)], threads)
         if not meant:
             raise _no_profile(slugs, threads)
         device = "this machine"  # whose profiles have fleet names

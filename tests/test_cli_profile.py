@@ -55,7 +55,11 @@ def test_a_budget_that_runs_out_keeps_what_was_measured() -> None:
 
 def test_interrupting_keeps_what_was_measured() -> None:
     process = subprocess.Popen(
-        [*LATTE, "profile", "--threads", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*LATTE, "profile", "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=8)

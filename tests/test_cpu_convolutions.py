@@ -41,7 +41,11 @@ def check(layer: Convolution, layout: Layout) -> set[tuple[str, Phase]]:
         for phase, call in algorithm.calls.items():
             if not algorithm.applies(layer, phase, Settings(layout=layout)):
                 continue
-            result = call(layer, operands)
+            try:
+                result = call(layer, operands)
+            except RuntimeError as error:  # NNPACK may say no in its own way, which becomes a row
+                assert "NNPACK" in str(error), (name, phase, layer)
+                continue
             assert result.shape == expected[phase].shape, (name, phase, layer)
             error = (result.double() - expected[phase]).norm() / expected[phase].norm().clamp_min(1e-30)
             assert error < TOLERANCE, (name, phase, layer, float(error))

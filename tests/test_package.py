@@ -84,7 +84,7 @@ def test_an_installed_latte_exports_a_network(installed: _Installed) -> None:
 @pytest.mark.skipif(not SHIPPED, reason="no shipped profile yet")
 def test_an_installed_latte_estimates_from_a_shipped_profile(installed: _Installed) -> None:
     devices = json.loads(installed.run("latte", "store", "devices", "--format", "json"))["devices"]
-    device = devices[0]["slug"]
+    device = devices[0]["device"]
     installed.run("latte", "zoo", "export", "resnet18", "resnet18.onnx", "--force")
     estimate = ["latte", "estimate", "resnet18.onnx", "--batch-size", "8", "--device", device, "--format", "json"]
     (only,) = json.loads(installed.run(*estimate))["estimates"]

@@ -567,7 +567,8 @@ def _fp32_plane_applies(layer: Convolution, phase: Phase, settings: Settings) ->
 
 
 def _nnpack_applies(layer: Convolution, phase: Phase, settings: Settings) -> bool:
-    fits = _plain_fp32(settings) and _plane(layer, stride=True) and max(layer.kernel) <= 16
+    within = all(pad < size for pad, size in zip(layer.pad_before, layer.kernel, strict=True))
+    fits = _plain_fp32(settings) and _plane(layer, stride=True) and max(layer.kernel) <= 16 and within
     usable = fits and torch._nnpack_available() is True
     return usable and (phase is Phase.FORWARD or _rotated_applies(layer))
 

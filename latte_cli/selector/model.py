@@ -30,13 +30,13 @@ Places: TypeAlias = npt.NDArray[np.int64]
 
 _CATEGORIES = ("kind", "function", "phase", "device", "algorithm")
 _TYPES = ["c" if column in _CATEGORIES else "q" for column in COLUMNS]
-_ROUNDS = 600
+_ROUNDS = 300
 _TREES = {
     "objective": "reg:squarederror",
     "base_score": 0.0,
     "tree_method": "hist",
-    "max_depth": 7,
-    "eta": 0.05,
+    "max_depth": 6,
+    "eta": 0.1,
     "min_child_weight": 5,
     "subsample": 0.8,
     "colsample_bytree": 0.8,

@@ -107,9 +107,12 @@ class Store:
         """(part, problem) for each damaged part that was left out so far."""
         return tuple(self._skipped.items())
 
-    def devices(self) -> tuple[Device, ...]:
-        """The devices with rows, as their newest part describes them, in the order of their slugs."""
-        found = (self._newest(slug) for slug in self._slugs())
+    def devices(self, *, own: bool = False) -> tuple[Device, ...]:
+        """The devices with rows, as their newest part describes them, in the order of their slugs.
+
+        `own` leaves out those that are only shipped.
+        """
+        found = (self._newest(slug) for slug in (self._place.slugs() if own else self._slugs()))
         return tuple(device for device in found if device)
 
     def device(self, slug: str) -> Device:
@@ -261,32 +264,32 @@ class Store:
         return tuple(found)
 
     def check(self, *, set_aside: bool = False) -> Findings:
-        """Read every part whole; `set_aside` moves damaged ones of the store to its folder `.damaged`."""
-        damaged: list[tuple[Place, Damaged]] = []
+        """Read every part of the store's own whole; `set_aside` moves damaged ones to its folder `.damaged`."""
+        damaged: list[Damaged] = []
         parts = rows = distinct = 0
-        for slug in self._slugs():
+        for slug in self._place.slugs():
             tables, faults = _steadily(partial(self._checked, slug))
             damaged += faults
             parts += len(tables)
             rows += sum(table.num_rows for table in tables)
             distinct += schema.latest(schema.joined([schema.empty(_KEYS), *tables])).num_rows
-        moved = [place.set_aside(fault.part) for place, fault in damaged if set_aside and place is self._place]
+        moved = [self._place.set_aside(fault.part) for fault in damaged if set_aside]
         return Findings(
             parts=parts,
             rows=rows,
             duplicates=rows - distinct,
-            damaged=tuple((fault.part.name, fault.problem) for _, fault in damaged),
+            damaged=tuple((fault.part.name, fault.problem) for fault in damaged),
             set_aside=tuple(moved),
         )
 
-    def _checked(self, slug: str) -> tuple[list[Any], list[tuple[Place, Damaged]]]:
+    def _checked(self, slug: str) -> tuple[list[Any], list[Damaged]]:
         """The keys of each part that can be read whole, and what is wrong with the others."""
         tables, faults = [], []
-        for place, part in self._located(slug):
+        for part in self._place.parts(slug):
             try:
-                tables.append(place.read(part, columns=schema.COLUMNS).select(_KEYS))
+                tables.append(self._place.read(part, columns=schema.COLUMNS).select(_KEYS))
             except Damaged as fault:
-                faults.append((place, fault))
+                faults.append(fault)
         return tables, faults
 
     def compact(self, slug: str | None = None) -> int:
@@ -327,9 +330,10 @@ def _key_rows(table: Any) -> Iterator[tuple[str, int, float]]:
 
 def _steadily(read: Callable[[], _T]) -> _T:
     """`read()`, again if a part vanished under it: compaction wrote its rows elsewhere first."""
-    for _ in range(9):
+    for attempt in range(99):
         with suppress(FileNotFoundError):
             return read()
+        time.sleep(attempt / 1000)  # a writer that seals all the time leaves a gap sooner or later
     return read()
 
 
