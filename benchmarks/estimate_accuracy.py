@@ -2,7 +2,7 @@
 
 The real step of every case is measured before the profile and again after it, each in a process of its own; nothing of
 the evaluated networks is profiled. Prints one line a case, and the precision (1 - |error|) beside the machine's own
-repeatability. Takes about 25 minutes on two cores; leave the machine alone meanwhile.
+repeatability. Takes about 20 minutes on two cores; leave the machine alone meanwhile.
 
     python benchmarks/estimate_accuracy.py --store /tmp/accuracy [--output docs/estimate-accuracy.md]
 """
@@ -138,6 +138,7 @@ def main() -> None:
     profile = [sys.executable, "-m", "latte_cli", "profile", "--suite", "standard", "--budget", arguments.budget]
     subprocess.run([*profile, "--store", arguments.store], check=False, stdout=sys.stderr)
     after = measured(folder, seconds=arguments.seconds)
+    (folder / "after.json").write_text(json.dumps(after))
     totals = [estimated(arguments.store, exported(folder, name, size), batch) for name, size, batch in CASES]
     text = "\n".join(table(json.loads(kept.read_text()), after, totals))
     print(text)
