@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help venv check test demo golden gpu bench clean
+.PHONY: help venv check test libraries demo golden gpu bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,8 +31,11 @@ check: .venv/ready ## format, lint, types and contracts, in under a minute
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-logo
 
-test: .venv/ready ## all tests; ARGS='tests/test_layers.py -x' for some
+test: libraries ## all tests; ARGS='tests/test_layers.py -x' for some
 	$(BIN)/python -m pytest $(ARGS)
+
+libraries: .venv/ready ## the real cuDNN 8 and 9 that tests need, into your cache (1 GB, once)
+	$(BIN)/python tests/cudnn_libraries.py
 
 # The three devices of docs/fleet.yaml, each with rows of its own: all threads, one thread, 16-bit in another layout.
 # A profile whose budget ran out ends with 4, what it measured is kept; a plan that has no sub-model for a device that

@@ -1,11 +1,13 @@
 """Algorithms: an open set of names, and what is known of the named ones."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from latte_cli.layers import Phase
 
 _ALL = (Phase.FORWARD, Phase.BACKWARD_DATA, Phase.BACKWARD_FILTER)
 _FORWARD_AND_DATA = (Phase.FORWARD, Phase.BACKWARD_DATA)
+_BACKWARDS = (Phase.BACKWARD_DATA, Phase.BACKWARD_FILTER)
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -39,8 +41,15 @@ class Known:
 FRAMEWORK_DEFAULT = Algorithm(library="torch", name="DEFAULT")
 """What the framework takes by itself: the baseline, and the only algorithm of layers that have one way."""
 
+FRAMEWORK_BENCHMARK = Algorithm(library="torch", name="BENCHMARK")
+"""What the framework takes on a GPU after it has timed some of what its library offers (`cudnn.benchmark`)."""
+
+HEURISTIC = Algorithm(library="cudnn", name="HEURISTIC_V7")
+"""Not a way to compute: the ordered answer of cuDNN's own heuristic (`cudnnGet…Algorithm_v7`)."""
+
 KNOWN: dict[tuple[str, str], Known] = {
     ("torch", "DEFAULT"): Known(phases=tuple(Phase), family="framework"),
+    ("torch", "BENCHMARK"): Known(phases=_ALL, family="framework"),
     ("torch", "ONEDNN_NCHW"): Known(phases=(Phase.FORWARD,), family="direct"),
     ("torch", "ONEDNN_NHWC"): Known(phases=(Phase.FORWARD,), family="direct"),
     ("torch", "ONEDNN_NHWC_CVT"): Known(phases=_ALL, family="direct"),
@@ -55,10 +64,40 @@ KNOWN: dict[tuple[str, str], Known] = {
     ("torch", "WINOGRAD_4X4"): Known(phases=_ALL, family="winograd", rarely_wins=True),
     ("torch", "FFT"): Known(phases=_ALL, family="fft", rarely_wins=True),
     ("torch", "FFT_TILING"): Known(phases=_ALL, family="fft", rarely_wins=True),
+    ("cudnn", "IMPLICIT_GEMM"): Known(phases=(Phase.FORWARD,), family="implicit_gemm"),
+    ("cudnn", "IMPLICIT_PRECOMP_GEMM"): Known(phases=(Phase.FORWARD,), family="implicit_gemm"),
+    ("cudnn", "GEMM"): Known(phases=(Phase.FORWARD,), family="gemm"),
+    ("cudnn", "DIRECT"): Known(phases=(Phase.FORWARD,), family="direct"),
+    ("cudnn", "FFT"): Known(phases=_ALL, family="fft"),
+    ("cudnn", "FFT_TILING"): Known(phases=_ALL, family="fft"),
+    ("cudnn", "WINOGRAD"): Known(phases=_ALL, family="winograd"),
+    ("cudnn", "WINOGRAD_NONFUSED"): Known(phases=_ALL, family="winograd"),
+    ("cudnn", "ALGO_0"): Known(phases=_BACKWARDS, family="implicit_gemm", deterministic=False),
+    ("cudnn", "ALGO_1"): Known(phases=_BACKWARDS, family="implicit_gemm"),
+    ("cudnn", "ALGO_3"): Known(phases=(Phase.BACKWARD_FILTER,), family="implicit_gemm", deterministic=False),
 }
 """Annotations by (library, name); an algorithm that is not here is as usable as one that is."""
+
+_KERNELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("winograd", ("winograd",)),
+    ("fft", ("fft2d_", "flip_filter")),
+    ("gemm", ("im2col",)),
+    ("implicit_gemm", ("implicit", "precomputed_convolve", "scudnn_", "cutlass", "wgrad_alg", "dgrad_engine")),
+    ("gemm", ("gemm",)),
+)
+# Families by a part of a kernel's name, the most telling first: a Winograd or FFT run has matrix products as well.
 
 
 def known(algorithm: Algorithm) -> Known | None:
     """What is known of `algorithm`, or None for a name that only its library knows."""
     return KNOWN.get((algorithm.library, algorithm.name))
+
+
+def kernel_family(names: Iterable[str]) -> str | None:
+    """The family of the algorithm that ran the kernels `names`, as a profiler lists them for one call.
+
+    Kernels that convert layouts or prepare indices belong to what they were run for; None where nothing else ran.
+    """
+    ran = [name.lower() for name in names]
+    families = (family for family, parts in _KERNELS if any(part in name for part in parts for name in ran))
+    return next(families, None)

@@ -1,12 +1,24 @@
 """Measuring one task: warm up, sample, judge; knows no device."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from statistics import median, quantiles
+from math import ceil
+from statistics import fmean, median, quantiles, stdev
 
-from latte_cli.backends import Backend, Conditions, Device, OutOfMemory, Prepared, Sample, Unsupported
+from latte_cli.backends import (
+    Backend,
+    Conditions,
+    Device,
+    Facts,
+    Failed,
+    OutOfMemory,
+    Prepared,
+    Ranking,
+    Sample,
+    Unsupported,
+)
 from latte_cli.tasks import Task
 
 
@@ -42,8 +54,10 @@ class Measurement:
     """One row of the store: what happened when `task` was timed on `device` in one pass of a sweep.
 
     Times are raw samples in seconds (empty unless the outcome is ok); `summary_s` is an imported time; `drift` is the
-    reference kernel's time over its median in the sweep (1 where it was not read); `detail` is the library's own word
-    on a failure; `origin` says who measured; `measured_at` is seconds since the epoch.
+    reference kernel's time over its median in the sweep (1 where it was not read); `deterministic` and `kernels` are
+    what is known of the call (see backends.Facts), `ranking` is a library's own ordered answer where the task asked for
+    it; `detail` is the library's own word on a failure; `origin` says who measured; `measured_at` is seconds since the
+    epoch.
     """
 
     task: Task
@@ -58,6 +72,9 @@ class Measurement:
     workspace_bytes: int | None = None
     marks: tuple[Mark, ...] = ()
     drift: float = 1.0
+    deterministic: bool | None = None
+    kernels: tuple[str, ...] = ()
+    ranking: tuple[str, ...] = ()
     detail: str = ""
     before: Conditions = Conditions()
     after: Conditions = Conditions()
@@ -67,25 +84,36 @@ class Measurement:
     @property
     def seconds(self) -> float | None:
         """The median of the samples on the device's clock, or the imported time; None unless the outcome is ok."""
-        if self.outcome is not Outcome.OK:
+        if self.outcome is not Outcome.OK or self.evidence is Evidence.LABEL:
             return None
         return median(self.device_times_s) if self.device_times_s else self.summary_s
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How many samples to take: at least `least`, then more until `enough_s` of them or `most`.
+    """How many samples to take after `warm_ups` calls: at least `least`, then more until `enough_s` of them or `most`.
 
+    Sampling also ends once the 95 % interval of the mean is within ± `confidence` of it: n = (1.96 cv / confidence)².
     A first call slower than `cut` times the best algorithm so far is kept as the only sample. Relative spread above
     `noisy` is marked, as is a reference kernel that is off by more than `drifted`.
     """
 
+    warm_ups: int = 1
     least: int = 3
     most: int = 6
     enough_s: float = 0.05
+    confidence: float = 0.0
     cut: float = 8.0
     noisy: float = 0.15
     drifted: float = 0.15
+
+
+SAMPLING = {
+    "cpu": Sampling(),
+    # Three rounds of a sweep together: 2 % from 9 to 100 samples or 0.4 s of them.
+    "cuda": Sampling(warm_ups=2, least=3, most=34, enough_s=0.13, confidence=0.035, cut=5.0),
+}
+"""How to sample on each kind of device, in one round."""
 
 
 class Judge:
@@ -116,20 +144,24 @@ def measure(
 ) -> Measurement:
     """Time `task` on `backend`; every way it can end is a row.
 
-    `best_s` is the time of the fastest algorithm seen for this layer and phase. The workspace is measured in the
-    first pass only.
+    `best_s` is the time of the fastest algorithm seen for this layer and phase. Workspace and other facts are looked
+    at in the first pass only.
     """
     row = Measurement(task=task, device=backend.device, sweep_pass=sweep_pass, origin=origin, measured_at=clock())
     try:
         prepared = backend.prepare(task)
+        if isinstance(prepared, Ranking):
+            return replace(row, evidence=Evidence.LABEL, ranking=prepared.names)
         before, drift = backend.conditions(), judge.drift(backend)
         samples, cut = _samples(prepared, plan, best_s)
-        workspace = prepared.workspace_bytes() if sweep_pass == 0 and not cut else None
+        facts = prepared.facts() if sweep_pass == 0 and not cut else Facts()
     except Unsupported as exc:
         return replace(row, outcome=Outcome.UNSUPPORTED, detail=str(exc))
     except OutOfMemory as exc:
         return replace(row, outcome=Outcome.OUT_OF_MEMORY, detail=str(exc))
-    kept = [sample for sample in samples if not sample.disturbed]
+    except Failed as exc:
+        return replace(row, outcome=Outcome.FAILED, detail=str(exc))
+    kept = _undisturbed(samples)
     disturbed = len(kept) < min(2, len(samples))
     kept = samples if disturbed else kept
     times = tuple(sample.device_s for sample in kept)
@@ -137,8 +169,10 @@ def measure(
         row,
         device_times_s=times,
         host_times_s=tuple(sample.host_s for sample in kept),
-        workspace_bytes=workspace,
-        cache_state=backend.cache_state,
+        workspace_bytes=facts.workspace_bytes,
+        deterministic=facts.deterministic,
+        kernels=facts.kernels,
+        cache_state=prepared.cache_state,
         marks=_marks(times, plan, drift=drift, cut=cut, disturbed=disturbed),
         drift=drift,
         before=before,
@@ -148,21 +182,44 @@ def measure(
 
 def _samples(prepared: Prepared, plan: Sampling, best_s: float | None) -> tuple[list[Sample], bool]:
     """The samples, warm-up left out, and whether the algorithm was cut after it."""
-    warm_up = prepared.sample()
+    warm_up = prepared.samples(plan.warm_ups)[-1]
     if best_s is not None and warm_up.device_s > plan.cut * best_s:
         # A first call also pays for set-up: only a second slow one condemns, unless it alone took long.
-        again = warm_up if warm_up.device_s > plan.enough_s else prepared.sample()
+        again = warm_up if warm_up.device_s > plan.enough_s else prepared.samples(1)[0]
         if again.device_s > plan.cut * best_s:
             return [again], True
     samples: list[Sample] = []
-    good = spent = 0.0
-    while good < plan.least or (good < plan.most and spent < plan.enough_s):
-        samples.append(prepared.sample())
-        good += not samples[-1].disturbed
-        spent += samples[-1].host_s
-        if len(samples) >= 2 * plan.most or (spent > 10 * plan.enough_s and len(samples) >= 2):
-            break
+    while count := _wanted(samples, plan, warm_up):
+        samples += prepared.samples(count)
     return samples, False
+
+
+def _wanted(samples: Sequence[Sample], plan: Sampling, warm_up: Sample) -> int:
+    """How many samples to take at once now; 0 for no more."""
+    good, spent = _undisturbed(samples), sum(map(_lasts, samples))
+    if len(samples) >= 2 * plan.most or (spent > 10 * plan.enough_s and len(samples) >= 2):
+        return 0
+    if len(good) >= plan.least and spent >= plan.enough_s:
+        return 0
+    wanted = plan.least if len(good) < plan.least else min(plan.most, _for_confidence(good, plan))
+    one = spent / len(samples) if samples else _lasts(warm_up)
+    return min(max(0, wanted - len(good)), max(1, int((plan.enough_s - spent) / one)))
+
+
+def _for_confidence(samples: Sequence[Sample], plan: Sampling) -> int:
+    """The number of samples at which the mean is known well enough, as these are scattered."""
+    times = [sample.device_s for sample in samples]
+    if not plan.confidence or len(times) < 2:
+        return plan.most
+    return ceil((1.96 * stdev(times) / fmean(times) / plan.confidence) ** 2)
+
+
+def _lasts(sample: Sample) -> float:
+    return max(sample.device_s, sample.host_s)
+
+
+def _undisturbed(samples: Sequence[Sample]) -> list[Sample]:
+    return [sample for sample in samples if not sample.disturbed]
 
 
 def _marks(times: tuple[float, ...], plan: Sampling, *, drift: float, cut: bool, disturbed: bool) -> tuple[Mark, ...]:

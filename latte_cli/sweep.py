@@ -5,13 +5,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from random import Random
 from statistics import median
 from typing import Protocol
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm, known
 from latte_cli.layers import Layer, Phase
-from latte_cli.measure import Mark, Measurement, Outcome, Sampling
-from latte_cli.tasks import Task
+from latte_cli.measure import SAMPLING, Mark, Measurement, Outcome
+from latte_cli.tasks import Settings, Task
 from latte_cli.worker import Order, Worker
 
 _CHUNK = 64
@@ -40,11 +41,13 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long a sweep may last (None: until it is done) and how many passes it makes; `together` measures all
-    layers by default before any alternative, otherwise chunk by chunk."""
+    """How long a sweep may last (None: until it is done) and how many passes it makes, the first `rounds` of them layer
+    by layer with the algorithms in another order each time; `together` measures all layers by default before any
+    alternative, otherwise chunk by chunk."""
 
     seconds: float | None = None
     passes: int = 1
+    rounds: int = 1
     together: bool = False
 
 
@@ -90,7 +93,7 @@ class Sweep:
         self._worker, self._origin = worker, origin
         self._done: set[tuple[str, int]] = set()
         self._times: dict[str, list[float]] = defaultdict(list)
-        self._best: dict[tuple[Layer, Phase], float] = {}
+        self._best: dict[tuple[Layer, Phase, Settings], float] = {}
         self._last: dict[str, Measurement] = {}
         self._tasks = self._expanded(wanted, frozenset(phases))
         self._left = {task.id for tasks in self._tasks for task in tasks}
@@ -133,49 +136,68 @@ class Sweep:
         return summary
 
     def _expanded(self, wanted: Sequence[Wanted], phases: frozenset[Phase]) -> list[list[Task]]:
-        """For each wanted layer its tasks, the framework's own choice first."""
+        """For each wanted layer and settings its tasks, the framework's own choice first."""
         unique = list({item.layer: item for item in wanted}.values())
-        pairs = [(item, phase) for item in unique for phase in item.layer.phases if phase in phases]
-        found = self._worker.candidates([(item.layer, phase) for item, phase in pairs])
-        tasks: dict[Layer, list[Task]] = {item.layer: [] for item in unique}
-        for (item, phase), algorithms in zip(pairs, found, strict=True):
-            tasks[item.layer] += [
-                Task(layer=item.layer, phase=phase, algorithm=algorithm, settings=self._worker.settings)
+        asked = [
+            (item, phase, settings)
+            for item in unique
+            for settings in self._worker.settings
+            for phase in item.layer.phases
+            if phase in phases
+        ]
+        found = self._worker.candidates([(item.layer, phase, settings) for item, phase, settings in asked])
+        tasks: dict[tuple[Layer, Settings], list[Task]] = defaultdict(list)
+        for (item, phase, settings), algorithms in zip(asked, found, strict=True):
+            tasks[item.layer, settings] += [
+                Task(layer=item.layer, phase=phase, algorithm=algorithm, settings=settings)
                 for algorithm in algorithms
                 if _depth(algorithm) <= item.depth
             ]
         return list(tasks.values())
 
     def _steps(self, budget: Budget) -> Iterator[_Step]:
-        """First every task once, defaults of a chunk before its alternatives; then what deserves another look."""
-        chunk = len(self._tasks) if budget.together else _CHUNK
-        for start in range(0, len(self._tasks), max(1, chunk)):
-            tasks = [task for layer in self._tasks[start : start + chunk] for task in layer]
-            for own_choice in (True, False):
-                for task in tasks:
-                    if (task.algorithm == FRAMEWORK_DEFAULT) is own_choice and (task.id, 0) not in self._done:
-                        yield _Step(task=task, sweep_pass=0)
-        for number in range(1, max(budget.passes, 2)):
+        """First every task in its rounds, defaults of a chunk before alternatives; then what deserves another look."""
+        for group in self._groups(budget):
+            for number in range(budget.rounds):
+                for task in _in_round(group, number):
+                    if (task.id, number) not in self._done and (number == 0 or self._ran(task)):
+                        yield _Step(task=task, sweep_pass=number)
+        for number in range(budget.rounds, max(budget.passes, budget.rounds + 1)):
             everything = number < budget.passes
-            for task in [task for layer in self._tasks for task in layer]:
+            for task in [task for tasks in self._tasks for task in tasks]:
                 if (task.id, number) not in self._done and self._again(task, everything):
                     yield _Step(task=task, sweep_pass=number)
 
+    def _groups(self, budget: Budget) -> Iterator[list[Task]]:
+        """The tasks that are measured round by round before any other: those of one layer, where there are rounds."""
+        if budget.rounds > 1 and not budget.together:
+            yield from self._tasks
+            return
+        chunk = len(self._tasks) if budget.together else _CHUNK
+        for start in range(0, len(self._tasks), max(1, chunk)):
+            for own_choice in (True, False):
+                for tasks in self._tasks[start : start + chunk]:
+                    yield [task for task in tasks if (task.algorithm == FRAMEWORK_DEFAULT) is own_choice]
+
+    def _ran(self, task: Task) -> bool:
+        """Whether `task` was timed, and not given up as slow."""
+        row = self._last.get(task.id)
+        return row is not None and row.seconds is not None and Mark.CUT not in row.marks
+
     def _again(self, task: Task, everything: bool) -> bool:
         """Whether another pass over `task` can change a choice or a total."""
-        row = self._last.get(task.id)
-        if row is None or row.outcome is not Outcome.OK or Mark.CUT in row.marks:
+        if not self._ran(task):
             return False
-        close = median(self._times[task.id]) <= _REPEAT_WITHIN * self._best[task.layer, task.phase]
-        return (close or task.algorithm == FRAMEWORK_DEFAULT) and (everything or bool(row.marks))
+        close = median(self._times[task.id]) <= _REPEAT_WITHIN * self._best[_choice(task)]
+        return (close or task.algorithm == FRAMEWORK_DEFAULT) and (everything or bool(self._last[task.id].marks))
 
     def _order(self, step: _Step, quiet_s: float) -> Order:
         return Order(
             task=step.task,
             sweep_pass=step.sweep_pass,
-            best_s=self._best.get((step.task.layer, step.task.phase)),
+            best_s=self._best.get(_choice(step.task)),
             quiet_s=quiet_s,
-            plan=Sampling(),
+            plan=SAMPLING[self._worker.device.kind],
             origin=self._origin,
         )
 
@@ -187,7 +209,7 @@ class Sweep:
         self._last[task.id] = row
         if row.seconds is not None:
             self._times[task.id].append(row.seconds)
-            key = (task.layer, task.phase)
+            key = _choice(task)
             self._best[key] = min(row.seconds, self._best.get(key, row.seconds))
 
 
@@ -196,6 +218,16 @@ def _depth(algorithm: Algorithm) -> Depth:
         return Depth.DEFAULT
     about = known(algorithm)
     return Depth.ALL if about is not None and about.rarely_wins else Depth.USUAL
+
+
+def _choice(task: Task) -> tuple[Layer, Phase, Settings]:
+    """What the algorithms of `task` and of others compete for."""
+    return task.layer, task.phase, task.settings
+
+
+def _in_round(tasks: Sequence[Task], number: int) -> Sequence[Task]:
+    """`tasks` as they come, so that the first sets what is slow, and in an order of its own in each later round."""
+    return sorted(tasks, key=lambda task: Random(f"{task.id} {number}").random()) if number else tasks
 
 
 def _label(task: Task) -> str:

@@ -7,16 +7,17 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self, TypeAlias
 
 from latte_cli.algorithms import Algorithm
-from latte_cli.backends import Device, open_backend
+from latte_cli.backends import Backend, Device, open_backend
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Judge, Mark, Measurement, Outcome, Sampling, measure
@@ -24,17 +25,23 @@ from latte_cli.tasks import Layout, Precision, Settings, Task
 
 _START_LIMIT_S = 120.0
 
+Opener: TypeAlias = Callable[..., Backend]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """What a worker opens: a device of this machine and the settings it measures with."""
+    """What a worker opens: a device of this machine, and the settings it measures with, each precision in each layout.
+
+    `open` opens it, in the worker's process; a function that can be pickled by its name.
+    """
 
     device: str = "auto"
     threads: int | None = None
     name: str | None = None
-    precision: Precision = Precision.FP32
-    layout: Layout = Layout.NCHW
+    precisions: tuple[Precision, ...] = (Precision.FP32,)
+    layouts: tuple[Layout, ...] = (Layout.NCHW,)
     memory_share: float = 0.5
+    open: Opener = open_backend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,7 @@ class Worker:
     """
 
     device: Device
-    settings: Settings
+    settings: tuple[Settings, ...]
 
     def __init__(self, opening: Opening, *, limit_s: float = 60.0) -> None:
         self._opening, self._limit_s = opening, limit_s
@@ -75,10 +82,10 @@ class Worker:
         self._stop()
         self._log.close()
 
-    def candidates(self, wanted: Sequence[tuple[Layer, Phase]]) -> list[tuple[Algorithm, ...]]:
-        """The algorithms worth trying for each layer and phase."""
+    def candidates(self, wanted: Sequence[tuple[Layer, Phase, Settings]]) -> list[tuple[Algorithm, ...]]:
+        """The algorithms worth trying for each layer and phase under some settings."""
         self._connection.send(list(wanted))
-        return self._receive(_START_LIMIT_S)  # type: ignore[return-value]
+        return list(self._receive(_START_LIMIT_S))
 
     def measure(self, order: Order) -> Measurement:
         """Carry out `order`; a crash, a hang or an eaten memory is the outcome of the row."""
@@ -86,14 +93,16 @@ class Worker:
             self._start()
         try:
             self._connection.send(order)
-            answer = self._receive(self._limit_s + order.quiet_s)
+            row, sound = self._receive(self._limit_s + order.quiet_s)
         except TimeoutError:
             self._stop()
             return self._failure(order, Outcome.TIMEOUT, f"no answer within {self._limit_s:g} s")
         except (EOFError, ConnectionError, BrokenPipeError):
             return self._failure(order, *self._verdict())
-        assert isinstance(answer, Measurement)
-        return answer
+        if not sound:
+            self._stop()
+        measured: Measurement = replace(row, device=self.device)
+        return measured
 
     def _failure(self, order: Order, outcome: Outcome, detail: str) -> Measurement:
         return Measurement(
@@ -135,9 +144,9 @@ class Worker:
         if isinstance(answer, LatteError):
             self._stop()
             raise answer
-        self.device, self.settings = answer  # type: ignore[misc]
+        self.device, self.settings = answer
 
-    def _receive(self, limit_s: float) -> object:
+    def _receive(self, limit_s: float) -> Any:
         if not self._connection.poll(limit_s):
             raise TimeoutError
         return self._connection.recv()
@@ -169,13 +178,17 @@ class _stderr_into:  # noqa: N801 - reads as the statement it is
 def _serve(connection: Connection, opening: Opening, parent: int) -> None:
     """The child's whole life: open the device, answer orders until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _prepare_process(opening, parent)
+    _prepare_process(parent)
     try:
-        backend = open_backend(opening.device, threads=opening.threads, name=opening.name)
-        settings = backend.settings(opening.precision, opening.layout)
+        backend = opening.open(
+            opening.device, threads=opening.threads, name=opening.name, memory_share=opening.memory_share
+        )
+        settings = tuple(backend.settings(*pair) for pair in product(opening.precisions, opening.layouts))
     except LatteError as error:
         connection.send(LatteError(error.message, hint=error.hint, exit_code=error.exit_code))
         return
+    if backend.device.kind == "cpu":
+        _bound_memory(opening.memory_share)
     connection.send((backend.device, settings))
     judge = Judge()
     with suppress(EOFError, KeyboardInterrupt):
@@ -192,29 +205,33 @@ def _serve(connection: Connection, opening: Opening, parent: int) -> None:
                     sweep_pass=request.sweep_pass,
                     origin=request.origin,
                 )
-                connection.send(row if quiet else replace(row, marks=_disturbed(row)))
+                connection.send((row if quiet else replace(row, marks=_disturbed(row)), backend.sound))
             else:
-                connection.send([backend.candidates(layer, phase, settings) for layer, phase in request])
+                connection.send([backend.candidates(*wanted) for wanted in request])
 
 
 def _disturbed(row: Measurement) -> tuple[Mark, ...]:
     return tuple(dict.fromkeys((*row.marks, Mark.DISTURBED))) if row.outcome is Outcome.OK else row.marks
 
 
-def _prepare_process(opening: Opening, parent: int) -> None:
+def _prepare_process(parent: int) -> None:
     """Die with the parent and be the first to go when memory runs out.
 
     The heap is left as it is: a training process also returns its memory to the kernel and faults it in again, some
     80,000 times a step of MobileNetV2 at batch 8, and layers timed on a heap kept warm add up to a fifth too little.
     """
-    from latte_cli.backends.host import memory_bytes
-
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _bound_memory(share: float) -> None:
+    """Let the process take no more than a share of the memory, and half as much again for what is not tensors."""
+    from latte_cli.backends.host import memory_bytes
+
     with suppress(OSError, ValueError):
-        limit = int(memory_bytes() * min(0.9, 1.5 * opening.memory_share))
+        limit = int(memory_bytes() * min(0.9, 1.5 * share))
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -1,5 +1,6 @@
 """The CPU as a device: its name, what it can time, and the workspace it reports."""
 
+import inspect
 import subprocess
 import sys
 
@@ -10,9 +11,10 @@ from latte_cli import suites
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import Unsupported, host
 from latte_cli.backends.cpu import CpuBackend
+from latte_cli.backends.torch_layers import layer_call
 from latte_cli.layers import Activation, Convolution, Layer, Optimizer, Phase
 from latte_cli.suites import Limits
-from latte_cli.tasks import Layout, Precision, Task
+from latte_cli.tasks import Layout, Precision, Settings, Task
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_every_kind_of_layer_can_be_timed_in_every_phase(
         del kinds["norm", "lrn"]  # torch has no bfloat16 kernel for its average over channels
     for layer in kinds.values():
         for phase in layer.phases:
-            sample = backend.prepare(task(backend, layer, phase, precision=precision, layout=layout)).sample()
+            sample = backend.prepare(task(backend, layer, phase, precision=precision, layout=layout)).samples(1)[0]
             assert 0 < sample.device_s <= sample.host_s, layer
 
 
@@ -69,30 +71,31 @@ def test_im2col_reports_exactly_its_columns_as_workspace(backend: CpuBackend) ->
         batch=3, in_channels=16, out_channels=24, input=(30, 20), kernel=(3, 3), pad_before=(1, 1), pad_after=(1, 1)
     )
     prepared = backend.prepare(task(backend, layer, Phase.FORWARD, "IM2COL_GEMM"))
-    assert prepared.workspace_bytes() == 3 * 16 * 9 * 30 * 20 * 4
+    assert prepared.facts().workspace_bytes == 3 * 16 * 9 * 30 * 20 * 4
 
 
 def test_a_default_pointwise_product_needs_next_to_no_workspace(backend: CpuBackend) -> None:
     layer = Convolution(batch=2, in_channels=16, out_channels=16, input=(32, 32), kernel=(1, 1))
-    workspace = backend.prepare(task(backend, layer, Phase.FORWARD, "GEMM_1X1")).workspace_bytes()
+    workspace = backend.prepare(task(backend, layer, Phase.FORWARD, "GEMM_1X1")).facts().workspace_bytes
     assert workspace is not None
     assert workspace < 4096
 
 
 def test_an_isolated_backward_call_is_charged_for_its_node_only(backend: CpuBackend) -> None:
     layer = Activation(function="relu", shape=(4, 8))
-    sample = backend.prepare(task(backend, layer, Phase.BACKWARD)).sample()
+    sample = backend.prepare(task(backend, layer, Phase.BACKWARD)).samples(1)[0]
     assert sample.host_s - sample.device_s == pytest.approx(
         min(backend.backward_overhead_s, sample.host_s - 1e-9), rel=1e-6
     )
 
 
-def test_an_update_moves_the_weights_and_drops_the_gradients(backend: CpuBackend) -> None:
-    prepared = backend.prepare(task(backend, Optimizer(function="sgd", tensors=3, elements=10), Phase.UPDATE))
-    weights = prepared._weights  # type: ignore[attr-defined]
+def test_an_update_moves_the_weights_and_drops_the_gradients() -> None:
+    update = layer_call(Optimizer(function="sgd", tensors=3, elements=10), Phase.UPDATE, Settings())
+    weights = inspect.getclosurevars(update.reset).nonlocals["weights"]
     assert [weight.numel() for weight in weights] == [4, 3, 3]
     before = [weight.detach().clone() for weight in weights]
-    prepared.sample()
+    update.reset()
+    update.call()
     assert all(not torch.equal(a, b) for a, b in zip(before, weights, strict=True))
     assert all(weight.grad is None for weight in weights)
 

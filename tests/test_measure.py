@@ -1,13 +1,15 @@
 """Measuring: what is sampled, kept, cut and marked, from recorded times."""
 
 from collections.abc import Sequence
+from math import sqrt
+from statistics import fmean, stdev
 
 import pytest
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Conditions, Device, OutOfMemory, Sample, Unsupported
+from latte_cli.backends import Conditions, Device, Facts, Failed, OutOfMemory, Ranking, Sample, Unsupported
 from latte_cli.layers import Layer, Linear, Phase
-from latte_cli.measure import Judge, Mark, Measurement, Outcome, Sampling, measure, spread
+from latte_cli.measure import SAMPLING, Evidence, Judge, Mark, Measurement, Outcome, Sampling, measure, spread
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
 TASK = Task(
@@ -25,7 +27,7 @@ class Recorded:
         self, times_s: Sequence[float], *, disturbed: Sequence[int] = (), fails: Exception | None = None
     ) -> None:
         self.device = Device(slug="recorded", kind="cpu", name="recorded")
-        self.cache_state = "recorded"
+        self.cache_state, self.sound = "played back", True
         self.fails, self.calls = fails, 0
         self._times_s, self._disturbed = times_s, disturbed
 
@@ -40,15 +42,18 @@ class Recorded:
             raise self.fails
         return self
 
-    def sample(self) -> Sample:
+    def samples(self, count: int) -> list[Sample]:
+        return [self._sample() for _ in range(count)]
+
+    def _sample(self) -> Sample:
         index = min(self.calls, len(self._times_s) - 1)
         self.calls += 1
         return Sample(
             device_s=self._times_s[index], host_s=self._times_s[index] + 1e-6, disturbed=index in self._disturbed
         )
 
-    def workspace_bytes(self) -> int | None:
-        return 4096
+    def facts(self) -> Facts:
+        return Facts(workspace_bytes=4096, deterministic=False, kernels=("gemm",))
 
     def reference(self) -> Sample:
         return Sample(device_s=1e-3, host_s=1e-3)
@@ -121,16 +126,63 @@ def test_a_reference_kernel_off_its_median_marks_the_drift() -> None:
 
 @pytest.mark.parametrize(
     ("error", "outcome"),
-    [(Unsupported("not for groups"), Outcome.UNSUPPORTED), (OutOfMemory("12 GiB"), Outcome.OUT_OF_MEMORY)],
+    [
+        (Unsupported("not for groups"), Outcome.UNSUPPORTED),
+        (OutOfMemory("12 GiB"), Outcome.OUT_OF_MEMORY),
+        (Failed("an illegal memory access"), Outcome.FAILED),
+    ],
 )
 def test_a_refusal_is_a_row_with_the_library_s_own_word(error: Exception, outcome: Outcome) -> None:
     measured = row(Recorded([1.0], fails=error))
     assert (measured.outcome, measured.detail, measured.seconds) == (outcome, str(error), None)
 
 
-def test_the_workspace_is_measured_in_the_first_pass_only() -> None:
-    assert row(Recorded([1e-3])).workspace_bytes == 4096
-    assert row(Recorded([1e-3]), sweep_pass=1).workspace_bytes is None
+def test_facts_are_looked_at_in_the_first_pass_only() -> None:
+    first, second = row(Recorded([1e-3])), row(Recorded([1e-3]), sweep_pass=1)
+    assert (first.workspace_bytes, first.deterministic, first.kernels) == (4096, False, ("gemm",))
+    assert (second.workspace_bytes, second.deterministic, second.kernels) == (None, None, ())
+    assert first.cache_state == second.cache_state == "played back"
+
+
+GPU = SAMPLING["cuda"]
+
+
+def test_a_steady_kernel_on_a_gpu_is_sampled_as_little_as_allowed() -> None:
+    backend = Recorded([9e-3, 2e-3, *[1e-3] * 200])
+    measured = measure(backend, TASK, plan=GPU, judge=Judge())
+    assert measured.device_times_s == (1e-3,) * GPU.least
+    assert backend.calls == GPU.warm_ups + GPU.least
+
+
+def test_a_scattered_kernel_is_sampled_until_its_mean_is_known() -> None:
+    scattered = [1e-3, 1.08e-3, 0.94e-3, 1.02e-3] * 50
+    kept = measure(Recorded(scattered), TASK, plan=GPU, judge=Judge()).device_times_s
+    cv = stdev(kept) / fmean(kept)
+    assert GPU.least < len(kept) < GPU.most
+    assert 1.96 * cv / sqrt(len(kept)) <= 1.1 * GPU.confidence
+
+
+def test_wild_and_long_kernels_end_at_the_limits() -> None:
+    wild = measure(Recorded([1e-4, 1e-4, *[1e-4, 9e-4] * 100]), TASK, plan=GPU, judge=Judge())
+    assert len(wild.device_times_s) == GPU.most
+    long = measure(Recorded([0.4]), TASK, plan=GPU, judge=Judge())
+    assert len(long.device_times_s) == GPU.least
+
+
+def test_spoiled_samples_are_repeated_and_left_out() -> None:
+    measured = measure(Recorded([1e-3] * 99, disturbed=[2, 3]), TASK, plan=GPU, judge=Judge())
+    assert measured.device_times_s == (1e-3,) * GPU.least
+    assert Mark.DISTURBED not in measured.marks
+
+
+def test_a_library_s_own_answer_is_a_row_without_times() -> None:
+    class Asked(Recorded):
+        def prepare(self, task: Task) -> Ranking:  # type: ignore[override]
+            return Ranking(names=("WINOGRAD_NONFUSED", "IMPLICIT_GEMM"))
+
+    measured = row(Asked([]))
+    assert (measured.outcome, measured.evidence, measured.seconds) == (Outcome.OK, Evidence.LABEL, None)
+    assert measured.ranking == ("WINOGRAD_NONFUSED", "IMPLICIT_GEMM")
 
 
 def test_spread_is_half_the_interquartile_range_over_the_median() -> None:

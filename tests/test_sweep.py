@@ -41,7 +41,7 @@ def sweep(worker: Worker, layers: list[Layer], **more: object) -> Sweep:
 
 
 def order(worker: Worker, layer: Layer) -> Order:
-    task = Task(layer=layer, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT, settings=worker.settings)
+    task = Task(layer=layer, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT, settings=worker.settings[0])
     return Order(task=task)
 
 
@@ -134,7 +134,7 @@ def test_a_device_that_cannot_be_opened_is_one_clear_error() -> None:
     with (
         pytest.raises(LatteError, match="precision fp16 is not offered on a CPU"),
         Worker(
-            Opening(device="cpu", precision="fp16")  # type: ignore[arg-type]
+            Opening(device="cpu", precisions=("fp16",))  # type: ignore[arg-type]
         ),
     ):
         pass

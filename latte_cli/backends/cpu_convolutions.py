@@ -7,29 +7,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
 
+from latte_cli.backends.torch_layers import (
+    FRAMEWORK_CONVOLUTIONS,
+    ConvolutionCall,
+    Operands,
+    aten,
+    bias_gradient,
+    pads,
+)
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision, Settings
 
-aten: Any = torch.ops.aten
-
-
-@dataclass(frozen=True, kw_only=True)
-class Operands:
-    """The tensors of one convolution: input, weight, bias or None, gradient of the output."""
-
-    x: Tensor
-    w: Tensor
-    b: Tensor | None
-    gy: Tensor
-
-
-Call: TypeAlias = Callable[[Convolution, Operands], Tensor]
+Call: TypeAlias = ConvolutionCall
 Rule: TypeAlias = Callable[[Convolution, Phase, Settings], bool]
 
 
@@ -39,17 +34,6 @@ class CpuAlgorithm:
 
     applies: Rule
     calls: dict[Phase, Call]
-
-
-def _bias_gradient(layer: Convolution, o: Operands) -> None:
-    if layer.bias:
-        o.gy.sum((0, *range(2, o.gy.dim())))
-
-
-def _pads(layer: Convolution) -> list[int]:
-    """Padding as `F.pad` wants it: last dimension first, before and after."""
-    pairs = zip(reversed(layer.pad_before), reversed(layer.pad_after), strict=True)
-    return [side for pair in pairs for side in pair]
 
 
 def _plane(layer: Convolution, **without: bool) -> bool:
@@ -68,35 +52,6 @@ def _plain_fp32(settings: Settings) -> bool:
     return settings.precision is Precision.FP32 and settings.layout is Layout.NCHW
 
 
-# The framework's own choice.
-
-
-def _default_arguments(layer: Convolution) -> tuple[object, ...]:
-    pad = layer.pad_before if layer.symmetric else (0,) * len(layer.input)
-    return (layer.stride, pad, layer.dilation, layer.transposed, layer.output_padding, layer.groups)
-
-
-def _default_forward(layer: Convolution, o: Operands) -> Tensor:
-    x = o.x if layer.symmetric else F.pad(o.x, _pads(layer))
-    return aten.convolution(x, o.w, o.b, *_default_arguments(layer))
-
-
-def _default_backward(layer: Convolution, o: Operands, mask: list[bool]) -> Tensor:
-    x = o.x if layer.symmetric else F.pad(o.x, _pads(layer))
-    bias = [layer.out_channels] if layer.bias else None
-    grads = aten.convolution_backward(o.gy, x, o.w, bias, *_default_arguments(layer), mask)
-    if mask[1]:
-        return grads[1]
-    return grads[0] if layer.symmetric else F.pad(grads[0], [-pad for pad in _pads(layer)])
-
-
-_DEFAULT_CALLS: dict[Phase, Call] = {
-    Phase.FORWARD: _default_forward,
-    Phase.BACKWARD_DATA: lambda layer, o: _default_backward(layer, o, [True, False, False]),
-    Phase.BACKWARD_FILTER: lambda layer, o: _default_backward(layer, o, [False, True, layer.bias]),
-}
-
-
 # oneDNN, told what to do.
 
 
@@ -111,7 +66,7 @@ def _last(tensor: Tensor) -> Tensor:
 def _through_channels_last(phase: Phase) -> Call:
     def call(layer: Convolution, o: Operands) -> Tensor:
         there = Operands(x=_last(o.x), w=_last(o.w), b=o.b, gy=_last(o.gy) if phase is not Phase.FORWARD else o.gy)
-        inner = _onednn_forward if phase is Phase.FORWARD else _DEFAULT_CALLS[phase]
+        inner = _onednn_forward if phase is Phase.FORWARD else FRAMEWORK_CONVOLUTIONS[phase]
         return inner(layer, there).contiguous()
 
     return call
@@ -175,7 +130,7 @@ def _without_onednn(phase: Phase) -> Call:
         enabled = torch._C._get_mkldnn_enabled()
         torch._C._set_mkldnn_enabled(False)
         try:
-            return _DEFAULT_CALLS[phase](layer, o)
+            return FRAMEWORK_CONVOLUTIONS[phase](layer, o)
         finally:
             torch._C._set_mkldnn_enabled(enabled)
 
@@ -226,7 +181,7 @@ def _pointwise_backward_data(layer: Convolution, o: Operands) -> Tensor:
 
 def _pointwise_backward_filter(layer: Convolution, o: Operands) -> Tensor:
     x = _strided(layer, o.x)
-    _bias_gradient(layer, o)
+    bias_gradient(layer, o)
     if _is_last(o.gy):
         return torch.mm(_rows(o.gy).t(), _rows(x)).view_as(o.w)
     n = layer.batch
@@ -251,7 +206,7 @@ def _explicit_backward_data(layer: Convolution, o: Operands) -> Tensor:
 
 
 def _explicit_backward_filter(layer: Convolution, o: Operands) -> Tensor:
-    _bias_gradient(layer, o)
+    bias_gradient(layer, o)
     return torch.bmm(o.gy.flatten(2), _unfold(layer, o.x).transpose(1, 2)).sum(0).view_as(o.w)
 
 
@@ -277,7 +232,7 @@ def _zeros_padded(layer: Convolution, like: Tensor) -> Tensor:
 
 def _kn2row_forward(layer: Convolution, o: Operands) -> Tensor:
     y = o.x.new_zeros(layer.batch, layer.out_channels, layer.output[0] * layer.output[1])
-    for r, s, view in _shifts(layer, F.pad(o.x, _pads(layer))):
+    for r, s, view in _shifts(layer, F.pad(o.x, pads(layer))):
         y += torch.matmul(o.w[:, :, r, s], view.reshape(layer.batch, layer.in_channels, -1))
     if o.b is not None:
         y += o.b[:, None]
@@ -292,9 +247,9 @@ def _kn2row_backward_data(layer: Convolution, o: Operands) -> Tensor:
 
 
 def _kn2row_backward_filter(layer: Convolution, o: Operands) -> Tensor:
-    _bias_gradient(layer, o)
+    bias_gradient(layer, o)
     gw, gy = torch.empty_like(o.w), o.gy.flatten(2)
-    for r, s, view in _shifts(layer, F.pad(o.x, _pads(layer))):
+    for r, s, view in _shifts(layer, F.pad(o.x, pads(layer))):
         columns = view.reshape(layer.batch, layer.in_channels, -1).transpose(1, 2)
         gw[:, :, r, s] = torch.bmm(gy, columns).sum(0)
     return gw
@@ -307,7 +262,7 @@ def _depthwise_applies(layer: Convolution, phase: Phase, settings: Settings) -> 
 
 def _depthwise_forward(layer: Convolution, o: Operands) -> Tensor:
     y = torch.zeros_like(o.gy)
-    for r, s, view in _shifts(layer, F.pad(o.x, _pads(layer))):
+    for r, s, view in _shifts(layer, F.pad(o.x, pads(layer))):
         y.addcmul_(view, o.w[:, 0, r, s][:, None, None])
     return y if o.b is None else y.add_(o.b[:, None, None])
 
@@ -320,9 +275,9 @@ def _depthwise_backward_data(layer: Convolution, o: Operands) -> Tensor:
 
 
 def _depthwise_backward_filter(layer: Convolution, o: Operands) -> Tensor:
-    _bias_gradient(layer, o)
+    bias_gradient(layer, o)
     gw = torch.empty_like(o.w)
-    for r, s, view in _shifts(layer, F.pad(o.x, _pads(layer))):
+    for r, s, view in _shifts(layer, F.pad(o.x, pads(layer))):
         gw[:, 0, r, s] = (o.gy * view).sum((0, 2, 3))
     return gw
 
@@ -401,7 +356,7 @@ def _winograd_filter_gradient(layer: Convolution, o: Operands, m: int) -> Tensor
     moved = (at.t() @ gy @ at).permute(4, 5, 1, 0, 2, 3).reshape((m + 2) ** 2, layer.out_channels, -1)
     product_ = torch.bmm(moved, _winograd_input(o.x, m, (p, q), pad).transpose(1, 2))
     spread = product_.view(m + 2, m + 2, layer.out_channels, layer.in_channels).permute(2, 3, 0, 1)
-    _bias_gradient(layer, o)
+    bias_gradient(layer, o)
     return g.t() @ spread @ g
 
 
@@ -475,7 +430,7 @@ def _spread_gradient(layer: Convolution, gy: Tensor) -> Tensor:
 
 
 def _fft_forward(layer: Convolution, o: Operands) -> Tensor:
-    x = F.pad(o.x, _pads(layer))
+    x = F.pad(o.x, pads(layer))
     whole = _pair(tuple(size - k + 1 for size, k in zip(x.shape[2:], layer.kernel, strict=True)))
     y = _correlate(x, o.w, whole)
     (sh, sw), (p, q) = layer.stride, layer.output
@@ -492,8 +447,8 @@ def _fft_backward_data(layer: Convolution, o: Operands) -> Tensor:
 
 
 def _fft_backward_filter(layer: Convolution, o: Operands) -> Tensor:
-    _bias_gradient(layer, o)
-    return _filter_gradient(F.pad(o.x, _pads(layer)), _spread_gradient(layer, o.gy), _pair(layer.kernel))
+    bias_gradient(layer, o)
+    return _filter_gradient(F.pad(o.x, pads(layer)), _spread_gradient(layer, o.gy), _pair(layer.kernel))
 
 
 def _overlapping(x: Tensor, before: list[int], step: tuple[int, int], output: tuple[int, int]) -> Tensor:
@@ -528,7 +483,7 @@ def _tiled_backward_filter(layer: Convolution, o: Operands) -> Tensor:
     rows, columns = tiles.shape[1:3]
     padding = [0, columns * step[1] - layer.output[1], 0, rows * step[0] - layer.output[0]]
     gy = F.pad(o.gy, padding).unfold(2, step[0], step[0]).unfold(3, step[1], step[1])
-    _bias_gradient(layer, o)
+    bias_gradient(layer, o)
     return _filter_gradient(tiles.flatten(0, 2), gy.permute(0, 2, 3, 1, 4, 5).flatten(0, 2), _pair(layer.kernel))
 
 
@@ -587,7 +542,7 @@ def _three(forward: Call, backward_data: Call, backward_filter: Call) -> dict[Ph
 
 
 CONVOLUTIONS: dict[str, CpuAlgorithm] = {
-    "DEFAULT": CpuAlgorithm(applies=_always, calls=_DEFAULT_CALLS),
+    "DEFAULT": CpuAlgorithm(applies=_always, calls=FRAMEWORK_CONVOLUTIONS),
     "ONEDNN_NCHW": CpuAlgorithm(applies=_onednn_nchw_applies, calls={Phase.FORWARD: _onednn_forward}),
     "ONEDNN_NHWC": CpuAlgorithm(applies=_onednn_nhwc_applies, calls={Phase.FORWARD: _onednn_forward}),
     "ONEDNN_NHWC_CVT": CpuAlgorithm(

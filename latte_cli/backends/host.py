@@ -29,8 +29,12 @@ def cpu_name() -> str:
 
 def cpu_slug(threads: int | None = None, name: str | None = None) -> str:
     """The store's name for this CPU with `threads` threads: fleet name, model, cores, threads."""
-    words = f"{name or ''} {cpu_name()} {cores()}c {threads or cores()}t"
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+    return slug(name or "", cpu_name(), f"{cores()}c", f"{threads or cores()}t")
+
+
+def slug(*words: str) -> str:
+    """Words as a name in the store: lower case, digits, dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
 
 
 def memory_bytes() -> int:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from latte_cli.sweep import Summary
 
 _PASSES_OF_NETWORKS = 4
-_CALL_LIMIT_S = {"cpu": 0.1}
-_CALL_LIMIT_OF_OTHERS_S = 0.05
+_ROUNDS = {"cuda": 3}
+_CALL_LIMIT_S = {"cpu": 0.1, "cuda": 0.002}
 _MANY_MARKED = 0.3
 
 
@@ -65,8 +65,12 @@ def profile(
     configs: Annotated[int, typer.Option(min=1, help="Layers to draw for the suite `paper`.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn suites.")] = 0,
     phases: Annotated[str, typer.Option(help="Phases to measure, separated by commas.")] = "all",
-    precision: Annotated[Precision, typer.Option(help="Arithmetic to measure.")] = Precision.FP32,
-    layout: Annotated[Layout, typer.Option(help="How activations lie in memory.")] = Layout.NCHW,
+    precision: Annotated[
+        list[Precision] | None, typer.Option(help="Arithmetic to measure. Repeatable. [default: fp32]")
+    ] = None,
+    layout: Annotated[
+        list[Layout] | None, typer.Option(help="How activations lie in memory. Repeatable. [default: nchw]")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU. [default: all cores]")] = None,
     name: Annotated[str | None, typer.Option(help="Tells equal machines of a fleet apart.")] = None,
     memory_share: Annotated[
@@ -89,7 +93,12 @@ def profile(
     networks = _networks(chosen, models or [], batch_size, parse_widths(widths))
     opened = open_store(store)
     opening = Opening(
-        device=device, threads=threads, name=name, precision=precision, layout=layout, memory_share=memory_share
+        device=device,
+        threads=threads,
+        name=name,
+        precisions=tuple(dict.fromkeys(precision or [Precision.FP32])),
+        layouts=tuple(dict.fromkeys(layout or [Layout.NCHW])),
+        memory_share=memory_share,
     )
     with Worker(opening) as worker:
         drawn = _drawn(chosen, networks, worker.device, seed=seed, configs=configs, share=memory_share)
@@ -105,6 +114,7 @@ def profile(
             limits = Budget(
                 seconds=budget if budget is not None else _BUDGETS_S.get(chosen),
                 passes=_PASSES_OF_NETWORKS if chosen is Suite.NETWORK else 1,
+                rounds=_ROUNDS.get(worker.device.kind, 1),
                 together=chosen is Suite.NETWORK,
             )
             with console.progress(f"profiling {worker.device.kind}", sweep.size) as bar:
@@ -154,7 +164,7 @@ def _drawn(
 ) -> "Drawn":
     from latte_cli import suites
 
-    call_s = _CALL_LIMIT_S.get(device.kind, _CALL_LIMIT_OF_OTHERS_S)
+    call_s = _CALL_LIMIT_S[device.kind]
     limits = suites.Limits(
         flops=call_s * (device.peak_flop_per_s or 1e12), tensor_bytes=share * (device.memory_bytes or 2**30)
     )

@@ -9,7 +9,7 @@ from latte_cli.algorithms import Algorithm
 from latte_cli.backends import Device
 from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.lookup import Timing, combined
-from latte_cli.measure import Measurement
+from latte_cli.measure import Evidence, Measurement
 from latte_cli.tasks import Settings
 
 
@@ -51,7 +51,7 @@ def decisions(measurements: Iterable[Measurement]) -> list[Decision]:
     rows: defaultdict[tuple[str, Settings, Convolution, Phase], list[Measurement]] = defaultdict(list)
     for row in measurements:
         task = row.task
-        if isinstance(task.layer, Convolution):
+        if isinstance(task.layer, Convolution) and row.evidence is not Evidence.LABEL:
             devices[row.device.slug] = row.device
             rows[row.device.slug, task.settings, task.layer, task.phase].append(row)
     found = []

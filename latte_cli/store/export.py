@@ -60,7 +60,7 @@ def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}.{key}", item) for key, item in value.items())
         else:
             yield name, _cell(value, " ")
-    if row["outcome"] == "ok":
+    if row["outcome"] == "ok" and row["evidence"] != "label":
         yield "seconds", median(row["device_times_s"]) if row["device_times_s"] else row["summary_s"]
 
 

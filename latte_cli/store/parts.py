@@ -148,11 +148,14 @@ class Place:
         """The rows of `part` as an Arrow table, of some layers only; raises Damaged, FileNotFoundError."""
         with self._reading(part) as file:
             wanted = [name for name in schema.COLUMNS if name in columns]
+            there = [name for name in schema.columns_of(_version(file)) if name in columns]
             if layer_ids is None:
-                return file.read(columns=wanted)
-            groups = _groups_with(file.metadata, layer_ids)
-            table = file.read_row_groups(groups, columns=[*wanted, *({"layer_id"} - set(wanted))])
-            return schema.among(table, "layer_id", layer_ids).select(wanted)
+                table = file.read(columns=there)
+            else:
+                groups = _groups_with(file.metadata, layer_ids)
+                table = file.read_row_groups(groups, columns=[*there, *({"layer_id"} - set(there))])
+                table = schema.among(table, "layer_id", layer_ids)
+            return schema.upgraded(table, wanted) if _version(file) < schema.VERSION else table.select(wanted)
 
     @contextmanager
     def _reading(self, part: Part) -> Iterator[Any]:
@@ -174,13 +177,13 @@ class Place:
             raise Damaged(part, _line(exc)) from exc
 
     def _check_schema(self, part: Part, file: Any) -> None:
-        version = int((file.metadata.metadata or {})[schema.VERSION_KEY])
+        version = _version(file)
         if version > schema.VERSION:
             raise LatteError(
                 f"part `{part.name}` has the newer schema {version}; this version reads up to {schema.VERSION}",
                 hint="`pip install --upgrade latte-cli`",
             )
-        lacking = sorted(set(schema.COLUMNS) - set(file.schema_arrow.names))
+        lacking = sorted(set(schema.columns_of(version)) - set(file.schema_arrow.names))
         if lacking:
             raise ValueError(f"it lacks the columns {', '.join(lacking)}")
 
@@ -291,6 +294,10 @@ _WRITE_HINT = "is it full or read-only? rows not yet in it stay in the journal, 
 
 def _line(exc: BaseException) -> str:
     return (exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)).strip().partition("\n")[0]
+
+
+def _version(file: Any) -> int:
+    return int((file.metadata.metadata or {})[schema.VERSION_KEY])
 
 
 def _parquet(device: Device, table: Any) -> Any:

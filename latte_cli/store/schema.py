@@ -16,8 +16,8 @@ from latte_cli.layers import Layer, Phase, layer_from_text, layer_text
 from latte_cli.measure import Evidence, Mark, Measurement, Outcome
 from latte_cli.tasks import Layout, Precision, Settings, Task, versions_from_text
 
-VERSION = 1
-"""Version of the columns; raised when an older reader would misread a newer part."""
+VERSION = 2
+"""Version of the columns; raised when an older reader would misread or refuse a newer part."""
 
 VERSION_KEY, DEVICE_KEY = b"latte.schema", b"latte.device"
 
@@ -48,8 +48,11 @@ _COLUMNS = {
     "summary_s": "float64",
     "cache_state": "words",
     "workspace_bytes": "int64",
-    "marks": "marks",
+    "marks": "texts",
     "drift": "float64",
+    "deterministic": "bool",
+    "kernels": "texts",
+    "ranking": "texts",
     "detail": "words",
     "before": "conditions",
     "after": "conditions",
@@ -58,6 +61,8 @@ _COLUMNS = {
 }
 COLUMNS = tuple(_COLUMNS)
 """The columns of a part, in their order."""
+
+_SINCE = {"deterministic": 2, "kernels": 2, "ranking": 2}
 
 WORDS = tuple(name for name, kind in _COLUMNS.items() if kind == "words")
 """The columns of repeating text."""
@@ -72,7 +77,7 @@ def arrow_schema(*, in_file: bool = False) -> Any:
     """
     import pyarrow as pa
 
-    kinds = {"throttled": pa.bool_(), "governor": pa.string()}
+    kinds = {"throttled": pa.bool_(), "governor": pa.string(), "throttle_reasons": pa.int64()}
     types = {
         "string": pa.string(),
         "words": pa.string() if in_file else pa.dictionary(pa.int32(), pa.string()),
@@ -81,7 +86,7 @@ def arrow_schema(*, in_file: bool = False) -> Any:
         "bool": pa.bool_(),
         "float64": pa.float64(),
         "times": pa.list_(pa.float32()),
-        "marks": pa.list_(pa.string()),
+        "texts": pa.list_(pa.string()),
         "conditions": pa.struct([(name, kinds.get(name, pa.float64())) for name in _CONDITIONS]),
     }
     return pa.schema([(name, types[kind]) for name, kind in _COLUMNS.items()])
@@ -121,6 +126,9 @@ def row(measurement: Measurement) -> dict[str, Any]:
         "workspace_bytes": measurement.workspace_bytes,
         "marks": [mark.value for mark in measurement.marks],
         "drift": measurement.drift,
+        "deterministic": measurement.deterministic,
+        "kernels": list(measurement.kernels),
+        "ranking": list(measurement.ranking),
         # A library's message may hold bytes that are no text; they must not keep the row out of the store.
         "detail": measurement.detail.encode("utf-8", "replace").decode(),
         "before": _conditions(measurement.before),
@@ -156,6 +164,9 @@ def _measurement(row: Mapping[str, Any], device: Device) -> Measurement:
         workspace_bytes=row["workspace_bytes"],
         marks=tuple(map(Mark, row["marks"])),
         drift=row["drift"],
+        deterministic=row["deterministic"],
+        kernels=tuple(row["kernels"] or ()),
+        ranking=tuple(row["ranking"] or ()),
         detail=row["detail"],
         before=Conditions(**row["before"]),
         after=Conditions(**row["after"]),
@@ -187,6 +198,37 @@ def _settings(
     )
 
 
+def columns_of(version: int) -> tuple[str, ...]:
+    """The columns that parts of an older version have too."""
+    return tuple(name for name in COLUMNS if _SINCE.get(name, 1) <= version)
+
+
+def upgraded(table: Any, columns: Iterable[str]) -> Any:
+    """`table` from an older part, with what its version did not know as nulls, and `columns` in their order."""
+    import pyarrow as pa
+
+    types = arrow_schema()
+    for name in ("before", "after"):
+        if name in table.column_names:
+            at = table.column_names.index(name)
+            table = table.set_column(at, name, _with_all_conditions(table.column(name), types.field(name).type))
+    for name in columns:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, types.field(name).type))
+    return table.select(list(columns))
+
+
+def _with_all_conditions(column: Any, wanted: Any) -> Any:
+    import pyarrow as pa
+
+    def wide(chunk: Any) -> Any:
+        known = {field.name for field in chunk.type}
+        values = [chunk.field(f.name) if f.name in known else pa.nulls(len(chunk), f.type) for f in wanted]
+        return pa.StructArray.from_arrays(values, fields=list(wanted))
+
+    return pa.chunked_array([wide(chunk) for chunk in column.chunks], type=wanted)
+
+
 def device_text(device: Device) -> str:
     """A device as JSON."""
     return json.dumps(asdict(device))
@@ -197,7 +239,8 @@ def device_from_text(text: str) -> Device:
     try:
         body = json.loads(text)
         libraries = tuple((str(name), str(version)) for name, version in body.pop("libraries", ()))
-        return Device(**body, libraries=libraries)
+        peaks = tuple((str(name), float(peak)) for name, peak in body.pop("peaks_flop_per_s", ()))
+        return Device(**body, libraries=libraries, peaks_flop_per_s=peaks)
     except (TypeError, AttributeError) as exc:
         raise ValueError(f"not a device: {text[:80]}") from exc
 

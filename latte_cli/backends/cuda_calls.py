@@ -1,0 +1,188 @@
+"""What a task calls on a GPU: an algorithm of cuDNN's by name, or the layer as torch runs it."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, known
+from latte_cli.backends import Facts, Unsupported, cudnn
+from latte_cli.backends.torch_layers import (
+    FRAMEWORK_CONVOLUTIONS,
+    LayerCall,
+    Operands,
+    bias_gradient,
+    layer_call,
+    nbytes,
+    operands,
+)
+from latte_cli.layers import Convolution, Phase, layer_text
+from latte_cli.tasks import Layout, Settings, Task
+
+_PROFILED_OF = 8
+_LONGEST_NAME = 160
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A task's call, how to find out what else is known of it, and memory that has to outlive it."""
+
+    call: LayerCall
+    facts: Callable[[], Facts]
+    holds: tuple[Tensor | None, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tensors:
+    """A convolution's operands on the GPU and its description to cuDNN, or why there is none."""
+
+    layer: Convolution
+    settings: Settings
+    operands: Operands
+    problem: cudnn.Problem | Unsupported
+
+    def described(self) -> cudnn.Problem:
+        if isinstance(self.problem, Unsupported):
+            raise self.problem
+        return self.problem
+
+
+class Calls:
+    """Makes tasks ready on the current GPU; the operands of the last convolution are kept for its next algorithm."""
+
+    def __init__(self, library: cudnn.Library, handle: int) -> None:
+        self._library, self._handle = library, handle
+        self._kept: _Tensors | None = None
+
+    def ready(self, task: Task) -> Ready:
+        """The call of `task`; raises Unsupported and what torch raises."""
+        if not isinstance(task.layer, Convolution):
+            self._drop()
+            return _by_torch(task, layer_call(task.layer, task.phase, task.settings, "cuda"))
+        if task.algorithm.library == "cudnn":
+            return self._by_cudnn(task, task.layer)
+        if task.algorithm not in (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK):
+            raise Unsupported(f"no {task.algorithm.name} on a GPU")
+        layer, o, compute = task.layer, self._tensors(task, task.layer).operands, FRAMEWORK_CONVOLUTIONS[task.phase]
+        return _by_torch(task, LayerCall(call=lambda: compute(layer, o)))
+
+    def ranking(self, task: Task) -> tuple[str, ...]:
+        """The names of cuDNN's algorithms that its heuristic would take, best first."""
+        assert isinstance(task.layer, Convolution)
+        found = self._tensors(task, task.layer).described().heuristic(self._handle, task.phase)
+        return tuple(dict.fromkeys(ranked.algorithm.name for ranked in found if ranked.status_ok))
+
+    def _by_cudnn(self, task: Task, layer: Convolution) -> Ready:
+        tensors = self._tensors(task, layer)
+        problem, o = tensors.described(), tensors.operands
+        size = problem.workspace_bytes(self._handle, task.phase, task.algorithm)
+        workspace = torch.empty(size, dtype=torch.uint8, device="cuda") if size else None
+        into = _written(o, task.phase)
+        addresses = {name: tensor.data_ptr() for name, tensor in _with(o, task.phase, into).items()}
+        run = problem.bound(
+            self._handle,
+            task.phase,
+            task.algorithm,
+            **addresses,
+            workspace=workspace.data_ptr() if workspace is not None else 0,
+            workspace_bytes=size,
+        )
+        about = known(task.algorithm)
+
+        def call() -> Tensor:
+            # The bias is no part of any algorithm: as in torch, a kernel of its own adds it.
+            run()
+            if task.phase is Phase.FORWARD and o.b is not None:
+                into.add_(o.b.view(-1, *(1,) * len(layer.kernel)))
+            elif task.phase is Phase.BACKWARD_FILTER:
+                bias_gradient(layer, o)
+            return into
+
+        facts = Facts(workspace_bytes=size, deterministic=about.deterministic if about else None)
+        # The workspace has to live as long as what writes to it.
+        return Ready(call=LayerCall(call=call), facts=lambda: facts, holds=(workspace,))
+
+    def _tensors(self, task: Task, layer: Convolution) -> _Tensors:
+        kept = self._kept
+        if kept is None or (kept.layer, kept.settings) != (layer, task.settings):
+            self._drop()
+            kept = self._kept = _Tensors(
+                layer=layer,
+                settings=task.settings,
+                operands=operands(layer, task.settings, "cuda"),
+                problem=self._problem(layer, task.settings),
+            )
+        return kept
+
+    def _problem(self, layer: Convolution, settings: Settings) -> cudnn.Problem | Unsupported:
+        if len(layer.input) == 1 and settings.layout is Layout.CHANNELS_LAST:
+            return Unsupported("torch keeps the tensors of 1-D layers channels first")
+        try:
+            return cudnn.problem(self._library, layer, settings.precision, settings.layout)
+        except Unsupported as exc:
+            return exc
+
+    def _drop(self) -> None:
+        if self._kept is not None and isinstance(self._kept.problem, cudnn.Problem):
+            self._kept.problem.close()
+        self._kept = None
+
+
+def _written(o: Operands, phase: Phase) -> Tensor:
+    """Memory for what a phase writes."""
+    return torch.empty_like({Phase.FORWARD: o.gy, Phase.BACKWARD_DATA: o.x, Phase.BACKWARD_FILTER: o.w}[phase])
+
+
+def _with(o: Operands, phase: Phase, into: Tensor) -> dict[str, Tensor]:
+    """The tensors in the places of cuDNN's x, w and y."""
+    places = {"x": o.x, "w": o.w, "y": o.gy}
+    places[{Phase.FORWARD: "y", Phase.BACKWARD_DATA: "x", Phase.BACKWARD_FILTER: "w"}[phase]] = into
+    return places
+
+
+def _by_torch(task: Task, call: LayerCall) -> Ready:
+    def facts() -> Facts:
+        call.reset()
+        workspace_bytes = peak_bytes(call.call)
+        call.reset()
+        return Facts(workspace_bytes=workspace_bytes, kernels=kernels(call.call) if _profiled(task) else ())
+
+    return Ready(call=call, facts=facts)
+
+
+def _profiled(task: Task) -> bool:
+    """Whether the kernels of this layer and phase belong to the share that is looked at."""
+    return (
+        isinstance(task.layer, Convolution)
+        and crc32(f"{layer_text(task.layer)} {task.phase}".encode()) % _PROFILED_OF == 0
+    )
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The peak that torch's allocator holds on the GPU during `call`, less what the call leaves or returns."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    result = call()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    return max(0, peak - max(torch.cuda.memory_allocated() - before, nbytes(result)))
+
+
+def kernels(call: Callable[[], object]) -> tuple[str, ...]:
+    """The names of the kernels that `call` runs on the GPU, in their order; nothing where no profiler can be had."""
+    from torch.profiler import ProfilerActivity, profile, supported_activities
+
+    if ProfilerActivity.CUDA not in supported_activities():  # type: ignore[no-untyped-call]
+        return ()
+    with suppress(RuntimeError):
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            call()
+            torch.cuda.synchronize()
+        events = (event for event in seen.events() or () if event.device_type.name == "CUDA")
+        names = (event.name for event in sorted(events, key=lambda event: event.time_range.start))
+        return tuple(name[:_LONGEST_NAME] for name in names if not name.startswith(("Memset", "Memcpy")))
+    return ()

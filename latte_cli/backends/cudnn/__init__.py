@@ -1,0 +1,10 @@
+"""cuDNN through its legacy convolution API, which names its algorithms; one binding for versions 8 and 9."""
+
+from latte_cli.backends.cudnn.convolutions import ALGORITHMS as ALGORITHMS
+from latte_cli.backends.cudnn.convolutions import Problem as Problem
+from latte_cli.backends.cudnn.convolutions import Ranked as Ranked
+from latte_cli.backends.cudnn.convolutions import algorithms as algorithms
+from latte_cli.backends.cudnn.convolutions import operation as operation
+from latte_cli.backends.cudnn.convolutions import problem as problem
+from latte_cli.backends.cudnn.library import Library as Library
+from latte_cli.backends.cudnn.library import open_library as open_library
