@@ -14,7 +14,7 @@ from latte_cli.tasks import Layout, Precision, Settings
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
 
-FEATURE_VERSION = 1
+FEATURE_VERSION = 2
 """Counts up when a feature is added, removed or means something else; artefacts of another version are refused."""
 
 _LAYER = (
@@ -31,7 +31,10 @@ _CONVOLUTION = (
 )
 _SETTINGS = ("threads", "precision", "layout", "cuda_graph")
 _COMBINED = ("log_bytes", "log_intensity", "log_weight_bytes", "log_compute_s", "log_transfer_s")
-_DEVICE = ("log_peak", "log_bandwidth", "log_memory")
+_DEVICE = (
+    *("log_peak", "log_bandwidth", "log_memory"),
+    *("log_multiprocessors", "log_cache", "log_clock", "log_memory_clock", "log_rated_bandwidth"),
+)
 
 FEATURES: tuple[str, ...] = (*_LAYER, *_CONVOLUTION, *_SETTINGS, *_COMBINED, *_DEVICE)
 """The names of the columns of `matrix`."""
@@ -72,7 +75,9 @@ def matrix(
     rows[:, _LAYER_END:_SETTINGS_END] = [_settings_row(one) for one in each]
     element = np.log2([one.precision.element_bytes for one in each])
     flops, moved = _of(rows, "log_flops"), _of(rows, "log_moved") + element
-    peak, bandwidth = _log(device.peak_flop_per_s), _log(device.bandwidth_bytes_per_s)
+    peaks = {precision: _log(_peak(device, precision)) for precision in {one.precision for one in each}}
+    peak = np.array([peaks[one.precision] for one in each])
+    bandwidth = _log(device.bandwidth_bytes_per_s)
     combined: dict[str, npt.ArrayLike] = {
         "log_bytes": moved,
         "log_intensity": flops - moved,
@@ -82,10 +87,27 @@ def matrix(
         "log_peak": peak,
         "log_bandwidth": bandwidth,
         "log_memory": _log(device.memory_bytes),
+        "log_multiprocessors": _log(device.multiprocessors),
+        "log_cache": _log(device.cache_bytes),
+        "log_clock": _log(device.sm_clock_hz),
+        "log_memory_clock": _log(device.memory_clock_hz),
+        "log_rated_bandwidth": _log(device.rated_bandwidth_bytes_per_s),
     }
     for name, values in combined.items():
         rows[:, _INDEX[name]] = values
     return rows
+
+
+def informative(columns: Matrix) -> Matrix:
+    """1 for each column that tells rows apart and 0 for the others, as weights for the columns that trees draw from."""
+    same = (columns == columns[:1]) | (np.isnan(columns) & np.isnan(columns[:1]))
+    weights: Matrix = (~same.all(axis=0)).astype(np.float32)
+    return weights if weights.any() else np.ones_like(weights)
+
+
+def _peak(device: Device, precision: Precision) -> float | None:
+    """The device's measured peak in `precision`, or in fp32 where that was not measured."""
+    return dict(device.peaks_flop_per_s).get(precision, device.peak_flop_per_s)
 
 
 def _of(rows: Matrix, name: str) -> Matrix:

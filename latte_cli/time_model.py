@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends import Device
-from latte_cli.features import FEATURE_VERSION, FEATURES, matrix
+from latte_cli.features import FEATURE_VERSION, FEATURES, informative, matrix
 from latte_cli.layers import Layer, Phase, layer_text
 from latte_cli.lookup import Source, Timing
 from latte_cli.store import Store
@@ -156,12 +156,14 @@ def _boosted(columns: Any, target: Array, folds: npt.NDArray[np.int64]) -> tuple
     """Trees fitted without each fold in turn, which predict together, and what each row's own were not fitted on."""
     import xgboost
 
-    data = xgboost.DMatrix(columns, label=target)
+    data, weights = xgboost.DMatrix(columns, label=target), informative(columns)
     boosters, left_out = [], np.zeros_like(target)
     for fold in sorted(set(folds)):
         own = np.flatnonzero(folds == fold)
         others = np.flatnonzero(folds != fold)
-        booster = xgboost.train(_TREES, data.slice(others if len(others) else own), num_boost_round=_ROUNDS)
+        rest = data.slice(others if len(others) else own)
+        rest.set_info(feature_weights=weights)
+        booster = xgboost.train(_TREES, rest, num_boost_round=_ROUNDS)
         left_out[own] = booster.predict(data.slice(own))
         boosters.append(booster)
     return boosters, left_out

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latte_cli.backends import Device
-from latte_cli.features import FEATURES, matrix
+from latte_cli.features import FEATURES, informative, matrix
 from latte_cli.layers import Activation, Convolution, Layer, Linear, MatMul, Norm, Optimizer, Phase, Pool
 from latte_cli.tasks import Layout, Precision, Settings
 
@@ -35,6 +36,24 @@ def convolution(**changes: object) -> Convolution:
 
 def test_names_are_unique() -> None:
     assert len(set(FEATURES)) == len(FEATURES)
+
+
+def test_the_peak_is_that_of_the_precision() -> None:
+    device = replace(DEVICE, peaks_flop_per_s=(("bf16", 8e14), ("fp32", 5e13)), multiprocessors=132)
+    pair = (convolution(), Phase.FORWARD)
+    asked = [Settings(precision=precision) for precision in (Precision.FP32, Precision.BF16, Precision.FP16)]
+    rows = matrix([pair] * 3, asked, device)
+    assert np.exp2(column(rows, "log_peak")) == pytest.approx([5e13, 8e14, 2e11], rel=1e-5)
+    assert np.exp2(column(rows, "log_multiprocessors")) == pytest.approx([132] * 3)
+    assert np.isnan(column(rows, "log_rated_bandwidth")).all()
+
+
+def test_columns_that_tell_nothing_apart_are_not_drawn() -> None:
+    rows = matrix([(convolution(), Phase.FORWARD), (convolution(batch=9), Phase.FORWARD)], Settings(), DEVICE)
+    drawn = {name for name, weight in zip(FEATURES, informative(rows), strict=True) if weight}
+    assert "log_batch" in drawn
+    assert drawn.isdisjoint({"log_peak", "log_rated_bandwidth", "kind"})
+    assert informative(rows[:1]).all()
 
 
 def test_no_layers_make_no_rows() -> None:
@@ -119,7 +138,8 @@ def test_every_convolution_has_the_features_of_its_rank(
         transposed=transposed,
     )
     rows = matrix([(layer, phase) for phase in layer.phases], Settings(threads=1), DEVICE)
-    absent = {name for name in FEATURES if np.isnan(column(rows, name)).any()} - {"function", "log_memory"}
+    stated = {"log_memory", "log_multiprocessors", "log_cache", "log_clock", "log_memory_clock", "log_rated_bandwidth"}
+    absent = {name for name in FEATURES if np.isnan(column(rows, name)).any()} - {"function", *stated}
     assert absent == {name for name in FEATURES if name[-2:] in ("_1", "_2", "_3") and int(name[-1]) > len(spatial)}
 
 

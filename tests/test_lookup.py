@@ -220,3 +220,13 @@ def test_a_beginning_that_fits_several_devices_is_an_error(store):
     machine(store, "lab-two")
     with pytest.raises(LatteError, match="`lab` may be 2 profiles"):
         meant(store, "lab")
+
+
+def test_a_gpu_of_this_machine_needs_a_profile_of_its_own(store):
+    machine(store, cpu_slug())
+    machine(store, "lab-nvidia-h200")
+    for device in ("cuda", "cuda:7"):
+        with pytest.raises(LatteError, match="no profile of this machine's GPU") as caught:
+            meant(store, device)
+        assert "latte profile --device cuda" in (caught.value.hint or "")
+    assert meant(store, "lab") == "lab-nvidia-h200"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from latte_cli.algorithms import Algorithm
+from latte_cli.backends import host
 from latte_cli.backends.host import cpu_slug as cpu_slug
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Layer, Phase
@@ -139,6 +140,14 @@ class Backend(Protocol):
 
     def settle(self, limit_s: float) -> bool:
         """Wait, at most `limit_s`, for the device to be left alone by others; whether it is."""
+
+
+def gpu_slug(index: int = 0) -> str | None:
+    """The store's name for a GPU of this machine, but for a fleet name; None where there is no such GPU."""
+    from latte_cli.backends.telemetry import open_telemetry
+
+    name = open_telemetry(index=index).facts.name
+    return host.slug(name) if name else None
 
 
 def _open_cpu(index: str, threads: int | None, name: str | None, memory_share: float) -> Backend:

@@ -56,6 +56,8 @@ class CpuBackend:
             peak_flop_per_s=self._peak(),
             driver="",
             libraries=_libraries(),
+            multiprocessors=host.cores(),
+            cache_bytes=host.last_level_cache_bytes(),
         )
 
     def settings(self, precision: Precision, layout: Layout) -> Settings:

@@ -66,7 +66,7 @@ class CudaBackend:
         facts, properties = self._telemetry.facts, self._properties
         peaks = tuple((str(precision), self._peak(precision)) for precision in Precision if self._offers(precision))
         return Device(
-            slug=slug(self._name or "", properties.name),
+            slug=slug(self._name or "", facts.name or properties.name),
             kind="cuda",
             name=properties.name,
             memory_bytes=properties.total_memory,

@@ -127,7 +127,7 @@ def _opened(use: Callable[[Any], Any]) -> tuple[Any, str]:
         pynvml.nvmlInit()
         return use(pynvml), ""
     except pynvml.NVMLError as exc:
-        return None, f"NVML: {str(exc).lower()}"
+        return None, f"NVML: {str(exc).removeprefix('NVML ').lower()}"
 
 
 def _handle(nvml: Any, uuid: str | None, pci_bus_id: str | None, index: int) -> Any:

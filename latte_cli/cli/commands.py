@@ -6,6 +6,7 @@ from typing import Any
 import typer
 
 from latte_cli.cli.allocate import allocate
+from latte_cli.cli.doctor import doctor
 from latte_cli.cli.estimate import estimate
 from latte_cli.cli.profile import profile
 from latte_cli.cli.store import app as store
@@ -17,5 +18,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train-selector": train_selector,
     "estimate": estimate,
     "allocate": allocate,
+    "doctor": doctor,
 }
 GROUPS: dict[str, typer.Typer] = {"store": store, "zoo": zoo}

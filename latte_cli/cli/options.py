@@ -18,7 +18,7 @@ DeviceOption: TypeAlias = Annotated[
     typer.Option(
         "--device",
         metavar="NAME",
-        help="A profile's name (`latte store devices`), or `cpu` for this machine. Repeatable.",
+        help="A profile's name (`latte store devices`), or `cpu` or `cuda:N` for this machine. Repeatable.",
     ),
 ]
 

@@ -14,7 +14,7 @@ from latte_cli import __version__
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import Device
 from latte_cli.errors import LatteError
-from latte_cli.features import FEATURE_VERSION, FEATURES, Matrix, matrix
+from latte_cli.features import FEATURE_VERSION, FEATURES, Matrix, informative, matrix
 from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.lookup import Pair, sort
 from latte_cli.selector.decisions import Decision
@@ -230,7 +230,10 @@ def _data(features: Matrix, devices: Places, algorithms: Places, losses: Array |
     import xgboost
 
     columns = np.column_stack([features, devices.astype(np.float32), algorithms.astype(np.float32)])
-    return xgboost.DMatrix(columns, label=losses, feature_types=_TYPES, enable_categorical=True)
+    weights = None if losses is None else informative(columns)
+    return xgboost.DMatrix(
+        columns, label=losses, feature_types=_TYPES, feature_weights=weights, enable_categorical=True
+    )
 
 
 def _fingerprint(decisions: Iterable[Decision]) -> str:

@@ -1,0 +1,230 @@
+"""Probes: libraries that may crash, abort or hang as they load are tried in a child process, which answers in JSON."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import Any
+
+from latte_cli.errors import LatteError
+
+LIMIT_S = 60.0
+
+# The child looks for modules where this process does, and not in the current folder.
+_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from latte_cli.backends.probes import main; main(sys.argv[1])"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Why a probe has no answer; `missing` if what was looked for is not there, else it is there and does not work."""
+
+    reason: str
+    hint: str = ""
+    missing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """A Python package that could be imported, and the folder it came from."""
+
+    version: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A GPU as torch sees it; `capability` is its compute capability."""
+
+    name: str
+    uuid: str
+    memory_bytes: int
+    capability: tuple[int, int]
+    integrated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Torch:
+    """What torch says of itself: what it was built with, what it has code for, and the GPUs it can use.
+
+    `cuda` is the CUDA version it was built for, "" for a build for the CPU only; `architectures` are named as nvcc
+    does (`sm_90`, `compute_90`); `gpu_trouble` is why it can use no GPU.
+    """
+
+    version: str
+    path: str
+    cuda: str
+    onednn: str
+    architectures: tuple[str, ...]
+    gpus: tuple[Gpu, ...]
+    gpu_trouble: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cudnn:
+    """The cuDNN that the CUDA backend opens; `origin` is how it was found."""
+
+    version: str
+    path: str
+    origin: str
+
+
+def module(name: str, limit_s: float = LIMIT_S) -> Module | Trouble:
+    """Import the package `name` in a child process."""
+    answer = _ask(name, limit_s)
+    return answer if isinstance(answer, Trouble) else Module(**answer)
+
+
+def torch(limit_s: float = LIMIT_S) -> Torch | Trouble:
+    """Import torch and look at its GPUs in a child process."""
+    answer = _ask("torch", limit_s)
+    if isinstance(answer, Trouble):
+        return answer
+    gpus = tuple(Gpu(**gpu | {"capability": tuple(gpu["capability"])}) for gpu in answer["gpus"])
+    return Torch(**answer | {"gpus": gpus, "architectures": tuple(answer["architectures"])})
+
+
+def cudnn(limit_s: float = LIMIT_S) -> Cudnn | Trouble:
+    """Open cuDNN in a child process, as the CUDA backend does after it has imported torch."""
+    answer = _ask("cudnn", limit_s)
+    return answer if isinstance(answer, Trouble) else Cudnn(**answer)
+
+
+def cudnn_handle(limit_s: float = LIMIT_S) -> Trouble | None:
+    """Make a cuDNN handle on the first GPU in a child process; the trouble it meets, or None."""
+    answer = _ask("cudnn-handle", limit_s)
+    return answer if isinstance(answer, Trouble) else None
+
+
+def main(name: str) -> None:
+    """The child's part: print what the probe `name` finds, or the trouble it meets, as one line of JSON."""
+    _leave_no_core_file()
+    try:
+        answer = {"found": _LOOKS[name]() if name in _LOOKS else asdict(_module(name))}
+    except LatteError as error:
+        # What LATTE_CUDNN names is there, and cannot be opened.
+        missing = name == "cudnn" and not os.environ.get("LATTE_CUDNN")
+        answer = {"trouble": asdict(Trouble(reason=error.message, hint=error.hint or "", missing=missing))}
+    except ModuleNotFoundError as error:
+        missing = error.name == name
+        reason = "not installed" if missing else f"needs the module `{error.name}`"
+        answer = {"trouble": asdict(Trouble(reason=reason, missing=missing))}
+    print(json.dumps(answer), flush=True)  # noqa: T201 - the answer to the parent
+    os._exit(0)  # a library that crashes as it is unloaded has done its work
+
+
+def _ask(name: str, limit_s: float) -> Any:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _CHILD, name, *sys.path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit_s,
+        )
+    except subprocess.TimeoutExpired:
+        return Trouble(reason=f"no answer within {limit_s:g} s")
+    answer = _answer(done.stdout)
+    if answer is None:
+        return Trouble(reason=_end(done.returncode, done.stderr))
+    return Trouble(**answer["trouble"]) if "trouble" in answer else answer["found"]
+
+
+def _answer(output: str) -> Any:
+    """The last line, if it is an answer: libraries may print others before it."""
+    with suppress(ValueError):
+        answer = json.loads(output.strip().rpartition("\n")[2])
+        return answer if isinstance(answer, dict) else None
+    return None
+
+
+def _end(code: int, errors: str) -> str:
+    """How the child ended, and its last words."""
+    last = " ".join(errors.strip().rpartition("\n")[2].split())[:200]
+    ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"{ended}: {last}" if last else ended
+
+
+def _leave_no_core_file() -> None:
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _module(name: str) -> Module:
+    found = import_module(name)
+    return Module(version=str(getattr(found, "__version__", "")), path=_folder(found))
+
+
+def _folder(module: Any) -> str:
+    return os.path.dirname(getattr(module, "__file__", None) or "")  # noqa: PTH120 - text is what is wanted
+
+
+def _torch() -> Torch:
+    import torch
+
+    gpus, trouble = _gpus() if torch.version.cuda else ((), "")
+    onednn = re.search(r"(?:MKL-DNN|oneDNN) v([\d.]+)", torch.__config__.show())
+    return Torch(
+        version=torch.__version__,
+        path=_folder(torch),
+        cuda=torch.version.cuda or "",
+        onednn=onednn[1] if onednn else "",
+        architectures=tuple(torch.cuda.get_arch_list()),
+        gpus=gpus,
+        gpu_trouble=trouble,
+    )
+
+
+def _gpus() -> tuple[tuple[Gpu, ...], str]:
+    """The GPUs that torch can use, or why it can use none."""
+    cuda: Any = import_module("torch").cuda
+    try:
+        cuda.init()
+        return tuple(_gpu(cuda.get_device_properties(index)) for index in range(cuda.device_count())), ""
+    except (RuntimeError, AssertionError) as exc:
+        return (), str(exc).partition("\n")[0]
+
+
+def _gpu(properties: Any) -> Gpu:
+    uuid = getattr(properties, "uuid", None)
+    return Gpu(
+        name=properties.name,
+        uuid="" if uuid is None else f"GPU-{uuid}",
+        memory_bytes=properties.total_memory,
+        capability=(properties.major, properties.minor),
+        integrated=bool(properties.is_integrated),
+    )
+
+
+def _cudnn() -> Cudnn:
+    library = _opened_cudnn()
+    return Cudnn(version=".".join(map(str, library.version)), path=str(library.path), origin=library.origin)
+
+
+def _cudnn_handle() -> None:
+    cuda: Any = import_module("torch").cuda
+    cuda.init()
+    _opened_cudnn().handle(0)
+
+
+def _opened_cudnn() -> Any:
+    with suppress(ImportError):
+        import torch as torch  # where torch has brought a cuDNN of its own, that one is used
+    from latte_cli.backends import cudnn
+
+    return cudnn.open_library()
+
+
+_LOOKS: dict[str, Callable[[], object]] = {
+    "torch": lambda: asdict(_torch()),
+    "cudnn": lambda: asdict(_cudnn()),
+    "cudnn-handle": _cudnn_handle,
+}

@@ -1,0 +1,39 @@
+"""`latte doctor`: what this machine has, what is missing, what to type."""
+
+from typing import Annotated
+
+import typer
+
+from latte_cli.cli import console
+from latte_cli.cli.options import FormatOption
+from latte_cli.errors import LatteError, unknown
+from latte_cli.report import Format
+
+
+def doctor(
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="cpu|cuda", help="Look at this device only; exit 1 if it cannot be measured here."),
+    ] = None,
+    output_format: FormatOption = Format.TABLE,
+) -> None:
+    """Say what this machine can measure, what it lacks, and what to type about it.
+
+    Libraries that may crash are tried in processes of their own. The exit code is 0 unless the device, by default the
+    CPU, cannot be measured here.
+    """
+    from latte_cli.doctor import DEVICES, LOOKS, findings, missing, usable
+    from latte_cli.report.doctors import write_findings
+
+    if device is not None and device not in DEVICES:
+        raise unknown("device", device, DEVICES)
+    with console.progress("looking", LOOKS) as bar:
+        found = findings(device or "", advance=bar.advance)
+    can = {name: usable(found, name) for name in ([device] if device else DEVICES)}
+    write_findings(found, can, output_format)
+    lacking = missing(found, device or "cpu")
+    if lacking:
+        message = f"`{device or 'cpu'}` cannot be measured here: {lacking.subject}: {lacking.text}"
+        raise LatteError(message, hint=lacking.hint or None)
+    best = [name for name, measurable in can.items() if measurable][-1]
+    console.note(f"next: `latte profile --device {best} --budget 2m`")

@@ -1,0 +1,182 @@
+"""What the doctor finds, and that a library that crashes is a finding."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from latte_cli.backends import probes
+from latte_cli.backends.probes import Module, Trouble
+from latte_cli.doctor import Finding, State, findings, has_code, instruction_sets, missing, usable
+
+pytest_plugins = ["cudnn_libraries"]
+
+EPYC = """processor\t: 0
+vendor_id\t: AuthenticAMD
+model name\t: AMD EPYC 9654 96-Core Processor
+flags\t\t: fpu sse2 avx f16c avx2 avx512f avx512dq avx512bw avx512vl avx512_bf16 avx512_vnni
+
+processor\t: 1
+flags\t\t: fpu sse2
+"""
+SAPPHIRE_RAPIDS = "flags\t\t: fpu avx avx2 avx512f avx512_fp16 avx512_bf16 amx_bf16 amx_tile amx_int8\n"
+OLD_INTEL = "model name\t: Intel(R) Core(TM) i5-2400 CPU @ 3.10GHz\nflags\t\t: fpu sse4_2 avx\nbugs\t\t: avx2\n"
+GRACE = "processor\t: 0\nFeatures\t: fp asimd aes crc32 asimdhp sve asimddp sve2 i8mm bf16\nCPU implementer\t: 0x41\n"
+RASPBERRY_PI_4 = "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "sets"),
+    [
+        (EPYC, ("avx2", "avx512f", "avx512_bf16")),
+        (SAPPHIRE_RAPIDS, ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")),
+        (OLD_INTEL, ()),
+        (GRACE, ("asimd", "asimdhp", "sve", "sve2", "bf16", "i8mm")),
+        (RASPBERRY_PI_4, ("asimd",)),
+        ("", ()),
+    ],
+    ids=["epyc", "sapphire rapids", "old intel", "grace", "raspberry pi 4", "nothing"],
+)
+def test_the_instruction_sets_are_those_of_the_first_core(cpuinfo: str, sets: tuple[str, ...]) -> None:
+    assert instruction_sets(cpuinfo) == sets
+
+
+WHEEL = ("sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90")
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "runs"),
+    [
+        ((9, 0), WHEEL, True),
+        ((8, 9), WHEEL, True),
+        ((6, 1), WHEEL, True),
+        ((8, 7), ("sm_87",), True),
+        ((8, 6), ("sm_87",), False),
+        ((3, 7), WHEEL, False),
+        ((12, 0), WHEEL, False),
+        ((12, 0), (*WHEEL, "compute_90"), True),
+        ((9, 0), ("sm_90a",), True),
+        ((10, 0), ("sm_90a", "compute_90a"), False),
+        ((10, 3), ("sm_100", "sm_120"), True),
+        ((9, 0), (), False),
+        ((9, 0), ("gfx942",), False),
+    ],
+)
+def test_torch_has_code_for_a_gpu_of_its_major_version_or_later_by_portable_code(
+    capability: tuple[int, int], architectures: tuple[str, ...], runs: bool
+) -> None:
+    assert has_code(capability, architectures) is runs
+
+
+def finding(state: State, device: str) -> Finding:
+    return Finding(subject=f"{state} {device}", state=state, text="", device=device)
+
+
+def test_a_device_is_usable_if_nothing_that_it_needs_is_wanting() -> None:
+    found = (finding(State.OK, "cpu"), finding(State.BROKEN, ""), finding(State.ABSENT, "cuda"))
+    assert usable(found, "cpu")
+    assert not usable(found, "cuda")
+    assert missing(found, "cuda") == found[2]
+
+
+def test_a_gpu_needs_what_the_cpu_needs() -> None:
+    found = (finding(State.BROKEN, "cpu"), finding(State.OK, "cuda"))
+    assert missing(found, "cuda") == missing(found, "cpu") == found[0]
+
+
+def test_a_library_that_aborts_is_trouble_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "aborting.py").write_text("import os\nos.write(2, b'line 1\\ncannot go on\\n')\nos.abort()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert probes.module("aborting") == Trouble(reason="ended by SIGABRT: cannot go on")
+    assert [path.name for path in tmp_path.iterdir() if "core" in path.name] == []
+
+
+def test_a_library_that_hangs_is_trouble_once_the_limit_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hanging.py").write_text("import threading\nthreading.Event().wait()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert probes.module("hanging", 0.5) == Trouble(reason="no answer within 0.5 s")
+
+
+def test_a_library_that_chatters_is_heard_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chattering.py").write_text("print('hello'); print('{}')\n__version__ = '1.2'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert probes.module("chattering") == Module(version="1.2", path=str(tmp_path))
+
+
+def test_a_package_that_is_not_there_is_told_from_one_that_lacks_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needy.py").write_text("import nowhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert probes.module("nowhere") == Trouble(reason="not installed", missing=True)
+    assert probes.module("needy") == Trouble(reason="needs the module `nowhere`")
+
+
+def test_a_file_of_the_current_folder_is_not_taken_for_a_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyarrow.py").write_text("raise SystemExit('wrong one')\n")
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(probes.module("pyarrow"), Module)
+
+
+def test_a_text_file_in_place_of_cudnn_is_broken_and_not_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "libcudnn_cnn.so.9").write_text("not a library\n")
+    monkeypatch.setenv("LATTE_CUDNN", str(tmp_path / "libcudnn_cnn.so.9"))
+    trouble = probes.cudnn()
+    assert isinstance(trouble, Trouble)
+    assert not trouble.missing
+    assert "libcudnn_cnn.so.9" in trouble.reason
+
+
+def test_a_real_cudnn_is_named_with_its_version_and_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATTE_CUDNN", str(folder))
+    found = probes.cudnn()
+    assert isinstance(found, probes.Cudnn)
+    assert folder.name.startswith(f"cudnn-{found.version}")
+    assert Path(found.path).parent == folder
+    assert found.origin == "LATTE_CUDNN"
+
+
+def test_the_cpu_of_this_machine_can_be_measured() -> None:
+    steps: list[float] = []
+    found = {each.subject: each for each in findings("cpu", advance=lambda done, label: steps.append(done))}
+    assert usable(tuple(found.values()), "cpu")
+    assert list(found) == ["processor", "memory", "Python", "latte", "torch", "oneDNN", "pyarrow", "xgboost"]
+    assert found["torch"].state is State.OK
+    assert Path(found["torch"].path, "__init__.py").is_file()
+    assert steps == sorted(steps)
+
+
+def test_a_jetson_without_a_build_of_torch_for_it_is_told_where_to_find_one(tmp_path: Path) -> None:
+    for name, text in (
+        ("proc/device-tree/model", "NVIDIA Jetson Orin Nano\0"),
+        ("etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 38968081\n"),
+        ("var/lib/nvpmodel/status", "pmode:0001\n"),
+        ("etc/nvpmodel.conf", "< POWER_MODEL ID=1 NAME=25W >\n"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    torch = probes.torch()
+    if not isinstance(torch, probes.Torch) or torch.cuda:
+        pytest.skip("this torch is built for CUDA")
+    found = {each.subject: each for each in findings(root=tmp_path)}
+    assert (found["NVIDIA driver"].state, found["NVIDIA driver"].text) == (State.OK, "L4T 36.4.3")
+    assert (found["power mode"].state, found["power mode"].text) == (State.OK, "25W")
+    assert found["torch for CUDA"].state is State.ABSENT
+    assert "JetPack" in found["torch for CUDA"].hint
+
+
+def test_the_doctor_does_not_load_torch_into_its_own_process() -> None:
+    code = (
+        "import sys; from latte_cli.doctor import findings; findings('cpu');"
+        "sys.exit(str({'torch', 'xgboost', 'pyarrow', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == "set()"
