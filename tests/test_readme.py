@@ -20,6 +20,7 @@ MARKED = [
     "is the tests",
     "downloads torch",
     "measures for two minutes",
+    "needs an NVIDIA GPU",
 ]
 BLOCK = re.compile(
     r"(?:^\*\(not run by the tests: (?P<reason>.+)\)\*\n\n)?^```(?P<language>.*)\n(?P<code>(?:.*\n)*?)^```$",

@@ -62,7 +62,12 @@ layers = st.sampled_from(
     ]
 )
 conditions = st.builds(
-    Conditions, sm_clock_hz=numbers_or_none, throttled=st.none() | st.booleans(), load=numbers_or_none, governor=texts
+    Conditions,
+    sm_clock_hz=numbers_or_none,
+    throttled=st.none() | st.booleans(),
+    load=numbers_or_none,
+    governor=texts,
+    throttle_reasons=st.none() | st.integers(0, 2**32),
 )
 asked = st.builds(
     Settings,
@@ -94,6 +99,9 @@ measurements = st.builds(
     workspace_bytes=st.none() | st.integers(0, 2**50),
     marks=st.lists(st.sampled_from(Mark), max_size=2).map(tuple),
     drift=st.floats(0.1, 10),
+    deterministic=st.none() | st.booleans(),
+    kernels=st.lists(texts, max_size=2).map(tuple),
+    ranking=st.lists(texts, max_size=2).map(tuple),
     detail=texts,
     before=conditions,
     after=conditions,
@@ -474,6 +482,29 @@ def test_a_damaged_part_does_not_end_a_sweep(store: Store) -> None:
     cut_short(parts(store)[0])
     fill(store, *(measurement(number) for number in range(62, 124)), parts=31)
     assert len(parts(store)) == 62
+
+
+def test_parts_of_the_first_schema_are_read_and_compacted_with_newer_ones(store: Store) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    written = [measurement(number) for number in range(6)]
+    fill(store, *written, parts=2)
+    part = parts(store)[0]
+    table = pq.read_table(part, partitioning=None).drop_columns(["deterministic", "kernels", "ranking"])
+    for name in ("before", "after"):
+        struct = table.column(name).combine_chunks()
+        kept = [field for field in struct.type if field.name != "throttle_reasons"]
+        older = pa.StructArray.from_arrays([struct.field(field.name) for field in kept], fields=kept)
+        table = table.set_column(table.column_names.index(name), name, older)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"latte.schema": b"1"}), part)
+    held = sorted(store.measurements(DEVICE.slug), key=lambda row: row.measured_at)
+    assert len(held) == 6
+    assert store.check().damaged == ()
+    store.compact()
+    assert len(parts(store)) == 1
+    assert sorted(store.measurements(DEVICE.slug), key=lambda row: row.measured_at) == held
+    assert all(row.after.throttle_reasons is None and row.ranking == () for row in held)
 
 
 def test_a_part_of_a_newer_schema_is_an_error_of_its_own(store: Store) -> None:
