@@ -140,7 +140,7 @@ def test_channels_last_is_read_where_it_was_measured(latte, store, model):
         (("--precision", "bf16"), 1, "has no rows in bf16 nchw"),
         (("--threads", "7"), 1, "with 7 threads"),
         (("--device", "made-up-cpu-2c-4t"), 1, "did you mean"),
-        (("--device", "cuda:0"), 1, "unknown device `cuda:0`"),
+        (("--device", "cuda:0"), 1, "there is no profile of this machine's GPU"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_a_hint(latte, arguments, code, message):

@@ -137,7 +137,7 @@ def test_a_journal_whose_head_is_lost_is_kept_beside(store: Store) -> None:
 
 
 def test_a_journal_of_a_newer_schema_waits_for_its_version(store: Store) -> None:
-    path = orphan(journals_dir(store.uri), 1, head={**HEAD, "schema": 2})
+    path = orphan(journals_dir(store.uri), 1, head={**HEAD, "schema": schema.VERSION + 1})
     content = path.read_bytes()
     store.writer(DEVICE).close()
     assert path.read_bytes() == content
