@@ -636,6 +636,167 @@ class Optimizer(Layer):
         return (3 + 2 * states) * self.elements if phase in self.phases else 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Embedding(Layer):
+    """`rows` look-ups in a trained table of `entries` vectors of `width`."""
+
+    kind: ClassVar[str] = "embedding"
+    phases: ClassVar[tuple[Phase, ...]] = (Phase.FORWARD, Phase.BACKWARD_FILTER)
+    operations_per_element: ClassVar[int] = 0
+
+    rows: int
+    entries: int
+    width: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.rows,),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.rows, self.width)
+
+    @property
+    def parameter_shapes(self) -> tuple[Shape, ...]:
+        return ((self.entries, self.width),)
+
+    def elements_moved(self, phase: Phase) -> int:
+        """Indices, and rows read and written; backward also writes the whole table's gradient."""
+        if phase not in self.phases:
+            return 0
+        moved = self.rows + 2 * self.rows * self.width
+        return moved + self.parameters if phase is Phase.BACKWARD_FILTER else moved
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        return replace(self, rows=prod(inputs[0]), width=out_channels or self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recurrent(Layer):
+    """One recurrent layer, `lstm`, `gru` or `rnn`, over `steps` steps in one or two `directions`.
+
+    It reads (steps, batch, inputs) and writes the hidden states (steps, directions, batch, hidden).
+    """
+
+    kind: ClassVar[str] = "recurrent"
+
+    function: str
+    steps: int
+    batch: int
+    inputs: int
+    hidden: int
+    directions: int = 1
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        self._check(self.function in _GATES, f"the function `{self.function}`")
+        self._check(self.directions in (1, 2), f"{self.directions} directions")
+        super().__post_init__()
+
+    @property
+    def gates(self) -> int:
+        """How many products of a step's input and hidden state there are."""
+        return _GATES[self.function]
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.steps, self.batch, self.inputs),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.steps, self.directions, self.batch, self.hidden)
+
+    @property
+    def parameter_shapes(self) -> tuple[Shape, ...]:
+        """Weights of the input and of the hidden state, then both biases as one, gates end to end."""
+        rows = self.gates * self.hidden
+        weights = ((self.directions, rows, self.inputs), (self.directions, rows, self.hidden))
+        return (*weights, (self.directions, 2 * rows)) if self.bias else weights
+
+    @property
+    def workload(self) -> int:
+        each = self.gates * self.hidden * (self.inputs + self.hidden)
+        return self.steps * self.batch * self.directions * each
+
+    def flops(self, phase: Phase) -> int:
+        return super().flops(phase) * (2 if phase is Phase.BACKWARD else 1)
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        steps, batch, features = inputs[0]
+        return replace(self, steps=steps, batch=batch, inputs=features, hidden=out_channels or self.hidden)
+
+
+_GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(Layer):
+    """Scaled dot-product attention as one call: softmax(q kᵀ) v, with `causal` or an added `mask` or neither.
+
+    Queries are (batch, heads, queries, width), keys (batch, key_heads, keys, width), values
+    (batch, key_heads, keys, value_width); `mask` is the shape of the mask, () for none.
+    """
+
+    kind: ClassVar[str] = "attention"
+
+    batch: int
+    heads: int
+    key_heads: int
+    queries: int
+    keys: int
+    width: int
+    value_width: int
+    causal: bool = False
+    mask: Shape = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(self.heads % self.key_heads == 0, f"{self.heads} heads on {self.key_heads} heads of keys")
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        shapes = (
+            (self.batch, self.heads, self.queries, self.width),
+            (self.batch, self.key_heads, self.keys, self.width),
+            (self.batch, self.key_heads, self.keys, self.value_width),
+        )
+        return (*shapes, self.mask) if self.mask else shapes
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.batch, self.heads, self.queries, self.value_width)
+
+    @property
+    def workload(self) -> int:
+        return self.batch * self.heads * self.queries * self.keys * (self.width + self.value_width)
+
+    def flops(self, phase: Phase) -> int:
+        """Two products forward; backward computes the scores again and then four products."""
+        if phase is Phase.BACKWARD:
+            products = 3 * self.width + 2 * self.value_width
+            return 2 * self.batch * self.heads * self.queries * self.keys * products
+        return super().flops(phase)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other(Layer):
+    """An operation that none of the other kinds describes, by its name and the shapes that it reads and writes."""
+
+    kind: ClassVar[str] = "other"
+
+    operation: str
+    shapes: tuple[Shape, ...]
+    output: Shape
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return self.shapes
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.output
+
+
 LAYERS: tuple[type[Layer], ...] = (
     Convolution,
     Linear,
@@ -652,8 +813,12 @@ LAYERS: tuple[type[Layer], ...] = (
     Copy,
     View,
     Optimizer,
+    Embedding,
+    Recurrent,
+    Attention,
+    Other,
 )
-"""Every layer kind."""
+"""Every layer kind; what is fitted knows a kind by its place here."""
 
 _BY_KIND = {layer.kind: layer for layer in LAYERS}
 

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import TypeAlias
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Optimizer, Shape, SoftmaxCrossEntropy
+
+Value: TypeAlias = float | str | tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +19,9 @@ class Node:
     """A layer at its place in a network: it reads the activations `inputs` and writes the activation `output`.
 
     `parameters` are the model file's names for the layer's trained tensors, in the order of its `parameter_shapes`;
-    `attributes` are the few values that change what a layer computes but not how long it takes (a norm's epsilon).
+    `attributes` are values that change what a layer computes but not how long it takes (a norm's epsilon, where a
+    slice starts); `constants` are the constant tensors it reads besides, as (place among the operator's inputs, the
+    file's name for it).
     """
 
     name: str
@@ -24,7 +29,8 @@ class Node:
     inputs: tuple[str, ...]
     output: str
     parameters: tuple[str, ...] = ()
-    attributes: tuple[tuple[str, float], ...] = ()
+    attributes: tuple[tuple[str, Value], ...] = ()
+    constants: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

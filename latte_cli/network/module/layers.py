@@ -29,7 +29,7 @@ from latte_cli.layers import (
     View,
 )
 
-Attributes: TypeAlias = Mapping[str, float]
+Attributes: TypeAlias = Mapping[str, Any]
 Compute: TypeAlias = Callable[..., Tensor]
 
 

@@ -1,6 +1,6 @@
 """One ONNX operator at its place in a graph: what it is given, and the tensors and nodes it leaves."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, prod
 from typing import Any, TypeAlias
@@ -11,7 +11,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Shape, View
-from latte_cli.network import Node
+from latte_cli.network import Node, Value
 
 Array: TypeAlias = NDArray[Any]
 
@@ -24,6 +24,10 @@ FOLDED_ELEMENTS = 65_536
 
 class Unreadable(LatteError):
     """A form of an operator that is not known; `allow_unknown` lets it pass."""
+
+
+class Undecided(LatteError):
+    """A dimension that only the values of the model's inputs decide, and that nobody has named a size for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,8 @@ class Operation:
     """An operator with its inputs; its reader adds `nodes` and the tensors it makes, `results`.
 
     `own` is the (input, output) shape that the same operator had at the file's own batch size, `own_batch`, where
-    that differs from the one wanted, `batch`.
+    that differs from the one wanted, `batch`. `named_sizes` are what the user says of
+    dimensions by name.
     """
 
     kind: str
@@ -81,6 +86,7 @@ class Operation:
     own: tuple[Shape, Shape] | None = None
     own_batch: int = 1
     batch: int = 1
+    named_sizes: Mapping[str, int] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     results: dict[str, Tensor] = field(default_factory=dict)
 
@@ -188,13 +194,29 @@ class Operation:
             raise LatteError(f"axes {axes} name a dimension twice")
         return found
 
+    def decided(self, sizes: Sequence[int | None], index: int = 0) -> Shape:
+        """The shape of the output at `index`, where None stands for a size that only values decide.
+
+        Such a dimension is named as in `y[0]`; raises Undecided where the user has not said how large it is.
+        """
+        names = [f"{self.outputs[index]}[{axis}]" for axis in range(len(sizes))]
+        found = [self.named_sizes.get(name) if size is None else size for name, size in zip(names, sizes, strict=True)]
+        missing = [name for name, size in zip(names, found, strict=True) if size is None]
+        if missing:
+            shown = ", ".join(f"`{name}`" for name in missing)
+            raise Undecided(
+                f"only the values of the model's inputs decide the size of {shown}",
+                hint="give it: " + " ".join(f"--shape '{name}=SIZE'" for name in missing),
+            )
+        return checked_shape(tuple(size for size in found if size is not None), "the result")
+
     def result(
         self,
         layer: Layer,
         *inputs: Tensor,
         index: int = 0,
         parameters: tuple[Tensor, ...] = (),
-        attributes: tuple[tuple[str, float], ...] = (),
+        attributes: tuple[tuple[str, Value], ...] = (),
     ) -> Tensor:
         """Add the node that writes the output at `index`."""
         if index >= len(self.outputs) or not self.outputs[index]:
@@ -215,7 +237,7 @@ class Operation:
         layer: Layer,
         inputs: tuple[Tensor, ...],
         parameters: tuple[Tensor, ...],
-        attributes: tuple[tuple[str, float], ...],
+        attributes: tuple[tuple[str, Value], ...],
     ) -> Tensor:
         node = Node(
             name=name,
