@@ -494,23 +494,28 @@ def _always(layer: Convolution, phase: Phase, settings: Settings) -> bool:
     return True
 
 
+def _onednn_computes(settings: Settings) -> bool:
+    """Whether oneDNN has this precision on this CPU: bfloat16 needs AVX-512 or AVX-NE-CONVERT."""
+    return settings.precision is Precision.FP32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def _onednn_nchw_applies(layer: Convolution, phase: Phase, settings: Settings) -> bool:
-    return settings.layout is Layout.NCHW and not layer.transposed and layer.symmetric
+    plain = settings.layout is Layout.NCHW and not layer.transposed and layer.symmetric
+    return plain and _onednn_computes(settings)
 
 
 def _onednn_nhwc_applies(layer: Convolution, phase: Phase, settings: Settings) -> bool:
-    return (
-        settings.layout is Layout.CHANNELS_LAST and not layer.transposed and layer.symmetric and len(layer.input) == 2
-    )
+    plain = settings.layout is Layout.CHANNELS_LAST and not layer.transposed and layer.symmetric
+    return plain and len(layer.input) == 2 and _onednn_computes(settings)
 
 
 def _convert_applies(layer: Convolution, phase: Phase, settings: Settings) -> bool:
     plane = _plane(layer, groups=True, stride=True, dilation=True)
-    return settings.layout is Layout.NCHW and plane and _heap_safe(layer, phase)
+    return settings.layout is Layout.NCHW and plane and _heap_safe(layer, phase) and _onednn_computes(settings)
 
 
 def _rotated_onednn_applies(layer: Convolution, phase: Phase, settings: Settings) -> bool:
-    return _rotated_applies(layer)
+    return _rotated_applies(layer) and _onednn_computes(settings)
 
 
 def _im2col_applies(layer: Convolution, phase: Phase, settings: Settings) -> bool:

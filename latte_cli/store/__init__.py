@@ -14,7 +14,7 @@ from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Measurement
 from latte_cli.store import compaction, export, journal, schema
-from latte_cli.store.parts import Damaged, Footer, Part, Place
+from latte_cli.store.parts import Damaged, Footer, Part, Place, steadily
 from latte_cli.store.shipped import shipped_models, shipped_profiles
 from latte_cli.store.writer import Writer
 
@@ -146,7 +146,7 @@ class Store:
         def attempt() -> list[_T]:
             return [found for place, part in self._located(slug) for found in self._whole(read, place, part)]
 
-        return _steadily(attempt)
+        return steadily(attempt)
 
     def _located(self, slug: str) -> list[tuple[Place, Part]]:
         return [(place, part) for place in self._places for part in place.parts(slug)]
@@ -268,7 +268,7 @@ class Store:
         damaged: list[Damaged] = []
         parts = rows = distinct = 0
         for slug in self._place.slugs():
-            tables, faults = _steadily(partial(self._checked, slug))
+            tables, faults = steadily(partial(self._checked, slug))
             damaged += faults
             parts += len(tables)
             rows += sum(table.num_rows for table in tables)
@@ -295,7 +295,7 @@ class Store:
     def compact(self, slug: str | None = None) -> int:
         """Merge the parts of a device, or of each, into one; returns how many parts there were."""
         slugs = self._place.slugs() if slug is None else (self.device(slug).slug,)
-        return sum(_steadily(partial(compaction.compact, self._place, each)) for each in slugs)
+        return sum(steadily(partial(compaction.compact, self._place, each)) for each in slugs)
 
     def merge(self, source_uri: str) -> dict[str, int]:
         """Add the rows of another store that this one lacks; returns how many were added of each device.
@@ -326,15 +326,6 @@ class Store:
 
 def _key_rows(table: Any) -> Iterator[tuple[str, int, float]]:
     return zip(*(table.column(name).to_pylist() for name in _KEYS), strict=True)
-
-
-def _steadily(read: Callable[[], _T]) -> _T:
-    """`read()`, again if a part vanished under it: compaction wrote its rows elsewhere first."""
-    for attempt in range(99):
-        with suppress(FileNotFoundError):
-            return read()
-        time.sleep(attempt / 1000)  # a writer that seals all the time leaves a gap sooner or later
-    return read()
 
 
 def open_store(uri: str | None = None, *, shipped: bool = True, skip_damaged: bool = False) -> Store:

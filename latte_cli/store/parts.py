@@ -2,18 +2,20 @@
 
 import os
 import re
+import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from latte_cli.backends import Device
 from latte_cli.errors import LatteError
 from latte_cli.store import schema
 
+_T = TypeVar("_T")
 _PREFIX, _SUFFIX = "part-", ".parquet"
 _SAFE_SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*")
 # A network's layers lie all over the layer ids, each in a row group of its own; small groups keep the rest unread.
@@ -127,8 +129,9 @@ class Place:
     def _listing(self, folder: str) -> list[Any]:
         from pyarrow.fs import FileSelector
 
+        wanted = FileSelector(folder, allow_not_found=True)
         try:
-            return list(self._files.get_file_info(FileSelector(folder, allow_not_found=True)))
+            return steadily(lambda: list(self._files.get_file_info(wanted)))
         except OSError as exc:
             raise LatteError(f"cannot list the store `{self.uri}`: {_line(exc)}", hint=_URI_HINT) from exc
 
@@ -285,6 +288,15 @@ def _lock_file(root: Path) -> BinaryIO:
         return (root / ".lock").open("ab")
     except OSError as exc:
         raise LatteError(f"cannot write to the store `{root}`: {_line(exc)}", hint=_READ_ONLY_HINT) from exc
+
+
+def steadily(read: Callable[[], _T]) -> _T:
+    """`read()`, again if a file vanished under it: compaction wrote a part's rows elsewhere, a write got its name."""
+    for attempt in range(99):
+        with suppress(FileNotFoundError):
+            return read()
+        time.sleep(attempt / 1000)  # a writer that seals all the time leaves a gap sooner or later
+    return read()
 
 
 _URI_HINT = "a store is a directory or a URI such as `s3://bucket/path?endpoint_override=host:port&scheme=http`"
