@@ -1,0 +1,55 @@
+from math import isclose
+
+import pytest
+from made_rows import DEVICE, GEMM, SETTINGS, convolution, measurement, tasks
+
+from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.layers import Activation, Copy, Linear, Phase
+from latte_cli.lookup import Source, combined
+from latte_cli.rates import AMOUNTS, fit
+from latte_cli.tasks import Task
+
+LAYERS = [
+    *(convolution(n, c, 32, 16) for n in (1, 4) for c in (8, 32)),
+    Activation(shape=(4, 32, 16, 16), function="relu"),
+    Linear(rows=4, in_features=512, out_features=10),
+]
+TIMINGS = combined([measurement(task) for task in tasks(LAYERS)])
+
+
+def task(layer, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT):
+    return Task(layer=layer, phase=phase, algorithm=algorithm, settings=SETTINGS)
+
+
+@pytest.mark.parametrize("name", list(AMOUNTS))
+def test_the_total_that_was_measured_comes_back(name):
+    found = fit(AMOUNTS[name], TIMINGS).predicted([timing.task for timing in TIMINGS], DEVICE)
+    assert set(found) == {timing.task for timing in TIMINGS}
+    assert isclose(sum(t.device_s for t in found.values()), sum(t.device_s for t in TIMINGS))
+    assert all(t.low_s < t.device_s < t.high_s and t.source is Source.PREDICTED for t in found.values())
+
+
+def test_flops_tell_no_algorithms_apart_and_the_papers_rule_does():
+    layer = convolution(2, 32, 32, 16)
+    pair = [task(layer), task(layer, algorithm=GEMM)]
+    plain, paper = (fit(AMOUNTS[name], TIMINGS).predicted(pair, DEVICE) for name in ("flops", "beta"))
+    assert plain[pair[0]].device_s == plain[pair[1]].device_s
+    assert paper[pair[0]].device_s > paper[pair[1]].device_s
+
+
+@pytest.mark.parametrize("name", list(AMOUNTS))
+def test_twice_the_work_takes_twice_as_long(name):
+    one, two = (task(convolution(n, 16, 32, 16)) for n in (2, 4))
+    found = fit(AMOUNTS[name], TIMINGS).predicted([one, two], DEVICE)
+    assert isclose(found[two].device_s, 2 * found[one].device_s)
+
+
+def test_an_algorithm_that_was_not_measured_is_not_predicted():
+    unknown = task(convolution(2, 16, 32, 16), algorithm=GEMM)
+    rates = fit(AMOUNTS["beta"], [timing for timing in TIMINGS if timing.task.algorithm != GEMM])
+    assert rates.predicted([unknown], DEVICE) == {}
+
+
+def test_what_has_no_flops_takes_no_time_by_flops_alone():
+    copy = task(Copy(operation="pad", shape=(1, 2), output=(1, 4)))
+    assert fit(AMOUNTS["flops"], TIMINGS).predicted([copy], DEVICE)[copy].device_s == 0.0
