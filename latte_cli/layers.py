@@ -37,17 +37,19 @@ def _elements(*shapes: Shape) -> int:
 class Layer:
     """One operation with all its sizes; equal layers take the same time.
 
-    Every number is an integer of at least 0; LatteError is raised for sizes that make no tensor.
+    Every number is an integer of at least 0; LatteError is raised for sizes that make no tensor. Only layers that
+    compute nothing may have empty tensors (`least_size` 0).
     """
 
     kind: ClassVar[str] = ""
     phases: ClassVar[tuple[Phase, ...]] = _WHOLE
     operations_per_element: ClassVar[int] = 1
     free: ClassVar[bool] = False
+    least_size: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         for shape in (*self.input_shapes, self.output_shape, *self.parameter_shapes):
-            whole = all(isinstance(size, int) and 0 < size < _LARGEST_DIMENSION for size in shape)
+            whole = all(isinstance(size, int) and self.least_size <= size < _LARGEST_DIMENSION for size in shape)
             self._check(whole, f"a tensor of {shape}")
 
     def _check_axes(self, *axes: int, rank: int) -> None:
@@ -550,6 +552,7 @@ class Copy(Layer):
 
     kind: ClassVar[str] = "copy"
     operations_per_element: ClassVar[int] = 0
+    least_size: ClassVar[int] = 0
 
     operation: str
     shape: Shape
@@ -590,6 +593,7 @@ class View(Layer):
     kind: ClassVar[str] = "view"
     operations_per_element: ClassVar[int] = 0
     free: ClassVar[bool] = True
+    least_size: ClassVar[int] = 0
 
     shape: Shape
     output: Shape
@@ -777,12 +781,27 @@ class Attention(Layer):
             return 2 * self.batch * self.heads * self.queries * self.keys * products
         return super().flops(phase)
 
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        (batch, heads, queries, width), (_, key_heads, keys, _), (*_, value_width) = inputs[:3]
+        return replace(
+            self,
+            batch=batch,
+            heads=heads,
+            key_heads=key_heads,
+            queries=queries,
+            keys=keys,
+            width=width,
+            value_width=value_width,
+            mask=tuple(inputs[3]) if self.mask else (),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Other(Layer):
     """An operation that none of the other kinds describes, by its name and the shapes that it reads and writes."""
 
     kind: ClassVar[str] = "other"
+    least_size: ClassVar[int] = 0
 
     operation: str
     shapes: tuple[Shape, ...]

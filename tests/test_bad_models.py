@@ -21,9 +21,10 @@ RESNET = zoo.export("resnet8", batch_size=2)
 
 def attempt(content: bytes, batch_size: int | None = None, *, allow_unknown: bool = False) -> None:
     found = read(content, name="model", sha256="", batch_size=batch_size, allow_unknown=allow_unknown)
-    assert found.nodes
+    assert found.nodes or found.constants or set(found.outputs) <= {name for name, _ in found.inputs}
     assert found.parameters >= 0
-    assert found.loss().rows > 0
+    if 0 not in found.shapes[found.outputs[0]]:
+        assert found.loss().rows > 0
 
 
 def refused(content: bytes | onnx.ModelProto, message: str, batch_size: int | None = None) -> None:
@@ -113,22 +114,32 @@ def test_a_graph_without_outputs_or_layers_is_an_error() -> None:
     bare = model(node("Relu", "x"))
     del bare.graph.output[:]
     refused(bare, "names no outputs")
-    refused(model(node("Shape", "x")), "holds no layers")
 
 
-def test_a_hundred_thousand_nodes_are_read() -> None:
-    nodes = [helper.make_node("Relu", [f"a{index}"], [f"a{index + 1}"]) for index in range(100_000)]
+def test_a_graph_of_shapes_alone_is_a_network_without_layers() -> None:
+    found = read(model(node("Shape", "x")).SerializeToString(), name="m", sha256="", batch_size=2, allow_unknown=False)
+    assert (found.nodes, found.shapes["y"]) == ((), (4,))
+
+
+def chain(count: int) -> bytes:
+    nodes = [helper.make_node("Relu", [f"a{index}"], [f"a{index + 1}"]) for index in range(count)]
     long = model(*nodes, shape=(1, 3))
-    long.graph.input[0].name, long.graph.output[0].name = "a0", "a100000"
-    attempt(long.SerializeToString())
+    long.graph.input[0].name, long.graph.output[0].name = "a0", f"a{count}"
+    content: bytes = long.SerializeToString()
+    return content
+
+
+def test_thirty_thousand_nodes_are_read_and_twice_as_many_refused() -> None:
+    attempt(chain(30_000))
+    refused(chain(60_000), "has 60000 nodes; up to 50000 are read")
 
 
 # --- sizes
 
 
-@pytest.mark.parametrize("size", [-1, 0, 2**40, 2**50, 2**63 - 1])
+@pytest.mark.parametrize("size", [-1, 2**40, 2**50, 2**63 - 1])
 def test_an_input_of_an_absurd_size_is_refused(size: int) -> None:
-    refused(model(node("Relu", "x"), shape=(1, 3, size, 8)), "input `x` has (an impossible|the empty) shape")
+    refused(model(node("Relu", "x"), shape=(1, 3, size, 8)), "input `x` has an impossible shape")
 
 
 @pytest.mark.parametrize("batch_size", [0, -8, 2**60])
@@ -137,7 +148,7 @@ def test_an_absurd_batch_is_refused(batch_size: int) -> None:
 
 
 def test_an_open_dimension_beside_the_batch_is_named() -> None:
-    refused(model(node("Relu", "x"), shape=("N", 3, "height", 8)), r"`x` leaves its dimension 2 open \(height\)")
+    refused(model(node("Relu", "x"), shape=("N", 3, "height", 8)), "leaves the size of `height` open")
 
 
 def test_an_input_without_a_shape_is_an_error() -> None:
@@ -222,7 +233,7 @@ def test_a_convolution_that_cannot_be_is_explained(values: dict[str, Any], messa
         (model(node("Reshape", "x", "s"), s=np.asarray([7, 7])), "does not reshape to"),
         (model(node("Reshape", "x", "s"), s=np.asarray([-1, -1])), "does not reshape to"),
         (model(node("Reshape", "x", "s"), s=np.asarray([1.5])), "does not hold integers"),
-        (model(node("Reshape", "x", "s"), s=np.asarray(["a"])), "not a constant with known values"),
+        (model(node("Reshape", "x", "s"), s=np.asarray(["a"])), "text is not computed with"),
         (model(node("Split", "x", output="y", axis=1, split=[1, 1])), "are not the whole of 3"),
         (model(node("Slice", "x", "a", "b"), a=np.asarray([5]), b=np.asarray([2, 3])), "is malformed"),
         (model(node("Squeeze", "x", "a"), a=np.asarray([0, 0])), "name a dimension twice"),

@@ -85,7 +85,14 @@ def test_nothing_goes_back_to_what_depends_on_no_parameter():
 
 
 def test_a_network_without_parameters_cannot_be_updated(measured):
+    (relu,) = [node for node in NETWORK.nodes if node.name == "relu"]
+    only = replace(NETWORK, inputs=((relu.inputs[0], relu.layer.input_shapes[0]),), nodes=(relu,), outputs=("relu",))
     with pytest.raises(LatteError, match="no parameters to train"):
+        Estimator(measured, DEVICE.slug).estimate(only)
+
+
+def test_a_network_without_layers_has_no_step(measured):
+    with pytest.raises(LatteError, match="holds no layers"):
         Estimator(measured, DEVICE.slug).estimate(replace(NETWORK, nodes=(), outputs=()))
 
 

@@ -16,7 +16,20 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Activation, Convolution, Copy, Elementwise, Layer, Linear, MatMul, Norm, Pool, Shape, View
+from latte_cli.layers import (
+    Activation,
+    Convolution,
+    Copy,
+    Elementwise,
+    Layer,
+    Linear,
+    MatMul,
+    Norm,
+    Other,
+    Pool,
+    Shape,
+    View,
+)
 from latte_cli.network import Network, load, zoo
 from latte_cli.network.onnx import OPERATORS, read
 
@@ -40,7 +53,7 @@ def assert_sound(found: Network) -> None:
         assert node.output not in shapes
         shapes[node.output] = node.layer.output_shape
     assert len({node.name for node in found.nodes}) == len(found.nodes)
-    assert all(output in shapes for output in found.outputs)
+    assert all(output in shapes | dict(found.constants) for output in found.outputs)
 
 
 def model(
@@ -558,10 +571,12 @@ def test_an_unknown_operator_is_named_with_a_way_on() -> None:
     assert "--allow-unknown" in str(caught.value.hint)
 
 
-def test_an_unknown_operator_takes_the_shape_that_onnx_infers() -> None:
-    found = network(unknown_in_the_middle("Det"), 8, allow_unknown=True)
-    assert found.unknown == ("Det (odd)",)
-    assert found.layers[-1] == Activation(function="sigmoid", shape=(8, 3))
+def test_an_unknown_operator_takes_the_shape_that_the_file_says() -> None:
+    made = unknown_in_the_middle("Foo")
+    made.graph.value_info.append(helper.make_tensor_value_info(made.graph.node[1].output[0], TensorProto.FLOAT, (1, 3)))
+    found = network(made, allow_unknown=True)
+    assert found.unknown == ("Foo (odd)",)
+    assert found.layers[-1] == Activation(function="sigmoid", shape=(1, 3))
 
 
 def test_what_follows_an_unknown_shape_is_named_too() -> None:
@@ -576,7 +591,7 @@ def test_an_operator_of_another_domain_is_named_with_it() -> None:
     assert network(made, allow_unknown=True).unknown[0] == "com.example.Relu (odd)"
 
 
-def test_a_form_that_is_not_known_says_which() -> None:
+def test_a_form_without_a_kind_of_its_own_is_named_and_keeps_its_shape() -> None:
     nodes = [helper.make_node("Relu", ["w"], ["made"]), helper.make_node("Conv", ["x", "made"], ["y"], name="odd")]
-    with pytest.raises(LatteError, match=r"`Conv` node `odd` cannot be read: weights that are computed \(`made`\)"):
-        network(model(nodes, inputs={"x": (1, 2, 5, 5), "w": (4, 2, 3, 3)}))
+    found = network(model(nodes, inputs={"x": (1, 2, 5, 5), "w": (4, 2, 3, 3)}))
+    assert found.layers[-1] == Other(operation="conv", shapes=((1, 2, 5, 5), (4, 2, 3, 3)), output=(1, 4, 3, 3))

@@ -1,13 +1,14 @@
 """`latte allocate`: which sub-model each class of a fleet trains, so that all finish a round together."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, StoreOption, parse_duration, parse_widths
+from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_duration, parse_shapes, parse_widths
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, duration
 from latte_cli.tasks import Layout, Precision
@@ -30,6 +31,7 @@ def allocate(
     widths: Annotated[
         str, typer.Option(metavar="LIST", help="Shares of the channels that sub-models may keep.")
     ] = "1,0.75,0.5,0.25",
+    shape: ShapeOption = None,
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms: latte, pytorch, or fixed:ALGORITHM.")
     ] = "latte",
@@ -68,7 +70,8 @@ def allocate(
     check_names(Precision.FP32, Layout.NCHW, strategy, optimizer)
     found = read_fleet(fleet)
     duration_s = _round_duration_s(round_duration, found, fleet)
-    pricer = _pricer(model, store, strategy, optimizer, allow_unknown)
+    sizes = parse_shapes(shape)
+    pricer = _pricer(model, store, strategy, optimizer, sizes, allow_unknown)
     whole = pricer.whole(found.classes[0].batch)
     plan = _plan(pricer, found, shares, duration_s)
     write_plan(plan, whole, form)
@@ -90,7 +93,9 @@ def _round_duration_s(option_s: float | None, fleet: "Fleet", path: Path) -> flo
     return duration_s
 
 
-def _pricer(model: Path, store: str | None, strategy: str, optimizer: str, allow_unknown: bool) -> "Pricer":
+def _pricer(
+    model: Path, store: str | None, strategy: str, optimizer: str, sizes: Mapping[str, int], allow_unknown: bool
+) -> "Pricer":
     from latte_cli.allocator import Pricer
     from latte_cli.estimator import Estimator
     from latte_cli.lookup import profile
@@ -111,7 +116,7 @@ def _pricer(model: Path, store: str | None, strategy: str, optimizer: str, allow
         )
 
     return Pricer(
-        lambda batch: load(model, batch_size=batch, allow_unknown=allow_unknown),
+        lambda batch: load(model, batch_size=batch, sizes=sizes, allow_unknown=allow_unknown),
         estimator,
         optimizer=optimizer,
         allow_unknown=allow_unknown,

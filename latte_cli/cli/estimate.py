@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, parse_duration, parse_size
+from latte_cli.cli.options import (
+    DeviceOption,
+    FormatOption,
+    ShapeOption,
+    StoreOption,
+    parse_duration,
+    parse_shapes,
+    parse_size,
+)
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, duration
 from latte_cli.tasks import Layout, Precision
@@ -33,6 +41,7 @@ def estimate(
         int | None, typer.Option(parser=parse_size, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
+    shape: ShapeOption = None,
     optimizer: Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")] = "sgd",
     samples: Annotated[int | None, typer.Option(min=1, help="Samples of an epoch, to print its time.")] = None,
     allow_unknown: Annotated[
@@ -53,7 +62,9 @@ def estimate(
     from latte_cli.store import open_store
 
     check_names(precision, layout, strategy, optimizer)
-    network = load(model, batch_size=batch_size, allow_unknown=allow_unknown)
+    network = load(model, batch_size=batch_size, sizes=parse_shapes(shape), allow_unknown=allow_unknown)
+    for text in network.notes:
+        console.note(text)
     opened = open_store(store)
     names: list[str] | list[None] = device or [None]
     estimates = [

@@ -1,5 +1,6 @@
 """Options that several commands share, declared once."""
 
+from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
 import typer
@@ -21,6 +22,14 @@ DeviceOption: TypeAlias = Annotated[
         help="A profile's name (`latte store devices`), or `cpu` or `cuda:N` for this machine. Repeatable.",
     ),
 ]
+ShapeOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="NAME=SIZE",
+        help="Size of a dimension that the model leaves open, as in seq=128 or 'x[2]=224'. Repeatable.",
+    ),
+]
 
 parse_duration = duration_s
 """An option's `parser=` for durations: seconds in `30s`, `2m`, `1h`, `500ms` or a plain number."""
@@ -40,3 +49,18 @@ def parse_widths(text: str) -> tuple[float, ...]:
         hint = "numbers over 0 and up to 1, as in `1,0.75,0.5`"
         raise LatteError(f"`{shown}` is not a list of widths", hint=hint, exit_code=ExitCode.USAGE)
     return widths
+
+
+def parse_shapes(given: Sequence[str] | None) -> dict[str, int]:
+    """The sizes by name in `seq=128`; raises LatteError (exit code 2) for what is no such pair."""
+    sizes: dict[str, int] = {}
+    for text in given or ():
+        name, equals, size = text.rpartition("=")
+        if not name.strip() or not equals or not size.strip().isdecimal():
+            shown = " ".join(text.split())[:40]
+            raise LatteError(
+                f"`{shown}` is not a size of a dimension", hint="as in `--shape seq=128`", exit_code=ExitCode.USAGE
+            )
+        if sizes.setdefault(name.strip(), int(size)) != int(size):
+            raise LatteError(f"`{name.strip()}` has two sizes", hint="give it once", exit_code=ExitCode.USAGE)
+    return sizes

@@ -1,6 +1,6 @@
 """`latte profile`: measure this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +9,7 @@ import typer
 
 from latte_cli import __version__
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, StoreOption, parse_duration, parse_widths
+from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_duration, parse_shapes, parse_widths
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Phase
 from latte_cli.report import Format, sweeps
@@ -59,6 +59,7 @@ def profile(
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, help="Batch size to read the models at. Repeatable.")
     ] = None,
+    shape: ShapeOption = None,
     widths: Annotated[
         str, typer.Option(help="Measure the models' sub-models of these widths too, as in 1,0.75,0.5.")
     ] = "1",
@@ -90,7 +91,7 @@ def profile(
 
     chosen = suite or (Suite.NETWORK if models else Suite.QUICK)
     wanted_phases = _phases(phases)
-    networks = _networks(chosen, models or [], batch_size, parse_widths(widths))
+    networks = _networks(chosen, models or [], batch_size, parse_widths(widths), parse_shapes(shape))
     opened = open_store(store)
     opening = Opening(
         device=device,
@@ -137,7 +138,11 @@ def _phases(text: str) -> tuple[Phase, ...]:
 
 
 def _networks(
-    suite: Suite, models: Sequence[Path], batches: Sequence[int] | None, widths: Sequence[float]
+    suite: Suite,
+    models: Sequence[Path],
+    batches: Sequence[int] | None,
+    widths: Sequence[float],
+    shapes: Mapping[str, int],
 ) -> "list[Network]":
     if suite is not Suite.NETWORK:
         if models:
@@ -155,7 +160,7 @@ def _networks(
     from latte_cli.network.channels import sub_model
 
     sizes: Sequence[int | None] = batches or [None]
-    read = [load(path, batch_size=batch) for path in models for batch in sizes]
+    read = [load(path, batch_size=batch, sizes=shapes) for path in models for batch in sizes]
     return [network if width == 1 else sub_model(network, width) for width in widths for network in read]
 
 

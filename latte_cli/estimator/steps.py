@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
+from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Phase
 from latte_cli.lookup import Pair
 from latte_cli.network import Network, Node
@@ -33,8 +34,10 @@ class Work:
 def training_step(network: Network, optimizer: str) -> Iterator[Work]:
     """The calls of one training step as autograd makes them: no gradient for what depends on no parameter.
 
-    Raises LatteError where there is an optimizer but nothing to train.
+    Raises LatteError where there are no layers, and where there is an optimizer but nothing to train.
     """
+    if not network.nodes:
+        raise LatteError(f"`{network.name}` holds no layers that depend on its inputs", hint="is it the right file?")
     trained = network.trained
     for node in network.nodes:
         for phase in _phases(node, trained):

@@ -1,6 +1,6 @@
 """Networks: what a model file becomes, a graph of layers with every size known."""
 
-import hashlib
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,7 +37,8 @@ class Node:
 class Network:
     """A model: nodes in an order in which they can run, the activations it is given and those it returns.
 
-    `inputs` are (name, shape) pairs, batch first. `unknown` names the operators that were let pass unread.
+    `inputs` are (name, shape) pairs, batch first; `constants` are those of `outputs` that depend on no input.
+    `unknown` names the operators that were let pass unread, `notes` say what was assumed in reading.
     """
 
     name: str
@@ -46,6 +47,8 @@ class Network:
     outputs: tuple[str, ...]
     sha256: str = ""
     unknown: tuple[str, ...] = field(default=())
+    constants: tuple[tuple[str, Shape], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def batch_size(self) -> int:
@@ -65,7 +68,8 @@ class Network:
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
         """The shape of each activation by name."""
-        return dict(self.inputs) | {node.output: node.layer.output_shape for node in self.nodes}
+        made = {node.output: node.layer.output_shape for node in self.nodes}
+        return dict(self.inputs) | dict(self.constants) | made
 
     @cached_property
     def trained(self) -> frozenset[str]:
@@ -98,25 +102,45 @@ class Network:
         return tuple(sizes.items())
 
 
-def load(path: Path | str, *, batch_size: int | None = None, allow_unknown: bool = False) -> Network:
+def load(
+    path: Path | str,
+    *,
+    batch_size: int | None = None,
+    sizes: Mapping[str, int] | None = None,
+    allow_unknown: bool = False,
+) -> Network:
     """Read the model file at `path` with the batch size wanted (default: the file's own, or 1 where it is open).
 
-    Raises LatteError for a file that is missing, damaged, of another format, or holds an operator that is not known
-    (unless `allow_unknown`, when the network names it in `unknown`).
+    `sizes` are those of other dimensions that the file leaves open, by name. Its weights are not read. Raises
+    LatteError for a file that is missing, damaged, of another format, or holds an operator that is not known (unless
+    `allow_unknown`, when the network names it in `unknown`).
     """
-    from latte_cli.network.onnx import read
+    from latte_cli.network.onnx import read, stripped
 
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as exc:
-        raise LatteError(
-            f"cannot read `{path}`: {exc.strerror}", hint="`latte zoo list` names models to export"
-        ) from exc
+    content = _content(path)
     return read(
         content,
         name=path.stem,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=stripped.digest(content),
         batch_size=batch_size,
         allow_unknown=allow_unknown,
+        sizes=sizes,
     )
+
+
+def _content(path: Path) -> bytes:
+    """What the file at `path` holds but for large weights, which stay where they are."""
+    from latte_cli.network.onnx import stripped
+
+    try:
+        with path.open("rb") as file:
+            if not path.is_file():
+                raise LatteError(f"`{path}` is not a file", hint="a model is an ONNX file")
+            if not file.seek(0, 2):
+                return b""
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as seen:
+                return stripped.stripped(seen)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise LatteError(f"cannot read `{path}`: {reason}", hint="`latte zoo list` names models to export") from exc

@@ -1,6 +1,8 @@
 """Reading ONNX files: a graph of operators becomes a Network of layers, with every shape worked out here."""
 
-from collections.abc import Mapping
+import ast
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -8,46 +10,83 @@ import onnx
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
-from latte_cli.errors import LatteError
+from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Linear, Shape, View
 from latte_cli.network import Network, Node
-from latte_cli.network.onnx import pointwise, products, shapes, windows
+from latte_cli.network.onnx import attention, inferred, pointwise, products, recurrent, shapes, windows
+from latte_cli.network.onnx import stripped as stripped
+from latte_cli.network.onnx.control import FLOW, function_called
 from latte_cli.network.onnx.graph import DAMAGED, KEEPS_ORIGIN, Call, Graph, Input, parsed
-from latte_cli.network.onnx.operation import Operation, Tensor, Unreadable, checked_shape
+from latte_cli.network.onnx.operation import NotConstant, Operation, Tensor, Undecided, Unreadable, checked_shape
 from latte_cli.network.onnx.shapes import MAKING, folded
 
-OPERATORS = windows.READERS | products.READERS | pointwise.READERS | shapes.READERS | MAKING
+OPERATORS = (
+    windows.READERS
+    | products.READERS
+    | pointwise.READERS
+    | shapes.READERS
+    | recurrent.READERS
+    | attention.READERS
+    | MAKING
+)
 """Every operator that can be read, by name."""
 
 _MALFORMED = (ValueError, TypeError, IndexError, ArithmeticError)
 """What Python and numpy raise for numbers that do not fit together."""
 
 
-def read(content: bytes, *, name: str, sha256: str, batch_size: int | None, allow_unknown: bool) -> Network:
+def read(
+    content: bytes | ModelProto,
+    *,
+    name: str,
+    sha256: str,
+    batch_size: int | None,
+    allow_unknown: bool,
+    sizes: Mapping[str, int] | None = None,
+) -> Network:
     """The network in an ONNX file's `content`, at `batch_size` (default: the file's own, or 1 where it is open).
 
-    Shapes are worked out from the inputs; weights are never allocated, and external data are never opened. Raises
-    LatteError for whatever cannot be read, unless it is an operator that `allow_unknown` lets pass.
+    `sizes` are those of dimensions that the file leaves open, by their symbols, as `x[2]` for an input's without one,
+    or as `y[0]` where only values decide. Shapes are worked out from the inputs; weights are never allocated, and
+    external data are never opened. Raises LatteError for whatever cannot be read, unless it is an operator that
+    `allow_unknown` lets pass.
     """
     try:
         graph = parsed(content, name)
     except UnicodeDecodeError as exc:
         raise LatteError(f"`{name}` is damaged: it holds text that is not UTF-8", hint=DAMAGED) from exc
+    given = dict(sizes or {})
     own = graph.batch if isinstance(graph.batch, int) else None
-    batch = batch_size if batch_size is not None else own or 1
-    if batch < 1:
+    batch = _batch(graph, batch_size, given) if batch_size is not None or own is None else own
+    if batch < 1 and batch != own:
         raise LatteError(f"the batch size cannot be {batch}", hint="it counts samples: 1 or more")
     own_shapes: Mapping[str, tuple[Shape, Shape]] = {}
     if own is not None and own != batch:
-        own_shapes = _walked(graph, own, {}, allow_unknown).reshaped
-    walk = _walked(graph, batch, own_shapes, allow_unknown)
+        own_shapes = _walked(graph, own, {}, given, allow_unknown).reshaped
+    walk = _walked(graph, batch, own_shapes, given, allow_unknown)
+    walk.check_sizes()
     return walk.network(name, sha256)
 
 
-def _walked(graph: Graph, batch: int, own_shapes: Mapping[str, tuple[Shape, Shape]], allow_unknown: bool) -> "_Walk":
-    walk = _Walk(graph=graph, batch=batch, own_shapes=own_shapes, allow_unknown=allow_unknown)
-    for call in graph.calls:
-        walk.step(call)
+def _batch(graph: Graph, batch_size: int | None, sizes: Mapping[str, int]) -> int:
+    """The batch size wanted, which may also be given by its symbol."""
+    named = sizes.get(graph.batch) if isinstance(graph.batch, str) else None
+    if named is not None and batch_size not in (None, named):
+        raise LatteError(
+            f"the batch size cannot be {batch_size} and `{graph.batch}` {named}", hint="give one of the two"
+        )
+    return next((size for size in (named, batch_size) if size is not None), 1)
+
+
+def _walked(
+    graph: Graph,
+    batch: int,
+    own_shapes: Mapping[str, tuple[Shape, Shape]],
+    sizes: Mapping[str, int],
+    allow_unknown: bool,
+) -> "_Walk":
+    walk = _Walk(graph=graph, batch=batch, own_shapes=own_shapes, sizes=sizes, allow_unknown=allow_unknown)
+    walk.steps(graph.calls, {})
     return walk
 
 
@@ -58,53 +97,116 @@ class _Walk:
     graph: Graph
     batch: int
     own_shapes: Mapping[str, tuple[Shape, Shape]]
+    sizes: Mapping[str, int]
     allow_unknown: bool
     tensors: dict[str, Tensor] = field(init=False)
     nodes: list[Node] = field(default_factory=list)
     reshaped: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
+    depth: int = 0
+    expanded: int = 0
 
     def __post_init__(self) -> None:
+        open_ = [name for each in self.graph.inputs for name in self._open(each)]
+        missing = list(dict.fromkeys(name for name in open_ if self.size_of(name) is None))
+        if missing:
+            raise LatteError(
+                f"the model leaves the size of {', '.join(f'`{name}`' for name in missing)} open",
+                hint="give it: " + " ".join(f"--shape {_quoted(name)}=SIZE" for name in missing),
+            )
         self.tensors = {**self.graph.constants, **{each.name: self._given(each) for each in self.graph.inputs}}
 
-    def _given(self, each: Input) -> Tensor:
+    def _is_batch(self, axis: int, size: int | str | None) -> bool:
         own = self.graph.batch
+        if isinstance(size, str):
+            return size == own
+        return axis == 0 and (size is None or size == own)
+
+    def _open(self, each: Input) -> list[str]:
+        """The names of an input's dimensions that are neither known nor the batch."""
+        named = enumerate(each.sizes)
+        return [
+            size or f"{each.name}[{axis}]"
+            for axis, size in named
+            if not isinstance(size, int) and not self._is_batch(axis, size)
+        ]
+
+    def size_of(self, name: str) -> int | None:
+        """What the user says that a dimension called `name` is; expressions follow from what they are made of."""
+        self.asked.add(name)
+        found = self.sizes.get(name)
+        return found if found is not None else self._computed_size(name)
+
+    def _computed_size(self, name: str) -> int | None:
+        """The value of a symbol such as `2*seq + 1`, where its parts are known."""
+        if not re.fullmatch(r"[\w\s+*/()-]{1,80}", name) or not re.search(r"[+*/-]", name):
+            return None
+        own = {self.graph.batch: self.batch} if isinstance(self.graph.batch, str) else {}
+        known = {**own, **self.sizes}
+        self.asked.update(known.keys() & set(re.findall(r"\w+", name)))
+        return evaluated(name, known)
+
+    def check_sizes(self) -> None:
+        """Raise LatteError for a size that the user gives and that nothing in the model asks for."""
+        symbols = {size for each in self.graph.inputs for size in each.sizes if isinstance(size, str)}
+        for name in self.sizes:
+            if name not in self.asked | symbols:
+                raise unknown("dimension", name, sorted(self.asked | symbols))
+
+    def _given(self, each: Input) -> Tensor:
         sizes: list[int] = []
         for axis, size in enumerate(each.sizes):
-            is_batch = size == own if isinstance(size, str) else axis == 0 and size in (own, None)
-            if is_batch or (axis == 0 and not isinstance(size, int)):
+            if self._is_batch(axis, size):
                 sizes.append(self.batch)
             elif isinstance(size, int):
                 sizes.append(size)
             else:
-                raise LatteError(
-                    f"input `{each.name}` leaves its dimension {axis} open ({size or 'no name'})",
-                    hint="only the batch size may be open: export it with example inputs of the size wanted",
-                )
+                sizes.append(self.size_of(size or f"{each.name}[{axis}]") or 0)
         return Tensor(name=each.name, shape=checked_shape(tuple(sizes), f"input `{each.name}`"), element=each.element)
+
+    def steps(self, calls: Sequence[Call], constants: Mapping[str, Tensor]) -> None:
+        """Read operators in order, which may use more constants."""
+        self.tensors |= constants
+        if self.depth:
+            self.graph.uses.update(name for call in calls for name in call.reads)
+        for call in calls:
+            self.step(call)
 
     def step(self, call: Call) -> None:
         """Read one operator."""
         if call.kind == "Add" and self._bias_folded(call):
             return
-        blind = [name for name in call.inputs if name and name not in self.tensors]
+        count, tensors = len(self.nodes), dict(self.tensors) if self.allow_unknown and call.kind in FLOW else {}
         try:
-            if blind:
-                raise Unreadable(f"it reads `{blind[0]}`, whose shape is not known")
-            self._read(call)
+            self._enter(call)
         except Unreadable as exc:
             if not self.allow_unknown:
                 raise _unreadable(call, exc) from exc
+            del self.nodes[count:]
+            self.tensors = tensors or self.tensors
             self._let_pass(call)
+        except (_Named, Undecided):
+            raise
         except LatteError as exc:
-            raise LatteError(f"{_shown(call)}: {exc.message}", hint=exc.hint or DAMAGED) from exc
+            raise _Named(f"{_shown(call)}: {exc.message}", hint=exc.hint or DAMAGED) from exc
         except _MALFORMED as exc:
-            raise LatteError(f"{_shown(call)} is malformed: {str(exc)[:120]}", hint=DAMAGED) from exc
+            raise _Named(f"{_shown(call)} is malformed: {str(exc)[:120]}", hint=DAMAGED) from exc
+
+    def _enter(self, call: Call) -> None:
+        blind = [name for name in call.inputs if name and name not in self.tensors]
+        if blind:
+            raise Unreadable(f"it reads `{blind[0]}`, whose shape is not known")
+        function = self.graph.functions.get(call.kind if "." in call.kind else f".{call.kind}")
+        if function is not None:
+            function_called(self, call, function)
+        elif call.kind in FLOW:
+            FLOW[call.kind](self, call)
+        else:
+            self._read(call)
 
     def _read(self, call: Call) -> None:
-        reader = OPERATORS.get(call.kind)
-        if reader is None:
-            raise Unreadable("")
         op = Operation(
             kind=call.kind,
             name=call.name,
@@ -115,28 +217,36 @@ class _Walk:
             own=self.own_shapes.get(call.outputs[0]),
             own_batch=self.graph.batch if isinstance(self.graph.batch, int) else self.batch,
             batch=self.batch,
+            named_sizes=_Asked(self),
         )
-        reader(op)
+        _leave_layers(op)
+        inferred.complete(op, self.graph.uses)
         if call.kind in ("Reshape", "Expand"):
             self.reshaped[call.outputs[0]] = (op.input().shape, op.results[call.outputs[0]].shape)
         if call.kind not in MAKING and op.folds:
             self._keep_constants(op)
             return
-        constants = {tensor.name for tensor in op.given if tensor.constant}
-        if any(not constants.isdisjoint(node.inputs) for node in op.nodes):
-            raise Unreadable("it takes a constant where an activation is known")
         twice = self.tensors.keys() & op.results.keys()
         if twice:
             raise LatteError(f"`{min(twice)}` is written twice")
+        constants = {tensor.name for tensor in op.given if tensor.constant}
+        if any(not constants.isdisjoint(node.inputs) for node in op.nodes):
+            raise Unreadable("it takes a constant where an activation is known")
         self.tensors |= op.results
         self.nodes += op.nodes
 
     def _keep_constants(self, op: Operation) -> None:
         computed = any(tensor.computed for tensor in op.given)
+        evaluated = inferred.computed(op)
         for name, tensor in op.results.items():
             values = folded(op, tensor.shape) if name == op.outputs[0] else None
+            if values is None:
+                values = evaluated.get(name)
             origin = op.input().name if op.kind in KEEPS_ORIGIN else name
-            self.tensors[name] = replace(tensor, name=origin, constant=True, values=values, computed=computed)
+            shape = tensor.shape if values is None else values.shape
+            self.tensors[name] = replace(
+                tensor, name=origin, shape=shape, constant=True, values=values, computed=computed
+            )
 
     def _bias_folded(self, call: Call) -> bool:
         """Whether this addition of a vector is the bias of the linear layer before it, which then takes it over."""
@@ -183,19 +293,91 @@ class _Walk:
         return {name: checked_shape(shape, f"`{name}`") for name, shape in shapes.items() if shape and min(shape) > 0}
 
     def network(self, name: str, sha256: str) -> Network:
-        """What was read; raises LatteError where no layers were found."""
-        if not self.nodes:
-            raise LatteError(f"`{name}` holds no layers that depend on its inputs", hint=DAMAGED)
-        written = {node.output for node in self.nodes}
-        outputs = tuple(output for output in self.graph.outputs if output in written)
+        """What was read."""
+        written = {node.output for node in self.nodes} | {each.name for each in self.graph.inputs}
+        tensors = {output: self.tensors[output] for output in self.graph.outputs if output in self.tensors}
+        outputs = {output: tensor for output, tensor in tensors.items() if tensor.constant or output in written}
+        if not outputs and not self.nodes:
+            raise LatteError(f"`{name}` holds no layers that can be read", hint=DAMAGED)
         return Network(
             name=name,
             inputs=tuple((each.name, self.tensors[each.name].shape) for each in self.graph.inputs),
             nodes=tuple(self.nodes),
-            outputs=outputs or (self.nodes[-1].output,),
+            outputs=tuple(outputs) or tuple(node.output for node in self.nodes[-1:]),
             sha256=sha256,
             unknown=tuple(self.unknown),
+            constants=tuple((output, tensor.shape) for output, tensor in outputs.items() if tensor.constant),
+            notes=tuple(self.notes),
         )
+
+
+class _Named(LatteError):
+    """An error that names the operator it is about, the innermost one of functions and loops."""
+
+
+class _Asked(Mapping[str, int]):
+    """The sizes that the user gives, which remember what was asked for."""
+
+    def __init__(self, walk: _Walk) -> None:
+        self._walk = walk
+
+    def __getitem__(self, name: str) -> int:
+        found = self._walk.size_of(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._walk.sizes)
+
+    def __len__(self) -> int:
+        return len(self._walk.sizes)
+
+
+def _leave_layers(op: Operation) -> None:
+    """Let the operator's reader, or ONNX's inference where there is none or values are missing, leave its layers."""
+    reader = OPERATORS.get(op.kind)
+    empty = any(0 in tensor.shape for tensor in op.given if not tensor.constant)
+    try:
+        if reader is not None and not empty:
+            reader(op)
+            return
+    except NotConstant:
+        op.nodes.clear()
+        op.results.clear()
+    inferred.read(op)
+
+
+def evaluated(text: str, known: Mapping[str, int]) -> int | None:
+    """The value of a sum or product of names and numbers (+ - * //); None where it is another, or a name not known."""
+    try:
+        tree = ast.parse(text.replace("//", "/").replace("/", "//"), mode="eval")
+        return _term(tree.body, known)
+    except (SyntaxError, ValueError, KeyError, ArithmeticError, RecursionError):
+        return None
+
+
+def _term(node: ast.expr, known: Mapping[str, int]) -> int:
+    match node:
+        case ast.Constant(value=int() as number):
+            return number
+        case ast.Name(id=name):
+            return known[name]
+        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _ARITHMETIC:
+            return _ARITHMETIC[type(operator)](_term(left, known), _term(right, known))
+    raise ValueError("no simple expression")
+
+
+_ARITHMETIC: Mapping[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.FloorDiv: lambda a, b: a // b,
+}
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[\w.-]+", name) else f"'{name}'"
 
 
 def _shown(call: Call) -> str:
@@ -205,5 +387,5 @@ def _shown(call: Call) -> str:
 def _unreadable(call: Call, reason: Unreadable) -> LatteError:
     hint = "`--allow-unknown` reads the rest, and says what is missing"
     if reason.message:
-        return LatteError(f"{_shown(call)} cannot be read: {reason.message}", hint=hint)
-    return LatteError(f"operator `{call.kind[:60]}` of node `{call.name[:80]}` is not known", hint=hint)
+        return _Named(f"{_shown(call)} cannot be read: {reason.message}", hint=hint)
+    return _Named(f"operator `{call.kind[:60]}` of node `{call.name[:80]}` is not known", hint=hint)

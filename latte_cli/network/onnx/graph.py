@@ -2,23 +2,28 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from latte_cli.errors import LatteError
 from latte_cli.network.onnx.operation import Tensor, checked_shape, tensor_values
 
 DAMAGED = "is the file complete? export it again, or try `latte zoo export resnet18 resnet18.onnx`"
-KEEPS_ORIGIN = ("Identity", "Cast", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Flatten")
+KEEPS_ORIGIN = (
+    *("Identity", "Cast", "CastLike", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Flatten"),
+    *("DequantizeLinear", "QuantizeLinear"),
+)
 """Operators that leave a parameter what it is, in another shape."""
 
 _OWN_DOMAINS = ("", "ai.onnx")
+_MOST_NODES = 50_000
+_MOST_WEIGHTS = 100_000
 _TRAINED = (
-    *("Conv", "ConvTranspose", "Gemm", "MatMul", "PRelu"),
+    *("Conv", "ConvTranspose", "Gemm", "MatMul", "PRelu", "LSTM", "GRU", "RNN"),
     *("BatchNormalization", "LayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization"),
 )
 """Operators that take an activation first and parameters from there on."""
@@ -26,13 +31,23 @@ _TRAINED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """An operator as the file has it."""
+    """An operator as the file has it; `scope` says what the names in its subgraphs are called outside of them."""
 
     kind: str
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, AttributeProto]
+    scope: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def reads(self) -> tuple[str, ...]:
+        """Everything it reads: its inputs, and what its subgraphs take from outside."""
+        graphs = [found.g for found in self.attributes.values() if found.type == AttributeProto.GRAPH]
+        if not graphs:
+            return self.inputs
+        outer = dict.fromkeys(name for graph in graphs for name in _outer(graph))
+        return (*self.inputs, *(self.scope.get(name, name) for name in outer))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +69,12 @@ class Graph:
     constants: Mapping[str, Tensor]
     calls: tuple[Call, ...]
     outputs: tuple[str, ...]
+    functions: Mapping[str, FunctionProto] = field(default_factory=dict)
 
     @cached_property
     def uses(self) -> Counter[str]:
         """How often each tensor is read."""
-        return Counter(self.outputs) + Counter(name for call in self.calls for name in call.inputs)
+        return Counter(self.outputs) + Counter(name for call in self.calls for name in call.reads)
 
     @property
     def batch(self) -> int | str | None:
@@ -66,36 +82,59 @@ class Graph:
         return self.inputs[0].sizes[0] if self.inputs and self.inputs[0].sizes else None
 
 
-def parsed(content: bytes, name: str) -> Graph:
+def parsed(content: bytes | ModelProto, name: str) -> Graph:
     """The graph in an ONNX file's `content`; raises LatteError where it holds none that could run."""
-    try:
-        model = ModelProto.FromString(content)
-    except DecodeError as exc:
-        raise LatteError(f"`{name}` is not an ONNX model, or it is damaged", hint=DAMAGED) from exc
+    model = content if isinstance(content, ModelProto) else _model(content, name)
     graph = model.graph
     if not graph.node:
         raise LatteError(f"`{name}` is not an ONNX model with any layers", hint=DAMAGED)
     outputs = tuple(value.name for value in graph.output)
     if not outputs:
         raise LatteError(f"`{name}` names no outputs", hint=DAMAGED)
-    constants = _constants(graph)
-    calls = _ordered(_calls(graph), {*constants, *(value.name for value in graph.input)}, outputs)
+    for what, count, most in (
+        ("nodes", len(graph.node), _MOST_NODES),
+        ("weights", len(graph.initializer) + len(graph.input), _MOST_WEIGHTS),
+    ):
+        if count > most:
+            raise LatteError(f"`{name}` has {count} {what}; up to {most} are read", hint="is the file damaged?")
+    functions = {f"{function.domain}.{function.name}": function for function in model.functions}
+    stored = _stored(graph)
+    given = {*stored, *(value.name for value in graph.input)}
+    calls = ordered(calls_of(graph.node), given, outputs)
+    used = {*outputs, *(name for call in calls for name in call.reads)}
+    constants = {name: _constant(tensor) for name, tensor in stored.items() if name in used}
     opset = max((entry.version for entry in model.opset_import if entry.domain in _OWN_DOMAINS), default=1)
-    inputs, parameters = _inputs(graph, constants, calls, outputs)
+    inputs, parameters = _inputs(graph, stored, calls, outputs)
     return Graph(
-        model=model, opset=opset, inputs=inputs, constants=constants | parameters, calls=calls, outputs=outputs
+        model=model,
+        opset=opset,
+        inputs=inputs,
+        constants=constants | parameters,
+        calls=calls,
+        outputs=outputs,
+        functions=functions,
     )
 
 
-def _constants(graph: GraphProto) -> dict[str, Tensor]:
-    found = {tensor.name: _stored(tensor) for tensor in graph.initializer}
+def _model(content: bytes, name: str) -> ModelProto:
+    try:
+        return ModelProto.FromString(content)
+    except DecodeError as exc:
+        raise LatteError(f"`{name}` is not an ONNX model, or it is damaged", hint=DAMAGED) from exc
+
+
+def _stored(graph: GraphProto) -> dict[str, TensorProto | Tensor]:
+    """The initializers by name; of a sparse one only the shape is known."""
+    found: dict[str, TensorProto | Tensor] = {tensor.name: tensor for tensor in graph.initializer}
     for sparse in graph.sparse_initializer:
         shape = checked_shape(tuple(sparse.dims), f"`{sparse.values.name}`")
         found[sparse.values.name] = Tensor(name=sparse.values.name, shape=shape, constant=True)
     return found
 
 
-def _stored(tensor: TensorProto) -> Tensor:
+def _constant(tensor: TensorProto | Tensor) -> Tensor:
+    if isinstance(tensor, Tensor):
+        return tensor
     return Tensor(
         name=tensor.name,
         shape=checked_shape(tuple(tensor.dims), f"`{tensor.name}`"),
@@ -105,26 +144,67 @@ def _stored(tensor: TensorProto) -> Tensor:
     )
 
 
-def _calls(graph: GraphProto) -> list[Call]:
+def constants_of(graph: GraphProto, scope: Mapping[str, str]) -> dict[str, Tensor]:
+    """The initializers of a subgraph, by the names they have outside of it."""
+    return {scope.get(name, name): _constant(tensor) for name, tensor in _stored(graph).items()}
+
+
+def calls_of(
+    nodes: Iterable[NodeProto],
+    scope: Mapping[str, str] | None = None,
+    prefix: str = "",
+    bound: Mapping[str, AttributeProto] | None = None,
+) -> list[Call]:
+    """The operators of a graph, of a subgraph or of a function's body.
+
+    `scope` renames what they read and write, `prefix` stands before their names, and `bound` are the attributes that
+    a function's body refers to.
+    """
     names: Counter[str] = Counter()
-    calls = []
-    for node in graph.node:
-        domain = "" if node.domain in _OWN_DOMAINS else f"{node.domain}."
-        name = node.name or next(filter(None, node.output), node.op_type)
+    scope, calls = scope or {}, []
+    for node in nodes:
+        name = f"{prefix}{node.name or next(filter(None, node.output), node.op_type)}"
         names[name] += 1
         calls.append(
             Call(
-                kind=f"{domain}{node.op_type}",
+                kind=node.op_type if node.domain in _OWN_DOMAINS else f"{node.domain}.{node.op_type}",
                 name=name if names[name] == 1 else f"{name}#{names[name]}",
-                inputs=tuple(node.input),
-                outputs=tuple(node.output),
-                attributes={attribute.name: attribute for attribute in node.attribute},
+                inputs=tuple(scope.get(each, each) for each in node.input) if scope else tuple(node.input),
+                outputs=tuple(scope.get(each, each) for each in node.output) if scope else tuple(node.output),
+                attributes={one.name: one for one in _bound(node.attribute, bound)},
+                scope=scope,
             )
         )
     return calls
 
 
-def _ordered(calls: list[Call], given: set[str], outputs: Iterable[str]) -> tuple[Call, ...]:
+def _bound(
+    attributes: Iterable[AttributeProto], bound: Mapping[str, AttributeProto] | None
+) -> Iterator[AttributeProto]:
+    """The attributes, with what they refer to in place of references; a reference to nothing is left out."""
+    for attribute in attributes:
+        if not attribute.ref_attr_name:
+            yield attribute
+        elif bound and attribute.ref_attr_name in bound:
+            found = AttributeProto()
+            found.CopyFrom(bound[attribute.ref_attr_name])
+            found.name = attribute.name
+            yield found
+
+
+def _outer(graph: GraphProto) -> Iterator[str]:
+    """What a subgraph reads from outside."""
+    own = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    own.update(name for node in graph.node for name in node.output)
+    for node in graph.node:
+        yield from (name for name in node.input if name and name not in own)
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from (name for name in _outer(attribute.g) if name not in own)
+    yield from (value.name for value in graph.output if value.name not in own)
+
+
+def ordered(calls: Sequence[Call], given: set[str], outputs: Iterable[str]) -> tuple[Call, ...]:
     """The calls that `outputs` need, each after those it reads from, otherwise in the order of the file."""
     makers: dict[str, int] = {}
     for index, call in enumerate(calls):
@@ -136,9 +216,9 @@ def _ordered(calls: list[Call], given: set[str], outputs: Iterable[str]) -> tupl
     return tuple(calls[index] for index in _sorted(calls, makers, needed))
 
 
-def _sorted(calls: list[Call], makers: Mapping[str, int], needed: Iterable[int]) -> list[int]:
+def _sorted(calls: Sequence[Call], makers: Mapping[str, int], needed: Iterable[int]) -> list[int]:
     """The indices in `needed`, always taking the first in the file whose inputs are there (Kahn's algorithm)."""
-    waiting = {index: {makers[name] for name in calls[index].inputs if name in makers} for index in needed}
+    waiting = {index: {makers[name] for name in calls[index].reads if name in makers} for index in needed}
     readers: dict[int, list[int]] = {}
     for index, sources in waiting.items():
         for source in sources:
@@ -159,7 +239,7 @@ def _sorted(calls: list[Call], makers: Mapping[str, int], needed: Iterable[int])
     return ordered
 
 
-def _needed(calls: list[Call], makers: Mapping[str, int], given: set[str], outputs: Iterable[str]) -> set[int]:
+def _needed(calls: Sequence[Call], makers: Mapping[str, int], given: set[str], outputs: Iterable[str]) -> set[int]:
     needed: set[int] = set()
     wanted = [(name, "the graph") for name in outputs]
     while wanted:
@@ -170,17 +250,17 @@ def _needed(calls: list[Call], makers: Mapping[str, int], given: set[str], outpu
                 raise LatteError(f"nothing writes `{name}`, which {reader} reads", hint=DAMAGED)
         elif index not in needed:
             needed.add(index)
-            wanted += [(source, f"`{calls[index].name}`") for source in calls[index].inputs]
+            wanted += [(source, f"`{calls[index].name}`") for source in calls[index].reads]
     return needed
 
 
 def _inputs(
-    graph: GraphProto, constants: Mapping[str, Tensor], calls: tuple[Call, ...], outputs: tuple[str, ...]
+    graph: GraphProto, constants: Mapping[str, object], calls: tuple[Call, ...], outputs: tuple[str, ...]
 ) -> tuple[tuple[Input, ...], dict[str, Tensor]]:
     """The graph inputs that are used: activations, and those that stand only where parameters do."""
     values = {value.name: value for value in graph.input if value.name not in constants}
-    used = {name for call in calls for name in call.inputs} | set(outputs)
-    found = [_input(value) for name, value in values.items() if name in used]
+    used = {name for call in calls for name in call.reads} | set(outputs)
+    found = [_input(value) for name, value in values.items() if name in used and value.type.HasField("tensor_type")]
     trained = _parameter_names(found, calls, outputs)
     parameters = {each.name: _parameter(each) for each in found if each.name in trained}
     return tuple(each for each in found if each.name not in trained), parameters
@@ -188,15 +268,13 @@ def _inputs(
 
 def _input(value: ValueInfoProto) -> Input:
     kind = value.type.tensor_type
-    if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
+    if not kind.HasField("shape"):
         raise LatteError(f"input `{value.name}` is not a tensor with a shape", hint="export it with example inputs")
     sizes = tuple(
         dimension.dim_value if dimension.HasField("dim_value") else dimension.dim_param or None
         for dimension in kind.shape.dim
     )
     checked_shape(tuple(size for size in sizes if isinstance(size, int)), f"input `{value.name}`")
-    if 0 in sizes:
-        raise LatteError(f"input `{value.name}` has the empty shape {sizes}", hint="export it with example inputs")
     return Input(name=value.name, sizes=sizes, element=kind.elem_type)
 
 
@@ -207,6 +285,7 @@ def _parameter_names(found: list[Input], calls: tuple[Call, ...], outputs: tuple
     for call in reversed(calls):
         if call.kind in KEEPS_ORIGIN and not varying.intersection(call.outputs):
             continue
+        varying.update(call.reads[len(call.inputs) :])
         for index, name in enumerate(call.inputs):
             trained = index > 0 and call.kind in _TRAINED and (call.kind != "MatMul" or ranks.get(name, 0) <= 2)
             bias = call.kind in ("Add", "Mul") and ranks.get(name, 2) <= 1

@@ -26,6 +26,10 @@ class Unreadable(LatteError):
     """A form of an operator that is not known; `allow_unknown` lets it pass."""
 
 
+class NotConstant(Unreadable):
+    """A value that shapes depend on is not a constant."""
+
+
 class Undecided(LatteError):
     """A dimension that only the values of the model's inputs decide, and that nobody has named a size for."""
 
@@ -107,6 +111,18 @@ class Operation:
         return tuple(tensor for tensor in self.inputs if tensor is not None)
 
     @property
+    def constant_inputs(self) -> tuple[tuple[int, str], ...]:
+        """The constants among the inputs, each with its place."""
+        named = ((index, tensor) for index, tensor in enumerate(self.inputs))
+        return tuple((index, tensor.name) for index, tensor in named if tensor is not None and tensor.constant)
+
+    @property
+    def numbers(self) -> tuple[tuple[str, Value], ...]:
+        """All attributes that are numbers, texts or lists of numbers, by their names in ONNX."""
+        found = ((name, _plain(attribute)) for name, attribute in self.attributes.items())
+        return tuple((name, value) for name, value in found if value is not None)
+
+    @property
     def folds(self) -> bool:
         """Whether it computes a constant from constants."""
         return all(tensor.constant for tensor in self.given)
@@ -115,7 +131,7 @@ class Operation:
         """The constant at `index`, of `shape` if one is given; Unreadable for weights that are computed."""
         tensor = self.input(index)
         if not tensor.constant and not self.folds:
-            raise Unreadable(f"weights that are computed (`{tensor.name}`) are not known")
+            raise NotConstant(f"weights that are computed (`{tensor.name}`) are not known")
         if shape and tensor.shape != shape:
             raise LatteError(f"`{tensor.name}` has the shape {tensor.shape} where {shape} is wanted")
         return tensor
@@ -125,8 +141,10 @@ class Operation:
         tensor = self.optional(index)
         if tensor is None:
             return None
+        if tensor.values is None and 0 in tensor.shape:
+            return np.zeros(tensor.shape, np.int64)
         if tensor.values is None:
-            raise Unreadable(f"its input `{tensor.name}` is not a constant with known values")
+            raise NotConstant(f"its input `{tensor.name}` is not a constant with known values")
         return tensor.values
 
     def sizes(self, index: int, attribute: str = "") -> tuple[int, ...] | None:
@@ -217,18 +235,33 @@ class Operation:
         index: int = 0,
         parameters: tuple[Tensor, ...] = (),
         attributes: tuple[tuple[str, Value], ...] = (),
+        constants: tuple[tuple[int, str], ...] = (),
     ) -> Tensor:
         """Add the node that writes the output at `index`."""
         if index >= len(self.outputs) or not self.outputs[index]:
             raise LatteError(f"output {index} has no name")
         name = self.name if index == 0 else f"{self.name}/{index}"
-        return self._add(name, self.outputs[index], layer, inputs, parameters, attributes)
+        own = (attributes or self.numbers, constants or self._read_besides(parameters))
+        return self._add(name, self.outputs[index], layer, inputs, parameters, *own)
 
-    def step(self, label: str, layer: Layer, *inputs: Tensor, parameters: tuple[Tensor, ...] = ()) -> Tensor:
+    def step(
+        self,
+        label: str,
+        layer: Layer,
+        *inputs: Tensor,
+        parameters: tuple[Tensor, ...] = (),
+        attributes: tuple[tuple[str, Value], ...] = (),
+        constants: tuple[tuple[int, str], ...] = (),
+    ) -> Tensor:
         """Add a node on the way to the output; nothing for a view that keeps the shape."""
         if isinstance(layer, View) and layer.shape == layer.output:
             return inputs[0]
-        return self._add(f"{self.name}/{label}", f"{self.outputs[0]}/{label}", layer, inputs, parameters, ())
+        output = f"{next(filter(None, self.outputs))}/{label}"
+        return self._add(f"{self.name}/{label}", output, layer, inputs, parameters, attributes, constants)
+
+    def _read_besides(self, parameters: tuple[Tensor, ...]) -> tuple[tuple[int, str], ...]:
+        trained = {tensor.name for tensor in parameters}
+        return tuple((index, name) for index, name in self.constant_inputs if name not in trained)
 
     def _add(
         self,
@@ -238,6 +271,7 @@ class Operation:
         inputs: tuple[Tensor, ...],
         parameters: tuple[Tensor, ...],
         attributes: tuple[tuple[str, Value], ...],
+        constants: tuple[tuple[int, str], ...],
     ) -> Tensor:
         node = Node(
             name=name,
@@ -246,6 +280,7 @@ class Operation:
             output=output,
             parameters=tuple(tensor.name for tensor in parameters),
             attributes=attributes,
+            constants=constants,
         )
         self.nodes.append(node)
         element = inputs[0].element if inputs else TensorProto.FLOAT
@@ -278,6 +313,21 @@ Reader: TypeAlias = Callable[[Operation], object]
 def shortest(value: Any) -> float:
     """A single-precision number as the decimal that was meant: 0.9, not 0.8999999761581421."""
     return float(str(np.float32(value)))
+
+
+def _plain(attribute: AttributeProto) -> Value | None:
+    match attribute.type:
+        case AttributeProto.INT:
+            return int(attribute.i)
+        case AttributeProto.FLOAT:
+            return shortest(attribute.f)
+        case AttributeProto.STRING:
+            return str(attribute.s, "utf-8", "replace")
+        case AttributeProto.INTS:
+            return tuple(map(int, attribute.ints))
+        case AttributeProto.FLOATS:
+            return tuple(map(shortest, attribute.floats))
+    return None
 
 
 def np_element(values: Array) -> int:

@@ -1,10 +1,14 @@
 """ONNX operators that go over a tensor position by position: norms, activations, element-wise ones, reductions."""
 
+from dataclasses import replace
 from functools import partial
 from math import prod
 
+from onnx import TensorProto
+
 from latte_cli.errors import LatteError
-from latte_cli.layers import Activation, Copy, Dropout, Elementwise, Norm, Reduce, Softmax, View, broadcast
+from latte_cli.layers import Activation, Copy, Dropout, Elementwise, Norm, Other, Reduce, Softmax, View, broadcast
+from latte_cli.network import Value
 from latte_cli.network.onnx.operation import Operation, Reader, Tensor, shortest
 
 
@@ -51,6 +55,12 @@ def _local_response_norm(op: Operation) -> object:
     return op.result(layer, x, attributes=attributes)
 
 
+def _mean_variance(op: Operation) -> object:
+    """(x - mean) / deviation over `axes`: an instance norm without weights, where they are all but the channels."""
+    x = op.input()
+    return op.result(Other(operation="mean_variance_normalization", shapes=(x.shape,), output=x.shape), x)
+
+
 def _lp_norm(op: Operation) -> object:
     x = op.input()
     axis = op.axis(op.integer("axis", -1), len(x.shape))
@@ -81,6 +91,7 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
             *("Asinh", "Acosh", "Atanh", "Not", "IsNaN", "IsInf"),
         )
     },
+    "BitwiseNot": ("bitwise_not", {}),
 }
 """Operators with one activation for input: the activation's name, and the attributes that change what it computes."""
 
@@ -88,8 +99,29 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
 def _activation(op: Operation) -> object:
     x = op.input()
     function, known = _ACTIVATIONS[op.kind]
-    attributes = tuple((name, op.real(name, value)) for name, value in known.items())
+    attributes: tuple[tuple[str, Value], ...] = tuple((name, op.real(name, value)) for name, value in known.items())
+    attributes += tuple((name, value) for name, value in op.numbers if name not in known)
     return op.result(Activation(function=function, shape=x.shape), x, attributes=attributes)
+
+
+def _quantized(op: Operation, function: str) -> object:
+    """Both directions of a QDQ pair go over the tensor once; scales and zero points are constants beside it."""
+    x = op.input()
+    if any(not tensor.constant for tensor in op.given[1:]) and not x.constant:
+        layer = Other(operation=function, shapes=tuple(t.shape for t in op.given if not t.constant), output=x.shape)
+        y = op.result(layer, *(tensor for tensor in op.given if not tensor.constant))
+    else:
+        y = op.result(Activation(function=function, shape=x.shape), x)
+    zero = op.optional(2)
+    own = zero.element if zero is not None else op.integer("output_dtype") or TensorProto.UINT8
+    element = own if function == "quantize_linear" else op.integer("output_dtype") or op.input(1).element
+    op.results[y.name] = replace(y, element=element)
+    return y
+
+
+def _hardmax(op: Operation) -> object:
+    x = op.input()
+    return op.result(Activation(function="hardmax", shape=x.shape), x)
 
 
 def _clip(op: Operation) -> object:
@@ -139,7 +171,7 @@ def combined(op: Operation, operation: str, inputs: tuple[Tensor, ...]) -> Tenso
     if len(inputs) == 1:
         return op.view(varying[0], output)
     values = [shortest(t.values.ravel()[0]) for t in inputs if t.values is not None and t.values.size == 1]
-    attributes: tuple[tuple[str, float], ...] = (("value", values[0]),) if len(values) == 1 == len(inputs) - 1 else ()
+    attributes: tuple[tuple[str, Value], ...] = (("value", values[0]),) if len(values) == 1 == len(inputs) - 1 else ()
     if inputs[0].constant:
         attributes += (("reversed", 1.0),)
     layer = Activation(function=f"{operation}_constant", shape=output)
@@ -184,6 +216,10 @@ _ELEMENTWISE = {
     "And": "and",
     "Or": "or",
     "Xor": "xor",
+    "BitwiseAnd": "bitwise_and",
+    "BitwiseOr": "bitwise_or",
+    "BitwiseXor": "bitwise_xor",
+    "BitShift": "bit_shift",
 }
 """Operators that combine tensors element by element."""
 
@@ -202,6 +238,10 @@ _REDUCING = {
 """Operators that reduce dimensions."""
 
 READERS: dict[str, Reader] = {
+    "QuantizeLinear": partial(_quantized, function="quantize_linear"),
+    "DequantizeLinear": partial(_quantized, function="dequantize_linear"),
+    "Hardmax": _hardmax,
+    "MeanVarianceNormalization": _mean_variance,
     "BatchNormalization": _batch_norm,
     "LayerNormalization": partial(_row_norm, function="layer"),
     "RMSNormalization": partial(_row_norm, function="rms"),

@@ -4,7 +4,7 @@ from math import prod
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Copy, Linear, MatMul, Shape, View, broadcast
-from latte_cli.network.onnx.operation import Operation, Reader, Tensor, Unreadable
+from latte_cli.network.onnx.operation import NotConstant, Operation, Reader, Tensor
 from latte_cli.network.onnx.pointwise import combined
 
 
@@ -92,7 +92,7 @@ def _matmul(op: Operation) -> object:
         _check_inner(a.shape, b.shape[-2], b.shape)
         return _linear(op, a, b, (), b.shape[-1])
     if len(a.shape) < 2 or len(b.shape) < 2:
-        raise Unreadable("a product with a vector is not known")
+        return _with_vectors(op, a, b)
     _check_inner(a.shape, b.shape[-2], b.shape)
     if a.constant and prod(a.shape) == prod(a.shape[-2:]):  # W x = (xᵀ Wᵀ)ᵀ
         rows = _rows(op, _flip(op, b, "transposed"))
@@ -101,9 +101,79 @@ def _matmul(op: Operation) -> object:
         folded = (*b.shape[:-2], b.shape[-1], a.shape[-2])
         return _flip(op, op.step("unflattened", View(shape=y.shape, output=folded), y), "", result=True)
     if (a.constant or b.constant) and not op.folds:
-        raise Unreadable("a product with a batch of weights is not known")
+        raise NotConstant("a product with a batch of weights is not known")
     return _product(op, a, b, result=True)
 
 
-READERS: dict[str, Reader] = {"Gemm": _gemm, "MatMul": _matmul}
+def _with_vectors(op: Operation, a: Tensor, b: Tensor) -> object:
+    """A vector on the left is a matrix of one row, on the right of one column; that dimension is dropped again."""
+    if a.constant or b.constant:
+        raise NotConstant("a product of a vector and a constant is not known")
+    row, column = len(a.shape) == 1, len(b.shape) == 1
+    inner = b.shape[-1] if column else b.shape[-2]
+    _check_inner(a.shape, inner, b.shape)
+    if row:
+        a = op.step("row", View(shape=a.shape, output=(1, *a.shape)), a)
+    if column:
+        b = op.step("column", View(shape=b.shape, output=(*b.shape, 1)), b)
+    y = _product(op, a, b, result=False)
+    shape = y.shape[:-1] if column else y.shape
+    if row:
+        shape = (*shape[: -1 if column else -2], *(() if column else shape[-1:]))
+    return op.view(y, shape)
+
+
+def _einsum(op: Operation) -> object:
+    """A product of two activations or of one and a matrix of weights; other equations are left to ONNX's inference."""
+    equation = op.text("equation").replace(" ", "")
+    ins, arrow, out = equation.partition("->")
+    terms = ins.split(",")
+    plain = arrow and len(terms) == 2 == len(op.given) and "." not in equation and not op.folds
+    if not plain or any(len(set(term)) != len(term) for term in (*terms, out)):
+        raise NotConstant("")
+    a, b = op.given
+    if any(len(term) != len(tensor.shape) for term, tensor in zip(terms, (a, b), strict=True)):
+        raise LatteError(f"`{equation[:40]}` does not fit {a.shape} and {b.shape}")
+    sizes = dict(zip("".join(terms), (*a.shape, *b.shape), strict=True))
+    if any(sizes[label] != size for label, size in zip("".join(terms), (*a.shape, *b.shape), strict=True)):
+        raise LatteError(f"`{equation[:40]}` does not fit {a.shape} and {b.shape}")
+    first, second = terms
+    batch = [label for label in first if label in second and label in out]
+    inner = [label for label in first if label in second and label not in out]
+    rows = [label for label in first if label not in second]
+    columns = [label for label in second if label not in first]
+    if set(out) != {*batch, *rows, *columns} or a.constant or (b.constant and batch):
+        raise NotConstant("")
+    left = _arranged(op, a, first, [batch, rows, inner], sizes, "a")
+    if b.constant:
+        flat = prod(sizes[label] for label in rows)
+        layer = Linear(rows=flat, in_features=left.shape[-1], out_features=prod(b.shape) // left.shape[-1], bias=False)
+        x = op.step("rows", View(shape=left.shape, output=layer.input_shapes[0]), left)
+        y = op.step("linear", layer, x, parameters=(b,))
+    else:
+        right = _arranged(op, b, second, [batch, inner, columns], sizes, "b")
+        product = MatMul(batch=left.shape[0], m=left.shape[1], k=left.shape[2], n=right.shape[2])
+        y = op.step("product", product, left, right)
+    order = [*batch, *rows, *columns]
+    whole = op.step("unflattened", View(shape=y.shape, output=tuple(sizes[label] for label in order)), y)
+    turned = tuple(order.index(label) for label in out)
+    if turned == tuple(range(len(turned))):
+        return op.view(whole, whole.shape)
+    output = tuple(sizes[label] for label in out)
+    return op.result(Copy(operation="transpose", shape=whole.shape, output=output, order=turned), whole)
+
+
+def _arranged(
+    op: Operation, x: Tensor, labels: str, groups: list[list[str]], sizes: dict[str, int], name: str
+) -> Tensor:
+    """`x` with its dimensions in the order of `groups`, each group as one dimension."""
+    order = tuple(labels.index(label) for group in groups for label in group)
+    if order != tuple(range(len(order))):
+        output = tuple(x.shape[axis] for axis in order)
+        x = op.step(f"{name}_order", Copy(operation="transpose", shape=x.shape, output=output, order=order), x)
+    flat = tuple(prod(sizes[label] for label in group) for group in groups)
+    return op.step(f"{name}_flat", View(shape=x.shape, output=flat), x)
+
+
+READERS: dict[str, Reader] = {"Gemm": _gemm, "MatMul": _matmul, "Einsum": _einsum}
 """Operators by name, each with what turns it into layers."""

@@ -1,6 +1,7 @@
 """ONNX operators that rearrange tensors or compute with their shapes, and the folding of constants."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Concat, Copy, Shape, broadcast, scaled_reshape
+from latte_cli.layers import Concat, Copy, Embedding, Other, Shape, View, broadcast, scaled_reshape
+from latte_cli.network import Value
 from latte_cli.network.onnx.operation import (
     FOLDED_ELEMENTS,
     NO_NUMBERS,
@@ -20,6 +22,9 @@ from latte_cli.network.onnx.operation import (
     checked_shape,
     tensor_values,
 )
+
+_FEW_INDICES = 1024
+"""So many indices of a gather are kept with its node."""
 
 
 def _constant(op: Operation) -> object:
@@ -74,13 +79,25 @@ def _same(op: Operation) -> object:
 
 
 def _cast(op: Operation) -> object:
-    x, element = op.input(), op.integer("to", TensorProto.FLOAT)
+    return _cast_to(op, op.integer("to", TensorProto.FLOAT))
+
+
+def _cast_like(op: Operation) -> object:
+    return _cast_to(op, op.input(1).element)
+
+
+def _cast_to(op: Operation, element: int) -> object:
+    x = op.input()
     if element not in TensorProto.DataType.values() or element in NO_NUMBERS:
         raise Unreadable(f"a cast to element type {element} is not known")
-    if element == x.element:
+    if x.constant:
+        values = None if x.values is None else x.values.astype(helper.tensor_dtype_to_np_dtype(element))
+        y = op.constant(x.shape, values)
+    elif element == x.element:
         return op.view(x, x.shape)
-    y = op.result(Copy(operation="cast", shape=x.shape, output=x.shape), x)
-    op.results[y.name] = Tensor(name=y.name, shape=y.shape, element=element)
+    else:
+        y = op.result(Copy(operation="cast", shape=x.shape, output=x.shape), x, attributes=(("to", element),))
+    op.results[y.name] = replace(y, element=element)
     return y
 
 
@@ -147,13 +164,21 @@ def _transpose(op: Operation) -> object:
     return op.result(Copy(operation="transpose", shape=x.shape, output=output, order=order), x)
 
 
-def _copied(op: Operation, operation: str, output: Shape, x: Tensor | None = None) -> Tensor:
-    """The output as a copy of `x`, or as a view where the copy would change nothing."""
+def _copied(
+    op: Operation,
+    operation: str,
+    output: Shape,
+    x: Tensor | None = None,
+    attributes: tuple[tuple[str, Value], ...] = (),
+    *,
+    moves: bool = False,
+) -> Tensor:
+    """The output as a copy of `x`, or as a view where the copy would change nothing (unless it `moves` elements)."""
     x = x or op.input()
     output = checked_shape(output, "the result")
-    if output == x.shape or op.folds:
+    if (output == x.shape and not moves) or op.folds:
         return op.view(x, output)
-    return op.result(Copy(operation=operation, shape=x.shape, output=output), x)
+    return op.result(Copy(operation=operation, shape=x.shape, output=output), x, attributes=attributes)
 
 
 def _slices(op: Operation) -> tuple[slice, ...]:
@@ -172,21 +197,50 @@ def _slices(op: Operation) -> tuple[slice, ...]:
 
 def _slice(op: Operation) -> object:
     shape = op.input().shape
-    cuts = zip(_slices(op), shape, strict=True)
-    return _copied(op, "slice", tuple(len(range(*cut.indices(size))) for cut, size in cuts))
+    found = [cut.indices(size) for cut, size in zip(_slices(op), shape, strict=True)]
+    starts, ends, steps = zip(*found, strict=True) if found else ((), (), ())
+    attributes = (("starts", starts), ("ends", ends), ("steps", steps))
+    turned = any(step < 0 for step in steps)
+    return _copied(op, "slice", tuple(len(range(*cut)) for cut in found), attributes=attributes, moves=turned)
 
 
 def _gather(op: Operation) -> object:
     x, indices = op.input(), op.input(1)
     axis = op.axis(op.integer("axis"), len(x.shape))
     if x.constant and not indices.constant:
-        raise Unreadable("a look-up in a table of weights (an embedding) is not known")
+        return _embedding(op, x, indices, axis)
     taken = (*x.shape[:axis], prod(indices.shape), *x.shape[axis + 1 :])
     output = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    attributes: tuple[tuple[str, Value], ...] = (("axis", axis),)
+    if indices.constant and indices.values is not None and indices.values.size <= _FEW_INDICES:
+        attributes += (("indices", tuple(int(index) for index in indices.values.ravel())),)
+    if op.folds:
+        return op.constant(output)
+    inputs = (x,) if indices.constant else (x, indices)
+    if len(inputs) > 1:
+        layer = Other(operation="gather", shapes=tuple(tensor.shape for tensor in inputs), output=output)
+        return op.result(layer, *inputs, attributes=attributes)
+    constants = op.constant_inputs
     if taken == output:
-        return _copied(op, "gather", output)
-    y = op.step("gather", Copy(operation="gather", shape=x.shape, output=taken), x)
+        return op.result(Copy(operation="gather", shape=x.shape, output=output), x, attributes=attributes)
+    copy = Copy(operation="gather", shape=x.shape, output=taken)
+    y = op.step("gather", copy, x, attributes=attributes, constants=constants)
     return op.view(y, output)
+
+
+def _embedding(op: Operation, table: Tensor, indices: Tensor, axis: int) -> object:
+    """A look-up in a table of weights; of another axis or rank it is none that is trained so."""
+    if axis or len(table.shape) != 2 or op.folds:
+        output = (*table.shape[:axis], *indices.shape, *table.shape[axis + 1 :])
+        other = Other(operation="gather", shapes=(indices.shape,), output=output)
+        return op.result(other, indices, attributes=(("axis", axis),))
+    rows = op.step("rows", View(shape=indices.shape, output=(prod(indices.shape),)), indices)
+    layer = Embedding(rows=rows.shape[0], entries=table.shape[0], width=table.shape[1])
+    shape = (*indices.shape, table.shape[1])
+    if shape == layer.output_shape:
+        return op.result(layer, rows, parameters=(table,))
+    y = op.step("look_up", layer, rows, parameters=(table,))
+    return op.view(y, shape)
 
 
 def _split(op: Operation) -> object:
@@ -199,10 +253,13 @@ def _split(op: Operation) -> object:
     sizes = op.sizes(1, "split") or (part,) * (count - 1) + (x.shape[axis] - part * (count - 1),)
     if sum(sizes) != x.shape[axis] or len(sizes) < len(op.outputs):
         raise LatteError(f"parts of {sizes[:8]} are not the whole of {x.shape[axis]}")
+    start = 0
     for index, size in enumerate(sizes[: len(op.outputs)]):
         output = (*x.shape[:axis], size, *x.shape[axis + 1 :])
         if op.outputs[index]:
-            op.result(Copy(operation="split", shape=x.shape, output=output), x, index=index)
+            place = (("axis", axis), ("start", start))
+            op.result(Copy(operation="split", shape=x.shape, output=output), x, index=index, attributes=place)
+        start += size
     return None
 
 
@@ -212,16 +269,21 @@ def _pad(op: Operation) -> object:
     axes = op.sizes(3) or tuple(range(len(x.shape)))
     if len(pads) != 2 * len(axes):
         raise LatteError(f"it has {len(pads)} pads for {len(axes)} dimensions")
-    output = list(x.shape)
-    for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
-        output[op.axis(axis, len(output))] += before + after
-    return _copied(op, "pad", tuple(output))
+    before, after = [0] * len(x.shape), [0] * len(x.shape)
+    for axis, first, last in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        before[op.axis(axis, len(before))], after[op.axis(axis, len(before))] = first, last
+    output = tuple(map(sum, zip(x.shape, before, after, strict=True)))
+    value = op.scalar(2, "value") or 0.0
+    ends = (("before", tuple(before)), ("after", tuple(after)))
+    mode = (("mode", op.text("mode", "constant")), ("value", value))
+    return _copied(op, "pad", output, attributes=(*ends, *mode), moves=any((*before, *after)))
 
 
 def _tile(op: Operation) -> object:
     x = op.input()
     repeats = op.sizes(1) or ()
-    return _copied(op, "tile", tuple(size * times for size, times in zip(x.shape, repeats, strict=True)))
+    output = tuple(size * times for size, times in zip(x.shape, repeats, strict=True))
+    return _copied(op, "tile", output, attributes=(("repeats", repeats),))
 
 
 def _expand(op: Operation) -> object:
@@ -248,24 +310,37 @@ def _concat(op: Operation) -> object:
     first = varying[0]
     if len(varying) > 1:
         first = op.step("concat", Concat(shapes=tuple(tensor.shape for tensor in varying), axis=axis), *varying)
-    return _copied(op, "pad", whole.output_shape, first)
+    kept = tuple(place for place, tensor in enumerate(inputs) if not tensor.constant)
+    sizes = tuple(tensor.shape[axis] for tensor in inputs)
+    beside = (("axis", axis), ("sizes", sizes), ("varying", kept))
+    return _copied(op, "concat_constants", whole.output_shape, first, beside)
 
 
 def _resize(op: Operation) -> object:
     """Output sizes are given, or floor(size · scale)."""
     x = op.input()
-    if op.text("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise Unreadable("a size that depends on the aspect ratio is not known")
     axes = op.integers("axes") or tuple(range(len(x.shape)))
     sizes = op.sizes(3) if op.optional(3) is not None else None
-    if sizes is None:
+    if sizes is not None:
+        sizes = _of_one_scale(op, [x.shape[op.axis(axis, len(x.shape))] for axis in axes], sizes)
+    else:
         scales = op.reals("scales") if "scales" in op.attributes else _scales(op)
         pairs = zip(axes, scales or (), strict=True)
         sizes = tuple(int(x.shape[op.axis(axis, len(x.shape))] * scale) for axis, scale in pairs)
     output = list(x.shape)
     for axis, size in zip(axes, sizes, strict=True):
         output[op.axis(axis, len(output))] = size
-    return _copied(op, "resize", (x.shape[0], *output[1:]))
+    return _copied(op, "resize", (x.shape[0], *output[1:]), attributes=op.numbers)
+
+
+def _of_one_scale(op: Operation, before: Sequence[int], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes wanted, or with an aspect ratio to keep those that one scale, the least or largest of them, gives."""
+    policy = op.text("keep_aspect_ratio_policy", "stretch")
+    if policy == "stretch" or not all(before):
+        return sizes
+    scales = [size / old for size, old in zip(sizes, before, strict=True)]
+    scale = min(scales) if policy == "not_larger" else max(scales)
+    return tuple(int(old * scale + 0.5) for old in before)
 
 
 def _scales(op: Operation) -> tuple[float, ...]:
@@ -273,21 +348,34 @@ def _scales(op: Operation) -> tuple[float, ...]:
     return () if values is None else tuple(float(value) for value in values.ravel())
 
 
+def _moved(op: Operation, operation: str, output: Shape) -> Tensor:
+    return _copied(op, operation, output, attributes=op.numbers, moves=True)
+
+
+def _trilu(op: Operation) -> object:
+    k = op.scalar(1) if op.optional(1) is not None else 0.0
+    attributes: tuple[tuple[str, Value], ...] = (("upper", op.integer("upper", 1)),)
+    attributes += () if k is None else (("k", k),)
+    return _copied(op, "trilu", op.input().shape, attributes=attributes, moves=True)
+
+
 def _depth_to_space(op: Operation) -> object:
     batch, channels, height, width = op.input().shape
     block = max(1, op.integer("blocksize", 1))
-    return _copied(op, "depth_to_space", (batch, channels // block**2, height * block, width * block))
+    return _moved(op, "depth_to_space", (batch, channels // block**2, height * block, width * block))
 
 
 def _space_to_depth(op: Operation) -> object:
     batch, channels, height, width = op.input().shape
     block = max(1, op.integer("blocksize", 1))
-    return _copied(op, "space_to_depth", (batch, channels * block**2, height // block, width // block))
+    return _moved(op, "space_to_depth", (batch, channels * block**2, height // block, width // block))
 
 
 READERS: dict[str, Reader] = {
     "Identity": _same,
     "Cast": _cast,
+    "CastLike": _cast_like,
+    "Trilu": _trilu,
     "Reshape": _reshape,
     "Flatten": _flatten,
     "Squeeze": _squeeze,
@@ -387,6 +475,7 @@ def _folded(op: Operation, arrays: list[Array], shape: Shape) -> Array | None:
             return first.transpose(_order(op))
         case "Expand":
             return np.broadcast_to(first, shape)
-        case "Cast":
-            return first.astype(helper.tensor_dtype_to_np_dtype(op.integer("to", TensorProto.FLOAT)))
+        case "Cast" | "CastLike":
+            element = op.integer("to", TensorProto.FLOAT) if op.kind == "Cast" else op.input(1).element
+            return first.astype(helper.tensor_dtype_to_np_dtype(element))
     return None

@@ -1,0 +1,126 @@
+"""The ONNX reader on ONNX's own backend cases: shapes as recorded, sizes named that values decide, or a refusal."""
+
+import re
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from latte_cli.errors import LatteError
+from latte_cli.network.onnx import read
+from latte_cli.network.onnx.operation import Undecided
+
+DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+MOST_REFUSED = 0.05
+FOLDERS = {"node": 1500, "simple": 5, "light": 9, "pytorch-converted": 80, "pytorch-operator": 34}
+"""The kinds of cases, and how many of each are read at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model and the shapes of its outputs as they were recorded; None for what is no tensor."""
+
+    folder: str
+    name: str
+    model: ModelProto
+    shapes: tuple[tuple[int, ...] | None, ...]
+
+    @property
+    def floating(self) -> bool:
+        """Whether all its inputs and outputs are tensors of floating-point numbers."""
+        kinds = [value.type for value in (*self.model.graph.input, *self.model.graph.output)]
+        return all(kind.HasField("tensor_type") and kind.tensor_type.elem_type in FLOATS for kind in kinds)
+
+
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    if isinstance(value, TensorProto):
+        return tuple(value.dims)
+    return tuple(np.shape(value)) if isinstance(value, np.ndarray | np.generic | float | int) else None
+
+
+def node_cases() -> Iterator[Case]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from onnx.backend.test.case.node import collect_testcases
+
+        found = collect_testcases(None)
+    for case in found:
+        shapes = tuple(shape_of(value) for value in case.data_sets[0][1])
+        yield Case(folder="node", name=case.name, model=case.model, shapes=shapes)
+
+
+def stored_cases() -> Iterator[Case]:
+    for path in sorted(DATA.glob("*/*/model.onnx")):
+        model, folder = onnx.load(path), path.parent
+        outputs = [folder / "test_data_set_0" / f"output_{at}.pb" for at in range(len(model.graph.output))]
+        shapes = tuple(
+            recorded(file) if value.type.HasField("tensor_type") else None
+            for file, value in zip(outputs, model.graph.output, strict=True)
+        )
+        yield Case(folder=path.parts[-3], name=folder.name, model=model, shapes=shapes)
+    for path in sorted((DATA / "light").glob("light_*.onnx")):
+        shape = recorded(path.with_name(f"{path.stem}_output_0.pb"))
+        yield Case(folder="light", name=path.stem, model=onnx.load(path), shapes=(shape,))
+
+
+def recorded(file: Path) -> tuple[int, ...]:
+    return tuple(numpy_helper.to_array(TensorProto.FromString(file.read_bytes())).shape)
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return [*node_cases(), *stored_cases()]
+
+
+def outcome(case: Case) -> str:
+    """`equal`, `named` (dimensions that only values decide), `refused`, or what went wrong."""
+    outputs = dict(zip((value.name for value in case.model.graph.output), case.shapes, strict=True))
+    sizes: dict[str, int] = {}
+    while True:
+        try:
+            found = read(
+                case.model.SerializeToString(), name="m", sha256="", batch_size=None, allow_unknown=False, sizes=sizes
+            )
+        except Undecided as error:
+            wanted = re.findall(r"`(.+?)\[(\d+)\]`", error.message)
+            known = {f"{name}[{at}]": shape[int(at)] for name, at in wanted if (shape := outputs.get(name)) is not None}
+            if not known or known.keys() <= sizes.keys():  # a size inside the model, which is not recorded
+                return "named" if wanted or ".trips=" in str(error.hint) else f"unnamed: {error.message}"
+            sizes |= known
+            continue
+        except LatteError as error:
+            named = re.search(r"`[\w.]+` node `|^operator `[\w.]+`", error.message)
+            return "refused" if named and error.hint else f"refused without a name: {error.message}"
+        wrong = {
+            name: found.shapes.get(name)
+            for name, shape in outputs.items()
+            if shape is not None and found.shapes.get(name) != shape
+        }
+        return f"wrong: {wrong}" if wrong else ("named" if sizes else "equal")
+
+
+def test_each_case_has_the_recorded_shapes_or_says_why_not(
+    cases: list[Case], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [(case, outcome(case)) for case in cases]
+    counts = Counter((case.folder, ending) for case, ending in found)
+    wrong = [f"{case.name}: {ending}" for case, ending in found if ending not in ("equal", "named", "refused")]
+    assert not wrong, "\n".join(wrong)
+    with capsys.disabled():
+        for folder in FOLDERS:
+            told = ", ".join(f"{counts[folder, ending]} {ending}" for ending in ("equal", "named", "refused"))
+            sys.stdout.write(f"\n{folder}: {told}")
+    for folder, least in FOLDERS.items():
+        assert counts[folder, "equal"] + counts[folder, "named"] >= least, folder
+    floating = [ending for case, ending in found if case.floating]
+    assert floating.count("refused") <= MOST_REFUSED * len(floating)
+    assert len(floating) > 800
