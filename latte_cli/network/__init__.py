@@ -1,12 +1,13 @@
 """Networks: what a model file becomes, a graph of layers with every size known."""
 
 import mmap
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Optimizer, Shape, SoftmaxCrossEntropy
@@ -103,25 +104,34 @@ class Network:
 
 
 def load(
-    path: Path | str,
+    model: Any,
+    example: Any = None,
     *,
     batch_size: int | None = None,
     sizes: Mapping[str, int] | None = None,
     allow_unknown: bool = False,
 ) -> Network:
-    """Read the model file at `path` with the batch size wanted (default: the file's own, or 1 where it is open).
+    """Read a model file, or a live torch module together with an `example` of what it is called with.
 
-    `sizes` are those of other dimensions that the file leaves open, by name. Its weights are not read. Raises
-    LatteError for a file that is missing, damaged, of another format, or holds an operator that is not known (unless
-    `allow_unknown`, when the network names it in `unknown`).
+    A file is an ONNX model or a program of `torch.export` (`.pt2`), told apart by what it holds. `batch_size` is the
+    one wanted (default: the file's own, or 1 where it is open), `sizes` are those of other dimensions that are left
+    open, by name. Weights are not read. Raises LatteError for a file that is missing, damaged, or of another format,
+    and for an operator that is not known (unless `allow_unknown`, when the network names it in `unknown`).
     """
+    from latte_cli.network import torch_program
     from latte_cli.network.onnx import read, stripped
 
-    path = Path(path)
-    content = _content(path)
+    if isinstance(model, str | os.PathLike):
+        path = Path(model)
+        content, name = _content(path), path.stem
+    else:
+        content, name = torch_program.exported(model, example), type(model).__name__
+    if torch_program.is_pickle(content):
+        raise torch_program.pickled(name)
+    program = torch_program.is_archive(content)
     return read(
-        content,
-        name=path.stem,
+        torch_program.model(content, name) if program else content,
+        name=name,
         sha256=stripped.digest(content),
         batch_size=batch_size,
         allow_unknown=allow_unknown,

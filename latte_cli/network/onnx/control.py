@@ -13,7 +13,7 @@ from latte_cli.network import Node
 from latte_cli.network.onnx.graph import DAMAGED, Call, calls_of, constants_of, ordered
 from latte_cli.network.onnx.operation import FOLDED_ELEMENTS, Array, Tensor, Undecided, Unreadable
 
-MOST_CALLS = 50_000
+MOST_CALLS = 20_000
 """Operators that functions and loops may become, all in all."""
 
 _DEEPEST = 60
@@ -254,11 +254,10 @@ def _run(walk: Walk, calls: Sequence[Call], constants: Mapping[str, Tensor], out
             f"its functions and loops become more than {MOST_CALLS} operators, or lie {_DEEPEST} deep",
             hint="export a model with fewer trips",
         )
-    given = {*walk.tensors, *constants}
-    outside = {name for call in calls for name in call.reads} | set(outputs)
+    outside = {name for call in calls for name in call.reads} | {*constants, *outputs}
     made = {name for call in calls for name in call.outputs}
     walk.depth += 1
-    walk.steps(ordered(calls, (given | outside) - made, outputs), constants)
+    walk.steps(ordered(calls, outside - made, outputs), constants)
     walk.depth -= 1
 
 

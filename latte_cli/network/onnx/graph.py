@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -93,10 +94,11 @@ def parsed(content: bytes | ModelProto, name: str) -> Graph:
         raise LatteError(f"`{name}` names no outputs", hint=DAMAGED)
     for what, count, most in (
         ("nodes", len(graph.node), _MOST_NODES),
+        ("nodes in subgraphs", sum(1 for _ in islice(_nested(graph), _MOST_NODES + 1)), _MOST_NODES),
         ("weights", len(graph.initializer) + len(graph.input), _MOST_WEIGHTS),
     ):
         if count > most:
-            raise LatteError(f"`{name}` has {count} {what}; up to {most} are read", hint="is the file damaged?")
+            raise LatteError(f"`{name}` has more than {most} {what}, which are not read", hint="is the file damaged?")
     functions = {f"{function.domain}.{function.name}": function for function in model.functions}
     stored = _stored(graph)
     given = {*stored, *(value.name for value in graph.input)}
@@ -190,6 +192,15 @@ def _bound(
             found.CopyFrom(bound[attribute.ref_attr_name])
             found.name = attribute.name
             yield found
+
+
+def _nested(graph: GraphProto) -> Iterator[NodeProto]:
+    """The nodes inside of a graph's subgraphs."""
+    for node in graph.node[: _MOST_NODES + 1]:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from attribute.g.node
+                yield from _nested(attribute.g)
 
 
 def _outer(graph: GraphProto) -> Iterator[str]:

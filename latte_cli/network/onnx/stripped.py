@@ -10,6 +10,7 @@ LARGE_BYTES = 2**20
 """Weights of up to so many bytes are kept whole."""
 
 _GRAPH, _INITIALIZER = 7, 5
+_MOST_FIELDS = 250_000
 _DATA = frozenset((4, 5, 6, 7, 9, 10, 11))  # TensorProto's float, int32, string, int64, raw, double, uint64 data
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
@@ -43,8 +44,11 @@ def _without_data(message: memoryview, path: tuple[int, ...]) -> Iterator[Bytes]
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int, int, int]]:
     """Each field's number, where it starts, where its content starts, where it ends."""
-    at = 0
+    at = count = 0
     while at < len(message):
+        count += 1
+        if count > _MOST_FIELDS:
+            raise ValueError("too many fields to look at one by one")
         start = at
         key, at = _number(message, at)
         kind, length = key & 7, 0

@@ -123,6 +123,8 @@ def _pool(op: Operation, function: str) -> object:
     kernel = _window(op, "kernel_shape", rank, 0)
     stride, dilation = _window(op, "strides", rank, 1), _window(op, "dilations", rank, 1)
     before, after = _pads(op, spatial, kernel, stride, dilation)
+    if kernel == spatial and not any((*before, *after)):
+        stride = (1,) * rank  # there is one window, and it goes nowhere
     layer = Pool(
         function=function,
         batch=x.shape[0],

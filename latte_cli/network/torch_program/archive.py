@@ -1,0 +1,96 @@
+"""The archive of a `torch.export` program: a zip whose graph is JSON; nothing in it is ever unpickled."""
+
+import io
+import json
+import zipfile
+import zlib
+from typing import Any
+
+from latte_cli.errors import LatteError
+
+EXPORT = (
+    'export it: `torch.export.save(torch.export.export(model, (example,)), "model.pt2")`, or as ONNX: '
+    '`torch.onnx.export(model, (example,), "model.onnx")`'
+)
+DAMAGED = "is the file complete? " + EXPORT
+
+_GRAPHS = ("models/model.json", "serialized_exported_program.json")
+_PICKLES = ("data.pkl", "constants.pkl")
+_LARGEST_JSON = 256 * 2**20
+_DEEPEST_JSON = 200
+_MOST_ENTRIES = 100_000
+_KNOWN_MAJOR = 8
+
+
+def is_archive(content: bytes | memoryview) -> bool:
+    """Whether `content` begins as a zip does."""
+    return bytes(content[:4]) in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def is_pickle(content: bytes | memoryview) -> bool:
+    """Whether `content` begins as pickles of protocol 2 and later do, or as a tar of an old `torch.save`."""
+    start = bytes(content[:2])
+    return start[:1] == b"\x80" and len(start) == 2 and 2 <= start[1] <= 5
+
+
+def pickled(name: str) -> LatteError:
+    """The error for a file that would have to be unpickled."""
+    return LatteError(f"`{name}` is a pickled module, which may run code when it is opened", hint=EXPORT)
+
+
+def archived(content: bytes | memoryview, name: str) -> dict[str, Any]:
+    """The program in a `.pt2` archive as JSON has it; raises LatteError for any other zip, and a damaged one."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            if len(entries) > _MOST_ENTRIES:
+                raise LatteError(f"`{name}` holds {len(entries)} entries", hint=DAMAGED)
+            found = _graph_entry(entries, name)
+            if found.file_size > _LARGEST_JSON:
+                raise LatteError(f"the graph of `{name}` would unpack to {found.file_size} bytes", hint=DAMAGED)
+            with archive.open(found) as file:
+                text = file.read(_LARGEST_JSON + 1)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as exc:
+        raise LatteError(f"`{name}` is a damaged archive: {_line(exc)}", hint=DAMAGED) from exc
+    return _checked(_parsed(text, name), name)
+
+
+def _graph_entry(entries: list[zipfile.ZipInfo], name: str) -> zipfile.ZipInfo:
+    found = [entry for entry in entries if entry.filename.endswith(_GRAPHS)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise LatteError(f"`{name}` holds {len(found)} graphs where one is read", hint=DAMAGED)
+    if any(entry.filename.endswith(_PICKLES) for entry in entries):
+        raise pickled(name)
+    raise LatteError(f"`{name}` is an archive without a program of `torch.export`", hint=EXPORT)
+
+
+def _parsed(text: bytes, name: str) -> Any:
+    depth = deepest = 0
+    for byte in text.translate(None, delete=bytes(set(range(256)) - set(b"[]{}"))):
+        depth += 1 if byte in b"[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > _DEEPEST_JSON:
+        raise LatteError(f"the graph of `{name}` is nested {deepest} deep", hint=DAMAGED)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise LatteError(f"the graph of `{name}` is not JSON: {_line(exc)}", hint=DAMAGED) from exc
+
+
+def _checked(found: Any, name: str) -> dict[str, Any]:
+    module = found.get("graph_module") if isinstance(found, dict) else None
+    if not isinstance(module, dict) or not all(isinstance(module.get(key), dict) for key in ("graph", "signature")):
+        raise LatteError(f"`{name}` holds no program of `torch.export`", hint=DAMAGED)
+    version = found.get("schema_version")
+    major = version.get("major") if isinstance(version, dict) else None
+    if isinstance(major, int) and major > _KNOWN_MAJOR:
+        raise LatteError(
+            f"`{name}` is of schema {major}; up to {_KNOWN_MAJOR} is read", hint="`pip install --upgrade latte-cli`"
+        )
+    return module
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -1,0 +1,201 @@
+"""A `torch.export` program as ONNX: the tables that rules look into, and what they emit."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from latte_cli.errors import LatteError
+from latte_cli.network.torch_program.archive import DAMAGED
+
+ELEMENTS = {
+    1: TensorProto.UINT8,
+    2: TensorProto.INT8,
+    3: TensorProto.INT16,
+    4: TensorProto.INT32,
+    5: TensorProto.INT64,
+    6: TensorProto.FLOAT16,
+    7: TensorProto.FLOAT,
+    8: TensorProto.DOUBLE,
+    12: TensorProto.BOOL,
+    13: TensorProto.BFLOAT16,
+}
+"""ONNX's element types by the numbers that programs have for torch's."""
+
+Size: TypeAlias = "int | Symbol"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor, by its name in ONNX."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A size that is computed, by the name of the scalar that holds it."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What a program says of a tensor: its sizes, None for symbolic ones, and its element type."""
+
+    sizes: tuple[int | None, ...]
+    element: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aten:
+    """A node of the program: `kind` without `torch.ops.aten.`, overload and the `_` of what works in place."""
+
+    target: str
+    kind: str
+    name: str
+    arguments: Mapping[str, Any]
+    outputs: tuple[str, ...]
+
+    def tensor(self, *names: str) -> str:
+        """The name of the tensor that is the first given of `names`; raises LatteError where there is none."""
+        for name in names:
+            found = self.arguments.get(name)
+            if isinstance(found, Ref):
+                return found.name
+        raise LatteError(f"`{self.target}` node `{self.name}` has no tensor `{names[0]}`", hint=DAMAGED)
+
+    def optional(self, name: str) -> str:
+        """The name of a tensor, "" where it is None or left out."""
+        found = self.arguments.get(name)
+        return found.name if isinstance(found, Ref) else ""
+
+    def tensors(self, name: str) -> tuple[str, ...]:
+        """The names of a list of tensors."""
+        found = self.arguments.get(name)
+        if not isinstance(found, tuple):
+            raise LatteError(f"`{self.target}` node `{self.name}` has no tensors `{name}`", hint=DAMAGED)
+        return tuple(each.name if isinstance(each, Ref) else "" for each in found)
+
+    def number(self, name: str, default: float) -> float:
+        found = self.arguments.get(name)
+        return found if isinstance(found, int | float) else default
+
+    def integer(self, name: str, default: int) -> int:
+        found = self.arguments.get(name)
+        return int(found) if isinstance(found, int | float) else default
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        found = self.arguments.get(name)
+        return bool(found) if isinstance(found, bool | int) else default
+
+    def text(self, name: str, default: str = "") -> str:
+        found = self.arguments.get(name)
+        return found if isinstance(found, str) else default
+
+    def integers(self, name: str, count: int = 0, default: int = 0) -> list[int]:
+        """A list of integers; a single one stands for `count` of them, as does what is left out for the `default`."""
+        found = self.arguments.get(name)
+        values = list(found) if isinstance(found, tuple) else [found] if isinstance(found, int) else []
+        if not all(isinstance(value, int) for value in values):
+            raise LatteError(f"`{self.target}` node `{self.name}` has a `{name}` that is computed", hint=DAMAGED)
+        values = values or [default] * count
+        return values * count if len(values) == 1 < count else values
+
+    def sizes(self, name: str) -> list[Size]:
+        """A list of sizes, some of which may be computed."""
+        found = self.arguments.get(name)
+        values = found if isinstance(found, tuple) else (found,)
+        if not all(isinstance(value, int | Symbol) for value in values):
+            raise LatteError(f"`{self.target}` node `{self.name}` has no sizes `{name}`", hint=DAMAGED)
+        return list(values)
+
+
+@dataclass(kw_only=True)
+class Lowering:
+    """The ONNX nodes and constants so far, and what the program says of each tensor."""
+
+    metas: Mapping[str, Meta]
+    nodes: list[NodeProto] = field(default_factory=list)
+    constants: dict[str, TensorProto] = field(default_factory=dict)
+    names: Counter[str] = field(default_factory=Counter)
+    label: str = ""
+
+    def meta(self, name: str) -> Meta:
+        """What is known of the tensor `name`; raises LatteError for one that the program does not describe."""
+        found = self.metas.get(name)
+        if found is None:
+            raise LatteError(f"the program does not describe `{name}`", hint=DAMAGED)
+        return found
+
+    def rank(self, name: str) -> int:
+        return len(self.meta(name).sizes)
+
+    def axis(self, axis: int, rank: int) -> int:
+        if not -max(1, rank) <= axis < max(1, rank):
+            raise LatteError(f"axis {axis} does not exist in {rank} dimensions", hint=DAMAGED)
+        return axis % max(1, rank)
+
+    def emit(self, kind: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:
+        """Add a node; without `outputs` it writes one with a fresh name, which is returned."""
+        written = outputs or (self.fresh(kind),)
+        name = self.label if outputs else f"{self.label}.{written[0].strip('%')}"
+        if outputs and self.names[f"node {name}"]:
+            name = f"{name}.{outputs[0]}"
+        self.names[f"node {name}"] += 1
+        given = list(inputs)
+        while given and not given[-1]:
+            given.pop()
+        self.nodes.append(helper.make_node(kind, given, list(written), name=name, **attributes))
+        return written[0]
+
+    def fresh(self, hint: str) -> str:
+        self.names["%"] += 1
+        return f"%{hint.lower()}{self.names['%']}"
+
+    def constant(self, values: Any, dtype: Any = np.int64) -> str:
+        """The name of a constant."""
+        array = np.asarray(values, dtype)
+        name = f"%const_{array.dtype.name}_{'x'.join(map(str, array.shape))}_{array.ravel().tolist()}"
+        self.constants.setdefault(name, numpy_helper.from_array(array, name))
+        return name
+
+    def scalar(self, value: Any, like: str) -> str:
+        """A number in the element type of the tensor `like`, or the computed size that it is."""
+        if isinstance(value, Symbol):
+            return self.emit("Cast", [value.name], to=self.meta(like).element)
+        element = self.meta(like).element
+        whole = element in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL) and not isinstance(value, float)
+        return self.constant(value, np.int64 if whole else np.float32)
+
+    def filled(self, name: str, shape: Sequence[int], element: int = TensorProto.FLOAT) -> str:
+        """A constant of `shape` that says its shape and nothing more."""
+        tensor = TensorProto(name=name, dims=list(shape), data_type=element)
+        tensor.data_location = TensorProto.EXTERNAL
+        self.constants.setdefault(name, tensor)
+        return name
+
+    def vector(self, sizes: Iterable[Size]) -> str:
+        """A vector of sizes: a constant, or put together where some are computed."""
+        values = list(sizes)
+        if all(isinstance(value, int) for value in values):
+            return self.constant(values)
+        zero = self.constant([0])
+        parts = [
+            self.emit("Unsqueeze", [value.name, zero]) if isinstance(value, Symbol) else self.constant([value])
+            for value in values
+        ]
+        return self.emit("Concat", parts, axis=0)
+
+    def shape_of(self, name: str) -> list[int]:
+        """A target for Reshape: the sizes of `name`, one symbolic size as -1, a first one before others as 0."""
+        sizes: list[int] = []
+        for at, size in enumerate(self.meta(name).sizes):
+            later = any(other is None for other in self.meta(name).sizes[at + 1 :])
+            sizes.append(size if size is not None else 0 if later else -1)
+        if 0 in sizes[1:]:
+            raise LatteError(f"the shape of `{name}` has several symbolic sizes", hint="export it with fewer")
+        return sizes

@@ -1,0 +1,363 @@
+"""Programs of torch.export, and live modules, become the networks that their ONNX exports become."""
+
+import copy
+import io
+import json
+import pickle
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from latte_cli import load
+from latte_cli.errors import LatteError
+from latte_cli.layers import Attention, Embedding, Layer, Phase, Recurrent
+from latte_cli.network import Network, zoo
+from latte_cli.network.module import NetworkModule
+from latte_cli.network.torch_program import exported, model
+
+SIZES = {"alexnet": 63, "mobilenet_v2": 32, "resnet18": 32, "resnet34": 32, "resnet50": 32, "vgg11": 32, "vgg16": 32}
+
+
+def work(network: Network) -> Counter[Layer]:
+    """The layers that cost anything, in whatever order."""
+    return Counter(layer for layer in network.layers if not layer.free)
+
+
+def flops(network: Network) -> dict[Phase, int]:
+    return {phase: sum(layer.flops(phase) for layer in network.layers) for phase in Phase}
+
+
+@pytest.mark.parametrize("name", list(zoo.ZOO))
+def test_the_zoo_reads_the_same_both_ways(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.onnx"
+    path.write_bytes(zoo.export(name, image_size=SIZES.get(name)))
+    first = load(path, batch_size=2)
+    second = load(NetworkModule(first), torch.randn(first.inputs[0][1]))
+    assert work(second) == work(first)
+    assert flops(second) == flops(first)
+    assert second.parameters == first.parameters
+    program = tmp_path / f"{name}.pt2"
+    program.write_bytes(exported(NetworkModule(first), torch.randn(first.inputs[0][1])))
+    assert work(load(program, batch_size=4)) == work(load(path, batch_size=4))
+
+
+# --- modules as people write them
+
+
+class Vit(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 4, stride=4)
+        self.token = nn.Parameter(torch.zeros(1, 1, 32))
+        self.places = nn.Parameter(torch.zeros(1, 17, 32))
+        self.norm1, self.norm2 = nn.LayerNorm(32), nn.LayerNorm(32)
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.mlp = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.places
+        q, k, v = (part.unflatten(-1, (4, 8)).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, -1))
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        x = x + self.mlp(self.norm2(x))
+        return self.head(x[:, 0])
+
+
+class ConvNext(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 4, stride=4)
+        self.depthwise = nn.Conv2d(16, 16, 7, padding=3, groups=16)
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 64), nn.Linear(64, 16)
+        self.scale, self.head = nn.Parameter(torch.ones(16)), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.down(F.gelu(self.up(y))) * self.scale
+        return self.head((x + y.permute(0, 3, 1, 2)).mean((2, 3)))
+
+
+class Gpt(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(50, 32), nn.Embedding(8, 32)
+        self.norm, self.qkv, self.out = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(32, 32)
+        self.mlp = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 128), nn.GELU("tanh"), nn.Linear(128, 32))
+        self.head = nn.Linear(32, 50, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.tokens(ids) + self.places(torch.arange(ids.shape[1]))
+        b, t, _ = x.shape
+        q, k, v = (part.view(b, t, 4, 8).transpose(1, 2) for part in self.qkv(self.norm(x)).split(32, 2))
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, t, 32))
+        return self.head(x + self.mlp(x))
+
+
+class Speech(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.front = nn.Sequential(nn.Conv1d(8, 16, 3, 2, 1), nn.BatchNorm1d(16), nn.ReLU())
+        self.lstm = nn.LSTM(16, 12, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.lstm(self.front(x).transpose(1, 2))
+        return self.head(states[:, -1])
+
+
+class UNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU())
+        self.middle = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(inplace=True))
+        self.up = nn.ConvTranspose2d(16, 8, 2, 2)
+        self.last = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.down(x)
+        y = F.interpolate(self.up(self.middle(skip)), scale_factor=2.0)
+        return self.last(torch.cat([F.max_pool2d(y, 2), F.hardtanh(skip)], 1)).clamp(min=0.0)
+
+
+def images(batch: int) -> Tensor:
+    return torch.randn(batch, 3, 16, 16)
+
+
+MODULES: dict[str, tuple[type[nn.Module], Any]] = {
+    "vit": (Vit, images),
+    "convnext": (ConvNext, images),
+    "gpt": (Gpt, lambda batch: torch.randint(50, (batch, 8))),
+    "speech": (Speech, lambda batch: torch.randn(batch, 8, 20)),
+    "unet": (UNet, images),
+}
+WITHOUT_LAYERS = ("scale", "token", "places", "places.weight")
+"""Trained tensors that are no layer's own: they stand in element-wise layers, or are looked up at constant places."""
+
+
+def as_onnx(module: nn.Module, example: Tensor, path: Path, opset: int) -> Network:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (example,), path, dynamo=True, opset_version=opset, verbose=False)
+    return load(path)
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+def test_a_module_is_read_whole_with_its_parameters_and_flops(name: str) -> None:
+    kind, example = MODULES[name]
+    module = kind()
+    found = load(module, example(2))
+    own = sum(p.numel() for path, p in module.named_parameters() if path not in WITHOUT_LAYERS)
+    assert found.parameters == own
+    assert found.unknown == ()
+    again = load(module, example(2), batch_size=6)
+    assert again.batch_size == 6
+    assert flops(again)[Phase.FORWARD] > 2 * flops(found)[Phase.FORWARD]
+    assert again.parameters == own
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+@pytest.mark.parametrize("opset", [18, 23])
+def test_torch_s_onnx_exporter_gives_the_same_products(name: str, opset: int, tmp_path: Path) -> None:
+    kind, example = MODULES[name]
+    module = kind().eval()
+    first = load(module, example(2))
+    second = as_onnx(module, example(2), tmp_path / "m.onnx", opset)
+    products = ("convolution", "linear", "recurrent", "embedding")
+
+    def count(network: Network) -> Counter[Layer]:
+        return Counter(layer for layer in network.layers if layer.kind in products)
+
+    assert count(second) == count(first)
+    assert second.unknown == ()
+
+
+def test_kinds_of_their_own_are_recognised() -> None:
+    gpt, speech = (load(kind(), example(2)) for kind, example in (MODULES["gpt"], MODULES["speech"]))
+    attention = Attention(batch=2, heads=4, key_heads=4, queries=8, keys=8, width=8, value_width=8, causal=True)
+    assert attention in gpt.layers
+    assert Embedding(rows=16, entries=50, width=32) in gpt.layers
+    assert Recurrent(function="lstm", steps=10, batch=2, inputs=16, hidden=12, directions=2) in speech.layers
+    assert "tokens.weight" in {name for node in gpt.nodes for name in node.parameters}
+
+
+def test_symbolic_sizes_are_open_dimensions(tmp_path: Path) -> None:
+    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("length", min=8)}
+    program = torch.export.export(nn.Conv1d(3, 4, 3), (torch.randn(2, 3, 20),), dynamic_shapes=(dims,))
+    path = tmp_path / "m.pt2"
+    torch.export.save(program, path)
+    with pytest.raises(LatteError, match="leaves the size of `s") as caught:
+        load(path)
+    name = str(caught.value.hint).partition("--shape ")[2].partition("=")[0]
+    assert load(path, batch_size=5, sizes={name: 12}).shapes["conv1d"] == (5, 4, 10)
+
+
+def test_an_operator_without_a_rule_is_named() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(x.relu()).relu()
+
+    with pytest.raises(LatteError, match=r"operator `aten.special_bessel_j0.default` of node"):
+        load(Odd(), torch.randn(2, 3))
+
+
+def test_what_torch_cannot_export_is_one_line() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum().item() > 0 else -x
+
+    with pytest.raises(LatteError, match="torch cannot export `Odd`") as caught:
+        load(Odd(), torch.randn(2, 3))
+    assert "\n" not in caught.value.message
+
+
+# --- files
+
+
+@pytest.fixture(scope="module")
+def saved() -> bytes:
+    return exported(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 5)),
+                    torch.randn(2, 3, 5, 5))  # fmt: skip
+
+
+def test_a_program_is_read_without_torch(saved: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"  # the content tells, not the name
+    path.write_bytes(saved)
+    script = (
+        "import sys; from latte_cli import load; n = load(sys.argv[1]);"
+        "sys.exit(str((n.parameters, sorted({'torch', 'pickle'} & set(sys.modules) - {'pickle'}))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+    assert done.stderr.strip() == "(305, [])"
+
+
+class Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def pickles(touch: Any) -> Iterator[bytes]:
+    yield from (pickle.dumps(touch, protocol) for protocol in (2, 3, 4, 5))
+    for name in ("m/data.pkl", "m/constants.pkl"):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr(name, pickle.dumps(touch))
+            archive.writestr("m/code/__torch__.py", "")
+        yield packed.getvalue()
+    whole = io.BytesIO()
+    torch.save(nn.Linear(2, 3), whole)
+    yield whole.getvalue()
+
+
+def test_pickled_modules_are_refused_and_never_opened(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    for content in pickles(Touch(made)):
+        path = tmp_path / "m.pt"
+        path.write_bytes(content)
+        with pytest.raises(LatteError, match="is a pickled module") as caught:
+            load(path)
+        assert "torch.export.save" in str(caught.value.hint)
+    assert not made.exists()
+
+
+def repacked(saved: bytes, graph: Any) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("m/models/model.json", graph if isinstance(graph, bytes) else json.dumps(graph))
+    return packed.getvalue()
+
+
+def graph_of(saved: bytes) -> dict[str, Any]:
+    with zipfile.ZipFile(io.BytesIO(saved)) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("model.json")]
+        found: dict[str, Any] = json.loads(archive.read(name))
+        return found
+
+
+def test_a_newer_schema_says_so(saved: bytes) -> None:
+    graph = graph_of(saved) | {"schema_version": {"major": 99, "minor": 0}}
+    with pytest.raises(LatteError, match="is of schema 99; up to 8 is read"):
+        model(repacked(saved, graph), "m")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[]", "holds no program"),
+        (b"{", "is not JSON"),
+        (b"[" * 5000, "nested 5000 deep"),
+        (b'{"a": 1}', "no program"),
+    ],
+)
+def test_json_that_is_no_program_is_refused(saved: bytes, content: bytes, message: str) -> None:
+    with pytest.raises(LatteError, match=message):
+        model(repacked(saved, content), "m")
+
+
+def test_an_archive_cut_anywhere_is_refused(saved: bytes) -> None:
+    for end in range(4, len(saved), len(saved) // 40):
+        with pytest.raises(LatteError):
+            model(saved[:end], "m")
+
+
+ODD: list[Any] = [
+    None,
+    -1,
+    0,
+    2**62,
+    1.5,
+    "",
+    "x",
+    [],
+    {},
+    [1],
+    {"as_int": 3},
+    {"as_tensor": {"name": "nowhere"}},
+    True,
+]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in items:
+        yield from places(each, (*path, key))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_changed_graph_is_a_network_or_one_line(saved: bytes, data: st.DataObject) -> None:
+    from latte_cli.network.onnx import read
+
+    graph = copy.deepcopy(graph_of(saved))
+    paths = [path for path in places(graph["graph_module"], ("graph_module",)) if len(path) > 1]
+    for path in data.draw(st.lists(st.sampled_from(paths), min_size=1, max_size=3)):
+        target: Any = graph
+        try:
+            for key in path[:-1]:
+                target = target[key]
+            target[path[-1]] = data.draw(st.sampled_from(ODD))
+        except (KeyError, IndexError, TypeError):  # an earlier change took it away
+            continue
+    try:
+        made = model(repacked(saved, graph), "m")
+        read(made, name="m", sha256="", batch_size=None, allow_unknown=False)
+    except LatteError as error:
+        assert error.hint
+        assert "\n" not in error.message
