@@ -26,6 +26,9 @@ class LatteError(Exception):
         self.exit_code = exit_code
 
 
+_SHOWN = 30
+
+
 def unknown(
     what: str,
     name: str,
@@ -43,5 +46,6 @@ def unknown(
     if near:
         hint = f"did you mean `{near[0]}`?"
     elif hint is None:
-        hint = f"one of: {', '.join(names)}" if names else f"no {what} is known yet"
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        hint = f"one of: {', '.join(names[:_SHOWN])}{more}" if names else f"no {what} is known yet"
     return LatteError(f"unknown {what} `{name}`", hint=hint, exit_code=exit_code)

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from latte_cli.allocator import Pricer, SubModel, allocate, catalogue
 from latte_cli.backends import Device
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.estimator import Estimate, Estimator, Warn
+from latte_cli.estimator import Estimate, Estimator, Memory, Step, Warn
+from latte_cli.estimator.memory import Moment
 from latte_cli.fleet import Fleet, FleetClass
-from latte_cli.layers import Convolution, Linear, View
+from latte_cli.layers import Convolution, Linear, Phase, View
 from latte_cli.network import Network, Node
 from latte_cli.network.channels import sub_model
 from latte_cli.store import open_store
@@ -35,12 +36,21 @@ def network(batch=8):
 
 
 def recorded(step_s, *, low=0.9, high=1.2, memory_bytes=GIB, device=DEVICE, warnings=()):
+    moment = Moment(
+        name="conv",
+        phase=Phase.FORWARD,
+        parameters_bytes=memory_bytes,
+        gradients_bytes=0,
+        optimizer_bytes=0,
+        activations_bytes=0,
+        temporary_bytes=0,
+    )
     return Estimate(
         device=device,
         network=network(),
         strategy="latte",
         settings=Settings(threads=4),
-        optimizer="sgd",
+        step=Step(),
         parts=(),
         forward_s=0.25 * step_s,
         backward_s=0.75 * step_s,
@@ -48,7 +58,7 @@ def recorded(step_s, *, low=0.9, high=1.2, memory_bytes=GIB, device=DEVICE, warn
         other_s=0.0,
         step_low_s=low * step_s,
         step_high_s=high * step_s,
-        memory_bytes=memory_bytes,
+        memory=Memory(timeline=(moment,)),
         warnings=warnings,
     )
 

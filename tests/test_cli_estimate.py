@@ -73,18 +73,40 @@ def test_json_is_the_documented_document(latte, model):
     assert code == 0
     assert list(found) == ["schema", "model", "estimates"]
     assert found["schema"] == "latte.estimate/1"
-    assert found["model"] == {"name": "lenet", "sha256": network.sha256, "batch_size": 8}
+    own = {"parameters": network.parameters, "trained_parameters": network.parameters}
+    assert found["model"] == {"name": "lenet", "sha256": network.sha256, "batch_size": 8} | own
     [entry] = found["estimates"]
-    assert list(entry) == ["device", "strategy", "settings", "totals", "layers", "missing", "warnings"]
+    assert list(entry) == ["device", "strategy", "settings", "totals", "memory", "layers", "missing", "warnings"]
     totals = entry["totals"]
     parts = ("forward_s", "backward_s", "update_s", "other_s")
     assert totals["step_s"] == pytest.approx(sum(totals[part] for part in parts))
     assert totals["epoch_s"] == pytest.approx(13 * totals["step_s"])
     assert totals["step_low_s"] < totals["step_s"] < totals["step_high_s"]
     assert totals["step_s"] == pytest.approx(sum(layer["time_s"] for layer in entry["layers"]))
-    keys = "name kind phase algorithm layout time_s low_s high_s workspace_bytes source"
+    keys = "name kind phase algorithm layout time_s low_s high_s workspace_bytes source count"
     assert {tuple(layer) for layer in entry["layers"]} == {tuple(keys.split())}
     assert entry["missing"] == []
+
+
+def test_memory_is_shown_call_by_call_and_is_in_the_document(latte, model):
+    _, out, _ = latte("--memory")
+    assert "memory of a step on" in out
+    assert max(map(cell_len, out.splitlines())) <= 80
+    [entry] = json.loads(latte("--format", "json")[1])["estimates"]
+    memory = entry["memory"]
+    assert memory["peak_bytes"] == entry["totals"]["memory_bytes"] == max(m["live_bytes"] for m in memory["timeline"])
+    assert memory["peak_at"]["name"] in {moment["name"] for moment in memory["timeline"]}
+
+
+def test_what_is_frozen_accumulated_and_compared_is_in_the_document(latte):
+    arguments = ("--freeze", "conv1", "--accumulate", 2, "--loss", "none", "--format", "json", "--allow-unknown")
+    found = json.loads(latte(*arguments)[1])
+    assert found["model"]["trained_parameters"] < found["model"]["parameters"]
+    settings = found["estimates"][0]["settings"]
+    assert (settings["accumulate"], settings["loss"]) == (2, "none")
+    phases = {(layer["name"], layer["phase"]): layer["count"] for layer in found["estimates"][0]["layers"]}
+    assert ("conv1", "backward_filter") not in phases
+    assert phases["conv1", "forward"] == 2
 
 
 def test_csv_has_a_line_for_each_layer_and_phase_of_each_device(latte):
@@ -133,6 +155,10 @@ def test_channels_last_is_read_where_it_was_measured(latte, store, model):
         (("--strategy", "fixed:IM2COL"), 2, "unknown algorithm `IM2COL`"),
         (("--layout", "nhwc"), 2, "unknown layout `nhwc`"),
         (("--precision", "fp31"), 2, "did you mean `fp32`?"),
+        (("--loss", "mze"), 2, "did you mean `mse`?"),
+        (("--freeze", "con1"), 2, "did you mean `conv1`?"),
+        (("--shape", "seq"), 2, "is not a size of a dimension"),
+        (("--shape", "sequence=3"), 2, "unknown dimension `sequence`"),
         (("--optimizer", "adan"), 2, "did you mean `adam`?"),
         (("--workspace-limit", "lots"), 2, "is not a size"),
         (("--max-step", "soon"), 2, "is not a duration"),

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 
 import onnx
@@ -10,14 +9,14 @@ import latte_cli
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator import LOSS, UPDATE, Estimator, Source, estimated
-from latte_cli.estimator.steps import memory_bytes, training_step
+from latte_cli.estimator.steps import Step, training_step
 from latte_cli.layers import Norm, Phase
 from latte_cli.measure import Mark
 from latte_cli.network import Network, Node, load
 from latte_cli.network.onnx import read
 from latte_cli.network.zoo import ZOO, export
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision, Task
+from latte_cli.tasks import Layout, Task
 
 NETWORK = network()
 
@@ -78,7 +77,7 @@ def test_nothing_goes_back_to_what_depends_on_no_parameter():
     plain = Norm(shape=shape, function="batch", affine=False)
     node = Node(name="norm", layer=plain, inputs=("image",), output="norm")
     only = Network(name="plain", inputs=(("image", shape),), nodes=(node,), outputs=("norm",))
-    assert [(work.name, work.phase) for work in training_step(only, "none")] == [
+    assert [(work.name, work.phase) for work in training_step(only, Step(optimizer="none"))] == [
         ("norm", Phase.FORWARD),
         (LOSS, Phase.FORWARD),
     ]
@@ -103,7 +102,7 @@ def test_free_layers_are_listed_at_no_cost(measured):
 
 
 def test_without_an_optimizer_there_is_no_update(measured):
-    found = Estimator(measured, DEVICE.slug).estimate(NETWORK, optimizer="none")
+    found = Estimator(measured, DEVICE.slug).estimate(NETWORK, step="none")
     assert found.update_s == 0
     assert UPDATE not in {part.name for part in found.parts}
 
@@ -244,15 +243,6 @@ def test_an_unknown_name_is_a_usage_error_with_a_near_match(measured, wish, near
         estimated(measured, DEVICE.slug, NETWORK, **wish)
     assert caught.value.exit_code is ExitCode.USAGE
     assert near in (caught.value.hint or "")
-
-
-def test_memory_holds_parameters_gradients_state_activations_and_a_workspace():
-    activations = 8 * (3 * 32 * 32 + 3 * 16 * 32 * 32 + 16 * 16 * 16 + 32 * 16 * 16 + 10)
-    assert activations == sum(prod(n.layer.output_shape) for n in NETWORK.nodes if n.name != "flat") + 8 * 3 * 32 * 32
-    own = NETWORK.parameters
-    assert memory_bytes(NETWORK, "sgd", Precision.FP32, 100) == 4 * (2 * own + activations) + 100
-    assert memory_bytes(NETWORK, "momentum", Precision.FP32, 0) == 4 * (3 * own + activations)
-    assert memory_bytes(NETWORK, "adam", Precision.BF16_AUTOCAST, 0) == 16 * own + 2 * activations
 
 
 def test_a_step_that_does_not_fit_the_memory_is_said(store):

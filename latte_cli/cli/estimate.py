@@ -43,6 +43,20 @@ def estimate(
     batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
     shape: ShapeOption = None,
     optimizer: Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")] = "sgd",
+    loss: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the last output: cross-entropy, mse or none.")
+    ] = "cross-entropy",
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients one update takes together.")] = 1,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Parameters or layers that are not trained, as in 'layer1.*'. Repeatable."
+        ),
+    ] = None,
+    restore_norms: Annotated[
+        bool, typer.Option("--restore-norms", help="Put back the batch norms that an export for inference folded away.")
+    ] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Show what the step holds in memory, call by call.")] = False,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples of an epoch, to print its time.")] = None,
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Leave out, and name, what can be neither looked up nor predicted.")
@@ -58,13 +72,16 @@ def estimate(
     from latte_cli.estimator import check_names, estimated
     from latte_cli.lookup import profile
     from latte_cli.network import load
+    from latte_cli.network.training import frozen, with_norms
     from latte_cli.report.estimates import write_estimates
+    from latte_cli.report.memories import write_memory
     from latte_cli.store import open_store
 
-    check_names(precision, layout, strategy, optimizer)
+    check_names(precision, layout, strategy, optimizer, loss)
     network = load(model, batch_size=batch_size, sizes=parse_shapes(shape), allow_unknown=allow_unknown)
     for text in network.notes:
         console.note(text)
+    network = frozen(with_norms(network) if restore_norms else network, freeze or ())
     opened = open_store(store)
     names: list[str] | list[None] = device or [None]
     estimates = [
@@ -78,12 +95,16 @@ def estimate(
             strategy=strategy,
             workspace_limit_bytes=workspace_limit,
             optimizer=optimizer,
+            loss=loss,
+            accumulate=accumulate,
             allow_unknown=allow_unknown,
             note=console.note,
         )
         for name in names
     ]
     write_estimates(estimates, form, samples=samples)
+    if memory and form is not Format.JSON:
+        write_memory(estimates, form)
     _say_doubts(estimates)
     if form is Format.TABLE:
         console.note(f"next: `latte allocate {model} --fleet FILE --round-duration 10m`")

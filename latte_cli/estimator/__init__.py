@@ -12,10 +12,12 @@ from latte_cli.algorithms import Algorithm
 from latte_cli.backends import Device
 from latte_cli.errors import LatteError, unknown
 from latte_cli.estimator.doubts import Warn, doubts
-from latte_cli.estimator.steps import LOSS, OPTIMIZERS, UPDATE, Work, memory_bytes, training_step
+from latte_cli.estimator.memory import Memory, memory
+from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, OPTIMIZERS, UPDATE, Step, Work, training_step
 from latte_cli.layers import Layer, Phase
 from latte_cli.lookup import Z95, Lookup, NotProfiled, Pair, Source, Timing, profile
 from latte_cli.network import Network, load
+from latte_cli.network.training import folded_norms
 from latte_cli.store import Store, open_store
 from latte_cli.strategies import Query, by_name, fixed_name, framework_default
 from latte_cli.tasks import Layout, Precision, Settings, Task
@@ -25,13 +27,17 @@ if TYPE_CHECKING:
     from latte_cli.time_model import TimeModel
 
 __all__ = [
+    "ACCUMULATION",
     "LOSS",
+    "LOSSES",
     "OPTIMIZERS",
     "UPDATE",
     "Estimate",
     "Estimator",
     "LayerTime",
+    "Memory",
     "Source",
+    "Step",
     "Warn",
     "check_names",
     "estimated",
@@ -45,7 +51,7 @@ _COMMON_SPREAD = 0.05  # a whole model against itself, minutes later: facts of t
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTime:
-    """The time of one phase of one node, in seconds, with its 95 % interval `low_s` to `high_s`."""
+    """The time of one phase of one node, in seconds, with its 95 % interval; a step does it `count` times."""
 
     name: str
     layer: Layer
@@ -58,6 +64,7 @@ class LayerTime:
     high_s: float
     workspace_bytes: int | None
     source: Source
+    count: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +79,7 @@ class Estimate:
     network: Network
     strategy: str
     settings: Settings
-    optimizer: str
+    step: Step
     parts: tuple[LayerTime, ...]
     forward_s: float
     backward_s: float
@@ -80,7 +87,7 @@ class Estimate:
     other_s: float
     step_low_s: float
     step_high_s: float
-    memory_bytes: int
+    memory: Memory
     missing: tuple[str, ...] = ()
     warnings: tuple[Warn, ...] = ()
 
@@ -89,9 +96,19 @@ class Estimate:
         """One training step: forward, loss, backward and update."""
         return self.forward_s + self.backward_s + self.update_s + self.other_s
 
+    @property
+    def optimizer(self) -> str:
+        """The name of the optimizer."""
+        return self.step.optimizer
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most bytes that the step holds at once."""
+        return self.memory.peak.live_bytes
+
     def epoch_s(self, samples: int) -> float:
         """One pass over `samples` samples; the last, smaller batch counts as a whole one."""
-        return -(-samples // self.network.batch_size) * self.step_s
+        return -(-samples // (self.network.batch_size * self.step.accumulate)) * self.step_s
 
 
 class Estimator:
@@ -121,12 +138,13 @@ class Estimator:
         self._lookup = Lookup(store, slug, precision=precision, layout=layout, threads=threads)
         self._unselected = False
 
-    def estimate(self, network: Network, optimizer: str = "sgd", allow_unknown: bool = False) -> Estimate:
-        """Estimate a training step of `network`.
+    def estimate(self, network: Network, step: Step | str = "sgd", allow_unknown: bool = False) -> Estimate:
+        """Estimate a training step of `network`, or one with the optimizer that `step` names.
 
         Raises LatteError for a layer that can be neither looked up nor predicted, unless `allow_unknown`.
         """
-        works = tuple(training_step(network, optimizer))
+        step = Step(optimizer=step) if isinstance(step, str) else step
+        works = tuple(training_step(network, step))
         pairs = tuple(dict.fromkeys(work.pair for work in works if not work.layer.free))
         timings = self._timings(pairs)
         priced = [work for work in works if work.layer.free or work.pair in timings]
@@ -136,7 +154,7 @@ class Estimator:
         if missing and not allow_unknown:
             raise self._missing(missing)
         parts = tuple(_part(work, timings.get(work.pair), self._lookup.layout) for work in priced)
-        return self._composed(network, optimizer, parts, timings, missing)
+        return self._composed(network, step, parts, timings, missing)
 
     def _timings(self, pairs: Sequence[Pair]) -> dict[Pair, Timing]:
         """Each pair's timing under the strategy: measured, else interpolated, else predicted."""
@@ -206,28 +224,28 @@ class Estimator:
     def _composed(
         self,
         network: Network,
-        optimizer: str,
+        step: Step,
         parts: tuple[LayerTime, ...],
         timings: Mapping[Pair, Timing],
         missing: tuple[str, ...],
     ) -> Estimate:
-        own = [part for part in parts if part.name not in (LOSS, UPDATE)]
+        own = [part for part in parts if part.name not in (LOSS, UPDATE, ACCUMULATION)]
         low_s, high_s = _interval(parts, timings)
-        held_bytes = memory_bytes(network, optimizer, self._lookup.precision, _most_workspace(parts))
+        held = memory(network, step, self._lookup.precision, _workspaces(parts))
         return Estimate(
             device=self.device,
             network=network,
             strategy=self.strategy,
             settings=self._lookup.settings(),
-            optimizer=optimizer,
+            step=step,
             parts=parts,
             forward_s=_total(part for part in own if part.phase is Phase.FORWARD),
             backward_s=_total(part for part in own if part.phase is not Phase.FORWARD),
             update_s=_total(part for part in parts if part.name == UPDATE),
-            other_s=_total(part for part in parts if part.name == LOSS),
+            other_s=_total(part for part in parts if part.name in (LOSS, ACCUMULATION)),
             step_low_s=low_s,
             step_high_s=high_s,
-            memory_bytes=held_bytes,
+            memory=held,
             missing=missing,
             warnings=tuple(
                 doubts(
@@ -237,7 +255,8 @@ class Estimator:
                     missing=len(missing),
                     versions=len(self._lookup.versions()),
                     unselected=self._unselected,
-                    memory_share=held_bytes / (self.device.memory_bytes or inf),
+                    memory_share=held.peak.live_bytes / (self.device.memory_bytes or inf),
+                    norms_folded=folded_norms(network),
                 )
             ),
         )
@@ -261,16 +280,17 @@ def _part(work: Work, timing: Timing | None, layout: Layout) -> LayerTime:
         high_s=timing.high_s if timing else 0.0,
         workspace_bytes=timing.workspace_bytes if timing else 0,
         source=timing.source if timing else Source.MEASURED,
+        count=work.count,
     )
 
 
-def _most_workspace(parts: Iterable[LayerTime]) -> int:
-    return max((part.workspace_bytes or 0 for part in parts), default=0)
+def _workspaces(parts: Iterable[LayerTime]) -> dict[tuple[str, Phase], int]:
+    return {(part.name, part.phase): part.workspace_bytes for part in parts if part.workspace_bytes}
 
 
 def _total(parts: Iterable[LayerTime]) -> float:
     """The time that calls take one after the other: on a CPU the device's time is the host's."""
-    return sum(part.device_s for part in parts)
+    return sum(part.count * part.device_s for part in parts)
 
 
 def _interval(parts: Sequence[LayerTime], timings: Mapping[Pair, Timing]) -> tuple[float, float]:
@@ -286,7 +306,8 @@ def _interval(parts: Sequence[LayerTime], timings: Mapping[Pair, Timing]) -> tup
     for part in parts:
         together = part.layer.kind if part.source is Source.PREDICTED else part.layer
         below, above = groups.get((together, part.phase), (0.0, 0.0))
-        groups[together, part.phase] = (below + part.device_s - part.low_s, above + part.high_s - part.device_s)
+        half = (part.count * (part.device_s - part.low_s), part.count * (part.high_s - part.device_s))
+        groups[together, part.phase] = (below + half[0], above + half[1])
     total = _total(parts)
     common = Z95 * _common_spread(timings.values()) * total
     below, above = (sqrt(sum(half**2 for half in side) + common**2) for side in zip(*groups.values(), strict=True))
@@ -316,6 +337,8 @@ def estimated(
     strategy: str = "latte",
     workspace_limit_bytes: int | None = None,
     optimizer: str = "sgd",
+    loss: str = "cross-entropy",
+    accumulate: int = 1,
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Estimate:
@@ -323,7 +346,8 @@ def estimated(
 
     Raises LatteError for a name there is none of (exit code 2), and as Estimator does.
     """
-    check_names(precision, layout, strategy, optimizer)
+    check_names(precision, layout, strategy, optimizer, loss)
+    step = Step(optimizer=optimizer, loss=loss, accumulate=accumulate)
     found: list[Estimate] = []
     refused: NotProfiled | None = None
     for one in Layout if layout == AUTO else (Layout(layout),):
@@ -338,7 +362,7 @@ def estimated(
             note=note,
         )
         try:
-            found.append(estimator.estimate(network, optimizer, allow_unknown))
+            found.append(estimator.estimate(network, step, allow_unknown))
         except NotProfiled as exc:
             refused = refused or exc
     if refused and not found:
@@ -364,13 +388,14 @@ def estimate(
     return estimated(opened, profile(opened, device, threads), network, threads=threads, **choices)
 
 
-def check_names(precision: str, layout: str, strategy: str, optimizer: str) -> None:
+def check_names(precision: str, layout: str, strategy: str, optimizer: str, loss: str = "none") -> None:
     """Raise LatteError, with a near match, for a name there is none of."""
     by_name(strategy)
     for what, name, known in (
         ("precision", precision, tuple(Precision)),
         ("layout", layout, (*Layout, AUTO)),
         ("optimizer", optimizer, tuple(OPTIMIZERS)),
+        ("loss", loss, LOSSES),
     ):
         if name not in known:
             raise unknown(what, name, known)

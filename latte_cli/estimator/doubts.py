@@ -29,12 +29,17 @@ def doubts(
     versions: int = 1,
     unselected: bool = False,
     memory_share: float = 0.0,
+    norms_folded: int = 0,
 ) -> Iterator[Warn]:
     """What there is to say of a step's `calls`.
 
     `missing` parts were left out; rows of that many library `versions` were read; `unselected` convolutions took the
-    default for want of a selector; the step holds `memory_share` of the device's memory.
+    default for want of a selector; the step holds `memory_share` of the device's memory; an export may have folded
+    `norms_folded` norms into convolutions.
     """
+    if norms_folded:
+        message = f"no norms, and {norms_folded} convolutions with biases: an export for inference may have folded "
+        yield Warn(code="norms-folded", message=message + "norms into them; `--restore-norms` puts them back")
     if missing:
         yield Warn(code="missing", message=f"{missing} parts of the step are left out, so it takes longer; {_MEASURE}")
     yield from _shares(calls)

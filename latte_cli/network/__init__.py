@@ -39,7 +39,8 @@ class Network:
     """A model: nodes in an order in which they can run, the activations it is given and those it returns.
 
     `inputs` are (name, shape) pairs, batch first; `constants` are those of `outputs` that depend on no input.
-    `unknown` names the operators that were let pass unread, `notes` say what was assumed in reading.
+    `unknown` names the operators that were let pass unread, `notes` say what was assumed in reading; `frozen` are the
+    parameters that are not trained.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Network:
     unknown: tuple[str, ...] = field(default=())
     constants: tuple[tuple[str, Shape], ...] = ()
     notes: tuple[str, ...] = ()
+    frozen: frozenset[str] = frozenset()
 
     @property
     def batch_size(self) -> int:
@@ -63,8 +65,27 @@ class Network:
 
     @cached_property
     def parameters(self) -> int:
-        """How many numbers it trains; a tensor that several layers share counts once."""
-        return sum(size for _, size in self._parameter_sizes())
+        """How many numbers its layers hold, frozen ones included; a tensor that several layers share counts once."""
+        return sum(self._parameter_sizes().values())
+
+    @cached_property
+    def trained_parameters(self) -> int:
+        """How many numbers it trains."""
+        return sum(self.trained_sizes.values())
+
+    @cached_property
+    def trained_sizes(self) -> Mapping[str, int]:
+        """The parameters that are trained, with how many numbers each has."""
+        return {name: size for name, size in self._parameter_sizes().items() if name not in self.frozen}
+
+    def parameter_names(self, node: Node) -> tuple[str, ...]:
+        """The names of a node's parameters, made up where the file has none."""
+        count = len(node.layer.parameter_shapes)
+        return (*node.parameters[:count], *(f"{node.name}.{at}" for at in range(len(node.parameters), count)))
+
+    def trains(self, node: Node) -> bool:
+        """Whether a parameter of the node itself is trained."""
+        return any(name not in self.frozen for name in self.parameter_names(node))
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
@@ -74,33 +95,38 @@ class Network:
 
     @cached_property
     def trained(self) -> frozenset[str]:
-        """The activations a gradient flows back to: those that depend on a parameter."""
+        """The activations a gradient flows back to: those that depend on a parameter that is trained."""
         found: set[str] = set()
         for node in self.nodes:
-            if node.layer.parameter_shapes or any(name in found for name in node.inputs):
+            if self.trains(node) or any(name in found for name in node.inputs):
                 found.add(node.output)
         return frozenset(found)
 
+    @cached_property
+    def scores(self) -> str:
+        """The output that the loss is taken of: the last one that a gradient flows back to, else the last."""
+        trained = (name for name in reversed(self.outputs) if name in self.trained)
+        return next(trained, self.outputs[-1])
+
     def loss(self) -> SoftmaxCrossEntropy:
-        """The softmax cross-entropy over the first output's scores: its last dimension, or the channels of a map."""
-        shape = self.shapes[self.outputs[0]] or (1,)
+        """The softmax cross-entropy over the scores: their last dimension, or the channels of a map."""
+        shape = self.shapes[self.scores] or (1,)
         classes = shape[1] if len(shape) > 3 else shape[-1]
         return SoftmaxCrossEntropy(rows=prod(shape) // classes, classes=classes)
 
     def optimizer(self, function: str) -> Optimizer:
-        """The update of all its parameters by `function`; raises LatteError for a network without any."""
-        sizes = self._parameter_sizes()
+        """The update of all trained parameters by `function`; raises LatteError for a network without any."""
+        sizes = self.trained_sizes
         if not sizes:
             raise LatteError(f"`{self.name}` has no parameters to train", hint="use `--optimizer none`")
-        return Optimizer(function=function, tensors=len(sizes), elements=sum(size for _, size in sizes))
+        return Optimizer(function=function, tensors=len(sizes), elements=sum(sizes.values()))
 
-    def _parameter_sizes(self) -> tuple[tuple[str, int], ...]:
-        sizes: dict[str, int] = {}
-        for node in self.nodes:
-            for index, shape in enumerate(node.layer.parameter_shapes):
-                name = node.parameters[index] if index < len(node.parameters) else f"{node.name}.{index}"
-                sizes[name] = prod(shape)
-        return tuple(sizes.items())
+    def _parameter_sizes(self) -> dict[str, int]:
+        return {
+            name: prod(shape)
+            for node in self.nodes
+            for name, shape in zip(self.parameter_names(node), node.layer.parameter_shapes, strict=True)
+        }
 
 
 def load(

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, TextIO
 
-from latte_cli.estimator import LOSS, UPDATE, Estimate, LayerTime
+from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate, LayerTime
 from latte_cli.layers import Phase
 from latte_cli.lookup import Source
-from latte_cli.report import Cell, Format, Table, duration, percent, size, write_csv, write_json, write_table
+from latte_cli.report import Cell, Format, Table, duration, memories, percent, size, write_csv, write_json, write_table
 
 SCHEMA = "latte.estimate/1"
 
@@ -39,7 +39,13 @@ def document(estimates: Sequence[Estimate], samples: int | None = None) -> dict[
     network = estimates[0].network
     return {
         "schema": SCHEMA,
-        "model": {"name": network.name, "sha256": network.sha256, "batch_size": network.batch_size},
+        "model": {
+            "name": network.name,
+            "sha256": network.sha256,
+            "batch_size": network.batch_size,
+            "parameters": network.parameters,
+            "trained_parameters": network.trained_parameters,
+        },
         "estimates": [_entry(estimate, samples) for estimate in estimates],
     }
 
@@ -54,6 +60,8 @@ def _entry(estimate: Estimate, samples: int | None) -> dict[str, Any]:
             "layout": settings.layout,
             "threads": settings.threads,
             "optimizer": estimate.optimizer,
+            "loss": estimate.step.loss,
+            "accumulate": estimate.step.accumulate,
             "library_versions": dict(settings.library_versions),
         },
         "totals": {
@@ -67,7 +75,8 @@ def _entry(estimate: Estimate, samples: int | None) -> dict[str, Any]:
             "epoch_s": estimate.epoch_s(samples) if samples else None,
             "memory_bytes": estimate.memory_bytes,
         },
-        "layers": [_layer(part) for part in estimate.parts],
+        "memory": memories.entry(estimate.memory),
+        "layers": [_layer(part) | {"count": part.count} for part in estimate.parts],
         "missing": list(estimate.missing),
         "warnings": [{"code": warn.code, "message": warn.message} for warn in estimate.warnings],
     }
@@ -137,7 +146,7 @@ def _time(parts: Sequence[LayerTime]) -> str:
     if not parts:
         return "-"
     worst = max((part.source for part in parts), key=list(Source).index)
-    return duration(sum(part.device_s for part in parts)) + _FLAGS[worst]
+    return duration(sum(part.count * part.device_s for part in parts)) + _FLAGS[worst]
 
 
 def _short(name: str) -> str:
@@ -164,15 +173,17 @@ def _totals(estimate: Estimate, samples: int | None) -> Iterator[str]:
 
 
 def _shares(estimate: Estimate) -> str:
-    total = sum(part.device_s for part in estimate.parts) or 1.0
-    shares = {source: sum(part.device_s for part in estimate.parts if part.source is source) for source in Source}
+    total = sum(part.count * part.device_s for part in estimate.parts) or 1.0
+    shares = {
+        source: sum(part.count * part.device_s for part in estimate.parts if part.source is source) for source in Source
+    }
     return ", ".join(f"{percent(share / total)} {source}" for source, share in shares.items() if share)
 
 
 def _side_by_side(estimates: Sequence[Estimate], samples: int | None) -> Table:
     """A column for each device, a line for each layer and total; letters stand for the devices' long names."""
     layers = [_by_name(estimate) for estimate in estimates]
-    names = [name for name in layers[0] if name not in (LOSS, UPDATE)]
+    names = [name for name in layers[0] if name not in (LOSS, UPDATE, ACCUMULATION)]
     rows = [(_short(name), *(_time(found.get(name, ())) for found in layers)) for name in names]
     totals = [_total_cells(estimate, samples) for estimate in estimates]
     rows += [("", *("" for _ in estimates)), *((title, *(cells[title] for cells in totals)) for title in totals[0])]

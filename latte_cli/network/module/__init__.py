@@ -94,7 +94,7 @@ def random_inputs(network: Network, *, seed: int = 0) -> tuple[Tensor, ...]:
 
 
 def random_targets(network: Network, *, seed: int = 0) -> Tensor:
-    """A class for each row of the first output, which is what `training_step` compares it with."""
+    """A class for each row of the scores, which is what `training_step` compares it with."""
     loss, generator = network.loss(), torch.Generator().manual_seed(seed)
     return torch.randint(loss.classes, (loss.rows,), generator=generator)
 
@@ -121,13 +121,19 @@ def training_step(
     """One step as users write it: clear the gradients, forward, cross-entropy, backward, update; returns the loss."""
     (optimizer or module).zero_grad(set_to_none=True)
     result = module(*inputs)
-    scores = result[0] if isinstance(result, tuple) else result
+    scores = result[_scores_at(module)] if isinstance(result, tuple) else result
     scores = scores.movedim(1, -1) if scores.dim() > 3 else scores
     loss = F.cross_entropy(scores.reshape(-1, scores.shape[-1]), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     if optimizer:
         optimizer.step()
     return loss.detach()
+
+
+def _scores_at(module: nn.Module) -> int:
+    """The place of the scores among a network's outputs; for another module the last."""
+    network = getattr(module, "network", None)
+    return network.outputs.index(network.scores) if isinstance(network, Network) else -1
 
 
 def load_onnx_weights(module: NetworkModule, content: bytes) -> tuple[str, ...]:

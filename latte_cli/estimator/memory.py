@@ -1,0 +1,264 @@
+"""The memory of a training step: what is live at each call, as autograd and torch's allocator keep it."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from latte_cli.estimator.steps import LOSS, OPTIMIZERS, UPDATE, Step
+from latte_cli.layers import (
+    Activation,
+    Attention,
+    Convolution,
+    Copy,
+    Dropout,
+    Elementwise,
+    Embedding,
+    Linear,
+    MatMul,
+    Norm,
+    Other,
+    Phase,
+    Pool,
+    Recurrent,
+    Reduce,
+    Softmax,
+    View,
+)
+from latte_cli.network import Network, Node
+from latte_cli.tasks import Precision
+
+_INDEX_BYTES = 8
+_OF_OUTPUT = frozenset(("relu", "sigmoid", "tanh", "exp", "sqrt", "selu", "elu", "celu", "reciprocal", "hardmax"))
+_OF_NOTHING = frozenset(("floor", "ceil", "round", "sign", "neg", "add_constant", "subtract_constant", "not"))
+_BY_CONSTANT = frozenset(("multiply_constant", "divide_constant"))
+_PASSING = frozenset(("add", "subtract", "mean"))
+_TEMPORARY = {"adam": 2, "adamw": 2}
+"""How often an optimizer holds the largest parameter's size beside its states while it updates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """The live bytes while one call runs; `temporary` are gradients of activations, workspace and the like."""
+
+    name: str
+    phase: Phase
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    temporary_bytes: int
+
+    @property
+    def live_bytes(self) -> int:
+        """All of them together."""
+        held = self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
+        return held + self.activations_bytes + self.temporary_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What a step holds, call by call, with the optimizer's states in place as from the second step on."""
+
+    timeline: tuple[Moment, ...]
+
+    @property
+    def peak(self) -> Moment:
+        """The moment with the most live bytes."""
+        return max(self.timeline, key=lambda moment: moment.live_bytes)
+
+
+def memory(
+    network: Network, step: Step, precision: Precision, workspaces: Mapping[tuple[str, Phase], int] | None = None
+) -> Memory:
+    """The memory of a training step of `network`, with the workspace bytes of its calls where they are known."""
+    return Memory(timeline=tuple(_Simulation(network, step, precision, workspaces or {}).run()))
+
+
+class _Simulation:
+    """Walks through a step, with a count of how many hold each activation's storage."""
+
+    def __init__(
+        self, network: Network, step: Step, precision: Precision, workspaces: Mapping[tuple[str, Phase], int]
+    ) -> None:
+        self.network, self.step, self.workspaces = network, step, workspaces
+        self.element = precision.element_bytes
+        self.weight = 4 if precision is Precision.BF16_AUTOCAST else self.element
+        self.roots = _roots(network)
+        self.sizes = {name: self.element * prod(shape) for name, shape in network.shapes.items()}
+        self.reads = Counter(self.roots[name] for node in network.nodes for name in node.inputs)
+        self.reads.update(self.roots[name] for name in network.outputs)
+        self.saved = {node.name: self._saved(node) for node in network.nodes}
+        self.held: Counter[str] = Counter()
+        self.extra = 0
+        self.gradients = 0
+        self.ready: set[str] = set()
+        self.flowing: dict[str, int] = {}
+        own = self.weight * network.parameters
+        self.parameters = own + _statistics_bytes(network)
+        self.states = self.weight * OPTIMIZERS[step.optimizer] * network.trained_parameters
+        self.given = sum(self.sizes[name] for name, _ in network.inputs)
+
+    def run(self) -> Iterator[Moment]:
+        yield from self._forward()
+        yield from self._backward()
+        if self.step.optimizer != "none":
+            largest = max(self.network.trained_sizes.values(), default=0)
+            temporary = self.weight * largest * _TEMPORARY.get(self.step.optimizer, 0)
+            yield self._moment(UPDATE, Phase.UPDATE, temporary)
+
+    def _moment(self, name: str, phase: Phase, temporary: int = 0) -> Moment:
+        live = sum(self.sizes[root] for root, count in self.held.items() if count > 0)
+        return Moment(
+            name=name,
+            phase=phase,
+            parameters_bytes=self.parameters,
+            gradients_bytes=self.gradients,
+            optimizer_bytes=self.states,
+            activations_bytes=live + self.extra + self.given,
+            temporary_bytes=temporary + sum(self.flowing.values()),
+        )
+
+    def _forward(self) -> Iterator[Moment]:
+        left = Counter(self.reads)
+        inputs = {name for name, _ in self.network.inputs}
+        for node in self.network.nodes:
+            root = self.roots[node.output]
+            if root == node.output and root not in inputs:
+                self.held[root] += 1  # until its last reader in forward
+            for name in self._kept(node):
+                self.held[name] += 1
+            self.extra += self.saved[node.name][1]
+            yield self._moment(node.name, Phase.FORWARD, self.workspaces.get((node.name, Phase.FORWARD), 0))
+            for name in node.inputs:
+                left[self.roots[name]] -= 1
+                if not left[self.roots[name]] and self.roots[name] not in inputs:
+                    self.held[self.roots[name]] -= 1
+            if not left[root] and root == node.output:
+                self.held[root] -= 1
+
+    def _backward(self) -> Iterator[Moment]:
+        network = self.network
+        if not network.outputs or self.step.loss == "none" or network.scores not in network.trained:
+            return
+        scores = self.sizes[network.scores]
+        yield self._moment(LOSS, Phase.FORWARD, 2 * scores)
+        self.flowing[self.roots[network.scores]] = scores
+        for node in reversed(network.nodes):
+            if node.output in network.trained:
+                yield self._step_back(node)
+            for name in self._kept(node):
+                self.held[name] -= 1
+            self.extra -= self.saved[node.name][1]
+
+    def _step_back(self, node: Node) -> Moment:
+        """One node backward: gradients of its inputs appear beside that of its output, which then goes."""
+        network, own = self.network, self.roots[node.output]
+        arriving = self.flowing.pop(own, 0) if _passes_on(node) else 0
+        added = 0
+        for name in dict.fromkeys(name for name in node.inputs if name in network.trained):
+            root = self.roots[name]
+            if root in self.flowing and root != own:
+                added += self.sizes[name]  # two gradients are added into a third
+            elif root != own:
+                self.flowing[root] = arriving if _passes_on(node) else self.sizes[root]
+                arriving = 0
+        self._gradients_of(node)
+        workspace = max(self.workspaces.get((node.name, phase), 0) for phase in node.layer.phases)
+        moment = self._moment(node.name, Phase.BACKWARD, added + workspace)
+        if own not in {self.roots[name] for name in node.inputs}:
+            self.flowing.pop(own, None)
+        return moment
+
+    def _gradients_of(self, node: Node) -> None:
+        """The gradients of a node's parameters, which stay; one that is shared is there once."""
+        sizes = self.network.trained_sizes
+        fresh = {name for name in self.network.parameter_names(node) if name in sizes} - self.ready
+        self.ready |= fresh
+        self.gradients += self.weight * sum(sizes[name] for name in fresh)
+
+    def _kept(self, node: Node) -> Iterable[str]:
+        """The storages that a node holds for its backward pass; the network's inputs are there anyway."""
+        if node.output not in self.network.trained:
+            return ()
+        inputs = {name for name, _ in self.network.inputs}
+        return {self.roots[name] for name in self.saved[node.name][0]} - inputs
+
+    def _saved(self, node: Node) -> tuple[tuple[str, ...], int]:
+        """The activations that backward needs again, and bytes beside them."""
+        if node.output not in self.network.trained:
+            return (), 0
+        x, y = node.inputs, (node.output,)
+        flows = any(name in self.network.trained for name in x)
+        match node.layer:
+            case Convolution() | Linear() | Embedding():
+                return (x if self.network.trains(node) else ()), 0
+            case Norm() as norm:
+                return x, self.element * _statistics(norm)
+            case Activation(function=function):
+                return self._of_activation(function, x, y) if flows else ((), 0)
+            case Dropout() as dropout:
+                return (), self.element * prod(dropout.shape)
+            case Pool(function="max") as pool:
+                return x, _INDEX_BYTES * prod(pool.output_shape)
+            case Pool() as pool:
+                return (() if pool.whole else x), 0
+            case Elementwise(operation=operation):
+                return (() if operation in _PASSING or not flows else x), 0
+            case Reduce(operation=operation):
+                return (() if operation in ("mean", "sum") else (*x, *y)), 0
+            case Softmax():
+                return y, 0
+            case MatMul():
+                return x, 0
+            case Attention() as attention:
+                return (*x, *y), 4 * attention.batch * attention.heads * attention.queries
+            case Recurrent() as layer:
+                reserve = layer.gates * prod(layer.output_shape)
+                return (*x, *y), self.element * reserve
+            case Other():
+                return (*x, *y), 0
+        return (), 0
+
+    def _of_activation(self, function: str, x: tuple[str, ...], y: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+        if function in _OF_NOTHING or function in _BY_CONSTANT:
+            return (), 0
+        return (y if function in _OF_OUTPUT else x), 0
+
+
+def _passes_on(node: Node) -> bool:
+    """Whether the gradient of the output is that of an input, the same tensor."""
+    layer = node.layer
+    if isinstance(layer, Elementwise) and layer.operation == "add":
+        return all(shape == layer.output_shape for shape in layer.shapes)
+    return isinstance(layer, Activation) and layer.function == "add_constant"
+
+
+def _roots(network: Network) -> dict[str, str]:
+    """For each activation the one whose storage it shares: views have none of their own."""
+    roots = {name: name for name, _ in network.inputs} | {name: name for name, _ in network.constants}
+    for node in network.nodes:
+        shares = isinstance(node.layer, View) or (
+            isinstance(node.layer, Copy) and node.layer.operation in ("transpose", "slice", "split", "expand")
+        )
+        roots[node.output] = roots[node.inputs[0]] if shares and node.inputs else node.output
+    return roots
+
+
+def _statistics(norm: Norm) -> int:
+    """How many numbers a norm keeps of what it normalised by."""
+    if norm.function == "batch":
+        return 2 * norm.shape[1]
+    if norm.function == "lrn":
+        return prod(norm.shape)
+    if norm.function == "group":
+        return 2 * norm.shape[0] * norm.span
+    if norm.function == "instance":
+        return 2 * norm.shape[0] * norm.shape[1]
+    return 2 * prod(norm.shape[: -norm.span])
+
+
+def _statistics_bytes(network: Network) -> int:
+    """The running means and variances of batch norms, kept in single precision, and their counters."""
+    batch = [node.layer for node in network.nodes if isinstance(node.layer, Norm) and node.layer.function == "batch"]
+    return sum(8 * norm.shape[1] + _INDEX_BYTES for norm in batch)

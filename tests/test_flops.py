@@ -1,0 +1,52 @@
+"""FLOPs and parameters against torch's own counter."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from latte_cli.layers import Convolution, Layer, Linear, MatMul, Phase
+from latte_cli.network import Network, zoo
+from latte_cli.network.module import NetworkModule
+from latte_cli.network.onnx import read
+
+COUNTED = (Convolution, Linear, MatMul)
+"""The kinds that torch's counter knows."""
+
+SIZES = {"alexnet": 63, "mobilenet_v2": 32, "resnet18": 32, "resnet34": 32, "resnet50": 32, "vgg11": 32, "vgg16": 32}
+
+
+def overcounted(layer: Layer) -> int:
+    """How often torch counts a grouped filter gradient: once for each group, each time whole."""
+    return layer.groups if isinstance(layer, Convolution) else 1
+
+
+def ours(found: Network) -> tuple[int, int]:
+    """FLOPs forward and backward; the first layer has no data gradient."""
+    forward = backward = 0
+    for node in found.nodes:
+        layer = node.layer
+        if isinstance(layer, COUNTED):
+            forward += layer.flops(Phase.FORWARD)
+            flows = any(name in found.trained for name in node.inputs)
+            backward += layer.flops(Phase.BACKWARD_DATA) * flows + layer.flops(Phase.BACKWARD)
+            backward += layer.flops(Phase.BACKWARD_FILTER) * overcounted(layer)
+    return forward, backward
+
+
+def counted(module: nn.Module, *inputs: torch.Tensor) -> tuple[int, int]:
+    with FlopCounterMode(display=False) as forward:
+        out = module(*inputs)
+    with FlopCounterMode(display=False) as backward:
+        out.sum().backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+@pytest.mark.parametrize("name", list(zoo.ZOO))
+def test_flops_and_parameters_are_those_that_torch_counts(name: str) -> None:
+    content = zoo.export(name, image_size=SIZES.get(name))
+    found = read(content, name=name, sha256="", batch_size=2, allow_unknown=False)
+    module = NetworkModule(found).to("meta")
+    forward, backward = counted(module, torch.empty(found.inputs[0][1], device="meta"))
+    assert ours(found) == (forward, backward)
+    assert found.parameters == sum(parameter.numel() for parameter in module.parameters())

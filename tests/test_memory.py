@@ -1,0 +1,114 @@
+"""The memory of a training step against what torch's own allocator counts on the CPU."""
+
+import warnings
+from functools import cache, lru_cache
+from itertools import accumulate
+
+import pytest
+import torch
+
+from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.backends.cpu import CpuBackend
+from latte_cli.estimator.memory import memory
+from latte_cli.estimator.steps import Step, training_step
+from latte_cli.layers import Layer, Phase
+from latte_cli.network import Network, zoo
+from latte_cli.network import training as views
+from latte_cli.network.module import NetworkModule, optimizer, random_inputs, random_targets
+from latte_cli.network.module import training_step as real_step
+from latte_cli.network.onnx import read
+from latte_cli.tasks import Layout, Precision, Task
+
+SIZES = {"alexnet": 63, "mobilenet_v2": 64, "resnet18": 64, "resnet34": 64, "resnet50": 64, "vgg11": 32, "vgg16": 32}
+WITHIN = 0.05
+
+
+def network(name: str, batch_size: int) -> Network:
+    content = zoo.export(name, image_size=SIZES.get(name))
+    return read(content, name=name, sha256="", batch_size=batch_size, allow_unknown=False)
+
+
+@lru_cache
+def backend() -> CpuBackend:
+    return CpuBackend()
+
+
+@cache
+def workspace_bytes(layer: Layer, phase: Phase) -> int:
+    settings = backend().settings(Precision.FP32, Layout.NCHW)
+    task = Task(layer=layer, phase=phase, algorithm=FRAMEWORK_DEFAULT, settings=settings)
+    return backend().prepare(task).facts().workspace_bytes or 0
+
+
+def workspaces(found: Network, step: Step) -> dict[tuple[str, Phase], int]:
+    works = [work for work in training_step(found, step) if not work.layer.free and work.phase is not Phase.UPDATE]
+    return {(work.name, work.phase): workspace_bytes(work.layer, work.phase) for work in works}
+
+
+def real_peak_bytes(found: Network, step: Step) -> int:
+    """The peak of the third step: what lives from step to step, and the most that torch's allocator adds to it."""
+    module = NetworkModule(found)
+    for name, parameter in zip(names(found), parameters(module), strict=True):
+        parameter.requires_grad_(name not in found.frozen)
+    update = optimizer(step.optimizer, [p for p in module.parameters() if p.requires_grad])
+    inputs, targets = random_inputs(found), random_targets(found)
+    for _ in range(2):
+        real_step(module, inputs, targets, update)
+    module.zero_grad(set_to_none=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.autograd.profiler.profile(profile_memory=True) as seen:
+            real_step(module, inputs, targets, update)
+        events = [event for event in seen.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    lasting = [*module.parameters(), *module.buffers(), *inputs, targets]
+    states = [value for state in (update.state.values() if update else ()) for value in state.values()]
+    lasting += [value for value in states if isinstance(value, torch.Tensor)]
+    return sum(tensor.nbytes for tensor in lasting) + max(accumulate(changes))
+
+
+def names(found: Network) -> list[str]:
+    return [name for node in found.nodes for name in found.parameter_names(node)]
+
+
+def parameters(module: NetworkModule) -> list[torch.nn.Parameter]:
+    return [parameter for layer in module.layers for parameter in layer.parameters()]
+
+
+@pytest.mark.parametrize("name", list(zoo.ZOO))
+@pytest.mark.parametrize(("function", "batch_size"), [("sgd", 4), ("adam", 8)])
+def test_the_peak_is_that_of_torch_s_allocator(name: str, function: str, batch_size: int) -> None:
+    found, step = network(name, batch_size), Step(optimizer=function)
+    estimated = memory(found, step, Precision.FP32, workspaces(found, step)).peak
+    assert estimated.live_bytes == pytest.approx(real_peak_bytes(found, step), rel=WITHIN), estimated
+
+
+def test_a_network_that_is_half_frozen_holds_less() -> None:
+    whole = network("resnet18", 8)
+    half = views.frozen(whole, ["conv1", "bn1", "layer1", "layer2"])
+    step = Step(optimizer="momentum")
+    estimated = [memory(one, step, Precision.FP32, workspaces(one, step)).peak.live_bytes for one in (whole, half)]
+    assert estimated[1] < estimated[0]
+    assert estimated[1] == pytest.approx(real_peak_bytes(half, step), rel=WITHIN)
+
+
+def test_the_timeline_names_every_call_and_its_parts_add_up() -> None:
+    found = network("resnet8", 4)
+    timeline = memory(found, Step(optimizer="adam"), Precision.FP32).timeline
+    assert [moment.name for moment in timeline[: len(found.nodes)]] == [node.name for node in found.nodes]
+    assert timeline[-1].name == "(update)"
+    assert timeline[-1].gradients_bytes == 4 * found.parameters
+    assert timeline[-1].optimizer_bytes == 8 * found.parameters
+    assert timeline[0].gradients_bytes == 0
+    peak = max(moment.live_bytes for moment in timeline)
+    assert memory(found, Step(optimizer="adam"), Precision.FP32).peak.live_bytes == peak
+
+
+def test_sixteen_bits_halve_the_activations_and_autocast_keeps_the_weights() -> None:
+    found = network("resnet8", 32)
+    full, half, mixed = (
+        memory(found, Step(), precision).peak for precision in (Precision.FP32, Precision.BF16, Precision.BF16_AUTOCAST)
+    )
+    assert half.activations_bytes < 0.6 * full.activations_bytes
+    assert mixed.parameters_bytes == full.parameters_bytes
+    assert half.parameters_bytes < 0.6 * full.parameters_bytes
