@@ -1,7 +1,7 @@
 """Channel groups: which channels of a network go together, and the network with fewer of them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, lcm
 from typing import Any, TypeAlias
@@ -32,6 +32,9 @@ from latte_cli.network import Network, Node
 Ids: TypeAlias = NDArray[np.int64]
 """Who the channels of an activation are: as many dimensions as it has, of size 1 where the number does not matter."""
 
+Indices: TypeAlias = NDArray[np.int64]
+"""Positions along a dimension of a parameter."""
+
 _FIXED = 0
 _FULL_WIDTH = "use `--widths 1`: sub-models of such networks are not known yet"
 
@@ -61,7 +64,11 @@ def channel_groups(network: Network) -> tuple[ChannelGroup, ...]:
     The channels of the network's inputs and outputs, and whatever is added to them, belong to none. Raises LatteError
     naming the node where channels cannot be followed.
     """
-    trace = _Trace(network)
+    return tuple(group for group, _ in _grouped(_Trace(network)))
+
+
+def _grouped(trace: "_Trace") -> list[tuple[ChannelGroup, list[int]]]:
+    """The groups, each with the numbers that stand for its channels."""
     makers: dict[int, list[str]] = {}
     for node, ids in trace.made.items():
         for root in trace.roots(ids):
@@ -77,8 +84,86 @@ def channel_groups(network: Network) -> tuple[ChannelGroup, ...]:
         repeats[first] += 1
         name = first if repeats[first] == 1 else f"{first}#{repeats[first]}"
         multiple = trace.multiple(frozenset(roots))
-        groups.append(ChannelGroup(name=name, channels=len(roots), nodes=nodes_of, multiple=multiple))
-    return tuple(groups)
+        groups.append((ChannelGroup(name=name, channels=len(roots), nodes=nodes_of, multiple=multiple), roots))
+    return groups
+
+
+def positions(network: Network, kept: Mapping[str, Sequence[int]]) -> dict[str, tuple[Indices, ...]]:
+    """Where in each parameter of `network` the parameters of a sub-model lie: the indices kept of each dimension.
+
+    `kept` are the channels that stay of each named group, whatever their order; the other groups stay whole. With
+    `numpy.ix_` of the indices, `whole[ix_]` is the sub-model's parameter, and `whole[ix_] = part` puts it back.
+    Raises LatteError for a group there is none of, channels it does not have, and groups of convolutions that would
+    keep different channels.
+    """
+    trace = _Trace(network)
+    grouped = _grouped(trace)
+    named = {group.name: group for group, _ in grouped}
+    for name, channels in kept.items():
+        if name not in named:
+            raise unknown("channel group", name, named)
+        if len(set(channels)) != len(channels) or not set(channels) <= set(range(named[name].channels)) or not channels:
+            raise LatteError(
+                f"channel group `{name}` cannot keep {list(channels)[:8]}",
+                hint=f"different numbers from 0 to {named[name].channels - 1}",
+            )
+    dropped = {
+        roots[channel]
+        for group, roots in grouped
+        for channel in set(range(group.channels)) - set(kept.get(group.name, range(group.channels)))
+    }
+
+    def left(ids: Ids) -> Indices:
+        return np.flatnonzero([root not in dropped for root in trace.roots(ids)])
+
+    found: dict[str, tuple[Indices, ...]] = {}
+    for node in network.nodes:
+        for name, shape, owners in _dimensions(node, trace):
+            index = tuple(
+                np.arange(size) if ids is None else left(np.broadcast_to(ids.ravel(), size))
+                for size, ids in zip(shape, owners, strict=True)
+            )
+            found.setdefault(name, _split_evenly(node, name, index))
+    return found
+
+
+def _dimensions(node: Node, trace: "_Trace") -> Iterator[tuple[str, Shape, tuple[Ids | None, ...]]]:
+    """Each parameter of a node with the channels that its dimensions are of, None for those that are of none."""
+    layer, ins, out = node.layer, trace.read[node.name], trace.written[node.name]
+    names = node.parameters or tuple(f"{node.name}.{at}" for at in range(len(layer.parameter_shapes)))
+    for at, (name, shape) in enumerate(zip(names, layer.parameter_shapes, strict=True)):
+        match layer:
+            case Convolution() if at == 0:
+                first, second = (ins[0], out) if layer.transposed else (out, ins[0])
+                second_ids = None if layer.groups > 1 else second
+                yield name, shape, (first, second_ids, *(None,) * len(layer.kernel))
+            case Linear() if at == 0:
+                yield name, shape, (out, ins[0])
+            case Convolution() | Linear():
+                yield name, shape, (out,)
+            case Norm(function="batch" | "group" | "instance"):
+                yield name, shape, (_of_axis(ins[0], 1),)
+            case Norm() if layer.span == 1:
+                yield name, shape, (_of_axis(ins[0], ins[0].ndim - 1),)
+            case _:
+                yield name, shape, (None,) * len(shape)
+
+
+def _of_axis(ids: Ids, axis: int) -> Ids | None:
+    return ids if ids.size == ids.shape[axis] and ids.size > 1 else None
+
+
+def _split_evenly(node: Node, name: str, index: tuple[Indices, ...]) -> tuple[Indices, ...]:
+    """The indices of a grouped convolution's weight, whose second dimension counts within a group."""
+    layer = node.layer
+    if not isinstance(layer, Convolution) or layer.groups == 1 or layer.depthwise or name != (*node.parameters, "")[0]:
+        return index
+    size = len(index[0])
+    each = [index[0][at * size // layer.groups : (at + 1) * size // layer.groups] for at in range(layer.groups)]
+    within = layer.out_channels // layer.groups
+    if any(set(part // within) != {at} for at, part in enumerate(each)):
+        raise LatteError(f"the groups of `{node.name}` would keep different channels", hint="keep as many of each")
+    return index
 
 
 def sub_model(network: Network, width: float) -> Network:
@@ -168,6 +253,8 @@ class _Trace:
 
     def __init__(self, network: Network) -> None:
         self.made: dict[str, Ids] = {}
+        self.read: dict[str, Sequence[Ids]] = {}
+        self.written: dict[str, Ids] = {}
         self._parents = [_FIXED]
         self._multiples: list[tuple[Node, Ids, int]] = []
         self._owners: dict[str, tuple[Ids, Ids]] = {}
@@ -176,6 +263,7 @@ class _Trace:
             before = zip(node.inputs, node.layer.input_shapes, strict=True)
             ins = [known[name] if name in known else _unnumbered(shape) for name, shape in before]
             known[node.output] = self._outgoing(node, ins)
+            self.read[node.name], self.written[node.name] = ins, known[node.output]
             self._share(node, ins, known[node.output])
         for name in network.outputs:
             self.tie(known.get(name, _unnumbered(())), np.array(_FIXED))
