@@ -18,17 +18,20 @@ from torch import Tensor, nn
 from latte_cli.errors import LatteError
 from latte_cli.layers import (
     Activation,
+    Attention,
     Concat,
     Convolution,
     Copy,
     Dropout,
     Elementwise,
+    Embedding,
     Layer,
     Linear,
     MatMul,
     Norm,
     Optimizer,
     Pool,
+    Recurrent,
     Reduce,
     Shape,
     Softmax,
@@ -108,8 +111,35 @@ def layers_that_run() -> list[Layer]:
         Copy(operation="space_to_depth", shape=(1, 2, 6, 6), output=(1, 8, 3, 3)),
         Copy(operation="expand", shape=(1, 3), output=(4, 2, 3)),
         Copy(operation="resize", shape=(1, 3, 4, 4), output=(1, 3, 8, 9)),
+        Copy(operation="trilu", shape=(4, 4), output=(4, 4)),
+        Copy(operation="concat_constants", shape=(2, 3), output=(2, 5)),
         View(shape=(2, 3), output=(6, 1)),
+        *[
+            Recurrent(function=name, steps=3, batch=2, inputs=4, hidden=5, directions=2)
+            for name in ("lstm", "gru", "rnn")
+        ],
+        Recurrent(function="lstm", steps=3, batch=2, inputs=4, hidden=5, bias=False),
+        Attention(batch=2, heads=4, key_heads=4, queries=3, keys=5, width=8, value_width=8),
+        Attention(batch=2, heads=4, key_heads=2, queries=3, keys=3, width=8, value_width=8, causal=True),
+        Attention(batch=2, heads=4, key_heads=4, queries=3, keys=5, width=8, value_width=6, mask=(3, 5)),
     ]
+
+
+def test_an_embedding_looks_its_rows_up_and_trains_its_table() -> None:
+    module = layer_module(Embedding(rows=3, entries=5, width=4))
+    (table,) = module.parameters()
+    result = module(torch.tensor([4, 0, 4]))
+    assert torch.equal(result, table[[4, 0, 4]])
+    result.sum().backward()
+    assert table.grad is not None
+    assert table.grad[4, 0] == 2
+
+
+def test_a_recurrent_layer_writes_its_states_as_onnx_does() -> None:
+    module = layer_module(Recurrent(function="lstm", steps=3, batch=2, inputs=4, hidden=5, directions=2))
+    x = torch.randn(3, 2, 4)
+    states, _ = next(module.children())(x)
+    assert torch.equal(module(x)[:, 1], states[..., 5:])
 
 
 @pytest.mark.parametrize("layer", layers_that_run(), ids=lambda layer: layer.kind)
@@ -120,7 +150,10 @@ def test_a_layer_runs_from_its_input_shapes_to_its_output_shape_and_back(layer: 
         inputs = [torch.rand(shape, requires_grad=True) for shape in layer.input_shapes]
     result = module(*inputs)
     assert result.shape == layer.output_shape
-    assert tuple(tuple(own.shape) for own in module.parameters()) == layer.parameter_shapes
+    if isinstance(layer, Recurrent):  # whose weights torch holds direction by direction
+        assert sum(own.numel() for own in module.parameters()) == layer.parameters
+    else:
+        assert tuple(tuple(own.shape) for own in module.parameters()) == layer.parameter_shapes
     result.sum().backward()
     assert all(given.grad is not None for given in (*inputs, *module.parameters()))
 

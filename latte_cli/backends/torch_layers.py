@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latte_cli.backends import OutOfMemory, Unsupported
 from latte_cli.errors import LatteError
-from latte_cli.layers import Convolution, Layer, Linear, Optimizer, Phase
+from latte_cli.layers import Convolution, Embedding, Layer, Linear, Optimizer, Phase
 from latte_cli.network.module import layer_module
 from latte_cli.network.module import optimizer as make_optimizer
 from latte_cli.tasks import Layout, Precision, Settings
@@ -138,10 +138,18 @@ def layer_call(layer: Layer, phase: Phase, settings: Settings, device: str = "cp
     if isinstance(layer, Linear):
         return _linear(layer, phase, settings, device)
     module = layer_module(layer).to(device, DTYPES[settings.precision])
-    inputs = [random(shape, settings, device).requires_grad_() for shape in layer.input_shapes]
+    inputs = _inputs(layer, settings, device)
     if phase is Phase.FORWARD:
         return LayerCall(call=lambda: module(*inputs), first=inputs)
-    return backward_call(module(*inputs), [*inputs, *module.parameters()])
+    leaves = [tensor for tensor in (*inputs, *module.parameters()) if tensor.requires_grad]
+    return backward_call(module(*inputs), leaves)
+
+
+def _inputs(layer: Layer, settings: Settings, device: str) -> list[Tensor]:
+    """What a layer reads: indices all over an embedding's table, normal numbers elsewhere."""
+    if isinstance(layer, Embedding):
+        return [torch.randint(layer.entries, (layer.rows,), generator=torch.Generator().manual_seed(0)).to(device)]
+    return [random(shape, settings, device).requires_grad_() for shape in layer.input_shapes]
 
 
 def backward_call(out: Tensor, leaves: Sequence[Tensor]) -> LayerCall:

@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch mode
 from torch import Tensor, nn
 
 from latte_cli.errors import unknown
+from latte_cli.layers import Embedding, View
 from latte_cli.network import Network, Node
 from latte_cli.network.module.layers import Compute, Function, layer_module
 
@@ -88,9 +89,25 @@ def _program(network: Network, layers: Iterable[nn.Module], slots: Mapping[str, 
 
 
 def random_inputs(network: Network, *, seed: int = 0) -> tuple[Tensor, ...]:
-    """Normally distributed activations of the shapes that `network` is given."""
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(shape, generator=generator) for _, shape in network.inputs)
+    """Normally distributed activations of the shapes that `network` is given; indices where it looks them up."""
+    generator, entries = torch.Generator().manual_seed(seed), _entries(network)
+    return tuple(
+        torch.randint(entries[name], shape, generator=generator)
+        if name in entries
+        else torch.randn(shape, generator=generator)
+        for name, shape in network.inputs
+    )
+
+
+def _entries(network: Network) -> dict[str, int]:
+    """The inputs that are indices of embeddings, with how many entries the smallest of their tables has."""
+    found: dict[str, int] = {}
+    for node in reversed(network.nodes):
+        if isinstance(node.layer, Embedding):
+            found[node.inputs[0]] = min(node.layer.entries, found.get(node.inputs[0], node.layer.entries))
+        elif isinstance(node.layer, View) and node.output in found:
+            found[node.inputs[0]] = min(found[node.output], found.get(node.inputs[0], found[node.output]))
+    return found
 
 
 def random_targets(network: Network, *, seed: int = 0) -> Tensor:

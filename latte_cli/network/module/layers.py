@@ -13,16 +13,19 @@ from torch import Tensor, nn
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import (
     Activation,
+    Attention,
     Concat,
     Convolution,
     Copy,
     Dropout,
     Elementwise,
+    Embedding,
     Layer,
     Linear,
     MatMul,
     Norm,
     Pool,
+    Recurrent,
     Reduce,
     Softmax,
     SoftmaxCrossEntropy,
@@ -389,66 +392,168 @@ def _reduce(layer: Reduce, attributes: Attributes) -> nn.Module:
     return Function(partial(compute, dim=layer.axes, keepdim=layer.keep))
 
 
-def _transpose(layer: Copy) -> Compute:
+def _transpose(layer: Copy, attributes: Attributes) -> Compute:
     return lambda x: x.permute(layer.order).contiguous()
 
 
-def _pad_or_crop(layer: Copy) -> Compute:
-    after = [out - size for size, out in zip(layer.shape, layer.output, strict=True)]
-    return partial(F.pad, pad=_pads([0] * len(after), after))
+def _pad_or_crop(layer: Copy, attributes: Attributes) -> Compute:
+    before = attributes.get("before", [0] * len(layer.shape))
+    after = [out - size - first for size, out, first in zip(layer.shape, layer.output, before, strict=True)]
+    mode: str = attributes.get("mode", "constant")
+    mode = {"edge": "replicate", "wrap": "circular"}.get(mode, mode)
+    if mode == "constant":
+        return partial(F.pad, pad=_pads(before, after), value=attributes.get("value", 0.0))
+    outer = next((axis for axis, pair in enumerate(zip(before, after, strict=True)) if any(pair)), 0)
+    if outer < 2 or len(layer.shape) - outer > 3 or min(*before, *after) < 0:
+        raise LatteError(f"a pad of {layer.shape} by {mode} cannot be run")
+    return partial(F.pad, pad=_pads(before[outer:], after[outer:]), mode=mode)
 
 
-def _slice(layer: Copy) -> Compute:
-    window = tuple(slice(size) for size in layer.output)
+def _slice(layer: Copy, attributes: Attributes) -> Compute:
+    starts, steps = attributes.get("starts", [0] * len(layer.output)), attributes.get("steps", [1] * len(layer.output))
+    if len(starts) < len(layer.output):  # of a part of the dimensions, as a recurrent layer's last step
+        starts = [layer.shape[0] - 1, *[0] * (len(layer.output) - 1)]
+        steps = [1] * len(layer.output)
+    turned = [axis for axis, step in enumerate(steps) if step < 0]
+    if turned:
+        picks = [torch.arange(s, s + n * by, by) for s, n, by in zip(starts, layer.output, steps, strict=True)]
+
+        def picked(x: Tensor) -> Tensor:
+            for axis, pick in enumerate(picks):
+                x = x.index_select(axis, pick.to(x.device))
+            return x
+
+        return picked
+    window = tuple(slice(s, s + (n - 1) * by + 1, by) for s, n, by in zip(starts, layer.output, steps, strict=True))
     return lambda x: x[window].contiguous()
 
 
-def _gather(layer: Copy) -> Compute:
-    axis = next((axis for axis, (a, b) in enumerate(zip(layer.shape, layer.output, strict=True)) if a < b), None)
+def _split(layer: Copy, attributes: Attributes) -> Compute:
+    axis, start = attributes.get("axis", 0), attributes.get("start", 0)
+    starts = [start if at == axis else 0 for at in range(len(layer.output))]
+    return _slice(layer, {"starts": starts})
+
+
+def _gather(layer: Copy, attributes: Attributes) -> Compute:
+    axis = attributes.get("axis")
     if axis is None:
-        return _slice(layer)
-    rows = [index % layer.shape[axis] for index in range(layer.output[axis])]
-    return lambda x: x.index_select(axis, torch.tensor(rows, device=x.device))
+        pairs = enumerate(zip(layer.shape, layer.output, strict=True))
+        axis = next((at for at, (a, b) in pairs if a != b), 0)
+    size = layer.shape[axis]
+    rows = attributes.get("indices") or [index % size for index in range(layer.output[axis])]
+    picked = torch.tensor([row % size for row in rows])
+    return lambda x: x.index_select(axis, picked.to(x.device))
 
 
-def _tile(layer: Copy) -> Compute:
+def _tile(layer: Copy, attributes: Attributes) -> Compute:
     repeats = [out // size for size, out in zip(layer.shape, layer.output, strict=True)]
     return lambda x: x.repeat(repeats)
 
 
-def _expand(layer: Copy) -> Compute:
+def _expand(layer: Copy, attributes: Attributes) -> Compute:
     return lambda x: x.expand(layer.output).contiguous()
 
 
-def _resize(layer: Copy) -> Compute:
-    return partial(F.interpolate, size=layer.output[2:], mode="nearest")
+_MODES = {1: {"linear": "linear"}, 2: {"linear": "bilinear", "cubic": "bicubic"}, 3: {"linear": "trilinear"}}
 
 
-def _depth_to_space(layer: Copy) -> Compute:
-    return partial(F.pixel_shuffle, upscale_factor=layer.output[-1] // layer.shape[-1])
+def _resize(layer: Copy, attributes: Attributes) -> Compute:
+    mode = _MODES.get(len(layer.output) - 2, {}).get(attributes.get("mode", "nearest"), "nearest")
+    if mode == "nearest":
+        return partial(F.interpolate, size=layer.output[2:], mode=mode)
+    corners = attributes.get("coordinate_transformation_mode") == "align_corners"
+    return partial(F.interpolate, size=layer.output[2:], mode=mode, align_corners=corners)
 
 
-def _space_to_depth(layer: Copy) -> Compute:
-    return partial(F.pixel_unshuffle, downscale_factor=layer.shape[-1] // layer.output[-1])
+def _depth_to_space(layer: Copy, attributes: Attributes) -> Compute:
+    block = layer.output[-1] // layer.shape[-1]
+    if attributes.get("mode", "CRD" if "blocksize" not in attributes else "DCR") == "CRD":
+        return partial(F.pixel_shuffle, upscale_factor=block)
+    batch, channels, height, width = layer.shape
+
+    def shuffled(x: Tensor) -> Tensor:
+        x = x.reshape(batch, block, block, channels // block**2, height, width)
+        return x.permute(0, 3, 4, 1, 5, 2).reshape(layer.output)
+
+    return shuffled
 
 
-_COPIES: dict[str, Callable[[Copy], Compute]] = {
+def _space_to_depth(layer: Copy, attributes: Attributes) -> Compute:
+    block = layer.shape[-1] // layer.output[-1]
+    if "blocksize" not in attributes:
+        return partial(F.pixel_unshuffle, downscale_factor=block)
+    batch, channels, height, width = layer.shape
+
+    def gathered(x: Tensor) -> Tensor:
+        x = x.reshape(batch, channels, height // block, block, width // block, block)
+        return x.permute(0, 3, 5, 1, 2, 4).reshape(layer.output)
+
+    return gathered
+
+
+def _triangle(layer: Copy, attributes: Attributes) -> Compute:
+    cut = torch.triu if attributes.get("upper", 1) else torch.tril
+    return partial(cut, diagonal=int(attributes.get("k", 0)))
+
+
+_COPIES: dict[str, Callable[[Copy, Attributes], Compute]] = {
     "transpose": _transpose,
     "pad": _pad_or_crop,
+    "concat_constants": _pad_or_crop,
     "slice": _slice,
-    "split": _slice,
+    "split": _split,
     "gather": _gather,
     "expand": _expand,
     "tile": _tile,
     "resize": _resize,
     "depth_to_space": _depth_to_space,
     "space_to_depth": _space_to_depth,
-    "cast": lambda layer: torch.clone,
+    "trilu": _triangle,
+    "cast": lambda layer, attributes: torch.clone,
 }
 
 
 def _copy(layer: Copy, attributes: Attributes) -> nn.Module:
-    return Function(_named("copy", layer.operation, _COPIES)(layer))
+    return Function(_named("copy", layer.operation, _COPIES)(layer, attributes))
+
+
+class _Embedding(nn.Embedding):
+    """A look-up; indices may come as any integers, and as the numbers that stand for them while it is timed."""
+
+    def forward(self, indices: Tensor) -> Tensor:
+        return super().forward(indices if not indices.is_floating_point() else indices.long())
+
+
+def _embedding(layer: Embedding, attributes: Attributes) -> nn.Module:
+    return _Embedding(layer.entries, layer.width)
+
+
+_CELLS: dict[str, type[nn.Module]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
+class _Recurrent(nn.Module):
+    """A recurrent layer whose hidden states come out as ONNX has them: (steps, directions, batch, hidden)."""
+
+    def __init__(self, layer: Recurrent) -> None:
+        super().__init__()
+        cells = _CELLS[layer.function]
+        self.cells = cells(layer.inputs, layer.hidden, bias=layer.bias, bidirectional=layer.directions == 2)
+        self.shape = (layer.steps, layer.batch, layer.directions, layer.hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states: Tensor = self.cells(x)[0]
+        return states.view(self.shape).transpose(1, 2)
+
+
+def _recurrent(layer: Recurrent, attributes: Attributes) -> nn.Module:
+    return _Recurrent(layer)
+
+
+def _attention(layer: Attention, attributes: Attributes) -> nn.Module:
+    given: dict[str, Any] = {"is_causal": layer.causal, "enable_gqa": layer.key_heads < layer.heads}
+    if "scale" in attributes:
+        given["scale"] = attributes["scale"]
+    return Function(partial(F.scaled_dot_product_attention, **given))
 
 
 def _view(layer: View, attributes: Attributes) -> nn.Module:
@@ -470,4 +575,7 @@ _BUILDERS: dict[type[Layer], Callable[[Any, Attributes], nn.Module]] = {
     Reduce: _reduce,
     Copy: _copy,
     View: _view,
+    Embedding: _embedding,
+    Recurrent: _recurrent,
+    Attention: _attention,
 }
