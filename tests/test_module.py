@@ -5,13 +5,13 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
@@ -42,13 +42,13 @@ from latte_cli.network import Network, Node, load
 from latte_cli.network.module import (
     NetworkModule,
     layer_module,
-    load_onnx_weights,
     optimizer,
     random_inputs,
     random_targets,
     training_step,
 )
 from latte_cli.network.onnx import read
+from latte_cli.network.weights import Weights
 from latte_cli.network.zoo import ZOO, export
 
 LIGHT_MODELS = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -281,6 +281,7 @@ def residual_network() -> Network:
             inputs=("a",),
             output="b",
             parameters=("norm.weight", "norm.bias"),
+            constants=((3, "norm.running_mean"), (4, "norm.running_var")),
         ),
         Node(name="relu", layer=Activation(shape=IMAGE, function="relu"), inputs=("b",), output="c"),
         Node(name="body1", layer=body, inputs=("c",), output="d", parameters=("body.weight",)),
@@ -299,25 +300,11 @@ def residual_network() -> Network:
     return Network(name="residual", inputs=(("x", (2, 3, 6, 6)),), nodes=nodes, outputs=("y",))
 
 
-def residual_onnx(model: HandWritten) -> bytes:
-    """HandWritten's weights as an ONNX file holds them, with the head stored (in, out) as Gemm's default has it."""
-    tensors = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    tensors["head.weight"] = tensors["head.weight"].T
-    norm = ["a", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"]
-    nodes = [
-        helper.make_node("BatchNormalization", norm, ["b"]),
-        helper.make_node("Gemm", ["h", "head.weight", "head.bias"], ["y"]),
-    ]
-    held = [numpy_helper.from_array(array, name) for name, array in tensors.items() if array.dtype == "float32"]
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, (2, 5))
-    return helper.make_model(helper.make_graph(nodes, "g", [], [y], held)).SerializeToString()
-
-
 def loaded() -> tuple[NetworkModule, HandWritten]:
-    model, module = HandWritten(), NetworkModule(residual_network())
+    model = HandWritten()
     model.norm.running_mean.uniform_()
-    assert load_onnx_weights(module, residual_onnx(model)) == ()
-    return module, model
+    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    return NetworkModule(residual_network(), weights=arrays), model
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -346,10 +333,16 @@ def test_gradients_are_those_of_the_hand_written_model() -> None:
         torch.testing.assert_close(own.grad, other.grad)
 
 
-def test_parameters_that_the_file_does_not_hold_are_named() -> None:
-    model = helper.make_model(helper.make_graph([], "g", [], []))
-    missing = load_onnx_weights(NetworkModule(residual_network()), model.SerializeToString())
-    assert set(missing) == {"stem.weight", "norm.weight", "norm.bias", "body.weight", "head.weight", "head.bias"}
+def test_parameters_that_the_file_does_not_hold_are_drawn() -> None:
+    drawn, half = (NetworkModule(residual_network(), weights=given) for given in ({}, {"head.bias": np.ones(5)}))
+    own, other = dict(drawn.named_parameters()), dict(half.named_parameters())
+    different = [name for name, parameter in own.items() if not torch.equal(parameter, other[name])]
+    assert [tuple(own[name].shape) for name in different] == [(5,)]
+
+
+def test_a_parameter_of_another_size_is_an_error() -> None:
+    with pytest.raises(LatteError, match=r"has the shape \(6,\) where"):
+        NetworkModule(residual_network(), weights={"head.bias": np.ones(6)})
 
 
 def test_activations_are_dropped_after_their_last_use() -> None:
@@ -492,8 +485,7 @@ def test_each_light_model_of_the_onnx_project_becomes_a_module_of_its_shapes_and
 @pytest.mark.parametrize("name", sorted(ZOO.keys() - {"resnet34", "vgg16"}))  # the same blocks as their smaller kin
 def test_each_kind_of_network_in_the_zoo_computes_what_the_onnx_reference_does(name: str) -> None:
     network, content = zoo_network(name, image_size=max(28, ZOO[name].smallest))
-    module, (x,) = NetworkModule(network), random_inputs(network)
-    assert load_onnx_weights(module, content) == ()
+    module, (x,) = NetworkModule(network, weights=Weights(content, Path("m.onnx"))), random_inputs(network)
     model = onnx.load_model_from_string(content)
     model.opset_import[0].version = 15  # the reference takes batch norms before version 14 for training
     (expected,) = ReferenceEvaluator(model).run(None, {network.inputs[0][0]: x.numpy()})

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import (
@@ -144,7 +144,9 @@ def operator_cases() -> Iterator[tuple[str, onnx.ModelProto, Shape]]:
 
         cases = collect_testcases(None)
     for case in cases:
-        graph = case.model.graph
+        model = ModelProto()
+        model.CopyFrom(case.model)  # other tests read the same cases
+        graph = model.graph
         if not all(node.op_type in OPERATORS and not node.domain for node in graph.node):
             continue
         shape = tuple(size.dim_value for size in graph.output[0].type.tensor_type.shape.dim)
@@ -156,7 +158,7 @@ def operator_cases() -> Iterator[tuple[str, onnx.ModelProto, Shape]]:
         except (NotImplementedError, KeyError, TypeError, ValueError):  # sequences and the like
             continue
         graph.initializer.extend(stored)
-        yield case.name, case.model, shape
+        yield case.name, model, shape
 
 
 def test_every_operator_has_the_shapes_of_onnx_own_cases() -> None:

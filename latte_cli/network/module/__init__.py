@@ -1,22 +1,23 @@
 """Networks as torch modules: what was read from a file, run and trained as a model written by hand would be."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch model uses
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latte_cli.errors import unknown
+from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Embedding, View
 from latte_cli.network import Network, Node
+from latte_cli.network.module.filling import constants_of, fill
 from latte_cli.network.module.layers import Compute, Function, layer_module
 
 __all__ = [
     "NetworkModule",
     "layer_module",
-    "load_onnx_weights",
     "optimizer",
     "random_inputs",
     "random_targets",
@@ -29,17 +30,25 @@ _Step: TypeAlias = tuple[Compute, tuple[int, ...], int, tuple[int, ...]]
 class NetworkModule(nn.Module):
     """`network` as a module: the activations it is given in, its output out (a tuple where it has several).
 
-    Weights are drawn from `seed` by Kaiming's rule; nodes that name the same parameters share them. An activation is
-    dropped after its last use, as in a model written by hand. Raises LatteError for a layer that cannot be run.
+    Weights are those of `weights`, arrays by the names that nodes have for their parameters and constants, else drawn
+    from `seed` by Kaiming's rule; nodes that name the same parameters share them. Constants of element-wise layers that
+    are no single numbers are trained where they are floating-point weights of the file, beside what
+    `Network.parameters` counts. An activation is dropped after its last use, as in a model written by hand. Raises
+    LatteError for a layer that cannot be run.
     """
 
-    def __init__(self, network: Network, *, seed: int = 0) -> None:
+    def __init__(self, network: Network, *, weights: Mapping[str, NDArray[Any]] | None = None, seed: int = 0) -> None:
         super().__init__()
+        if network.constants or not network.nodes:
+            raise LatteError(f"`{network.name}` returns what depends on no input", hint="there is nothing to run")
         self.network = network
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.ModuleList(layer_module(node.layer, dict(node.attributes)) for node in network.nodes)
+            self.layers = nn.ModuleList(_layer(node, weights) for node in network.nodes)
             self.apply(_initialise)
+        if weights is not None:
+            for node, layer in zip(network.nodes, self.layers, strict=True):
+                fill(node, layer, weights)
         _share_parameters(network.nodes, self.layers)
         slots = {name: slot for slot, name in enumerate(network.shapes)}
         self._spare = [None] * len(network.nodes)
@@ -54,6 +63,11 @@ class NetworkModule(nn.Module):
                 slots[slot] = None
         results = [slots[slot] for slot in self._results]
         return results[0] if len(results) == 1 else tuple(results)
+
+
+def _layer(node: Node, weights: Mapping[str, NDArray[Any]] | None) -> nn.Module:
+    constants = constants_of(node, weights) if weights is not None else {}
+    return layer_module(node.layer, dict(node.attributes), constants, inputs=len(node.inputs))
 
 
 def _initialise(module: nn.Module) -> None:
@@ -151,38 +165,3 @@ def _scores_at(module: nn.Module) -> int:
     """The place of the scores among a network's outputs; for another module the last."""
     network = getattr(module, "network", None)
     return network.outputs.index(network.scores) if isinstance(network, Network) else -1
-
-
-def load_onnx_weights(module: NetworkModule, content: bytes) -> tuple[str, ...]:
-    """Copy the weights inside an ONNX file into `module`, the running statistics of batch norms included.
-
-    Returns the names of those that the file does not hold.
-    """
-    import onnx
-
-    graph = onnx.load_model_from_string(content).graph
-    held = {tensor.name: tensor for tensor in graph.initializer if not tensor.external_data}
-    turned = {node.input[1] for node in graph.node if _stored_by_inputs(node)}
-    missing = []
-    for name, own in _named_tensors(module, graph.node):
-        if name not in held:
-            missing.append(name)
-            continue
-        array = onnx.numpy_helper.to_array(held[name])
-        with torch.no_grad():
-            own.copy_(torch.tensor(array.T if name in turned else array))
-    return tuple(missing)
-
-
-def _stored_by_inputs(node: Any) -> bool:
-    """Whether an ONNX node's weight is (in, out) where torch's is (out, in)."""
-    by_outputs = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return node.op_type == "MatMul" or (node.op_type == "Gemm" and not by_outputs)
-
-
-def _named_tensors(module: NetworkModule, onnx_nodes: Iterable[Any]) -> Iterator[tuple[str, Tensor]]:
-    statistics = {node.input[1]: node.input[3:5] for node in onnx_nodes if node.op_type == "BatchNormalization"}
-    for node, layer in zip(module.network.nodes, module.layers, strict=True):
-        yield from zip(node.parameters, layer.parameters(), strict=False)
-        if node.parameters:
-            yield from zip(statistics.get(node.parameters[0], ()), layer.buffers(), strict=False)

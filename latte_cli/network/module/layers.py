@@ -1,7 +1,7 @@
 """One layer as a torch module, computed as an ordinary PyTorch model would."""
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial, reduce
 from math import prod
 from typing import Any, TypeAlias
@@ -47,16 +47,92 @@ class Function(nn.Module):
         return self.compute(*inputs)
 
 
-def layer_module(layer: Layer, attributes: Attributes | None = None) -> nn.Module:
+def layer_module(
+    layer: Layer,
+    attributes: Attributes | None = None,
+    constants: Mapping[int, Tensor] | None = None,
+    *,
+    inputs: int = 1,
+) -> nn.Module:
     """A module in training mode that computes `layer`: from its `input_shapes` to its `output_shape`.
 
-    `attributes` are those of a network's node (a norm's `epsilon`, an activation's `alpha`); torch's defaults stand in
-    for what is not given. Raises LatteError for a layer or a function that cannot be run.
+    `attributes` are those of a network's node (a norm's `epsilon`, an activation's `alpha`), `constants` what it reads
+    besides its `inputs`, by place; torch's defaults stand in for what is not given. Raises LatteError for a layer or a
+    function that cannot be run.
     """
     builder = _BUILDERS.get(type(layer))
     if builder is None:
         raise unknown("layer kind to run", layer.kind, (kind.kind for kind in _BUILDERS))
+    if constants and (found := _with_constants(layer, attributes or {}, constants, inputs)):
+        return found
     return builder(layer, attributes or {})
+
+
+class _Beside(nn.Module):
+    """A layer with constants among what it combines: those that are floating-point numbers are trained."""
+
+    def __init__(self, compute: Compute, constants: Mapping[int, Tensor], inputs: int) -> None:
+        super().__init__()
+        self.compute, self.order = compute, []
+        given = iter(range(inputs))
+        for place in range(inputs + len(constants)):
+            self.order.append(next(given) if place not in constants else -1 - place)
+        for place, constant in constants.items():
+            if constant.is_floating_point() and constant.dim():
+                self.register_parameter(f"constant{place}", nn.Parameter(constant))
+            else:
+                self.register_buffer(f"constant{place}", constant)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.compute(*[inputs[at] if at >= 0 else getattr(self, f"constant{-1 - at}") for at in self.order])
+
+
+def _with_constants(
+    layer: Layer, attributes: Attributes, constants: Mapping[int, Tensor], inputs: int
+) -> nn.Module | None:
+    """The layer's module where it combines its inputs with constants; None where they matter in another way."""
+    match layer:
+        case Activation(function=function) if function.endswith(_CONSTANT) and "value" not in attributes:
+            compute = _named("element-wise operation", function.removesuffix(_CONSTANT), _ELEMENTWISE)
+            return _Beside(_folded(compute, inputs + len(constants)), constants, inputs)
+        case Elementwise(operation=operation):
+            compute = torch.where if operation == "where" else _named("operation", operation, _ELEMENTWISE)
+            return _Beside(_folded(compute, inputs + len(constants)), constants, inputs)
+        case Activation(function="clip") if any(
+            place in constants and name not in attributes for place, name in ((1, "min"), (2, "max"))
+        ):
+            least, most = constants.get(1), constants.get(2)
+            return Function(lambda x: torch.clamp(x, least, most))
+        case Activation(function="prelu"):
+            return _Beside(lambda x, slope: torch.where(x > 0, x, x * slope), constants, inputs)
+        case Attention():
+            plain = _attention(layer, attributes).compute
+            return _Beside(lambda q, k, v, mask: plain(q, k, v, mask), {3: constants[3]}, 3) if 3 in constants else None
+        case Copy(operation="concat_constants"):
+            fixed = [constants[place] for place in sorted(constants)]
+            return _Beside(_joined(attributes), dict(enumerate(fixed, start=1)), 1)
+        case Copy(operation="gather") if 1 in constants:
+            axis, rows = attributes["axis"], constants[1].reshape(-1)
+            rows = torch.where(rows < 0, rows + layer.shape[axis], rows)
+            return Function(lambda x: x.index_select(axis, rows.to(x.device)))
+    return None
+
+
+def _folded(compute: Compute, operands: int) -> Compute:
+    return compute if (operands <= 3 and compute is torch.where) or operands == 2 else lambda *all: reduce(compute, all)
+
+
+def _joined(attributes: Attributes) -> Compute:
+    """Constants laid end to end with the parts of the input that go between them."""
+    axis, sizes, varying = attributes["axis"], attributes["sizes"], attributes["varying"]
+    own = [sizes[place] for place in varying]
+
+    def compute(*operands: Tensor) -> Tensor:
+        varied = iter(torch.split(operands[0], own, axis) if len(own) > 1 else operands[:1])
+        fixed = iter(operands[1:])
+        return torch.cat([next(varied) if at in varying else next(fixed) for at in range(len(sizes))], axis)
+
+    return compute
 
 
 def _named(what: str, name: str, known: Mapping[str, Any]) -> Any:
@@ -98,6 +174,8 @@ def _convolution(layer: Convolution, attributes: Attributes) -> nn.Module:
 
 
 def _linear(layer: Linear, attributes: Attributes) -> nn.Module:
+    if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
+        raise LatteError("a Gemm that scales its product cannot be run", hint="`alpha` and `beta` of 1 can")
     return nn.Linear(layer.in_features, layer.out_features, bias=layer.bias)
 
 
@@ -162,6 +240,20 @@ def _clip(x: Tensor, *, low: float = -3.4e38, high: float = 3.4e38) -> Tensor:
     return F.hardtanh(x, low, high)  # what ReLU6 is in torch
 
 
+def _hard_sigmoid(x: Tensor, *, alpha: float = 1 / 6, beta: float = 0.5) -> Tensor:
+    usual = abs(alpha - 1 / 6) < 1e-6 and beta == 0.5
+    return F.hardsigmoid(x) if usual else torch.clamp(alpha * x + beta, 0.0, 1.0)
+
+
+def _selu(x: Tensor, *, alpha: float = 1.6732632, gamma: float = 1.050701) -> Tensor:
+    usual = abs(alpha - 1.6732632) < 1e-5 and abs(gamma - 1.050701) < 1e-5
+    return F.selu(x) if usual else gamma * F.elu(x, alpha)
+
+
+def _shrink(x: Tensor, *, lambd: float = 0.5, bias: float = 0.0) -> Tensor:
+    return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, torch.zeros_like(x)))
+
+
 _ACTIVATIONS: dict[str, tuple[Compute, dict[str, str]]] = {
     "relu": (F.relu, {}),
     "relu6": (F.relu6, {}),
@@ -171,16 +263,16 @@ _ACTIVATIONS: dict[str, tuple[Compute, dict[str, str]]] = {
     "thresholded_relu": (partial(F.threshold, threshold=1.0, value=0.0), {"alpha": "threshold"}),
     "elu": (F.elu, {"alpha": "alpha"}),
     "celu": (F.celu, {"alpha": "alpha"}),
-    "selu": (F.selu, {}),
-    "gelu": (F.gelu, {}),
+    "selu": (_selu, {"alpha": "alpha", "gamma": "gamma"}),
+    "gelu": (F.gelu, {"approximate": "approximate"}),
     "silu": (F.silu, {}),
     "mish": (F.mish, {}),
     "sigmoid": (torch.sigmoid, {}),
-    "hard_sigmoid": (F.hardsigmoid, {}),
+    "hard_sigmoid": (_hard_sigmoid, {"alpha": "alpha", "beta": "beta"}),
     "hard_swish": (F.hardswish, {}),
     "softplus": (F.softplus, {}),
     "softsign": (F.softsign, {}),
-    "shrink": (F.hardshrink, {}),
+    "shrink": (_shrink, {"lambd": "lambd", "bias": "bias"}),
     "not": (torch.logical_not, {}),
     **{
         name: (getattr(torch, name), {})
@@ -253,9 +345,20 @@ _WHOLE_POOLS: dict[str, tuple[Compute, ...]] = {
 """Pooling over windows and, as models write it, over the whole input; for 1 to 3 dimensions."""
 
 
+def _lp_pool(x: Tensor, *, windows: Any, power: float, kernel_size: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """ONNX takes the powers of absolute values; torch's pool over one dimension takes plain numbers."""
+    sizes: dict[str, Any] = {"kernel_size": kernel_size, "stride": stride}
+    if len(kernel_size) == 1:
+        sizes = {name: size[0] for name, size in sizes.items()}
+    pooled: Tensor = windows.func(x.abs() if power % 2 else x, norm_type=power, **sizes)
+    return pooled
+
+
 def _pool(layer: Pool, attributes: Attributes) -> nn.Module:
     rank = len(layer.input) - 1
     windows = _named("pooling", layer.function, _POOLS)[rank]
+    if layer.function == "lp":
+        windows = partial(_lp_pool, windows=windows, power=float(attributes.get("p", 2)))
     if layer.whole and layer.function in _WHOLE_POOLS:
         return Function(partial(_WHOLE_POOLS[layer.function][rank], output_size=1))
     sizes: dict[str, Any] = {"kernel_size": layer.kernel, "stride": layer.stride}
@@ -352,6 +455,8 @@ _OF_ANY_NUMBER = ("mean", "where")
 
 
 def _elementwise(layer: Elementwise, attributes: Attributes) -> nn.Module:
+    if layer.operation == "modulo" and attributes.get("fmod"):
+        return Function(torch.fmod)
     compute: Compute = _named("element-wise operation", layer.operation, _ELEMENTWISE)
     if len(layer.shapes) == 2 or layer.operation in _OF_ANY_NUMBER:
         return Function(compute)
@@ -412,7 +517,8 @@ def _pad_or_crop(layer: Copy, attributes: Attributes) -> Compute:
 def _slice(layer: Copy, attributes: Attributes) -> Compute:
     starts, steps = attributes.get("starts", [0] * len(layer.output)), attributes.get("steps", [1] * len(layer.output))
     if len(starts) < len(layer.output):  # of a part of the dimensions, as a recurrent layer's last step
-        starts = [layer.shape[0] - 1, *[0] * (len(layer.output) - 1)]
+        given = dict(zip(attributes["axes"], starts, strict=True))
+        starts = [given.get(axis, 0) % size for axis, size in enumerate(layer.shape)]
         steps = [1] * len(layer.output)
     turned = [axis for axis, step in enumerate(steps) if step < 0]
     if turned:
@@ -480,7 +586,7 @@ def _depth_to_space(layer: Copy, attributes: Attributes) -> Compute:
 
 def _space_to_depth(layer: Copy, attributes: Attributes) -> Compute:
     block = layer.shape[-1] // layer.output[-1]
-    if "blocksize" not in attributes:
+    if "blocksize" not in attributes or attributes.get("mode") == "CRD":
         return partial(F.pixel_unshuffle, downscale_factor=block)
     batch, channels, height, width = layer.shape
 
@@ -546,11 +652,25 @@ class _Recurrent(nn.Module):
 
 
 def _recurrent(layer: Recurrent, attributes: Attributes) -> nn.Module:
+    ways = {1: "forward", 2: "bidirectional"}
+    odd = attributes.get("direction", ways[layer.directions]) != ways[layer.directions]
+    if odd or "activations" in attributes or "clip" in attributes:
+        raise LatteError(f"a `{layer.function}` of this form cannot be run", hint="torch's own forms can")
+    if layer.function == "gru" and not attributes.get("linear_before_reset", 1):
+        raise LatteError("a GRU that resets before its product cannot be run", hint="`linear_before_reset` is torch's")
     return _Recurrent(layer)
 
 
-def _attention(layer: Attention, attributes: Attributes) -> nn.Module:
+_UNKNOWN_ATTENTION = ("softcap", "left_window_size", "right_window_size", "window_size", "qk_matmul_output_mode")
+
+
+def _attention(layer: Attention, attributes: Attributes) -> Function:
+    odd = [name for name in _UNKNOWN_ATTENTION if attributes.get(name)]
+    if odd:
+        raise LatteError(f"attention with `{odd[0]}` cannot be run", hint="leave the attribute out")
     given: dict[str, Any] = {"is_causal": layer.causal, "enable_gqa": layer.key_heads < layer.heads}
+    if layer.causal and layer.queries != layer.keys:
+        raise LatteError("causal attention with a past cannot be run", hint="export it with a mask")
     if "scale" in attributes:
         given["scale"] = attributes["scale"]
     return Function(partial(F.scaled_dot_product_attention, **given))

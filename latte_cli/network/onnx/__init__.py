@@ -244,8 +244,9 @@ class _Walk:
                 values = evaluated.get(name)
             origin = op.input().name if op.kind in KEEPS_ORIGIN else name
             shape = tensor.shape if values is None else values.shape
+            turned = op.input().turned ^ (op.kind == "Transpose") if op.kind in KEEPS_ORIGIN else False
             self.tensors[name] = replace(
-                tensor, name=origin, shape=shape, constant=True, values=values, computed=computed
+                tensor, name=origin, shape=shape, constant=True, values=values, computed=computed, turned=turned
             )
 
     def _bias_folded(self, call: Call) -> bool:

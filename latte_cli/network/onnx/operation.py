@@ -39,7 +39,8 @@ class Tensor:
     """What is known of a tensor before it exists.
 
     `name` is an activation's own name and, for a constant, the initializer it comes from; `values` are a constant's
-    where they are at hand and few; `computed` marks what follows from the shape of an activation.
+    where they are at hand and few; `computed` marks what follows from the shape of an activation, `turned` a matrix
+    that is stored with its dimensions exchanged.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Tensor:
     constant: bool = False
     values: Array | None = None
     computed: bool = False
+    turned: bool = False
     element: int = TensorProto.FLOAT
 
 
@@ -235,13 +237,13 @@ class Operation:
         index: int = 0,
         parameters: tuple[Tensor, ...] = (),
         attributes: tuple[tuple[str, Value], ...] = (),
-        constants: tuple[tuple[int, str], ...] = (),
+        constants: tuple[tuple[int, str], ...] | None = None,
     ) -> Tensor:
-        """Add the node that writes the output at `index`."""
+        """Add the node that writes the output at `index`; by default with all that the operator has and reads."""
         if index >= len(self.outputs) or not self.outputs[index]:
             raise LatteError(f"output {index} has no name")
         name = self.name if index == 0 else f"{self.name}/{index}"
-        own = (attributes or self.numbers, constants or self._read_besides(parameters))
+        own = (attributes or self.numbers, self._read_besides(parameters) if constants is None else constants)
         return self._add(name, self.outputs[index], layer, inputs, parameters, *own)
 
     def step(

@@ -9,7 +9,7 @@ from onnx import TensorProto
 from latte_cli.errors import LatteError
 from latte_cli.layers import Activation, Copy, Dropout, Elementwise, Norm, Other, Reduce, Softmax, View, broadcast
 from latte_cli.network import Value
-from latte_cli.network.onnx.operation import Operation, Reader, Tensor, shortest
+from latte_cli.network.onnx.operation import NotConstant, Operation, Reader, Tensor, shortest
 
 
 def _batch_norm(op: Operation) -> object:
@@ -78,11 +78,11 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
     "Celu": ("celu", {"alpha": 1.0}),
     "Gelu": ("gelu", {}),
     "Sigmoid": ("sigmoid", {}),
-    "HardSigmoid": ("hard_sigmoid", {}),
+    "HardSigmoid": ("hard_sigmoid", {"alpha": 0.2, "beta": 0.5}),
     "HardSwish": ("hard_swish", {}),
     "Swish": ("silu", {}),
     "Mish": ("mish", {}),
-    "Shrink": ("shrink", {}),
+    "Shrink": ("shrink", {"lambd": 0.5, "bias": 0.0}),
     **{
         name: (name.lower(), {})
         for name in (
@@ -126,6 +126,8 @@ def _hardmax(op: Operation) -> object:
 
 def _clip(op: Operation) -> object:
     x = op.input()
+    if any(not tensor.constant for tensor in op.given[1:]):
+        raise NotConstant("bounds that are computed are not known")
     bounds = (("min", op.scalar(1, "min")), ("max", op.scalar(2, "max")))
     attributes = tuple((name, value) for name, value in bounds if value is not None)
     function = {(("min", 0.0), ("max", 6.0)): "relu6", (("min", 0.0),): "relu"}.get(attributes, "clip")
@@ -166,8 +168,10 @@ def combined(op: Operation, operation: str, inputs: tuple[Tensor, ...]) -> Tenso
     if broadcast(*(tensor.shape for tensor in varying)) != output:
         first = varying[0]
         varying[0] = op.step("expand", Copy(operation="expand", shape=first.shape, output=output), first)
+    beside = tuple((place, tensor.name) for place, tensor in enumerate(inputs) if tensor.constant)
     if len(varying) > 1:
-        return op.result(Elementwise(operation=operation, shapes=tuple(tensor.shape for tensor in varying)), *varying)
+        whole = Elementwise(operation=operation, shapes=tuple(tensor.shape for tensor in varying))
+        return op.result(whole, *varying, constants=beside)
     if len(inputs) == 1:
         return op.view(varying[0], output)
     values = [shortest(t.values.ravel()[0]) for t in inputs if t.values is not None and t.values.size == 1]
@@ -175,7 +179,7 @@ def combined(op: Operation, operation: str, inputs: tuple[Tensor, ...]) -> Tenso
     if inputs[0].constant:
         attributes += (("reversed", 1.0),)
     layer = Activation(function=f"{operation}_constant", shape=output)
-    return op.result(layer, varying[0], attributes=attributes)
+    return op.result(layer, varying[0], attributes=attributes, constants=beside)
 
 
 def _reduce(op: Operation, operation: str) -> object:

@@ -21,14 +21,24 @@ def _flip(op: Operation, x: Tensor, label: str, *, result: bool = False) -> Tens
     return op.result(layer, x) if result else op.step(label, layer, x)
 
 
-def _linear(op: Operation, x: Tensor, weight: Tensor, bias: tuple[Tensor, ...], out_features: int) -> Tensor:
+def _linear(
+    op: Operation, x: Tensor, weight: Tensor, bias: tuple[Tensor, ...], out_features: int, *, by_outputs: bool = False
+) -> Tensor:
+    """A linear layer; `by_outputs` says that the weight is given as (out, in), which decides how it is stored."""
+    stored = (*_scales(op), ("stored_by_inputs", int(by_outputs is weight.turned)))
     rows = _rows(op, x)
     layer = Linear(rows=rows.shape[0], in_features=rows.shape[1], out_features=out_features, bias=bool(bias))
     shape = (*x.shape[:-1], out_features)
     if shape == layer.output_shape:
-        return op.result(layer, rows, parameters=(weight, *bias))
-    y = op.step("linear", layer, rows, parameters=(weight, *bias))
+        return op.result(layer, rows, parameters=(weight, *bias), attributes=stored)
+    y = op.step("linear", layer, rows, parameters=(weight, *bias), attributes=stored)
     return op.view(y, shape)
+
+
+def _scales(op: Operation) -> tuple[tuple[str, float], ...]:
+    """What a Gemm multiplies its product and its bias by, where that is not 1."""
+    found = ((name, op.real(name, 1.0)) for name in ("alpha", "beta"))
+    return tuple((name, value) for name, value in found if value != 1.0)
 
 
 def _gemm(op: Operation) -> object:
@@ -39,13 +49,15 @@ def _gemm(op: Operation) -> object:
         x = _flip(op, x, "transposed")
     if not weight.constant:
         return _gemm_of_activations(op, x, weight)
-    inner, out = weight.shape[::-1] if op.integer("transB") else weight.shape
+    by_outputs = bool(op.integer("transB"))
+    inner, out = weight.shape[::-1] if by_outputs else weight.shape
     _check_inner(x.shape, inner, weight.shape)
     added = op.optional(2)
     if added is None or (added.constant and prod(added.shape) == out == added.shape[-1]):
-        return _linear(op, x, weight, () if added is None else (added,), out)
+        return _linear(op, x, weight, () if added is None else (added,), out, by_outputs=by_outputs)
     layer = Linear(rows=x.shape[0], in_features=inner, out_features=out, bias=False)
-    return _add(op, op.step("linear", layer, x, parameters=(weight,)), added)
+    stored = (*_scales(op), ("stored_by_inputs", int(by_outputs is weight.turned)))
+    return _add(op, op.step("linear", layer, x, parameters=(weight,), attributes=stored), added)
 
 
 def _gemm_of_activations(op: Operation, x: Tensor, other: Tensor) -> object:
@@ -97,7 +109,7 @@ def _matmul(op: Operation) -> object:
     if a.constant and prod(a.shape) == prod(a.shape[-2:]):  # W x = (xᵀ Wᵀ)ᵀ
         rows = _rows(op, _flip(op, b, "transposed"))
         layer = Linear(rows=rows.shape[0], in_features=rows.shape[1], out_features=a.shape[-2], bias=False)
-        y = op.step("linear", layer, rows, parameters=(a,))
+        y = op.step("linear", layer, rows, parameters=(a,), attributes=(("stored_by_inputs", int(a.turned)),))
         folded = (*b.shape[:-2], b.shape[-1], a.shape[-2])
         return _flip(op, op.step("unflattened", View(shape=y.shape, output=folded), y), "", result=True)
     if (a.constant or b.constant) and not op.folds:
@@ -149,7 +161,8 @@ def _einsum(op: Operation) -> object:
         flat = prod(sizes[label] for label in rows)
         layer = Linear(rows=flat, in_features=left.shape[-1], out_features=prod(b.shape) // left.shape[-1], bias=False)
         x = op.step("rows", View(shape=left.shape, output=layer.input_shapes[0]), left)
-        y = op.step("linear", layer, x, parameters=(b,))
+        by_inputs = second == "".join((*inner, *columns))
+        y = op.step("linear", layer, x, parameters=(b,), attributes=(("stored_by_inputs", int(by_inputs)),))
     else:
         right = _arranged(op, b, second, [batch, inner, columns], sizes, "b")
         product = MatMul(batch=left.shape[0], m=left.shape[1], k=left.shape[2], n=right.shape[2])

@@ -28,11 +28,16 @@ def _recurrent(op: Operation, function: str) -> object:
         bias=bool(bias),
     )
     _check(layer.parameter_shapes, (weight, hidden_weight, *bias))
+    numbers = op.numbers
+    if function == "gru":
+        numbers += (("linear_before_reset", op.integer("linear_before_reset")),)
+    if op.optional(4) is not None:
+        numbers += (("activations", "of sequences of different lengths"),)
     parameters, plain = (weight, hidden_weight, *bias), bool(op.outputs[_Y]) and not batch_first
     if plain:
-        y = op.result(layer, x, parameters=parameters)
+        y = op.result(layer, x, parameters=parameters, attributes=numbers)
     else:
-        y = op.step("states", layer, x, parameters=parameters, attributes=op.numbers)
+        y = op.step("states", layer, x, parameters=parameters, attributes=numbers)
     if op.outputs[_Y] and batch_first:
         op.result(_copy(y.shape, (2, 0, 1, 3)), y)
     _last(op, y, batch_first=batch_first)

@@ -1,0 +1,92 @@
+"""Filling a layer's module with the weights of a file: their names, orientations, and the order of their gates."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from latte_cli.errors import LatteError
+from latte_cli.layers import Linear, Norm, Recurrent
+from latte_cli.network import Node
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_GATES = {"lstm": (0, 2, 3, 1), "gru": (1, 0, 2), "rnn": (0,)}
+"""For each of torch's gates its place in ONNX: i f g o of i o f c, and r z n of z r h."""
+
+
+def tensor(array: NDArray[Any]) -> Tensor:
+    """A copy of `array` in a type that torch has."""
+    plain = np.array(array)
+    if plain.dtype.name == "bfloat16":
+        return torch.from_numpy(plain.astype(np.float32)).bfloat16()
+    return torch.from_numpy(plain)
+
+
+def constants_of(node: Node, weights: Arrays) -> dict[int, Tensor]:
+    """The constants that a node reads, by their places; those that the file does not hold are left out."""
+    found = {}
+    for place, name in node.constants:
+        try:
+            found[place] = tensor(weights[name])
+        except (KeyError, TypeError):
+            continue
+    return found
+
+
+def fill(node: Node, module: nn.Module, weights: Arrays) -> None:
+    """Copy a node's parameters, and the running statistics of a batch norm, into its module.
+
+    Raises LatteError for a parameter of another shape; those that the file does not hold stay as they are.
+    """
+    arrays = [_found(weights, name) for name in node.parameters]
+    if isinstance(node.layer, Recurrent):
+        if all(array is not None for array in arrays):
+            _fill_recurrent(node.layer, module, [array for array in arrays if array is not None])
+        return
+    if isinstance(node.layer, Linear) and arrays and arrays[0] is not None:
+        by_inputs = dict(node.attributes).get("stored_by_inputs")
+        shape = node.layer.parameter_shapes[0]
+        arrays[0] = (arrays[0].T if by_inputs and arrays[0].ndim == 2 else arrays[0]).reshape(shape)
+    for name, array, parameter in zip(node.parameters, arrays, module.parameters(), strict=False):
+        if array is not None:
+            _copy(parameter, array, name)
+    if isinstance(node.layer, Norm) and node.layer.function == "batch":
+        statistics = [_found(weights, name) for place, name in node.constants if place in (3, 4)]
+        for own, array in zip(module.buffers(), statistics, strict=False):
+            if array is not None:
+                _copy(own, array, node.name)
+
+
+def _found(weights: Arrays, name: str) -> NDArray[Any] | None:
+    try:
+        return weights[name]
+    except KeyError:
+        return None
+
+
+def _copy(own: Tensor, array: NDArray[Any], name: str) -> None:
+    if array.size != own.numel():
+        raise LatteError(
+            f"`{name}` has the shape {array.shape} where {tuple(own.shape)} is wanted", hint="export it again"
+        )
+    with torch.no_grad():
+        own.copy_(tensor(array).reshape(own.shape))
+
+
+def _fill_recurrent(layer: Recurrent, module: nn.Module, arrays: list[NDArray[Any]]) -> None:
+    """ONNX stacks directions and both biases; torch holds each by itself, gates in an order of its own."""
+    order = _GATES[layer.function]
+    parameters = dict(module.named_parameters())
+    for direction in range(layer.directions):
+        parts = [arrays[0][direction], arrays[1][direction]]
+        if layer.bias:
+            parts += np.split(arrays[2][direction], 2)
+        suffix = "_l0_reverse" if direction else "_l0"
+        for kind, part in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), parts, strict=False):
+            gates = np.split(part, layer.gates)
+            name = f"cells.{kind}{suffix}"
+            _copy(parameters[name], np.concatenate([gates[at] for at in order]), name)

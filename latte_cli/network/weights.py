@@ -1,0 +1,109 @@
+"""The weights of a model file: arrays by name, read and computed when they are asked for."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from latte_cli.errors import LatteError
+from latte_cli.network.onnx.external import external_file
+
+Array = NDArray[Any]
+
+_DAMAGED = "is the file complete? export it again"
+
+
+class Weights(Mapping[str, Array]):
+    """The constants of an ONNX model by the names that nodes have for them: stored ones, and those that follow.
+
+    Data outside of the file are looked for in its folder and nowhere else. Raises LatteError for data that do not
+    fill their shape, and KeyError for a name that is no constant.
+    """
+
+    def __init__(self, content: bytes, path: Path) -> None:
+        try:
+            self._model = ModelProto.FromString(content)
+        except DecodeError as exc:
+            raise LatteError(f"`{path.stem}` is not an ONNX model, or it is damaged", hint=_DAMAGED) from exc
+        self._path, self._graph = path, self._model.graph
+        self._known: dict[str, Array] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._known:
+            self._known[name] = self._stored(name) if name in self._tensors else self._computed(name)
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @cached_property
+    def _tensors(self) -> Mapping[str, TensorProto]:
+        return {tensor.name: tensor for tensor in self._graph.initializer}
+
+    @cached_property
+    def _makers(self) -> Mapping[str, NodeProto]:
+        return {name: node for node in self._graph.node for name in node.output if name}
+
+    def _stored(self, name: str) -> Array:
+        tensor = self._tensors[name]
+        try:
+            elsewhere = tensor.data_location == TensorProto.EXTERNAL
+            found: Array = self._elsewhere(tensor) if elsewhere else numpy_helper.to_array(tensor)
+            return found
+        except (ValueError, TypeError, KeyError, OSError) as exc:
+            raise LatteError(f"the data of `{name}` do not fill its shape {tuple(tensor.dims)}", hint=_DAMAGED) from exc
+
+    def _elsewhere(self, tensor: TensorProto) -> Array:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        file = external_file(self._path, entries.get("location", ""))
+        dtype, count = helper.tensor_dtype_to_np_dtype(tensor.data_type), int(np.prod(tensor.dims))
+        offset = int(entries.get("offset", 0))
+        if offset < 0 or offset + count * dtype.itemsize > file.stat().st_size:
+            raise ValueError("beyond the file's end")
+        return np.memmap(file, dtype, "r", offset, tuple(tensor.dims))
+
+    def _computed(self, name: str) -> Array:
+        """What the constant part of the graph before `name` gives."""
+        from onnx.reference import ReferenceEvaluator
+
+        nodes = self._before(name)
+        output = helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None)
+        output.ClearField("type")
+        names = {each for node in nodes for each in node.input if each in self._tensors}
+        stored = [numpy_helper.from_array(np.ascontiguousarray(self[each]), each) for each in sorted(names)]
+        graph = GraphProto(name="constant", node=nodes, output=[output], initializer=stored)
+        model = helper.make_model(graph, opset_imports=list(self._model.opset_import))
+        found: Array = np.asarray(ReferenceEvaluator(model).run(None, {})[0])
+        return found
+
+    def _before(self, name: str) -> list[NodeProto]:
+        """The nodes that `name` follows from, first ones first; raises KeyError where it depends on an input."""
+        found: dict[int, NodeProto] = {}
+        wanted = [name]
+        while wanted:
+            each = wanted.pop()
+            if each in self._tensors or not each:
+                continue
+            node = self._makers[each]
+            if id(node) not in found:
+                found[id(node)] = node
+                wanted += node.input
+        order = {id(node): at for at, node in enumerate(self._graph.node)}
+        return sorted(found.values(), key=lambda node: order.get(id(node), 0))
+
+
+def weights(path: Path | str) -> Weights:
+    """The weights of the ONNX file at `path`; raises LatteError for a file that cannot be read."""
+    path = Path(path)
+    try:
+        return Weights(path.read_bytes(), path)
+    except OSError as exc:
+        raise LatteError(f"cannot read `{path}`: {exc.strerror}", hint="is it the right file?") from exc
