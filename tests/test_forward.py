@@ -18,6 +18,7 @@ from latte_cli.errors import LatteError
 from latte_cli.network import load
 from latte_cli.network.module import NetworkModule, training_step
 from latte_cli.network.onnx import read
+from latte_cli.network.torch_program import exported
 from latte_cli.network.weights import Weights, weights
 
 
@@ -50,6 +51,16 @@ def test_an_export_computes_what_the_module_does(name: str, opset: int, tmp_path
         torch.testing.assert_close(again(x), module(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", list(MODULES))
+def test_a_program_computes_what_the_module_does(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    module, x = written(name, path, 18)
+    path.write_bytes(exported(module, x))
+    again = NetworkModule(load(path), weights=weights(path)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), module(x), rtol=1e-4, atol=1e-5)
+
+
 def test_steps_of_training_change_the_output_as_in_the_module(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     module, x = written("convnext", path, 18)
@@ -76,7 +87,7 @@ def test_weights_that_follow_from_others_are_computed() -> None:
     stored = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(np.float32(2), "two")]
     graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, (4, 3))],
                               [helper.make_tensor_value_info("y", 1, None)], initializer=stored)  # fmt: skip
-    found = Weights(helper.make_model(graph).SerializeToString(), Path("m.onnx"))
+    found = Weights(helper.make_model(graph), Path("m.onnx"))
     np.testing.assert_array_equal(found["doubled"], 2 * w.T)
     with pytest.raises(KeyError):
         found["y"]
@@ -109,7 +120,9 @@ def agrees(model: ModelProto, inputs: list[Any], outputs: list[Any]) -> str:
     try:
         found = read(content, name="m", sha256="", batch_size=None, allow_unknown=False)
         arrays = {value.name: np.asarray(array) for value, array in zip(model.graph.input, inputs, strict=True)}
-        module = NetworkModule(found, weights=ChainMap(arrays, Weights(content, Path("m.onnx")))).eval()  # type: ignore[arg-type]
+        module = NetworkModule(
+            found, weights=ChainMap(arrays, Weights(ModelProto.FromString(content), Path("m.onnx")))
+        ).eval()  # type: ignore[arg-type]
     except (LatteError, Undecided):
         return "not run"
     given = {value.name: torch.tensor(array) for value, array in zip(model.graph.input, inputs, strict=True)}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from latte_cli.errors import LatteError
+from latte_cli.network import torch_program
 from latte_cli.network.onnx.external import external_file
 
 Array = NDArray[Any]
@@ -21,17 +22,15 @@ _DAMAGED = "is the file complete? export it again"
 class Weights(Mapping[str, Array]):
     """The constants of an ONNX model by the names that nodes have for them: stored ones, and those that follow.
 
-    Data outside of the file are looked for in its folder and nowhere else. Raises LatteError for data that do not
-    fill their shape, and KeyError for a name that is no constant.
+    `stored` are those that come from another place than the model. Data outside of the file are looked for in its
+    folder and nowhere else. Raises LatteError for data that do not fill their shape, and KeyError for a name that is no
+    constant.
     """
 
-    def __init__(self, content: bytes, path: Path) -> None:
-        try:
-            self._model = ModelProto.FromString(content)
-        except DecodeError as exc:
-            raise LatteError(f"`{path.stem}` is not an ONNX model, or it is damaged", hint=_DAMAGED) from exc
-        self._path, self._graph = path, self._model.graph
+    def __init__(self, model: ModelProto, path: Path, stored: Mapping[str, Array] | None = None) -> None:
+        self._model, self._path, self._graph = model, path, model.graph
         self._known: dict[str, Array] = {}
+        self._elsewhere_stored = stored or {}
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._known:
@@ -53,6 +52,8 @@ class Weights(Mapping[str, Array]):
         return {name: node for node in self._graph.node for name in node.output if name}
 
     def _stored(self, name: str) -> Array:
+        if name in self._elsewhere_stored:
+            return self._elsewhere_stored[name]
         tensor = self._tensors[name]
         try:
             elsewhere = tensor.data_location == TensorProto.EXTERNAL
@@ -101,9 +102,16 @@ class Weights(Mapping[str, Array]):
 
 
 def weights(path: Path | str) -> Weights:
-    """The weights of the ONNX file at `path`; raises LatteError for a file that cannot be read."""
+    """The weights of the ONNX or `.pt2` file at `path`; raises LatteError for a file that cannot be read."""
     path = Path(path)
     try:
-        return Weights(path.read_bytes(), path)
+        content = path.read_bytes()
     except OSError as exc:
         raise LatteError(f"cannot read `{path}`: {exc.strerror}", hint="is it the right file?") from exc
+    if torch_program.is_archive(content):
+        name = path.stem
+        return Weights(torch_program.model(content, name), path, torch_program.arrays(content, name))
+    try:
+        return Weights(ModelProto.FromString(content), path)
+    except DecodeError as exc:
+        raise LatteError(f"`{path.stem}` is not an ONNX model, or it is damaged", hint=_DAMAGED) from exc

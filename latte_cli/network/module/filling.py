@@ -45,7 +45,8 @@ def fill(node: Node, module: nn.Module, weights: Arrays) -> None:
     arrays = [_found(weights, name) for name in node.parameters]
     if isinstance(node.layer, Recurrent):
         if all(array is not None for array in arrays):
-            _fill_recurrent(node.layer, module, [array for array in arrays if array is not None])
+            own_order = bool(dict(node.attributes).get("torch_order"))
+            _fill_recurrent(node.layer, module, [array for array in arrays if array is not None], own_order)
         return
     if isinstance(node.layer, Linear) and arrays and arrays[0] is not None:
         by_inputs = dict(node.attributes).get("stored_by_inputs")
@@ -77,9 +78,9 @@ def _copy(own: Tensor, array: NDArray[Any], name: str) -> None:
         own.copy_(tensor(array).reshape(own.shape))
 
 
-def _fill_recurrent(layer: Recurrent, module: nn.Module, arrays: list[NDArray[Any]]) -> None:
+def _fill_recurrent(layer: Recurrent, module: nn.Module, arrays: list[NDArray[Any]], own_order: bool) -> None:
     """ONNX stacks directions and both biases; torch holds each by itself, gates in an order of its own."""
-    order = _GATES[layer.function]
+    order = tuple(range(layer.gates)) if own_order else _GATES[layer.function]
     parameters = dict(module.named_parameters())
     for direction in range(layer.directions):
         parts = [arrays[0][direction], arrays[1][direction]]

@@ -293,6 +293,17 @@ class _Walk:
         shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in values}
         return {name: checked_shape(shape, f"`{name}`") for name, shape in shapes.items() if shape and min(shape) > 0}
 
+    def _needed(self, outputs: set[str]) -> tuple[Node, ...]:
+        """The nodes that an output needs; all of them where operators were let pass, which break the chain."""
+        if self.unknown or not outputs:
+            return tuple(self.nodes)
+        wanted, found = set(outputs), []
+        for node in reversed(self.nodes):
+            if node.output in wanted:
+                found.append(node)
+                wanted.update(node.inputs)
+        return tuple(reversed(found))
+
     def network(self, name: str, sha256: str) -> Network:
         """What was read."""
         written = {node.output for node in self.nodes} | {each.name for each in self.graph.inputs}
@@ -303,7 +314,7 @@ class _Walk:
         return Network(
             name=name,
             inputs=tuple((each.name, self.tensors[each.name].shape) for each in self.graph.inputs),
-            nodes=tuple(self.nodes),
+            nodes=self._needed({tensor.name for tensor in outputs.values()}),
             outputs=tuple(outputs) or tuple(node.output for node in self.nodes[-1:]),
             sha256=sha256,
             unknown=tuple(self.unknown),

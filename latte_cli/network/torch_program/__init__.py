@@ -9,11 +9,11 @@ from typing import Any
 from onnx import ModelProto, TensorProto, helper
 
 from latte_cli.errors import LatteError
-from latte_cli.network.torch_program.archive import DAMAGED, archived, is_archive, is_pickle, pickled
+from latte_cli.network.torch_program.archive import DAMAGED, Arrays, archived, is_archive, is_pickle, pickled
 from latte_cli.network.torch_program.program import ELEMENTS, Aten, Lowering, Meta, Ref, Symbol
 from latte_cli.network.torch_program.rules import ARITHMETIC, RULES, Rule
 
-__all__ = ["exported", "is_archive", "is_pickle", "model", "pickled"]
+__all__ = ["arrays", "exported", "is_archive", "is_pickle", "model", "pickled"]
 
 _OPSET, _IR_VERSION = 24, 11
 _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, StopIteration, OverflowError, RecursionError)
@@ -31,6 +31,11 @@ def model(content: bytes | memoryview, name: str) -> ModelProto:
         raise
     except _MALFORMED as exc:
         raise LatteError(f"the graph of `{name}` is malformed: {_line(exc)}", hint=DAMAGED) from exc
+
+
+def arrays(content: bytes, name: str) -> Arrays:
+    """The weights in a `.pt2` file's `content` by their qualified names."""
+    return Arrays(content, name, ELEMENTS)
 
 
 def exported(module: Any, example: Any) -> bytes:

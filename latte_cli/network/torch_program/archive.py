@@ -4,7 +4,12 @@ import io
 import json
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
 
 from latte_cli.errors import LatteError
 
@@ -15,6 +20,7 @@ EXPORT = (
 DAMAGED = "is the file complete? " + EXPORT
 
 _GRAPHS = ("models/model.json", "serialized_exported_program.json")
+_WEIGHTS = "data/weights/model_weights_config.json"
 _PICKLES = ("data.pkl", "constants.pkl")
 _LARGEST_JSON = 256 * 2**20
 _DEEPEST_JSON = 200
@@ -53,6 +59,56 @@ def archived(content: bytes | memoryview, name: str) -> dict[str, Any]:
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as exc:
         raise LatteError(f"`{name}` is a damaged archive: {_line(exc)}", hint=DAMAGED) from exc
     return _checked(_parsed(text, name), name)
+
+
+class Arrays(Mapping[str, NDArray[Any]]):
+    """The weights of a `.pt2` archive by their qualified names, unpacked when they are asked for.
+
+    Those that are pickled are not there. Raises LatteError for data that do not fill their shape.
+    """
+
+    def __init__(self, content: bytes, name: str, elements: Mapping[int, int]) -> None:
+        self._content, self._name, self._elements = content, name, elements
+        self._folder, self._metas = self._configured()
+
+    def _configured(self) -> tuple[str, dict[str, Any]]:
+        with zipfile.ZipFile(io.BytesIO(self._content)) as archive:
+            found = [entry for entry in archive.infolist() if entry.filename.endswith(_WEIGHTS)]
+            if len(found) != 1 or found[0].file_size > _LARGEST_JSON:
+                return "", {}
+            config = _parsed(archive.read(found[0]), self._name).get("config")
+        plain = {key: meta for key, meta in dict(config).items() if not meta.get("use_pickle")}
+        return found[0].filename.rpartition("/")[0], plain
+
+    def __getitem__(self, key: str) -> NDArray[Any]:
+        meta = self._metas[key]
+        try:
+            tensor = meta["tensor_meta"]
+            shape, strides = ([size["as_int"] for size in tensor[part]] for part in ("sizes", "strides"))
+            dtype = helper.tensor_dtype_to_np_dtype(self._elements[tensor["dtype"]])
+            with zipfile.ZipFile(io.BytesIO(self._content)) as archive:
+                entry = archive.getinfo(f"{self._folder}/{meta['path_name']}")
+                if entry.file_size > max(64, 2 * len(self._content)):
+                    raise ValueError("it unpacks to more than the file holds")
+                flat = np.frombuffer(archive.read(entry), dtype)[tensor["storage_offset"]["as_int"] :]
+            return _strided(flat, shape, strides)
+        except (KeyError, TypeError, ValueError, IndexError, zipfile.BadZipFile, zlib.error) as exc:
+            raise LatteError(f"the data of `{key}` do not fill its shape", hint=DAMAGED) from exc
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metas)
+
+    def __len__(self) -> int:
+        return len(self._metas)
+
+
+def _strided(flat: NDArray[Any], shape: list[int], strides: list[int]) -> NDArray[Any]:
+    """A view of `flat`, as far as it reaches."""
+    last = sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
+    if min([*shape, *strides, 1]) < 0 or (0 not in shape and last >= len(flat)):
+        raise ValueError("beyond the data's end")
+    steps = [step * flat.itemsize for step in strides]
+    return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
 
 
 def _graph_entry(entries: list[zipfile.ZipInfo], name: str) -> zipfile.ZipInfo:

@@ -138,7 +138,13 @@ def _attention(low: Lowering, op: Aten) -> object:
 
 
 def _ones(low: Lowering, op: Aten, what: str, shape: list[int]) -> str:
-    return op.optional(what) or low.filled(f"{low.label}.{what}?", shape)
+    """A norm's tensor; where it has none, ones or zeros that change nothing."""
+    if found := op.optional(what):
+        return found
+    name = f"{low.label}.{what}?"
+    values = np.full(shape, 0.0 if what in ("bias", "running_mean") else 1.0, np.float32)
+    low.constants.setdefault(name, numpy_helper.from_array(values, name))
+    return name
 
 
 def _channels(low: Lowering, x: str) -> int:
@@ -527,7 +533,8 @@ def _one_layer(
     hidden = low.meta(weights[1]).sizes[-1] or 1
     outputs = [low.fresh(part) for part in ("states", "hidden", "cell")[: len(op.outputs)]]
     way = "bidirectional" if directions == 2 else "forward"
-    low.emit(kind, [x, *stacked[:2], bias], *outputs, hidden_size=hidden, direction=way)
+    more = {"linear_before_reset": 1} if kind == "GRU" else {}
+    low.emit(kind, [x, *stacked[:2], bias], *outputs, hidden_size=hidden, direction=way, torch_order=1, **more)
     turned = low.emit("Transpose", [outputs[0]], perm=[0, 2, 1, 3])
     return low.emit("Reshape", [turned, low.constant([0, 0, -1])]), outputs[1:]
 

@@ -1,0 +1,77 @@
+"""How long it takes to read model files: a network of over 200 layers, and a gigabyte of weights.
+
+Each is read in a process of its own, without torch; beside it the time that only reading the file's bytes takes, and
+the process's peak of memory.
+
+    python benchmarks/reading_speed.py
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+READ = """
+import json, resource, sys, time
+from latte_cli import load
+import latte_cli.network.onnx
+start = time.perf_counter()
+network = load(sys.argv[1], batch_size=8)
+seconds = time.perf_counter() - start
+assert "torch" not in sys.modules
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"seconds": seconds, "layers": len(network.layers), "peak_bytes": peak}))
+"""
+TIMES = 5
+
+
+def gigabyte(path: Path) -> None:
+    """Eight matrices of 128 MiB one after the other, written piece by piece."""
+    from onnx import TensorProto, helper
+
+    rows, columns = 4096, 8192
+    shapes = [(rows, columns) if at % 2 == 0 else (columns, rows) for at in range(8)]
+    nodes = [helper.make_node("MatMul", [f"x{at}", f"w{at}"], [f"x{at + 1}"]) for at in range(8)]
+    weights = [
+        TensorProto(name=f"w{at}", dims=shape, data_type=TensorProto.FLOAT, raw_data=bytes(4 * rows * columns))
+        for at, shape in enumerate(shapes)
+    ]
+    first = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ("N", rows))
+    last = helper.make_tensor_value_info("x8", TensorProto.FLOAT, None)
+    model = helper.make_model(helper.make_graph(nodes, "gigabyte", [first], [last], initializer=weights))
+    path.write_bytes(model.SerializeToString())
+
+
+def plain_s(path: Path) -> float:
+    start = time.perf_counter()
+    path.read_bytes()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    from latte_cli.network import zoo
+
+    print("| file | size | layers | read | the bytes alone | peak memory |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"mobilenet_v2": Path(folder, "a.onnx"), "resnet50": Path(folder, "b.onnx")}
+        for name, path in files.items():
+            path.write_bytes(zoo.export(name))
+        files["1 GiB of weights"] = Path(folder, "c.onnx")
+        gigabyte(files["1 GiB of weights"])
+        for name, path in files.items():
+            runs = [
+                json.loads(subprocess.run([sys.executable, "-c", READ, path], check=True, capture_output=True).stdout)
+                for _ in range(TIMES)
+            ]
+            best = min(runs, key=lambda run: run["seconds"])
+            spread = f"{best['seconds']:.3f} s (to {max(run['seconds'] for run in runs):.3f} s)"
+            print(
+                f"| {name} | {path.stat().st_size / 2**20:.2f} MiB | {best['layers']} | {spread} "
+                f"| {min(plain_s(path) for _ in range(3)):.3f} s | {best['peak_bytes'] / 2**20:.0f} MiB |"
+            )
+
+
+if __name__ == "__main__":
+    main()
