@@ -11,17 +11,20 @@ from typing import TypeAlias
 from latte_cli.errors import LatteError
 from latte_cli.layers import (
     Activation,
+    Attention,
     Concat,
     Convolution,
     Copy,
     Dropout,
     Elementwise,
+    Embedding,
     Layer,
     Linear,
     MatMul,
     Norm,
     Optimizer,
     Pool,
+    Recurrent,
     Reduce,
     Shape,
     Softmax,
@@ -202,6 +205,36 @@ def _matmul(draw: _Draw) -> Layer:
     return MatMul(batch=draw.log(1, 256), m=m, k=k, n=n)
 
 
+def _attention(draw: _Draw) -> Layer:
+    batch, heads, width, steps = draw.log(1, 32), draw.log(1, 16), 8 * draw.log(2, 16), draw.size(16, 512)
+    shared = heads // 2 if heads % 2 == 0 and draw.unit() < 0.2 else heads
+    return Attention(
+        batch=batch,
+        heads=heads,
+        key_heads=shared,
+        queries=steps,
+        keys=steps,
+        width=width,
+        value_width=width,
+        causal=draw.unit() < 0.5,
+    )
+
+
+def _recurrent(draw: _Draw) -> Layer:
+    return Recurrent(
+        function=str(draw.pick((4, "lstm"), (2, "gru"), (1, "rnn"))),
+        steps=draw.size(9, 200),
+        batch=draw.log(1, 64),
+        inputs=draw.channels(16, 512),
+        hidden=draw.channels(16, 512),
+        directions=1 + (draw.unit() < 0.4),
+    )
+
+
+def _embedding(draw: _Draw) -> Layer:
+    return Embedding(rows=draw.log(8, 16_384), entries=draw.log(100, 60_000), width=draw.channels(16, 1024))
+
+
 def _elementwise(draw: _Draw) -> Layer:
     operation, gate, shape = str(draw.pick((6, "add"), (2, "multiply"))), draw.unit() < 0.15, _plane(draw)
     return Elementwise(operation=operation, shapes=(shape, (*shape[:2], 1, 1) if gate else shape))
@@ -278,6 +311,9 @@ _OTHERS: tuple[tuple[float, _Maker], ...] = (
     (2, _reduce),
     (2, _dropout),
     (6, _optimizer),
+    (3, _attention),
+    (2, _recurrent),
+    (2, _embedding),
 )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def estimate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .pt2 program.", show_default=False)],
     device: DeviceOption = None,
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms: latte, pytorch, or fixed:ALGORITHM.")

@@ -144,7 +144,7 @@ class Lowering:
         written = outputs or (self.fresh(kind),)
         name = self.label if outputs else f"{self.label}.{written[0].strip('%')}"
         if outputs and self.names[f"node {name}"]:
-            name = f"{name}.{outputs[0]}"
+            name = f"{name}.{outputs[0].lstrip('%')}"
         self.names[f"node {name}"] += 1
         given = list(inputs)
         while given and not given[-1]:
