@@ -190,7 +190,7 @@ class Lookup:
         return self.layout in layouts or (bool(layouts) and not any(map(has_layout, layers)))
 
     def _index(self, timings: Sequence[Timing]) -> None:
-        wanted = [timing for timing in timings if self._matches(timing.task)]
+        wanted = [timing for timing in timings if self.matches(timing.task)]
         if self.threads is None and wanted:
             counts = Counter(timing.task.settings.threads for timing in wanted)
             self.threads = max(counts, key=lambda threads: (counts[threads], threads))
@@ -201,7 +201,8 @@ class Lookup:
                 pair = (timing.task.layer, timing.task.phase)
                 self._timings.setdefault(pair, {}).setdefault(settings, []).append(timing)
 
-    def _matches(self, task: Task) -> bool:
+    def matches(self, task: Task) -> bool:
+        """Whether a task was measured under the settings looked up here."""
         settings = task.settings
         same_layout = settings.layout is self.layout or not has_layout(task.layer)
         return settings.precision is self.precision and same_layout and self.threads in (None, settings.threads)

@@ -79,6 +79,11 @@ class TimeModel:
     def __init__(self, card: Card, trees: Mapping[str, Sequence[Any]]) -> None:
         self.card, self._trees = card, trees
 
+    @property
+    def roofline(self) -> "TimeModel":
+        """The model without its trees: a FLOPs + b bytes + c by kind and phase."""
+        return TimeModel(self.card, {})
+
     def predicted(self, tasks: Sequence[Task], device: Device) -> dict[Task, Timing]:
         """A timing of each task whose kind and phase have been measured, with its 95 % interval."""
         known = [task for task in tasks if _roofline_key(task, self.card.rooflines)]

@@ -76,7 +76,17 @@ def test_json_is_the_documented_document(latte, model):
     own = {"parameters": network.parameters, "trained_parameters": network.parameters}
     assert found["model"] == {"name": "lenet", "sha256": network.sha256, "batch_size": 8} | own
     [entry] = found["estimates"]
-    assert list(entry) == ["device", "strategy", "settings", "totals", "memory", "layers", "missing", "warnings"]
+    assert list(entry) == [
+        "device",
+        "strategy",
+        "estimator",
+        "settings",
+        "totals",
+        "memory",
+        "layers",
+        "missing",
+        "warnings",
+    ]
     totals = entry["totals"]
     parts = ("forward_s", "backward_s", "update_s", "other_s")
     assert totals["step_s"] == pytest.approx(sum(totals[part] for part in parts))
@@ -156,6 +166,7 @@ def test_channels_last_is_read_where_it_was_measured(latte, store, model):
         (("--layout", "nhwc"), 2, "unknown layout `nhwc`"),
         (("--precision", "fp31"), 2, "did you mean `fp32`?"),
         (("--loss", "mze"), 2, "did you mean `mse`?"),
+        (("--estimator", "lokup"), 2, "did you mean `lookup`?"),
         (("--freeze", "con1"), 2, "did you mean `conv1`?"),
         (("--shape", "seq"), 2, "is not a size of a dimension"),
         (("--shape", "sequence=3"), 2, "unknown dimension `sequence`"),

@@ -9,7 +9,7 @@ from test_torch_program import MODULES, as_onnx
 import latte_cli
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.estimator import LOSS, UPDATE, Estimator, Source, estimated
+from latte_cli.estimator import ESTIMATORS, LOSS, UPDATE, Estimator, Source, estimated
 from latte_cli.estimator.steps import Step, training_step
 from latte_cli.layers import Norm, Phase
 from latte_cli.measure import Mark
@@ -94,6 +94,14 @@ def test_a_network_without_parameters_cannot_be_updated(measured):
 def test_a_network_without_layers_has_no_step(measured):
     with pytest.raises(LatteError, match="holds no layers"):
         Estimator(measured, DEVICE.slug).estimate(replace(NETWORK, nodes=(), outputs=()))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_prices_the_whole_network(measured, name):
+    found = Estimator(measured, DEVICE.slug, estimator=name).estimate(NETWORK)
+    assert not found.missing
+    source = Source.MEASURED if name == "lookup" else Source.PREDICTED
+    assert {part.source for part in found.parts if not part.layer.free} == {source}
 
 
 def test_free_layers_are_listed_at_no_cost(measured):

@@ -30,6 +30,9 @@ def estimate(
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms: latte, pytorch, or fixed:ALGORITHM.")
     ] = "latte",
+    estimator: Annotated[
+        str, typer.Option(metavar="NAME", help="Where times come from: lookup, xgboost, roofline, beta or flops.")
+    ] = "lookup",
     precision: Annotated[
         str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")
     ] = Precision.FP32.value,
@@ -77,7 +80,7 @@ def estimate(
     from latte_cli.report.memories import write_memory
     from latte_cli.store import open_store
 
-    check_names(precision, layout, strategy, optimizer, loss)
+    check_names(precision, layout, strategy, optimizer, loss, estimator)
     network = load(model, batch_size=batch_size, sizes=parse_shapes(shape), allow_unknown=allow_unknown)
     for text in network.notes:
         console.note(text)
@@ -93,6 +96,7 @@ def estimate(
             layout=layout,
             threads=threads,
             strategy=strategy,
+            estimator=estimator,
             workspace_limit_bytes=workspace_limit,
             optimizer=optimizer,
             loss=loss,

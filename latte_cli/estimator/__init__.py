@@ -6,8 +6,9 @@ from functools import cached_property
 from math import inf, log, sqrt
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from latte_cli import rates
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends import Device
 from latte_cli.errors import LatteError, unknown
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACCUMULATION",
+    "ESTIMATORS",
     "LOSS",
     "LOSSES",
     "OPTIMIZERS",
@@ -42,6 +44,11 @@ __all__ = [
     "check_names",
     "estimated",
 ]
+
+LOOKUP = "lookup"
+ESTIMATORS = (LOOKUP, "xgboost", "roofline", *rates.AMOUNTS)
+"""Where times come from: `lookup` takes what was measured, else between neighbours, else what `xgboost` predicts; the
+others predict everything."""
 
 NO_ALGORITHM = Algorithm(library="", name="none")
 """What computes a layer that costs nothing."""
@@ -88,6 +95,7 @@ class Estimate:
     step_low_s: float
     step_high_s: float
     memory: Memory
+    estimator: str = LOOKUP
     missing: tuple[str, ...] = ()
     warnings: tuple[Warn, ...] = ()
 
@@ -111,6 +119,13 @@ class Estimate:
         return -(-samples // (self.network.batch_size * self.step.accumulate)) * self.step_s
 
 
+class Predicting(Protocol):
+    """What predicts the times of tasks."""
+
+    def predicted(self, tasks: Sequence[Task], device: Device) -> dict[Task, Timing]:
+        """A timing of each task that it can say something of."""
+
+
 class Estimator:
     """Estimates networks on one device under one strategy; what was read of the store is kept between networks.
 
@@ -127,12 +142,13 @@ class Estimator:
         layout: Layout = Layout.NCHW,
         threads: int | None = None,
         strategy: str = "latte",
+        estimator: str = LOOKUP,
         workspace_limit_bytes: int | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._store, self._slug, self._note = store, slug, note
         self.device = store.device(slug)
-        self.strategy = strategy
+        self.strategy, self.estimator = strategy, estimator
         self._choose = by_name(strategy)
         self._limit = workspace_limit_bytes
         self._lookup = Lookup(store, slug, precision=precision, layout=layout, threads=threads)
@@ -171,8 +187,11 @@ class Estimator:
                 run_before=self._lookup.run_before,
             )
         )
+        if self.estimator != LOOKUP:
+            return self._predicted(choices, self._rule)
         chosen = {pair: _of(known.get(pair, ()), algorithm) for pair, algorithm in choices.items()}
-        predicted = self._predicted({pair: choices[pair] for pair in pairs if chosen[pair] is None})
+        untimed = {pair: choices[pair] for pair in pairs if chosen[pair] is None}
+        predicted = self._predicted(untimed, self._time_model) if untimed else {}
         return {pair: timing for pair in pairs if (timing := chosen[pair] or predicted.get(pair))}
 
     def _selected(self, pairs: Sequence[Pair]) -> Sequence[Algorithm]:
@@ -188,16 +207,26 @@ class Estimator:
 
         return selector.find(self._store, self._slug)
 
-    def _predicted(self, choices: Mapping[Pair, Algorithm]) -> dict[Pair, Timing]:
-        if not choices or self._time_model is None:
+    def _predicted(self, choices: Mapping[Pair, Algorithm], model: "Predicting | None") -> dict[Pair, Timing]:
+        if not choices or model is None:
             return {}
         settings = self._lookup.settings()
         tasks = {
             pair: Task(layer=pair[0], phase=pair[1], algorithm=algorithm, settings=settings)
             for pair, algorithm in choices.items()
         }
-        predicted = self._time_model.predicted(tuple(tasks.values()), self.device)
+        predicted = model.predicted(tuple(tasks.values()), self.device)
         return {pair: predicted[task] for pair, task in tasks.items() if task in predicted}
+
+    @cached_property
+    def _rule(self) -> "Predicting | None":
+        """What the estimator's name stands for, fitted on the device's rows under these settings."""
+        if self.estimator in rates.AMOUNTS:
+            rows = [timing for timing in self._lookup.everything() if self._lookup.matches(timing.task)]
+            return rates.fit(rates.AMOUNTS[self.estimator], [row for row in rows if not row.task.layer.free])
+        if self._time_model and self.estimator == "roofline":
+            return self._time_model.roofline
+        return self._time_model
 
     @cached_property
     def _time_model(self) -> "TimeModel | None":
@@ -246,6 +275,7 @@ class Estimator:
             step_low_s=low_s,
             step_high_s=high_s,
             memory=held,
+            estimator=self.estimator,
             missing=missing,
             warnings=tuple(
                 doubts(
@@ -335,6 +365,7 @@ def estimated(
     layout: str = Layout.NCHW,
     threads: int | None = None,
     strategy: str = "latte",
+    estimator: str = LOOKUP,
     workspace_limit_bytes: int | None = None,
     optimizer: str = "sgd",
     loss: str = "cross-entropy",
@@ -346,23 +377,24 @@ def estimated(
 
     Raises LatteError for a name there is none of (exit code 2), and as Estimator does.
     """
-    check_names(precision, layout, strategy, optimizer, loss)
+    check_names(precision, layout, strategy, optimizer, loss, estimator)
     step = Step(optimizer=optimizer, loss=loss, accumulate=accumulate)
     found: list[Estimate] = []
     refused: NotProfiled | None = None
     for one in Layout if layout == AUTO else (Layout(layout),):
-        estimator = Estimator(
+        one_layout = Estimator(
             store,
             slug,
             precision=Precision(precision),
             layout=one,
             threads=threads,
             strategy=strategy,
+            estimator=estimator,
             workspace_limit_bytes=workspace_limit_bytes,
             note=note,
         )
         try:
-            found.append(estimator.estimate(network, step, allow_unknown))
+            found.append(one_layout.estimate(network, step, allow_unknown))
         except NotProfiled as exc:
             refused = refused or exc
     if refused and not found:
@@ -388,7 +420,9 @@ def estimate(
     return estimated(opened, profile(opened, device, threads), network, threads=threads, **choices)
 
 
-def check_names(precision: str, layout: str, strategy: str, optimizer: str, loss: str = "none") -> None:
+def check_names(
+    precision: str, layout: str, strategy: str, optimizer: str, loss: str = "none", estimator: str = LOOKUP
+) -> None:
     """Raise LatteError, with a near match, for a name there is none of."""
     by_name(strategy)
     for what, name, known in (
@@ -396,6 +430,7 @@ def check_names(precision: str, layout: str, strategy: str, optimizer: str, loss
         ("layout", layout, (*Layout, AUTO)),
         ("optimizer", optimizer, tuple(OPTIMIZERS)),
         ("loss", loss, LOSSES),
+        ("estimator", estimator, ESTIMATORS),
     ):
         if name not in known:
             raise unknown(what, name, known)

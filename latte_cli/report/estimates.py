@@ -55,6 +55,7 @@ def _entry(estimate: Estimate, samples: int | None) -> dict[str, Any]:
     return {
         "device": estimate.device.slug,
         "strategy": estimate.strategy,
+        "estimator": estimate.estimator,
         "settings": {
             "precision": settings.precision,
             "layout": settings.layout,
