@@ -39,13 +39,15 @@ _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 class LayerCall:
     """One call of a layer's phase on tensors that are ready.
 
-    `first` are the tensors that the layer before has just written, `reset` undoes what the last call left behind, and
-    `by_autograd` says that the call starts autograd's engine, whose fixed cost is no layer's own.
+    `first` are the tensors that the layer before has just written, `reset` makes ready for the next call, `drop` lets
+    go of what the call left behind, as a step does sooner or later, and `by_autograd` says that the call starts
+    autograd's engine, whose fixed cost is no layer's own.
     """
 
     call: Callable[[], object]
     first: Sequence[Tensor] = ()
     reset: Callable[[], None] = lambda: None
+    drop: Callable[[], None] = lambda: None
     by_autograd: bool = False
 
 
@@ -158,12 +160,12 @@ def backward_call(out: Tensor, leaves: Sequence[Tensor]) -> LayerCall:
     if out.dim() == 4 and out.is_contiguous(memory_format=torch.channels_last) and not out.is_contiguous():
         seed = seed.contiguous(memory_format=torch.channels_last)
 
-    def reset() -> None:
+    def drop() -> None:
         for leaf in leaves:
             leaf.grad = None
 
     call = partial(torch.autograd.backward, (out,), (seed,), retain_graph=True)
-    return LayerCall(call=call, first=(seed,), reset=reset, by_autograd=True)
+    return LayerCall(call=call, first=(seed,), reset=drop, drop=drop, by_autograd=True)
 
 
 def _update(layer: Optimizer, settings: Settings, device: str) -> LayerCall:
