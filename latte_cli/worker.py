@@ -215,11 +215,7 @@ def _disturbed(row: Measurement) -> tuple[Mark, ...]:
 
 
 def _prepare_process(parent: int) -> None:
-    """Die with the parent and be the first to go when memory runs out.
-
-    The heap is left as it is: a training process also returns its memory to the kernel and faults it in again, some
-    80,000 times a step of MobileNetV2 at batch 8, and layers timed on a heap kept warm add up to a fifth too little.
-    """
+    """Die with the parent and be the first to go when memory runs out."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:

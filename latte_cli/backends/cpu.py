@@ -13,8 +13,9 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import Conditions, Device, Facts, OutOfMemory, Prepared, Sample, Unsupported, host
 from latte_cli.backends.cpu_convolutions import CONVOLUTIONS
 from latte_cli.backends.torch_layers import REFUSALS, LayerCall, layer_call, operands, overhead_s, peak_bytes, refusal
+from latte_cli.backends.whole import Runs
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.layers import Convolution, Layer, Phase
+from latte_cli.layers import Convolution, Layer, Phase, Transfer, Whole
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
 _ASSUMED_CACHE_BYTES = 32 * 2**20
@@ -36,10 +37,14 @@ class CpuBackend:
         self.threads = threads or cores
         torch.set_num_threads(self.threads)
         self._name = name
+        self._heap = host.Heap()
+        self.cache_state = "last_level warm_heap" if self._heap.warm else "last_level"
         self._flush = torch.ones((host.last_level_cache_bytes() or _ASSUMED_CACHE_BYTES) // 4)
         self._load = host.OtherLoad()
         self._load.read()
         self._reference = torch.ones(512, 512)
+        self._runs = Runs("cpu")
+        self._copied = (torch.ones(8 * 2**20), torch.ones(8 * 2**20))
 
     @property
     def sound(self) -> bool:
@@ -72,7 +77,7 @@ class CpuBackend:
         )
 
     def candidates(self, layer: Layer, phase: Phase, settings: Settings) -> tuple[Algorithm, ...]:
-        if phase not in layer.phases or layer.free:
+        if phase not in layer.phases or layer.free or isinstance(layer, Transfer):
             return ()
         if not isinstance(layer, Convolution):
             return (FRAMEWORK_DEFAULT,)
@@ -81,8 +86,11 @@ class CpuBackend:
         )
 
     def prepare(self, task: Task) -> Prepared:
+        if isinstance(task.layer, Whole):
+            return self._runs.prepared(task)
         try:
             gc.collect(0)
+            self._heap.trim()
             return _Timed(self, _layer_call(task))
         except MemoryError as exc:
             raise OutOfMemory(str(exc)) from exc
@@ -90,7 +98,14 @@ class CpuBackend:
             raise refusal(exc) from exc
 
     def reference(self) -> Sample:
-        return self.timed(lambda: torch.mm(self._reference, self._reference), (), overhead_s=0.0)
+        """A product and a copy, about as long as each other: what slows memory down may leave arithmetic alone."""
+        source, target = self._copied
+
+        def both() -> None:
+            torch.mm(self._reference, self._reference)
+            target.copy_(source)
+
+        return self.timed(both)
 
     def conditions(self) -> Conditions:
         return Conditions(sm_clock_hz=host.clock_hz(), load=self._load.read(), governor=host.governor())
@@ -104,17 +119,27 @@ class CpuBackend:
             time.sleep(0.05)
         return True
 
-    def timed(self, call: Callable[[], object], first: Sequence[Tensor], *, overhead_s: float) -> Sample:
-        """Time one call after the caches were brought to the state of a model that has just written `first`."""
+    def timed(
+        self,
+        call: Callable[[], object],
+        first: Sequence[Tensor] = (),
+        *,
+        overhead_s: float = 0.0,
+        drop: Callable[[], None] = lambda: None,
+    ) -> Sample:
+        """Time one call after the caches were brought to the state of a model that has just written `first`.
+
+        Giving back what the call made, its result and what `drop` lets go, is part of the time: a step does it too.
+        """
         self._flush.sum()
         for tensor in first:
             tensor.detach().sum()
         switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         start = time.perf_counter()
-        result = call()
+        call()
+        drop()
         passed = time.perf_counter() - start
         switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switched
-        del result
         return Sample(device_s=max(passed - overhead_s, 1e-9), host_s=passed, disturbed=switched > 0)
 
     @cached_property
@@ -123,13 +148,13 @@ class CpuBackend:
 
     def _peak(self) -> float:
         a = torch.ones(1024, 1024)
-        best = min(self.timed(lambda: torch.mm(a, a), (a,), overhead_s=0.0).device_s for _ in range(7))
+        best = min(self.timed(lambda: torch.mm(a, a), (a,)).device_s for _ in range(7))
         return float(f"{2 * 1024**3 / best:.3g}")
 
     def _bandwidth(self) -> float:
         source = torch.ones(32 * 2**20)
         target = torch.empty_like(source)
-        best = min(self.timed(lambda: target.copy_(source), (), overhead_s=0.0).device_s for _ in range(4))
+        best = min(self.timed(lambda: target.copy_(source)).device_s for _ in range(4))
         return float(f"{2 * source.nbytes / best:.3g}")
 
 
@@ -154,15 +179,16 @@ class _Timed:
 
     @property
     def cache_state(self) -> str:
-        return "last_level"
+        return self._backend.cache_state
 
     def samples(self, count: int) -> list[Sample]:
         return [self._sample() for _ in range(count)]
 
     def _sample(self) -> Sample:
-        self._layer.reset()
+        layer = self._layer
+        layer.reset()
         try:
-            return self._backend.timed(self._layer.call, self._layer.first, overhead_s=self._overhead_s)
+            return self._backend.timed(layer.call, layer.first, overhead_s=self._overhead_s, drop=layer.drop)
         except MemoryError as exc:
             raise OutOfMemory(str(exc)) from exc
         except REFUSALS as exc:

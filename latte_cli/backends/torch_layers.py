@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latte_cli.backends import OutOfMemory, Unsupported
 from latte_cli.errors import LatteError
-from latte_cli.layers import Convolution, Embedding, Layer, Linear, Optimizer, Phase
+from latte_cli.layers import Convolution, Embedding, Layer, Linear, Optimizer, Phase, Transfer
 from latte_cli.network.module import layer_module
 from latte_cli.network.module import optimizer as make_optimizer
 from latte_cli.tasks import Layout, Precision, Settings
@@ -39,13 +39,15 @@ _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 class LayerCall:
     """One call of a layer's phase on tensors that are ready.
 
-    `first` are the tensors that the layer before has just written, `reset` undoes what the last call left behind, and
-    `by_autograd` says that the call starts autograd's engine, whose fixed cost is no layer's own.
+    `first` are the tensors that the layer before has just written, `reset` makes ready for the next call, `drop` lets
+    go of what the call left behind, as a step does sooner or later, and `by_autograd` says that the call starts
+    autograd's engine, whose fixed cost is no layer's own.
     """
 
     call: Callable[[], object]
     first: Sequence[Tensor] = ()
     reset: Callable[[], None] = lambda: None
+    drop: Callable[[], None] = lambda: None
     by_autograd: bool = False
 
 
@@ -137,6 +139,8 @@ def layer_call(layer: Layer, phase: Phase, settings: Settings, device: str = "cp
         return _update(layer, settings, device)
     if isinstance(layer, Linear):
         return _linear(layer, phase, settings, device)
+    if isinstance(layer, Transfer):
+        return _transfer(layer, settings, device)
     module = layer_module(layer).to(device, DTYPES[settings.precision])
     inputs = _inputs(layer, settings, device)
     if phase is Phase.FORWARD:
@@ -158,12 +162,12 @@ def backward_call(out: Tensor, leaves: Sequence[Tensor]) -> LayerCall:
     if out.dim() == 4 and out.is_contiguous(memory_format=torch.channels_last) and not out.is_contiguous():
         seed = seed.contiguous(memory_format=torch.channels_last)
 
-    def reset() -> None:
+    def drop() -> None:
         for leaf in leaves:
             leaf.grad = None
 
     call = partial(torch.autograd.backward, (out,), (seed,), retain_graph=True)
-    return LayerCall(call=call, first=(seed,), reset=reset, by_autograd=True)
+    return LayerCall(call=call, first=(seed,), reset=drop, drop=drop, by_autograd=True)
 
 
 def _update(layer: Optimizer, settings: Settings, device: str) -> LayerCall:
@@ -204,6 +208,13 @@ def _linear(layer: Linear, phase: Phase, settings: Settings, device: str) -> Lay
         Phase.BACKWARD_FILTER: backward_filter,
     }
     return LayerCall(call=calls[phase], first=(x if phase is Phase.FORWARD else gy,))
+
+
+def _transfer(layer: Transfer, settings: Settings, device: str) -> LayerCall:
+    """A copy out of pinned memory that the host does not wait for, as data loaders for GPUs are set up."""
+    batch = random((layer.elements,), settings)
+    batch = batch.pin_memory() if device.startswith("cuda") else batch
+    return LayerCall(call=lambda: batch.to(device, non_blocking=True, copy=True))
 
 
 def bias_gradient(layer: Convolution, o: Operands) -> None:
