@@ -1,10 +1,12 @@
-"""Estimated against real training steps, from the standard suite alone.
+"""Estimates against real training steps, for every estimator, network by network.
 
-The real step of every case is measured before the profile and again after it, each in a process of its own; nothing of
-the evaluated networks is profiled. Prints one line a case, and the precision (1 - |error|) beside the machine's own
-repeatability. Takes about 20 minutes on two cores; leave the machine alone meanwhile.
+Measures, into a store of its own: the real steps of every case, each time in a process of its own; the standard suite;
+the layers of the cases; the real steps again. Then prints the precision (1 - |error|) of each estimator, from the
+networks' own layers and with nothing of them profiled, beside how well the machine repeats its own steps, and how many
+of many more steps lie in their intervals. What was measured is kept in the store: a second run goes on where the first
+stopped. Takes about an hour on two cores; leave the machine alone meanwhile.
 
-    python benchmarks/estimate_accuracy.py --store /tmp/accuracy [--output docs/estimate-accuracy.md]
+    python benchmarks/estimate_accuracy.py --store build/accuracy [--models DIR] [--output docs/estimate-accuracy.md]
 """
 
 import argparse
@@ -13,137 +15,391 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
+from latte_cli import suites
+from latte_cli.backends.whole import Run, run_apart
+from latte_cli.estimator import ESTIMATORS, Estimate, Estimator, Source
+from latte_cli.estimator.steps import Step, training_step
+from latte_cli.layers import Layer, Phase
+from latte_cli.lookup import Lookup, Pair
+from latte_cli.network import Network, load, onnx, zoo
+from latte_cli.store import Store, open_store
+from latte_cli.sweep import Budget, Depth, Sweep, Wanted
+from latte_cli.tasks import Layout, Precision
+from latte_cli.worker import Opening, Worker
+
+LOOKED_UP = "look-up, layers profiled"
+REPEAT = "the real step, again"
+PARTS = ("step", "forward", "backward")
+PASSES = 4
+LEAST_PROFILED = 0.9
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network of the zoo, or a model file, at a size and a batch."""
+
+    model: str
+    size: int | None
+    batch: int
+
+    @property
+    def key(self) -> str:
+        return f"{Path(self.model).stem} {self.size or ''} {self.batch}"
+
+    @property
+    def architecture(self) -> str:
+        return Path(self.model).stem
+
+    def network(self) -> Network:
+        if Path(self.model).suffix:
+            return load(self.model, batch_size=self.batch)
+        content = zoo.export(self.model, image_size=self.size)
+        return onnx.read(content, name=self.model, sha256="", batch_size=self.batch, allow_unknown=False)
+
+
 CASES = [
-    ("alexnet", 224, 8),
-    ("alexnet", 224, 32),
-    ("custom_cnn", 32, 32),
-    ("custom_cnn", 32, 128),
-    ("lenet", None, 64),
-    ("mobilenet_v2", 224, 8),
-    ("mobilenet_v2", 96, 32),
-    ("resnet18", 224, 4),
-    ("resnet18", 224, 16),
-    ("resnet18", 64, 32),
-    ("resnet34", 224, 8),
-    ("resnet50", 224, 4),
-    ("resnet50", 224, 8),
-    ("vgg11", 224, 4),
-    ("vgg11", 64, 16),
-    ("vgg16", 224, 2),
+    Case("alexnet", 224, 4),
+    Case("alexnet", 224, 16),
+    Case("custom_cnn", 32, 32),
+    Case("custom_cnn", 32, 128),
+    Case("lenet", 28, 64),
+    Case("lenet", 28, 256),
+    Case("mobilenet_v2", 224, 2),
+    Case("mobilenet_v2", 96, 8),
+    Case("mobilenet_v2", 64, 32),
+    Case("resnet18", 224, 2),
+    Case("resnet18", 64, 16),
+    Case("resnet34", 128, 4),
+    Case("resnet50", 224, 1),
+    Case("resnet50", 96, 8),
+    Case("vgg16", 64, 4),
+    Case("vgg16", 224, 1),
 ]
-"""(network, image size, batch size)"""
-
-TIMES = 2
-
-
-def exported(folder: Path, name: str, size: int | None) -> Path:
-    path = folder / f"{name}-{size or 'own'}.onnx"
-    if not path.exists():
-        image = [] if size is None else ["--image-size", str(size)]
-        subprocess.run([sys.executable, "-m", "latte_cli", "-q", "zoo", "export", name, path, *image], check=True)
-    return path
-
-
-def real_steps(path: str, batch: int, seconds: float) -> dict[str, float]:
-    """Median times of real steps, as a user's training loop runs them; called in a fresh process."""
-    import torch
-
-    from latte_cli.network import load
-    from latte_cli.network.module import NetworkModule, optimizer, random_inputs, training_step
-
-    network = load(path, batch_size=batch)
-    module = NetworkModule(network)
-    update = optimizer("sgd", module.parameters())
-    inputs = random_inputs(network)
-    targets = torch.randint(network.loss().classes, (network.loss().rows,))
-    for _ in range(3):
-        training_step(module, inputs, targets, update)
-    steps: list[float] = []
-    start = time.perf_counter()
-    while len(steps) < 5 or (time.perf_counter() - start < seconds and len(steps) < 200):
-        before = time.perf_counter()
-        training_step(module, inputs, targets, update)
-        steps.append(time.perf_counter() - before)
-    return {"step_s": statistics.median(steps)}
+MANY = {
+    "alexnet": ((64, 96, 128, 160, 224), (1, 2, 4, 8, 16)),
+    "custom_cnn": ((24, 32, 48, 64), (8, 16, 32, 64, 128)),
+    "lenet": ((28, 32, 48, 64), (16, 64, 128, 256)),
+    "mobilenet_v2": ((64, 96, 128, 160, 224), (1, 2, 4, 8, 16)),
+    "resnet18": ((64, 96, 128, 160, 224), (1, 2, 4, 8, 16)),
+    "resnet34": ((64, 96, 128, 160, 224), (1, 2, 4, 8)),
+    "resnet50": ((64, 96, 128, 160, 224), (1, 2, 4, 8)),
+    "vgg16": ((32, 48, 64, 96, 128), (1, 2, 4, 8)),
+}
+"""Image sizes and batches of more totals, to count how many lie in their intervals."""
 
 
-def measured(folder: Path, *, seconds: float) -> list[list[float]]:
-    """For each case the medians of `TIMES` processes, the cases interleaved."""
-    found: list[list[float]] = [[] for _ in CASES]
-    for _ in range(TIMES):
-        for index, (name, size, batch) in enumerate(CASES):
-            command = [sys.executable, __file__, "--real", exported(folder, name, size), str(batch), str(seconds)]
-            output = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
-            found[index].append(json.loads(output)["step_s"])
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What is measured with, and where it is kept."""
 
+    folder: Path
+    device: str
+    precision: Precision
+    layout: Layout
+    seconds: float
 
-def estimated(store: str, path: Path, batch: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "latte_cli", "-q", "estimate", path, "--device", "cpu", "--batch-size", batch]
-    command += ["--strategy", "pytorch", "--store", store, "--format", "json"]
-    output = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
-    estimate = json.loads(output)["estimates"][0]
-    assert not estimate["missing"], estimate["missing"]
-    return estimate["totals"]  # type: ignore[no-any-return]
+    @property
+    def standard(self) -> Store:
+        return open_store(str(self.folder / "standard"), shipped=False)
 
+    @property
+    def networks(self) -> Store:
+        return open_store(str(self.folder / "networks"), shipped=False)
 
-def table(before: list[list[float]], after: list[list[float]], totals: list[dict[str, float]]) -> list[str]:
-    lines = [
-        "| network | pixels | batch | before (ms) | after (ms) | repeat | estimate (ms) | 95 % interval | error |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    errors, repeats, inside = [], [], 0
-    for (name, size, batch), first, second, total in zip(CASES, before, after, totals, strict=True):
-        a, b, step = statistics.median(first), statistics.median(second), total["step_s"]
-        real = statistics.median(first + second)
-        errors.append(step / real - 1)
-        repeats.append(1 - abs(b / a - 1))
-        inside += total["step_low_s"] <= real <= total["step_high_s"]
-        interval = f"{total['step_low_s'] * 1e3:.1f} to {total['step_high_s'] * 1e3:.1f}"
-        lines.append(
-            f"| {name} | {size or 'own'} | {batch} | {a * 1e3:.1f} | {b * 1e3:.1f} | {repeats[-1]:.1%} "
-            f"| {step * 1e3:.1f} | {interval} | {errors[-1]:+.1%} |"
+    def real(self, case: Case) -> dict[str, float]:
+        """Medians of a run of real steps, in a process of its own."""
+        run = Run(
+            model=case.model,
+            batch_size=case.batch,
+            image_size=case.size,
+            device=self.device,
+            precision=self.precision,
+            layout=self.layout,
+            seconds=self.seconds,
         )
-    precision = [1 - abs(error) for error in errors]
-    good = [case for case, error in zip(CASES, errors, strict=True) if abs(error) <= 0.1]
-    lines += [
-        "",
-        f"Precision of the step: mean {statistics.mean(precision):.1%}, worst {min(precision):.1%}; "
-        f"real against itself: mean {statistics.mean(repeats):.1%}, worst {min(repeats):.1%}.",
-        f"Within 10 %: {len(good)} of {len(CASES)} cases of {len({name for name, *_ in good})} architectures. "
-        f"Inside the 95 % interval: {inside} of {len(CASES)}.",
+        steps = run_apart(run)
+        medians = {f"{part}_s": steps.median(f"{part}_s") for part in PARTS}
+        return medians | {"faults": steps.faults, "at": time.time()}
+
+    def kept(self, name: str) -> dict[str, list[dict[str, float]]]:
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def measured(self, name: str, cases: Sequence[Case], times: int) -> None:
+        """Real steps of `cases`, `times` times, the cases taking turns; kept in `name`.json after each."""
+        found = self.kept(name)
+        for number, case in product(range(times), cases):
+            if len(found.setdefault(case.key, [])) <= number:
+                found[case.key].append(self.real(case))
+                (self.folder / f"{name}.json").write_text(json.dumps(found))
+                step_s = found[case.key][-1]["step_s"]
+                print(f"{time.strftime('%H:%M:%S')} {name} {case.key}: {step_s * 1e3:.1f} ms", file=sys.stderr)
+
+
+def profile_standard(setup: Setup, budget: str) -> None:
+    command = [sys.executable, "-m", "latte_cli", "profile", "--suite", "standard", "--budget", budget]
+    command += ["--device", setup.device, "--precision", setup.precision, "--layout", setup.layout]
+    subprocess.run([*command, "--store", str(setup.folder / "standard")], check=False, stdout=sys.stderr)
+
+
+def profile_networks(setup: Setup, cases: Sequence[Case]) -> None:
+    """The framework's own choice for every layer of the cases, and the calibration, in passes over all of them."""
+    layers = (work.layer for case in cases for work in training_step(case.network(), Step()))
+    wanted = [Wanted(layer=layer, depth=Depth.DEFAULT) for layer in dict.fromkeys(layers) if not layer.free]
+    opening = Opening(device=setup.device, precisions=(setup.precision,), layouts=(setup.layout,))
+    store = setup.networks
+    with Worker(opening) as worker, store.writer(worker.device) as writer:
+        known = any(device.slug == worker.device.slug for device in store.devices())
+        earlier = store.measurements(worker.device.slug) if known else []
+        both = suites.with_calibration(suites.Drawn(wanted=tuple(wanted)), first=False)
+        sweep = Sweep(worker, both.wanted, phases=tuple(Phase), earlier=earlier, origin="estimate_accuracy")
+        sweep.run(writer, Budget(passes=PASSES, together=True), progress=_progress(sweep.size))
+
+
+def _progress(size: int):
+    said = [time.monotonic()]
+
+    def progress(done: int, label: str) -> None:
+        if time.monotonic() - said[0] > 20:
+            print(f"{time.strftime('%H:%M:%S')} layers {done} of {size}", file=sys.stderr)
+            said[0] = time.monotonic()
+
+    return progress
+
+
+# The report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One case under one estimator: estimated over real, by part, and the shares of its time by source."""
+
+    case: Case
+    ratios: dict[str, float]
+    shares: dict[str, float]
+
+
+def estimator(setup: Setup, store: Store, name: str) -> Estimator:
+    slug = store.devices()[0].slug
+    return Estimator(
+        store,
+        slug,
+        precision=setup.precision,
+        layout=setup.layout,
+        strategy="pytorch",
+        estimator=name,
+        note=lambda text: print(text, file=sys.stderr),
+    )
+
+
+def medians(runs: Iterable[dict[str, float]]) -> dict[str, float]:
+    rows = list(runs)
+    return {part: statistics.median(row[f"{part}_s"] for row in rows) for part in PARTS}
+
+
+def row(case: Case, estimate: Estimate, real: dict[str, float]) -> Row:
+    found = {"step": estimate.step_s, "forward": estimate.forward_s, "backward": estimate.backward_s}
+    spent: dict[str, float] = defaultdict(float)
+    for part in estimate.parts:
+        spent[part.source] += part.count * part.device_s
+    total = sum(spent.values())
+    ratios = {part: found[part] / real[part] for part in PARTS}
+    return Row(case=case, ratios=ratios, shares={source: spent[source] / total for source in Source})
+
+
+def precision(ratio: float) -> float:
+    return 1 - abs(ratio - 1)
+
+
+def without(setup: Setup, layers: frozenset[Layer], name: str, stores: Sequence[Store]) -> Store:
+    """A store of the rows of `stores` whose layer is none of `layers`."""
+    target = open_store(str(setup.folder / name), shipped=False)
+    slug = stores[0].devices()[0].slug
+    if not target.devices():
+        with target.writer(stores[0].device(slug)) as writer:
+            for store in stores:
+                for measurement in store.measurements(slug):
+                    if measurement.task.layer not in layers:
+                        writer.append(measurement)
+    return target
+
+
+def layers_of(cases: Iterable[Case]) -> frozenset[Layer]:
+    return frozenset(work.layer for case in cases for work in training_step(case.network(), Step()))
+
+
+def layer_errors(setup: Setup, found: Sequence[Estimate], cases: Sequence[Case]) -> list[float]:
+    """|estimated / measured - 1| of every layer and phase of the cases, each once."""
+    store = setup.networks
+    lookup = Lookup(store, store.devices()[0].slug, precision=setup.precision, layout=setup.layout)
+    times: dict[Pair, float] = {}
+    for estimate in found:
+        times |= {(part.layer, part.phase): part.device_s for part in estimate.parts if not part.layer.free}
+    measured = lookup.measured(times)
+    return [
+        abs(times[pair] / timing.device_s - 1)
+        for pair, timings in measured.items()
+        for timing in timings
+        if timing.task.algorithm.name == "DEFAULT"
     ]
+
+
+def summary(rows: dict[str, list[Row]], repeats: list[Row], errors: dict[str, list[float]]) -> list[str]:
+    lines = [
+        "| times from | step, mean | worst | forward, mean | backward, mean | layers, median error "
+        "| measured / interpolated / predicted |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in {**rows, REPEAT: repeats}.items():
+        means = [statistics.mean(precision(one.ratios[part]) for one in found) for part in PARTS]
+        worst = min(precision(one.ratios["step"]) for one in found)
+        layers = f"{statistics.median(errors[name]):.1%}" if errors.get(name) else ""
+        shares = [statistics.mean(one.shares.get(source, 0.0) for one in found) for source in Source]
+        said = " / ".join(f"{share:.0%}" for share in shares) if any(shares) else ""
+        lines.append(f"| {name} | {means[0]:.1%} | {worst:.1%} | {means[1]:.1%} | {means[2]:.1%} | {layers} | {said} |")
     return lines
+
+
+def by_case(cases: Sequence[Case], before, after, rows: dict[str, list[Row]]) -> list[str]:
+    names = list(rows)
+    lines = [
+        "| network | pixels | batch | real, before (ms) | after (ms) | " + " | ".join(names) + " |",
+        "|---|---|---|---|---|" + "---|" * len(names),
+    ]
+    for at, case in enumerate(cases):
+        a, b = medians(before[case.key])["step"], medians(after[case.key])["step"]
+        errors = " | ".join(f"{rows[name][at].ratios['step'] - 1:+.1%}" for name in names)
+        lines.append(
+            f"| {case.architecture} | {case.size or ''} | {case.batch} | {a * 1e3:.1f} | {b * 1e3:.1f} | {errors} |"
+        )
+    return lines
+
+
+def coverage(setup: Setup, name: str, store: Store, many: dict[Case, float]) -> tuple[list[str], dict[str, object]]:
+    """How many real steps lie in their intervals, and how wide these are."""
+    one = estimator(setup, store, "lookup")
+    counts: dict[str, list[tuple[bool, bool, float, float]]] = defaultdict(list)
+    for case, real in many.items():
+        found = one.estimate(case.network())
+        inside = [low <= real <= high for low, high in (found.step_interval(0.95), found.step_interval(0.8))]
+        low, high = found.step_interval(0.8)
+        counts[case.architecture].append(
+            (inside[0], inside[1], (high - low) / 2 / found.step_s, precision(found.step_s / real))
+        )
+    everything = [entry for entries in counts.values() for entry in entries]
+    lines = [
+        f"| {name} | totals | in 95 % | in 80 % | 80 %: median half-width | precision, mean |",
+        "|---|---|---|---|---|---|",
+    ]
+    for architecture, entries in {**counts, "all": everything}.items():
+        a, b = (statistics.mean(entry[place] for entry in entries) for place in (0, 1))
+        width, close = statistics.median(e[2] for e in entries), statistics.mean(e[3] for e in entries)
+        lines.append(f"| {architecture} | {len(entries)} | {a:.0%} | {b:.0%} | {width:.1%} | {close:.1%} |")
+    return lines, dict(counts)
+
+
+def many_cases(only: int | None) -> list[Case]:
+    cases = [Case(name, *pair) for name, grids in MANY.items() for pair in product(*grids)]
+    return cases[:only]
+
+
+def report(setup: Setup, cases: Sequence[Case], leave_out: bool) -> tuple[str, dict[str, object]]:
+    before, after = setup.kept("before"), setup.kept("after")
+    reals = {case: medians(before[case.key] + after[case.key]) for case in cases}
+    repeats = [
+        Row(
+            case=case,
+            ratios={part: medians(after[case.key])[part] / medians(before[case.key])[part] for part in PARTS},
+            shares={},
+        )
+        for case in cases
+    ]
+    own = layers_of(cases)
+    blind = without(setup, own, "without-own-layers", [setup.standard])
+    rows: dict[str, list[Row]] = {}
+    errors: dict[str, list[float]] = {}
+    plans = [(LOOKED_UP, setup.networks, "lookup")]
+    plans += [(f"{name}, nothing profiled", blind, name) for name in ESTIMATORS]
+    for title, store, name in plans:
+        one = estimator(setup, store, name)
+        found = [one.estimate(case.network()) for case in cases]
+        rows[title] = [row(case, estimate, reals[case]) for case, estimate in zip(cases, found, strict=True)]
+        errors[title] = layer_errors(setup, found, cases) if title != LOOKED_UP else []
+        measured = max(one.shares[Source.MEASURED] for one in rows[title])
+        assert title == LOOKED_UP or measured < LEAST_PROFILED, "an evaluated layer was looked up"
+    if leave_out:
+        title = "lookup, other architectures profiled"
+        rows[title] = []
+        for architecture in dict.fromkeys(case.architecture for case in cases):
+            ours = [case for case in cases if case.architecture == architecture]
+            store = without(setup, layers_of(ours), f"without-{architecture}", [setup.standard, setup.networks])
+            one = estimator(setup, store, "lookup")
+            rows[title] += [row(case, one.estimate(case.network()), reals[case]) for case in ours]
+    text = ["## Precision, 1 - |error|", "", *summary(rows, repeats, errors)]
+    text += ["", "## Error of the step by case", "", *by_case(cases, before, after, rows)]
+    body: dict[str, object] = {
+        "cases": [case.key for case in cases],
+        "real": {case.key: real for case, real in reals.items()},
+        "ratios": {title: [one.ratios for one in found] for title, found in rows.items()},
+        "shares": {title: [one.shares for one in found] for title, found in rows.items()},
+        "repeat": [one.ratios for one in repeats],
+        "layers": {title: statistics.median(found) for title, found in errors.items() if found},
+    }
+    if many := setup.kept("many"):
+        wanted = {case: medians(many[case.key])["step"] for case in many_cases(None) if many.get(case.key)}
+        blind = without(setup, layers_of(wanted), "without-many", [setup.standard])
+        lines, body["intervals"] = coverage(setup, "nothing profiled", blind, wanted)
+        text += ["", "## Real steps inside their intervals", "", *lines]
+    return "\n".join(text), body
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", default="accuracy-store")
-    parser.add_argument("--budget", default="15m")
+    parser.add_argument("--store", type=Path, default=Path("build/accuracy"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", type=Precision, default=Precision.FP32)
+    parser.add_argument("--layout", type=Layout, default=Layout.NCHW)
+    parser.add_argument("--models", type=Path, help="a folder of ONNX files to take instead of the zoo's networks")
+    parser.add_argument("--batch-size", type=int, action="append", help="for --models; repeatable [default: 1 and 8]")
+    parser.add_argument("--budget", default="15m", help="of the standard suite")
+    parser.add_argument("--times", type=int, default=3, help="how often the real steps are measured before and after")
     parser.add_argument("--seconds", type=float, default=2.0, help="of real steps for each case and time")
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--real", nargs=3, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.real:
-        path, batch, seconds = arguments.real
-        print(json.dumps(real_steps(path, int(batch), float(seconds))))
-        return
-    folder = Path(arguments.store) / ".evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / "real.json"
-    if not kept.exists():
-        kept.write_text(json.dumps(measured(folder, seconds=arguments.seconds)))
-    profile = [sys.executable, "-m", "latte_cli", "profile", "--suite", "standard", "--budget", arguments.budget]
-    subprocess.run([*profile, "--store", arguments.store], check=False, stdout=sys.stderr)
-    after = measured(folder, seconds=arguments.seconds)
-    (folder / "after.json").write_text(json.dumps(after))
-    totals = [estimated(arguments.store, exported(folder, name, size), batch) for name, size, batch in CASES]
-    text = "\n".join(table(json.loads(kept.read_text()), after, totals))
+    parser.add_argument("--many", type=int, default=None, help="how many totals to hold intervals against [all]")
+    parser.add_argument("--leave-out", action="store_true", help="also leave out one architecture at a time")
+    parser.add_argument("--report-only", action="store_true", help="measure nothing more")
+    parser.add_argument("--output", type=Path, help="a Markdown file; the figures go into a JSON file beside it")
+    given = parser.parse_args()
+    setup = Setup(
+        folder=given.store,
+        device=given.device,
+        precision=given.precision,
+        layout=given.layout,
+        seconds=given.seconds,
+    )
+    given.store.mkdir(parents=True, exist_ok=True)
+    cases = CASES
+    if given.models:
+        batches = given.batch_size or [1, 8]
+        cases = [Case(str(path), None, batch) for path in sorted(given.models.glob("*.onnx")) for batch in batches]
+    if not given.report_only:
+        setup.measured("before", cases, given.times)
+        profile_networks(setup, cases)
+        profile_standard(setup, given.budget)
+        setup.measured("after", cases, given.times)
+        if not given.models:
+            setup.measured("many", many_cases(given.many), 1)
+    text, body = report(setup, cases, given.leave_out)
     print(text)
-    if arguments.output:
-        arguments.output.write_text(f"# Estimate accuracy, standard suite only\n\n{text}\n")
+    if given.output:
+        command = "`python benchmarks/estimate_accuracy.py`"
+        given.output.write_text(f"# Estimates against real training steps\n\nMade by {command}.\n\n{text}\n")
+        given.output.with_suffix(".json").write_text(json.dumps(body, indent=1))
 
 
 if __name__ == "__main__":

@@ -816,6 +816,48 @@ class Other(Layer):
         return self.output
 
 
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Layer):
+    """A batch's copy from the host's memory to a device's own; `elements` of a model's activation type."""
+
+    kind: ClassVar[str] = "transfer"
+    phases: ClassVar[tuple[Phase, ...]] = (Phase.FORWARD,)
+    operations_per_element: ClassVar[int] = 0
+
+    elements: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.elements,),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.elements,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Layer):
+    """A standard network that is run as a whole, all its layers one after the other, to hold their sum against.
+
+    `name` is the zoo's, `batch` images have `size` pixels a side.
+    """
+
+    kind: ClassVar[str] = "network"
+    phases: ClassVar[tuple[Phase, ...]] = (Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE)
+
+    name: str
+    batch: int
+    size: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.batch, 3, self.size, self.size),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.input_shapes[0]
+
+
 LAYERS: tuple[type[Layer], ...] = (
     Convolution,
     Linear,
@@ -836,6 +878,8 @@ LAYERS: tuple[type[Layer], ...] = (
     Recurrent,
     Attention,
     Other,
+    Transfer,
+    Whole,
 )
 """Every layer kind; what is fitted knows a kind by its place here."""
 

@@ -3,7 +3,7 @@ every prefix covers the whole."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TypeAlias
@@ -29,9 +29,13 @@ from latte_cli.layers import (
     Shape,
     Softmax,
     SoftmaxCrossEntropy,
+    Whole,
 )
 from latte_cli.network import Network
 from latte_cli.sweep import Depth, Wanted
+
+CALIBRATION = (("resnet8", 32, 32), ("mobilenet_v1", 96, 4), ("resnet20", 32, 16), ("vgg11", 64, 4))
+"""Networks that are run whole to hold the sum of their layers against: names in the zoo, pixels, batch sizes."""
 
 _LARGEST_TENSOR = 2**31
 _SIZES_OF_STANDARD_NETWORKS = {1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 16, 27, 28, 32, 55, 56, 64, 112, 224}
@@ -402,6 +406,22 @@ def deepbench(limits: Limits) -> Drawn:
 
     kept = tuple(Wanted(layer=layer, depth=Depth.ALL) for layer in CONVOLUTIONS if fits(layer, limits))
     return Drawn(wanted=kept, rejected=len(CONVOLUTIONS) - len(kept))
+
+
+def with_calibration(drawn: Drawn, *, first: bool = True, count: int = len(CALIBRATION)) -> Drawn:
+    """`drawn` with `count` networks to be run whole, and their layers: `first`, or after all others."""
+    from latte_cli.network import onnx, zoo
+
+    whole: dict[Layer, Wanted] = {}
+    for name, size, batch in CALIBRATION[:count]:
+        content = zoo.export(name, image_size=size)
+        network = onnx.read(content, name=name, sha256="", batch_size=batch, allow_unknown=False)
+        layers = networks([network], optimizers=("sgd",)).wanted
+        for layer in (Whole(name=name, batch=batch, size=size), *(item.layer for item in layers)):
+            whole[layer] = Wanted(layer=layer, depth=Depth.DEFAULT)
+    own = {item.layer for item in drawn.wanted}
+    more = tuple(item for item in whole.values() if item.layer not in own)
+    return replace(drawn, wanted=(*more, *drawn.wanted) if first else (*drawn.wanted, *more))
 
 
 def networks(models: Iterable[Network], *, optimizers: Sequence[str] = ("sgd", "adam")) -> Drawn:

@@ -13,8 +13,9 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import Conditions, Device, Facts, OutOfMemory, Prepared, Sample, Unsupported, host
 from latte_cli.backends.cpu_convolutions import CONVOLUTIONS
 from latte_cli.backends.torch_layers import REFUSALS, LayerCall, layer_call, operands, overhead_s, peak_bytes, refusal
+from latte_cli.backends.whole import Runs
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.layers import Convolution, Layer, Phase
+from latte_cli.layers import Convolution, Layer, Phase, Transfer, Whole
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
 _ASSUMED_CACHE_BYTES = 32 * 2**20
@@ -42,6 +43,7 @@ class CpuBackend:
         self._load = host.OtherLoad()
         self._load.read()
         self._reference = torch.ones(512, 512)
+        self._runs = Runs("cpu")
         self._copied = (torch.ones(8 * 2**20), torch.ones(8 * 2**20))
 
     @property
@@ -75,7 +77,7 @@ class CpuBackend:
         )
 
     def candidates(self, layer: Layer, phase: Phase, settings: Settings) -> tuple[Algorithm, ...]:
-        if phase not in layer.phases or layer.free:
+        if phase not in layer.phases or layer.free or isinstance(layer, Transfer):
             return ()
         if not isinstance(layer, Convolution):
             return (FRAMEWORK_DEFAULT,)
@@ -84,6 +86,8 @@ class CpuBackend:
         )
 
     def prepare(self, task: Task) -> Prepared:
+        if isinstance(task.layer, Whole):
+            return self._runs.prepared(task)
         try:
             gc.collect(0)
             self._heap.trim()

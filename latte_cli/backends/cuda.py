@@ -16,8 +16,9 @@ from latte_cli.backends.cuda_clock import Clock, Pace
 from latte_cli.backends.host import slug
 from latte_cli.backends.telemetry import open_telemetry
 from latte_cli.backends.torch_layers import REFUSALS, LayerCall, overhead_s, random, refusal
+from latte_cli.backends.whole import Runs
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.layers import Convolution, Layer, Phase
+from latte_cli.layers import Convolution, Layer, Phase, Whole
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class CudaBackend:
         handle = self._library.handle(index)
         self._library.set_stream(handle, torch.cuda.current_stream().cuda_stream)
         self._calls = Calls(self._library, handle)
+        self._runs = Runs(f"cuda:{index}")
         self._conditions, self._read_at = Conditions(), float("-inf")
         self.sound = True
         cache_bytes = getattr(self._properties, "L2_cache_size", 0) or _ASSUMED_CACHE_BYTES
@@ -111,6 +113,9 @@ class CudaBackend:
         return (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK, *cudnn.algorithms(layer, phase), HEURISTIC)
 
     def prepare(self, task: Task) -> Prepared | Ranking:
+        if isinstance(task.layer, Whole):
+            torch.cuda.empty_cache()
+            return self._runs.prepared(task)
         _set_precision(task.settings.precision)
         if task.algorithm == HEURISTIC:
             return Ranking(names=self.guarded(lambda: self._calls.ranking(task)))

@@ -12,7 +12,8 @@ _CPU = Path("/sys/devices/system/cpu/cpu0")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 LARGE_BLOCK_BYTES = 32 * 2**20
-"""Blocks over this size are mapped anew for each use: the largest that glibc lets its threshold grow to."""
+"""Blocks over this size are mapped anew for each use; smaller ones stay on glibc's heap once one of nearly this size
+was freed, which reading weights or data does."""
 
 
 def cores() -> int:
@@ -52,9 +53,8 @@ def memory_bytes() -> int:
 class Heap:
     """This process's heap under glibc, brought to the state of a training loop's; elsewhere it is left alone.
 
-    Freed memory stays with the process, but for blocks over 32 MiB, which are mapped anew for each use: so glibc does
-    once a process has freed a block of nearly that size, as reading weights or data makes it do. A layer timed alone on
-    a young heap returns its memory after each call and faults it in again, about a microsecond a page.
+    Freed memory stays with the process, but for large blocks (LARGE_BLOCK_BYTES). A layer timed alone on a young heap
+    returns its memory after each call and faults it in again, about a microsecond a page.
     """
 
     def __init__(self) -> None:

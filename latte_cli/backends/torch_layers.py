@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latte_cli.backends import OutOfMemory, Unsupported
 from latte_cli.errors import LatteError
-from latte_cli.layers import Convolution, Embedding, Layer, Linear, Optimizer, Phase
+from latte_cli.layers import Convolution, Embedding, Layer, Linear, Optimizer, Phase, Transfer
 from latte_cli.network.module import layer_module
 from latte_cli.network.module import optimizer as make_optimizer
 from latte_cli.tasks import Layout, Precision, Settings
@@ -139,6 +139,8 @@ def layer_call(layer: Layer, phase: Phase, settings: Settings, device: str = "cp
         return _update(layer, settings, device)
     if isinstance(layer, Linear):
         return _linear(layer, phase, settings, device)
+    if isinstance(layer, Transfer):
+        return _transfer(layer, settings, device)
     module = layer_module(layer).to(device, DTYPES[settings.precision])
     inputs = _inputs(layer, settings, device)
     if phase is Phase.FORWARD:
@@ -206,6 +208,13 @@ def _linear(layer: Linear, phase: Phase, settings: Settings, device: str) -> Lay
         Phase.BACKWARD_FILTER: backward_filter,
     }
     return LayerCall(call=calls[phase], first=(x if phase is Phase.FORWARD else gy,))
+
+
+def _transfer(layer: Transfer, settings: Settings, device: str) -> LayerCall:
+    """A copy out of pinned memory that the host does not wait for, as data loaders for GPUs are set up."""
+    batch = random((layer.elements,), settings)
+    batch = batch.pin_memory() if device.startswith("cuda") else batch
+    return LayerCall(call=lambda: batch.to(device, non_blocking=True, copy=True))
 
 
 def bias_gradient(layer: Convolution, o: Operands) -> None:

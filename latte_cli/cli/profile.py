@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from latte_cli.suites import Drawn
     from latte_cli.sweep import Summary
 
+_CALIBRATION_OF_QUICK = 2
 _PASSES_OF_NETWORKS = 4
 _ROUNDS = {"cuda": 3}
 _CALL_LIMIT_S = {"cpu": 0.1, "cuda": 0.002}
@@ -175,15 +176,15 @@ def _drawn(
     )
     match suite:
         case Suite.QUICK:
-            return suites.quick(seed, limits)
+            return suites.with_calibration(suites.quick(seed, limits), count=_CALIBRATION_OF_QUICK)
         case Suite.STANDARD:
-            return suites.standard(seed, limits)
+            return suites.with_calibration(suites.standard(seed, limits))
         case Suite.PAPER:
             return suites.paper(seed, limits, configs=configs)
         case Suite.DEEPBENCH:
             return suites.deepbench(limits)
         case Suite.NETWORK:
-            return suites.networks(networks)
+            return suites.with_calibration(suites.networks(networks), first=False, count=_CALIBRATION_OF_QUICK)
 
 
 def _advise(summary: "Summary", models: Sequence[Path], slug: str) -> None:

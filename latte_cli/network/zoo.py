@@ -208,6 +208,15 @@ def _mobilenet_v2(net: _Builder, x: _Value) -> _Value:
     return net.linear("classifier", net.dropout("dropout", x, 0.2), net.classes)
 
 
+def _mobilenet_v1(net: _Builder, x: _Value) -> _Value:
+    stages = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
+    x = _conv_bn_relu6(net, "features.0", x, 32, 3, stride=2)
+    for block, (channels, stride) in enumerate(stages, start=1):
+        x = _conv_bn_relu6(net, f"features.{block}.depthwise", x, x.channels, 3, stride=stride, groups=x.channels)
+        x = _conv_bn_relu6(net, f"features.{block}.pointwise", x, channels, 1)
+    return net.linear("classifier", net.flatten("flatten", net.global_pool("average", x)), net.classes)
+
+
 def _basic_block(net: _Builder, name: str, x: _Value, width: int, stride: int) -> _Value:
     y = net.batch_norm(f"{name}.bn1", net.conv(f"{name}.conv1", x, width, 3, stride=stride, pad=1))
     y = net.conv(f"{name}.conv2", net.relu(f"{name}.relu1", y), width, 3, pad=1)
@@ -277,6 +286,7 @@ ZOO: Mapping[str, ZooModel] = {
     "alexnet": ZooModel(description=_ALEXNET, build=_alexnet, smallest=63),
     "custom_cnn": ZooModel(description=_CUSTOM_CNN, build=_custom_cnn, image_size=32, classes=10, smallest=4),
     "lenet": ZooModel(description=_LENET, build=_lenet, image_size=28, classes=10, channels=1, smallest=12),
+    "mobilenet_v1": ZooModel(description="MobileNet: depthwise and 1x1 convolutions in turn", build=_mobilenet_v1),
     "mobilenet_v2": ZooModel(
         description="MobileNetV2: inverted residuals, depthwise convolutions", build=_mobilenet_v2
     ),

@@ -21,6 +21,7 @@ __all__ = [
     "optimizer",
     "random_inputs",
     "random_targets",
+    "scored",
     "training_step",
 ]
 
@@ -151,14 +152,18 @@ def training_step(
 ) -> Tensor:
     """One step as users write it: clear the gradients, forward, cross-entropy, backward, update; returns the loss."""
     (optimizer or module).zero_grad(set_to_none=True)
-    result = module(*inputs)
-    scores = result[_scores_at(module)] if isinstance(result, tuple) else result
-    scores = scores.movedim(1, -1) if scores.dim() > 3 else scores
-    loss = F.cross_entropy(scores.reshape(-1, scores.shape[-1]), targets)
+    loss = scored(module, module(*inputs), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     if optimizer:
         optimizer.step()
     return loss.detach()
+
+
+def scored(module: nn.Module, result: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tensor:
+    """The cross-entropy of the scores among what `module` returned."""
+    scores = result[_scores_at(module)] if isinstance(result, tuple) else result
+    scores = scores.movedim(1, -1) if scores.dim() > 3 else scores
+    return F.cross_entropy(scores.reshape(-1, scores.shape[-1]), targets)
 
 
 def _scores_at(module: nn.Module) -> int:

@@ -1,0 +1,247 @@
+"""Whole networks: real training steps in a process of their own, timed part by part."""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from latte_cli.backends import Facts, Failed, OutOfMemory, Sample, Unsupported
+from latte_cli.backends.host import LARGE_BLOCK_BYTES
+from latte_cli.layers import Layer, Phase, Whole
+from latte_cli.tasks import Layout, Precision, Settings, Task
+
+_WARM_UPS = 3
+_MOST_KEPT = 40
+_LIMIT_S = 40.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What to run: a model file, or the zoo's network of this name, at a batch size and, for the zoo, an image size.
+
+    Steps follow each other for `seconds`, at least `least` and at most `most` of them, after three that are not timed.
+    """
+
+    model: str
+    batch_size: int | None = None
+    image_size: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int = 0
+    precision: str = Precision.FP32
+    layout: str = Layout.NCHW
+    optimizer: str = "sgd"
+    seconds: float = 1.0
+    least: int = 5
+    most: int = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """The seconds of each step and of its parts, on the device's clock; `host_s` is what the host took to ask for it.
+
+    `update_s` holds the dropping of the gradients too, `step_s` the loss as well; `faults` are the page faults of a
+    step.
+    """
+
+    forward_s: tuple[float, ...]
+    backward_s: tuple[float, ...]
+    update_s: tuple[float, ...]
+    step_s: tuple[float, ...]
+    host_s: tuple[float, ...]
+    faults: float = 0.0
+
+    def median(self, part: str) -> float:
+        """The median of `forward_s`, `backward_s`, `update_s`, `step_s` or `host_s`."""
+        return statistics.median(getattr(self, part))
+
+
+class Runs:
+    """Whole networks as tasks on `device`: each is run once for all its phases."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._last: tuple[Layer, Settings] | None = None
+        self._served: set[Phase] = set()
+
+    def prepared(self, task: Task) -> "RunSteps":
+        """The steps of the network that `task` names; raises Unsupported, OutOfMemory or Failed."""
+        key = (task.layer, task.settings)
+        if key != self._last or task.phase in self._served:
+            assert isinstance(task.layer, Whole)
+            settings = task.settings
+            run = Run(
+                model=task.layer.name,
+                batch_size=task.layer.batch,
+                image_size=task.layer.size,
+                device=self._device,
+                threads=settings.threads,
+                precision=settings.precision,
+                layout=settings.layout,
+                most=_MOST_KEPT,
+            )
+            self._steps, self._last = run_apart(run), key
+            self._served.clear()
+        self._served.add(task.phase)
+        parts = {Phase.FORWARD: "forward_s", Phase.BACKWARD: "backward_s", Phase.UPDATE: "update_s"}
+        return RunSteps(getattr(self._steps, parts[task.phase]))
+
+
+class RunSteps:
+    """One part of steps that were made."""
+
+    cache_state = "whole_network"
+
+    def __init__(self, times_s: Sequence[float]) -> None:
+        self._times_s = times_s
+        self._warm = False
+
+    def samples(self, count: int) -> list[Sample]:
+        """The first step for a warm-up, then all that followed."""
+        times, self._warm = (self._times_s if self._warm else self._times_s[:1]), True
+        return [Sample(device_s=time_s, host_s=time_s) for time_s in times]
+
+    def facts(self) -> Facts:
+        return Facts()
+
+
+def run_apart(run: Run) -> Steps:
+    """`run` in a new process, whose heap is that of a training script a few steps after its start.
+
+    Raises Unsupported, OutOfMemory or Failed.
+    """
+    command = [sys.executable, "-m", "latte_cli.backends.whole"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(asdict(run)), capture_output=True, text=True, timeout=_LIMIT_S + 10 * run.seconds
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise Failed(f"no answer within {exc.timeout:g} s") from exc
+    last = done.stderr.strip().rpartition("\n")[2][-200:]
+    if done.returncode == -9:
+        raise OutOfMemory("killed, most likely for its memory")
+    if done.returncode:
+        raise OutOfMemory(last) if "memory" in last.lower() else Unsupported(last)
+    return steps_from(json.loads(done.stdout))
+
+
+def steps_from(body: Mapping[str, Any]) -> Steps:
+    """The inverse of `asdict` through JSON."""
+    times = {name: tuple(body[name]) for name in ("forward_s", "backward_s", "update_s", "step_s", "host_s")}
+    return Steps(**times, faults=body["faults"])
+
+
+def run_here(run: Run) -> Steps:
+    """`run` in this process; raises what torch and LATTE raise."""
+    import torch
+
+    from latte_cli.network.module import NetworkModule, optimizer, random_inputs, random_targets, scored
+
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    torch.empty(LARGE_BLOCK_BYTES - 2**16, dtype=torch.uint8)  # freed at once: see LARGE_BLOCK_BYTES
+    network = _network(run)
+    torch.backends.cuda.matmul.allow_tf32 = run.precision == Precision.TF32
+    torch.backends.cudnn.allow_tf32 = run.precision == Precision.TF32
+    types = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+    kind = types.get(Precision(run.precision), torch.float32)
+    formats = {Layout.CHANNELS_LAST: torch.channels_last}
+    shape = formats.get(Layout(run.layout), torch.contiguous_format)
+    module = NetworkModule(network).to(run.device, kind)
+    inputs = [x.to(run.device, kind) if x.is_floating_point() else x.to(run.device) for x in random_inputs(network)]
+    if shape is not torch.contiguous_format:
+        convert: Callable[..., object] = module.to
+        convert(memory_format=shape)
+        inputs = [x.contiguous(memory_format=shape) if x.dim() == 4 else x for x in inputs]
+    targets = random_targets(network).to(run.device)
+    update = optimizer(run.optimizer, module.parameters())
+
+    def cast() -> AbstractContextManager[object]:
+        if run.precision != Precision.BF16_AUTOCAST:
+            return nullcontext()
+        return torch.autocast(run.device.partition(":")[0], torch.bfloat16)
+
+    def step(mark: Callable[[], None]) -> None:
+        mark()
+        (update or module).zero_grad(set_to_none=True)
+        mark()
+        with cast():
+            result = module(*inputs)
+            mark()
+            loss = scored(module, result, targets)
+        mark()
+        torch.autograd.backward(loss)
+        mark()
+        if update:
+            update.step()
+        mark()
+
+    return _timed(step, run)
+
+
+def _network(run: Run) -> Any:
+    from latte_cli.network import load, onnx, zoo
+
+    if Path(run.model).suffix:
+        return load(run.model, batch_size=run.batch_size, sizes=run.sizes)
+    content = zoo.export(run.model, image_size=run.image_size)
+    return onnx.read(content, name=run.model, sha256="", batch_size=run.batch_size, allow_unknown=False)
+
+
+def _timed(step: Callable[[Callable[[], None]], None], run: Run) -> Steps:
+    """Repeat `step`, which marks its start, and the ends of clearing, forward, loss, backward and update."""
+    for _ in range(_WARM_UPS):
+        step(lambda: None)
+    clock = _cuda_marks if run.device.startswith("cuda") else _host_marks
+    rows: list[tuple[Sequence[float], float]] = []
+    start, faults = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    while len(rows) < run.least or (time.perf_counter() - start < run.seconds and len(rows) < run.most):
+        rows.append(clock(step))
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+    parts = [[b - a for a, b in pairwise(marks)] for marks, _ in rows]
+    return Steps(
+        forward_s=tuple(part[1] for part in parts),
+        backward_s=tuple(part[3] for part in parts),
+        update_s=tuple(part[0] + part[4] for part in parts),
+        step_s=tuple(sum(part) for part in parts),
+        host_s=tuple(host for _, host in rows),
+        faults=faults / len(rows),
+    )
+
+
+def _host_marks(step: Callable[[Callable[[], None]], None]) -> tuple[Sequence[float], float]:
+    marks: list[float] = []
+    step(lambda: marks.append(time.perf_counter()))
+    return marks, marks[-1] - marks[0]
+
+
+def _cuda_marks(step: Callable[[Callable[[], None]], None]) -> tuple[Sequence[float], float]:
+    """The device's clock at each mark, and how long the host took to ask for the step."""
+    import torch
+
+    events: list[Any] = []
+    create: Callable[..., Any] = torch.cuda.Event
+
+    def mark() -> None:
+        event = create(enable_timing=True)
+        event.record()
+        events.append(event)
+
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    step(mark)
+    host = time.perf_counter() - start
+    torch.cuda.synchronize()
+    return [events[0].elapsed_time(event) / 1e3 for event in events], host
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(run_here(Run(**json.load(sys.stdin))))))  # noqa: T201 - the answer to `run_apart`
