@@ -59,8 +59,8 @@ class _Silent:
 
 
 @contextmanager
-def progress(title: str, total: float) -> Iterator[Progress]:
-    """A bar on stderr with rate and time left; nothing unless stderr is a terminal."""
+def progress(title: str, total: float | None) -> Iterator[Progress]:
+    """A bar on stderr with rate and time left (None: of no known end); nothing unless stderr is a terminal."""
     if _verbosity.quiet or not sys.stderr.isatty():
         yield _Silent()
         return

@@ -1,7 +1,8 @@
 """Writing: measurements go to a journal, the journal becomes parts, small parts become large ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -52,9 +53,7 @@ class Writer:
 
         Raises LatteError where the disk is full, and ValueError for a measurement of another device.
         """
-        if measurement.device.slug != self._device.slug:
-            raise ValueError(f"a measurement of {measurement.device.slug} in a writer of {self._device.slug}")
-        row = schema.row(measurement)
+        row = self._own(measurement)
         self._journal.append(row)
         if not self._rows:
             self._first_s = self._clock()
@@ -62,13 +61,31 @@ class Writer:
         if len(self._rows) >= _ROWS_TO_SEAL or self._clock() - self._first_s >= self._seal_every_s:
             self.seal()
 
+    def extend(self, measurements: Iterable[Measurement]) -> None:
+        """Add many measurements that can be had again: they are in the store when this returns, and need no journal.
+
+        Raises as `append` does; whole parts that were written before stay.
+        """
+        self.seal()
+        rows = (self._own(measurement) for measurement in measurements)
+        while chunk := list(islice(rows, _ROWS_TO_SEAL)):
+            self._write(chunk)
+
+    def _own(self, measurement: Measurement) -> dict[str, Any]:
+        if measurement.device.slug != self._device.slug:
+            raise ValueError(f"a measurement of {measurement.device.slug} in a writer of {self._device.slug}")
+        return schema.row(measurement)
+
     def seal(self) -> None:
         """Make the journal's rows a part of the store; on LatteError they stay in the journal."""
         if not self._rows:
             return
-        # The name follows from the journal: sealing again after a crash writes the same part over itself.
-        self._place.write(self._device, _name(self._journal, self._sequence), schema.table(self._rows))
+        self._write(self._rows)
         self._rows.clear()
+
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        # The name follows from the journal: sealing again after a crash writes the same part over itself.
+        self._place.write(self._device, _name(self._journal, self._sequence), schema.table(rows))
         self._sequence += 1
         self._journal.restart(self._head())
         if self._sequence % MANY_PARTS == 0:

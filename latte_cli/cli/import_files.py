@@ -1,0 +1,82 @@
+"""`latte import`: what others have measured and published, into the store."""
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from latte_cli.cli import console
+from latte_cli.cli.options import FormatOption, StoreOption
+from latte_cli.importers import Source
+from latte_cli.report import Format
+
+app = typer.Typer(help="Read what others have measured and published.", no_args_is_help=True)
+
+FilesArgument: TypeAlias = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="Plain, .gz or .bz2.", show_default=False)
+]
+NameOption: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="SLUG", help="The device's name. [default: the file's]")
+]
+
+
+@app.command("latte-csv")
+def latte_csv(
+    files: FilesArgument,
+    heuristic: Annotated[
+        bool, typer.Option("--heuristic", help="The labels are what cuDNN's heuristic answered, not what won.")
+    ] = False,
+    name: Annotated[str, typer.Option(metavar="SLUG", help="The device's name.")] = "latte-dataset",
+    form: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """LATTE's dataset: forward convolutions, each with the cuDNN algorithm that won."""
+    _imported(files, Source.LATTE_CSV, name, form, store, heuristic=heuristic)
+
+
+@app.command("miopen-finddb")
+def miopen_finddb(
+    files: FilesArgument,
+    name: NameOption = None,
+    form: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """MIOpen's Find database as text, shipped or the one ROCm keeps for its user: every solver with its time."""
+    _imported(files, Source.MIOPEN_FINDDB, name, form, store)
+
+
+@app.command("neusight-csv")
+def neusight_csv(
+    files: FilesArgument,
+    name: NameOption = None,
+    form: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """NeuSight's tables: forward convolutions in torch's benchmark mode, with the kernels that ran."""
+    _imported(files, Source.NEUSIGHT_CSV, name, form, store)
+
+
+def _imported(
+    files: list[Path],
+    source: Source,
+    name: str | None,
+    form: Format,
+    store: str | None,
+    *,
+    heuristic: bool = False,
+) -> None:
+    from latte_cli.importers import import_file
+    from latte_cli.report.imports import Import, write_imports
+    from latte_cli.store import open_store
+
+    opened = open_store(store)
+    found = []
+    with console.progress("importing", None) as bar:
+        for path in files:
+            device, tally = import_file(path, source, opened, name=name, heuristic=heuristic, progress=bar.advance)
+            found.append(Import(path=path, device=device, tally=tally))
+    write_imports(found, form)
+    for one in found:
+        for text in one.tally.named:
+            console.warn(f"{one.path.name}: {text}")
+    console.note(f"next: `latte train-selector --device {found[0].device.slug}`")
