@@ -77,7 +77,7 @@ gpu-profile: gpu-ready ## profile the GPU: the zoo's layers, then the suite `pap
 	$(GPU_PYTHON) benchmarks/gpu_profile.py --store $(STORE) --output $(OUT) --budget $(BUDGET) $(ARGS)
 
 gpu-accuracy: gpu-ready ## estimates against real training steps
-	$(LATER)
+	$(GPU_PYTHON) benchmarks/gpu_accuracy.py --store $(STORE) --output $(OUT) --budget $(BUDGET) $(ARGS)
 
 gpu-runtime: gpu-ready ## training steps with the chosen algorithms
 	$(LATER)

@@ -113,7 +113,7 @@ class RecordedGpu:
 
 
 class _Ready:
-    cache_state = "l2_flushed"
+    cache_state = "l2_input"
 
     def __init__(self, task: Task) -> None:
         self._name = task.algorithm.name

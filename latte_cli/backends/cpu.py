@@ -91,7 +91,7 @@ class CpuBackend:
         if isinstance(task.layer, Whole):
             return self._runs.prepared(task)
         try:
-            return _Timed(self, self._call(task))
+            return _Timed(self, self._call(task), task.phase)
         except MemoryError as exc:
             raise OutOfMemory(str(exc)) from exc
         except REFUSALS as exc:
@@ -136,12 +136,16 @@ class CpuBackend:
         *,
         overhead_s: float = 0.0,
         drop: Callable[[], None] = lambda: None,
+        freed_bytes: int = 0,
     ) -> Sample:
         """Time one call after the caches were brought to the state of a model that has just written `first`.
+
+        A backward pass frees what it has used while it goes: `freed_bytes` were in use until just before.
 
         Giving back what the call made, its result and what `drop` lets go, is part of the time: a step does it too.
         """
         self._flush.sum()
+        torch.ones(freed_bytes // 4)
         for tensor in first:
             tensor.detach().sum()
         switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
@@ -183,8 +187,11 @@ def _onednn_version() -> str:
 class _Timed:
     """A layer's call, timed on the CPU."""
 
-    def __init__(self, backend: CpuBackend, layer: LayerCall) -> None:
+    def __init__(self, backend: CpuBackend, layer: LayerCall, phase: Phase) -> None:
         self._backend, self._layer = backend, layer
+        frees = phase in (Phase.BACKWARD, Phase.BACKWARD_DATA)
+        size = sum(tensor.nbytes for tensor in layer.first)
+        self._freed_bytes = size if frees and size <= host.LARGE_BLOCK_BYTES else 0
         self._overhead_s = backend.backward_overhead_s if layer.by_autograd else 0.0
 
     @property
@@ -198,7 +205,13 @@ class _Timed:
         layer = self._layer
         layer.reset()
         try:
-            return self._backend.timed(layer.call, layer.first, overhead_s=self._overhead_s, drop=layer.drop)
+            return self._backend.timed(
+                layer.call,
+                layer.first,
+                overhead_s=self._overhead_s,
+                drop=layer.drop,
+                freed_bytes=self._freed_bytes,
+            )
         except MemoryError as exc:
             raise OutOfMemory(str(exc)) from exc
         except REFUSALS as exc:

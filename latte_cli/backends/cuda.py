@@ -28,6 +28,7 @@ _LEAST_CAPABILITY = {
     Precision.TF32: (8, 0),
     Precision.FP16: (5, 3),
     Precision.BF16: (8, 0),
+    Precision.BF16_AUTOCAST: (8, 0),
 }
 _ASSUMED_CACHE_BYTES = 64 * 2**20
 _CONDITIONS_EVERY_S = 0.1
@@ -37,7 +38,8 @@ _COPIED_BYTES = 2**29
 class CudaBackend:
     """One NVIDIA GPU of this machine.
 
-    Before each sample the L2 cache is flushed by zeroing a buffer of twice its size.
+    Before each sample the L2 cache is brought to the state that a model leaves it in: a buffer of twice its size is
+    zeroed, then the layer's input, or the gradient it is given, is read.
     """
 
     def __init__(self, *, index: int = 0, name: str | None = None, memory_share: float = 0.5) -> None:
@@ -66,14 +68,14 @@ class CudaBackend:
     @cached_property
     def device(self) -> Device:
         facts, properties = self._telemetry.facts, self._properties
-        peaks = tuple((str(precision), self._peak(precision)) for precision in Precision if self._offers(precision))
+        peaks = {precision: self._peak(precision) for precision in Precision if self._offers(precision)}
         return Device(
             slug=slug(self._name or "", facts.name or properties.name),
             kind="cuda",
             name=properties.name,
             memory_bytes=properties.total_memory,
             bandwidth_bytes_per_s=self._bandwidth(),
-            peak_flop_per_s=dict(peaks)[Precision.FP32],
+            peak_flop_per_s=peaks[Precision.FP32],
             driver=facts.driver,
             libraries=self._libraries,
             compute_capability=f"{properties.major}.{properties.minor}",
@@ -82,7 +84,7 @@ class CudaBackend:
             sm_clock_hz=facts.sm_clock_hz,
             memory_clock_hz=facts.memory_clock_hz,
             rated_bandwidth_bytes_per_s=facts.bandwidth_bytes_per_s,
-            peaks_flop_per_s=peaks,
+            peaks_flop_per_s=tuple((str(precision), peak) for precision, peak in peaks.items()),
             shared_memory=bool(properties.is_integrated),
         )
 
@@ -110,12 +112,13 @@ class CudaBackend:
             return ()
         if not isinstance(layer, Convolution):
             return (FRAMEWORK_DEFAULT,)
+        if settings.precision is Precision.BF16_AUTOCAST:
+            return FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK  # cuDNN's own are those of bf16
         return (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK, *cudnn.algorithms(layer, phase), HEURISTIC)
 
     def prepare(self, task: Task) -> Prepared | Ranking:
         if isinstance(task.layer, Whole):
-            torch.cuda.empty_cache()
-            return self._runs.prepared(task)
+            return self.guarded(lambda: self._whole(task))
         _set_precision(task.settings.precision)
         if task.algorithm == HEURISTIC:
             return Ranking(names=self.guarded(lambda: self._calls.ranking(task)))
@@ -123,12 +126,21 @@ class CudaBackend:
         ready = self.guarded(lambda: self._calls.ready(task))
         return _Timed(self, ready, self._backward_overhead_s if ready.call.by_autograd else 0.0)
 
+    def _whole(self, task: Task) -> Prepared:
+        _set_precision(Precision.FP32)  # a run sets its own
+        torch.backends.cudnn.benchmark = False
+        torch.cuda.empty_cache()
+        steps = self._runs.prepared(task)
+        torch.cuda.empty_cache()
+        return steps
+
     @cached_property
     def _backward_overhead_s(self) -> float:
         return overhead_s("cuda")
 
     def reference(self) -> Sample:
-        return self.clock.samples(self._reference, 1, Pace())[0]
+        with torch.autocast("cuda", enabled=False):  # the state of the task at hand must not make it another kernel
+            return self.clock.samples(self._reference, 1, Pace())[0]
 
     def conditions(self) -> Conditions:
         """What NVML tells, read at most ten times a second: reading it takes longer than most calls."""
@@ -194,15 +206,24 @@ class _Timed:
 
     def __init__(self, backend: CudaBackend, ready: Ready, overhead_s: float) -> None:
         self._backend, self._ready, self._overhead_s = backend, ready, overhead_s
-        self._pace = Pace()
+        self._pace, self._set_up = Pace(), False
 
     @property
     def cache_state(self) -> str:
-        return "l2_flushed" if self._pace.launches == 1 else f"l2_flushed_before_{self._pace.launches}"
+        return "l2_input" if self._pace.launches == 1 else f"l2_input_before_{self._pace.launches}"
 
     def samples(self, count: int) -> list[Sample]:
-        found = self._backend.guarded(lambda: self._backend.clock.samples(self._ready.call, count, self._pace))
+        if not self._set_up:  # the first call chooses, loads and allocates, and the device waits meanwhile
+            self._sampled(1)
+            device_s = self._sampled(1)[0].device_s
+            call, clock = self._ready.call, self._backend.clock
+            self._pace.call_s = self._backend.guarded(lambda: clock.dispatched_s(call, device_s))
+            self._set_up = True
+        found = self._sampled(count)
         return [replace(sample, host_s=max(sample.host_s - self._overhead_s, 1e-9)) for sample in found]
+
+    def _sampled(self, count: int) -> list[Sample]:
+        return self._backend.guarded(lambda: self._backend.clock.samples(self._ready.call, count, self._pace))
 
     def facts(self) -> Facts:
         return self._backend.guarded(self._ready.facts)
@@ -233,7 +254,10 @@ def _uuid(properties: Any) -> str | None:
 
 
 def _set_precision(precision: Precision) -> None:
-    """Let torch compute fp32 in TF32, or forbid it."""
+    """Let torch compute fp32 in TF32, or forbid it; cast as autocast does, or not."""
+    torch.set_autocast_enabled("cuda", precision is Precision.BF16_AUTOCAST)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.set_autocast_cache_enabled(False)  # a weight is cast once in each step
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # these flags have newer names, which older versions of torch lack
         torch.backends.cudnn.allow_tf32 = precision is Precision.TF32

@@ -67,7 +67,8 @@ class Calls:
         if task.algorithm not in (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK):
             raise Unsupported(f"no {task.algorithm.name} on a GPU")
         layer, o, compute = task.layer, self._tensors(task, task.layer).operands, FRAMEWORK_CONVOLUTIONS[task.phase]
-        return _by_torch(task, LayerCall(call=lambda: compute(layer, o)))
+        used = o.recorded() if task.phase is Phase.FORWARD else o
+        return _by_torch(task, LayerCall(call=lambda: compute(layer, used), first=_just_written(o, task.phase)))
 
     def ranking(self, task: Task) -> tuple[str, ...]:
         """The names of cuDNN's algorithms that its heuristic would take, best first."""
@@ -103,7 +104,9 @@ class Calls:
 
         facts = Facts(workspace_bytes=size, deterministic=about.deterministic if about else None)
         # The workspace has to live as long as what writes to it.
-        return Ready(call=LayerCall(call=call), facts=lambda: facts, holds=(workspace,))
+        return Ready(
+            call=LayerCall(call=call, first=_just_written(o, task.phase)), facts=lambda: facts, holds=(workspace,)
+        )
 
     def _tensors(self, task: Task, layer: Convolution) -> _Tensors:
         kept = self._kept
@@ -129,6 +132,11 @@ class Calls:
         if self._kept is not None and isinstance(self._kept.problem, cudnn.Problem):
             self._kept.problem.close()
         self._kept = None
+
+
+def _just_written(o: Operands, phase: Phase) -> tuple[Tensor]:
+    """What the layer before has left in the cache."""
+    return (o.x if phase is Phase.FORWARD else o.gy,)
 
 
 def _written(o: Operands, phase: Phase) -> Tensor:

@@ -26,12 +26,14 @@ DTYPES = {
     Precision.TF32: torch.float32,
     Precision.FP16: torch.float16,
     Precision.BF16: torch.bfloat16,
+    Precision.BF16_AUTOCAST: torch.bfloat16,
 }
-"""The type of activations and weights in each precision that has one type for all."""
+"""The type of activations in each precision; weights have it too, but under autocast, which keeps them in fp32."""
 
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError, LatteError)
 """What torch raises for a layer that it does not compute."""
 
+_MORE_NODES = 20
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -40,8 +42,8 @@ class LayerCall:
     """One call of a layer's phase on tensors that are ready.
 
     `first` are the tensors that the layer before has just written, `reset` makes ready for the next call, `drop` lets
-    go of what the call left behind, as a step does sooner or later, and `by_autograd` says that the call starts
-    autograd's engine, whose fixed cost is no layer's own.
+    go of what the call left behind, as a step does sooner or later, `by_autograd` says that the call starts autograd's
+    engine, whose fixed cost is no layer's own, and `repeatable` that it can be made again without `reset`.
     """
 
     call: Callable[[], object]
@@ -49,16 +51,38 @@ class LayerCall:
     reset: Callable[[], None] = lambda: None
     drop: Callable[[], None] = lambda: None
     by_autograd: bool = False
+    repeatable: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operands:
-    """The tensors of one convolution: input, weight, bias or None, gradient of the output."""
+    """The tensors of one convolution: input, weight, bias or None, gradient of the output.
+
+    `master` are the weights that autocast makes `w` from in each step, and gives the gradient of; else None.
+    """
 
     x: Tensor
     w: Tensor
     b: Tensor | None
     gy: Tensor
+    master: Tensor | None = None
+
+    def weight(self) -> Tensor:
+        """The weight as the forward pass gets it, cast first under autocast."""
+        return self.w if self.master is None else self.master.to(self.w.dtype)
+
+    def recorded(self) -> "Operands":
+        """The same tensors, as leaves whose use autograd records, as it does in a model."""
+        leaves = (None if one is None else one.detach().requires_grad_() for one in (self.x, self.w, self.b))
+        x, w, b = leaves
+        assert x is not None
+        assert w is not None
+        master = None if self.master is None else self.master.detach().requires_grad_()
+        return Operands(x=x, w=w, b=b, gy=self.gy, master=master)
+
+    def gradient(self, of_weight: Tensor) -> Tensor:
+        """The gradient as the optimizer gets it."""
+        return of_weight if self.master is None else of_weight.to(self.master.dtype)
 
 
 ConvolutionCall: TypeAlias = Callable[[Convolution, Operands], Tensor]
@@ -72,10 +96,19 @@ def refusal(error: Exception) -> Exception:
 
 
 def overhead_s(device: str = "cpu") -> float:
-    """What a lone `backward()` call costs beyond what its node costs inside a graph: the call on an empty graph."""
+    """What a lone `backward()` call costs beyond what its nodes cost inside a graph.
+
+    That is the call on a graph of one node less the cost of a node, as a longer graph tells it.
+    """
+    one, more = (_backward_s(device, count) for count in (1, 1 + _MORE_NODES))
+    return max(0.0, one - (more - one) / _MORE_NODES)
+
+
+def _backward_s(device: str, nodes: int) -> float:
     leaf = torch.zeros(1, device=device, requires_grad=True)
-    seed = torch.ones(1, device=device)
-    out = leaf.view(1)
+    seed, out = torch.ones(1, device=device), leaf
+    for _ in range(nodes):
+        out = out.view(1)
     times = []
     for _ in range(300):
         leaf.grad = None
@@ -110,23 +143,32 @@ def _noise(dtype: torch.dtype, device: str) -> Tensor:
 
 
 def random(shape: tuple[int, ...], settings: Settings, device: str = "cpu") -> Tensor:
-    """Normal numbers in the settings' type and layout, a million of them over and over.
-
-    Drawing all anew would take longer than most calls.
-    """
-    noise, count = _noise(DTYPES[settings.precision], device), prod(shape)
-    tensor = noise[:count].clone() if count <= len(noise) else noise.repeat(-(-count // len(noise)))[:count]
-    tensor = tensor.view(shape)
+    """Normal numbers in the type of the settings' activations and in their layout."""
+    tensor = _normal(shape, DTYPES[settings.precision], device)
     if settings.layout is Layout.CHANNELS_LAST and tensor.dim() in _FORMATS:
         return tensor.contiguous(memory_format=_FORMATS[tensor.dim()])
     return tensor
 
 
+def _normal(shape: Sequence[int], dtype: torch.dtype, device: str) -> Tensor:
+    """A million normal numbers over and over: drawing all anew would take longer than most calls."""
+    noise, count = _noise(dtype, device), prod(shape)
+    tensor = noise[:count].clone() if count <= len(noise) else noise.repeat(-(-count // len(noise)))[:count]
+    return tensor.view(tuple(shape))
+
+
+def weights_type(precision: Precision) -> torch.dtype:
+    """The type of parameters, their gradients and the optimizer's state."""
+    return torch.float32 if precision is Precision.BF16_AUTOCAST else DTYPES[precision]
+
+
 def operands(layer: Convolution, settings: Settings, device: str = "cpu") -> Operands:
     """Random operands of a convolution."""
+    w = random(layer.weight_shape, settings, device)
     return Operands(
         x=random(layer.input_shapes[0], settings, device),
-        w=random(layer.weight_shape, settings, device),
+        w=w,
+        master=w.float() if settings.precision is Precision.BF16_AUTOCAST else None,
         b=random((layer.out_channels,), settings, device) if layer.bias else None,
         gy=random(layer.output_shape, settings, device),
     )
@@ -141,7 +183,8 @@ def layer_call(layer: Layer, phase: Phase, settings: Settings, device: str = "cp
         return _linear(layer, phase, settings, device)
     if isinstance(layer, Transfer):
         return _transfer(layer, settings, device)
-    module = layer_module(layer).to(device, DTYPES[settings.precision])
+    with torch.device(device):
+        module = layer_module(layer).to(device, weights_type(settings.precision))
     inputs = _inputs(layer, settings, device)
     if phase is Phase.FORWARD:
         return LayerCall(call=lambda: module(*inputs), first=inputs)
@@ -158,7 +201,7 @@ def _inputs(layer: Layer, settings: Settings, device: str) -> list[Tensor]:
 
 def backward_call(out: Tensor, leaves: Sequence[Tensor]) -> LayerCall:
     """A backward pass from `out` through autograd that leaves the gradients of `leaves`."""
-    seed = torch.randn(out.shape).to(out.device, out.dtype)
+    seed = _normal(out.shape, out.dtype, str(out.device))
     if out.dim() == 4 and out.is_contiguous(memory_format=torch.channels_last) and not out.is_contiguous():
         seed = seed.contiguous(memory_format=torch.channels_last)
 
@@ -174,7 +217,8 @@ def _update(layer: Optimizer, settings: Settings, device: str) -> LayerCall:
     """An optimizer's step with the gradients dropped after it, as a training loop does."""
     size, rest = divmod(layer.elements, layer.tensors)
     sizes = [size + (index < rest) for index in range(layer.tensors)]
-    weights = [torch.nn.Parameter(random((count,), settings, device)) for count in sizes]
+    kind = weights_type(settings.precision)
+    weights = [torch.nn.Parameter(_normal((count,), kind, device)) for count in sizes]
     optimizer = make_optimizer(layer.function, weights)
     if optimizer is None:
         raise Unsupported("no optimizer")
@@ -188,7 +232,7 @@ def _update(layer: Optimizer, settings: Settings, device: str) -> LayerCall:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return LayerCall(call=call, reset=reset)
+    return LayerCall(call=call, reset=reset, repeatable=False)
 
 
 def _linear(layer: Linear, phase: Phase, settings: Settings, device: str) -> LayerCall:
@@ -196,14 +240,16 @@ def _linear(layer: Linear, phase: Phase, settings: Settings, device: str) -> Lay
     w = random((layer.out_features, layer.in_features), settings, device)
     b = random((layer.out_features,), settings, device) if layer.bias else None
     gy = random(layer.output_shape, settings, device)
+    o = Operands(x=x, w=w, b=b, gy=gy, master=w.float() if settings.precision is Precision.BF16_AUTOCAST else None)
 
     def backward_filter() -> Tensor:
         if layer.bias:
             gy.sum(0)
-        return gy.t().mm(x)
+        return o.gradient(gy.t().mm(x))
 
+    used = o if device == "cpu" else o.recorded()
     calls: dict[Phase, Callable[[], Tensor]] = {
-        Phase.FORWARD: lambda: F.linear(x, w, b),
+        Phase.FORWARD: lambda: F.linear(used.x, used.weight(), used.b),
         Phase.BACKWARD_DATA: lambda: gy.mm(w),
         Phase.BACKWARD_FILTER: backward_filter,
     }
@@ -212,7 +258,7 @@ def _linear(layer: Linear, phase: Phase, settings: Settings, device: str) -> Lay
 
 def _transfer(layer: Transfer, settings: Settings, device: str) -> LayerCall:
     """A copy out of pinned memory that the host does not wait for, as data loaders for GPUs are set up."""
-    batch = random((layer.elements,), settings)
+    batch = _normal((layer.elements,), weights_type(settings.precision), "cpu")
     batch = batch.pin_memory() if device.startswith("cuda") else batch
     return LayerCall(call=lambda: batch.to(device, non_blocking=True, copy=True))
 
@@ -236,7 +282,7 @@ def _arguments(layer: Convolution) -> tuple[object, ...]:
 
 def _forward(layer: Convolution, o: Operands) -> Tensor:
     x = o.x if layer.symmetric else F.pad(o.x, pads(layer))
-    return aten.convolution(x, o.w, o.b, *_arguments(layer))
+    return aten.convolution(x, o.weight(), o.b, *_arguments(layer))
 
 
 def _backward(layer: Convolution, o: Operands, mask: list[bool]) -> Tensor:
@@ -244,7 +290,7 @@ def _backward(layer: Convolution, o: Operands, mask: list[bool]) -> Tensor:
     bias = [layer.out_channels] if layer.bias else None
     grads = aten.convolution_backward(o.gy, x, o.w, bias, *_arguments(layer), mask)
     if mask[1]:
-        return grads[1]
+        return o.gradient(grads[1])
     return grads[0] if layer.symmetric else F.pad(grads[0], [-pad for pad in pads(layer)])
 
 

@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from latte_cli.backends import Facts, Failed, OutOfMemory, Sample, Unsupported
 from latte_cli.backends.host import LARGE_BLOCK_BYTES
@@ -21,13 +21,15 @@ from latte_cli.tasks import Layout, Precision, Settings, Task
 _WARM_UPS = 3
 _MOST_KEPT = 40
 _LIMIT_S = 40.0
+_SECONDS_HERE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What to run: a model file, or the zoo's network of this name, at a batch size and, for the zoo, an image size.
 
-    Steps follow each other for `seconds`, at least `least` and at most `most` of them, after three that are not timed.
+    Steps follow each other for `seconds`, at least `least` and at most `most` of them, after three that are not timed;
+    on a GPU as launches of one by one or, with `cuda_graph`, of all at once.
     """
 
     model: str
@@ -42,30 +44,41 @@ class Run:
     seconds: float = 1.0
     least: int = 5
     most: int = 200
+    cuda_graph: bool = False
+
+
+PARTS = ("forward_s", "backward_s", "update_s", "step_s")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """The seconds of each step and of its parts, on the device's clock; `host_s` is what the host took to ask for it.
+    """The seconds of each step and of its parts, on the device's clock.
 
-    `update_s` holds the dropping of the gradients too, `step_s` the loss as well; `faults` are the page faults of a
-    step.
+    `update_s` holds the dropping of the gradients too, `step_s` the loss as well; `host` has what the host took to ask
+    for each of them, by the same names; `faults` are the page faults of a step.
     """
 
     forward_s: tuple[float, ...]
     backward_s: tuple[float, ...]
     update_s: tuple[float, ...]
     step_s: tuple[float, ...]
-    host_s: tuple[float, ...]
+    host: Mapping[str, tuple[float, ...]]
     faults: float = 0.0
 
     def median(self, part: str) -> float:
-        """The median of `forward_s`, `backward_s`, `update_s`, `step_s` or `host_s`."""
+        """The median of one of PARTS on the device's clock."""
         return statistics.median(getattr(self, part))
+
+    def host_median(self, part: str) -> float:
+        """The median of one of PARTS on the host's clock."""
+        return statistics.median(self.host[part])
 
 
 class Runs:
-    """Whole networks as tasks on `device`: each is run once for all its phases."""
+    """Whole networks as tasks on `device`: each is run once for all its phases.
+
+    On a CPU in a process of its own, whose heap is that of a training script.
+    """
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -88,11 +101,12 @@ class Runs:
                 layout=settings.layout,
                 most=_MOST_KEPT,
             )
-            self._steps, self._last = run_apart(run), key
+            apart = self._device == "cpu"
+            self._steps, self._last = run_apart(run) if apart else run_here(replace(run, seconds=_SECONDS_HERE)), key
             self._served.clear()
         self._served.add(task.phase)
-        parts = {Phase.FORWARD: "forward_s", Phase.BACKWARD: "backward_s", Phase.UPDATE: "update_s"}
-        return RunSteps(getattr(self._steps, parts[task.phase]))
+        part = {Phase.FORWARD: "forward_s", Phase.BACKWARD: "backward_s", Phase.UPDATE: "update_s"}[task.phase]
+        return RunSteps(getattr(self._steps, part), self._steps.host[part])
 
 
 class RunSteps:
@@ -100,14 +114,14 @@ class RunSteps:
 
     cache_state = "whole_network"
 
-    def __init__(self, times_s: Sequence[float]) -> None:
-        self._times_s = times_s
+    def __init__(self, device_s: Sequence[float], host_s: Sequence[float]) -> None:
+        self._times_s = list(zip(device_s, host_s, strict=True))
         self._warm = False
 
     def samples(self, count: int) -> list[Sample]:
         """The first step for a warm-up, then all that followed."""
         times, self._warm = (self._times_s if self._warm else self._times_s[:1]), True
-        return [Sample(device_s=time_s, host_s=time_s) for time_s in times]
+        return [Sample(device_s=device_s, host_s=host_s) for device_s, host_s in times]
 
     def facts(self) -> Facts:
         return Facts()
@@ -135,8 +149,8 @@ def run_apart(run: Run) -> Steps:
 
 def steps_from(body: Mapping[str, Any]) -> Steps:
     """The inverse of `asdict` through JSON."""
-    times = {name: tuple(body[name]) for name in ("forward_s", "backward_s", "update_s", "step_s", "host_s")}
-    return Steps(**times, faults=body["faults"])
+    times = {name: tuple(body[name]) for name in PARTS}
+    return Steps(**times, host={name: tuple(found) for name, found in body["host"].items()}, faults=body["faults"])
 
 
 def run_here(run: Run) -> Steps:
@@ -148,14 +162,15 @@ def run_here(run: Run) -> Steps:
     if run.threads:
         torch.set_num_threads(run.threads)
     torch.empty(LARGE_BLOCK_BYTES - 2**16, dtype=torch.uint8)  # freed at once: see LARGE_BLOCK_BYTES
-    network = _network(run)
+    network = network_of(run)
     torch.backends.cuda.matmul.allow_tf32 = run.precision == Precision.TF32
     torch.backends.cudnn.allow_tf32 = run.precision == Precision.TF32
     types = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
     kind = types.get(Precision(run.precision), torch.float32)
     formats = {Layout.CHANNELS_LAST: torch.channels_last}
     shape = formats.get(Layout(run.layout), torch.contiguous_format)
-    module = NetworkModule(network).to(run.device, kind)
+    with torch.device(run.device):
+        module = NetworkModule(network).to(run.device, kind)
     inputs = [x.to(run.device, kind) if x.is_floating_point() else x.to(run.device) for x in random_inputs(network)]
     if shape is not torch.contiguous_format:
         convert: Callable[..., object] = module.to
@@ -184,10 +199,13 @@ def run_here(run: Run) -> Steps:
             update.step()
         mark()
 
-    return _timed(step, run)
+    if not run.device.startswith("cuda"):
+        return _timed(step, run, _host_marks)
+    return _timed(_captured(step) if run.cuda_graph else step, run, _DeviceMarks())
 
 
-def _network(run: Run) -> Any:
+def network_of(run: Run) -> Any:
+    """The network to run."""
     from latte_cli.network import load, onnx, zoo
 
     if Path(run.model).suffix:
@@ -196,51 +214,91 @@ def _network(run: Run) -> Any:
     return onnx.read(content, name=run.model, sha256="", batch_size=run.batch_size, allow_unknown=False)
 
 
-def _timed(step: Callable[[Callable[[], None]], None], run: Run) -> Steps:
+Mark: TypeAlias = Callable[[], None]
+Step: TypeAlias = Callable[[Mark], None]
+Clocks: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""The device's clock at each mark, and the host's."""
+
+
+def _timed(step: Step, run: Run, clock: Callable[[Step], Clocks]) -> Steps:
     """Repeat `step`, which marks its start, and the ends of clearing, forward, loss, backward and update."""
     for _ in range(_WARM_UPS):
         step(lambda: None)
-    clock = _cuda_marks if run.device.startswith("cuda") else _host_marks
-    rows: list[tuple[Sequence[float], float]] = []
+    rows: list[Clocks] = []
     start, faults = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     while len(rows) < run.least or (time.perf_counter() - start < run.seconds and len(rows) < run.most):
         rows.append(clock(step))
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
-    parts = [[b - a for a, b in pairwise(marks)] for marks, _ in rows]
-    return Steps(
-        forward_s=tuple(part[1] for part in parts),
-        backward_s=tuple(part[3] for part in parts),
-        update_s=tuple(part[0] + part[4] for part in parts),
-        step_s=tuple(sum(part) for part in parts),
-        host_s=tuple(host for _, host in rows),
-        faults=faults / len(rows),
-    )
+    device, host = (_parts([row[place] for row in rows]) for place in (0, 1))
+    return Steps(**device, host=host, faults=faults / len(rows))
 
 
-def _host_marks(step: Callable[[Callable[[], None]], None]) -> tuple[Sequence[float], float]:
+def _parts(rows: Sequence[Sequence[float]]) -> dict[str, tuple[float, ...]]:
+    """The seconds of each part of each step, from the marks."""
+    parts = [[b - a for a, b in pairwise(marks)] for marks in rows]
+    return {
+        "forward_s": tuple(part[1] for part in parts),
+        "backward_s": tuple(part[3] for part in parts),
+        "update_s": tuple(part[0] + part[4] for part in parts),
+        "step_s": tuple(sum(part) for part in parts),
+    }
+
+
+def _host_marks(step: Step) -> Clocks:
     marks: list[float] = []
     step(lambda: marks.append(time.perf_counter()))
-    return marks, marks[-1] - marks[0]
+    return marks, marks
 
 
-def _cuda_marks(step: Callable[[Callable[[], None]], None]) -> tuple[Sequence[float], float]:
-    """The device's clock at each mark, and how long the host took to ask for the step."""
+class _DeviceMarks:
+    """A step on a device whose queue is empty when it begins."""
+
+    def __init__(self) -> None:
+        self._events: list[Any] = []
+
+    def __call__(self, step: Step) -> Clocks:
+        import torch
+
+        create: Callable[..., Any] = torch.cuda.Event
+        host: list[float] = []
+
+        def mark() -> None:
+            if len(host) == len(self._events):
+                self._events.append(create(enable_timing=True))
+            self._events[len(host)].record()
+            host.append(time.perf_counter())
+
+        torch.cuda.synchronize()
+        step(mark)
+        torch.cuda.synchronize()
+        return [self._events[0].elapsed_time(event) / 1e3 for event in self._events[: len(host)]], host
+
+
+def _captured(step: Step) -> Step:
+    """`step` as one CUDA graph, all of whose time counts as forward."""
     import torch
 
-    events: list[Any] = []
-    create: Callable[..., Any] = torch.cuda.Event
+    def nothing() -> None: ...
 
-    def mark() -> None:
-        event = create(enable_timing=True)
-        event.record()
-        events.append(event)
+    create: Callable[[], Any] = torch.cuda.Stream
+    side = create()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UPS):
+            step(nothing)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(nothing)
 
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    step(mark)
-    host = time.perf_counter() - start
-    torch.cuda.synchronize()
-    return [events[0].elapsed_time(event) / 1e3 for event in events], host
+    def replay(mark: Mark) -> None:
+        mark()
+        mark()
+        graph.replay()
+        for _ in range(4):
+            mark()
+
+    return replay
 
 
 if __name__ == "__main__":

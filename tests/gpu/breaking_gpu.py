@@ -22,7 +22,7 @@ class BreakingGpu(CudaBackend):
 
 
 class _Breaking:
-    cache_state = "l2_flushed"
+    cache_state = "l2_input"
 
     def __init__(self, backend: BreakingGpu) -> None:
         self._backend = backend

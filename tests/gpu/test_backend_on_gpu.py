@@ -10,7 +10,7 @@ import torch
 from gpu_convolutions import LAYERS, TOLERANCES, convolution, reference, relative_error
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, Algorithm, kernel_family, known
-from latte_cli.backends import OutOfMemory, Prepared, Ranking, Unsupported, cudnn
+from latte_cli.backends import OutOfMemory, Prepared, Ranking, Unsupported, cuda, cudnn
 from latte_cli.backends.cuda import CudaBackend
 from latte_cli.backends.cuda_calls import Calls, kernels
 from latte_cli.backends.cudnn.library import version
@@ -77,7 +77,7 @@ def test_the_peaks_are_those_of_a_gpu(backend: CudaBackend) -> None:
     assert all(1e11 < peak < 1e17 for peak in peaks.values()), peaks
     assert device.peak_flop_per_s == peaks["fp32"]
     if int(device.compute_capability.partition(".")[0]) >= 8:
-        assert set(peaks) == {"fp32", "tf32", "fp16", "bf16"}
+        assert set(peaks) == set(Precision)
         assert peaks["bf16"] > peaks["fp32"], peaks
         assert peaks["fp16"] > peaks["fp32"], peaks
         assert peaks["tf32"] > 0.9 * peaks["fp32"], peaks
@@ -92,9 +92,12 @@ def test_our_cudnn_is_the_one_that_torch_uses(backend: CudaBackend) -> None:
     assert backend.settings(Precision.FP32, Layout.NCHW).library_versions == backend.device.libraries
 
 
-def test_a_precision_that_the_gpu_does_not_offer_is_refused(backend: CudaBackend) -> None:
-    with pytest.raises(LatteError, match="bf16_autocast is not offered") as raised:
-        backend.settings(Precision.BF16_AUTOCAST, Layout.NCHW)
+def test_a_precision_that_the_gpu_does_not_offer_is_refused(
+    backend: CudaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cuda._LEAST_CAPABILITY, Precision.BF16, (99, 0))
+    with pytest.raises(LatteError, match="bf16 is not offered") as raised:
+        backend.settings(Precision.BF16, Layout.NCHW)
     assert raised.value.exit_code == ExitCode.USAGE
     assert "fp32" in (raised.value.hint or "")
 
@@ -136,6 +139,7 @@ def described(row: Measurement) -> str:
         (Precision.TF32, Layout.CHANNELS_LAST),
         (Precision.FP16, Layout.CHANNELS_LAST),
         (Precision.BF16, Layout.NCHW),
+        (Precision.BF16_AUTOCAST, Layout.NCHW),
     ],
 )
 def test_every_kind_of_layer_is_measured_in_every_phase(
@@ -168,7 +172,7 @@ def test_a_large_product_runs_near_the_measured_peak(precision: Precision, backe
 def test_caches_are_flushed_before_each_long_call_and_before_ten_short_ones(backend: CudaBackend) -> None:
     settings = backend.settings(Precision.FP32, Layout.NCHW)
     long, short = prepared(backend, LARGE, settings), prepared(backend, TINY, settings)
-    for ready, state in ((long, "l2_flushed"), (short, "l2_flushed_before_10")):
+    for ready, state in ((long, "l2_input"), (short, "l2_input_before_10")):
         ready.samples(2)
         samples = ready.samples(5)
         assert ready.cache_state == state, samples
