@@ -1,7 +1,8 @@
 """Estimates against real training steps, for every estimator, network by network.
 
-Measures, into a store of its own: the real steps of every case, each time in a process of its own; the standard suite;
-the layers of the cases; the real steps again. Then prints the precision (1 - |error|) of each estimator, from the
+Measures, into a store of its own: the real steps of every case, each time in a process of its own; the layers of the
+cases; the real steps again; the standard suite; the real steps once more. An estimate is held against the steps right
+before and after what it is made from. Then prints the precision (1 - |error|) of each estimator, from the
 networks' own layers and with nothing of them profiled, beside how well the machine repeats its own steps, and how many
 of many more steps lie in their intervals. What was measured is kept in the store: a second run goes on where the first
 stopped. Takes about an hour on two cores; leave the machine alone meanwhile.
@@ -18,15 +19,17 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
+from math import inf
 from pathlib import Path
 
 from latte_cli import suites
 from latte_cli.backends.whole import Run, run_apart
-from latte_cli.estimator import ESTIMATORS, Estimate, Estimator, Source
+from latte_cli.estimator import CALIBRATED, ESTIMATORS, Estimate, Estimator, Source
+from latte_cli.estimator.calibration import Calibration
 from latte_cli.estimator.steps import Step, training_step
 from latte_cli.layers import Layer, Phase
-from latte_cli.lookup import Lookup, Pair
+from latte_cli.lookup import Pair
 from latte_cli.network import Network, load, onnx, zoo
 from latte_cli.store import Store, open_store
 from latte_cli.sweep import Budget, Depth, Sweep, Wanted
@@ -34,7 +37,8 @@ from latte_cli.tasks import Layout, Precision
 from latte_cli.worker import Opening, Worker
 
 LOOKED_UP = "look-up, layers profiled"
-REPEAT = "the real step, again"
+AGAIN = ("real, before and after the networks", "real, before and after the standard suite")
+BUDGETS_S = (15, 60, 240, 900)
 PARTS = ("step", "forward", "backward")
 PASSES = 4
 LEAST_PROFILED = 0.9
@@ -157,7 +161,7 @@ def profile_networks(setup: Setup, cases: Sequence[Case]) -> None:
     with Worker(opening) as worker, store.writer(worker.device) as writer:
         known = any(device.slug == worker.device.slug for device in store.devices())
         earlier = store.measurements(worker.device.slug) if known else []
-        both = suites.with_calibration(suites.Drawn(wanted=tuple(wanted)), first=False)
+        both = suites.with_calibration(suites.Drawn(wanted=tuple(wanted)), worker.device.kind, first=False)
         sweep = Sweep(worker, both.wanted, phases=tuple(Phase), earlier=earlier, origin="estimate_accuracy")
         sweep.run(writer, Budget(passes=PASSES, together=True), progress=_progress(sweep.size))
 
@@ -185,8 +189,8 @@ class Row:
     shares: dict[str, float]
 
 
-def estimator(setup: Setup, store: Store, name: str) -> Estimator:
-    slug = store.devices()[0].slug
+def estimator(setup: Setup, store: Store, name: str, calibration: Calibration | None = None) -> Estimator:
+    slug = store.devices(own=True)[0].slug
     return Estimator(
         store,
         slug,
@@ -194,6 +198,7 @@ def estimator(setup: Setup, store: Store, name: str) -> Estimator:
         layout=setup.layout,
         strategy="pytorch",
         estimator=name,
+        calibration=calibration if name in CALIBRATED else None,
         note=lambda text: print(text, file=sys.stderr),
     )
 
@@ -217,16 +222,18 @@ def precision(ratio: float) -> float:
     return 1 - abs(ratio - 1)
 
 
-def without(setup: Setup, layers: frozenset[Layer], name: str, stores: Sequence[Store]) -> Store:
-    """A store of the rows of `stores` whose layer is none of `layers`."""
+def without(setup: Setup, layers: frozenset[Layer], name: str, stores: Sequence[Store], seconds: float = inf) -> Store:
+    """A store of the rows of `stores` of their first `seconds` whose layer is none of `layers`."""
     target = open_store(str(setup.folder / name), shipped=False)
     slug = stores[0].devices()[0].slug
     if not target.devices():
         with target.writer(stores[0].device(slug)) as writer:
             for store in stores:
-                for measurement in store.measurements(slug):
-                    if measurement.task.layer not in layers:
-                        writer.append(measurement)
+                rows = list(store.measurements(slug))
+                start = min(row.measured_at for row in rows)
+                for row in rows:
+                    if row.task.layer not in layers and row.measured_at - start <= seconds:
+                        writer.append(row)
     return target
 
 
@@ -234,29 +241,24 @@ def layers_of(cases: Iterable[Case]) -> frozenset[Layer]:
     return frozenset(work.layer for case in cases for work in training_step(case.network(), Step()))
 
 
-def layer_errors(setup: Setup, found: Sequence[Estimate], cases: Sequence[Case]) -> list[float]:
+def layer_errors(profiled: Sequence[Estimate], found: Sequence[Estimate]) -> list[float]:
     """|estimated / measured - 1| of every layer and phase of the cases, each once."""
-    store = setup.networks
-    lookup = Lookup(store, store.devices()[0].slug, precision=setup.precision, layout=setup.layout)
-    times: dict[Pair, float] = {}
-    for estimate in found:
-        times |= {(part.layer, part.phase): part.device_s for part in estimate.parts if not part.layer.free}
-    measured = lookup.measured(times)
-    return [
-        abs(times[pair] / timing.device_s - 1)
-        for pair, timings in measured.items()
-        for timing in timings
-        if timing.task.algorithm.name == "DEFAULT"
-    ]
+
+    def times(estimates: Sequence[Estimate]) -> dict[Pair, float]:
+        parts = (part for estimate in estimates for part in estimate.parts if not part.layer.free)
+        return {(part.layer, part.phase): part.device_s for part in parts}
+
+    measured = times(profiled)
+    return [abs(time_s / measured[pair] - 1) for pair, time_s in times(found).items()]
 
 
-def summary(rows: dict[str, list[Row]], repeats: list[Row], errors: dict[str, list[float]]) -> list[str]:
+def summary(rows: dict[str, list[Row]], errors: dict[str, list[float]]) -> list[str]:
     lines = [
         "| times from | step, mean | worst | forward, mean | backward, mean | layers, median error "
         "| measured / interpolated / predicted |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, found in {**rows, REPEAT: repeats}.items():
+    for name, found in rows.items():
         means = [statistics.mean(precision(one.ratios[part]) for one in found) for part in PARTS]
         worst = min(precision(one.ratios["step"]) for one in found)
         layers = f"{statistics.median(errors[name]):.1%}" if errors.get(name) else ""
@@ -266,31 +268,31 @@ def summary(rows: dict[str, list[Row]], repeats: list[Row], errors: dict[str, li
     return lines
 
 
-def by_case(cases: Sequence[Case], before, after, rows: dict[str, list[Row]]) -> list[str]:
-    names = list(rows)
+def by_case(cases: Sequence[Case], real: Sequence[dict[str, list[dict[str, float]]]], rows: dict[str, list[Row]]):
+    names = [name for name in rows if name not in AGAIN]
     lines = [
-        "| network | pixels | batch | real, before (ms) | after (ms) | " + " | ".join(names) + " |",
-        "|---|---|---|---|---|" + "---|" * len(names),
+        "| network | pixels | batch | real (ms): before | between | after | " + " | ".join(names) + " |",
+        "|---|---|---|---|---|---|" + "---|" * len(names),
     ]
     for at, case in enumerate(cases):
-        a, b = medians(before[case.key])["step"], medians(after[case.key])["step"]
+        steps = " | ".join(f"{medians(found[case.key])['step'] * 1e3:.1f}" for found in real)
         errors = " | ".join(f"{rows[name][at].ratios['step'] - 1:+.1%}" for name in names)
-        lines.append(
-            f"| {case.architecture} | {case.size or ''} | {case.batch} | {a * 1e3:.1f} | {b * 1e3:.1f} | {errors} |"
-        )
+        lines.append(f"| {case.architecture} | {case.size or ''} | {case.batch} | {steps} | {errors} |")
     return lines
 
 
-def coverage(setup: Setup, name: str, store: Store, many: dict[Case, float]) -> tuple[list[str], dict[str, object]]:
+def coverage(one: Estimator, name: str, many: dict[Case, float]) -> tuple[list[str], dict[str, object]]:
     """How many real steps lie in their intervals, and how wide these are."""
-    one = estimator(setup, store, "lookup")
     counts: dict[str, list[tuple[bool, bool, float, float]]] = defaultdict(list)
     for case, real in many.items():
         found = one.estimate(case.network())
-        inside = [low <= real <= high for low, high in (found.step_interval(0.95), found.step_interval(0.8))]
-        low, high = found.step_interval(0.8)
         counts[case.architecture].append(
-            (inside[0], inside[1], (high - low) / 2 / found.step_s, precision(found.step_s / real))
+            (
+                found.step_low_s <= real <= found.step_high_s,
+                found.step_low_80_s <= real <= found.step_high_80_s,
+                (found.step_high_80_s - found.step_low_80_s) / 2 / found.step_s,
+                precision(found.step_s / real),
+            )
         )
     everything = [entry for entries in counts.values() for entry in entries]
     lines = [
@@ -304,33 +306,72 @@ def coverage(setup: Setup, name: str, store: Store, many: dict[Case, float]) -> 
     return lines, dict(counts)
 
 
+def by_budget(
+    setup: Setup, own: frozenset[Layer], cases: Sequence[Case], reals: dict[Case, dict[str, float]]
+) -> tuple[list[str], dict[str, list[float]]]:
+    """The precision that the first seconds of the standard suite give, where an estimate can be made at all.
+
+    Without knowledge of other devices, and with what is shipped.
+    """
+    lines = [
+        "| seconds | rows | alone: cases | step, mean | worst | with what is shipped: cases | step, mean | worst |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    found: dict[str, list[float]] = {}
+    for seconds in BUDGETS_S:
+        everything = without(setup, frozenset(), f"all-{seconds}", [setup.standard], seconds)
+        calibration = estimator(setup, everything, "lookup").calibration
+        alone = without(setup, own, f"first-{seconds}", [setup.standard], seconds)
+        cells = [str(seconds), str(sum(1 for _ in alone.measurements(alone.devices()[0].slug)))]
+        for shipped in (False, True):
+            store = open_store(str(setup.folder / f"first-{seconds}"), shipped=shipped)
+            for kept in (setup.folder / f"first-{seconds}").glob(".models/times-*/card.json"):
+                kept.unlink()
+            one = estimator(setup, store, "lookup", calibration)
+            estimates = [(case, one.estimate(case.network(), allow_unknown=True)) for case in cases]
+            ratios = [estimate.step_s / reals[case]["step"] for case, estimate in estimates if not estimate.missing]
+            found[f"{seconds} {'shipped' if shipped else 'alone'}"] = ratios
+            close = [precision(ratio) for ratio in ratios]
+            cells += [str(len(close)), f"{statistics.mean(close):.1%}", f"{min(close):.1%}"] if close else ["0", "", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines, found
+
+
 def many_cases(only: int | None) -> list[Case]:
     cases = [Case(name, *pair) for name, grids in MANY.items() for pair in product(*grids)]
     return cases[:only]
 
 
 def report(setup: Setup, cases: Sequence[Case], leave_out: bool) -> tuple[str, dict[str, object]]:
-    before, after = setup.kept("before"), setup.kept("after")
-    reals = {case: medians(before[case.key] + after[case.key]) for case in cases}
+    real = [setup.kept(name) for name in ("before", "between", "after")]
+    around = [{case: medians(first[case.key] + second[case.key]) for case in cases} for first, second in pairwise(real)]
     repeats = [
-        Row(
-            case=case,
-            ratios={part: medians(after[case.key])[part] / medians(before[case.key])[part] for part in PARTS},
-            shares={},
-        )
-        for case in cases
+        [
+            Row(
+                case=case,
+                ratios={part: medians(b[case.key])[part] / medians(a[case.key])[part] for part in PARTS},
+                shares={},
+            )
+            for case in cases
+        ]
+        for a, b in pairwise(real)
     ]
     own = layers_of(cases)
+    # The calibration networks share some layers with the cases, whose rows are left out only after they were summed.
+    calibration = estimator(setup, setup.standard, "lookup").calibration
     blind = without(setup, own, "without-own-layers", [setup.standard])
     rows: dict[str, list[Row]] = {}
     errors: dict[str, list[float]] = {}
+    profiled: list[Estimate] = []
     plans = [(LOOKED_UP, setup.networks, "lookup")]
     plans += [(f"{name}, nothing profiled", blind, name) for name in ESTIMATORS]
     for title, store, name in plans:
-        one = estimator(setup, store, name)
+        one = estimator(setup, store, name, calibration if store is blind else None)
         found = [one.estimate(case.network()) for case in cases]
-        rows[title] = [row(case, estimate, reals[case]) for case, estimate in zip(cases, found, strict=True)]
-        errors[title] = layer_errors(setup, found, cases) if title != LOOKED_UP else []
+        profiled = profiled or found
+        steps = around[title != LOOKED_UP]
+        rows[title] = [row(case, estimate, steps[case]) for case, estimate in zip(cases, found, strict=True)]
+        errors[title] = layer_errors(profiled, found) if title != LOOKED_UP else []
         measured = max(one.shares[Source.MEASURED] for one in rows[title])
         assert title == LOOKED_UP or measured < LEAST_PROFILED, "an evaluated layer was looked up"
     if leave_out:
@@ -339,24 +380,43 @@ def report(setup: Setup, cases: Sequence[Case], leave_out: bool) -> tuple[str, d
         for architecture in dict.fromkeys(case.architecture for case in cases):
             ours = [case for case in cases if case.architecture == architecture]
             store = without(setup, layers_of(ours), f"without-{architecture}", [setup.standard, setup.networks])
-            one = estimator(setup, store, "lookup")
-            rows[title] += [row(case, one.estimate(case.network()), reals[case]) for case in ours]
-    text = ["## Precision, 1 - |error|", "", *summary(rows, repeats, errors)]
-    text += ["", "## Error of the step by case", "", *by_case(cases, before, after, rows)]
+            one = estimator(setup, store, "lookup", calibration)
+            rows[title] += [row(case, one.estimate(case.network()), around[1][case]) for case in ours]
+    rows |= dict(zip(AGAIN, repeats, strict=True))
+    text = ["## Precision, 1 - |error|", "", *summary(rows, errors)]
+    text += ["", "## Error of the step by case", "", *by_case(cases, real, rows)]
     body: dict[str, object] = {
         "cases": [case.key for case in cases],
-        "real": {case.key: real for case, real in reals.items()},
+        "real": {case.key: [medians(found[case.key]) for found in real] for case in cases},
         "ratios": {title: [one.ratios for one in found] for title, found in rows.items()},
         "shares": {title: [one.shares for one in found] for title, found in rows.items()},
-        "repeat": [one.ratios for one in repeats],
         "layers": {title: statistics.median(found) for title, found in errors.items() if found},
     }
+    lines, body["budgets"] = by_budget(setup, own, cases, around[1])
+    text += ["", "## Precision against the time spent on the standard suite", "", *lines]
     if many := setup.kept("many"):
         wanted = {case: medians(many[case.key])["step"] for case in many_cases(None) if many.get(case.key)}
         blind = without(setup, layers_of(wanted), "without-many", [setup.standard])
-        lines, body["intervals"] = coverage(setup, "nothing profiled", blind, wanted)
+        one = estimator(setup, blind, "lookup", calibration)
+        lines, body["intervals"] = coverage(one, "nothing profiled", wanted)
         text += ["", "## Real steps inside their intervals", "", *lines]
     return "\n".join(text), body
+
+
+def preface(setup: Setup) -> str:
+    device = setup.standard.devices()[0]
+    rows = sum(1 for _ in setup.standard.measurements(device.slug))
+    libraries = ", ".join(f"{name} {version}" for name, version in device.libraries)
+    return f"""# Estimates against real training steps
+
+`python benchmarks/estimate_accuracy.py` prints these tables, from a store of its own; this was on {device.name}
+({device.multiprocessors} cores; {libraries}), {setup.precision} {setup.layout}, SGD. Real steps run in a process of
+their own that has freed a block of nearly 32 MiB before, as reading weights or data does; each estimate is held against
+the median of runs right before and right after what it is made from. The last rows hold the runs after against those
+before: what the machine repeats of itself, which bounds what an estimate can reach. The standard suite had 15 minutes
+and {rows} rows. In rows with nothing profiled no layer of any evaluated network was among the rows; the calibration
+networks, whose layers are, are never evaluated.
+"""
 
 
 def main() -> None:
@@ -369,7 +429,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, action="append", help="for --models; repeatable [default: 1 and 8]")
     parser.add_argument("--budget", default="15m", help="of the standard suite")
     parser.add_argument("--times", type=int, default=3, help="how often the real steps are measured before and after")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of real steps for each case and time")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of real steps for each case and time")
     parser.add_argument("--many", type=int, default=None, help="how many totals to hold intervals against [all]")
     parser.add_argument("--leave-out", action="store_true", help="also leave out one architecture at a time")
     parser.add_argument("--report-only", action="store_true", help="measure nothing more")
@@ -390,6 +450,7 @@ def main() -> None:
     if not given.report_only:
         setup.measured("before", cases, given.times)
         profile_networks(setup, cases)
+        setup.measured("between", cases, given.times)
         profile_standard(setup, given.budget)
         setup.measured("after", cases, given.times)
         if not given.models:
@@ -397,8 +458,7 @@ def main() -> None:
     text, body = report(setup, cases, given.leave_out)
     print(text)
     if given.output:
-        command = "`python benchmarks/estimate_accuracy.py`"
-        given.output.write_text(f"# Estimates against real training steps\n\nMade by {command}.\n\n{text}\n")
+        given.output.write_text(f"{preface(setup)}\n{text}\n")
         given.output.with_suffix(".json").write_text(json.dumps(body, indent=1))
 
 

@@ -11,8 +11,6 @@ from latte_cli.fleet import Fleet, FleetClass
 from latte_cli.network import Network
 from latte_cli.network.channels import channel_groups, sub_model
 
-_PARAMETER_BYTES = 4
-
 
 @dataclass(frozen=True, kw_only=True)
 class SubModel:
@@ -136,15 +134,19 @@ def _planned(
 
 
 def _round(sub_model: SubModel, fleet_class: FleetClass, estimate: Estimate) -> _Round:
-    """epochs · ⌈samples / batch⌉ steps, then the parameters down and up."""
-    bits = 8 * _PARAMETER_BYTES * sub_model.parameters
-    moving_s = bits / fleet_class.up_bit_per_s + bits / fleet_class.down_bit_per_s
+    """The steps of the class's schedule, then the parameters down and up."""
+
+    def round_s(step_s: float) -> float:
+        found = fleet_class.schedule.round_s(step_s, fleet_class.batch, sub_model.parameters)
+        assert found is not None
+        return found
+
     return _Round(
         sub_model=sub_model,
         estimate=estimate,
-        round_s=fleet_class.steps * estimate.step_s + moving_s,
-        low_s=fleet_class.steps * estimate.step_low_s + moving_s,
-        high_s=fleet_class.steps * estimate.step_high_s + moving_s,
+        round_s=round_s(estimate.step_s),
+        low_s=round_s(estimate.step_low_s),
+        high_s=round_s(estimate.step_high_s),
     )
 
 

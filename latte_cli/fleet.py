@@ -8,6 +8,7 @@ from typing import Any
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
+from latte_cli.schedule import Schedule
 from latte_cli.tasks import Layout, Precision
 
 _LARGEST_FILE_BYTES = 1 << 20
@@ -38,9 +39,11 @@ class FleetClass:
     optimizer: str | None = None
 
     @property
-    def steps(self) -> int:
-        """Training steps of a round; the last, smaller batch counts as a whole one."""
-        return self.epochs * -(-self.samples // self.batch)
+    def schedule(self) -> Schedule:
+        """What one device does in a round."""
+        return Schedule(
+            samples=self.samples, epochs=self.epochs, up_bit_per_s=self.up_bit_per_s, down_bit_per_s=self.down_bit_per_s
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

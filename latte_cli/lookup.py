@@ -6,22 +6,22 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import lru_cache
-from math import exp, log, sqrt
+from math import exp, isnan, log, nan, sqrt
 from statistics import fmean, median
 from typing import Any, TypeAlias
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends import cpu_slug, gpu_slug
 from latte_cli.errors import LatteError
-from latte_cli.layers import Convolution, Layer, Phase
+from latte_cli.layers import Convolution, Layer, Phase, Whole
 from latte_cli.measure import Mark, Measurement, Outcome
 from latte_cli.store import Store
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
 Pair: TypeAlias = tuple[Layer, Phase]
 
-Z95 = 1.96
-"""Half the width of a 95 % interval in standard deviations."""
+Z95, Z80 = 1.96, 1.2816
+"""Half the widths of a 95 % and an 80 % interval in standard deviations."""
 
 _LEAST_SPREAD = 0.03
 _SPREAD_OF_ONE = 0.05  # the same layer differs by 3 to 7 % between passes; taken where there is a single one
@@ -43,7 +43,13 @@ class NotProfiled(LatteError):
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How long one call of `task` takes, in seconds, with its 95 % interval `low_s` to `high_s` and its origin."""
+    """How long one call of `task` takes, in seconds, with its 95 % interval `low_s` to `high_s` and its origin.
+
+    The 80 % interval is `low_80_s` to `high_80_s`; of the same normal shape where only the other is known. `alike` is
+    the share of its error's variance that it has in common with predictions of the same kind and phase. `extrapolated`
+    names the size that lies beyond what was measured. `host_s` is the least that the host needed to ask for the call,
+    `power_w` what the device took around it, where that could be read.
+    """
 
     task: Task
     device_s: float
@@ -52,10 +58,20 @@ class Timing:
     high_s: float
     workspace_bytes: int | None = None
     source: Source = Source.MEASURED
+    low_80_s: float = nan
+    high_80_s: float = nan
     noisy: bool = False
-    extrapolated: bool = False
+    alike: float = 1.0
+    extrapolated: str = ""
+    power_w: float | None = None
     drift: tuple[float, ...] = ()
     measured_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        for narrow, wide in (("low_80_s", self.low_s), ("high_80_s", self.high_s)):
+            if isnan(getattr(self, narrow)):
+                factor = (wide / self.device_s) ** (Z80 / Z95) if self.device_s else 1.0
+                object.__setattr__(self, narrow, self.device_s * factor)
 
 
 def combined(measurements: Iterable[Measurement]) -> list[Timing]:
@@ -80,7 +96,8 @@ def _timing(task: Task, rows: Sequence[Measurement]) -> Timing:
     return Timing(
         task=task,
         device_s=device_s,
-        host_s=median([median(row.host_times_s) if row.host_times_s else row.seconds or 0.0 for row in rows]),
+        host_s=median([_host_s(row) for row in rows]),
+        power_w=_mean([power for row in rows for power in (row.before.power_w, row.after.power_w)]),
         low_s=device_s * exp(-Z95 * spread),
         high_s=device_s * exp(Z95 * spread),
         workspace_bytes=max(workspaces, default=None),
@@ -88,6 +105,18 @@ def _timing(task: Task, rows: Sequence[Measurement]) -> Timing:
         drift=tuple(row.drift for row in rows),
         measured_at=max(row.measured_at for row in rows),
     )
+
+
+def _host_s(row: Measurement) -> float:
+    """The least of a layer, which others can only delay; what a whole network usually takes, delays and all."""
+    if not row.host_times_s:
+        return row.seconds or 0.0
+    return median(row.host_times_s) if isinstance(row.task.layer, Whole) else min(row.host_times_s)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _log_spread(times_s: Sequence[float]) -> float:
@@ -115,15 +144,16 @@ class Lookup:
         self._everything: list[Timing] | None = None
         self._families: dict[Hashable, list[tuple[Sizes, Timing]]] | None = None
 
-    def measured(self, pairs: Iterable[Pair]) -> dict[Pair, tuple[Timing, ...]]:
+    def measured(self, pairs: Iterable[Pair], beside: Iterable[Pair] = ()) -> dict[Pair, tuple[Timing, ...]]:
         """The timings of each measured pair; where it was measured with several library versions, the newest.
 
-        Raises NotProfiled where the device has no row at all under these settings.
+        Those of pairs `beside` them come along if they are there. Raises NotProfiled where the device has no row at
+        all under these settings.
         """
-        pairs = tuple(pairs)
-        self._read({layer for layer, _ in pairs})
+        pairs, beside = tuple(pairs), tuple(beside)
+        self._read({layer for layer, _ in pairs}, {layer for layer, _ in beside})
         found = {}
-        for pair in pairs:
+        for pair in (*pairs, *beside):
             if groups := self._timings.get(pair):
                 newest = max(groups.values(), key=lambda group: max(timing.measured_at for timing in group))
                 found[pair] = tuple(newest)
@@ -145,10 +175,11 @@ class Lookup:
         return tuple(timing for timing in timings if timing)
 
     def everything(self) -> list[Timing]:
-        """Every timing of the device, under any settings."""
+        """Every layer's timings on the device, under any settings."""
         if self._everything is None:
-            self._everything = combined(self.store.measurements(self.slug))
-            self._index(self._everything)
+            found = combined(self.store.measurements(self.slug))
+            self._everything = [timing for timing in found if not isinstance(timing.task.layer, Whole)]
+            self._index(found)
         return self._everything
 
     def run_before(self, pair: Pair) -> frozenset[Algorithm]:
@@ -170,14 +201,14 @@ class Lookup:
             return Settings(precision=self.precision, layout=self.layout, threads=self.threads or 0)
         return replace(newest.task.settings, layout=self.layout)
 
-    def _read(self, layers: set[Layer]) -> None:
+    def _read(self, layers: set[Layer], beside: set[Layer]) -> None:
         fresh = layers - self._asked
         if not fresh or self._everything is not None:
             return
         if self._asked:
             self.everything()
         else:
-            self._index(combined(self.store.measurements(self.slug, layers=sorted(fresh, key=repr))))
+            self._index(combined(self.store.measurements(self.slug, layers=sorted(fresh | beside, key=repr))))
         self._asked |= layers
         if not self._covers(layers):
             self.everything()
@@ -322,6 +353,7 @@ def _weighted(layer: Layer, below: _Neighbour, above: _Neighbour) -> Timing:
         workspace_bytes=max(workspaces, default=None),
         source=Source.INTERPOLATED,
         noisy=low.noisy or high.noisy,
+        power_w=_mean([low.power_w, high.power_w]),
         drift=low.drift + high.drift,
         measured_at=min(low.measured_at, high.measured_at),
     )

@@ -67,14 +67,12 @@ class Rates:
 
 
 def fit(amount: Amount, timings: Sequence[Timing]) -> Rates:
-    """The coefficients β = Σ T / Σ C of each name, which give the measured total back."""
-    times: defaultdict[str, float] = defaultdict(float)
-    units: defaultdict[str, float] = defaultdict(float)
+    """The coefficients β of each name that make the squared relative errors least: β = Σ (C / T) / Σ (C / T)²."""
+    speeds: defaultdict[str, list[float]] = defaultdict(list)
     for timing in timings:
         name, count = amount(timing.task)
-        times[name] += timing.device_s
-        units[name] += count
-    seconds = {name: time_s / units[name] for name, time_s in times.items() if units[name]}
+        speeds[name].append(count / timing.device_s)
+    seconds = {name: sum(found) / squares for name, found in speeds.items() if (squares := sum(s**2 for s in found))}
     errors = [error for timing in timings if (error := _error(amount, seconds, timing)) is not None]
     low, high = np.quantile(errors, (0.025, 0.975)) if errors else (0.0, 0.0)
     return Rates(amount=amount, seconds=seconds, low=float(low), high=float(high))

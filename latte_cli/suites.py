@@ -29,13 +29,9 @@ from latte_cli.layers import (
     Shape,
     Softmax,
     SoftmaxCrossEntropy,
-    Whole,
 )
 from latte_cli.network import Network
 from latte_cli.sweep import Depth, Wanted
-
-CALIBRATION = (("resnet8", 32, 32), ("mobilenet_v1", 96, 4), ("resnet20", 32, 16), ("vgg11", 64, 4))
-"""Networks that are run whole to hold the sum of their layers against: names in the zoo, pixels, batch sizes."""
 
 _LARGEST_TENSOR = 2**31
 _SIZES_OF_STANDARD_NETWORKS = {1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 16, 27, 28, 32, 55, 56, 64, 112, 224}
@@ -408,16 +404,16 @@ def deepbench(limits: Limits) -> Drawn:
     return Drawn(wanted=kept, rejected=len(CONVOLUTIONS) - len(kept))
 
 
-def with_calibration(drawn: Drawn, *, first: bool = True, count: int = len(CALIBRATION)) -> Drawn:
-    """`drawn` with `count` networks to be run whole, and their layers: `first`, or after all others."""
-    from latte_cli.network import onnx, zoo
+def with_calibration(drawn: Drawn, kind: str, *, first: bool = True, count: int | None = None) -> Drawn:
+    """`drawn` with `count` networks (all) to be run whole, and their layers: `first`, or after all others.
+
+    Which networks they are depends on the `kind` of device.
+    """
+    from latte_cli.network.calibration import calibration_networks
 
     whole: dict[Layer, Wanted] = {}
-    for name, size, batch in CALIBRATION[:count]:
-        content = zoo.export(name, image_size=size)
-        network = onnx.read(content, name=name, sha256="", batch_size=batch, allow_unknown=False)
-        layers = networks([network], optimizers=("sgd",)).wanted
-        for layer in (Whole(name=name, batch=batch, size=size), *(item.layer for item in layers)):
+    for one, network in calibration_networks(kind)[:count]:
+        for layer in (one, *(item.layer for item in networks([network], optimizers=("sgd",)).wanted)):
             whole[layer] = Wanted(layer=layer, depth=Depth.DEFAULT)
     own = {item.layer for item in drawn.wanted}
     more = tuple(item for item in whole.values() if item.layer not in own)
@@ -425,11 +421,11 @@ def with_calibration(drawn: Drawn, *, first: bool = True, count: int = len(CALIB
 
 
 def networks(models: Iterable[Network], *, optimizers: Sequence[str] = ("sgd", "adam")) -> Drawn:
-    """Every layer of `models` once, their losses and their updates; layers that cost nothing are left out."""
+    """Every layer of `models` once, their losses, updates and batches' copies; what costs nothing is left out."""
     wanted: dict[Layer, Wanted] = {}
     for network in models:
         updates = [network.optimizer(function) for function in optimizers] if network.parameters else []
-        for layer in (*network.layers, network.loss(), *updates):
+        for layer in (*network.layers, network.loss(), *updates, network.transfer()):
             if not layer.free:
                 wanted[layer] = Wanted(layer=layer)
     return Drawn(wanted=tuple(wanted.values()))

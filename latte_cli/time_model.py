@@ -1,19 +1,23 @@
-"""The learned time model: a roofline per kind and phase, corrected by boosted trees, fitted on a device's rows."""
+"""The learned time model, fitted on a device's rows: what is known beforehand, corrected by boosted trees.
+
+Known beforehand is, for each kind and phase, a roofline, or what the shipped model of another device says, moved by a
+constant: whichever is nearer to rows that it was not fitted on.
+"""
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
-from math import exp, log, log2
+from math import exp, isnan, log, log2, nan
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from latte_cli.algorithms import Algorithm
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import Device
 from latte_cli.features import FEATURE_VERSION, FEATURES, informative, matrix
 from latte_cli.layers import Layer, Phase, layer_text
@@ -22,7 +26,7 @@ from latte_cli.store import Store
 from latte_cli.store.shipped import shipped_models
 from latte_cli.tasks import Task
 
-SCHEMA = "latte.times/1"
+SCHEMA = "latte.times/2"
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -45,7 +49,9 @@ _TREES = {
 }
 _LEAST_ROWS = 8
 _LEAST_RESIDUALS = 40
-_LEAST_HALF_WIDTH = 0.1  # of the logarithm: no call repeats itself more exactly
+_LEAST_HALF_WIDTHS = (0.1, 0.065, 0.065, 0.1)  # of the logarithm: no call repeats itself more exactly
+_QUANTILES = (0.025, 0.1, 0.9, 0.975)
+_EXTENTS = ("input", "kernel", "stride", "dilation")
 _BEYOND = 1.0  # a factor of two outside the range that was measured
 
 
@@ -54,8 +60,12 @@ class Card:
     """What a model was made of, and what it needs beside its trees; JSON beside them.
 
     `rooflines` are (seconds a FLOP, seconds a byte, seconds a call) by kind and phase, also for one precision and
-    layout; `quantiles` are the 2.5 and 97.5 % quantiles of log(measured / predicted) on layers left out; `ranges` are
-    the least and largest log2 of FLOPs and of elements moved; `functions` are those measured of each kind.
+    layout; `counts` are the rows of each kind and phase, `quantiles` the 2.5, 10, 90 and 97.5 % quantiles of
+    log(measured / predicted) on layers left out, and `alike` how far neighbours among them err together; `ranges` are
+    the least and largest sizes, by kind and phase and the size's name; `functions` are those measured of each kind.
+    `host_s` and `power_w` are medians by kind and phase: what the host needs for a call, and what the device takes.
+    `offsets` are logarithms of this device's times over those that the model of `prior` predicts, by kind and phase;
+    under "" that of all kinds, for those without rows. `prior_fingerprint` is of that device's rows.
     """
 
     device: str
@@ -65,8 +75,15 @@ class Card:
     algorithms: Sequence[str]
     quantiles: Mapping[str, Sequence[float]] = field(default_factory=dict)
     median_errors: Mapping[str, float] = field(default_factory=dict)
-    ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    alike: Mapping[str, float] = field(default_factory=dict)
+    ranges: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     functions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    host_s: Mapping[str, float] = field(default_factory=dict)
+    power_w: Mapping[str, float] = field(default_factory=dict)
+    offsets: Mapping[str, float] = field(default_factory=dict)
+    prior: str = ""
+    prior_fingerprint: str = ""
     trees: Mapping[str, Sequence[str]] = field(default_factory=dict)
     features: Sequence[str] = FEATURES
     feature_version: int = FEATURE_VERSION
@@ -76,64 +93,104 @@ class Card:
 class TimeModel:
     """Predicts the times of tasks that were not measured, many at once."""
 
-    def __init__(self, card: Card, trees: Mapping[str, Sequence[Any]]) -> None:
-        self.card, self._trees = card, trees
+    def __init__(self, card: Card, trees: Mapping[str, Sequence[Any]], prior: "Prior | None" = None) -> None:
+        self.card, self._trees, self._prior = card, trees, prior
 
     @property
     def roofline(self) -> "TimeModel":
-        """The model without its trees: a FLOPs + b bytes + c by kind and phase."""
-        return TimeModel(self.card, {})
+        """The model without its trees and without another device's: a FLOPs + b bytes + c by kind and phase."""
+        return TimeModel(replace(self.card, offsets={}), {})
 
     def predicted(self, tasks: Sequence[Task], device: Device) -> dict[Task, Timing]:
-        """A timing of each task whose kind and phase have been measured, with its 95 % interval."""
-        known = [task for task in tasks if _roofline_key(task, self.card.rooflines)]
-        times = np.exp(self._log_times(known, device))
-        return {task: self._timing(task, float(time)) for task, time in zip(known, times, strict=True)}
+        """A timing of each task whose kind and phase are known, with its 95 % interval."""
+        times = np.exp(self.log_times(tasks, device))
+        return {task: self._timing(task, float(time)) for task, time in zip(tasks, times, strict=True) if time > 0}
 
-    def _log_times(self, tasks: Sequence[Task], device: Device) -> Array:
+    def log_times(self, tasks: Sequence[Task], device: Device) -> Array:
+        """The logarithm of each task's time; not a number where its kind and phase are not known."""
         import xgboost
 
-        result = _log_rooflines(tasks, self.card.rooflines)
-        if not tasks:
+        result = _log_base(tasks, self.card, self._prior)
+        known = [row for row, time in enumerate(result) if not isnan(time)]
+        if not known or not self._trees:
             return result
-        columns = _columns(tasks, device, self.card.algorithms, result)
-        for group, rows in _by_group(tasks).items():
+        known_tasks = [tasks[row] for row in known]
+        columns = _columns(known_tasks, device, self.card.algorithms, result[known])
+        for group, rows in _by_group(known_tasks).items():
             data = xgboost.DMatrix(columns[rows])
             trees = self._trees.get(group, ())
             if trees:
-                result[rows] += np.mean([booster.predict(data) for booster in trees], axis=0)
+                result[np.array(known)[rows]] += np.mean([booster.predict(data) for booster in trees], axis=0)
         return result
 
     def _timing(self, task: Task, seconds: float) -> Timing:
-        quantiles = self.card.quantiles
-        low, high = quantiles.get(f"{task.layer.kind} {task.phase}") or quantiles.get(task.layer.kind) or quantiles[""]
-        beyond = self._extrapolates(task)
-        wider = log(2) if beyond else 0.0
+        keys = (_kind(task), task.layer.kind, "")
+        quantiles = next(self.card.quantiles[key] for key in keys if key in self.card.quantiles)
+        beyond, doublings = self._beyond(task)
+        low, low_80, high_80, high = (
+            side * max(least, side * quantile) * (1 + doublings)
+            for side, least, quantile in zip((-1, -1, 1, 1), _LEAST_HALF_WIDTHS, quantiles, strict=True)
+        )
         return Timing(
             task=task,
             device_s=seconds,
-            host_s=seconds,
-            low_s=seconds * exp(min(-_LEAST_HALF_WIDTH, low) - wider),
-            high_s=seconds * exp(max(_LEAST_HALF_WIDTH, high) + wider),
+            host_s=next((self.card.host_s[key] for key in keys if key in self.card.host_s), seconds),
+            power_w=next((self.card.power_w[key] for key in keys if key in self.card.power_w), None),
+            low_s=seconds * exp(low),
+            high_s=seconds * exp(high),
+            low_80_s=seconds * exp(low_80),
+            high_80_s=seconds * exp(high_80),
             source=Source.PREDICTED,
+            alike=next((self.card.alike[key] for key in keys if key in self.card.alike), 1.0),
             extrapolated=beyond,
         )
 
-    def _extrapolates(self, task: Task) -> bool:
-        least_flops, most_flops, least_moved, most_moved = self.card.ranges[f"{task.layer.kind} {task.phase}"]
-        flops, moved = _amounts(task.layer, task.phase)
-        inside = least_flops - _BEYOND <= flops <= most_flops + _BEYOND
-        inside = inside and least_moved - _BEYOND <= moved <= most_moved + _BEYOND
-        return not inside or _function(task.layer) not in self.card.functions[task.layer.kind]
+    def _beyond(self, task: Task) -> tuple[str, float]:
+        """The size furthest beyond those measured, in words, and by how many doublings; nothing within a factor of two.
+
+        A function that was not measured counts as one doubling.
+        """
+        layer, phase = task.layer, task.phase
+        if _kind(task) not in self.card.ranges:
+            return f"{layer.kind} {phase}, which was not measured", 1.0
+        if _function(layer) not in self.card.functions[layer.kind]:
+            return f"{layer.kind} {_function(layer)}", 1.0
+        furthest, what = 0.0, ""
+        for name, (least, most) in self.card.ranges[_kind(task)].items():
+            size = _sizes(layer, phase).get(name, least)
+            doublings = max(log2(least / size), log2(size / most))
+            if doublings > max(furthest, _BEYOND):
+                furthest, what = doublings, f"{layer.kind} {name} {size:.3g}, measured {least:.3g} to {most:.3g}"
+        return what, furthest
 
 
-def fit(timings: Sequence[Timing], device: Device, fingerprint: str = "") -> TimeModel:
+@dataclass(frozen=True)
+class Prior:
+    """Another device of the same kind, and its model."""
+
+    device: Device
+    model: TimeModel
+
+    def log_times(self, tasks: Sequence[Task]) -> Array:
+        """What the model says of the tasks on its device; not a number where it knows nothing."""
+        return self.model.log_times(tasks, self.device)
+
+
+def fit(timings: Sequence[Timing], device: Device, fingerprint: str = "", *, prior: Prior | None = None) -> TimeModel:
     """Fit a model on `timings`, all of them of `device`; the quantiles come from folds that share no layer."""
     tasks = [timing.task for timing in timings]
-    rooflines = _rooflines(timings)
-    base = _log_rooflines(tasks, rooflines)
-    algorithms = sorted({_label(task.algorithm) for task in tasks})
-    columns = _columns(tasks, device, algorithms, base)
+    card = Card(
+        device=device.slug,
+        fingerprint=fingerprint,
+        rows=len(tasks),
+        rooflines=_rooflines(timings),
+        algorithms=sorted({_label(task.algorithm) for task in tasks}),
+        offsets=_offsets(timings, prior) if prior else {},
+        prior=prior.device.slug if prior else "",
+        prior_fingerprint=prior.model.card.fingerprint if prior else "",
+    )
+    base = _log_base(tasks, card, prior)
+    columns = _columns(tasks, device, card.algorithms, base)
     residuals = np.array([log(timing.device_s) for timing in timings]) - base
     folds = np.array([_fold(task.layer) for task in tasks])
     errors = residuals.copy()
@@ -143,18 +200,18 @@ def fit(timings: Sequence[Timing], device: Device, fingerprint: str = "") -> Tim
             trees[group], left_out = _boosted(columns[rows], residuals[rows], folds[rows])
             errors[rows] -= left_out
     quantiles, medians = _quantiles(tasks, errors)
-    card = Card(
-        device=device.slug,
-        fingerprint=fingerprint,
-        rows=len(tasks),
-        rooflines=rooflines,
-        algorithms=algorithms,
+    card = replace(
+        card,
         quantiles=quantiles,
         median_errors=medians,
+        counts=dict(Counter(map(_kind, tasks))),
+        alike=_alike(tasks, errors),
         ranges=_ranges(tasks),
         functions=_functions(tasks),
+        host_s=_medians(tasks, [timing.host_s for timing in timings]) if device.kind == "cuda" else {},
+        power_w=_medians(tasks, [timing.power_w for timing in timings]),
     )
-    return TimeModel(card, trees)
+    return TimeModel(card, trees, prior)
 
 
 def _boosted(columns: Any, target: Array, folds: npt.NDArray[np.int64]) -> tuple[list[Any], Array]:
@@ -200,9 +257,13 @@ def _fold(layer: Layer) -> int:
 # The roofline: a FLOPs + b bytes + c
 
 
+def _kind(task: Task) -> str:
+    return f"{task.layer.kind} {task.phase}"
+
+
 def _keys(task: Task) -> tuple[str, str, str]:
     """From the most to the least specific: the first one with rows is used."""
-    kind = f"{task.layer.kind} {task.phase}"
+    kind = _kind(task)
     precision = f"{kind} {task.settings.precision}"
     return f"{precision} {task.settings.layout}", precision, kind
 
@@ -248,31 +309,120 @@ def _roofline(timings: Sequence[Timing]) -> list[float]:
     return [float(weight) for weight in weights / scale]
 
 
+# What another device's model knows
+
+
+def _log_base(tasks: Sequence[Task], card: Card, prior: Prior | None) -> Array:
+    """What is known before the trees; not a number where there is nothing."""
+    result = np.full(len(tasks), nan)
+    measured = [row for row, task in enumerate(tasks) if _roofline_key(task, card.rooflines)]
+    result[measured] = _log_rooflines([tasks[row] for row in measured], card.rooflines)
+    if prior and card.offsets:
+        known = prior.log_times(tasks)
+        for row, task in enumerate(tasks):
+            offset = card.offsets.get(_kind(task), card.offsets[""] if isnan(result[row]) else nan)
+            if not isnan(known[row] + offset):
+                result[row] = known[row] + offset
+    return result
+
+
+def _offsets(timings: Sequence[Timing], prior: Prior) -> dict[str, float]:
+    """log(measured / predicted by `prior`): the median of the kinds and phases that it knows better than a roofline."""
+    tasks = [timing.task for timing in timings]
+    ratios = np.array([log(timing.device_s) for timing in timings]) - prior.log_times(tasks)
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for row, task in enumerate(tasks):
+        if not isnan(ratios[row]):
+            groups[_kind(task)].append(row)
+    if not groups:
+        return {}
+    found = {"": float(np.median([ratios[row] for rows in groups.values() for row in rows]))}
+    for key, rows in groups.items():
+        if _prior_is_nearer([timings[row] for row in rows], ratios[rows]):
+            found[key] = float(np.median(ratios[rows]))
+    return found
+
+
+def _prior_is_nearer(timings: Sequence[Timing], ratios: Array) -> bool:
+    """Whether a constant ratio to the prior errs less than a roofline, on layers that neither was fitted on."""
+    folds = np.array([_fold(timing.task.layer) for timing in timings])
+    lead = 0.0
+    for fold in sorted(set(folds)):
+        own, others = np.flatnonzero(folds == fold).tolist(), np.flatnonzero(folds != fold).tolist()
+        if len(others) < _LEAST_ROWS:
+            return True
+        roofline = {_kind(timings[0].task): _roofline([timings[row] for row in others])}
+        left_out = [timings[row] for row in own]
+        errors = [log(timing.device_s) for timing in left_out] - _log_rooflines(
+            [timing.task for timing in left_out], roofline
+        )
+        lead += float(np.abs(errors).sum() - np.abs(ratios[own] - np.median(ratios[others])).sum())
+    return lead > 0
+
+
 # How far it can be trusted
 
 
 def _quantiles(tasks: Sequence[Task], errors: Array) -> tuple[dict[str, list[float]], dict[str, float]]:
     groups: defaultdict[str, list[float]] = defaultdict(list)
     for task, error in zip(tasks, errors, strict=True):
-        for key in ("", task.layer.kind, f"{task.layer.kind} {task.phase}"):
+        for key in ("", task.layer.kind, _kind(task)):
             groups[key].append(float(error))
     enough = {key: found for key, found in groups.items() if not key or len(found) >= _LEAST_RESIDUALS}
-    quantiles = {key: [float(q) for q in np.quantile(found, (0.025, 0.975))] for key, found in enough.items()}
+    quantiles = {key: [float(q) for q in np.quantile(found, _QUANTILES)] for key, found in enough.items()}
     return quantiles, {key: float(np.median(np.abs(found))) for key, found in groups.items()}
 
 
-def _amounts(layer: Layer, phase: Phase) -> tuple[float, float]:
-    return log2(max(1, layer.flops(phase))), log2(max(1, layer.elements_moved(phase)))
+def _medians(tasks: Sequence[Task], values: Iterable[float | None]) -> dict[str, float]:
+    """The medians of what is known of the values, of all and by kind and phase."""
+    groups: defaultdict[str, list[float]] = defaultdict(list)
+    for task, value in zip(tasks, values, strict=True):
+        if value is not None:
+            for key in ("", _kind(task)):
+                groups[key].append(value)
+    return {key: float(np.median(found)) for key, found in groups.items()}
 
 
-def _ranges(tasks: Sequence[Task]) -> dict[str, list[float]]:
-    groups: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+def _alike(tasks: Sequence[Task], errors: Array) -> dict[str, float]:
+    """The correlation of the errors of each layer and the one nearest to it in size, by kind and phase.
+
+    The layers of a network resemble each other, and errors in common do not average out in its total.
+    """
+    from scipy.spatial import cKDTree
+
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for row, task in enumerate(tasks):
+        if task.algorithm == FRAMEWORK_DEFAULT:
+            groups[_kind(task)].append(row)
+    found = {}
+    for key, rows in groups.items():
+        if len(rows) >= _LEAST_RESIDUALS:
+            sizes = [_sizes(tasks[row].layer, tasks[row].phase) for row in rows]
+            names = sorted(frozenset.intersection(*(frozenset(size) for size in sizes)))
+            points = np.log2([[size[name] for name in names] for size in sizes])
+            _, nearest = cKDTree(points).query(points, k=2)
+            own = errors[rows] - errors[rows].mean()
+            found[key] = float(np.clip(np.mean(own * own[nearest[:, 1]]) / np.mean(own**2), 0.0, 1.0))
+    return found
+
+
+def _sizes(layer: Layer, phase: Phase) -> dict[str, float]:
+    """The sizes that a layer of its kind has, by name: FLOPs, elements moved, and its own fields."""
+    own = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    named = {name.replace("_", " "): float(max(1, value)) for name, value in own.items() if type(value) is int}
+    extents = {name: float(max(own[name])) for name in _EXTENTS if own.get(name)}
+    flops, moved = layer.flops(phase), layer.elements_moved(phase)
+    return {"FLOPs": float(max(1, flops)), "elements": float(max(1, moved)), **named, **extents}
+
+
+def _ranges(tasks: Sequence[Task]) -> dict[str, dict[str, list[float]]]:
+    groups: dict[str, dict[str, list[float]]] = {}
     for task in tasks:
-        groups[f"{task.layer.kind} {task.phase}"].append(_amounts(task.layer, task.phase))
-    return {
-        key: [bound(found) for found in zip(*amounts, strict=True) for bound in (min, max)]
-        for key, amounts in groups.items()
-    }
+        ranges = groups.setdefault(_kind(task), {})
+        for name, size in _sizes(task.layer, task.phase).items():
+            least, most = ranges.get(name, (size, size))
+            ranges[name] = [min(least, size), max(most, size)]
+    return groups
 
 
 def _function(layer: Layer) -> str:
@@ -298,38 +448,58 @@ def time_model(
     """
     fingerprint = store.fingerprint(slug)
     for models in (store.models_dir, shipped_models()):
-        kept = _load(models / f"times-{slug}", fingerprint, note) if models else None
+        kept = _load(models / folder_name(slug), fingerprint, store, note) if models else None
         if kept:
             return kept
     rows = [timing for timing in timings() if not timing.task.layer.free]
     if not rows:
         return None
     note(f"fitting the time model of `{slug}` on {len(rows)} timings")
-    model = fit(rows, store.device(slug), fingerprint)
+    model = fit(rows, store.device(slug), fingerprint, prior=prior_of(store, slug, note))
     if store.models_dir:
-        _save(model, store.models_dir / f"times-{slug}", note)
+        folder = store.models_dir / folder_name(slug)
+        try:
+            save(model, folder)
+        except OSError as exc:
+            note(f"the time model is not kept: {exc.strerror} (`{folder}`)")
     return model
 
 
-def _save(model: TimeModel, folder: Path, note: Callable[[str], None]) -> None:
-    """Write the trees under names of this fingerprint, then the card that names them, then drop older trees."""
+def prior_of(store: Store, slug: str, note: Callable[[str], None] = lambda text: None) -> Prior | None:
+    """A shipped model of another device of the kind of `slug`, where the store has its rows."""
+    own, models = store.device(slug), shipped_models()
+    for device in store.devices() if models else ():
+        if models and device.kind == own.kind and device.slug != slug:
+            model = _load(models / folder_name(device.slug), store.fingerprint(device.slug), None, note)
+            if model:
+                return Prior(device, model)
+    return None
+
+
+def folder_name(slug: str) -> str:
+    """The name of the folder of a device's model, among others."""
+    return f"times-{slug}"
+
+
+def save(model: TimeModel, folder: Path) -> None:
+    """Write the trees under names of this fingerprint, then the card that names them, then drop older trees.
+
+    Raises OSError.
+    """
     files = {
         group: [f"{group}-{index}-{model.card.fingerprint[:12]}.ubj" for index in range(len(trees))]
         for group, trees in model._trees.items()
     }
     content = {**asdict(model.card), "trees": files}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for group, names in files.items():
-            for name, booster in zip(names, model._trees[group], strict=True):
-                _write(folder / name, bytes(booster.save_raw(raw_format="ubj")))
-        _write(folder / "card.json", json.dumps(content, indent=1).encode())
-        kept = {name for names in files.values() for name in names}
-        for path in folder.glob("*.ubj"):
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
-    except OSError as exc:
-        note(f"the time model is not kept: {exc.strerror} (`{folder}`)")
+    folder.mkdir(parents=True, exist_ok=True)
+    for group, names in files.items():
+        for name, booster in zip(names, model._trees[group], strict=True):
+            _write(folder / name, bytes(booster.save_raw(raw_format="ubj")))
+    _write(folder / "card.json", json.dumps(content, indent=1).encode())
+    kept = {name for names in files.values() for name in names}
+    for path in folder.glob("*.ubj"):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -338,15 +508,23 @@ def _write(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def _load(folder: Path, fingerprint: str, note: Callable[[str], None]) -> TimeModel | None:
-    """The model kept in `folder` if it was made of these rows with these features; derived data, so never an error."""
+def _load(folder: Path, fingerprint: str, store: Store | None, note: Callable[[str], None]) -> TimeModel | None:
+    """The model kept in `folder` if it was made of these rows with these features; derived data, so never an error.
+
+    Without a `store` only a model that needs no other device's.
+    """
     try:
         content = json.loads((folder / "card.json").read_bytes())
         card = Card(**{field.name: content[field.name] for field in fields(Card)})
         current = (card.schema, card.fingerprint, card.feature_version) == (SCHEMA, fingerprint, FEATURE_VERSION)
         if not current or tuple(card.features) != FEATURES:
             return None
-        return TimeModel(card, {group: [_tree(folder / name) for name in names] for group, names in card.trees.items()})
+        prior = prior_of(store, card.device, note) if card.prior and store else None
+        known = (prior.device.slug, prior.model.card.fingerprint) if prior else ("", "")
+        if known != (card.prior, card.prior_fingerprint):
+            return None
+        trees = {group: [_tree(folder / name) for name in names] for group, names in card.trees.items()}
+        return TimeModel(card, trees, prior)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:

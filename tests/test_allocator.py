@@ -58,6 +58,8 @@ def recorded(step_s, *, low=0.9, high=1.2, memory_bytes=GIB, device=DEVICE, warn
         other_s=0.0,
         step_low_s=low * step_s,
         step_high_s=high * step_s,
+        step_low_80_s=low**0.65 * step_s,
+        step_high_80_s=high**0.65 * step_s,
         memory=Memory(timeline=(moment,)),
         warnings=warnings,
     )

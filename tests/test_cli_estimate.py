@@ -93,9 +93,17 @@ def test_json_is_the_documented_document(latte, model):
     assert totals["epoch_s"] == pytest.approx(13 * totals["step_s"])
     assert totals["step_low_s"] < totals["step_s"] < totals["step_high_s"]
     assert totals["step_s"] == pytest.approx(sum(layer["time_s"] for layer in entry["layers"]))
-    keys = "name kind phase algorithm layout time_s low_s high_s workspace_bytes source count"
+    assert totals["step_low_s"] < totals["step_low_80_s"] < totals["step_high_80_s"] < totals["step_high_s"]
+    assert (totals["energy_j"], totals["transfer_s"]) == (None, None)
+    keys = "name kind phase algorithm layout time_s low_s high_s low_80_s high_80_s workspace_bytes source count"
     assert {tuple(layer) for layer in entry["layers"]} == {tuple(keys.split())}
     assert entry["missing"] == []
+
+
+def test_a_cuda_graph_on_a_cpu_is_a_usage_error(latte):
+    code, out, error = latte("--cuda-graph")
+    assert (code, out) == (2, "")
+    assert "runs no CUDA graphs" in error
 
 
 def test_memory_is_shown_call_by_call_and_is_in_the_document(latte, model):

@@ -1,8 +1,10 @@
 """The CPU as a device: its name, what it can time, and the workspace it reports."""
 
 import inspect
+import resource
 import subprocess
 import sys
+from math import prod
 
 import pytest
 import torch
@@ -123,3 +125,24 @@ def test_candidates_start_with_the_framework_s_choice(backend: CpuBackend) -> No
 
 def test_waiting_for_quiet_ends_at_its_limit(backend: CpuBackend) -> None:
     assert backend.settle(0.0) in (True, False)
+
+
+@pytest.mark.skipif(not host.Heap().warm, reason="another C library keeps its heap as it likes")
+@pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.BACKWARD])
+def test_small_results_stay_on_the_heap_and_large_ones_are_mapped_anew(backend: CpuBackend, phase: Phase) -> None:
+    def faults(shape: tuple[int, ...]) -> tuple[int, int]:
+        """The fewest page faults of a sample, and the pages of a result."""
+        prepared, found = backend.prepare(task(backend, Activation(function="relu", shape=shape), phase)), []
+        prepared.samples(2)
+        for _ in range(5):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            prepared.samples(1)
+            found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        return min(found), 4 * prod(shape) // resource.getpagesize()
+
+    small, pages = faults((4, 64, 64, 64))
+    assert small < 0.1 * pages
+    large, pages = faults((4, 64, 224, 224))
+    assert large > 0.9 * pages
+    small, pages = faults((4, 64, 64, 64))
+    assert small < 0.1 * pages

@@ -42,8 +42,8 @@ def test_a_fleet_file_says_who_takes_part_and_how(tmp_path):
 
 def test_the_last_smaller_batch_is_a_step_too():
     phone, server = parse_fleet(FLEET.encode(), source="fleet").classes
-    assert phone.steps == 2 * 63
-    assert server.steps == 1
+    assert phone.schedule.steps(phone.batch) == 2 * 63
+    assert server.schedule.steps(server.batch) == 1
 
 
 def test_an_alias_stands_for_the_value_it_names():

@@ -37,7 +37,9 @@ from latte_cli.layers import (
     Shape,
     Softmax,
     SoftmaxCrossEntropy,
+    Transfer,
     View,
+    Whole,
     broadcast,
     layer_from_text,
     layer_text,
@@ -179,6 +181,8 @@ def layers() -> st.SearchStrategy[Layer]:
         SHAPES.map(lambda shape: View(shape=shape, output=(prod(shape),))),
         st.builds(Optimizer, function=st.just("adam"), tensors=SMALL, elements=SMALL),
         st.builds(Embedding, rows=SMALL, entries=SMALL, width=SMALL),
+        st.builds(Transfer, elements=SMALL),
+        st.builds(Whole, name=st.sampled_from(["resnet8", "vgg11"]), batch=SMALL, size=SMALL),
         st.builds(
             Recurrent,
             function=st.sampled_from(["lstm", "gru", "rnn"]),
@@ -556,7 +560,7 @@ def test_a_resized_depthwise_convolution_keeps_its_multiplier(layer: Convolution
 @UNTIMED
 @given(layers())
 def test_a_layer_resized_to_the_shapes_it_has_is_itself(layer: Layer) -> None:
-    assume(not isinstance(layer, MatMul | Optimizer | Other))
+    assume(not isinstance(layer, MatMul | Optimizer | Other | Transfer | Whole))
     assert layer.resized(layer.input_shapes) == layer
 
 

@@ -22,11 +22,28 @@ def task(layer, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT):
 
 
 @pytest.mark.parametrize("name", list(AMOUNTS))
-def test_the_total_that_was_measured_comes_back(name):
+def test_times_that_are_proportional_to_the_amount_come_back(name):
+    proportional = combined(
+        [
+            measurement(timing.task, time_s=1e-9 * count)
+            for timing in TIMINGS
+            if (count := AMOUNTS[name](timing.task)[1])
+        ]
+    )
+    found = fit(AMOUNTS[name], proportional).predicted([timing.task for timing in proportional], DEVICE)
+    for timing in proportional:
+        assert isclose(found[timing.task].device_s, timing.device_s, rel_tol=1e-4)
+        assert found[timing.task].low_s < found[timing.task].device_s < found[timing.task].high_s
+        assert found[timing.task].source is Source.PREDICTED
+
+
+@pytest.mark.parametrize("name", list(AMOUNTS))
+def test_no_other_coefficient_has_smaller_relative_errors(name):
+    def loss(scale):
+        return sum((scale * found[timing.task].device_s / timing.device_s - 1) ** 2 for timing in TIMINGS)
+
     found = fit(AMOUNTS[name], TIMINGS).predicted([timing.task for timing in TIMINGS], DEVICE)
-    assert set(found) == {timing.task for timing in TIMINGS}
-    assert isclose(sum(t.device_s for t in found.values()), sum(t.device_s for t in TIMINGS))
-    assert all(t.low_s < t.device_s < t.high_s and t.source is Source.PREDICTED for t in found.values())
+    assert loss(1.0) < min(loss(0.98), loss(1.02))
 
 
 def test_flops_tell_no_algorithms_apart_and_the_papers_rule_does():

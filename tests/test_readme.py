@@ -21,6 +21,7 @@ MARKED = [
     "downloads torch",
     "measures for two minutes",
     "needs an NVIDIA GPU",
+    "needs the files",
 ]
 BLOCK = re.compile(
     r"(?:^\*\(not run by the tests: (?P<reason>.+)\)\*\n\n)?^```(?P<language>.*)\n(?P<code>(?:.*\n)*?)^```$",

@@ -1,17 +1,18 @@
 import json
 import shutil
+from dataclasses import replace
 from itertools import chain
 from math import log
 
 import pytest
-from made_rows import DEVICE, GEMM, SETTINGS, convolution, measurement, profile, seconds, tasks
+from made_rows import DEVICE, GEMM, SETTINGS, convolution, measurement, profile, seconds, tasks, write
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.layers import Activation, Linear, Norm, Phase
 from latte_cli.lookup import Source, combined
 from latte_cli.store import open_store
 from latte_cli.tasks import Task
-from latte_cli.time_model import fit, time_model
+from latte_cli.time_model import Prior, fit, folder_name, save, time_model
 
 LAYERS = [
     *(convolution(n, c, k, 16) for n in (1, 4, 8) for c in (4, 8, 32, 64) for k in (8, 64)),
@@ -64,10 +65,34 @@ def test_a_kind_that_was_not_measured_is_not_predicted(model):
     assert model.predicted([task(Norm(shape=(1, 8, 4, 4), function="batch"))], DEVICE) == {}
 
 
-@pytest.mark.parametrize("layer", [convolution(512, 512, 512, 64), Activation(shape=(4, 32, 16, 16), function="gelu")])
-def test_what_lies_outside_the_measured_range_is_said(model, layer):
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [
+        (convolution(6, 48, 24, 16), ""),
+        (convolution(64, 48, 24, 16), "convolution batch 64, measured 1 to 8"),
+        (convolution(6, 1024, 24, 16), "convolution in channels 1.02e+03, measured 4 to 64"),
+        (Activation(shape=(4, 32, 16, 16), function="gelu"), "activation gelu"),
+    ],
+)
+def test_what_lies_outside_the_measured_range_is_named(model, layer, size):
     [timing] = model.predicted([task(layer)], DEVICE).values()
-    assert timing.extrapolated
+    assert timing.extrapolated == size
+
+
+def test_intervals_widen_with_the_distance_from_what_was_measured(model):
+    widths = []
+    for batch in (8, 32, 128):
+        [timing] = model.predicted([task(convolution(batch, 48, 24, 16))], DEVICE).values()
+        assert timing.low_s < timing.low_80_s < timing.device_s < timing.high_80_s < timing.high_s
+        widths.append(log(timing.high_s / timing.low_s))
+    assert widths == sorted(set(widths))
+
+
+def test_what_layers_have_in_common_of_their_errors_is_a_share():
+    many = [convolution(n, c, k, 16) for n in (1, 2, 4, 8) for c in (4, 8, 16, 32, 64) for k in (8, 32, 64)]
+    alike = fit(combined([measurement(one) for one in tasks(many)]), DEVICE).card.alike
+    assert set(alike) == {f"convolution {phase}" for phase in many[0].phases}
+    assert all(0 <= share <= 1 for share in alike.values())
 
 
 def test_few_rows_are_enough_for_a_roofline():
@@ -98,7 +123,7 @@ def test_the_model_is_kept_and_used_while_the_rows_are_the_same(store):
     assert quiet == []
     folder = store.models_dir / f"times-{DEVICE.slug}"
     card = json.loads((folder / "card.json").read_text())
-    assert card["schema"] == "latte.times/1"
+    assert card["schema"] == "latte.times/2"
     assert sorted(path.name for path in folder.glob("*.ubj")) == sorted(chain(*card["trees"].values()))
 
 
@@ -143,3 +168,60 @@ def test_where_the_model_cannot_be_kept_it_is_used_and_this_is_said(store):
 def test_a_device_without_times_has_no_model(store):
     shutil.rmtree(store.models_dir, ignore_errors=True)
     assert time_model(store, DEVICE.slug, list) is None
+
+
+# Another device's model, known beforehand
+
+OTHER = replace(DEVICE, slug="another-cpu")
+SLOWER = 3.0
+
+
+def slower(tasks):
+    """Timings of a device that takes three times as long for everything."""
+    return combined([measurement(one, time_s=SLOWER * seconds(one), device=OTHER) for one in tasks])
+
+
+def test_few_rows_of_one_kind_are_enough_where_another_device_is_known(model):
+    few = slower(tasks([Activation(shape=(n, 16, 16, 16), function="relu") for n in (2, 3, 5)]))
+    unseen = task(convolution(6, 48, 24, 16))
+    assert not fit(few, OTHER).predicted([unseen], OTHER)
+    [timing] = fit(few, OTHER, prior=Prior(DEVICE, model)).predicted([unseen], OTHER).values()
+    assert timing.device_s == pytest.approx(SLOWER * seconds(unseen), rel=0.4)
+    assert timing.extrapolated
+
+
+def test_a_device_like_none_other_keeps_its_own_rooflines(model):
+    strange = combined(
+        [
+            measurement(one, time_s=1e-3 + 1e-12 * one.layer.flops(one.phase), device=OTHER)
+            for one in tasks(LAYERS)
+            if one.algorithm == FRAMEWORK_DEFAULT
+        ]
+    )
+    card = fit(strange, OTHER, prior=Prior(DEVICE, model)).card
+    assert "convolution forward" not in card.offsets
+    assert card.prior == DEVICE.slug
+
+
+def test_a_model_with_a_prior_is_read_back_where_that_is_shipped_and_fitted_again_elsewhere(
+    tmp_path, model, monkeypatch
+):
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    profile(store, LAYERS)
+    write(store, [measurement(one, device=OTHER) for one in tasks(LAYERS[-3:])])
+    shipped = tmp_path / "shipped"
+    monkeypatch.setattr("latte_cli.time_model.shipped_models", lambda: shipped)
+    own = fit(TIMINGS, DEVICE, store.fingerprint(DEVICE.slug))
+    save(own, shipped / folder_name(DEVICE.slug))
+    rows = combined(store.measurements(OTHER.slug))
+    heard: list[str] = []
+    first = time_model(store, OTHER.slug, lambda: rows, heard.append)
+    assert first.card.prior == DEVICE.slug
+    again = time_model(store, OTHER.slug, lambda: pytest.fail("the rows were read again"), heard.append)
+    unseen = task(convolution(6, 48, 24, 16))
+    assert again.predicted([unseen], OTHER)[unseen].device_s == pytest.approx(
+        first.predicted([unseen], OTHER)[unseen].device_s
+    )
+    assert len([text for text in heard if "fitting" in text]) == 1
+    shutil.rmtree(shipped)
+    assert time_model(store, OTHER.slug, lambda: rows, heard.append).card.prior == ""

@@ -13,6 +13,7 @@ PUBLISHED = {
     "alexnet": 61_100_840,
     "custom_cnn": 2_193_226,
     "lenet": 61_706,
+    "mobilenet_v1": 4_231_976,
     "mobilenet_v2": 3_504_872,
     "resnet8": 78_042,
     "resnet20": 272_474,
@@ -22,7 +23,13 @@ PUBLISHED = {
     "vgg11": 132_863_336,
     "vgg16": 138_357_544,
 }
-MULTIPLY_ACCUMULATES = {"resnet18": 1.814e9, "resnet50": 4.089e9, "mobilenet_v2": 0.3008e9, "vgg16": 15.47e9}
+MULTIPLY_ACCUMULATES = {
+    "resnet18": 1.814e9,
+    "resnet50": 4.089e9,
+    "mobilenet_v1": 0.5687e9,
+    "mobilenet_v2": 0.3008e9,
+    "vgg16": 15.47e9,
+}
 
 
 def network(content: bytes, batch_size: int | None = None) -> Network:

@@ -8,16 +8,19 @@ import typer
 from latte_cli.cli.allocate import allocate
 from latte_cli.cli.doctor import doctor
 from latte_cli.cli.estimate import estimate
+from latte_cli.cli.import_files import app as import_files
 from latte_cli.cli.profile import profile
 from latte_cli.cli.store import app as store
+from latte_cli.cli.train_estimator import train_estimator
 from latte_cli.cli.train_selector import train_selector
 from latte_cli.cli.zoo import app as zoo
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "profile": profile,
     "train-selector": train_selector,
+    "train-estimator": train_estimator,
     "estimate": estimate,
     "allocate": allocate,
     "doctor": doctor,
 }
-GROUPS: dict[str, typer.Typer] = {"store": store, "zoo": zoo}
+GROUPS: dict[str, typer.Typer] = {"import": import_files, "store": store, "zoo": zoo}

@@ -13,11 +13,13 @@ from latte_cli.cli.options import (
     ShapeOption,
     StoreOption,
     parse_duration,
+    parse_rate,
     parse_shapes,
     parse_size,
 )
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, duration
+from latte_cli.schedule import Schedule
 from latte_cli.tasks import Layout, Precision
 
 if TYPE_CHECKING:
@@ -61,6 +63,24 @@ def estimate(
     ] = False,
     memory: Annotated[bool, typer.Option("--memory", help="Show what the step holds in memory, call by call.")] = False,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples of an epoch, to print its time.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs over the samples.")] = 1,
+    local_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of a training or a round, instead of epochs.")
+    ] = None,
+    upload: Annotated[
+        float | None,
+        typer.Option(parser=parse_rate, metavar="RATE", help="Sends the parameters at, as in 20Mbit/s."),
+    ] = None,
+    download: Annotated[
+        float | None,
+        typer.Option(parser=parse_rate, metavar="RATE", help="Receives the parameters at, as in 100Mbit/s."),
+    ] = None,
+    loading_rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Samples per second that are loaded while a step computes.")
+    ] = None,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
+    ] = False,
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Leave out, and name, what can be neither looked up nor predicted.")
     ] = False,
@@ -101,12 +121,21 @@ def estimate(
             optimizer=optimizer,
             loss=loss,
             accumulate=accumulate,
+            cuda_graph=cuda_graph,
             allow_unknown=allow_unknown,
             note=console.note,
         )
         for name in names
     ]
-    write_estimates(estimates, form, samples=samples)
+    schedule = Schedule(
+        samples=samples,
+        epochs=epochs,
+        local_steps=local_steps,
+        up_bit_per_s=upload,
+        down_bit_per_s=download,
+        loading_per_s=loading_rate,
+    )
+    write_estimates(estimates, form, schedule=schedule)
     if memory and form is not Format.JSON:
         write_memory(estimates, form)
     _say_doubts(estimates)

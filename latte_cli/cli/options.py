@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.quantities import duration_s, size_bytes
+from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
 from latte_cli.report import Format
 
 StoreOption: TypeAlias = Annotated[
@@ -33,6 +33,9 @@ ShapeOption: TypeAlias = Annotated[
 
 parse_duration = duration_s
 """An option's `parser=` for durations: seconds in `30s`, `2m`, `1h`, `500ms` or a plain number."""
+
+parse_rate = bandwidth_bit_per_s
+"""An option's `parser=` for rates: bits per second in `5Mbit`, `20kbit/s` or a plain number."""
 
 parse_size = size_bytes
 """An option's `parser=` for sizes: bytes in `2GiB`, `512MiB` or a plain number."""

@@ -176,15 +176,17 @@ def _drawn(
     )
     match suite:
         case Suite.QUICK:
-            return suites.with_calibration(suites.quick(seed, limits), count=_CALIBRATION_OF_QUICK)
+            return suites.with_calibration(suites.quick(seed, limits), device.kind, count=_CALIBRATION_OF_QUICK)
         case Suite.STANDARD:
-            return suites.with_calibration(suites.standard(seed, limits))
+            return suites.with_calibration(suites.standard(seed, limits), device.kind)
         case Suite.PAPER:
             return suites.paper(seed, limits, configs=configs)
         case Suite.DEEPBENCH:
             return suites.deepbench(limits)
         case Suite.NETWORK:
-            return suites.with_calibration(suites.networks(networks), first=False, count=_CALIBRATION_OF_QUICK)
+            return suites.with_calibration(
+                suites.networks(networks), device.kind, first=False, count=_CALIBRATION_OF_QUICK
+            )
 
 
 def _advise(summary: "Summary", models: Sequence[Path], slug: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption
-from latte_cli.errors import ExitCode, LatteError
+from latte_cli.cli.training import learned_from, models_folder
 from latte_cli.report import Format, duration
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def train_selector(
     from latte_cli.store import open_store
 
     opened = open_store(store)
-    slugs = _slugs(opened, device)
-    folder = _models(opened, output) / name(slugs, all_devices=not device)
+    slugs = learned_from(opened, device)
+    folder = models_folder(opened, output) / name(slugs, all_devices=not device)
     known = _decisions(opened, slugs)
     with console.progress("fitting", folds + 1) as bar:
         scores = evaluate(known, seed=seed, folds=folds, done=bar.advance)
@@ -54,30 +54,6 @@ def train_selector(
     console.note(f"selector in `{folder}`")
     if output is None:
         console.note(f"next: `latte estimate MODEL.onnx --device {slugs[0]} --strategy latte`")
-
-
-def _slugs(store: "Store", devices: Sequence[str] | None) -> list[str]:
-    """The devices meant, or else those with rows in the store itself; shipped profiles bring their own selectors."""
-    from latte_cli.lookup import profile
-
-    if devices:
-        return sorted({profile(store, device) for device in devices})
-    slugs = [info.device.slug for info in store.info().devices if not info.shipped]
-    if not slugs:
-        raise LatteError(
-            f"`{store.uri}` has no profile yet",
-            hint="`latte profile --budget 2m` makes one; `--device NAME` learns from one that is shipped",
-        )
-    return slugs
-
-
-def _models(store: "Store", output: Path | None) -> Path:
-    models = output or store.models_dir
-    if models is None:
-        raise LatteError(
-            f"`{store.uri}` keeps no selectors", hint="`--output DIR` writes it to a folder", exit_code=ExitCode.USAGE
-        )
-    return models
 
 
 def _decisions(store: "Store", slugs: Sequence[str]) -> list["Decision"]:

@@ -8,7 +8,7 @@ from latte_cli.layers import Convolution
 from latte_cli.lookup import Source, Timing
 from latte_cli.strategies import fits, fixed_name
 
-_WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1}
+_WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}
 _MEASURE = "`latte profile --suite network FILE` measures a model's layers"
 
 
@@ -30,12 +30,13 @@ def doubts(
     unselected: bool = False,
     memory_share: float = 0.0,
     norms_folded: int = 0,
+    waiting_share: float = 0.0,
 ) -> Iterator[Warn]:
     """What there is to say of a step's `calls`.
 
     `missing` parts were left out; rows of that many library `versions` were read; `unselected` convolutions took the
     default for want of a selector; the step holds `memory_share` of the device's memory; an export may have folded
-    `norms_folded` norms into convolutions.
+    `norms_folded` norms into convolutions; a GPU waits for its host for `waiting_share` of the step.
     """
     if norms_folded:
         message = f"no norms, and {norms_folded} convolutions with biases: an export for inference may have folded "
@@ -49,6 +50,11 @@ def doubts(
     if unselected:
         message = "convolutions that were not measured take the framework's default; "
         yield Warn(code="no_selector", message=message + "`latte train-selector` learns to choose for them")
+    if waiting_share > _WORTH_SAYING["host_bound"]:
+        message = (
+            f"the GPU waits for the host {waiting_share:.0%} of the step, which depends on the host's other load; "
+        )
+        yield Warn(code="host_bound", message=message + "a larger `--batch-size` or `--cuda-graph` keeps it busy")
     if memory_share > 1:
         message = f"the step holds {memory_share:.3g} times the device's memory; lower `--batch-size`"
         yield Warn(code="memory", message=message)
@@ -58,7 +64,7 @@ def doubts(
 def _shares(calls: Sequence[Timing]) -> Iterator[Warn]:
     sources: dict[str, tuple[Callable[[Timing], bool], str, str]] = {
         "predicted_share": (lambda call: call.source is Source.PREDICTED, "predicted, not measured", _MEASURE),
-        "extrapolated": (lambda call: call.extrapolated, "larger than or unlike any layer measured", _MEASURE),
+        "extrapolated": (lambda call: bool(call.extrapolated), "beyond what was measured", _MEASURE),
         "noisy": (lambda call: call.noisy, "from noisy rows", "profile again while nothing else runs"),
     }
     total = sum(call.device_s for call in calls) or 1.0
@@ -66,7 +72,9 @@ def _shares(calls: Sequence[Timing]) -> Iterator[Warn]:
         found = [call for call in calls if holds(call)]
         share = sum(call.device_s for call in found) / total
         if share > _WORTH_SAYING[code]:
-            yield Warn(code=code, message=f"{share:.0%} of the step is {what} ({_main_kinds(found)}); {action}")
+            longest = max(found, key=lambda call: call.device_s)
+            which = longest.extrapolated if code == "extrapolated" else _main_kinds(found)
+            yield Warn(code=code, message=f"{share:.0%} of the step is {what} ({which}); {action}")
 
 
 def _main_kinds(calls: Sequence[Timing]) -> str:

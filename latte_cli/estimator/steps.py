@@ -20,11 +20,15 @@ LOSS, UPDATE, ACCUMULATION = "(loss)", "(update)", "(accumulation)"
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What a training step is made of besides the network; `accumulate` passes are made for one update."""
+    """What a training step is made of besides the network; `accumulate` passes are made for one update.
+
+    On a GPU a step may be captured as a CUDA graph, `cuda_graph`, which the host launches at once.
+    """
 
     optimizer: str = "sgd"
     loss: str = "cross-entropy"
     accumulate: int = 1
+    cuda_graph: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Layer, Optimizer, Shape, SoftmaxCrossEntropy
+from latte_cli.layers import Layer, Optimizer, Shape, SoftmaxCrossEntropy, Transfer
 
 Value: TypeAlias = float | str | tuple[float, ...]
 
@@ -113,6 +113,10 @@ class Network:
         shape = self.shapes[self.scores] or (1,)
         classes = shape[1] if len(shape) > 3 else shape[-1]
         return SoftmaxCrossEntropy(rows=prod(shape) // classes, classes=classes)
+
+    def transfer(self) -> Transfer:
+        """The copy of a batch of all inputs to a device with a memory of its own."""
+        return Transfer(elements=sum(prod(shape) for _, shape in self.inputs))
 
     def optimizer(self, function: str) -> Optimizer:
         """The update of all trained parameters by `function`; raises LatteError for a network without any."""

@@ -8,33 +8,36 @@ from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate, LayerTime
 from latte_cli.layers import Phase
 from latte_cli.lookup import Source
 from latte_cli.report import Cell, Format, Table, duration, memories, percent, size, write_csv, write_json, write_table
+from latte_cli.schedule import Schedule
 
 SCHEMA = "latte.estimate/1"
+
+NO_SCHEDULE = Schedule()
 
 _FLAGS = {Source.MEASURED: "", Source.INTERPOLATED: "~", Source.PREDICTED: "*"}
 _LEGEND = {Source.INTERPOLATED: "~ interpolated", Source.PREDICTED: "* predicted"}
 _NAME_WIDTH = 24
 _COLUMNS = (
     *("device", "strategy", "precision", "layout", "threads", "name", "kind", "phase", "algorithm"),
-    *("time_s", "low_s", "high_s", "workspace_bytes", "source"),
+    *("time_s", "low_s", "high_s", "low_80_s", "high_80_s", "workspace_bytes", "source"),
 )
 
 
 def write_estimates(
-    estimates: Sequence[Estimate], form: Format, *, samples: int | None = None, out: TextIO | None = None
+    estimates: Sequence[Estimate], form: Format, *, schedule: Schedule = NO_SCHEDULE, out: TextIO | None = None
 ) -> None:
-    """Write estimates of one network; `samples` adds the time of an epoch."""
+    """Write estimates of one network; the `schedule` adds the times of an epoch and of all steps."""
     if form is Format.JSON:
-        write_json(document(estimates, samples), out)
+        write_json(document(estimates, schedule), out)
     elif form is Format.CSV:
         write_csv(_COLUMNS, list(_lines(estimates)), out)
     elif len(estimates) == 1:
-        write_table(_single(estimates[0], samples), out)
+        write_table(_single(estimates[0], schedule), out)
     else:
-        write_table(_side_by_side(estimates, samples), out)
+        write_table(_side_by_side(estimates, schedule), out)
 
 
-def document(estimates: Sequence[Estimate], samples: int | None = None) -> dict[str, Any]:
+def document(estimates: Sequence[Estimate], schedule: Schedule = NO_SCHEDULE) -> dict[str, Any]:
     """Estimates as the document `latte.estimate/1`."""
     network = estimates[0].network
     return {
@@ -46,11 +49,11 @@ def document(estimates: Sequence[Estimate], samples: int | None = None) -> dict[
             "parameters": network.parameters,
             "trained_parameters": network.trained_parameters,
         },
-        "estimates": [_entry(estimate, samples) for estimate in estimates],
+        "estimates": [_entry(estimate, schedule) for estimate in estimates],
     }
 
 
-def _entry(estimate: Estimate, samples: int | None) -> dict[str, Any]:
+def _entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
     settings = estimate.settings
     return {
         "device": estimate.device.slug,
@@ -63,6 +66,7 @@ def _entry(estimate: Estimate, samples: int | None) -> dict[str, Any]:
             "optimizer": estimate.optimizer,
             "loss": estimate.step.loss,
             "accumulate": estimate.step.accumulate,
+            "cuda_graph": estimate.step.cuda_graph,
             "library_versions": dict(settings.library_versions),
         },
         "totals": {
@@ -73,14 +77,53 @@ def _entry(estimate: Estimate, samples: int | None) -> dict[str, Any]:
             "step_s": estimate.step_s,
             "step_low_s": estimate.step_low_s,
             "step_high_s": estimate.step_high_s,
-            "epoch_s": estimate.epoch_s(samples) if samples else None,
+            "step_low_80_s": estimate.step_low_80_s,
+            "step_high_80_s": estimate.step_high_80_s,
+            **_scheduled(estimate, schedule),
             "memory_bytes": estimate.memory_bytes,
+            "energy_j": estimate.energy_j,
+            "transfer_s": estimate.transfer_s,
         },
         "memory": memories.entry(estimate.memory),
         "layers": [_layer(part) | {"count": part.count} for part in estimate.parts],
         "missing": list(estimate.missing),
         "warnings": [{"code": warn.code, "message": warn.message} for warn in estimate.warnings],
     }
+
+
+def _scheduled(estimate: Estimate, schedule: Schedule) -> dict[str, float | int | None]:
+    """The times that the schedule asks for; null for those that it says nothing of."""
+    batch, parameters = estimate.samples_per_step, estimate.network.parameters
+    epoch = schedule.epoch_steps(batch)
+    low, middle, high = (
+        schedule.round_s(step_s, batch, parameters)
+        for step_s in (estimate.step_low_s, estimate.step_s, estimate.step_high_s)
+    )
+    return {
+        "paced_step_s": schedule.paced_s(estimate.step_s, batch),
+        "epoch_s": epoch * schedule.paced_s(estimate.step_s, batch) if epoch else None,
+        "steps": schedule.steps(batch),
+        "moving_s": schedule.moving_s(parameters),
+        "round_s": middle,
+        "round_low_s": low,
+        "round_high_s": high,
+    }
+
+
+def _schedule_lines(estimate: Estimate, schedule: Schedule) -> dict[str, str]:
+    """What the schedule asks for, by name, for people."""
+    found = _scheduled(estimate, schedule)
+    lines = {}
+    if (paced_s := found["paced_step_s"]) and paced_s > estimate.step_s:
+        lines["step, waiting for data"] = duration(paced_s)
+    if epoch_s := found["epoch_s"]:
+        lines[f"epoch of {schedule.samples} samples"] = duration(epoch_s)
+    low, middle, high = found["round_low_s"], found["round_s"], found["round_high_s"]
+    if low and middle and high and (schedule.epochs > 1 or schedule.local_steps or found["moving_s"]):
+        moved = f", {duration(found['moving_s'])} of it moving parameters" if found["moving_s"] else ""
+        interval = f"95 % between {duration(low)} and {duration(high)}"
+        lines[f"{found['steps']} steps"] = f"{duration(middle)}, {interval}{moved}"
+    return lines
 
 
 def _layer(part: LayerTime) -> dict[str, Cell]:
@@ -93,6 +136,8 @@ def _layer(part: LayerTime) -> dict[str, Cell]:
         "time_s": part.device_s,
         "low_s": part.low_s,
         "high_s": part.high_s,
+        "low_80_s": part.low_80_s,
+        "high_80_s": part.high_80_s,
         "workspace_bytes": part.workspace_bytes,
         "source": part.source,
     }
@@ -112,12 +157,12 @@ def _lines(estimates: Sequence[Estimate]) -> Iterator[tuple[Cell, ...]]:
             yield tuple(values[column] for column in _COLUMNS)
 
 
-def _single(estimate: Estimate, samples: int | None) -> Table:
+def _single(estimate: Estimate, schedule: Schedule) -> Table:
     return Table(
         title=f"{estimate.network.name}, batch {estimate.network.batch_size}: {estimate.strategy}\non {_on(estimate)}",
         columns=("layer", ">forward", ">backward", "algorithm"),
         rows=[_row(name, parts) for name, parts in _by_name(estimate).items()],
-        footer=[*_legend(estimate.parts), *_totals(estimate, samples)],
+        footer=[*_legend(estimate.parts), *_totals(estimate, schedule)],
     )
 
 
@@ -160,15 +205,19 @@ def _legend(parts: Sequence[LayerTime]) -> Iterator[str]:
         yield text
 
 
-def _totals(estimate: Estimate, samples: int | None) -> Iterator[str]:
+def _totals(estimate: Estimate, schedule: Schedule) -> Iterator[str]:
     low, high = duration(estimate.step_low_s), duration(estimate.step_high_s)
     titles = ("forward", "backward", "loss", "update")
     split = (estimate.forward_s, estimate.backward_s, estimate.other_s, estimate.update_s)
     yield "  ".join(f"{title} {duration(seconds)}" for title, seconds in zip(titles, split, strict=True))
     yield f"step {duration(estimate.step_s)}, 95 % of steps between {low} and {high}"
-    if samples:
-        yield f"epoch of {samples} samples {duration(estimate.epoch_s(samples))}"
+    for title, text in _schedule_lines(estimate, schedule).items():
+        yield f"{title} {text}"
     yield f"memory {size(estimate.memory_bytes)}; {_shares(estimate)}"
+    if estimate.transfer_s:
+        yield f"copying a batch to the GPU {duration(estimate.transfer_s)}, beside the step"
+    if estimate.energy_j:
+        yield f"energy {estimate.energy_j:.3g} J"
     if estimate.missing:
         yield f"left out: {', '.join(estimate.missing)}"
 
@@ -181,12 +230,12 @@ def _shares(estimate: Estimate) -> str:
     return ", ".join(f"{percent(share / total)} {source}" for source, share in shares.items() if share)
 
 
-def _side_by_side(estimates: Sequence[Estimate], samples: int | None) -> Table:
+def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
     """A column for each device, a line for each layer and total; letters stand for the devices' long names."""
     layers = [_by_name(estimate) for estimate in estimates]
     names = [name for name in layers[0] if name not in (LOSS, UPDATE, ACCUMULATION)]
     rows = [(_short(name), *(_time(found.get(name, ())) for found in layers)) for name in names]
-    totals = [_total_cells(estimate, samples) for estimate in estimates]
+    totals = [_total_cells(estimate, schedule) for estimate in estimates]
     rows += [("", *("" for _ in estimates)), *((title, *(cells[title] for cells in totals)) for title in totals[0])]
     letters = ascii_uppercase[: len(estimates)]
     parts = [part for estimate in estimates for part in estimate.parts]
@@ -201,7 +250,7 @@ def _side_by_side(estimates: Sequence[Estimate], samples: int | None) -> Table:
     )
 
 
-def _total_cells(estimate: Estimate, samples: int | None) -> dict[str, str]:
+def _total_cells(estimate: Estimate, schedule: Schedule) -> dict[str, str]:
     cells = {
         "forward": duration(estimate.forward_s),
         "backward": duration(estimate.backward_s),
@@ -212,6 +261,8 @@ def _total_cells(estimate: Estimate, samples: int | None) -> dict[str, str]:
         "step, most (95 %)": duration(estimate.step_high_s),
         "memory": size(estimate.memory_bytes),
     }
-    if samples:
-        cells[f"epoch of {samples}"] = duration(estimate.epoch_s(samples))
+    found = _scheduled(estimate, schedule)
+    for title, seconds in ((f"epoch of {schedule.samples}", found["epoch_s"]), ("round", found["round_s"])):
+        if seconds:
+            cells[title] = duration(seconds)
     return cells

@@ -1,0 +1,57 @@
+"""`latte train-estimator`: learn the times of layers that were not measured, from the rows of the store."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latte_cli.cli import console
+from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption
+from latte_cli.cli.training import learned_from, models_folder
+from latte_cli.errors import LatteError
+from latte_cli.report import Format
+from latte_cli.tasks import Layout, Precision
+
+
+def train_estimator(
+    device: DeviceOption = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the estimators. [default: beside the store's rows]")
+    ] = None,
+    form: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """Learn the times of layers that were not measured, and say how far off they are on layers left out.
+
+    One estimator for each device: a roofline for each kind and phase, or what the shipped estimator of another such
+    device says where that is nearer (not with --output), corrected by boosted trees. Errors are those on layers that
+    the trees were not fitted on. `latte estimate` does the same by itself when a layer has to be predicted.
+    """
+    from latte_cli.lookup import Lookup
+    from latte_cli.report.time_models import write_errors
+    from latte_cli.store import open_store
+    from latte_cli.time_model import fit, folder_name, prior_of, save
+
+    opened = open_store(store)
+    slugs = learned_from(opened, device)
+    folder = models_folder(opened, output)
+    models = []
+    with console.progress("fitting", len(slugs)) as bar:
+        for done, slug in enumerate(slugs, start=1):
+            timings = Lookup(opened, slug, precision=Precision.FP32, layout=Layout.NCHW).everything()
+            rows = [timing for timing in timings if not timing.task.layer.free]
+            if not rows:
+                raise LatteError(f"`{slug}` has no times to learn from", hint="`latte profile --budget 2m` makes some")
+            prior = None if output else prior_of(opened, slug, console.note)  # what is given away stands for itself
+            models.append(fit(rows, opened.device(slug), opened.fingerprint(slug), prior=prior))
+            bar.advance(done, slug)
+    write_errors([model.card for model in models], form)
+    for model in models:
+        place = folder / folder_name(model.card.device)
+        try:
+            save(model, place)
+        except OSError as exc:
+            raise LatteError(f"cannot write `{place}`: {exc.strerror}", hint="`--output DIR` writes elsewhere") from exc
+        console.note(f"estimator in `{place}`")
+    if output is None:
+        console.note(f"next: `latte estimate MODEL.onnx --device {slugs[0]}`")

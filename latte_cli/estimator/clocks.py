@@ -1,0 +1,84 @@
+"""Two clocks: the host asks for the calls of a step one after the other, and the device carries them out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from latte_cli.estimator.steps import ACCUMULATION, LOSS, UPDATE
+from latte_cli.layers import Phase
+
+
+class Call(Protocol):
+    """A call of a step, made `count` times: seconds on the device, and for the host to ask for it."""
+
+    @property
+    def name(self) -> str:
+        """The node's name, or LOSS, UPDATE or ACCUMULATION."""
+
+    @property
+    def phase(self) -> Phase:
+        """Forward, or one of the backward phases, or update."""
+
+    @property
+    def device_s(self) -> float:
+        """Seconds on the device."""
+
+    @property
+    def host_s(self) -> float:
+        """Seconds until the host can ask for the next call."""
+
+    @property
+    def count(self) -> int:
+        """How often a step makes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spans:
+    """The seconds of the parts of a step; `other_s` is the loss, and adding gradients up."""
+
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    update_s: float = 0.0
+    other_s: float = 0.0
+
+
+def one_clock(calls: Iterable[Call]) -> Spans:
+    """Calls that the host itself carries out, as on a CPU: the sums of their times."""
+    spent = dict.fromkeys(("forward_s", "backward_s", "update_s", "other_s"), 0.0)
+    for call in calls:
+        spent[_part(call)] += call.count * call.device_s
+    return Spans(**spent)
+
+
+def two_clocks(calls: Sequence[Call], *, asked_at_once: bool = False) -> Spans:
+    """Calls that a device queues: each begins when the one before has ended and the host has asked for it.
+
+    A step begins with an empty queue, as one does whose loss was read. What a call adds to the device's clock, with
+    the waiting before it, is its part's. `asked_at_once`, as by a CUDA graph, the host costs nothing.
+    """
+    spent = dict.fromkeys(("forward_s", "backward_s", "update_s", "other_s"), 0.0)
+    host_s = device_s = 0.0
+    for call in _in_order(calls):
+        before = device_s
+        for _ in range(call.count):
+            host_s += 0.0 if asked_at_once else call.host_s
+            device_s = max(device_s, host_s) + call.device_s
+        spent[_part(call)] += device_s - before
+    return Spans(**spent)
+
+
+def _part(call: Call) -> str:
+    if call.name == UPDATE:
+        return "update_s"
+    if call.name in (LOSS, ACCUMULATION):
+        return "other_s"
+    return "forward_s" if call.phase is Phase.FORWARD else "backward_s"
+
+
+def _in_order(calls: Sequence[Call]) -> Iterable[Call]:
+    """Forward through the network, the loss, backward from its end, and what is done with the gradients."""
+    own = [call for call in calls if call.name not in (LOSS, UPDATE, ACCUMULATION)]
+    yield from (call for call in own if call.phase is Phase.FORWARD)
+    yield from (call for call in calls if call.name == LOSS)
+    yield from (call for call in reversed(own) if call.phase is not Phase.FORWARD)
+    yield from (call for call in calls if call.name in (UPDATE, ACCUMULATION))

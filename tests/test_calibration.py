@@ -1,0 +1,73 @@
+"""Calibration: factors from networks that were run whole, with times that are set."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.estimator.calibration import Calibration, calibrated, calibration_pairs
+from latte_cli.estimator.steps import LOSS, UPDATE, Step, training_step
+from latte_cli.layers import Phase, Whole
+from latte_cli.lookup import Timing
+from latte_cli.network.calibration import CALIBRATION, calibration_networks
+from latte_cli.tasks import Settings, Task
+
+
+def timing(pair, seconds):
+    task = Task(layer=pair[0], phase=pair[1], algorithm=FRAMEWORK_DEFAULT, settings=Settings(threads=2))
+    return (Timing(task=task, device_s=seconds, host_s=seconds, low_s=seconds, high_s=seconds),)
+
+
+def profile(forward_s, backward_s, count, layer_s=1.0):
+    """Each layer takes `layer_s`; within the first `count` networks it takes so much less, forward and backward."""
+    measured = {pair: timing(pair, layer_s) for pair in calibration_pairs("cpu") if not isinstance(pair[0], Whole)}
+    for whole, network in calibration_networks("cpu")[:count]:
+        works = [work for work in training_step(network, Step()) if not work.layer.free]
+        own = [work for work in works if work.name not in (LOSS, UPDATE)]
+        calls = sum(work.phase is Phase.FORWARD for work in own)
+        times = ((layer_s - forward_s) * calls, (layer_s - backward_s) * (len(own) - calls), 1.5 * layer_s)
+        for phase, time_s in zip((Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE), times, strict=True):
+            measured[whole, phase] = timing((whole, phase), time_s)
+    return measured
+
+
+def test_a_profile_without_whole_networks_leaves_the_sums_alone():
+    assert calibrated(profile(0.2, 0.2, 0), "cpu") == Calibration()
+
+
+def test_what_a_call_takes_less_within_a_network_is_found_and_drawn_to_nothing():
+    found = calibrated(profile(0.2, 0.1, 4), "cpu")
+    assert found.networks == 4
+    assert found.forward_s == pytest.approx(0.2 * 4 / 5)
+    assert found.backward_s == pytest.approx(0.1 * 4 / 5)
+    assert calibrated(profile(0.2, 0.1, 1), "cpu").forward_s == pytest.approx(0.1)
+    assert 0 < found.spread < 0.1
+
+
+def test_a_call_may_take_longer_within_a_network():
+    found = calibrated(profile(-0.2, -0.1, 4), "cpu")
+    assert found.forward_s == pytest.approx(-0.16)
+    assert found.factor("conv1", Phase.FORWARD, 1.0) == pytest.approx(1.16)
+
+
+def test_a_network_with_an_unmeasured_layer_does_not_count():
+    measured = profile(0.2, 0.2, 2)
+    first = next(iter(measured))
+    del measured[first]
+    assert calibrated(measured, "cpu").networks < 2
+
+
+def test_the_loss_keeps_its_time_and_no_call_takes_none():
+    found = calibrated(profile(0.2, 0.1, 4), "cpu")
+    assert found.factor(LOSS, Phase.BACKWARD, 1.0) == 1
+    assert found.factor(UPDATE, Phase.UPDATE, 1.0) == pytest.approx(1.5 ** (4 / 5))
+    assert found.factor("conv1", Phase.BACKWARD_FILTER, 2.0) == pytest.approx(1 - found.backward_s / 2)
+    assert found.factor("conv1", Phase.FORWARD, 2.0) == pytest.approx(1 - found.forward_s / 2)
+    assert found.factor("conv1", Phase.FORWARD, 1e-3) == 0.25
+
+
+def test_the_networks_are_none_that_accuracy_is_told_of():
+    evaluated = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks/estimate_accuracy.py"))["CASES"]
+    assert evaluated
+    assert not {name for nets in CALIBRATION.values() for name, *_ in nets} & {case.architecture for case in evaluated}

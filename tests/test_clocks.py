@@ -1,0 +1,66 @@
+"""Two clocks: the slower of host and device sets the pace of a step."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from latte_cli.estimator.clocks import Spans, one_clock, two_clocks
+from latte_cli.estimator.steps import LOSS, UPDATE
+from latte_cli.layers import Phase
+
+
+@dataclass(frozen=True)
+class Made:
+    name: str
+    phase: Phase
+    device_s: float
+    host_s: float
+    count: int = 1
+
+
+def step(device_s: float, host_s: float, nodes: int = 4) -> list[Made]:
+    names = [f"conv{index}" for index in range(nodes)]
+    own = [Made(name, phase, device_s, host_s) for name in names for phase in (Phase.FORWARD, Phase.BACKWARD)]
+    loss = [Made(LOSS, phase, device_s, host_s) for phase in (Phase.FORWARD, Phase.BACKWARD)]
+    return [*own, *loss, Made(UPDATE, Phase.UPDATE, device_s, host_s)]
+
+
+def total(spans: Spans) -> float:
+    return spans.forward_s + spans.backward_s + spans.update_s + spans.other_s
+
+
+def test_on_one_clock_times_add_up() -> None:
+    spans = one_clock(step(2.0, 5.0))
+    assert spans == Spans(forward_s=8.0, backward_s=8.0, update_s=2.0, other_s=4.0)
+
+
+def test_a_slow_device_works_without_a_pause_after_the_first_call() -> None:
+    assert total(two_clocks(step(2.0, 0.5))) == pytest.approx(0.5 + 11 * 2.0)
+
+
+def test_a_slow_host_sets_the_pace_and_the_last_call_follows() -> None:
+    assert total(two_clocks(step(0.5, 2.0))) == pytest.approx(11 * 2.0 + 0.5)
+
+
+def test_a_graph_costs_the_host_nothing() -> None:
+    assert total(two_clocks(step(0.5, 2.0), asked_at_once=True)) == pytest.approx(11 * 0.5)
+
+
+def test_the_device_catches_up_while_the_host_is_ahead() -> None:
+    """A long call hides the asking for the short ones behind it."""
+    long_one = Made("conv", Phase.FORWARD, 10.0, 1.0)
+    short = [Made(f"relu{index}", Phase.FORWARD, 0.1, 1.0) for index in range(5)]
+    assert two_clocks([long_one, *short]).forward_s == pytest.approx(1.0 + 10.0 + 5 * 0.1)
+    assert two_clocks([*short, long_one]).forward_s == pytest.approx(6 * 1.0 + 10.0)
+
+
+def test_backward_runs_from_the_end_of_the_network() -> None:
+    """The first backward call waits for nothing but the loss; it is the last node's."""
+    first, last = (Made(name, Phase.BACKWARD, time_s, 1.0) for name, time_s in (("first", 0.1), ("last", 10.0)))
+    assert two_clocks([first, last]).backward_s == pytest.approx(1.0 + 10.0 + 0.1)
+
+
+def test_repeated_calls_are_made_as_often() -> None:
+    calls = [Made("conv", Phase.FORWARD, 2.0, 0.5, count=3)]
+    assert two_clocks(calls).forward_s == pytest.approx(0.5 + 3 * 2.0)
+    assert one_clock(calls).forward_s == pytest.approx(6.0)

@@ -1,0 +1,82 @@
+"""Operands and calls of layers, as far as no device decides."""
+
+import pytest
+import torch
+
+from latte_cli.backends.torch_layers import (
+    FRAMEWORK_CONVOLUTIONS,
+    backward_call,
+    layer_call,
+    operands,
+    overhead_s,
+    weights_type,
+)
+from latte_cli.layers import Activation, Convolution, Linear, Optimizer, Phase, Transfer
+from latte_cli.tasks import Precision, Settings
+
+AUTOCAST = Settings(precision=Precision.BF16_AUTOCAST)
+LAYER = Convolution(batch=2, in_channels=3, out_channels=4, input=(8, 8), kernel=(3, 3), bias=True)
+
+
+def test_autocast_keeps_weights_in_single_precision_and_computes_in_half() -> None:
+    o = operands(LAYER, AUTOCAST)
+    assert o.x.dtype == o.gy.dtype == torch.bfloat16
+    assert weights_type(Precision.BF16_AUTOCAST) == torch.float32
+    assert o.master is not None
+    assert o.master.dtype == torch.float32
+    assert torch.equal(o.weight(), o.master.bfloat16())
+    assert FRAMEWORK_CONVOLUTIONS[Phase.FORWARD](LAYER, o).dtype == torch.bfloat16
+    assert FRAMEWORK_CONVOLUTIONS[Phase.BACKWARD_FILTER](LAYER, o).dtype == torch.float32
+    assert FRAMEWORK_CONVOLUTIONS[Phase.BACKWARD_DATA](LAYER, o).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+def test_elsewhere_weights_are_what_is_computed_with(precision: Precision) -> None:
+    o = operands(LAYER, Settings(precision=precision))
+    assert o.master is None
+    assert o.weight() is o.w
+    assert o.gradient(o.w) is o.w
+    assert weights_type(precision) == o.w.dtype
+
+
+def test_recorded_operands_make_autograd_follow_and_leave_the_others_alone() -> None:
+    o = operands(LAYER, Settings())
+    out = FRAMEWORK_CONVOLUTIONS[Phase.FORWARD](LAYER, o.recorded())
+    assert out.requires_grad
+    assert not o.w.requires_grad
+    assert not FRAMEWORK_CONVOLUTIONS[Phase.FORWARD](LAYER, o).requires_grad
+
+
+def test_gradients_of_a_linear_layer_under_autocast_are_those_of_its_master_weights() -> None:
+    call = layer_call(Linear(rows=4, in_features=6, out_features=5), Phase.BACKWARD_FILTER, AUTOCAST)
+    result = call.call()
+    assert isinstance(result, torch.Tensor)
+    assert (result.dtype, tuple(result.shape)) == (torch.float32, (5, 6))
+
+
+def test_a_batch_is_copied_in_single_precision_under_autocast() -> None:
+    copied = layer_call(Transfer(elements=12), Phase.FORWARD, AUTOCAST).call()
+    assert isinstance(copied, torch.Tensor)
+    assert copied.dtype == torch.float32
+
+
+def test_an_update_cannot_be_repeated_without_new_gradients() -> None:
+    update = layer_call(Optimizer(function="sgd", tensors=2, elements=10), Phase.UPDATE, Settings())
+    assert not update.repeatable
+    assert layer_call(Activation(function="relu", shape=(2, 3)), Phase.BACKWARD, Settings()).repeatable
+
+
+def test_dropping_what_a_backward_call_left_keeps_the_next_from_adding_to_it() -> None:
+    leaf = torch.ones(3, requires_grad=True)
+    call = backward_call(leaf * 2, [leaf])
+    call.call()
+    once = leaf.grad
+    assert once is not None
+    call.drop()
+    call.call()
+    assert leaf.grad is not None
+    assert torch.equal(leaf.grad, once)
+
+
+def test_a_backward_call_costs_something_beyond_its_nodes() -> None:
+    assert 0 < overhead_s() < 0.01
