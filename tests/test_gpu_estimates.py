@@ -138,6 +138,15 @@ def test_networks_that_the_device_paces_tell_of_both():
     assert found.host_forward == pytest.approx(0.8 ** (6 / 7))
 
 
+def test_hosts_that_differ_from_network_to_network_widen_what_is_known_of_them():
+    alike, different = measured(0.5, 3.0, 1.5), measured(0.5, 3.0, 1.5)
+    for whole, _ in calibration_networks("cuda")[:3]:
+        for phase in (Phase.FORWARD, Phase.BACKWARD):
+            (one,) = different[whole, phase]
+            different[whole, phase] = (replace(one, host_s=2 * one.host_s),)
+    assert calibrated(different, "cuda").host_spread > calibrated(alike, "cuda").host_spread + 0.2
+
+
 def test_a_cpu_has_one_clock():
     whole_and_layers = {pair: timing(pair, 1.0, 7.0) for pair in calibration_pairs("cpu")}
     found = calibrated(whole_and_layers, "cpu")

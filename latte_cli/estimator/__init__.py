@@ -318,7 +318,9 @@ class Estimator:
         queued = self.device.kind == "cuda"
         spans = two_clocks(parts, asked_at_once=step.cuda_graph) if queued else one_clock(parts)
         step_s = spans.forward_s + spans.backward_s + spans.update_s + spans.other_s
-        (low_s, high_s), (low_80_s, high_80_s) = _intervals(parts, timings, step_s, self._calibration.spread)
+        waiting = 1 - sum(part.count * part.device_s for part in parts) / step_s if queued and step_s else 0.0
+        spread = hypot(self._calibration.spread, waiting * self._calibration.host_spread)
+        (low_s, high_s), (low_80_s, high_80_s) = _intervals(parts, timings, step_s, spread)
         held = memory(network, step, self._lookup.precision, _workspaces(parts))
         return Estimate(
             device=self.device,
@@ -349,7 +351,7 @@ class Estimator:
                     unselected=self._unselected,
                     memory_share=held.peak.live_bytes / (self.device.memory_bytes or inf),
                     norms_folded=folded_norms(network),
-                    waiting_share=1 - sum(part.count * part.device_s for part in parts) / step_s if step_s else 0.0,
+                    waiting_share=waiting,
                 )
             ),
         )
@@ -402,7 +404,8 @@ def _intervals(
     h is half the interval of what errs together: all calls of one layer and phase, which share their rows, and the
     predictions of one kind and phase, which share a model; of these h² = a (Σ hᵢ)² + (1 - a) Σ hᵢ², where a is the
     share of the variance that neighbours have in common. d is what moves every layer alike: the deviation of the
-    logarithm of the reference kernel's drift, at least 5 %, and that of the calibration networks, `calibrated`.
+    logarithm of the reference kernel's drift, at least 5 %, and that of the calibration networks, `calibrated`, with
+    the host's for the share of the step in which a GPU waits for it.
     """
     if not parts:
         return (0.0, 0.0), (0.0, 0.0)

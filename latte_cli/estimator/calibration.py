@@ -30,7 +30,7 @@ class Calibration:
     Alone, after caches were flushed, a call pays for its code as well as its data, whatever its size: `forward_s` and
     `backward_s` are the seconds that it takes less within a network (more, where they are negative). `update` is the
     factor on an optimizer's update, the others are on a GPU's host. `spread` is the deviation of the logarithm of a
-    step that is left; `networks` is how many these come from.
+    step that is left, `host_spread` of the host's time for it; `networks` is how many these come from.
     """
 
     forward_s: float = 0.0
@@ -40,6 +40,7 @@ class Calibration:
     host_backward: float = 1.0
     host_update: float = 1.0
     spread: float = 0.0
+    host_spread: float = 0.0
     networks: int = 0
 
     def factor(self, name: str, phase: Phase, device_s: float) -> float:
@@ -75,6 +76,11 @@ class _Sums:
         """log(whole / sum of the layers) of a part, on the device (0) or the host (1)."""
         return log(self.whole[phase][clock] / self.layers[phase][clock])
 
+    def host_error(self, forward: float, backward: float) -> float:
+        """log(whole / sum) of both passes on the host, with the logarithms of its factors."""
+        own = {Phase.FORWARD: exp(forward), Phase.BACKWARD: exp(backward)}
+        return log(sum(self.whole[p][1] for p in own) / sum(own[p] * self.layers[p][1] for p in own))
+
     def error(self, forward_s: float, backward_s: float) -> float:
         """log(whole / sum) of both passes on the device, with so much taken off each call."""
         sums = [
@@ -102,9 +108,10 @@ def calibrated(measured: Timings, kind: str) -> Calibration:
     paced = [sums for sums in found if kind == "cpu" or sums.paced_by_device]
     forward_s, backward_s = (_less_s(paced, phase) for phase in _PARTS[:2])
     update = _drawn_to_zero([sums.ratio(Phase.UPDATE, 0) for sums in found]) if kind == "cpu" else 0.0
-    host = [0.0, 0.0, 0.0]
+    host, host_spread = [0.0, 0.0, 0.0], 0.0
     if kind != "cpu":
         host = [_drawn_to_zero([sums.ratio(phase, 1) for sums in found]) for phase in _PARTS]
+        host_spread = sqrt(fmean(sums.host_error(host[0], host[1]) ** 2 for sums in found))
     return Calibration(
         forward_s=forward_s,
         backward_s=backward_s,
@@ -113,6 +120,7 @@ def calibrated(measured: Timings, kind: str) -> Calibration:
         host_backward=exp(host[1]),
         host_update=exp(host[2]),
         spread=sqrt(fmean(sums.error(forward_s, backward_s) ** 2 for sums in paced)) if paced else 0.0,
+        host_spread=host_spread,
         networks=len(found),
     )
 
