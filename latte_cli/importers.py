@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import IO, Protocol, TypeAlias
 
-from latte_cli.algorithms import FRAMEWORK_BENCHMARK, HEURISTIC, Algorithm
+from latte_cli.algorithms import FRAMEWORK_BENCHMARK, HEURISTIC, Algorithm, kernel_family
 from latte_cli.backends import Device
 from latte_cli.backends.host import slug
 from latte_cli.errors import LatteError
@@ -350,7 +350,7 @@ _NEUSIGHT_COLUMNS = (
 
 
 def _neusight(text: IO[str], device: Device, tally: Tally) -> Iterator[Measurement]:
-    """Forward passes in torch's benchmark mode, with the kernels that ran; a layer that comes again is another pass."""
+    """Forward passes in torch's benchmark mode, and the family that their kernels tell; again is another pass."""
     seen: Counter[Task] = Counter()
     for number, row in _csv(text, _NEUSIGHT_COLUMNS, tally):
         try:
@@ -375,14 +375,20 @@ def _neusight(text: IO[str], device: Device, tally: Tally) -> Iterator[Measureme
         except (ValueError, TypeError, LatteError) as exc:
             tally.refuse(number, exc)
             continue
+        kernels = tuple(name.strip() for name in row["Kernels"].split(";") if name.strip())
         yield Measurement(
             task=task,
             device=device,
             sweep_pass=seen[task],
             evidence=Evidence.SUMMARY,
             summary_s=seconds,
-            kernels=tuple(name.strip() for name in row["Kernels"].split(";") if name.strip()),
+            kernels=kernels,
         )
+        if family := kernel_family(kernels):
+            won = replace(task, algorithm=Algorithm(library="cudnn", name=family))
+            yield Measurement(
+                task=won, device=device, sweep_pass=seen[task], evidence=Evidence.LABEL, ranking=(family,)
+            )
         seen[task] += 1
 
 

@@ -153,8 +153,13 @@ def test_a_find_database_of_no_known_gpu_needs_a_name(store, tmp_path):
 
 def test_kernels_of_a_benchmarked_layer_tell_the_family(store, tmp_path):
     device, tally = import_file(written(tmp_path / "a.csv", NEUSIGHT), Source.NEUSIGHT_CSV, store)
-    assert (device.slug, tally.rows, tally.unreadable) == ("some-gpu-80gb", 2, 1)
-    first, second = rows(store)
+    assert (device.slug, tally.rows, tally.unreadable) == ("some-gpu-80gb", 4, 1)
+    first, second = (row for row in rows(store) if row.evidence is Evidence.SUMMARY)
+    families = [row for row in rows(store) if row.evidence is Evidence.LABEL]
+    assert [(row.sweep_pass, row.task.algorithm.name) for row in families] == [
+        (0, "implicit_gemm"),
+        (1, "implicit_gemm"),
+    ]
     assert first.task == second.task
     assert first.task.algorithm == FRAMEWORK_BENCHMARK
     assert (first.sweep_pass, second.sweep_pass) == (0, 1)

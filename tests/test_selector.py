@@ -1,6 +1,7 @@
 """The selector: what it learns from, what it may choose, how it is judged, and its files."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,10 +13,11 @@ import pytest
 from made_choices import DEVICE, FORWARD, MATRIX, SETTINGS, TRANSFORMED, convolution, profile, row
 
 from latte_cli import selector as selectors
-from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, HEURISTIC, Algorithm
 from latte_cli.backends import Device
 from latte_cli.errors import LatteError
-from latte_cli.layers import Activation, Layer, Phase
+from latte_cli.layers import Activation, Convolution, Layer, Phase
+from latte_cli.measure import Evidence, Measurement, Outcome
 from latte_cli.selector import Decision, Selector
 from latte_cli.selector.evaluation import fold_numbers, taken_s
 from latte_cli.store import open_store
@@ -64,6 +66,53 @@ def test_settings_and_devices_are_decided_apart() -> None:
         for device in (DEVICE, laptop)
     ]
     assert len(selectors.decisions(rows)) == 4
+
+
+WON = {MATRIX: 3, TRANSFORMED: 1}
+
+
+def label(layer: Convolution, algorithm: Algorithm, number: int, ranking: tuple[str, ...] = ()) -> Measurement:
+    return replace(
+        row(layer, algorithm, None, sweep_pass=number), evidence=Evidence.LABEL, outcome=Outcome.OK, ranking=ranking
+    )
+
+
+def labels() -> list[Measurement]:
+    """Of every layer three rows of four say what its rule says, and cuDNN's heuristic the other."""
+    rows = []
+    for decision in selectors.decisions(profile()):
+        right, wrong = decision.best, MATRIX if decision.best != MATRIX else TRANSFORMED
+        rows += [label(decision.layer, right if number else wrong, number) for number in range(4)]
+        rows.append(label(decision.layer, HEURISTIC, 0, (wrong.name,)))
+    return rows
+
+
+def test_who_won_is_a_decision_too_and_conflicting_rows_are_shares() -> None:
+    layer, other = convolution(8, 8), convolution(8, 16)
+    rows = [label(layer, won, number) for won, count in WON.items() for number in range(count)]
+    rows += [label(other, FRAMEWORK_DEFAULT, 0), label(layer, HEURISTIC, 0, (TRANSFORMED.name,))]
+    first, second = selectors.decisions(rows)
+    assert (first.best, first.count, first.heuristic) == (MATRIX, 4, TRANSFORMED)
+    assert [first.share(one) for one in (MATRIX, TRANSFORMED, FRAMEWORK_DEFAULT)] == [0.75, 0.25, 0.0]
+    assert set(first.candidates) == set(second.candidates) == {MATRIX, TRANSFORMED, FRAMEWORK_DEFAULT}
+    assert (second.best, second.heuristic) == (FRAMEWORK_DEFAULT, None)
+
+
+def test_labels_with_times_of_the_same_layer_are_left_to_the_times() -> None:
+    layer = convolution(8, 8)
+    rows = [row(layer, FRAMEWORK_DEFAULT, 1.0), row(layer, MATRIX, 2.0), label(layer, MATRIX, 0)]
+    (decision,) = selectors.decisions(rows)
+    assert (decision.best, decision.wins) == (FRAMEWORK_DEFAULT, ())
+
+
+def test_a_selector_learns_from_labels_and_is_judged_by_the_rows_that_agree() -> None:
+    known = selectors.decisions(labels())
+    scores = {score.method: score for score in selectors.evaluate(known) if score.phase == "all"}
+    assert scores["oracle"].top1 == pytest.approx(0.75)  # the ceiling that conflicting rows leave
+    assert scores["heuristic"].top1 == pytest.approx(0.25)
+    assert scores["majority_class"].top1 < scores["selector"].top1 <= 0.75
+    assert scores["selector"].top1 > 0.6
+    assert math.isnan(scores["selector"].regret_geomean)
 
 
 def test_layers_that_differ_in_batch_or_bias_share_a_fold() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import isnan
 from typing import Any, TextIO
 
 from latte_cli.report import Format, Table, percent, ratio, write_csv, write_json, write_table
@@ -46,7 +47,11 @@ def _sorted(scores: Sequence[Score]) -> list[Score]:
 def _row(score: Score) -> tuple[str, ...]:
     return (
         *(score.device, score.phase, score.precision, score.method.replace("_", " ")),
-        *(percent(score.top1), percent(score.within_5pct)),
-        *(ratio(score.regret_geomean), ratio(score.regret_p95), ratio(score.regret_p99)),
-        *(ratio(score.regret_total_time), str(score.layers)),
+        *(percent(score.top1), percent(_known(score.within_5pct))),
+        *map(ratio, map(_known, (score.regret_geomean, score.regret_p95, score.regret_p99, score.regret_total_time))),
+        str(score.layers),
     )
+
+
+def _known(value: float) -> float | None:
+    return None if isnan(value) else value

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from math import nan
 from statistics import median
 from typing import TypeAlias
 
@@ -30,7 +31,8 @@ Picks: TypeAlias = Mapping[int, Algorithm]
 class Score:
     """How good a method's choices are; regret is the time of the choice over the best time.
 
-    `regret_total_time` is the ratio of the sums over all decisions; `layers` counts different layers.
+    `regret_total_time` is the ratio of the sums over all decisions; `layers` counts different layers. Where it is known
+    only who won, `top1` is the share of rows that agree, and the rest is not a number.
     """
 
     device: str
@@ -49,7 +51,8 @@ class Score:
 def evaluate(
     decisions: Sequence[Decision], *, seed: int = 0, folds: int = 5, done: Callable[[float], None] = lambda parts: None
 ) -> list[Score]:
-    """Scores of the selector, the majority class, the framework's default and the oracle, by device and precision.
+    """Scores of the selector, the majority class, the framework's default, a library's own heuristic and the oracle, by
+    device and precision.
 
     Each decision is judged by a selector fitted without any layer of the same shape, whatever its batch. A choice that
     did not run counts as the slowest that did. `done` hears how many folds are done.
@@ -67,6 +70,9 @@ def evaluate(
         done(fold + 1)
     has_default = (index for index, decision in enumerate(decisions) if FRAMEWORK_DEFAULT in decision.times_s)
     picks["framework_default"] = dict.fromkeys(has_default, FRAMEWORK_DEFAULT)
+    picks["heuristic"] = {
+        index: decision.heuristic for index, decision in enumerate(decisions) if decision.heuristic is not None
+    }
     picks["oracle"] = {index: decision.best for index, decision in enumerate(decisions)}
     return [score for method, each in picks.items() for score in score_groups(decisions, method, each)]
 
@@ -98,7 +104,7 @@ def _majority(train: Sequence[Decision], test: Mapping[int, Decision]) -> dict[i
     """For each decision, of the algorithms tried, the one that wins most often in its device's phase."""
     wins: defaultdict[tuple[str, str, str], Counter[Algorithm]] = defaultdict(Counter)
     for decision in train:
-        wins[_class(decision)][decision.best] += 1
+        wins[_class(decision)].update(dict(decision.wins) or {decision.best: 1})
     return {
         index: max(decision.tried, key=lambda algorithm: (wins[_class(decision)][algorithm], str(algorithm)))
         for index, decision in test.items()
@@ -124,20 +130,23 @@ def score_groups(decisions: Sequence[Decision], method: str, picks: Picks) -> li
 
 def _score(method: str, key: tuple[str, str, str], decisions: Sequence[Decision], picks: Sequence[Algorithm]) -> Score:
     slug, precision, phase = key
-    best = np.array([decision.times_s[decision.best] for decision in decisions])
-    chosen = np.array([taken_s(decision, pick) for decision, pick in zip(decisions, picks, strict=True)])
+    pairs = list(zip(decisions, picks, strict=True))
+    timed = [(decision, pick) for decision, pick in pairs if decision.times_s]
+    best = np.array([decision.times_s[decision.best] for decision, _ in timed])
+    chosen = np.array([taken_s(decision, pick) for decision, pick in timed])
     regret: npt.NDArray[np.float64] = chosen / best
+    rows = sum(decision.count for decision in decisions)
     return Score(
         device=slug,
         phase=phase,
         precision=precision,
         method=method,
-        top1=float(np.mean(regret == 1)),
-        within_5pct=float(np.mean(regret <= 1.05)),
-        regret_geomean=float(np.exp(np.mean(np.log(regret)))),
-        regret_p95=float(np.quantile(regret, 0.95)),
-        regret_p99=float(np.quantile(regret, 0.99)),
-        regret_total_time=float(chosen.sum() / best.sum()),
+        top1=sum(decision.count * decision.share(pick) for decision, pick in pairs) / rows,
+        within_5pct=float(np.mean(regret <= 1.05)) if timed else nan,
+        regret_geomean=float(np.exp(np.mean(np.log(regret)))) if timed else nan,
+        regret_p95=float(np.quantile(regret, 0.95)) if timed else nan,
+        regret_p99=float(np.quantile(regret, 0.99)) if timed else nan,
+        regret_total_time=float(chosen.sum() / best.sum()) if timed else nan,
         layers=len({decision.layer for decision in decisions}),
     )
 

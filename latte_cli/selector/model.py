@@ -15,7 +15,7 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import Device
 from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION, FEATURES, Matrix, informative, matrix
-from latte_cli.layers import Convolution, Layer, Phase
+from latte_cli.layers import Convolution, Layer, Phase, layer_text
 from latte_cli.lookup import Pair, sort
 from latte_cli.selector.decisions import Decision
 from latte_cli.tasks import Layout, Precision, Settings
@@ -166,11 +166,12 @@ def fit(decisions: Sequence[Decision], *, seed: int = 0, scores: Sequence[Any] =
     if len({decision.shape for decision in decisions}) < _LEAST_SHAPES:
         raise too_few(decisions)
     devices = sorted({decision.device.slug for decision in decisions})
-    algorithms = sorted({algorithm for decision in decisions for algorithm in decision.times_s}, key=_order)
+    algorithms = sorted({algorithm for decision in decisions for algorithm in decision.ran}, key=_order)
     codes = np.array([devices.index(decision.device.slug) for decision in decisions])
     features = _features(decisions)
     rows, places, losses = _candidates(decisions, algorithms)
     data = _data(features[rows], codes[rows], places, losses)
+    data.set_weight([decisions[row].count for row in rows])
     card = Card(
         devices=devices,
         algorithms=algorithms,
@@ -201,16 +202,20 @@ def _order(algorithm: Algorithm) -> tuple[str, str, int]:
 
 
 def _candidates(decisions: Sequence[Decision], algorithms: Sequence[Algorithm]) -> tuple[Places, Places, Array]:
-    """Decision, algorithm and loss (1 - best time / time) of everything that was tried."""
+    """Decision, algorithm and loss of everything that was tried: 1 - best time / time, or how often it did not win."""
     places = {algorithm: place for place, algorithm in enumerate(algorithms)}
     cells = []
     for row, decision in enumerate(decisions):
-        best_s = decision.times_s[decision.best]
-        for algorithm, time_s in decision.times_s.items():
-            cells.append((row, places[algorithm], 1 - best_s / time_s))
+        cells += [(row, places[algorithm], _loss(decision, algorithm)) for algorithm in decision.ran]
         cells += [(row, places[refused], _REFUSED) for refused in decision.refused if refused in places]
     rows, columns, losses = zip(*cells, strict=True)
     return np.array(rows), np.array(columns), np.array(losses)
+
+
+def _loss(decision: Decision, algorithm: Algorithm) -> float:
+    if decision.times_s:
+        return 1 - decision.times_s[decision.best] / decision.times_s[algorithm]
+    return 1 - decision.share(algorithm)
 
 
 def _features(decisions: Sequence[Decision]) -> Matrix:
@@ -237,8 +242,9 @@ def _data(features: Matrix, devices: Places, algorithms: Places, losses: Array |
 
 
 def _fingerprint(decisions: Iterable[Decision]) -> str:
-    timings = (f"{d.device.slug} {t.task.id} {t.device_s!r}" for d in decisions for t in d.timings)
-    return sha256("\n".join(sorted(timings)).encode()).hexdigest()
+    known = [f"{d.device.slug} {t.task.id} {t.device_s!r}" for d in decisions for t in d.timings]
+    known += [f"{d.device.slug} {layer_text(d.layer)} {d.phase} {d.settings} {d.wins}" for d in decisions if d.wins]
+    return sha256("\n".join(sorted(known)).encode()).hexdigest()
 
 
 # What ran before
@@ -253,7 +259,7 @@ def _ran(decisions: Sequence[Decision], algorithms: Sequence[Algorithm]) -> dict
     found: defaultdict[str, set[Algorithm]] = defaultdict(set)
     for decision in decisions:
         for key in _sort_keys(decision.device, decision.settings, decision.layer, decision.phase):
-            found[key].update(decision.times_s)
+            found[key].update(decision.ran)
     return {key: sorted(map(algorithms.index, each)) for key, each in sorted(found.items())}
 
 
