@@ -66,7 +66,7 @@ def evaluate(
         train = [decision for decision, number in zip(decisions, own, strict=True) if number != fold]
         test = {index: decision for index, decision in enumerate(decisions) if own[index] == fold}
         picks["selector"].update(selected(fit(train, seed=seed), test))
-        picks["majority_class"].update(_majority(train, test))
+        picks["majority_class"].update(majority(train, test))
         done(fold + 1)
     has_default = (index for index, decision in enumerate(decisions) if FRAMEWORK_DEFAULT in decision.times_s)
     picks["framework_default"] = dict.fromkeys(has_default, FRAMEWORK_DEFAULT)
@@ -100,7 +100,7 @@ def selected(selector: Selector, decisions: Mapping[int, Decision]) -> dict[int,
     return picks
 
 
-def _majority(train: Sequence[Decision], test: Mapping[int, Decision]) -> dict[int, Algorithm]:
+def majority(train: Sequence[Decision], test: Mapping[int, Decision]) -> dict[int, Algorithm]:
     """For each decision, of the algorithms tried, the one that wins most often in its device's phase."""
     wins: defaultdict[tuple[str, str, str], Counter[Algorithm]] = defaultdict(Counter)
     for decision in train:

@@ -35,12 +35,12 @@ _TREES = {
     "objective": "reg:squarederror",
     "base_score": 0.0,
     "tree_method": "hist",
-    "max_depth": 6,
     "eta": 0.1,
     "min_child_weight": 5,
     "subsample": 0.8,
     "colsample_bytree": 0.8,
 }
+_DEPTHS = ((2000, 8), (0, 6))  # from so many decisions on: more of them tell finer rules from noise
 _REFUSED = 1.0  # the loss of what did not run: that of an algorithm which takes for ever
 _SOFT = 0.1  # loss that makes a candidate e times less likely
 _LEAST_SHAPES = 4
@@ -185,7 +185,8 @@ def fit(decisions: Sequence[Decision], *, seed: int = 0, scores: Sequence[Any] =
         scores=[asdict(score) for score in scores],
         versions={"latte": __version__, "xgboost": xgboost.__version__, "python": platform.python_version()},
     )
-    return Selector(card, xgboost.train({**_TREES, "seed": seed}, data, num_boost_round=_ROUNDS))
+    depth = next(depth for least, depth in _DEPTHS if len(decisions) >= least)
+    return Selector(card, xgboost.train({**_TREES, "max_depth": depth, "seed": seed}, data, num_boost_round=_ROUNDS))
 
 
 def too_few(decisions: Sequence[Decision]) -> LatteError:
