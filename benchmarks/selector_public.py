@@ -11,7 +11,7 @@ fastest solver. A folder that is not there is skipped.
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,14 +19,14 @@ from pathlib import Path
 from latte_cli.algorithms import Algorithm
 from latte_cli.importers import Source, import_file
 from latte_cli.layers import layer_text
-from latte_cli.report import Table, percent, ratio, write_table
+from latte_cli.report import Format
+from latte_cli.report.selectors import write_scores
 from latte_cli.selector import Decision, Score, decisions, fit
 from latte_cli.selector.evaluation import majority, score_groups, selected
 from latte_cli.store import Store, open_store
 from latte_cli.tasks import Precision
 
 FAMILIES = {0: "gemm", 1: "direct", 2: "fft", 3: "winograd", 5: "implicit_gemm"}
-COLUMNS = ("data", "phase", "method", ">top-1", ">within 5 %", ">regret", ">p99", ">total", ">layers")
 
 
 def held_out(decision: Decision) -> bool:
@@ -82,21 +82,11 @@ def judged(train: Sequence[Decision], test: Sequence[Decision]) -> list[Score]:
     own = dict(enumerate(test))
     picks = {
         "selector": selected(fit(train), own),
-        "majority class": majority(train, own),
+        "majority_class": majority(train, own),
         "heuristic": {index: d.heuristic for index, d in own.items() if d.heuristic is not None},
         "oracle": {index: d.best for index, d in own.items()},
     }
     return [score for method, each in picks.items() for score in score_groups(test, method, each)]
-
-
-def lines(title: str, scores: Iterable[Score]) -> Iterator[tuple[str, ...]]:
-    for one in scores:
-        known = [None if value != value else value for value in (one.within_5pct, one.regret_geomean)]
-        more = [None if value != value else value for value in (one.regret_p99, one.regret_total_time)]
-        yield (
-            *(title, one.phase, one.method, percent(one.top1), percent(known[0]), ratio(known[1])),
-            *(*map(ratio, more), str(one.layers)),
-        )
 
 
 def main() -> int:
@@ -108,7 +98,7 @@ def main() -> int:
     given = parser.parse_args()
     given.store.mkdir(parents=True, exist_ok=True)
     store = open_store(str(given.store), shipped=False)
-    rows: list[tuple[str, ...]] = []
+    scores: list[Score] = []
     for title, slug in imported(given.data, store):
         if given.only and given.only not in title:
             continue
@@ -118,9 +108,9 @@ def main() -> int:
         if given.tuning:
             train, test = [d for d in train if fold(d)], [d for d in train if not fold(d)]
         start = time.perf_counter()
-        rows += lines(title, judged(train, test))
+        scores += judged(train, test)
         print(f"{title}: {len(train)} learned from, {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    write_table(Table(columns=COLUMNS, rows=rows))
+    write_scores(scores, Format.TABLE)
     return 0
 
 

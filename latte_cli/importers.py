@@ -16,15 +16,14 @@ from typing import IO, Protocol, TypeAlias
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, HEURISTIC, Algorithm, kernel_family
 from latte_cli.backends import Device
+from latte_cli.backends.cudnn.convolutions import ALGORITHMS, LARGEST_TENSOR
+from latte_cli.backends.cudnn.library import version
 from latte_cli.backends.host import slug
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Evidence, Measurement
 from latte_cli.store import Store
 from latte_cli.tasks import Layout, Precision, Settings, Task
-
-MOST_ELEMENTS = 2**31 - 1
-"""The elements of the largest tensor that cuDNN and MIOpen describe."""
 
 _NAMED = 5
 
@@ -130,7 +129,7 @@ def _digest(path: Path) -> str:
 
 def _checked(layer: Convolution) -> Convolution:
     for shape in (*layer.input_shapes, layer.output_shape, *layer.parameter_shapes):
-        if prod(shape) > MOST_ELEMENTS:
+        if prod(shape) > LARGEST_TENSOR:
             raise Dropped("a tensor of 2^31 elements or more")
     return layer
 
@@ -138,10 +137,6 @@ def _checked(layer: Convolution) -> Convolution:
 # LATTE's own tables
 
 
-_CUDNN_FORWARD = (
-    *("IMPLICIT_GEMM", "IMPLICIT_PRECOMP_GEMM", "GEMM", "DIRECT", "FFT", "FFT_TILING", "WINOGRAD"),
-    "WINOGRAD_NONFUSED",
-)
 _LATTE_COLUMNS = (
     *("input_n", "input_c", "input_h", "input_w", "output_c", "kernel_h", "kernel_w", "padding_height"),
     *("padding_width", "stride_height", "stride_width", "dilation_h", "dilation_w", "label"),
@@ -150,15 +145,14 @@ _LATTE_COLUMNS = (
 
 def _latte_winners(text: IO[str], device: Device, tally: Tally) -> Iterator[Measurement]:
     """Which of cuDNN's forward algorithms won, as `cudnnFind` saw it; a layer that comes again is another pass."""
-    for layer, name, vendor_id, again in _latte(text, tally):
-        algorithm = Algorithm(library="cudnn", name=name, vendor_id=vendor_id)
-        yield _label(layer, algorithm, (name,), again, device)
+    for layer, algorithm, again in _latte(text, tally):
+        yield _label(layer, algorithm, (algorithm.name,), again, device)
 
 
 def _latte_heuristic(text: IO[str], device: Device, tally: Tally) -> Iterator[Measurement]:
     """What cuDNN's heuristic answered."""
-    for layer, name, _, again in _latte(text, tally):
-        yield _label(layer, HEURISTIC, (name,), again, device)
+    for layer, algorithm, again in _latte(text, tally):
+        yield _label(layer, HEURISTIC, (algorithm.name,), again, device)
 
 
 def _label(
@@ -168,18 +162,19 @@ def _label(
     return Measurement(task=task, device=device, sweep_pass=again, evidence=Evidence.LABEL, ranking=ranking)
 
 
-def _latte(text: IO[str], tally: Tally) -> Iterator[tuple[Convolution, str, int, int]]:
-    """Layers with the name and number of an algorithm, and how often each came before."""
+def _latte(text: IO[str], tally: Tally) -> Iterator[tuple[Convolution, Algorithm, int]]:
+    """Layers with the algorithm that their label numbers among cuDNN's forward ones, and how often each came before."""
+    algorithms = ALGORITHMS[Phase.FORWARD]
     seen: Counter[Convolution] = Counter()
     for number, row in _csv(text, _LATTE_COLUMNS, tally):
         try:
             values = [int(row[name]) for name in _LATTE_COLUMNS]
             layer = _checked(_latte_layer(*values[:-1]))
-            name = _CUDNN_FORWARD[_within(values[-1], len(_CUDNN_FORWARD))]
+            algorithm = algorithms[_within(values[-1], len(algorithms))]
         except (ValueError, TypeError, LatteError) as exc:
             tally.refuse(number, exc)
             continue
-        yield layer, name, values[-1], seen[layer]
+        yield layer, algorithm, seen[layer]
         seen[layer] += 1
 
 
@@ -394,10 +389,8 @@ def _neusight(text: IO[str], device: Device, tally: Tally) -> Iterator[Measureme
 
 @lru_cache
 def _neusight_settings(cudnn: str, torch: str) -> Settings:
-    number = int(float(cudnn))
-    unit = 10_000 if number >= 90_000 else 1000
-    version = f"{number // unit}.{number % unit // 100}.{number % 100}"
-    return Settings(library_versions=(("cudnn", version), ("torch", torch.removeprefix("p"))))
+    dotted = ".".join(map(str, version(int(float(cudnn)))))
+    return Settings(library_versions=(("cudnn", dotted), ("torch", torch.removeprefix("p"))))
 
 
 # Whose rows they are

@@ -468,8 +468,10 @@ def time_model(
 def prior_of(store: Store, slug: str, note: Callable[[str], None] = lambda text: None) -> Prior | None:
     """A shipped model of another device of the kind of `slug`, where the store has its rows."""
     own, models = store.device(slug), shipped_models()
-    for device in store.devices() if models else ():
-        if models and device.kind == own.kind and device.slug != slug:
+    if models is None:
+        return None
+    for device in store.devices():
+        if device.kind == own.kind and device.slug != slug:
             model = _load(models / folder_name(device.slug), store.fingerprint(device.slug), None, note)
             if model:
                 return Prior(device, model)

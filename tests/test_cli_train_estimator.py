@@ -1,18 +1,15 @@
 import csv
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from made_choices import DEVICE, profile
+from running import latte
 
 from latte_cli.store import Store, open_store
 from latte_cli.time_model import time_model
-
-LATTE = str(Path(sys.executable).with_name("latte"))
 
 
 @pytest.fixture
@@ -25,13 +22,7 @@ def store() -> Store:
     return store
 
 
-def run(*arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [LATTE, "train-estimator", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+run = partial(latte, "train-estimator")
 
 
 def test_the_estimator_lies_where_estimates_look_for_it(store: Store) -> None:

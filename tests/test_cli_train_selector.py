@@ -1,19 +1,17 @@
 import csv
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from made_choices import DEVICE, profile
+from running import latte
 
 from latte_cli import selector as selectors
 from latte_cli.backends import Device
 from latte_cli.store import Store, open_store
 
-LATTE = str(Path(sys.executable).with_name("latte"))
 LAPTOP = Device(slug="lap", kind="cpu", name="a laptop")
 
 
@@ -31,13 +29,7 @@ def fill(store: Store, device: Device, rows: int | None = None) -> None:
             writer.append(measurement)
 
 
-def run(*arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [LATTE, "train-selector", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+run = partial(latte, "train-selector")
 
 
 def test_the_selector_lies_where_estimates_look_for_it(store: Store) -> None:

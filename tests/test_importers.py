@@ -3,11 +3,11 @@
 import bz2
 import gzip
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from running import latte
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, HEURISTIC, Algorithm, kernel_family
 from latte_cli.errors import LatteError
@@ -16,8 +16,6 @@ from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Evidence
 from latte_cli.store import open_store
 from latte_cli.tasks import Layout, Precision
-
-LATTE = str(Path(sys.executable).with_name("latte"))
 
 LATTE_ROWS = """\
 input_n,input_c,input_h,input_w,output_c,kernel_h,kernel_w,padding_height,padding_width,stride_height,stride_width,dilation_h,dilation_w,label
@@ -198,11 +196,7 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(store, tmp_path):
             import_file(path, Source.MIOPEN_FINDDB, store)
 
 
-def run(*arguments: object, code: int = 0) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run([LATTE, "import", *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+run = partial(latte, "import")
 
 
 def test_the_command_says_what_became_of_the_lines(tmp_path):

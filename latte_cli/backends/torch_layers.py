@@ -162,13 +162,17 @@ def weights_type(precision: Precision) -> torch.dtype:
     return torch.float32 if precision is Precision.BF16_AUTOCAST else DTYPES[precision]
 
 
+def _master(w: Tensor, settings: Settings) -> Tensor | None:
+    return w.float() if settings.precision is Precision.BF16_AUTOCAST else None
+
+
 def operands(layer: Convolution, settings: Settings, device: str = "cpu") -> Operands:
     """Random operands of a convolution."""
     w = random(layer.weight_shape, settings, device)
     return Operands(
         x=random(layer.input_shapes[0], settings, device),
         w=w,
-        master=w.float() if settings.precision is Precision.BF16_AUTOCAST else None,
+        master=_master(w, settings),
         b=random((layer.out_channels,), settings, device) if layer.bias else None,
         gy=random(layer.output_shape, settings, device),
     )
@@ -240,7 +244,7 @@ def _linear(layer: Linear, phase: Phase, settings: Settings, device: str) -> Lay
     w = random((layer.out_features, layer.in_features), settings, device)
     b = random((layer.out_features,), settings, device) if layer.bias else None
     gy = random(layer.output_shape, settings, device)
-    o = Operands(x=x, w=w, b=b, gy=gy, master=w.float() if settings.precision is Precision.BF16_AUTOCAST else None)
+    o = Operands(x=x, w=w, b=b, gy=gy, master=_master(w, settings))
 
     def backward_filter() -> Tensor:
         if layer.bias:

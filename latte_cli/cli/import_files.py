@@ -7,7 +7,6 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption, StoreOption
-from latte_cli.importers import Source
 from latte_cli.report import Format
 
 app = typer.Typer(help="Read what others have measured and published.", no_args_is_help=True)
@@ -31,7 +30,7 @@ def latte_csv(
     store: StoreOption = None,
 ) -> None:
     """LATTE's dataset: forward convolutions, each with the cuDNN algorithm that won."""
-    _imported(files, Source.LATTE_CSV, name, form, store, heuristic=heuristic)
+    _imported(files, "latte-csv", name, form, store, heuristic=heuristic)
 
 
 @app.command("miopen-finddb")
@@ -42,7 +41,7 @@ def miopen_finddb(
     store: StoreOption = None,
 ) -> None:
     """MIOpen's Find database as text, shipped or the one ROCm keeps for its user: every solver with its time."""
-    _imported(files, Source.MIOPEN_FINDDB, name, form, store)
+    _imported(files, "miopen-finddb", name, form, store)
 
 
 @app.command("neusight-csv")
@@ -53,19 +52,19 @@ def neusight_csv(
     store: StoreOption = None,
 ) -> None:
     """NeuSight's tables: forward convolutions in torch's benchmark mode, with the kernels that ran."""
-    _imported(files, Source.NEUSIGHT_CSV, name, form, store)
+    _imported(files, "neusight-csv", name, form, store)
 
 
 def _imported(
     files: list[Path],
-    source: Source,
+    source: str,
     name: str | None,
     form: Format,
     store: str | None,
     *,
     heuristic: bool = False,
 ) -> None:
-    from latte_cli.importers import import_file
+    from latte_cli.importers import Source, import_file
     from latte_cli.report.imports import Import, write_imports
     from latte_cli.store import open_store
 
@@ -73,7 +72,9 @@ def _imported(
     found = []
     with console.progress("importing", None) as bar:
         for path in files:
-            device, tally = import_file(path, source, opened, name=name, heuristic=heuristic, progress=bar.advance)
+            device, tally = import_file(
+                path, Source(source), opened, name=name, heuristic=heuristic, progress=bar.advance
+            )
             found.append(Import(path=path, device=device, tally=tally))
     write_imports(found, form)
     for one in found:
