@@ -3,7 +3,8 @@
 Imports the files of a folder (`latte/`, `miopen/`, `neusight/`, as published) into a store of its own, learns from the
 layers whose stable hash is not 0 modulo 5, and is judged on the others: the share of rows that agree with the choice
 and, where times are known, the time of the choice over the best. MIOpen's solvers are judged by family, each with its
-fastest solver. A folder that is not there is skipped.
+fastest solver. Where there are several devices, `all_devices` is one selector for them together, and `other_devices`
+one that has not seen the device. A folder that is not there is skipped.
 
     python benchmarks/selector_public.py [--data ../shared/data] [--store build/public] [--tuning]
 """
@@ -11,6 +12,7 @@ fastest solver. A folder that is not there is skipped.
 import argparse
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -20,9 +22,9 @@ from latte_cli.algorithms import Algorithm
 from latte_cli.importers import Source, import_file
 from latte_cli.layers import layer_text
 from latte_cli.report import Format
-from latte_cli.report.selectors import write_scores
-from latte_cli.selector import Decision, Score, decisions, fit
-from latte_cli.selector.evaluation import majority, score_groups, selected
+from latte_cli.report.selectors import write_evaluation
+from latte_cli.selector import Decision, Evaluation, Score, decisions, fit
+from latte_cli.selector.evaluation import across_devices, majority, score_groups, selected
 from latte_cli.store import Store, open_store
 from latte_cli.tasks import Precision
 
@@ -42,7 +44,7 @@ def imported(data: Path, store: Store) -> Iterator[tuple[str, str]]:
     """Read what is there once; the titles and devices of the data."""
     wanted = [(Source.LATTE_CSV, data / "latte/ground_truth.csv.gz", "latte-dataset", False)]
     wanted += [(Source.LATTE_CSV, data / "latte/dataset_heuristic.csv.gz", "latte-dataset", True)]
-    wanted += [(Source.MIOPEN_FINDDB, path, None, False) for path in sorted((data / "miopen").glob("gfx90878*.bz2"))]
+    wanted += [(Source.MIOPEN_FINDDB, path, None, False) for path in sorted((data / "miopen").glob("*.bz2"))]
     wanted += [(Source.NEUSIGHT_CSV, path, None, False) for path in sorted((data / "neusight").glob("*.csv.gz"))]
     found: dict[str, str] = {}
     for source, path, name, heuristic in wanted:
@@ -78,7 +80,7 @@ def by_family(decision: Decision) -> Decision:
     return replace(decision, timings=tuple(best.values()), refused=())
 
 
-def judged(train: Sequence[Decision], test: Sequence[Decision]) -> list[Score]:
+def judged(train: Sequence[Decision], test: Sequence[Decision], *, perceptron: bool) -> list[Score]:
     own = dict(enumerate(test))
     picks = {
         "selector": selected(fit(train), own),
@@ -86,6 +88,8 @@ def judged(train: Sequence[Decision], test: Sequence[Decision]) -> list[Score]:
         "heuristic": {index: d.heuristic for index, d in own.items() if d.heuristic is not None},
         "oracle": {index: d.best for index, d in own.items()},
     }
+    if perceptron:
+        picks["perceptron_as_published"] = selected(fit(train, kind="mlp"), own)
     return [score for method, each in picks.items() for score in score_groups(test, method, each)]
 
 
@@ -99,6 +103,7 @@ def main() -> int:
     given.store.mkdir(parents=True, exist_ok=True)
     store = open_store(str(given.store), shipped=False)
     scores: list[Score] = []
+    groups: defaultdict[str, list[tuple[list[Decision], list[Decision]]]] = defaultdict(list)
     for title, slug in imported(given.data, store):
         if given.only and given.only not in title:
             continue
@@ -108,9 +113,13 @@ def main() -> int:
         if given.tuning:
             train, test = [d for d in train if fold(d)], [d for d in train if not fold(d)]
         start = time.perf_counter()
-        scores += judged(train, test)
+        scores += judged(train, test, perceptron=title.startswith("latte"))
+        groups[title.split()[0]].append((train, test))
         print(f"{title}: {len(train)} learned from, {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    write_scores(scores, Format.TABLE)
+    for parts in groups.values():
+        if len(parts) > 1:
+            scores += across_devices(*([d for part in parts for d in part[side]] for side in (0, 1)))
+    write_evaluation(Evaluation(scores=tuple(scores)), Format.TABLE)
     return 0
 
 

@@ -1,44 +1,39 @@
 """How good the selector's choices are on layers it has not seen, beside simpler methods and the noise of the rows.
 
 Judges on grouped folds, split anew for each seed: no layer is judged by a selector that has learned from one of the
-same shape, whatever its batch. Prints the mean over the seeds and, after ±, half the distance between the least and the
-largest. `another pass` chooses by one pass of the rows and is judged by another one: no method can be told to be
-better than that. Ends with code 1 if the selector's regret is not below the framework default's.
+same shape, whatever its batch. Where most rows were measured again in later passes, choices learned from the first one
+are judged by those; `another pass` takes the first pass's own winners, and no method can be told to be better than
+that. Prints the mean over the seeds and, after ±, half the distance between the least and the largest; then quality
+under limits of workspace, the learning curve, what the trees look at, and what a choice costs beside measuring.
+Ends with code 1 if the selector's regret is not below the framework default's.
 
-    python benchmarks/selector_quality.py [--store URI] [--device NAME ...] [--seeds 3] [--folds 5]
+    python benchmarks/selector_quality.py [--store URI] [--device NAME ...] [--seeds 3] [--folds 5] [--kind xgboost]
 """
 
 import argparse
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import permutations
-from math import exp, log
-from statistics import fmean
+from itertools import pairwise
+from math import exp, log, nan
+from statistics import fmean, median
 
 from latte_cli.errors import LatteError
 from latte_cli.measure import Measurement
-from latte_cli.report import Table, duration, percent, write_table
-from latte_cli.selector import Decision, Score, decisions, evaluate, fit, prediction_s
-from latte_cli.selector.evaluation import score_groups
+from latte_cli.network.onnx import read
+from latte_cli.network.zoo import export
+from latte_cli.quantities import size_bytes
+from latte_cli.report import Table, duration, percent, size, write_table
+from latte_cli.selector import KINDS, Decision, Score, Selector, by_pass, decisions, evaluate, fit
+from latte_cli.selector.evaluation import cold_prediction_s
 from latte_cli.store import open_store
 
-COLUMNS = ("device", "precision", "phase", "method", ">regret", ">p95", ">total", ">top-1", ">within 5 %", ">layers")
-
-
-def between_passes(rows: Sequence[Measurement]) -> list[Score]:
-    """Scores of choosing by one pass when judged by another."""
-    passes: defaultdict[int, list[Measurement]] = defaultdict(list)
-    for row in rows:
-        passes[row.sweep_pass].append(row)
-    by_pass = [{key(each): each for each in decisions(own)} for own in passes.values()]
-    pairs = [(one[k], other[k]) for one, other in permutations(by_pass, 2) for k in one.keys() & other.keys()]
-    able = [(one, other) for one, other in pairs if one.best in other.times_s]
-    return score_groups([other for _, other in able], "another pass", {i: one.best for i, (one, _) in enumerate(able)})
-
-
-def key(decision: Decision) -> tuple[object, ...]:
-    return decision.device.slug, decision.settings, decision.layer, decision.phase
+COLUMNS = (
+    *("device", "precision", "phase", "method", "limit"),
+    *(">regret", ">p95", ">p99", ">total", ">top-1", ">within 5 %", ">layers"),
+)
+BREAK_S = 30.0
 
 
 def spread(values: Iterable[float]) -> str:
@@ -48,13 +43,13 @@ def spread(values: Iterable[float]) -> str:
 
 
 def lines(scores: Sequence[Score]) -> Iterator[tuple[str, ...]]:
-    groups: defaultdict[tuple[str, str, str, str], list[Score]] = defaultdict(list)
+    groups: defaultdict[tuple[str, str, str, str, int | None], list[Score]] = defaultdict(list)
     for score in scores:
-        groups[score.device, score.precision, score.phase, score.method].append(score)
-    for (device, precision, phase, method), own in sorted(groups.items(), key=lambda item: item[0][:3]):
+        groups[score.device, score.precision, score.phase, score.method, score.limit_bytes].append(score)
+    for (device, precision, phase, method, limit), own in sorted(groups.items(), key=lambda item: item[0][:3]):
         yield (
-            *(device, precision, phase, method.replace("_", " ")),
-            *(spread(getattr(each, name) for each in own) for name in ("regret_geomean", "regret_p95")),
+            *(device, precision, phase, method.replace("_", " "), "" if limit is None else size(limit)),
+            *(spread(getattr(each, name) for each in own) for name in ("regret_geomean", "regret_p95", "regret_p99")),
             spread(each.regret_total_time for each in own),
             *(percent(fmean(getattr(each, name) for each in own)) for name in ("top1", "within_5pct")),
             str(own[0].layers),
@@ -63,8 +58,33 @@ def lines(scores: Sequence[Score]) -> Iterator[tuple[str, ...]]:
 
 def regret(scores: Sequence[Score], method: str, device: str) -> float:
     """The geometric mean over seeds, precisions and phases."""
-    own = [each for each in scores if (each.method, each.device, each.phase) == (method, device, "all")]
-    return exp(fmean(log(each.regret_geomean) for each in own)) if own else float("nan")
+    own = [
+        each
+        for each in scores
+        if (each.method, each.device, each.phase, each.limit_bytes) == (method, device, "all", None)
+    ]
+    return exp(fmean(log(each.regret_geomean) for each in own)) if own else nan
+
+
+def measuring_s(rows: Sequence[Measurement]) -> float:
+    """Seconds that a sweep took for all algorithms of one layer's phase, by the clock: breaks are left out."""
+    first = sorted(row.measured_at for row in rows if row.sweep_pass == 0)
+    spent_s = sum(step for step in (after - before for before, after in pairwise(first)) if 0 < step < BREAK_S)
+    return spent_s / max(1, len({(row.device.slug, row.task.settings, row.task.layer, row.task.phase) for row in rows}))
+
+
+def resnet50_s(selector: Selector, like: Decision) -> tuple[float, float, int]:
+    """Seconds to choose for the convolutions of ResNet-50 in three phases, first and again; how many differ."""
+    first, again, different = [], [], 0
+    for batch in range(2, 13):
+        network = read(export("resnet50"), name="resnet50", sha256="", batch_size=batch, allow_unknown=False)
+        pairs = [(layer, phase) for layer in network.layers if layer.kind == "convolution" for phase in layer.phases]
+        different = len(set(pairs))
+        for times in (first, again):
+            start = time.perf_counter()
+            selector.choose(pairs, like.settings, like.device)
+            times.append(time.perf_counter() - start)
+    return median(first), median(again), different
 
 
 def main() -> int:
@@ -73,15 +93,46 @@ def main() -> int:
     parser.add_argument("--device", metavar="NAME", action="append")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--kind", choices=KINDS, default="xgboost")
+    parser.add_argument("--limits", default="64MiB,16MiB,4MiB,1MiB", help="of each call's workspace")
     arguments = parser.parse_args()
     store = open_store(arguments.store)
     slugs = arguments.device or [device.slug for device in store.devices()]
     rows = [row for slug in slugs for row in store.measurements(slug, kinds={"convolution"})]
     known = decisions(rows)
-    judged = [evaluate(known, seed=seed, folds=arguments.folds) for seed in range(arguments.seeds)]
-    scores = [score for each in judged for score in each]
-    write_table(Table(columns=COLUMNS, rows=list(lines([*scores, *between_passes(rows)]))))
-    print(f"a prediction for 53 convolutions in 3 phases takes {duration(prediction_s(fit(known), known))}")
+    first, later = by_pass(rows)
+    if 2 * len(later) < len(first):
+        first, later = known, {}
+    judged = [
+        evaluate(
+            first,
+            later=later or None,
+            kind=arguments.kind,
+            seed=seed,
+            folds=arguments.folds,
+            limits=[size_bytes(text) for text in arguments.limits.split(",") if text],
+            curve=not seed,
+        )
+        for seed in range(arguments.seeds)
+    ]
+    scores = [score for each in judged for score in each.scores]
+    write_table(Table(columns=COLUMNS, rows=list(lines(scores))))
+    print(f"{len(rows)} rows of {len(known)} choices; {len(later)} judged by later passes")
+    for point in judged[0].curve:
+        print(f"after {point.layers} layers: regret {point.regret_geomean:.3f}, top-1 {percent(point.top1)}")
+    print(f"confidences are off by {percent(fmean(each.calibration_error for each in judged))} in the mean")
+    selector = fit(known, kind=arguments.kind)
+    told = [f"{name} {percent(share)}" for name, share in list(selector.card.importance.items())[:10]]
+    print(f"what tells most: {', '.join(told) or 'not known'}")
+    cold_s, warm_s, different = resnet50_s(selector, known[0])
+    measured_s = different * measuring_s(rows)
+    print(
+        f"choosing for ResNet-50, {different} different phases of 53 convolutions: {duration(cold_s)} the first time,"
+    )
+    print(f"then {duration(warm_s)}; for 159 that all differ {duration(cold_prediction_s(selector, known))}")
+    print(
+        f"measuring ResNet-50's with every algorithm: {duration(measured_s)}, {measured_s / cold_s:,.0f} times as long"
+    )
     worse = 0
     for slug in sorted({score.device for score in scores}):
         own, default = (regret(scores, method, slug) for method in ("selector", "framework_default"))

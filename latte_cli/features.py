@@ -39,6 +39,22 @@ _DEVICE = (
 FEATURES: tuple[str, ...] = (*_LAYER, *_CONVOLUTION, *_SETTINGS, *_COMBINED, *_DEVICE)
 """The names of the columns of `matrix`."""
 
+_UNITS = {"batch": (2, 4, 8, 16, 32), "in": (2, 4, 8, 16, 32, 64), "out": (2, 4, 8, 16, 32, 64, 128)}
+_TILES, _BLOCKS = (2, 3, 4, 6), (32, 64, 128, 256)
+_EXACT = (
+    *("batch", "in_channels", "out_channels", "groups", "in_per_group", "out_per_group"),
+    *(f"{name}_{axis}" for name in ("input", "output") for axis in (1, 2)),
+    *("positions", "reduction"),
+)
+DETAILS: tuple[str, ...] = (
+    *_EXACT,
+    *(f"waste_of_tiles_{tile}" for tile in _TILES),
+    *(f"waste_of_{side}_in_blocks_{block}" for block in _BLOCKS for side in ("positions", "out", "reduction")),
+    *(f"{name}_mod_{unit}" for name, units in _UNITS.items() for unit in units),
+    *(f"positions_mod_{unit}" for unit in (4, 16, 64, 128)),
+)
+"""The names of the columns of `details`."""
+
 _KINDS = {layer.kind: code for code, layer in enumerate(LAYERS)}
 _PHASES = {phase: code for code, phase in enumerate(Phase)}
 _PRECISIONS = {precision: code for code, precision in enumerate(Precision)}
@@ -98,6 +114,39 @@ def matrix(
     return rows
 
 
+def details(layers: Sequence[Layer]) -> Matrix:
+    """One row of `DETAILS` per convolution: exact sizes, and what tiles and blocks of them leave over, which decides
+    between algorithms of nearly the same time. Zeros for other layers."""
+    sizes = np.array([_exact(layer) for layer in layers], dtype=np.float64).reshape(len(layers), len(_EXACT))
+    at = {name: sizes[:, column] for column, name in enumerate(_EXACT)}
+    area = np.maximum(at["output_1"] * at["output_2"], 1)
+    columns = [*sizes.T]
+    columns += [_padded(at["output_1"], tile) * _padded(at["output_2"], tile) / area for tile in _TILES]
+    for block in _BLOCKS:
+        sides = (at["positions"], at["out_channels"], at["reduction"])
+        columns += [_padded(side, block) / np.maximum(side, 1) for side in sides]
+    whole = {"batch": at["batch"], "in": at["in_channels"], "out": at["out_channels"]}
+    columns += [whole[name] % unit for name, units in _UNITS.items() for unit in units]
+    columns += [at["positions"] % unit for unit in (4, 16, 64, 128)]
+    return np.column_stack(columns).astype(np.float32)
+
+
+def _padded(sizes: npt.NDArray[np.float64], unit: int) -> npt.NDArray[np.float64]:
+    """The sizes rounded up to multiples of `unit`."""
+    result: npt.NDArray[np.float64] = np.ceil(sizes / unit) * unit
+    return result
+
+
+@lru_cache(maxsize=65536)
+def _exact(layer: Layer) -> tuple[int, ...]:
+    if not isinstance(layer, Convolution):
+        return (0,) * len(_EXACT)
+    wide, deep = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    rows = (layer.batch, layer.in_channels, layer.out_channels, layer.groups, wide, deep)
+    spatial = (*(*layer.input, 1)[:2], *(*layer.output, 1)[:2])
+    return (*rows, *spatial, layer.batch * prod(layer.output), layer.in_channels * prod(layer.kernel))
+
+
 def informative(columns: Matrix) -> Matrix:
     """1 for each column that tells rows apart and 0 for the others, as weights for the columns that trees draw from."""
     same = (columns == columns[:1]) | (np.isnan(columns) & np.isnan(columns[:1]))
@@ -125,9 +174,26 @@ def _settings_row(settings: Settings) -> tuple[float, ...]:
     return (settings.threads, *codes, settings.cuda_graph)
 
 
+_OF_PHASE = tuple(
+    _INDEX[name] for name in ("phase", "log_flops", "log_moved", "log_gemm_m", "log_gemm_n", "log_gemm_k")
+)
+
+
 @lru_cache(maxsize=65536)
 def _layer_row(layer: Layer, phase: Phase) -> Matrix:
-    numbers = _general(layer, phase)
+    """The numbers of a layer, with those that its phase decides."""
+    row = _still(layer).copy()
+    m, n, k = _gemm(layer, phase)
+    flops, moved = layer.flops(phase), layer.elements_moved(phase)
+    row[list(_OF_PHASE)] = (_PHASES[phase], _log(flops), _log(moved), _log(m), _log(n), _log(k))
+    row.setflags(write=False)
+    return row
+
+
+@lru_cache(maxsize=65536)
+def _still(layer: Layer) -> Matrix:
+    """The numbers of a layer that are the same in every phase."""
+    numbers = _general(layer)
     if isinstance(layer, Convolution):
         numbers |= _convolution(layer)
     row: Matrix = np.array([numbers.get(name, nan) for name in FEATURES[:_LAYER_END]], dtype=np.float32)
@@ -135,29 +201,22 @@ def _layer_row(layer: Layer, phase: Phase) -> Matrix:
     return row
 
 
-def _general(layer: Layer, phase: Phase) -> dict[str, float]:
+def _general(layer: Layer) -> dict[str, float]:
     first = layer.input_shapes[0]
-    m, n, k = _gemm(layer, phase)
     name = getattr(layer, "function", None) or getattr(layer, "operation", None)
     return {
         "kind": _KINDS[layer.kind],
         "function": nan if name is None else _FUNCTION_CODES.get(name, _UNKNOWN_FUNCTION),
-        "phase": _PHASES[phase],
         "rank": len(first),
         "inputs": len(layer.input_shapes),
         "tensors": layer.tensors if isinstance(layer, Optimizer) else len(layer.parameter_shapes),
         "log_in": _log(sum(map(prod, layer.input_shapes))),
         "log_out": _log(prod(layer.output_shape)),
         "log_parameters": _log(layer.parameters),
-        "log_flops": _log(layer.flops(phase)),
-        "log_moved": _log(layer.elements_moved(phase)),
         "log_reduction": _log(_reduction(layer)),
         "log_batch": _log(first[0] if first else 1),
         "log_channels": _log(prod(first[1:2])),
         "log_inner": _log(prod(first[2:])),
-        "log_gemm_m": _log(m),
-        "log_gemm_n": _log(n),
-        "log_gemm_k": _log(k),
     }
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, ClassVar, Self, TypeAlias, get_origin
 
@@ -154,7 +154,7 @@ class Convolution(Layer):
         self._check(not split, f"{self.in_channels} -> {self.out_channels} channels in {self.groups} groups")
         super().__post_init__()
 
-    @property
+    @cached_property
     def output(self) -> Shape:
         """Spatial output sizes: floor((in + pads - dilation (kernel - 1) - 1) / stride) + 1, or its transpose."""
         sizes = zip(

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -10,7 +10,7 @@ from math import exp, isnan, log, nan, sqrt
 from statistics import fmean, median
 from typing import Any, TypeAlias
 
-from latte_cli.algorithms import Algorithm
+from latte_cli.algorithms import HEURISTIC, Algorithm
 from latte_cli.backends import cpu_slug, gpu_slug
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Whole
@@ -48,7 +48,8 @@ class Timing:
     The 80 % interval is `low_80_s` to `high_80_s`; of the same normal shape where only the other is known. `alike` is
     the share of its error's variance that it has in common with predictions of the same kind and phase. `extrapolated`
     names the size that lies beyond what was measured. `host_s` is the least that the host needed to ask for the call,
-    `power_w` what the device took around it, where that could be read.
+    `power_w` what the device took around it, where that could be read; `deterministic` whether results repeated bit by
+    bit, where that was looked at.
     """
 
     task: Task
@@ -66,12 +67,23 @@ class Timing:
     power_w: float | None = None
     drift: tuple[float, ...] = ()
     measured_at: float = 0.0
+    deterministic: bool | None = None
 
     def __post_init__(self) -> None:
         for narrow, wide in (("low_80_s", self.low_s), ("high_80_s", self.high_s)):
             if isnan(getattr(self, narrow)):
                 factor = (wide / self.device_s) ** (Z80 / Z95) if self.device_s else 1.0
                 object.__setattr__(self, narrow, self.device_s * factor)
+
+
+def workspace_bytes(timing: Timing) -> int:
+    """The workspace of one call; one that is not known counts as none."""
+    return timing.workspace_bytes or 0
+
+
+def fits(timing: Timing, limit_bytes: int | None) -> bool:
+    """Whether one call's workspace is within the limit."""
+    return limit_bytes is None or workspace_bytes(timing) <= limit_bytes
 
 
 def combined(measurements: Iterable[Measurement]) -> list[Timing]:
@@ -104,6 +116,7 @@ def _timing(task: Task, rows: Sequence[Measurement]) -> Timing:
         noisy=all(Mark.NOISY in row.marks or Mark.DISTURBED in row.marks for row in rows),
         drift=tuple(row.drift for row in rows),
         measured_at=max(row.measured_at for row in rows),
+        deterministic=min((row.deterministic for row in rows if row.deterministic is not None), default=None),
     )
 
 
@@ -140,6 +153,7 @@ class Lookup:
         self.store, self.slug = store, slug
         self.precision, self.layout, self.threads = precision, layout, threads
         self._timings: dict[Pair, dict[Settings, list[Timing]]] = {}
+        self._rankings: dict[Task, tuple[str, ...]] = {}
         self._asked: set[Layer] = set()
         self._everything: list[Timing] | None = None
         self._families: dict[Hashable, list[tuple[Sizes, Timing]]] | None = None
@@ -177,10 +191,21 @@ class Lookup:
     def everything(self) -> list[Timing]:
         """Every layer's timings on the device, under any settings."""
         if self._everything is None:
-            found = combined(self.store.measurements(self.slug))
+            found = combined(self._noted(self.store.measurements(self.slug)))
             self._everything = [timing for timing in found if not isinstance(timing.task.layer, Whole)]
             self._index(found)
         return self._everything
+
+    def rankings(self) -> dict[Pair, tuple[str, ...]]:
+        """The names of algorithms as the library's own heuristic ranks them, of the pairs read so far."""
+        return {(task.layer, task.phase): names for task, names in self._rankings.items() if self.matches(task)}
+
+    def _noted(self, rows: Iterable[Measurement]) -> Iterator[Measurement]:
+        """`rows` as they come; what the library's heuristic answered is kept."""
+        for row in rows:
+            if row.task.algorithm == HEURISTIC:
+                self._rankings[row.task] = row.ranking
+            yield row
 
     def run_before(self, pair: Pair) -> frozenset[Algorithm]:
         """The algorithms that ran this phase of a layer of the same sort on this device."""
@@ -208,7 +233,8 @@ class Lookup:
         if self._asked:
             self.everything()
         else:
-            self._index(combined(self.store.measurements(self.slug, layers=sorted(fresh | beside, key=repr))))
+            rows = self.store.measurements(self.slug, layers=sorted(fresh | beside, key=repr))
+            self._index(combined(self._noted(rows)))
         self._asked |= layers
         if not self._covers(layers):
             self.everything()

@@ -378,6 +378,12 @@ def standard(seed: int, limits: Limits) -> Drawn:
     return _mixed(900, 800, seed, _within(limits, 12e9, 2.6e9), usual=4, deep=64)
 
 
+def convolutions(seed: int, limits: Limits, *, configs: int) -> Drawn:
+    """What a selector learns from: the convolutions that networks have, each with its alternatives."""
+    layers, rejected = _drawn(_CONVOLUTIONS, configs, seed, _within(limits, 4e9, 4e8))
+    return Drawn(wanted=tuple(Wanted(layer=layer) for layer in layers), rejected=rejected)
+
+
 def paper(seed: int, limits: Limits, *, configs: int) -> Drawn:
     """The LATTE paper's space, log-uniformly: N 4-64, H = W 32-512, K 16-1024, R = S 1-7, stride 1-2; with C 3-1024
     and groups."""

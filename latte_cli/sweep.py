@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from random import Random
 from statistics import median
@@ -211,6 +211,38 @@ class Sweep:
             self._times[task.id].append(row.seconds)
             key = _choice(task)
             self._best[key] = min(row.seconds, self._best.get(key, row.seconds))
+
+
+def timed(
+    worker: Worker,
+    tasks: Iterable[Task],
+    sink: Sink,
+    *,
+    rounds: int = 1,
+    origin: str = "",
+    progress: Callable[[int, str], None] = lambda done, label: None,
+) -> int:
+    """Time `tasks` under the worker's settings, whatever was measured before, into `sink`; how many were done."""
+    best: dict[tuple[Layer, Phase, Settings], float] = {}
+    done = 0
+    for task in tasks:
+        own = replace(task, settings=worker.settings[0])
+        for number in range(rounds):
+            order = Order(
+                task=own,
+                sweep_pass=number,
+                best_s=best.get(_choice(own)),
+                plan=SAMPLING[worker.device.kind],
+                origin=origin,
+            )
+            row = worker.measure(order)
+            sink.append(row)
+            if row.seconds is None:
+                break
+            best[_choice(own)] = min(row.seconds, best.get(_choice(own), row.seconds))
+        done += 1
+        progress(done, _label(task))
+    return done
 
 
 def _depth(algorithm: Algorithm) -> Depth:

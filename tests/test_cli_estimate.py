@@ -1,13 +1,19 @@
 import csv
 import io
 import json
+from collections import Counter
 from dataclasses import replace
 
+import made_choices
 import pytest
 from made_rows import DEVICE, SETTINGS, measurement, profile, step_layers, tasks, write
 from rich.cells import cell_len
 
+from latte_cli import selector as selectors
+from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.backends import cpu_slug
 from latte_cli.cli import main
+from latte_cli.layers import Phase
 from latte_cli.network import load
 from latte_cli.network.zoo import export
 from latte_cli.report.estimates import document
@@ -80,6 +86,7 @@ def test_json_is_the_documented_document(latte, model):
         "device",
         "strategy",
         "estimator",
+        "limits",
         "settings",
         "totals",
         "memory",
@@ -95,8 +102,9 @@ def test_json_is_the_documented_document(latte, model):
     assert totals["step_s"] == pytest.approx(sum(layer["time_s"] for layer in entry["layers"]))
     assert totals["step_low_s"] < totals["step_low_80_s"] < totals["step_high_80_s"] < totals["step_high_s"]
     assert (totals["energy_j"], totals["transfer_s"]) == (None, None)
-    keys = "name kind phase algorithm layout time_s low_s high_s low_80_s high_80_s workspace_bytes source count"
-    assert {tuple(layer) for layer in entry["layers"]} == {tuple(keys.split())}
+    keys = ("name", "kind", "phase", "algorithm", "layout", "time_s", "low_s", "high_s", "low_80_s", "high_80_s")
+    more = ("workspace_bytes", "source", "confidence", "count")
+    assert {tuple(layer) for layer in entry["layers"]} == {(*keys, *more)}
     assert entry["missing"] == []
 
 
@@ -219,3 +227,85 @@ def test_a_document_needs_no_samples(store, model):
 
     found = Estimator(store, DEVICE.slug).estimate(load(model, batch_size=8))
     assert document([found])["estimates"][0]["totals"]["epoch_s"] is None
+
+
+# Several strategies and limits, and measuring where the selector is unsure
+
+
+def test_strategies_stand_side_by_side(latte):
+    code, out, err = latte("--strategy", "latte,pytorch", "--strategy", "tensorflow:workspace-limit=1MiB")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "lenet, batch 8: 3 strategies"
+    assert lines[1].split() == ["layer", "A", "B", "C"]
+    assert [line for line in lines if line[1:2] == ":"] == [
+        "A: latte",
+        "B: pytorch",
+        "C: tensorflow:workspace-limit=1MiB",
+    ]
+    assert "`tensorflow:workspace-limit=1MiB` chooses on GPUs alone" in err
+    found = json.loads(latte("--strategy", "latte,fixed:IM2COL_GEMM,latte", "--format", "json")[1])
+    assert [entry["strategy"] for entry in found["estimates"]] == ["latte", "fixed:IM2COL_GEMM"]
+    faster, slower = (entry["totals"]["step_s"] for entry in found["estimates"])
+    assert faster < slower
+
+
+def test_many_what_ifs_are_a_line_each(latte):
+    limits = [word for most in ("3MiB", "1GiB", "1KiB") for word in ("--memory-limit", most)]
+    code, out, err = latte("--strategy", "latte,pytorch,exhaustive", *limits)
+    assert code == 0
+    lines = out.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert lines[1].split() == ["under", "forward", "backward", "update", "step", "memory", "ratio"]
+    assert lines[2].startswith("latte, at most 3.00 MiB ")
+    assert len([line for line in lines if ", at most " in line]) == 6
+    assert "the step does not fit 1.00 KiB" in err
+    rows = list(csv.DictReader(io.StringIO(latte("--strategy", "latte", *limits, "--format", "csv")[1])))
+    assert {row["memory_limit_bytes"] for row in rows} == {str(3 * 2**20), str(2**30)}
+
+
+def test_a_step_that_does_not_fit_ends_with_the_least_it_needs_and_code_three(latte):
+    code, out, err = latte("--memory-limit", "100KiB")
+    assert (code, out) == (3, "")
+    assert "a step of `lenet` at batch 8 needs at least" in err
+    assert "more than the limit of" in err
+    assert "hint: " in err
+
+
+def test_where_the_selector_is_unsure_the_likeliest_are_timed(latte, model, store):
+    here = replace(DEVICE, slug=cpu_slug(1))
+    settings = replace(SETTINGS, threads=1)
+    layers = [layer for layer in step_layers(load(model, batch_size=8)) if layer.kind != "convolution"]
+    write(store, [replace(measurement(task), device=here) for task in tasks(layers, settings)])
+    phases = (Phase.FORWARD, Phase.BACKWARD_DATA, Phase.BACKWARD_FILTER)
+    learned = [
+        replace(row, task=replace(row.task, settings=settings)) for row in made_choices.profile(here, phases=phases)
+    ]
+    write(store, learned)
+    selectors.save(selectors.fit(selectors.decisions(learned)), store.models_dir / f"selector-{here.slug}")
+
+    def convolutions(*words):
+        code, out, err = latte("--device", "cpu", "--threads", 1, "--format", "json", *words, device=None)
+        assert code == 0, err
+        entries = json.loads(out)["estimates"][0]["layers"]
+        return [entry for entry in entries if entry["kind"] == "convolution"]
+
+    sure = convolutions("--measure-below", 0)
+    assert {entry["source"] for entry in sure} == {"predicted"}
+    assert all(0 < entry["confidence"] <= 1 for entry in sure)
+    timed = convolutions("--measure-below", 1)
+    assert {entry["source"] for entry in timed} == {"measured"}
+    assert {entry["confidence"] for entry in timed} == {None}
+    rows = [row for row in store.measurements(here.slug, kinds={"convolution"}) if row.origin.endswith(" estimate")]
+    assert {row.task.algorithm for row in rows} >= {FRAMEWORK_DEFAULT}
+    per_pair = Counter((row.task.layer, row.task.phase) for row in rows)
+    assert all(2 <= count <= 4 for count in per_pair.values())
+
+
+def test_another_machine_s_layers_are_not_measured_here(latte, store):
+    learned = made_choices.profile(DEVICE, phases=(Phase.FORWARD, Phase.BACKWARD_DATA, Phase.BACKWARD_FILTER))
+    selectors.save(selectors.fit(selectors.decisions(learned)), store.models_dir / f"selector-{DEVICE.slug}")
+    write(store, learned)
+    code, _, err = latte("--measure-below", 1, "--batch-size", 64)
+    assert code == 1
+    assert f"`{DEVICE.slug}` is not this machine" in err

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -46,14 +47,21 @@ def test_the_selector_lies_where_estimates_look_for_it(store: Store) -> None:
 def test_json_has_the_agreed_keys_and_the_same_scores_as_csv(store: Store, tmp_path: Path) -> None:
     arguments = ("--device", "desk", "--folds", "2", "--output", str(tmp_path))
     document = json.loads(run(*arguments, "--format", "json").stdout)
-    assert document.keys() == {"schema", "results"}
+    assert document.keys() == {
+        *("schema", "results", "learning_curve", "calibration_error", "importance", "prediction_s")
+    }
+    assert document["prediction_s"] > 0
+    assert 0 <= document["calibration_error"] <= 1
+    assert {tuple(point) for point in document["learning_curve"]} == {("layers", "top1", "regret_geomean")}
     assert document["schema"] == "latte.selector-evaluation/1"
     keys = ["device", "phase", "precision", "method", "top1", "within_5pct", "regret_geomean", "regret_p95"]
-    keys += ["regret_p99", "regret_total_time", "layers"]
+    keys += ["regret_p99", "regret_total_time", "layers", "limit_bytes"]
     assert all(list(result) == keys for result in document["results"])
     assert {result["phase"] for result in document["results"]} == {"forward", "all"}
     rows = list(csv.DictReader(StringIO(run(*arguments, "--format", "csv").stdout)))
-    assert rows == [{key: str(value) for key, value in result.items()} for result in document["results"]]
+    assert rows == [
+        {key: "" if value is None else str(value) for key, value in result.items()} for result in document["results"]
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["selector-desk"]
     assert selectors.find(store, "desk") is None
 
@@ -89,6 +97,22 @@ def test_an_output_that_cannot_be_written_is_one_line(store: Store, tmp_path: Pa
     (tmp_path / "file").write_text("")
     error = run("--folds", "2", "--output", str(tmp_path / "file"), code=1).stderr
     assert "cannot write the selector" in error
+
+
+def test_limits_of_workspace_and_the_kind_of_model_can_be_asked_for(store: Store) -> None:
+    done = run("--folds", "2", "--workspace-limit", "256KiB")
+    assert "selector within 256 KiB" in done.stdout
+    assert "what tells most: " in done.stdout
+    assert "did you mean `mlp`?" in run("--kind", "mlpp", code=2).stderr
+
+
+def test_later_passes_judge_what_the_first_one_taught(store: Store) -> None:
+    with store.writer(DEVICE) as writer:
+        for measurement in profile(DEVICE):
+            writer.append(replace(measurement, sweep_pass=1))
+    done = run("--folds", "2")
+    assert "another pass" in done.stdout
+    assert "judged by later ones (36 choices)" in done.stdout
 
 
 def test_a_malformed_command_line_ends_with_code_two(store: Store) -> None:

@@ -9,7 +9,17 @@ from test_torch_program import MODULES, as_onnx
 import latte_cli
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.estimator import ESTIMATORS, LOSS, UPDATE, Estimator, Source, estimated
+from latte_cli.estimator import (
+    ESTIMATORS,
+    LOSS,
+    UPDATE,
+    DoesNotFit,
+    Estimator,
+    Limits,
+    Source,
+    compared,
+    estimated,
+)
 from latte_cli.estimator.steps import Step, training_step
 from latte_cli.layers import Norm, Phase
 from latte_cli.measure import Mark
@@ -186,7 +196,7 @@ def test_rows_of_other_library_versions_are_said(measured):
 def test_each_warning_ends_in_an_action(store):
     layers = [layer for layer in step_layers(NETWORK) if layer.kind != "norm"]
     write(store, [measurement(task, marks=(Mark.NOISY,)) for task in tasks(layers)])
-    estimator = Estimator(store, DEVICE.slug, strategy="fixed:IM2COL_GEMM", workspace_limit_bytes=1)
+    estimator = Estimator(store, DEVICE.slug, strategy="fixed:IM2COL_GEMM", limits=Limits(workspace_bytes=1))
     found = estimator.estimate(network(batch=64), allow_unknown=True)
     assert {"missing", "predicted_share", "extrapolated"} <= codes(found)
     for warning in found.warnings:
@@ -196,10 +206,112 @@ def test_each_warning_ends_in_an_action(store):
 
 
 def test_a_workspace_limit_is_kept_where_an_algorithm_fits(measured):
-    found = Estimator(measured, DEVICE.slug, workspace_limit_bytes=2**12).estimate(NETWORK)
+    found = Estimator(measured, DEVICE.slug, limits=Limits(workspace_bytes=2**12)).estimate(NETWORK)
     assert {part.algorithm.name for part in found.parts} == {"DEFAULT", "none"}
     assert "workspace_limit" not in codes(found)
-    assert "workspace_limit" in codes(Estimator(measured, DEVICE.slug, workspace_limit_bytes=1).estimate(NETWORK))
+    assert "workspace_limit" in codes(
+        Estimator(measured, DEVICE.slug, limits=Limits(workspace_bytes=1)).estimate(NETWORK)
+    )
+
+
+# Memory: each call's workspace must fit what is free at that point of the step
+
+KIB = 2**10
+
+
+def peak(store, **more):
+    return Estimator(store, DEVICE.slug, **more).estimate(NETWORK).memory
+
+
+def test_a_memory_limit_leaves_each_call_what_is_free_at_its_point(measured):
+    free = peak(measured, strategy="pytorch")
+    whole = Estimator(measured, DEVICE.slug).estimate(NETWORK)
+    assert GEMM in {part.algorithm for part in whole.parts}
+    assert whole.memory_bytes > free.peak.live_bytes
+    tight = Estimator(measured, DEVICE.slug, limits=Limits(memory_bytes=free.peak.live_bytes)).estimate(NETWORK)
+    assert tight.memory_bytes <= free.peak.live_bytes
+    assert tight.limits.memory_bytes == free.peak.live_bytes
+    live = free.live_bytes()
+    for part in tight.parts:
+        if part.layer.kind == "convolution":
+            place = (part.name, Phase.FORWARD if part.phase is Phase.FORWARD else Phase.BACKWARD)
+            roomy = free.peak.live_bytes - live[place] + KIB >= 2**20
+            quicker = part.layer.in_channels >= 16
+            assert (part.algorithm == GEMM) == (roomy and quicker), part.name
+
+
+def test_both_limits_hold_at_once(measured):
+    roomy = 2 * peak(measured).peak.live_bytes
+    found = Estimator(measured, DEVICE.slug, limits=Limits(memory_bytes=roomy, workspace_bytes=2 * KIB)).estimate(
+        NETWORK
+    )
+    assert GEMM not in {part.algorithm for part in found.parts}
+
+
+def test_a_step_that_cannot_fit_ends_with_the_least_it_needs(measured):
+    least = peak(measured, strategy="pytorch").peak.live_bytes
+    with pytest.raises(DoesNotFit, match=r"needs at least \d+ MiB of memory, more than the limit of 0 MiB") as caught:
+        Estimator(measured, DEVICE.slug, limits=Limits(memory_bytes=KIB)).estimate(NETWORK)
+    assert caught.value.least_bytes == least
+    assert caught.value.exit_code is ExitCode.EXCEEDED
+    assert "--batch-size" in (caught.value.hint or "")
+    Estimator(measured, DEVICE.slug, limits=Limits(memory_bytes=least)).estimate(NETWORK)
+    with pytest.raises(DoesNotFit):
+        Estimator(measured, DEVICE.slug, limits=Limits(memory_bytes=least - 1)).estimate(NETWORK)
+
+
+def test_a_framework_that_knows_no_limit_is_said_to_exceed_it(store):
+    rows = [
+        measurement(task, workspace_bytes=2**24 if task == replace(task, algorithm=FRAMEWORK_DEFAULT) else KIB)
+        for task in tasks(step_layers(NETWORK))
+    ]
+    rows = [
+        replace(row, workspace_bytes=row.workspace_bytes if row.task.layer.kind == "convolution" else KIB)
+        for row in rows
+    ]
+    write(store, rows)
+    least = Estimator(store, DEVICE.slug, strategy="fixed:IM2COL_GEMM").estimate(NETWORK).memory_bytes
+    found = Estimator(store, DEVICE.slug, strategy="pytorch", limits=Limits(memory_bytes=least)).estimate(NETWORK)
+    assert "memory_limit" in codes(found)
+    assert "memory_limit" not in codes(
+        Estimator(store, DEVICE.slug, limits=Limits(memory_bytes=least)).estimate(NETWORK)
+    )
+
+
+# Several strategies and limits
+
+
+def test_strategies_are_compared_on_the_same_timings(measured):
+    names = ("latte", "pytorch", "tensorflow", "mindspore")
+    found = compared(measured, DEVICE.slug, NETWORK, strategies=names)
+    assert [each.strategy for each in found] == list(names)
+    latte, pytorch, tensorflow, mindspore = found
+    assert latte.step_s == tensorflow.step_s < pytorch.step_s == mindspore.step_s
+    assert codes(tensorflow) == codes(mindspore) == {"stand_in"}
+    assert not codes(latte)
+    for each in found:
+        assert each == Estimator(measured, DEVICE.slug, strategy=each.strategy).estimate(NETWORK)
+
+
+def test_limits_that_the_step_does_not_fit_are_left_out(measured):
+    least = peak(measured, strategy="pytorch").peak.live_bytes
+    limits = [Limits(memory_bytes=most) for most in (KIB, least, 2 * least, None)]
+    found = compared(measured, DEVICE.slug, NETWORK, limits=limits)
+    assert [each.limits for each in found] == limits[1:]
+    assert [each.step_s for each in found] == sorted((each.step_s for each in found), reverse=True)
+    for each in found:
+        assert each == Estimator(measured, DEVICE.slug, limits=each.limits).estimate(NETWORK)
+    with pytest.raises(DoesNotFit):
+        compared(measured, DEVICE.slug, NETWORK, limits=limits[:1] * 2)
+
+
+def test_rules_choose_by_predicted_times_where_nothing_was_measured(measured):
+    found = compared(
+        measured, DEVICE.slug, network(batch=32), strategies=("exhaustive", "pytorch", "fixed:IM2COL_GEMM")
+    )
+    exhaustive, *others = found
+    assert exhaustive.step_s <= min(each.step_s for each in others)
+    assert Source.PREDICTED in {part.source for part in exhaustive.parts}
 
 
 def test_a_fixed_algorithm_says_where_it_could_not_run(store):

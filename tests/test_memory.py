@@ -79,7 +79,7 @@ def parameters(module: NetworkModule) -> list[torch.nn.Parameter]:
 @pytest.mark.parametrize(("function", "batch_size"), [("sgd", 4), ("adam", 8)])
 def test_the_peak_is_that_of_torch_s_allocator(name: str, function: str, batch_size: int) -> None:
     found, step = network(name, batch_size), Step(optimizer=function)
-    estimated = memory(found, step, Precision.FP32, workspaces(found, step)).peak
+    estimated = memory(found, step, Precision.FP32).with_workspaces(workspaces(found, step)).peak
     assert estimated.live_bytes == pytest.approx(real_peak_bytes(found, step), rel=WITHIN), estimated
 
 
@@ -87,7 +87,10 @@ def test_a_network_that_is_half_frozen_holds_less() -> None:
     whole = network("resnet18", 8)
     half = views.frozen(whole, ["conv1", "bn1", "layer1", "layer2"])
     step = Step(optimizer="momentum")
-    estimated = [memory(one, step, Precision.FP32, workspaces(one, step)).peak.live_bytes for one in (whole, half)]
+    estimated = [
+        memory(one, step, Precision.FP32).with_workspaces(workspaces(one, step)).peak.live_bytes
+        for one in (whole, half)
+    ]
     assert estimated[1] < estimated[0]
     assert estimated[1] == pytest.approx(real_peak_bytes(half, step), rel=WITHIN)
 

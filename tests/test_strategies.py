@@ -1,87 +1,251 @@
+"""Every branch of every rule, on timings of a made-up cuDNN whose numbers are easy to tell apart."""
+
+from dataclasses import replace
+
 import pytest
 from made_rows import GEMM, SETTINGS, convolution
 
-from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Phase
 from latte_cli.lookup import Timing
-from latte_cli.strategies import Query, by_name, fastest
-from latte_cli.tasks import Task
+from latte_cli.strategies import NAMES, Call, Query, by_name, fastest, ranked
+from latte_cli.tasks import Layout, Precision, Task
 
 CONVOLUTION = (convolution(1, 16, 16, 8), Phase.FORWARD)
+OTHER = (convolution(2, 16, 16, 8), Phase.FORWARD)
 RELU = (Activation(shape=(1, 16, 8, 8), function="relu"), Phase.FORWARD)
+MIB = 2**20
+
+IMPLICIT = Algorithm(library="cudnn", name="IMPLICIT_GEMM", vendor_id=0)
+PRECOMP = Algorithm(library="cudnn", name="IMPLICIT_PRECOMP_GEMM", vendor_id=1)
+FFT = Algorithm(library="cudnn", name="FFT", vendor_id=4)
+WINOGRAD = Algorithm(library="cudnn", name="WINOGRAD_NONFUSED", vendor_id=7)
+ALGO_0 = Algorithm(library="cudnn", name="ALGO_0", vendor_id=0)
 
 
-def timing(pair, algorithm, time_s, workspace_bytes=None):
+def timing(pair, algorithm, time_us, workspace_bytes=None, **more):
     task = Task(layer=pair[0], phase=pair[1], algorithm=algorithm, settings=SETTINGS)
+    time_s = time_us * 1e-6
     return Timing(
-        task=task, device_s=time_s, host_s=time_s, low_s=time_s, high_s=time_s, workspace_bytes=workspace_bytes
+        task=task, device_s=time_s, host_s=time_s, low_s=time_s, high_s=time_s, workspace_bytes=workspace_bytes, **more
     )
 
 
-BOTH = {
-    CONVOLUTION: (timing(CONVOLUTION, FRAMEWORK_DEFAULT, 2.0, 10), timing(CONVOLUTION, GEMM, 1.0, 1000)),
-    RELU: (timing(RELU, FRAMEWORK_DEFAULT, 1.0),),
+# On the GPU: the fastest needs 8 GiB, the next 100 MiB, the one after it 1 MiB, the slowest nothing.
+TIMES = {
+    FRAMEWORK_DEFAULT: (25.0, 10 * MIB),
+    FRAMEWORK_BENCHMARK: (16.0, 100 * MIB),
+    FFT: (10.0, 8 * 1024 * MIB),
+    WINOGRAD: (15.0, 100 * MIB),
+    PRECOMP: (18.0, MIB),
+    IMPLICIT: (60.0, 0),
 }
-PAIRS = (CONVOLUTION, RELU)
+RANKING = ("WINOGRAD_NONFUSED", "IMPLICIT_GEMM", "IMPLICIT_PRECOMP_GEMM", "FFT")
 
 
-def test_latte_takes_the_fastest():
-    assert by_name("latte")(Query(pairs=PAIRS, timings=BOTH)) == {CONVOLUTION: GEMM, RELU: FRAMEWORK_DEFAULT}
+def chosen(
+    strategy, *, times=TIMES, ranking=RANKING, limit=None, pair=CONVOLUTION, precision=Precision.FP32, known=True
+):
+    """What `strategy` takes for `pair`; with times that are not `known`, they are predicted."""
+    rows = [timing(pair, algorithm, *values) for algorithm, values in times.items()]
+    timings = {pair: ranked(rows, ranking)}
+    query = Query(
+        calls=[Call(pair=pair, limit_bytes=limit)],
+        timings=timings if known else {},
+        precision=precision,
+        predict=lambda pairs: {one: timings[one] for one in pairs},
+    )
+    (algorithm,) = by_name(strategy).choose(query)
+    return algorithm
 
 
-def test_latte_takes_the_fastest_that_fits_the_workspace_limit():
-    choices = by_name("latte")(Query(pairs=PAIRS, timings=BOTH, workspace_limit_bytes=999))
-    assert choices[CONVOLUTION] == FRAMEWORK_DEFAULT
+def without(*algorithms):
+    return {algorithm: values for algorithm, values in TIMES.items() if algorithm not in algorithms}
 
 
-def test_where_nothing_fits_the_least_workspace_is_taken():
-    assert fastest(BOTH[CONVOLUTION], 5).task.algorithm == FRAMEWORK_DEFAULT
+CASES = [
+    ("latte", {}, FFT),
+    ("latte", {"limit": 200 * MIB}, WINOGRAD),
+    ("exhaustive", {}, FFT),
+    ("exhaustive", {"limit": 50 * MIB}, PRECOMP),
+    ("exhaustive", {"limit": 50 * MIB, "known": False}, PRECOMP),
+    ("pytorch", {}, FRAMEWORK_DEFAULT),
+    ("pytorch", {"limit": 10 * MIB}, FRAMEWORK_DEFAULT),
+    ("pytorch", {"limit": 5 * MIB}, IMPLICIT),  # the next that can be allocated, as ranked
+    ("pytorch", {"times": without(FRAMEWORK_DEFAULT)}, WINOGRAD),
+    ("pytorch", {"limit": 0, "times": {FRAMEWORK_DEFAULT: (1.0, 10)}}, FRAMEWORK_DEFAULT),  # and runs out of memory
+    ("pytorch-benchmark", {}, FRAMEWORK_BENCHMARK),
+    ("pytorch-benchmark", {"limit": 50 * MIB}, PRECOMP),
+    ("pytorch-benchmark", {"times": without(FRAMEWORK_BENCHMARK)}, FFT),
+    ("pytorch-benchmark:benchmark-limit=3", {}, WINOGRAD),
+    ("pytorch-benchmark:benchmark-limit=1", {"limit": 50 * MIB}, IMPLICIT),  # the first that fits is the only one tried
+    ("pytorch-benchmark:benchmark-limit=0", {}, FFT),
+    ("pytorch-benchmark", {"limit": 0, "times": without(IMPLICIT, FRAMEWORK_BENCHMARK)}, PRECOMP),
+    ("pytorch-legacy", {}, WINOGRAD),
+    ("pytorch-legacy", {"limit": 50 * MIB}, IMPLICIT),
+    ("pytorch-legacy", {"limit": 0, "times": without(IMPLICIT)}, PRECOMP),  # nothing fits: the least that is needed
+    ("pytorch-legacy", {"ranking": ()}, IMPLICIT),  # no ranking: in the order of the library's numbers
+    ("pytorch-legacy:benchmark=on", {}, FFT),
+    ("pytorch-legacy:benchmark=on", {"limit": 200 * MIB}, WINOGRAD),
+    ("pytorch-legacy:deterministic=on", {}, PRECOMP),
+    ("pytorch-legacy:deterministic=on", {"times": without(PRECOMP)}, FFT),
+    ("pytorch-legacy:benchmark=on:deterministic=on", {"limit": 200 * MIB}, WINOGRAD),
+    ("tensorflow", {}, WINOGRAD),  # 8 GiB are over its limit of 4096 MiB
+    ("tensorflow:workspace-limit=16GiB", {}, FFT),
+    ("tensorflow", {"limit": 50 * MIB}, IMPLICIT),  # what it chose cannot be allocated: the fastest without scratch
+    ("tensorflow", {"limit": 0, "times": without(IMPLICIT)}, PRECOMP),
+    ("tensorflow:workspace-limit=1KiB", {"times": without(IMPLICIT)}, PRECOMP),
+    ("tensorflow:autotune=off", {}, WINOGRAD),
+    ("tensorflow:autotune=off", {"ranking": ("FFT", *RANKING)}, WINOGRAD),
+    ("tensorflow:autotune=off", {"limit": 50 * MIB}, IMPLICIT),
+    ("xla", {}, FFT),
+    ("xla", {"limit": 200 * MIB}, PRECOMP),  # 3 µs slower, with less scratch
+    ("xla:tolerance=0.002ms", {"limit": 200 * MIB}, WINOGRAD),
+    ("xla:tolerance=1ms", {}, IMPLICIT),
+    ("xla", {"limit": 0, "times": without(IMPLICIT)}, PRECOMP),
+    ("mindspore", {}, WINOGRAD),
+    ("mindspore", {"limit": 0}, WINOGRAD),  # no cap: it runs out of memory
+    ("mindspore", {"precision": Precision.FP16}, PRECOMP),
+    ("mindspore", {"precision": Precision.FP16, "times": without(PRECOMP)}, WINOGRAD),
+    ("mindspore-performance", {}, FFT),
+    ("mindspore-performance", {"limit": 200 * MIB}, WINOGRAD),
+    ("mindspore-performance", {"precision": Precision.FP16}, PRECOMP),
+    ("deterministic", {}, FFT),
+    ("fixed:winograd_nonfused", {}, WINOGRAD),
+    ("fixed:DIRECT", {}, FRAMEWORK_DEFAULT),
+]
+
+
+@pytest.mark.parametrize(("strategy", "given", "algorithm"), CASES)
+def test_a_rule_takes_what_its_framework_takes(strategy, given, algorithm):
+    assert chosen(strategy, **given) == algorithm
+
+
+def test_every_strategy_has_a_case():
+    assert {strategy.partition(":")[0] for strategy, _, _ in CASES} == {*NAMES, "fixed"}
+
+
+@pytest.mark.parametrize("strategy", ["pytorch-benchmark", "pytorch-legacy", "pytorch-legacy:benchmark=on"])
+def test_pytorch_runs_depthwise_convolutions_with_a_kernel_of_its_own(strategy):
+    layer = CONVOLUTION[0]
+    depthwise = (replace(layer, groups=layer.in_channels), Phase.FORWARD)
+    assert chosen(strategy, pair=depthwise) == FRAMEWORK_DEFAULT
+    assert chosen("tensorflow", pair=depthwise) == WINOGRAD
+
+
+def test_what_does_not_repeat_bit_by_bit_is_not_deterministic():
+    backward = (CONVOLUTION[0], Phase.BACKWARD_DATA)
+    winograd = replace(WINOGRAD, vendor_id=5)
+    times = {ALGO_0: (1.0, 0), winograd: (2.0, 0)}
+    assert chosen("exhaustive", times=times, pair=backward) == ALGO_0
+    assert chosen("deterministic", times=times, pair=backward) == winograd
+    seen = {CONVOLUTION: (timing(CONVOLUTION, FFT, 1.0, deterministic=False), timing(CONVOLUTION, PRECOMP, 9.0))}
+    query = Query(calls=[Call(pair=CONVOLUTION)], timings=seen)
+    assert by_name("deterministic").choose(query) == [PRECOMP]
+    only = {CONVOLUTION: seen[CONVOLUTION][:1]}
+    assert by_name("deterministic").choose(replace(query, timings=only)) == [FFT]
+
+
+def test_on_a_cpu_the_rules_see_all_that_was_timed_the_framework_s_own_first():
+    times = {GEMM: (1.0, 1000), FRAMEWORK_DEFAULT: (2.0, 10)}
+    assert chosen("pytorch-legacy", times=times, ranking=()) == FRAMEWORK_DEFAULT
+    assert chosen("pytorch", times=times, ranking=(), limit=0) == FRAMEWORK_DEFAULT  # there is no other way
+    assert chosen("tensorflow", times=times, ranking=()) == GEMM
+    assert chosen("tensorflow", times=times, ranking=(), limit=500) == FRAMEWORK_DEFAULT
+
+
+@pytest.mark.parametrize("strategy", [*NAMES, "fixed:FFT"])
+def test_layers_with_one_way_take_it_and_each_call_has_its_own_limit(strategy):
+    rows = [timing(CONVOLUTION, algorithm, *values) for algorithm, values in TIMES.items()]
+    timings = {CONVOLUTION: ranked(rows, RANKING), RELU: ()}
+    calls = [Call(pair=RELU, limit_bytes=0), Call(pair=CONVOLUTION), Call(pair=CONVOLUTION, limit_bytes=0)]
+    query = Query(calls=calls, timings=timings)
+    choices = by_name(strategy).choose(query)
+    assert len(choices) == 3
+    assert choices[0] == FRAMEWORK_DEFAULT
+    assert choices[1] == chosen(strategy)
+    assert choices[2] == chosen(strategy, limit=0)
 
 
 def test_a_workspace_that_is_not_known_counts_as_fitting():
-    unknown = timing(CONVOLUTION, GEMM, 1.0)
-    assert fastest((timing(CONVOLUTION, FRAMEWORK_DEFAULT, 2.0, 1), unknown), 5) is unknown
+    small, unknown = timing(CONVOLUTION, FRAMEWORK_DEFAULT, 2.0, 1), timing(CONVOLUTION, GEMM, 1.0)
+    assert fastest((small, unknown), 5) is unknown
 
 
 def test_latte_asks_the_selector_only_for_convolutions_without_timings():
     asked = []
 
-    def select(pairs):
+    def select(calls):
+        asked.extend(calls)
+        return [GEMM] * len(calls)
+
+    timings = {CONVOLUTION: (timing(CONVOLUTION, FRAMEWORK_DEFAULT, 1.0),)}
+    calls = [Call(pair=RELU), Call(pair=OTHER, limit_bytes=7), Call(pair=CONVOLUTION)]
+    query = Query(calls=calls, timings=timings, select=select)
+    assert by_name("latte").choose(query) == [FRAMEWORK_DEFAULT, GEMM, FRAMEWORK_DEFAULT]
+    assert asked == [calls[1]]
+
+
+def test_rules_predict_only_what_was_not_timed_and_take_the_default_without_a_prediction():
+    asked = []
+
+    def predict(pairs):
         asked.extend(pairs)
-        return [GEMM] * len(pairs)
+        return {}
 
-    other = (convolution(2, 16, 16, 8), Phase.FORWARD)
-    choices = by_name("latte")(Query(pairs=(*PAIRS, other), timings={CONVOLUTION: BOTH[CONVOLUTION]}, select=select))
-    assert asked == [other]
-    assert choices[other] == GEMM
-    assert choices[RELU] == FRAMEWORK_DEFAULT
-
-
-def test_pytorch_takes_the_default_whatever_was_timed():
-    assert set(by_name("pytorch")(Query(pairs=PAIRS, timings=BOTH)).values()) == {FRAMEWORK_DEFAULT}
+    timings = {CONVOLUTION: (timing(CONVOLUTION, GEMM, 1.0),)}
+    calls = [Call(pair=one) for one in (OTHER, CONVOLUTION, OTHER, RELU)]
+    query = Query(calls=calls, timings=timings, predict=predict)
+    assert by_name("tensorflow").choose(query) == [FRAMEWORK_DEFAULT, GEMM, FRAMEWORK_DEFAULT, FRAMEWORK_DEFAULT]
+    assert asked == [OTHER]
 
 
-@pytest.mark.parametrize("name", ["fixed:IM2COL_GEMM", "fixed:im2col_gemm"])
-def test_a_fixed_algorithm_is_taken_where_it_ran(name):
-    untimed = (convolution(2, 16, 16, 8), Phase.FORWARD)
+def test_a_fixed_algorithm_is_taken_where_it_ran_layers_of_the_sort():
     never = (convolution(2, 16, 16, 8, kernel=1), Phase.FORWARD)
     query = Query(
-        pairs=(*PAIRS, untimed, never),
-        timings=BOTH,
-        run_before=lambda pair: {GEMM} if pair == untimed else set(),
+        calls=[Call(pair=OTHER), Call(pair=never)],
+        timings={},
+        run_before=lambda pair: {GEMM} if pair == OTHER else set(),
     )
-    assert by_name(name)(query) == {
-        CONVOLUTION: GEMM,
-        RELU: FRAMEWORK_DEFAULT,
-        untimed: GEMM,
-        never: FRAMEWORK_DEFAULT,
-    }
+    assert by_name("fixed:im2col_gemm").choose(query) == [GEMM, FRAMEWORK_DEFAULT]
 
 
-@pytest.mark.parametrize(("name", "near"), [("lattte", "latte"), ("fixed:", "fixed:NAME"), ("tensorflow", "pytorch")])
-def test_an_unknown_strategy_is_a_usage_error_that_names_the_known_ones(name, near):
-    with pytest.raises(LatteError, match="unknown strategy") as caught:
+@pytest.mark.parametrize(
+    ("strategy", "precision", "layout"),
+    [
+        ("tensorflow", Precision.FP16, Layout.CHANNELS_LAST),
+        ("tensorflow", Precision.TF32, Layout.CHANNELS_LAST),
+        ("tensorflow", Precision.FP32, Layout.NCHW),
+        ("xla", Precision.FP16, Layout.CHANNELS_LAST),
+        ("xla", Precision.TF32, Layout.NCHW),
+        ("pytorch", Precision.FP16, Layout.NCHW),
+        ("mindspore", Precision.FP16, Layout.NCHW),
+        ("latte", Precision.FP16, Layout.NCHW),
+    ],
+)
+def test_the_layout_is_one_for_the_whole_model(strategy, precision, layout):
+    assert by_name(strategy).layout(precision, "cuda") is layout
+    assert by_name(strategy).layout(precision, "cpu") is Layout.NCHW
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("lattte", "latte"),
+        ("fixed:", "fixed:NAME"),
+        ("tensorflw", "tensorflow"),
+        ("tensorflow:workspace=1GiB", "workspace-limit"),
+        ("latte:x=1", "latte"),
+        ("mindspore:x=1", "none"),
+        ("tensorflow:autotune=perhaps", "autotune=off"),
+        ("pytorch-benchmark:benchmark-limit=-1", "benchmark-limit=20"),
+        ("tensorflow:workspace-limit=much", "512MiB"),
+        ("xla:tolerance", "500ms"),
+    ],
+)
+def test_an_unknown_strategy_or_knob_is_a_usage_error_that_names_what_there_is(name, near):
+    with pytest.raises(LatteError) as caught:
         by_name(name)
     assert caught.value.exit_code is ExitCode.USAGE
     assert near in (caught.value.hint or "")

@@ -98,3 +98,11 @@ def test_a_network_is_measured_with_its_loss_and_updates(tmp_path_factory: pytes
     assert network.loss() in layers
     assert network.optimizer("adam") in layers
     assert not any(layer.free for layer in layers)
+
+
+def test_convolutions_are_all_with_their_alternatives_and_any_number_is_the_beginning_of_more() -> None:
+    more, fewer = (suites.convolutions(0, ROOMY, configs=count).wanted for count in (300, 120))
+    assert more[:120] == fewer
+    assert {item.depth for item in more} == {Depth.USUAL}
+    assert {item.layer.kind for item in more} == {"convolution"}
+    assert len({item.layer for item in more}) == 300

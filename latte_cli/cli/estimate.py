@@ -18,20 +18,29 @@ from latte_cli.cli.options import (
     parse_size,
 )
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.report import Format, duration
+from latte_cli.report import Format, duration, size
 from latte_cli.schedule import Schedule
-from latte_cli.tasks import Layout, Precision
+from latte_cli.tasks import Precision
 
 if TYPE_CHECKING:
+    from latte_cli.backends import Device
     from latte_cli.estimator import Estimate
+    from latte_cli.store import Store
+    from latte_cli.tasks import Task
 
 
 def estimate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .pt2 program.", show_default=False)],
     device: DeviceOption = None,
     strategy: Annotated[
-        str, typer.Option(metavar="NAME", help="Who chooses the algorithms: latte, pytorch, or fixed:ALGORITHM.")
-    ] = "latte",
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Who chooses the algorithms: latte, pytorch, pytorch-benchmark, pytorch-legacy, tensorflow, xla, "
+            "mindspore, mindspore-performance, exhaustive, deterministic or fixed:ALGORITHM; with knobs as in "
+            "tensorflow:workspace-limit=1GiB. Repeatable, or several with commas between. [default: latte]",
+        ),
+    ] = None,
     estimator: Annotated[
         str, typer.Option(metavar="NAME", help="Where times come from: lookup, xgboost, roofline, beta or flops.")
     ] = "lookup",
@@ -39,11 +48,26 @@ def estimate(
         str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")
     ] = Precision.FP32.value,
     layout: Annotated[
-        str, typer.Option(metavar="NAME", help="nchw, channels_last, or auto for the faster one.")
-    ] = Layout.NCHW.value,
+        str | None,
+        typer.Option(metavar="NAME", help="nchw, channels_last, or auto for the faster one. [default: the strategy's]"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")] = None,
     workspace_limit: Annotated[
         int | None, typer.Option(parser=parse_size, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
+    ] = None,
+    memory_limit: Annotated[
+        list[int] | None,
+        typer.Option(
+            parser=parse_size,
+            metavar="SIZE",
+            help="Most memory of the step, as in 2GiB: each call's workspace must fit what is free then. Repeatable.",
+        ),
+    ] = None,
+    measure_below: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Time the likeliest algorithms here and now where the selector is less sure than this."
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
     shape: ShapeOption = None,
@@ -92,7 +116,7 @@ def estimate(
     store: StoreOption = None,
 ) -> None:
     """Estimate the training time of MODEL, layer by layer."""
-    from latte_cli.estimator import check_names, estimated
+    from latte_cli.estimator import Limits, check_names, compared
     from latte_cli.lookup import profile
     from latte_cli.network import load
     from latte_cli.network.training import frozen, with_norms
@@ -100,24 +124,29 @@ def estimate(
     from latte_cli.report.memories import write_memory
     from latte_cli.store import open_store
 
-    check_names(precision, layout, strategy, optimizer, loss, estimator)
+    strategies = _strategies(strategy)
+    for one in strategies:
+        check_names(precision, layout, one, optimizer, loss, estimator)
     network = load(model, batch_size=batch_size, sizes=parse_shapes(shape), allow_unknown=allow_unknown)
     for text in network.notes:
         console.note(text)
     network = frozen(with_norms(network) if restore_norms else network, freeze or ())
     opened = open_store(store)
     names: list[str] | list[None] = device or [None]
-    estimates = [
-        estimated(
+    memories: list[int] | list[None] = memory_limit or [None]
+    slugs = [profile(opened, name, threads) for name in names]
+
+    def estimates_of(slug: str) -> "list[Estimate]":
+        return compared(
             opened,
-            profile(opened, name, threads),
+            slug,
             network,
+            strategies=strategies,
+            limits=[Limits(workspace_bytes=workspace_limit, memory_bytes=most) for most in memories],
             precision=precision,
             layout=layout,
             threads=threads,
-            strategy=strategy,
             estimator=estimator,
-            workspace_limit_bytes=workspace_limit,
             optimizer=optimizer,
             loss=loss,
             accumulate=accumulate,
@@ -125,8 +154,11 @@ def estimate(
             allow_unknown=allow_unknown,
             note=console.note,
         )
-        for name in names
-    ]
+
+    estimates = [found for slug in slugs for found in estimates_of(slug)]
+    if measure_below is not None and _measured(opened, estimates, measure_below):
+        estimates = [found for slug in slugs for found in estimates_of(slug)]
+    _say_left_out(estimates, slugs, strategies, memories)
     schedule = Schedule(
         samples=samples,
         epochs=epochs,
@@ -143,6 +175,39 @@ def estimate(
         console.note(f"next: `latte allocate {model} --fleet FILE --round-duration 10m`")
     if max_step is not None:
         _hold(estimates, max_step)
+
+
+def _strategies(given: Sequence[str] | None) -> list[str]:
+    """The strategies by name, each once."""
+    names = [name.strip() for text in given or ("latte",) for name in text.split(",")]
+    return list(dict.fromkeys(names))
+
+
+def _say_left_out(
+    estimates: "Sequence[Estimate]",
+    slugs: Sequence[str],
+    strategies: Sequence[str],
+    memories: Sequence[int] | Sequence[None],
+) -> None:
+    """Say which limits are below what the step needs."""
+    found = {(each.device.slug, each.limits.memory_bytes) for each in estimates}
+    for slug in slugs:
+        if left := [most for most in memories if most is not None and (slug, most) not in found]:
+            console.warn(f"the step does not fit {', '.join(map(size, left))} (`{slug}`): left out")
+
+
+def _measured(store: "Store", estimates: "Sequence[Estimate]", below: float) -> bool:
+    """Whether anything was measured in place of choices of low confidence."""
+    from latte_cli.cli.measuring import measure_here
+    from latte_cli.estimator import doubtful
+
+    wanted: dict[Device, dict[Task, None]] = {}
+    for each in estimates:
+        wanted.setdefault(each.device, {}).update(dict.fromkeys(doubtful(store, each, below)))
+    for device, tasks in wanted.items():
+        if tasks:
+            measure_here(store, device, tuple(tasks), f"measuring where less sure than {below:g}")
+    return any(wanted.values())
 
 
 def _say_doubts(estimates: Sequence["Estimate"]) -> None:

@@ -33,6 +33,7 @@ class Suite(StrEnum):
 
     QUICK = "quick"
     STANDARD = "standard"
+    CONVOLUTIONS = "convolutions"
     PAPER = "paper"
     DEEPBENCH = "deepbench"
     NETWORK = "network"
@@ -64,7 +65,13 @@ def profile(
     widths: Annotated[
         str, typer.Option(help="Measure the models' sub-models of these widths too, as in 1,0.75,0.5.")
     ] = "1",
-    configs: Annotated[int, typer.Option(min=1, help="Layers to draw for the suite `paper`.")] = 1000,
+    configs: Annotated[
+        int, typer.Option(min=1, help="Layers to draw for the suites `paper` and `convolutions`.")
+    ] = 1000,
+    passes: Annotated[
+        int | None,
+        typer.Option(min=1, help="How often to measure what may be fastest. [default: network 4, others 1]"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn suites.")] = 0,
     phases: Annotated[str, typer.Option(help="Phases to measure, separated by commas.")] = "all",
     precision: Annotated[
@@ -115,7 +122,7 @@ def profile(
             sweep = Sweep(worker, drawn.wanted, phases=wanted_phases, earlier=earlier, origin=origin)
             limits = Budget(
                 seconds=budget if budget is not None else _BUDGETS_S.get(chosen),
-                passes=_PASSES_OF_NETWORKS if chosen is Suite.NETWORK else 1,
+                passes=passes or (_PASSES_OF_NETWORKS if chosen is Suite.NETWORK else 1),
                 rounds=_ROUNDS.get(worker.device.kind, 1),
                 together=chosen is Suite.NETWORK,
             )
@@ -179,6 +186,8 @@ def _drawn(
             return suites.with_calibration(suites.quick(seed, limits), device.kind, count=_CALIBRATION_OF_QUICK)
         case Suite.STANDARD:
             return suites.with_calibration(suites.standard(seed, limits), device.kind)
+        case Suite.CONVOLUTIONS:
+            return suites.convolutions(seed, limits, configs=configs)
         case Suite.PAPER:
             return suites.paper(seed, limits, configs=configs)
         case Suite.DEEPBENCH:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from latte_cli.layers import Convolution
-from latte_cli.lookup import Source, Timing
-from latte_cli.strategies import fits, fixed_name
+from latte_cli.lookup import Source, Timing, fits
+from latte_cli.strategies import NO_LIMITS, Limits, Strategy, fixed_name
 
 _WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}
 _MEASURE = "`latte profile --suite network FILE` measures a model's layers"
@@ -23,20 +23,24 @@ class Warn:
 def doubts(
     calls: Sequence[Timing],
     *,
-    strategy: str,
-    workspace_limit_bytes: int | None = None,
+    strategy: Strategy,
+    limits: Limits = NO_LIMITS,
+    kind: str = "cpu",
     missing: int = 0,
     versions: int = 1,
     unselected: bool = False,
+    alone: int = 0,
+    needed_bytes: int = 0,
     memory_share: float = 0.0,
     norms_folded: int = 0,
     waiting_share: float = 0.0,
 ) -> Iterator[Warn]:
-    """What there is to say of a step's `calls`.
+    """What there is to say of a step's `calls`, chosen by `strategy` under `limits` on a device of `kind`.
 
     `missing` parts were left out; rows of that many library `versions` were read; `unselected` convolutions took the
-    default for want of a selector; the step holds `memory_share` of the device's memory; an export may have folded
-    `norms_folded` norms into convolutions; a GPU waits for its host for `waiting_share` of the step.
+    default for want of a selector; `alone` phases of convolutions were timed with nothing to choose from; the step
+    holds `needed_bytes`, `memory_share` of the device's memory; an export may have folded `norms_folded` norms into
+    convolutions; a GPU waits for its host for `waiting_share` of the step.
     """
     if norms_folded:
         message = f"no norms, and {norms_folded} convolutions with biases: an export for inference may have folded "
@@ -58,7 +62,19 @@ def doubts(
     if memory_share > 1:
         message = f"the step holds {memory_share:.3g} times the device's memory; lower `--batch-size`"
         yield Warn(code="memory", message=message)
-    yield from _unmet(tuple({timing.task: timing for timing in calls}.values()), strategy, workspace_limit_bytes)
+    if limits.memory_bytes is not None and needed_bytes > limits.memory_bytes:
+        over = needed_bytes / limits.memory_bytes
+        message = f"with the algorithms of `{strategy.name}` the step holds {over:.3g} times the memory limit; "
+        yield Warn(code="memory_limit", message=message + "compare with `--strategy latte`")
+    if strategy.rule_of_gpu and kind == "cpu":
+        message = f"`{strategy.name}` chooses on GPUs alone: this is its rule on the CPU's algorithms, a stand-in; "
+        yield Warn(code="stand_in", message=message + "compare with `--strategy pytorch`")
+    elif strategy.rule_of_gpu and alone:
+        message = (
+            f"{alone} convolution phases were measured with torch's own choice alone, which `{strategy.name}` takes; "
+        )
+        yield Warn(code="no_alternatives", message=message + "`latte profile --suite network FILE` measures the others")
+    yield from _unmet(list({id(timing): timing for timing in calls}.values()), strategy.name, limits.workspace_bytes)
 
 
 def _shares(calls: Sequence[Timing]) -> Iterator[Warn]:

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import TypeAlias
 
 from latte_cli.estimator.steps import LOSS, OPTIMIZERS, UPDATE, Step
 from latte_cli.layers import (
@@ -37,6 +38,10 @@ _TEMPORARY = {"adam": 2, "adamw": 2}
 """How often an optimizer holds the largest parameter's size beside its states while it updates."""
 
 
+Place: TypeAlias = tuple[str, Phase]
+"""A node's name, or UPDATE or LOSS, and a phase."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Moment:
     """The live bytes while one call runs; `temporary` are gradients of activations, workspace and the like."""
@@ -67,21 +72,43 @@ class Memory:
         """The moment with the most live bytes."""
         return max(self.timeline, key=lambda moment: moment.live_bytes)
 
+    def with_workspaces(self, workspaces: Mapping[Place, int]) -> "Memory":
+        """The same step with the workspace bytes that are known of its calls; those of one moment come one by one."""
+        most: dict[Place, int] = {}
+        for (name, phase), needed_bytes in workspaces.items():
+            place = (name, moment_of(phase))
+            most[place] = max(needed_bytes, most.get(place, 0))
+        timeline = (
+            replace(moment, temporary_bytes=moment.temporary_bytes + extra) if extra else moment
+            for moment in self.timeline
+            for extra in (most.get((moment.name, moment.phase), 0),)
+        )
+        return Memory(timeline=tuple(timeline))
 
-def memory(
-    network: Network, step: Step, precision: Precision, workspaces: Mapping[tuple[str, Phase], int] | None = None
-) -> Memory:
-    """The memory of a training step of `network`, with the workspace bytes of its calls where they are known."""
-    return Memory(timeline=tuple(_Simulation(network, step, precision, workspaces or {}).run()))
+    def live_bytes(self) -> dict[Place, int]:
+        """What is live at each call, the most if a place comes again."""
+        live: dict[Place, int] = {}
+        for moment in self.timeline:
+            place = (moment.name, moment.phase)
+            live[place] = max(moment.live_bytes, live.get(place, 0))
+        return live
+
+
+def moment_of(phase: Phase) -> Phase:
+    """The moment in which a phase runs: both halves of a convolution's backward pass share one."""
+    return Phase.BACKWARD if phase in (Phase.BACKWARD_DATA, Phase.BACKWARD_FILTER) else phase
+
+
+def memory(network: Network, step: Step, precision: Precision) -> Memory:
+    """The memory of a training step of `network`, without the workspaces of its calls."""
+    return Memory(timeline=tuple(_Simulation(network, step, precision).run()))
 
 
 class _Simulation:
     """Walks through a step, with a count of how many hold each activation's storage."""
 
-    def __init__(
-        self, network: Network, step: Step, precision: Precision, workspaces: Mapping[tuple[str, Phase], int]
-    ) -> None:
-        self.network, self.step, self.workspaces = network, step, workspaces
+    def __init__(self, network: Network, step: Step, precision: Precision) -> None:
+        self.network, self.step = network, step
         self.element = precision.element_bytes
         self.weight = 4 if precision is Precision.BF16_AUTOCAST else self.element
         self.roots = _roots(network)
@@ -129,7 +156,7 @@ class _Simulation:
             for name in self._kept(node):
                 self.held[name] += 1
             self.extra += self.saved[node.name][1]
-            yield self._moment(node.name, Phase.FORWARD, self.workspaces.get((node.name, Phase.FORWARD), 0))
+            yield self._moment(node.name, Phase.FORWARD)
             for name in node.inputs:
                 left[self.roots[name]] -= 1
                 if not left[self.roots[name]] and self.roots[name] not in inputs:
@@ -164,8 +191,7 @@ class _Simulation:
                 self.flowing[root] = arriving if _passes_on(node) else self.sizes[root]
                 arriving = 0
         self._gradients_of(node)
-        workspace = max(self.workspaces.get((node.name, phase), 0) for phase in node.layer.phases)
-        moment = self._moment(node.name, Phase.BACKWARD, added + workspace)
+        moment = self._moment(node.name, Phase.BACKWARD, added)
         if own not in {self.roots[name] for name in node.inputs}:
             self.flowing.pop(own, None)
         return moment

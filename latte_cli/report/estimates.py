@@ -19,8 +19,10 @@ _LEGEND = {Source.INTERPOLATED: "~ interpolated", Source.PREDICTED: "* predicted
 _NAME_WIDTH = 24
 _COLUMNS = (
     *("device", "strategy", "precision", "layout", "threads", "name", "kind", "phase", "algorithm"),
-    *("time_s", "low_s", "high_s", "low_80_s", "high_80_s", "workspace_bytes", "source"),
+    *("time_s", "low_s", "high_s", "low_80_s", "high_80_s", "workspace_bytes", "source", "confidence"),
+    "memory_limit_bytes",
 )
+_MOST_COLUMNS = 4
 
 
 def write_estimates(
@@ -33,8 +35,10 @@ def write_estimates(
         write_csv(_COLUMNS, list(_lines(estimates)), out)
     elif len(estimates) == 1:
         write_table(_single(estimates[0], schedule), out)
-    else:
+    elif len(estimates) <= _MOST_COLUMNS:
         write_table(_side_by_side(estimates, schedule), out)
+    else:
+        write_table(_summary(estimates, schedule), out)
 
 
 def document(estimates: Sequence[Estimate], schedule: Schedule = NO_SCHEDULE) -> dict[str, Any]:
@@ -59,6 +63,10 @@ def _entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
         "device": estimate.device.slug,
         "strategy": estimate.strategy,
         "estimator": estimate.estimator,
+        "limits": {
+            "workspace_bytes": estimate.limits.workspace_bytes,
+            "memory_bytes": estimate.limits.memory_bytes,
+        },
         "settings": {
             "precision": settings.precision,
             "layout": settings.layout,
@@ -140,6 +148,7 @@ def _layer(part: LayerTime) -> dict[str, Cell]:
         "high_80_s": part.high_80_s,
         "workspace_bytes": part.workspace_bytes,
         "source": part.source,
+        "confidence": part.confidence,
     }
 
 
@@ -151,6 +160,7 @@ def _lines(estimates: Sequence[Estimate]) -> Iterator[tuple[Cell, ...]]:
             "strategy": estimate.strategy,
             "precision": settings.precision,
             "threads": settings.threads,
+            "memory_limit_bytes": estimate.limits.memory_bytes,
         }
         for part in estimate.parts:
             values = shared | _layer(part)
@@ -231,7 +241,7 @@ def _shares(estimate: Estimate) -> str:
 
 
 def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
-    """A column for each device, a line for each layer and total; letters stand for the devices' long names."""
+    """A column for each estimate, a line for each layer and total; letters stand for what tells them apart."""
     layers = [_by_name(estimate) for estimate in estimates]
     names = [name for name in layers[0] if name not in (LOSS, UPDATE, ACCUMULATION)]
     rows = [(_short(name), *(_time(found.get(name, ())) for found in layers)) for name in names]
@@ -240,13 +250,54 @@ def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
     letters = ascii_uppercase[: len(estimates)]
     parts = [part for estimate in estimates for part in estimate.parts]
     return Table(
-        title=f"{estimates[0].network.name}, batch {estimates[0].network.batch_size}: {estimates[0].strategy}",
+        title=_title(estimates),
         columns=("layer", *(f">{letter}" for letter in letters)),
         rows=rows,
         footer=[
             *_legend(parts),
-            *(f"{letter}: {_on(estimate)}" for letter, estimate in zip(letters, estimates, strict=True)),
+            *(f"{letter}: {_what(estimate, estimates)}" for letter, estimate in zip(letters, estimates, strict=True)),
         ],
+    )
+
+
+def _title(estimates: Sequence[Estimate]) -> str:
+    network, strategies = estimates[0].network, {estimate.strategy for estimate in estimates}
+    which = estimates[0].strategy if len(strategies) == 1 else f"{len(strategies)} strategies"
+    return f"{network.name}, batch {network.batch_size}: {which}"
+
+
+def _what(estimate: Estimate, among: Sequence[Estimate]) -> str:
+    """What tells an estimate from the others."""
+    words = []
+    if len({one.strategy for one in among}) > 1:
+        words.append(estimate.strategy)
+    if len({one.limits for one in among}) > 1:
+        words.append(_limited(estimate))
+    if len({_on(one) for one in among}) > 1 or not words:
+        words.append(_on(estimate))
+    return ", ".join(words)
+
+
+def _limited(estimate: Estimate) -> str:
+    limit = estimate.limits.memory_bytes
+    return "any memory" if limit is None else f"at most {size(limit)}"
+
+
+def _summary(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
+    """A line for each estimate, where they are too many for a column each."""
+    totals = [_total_cells(estimate, schedule) for estimate in estimates]
+    shown = [title for title in totals[0] if title not in ("loss", "step, least (95 %)", "step, most (95 %)")]
+    fastest = min(estimate.step_s for estimate in estimates)
+    rows = [
+        (_what(estimate, estimates), *(cells[title] for title in shown), f"{estimate.step_s / fastest:.2f}")
+        for estimate, cells in zip(estimates, totals, strict=True)
+    ]
+    same = [_on(estimates[0])] if len({_on(one) for one in estimates}) == 1 else []
+    return Table(
+        title=_title(estimates),
+        columns=("under", *(f">{title}" for title in shown), ">ratio"),
+        rows=rows,
+        footer=["ratio: of the step to the fastest one", *same],
     )
 
 

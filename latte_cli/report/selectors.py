@@ -1,52 +1,103 @@
 """Evaluations of selectors as a table, JSON or CSV."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from math import isnan
+from math import inf, isnan
 from typing import Any, TextIO
 
-from latte_cli.report import Format, Table, percent, ratio, write_csv, write_json, write_table
-from latte_cli.selector import Score
+from latte_cli.report import Format, Table, percent, ratio, size, write_csv, write_json, write_table
+from latte_cli.selector import Evaluation, Score
 
 SCHEMA = "latte.selector-evaluation/1"
 
 _COLUMNS = (
     *("device", "phase", "precision", "method", "top1", "within_5pct"),
-    *("regret_geomean", "regret_p95", "regret_p99", "regret_total_time", "layers"),
+    *("regret_geomean", "regret_p95", "regret_p99", "regret_total_time", "layers", "limit_bytes"),
 )
+_MOST_FEATURES = 6
 _TITLES = (
     *("device", "phase", "precision", "method", ">top-1", ">within 5 %"),
     *(">regret", ">p95", ">p99", ">total", ">layers"),
 )
 
 
-def write_scores(
-    scores: Sequence[Score], form: Format, *, footer: Sequence[str] = (), out: TextIO | None = None
+def write_evaluation(
+    evaluation: Evaluation,
+    form: Format,
+    *,
+    importance: Mapping[str, float] | None = None,
+    prediction_s: float | None = None,
+    footer: Sequence[str] = (),
+    out: TextIO | None = None,
 ) -> None:
-    """Write `scores`, for people with the lines of `footer` below."""
+    """Write an evaluation; for people with the lines of `footer` below."""
     if form is Format.JSON:
-        write_json(document(scores), out)
+        write_json(document(evaluation, importance, prediction_s), out)
     elif form is Format.CSV:
-        write_csv(_COLUMNS, [[asdict(score)[column] for column in _COLUMNS] for score in _sorted(scores)], out)
+        scores = _sorted(evaluation.scores)
+        write_csv(_COLUMNS, [[asdict(score)[column] for column in _COLUMNS] for score in scores], out)
     else:
-        write_table(Table(columns=_TITLES, rows=[_row(score) for score in _sorted(scores)], footer=footer), out)
+        lines = [*footer, *_lines(evaluation, importance or {})]
+        write_table(
+            Table(columns=_TITLES, rows=[_row(score) for score in _sorted(evaluation.scores)], footer=lines), out
+        )
 
 
-def document(scores: Sequence[Score]) -> dict[str, Any]:
-    """Scores as the document `latte.selector-evaluation/1`."""
-    results = [{column: asdict(score)[column] for column in _COLUMNS} for score in _sorted(scores)]
-    return {"schema": SCHEMA, "results": results}
+def document(
+    evaluation: Evaluation, importance: Mapping[str, float] | None = None, prediction_s: float | None = None
+) -> dict[str, Any]:
+    """An evaluation as the document `latte.selector-evaluation/1`."""
+    return {
+        "schema": SCHEMA,
+        "results": [
+            {column: _number(asdict(score)[column]) for column in _COLUMNS} for score in _sorted(evaluation.scores)
+        ],
+        "learning_curve": [
+            {name: _number(value) for name, value in asdict(point).items()} for point in evaluation.curve
+        ],
+        "calibration_error": _number(evaluation.calibration_error),
+        "importance": dict(importance or {}),
+        "prediction_s": prediction_s,
+    }
+
+
+def _number(value: Any) -> Any:
+    """What JSON has no number for is null."""
+    return None if isinstance(value, float) and isnan(value) else value
+
+
+def _lines(evaluation: Evaluation, importance: Mapping[str, float]) -> Iterator[str]:
+    if evaluation.curve:
+        points = (
+            f"{point.layers} layers {ratio(_known(point.regret_geomean))} ({percent(point.top1)})"
+            for point in evaluation.curve
+        )
+        yield f"regret and top-1 after learning from {', '.join(points)}"
+    if importance:
+        yield f"what tells most: {', '.join(f'{name} {percent(share)}' for name, share in _first(importance))}"
+    if not isnan(evaluation.calibration_error):
+        yield f"confidences are off by {percent(evaluation.calibration_error)} in the mean"
+
+
+def _first(importance: Mapping[str, float]) -> list[tuple[str, float]]:
+    return list(importance.items())[:_MOST_FEATURES]
 
 
 def _sorted(scores: Sequence[Score]) -> list[Score]:
-    """By device, precision and phase, the sum last; methods stay in their order."""
+    """By device, precision, limit and phase, the sum last; methods stay in their order."""
     phases = ("forward", "backward_data", "backward_filter", "all")
-    return sorted(scores, key=lambda score: (score.device, score.precision, phases.index(score.phase)))
+
+    def place(score: Score) -> tuple[str, str, float, int]:
+        limit = -inf if score.limit_bytes is None else -score.limit_bytes
+        return score.device, score.precision, limit, phases.index(score.phase)
+
+    return sorted(scores, key=place)
 
 
 def _row(score: Score) -> tuple[str, ...]:
+    limit = "" if score.limit_bytes is None else f" within {size(score.limit_bytes)}"
     return (
-        *(score.device, score.phase, score.precision, score.method.replace("_", " ")),
+        *(score.device, score.phase, score.precision, score.method.replace("_", " ") + limit),
         *(percent(score.top1), percent(_known(score.within_5pct))),
         *map(ratio, map(_known, (score.regret_geomean, score.regret_p95, score.regret_p99, score.regret_total_time))),
         str(score.layers),

@@ -1,4 +1,4 @@
-"""Selectors on disk: XGBoost's own file with a JSON card beside it."""
+"""Selectors on disk: XGBoost's own file or safetensors, with a JSON card beside it."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 from latte_cli.algorithms import Algorithm
 from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION
-from latte_cli.selector.model import COLUMNS, SCHEMA, Card, Selector
+from latte_cli.selector.model import COLUMNS, KINDS, SCHEMA, Card, Selector
 from latte_cli.store import Store
 from latte_cli.store.shipped import shipped_models
 
@@ -27,22 +27,29 @@ def name(slugs: Sequence[str], *, all_devices: bool = False) -> str:
 
 
 def save(selector: Selector, directory: Path) -> None:
-    """Write `selector` to `directory`, in place of the one there: trees, then the card that names them.
+    """Write `selector` to `directory`, in place of the one there: its model, then the card that names it.
 
     Readers see the old one or the new one. Raises LatteError where it cannot be written.
     """
-    trees = bytes(selector.trees.save_raw(raw_format="ubj"))
-    card = replace(selector.card, trees=f"trees-{sha256(trees).hexdigest()[:12]}.ubj")
+    content = selector.model.saved() | selector.workspaces.saved()
+    files = {name: _digested(name, one) for name, one in content.items()}
+    card = replace(selector.card, files=files)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write(directory / card.trees, trees)
+        for name, one in content.items():
+            _write(directory / files[name], one)
         _write(directory / _CARD, json.dumps(asdict(card), indent=1).encode())
-        for path in directory.glob("trees-*.ubj"):
-            if path.name != card.trees:
+        for path in (*directory.glob("*.ubj"), *directory.glob("*.safetensors")):
+            if path.name not in files.values():
                 path.unlink(missing_ok=True)
     except OSError as exc:
         hint = "`--output DIR` writes it elsewhere"
         raise LatteError(f"cannot write the selector `{directory}`: {exc.strerror}", hint=hint) from exc
+
+
+def _digested(name: str, content: bytes) -> str:
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}-{sha256(content).hexdigest()[:12]}.{suffix}"
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -70,7 +77,7 @@ def load(path: Path) -> Selector:
         card = Card(**{**values, "algorithms": [Algorithm(**each) for each in content["algorithms"]]})
         if not all(0 <= place < len(card.algorithms) for places in card.ran.values() for place in places):
             raise ValueError("an algorithm that is not there")
-        return Selector(card, _trees(path / card.trees))
+        return _selector(path, card)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as exc:
         raise _damaged(path) from exc
 
@@ -91,17 +98,19 @@ def _damaged(path: Path) -> LatteError:
     return LatteError(f"the selector `{path}` is damaged", hint=_HINT)
 
 
-def _trees(path: Path) -> Any:
-    import xgboost
+def _selector(path: Path, card: Card) -> Selector:
+    from latte_cli.selector import mlp, trees, workspaces
 
-    booster = xgboost.Booster()
-    try:
-        booster.load_model(bytearray(path.read_bytes()))
-    except xgboost.core.XGBoostError as exc:
-        raise ValueError("unreadable trees") from exc
-    if booster.num_features() != len(COLUMNS):
-        raise ValueError("trees of other features")
-    return booster
+    if card.kind not in KINDS or any(Path(file).name != file for file in card.files.values()):
+        raise ValueError("not a model's files")
+    if not all(0 <= place < len(card.algorithms) for places in card.classes.values() for place in places):
+        raise ValueError("an algorithm that is not there")
+    content = {name: (path / file).read_bytes() for name, file in card.files.items()}
+    own = content.pop(workspaces.FILE, None)
+    needed = workspaces.Workspaces() if own is None else workspaces.load(own, len(COLUMNS))
+    if card.kind == "mlp":
+        return Selector(card, mlp.load(content), needed)
+    return Selector(card, trees.load(content, card.devices, card.classes), needed)
 
 
 def find(store: Store, slug: str) -> Selector | None:

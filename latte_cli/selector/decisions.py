@@ -4,12 +4,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import median
 from typing import TypeAlias
 
 from latte_cli.algorithms import HEURISTIC, Algorithm
 from latte_cli.backends import Device
 from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.lookup import Timing, combined
+from latte_cli.lookup import Timing, combined, fits
 from latte_cli.measure import Evidence, Measurement
 from latte_cli.tasks import Settings
 
@@ -70,13 +71,49 @@ class Decision:
         """The layer up to its batch and bias: decisions of equal shape tell too much about each other."""
         return replace(self.layer, batch=1, bias=False)
 
+    @property
+    def key(self) -> "Key":
+        """What tells decisions apart."""
+        return self.device.slug, self.settings, self.layer, self.phase
+
+    def within(self, limit_bytes: int) -> "Decision":
+        """The choice among the algorithms whose workspace fits the limit."""
+        return replace(self, timings=tuple(timing for timing in self.timings if fits(timing, limit_bytes)))
+
+    def completed(self, earlier: "Decision") -> "Decision":
+        """This one with what was timed only earlier, at the speed that the others of both have now."""
+        both = [algorithm for algorithm in self.times_s if algorithm in earlier.times_s]
+        if not both:
+            return self
+        ratio = median(self.times_s[algorithm] / earlier.times_s[algorithm] for algorithm in both)
+        missing = (timing for timing in earlier.timings if timing.task.algorithm not in self.times_s)
+        filled = (replace(timing, device_s=ratio * timing.device_s) for timing in missing)
+        needed = {timing.task.algorithm: timing.workspace_bytes for timing in earlier.timings}  # looked at once only
+        own = (
+            timing
+            if timing.workspace_bytes is not None
+            else replace(timing, workspace_bytes=needed.get(timing.task.algorithm))
+            for timing in self.timings
+        )
+        return replace(self, timings=(*own, *filled), refused=earlier.refused)
+
 
 Key: TypeAlias = tuple[str, Settings, Convolution, Phase]
 
 
-def decisions(measurements: Iterable[Measurement]) -> list[Decision]:
-    """The choices there are: convolutions of which at least two algorithms ran, their passes combined, or of which it
-    is known who won among several."""
+def by_pass(measurements: Iterable[Measurement]) -> tuple[list[Decision], dict[Key, Decision]]:
+    """The choices as the first pass of a sweep knows them, and as later passes do, for those that have one."""
+    rows = list(measurements)
+    first = decisions(row for row in rows if row.sweep_pass == 0 or row.evidence is Evidence.LABEL)
+    earlier = {decision.key: decision for decision in first}
+    again = (row for row in rows if row.sweep_pass > 0 and row.evidence is not Evidence.LABEL)
+    later = {decision.key: decision for decision in decisions(again, least=1)}
+    return first, {key: decision.completed(earlier[key]) for key, decision in later.items() if key in earlier}
+
+
+def decisions(measurements: Iterable[Measurement], *, least: int = 2) -> list[Decision]:
+    """The choices there are: convolutions of which at least two (or `least`) algorithms ran, their passes combined, or
+    of which it is known who won among several."""
     devices: dict[str, Device] = {}
     rows: defaultdict[Key, list[Measurement]] = defaultdict(list)
     wins: defaultdict[Key, Counter[Algorithm]] = defaultdict(Counter)
@@ -93,14 +130,10 @@ def decisions(measurements: Iterable[Measurement]) -> list[Decision]:
             elif row.ranking:
                 answers[key] = row.ranking[0]
     found = [_timed(devices[key[0]], key, each) for key, each in rows.items()]
-    found = [decision for decision in found if len(decision.timings) > 1]
-    timed = {_key(decision) for decision in found}
+    found = [decision for decision in found if len(decision.timings) >= least]
+    timed = {decision.key for decision in found}
     found += _labelled(devices, {key: each for key, each in wins.items() if key not in timed})
-    return [replace(decision, heuristic=_named(decision, answers.get(_key(decision)))) for decision in found]
-
-
-def _key(decision: Decision) -> Key:
-    return decision.device.slug, decision.settings, decision.layer, decision.phase
+    return [replace(decision, heuristic=_named(decision, answers.get(decision.key))) for decision in found]
 
 
 def _timed(device: Device, key: Key, rows: Iterable[Measurement]) -> Decision:

@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from math import nan
 from statistics import median
@@ -16,15 +16,19 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import Device
 from latte_cli.layers import layer_text
 from latte_cli.lookup import Pair
-from latte_cli.selector.decisions import Decision
-from latte_cli.selector.model import Selector, fit, too_few
+from latte_cli.selector.decisions import Decision, Key
+from latte_cli.selector.model import Preferences, Selector, fit, too_few
 from latte_cli.tasks import Settings
 
 _LEAST_SHAPES = 8
 _NETWORK = 159
 """Pairs of one prediction that is timed: three phases of the 53 convolutions of ResNet-50."""
 
+_CURVE = (8, 4, 2, 1)  # one layer of so many is learned from
+_BINS = 10
+
 Picks: TypeAlias = Mapping[int, Algorithm]
+Fit: TypeAlias = Callable[[Sequence[Decision]], Selector]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,8 @@ class Score:
     """How good a method's choices are; regret is the time of the choice over the best time.
 
     `regret_total_time` is the ratio of the sums over all decisions; `layers` counts different layers. Where it is known
-    only who won, `top1` is the share of rows that agree, and the rest is not a number.
+    only who won, `top1` is the share of rows that agree, and the rest is not a number. Under `limit_bytes` of workspace
+    (None: any) only what fits is compared.
     """
 
     device: str
@@ -46,35 +51,133 @@ class Score:
     regret_p99: float
     regret_total_time: float
     layers: int
+    limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A point of the learning curve: choices after learning from `layers` different layers."""
+
+    layers: int
+    top1: float
+    regret_geomean: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How good a selector's choices are on layers that it has not seen, and how sure it may be.
+
+    A candidate is e times less likely for a loss `softness` higher, which fits best; `calibration_error` is how far
+    confidences are from how often they were right, in the mean.
+    """
+
+    scores: tuple[Score, ...]
+    curve: tuple[Point, ...] = ()
+    softness: float = 1.0
+    calibration_error: float = nan
 
 
 def evaluate(
-    decisions: Sequence[Decision], *, seed: int = 0, folds: int = 5, done: Callable[[float], None] = lambda parts: None
-) -> list[Score]:
+    decisions: Sequence[Decision],
+    *,
+    later: Mapping[Key, Decision] | None = None,
+    kind: str = "xgboost",
+    seed: int = 0,
+    folds: int = 5,
+    limits: Sequence[int] = (),
+    curve: bool = False,
+    done: Callable[[float], None] = lambda parts: None,
+) -> Evaluation:
     """Scores of the selector, the majority class, the framework's default, a library's own heuristic and the oracle, by
     device and precision.
 
-    Each decision is judged by a selector fitted without any layer of the same shape, whatever its batch. A choice that
-    did not run counts as the slowest that did. `done` hears how many folds are done.
+    Each decision is judged by a selector fitted without any layer of the same shape, whatever its batch. With `later`
+    passes choices are judged by those, and only where there are any; choosing as the first pass would is then the
+    method `another_pass`, and nothing can be told to be better than that. A choice that did not run counts as the
+    slowest that did. `done` hears how many folds are done.
     Raises LatteError where there are too few layers to split.
     """
     if len({decision.shape for decision in decisions}) < _LEAST_SHAPES:
         raise too_few(decisions)
+
+    def fitted(train: Sequence[Decision]) -> Selector:
+        return fit(train, seed=seed, kind=kind)
+
+    judges = [decision if later is None else later.get(decision.key) for decision in decisions]
     own = fold_numbers(decisions, seed=seed, folds=folds)
     picks: dict[str, dict[int, Algorithm]] = {"selector": {}, "majority_class": {}}
+    limited: dict[int, dict[int, Algorithm]] = {limit: {} for limit in limits}
+    ranked: dict[int, Preferences] = {}
+    points: tuple[Point, ...] = ()
     for fold in range(folds):
         train = [decision for decision, number in zip(decisions, own, strict=True) if number != fold]
-        test = {index: decision for index, decision in enumerate(decisions) if own[index] == fold}
-        picks["selector"].update(selected(fit(train, seed=seed), test))
-        picks["majority_class"].update(majority(train, test))
+        test = {index: judge for index, judge in enumerate(judges) if judge and own[index] == fold}
+        preferences = rankings(fitted(train), test)
+        ranked |= preferences
+        picks["selector"] |= {index: each.best()[0] for index, each in preferences.items()}
+        picks["majority_class"] |= majority(train, test)
+        for limit, chosen in limited.items():
+            chosen |= {index: each.best(limit)[0] for index, each in preferences.items()}
         done(fold + 1)
-    has_default = (index for index, decision in enumerate(decisions) if FRAMEWORK_DEFAULT in decision.times_s)
+        if curve and not fold:
+            points = _curve(train, test, fitted)
+    known = {index: judge for index, judge in enumerate(judges) if judge}
+    has_default = (index for index, decision in known.items() if FRAMEWORK_DEFAULT in decision.times_s)
     picks["framework_default"] = dict.fromkeys(has_default, FRAMEWORK_DEFAULT)
-    picks["heuristic"] = {
-        index: decision.heuristic for index, decision in enumerate(decisions) if decision.heuristic is not None
-    }
-    picks["oracle"] = {index: decision.best for index, decision in enumerate(decisions)}
-    return [score for method, each in picks.items() for score in score_groups(decisions, method, each)]
+    picks["heuristic"] = {index: one.heuristic for index, one in known.items() if one.heuristic is not None}
+    if later is not None:
+        picks["another_pass"] = {index: decisions[index].best for index in known if decisions[index].times_s}
+    picks["oracle"] = {index: decision.best for index, decision in known.items()}
+    scores = [score for method, each in picks.items() for score in score_groups(known, method, each)]
+    for limit, chosen in limited.items():
+        scores += _within(known, chosen, limit)
+    softness = fitted_softness(ranked, known)
+    return Evaluation(
+        scores=tuple(scores),
+        curve=points,
+        softness=softness,
+        calibration_error=calibration_error(ranked, known, softness),
+    )
+
+
+def across_devices(
+    train: Sequence[Decision], test: Sequence[Decision], *, seed: int = 0, kind: str = "xgboost"
+) -> list[Score]:
+    """Scores on each device's part of `test` of one selector for all devices, `all_devices`, and of one that has not
+    seen that device, `other_devices`; both know devices by their features. Raises LatteError as `fit` does."""
+    scores = []
+    together = fit(train, seed=seed, kind=kind)
+    for slug in sorted({decision.device.slug for decision in test}):
+        own = {index: decision for index, decision in enumerate(test) if decision.device.slug == slug}
+        others = [decision for decision in train if decision.device.slug != slug]
+        scores += score_groups(own, "all_devices", selected(together, own))
+        scores += score_groups(own, "other_devices", selected(fit(others, seed=seed, kind=kind), own))
+    return scores
+
+
+def _within(decisions: Mapping[int, Decision], picks: Picks, limit_bytes: int) -> Iterator[Score]:
+    """Scores under a limit, of the selector and of the framework's default where that fits."""
+    fitting = {index: decision.within(limit_bytes) for index, decision in decisions.items()}
+    fitting = {index: decision for index, decision in fitting.items() if len(decision.timings) > 1}
+    default = {index: FRAMEWORK_DEFAULT for index, each in fitting.items() if FRAMEWORK_DEFAULT in each.times_s}
+    for method, each in (("selector", {index: picks[index] for index in fitting}), ("framework_default", default)):
+        for score in score_groups(fitting, method, each):
+            yield replace(score, limit_bytes=limit_bytes)
+
+
+def _curve(train: Sequence[Decision], test: Mapping[int, Decision], fitted: Fit) -> tuple[Point, ...]:
+    """Quality after a part of the layers: an eighth, a quarter, half and all of them."""
+    points = []
+    shapes = fold_numbers(train, seed=1, folds=_CURVE[0])
+    for part in _CURVE:
+        some = [decision for decision, number in zip(train, shapes, strict=True) if number < _CURVE[0] // part]
+        if len({decision.shape for decision in some}) < _LEAST_SHAPES:
+            continue
+        picks = {index: each.best()[0] for index, each in rankings(fitted(some), test).items()}
+        score = _score("selector", ("", "", "all"), list(test.values()), list(picks.values()))
+        layers = len({decision.layer for decision in some})
+        points.append(Point(layers=layers, top1=score.top1, regret_geomean=score.regret_geomean))
+    return tuple(points)
 
 
 def fold_numbers(decisions: Sequence[Decision], *, seed: int, folds: int) -> list[int]:
@@ -86,18 +189,59 @@ def fold_numbers(decisions: Sequence[Decision], *, seed: int, folds: int) -> lis
     return [folds_of[shape] for shape in shapes]
 
 
-def selected(selector: Selector, decisions: Mapping[int, Decision]) -> dict[int, Algorithm]:
-    """What `selector` takes for each decision, among the algorithms that were tried."""
+def rankings(selector: Selector, decisions: Mapping[int, Decision]) -> dict[int, Preferences]:
+    """What `selector` prefers for each decision, among the algorithms that were tried."""
     batches: defaultdict[tuple[Device, Settings], list[int]] = defaultdict(list)
     for index, decision in decisions.items():
         batches[decision.device, decision.settings].append(index)
-    picks = {}
+    found: dict[int, Preferences] = {}
     for (device, settings), indices in batches.items():
         pairs = [(decisions[index].layer, decisions[index].phase) for index in indices]
         tried = [decisions[index].tried for index in indices]
-        for index, choice in zip(indices, selector.choose(pairs, settings, device, candidates=tried), strict=True):
-            picks[index] = choice.algorithm
-    return picks
+        found.update(zip(indices, selector.rank(pairs, settings, device, tried), strict=True))
+    return {index: found[index] for index in decisions}
+
+
+def selected(selector: Selector, decisions: Mapping[int, Decision]) -> dict[int, Algorithm]:
+    """What `selector` takes for each decision, among the algorithms that were tried."""
+    return {index: each.best()[0] for index, each in rankings(selector, decisions).items()}
+
+
+def fitted_softness(ranked: Mapping[int, Preferences], decisions: Mapping[int, Decision]) -> float:
+    """The softness under which what won was likeliest (temperature scaling: Guo et al., ICML 2017)."""
+    from scipy.optimize import minimize_scalar
+
+    choices = [(each.losses, _won(each, decisions[index])) for index, each in ranked.items() if len(each.losses) > 1]
+    gaps = [(np.array(losses) - min(losses), won) for losses, won in choices if won is not None]
+    if not gaps:
+        return 1.0
+
+    def unlikely(log_softness: float) -> float:
+        scaled = ((gap / np.exp(log_softness), won) for gap, won in gaps)
+        return float(np.mean([gap[won] + np.log(np.exp(-gap).sum()) for gap, won in scaled]))
+
+    return float(np.exp(minimize_scalar(unlikely, bounds=(-7, 3), method="bounded").x))
+
+
+def calibration_error(ranked: Mapping[int, Preferences], decisions: Mapping[int, Decision], softness: float) -> float:
+    """The expected calibration error: |confidence - share of right choices| over ten bins, by how many are in each."""
+    pairs = []
+    for index, each in ranked.items():
+        algorithm, confidence = replace(each, softness=softness).best()
+        pairs.append((confidence, decisions[index].share(algorithm)))
+    if not pairs:
+        return nan
+    confidences, right = np.array(pairs).T
+    bins = np.minimum((confidences * _BINS).astype(int), _BINS - 1)
+    return float(
+        sum(
+            abs(confidences[bins == one].mean() - right[bins == one].mean()) * np.mean(bins == one) for one in set(bins)
+        )
+    )
+
+
+def _won(preferences: Preferences, decision: Decision) -> int | None:
+    return preferences.algorithms.index(decision.best) if decision.best in preferences.algorithms else None
 
 
 def majority(train: Sequence[Decision], test: Mapping[int, Decision]) -> dict[int, Algorithm]:
@@ -115,7 +259,7 @@ def _class(decision: Decision) -> tuple[str, str, str]:
     return decision.device.slug, decision.settings.precision, decision.phase
 
 
-def score_groups(decisions: Sequence[Decision], method: str, picks: Picks) -> list[Score]:
+def score_groups(decisions: Sequence[Decision] | Mapping[int, Decision], method: str, picks: Picks) -> list[Score]:
     """Scores of `method`, which picked algorithms for some of `decisions`, by device, precision and phase."""
     groups: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
     for index in sorted(picks):
@@ -160,11 +304,23 @@ def prediction_s(
     selector: Selector, decisions: Sequence[Decision], *, clock: Callable[[], float] = time.perf_counter
 ) -> float:
     """Seconds to choose for a network as large as ResNet-50, in one batch: the median of seven times."""
-    first = decisions[0]
     pairs: list[Pair] = list(islice(cycle((each.layer, each.phase) for each in decisions), _NETWORK))
+    return median(_choosing_s(selector, pairs, decisions[0], clock) for _ in range(7))
+
+
+def cold_prediction_s(
+    selector: Selector, decisions: Sequence[Decision], *, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """The same for layers that were never asked about before: the median over networks of other batches."""
+    layers = list(dict.fromkeys(each.layer for each in decisions))[: _NETWORK // 3]
     times = []
-    for _ in range(7):
-        start = clock()
-        selector.choose(pairs, first.settings, first.device)
-        times.append(clock() - start)
+    for batch in (1001, 1002, 1003, 1004, 1005):
+        pairs = [(replace(layer, batch=batch), phase) for layer in layers for phase in layer.phases]
+        times.append(_choosing_s(selector, pairs, decisions[0], clock))
     return median(times)
+
+
+def _choosing_s(selector: Selector, pairs: Sequence[Pair], like: Decision, clock: Callable[[], float]) -> float:
+    start = clock()
+    selector.choose(pairs, like.settings, like.device)
+    return clock() - start

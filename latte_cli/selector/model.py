@@ -1,50 +1,44 @@
-"""The selector's model: boosted trees that predict what each algorithm loses against the best one."""
+"""The selector: a model of what each algorithm loses against the best one, and what it must know beside."""
 
 import platform
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from hashlib import sha256
-from typing import Any, TypeAlias
+from importlib.metadata import version
+from math import exp, log
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from latte_cli import __version__
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import Device
 from latte_cli.errors import LatteError
-from latte_cli.features import FEATURE_VERSION, FEATURES, Matrix, informative, matrix
+from latte_cli.features import DETAILS, FEATURE_VERSION, FEATURES, Matrix, details, matrix
 from latte_cli.layers import Convolution, Layer, Phase, layer_text
 from latte_cli.lookup import Pair, sort
+from latte_cli.selector.candidates import Array, Candidates, Model, Places
 from latte_cli.selector.decisions import Decision
+from latte_cli.selector.workspaces import Workspaces
 from latte_cli.tasks import Layout, Precision, Settings
 
-SCHEMA = "latte.selector/1"
+if TYPE_CHECKING:
+    from latte_cli.selector.trees import Examples
 
-COLUMNS = (*FEATURES, "device", "algorithm")
-"""What the trees see of a candidate: the features, and the places of device and algorithm in the card."""
+SCHEMA = "latte.selector/2"
 
-Array: TypeAlias = npt.NDArray[np.float64]
-Places: TypeAlias = npt.NDArray[np.int64]
+COLUMNS = (*FEATURES, *DETAILS)
+"""The features of a layer's phase that a model may look at."""
 
-_CATEGORIES = ("kind", "function", "phase", "device", "algorithm")
-_TYPES = ["c" if column in _CATEGORIES else "q" for column in COLUMNS]
-_ROUNDS = 300
-_TREES = {
-    "objective": "reg:squarederror",
-    "base_score": 0.0,
-    "tree_method": "hist",
-    "eta": 0.1,
-    "min_child_weight": 5,
-    "subsample": 0.8,
-    "colsample_bytree": 0.8,
-}
-_DEPTHS = ((2000, 8), (0, 6))  # from so many decisions on: more of them tell finer rules from noise
+KINDS = ("xgboost", "mlp")
+"""Kinds of models: boosted trees, and the perceptron of LATTE's own code."""
+
 _REFUSED = 1.0  # the loss of what did not run: that of an algorithm which takes for ever
-_SOFT = 0.1  # loss that makes a candidate e times less likely
+_LIBRARIES = {"xgboost": "xgboost", "mlp": "torch"}
+_SOFTNESS = {"xgboost": 0.1, "mlp": 1.0}
 _LEAST_SHAPES = 4
-_SMALL_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +54,56 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preferences:
+    """What may compute a layer's phase, with the loss predicted of each, lower for better, and the workspace it may
+    take in bytes; a candidate is e times less likely for a loss `softness` higher.
+
+    Without candidates it is the framework's default, for certain where the layer is no convolution.
+    """
+
+    algorithms: tuple[Algorithm, ...]
+    losses: Sequence[float]
+    workspaces_bytes: Sequence[float]
+    softness: float
+    otherwise: float
+
+    def best(self, limit_bytes: int | None = None) -> tuple[Algorithm, float]:
+        """The algorithm with the least loss whose workspace fits the limit, and the confidence in it, 0 to 1.
+
+        Where none fits it is the one with the least workspace.
+        """
+        if not self.algorithms:
+            return FRAMEWORK_DEFAULT, self.otherwise
+        places, losses, needed = range(len(self.algorithms)), list(self.losses), list(self.workspaces_bytes)
+        fitting = [at for at in places if limit_bytes is None or needed[at] <= limit_bytes]
+        if not fitting:
+            return self.algorithms[min(places, key=needed.__getitem__)], 0.0
+        best = min(fitting, key=losses.__getitem__)
+        shares = (exp((losses[best] - losses[at]) / self.softness) for at in fitting)
+        return self.algorithms[best], 1 / sum(shares)
+
+    def likeliest(self, count: int) -> list[Algorithm]:
+        """The `count` algorithms with the least losses, best first."""
+        order = sorted(zip(self.losses, range(len(self.algorithms)), strict=True))
+        return [self.algorithms[place] for _, place in order[:count]]
+
+    def workspaces(self) -> dict[Algorithm, int]:
+        """The workspace that each may take, in bytes."""
+        return {one: int(most) for one, most in zip(self.algorithms, self.workspaces_bytes, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """What a selector was made of, and what it needs beside its trees; JSON beside them.
 
-    `ran` holds the places in `algorithms` of those that ran a sort of layer; `workspace` the highest ratio of
-    workspace to (bytes of the tensors, bytes of the unfolded input) seen of an algorithm, the unused one 0.
+    `ran` holds the places in `algorithms` of those that ran a sort of layer, `classes` of those that won in a phase;
+    a candidate is e times less likely for a loss `softness` higher, fitted to left-out
+    layers as far as the `calibration_error` says; `importance` is what the model says of its features.
     """
 
     devices: Sequence[str]
     algorithms: Sequence[Algorithm]
     ran: Mapping[str, Sequence[int]]
-    workspace: Mapping[str, Sequence[float]]
     settings: Sequence[str]
     decisions: int
     fingerprint: str
@@ -78,7 +111,12 @@ class Card:
     made_at: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     scores: Sequence[Mapping[str, Any]] = ()
-    trees: str = ""
+    kind: str = "xgboost"
+    softness: float = 0.1
+    calibration_error: float | None = None
+    importance: Mapping[str, float] = field(default_factory=dict)
+    classes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     features: Sequence[str] = COLUMNS
     feature_version: int = FEATURE_VERSION
     schema: str = SCHEMA
@@ -87,8 +125,8 @@ class Card:
 class Selector:
     """Chooses algorithms for convolutions that were not measured, a whole network at once."""
 
-    def __init__(self, card: Card, trees: Any) -> None:
-        self.card, self.trees = card, trees
+    def __init__(self, card: Card, model: Model, workspaces: Workspaces) -> None:
+        self.card, self.model, self.workspaces = card, model, workspaces
         self._places = {algorithm: place for place, algorithm in enumerate(card.algorithms)}
 
     def choose(
@@ -104,18 +142,63 @@ class Selector:
         `candidates`, one collection a pair, leaves out what else cannot run. Where nothing is left, and for layers
         that are no convolutions, it is the framework's default; its confidence is then 0, or 1.
         """
+        limited = workspace_limit_bytes is not None
+        if candidates is None:  # networks repeat their layers
+            distinct = list(dict.fromkeys(layers_phases))
+            found = dict(zip(distinct, self.rank(distinct, settings, device, with_workspaces=limited), strict=True))
+            ranked = [found[pair] for pair in layers_phases]
+        else:
+            ranked = self.rank(layers_phases, settings, device, candidates, with_workspaces=limited)
+        return [
+            _choice(pair, settings, preferences.best(workspace_limit_bytes))
+            for pair, preferences in zip(layers_phases, ranked, strict=True)
+        ]
+
+    def rank(
+        self,
+        layers_phases: Sequence[Pair],
+        settings: Settings,
+        device: Device,
+        candidates: Sequence[Collection[Algorithm] | None] = (),
+        *,
+        with_workspaces: bool = True,
+    ) -> list[Preferences]:
+        """What may compute each pair, among what ran on layers of its sort and is in its `candidates`.
+
+        The workspaces of its preferences are zeros unless `with_workspaces`.
+        """
+        if not layers_phases:
+            return []
         able = [self._able(pair, settings, device) for pair in layers_phases]
-        if candidates is not None:
-            wanted = [{self._places.get(algorithm) for algorithm in each} for each in candidates]
-            able = [[place for place in places if place in own] for places, own in zip(able, wanted, strict=True)]
-        features = matrix(layers_phases, settings, device)
-        if workspace_limit_bytes is not None:
-            able = [
-                [place for place in places if self._workspace_bytes(place, phase, row) <= workspace_limit_bytes]
-                for places, (_, phase), row in zip(able, layers_phases, features, strict=True)
-            ]
-        losses = self._losses(features, able, device)
-        return [self._choice(pair, settings, row) for pair, row in zip(layers_phases, losses, strict=True)]
+        if candidates:
+            able = [_among(places, self._places, own) for places, own in zip(able, candidates, strict=True)]
+        counts = [len(places) for places in able]
+        asked = Candidates(
+            pairs=layers_phases,
+            features=_seen(layers_phases, settings, device),
+            settings=[settings] * len(layers_phases),
+            device=device,
+            rows=np.repeat(np.arange(len(able)), counts),
+            places=np.array([place for places in able for place in places], dtype=np.int64),
+            algorithms=len(self.card.algorithms),
+        )
+        losses = self.model.losses(asked) if sum(counts) else np.zeros(0)
+        needed = np.zeros(sum(counts))
+        if with_workspaces:
+            needed = self.workspaces.needed(asked.features, asked.rows, asked.places)
+        ends = np.cumsum(counts)[:-1]
+        return [
+            Preferences(
+                algorithms=tuple(self.card.algorithms[place] for place in places),
+                losses=own.tolist(),
+                workspaces_bytes=need.tolist(),
+                softness=self.card.softness,
+                otherwise=float(not isinstance(pair[0], Convolution)),
+            )
+            for pair, places, own, need in zip(
+                layers_phases, able, np.split(losses, ends), np.split(needed, ends), strict=True
+            )
+        ]
 
     def _able(self, pair: Pair, settings: Settings, device: Device) -> Sequence[int]:
         """Places of the algorithms that ran the sort of layer with this kernel, or else with any."""
@@ -124,69 +207,79 @@ class Selector:
         keys = _sort_keys(device, settings, *pair)
         return next((self.card.ran[key] for key in keys if key in self.card.ran), ())
 
-    def _workspace_bytes(self, place: int, phase: Phase, features: npt.NDArray[np.float32]) -> float:
-        ratios = self.card.workspace.get(_workspace_key(place, phase), (0.0, 0.0))
-        return float(np.dot(ratios, _workspace_bases(features)))
 
-    def _losses(self, features: Matrix, able: Sequence[Sequence[int]], device: Device) -> Array:
-        """The predicted loss per pair and algorithm, infinite for what cannot run."""
-        losses = np.full((len(features), len(self.card.algorithms)), np.inf)
-        cells = [(row, place) for row, places in enumerate(able) for place in places]
-        if cells:
-            rows, places = np.array(cells).T
-            codes = np.full(len(rows), self.card.devices.index(device.slug))
-            losses[rows, places] = self.trees.predict(_data(features[rows], codes, places))
-        return losses
-
-    def _choice(self, pair: Pair, settings: Settings, losses: Array) -> Choice:
-        place = int(np.argmin(losses)) if len(losses) else 0
-        if len(losses) and np.isfinite(losses[place]):
-            algorithm = self.card.algorithms[place]
-            confidence = float(1 / np.exp((losses[place] - losses) / _SOFT).sum())
-        else:
-            algorithm, confidence = FRAMEWORK_DEFAULT, float(not isinstance(pair[0], Convolution))
-        return Choice(
-            layer=pair[0],
-            phase=pair[1],
-            algorithm=algorithm,
-            layout=settings.layout,
-            precision=settings.precision,
-            confidence=confidence,
-        )
+def _among(
+    places: Sequence[int], known: Mapping[Algorithm, int], wanted: Collection[Algorithm] | None
+) -> Sequence[int]:
+    if wanted is None:
+        return places
+    own = {known.get(algorithm) for algorithm in wanted}
+    return [place for place in places if place in own]
 
 
-def fit(decisions: Sequence[Decision], *, seed: int = 0, scores: Sequence[Any] = (), made_at: float = 0.0) -> Selector:
+def _choice(pair: Pair, settings: Settings, best: tuple[Algorithm, float]) -> Choice:
+    return Choice(
+        layer=pair[0],
+        phase=pair[1],
+        algorithm=best[0],
+        layout=settings.layout,
+        precision=settings.precision,
+        confidence=best[1],
+    )
+
+
+def fit(
+    decisions: Sequence[Decision],
+    *,
+    kind: str = "xgboost",
+    seed: int = 0,
+    softness: float | None = None,
+    calibration_error: float | None = None,
+    scores: Sequence[Any] = (),
+    made_at: float = 0.0,
+) -> Selector:
     """Learn from `decisions` what each algorithm loses against the best; the same for the same decisions and seed.
 
-    `scores` (dataclasses) and `made_at` (seconds since the epoch) are for the card.
-    Raises LatteError where there are too few to learn from.
+    `softness` and its error are those of an evaluation; `scores` (dataclasses) and `made_at` (seconds since the epoch)
+    are for the card. Raises LatteError where there are too few to learn from.
     """
-    import xgboost
+    from latte_cli.selector import mlp, trees, workspaces
 
     if len({decision.shape for decision in decisions}) < _LEAST_SHAPES:
         raise too_few(decisions)
     devices = sorted({decision.device.slug for decision in decisions})
     algorithms = sorted({algorithm for decision in decisions for algorithm in decision.ran}, key=_order)
-    codes = np.array([devices.index(decision.device.slug) for decision in decisions])
     features = _features(decisions)
-    rows, places, losses = _candidates(decisions, algorithms)
-    data = _data(features[rows], codes[rows], places, losses)
-    data.set_weight([decisions[row].count for row in rows])
+    model: Model
+    importance: Mapping[str, float] = {}
+    classes: Mapping[str, Sequence[int]] = {}
+    if kind == "mlp":
+        model = mlp.fit(decisions, algorithms, seed=seed)
+    else:
+        model = boosted = trees.fit(_examples(decisions, algorithms, devices, features), devices, seed=seed)
+        importance, classes = boosted.importance(), boosted.classes
     card = Card(
+        kind=kind,
+        softness=_SOFTNESS[kind] if softness is None else softness,
+        calibration_error=calibration_error,
+        importance=importance,
+        classes=classes,
         devices=devices,
         algorithms=algorithms,
         ran=_ran(decisions, algorithms),
-        workspace=_workspace(decisions, algorithms, features),
         settings=sorted({f"{s.precision} {s.layout} {s.threads} threads" for s in (d.settings for d in decisions)}),
         decisions=len(decisions),
         fingerprint=_fingerprint(decisions),
         seed=seed,
         made_at=made_at,
         scores=[asdict(score) for score in scores],
-        versions={"latte": __version__, "xgboost": xgboost.__version__, "python": platform.python_version()},
+        versions={
+            "latte": __version__,
+            _LIBRARIES[kind]: version(_LIBRARIES[kind]),
+            "python": platform.python_version(),
+        },
     )
-    depth = next(depth for least, depth in _DEPTHS if len(decisions) >= least)
-    return Selector(card, xgboost.train({**_TREES, "max_depth": depth, "seed": seed}, data, num_boost_round=_ROUNDS))
+    return Selector(card, model, workspaces.fit(features, *_needs(decisions, algorithms), seed=seed))
 
 
 def too_few(decisions: Sequence[Decision]) -> LatteError:
@@ -202,15 +295,48 @@ def _order(algorithm: Algorithm) -> tuple[str, str, int]:
     return algorithm.library, algorithm.name, -1 if algorithm.vendor_id is None else algorithm.vendor_id
 
 
-def _candidates(decisions: Sequence[Decision], algorithms: Sequence[Algorithm]) -> tuple[Places, Places, Array]:
-    """Decision, algorithm and loss of everything that was tried: 1 - best time / time, or how often it did not win."""
-    places = {algorithm: place for place, algorithm in enumerate(algorithms)}
-    cells = []
+def _examples(
+    decisions: Sequence[Decision], algorithms: Sequence[Algorithm], devices: Sequence[str], features: Matrix
+) -> "Examples":
+    """Everything that was tried: its loss is 1 - best time / time, or how often it did not win."""
+    from latte_cli.selector.trees import Examples
+
+    at = {algorithm: place for place, algorithm in enumerate(algorithms)}
+    cells: list[tuple[int, int, float, float]] = []
     for row, decision in enumerate(decisions):
-        cells += [(row, places[algorithm], _loss(decision, algorithm)) for algorithm in decision.ran]
-        cells += [(row, places[refused], _REFUSED) for refused in decision.refused if refused in places]
-    rows, columns, losses = zip(*cells, strict=True)
-    return np.array(rows), np.array(columns), np.array(losses)
+        cells += [(row, at[one], _loss(decision, one), decision.share(one)) for one in decision.ran]
+        cells += [(row, at[refused], _REFUSED, 0.0) for refused in decision.refused if refused in at]
+    rows, places, losses, wins = (np.array(column) for column in zip(*cells, strict=True))
+    return Examples(
+        features=features,
+        devices=np.array([devices.index(decision.device.slug) for decision in decisions]),
+        phases=[decision.phase for decision in decisions],
+        rows=rows,
+        places=places,
+        losses=losses,
+        wins=wins,
+        gains=np.array([_gain(decision) for decision in decisions]),
+        counts=np.array([decision.count for decision in decisions], dtype=np.float64),
+    )
+
+
+def _needs(decisions: Sequence[Decision], algorithms: Sequence[Algorithm]) -> tuple[Places, Places, Array]:
+    """Decision, algorithm and bytes of each workspace that was measured."""
+    at = {algorithm: place for place, algorithm in enumerate(algorithms)}
+    cells = [
+        (row, at[timing.task.algorithm], timing.workspace_bytes)
+        for row, decision in enumerate(decisions)
+        for timing in decision.timings
+        if timing.workspace_bytes is not None
+    ]
+    rows, places, needed = np.array(cells, dtype=np.int64).reshape(-1, 3).T
+    return rows, places, needed.astype(np.float64)
+
+
+def _gain(decision: Decision) -> float:
+    """The logarithm of the second best time over the best; 1 where only the winner is known."""
+    times = sorted(decision.times_s.values())
+    return log(times[1] / times[0]) if len(times) > 1 else 1.0
 
 
 def _loss(decision: Decision, algorithm: Algorithm) -> float:
@@ -219,27 +345,20 @@ def _loss(decision: Decision, algorithm: Algorithm) -> float:
     return 1 - decision.share(algorithm)
 
 
+def _seen(pairs: Sequence[Pair], settings: Settings, device: Device) -> Matrix:
+    """The columns that a model may look at."""
+    return np.hstack([matrix(pairs, settings, device), details([layer for layer, _ in pairs])])
+
+
 def _features(decisions: Sequence[Decision]) -> Matrix:
-    """The features of each decision, computed together for all of one device and settings."""
+    """The columns of each decision, computed together for all of one device and settings."""
     groups: defaultdict[tuple[Device, Settings], list[int]] = defaultdict(list)
     for row, decision in enumerate(decisions):
         groups[decision.device, decision.settings].append(row)
-    result = np.empty((len(decisions), len(FEATURES)), dtype=np.float32)
+    result = np.empty((len(decisions), len(COLUMNS)), dtype=np.float32)
     for (device, settings), rows in groups.items():
-        pairs = [(decisions[row].layer, decisions[row].phase) for row in rows]
-        result[rows] = matrix(pairs, settings, device)
+        result[rows] = _seen([(decisions[row].layer, decisions[row].phase) for row in rows], settings, device)
     return result
-
-
-def _data(features: Matrix, devices: Places, algorithms: Places, losses: Array | None = None) -> Any:
-    """The candidates as the trees take them."""
-    import xgboost
-
-    columns = np.column_stack([features, devices.astype(np.float32), algorithms.astype(np.float32)])
-    weights = None if losses is None else informative(columns)
-    return xgboost.DMatrix(
-        columns, label=losses, feature_types=_TYPES, feature_weights=weights, enable_categorical=True
-    )
 
 
 def _fingerprint(decisions: Iterable[Decision]) -> str:
@@ -251,9 +370,17 @@ def _fingerprint(decisions: Iterable[Decision]) -> str:
 # What ran before
 
 
-def _sort_keys(device: Device, settings: Settings, layer: Layer, phase: Phase) -> tuple[str, str]:
-    key = f"{device.slug} {phase} {settings.precision} {settings.layout} {sort(layer)}"
-    return f"{key} {getattr(layer, 'kernel', ())}", key
+def _sort_keys(device: Device, settings: Settings, layer: Layer, phase: Phase) -> Iterator[str]:
+    """From the most to the least specific: this device's or its kind's, with this kernel or any."""
+    for whose in (device.slug, f"any {device.kind}"):
+        for own in _sort_names(layer):
+            yield f"{whose} {phase} {settings.precision} {settings.layout} {own}"
+
+
+@lru_cache(maxsize=65536)
+def _sort_names(layer: Layer) -> tuple[str, str]:
+    """The sort of layer that decides which algorithms run it, with its kernel and without."""
+    return f"{sort(layer)} {getattr(layer, 'kernel', ())}", f"{sort(layer)}"
 
 
 def _ran(decisions: Sequence[Decision], algorithms: Sequence[Algorithm]) -> dict[str, list[int]]:
@@ -261,43 +388,5 @@ def _ran(decisions: Sequence[Decision], algorithms: Sequence[Algorithm]) -> dict
     for decision in decisions:
         for key in _sort_keys(decision.device, decision.settings, decision.layer, decision.phase):
             found[key].update(decision.ran)
-    return {key: sorted(map(algorithms.index, each)) for key, each in sorted(found.items())}
-
-
-# The most workspace an algorithm may take
-
-
-def _workspace_key(place: int, phase: Phase) -> str:
-    return f"{phase} {place}"
-
-
-_AT = {name: place for place, name in enumerate(FEATURES)}
-
-
-def _workspace_bases(features: npt.NDArray[np.float32]) -> Array:
-    """Bytes of the tensors and of the unfolded input, which workspaces grow with."""
-    log_bytes, log_im2col = features[..., _AT["log_bytes"]], features[..., _AT["log_im2col"]]
-    log_element = log_bytes - features[..., _AT["log_moved"]]
-    result: Array = np.exp2(np.stack([log_bytes, log_im2col + log_element], axis=-1), dtype=np.float64)
-    return result
-
-
-def _workspace(
-    decisions: Sequence[Decision], algorithms: Sequence[Algorithm], features: Matrix
-) -> dict[str, list[float]]:
-    """The envelope of the workspaces measured of each algorithm and phase, in the base that it follows closest."""
-    seen: defaultdict[str, list[tuple[int, Array]]] = defaultdict(list)
-    for decision, bases in zip(decisions, _workspace_bases(features), strict=True):
-        for timing in decision.timings:
-            if timing.workspace_bytes is not None:
-                key = _workspace_key(algorithms.index(timing.task.algorithm), decision.phase)
-                seen[key].append((timing.workspace_bytes, bases))
-    return {key: _envelope(rows) for key, rows in sorted(seen.items())}
-
-
-def _envelope(rows: Sequence[tuple[int, Array]]) -> list[float]:
-    workspaces = np.array([workspace for workspace, _ in rows], dtype=np.float64)
-    bases = np.array([bases for _, bases in rows])
-    ratios = (workspaces[:, None] / bases).max(axis=0)
-    excess = np.log((ratios * bases + _SMALL_BYTES) / (workspaces[:, None] + _SMALL_BYTES)).mean(axis=0)
-    return [float(ratio) if place == int(excess.argmin()) else 0.0 for place, ratio in enumerate(ratios)]
+    places = {algorithm: place for place, algorithm in enumerate(algorithms)}
+    return {key: sorted(places[algorithm] for algorithm in each) for key, each in sorted(found.items())}

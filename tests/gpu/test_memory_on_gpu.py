@@ -46,5 +46,5 @@ def test_the_peak_is_that_of_torch_s_allocator(name: str, function: str, backend
     torch.cuda.reset_peak_memory_stats()
     real_step(module, inputs, targets, update)
     peak = torch.cuda.max_memory_allocated() - held
-    estimated = memory(found, step, Precision.FP32, workspaces).peak
+    estimated = memory(found, step, Precision.FP32).with_workspaces(workspaces).peak
     assert estimated.live_bytes == pytest.approx(peak, rel=WITHIN), estimated

@@ -1,0 +1,59 @@
+"""Measuring on this machine on behalf of a command that needs a few more rows."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from latte_cli import __version__
+from latte_cli.cli import console
+from latte_cli.errors import LatteError
+
+if TYPE_CHECKING:
+    from latte_cli.backends import Device
+    from latte_cli.store import Store
+    from latte_cli.tasks import Settings, Task
+    from latte_cli.worker import Opening
+
+_ROUNDS = {"cuda": 3}
+_MOST_GPUS = 16
+
+
+def measure_here(store: "Store", device: "Device", tasks: Sequence["Task"], label: str) -> None:
+    """Time `tasks` on the profiled `device`, and keep the rows; raises LatteError where it is not this machine's."""
+    from latte_cli.sweep import timed
+    from latte_cli.worker import Worker
+
+    with Worker(_opening(device, tasks[0].settings)) as worker:
+        if worker.device.slug != device.slug:
+            raise _elsewhere(device)
+        with store.writer(worker.device) as writer, console.progress(label, len(tasks)) as bar:
+            rounds = _ROUNDS.get(device.kind, 1)
+            timed(worker, tasks, writer, rounds=rounds, origin=f"latte {__version__} estimate", progress=bar.advance)
+
+
+def _opening(device: "Device", settings: "Settings") -> "Opening":
+    """How to open `device`, if it is one of this machine's."""
+    from latte_cli.backends import cpu_slug, gpu_slug
+    from latte_cli.worker import Opening
+
+    gpus = device.kind == "cuda"
+    own: dict[str, str | None] = _gpus(gpu_slug) if gpus else {"cpu": cpu_slug(settings.threads)}
+    for spec, slug in own.items():
+        if slug and (device.slug == slug or device.slug.endswith("-" + slug)):
+            return Opening(
+                device=spec,
+                threads=None if gpus else settings.threads,
+                name=device.slug.removesuffix(slug).rstrip("-") or None,
+                precisions=(settings.precision,),
+                layouts=(settings.layout,),
+            )
+    raise _elsewhere(device)
+
+
+def _gpus(slug: Callable[[int], str | None]) -> dict[str, str | None]:
+    return {f"cuda:{index}": slug(index) for index in range(_MOST_GPUS)}
+
+
+def _elsewhere(device: "Device") -> LatteError:
+    return LatteError(
+        f"`{device.slug}` is not this machine, so nothing of it can be measured here", hint="run it there"
+    )

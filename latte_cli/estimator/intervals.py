@@ -1,0 +1,66 @@
+"""Intervals: how far a step may be from its estimate, from what is known of each call."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from math import hypot, log, sqrt
+from statistics import fmean
+from typing import TypeAlias
+
+from latte_cli.estimator.records import LayerTime
+from latte_cli.layers import Layer
+from latte_cli.lookup import Z80, Z95, Source, Timing
+
+_COMMON_SPREAD = 0.05  # a whole model against itself, minutes later: facts of the reference machine
+
+Interval: TypeAlias = tuple[float, float]
+Part: TypeAlias = tuple[LayerTime, Timing | None]
+"""A call's row, and the timing that it was made from."""
+
+Bound: TypeAlias = Callable[[LayerTime], float]
+
+
+def intervals(parts: Sequence[Part], total: float, calibrated: float) -> tuple[Interval, Interval]:
+    """The step's 95 and 80 % intervals: T ∓ sqrt(Σ h² + (z d T)²).
+
+    h is half the interval of what errs together: all calls of one layer and phase, which share their rows, and the
+    predictions of one kind and phase, which share a model; of these h² = a (Σ hᵢ)² + (1 - a) Σ hᵢ², where a is the
+    share of the variance that neighbours have in common. d is what moves every layer alike: the deviation of the
+    logarithm of the reference kernel's drift, at least 5 %, and that of the calibration networks, `calibrated`, with
+    the host's for the share of the step in which a GPU waits for it.
+    """
+    if not parts:
+        return (0.0, 0.0), (0.0, 0.0)
+    common = hypot(_common_spread(timing for _, timing in parts if timing), calibrated)
+
+    def interval(z: float, low: Bound, high: Bound) -> Interval:
+        below = _halves(parts, lambda part: part.device_s - low(part))
+        above = _halves(parts, lambda part: high(part) - part.device_s)
+        return max(0.0, total - hypot(below, z * common * total)), total + hypot(above, z * common * total)
+
+    wide = interval(Z95, lambda part: part.low_s, lambda part: part.high_s)
+    return wide, interval(Z80, lambda part: part.low_80_s, lambda part: part.high_80_s)
+
+
+def _halves(parts: Sequence[Part], half: Callable[[LayerTime], float]) -> float:
+    """The root of the sum of h² (see `intervals`), where `half` is a call's own."""
+    groups: defaultdict[object, defaultdict[Layer, float]] = defaultdict(lambda: defaultdict(float))
+    alike: dict[object, float] = {}
+    for part, timing in parts:
+        key = (part.layer.kind if part.source is Source.PREDICTED else part.layer, part.phase)
+        groups[key][part.layer] += part.count * half(part)
+        alike[key] = timing.alike if timing else 1.0
+    return sqrt(
+        sum(
+            alike[key] * sum(halves.values()) ** 2 + (1 - alike[key]) * sum(h**2 for h in halves.values())
+            for key, halves in groups.items()
+        )
+    )
+
+
+def _common_spread(timings: Iterable[Timing]) -> float:
+    once = {id(timing): timing.drift for timing in timings}
+    logs = [log(drift) for each in once.values() for drift in each if drift > 0]
+    if not logs:
+        return _COMMON_SPREAD
+    mean = fmean(logs)
+    return max(_COMMON_SPREAD, sqrt(fmean((value - mean) ** 2 for value in logs)))

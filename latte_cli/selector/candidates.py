@@ -1,0 +1,42 @@
+"""Candidates: what a model of the selector is asked about, a whole network at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from latte_cli.backends import Device
+from latte_cli.features import Matrix
+from latte_cli.lookup import Pair
+from latte_cli.tasks import Settings
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Places: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Which algorithms may compute which pairs: `rows` are places in `pairs`, `places` those in the card's algorithms,
+    of which there are `algorithms`; `features` and `settings` are one for each pair."""
+
+    pairs: Sequence[Pair]
+    features: Matrix
+    settings: Sequence[Settings]
+    device: Device
+    rows: Places
+    places: Places
+    algorithms: int
+
+
+class Model(Protocol):
+    """Predicts what each candidate loses against the best one; lower is better."""
+
+    kind: str
+
+    def losses(self, candidates: Candidates) -> Array:
+        """The loss of each candidate."""
+
+    def saved(self) -> dict[str, bytes]:
+        """The model as files, by name."""

@@ -1,0 +1,72 @@
+"""Workspaces: how many bytes an algorithm needs beside a layer's tensors, learned from those that were measured."""
+
+from typing import Any
+
+import numpy as np
+
+from latte_cli.features import Matrix, informative
+from latte_cli.selector.candidates import Array, Places
+
+FILE = "workspaces.ubj"
+_SMALL_BYTES = 4096
+_MARGIN = 1.1  # of those said to fit a limit, about one in a hundred exceeds it
+_TREES: dict[str, Any] = {
+    "objective": "reg:squarederror",
+    "tree_method": "hist",
+    "max_depth": 8,
+    "eta": 0.2,
+    "min_child_weight": 1,
+    "colsample_bytree": 0.8,
+}
+_ROUNDS = 60
+
+
+class Workspaces:
+    """Boosted trees for the logarithm of a workspace; without any that was measured all are nothing."""
+
+    def __init__(self, booster: Any | None = None) -> None:
+        self._booster = booster
+
+    def needed(self, features: Matrix, rows: Places, places: Places) -> Array:
+        """Bytes that each candidate, algorithm `places` for the pairs `rows` of `features`, may need."""
+        if self._booster is None or not len(rows):
+            return np.zeros(len(rows))
+        logs = self._booster.inplace_predict(_columns(features, rows, places)).astype(np.float64)
+        needed: Array = _MARGIN * np.maximum(np.exp2(logs) - _SMALL_BYTES, 0.0)
+        return np.where(needed < _SMALL_BYTES / 2, 0.0, needed)
+
+    def saved(self) -> dict[str, bytes]:
+        """The trees as XGBoost's own file."""
+        return {} if self._booster is None else {FILE: bytes(self._booster.save_raw(raw_format="ubj"))}
+
+
+def fit(features: Matrix, rows: Places, places: Places, needed_bytes: Array, *, seed: int) -> Workspaces:
+    """Trees fitted to what candidates needed, one number each."""
+    import xgboost
+
+    if not len(rows):
+        return Workspaces()
+    columns = _columns(features, rows, places)
+    types = ["q"] * features.shape[1] + ["c"]
+    target = np.log2(needed_bytes + _SMALL_BYTES)
+    data = xgboost.DMatrix(columns, label=target, feature_types=types, enable_categorical=True)
+    data.set_info(feature_weights=informative(columns))
+    return Workspaces(xgboost.train({**_TREES, "seed": seed}, data, num_boost_round=_ROUNDS))
+
+
+def load(content: bytes, columns: int) -> Workspaces:
+    """Trees from XGBoost's own file; raises ValueError for what is none, or is of other features."""
+    import xgboost
+
+    booster = xgboost.Booster()
+    try:
+        booster.load_model(bytearray(content))
+    except xgboost.core.XGBoostError as exc:
+        raise ValueError("unreadable trees") from exc
+    if booster.num_features() != columns + 1:
+        raise ValueError("trees of other features")
+    return Workspaces(booster)
+
+
+def _columns(features: Matrix, rows: Places, places: Places) -> Matrix:
+    return np.column_stack([features[rows], places.astype(np.float32)])
