@@ -211,9 +211,9 @@ def _measured(store: "Store", estimates: "Sequence[Estimate]", below: float) -> 
 
 
 def _say_doubts(estimates: Sequence["Estimate"]) -> None:
-    for found in estimates:
-        for warning in found.warnings:
-            console.warn(f"{warning.message} (`{found.device.slug}`)" if len(estimates) > 1 else warning.message)
+    said = [(warning.message, found.device.slug) for found in estimates for warning in found.warnings]
+    for message, slug in dict.fromkeys(said):
+        console.warn(f"{message} (`{slug}`)" if len(estimates) > 1 else message)
 
 
 def _hold(estimates: Sequence["Estimate"], max_step_s: float) -> None:

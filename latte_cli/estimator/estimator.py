@@ -291,7 +291,7 @@ class Estimator:
         ]
         fresh = [one for one in dict.fromkeys(wanted) if one not in prepared.predicted]
         if fresh:
-            predicted = self._predicted(fresh, self._time_model)
+            predicted = self._with_workspaces(prepared, self._predicted(fresh, self._time_model))
             prepared.predicted.update({one: predicted.get(one) for one in fresh})
         return [
             timing or prepared.predicted.get((call.pair, algorithm))
@@ -339,17 +339,24 @@ class Estimator:
         fresh = [pair for pair in pairs if pair not in prepared.candidates]
         wanted = [(pair, algorithm) for pair in fresh for algorithm in sorted(self._lookup.run_before(pair))]
         predicted = self._predicted(wanted, self._time_model) if wanted else {}
+        predicted = self._with_workspaces(prepared, predicted)
         for pair in fresh:
             prepared.candidates[pair] = tuple(ranked([timing for one, timing in predicted.items() if one[0] == pair]))
-        if fresh and self._selector is not None:
-            preferences = self._preferences(prepared, self._selector, fresh)
-            for pair in fresh:
-                needs = preferences[pair].workspaces()
-                prepared.candidates[pair] = tuple(
-                    replace(timing, workspace_bytes=needs.get(timing.task.algorithm))
-                    for timing in prepared.candidates[pair]
-                )
         return {pair: prepared.candidates[pair] for pair in pairs}
+
+    def _with_workspaces(
+        self, prepared: _Prepared, predicted: dict[tuple[Pair, Algorithm], Timing]
+    ) -> dict[tuple[Pair, Algorithm], Timing]:
+        """Predicted timings with the workspaces that the selector has learned, where there is one."""
+        pairs = [pair for pair, _ in predicted if isinstance(pair[0], Convolution)]
+        if not pairs or self._selector is None:
+            return predicted
+        preferences = self._preferences(prepared, self._selector, pairs)
+        needs = {pair: preferences[pair].workspaces() for pair in dict.fromkeys(pairs)}
+        return {
+            (pair, algorithm): replace(timing, workspace_bytes=needs.get(pair, {}).get(algorithm))
+            for (pair, algorithm), timing in predicted.items()
+        }
 
     def _predicted(
         self, wanted: Sequence[tuple[Pair, Algorithm]], model: "Predicting | None"
