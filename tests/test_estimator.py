@@ -1,12 +1,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import made_rows
 import onnx
 import pytest
 from made_rows import DEVICE, GEMM, SETTINGS, measurement, network, profile, seconds, step_layers, tasks, write
 from test_torch_program import MODULES, as_onnx
 
 import latte_cli
+from latte_cli import selector as selectors
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator import (
@@ -258,6 +260,31 @@ def test_a_step_that_cannot_fit_ends_with_the_least_it_needs(measured):
     Estimator(measured, DEVICE.slug, limits=Limits(memory_bytes=least)).estimate(NETWORK)
     with pytest.raises(DoesNotFit):
         Estimator(measured, DEVICE.slug, limits=Limits(memory_bytes=least - 1)).estimate(NETWORK)
+
+
+def test_the_least_counts_learned_workspaces_where_nothing_was_measured(tmp_path):
+    store = open_store(str(tmp_path), shipped=False)
+    convolutions = [
+        made_rows.convolution(batch, 16 * wide, 32, size)
+        for batch in (1, 4, 8)
+        for wide in (1, 2, 4)
+        for size in (8, 16, 32)
+    ]
+    roomy = [
+        measurement(task, workspace_bytes=2**26)
+        for task in tasks([*convolutions, *step_layers(NETWORK)])
+        if task.layer.kind != "convolution" or task.layer in convolutions
+    ]
+    write(store, [replace(row, workspace_bytes=KIB) if row.task.layer.kind != "convolution" else row for row in roomy])
+    selectors.save(
+        selectors.fit(selectors.decisions(store.measurements(DEVICE.slug, kinds={"convolution"}))),
+        store.models_dir / f"selector-{DEVICE.slug}",
+    )
+    with pytest.raises(DoesNotFit) as caught:
+        Estimator(store, DEVICE.slug, limits=Limits(memory_bytes=2**25)).estimate(NETWORK)
+    assert caught.value.least_bytes > 2**26
+    found = Estimator(store, DEVICE.slug, limits=Limits(memory_bytes=caught.value.least_bytes)).estimate(NETWORK)
+    assert found.memory_bytes <= caught.value.least_bytes
 
 
 def test_a_framework_that_knows_no_limit_is_said_to_exceed_it(store):

@@ -81,17 +81,8 @@ class _Prepared:
     candidates: dict[Pair, tuple[Timing, ...]] = field(default_factory=dict)
     confidences: dict[Call, float] = field(default_factory=dict)
     preferences: dict[Pair, "Preferences"] = field(default_factory=dict)
+    least: list[int] = field(default_factory=list)
     made: dict[tuple[object, ...], tuple[Estimate, Sequence[Timing]]] = field(default_factory=dict)
-
-    @cached_property
-    def least_bytes(self) -> int:
-        """The least that the step holds at its peak, if each call takes the algorithm with the least workspace."""
-        workspaces = {
-            (work.name, work.phase): min(map(workspace_bytes, timings))
-            for work in self.works
-            if work.name not in (LOSS, UPDATE) and (timings := self.known.get(work.pair))
-        }
-        return self.memory.with_workspaces(workspaces).peak.live_bytes
 
     @cached_property
     def alone(self) -> int:
@@ -257,11 +248,33 @@ class Estimator:
         """The calls with the workspace that each may take: what one call may, and what is free at that point."""
         if limits.memory_bytes is None:
             return [Call(pair=work.pair, limit_bytes=limits.workspace_bytes) for work in works]
-        if prepared.least_bytes > limits.memory_bytes:
-            raise DoesNotFit(prepared.network, prepared.least_bytes, limits.memory_bytes)
+        if self._least_bytes(prepared) > limits.memory_bytes:
+            raise DoesNotFit(prepared.network, self._least_bytes(prepared), limits.memory_bytes)
         live, most = prepared.live, limits.memory_bytes
         cap = most if limits.workspace_bytes is None else limits.workspace_bytes
         return [Call(pair=work.pair, limit_bytes=min(cap, most - live.get(_place(work), 0))) for work in works]
+
+    def _least_bytes(self, prepared: _Prepared) -> int:
+        """The least that the step holds at its peak, if each call takes the algorithm with the least workspace."""
+        if not prepared.least:
+            prepared.least.append(prepared.memory.with_workspaces(self._least_workspaces(prepared)).peak.live_bytes)
+        return prepared.least[0]
+
+    def _least_workspaces(self, prepared: _Prepared) -> dict[Place, int]:
+        works = [work for work in prepared.works if work.name not in (LOSS, UPDATE)]
+        known = {
+            (work.name, work.phase): min(map(workspace_bytes, timings))
+            for work in works
+            if (timings := prepared.known.get(work.pair))
+        }
+        others = [work for work in works if work.pair not in prepared.known and isinstance(work.layer, Convolution)]
+        if not others or self._selector is None:
+            return known
+        preferences = self._preferences(prepared, self._selector, [work.pair for work in others])
+        learned = {
+            (work.name, work.phase): min(preferences[work.pair].workspaces().values(), default=0) for work in others
+        }
+        return known | learned
 
     def _choices(self, prepared: _Prepared, strategy: Strategy, calls: Sequence[Call]) -> Sequence[Algorithm]:
         self._check_name(strategy, prepared)
