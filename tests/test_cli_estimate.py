@@ -293,6 +293,10 @@ def test_where_the_selector_is_unsure_the_likeliest_are_timed(latte, model, stor
     sure = convolutions("--measure-below", 0)
     assert {entry["source"] for entry in sure} == {"predicted"}
     assert all(0 < entry["confidence"] <= 1 for entry in sure)
+    both = ("--strategy", "latte,pytorch", "--format", "json", "--device", "cpu", "--threads", 1)
+    latte_s, pytorch_s = json.loads(latte(*both, device=None)[1])["estimates"]
+    assert any(entry["confidence"] for entry in latte_s["layers"])
+    assert not any(entry["confidence"] for entry in pytorch_s["layers"])  # torch did not ask the selector
     timed = convolutions("--measure-below", 1)
     assert {entry["source"] for entry in timed} == {"measured"}
     assert {entry["confidence"] for entry in timed} == {None}

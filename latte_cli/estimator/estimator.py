@@ -1,6 +1,6 @@
 """The estimator: a network's calls priced on one device, whoever chooses their algorithms, under any limits."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import hypot, inf
@@ -79,7 +79,6 @@ class _Prepared:
     versions: int
     predicted: dict[tuple[Pair, Algorithm], Timing | None] = field(default_factory=dict)
     candidates: dict[Pair, tuple[Timing, ...]] = field(default_factory=dict)
-    confidences: dict[Call, float] = field(default_factory=dict)
     preferences: dict[Pair, "Preferences"] = field(default_factory=dict)
     least: list[int] = field(default_factory=list)
     made: dict[tuple[object, ...], tuple[Estimate, Sequence[Timing]]] = field(default_factory=dict)
@@ -192,10 +191,10 @@ class Estimator:
         self._unselected = False
         works = [work for work in prepared.works if not work.layer.free]
         calls = self._calls(prepared, works, limits)
-        choices = self._choices(prepared, strategy, calls)
+        choices, confidences = self._choices(prepared, strategy, calls)
         key = (strategy.name, *choices)
         if key not in prepared.made:
-            prepared.made[key] = self._made(prepared, strategy, calls, choices, allow_unknown)
+            prepared.made[key] = self._made(prepared, strategy, calls, choices, confidences, allow_unknown)
         made, timings = prepared.made[key]  # under other limits the choices may be the same
         return replace(made, limits=limits, warnings=tuple(self._doubts(prepared, made, timings, strategy, limits)))
 
@@ -205,6 +204,7 @@ class Estimator:
         strategy: Strategy,
         calls: Sequence[Call],
         choices: Sequence[Algorithm],
+        confidences: Mapping[Call, float],
         allow_unknown: bool,
     ) -> tuple[Estimate, Sequence[Timing]]:
         """The estimate for these choices, without its doubts, and the timings that it rests on."""
@@ -215,7 +215,7 @@ class Estimator:
             if call and not timing:
                 names.append(f"{work.name} {work.phase} ({work.layer.kind})")
                 continue
-            confidence = prepared.confidences.get(call) if call else None
+            confidence = confidences.get(call) if call else None
             priced.append((self._part(prepared.step, work, timing, confidence), timing))
         missing = (*dict.fromkeys(names), *(f"operator {name}" for name in prepared.network.unknown))
         if missing and not allow_unknown:
@@ -276,17 +276,21 @@ class Estimator:
         }
         return known | learned
 
-    def _choices(self, prepared: _Prepared, strategy: Strategy, calls: Sequence[Call]) -> Sequence[Algorithm]:
+    def _choices(
+        self, prepared: _Prepared, strategy: Strategy, calls: Sequence[Call]
+    ) -> tuple[Sequence[Algorithm], Mapping[Call, float]]:
+        """What the strategy takes, and the selector's confidence in the choices that it was asked for."""
         self._check_name(strategy, prepared)
+        confidences: dict[Call, float] = {}
         query = Query(
             calls=calls,
             timings=prepared.known,
             precision=self._lookup.precision,
-            select=lambda untimed: self._selected(prepared, untimed),
+            select=lambda untimed: self._selected(prepared, untimed, confidences),
             predict=lambda pairs: self._candidates(prepared, pairs),
             run_before=self._lookup.run_before,
         )
-        return strategy.choose(query)
+        return strategy.choose(query), confidences
 
     def _timings(self, prepared: _Prepared, calls: Sequence[Call], choices: Sequence[Algorithm]) -> list[Timing | None]:
         """Each call's timing: measured, else interpolated, else predicted; or predicted by the estimator's rule."""
@@ -319,8 +323,10 @@ class Estimator:
             self._calibration, self._uncalibrated = calibrated(found, self.device.kind), False
         return {pair: found[pair] for pair in pairs if pair in found}
 
-    def _selected(self, prepared: _Prepared, calls: Sequence[Call]) -> Sequence[Algorithm]:
-        """What the selector prefers among what fits each call."""
+    def _selected(
+        self, prepared: _Prepared, calls: Sequence[Call], confidences: dict[Call, float]
+    ) -> Sequence[Algorithm]:
+        """What the selector prefers among what fits each call; how sure it is goes into `confidences`."""
         if self._selector is None:
             self._unselected = True
             return framework_default(calls)
@@ -328,7 +334,7 @@ class Estimator:
         choices = []
         for call in calls:
             algorithm, confidence = preferences[call.pair].best(call.limit_bytes)
-            prepared.confidences[call] = confidence
+            confidences[call] = confidence
             choices.append(algorithm)
         return choices
 
