@@ -30,7 +30,7 @@ from latte_cli.estimator.calibration import Calibration
 from latte_cli.estimator.steps import Step, training_step
 from latte_cli.layers import Layer, Phase
 from latte_cli.lookup import Pair
-from latte_cli.network import Network, load, onnx, zoo
+from latte_cli.network import Network, load, zoo
 from latte_cli.store import Store, open_store
 from latte_cli.sweep import Budget, Depth, Sweep, Wanted
 from latte_cli.tasks import Layout, Precision
@@ -63,8 +63,7 @@ class Case:
     def network(self) -> Network:
         if Path(self.model).suffix:
             return load(self.model, batch_size=self.batch)
-        content = zoo.export(self.model, image_size=self.size)
-        return onnx.read(content, name=self.model, sha256="", batch_size=self.batch, allow_unknown=False)
+        return zoo.network(self.model, batch_size=self.batch, image_size=self.size)
 
 
 CASES = [

@@ -21,8 +21,7 @@ from statistics import fmean, median
 
 from latte_cli.errors import LatteError
 from latte_cli.measure import Measurement
-from latte_cli.network.onnx import read
-from latte_cli.network.zoo import export
+from latte_cli.network import zoo
 from latte_cli.quantities import size_bytes
 from latte_cli.report import Table, duration, percent, size, write_table
 from latte_cli.selector import KINDS, Decision, Score, Selector, by_pass, decisions, evaluate, fit
@@ -77,8 +76,8 @@ def resnet50_s(selector: Selector, like: Decision) -> tuple[float, float, int]:
     """Seconds to choose for the convolutions of ResNet-50 in three phases, first and again; how many differ."""
     first, again, different = [], [], 0
     for batch in range(2, 13):
-        network = read(export("resnet50"), name="resnet50", sha256="", batch_size=batch, allow_unknown=False)
-        pairs = [(layer, phase) for layer in network.layers if layer.kind == "convolution" for phase in layer.phases]
+        layers = zoo.network("resnet50", batch_size=batch).layers
+        pairs = [(layer, phase) for layer in layers if layer.kind == "convolution" for phase in layer.phases]
         different = len(set(pairs))
         for times in (first, again):
             start = time.perf_counter()
@@ -101,8 +100,6 @@ def main() -> int:
     rows = [row for slug in slugs for row in store.measurements(slug, kinds={"convolution"})]
     known = decisions(rows)
     first, later = by_pass(rows)
-    if 2 * len(later) < len(first):
-        first, later = known, {}
     judged = [
         evaluate(
             first,

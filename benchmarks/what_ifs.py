@@ -13,19 +13,13 @@ from statistics import median
 
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Estimator, Limits
-from latte_cli.network import Network
-from latte_cli.network.onnx import read
-from latte_cli.network.zoo import export
+from latte_cli.network import zoo
 from latte_cli.report import duration
 from latte_cli.store import open_store
 from latte_cli.strategies import NAMES, by_name
 
 STRATEGIES = [name for name in NAMES if name != "latte"][:7]
 LIMITS = 20
-
-
-def network(name: str, batch_size: int) -> Network:
-    return read(export(name), name=name, sha256="", batch_size=batch_size, allow_unknown=False)
 
 
 def main() -> int:
@@ -39,10 +33,11 @@ def main() -> int:
     slug = given.device or store.devices()[0].slug
     estimator = Estimator(store, slug)
     strategies = [by_name(name) for name in ("latte", *STRATEGIES)]
-    list(estimator.variants(network(given.model, given.batch_size + 1), strategies=strategies))  # reads and loads
+    first = zoo.network(given.model, batch_size=given.batch_size + 1)
+    list(estimator.variants(first, strategies=strategies))  # reads and loads
     times, distinct, nodes = [], 0, 0
     for extra in range(2, 7):
-        one = network(given.model, given.batch_size + extra)
+        one = zoo.network(given.model, batch_size=given.batch_size + extra)
         nodes = sum(not layer.free for layer in one.layers)
         least = estimator.estimate(one).memory.peak.live_bytes
         limits = [Limits(memory_bytes=least + step * least // LIMITS) for step in range(LIMITS)]

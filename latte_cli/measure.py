@@ -115,6 +115,9 @@ SAMPLING = {
 }
 """How to sample on each kind of device, in one round."""
 
+ROUNDS = {"cpu": 1, "cuda": 3}
+"""How many rounds a sweep makes on each kind of device."""
+
 
 class Judge:
     """Watches the reference kernel over a sweep and says how far the device is from its usual speed."""

@@ -108,10 +108,9 @@ class Offer:
     depthwise: bool
     precision: Precision
 
-    def fitting(self, cap_bytes: int | None = None) -> list[Timing]:
-        """The candidates, best rank first, whose workspace fits what is free and the cap."""
-        found = [timing for timing in self.candidates if fits(timing, self.limit_bytes)]
-        return [timing for timing in found if fits(timing, cap_bytes)]
+    def fitting(self) -> list[Timing]:
+        """The candidates, best rank first, whose workspace fits what is free."""
+        return [timing for timing in self.candidates if fits(timing, self.limit_bytes)]
 
     def named(self, algorithm: Algorithm) -> Timing | None:
         """The timing of `algorithm`, if it was timed and fits."""
@@ -264,7 +263,8 @@ def _offer(call: Call, timings: Sequence[Timing], query: Query) -> Offer:
     )
 
 
-_OWN = (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK)
+OWN = (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK)
+"""What the framework takes by itself."""
 
 
 def ranked(timings: Sequence[Timing], ranking: Sequence[str] = ()) -> Sequence[Timing]:
@@ -277,7 +277,7 @@ def ranked(timings: Sequence[Timing], ranking: Sequence[str] = ()) -> Sequence[T
     def place(timing: Timing) -> tuple[int, bool, int, str]:
         algorithm = timing.task.algorithm
         number = len(timings) if algorithm.vendor_id is None else algorithm.vendor_id
-        return places.get(algorithm.name, len(places)), algorithm not in _OWN, number, algorithm.name
+        return places.get(algorithm.name, len(places)), algorithm not in OWN, number, algorithm.name
 
     return sorted(timings, key=place)
 
@@ -360,7 +360,7 @@ _PARSERS: dict[str, Callable[[str], object]] = {
 
 
 def by_name(text: str) -> Strategy:
-    """The strategy called `text`: a name, and after a colon each of its knobs, as in `xla:tolerance=10us`.
+    """The strategy called `text`: a name, and after a colon each of its knobs, as in `xla:tolerance=0.01ms`.
 
     Raises LatteError (exit code 2) for a name or a knob there is none of, and for a value that cannot be read.
     """

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm, known
 from latte_cli.layers import Layer, Phase
-from latte_cli.measure import SAMPLING, Mark, Measurement, Outcome
+from latte_cli.measure import ROUNDS, SAMPLING, Mark, Measurement, Outcome
 from latte_cli.tasks import Settings, Task
 from latte_cli.worker import Order, Worker
 
@@ -218,31 +218,22 @@ def timed(
     tasks: Iterable[Task],
     sink: Sink,
     *,
-    rounds: int = 1,
     origin: str = "",
     progress: Callable[[int, str], None] = lambda done, label: None,
-) -> int:
-    """Time `tasks` under the worker's settings, whatever was measured before, into `sink`; how many were done."""
-    best: dict[tuple[Layer, Phase, Settings], float] = {}
-    done = 0
-    for task in tasks:
-        own = replace(task, settings=worker.settings[0])
-        for number in range(rounds):
-            order = Order(
-                task=own,
-                sweep_pass=number,
-                best_s=best.get(_choice(own)),
-                plan=SAMPLING[worker.device.kind],
-                origin=origin,
-            )
+) -> None:
+    """Time `tasks` under the worker's settings, whatever was measured before, into `sink`."""
+    kind, best = worker.device.kind, dict[tuple[Layer, Phase, Settings], float]()
+    for done, each in enumerate(tasks, start=1):
+        task = replace(each, settings=worker.settings[0])
+        for number in range(ROUNDS[kind]):
+            best_s = best.get(_choice(task))
+            order = Order(task=task, sweep_pass=number, best_s=best_s, plan=SAMPLING[kind], origin=origin)
             row = worker.measure(order)
             sink.append(row)
             if row.seconds is None:
                 break
-            best[_choice(own)] = min(row.seconds, best.get(_choice(own), row.seconds))
-        done += 1
+            best[_choice(task)] = min(row.seconds, best_s or row.seconds)
         progress(done, _label(task))
-    return done
 
 
 def _depth(algorithm: Algorithm) -> Depth:

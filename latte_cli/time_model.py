@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from latte_cli import boosters
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import Device
 from latte_cli.features import FEATURE_VERSION, FEATURES, informative, matrix
@@ -525,21 +526,13 @@ def _load(folder: Path, fingerprint: str, store: Store | None, note: Callable[[s
         known = (prior.device.slug, prior.model.card.fingerprint) if prior else ("", "")
         if known != (card.prior, card.prior_fingerprint):
             return None
-        trees = {group: [_tree(folder / name) for name in names] for group, names in card.trees.items()}
+        trees = {
+            group: [boosters.loaded((folder / name).read_bytes()) for name in names]
+            for group, names in card.trees.items()
+        }
         return TimeModel(card, trees, prior)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         note(f"the time model in `{folder}` is damaged ({exc}) and is fitted again")
         return None
-
-
-def _tree(path: Path) -> Any:
-    import xgboost
-
-    booster = xgboost.Booster()
-    try:
-        booster.load_model(bytearray(path.read_bytes()))
-    except xgboost.core.XGBoostError as exc:
-        raise ValueError("unreadable trees") from exc
-    return booster

@@ -206,12 +206,11 @@ def run_here(run: Run) -> Steps:
 
 def network_of(run: Run) -> Any:
     """The network to run."""
-    from latte_cli.network import load, onnx, zoo
+    from latte_cli.network import load, zoo
 
     if Path(run.model).suffix:
         return load(run.model, batch_size=run.batch_size, sizes=run.sizes)
-    content = zoo.export(run.model, image_size=run.image_size)
-    return onnx.read(content, name=run.model, sha256="", batch_size=run.batch_size, allow_unknown=False)
+    return zoo.network(run.model, batch_size=run.batch_size, image_size=run.image_size)
 
 
 Mark: TypeAlias = Callable[[], None]

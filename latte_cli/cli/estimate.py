@@ -158,7 +158,7 @@ def estimate(
     estimates = [found for slug in slugs for found in estimates_of(slug)]
     if measure_below is not None and _measured(opened, estimates, measure_below):
         estimates = [found for slug in slugs for found in estimates_of(slug)]
-    _say_left_out(estimates, slugs, strategies, memories)
+    _say_left_out(estimates, slugs, memories)
     schedule = Schedule(
         samples=samples,
         epochs=epochs,
@@ -186,7 +186,6 @@ def _strategies(given: Sequence[str] | None) -> list[str]:
 def _say_left_out(
     estimates: "Sequence[Estimate]",
     slugs: Sequence[str],
-    strategies: Sequence[str],
     memories: Sequence[int] | Sequence[None],
 ) -> None:
     """Say which limits are below what the step needs."""

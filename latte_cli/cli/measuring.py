@@ -1,6 +1,6 @@
 """Measuring on this machine on behalf of a command that needs a few more rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from latte_cli import __version__
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from latte_cli.tasks import Settings, Task
     from latte_cli.worker import Opening
 
-_ROUNDS = {"cuda": 3}
 _MOST_GPUS = 16
 
 
@@ -26,22 +25,18 @@ def measure_here(store: "Store", device: "Device", tasks: Sequence["Task"], labe
         if worker.device.slug != device.slug:
             raise _elsewhere(device)
         with store.writer(worker.device) as writer, console.progress(label, len(tasks)) as bar:
-            rounds = _ROUNDS.get(device.kind, 1)
-            timed(worker, tasks, writer, rounds=rounds, origin=f"latte {__version__} estimate", progress=bar.advance)
+            timed(worker, tasks, writer, origin=f"latte {__version__} estimate", progress=bar.advance)
 
 
 def _opening(device: "Device", settings: "Settings") -> "Opening":
     """How to open `device`, if it is one of this machine's."""
-    from latte_cli.backends import cpu_slug, gpu_slug
     from latte_cli.worker import Opening
 
-    gpus = device.kind == "cuda"
-    own: dict[str, str | None] = _gpus(gpu_slug) if gpus else {"cpu": cpu_slug(settings.threads)}
-    for spec, slug in own.items():
+    for spec, slug in _own(device.kind, settings.threads):
         if slug and (device.slug == slug or device.slug.endswith("-" + slug)):
             return Opening(
                 device=spec,
-                threads=None if gpus else settings.threads,
+                threads=settings.threads if spec == "cpu" else None,
                 name=device.slug.removesuffix(slug).rstrip("-") or None,
                 precisions=(settings.precision,),
                 layouts=(settings.layout,),
@@ -49,8 +44,14 @@ def _opening(device: "Device", settings: "Settings") -> "Opening":
     raise _elsewhere(device)
 
 
-def _gpus(slug: Callable[[int], str | None]) -> dict[str, str | None]:
-    return {f"cuda:{index}": slug(index) for index in range(_MOST_GPUS)}
+def _own(kind: str, threads: int) -> Iterator[tuple[str, str | None]]:
+    """This machine's devices of a kind and their names in the store."""
+    from latte_cli.backends import cpu_slug, gpu_slug
+
+    if kind == "cuda":
+        yield from ((f"cuda:{index}", gpu_slug(index)) for index in range(_MOST_GPUS))
+    else:
+        yield "cpu", cpu_slug(threads)
 
 
 def _elsewhere(device: "Device") -> LatteError:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _CALIBRATION_OF_QUICK = 2
 _PASSES_OF_NETWORKS = 4
-_ROUNDS = {"cuda": 3}
 _CALL_LIMIT_S = {"cpu": 0.1, "cuda": 0.002}
 _MANY_MARKED = 0.3
 
@@ -93,6 +92,7 @@ def profile(
 
     The same command goes on where it stopped. Rows are kept as they are measured.
     """  # fmt: skip
+    from latte_cli.measure import ROUNDS
     from latte_cli.store import open_store
     from latte_cli.sweep import Budget, Sweep
     from latte_cli.worker import Opening, Worker
@@ -123,7 +123,7 @@ def profile(
             limits = Budget(
                 seconds=budget if budget is not None else _BUDGETS_S.get(chosen),
                 passes=passes or (_PASSES_OF_NETWORKS if chosen is Suite.NETWORK else 1),
-                rounds=_ROUNDS.get(worker.device.kind, 1),
+                rounds=ROUNDS[worker.device.kind],
                 together=chosen is Suite.NETWORK,
             )
             with console.progress(f"profiling {worker.device.kind}", sweep.size) as bar:

@@ -89,14 +89,12 @@ def train_selector(
 
 
 def _decisions(store: "Store", slugs: Sequence[str]) -> "tuple[list[Decision], list[Decision], dict[Key, Decision]]":
-    """The choices by all passes, by the first, and by later ones where those judge at least half."""
+    """The choices by all passes, by those that teach, and by those that judge."""
     from latte_cli.layers import Convolution
     from latte_cli.selector import by_pass, decisions
 
     rows = [row for slug in slugs for row in store.measurements(slug, kinds={Convolution.kind})]
-    known = decisions(rows)
-    first, later = by_pass(rows)
-    return (known, first, later) if 2 * len(later) >= len(first) else (known, known, {})
+    return decisions(rows), *by_pass(rows)
 
 
 def _warn(scores: Sequence["Score"]) -> None:

@@ -33,11 +33,11 @@ def list_models(output_format: FormatOption = Format.TABLE) -> None:
 
 def _rows() -> list[tuple[str, int, int, int, int, int, str]]:
     from latte_cli.layers import Phase
-    from latte_cli.network import onnx, zoo
+    from latte_cli.network import zoo
 
     rows = []
     for name, entry in zoo.ZOO.items():
-        network = onnx.read(zoo.export(name), name=name, sha256="", batch_size=1, allow_unknown=False)
+        network = zoo.network(name, batch_size=1)
         flops = sum(layer.flops(Phase.FORWARD) for layer in network.layers)
         sizes = (entry.image_size, entry.classes, len(network.layers), network.parameters, flops)
         rows.append((name, *sizes, entry.description))

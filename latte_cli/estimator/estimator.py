@@ -7,7 +7,7 @@ from math import hypot, inf
 from typing import TYPE_CHECKING, Protocol
 
 from latte_cli import rates
-from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorithm
+from latte_cli.algorithms import Algorithm
 from latte_cli.backends import Device
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.estimator.calibration import Calibration, calibrated, calibration_pairs
@@ -24,6 +24,7 @@ from latte_cli.network.training import folded_norms
 from latte_cli.store import Store
 from latte_cli.strategies import (
     NO_LIMITS,
+    OWN,
     Call,
     Limits,
     Query,
@@ -86,9 +87,8 @@ class _Prepared:
     @cached_property
     def alone(self) -> int:
         """How many phases of convolutions were timed as the framework runs them, and in no other way."""
-        own = (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK)
         return sum(
-            isinstance(layer, Convolution) and all(timing.task.algorithm in own for timing in timings)
+            isinstance(layer, Convolution) and all(timing.task.algorithm in OWN for timing in timings)
             for (layer, _), timings in self.known.items()
         )
 
@@ -358,9 +358,10 @@ class Estimator:
         fresh = [pair for pair in pairs if pair not in prepared.candidates]
         wanted = [(pair, algorithm) for pair in fresh for algorithm in sorted(self._lookup.run_before(pair))]
         predicted = self._predicted(wanted, self._time_model) if wanted else {}
-        predicted = self._with_workspaces(prepared, predicted)
-        for pair in fresh:
-            prepared.candidates[pair] = tuple(ranked([timing for one, timing in predicted.items() if one[0] == pair]))
+        found: dict[Pair, list[Timing]] = {pair: [] for pair in fresh}
+        for (pair, _), timing in self._with_workspaces(prepared, predicted).items():
+            found[pair].append(timing)
+        prepared.candidates.update({pair: tuple(ranked(timings)) for pair, timings in found.items()})
         return {pair: prepared.candidates[pair] for pair in pairs}
 
     def _with_workspaces(

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from latte_cli.layers import Whole
-from latte_cli.network import Network, onnx, zoo
+from latte_cli.network import Network, zoo
 
 CALIBRATION: dict[str, tuple[tuple[str, int, int], ...]] = {
     "cpu": (("resnet8", 32, 32), ("mobilenet_v1", 96, 4), ("resnet20", 32, 16), ("vgg11", 64, 4)),
@@ -24,7 +24,6 @@ def calibration_networks(kind: str) -> tuple[tuple[Whole, Network], ...]:
     """The networks for a kind of device, each with the layer that stands for it as a whole."""
     found = []
     for name, size, batch in CALIBRATION[kind]:
-        content = zoo.export(name, image_size=size)
-        network = onnx.read(content, name=name, sha256="", batch_size=batch, allow_unknown=False)
+        network = zoo.network(name, batch_size=batch, image_size=size)
         found.append((Whole(name=name, batch=batch, size=size), network))
     return tuple(found)

@@ -10,6 +10,7 @@ import numpy as np
 
 from latte_cli import __version__
 from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.network import Network
 
 _OPSET = 13
 _IR_VERSION = 8
@@ -334,6 +335,14 @@ def model(name: str) -> ZooModel:
     if found is None:
         raise unknown("model", name, ZOO, exit_code=ExitCode.BAD_INPUT)
     return found
+
+
+def network(name: str, *, batch_size: int | None, image_size: int | None = None) -> Network:
+    """The network `name` as it is read from its file, at batch 1 for None. Raises LatteError as `export` does."""
+    from latte_cli.network import onnx
+
+    content = export(name, image_size=image_size)
+    return onnx.read(content, name=name, sha256="", batch_size=batch_size, allow_unknown=False)
 
 
 def export(

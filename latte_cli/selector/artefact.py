@@ -11,7 +11,8 @@ from typing import Any
 from latte_cli.algorithms import Algorithm
 from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION
-from latte_cli.selector.model import COLUMNS, KINDS, SCHEMA, Card, Selector
+from latte_cli.selector.candidates import COLUMNS
+from latte_cli.selector.model import KINDS, SCHEMA, Card, Selector
 from latte_cli.store import Store
 from latte_cli.store.shipped import shipped_models
 

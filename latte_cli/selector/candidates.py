@@ -8,22 +8,25 @@ import numpy as np
 import numpy.typing as npt
 
 from latte_cli.backends import Device
-from latte_cli.features import Matrix
+from latte_cli.features import DETAILS, FEATURES, Matrix
 from latte_cli.lookup import Pair
 from latte_cli.tasks import Settings
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Places: TypeAlias = npt.NDArray[np.int64]
 
+COLUMNS = (*FEATURES, *DETAILS)
+"""The features of a layer's phase that a model may look at."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
     """Which algorithms may compute which pairs: `rows` are places in `pairs`, `places` those in the card's algorithms,
-    of which there are `algorithms`; `features` and `settings` are one for each pair."""
+    of which there are `algorithms`; `features` has a row of `COLUMNS` for each pair."""
 
     pairs: Sequence[Pair]
     features: Matrix
-    settings: Sequence[Settings]
+    settings: Settings
     device: Device
     rows: Places
     places: Places

@@ -102,13 +102,17 @@ Key: TypeAlias = tuple[str, Settings, Convolution, Phase]
 
 
 def by_pass(measurements: Iterable[Measurement]) -> tuple[list[Decision], dict[Key, Decision]]:
-    """The choices as the first pass of a sweep knows them, and as later passes do, for those that have one."""
+    """The choices as the first pass of a sweep knows them, and as later passes do, for those that have one.
+
+    Where later passes judge less than half of them, all passes together are the first, and there are no later ones.
+    """
     rows = list(measurements)
     first = decisions(row for row in rows if row.sweep_pass == 0 or row.evidence is Evidence.LABEL)
     earlier = {decision.key: decision for decision in first}
     again = (row for row in rows if row.sweep_pass > 0 and row.evidence is not Evidence.LABEL)
     later = {decision.key: decision for decision in decisions(again, least=1)}
-    return first, {key: decision.completed(earlier[key]) for key, decision in later.items() if key in earlier}
+    judges = {key: decision.completed(earlier[key]) for key, decision in later.items() if key in earlier}
+    return (first, judges) if 2 * len(judges) >= len(first) else (decisions(rows), {})
 
 
 def decisions(measurements: Iterable[Measurement], *, least: int = 2) -> list[Decision]:

@@ -105,32 +105,31 @@ def evaluate(
 
     judges = [decision if later is None else later.get(decision.key) for decision in decisions]
     own = fold_numbers(decisions, seed=seed, folds=folds)
-    picks: dict[str, dict[int, Algorithm]] = {"selector": {}, "majority_class": {}}
-    limited: dict[int, dict[int, Algorithm]] = {limit: {} for limit in limits}
+    most_frequent: dict[int, Algorithm] = {}
     ranked: dict[int, Preferences] = {}
     points: tuple[Point, ...] = ()
     for fold in range(folds):
         train = [decision for decision, number in zip(decisions, own, strict=True) if number != fold]
         test = {index: judge for index, judge in enumerate(judges) if judge and own[index] == fold}
-        preferences = rankings(fitted(train), test)
-        ranked |= preferences
-        picks["selector"] |= {index: each.best()[0] for index, each in preferences.items()}
-        picks["majority_class"] |= majority(train, test)
-        for limit, chosen in limited.items():
-            chosen |= {index: each.best(limit)[0] for index, each in preferences.items()}
+        ranked |= rankings(fitted(train), test)
+        most_frequent |= majority(train, test)
         done(fold + 1)
         if curve and not fold:
             points = _curve(train, test, fitted)
     known = {index: judge for index, judge in enumerate(judges) if judge}
     has_default = (index for index, decision in known.items() if FRAMEWORK_DEFAULT in decision.times_s)
-    picks["framework_default"] = dict.fromkeys(has_default, FRAMEWORK_DEFAULT)
-    picks["heuristic"] = {index: one.heuristic for index, one in known.items() if one.heuristic is not None}
+    picks: dict[str, Picks] = {
+        "selector": _best(ranked),
+        "majority_class": most_frequent,
+        "framework_default": dict.fromkeys(has_default, FRAMEWORK_DEFAULT),
+        "heuristic": {index: one.heuristic for index, one in known.items() if one.heuristic is not None},
+    }
     if later is not None:
         picks["another_pass"] = {index: decisions[index].best for index in known if decisions[index].times_s}
     picks["oracle"] = {index: decision.best for index, decision in known.items()}
     scores = [score for method, each in picks.items() for score in score_groups(known, method, each)]
-    for limit, chosen in limited.items():
-        scores += _within(known, chosen, limit)
+    for limit in limits:
+        scores += _within(known, _best(ranked, limit), limit)
     softness = fitted_softness(ranked, known)
     return Evaluation(
         scores=tuple(scores),
@@ -173,7 +172,7 @@ def _curve(train: Sequence[Decision], test: Mapping[int, Decision], fitted: Fit)
         some = [decision for decision, number in zip(train, shapes, strict=True) if number < _CURVE[0] // part]
         if len({decision.shape for decision in some}) < _LEAST_SHAPES:
             continue
-        picks = {index: each.best()[0] for index, each in rankings(fitted(some), test).items()}
+        picks = selected(fitted(some), test)
         score = _score("selector", ("", "", "all"), list(test.values()), list(picks.values()))
         layers = len({decision.layer for decision in some})
         points.append(Point(layers=layers, top1=score.top1, regret_geomean=score.regret_geomean))
@@ -204,7 +203,11 @@ def rankings(selector: Selector, decisions: Mapping[int, Decision]) -> dict[int,
 
 def selected(selector: Selector, decisions: Mapping[int, Decision]) -> dict[int, Algorithm]:
     """What `selector` takes for each decision, among the algorithms that were tried."""
-    return {index: each.best()[0] for index, each in rankings(selector, decisions).items()}
+    return _best(rankings(selector, decisions))
+
+
+def _best(ranked: Mapping[int, Preferences], limit_bytes: int | None = None) -> dict[int, Algorithm]:
+    return {index: each.best(limit_bytes)[0] for index, each in ranked.items()}
 
 
 def fitted_softness(ranked: Mapping[int, Preferences], decisions: Mapping[int, Decision]) -> float:

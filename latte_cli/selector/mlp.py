@@ -42,7 +42,7 @@ class Perceptrons:
         """Minus the logarithm of each candidate's likelihood; equal ones where nothing like it was learned from."""
         groups: defaultdict[str, list[int]] = defaultdict(list)
         for row, (_, phase) in enumerate(candidates.pairs):
-            groups[key(candidates.device.slug, candidates.settings[row], phase)].append(row)
+            groups[key(candidates.device.slug, candidates.settings, phase)].append(row)
         logits = np.zeros((len(candidates.pairs), candidates.algorithms))
         for name, rows in groups.items():
             if f"{name}/0/weight" in self._tensors:

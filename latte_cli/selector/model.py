@@ -16,10 +16,10 @@ from latte_cli import __version__
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import Device
 from latte_cli.errors import LatteError
-from latte_cli.features import DETAILS, FEATURE_VERSION, FEATURES, Matrix, details, matrix
+from latte_cli.features import FEATURE_VERSION, Matrix, details, matrix
 from latte_cli.layers import Convolution, Layer, Phase, layer_text
 from latte_cli.lookup import Pair, sort
-from latte_cli.selector.candidates import Array, Candidates, Model, Places
+from latte_cli.selector.candidates import COLUMNS, Array, Candidates, Model, Places
 from latte_cli.selector.decisions import Decision
 from latte_cli.selector.workspaces import Workspaces
 from latte_cli.tasks import Layout, Precision, Settings
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from latte_cli.selector.trees import Examples
 
 SCHEMA = "latte.selector/2"
-
-COLUMNS = (*FEATURES, *DETAILS)
-"""The features of a layer's phase that a model may look at."""
 
 KINDS = ("xgboost", "mlp")
 """Kinds of models: boosted trees, and the perceptron of LATTE's own code."""
@@ -159,7 +156,7 @@ class Selector:
         layers_phases: Sequence[Pair],
         settings: Settings,
         device: Device,
-        candidates: Sequence[Collection[Algorithm] | None] = (),
+        candidates: Sequence[Collection[Algorithm]] | None = None,
         *,
         with_workspaces: bool = True,
     ) -> list[Preferences]:
@@ -170,13 +167,13 @@ class Selector:
         if not layers_phases:
             return []
         able = [self._able(pair, settings, device) for pair in layers_phases]
-        if candidates:
-            able = [_among(places, self._places, own) for places, own in zip(able, candidates, strict=True)]
+        if candidates is not None:
+            able = [self._among(places, own) for places, own in zip(able, candidates, strict=True)]
         counts = [len(places) for places in able]
         asked = Candidates(
             pairs=layers_phases,
             features=_seen(layers_phases, settings, device),
-            settings=[settings] * len(layers_phases),
+            settings=settings,
             device=device,
             rows=np.repeat(np.arange(len(able)), counts),
             places=np.array([place for places in able for place in places], dtype=np.int64),
@@ -207,14 +204,9 @@ class Selector:
         keys = _sort_keys(device, settings, *pair)
         return next((self.card.ran[key] for key in keys if key in self.card.ran), ())
 
-
-def _among(
-    places: Sequence[int], known: Mapping[Algorithm, int], wanted: Collection[Algorithm] | None
-) -> Sequence[int]:
-    if wanted is None:
-        return places
-    own = {known.get(algorithm) for algorithm in wanted}
-    return [place for place in places if place in own]
+    def _among(self, places: Sequence[int], wanted: Collection[Algorithm]) -> Sequence[int]:
+        own = {self._places.get(algorithm) for algorithm in wanted}
+        return [place for place in places if place in own]
 
 
 def _choice(pair: Pair, settings: Settings, best: tuple[Algorithm, float]) -> Choice:

@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latte_cli.features import DETAILS, FEATURES, Matrix, informative
+from latte_cli.boosters import loaded
+from latte_cli.features import FEATURES, Matrix, informative
 from latte_cli.layers import Phase
-from latte_cli.selector.candidates import Array, Candidates, Places
+from latte_cli.selector.candidates import COLUMNS, Array, Candidates, Places
 
-COLUMNS = (*FEATURES, *DETAILS, "device", "algorithm")
+SEEN = (*COLUMNS, "device", "algorithm")
 """What the trees see of a candidate; the last two are places in the card. Those that tell who wins see no algorithm."""
 
 LOSSES = "losses"
 """The name of the booster that predicts losses; the others have those of their phases."""
 
 _CATEGORIES = ("kind", "function", "phase", "device", "algorithm")
-_TYPES = ["c" if column in _CATEGORIES else "q" for column in COLUMNS]
+_TYPES = ["c" if column in _CATEGORIES else "q" for column in SEEN]
 _WINS_COUNT = 0.1  # what a logarithm of the likelihood to win weighs beside a loss
 _LEAST_LIKELY = 1e-6
 _MANY = 20_000
@@ -79,7 +80,7 @@ class Trees:
         """Each feature's share of what the splits that predict losses gained."""
         gains = self._boosters[LOSSES].get_score(importance_type="total_gain")
         total = sum(gains.values()) or 1.0
-        named = {COLUMNS[int(name.removeprefix("f"))]: gain / total for name, gain in gains.items()}
+        named = {SEEN[int(name.removeprefix("f"))]: gain / total for name, gain in gains.items()}
         return dict(sorted(named.items(), key=lambda item: -item[1]))
 
     def saved(self) -> dict[str, bytes]:
@@ -118,19 +119,8 @@ def _boosted(data: Any, objective: Mapping[str, Any], size: tuple[int, float, in
 
 def load(content: Mapping[str, bytes], devices: Sequence[str], classes: Mapping[str, Sequence[int]]) -> Trees:
     """Trees from XGBoost's own files; raises ValueError for what is none, or is of other features."""
-    import xgboost
-
-    boosters = {}
-    for name, one in content.items():
-        booster = xgboost.Booster()
-        try:
-            booster.load_model(bytearray(one))
-        except xgboost.core.XGBoostError as exc:
-            raise ValueError("unreadable trees") from exc
-        stem = name.removesuffix(".ubj")
-        if booster.num_features() != len(COLUMNS) - (stem != LOSSES):
-            raise ValueError("trees of other features")
-        boosters[stem] = booster
+    stems = {name.removesuffix(".ubj"): one for name, one in content.items()}
+    boosters = {stem: loaded(one, len(SEEN) - (stem != LOSSES)) for stem, one in stems.items()}
     if LOSSES not in boosters or set(classes) != set(boosters) - {LOSSES}:
         raise ValueError("trees that are not complete")
     return Trees(boosters, devices, classes)
@@ -148,6 +138,6 @@ def _data(columns: Matrix, target: npt.ArrayLike, counts: Array, *, detailed: bo
     )
     weights = informative(columns)
     if not detailed:
-        weights[len(FEATURES) : len(FEATURES) + len(DETAILS)] = 0
+        weights[len(FEATURES) : len(COLUMNS)] = 0
     data.set_info(feature_weights=weights)
     return data

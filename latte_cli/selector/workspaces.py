@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from latte_cli.boosters import loaded
 from latte_cli.features import Matrix, informative
 from latte_cli.selector.candidates import Array, Places
 
@@ -56,16 +57,7 @@ def fit(features: Matrix, rows: Places, places: Places, needed_bytes: Array, *, 
 
 def load(content: bytes, columns: int) -> Workspaces:
     """Trees from XGBoost's own file; raises ValueError for what is none, or is of other features."""
-    import xgboost
-
-    booster = xgboost.Booster()
-    try:
-        booster.load_model(bytearray(content))
-    except xgboost.core.XGBoostError as exc:
-        raise ValueError("unreadable trees") from exc
-    if booster.num_features() != columns + 1:
-        raise ValueError("trees of other features")
-    return Workspaces(booster)
+    return Workspaces(loaded(content, columns + 1))
 
 
 def _columns(features: Matrix, rows: Places, places: Places) -> Matrix:
