@@ -352,7 +352,7 @@ def test_a_changed_graph_is_a_network_or_one_line(saved: bytes, data: st.DataObj
         try:
             for key in path[:-1]:
                 target = target[key]
-            target[path[-1]] = data.draw(st.sampled_from(ODD))
+            target[path[-1]] = copy.deepcopy(data.draw(st.sampled_from(ODD)))  # a later change may go into it
         except (KeyError, IndexError, TypeError):  # an earlier change took it away
             continue
     try:
