@@ -15,12 +15,40 @@ _LARGEST_FILE_BYTES = 1 << 20
 _MOST = 10**9
 
 
+class Objective(StrEnum):
+    """What is made as large as it can be.
+
+    `balanced` is Σ log(width / channels) over the groups, which keeps each of them wide enough; `parameters` is the
+    number of parameters, which gives the widest layers most.
+    """
+
+    BALANCED = "balanced"
+    PARAMETERS = "parameters"
+
+
+class Method(StrEnum):
+    """How a device's channels are chosen, where it keeps `width` of a group's.
+
+    `nested`: the first ones (HeteroFL, FjORD). `rolling`: a window whose start moves by a sequence of the group's own
+    from device to device and from round to round. `lock-step`: a window that starts one further each round, in all
+    groups and for all devices alike (FedRolex). `least-trained`: those with the fewest examples in the frequency table,
+    ties drawn. `random`: drawn. `importance`: those with the highest importance.
+    """
+
+    NESTED = "nested"
+    ROLLING = "rolling"
+    LOCK_STEP = "lock-step"
+    LEAST_TRAINED = "least-trained"
+    RANDOM = "random"
+    IMPORTANCE = "importance"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FleetClass:
     """`count` alike devices: the profile they have, the data they train on and the network they are on.
 
-    `samples` are those of one device and epoch. What is None is left to the profile (`memory_bytes`, `threads`) or to
-    who allocates (`strategy`, `optimizer`).
+    `samples` are those of one device and epoch; `overhead_s` is what a round takes besides. What is None is left to the
+    profile (`memory_bytes`, `threads`) or to who allocates (`strategy`, `optimizer`).
     """
 
     name: str
@@ -31,6 +59,7 @@ class FleetClass:
     batch: int
     up_bit_per_s: float
     down_bit_per_s: float
+    overhead_s: float = 0.0
     memory_bytes: int | None = None
     threads: int | None = None
     precision: Precision = Precision.FP32
@@ -44,6 +73,15 @@ class FleetClass:
         return Schedule(
             samples=self.samples, epochs=self.epochs, up_bit_per_s=self.up_bit_per_s, down_bit_per_s=self.down_bit_per_s
         )
+
+    @property
+    def steps(self) -> int:
+        """Training steps of a round."""
+        return self.epochs * -(-self.samples // self.batch)
+
+    def round_s(self, step_s: float, parameters: int) -> float:
+        """Seconds of a round: `steps` of `step_s`, the parameters down and up, and what it takes besides."""
+        return self.steps * step_s + self.schedule.moving_s(parameters) + self.overhead_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +134,7 @@ def _fleet_class(entry: object, source: str, number: int) -> FleetClass:
         batch=fields.required("batch", _whole),
         up_bit_per_s=bandwidth.required("up", bandwidth_bit_per_s),
         down_bit_per_s=bandwidth.required("down", bandwidth_bit_per_s),
+        overhead_s=fields.optional("overhead", duration_s) or 0.0,
         memory_bytes=fields.optional("memory", size_bytes),
         threads=fields.optional("threads", _whole),
         precision=fields.optional("precision", _precision) or Precision.FP32,
@@ -113,6 +152,7 @@ _CLASS_FIELDS = (
     "epochs",
     "batch",
     "bandwidth",
+    "overhead",
     "memory",
     "threads",
     "precision",

@@ -37,8 +37,13 @@ class Schedule:
 
     def moving_s(self, parameters: int) -> float:
         """Seconds to receive and to send `parameters` numbers of four bytes."""
-        bits = 8 * _PARAMETER_BYTES * parameters
+        bits = self.parameter_bits(parameters)
         return sum(bits / rate for rate in (self.down_bit_per_s, self.up_bit_per_s) if rate)
+
+    @staticmethod
+    def parameter_bits(parameters: int) -> int:
+        """The bits of `parameters` numbers as they are moved."""
+        return 8 * _PARAMETER_BYTES * parameters
 
     def round_s(self, step_s: float, samples_per_step: int, parameters: int) -> float | None:
         """Seconds of all steps, and of moving the parameters; None where neither steps nor samples are given."""

@@ -156,9 +156,9 @@ class TimeModel:
             return f"{layer.kind} {phase}, which was not measured", 1.0
         if _function(layer) not in self.card.functions[layer.kind]:
             return f"{layer.kind} {_function(layer)}", 1.0
-        furthest, what = 0.0, ""
+        furthest, what, sizes = 0.0, "", _sizes(layer, phase)
         for name, (least, most) in self.card.ranges[_kind(task)].items():
-            size = _sizes(layer, phase).get(name, least)
+            size = sizes.get(name, least)
             doublings = max(log2(least / size), log2(size / most))
             if doublings > max(furthest, _BEYOND):
                 furthest, what = doublings, f"{layer.kind} {name} {size:.3g}, measured {least:.3g} to {most:.3g}"

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latte_cli.allocator import Pricer, SubModel, allocate, catalogue
+from latte_cli.allocator import Pricer, SubModel, allocate, catalogue, round_of
 from latte_cli.backends import Device
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.estimator import Estimate, Estimator, Memory, Step, Warn
+from latte_cli.estimator import Estimate, Estimator, Limits, Memory, Step, Warn
 from latte_cli.estimator.memory import Moment
 from latte_cli.fleet import Fleet, FleetClass
 from latte_cli.layers import Convolution, Linear, Phase, View
@@ -74,8 +74,12 @@ THREE = (WHOLE, HALF, QUARTER)
 STEPS_S = {WHOLE: 1.0, HALF: 0.4, QUARTER: 0.1}
 
 
+def rounds(price):
+    return lambda sub, fleet_class: round_of(sub, fleet_class, price(sub, fleet_class))
+
+
 def planned(round_duration_s, *, price=lambda sub, _: recorded(STEPS_S[sub]), fleet_class=PHONE, sub_models=THREE):
-    plan = allocate(sub_models, Fleet(classes=(fleet_class,)), price, round_duration_s)
+    plan = allocate(sub_models, Fleet(classes=(fleet_class,)), rounds(price), round_duration_s)
     return plan.devices[0]
 
 
@@ -148,11 +152,11 @@ def test_a_plan_is_feasible_when_every_class_is():
     def price(sub, fleet_class):
         return recorded(STEPS_S[sub] * (100 if fleet_class is slow else 1))
 
-    plan = allocate(THREE, Fleet(classes=(PHONE, slow)), price, 30)
+    plan = allocate(THREE, Fleet(classes=(PHONE, slow)), rounds(price), 30)
     assert [device.feasible for device in plan.devices] == [True, False]
     assert not plan.feasible
     assert plan.least_s == pytest.approx(26 * 12 + 0.625)
-    assert allocate(THREE, Fleet(classes=(PHONE, slow)), price, plan.least_s).feasible
+    assert allocate(THREE, Fleet(classes=(PHONE, slow)), rounds(price), plan.least_s).feasible
 
 
 def test_without_sub_models_there_is_nothing_to_allocate():
@@ -192,12 +196,13 @@ def test_no_other_choice_is_better_than_the_plan(data):
         for each in classes
     }
     round_duration_s = data.draw(st.sampled_from((0.5, 5.0, 60.0, 5000.0)))
-    plan = allocate(subs, Fleet(classes=classes), lambda sub, each: prices[sub.id, each.name], round_duration_s)
+    price = rounds(lambda sub, each: prices[sub.id, each.name])
+    plan = allocate(subs, Fleet(classes=classes), price, round_duration_s)
     for each, found in zip(classes, plan.devices, strict=True):
-        limit = each.memory_bytes or prices["s0", each.name].device.memory_bytes
         possible, least = [], []
         for sub in subs:
             price = prices[sub.id, each.name]
+            limit = each.memory_bytes or price.device.memory_bytes
             bits = 32 * sub.parameters
             steps = each.epochs * len(range(0, each.samples, each.batch))
             high_s = steps * price.step_high_s + (bits / each.up_bit_per_s + bits / each.down_bit_per_s)
@@ -259,16 +264,33 @@ def test_the_model_is_read_at_each_batch_size_once_and_an_estimator_serves_equal
 
 
 def test_a_price_is_the_estimate_of_the_sub_model_at_the_batch_of_the_class(store):
-    price = Pricer(made_rows.network, lambda _: Estimator(store, made_rows.DEVICE.slug), optimizer="none")
+    estimator = Estimator(store, made_rows.DEVICE.slug)
+    price = Pricer(made_rows.network, lambda _: estimator, optimizer="none")
     half = catalogue(made_rows.network(), (1, 0.5))[1]
-    found = price(half, replace(PHONE, batch=4))
-    assert (found.network.batch_size, found.network.parameters) == (4, half.parameters)
-    assert (found.optimizer, found.update_s) == ("none", 0)
-    assert price(half, replace(PHONE, optimizer="sgd")).update_s > 0
+    fours = replace(PHONE, batch=4, overhead_s=2.0)
+    step_s = estimator.estimate(half.of(made_rows.network(4)), "none").step_s
+    assert price(half, fours).round_s == fours.round_s(step_s, half.parameters)
+    assert fours.round_s(step_s, half.parameters) == pytest.approx(50 * step_s + 32 * half.parameters / 3.2e6 + 2)
+    assert price(half, replace(fours, optimizer="sgd")).round_s > price(half, fours).round_s
+
+
+def test_a_sub_model_that_does_not_fit_has_the_least_memory_and_no_time(store):
+    def estimator(each):
+        return Estimator(store, made_rows.DEVICE.slug, limits=Limits(memory_bytes=each.memory_bytes))
+
+    price = Pricer(made_rows.network, estimator)
+    whole, half = catalogue(made_rows.network(), (1, 0.5))
+    needed = price(whole, PHONE).memory_bytes
+    tight = replace(PHONE, memory_bytes=needed // 2)
+    found = price(whole, tight)
+    assert (found.round_s, found.high_s, found.meets(1e9)) == (None, None, False)
+    assert needed // 2 < found.memory_bytes <= needed
+    plan = allocate((whole, half), Fleet(classes=(replace(PHONE, memory_bytes=needed - 1),)), price, 1e6)
+    assert plan.devices[0].sub_model in (whole, half)
 
 
 def test_what_cannot_be_priced_names_class_and_sub_model(store):
     price = Pricer(made_rows.network, lambda _: Estimator(store, made_rows.DEVICE.slug))
     with pytest.raises(LatteError, match="class `phone`, sub-model `w1`: unknown optimizer `sdg`") as caught:
-        price(WHOLE, replace(PHONE, optimizer="sdg"))
+        price(catalogue(made_rows.network(), (1,))[0], replace(PHONE, optimizer="sdg"))
     assert (caught.value.hint, caught.value.exit_code) == ("did you mean `sgd`?", ExitCode.USAGE)

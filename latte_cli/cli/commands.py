@@ -9,6 +9,7 @@ from latte_cli.cli.allocate import allocate
 from latte_cli.cli.doctor import doctor
 from latte_cli.cli.estimate import estimate
 from latte_cli.cli.import_files import app as import_files
+from latte_cli.cli.plan import app as plan
 from latte_cli.cli.profile import profile
 from latte_cli.cli.store import app as store
 from latte_cli.cli.train_estimator import train_estimator
@@ -23,4 +24,4 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "allocate": allocate,
     "doctor": doctor,
 }
-GROUPS: dict[str, typer.Typer] = {"import": import_files, "store": store, "zoo": zoo}
+GROUPS: dict[str, typer.Typer] = {"plan": plan, "import": import_files, "store": store, "zoo": zoo}

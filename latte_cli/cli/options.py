@@ -41,8 +41,8 @@ parse_size = size_bytes
 """An option's `parser=` for sizes: bytes in `2GiB`, `512MiB` or a plain number."""
 
 
-def parse_widths(text: str) -> tuple[float, ...]:
-    """The widths of sub-models in `1,0.75,0.5`; raises LatteError (exit code 2) for what is no such list."""
+def parse_widths(text: str, what: str = "widths") -> tuple[float, ...]:
+    """The widths (or depths) of sub-models in `1,0.75,0.5`; LatteError (exit code 2) for what is no such list."""
     try:
         widths = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -50,8 +50,21 @@ def parse_widths(text: str) -> tuple[float, ...]:
     if not widths or not all(0 < width <= 1 for width in widths):
         shown = " ".join(text.split())[:40]
         hint = "numbers over 0 and up to 1, as in `1,0.75,0.5`"
-        raise LatteError(f"`{shown}` is not a list of widths", hint=hint, exit_code=ExitCode.USAGE)
+        raise LatteError(f"`{shown}` is not a list of {what}", hint=hint, exit_code=ExitCode.USAGE)
     return widths
+
+
+def parse_share(text: str) -> float:
+    """A share of 1 in `50%` or `0.5`; raises LatteError (exit code 2) for what is none."""
+    number = text.strip().removesuffix("%")
+    try:
+        share = float(number) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        shown = " ".join(text.split())[:40]
+        raise LatteError(f"`{shown}` is not a share", hint="as in `50%` or `0.5`", exit_code=ExitCode.USAGE)
+    return share
 
 
 def parse_shapes(given: Sequence[str] | None) -> dict[str, int]:

@@ -11,7 +11,7 @@ from latte_cli.estimator.doubts import Warn
 from latte_cli.estimator.estimator import CALIBRATED, DoesNotFit, Estimator
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
-from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, OPTIMIZERS, UPDATE, Step
+from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, OPTIMIZERS, UPDATE, Step, Work, phases, training_step
 from latte_cli.lookup import NotProfiled, Source, profile
 from latte_cli.network import Network, load
 from latte_cli.store import Store, open_store
@@ -35,10 +35,13 @@ __all__ = [
     "Source",
     "Step",
     "Warn",
+    "Work",
     "check_names",
     "compared",
     "doubtful",
     "estimated",
+    "phases",
+    "training_step",
 ]
 
 ESTIMATORS = (LOOKUP, "xgboost", "roofline", *rates.AMOUNTS)

@@ -169,18 +169,35 @@ class Estimator:
         if refused and not made:
             raise refused
 
+    def calls(self, network: Network, step: Step, works: Sequence[Work]) -> list[LayerTime]:
+        """The rows of `works`, calls of sub-models of `network`, as the estimator's strategy has them run in a step.
+
+        The limit of a call's workspace holds; that of the memory, which is one of whole steps, does not. Raises
+        LatteError for what can be neither looked up nor predicted.
+        """
+        prepared = self._of_works(network, step, works, Memory(timeline=()))
+        limits = Limits(workspace_bytes=self._limits.workspace_bytes)
+        calls = self._calls(prepared, [work for work in works if not work.layer.free], limits)
+        choices, confidences = self._choices(prepared, self._strategy, calls)
+        rows, missing = self._rows(prepared, calls, choices, confidences)
+        if missing:
+            raise self._missing(missing)
+        return [part for part, _ in rows]
+
     def _prepared(self, network: Network, step: Step) -> _Prepared:
         works = tuple(training_step(network, step))
+        return self._of_works(network, step, works, memory(network, step, self._lookup.precision))
+
+    def _of_works(self, network: Network, step: Step, works: Sequence[Work], held: Memory) -> _Prepared:
         pairs = tuple(dict.fromkeys(work.pair for work in works if not work.layer.free))
         known = self._measured(pairs)
         known |= {pair: found for pair in pairs if pair not in known and (found := self._lookup.interpolated(pair))}
         rankings = self._lookup.rankings()
         known = {pair: tuple(ranked(timings, rankings.get(pair, ()))) for pair, timings in known.items()}
-        held = memory(network, step, self._lookup.precision)
         return _Prepared(
             network=network,
             step=step,
-            works=works,
+            works=tuple(works),
             known=known,
             memory=held,
             live=held.live_bytes(),
@@ -208,6 +225,20 @@ class Estimator:
         allow_unknown: bool,
     ) -> tuple[Estimate, Sequence[Timing]]:
         """The estimate for these choices, without its doubts, and the timings that it rests on."""
+        priced, names = self._rows(prepared, calls, choices, confidences)
+        missing = (*names, *(f"operator {name}" for name in prepared.network.unknown))
+        if missing and not allow_unknown:
+            raise self._missing(missing)
+        return self._composed(prepared, strategy, priced, missing), [timing for _, timing in priced if timing]
+
+    def _rows(
+        self,
+        prepared: _Prepared,
+        calls: Sequence[Call],
+        choices: Sequence[Algorithm],
+        confidences: Mapping[Call, float],
+    ) -> tuple[list[tuple[LayerTime, Timing | None]], tuple[str, ...]]:
+        """The row of each call with the timing that it rests on, and the names of those that have none."""
         found = zip(calls, self._timings(prepared, calls, choices), strict=True)
         priced, names = [], []
         for work in prepared.works:
@@ -217,10 +248,7 @@ class Estimator:
                 continue
             confidence = confidences.get(call) if call else None
             priced.append((self._part(prepared.step, work, timing, confidence), timing))
-        missing = (*dict.fromkeys(names), *(f"operator {name}" for name in prepared.network.unknown))
-        if missing and not allow_unknown:
-            raise self._missing(missing)
-        return self._composed(prepared, strategy, priced, missing), [timing for _, timing in priced if timing]
+        return priced, tuple(dict.fromkeys(names))
 
     def _doubts(
         self, prepared: _Prepared, made: Estimate, timings: Sequence[Timing], strategy: Strategy, limits: Limits

@@ -1,41 +1,39 @@
-"""Plans as a table, JSON or CSV."""
+"""Plans, round durations and the difference of two plans as tables, JSON or CSV."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from latte_cli.allocator import Plan, PlannedDevice
-from latte_cli.network import Network
-from latte_cli.report import Cell, Format, Table, count, duration, size, write_csv, write_json, write_table
+import numpy as np
 
-SCHEMA = "latte.plan/1"
+from latte_cli.allocator import Assignment, Change, Devices, Plan, PlanFile, PlannedDevice, Point, as_json
+from latte_cli.fleet import FleetClass
+from latte_cli.report import Cell, Format, Table, count, duration, percent, size, write_csv, write_json, write_table
 
 _NAME_WIDTH = 18
-_COLUMNS = ("class", "count", "device", "sub_model", "parameters", "round_s", "low_s", "high_s", "memory_bytes")
+_COLUMNS = (
+    "class",
+    "count",
+    "device",
+    "sub_model",
+    "parameters",
+    "round_s",
+    "low_s",
+    "high_s",
+    "memory_bytes",
+    "status",
+    "least_s",
+)
 
 
-def write_plan(plan: Plan, network: Network, form: Format, out: TextIO | None = None) -> None:
-    """Write the plan for `network`, the whole model."""
+def write_plan(file: PlanFile, form: Format, out: TextIO | None = None) -> None:
+    """Write a plan."""
     if form is Format.JSON:
-        write_json(document(plan, network), out)
+        write_json(as_json(file), out)
     elif form is Format.CSV:
-        columns = (*_COLUMNS, "status", "least_s")
-        rows = [_entry(device) | {"parameters": _parameters(device)} for device in plan.devices]
-        write_csv(columns, [[row[column] for column in columns] for row in rows], out)
+        rows = [_entry(planned) for planned in file.plan.devices]
+        write_csv(_COLUMNS, [[row[column] for column in _COLUMNS] for row in rows], out)
     else:
-        write_table(_table(plan, network), out)
-
-
-def document(plan: Plan, network: Network) -> dict[str, object]:
-    """The plan as the document `latte.plan/1`."""
-    return {
-        "schema": SCHEMA,
-        "model": {"name": network.name, "sha256": network.sha256},
-        "round_duration_s": plan.round_duration_s,
-        "sub_models": [
-            {"id": each.id, "widths": dict(each.widths), "parameters": each.parameters} for each in plan.sub_models
-        ],
-        "devices": [_entry(device) for device in plan.devices],
-    }
+        write_table(_table(file), out)
 
 
 def _entry(planned: PlannedDevice) -> dict[str, Cell]:
@@ -44,6 +42,7 @@ def _entry(planned: PlannedDevice) -> dict[str, Cell]:
         "count": planned.fleet_class.count,
         "device": planned.device,
         "sub_model": planned.sub_model.id if planned.sub_model else None,
+        "parameters": planned.sub_model.parameters if planned.sub_model else None,
         "round_s": planned.round_s,
         "low_s": planned.low_s,
         "high_s": planned.high_s,
@@ -53,21 +52,17 @@ def _entry(planned: PlannedDevice) -> dict[str, Cell]:
     }
 
 
-def _parameters(planned: PlannedDevice) -> int | None:
-    return planned.sub_model.parameters if planned.sub_model else None
-
-
-def _table(plan: Plan, network: Network) -> Table:
-    taking_part = sum(each.fleet_class.count for each in plan.devices if each.feasible)
-    devices = sum(each.fleet_class.count for each in plan.devices)
+def _table(file: PlanFile) -> Table:
+    plan = file.plan
     return Table(
-        title=f"{_short(network.name)} in rounds of {duration(plan.round_duration_s)}",
+        title=f"{_short(file.model)} in rounds of {duration(plan.round_duration_s)}",
         columns=("class", ">devices", ">sub-model", ">parameters", ">round", ">at most", ">memory"),
         rows=[_row(planned) for planned in plan.devices],
         footer=[
             "`at most` is the upper end of the 95 % interval",
             *(line for planned in plan.devices for line in _lines(planned)),
-            f"{taking_part} of {devices} devices have a sub-model",
+            *_of_channels(file),
+            *_totals(plan),
         ],
     )
 
@@ -77,7 +72,7 @@ def _row(planned: PlannedDevice) -> tuple[str, ...]:
         _short(planned.fleet_class.name),
         str(planned.fleet_class.count),
         planned.sub_model.id if planned.sub_model else "none",
-        count(_parameters(planned)),
+        count(planned.sub_model.parameters if planned.sub_model else None),
         duration(planned.round_s),
         duration(planned.high_s),
         size(planned.memory_bytes) if planned.feasible else "-",
@@ -94,6 +89,178 @@ def _lines(planned: PlannedDevice) -> Iterator[str]:
         yield f"  infeasible: a step needs at least {size(planned.memory_bytes)} of memory"
     else:
         yield f"  infeasible: a round takes at least {duration(planned.least_s)}"
+
+
+def _of_channels(file: PlanFile) -> Iterator[str]:
+    covered = file.coverage
+    if covered is None:
+        return
+    what = f"channels {file.method}, round {file.round_number}"
+    yield f"{what}: {percent(covered.share)} of the channel pairs are trained"
+    if covered.share < 1:
+        first, second = covered.least_pair
+        yield f"  least between {_short(first)} and {_short(second)}: {percent(covered.least_share)}"
+
+
+def _totals(plan: Plan) -> Iterator[str]:
+    taking_part = sum(each.fleet_class.count for each in plan.devices if each.feasible)
+    devices = sum(each.fleet_class.count for each in plan.devices)
+    waiting = f"; on average they wait {percent(plan.idle_share)} of a round" if taking_part else ""
+    yield f"{taking_part} of {devices} devices have a sub-model{waiting}"
+
+
+def write_curve(points: Sequence[Point], chosen: Point | None, form: Format, out: TextIO | None = None) -> None:
+    """Write what each round duration gives."""
+    columns = ("round_duration_s", "capacity", "floor", "idle", "taking_part")
+    rows = [[getattr(each, column) for column in columns] for each in points]
+    if form is Format.JSON:
+        document = {
+            "schema": "latte.curve/1",
+            "points": [dict(zip(columns, row, strict=True)) for row in rows],
+            "chosen_s": chosen.round_duration_s if chosen else None,
+        }
+        write_json(document, out)
+    elif form is Format.CSV:
+        write_csv(columns, rows, out)
+    else:
+        write_table(
+            Table(
+                title="what rounds of a duration give",
+                columns=(">round", ">kept, mean", ">kept, least", ">idle", ">devices that train", ""),
+                rows=[
+                    (
+                        duration(each.round_duration_s),
+                        percent(each.capacity),
+                        percent(each.floor),
+                        percent(each.idle),
+                        percent(each.taking_part),
+                        "chosen" if each == chosen else "",
+                    )
+                    for each in points
+                ],
+                footer=["`kept` is the share of the model's parameters that a device trains"],
+            ),
+            out,
+        )
+
+
+def write_assignments(
+    fleet: Sequence[FleetClass],
+    devices: Devices,
+    found: Assignment,
+    duration_s: float,
+    form: Format,
+    out: TextIO | None = None,
+) -> None:
+    """Write how many devices of each class train which sub-model, and how long their rounds take."""
+    columns = ("class", "sub_model", "parameters", "devices", "round_s", "high_s")
+    rows = list(_assigned(fleet, devices, found))
+    if form is Format.JSON:
+        entries = [dict(zip(columns, row, strict=True)) for row in rows]
+        document = {"schema": "latte.assignment/1", "round_duration_s": duration_s, "classes": entries}
+        write_json(document, out)
+    elif form is Format.CSV:
+        write_csv(columns, rows, out)
+    else:
+        taking_part = int((found.chosen >= 0).sum())
+        write_table(
+            Table(
+                title=f"{len(found.chosen):,} devices in rounds of {duration(duration_s)}",
+                columns=("class", "sub-model", ">parameters", ">devices", ">round, median", ">at most"),
+                rows=[
+                    (_short(row[0]), row[1] or "none", count(row[2]), f"{row[3]:,}", duration(row[4]), duration(row[5]))
+                    for row in rows
+                ],
+                footer=[
+                    "`at most` is the largest upper end of their 95 % intervals",
+                    f"{taking_part:,} of {len(found.chosen):,} devices have a sub-model",
+                ],
+            ),
+            out,
+        )
+
+
+def _assigned(
+    fleet: Sequence[FleetClass], devices: Devices, found: Assignment
+) -> Iterator[tuple[str, str | None, int | None, int, float | None, float | None]]:
+    """Class, sub-model, its parameters, the number of devices, and the median and the highest end of their rounds."""
+    size = len(found.sub_models) + 1
+    keys = devices.classes * size + found.chosen + 1
+    order = np.argsort(keys, kind="stable")
+    kinds, starts = np.unique(keys[order], return_index=True)
+    for kind, own in zip(kinds.tolist(), np.split(order, starts[1:]), strict=True):
+        place, chosen = kind // size, kind % size - 1
+        name, number = fleet[place].name, len(own)
+        if chosen < 0:
+            yield name, None, None, number, None, None
+            continue
+        sub_model = found.sub_models[chosen]
+        median_s, high_s = float(np.median(found.round_s[own])), float(found.high_s[own].max())
+        yield name, sub_model.id, sub_model.parameters, number, median_s, high_s
+
+
+def write_changes(changes: Sequence[Change], form: Format, out: TextIO | None = None) -> None:
+    """Write how two plans differ, a row a class."""
+    columns = (
+        "class",
+        "change",
+        "before",
+        "after",
+        "round_before_s",
+        "round_after_s",
+        "parameters_before",
+        "parameters_after",
+    )
+    rows = [_change(each) for each in changes]
+    if form is Format.JSON:
+        entries = [dict(zip(columns, row, strict=True)) for row in rows]
+        write_json({"schema": "latte.plan-diff/1", "classes": entries}, out)
+    elif form is Format.CSV:
+        write_csv(columns, rows, out)
+    else:
+        changed = sum(not each.alike for each in changes)
+        write_table(
+            Table(
+                columns=(
+                    "class",
+                    "change",
+                    "before",
+                    "after",
+                    ">round before",
+                    ">after",
+                    ">parameters before",
+                    ">after",
+                ),
+                rows=[
+                    (
+                        _short(str(row[0])),
+                        *(str(cell or "none") for cell in row[1:4]),
+                        *(duration(_number(cell)) for cell in row[4:6]),
+                        *(count(_number(cell)) for cell in row[6:]),
+                    )
+                    for row in rows
+                ],
+                footer=[f"{changed} of {len(changes)} classes differ"],
+            ),
+            out,
+        )
+
+
+def _change(change: Change) -> list[Cell]:
+    pair = change.before, change.after
+    what = "same" if change.alike else "new" if change.before is None else "gone" if change.after is None else "changed"
+    subs = [each.sub_model if each else None for each in pair]
+    return [
+        change.name,
+        what,
+        *(sub.id if sub else None for sub in subs),
+        *(each.round_s if each else None for each in pair),
+        *(sub.parameters if sub else None for sub in subs),
+    ]
+
+
+def _number(cell: Cell) -> float | None:
+    return cell if isinstance(cell, int | float) else None
 
 
 def _short(name: str) -> str:

@@ -1,0 +1,61 @@
+"""Allocation: each device of a fleet gets the best sub-model whose estimated round meets the round duration."""
+
+from latte_cli.allocator.channels import Coverage, Frequencies, Kept, coverage, kept
+from latte_cli.allocator.curve import Point, busiest, curve, point, shortest
+from latte_cli.allocator.document import (
+    MANY,
+    SCHEMA,
+    Change,
+    PlanFile,
+    Trainee,
+    as_json,
+    changes,
+    read_plan,
+    shared_out,
+)
+from latte_cli.allocator.fine import SHARES, Search
+from latte_cli.allocator.many import Assignment, Devices, assigned
+from latte_cli.allocator.plan import Plan, PlannedDevice, allocate, largest, planned
+from latte_cli.allocator.pricing import Price, Pricer, Round, round_of
+from latte_cli.allocator.sub_models import SubModel, catalogue
+from latte_cli.fleet import Method, Objective
+
+__all__ = [
+    "MANY",
+    "SCHEMA",
+    "SHARES",
+    "Assignment",
+    "Change",
+    "Coverage",
+    "Devices",
+    "Frequencies",
+    "Kept",
+    "Method",
+    "Objective",
+    "Plan",
+    "PlanFile",
+    "PlannedDevice",
+    "Point",
+    "Price",
+    "Pricer",
+    "Round",
+    "Search",
+    "SubModel",
+    "Trainee",
+    "allocate",
+    "as_json",
+    "assigned",
+    "busiest",
+    "catalogue",
+    "changes",
+    "coverage",
+    "curve",
+    "kept",
+    "largest",
+    "planned",
+    "point",
+    "read_plan",
+    "round_of",
+    "shared_out",
+    "shortest",
+]

@@ -1,0 +1,146 @@
+"""Fleets of many devices: each with samples, rates and memory of its own, priced by class and allocated in arrays."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latte_cli.allocator.pricing import Round
+from latte_cli.allocator.sub_models import SubModel
+from latte_cli.fleet import FleetClass
+
+Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
+
+_CELLS = 1 << 21  # of a table of devices by sub-models, held at once
+NONE = -1
+"""Stands for no sub-model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Devices:
+    """Devices by columns of one length: the class of each, by its place in the fleet, and what is its own.
+
+    Of the mappings, by the names of a class's fields, each column holds numbers, not a number where the class's holds.
+    """
+
+    classes: Whole
+    own: Mapping[str, Floats]
+
+    def of(self, place: int, fleet_class: FleetClass, chosen: Whole) -> Iterator[tuple[str, Floats]]:
+        """The numbers of the devices `chosen`, of the class at `place`, by field."""
+        for name in OWN:
+            value = getattr(fleet_class, name)
+            column = np.full(len(chosen), np.nan if value is None else float(value))
+            if name in self.own:
+                given = self.own[name][chosen]
+                column = np.where(np.isnan(given), column, given)
+            yield name, column
+
+
+OWN = ("samples", "up_bit_per_s", "down_bit_per_s", "overhead_s", "memory_bytes")
+"""The fields of a class that a device may have of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """For each device the place of its sub-model in `sub_models`, or NONE, and its round: seconds, and their interval.
+
+    `least_s` is the shortest round that it can meet, not a number where nothing fits its memory.
+    """
+
+    sub_models: tuple[SubModel, ...]
+    chosen: Whole
+    round_s: Floats
+    low_s: Floats
+    high_s: Floats
+    memory_bytes: Floats
+    least_s: Floats
+
+
+def assigned(
+    fleet: Sequence[FleetClass], rounds: Sequence[Sequence[Round]], devices: Devices, duration_s: float
+) -> Assignment:
+    """The largest sub-model for each device whose round meets `duration_s` and whose step fits the memory.
+
+    `rounds` are, for each class of `fleet`, those of the same catalogue.
+    """
+    sub_models = tuple(each.sub_model for each in rounds[0])
+    count = len(devices.classes)
+    columns = [np.full(count, np.nan) for _ in range(5)]
+    chosen = np.full(count, NONE, dtype=np.int64)
+    order = np.argsort(devices.classes, kind="stable")
+    starts = np.searchsorted(devices.classes[order], np.arange(len(fleet) + 1))
+    for place, fleet_class in enumerate(fleet):
+        own = order[starts[place] : starts[place + 1]]
+        table = _Table(fleet_class, rounds[place])
+        step = max(1, _CELLS // max(1, len(table.places)))
+        for at in range(0, len(own), step):
+            part = own[at : at + step]
+            found, values = table.best(dict(devices.of(place, fleet_class, part)), duration_s)
+            chosen[part] = found
+            for column, value in zip(columns, values, strict=True):
+                column[part] = value
+    return Assignment(
+        sub_models=sub_models,
+        chosen=chosen,
+        round_s=columns[0],
+        low_s=columns[1],
+        high_s=columns[2],
+        memory_bytes=columns[3],
+        least_s=columns[4],
+    )
+
+
+class _Table:
+    """The sub-models of a class by columns, largest first, without those that a larger one is better than in all."""
+
+    def __init__(self, fleet_class: FleetClass, rounds: Sequence[Round]) -> None:
+        self._class = fleet_class
+        timed = [(at, each) for at, each in enumerate(rounds) if each.high_s is not None]
+        order = sorted(timed, key=lambda pair: (-pair[1].sub_model.parameters, pair[1].high_s))
+        kept: list[tuple[int, Round]] = []
+        least_s, least_bytes = np.inf, np.inf
+        for at, each in order:
+            step_s = each.step_high_s or 0.0
+            if step_s < least_s or each.memory_bytes < least_bytes:
+                kept.append((at, each))
+                least_s, least_bytes = min(least_s, step_s), min(least_bytes, each.memory_bytes)
+        self.places = np.array([at for at, _ in kept], dtype=np.int64)
+        self._parameters = np.array([each.sub_model.parameters for _, each in kept], dtype=float)
+        self._memory = np.array([each.memory_bytes for _, each in kept], dtype=float)
+        self._steps = [np.array([_step_s(each, name, fleet_class) for _, each in kept]) for name in _ENDS]
+
+    def best(self, own: Mapping[str, Floats], duration_s: float) -> tuple[Whole, tuple[Floats, ...]]:
+        """For devices with these numbers: the places of their sub-models, and round, low, high, memory and least."""
+        devices = len(own["samples"])
+        if not len(self.places):
+            nothing = np.full(devices, np.nan)
+            return np.full(devices, NONE, dtype=np.int64), (nothing,) * 5
+        steps = self._class.epochs * np.ceil(own["samples"] / self._class.batch)
+        bits = self._class.schedule.parameter_bits(1)
+        each_s = bits / own["up_bit_per_s"] + bits / own["down_bit_per_s"]
+        fits = ~(self._memory[None] > own["memory_bytes"][:, None])
+        high_s = steps[:, None] * self._steps[2][None]
+        high_s += each_s[:, None] * self._parameters[None]
+        high_s += own["overhead_s"][:, None]
+        high_s[~fits] = np.inf
+        least_s = high_s.min(axis=1)
+        meets = high_s <= duration_s
+        first = meets.argmax(axis=1)
+        found = meets[np.arange(devices), first]
+        moving_s = each_s * self._parameters[first] + own["overhead_s"]
+        times = [np.where(found, steps * step_s[first] + moving_s, np.nan) for step_s in self._steps]
+        memory_bytes = np.where(found, self._memory[first], np.nan)
+        least_s = np.where(np.isinf(least_s), np.nan, least_s)
+        return np.where(found, self.places[first], NONE), (*times, memory_bytes, least_s)
+
+
+_ENDS = ("round_s", "low_s", "high_s")
+
+
+def _step_s(each: Round, name: str, fleet_class: FleetClass) -> float:
+    """Seconds of a step, taken back from the round's."""
+    found = getattr(each, name)
+    return float((found - fleet_class.round_s(0.0, each.sub_model.parameters)) / fleet_class.steps)

@@ -1,0 +1,105 @@
+"""Plans: which sub-model each class of a fleet trains, in which rounds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from latte_cli.allocator.pricing import Price, Round
+from latte_cli.allocator.sub_models import SubModel
+from latte_cli.errors import LatteError
+from latte_cli.estimator import Warn
+from latte_cli.fleet import Fleet, FleetClass
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedDevice:
+    """What a device of the class `fleet_class` trains: `sub_model`, or nothing where none meets the round duration.
+
+    Its round takes `round_s`, with 95 % between `low_s` and `high_s`. `least_s` is the shortest round duration that
+    the class can meet at all, None where no sub-model fits its memory. `memory_bytes` is the need of its sub-model;
+    without one, the least need of any.
+    """
+
+    fleet_class: FleetClass
+    device: str
+    sub_model: SubModel | None
+    round_s: float | None
+    low_s: float | None
+    high_s: float | None
+    memory_bytes: int
+    least_s: float | None
+    warnings: tuple[Warn, ...] = ()
+
+    @property
+    def feasible(self) -> bool:
+        """Whether there is a sub-model for it."""
+        return self.sub_model is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which sub-model each class of a fleet trains in rounds of `round_duration_s`."""
+
+    round_duration_s: float
+    sub_models: tuple[SubModel, ...]
+    devices: tuple[PlannedDevice, ...]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every class has a sub-model."""
+        return all(device.feasible for device in self.devices)
+
+    @property
+    def least_s(self) -> float | None:
+        """The shortest round duration that every class can meet, None where one never can."""
+        found = [device.least_s for device in self.devices]
+        return None if None in found else max((least for least in found if least is not None), default=None)
+
+    @property
+    def idle_share(self) -> float:
+        """The share of the round duration that the devices that take part wait, as expected."""
+        waits = [
+            (each.fleet_class.count, max(0.0, 1 - each.round_s / self.round_duration_s))
+            for each in self.devices
+            if each.round_s is not None
+        ]
+        devices = sum(count for count, _ in waits)
+        return sum(count * wait for count, wait in waits) / devices if devices else 0.0
+
+
+def largest(rounds: Iterable[Round], duration_s: float) -> Round | None:
+    """The round with most parameters among those that meet `duration_s`; None where none does.
+
+    Of equally large ones it is the one with the shorter round, then the one that comes first.
+    """
+    meeting = (each for each in rounds if each.meets(duration_s))
+    return max(meeting, key=lambda each: (each.sub_model.parameters, -(each.high_s or 0.0)), default=None)
+
+
+def allocate(sub_models: Sequence[SubModel], fleet: Fleet, price: Price, round_duration_s: float) -> Plan:
+    """The plan for `fleet`: each class gets the `largest` of its rounds, each with one of `sub_models`.
+
+    Raises LatteError for an empty catalogue, and what `price` raises.
+    """
+    if not sub_models:
+        raise LatteError("there is no sub-model to allocate", hint="name at least one width, as in `--widths 1,0.5`")
+    devices = []
+    for fleet_class in fleet.classes:
+        rounds = [price(each, fleet_class) for each in sub_models]
+        devices.append(planned(fleet_class, rounds, largest(rounds, round_duration_s)))
+    return Plan(round_duration_s=round_duration_s, sub_models=tuple(sub_models), devices=tuple(devices))
+
+
+def planned(fleet_class: FleetClass, rounds: Sequence[Round], best: Round | None) -> PlannedDevice:
+    """What the class does: the round `best` of `rounds`, or nothing for None."""
+    least = min((each.memory_bytes for each in rounds), default=0)
+    return PlannedDevice(
+        fleet_class=fleet_class,
+        device=rounds[0].device,
+        sub_model=best.sub_model if best else None,
+        round_s=best.round_s if best else None,
+        low_s=best.low_s if best else None,
+        high_s=best.high_s if best else None,
+        memory_bytes=best.memory_bytes if best else least,
+        least_s=min((each.high_s for each in rounds if each.high_s is not None), default=None),
+        warnings=best.warnings if best else (),
+    )

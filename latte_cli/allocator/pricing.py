@@ -1,0 +1,130 @@
+"""Prices: how long a round with a sub-model takes on a device of a class, and what it needs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TypeAlias
+
+from latte_cli.allocator.sub_models import SubModel
+from latte_cli.errors import LatteError
+from latte_cli.estimator import DoesNotFit, Estimate, Estimator, Memory, Warn, check_names
+from latte_cli.fleet import FleetClass
+from latte_cli.network import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A round of a device with `sub_model`: seconds with their 95 % interval, and the bytes that a step holds.
+
+    Without a time, its steps do not fit the memory. `warnings` are the estimate's.
+    """
+
+    sub_model: SubModel
+    device: str
+    memory_bytes: int
+    round_s: float | None = None
+    low_s: float | None = None
+    high_s: float | None = None
+    step_high_s: float | None = None
+    limit_bytes: int | None = None
+    warnings: tuple[Warn, ...] = ()
+
+    def meets(self, duration_s: float) -> bool:
+        """Whether it fits the memory and its upper end is within `duration_s`."""
+        return self.high_s is not None and self.high_s <= duration_s
+
+
+Price: TypeAlias = Callable[[SubModel, FleetClass], Round]
+"""The round of a device of the class with the sub-model."""
+
+
+def round_of(sub_model: SubModel, fleet_class: FleetClass, estimate: Estimate) -> Round:
+    """The round whose steps are as estimated at the class's batch size; without times where they exceed its memory."""
+    limit_bytes = fleet_class.memory_bytes or estimate.device.memory_bytes
+    if limit_bytes is not None and estimate.memory_bytes > limit_bytes:
+        return Round(sub_model=sub_model, device=estimate.device.slug, memory_bytes=estimate.memory_bytes)
+    count = sub_model.parameters
+    return Round(
+        sub_model=sub_model,
+        device=estimate.device.slug,
+        memory_bytes=estimate.memory_bytes,
+        round_s=fleet_class.round_s(estimate.step_s, count),
+        low_s=fleet_class.round_s(estimate.step_low_s, count),
+        high_s=fleet_class.round_s(estimate.step_high_s, count),
+        step_high_s=estimate.step_high_s,
+        limit_bytes=limit_bytes,
+        warnings=(*estimate.warnings, *_memory_doubts(limit_bytes)),
+    )
+
+
+def _memory_doubts(limit_bytes: int | None) -> tuple[Warn, ...]:
+    if limit_bytes is not None:
+        return ()
+    message = "its memory is not known, so nothing bounds the sub-model; say `memory:` in the fleet file"
+    return (Warn(code="unknown_memory", message=message),)
+
+
+class Pricer:
+    """Prices sub-models: cuts the model to each, and asks the estimator of the class."""
+
+    def __init__(
+        self,
+        read: Callable[[int], Network],
+        estimator: Callable[[FleetClass], Estimator],
+        *,
+        optimizer: str = "sgd",
+        allow_unknown: bool = False,
+    ) -> None:
+        """`read` gives the model at a batch size, `estimator` the one for a class's device, memory and settings.
+
+        Both are asked once for what is the same; `whole` is `read` with what was read kept.
+        """
+        self._optimizer, self._allow_unknown = optimizer, allow_unknown
+        self._made = estimator
+        self._estimators: dict[object, Estimator] = {}
+        self.whole = lru_cache(maxsize=None)(read)
+        self._estimates: dict[object, Estimate | int] = {}
+
+    def __call__(self, sub_model: SubModel, fleet_class: FleetClass) -> Round:
+        """The round; LatteErrors name the class and the sub-model."""
+        try:
+            estimator = self.estimator(fleet_class)
+            key = (estimator, fleet_class.batch, self.optimizer(fleet_class), sub_model.widths, sub_model.dropped)
+            if key not in self._estimates:
+                self._estimates[key] = self._estimated(estimator, sub_model, fleet_class)
+            found = self._estimates[key]
+            if isinstance(found, int):
+                return Round(sub_model=sub_model, device=estimator.device.slug, memory_bytes=found)
+            return round_of(sub_model, fleet_class, found)
+        except LatteError as exc:
+            where = f"class `{fleet_class.name}`, sub-model `{sub_model.id}`"
+            raise LatteError(f"{where}: {exc.message}", hint=exc.hint, exit_code=exc.exit_code) from exc
+
+    def _estimated(self, estimator: Estimator, sub_model: SubModel, fleet_class: FleetClass) -> Estimate | int:
+        """The estimate without its rows, or the least memory that a step needs where it does not fit."""
+        network = sub_model.of(self.whole(fleet_class.batch))
+        try:
+            found = estimator.estimate(network, self.optimizer(fleet_class), self._allow_unknown)
+        except DoesNotFit as exc:
+            return exc.least_bytes
+        return replace(found, parts=(), memory=Memory(timeline=(found.memory.peak,)))
+
+    def optimizer(self, fleet_class: FleetClass) -> str:
+        """The name of the optimizer that the class trains with."""
+        return fleet_class.optimizer or self._optimizer
+
+    def estimator(self, fleet_class: FleetClass) -> Estimator:
+        """The estimator of the class; raises LatteError for a name in its settings that there is none of."""
+        strategy = fleet_class.strategy or "latte"
+        check_names(fleet_class.precision, fleet_class.layout, strategy, self.optimizer(fleet_class))
+        key = (
+            fleet_class.device,
+            fleet_class.threads,
+            fleet_class.precision,
+            fleet_class.layout,
+            fleet_class.strategy,
+            fleet_class.memory_bytes,
+        )
+        if key not in self._estimators:
+            self._estimators[key] = self._made(fleet_class)
+        return self._estimators[key]

@@ -1,0 +1,203 @@
+"""Parts of a model file: the ONNX model and the weights of a sub-model, cut out of the whole one's."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from latte_cli.errors import LatteError
+from latte_cli.layers import Linear
+from latte_cli.network import Network, Node, torch_program
+from latte_cli.network.channels import Indices, Positions
+from latte_cli.network.depth import blocks, without
+from latte_cli.network.weights import Array, weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A sub-model's ONNX file, weights included, and the same weights by the names of the whole model's file.
+
+    `arrays` has none where the file holds no weights.
+    """
+
+    onnx: bytes
+    arrays: Mapping[str, Array]
+
+
+class Cutter:
+    """Cuts sub-models out of the ONNX file at `path`, from which `network` was read."""
+
+    def __init__(self, path: Path, network: Network) -> None:
+        """Raises LatteError for a file that is no ONNX model."""
+        content = path.read_bytes()
+        if torch_program.is_archive(content):
+            hint = "export it as ONNX (`torch.onnx.export`) to write its sub-models"
+            raise LatteError(f"`{path}` is a program of torch.export, not an ONNX model", hint=hint)
+        self._weights = weights(path)
+        self._model = ModelProto.FromString(content)
+        self._network, self._positions = network, Positions(network)
+        self._blocks = {block.name: block for block in blocks(network)}
+        self._turned = {
+            node.parameters[0]: node.layer.parameter_shapes[0]
+            for node in network.nodes
+            if isinstance(node.layer, Linear) and node.parameters and dict(node.attributes).get("stored_by_inputs")
+        }
+
+    def part(self, kept: Mapping[str, Sequence[int]], dropped: Collection[str] = ()) -> Part:
+        """The sub-model with the channels `kept` of each group and without the residual blocks `dropped`.
+
+        Raises LatteError where the cut file would not be read as that sub-model.
+        """
+        wanted = {name: channels for name, channels in kept.items() if len(channels)}
+        places = {**self._positions.parameters(wanted), **self._positions.statistics(wanted)}
+        model = ModelProto()
+        model.CopyFrom(self._model)
+        graph = model.graph
+        self._skip(graph, dropped)
+        _drop_unused(graph)
+        arrays = self._cut(graph, places)
+        del graph.value_info[:]
+        self._check(model, wanted, dropped)
+        return Part(onnx=model.SerializeToString(), arrays=arrays)
+
+    def importance(self) -> dict[str, Array]:
+        """For each channel of each group the sum of the absolute weights that make it.
+
+        Raises LatteError where the file holds no weights.
+        """
+        nodes = {node.name: node for node in self._network.nodes}
+        found = {}
+        for group in self._positions.groups:
+            total = np.zeros(group.channels)
+            for maker in dict.fromkeys(group.nodes):
+                total += self._importance(nodes[maker], group.name, group.channels)
+            found[group.name] = total
+        return found
+
+    def _importance(self, node: Node, group: str, channels: int) -> Array:
+        name = self._network.parameter_names(node)[0]
+        if name not in self._weights:
+            raise LatteError(
+                f"`{self._network.name}` holds no weights, so no channel is more important than another",
+                hint="export it with its weights, or choose another method",
+            )
+        array = np.abs(np.asarray(self._weights[name], dtype=float))
+        array = array.T if name in self._turned else array
+        by_output = array.reshape(array.shape[0], -1).sum(axis=1)
+        whole = self._positions.parameters({})[name][0]
+        found: Array = np.array(
+            [by_output[np.setdiff1d(whole, self._without(name, group, at, channels))].sum() for at in range(channels)]
+        )
+        return found
+
+    def _without(self, name: str, group: str, channel: int, channels: int) -> Indices:
+        others = [at for at in range(channels) if at != channel]
+        return self._positions.parameters({group: others})[name][0]
+
+    # The graph
+
+    def _skip(self, graph: GraphProto, dropped: Iterable[str]) -> None:
+        """Let whoever reads a dropped block read what it began with."""
+        instead = {self._blocks[name].output: self._blocks[name].skip for name in dropped}
+        for node in graph.node:
+            for at, name in enumerate(node.input):
+                source = name
+                while source in instead:
+                    source = instead[source]
+                node.input[at] = source
+
+    def _cut(self, graph: GraphProto, places: Mapping[str, tuple[Indices, ...]]) -> dict[str, Array]:
+        """Replace each tensor by its part; those that are made without values get the part's shape."""
+        arrays, made = {}, {node.output[0]: node for node in graph.node if node.op_type == "ConstantOfShape"}
+        stored = {tensor.name: tensor for tensor in graph.initializer}
+        for name, index in places.items():
+            index = index[::-1] if name in self._turned else index
+            if name in made:
+                _reshape(graph, made[name], tuple(map(len, index)))
+            elif name in stored:
+                arrays[name] = _indexed(np.asarray(self._weights[name]), index, name)
+                stored[name].CopyFrom(numpy_helper.from_array(arrays[name], name))
+        given = {value.name: value for value in graph.input}
+        for name in arrays.keys() & given.keys():  # old files list their weights among the inputs
+            graph.input.remove(given[name])
+        return arrays
+
+    def _check(self, model: ModelProto, kept: Mapping[str, Sequence[int]], dropped: Collection[str]) -> None:
+        """Read the cut model again: its layers have to be those of the sub-model."""
+        from latte_cli.network.channels import resize
+        from latte_cli.network.onnx import read
+
+        network = self._network
+        widths = {name: len(channels) for name, channels in kept.items()}
+        expected = without(resize(network, widths) if widths else network, dropped)
+        try:
+            found = read(model, name=network.name, sha256="", batch_size=network.batch_size, allow_unknown=False)
+        except LatteError as exc:
+            raise LatteError(
+                f"the sub-model of `{network.name}` cannot be written: {exc.message}",
+                hint="a shape in the file says how many channels there are; leave it open (-1) in the export",
+            ) from exc
+        if found.layers != expected.layers:
+            differing = next(
+                (node.name for node, layer in zip(expected.nodes, found.layers, strict=False) if node.layer != layer),
+                "its end",
+            )
+            raise LatteError(
+                f"the sub-model of `{network.name}` cannot be written: it would be another at `{differing}`",
+                hint="a shape in the file says how many channels there are; leave it open (-1) in the export",
+            )
+
+
+def _indexed(array: Array, index: tuple[Indices, ...], name: str) -> Array:
+    """The part of a tensor; one with more dimensions than the layer's has them of size 1."""
+    if array.ndim == len(index):
+        return np.ascontiguousarray(array[np.ix_(*index)])
+    sizes = [size for size in array.shape if size > 1]
+    if len(index) == 1 and prod(array.shape) == (sizes[0] if sizes else 1):
+        part = array.reshape(-1)[index[0]]
+        axis = next((at for at, size in enumerate(array.shape) if size > 1), 0)
+        return part.reshape([len(part) if at == axis else 1 for at in range(array.ndim)])
+    raise LatteError(f"`{name}` has the shape {array.shape}, which cannot be cut", hint="export the model again")
+
+
+def _reshape(graph: GraphProto, node: NodeProto, shape: tuple[int, ...]) -> None:
+    """Let a node that makes a constant make one of another shape."""
+    name = f"{node.output[0]}/shape"
+    node.input[0] = name
+    graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, (len(shape),), shape))
+
+
+def _drop_unused(graph: GraphProto) -> None:
+    """Drop the nodes and constants that no output depends on."""
+    wanted = {value.name for value in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            nodes.append(node)
+            wanted |= set(node.input) | _read_within(node)
+    del graph.node[:]
+    graph.node.extend(reversed(nodes))
+    tensors = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
+
+
+def _read_within(node: NodeProto) -> set[str]:
+    """What the graphs in a node's attributes read."""
+    found: set[str] = set()
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs) if attribute.ByteSize() else ():
+            for inner in graph.node:
+                found |= set(inner.input) | _read_within(inner)
+    return found
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays as safetensors."""
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)

@@ -1,0 +1,96 @@
+"""Files of columns that are no measurements: the devices of a fleet, and what each of them is given."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latte_cli.errors import LatteError
+
+SUFFIXES = (".parquet", ".csv")
+"""The endings of files of columns."""
+
+
+def read_columns(path: Path, texts: Sequence[str], numbers: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The columns of a Parquet or CSV file that are there of `texts` and `numbers`; an empty number is not a number.
+
+    Raises LatteError for a file that cannot be read, for other columns, and for what is no number.
+    """
+    import pyarrow as pa
+
+    table = _table(path)
+    for name in table.column_names:
+        if name not in (*texts, *numbers):
+            hint = f"the columns are {', '.join((*texts, *numbers))}"
+            raise LatteError(f"`{path}`: unknown column `{' '.join(name.split())[:40]}`", hint=hint)
+    found: dict[str, NDArray[Any]] = {}
+    for name in table.column_names:
+        column = table.column(name)
+        try:
+            if name in texts:
+                encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+                words = np.array(encoded.dictionary.to_pylist(), dtype=object)
+                found[name] = words[encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)]
+            else:
+                values = column.cast(pa.float64()).combine_chunks()
+                found[name] = values.to_numpy(zero_copy_only=False).astype(np.float64)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, IndexError) as exc:
+            what = "a name in every row" if name in texts else "numbers"
+            raise LatteError(f"`{path}`: the column `{name}` does not hold {what}", hint="look at its cells") from exc
+    return found
+
+
+def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns of one length as Parquet or CSV, by the file's ending; the file appears whole or not at all.
+
+    A two-dimensional array becomes a column of lists. Raises LatteError where it cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    arrays = {name: _array(values) for name, values in columns.items()}
+    hidden = path.with_name(f".{path.name}.part")
+    try:
+        if path.suffix == ".csv":
+            flat = {name: each for name, each in arrays.items() if not pa.types.is_nested(each.type)}
+            pyarrow.csv.write_csv(pa.table(flat), hidden)
+        else:
+            pq.write_table(pa.table(arrays), hidden, compression="zstd")
+        hidden.replace(path)
+    except OSError as exc:
+        hidden.unlink(missing_ok=True)
+        raise LatteError(f"cannot write `{path}`: {exc.strerror or exc}", hint="choose another place") from exc
+
+
+def _array(values: Any) -> Any:
+    import pyarrow as pa
+
+    if getattr(values, "ndim", 1) > 1:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    return values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
+
+
+def named(names: Sequence[str | None], places: NDArray[np.int64]) -> Any:
+    """A column of the names at these places; -1 stands for none."""
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(
+        pa.array(np.where(places < 0, 0, places).astype(np.int32), mask=places < 0), pa.array(list(names))
+    )
+
+
+def _table(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    if path.suffix not in SUFFIXES:
+        raise LatteError(f"`{path}` is neither Parquet nor CSV", hint="its name ends in .parquet or .csv")
+    try:
+        return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as exc:
+        reason = " ".join(str(exc).split())[:120]
+        raise LatteError(f"cannot read `{path}`: {reason}", hint="is it the right file?") from exc
