@@ -84,12 +84,12 @@ def test_a_long_round_lets_every_class_train_the_whole_model(latte):
     assert found["round_duration_s"] == 3600
     assert found["model"]["name"] == "lenet"
     assert [each["id"] for each in found["sub_models"]] == ["w1", "w0.75", "w0.5", "w0.25"]
-    assert all(set(each) == {"id", "widths", "parameters"} for each in found["sub_models"])
+    assert all(set(each) == {"id", "parameters", "width", "depth", "widths", "dropped"} for each in found["sub_models"])
     assert [(each["class"], each["count"], each["sub_model"]) for each in found["devices"]] == [
         ("fast", 4, "w1"),
         ("slow", 1, "w1"),
     ]
-    keys = "class count device sub_model round_s low_s high_s memory_bytes status least_s"
+    keys = "class count device sub_model parameters round_s low_s high_s memory_bytes status least_s training windows"
     assert [list(each) for each in found["devices"]] == [keys.split()] * 2
     for each in found["devices"]:
         assert each["status"] == "ok"

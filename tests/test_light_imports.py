@@ -11,11 +11,12 @@ from latte_cli.store import open_store
 _HEAVY = {"torch", "sklearn", "pandas", "scipy", "xgboost"}
 _RUN = """
 import sys
+sys.modules["sklearn"] = None  # XGBoost imports it, and pandas with it, where it is installed
 from latte_cli.cli import main
 try:
     main()
 finally:
-    print("loaded:", *{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
+    print("loaded:", *{name.partition(".")[0] for name, module in sys.modules.items() if module}, file=sys.stderr)
 """
 
 

@@ -18,7 +18,7 @@ from latte_cli.network.channels import ChannelGroup, Resizing
 from latte_cli.network.depth import blocks
 from latte_cli.tasks import Layout, Precision
 
-SCHEMA = "latte.plan/2"
+SCHEMA = "latte.plan/1"
 
 _LARGEST_FILE_BYTES = 1 << 30
 MANY = 10_000
@@ -137,9 +137,10 @@ def _gone(network: Network, groups: Iterable[ChannelGroup], sub_model: SubModel 
 
 
 def as_json(file: PlanFile) -> dict[str, Any]:
-    """The plan file as the document `latte.plan/2`.
+    """The plan file as the document `latte.plan/1`.
 
-    A device's `channels` are runs, [first, last] both included; a group that is not named is trained whole.
+    `devices` has an entry a class. Its `windows` are, for each of its devices, runs of channels by group, each as
+    [first, last], both included; a group that is not named is trained whole.
     """
     return {
         "schema": SCHEMA,
@@ -165,16 +166,8 @@ def as_json(file: PlanFile) -> dict[str, Any]:
             }
             for each in file.plan.sub_models
         ],
-        "classes": [_class_as_json(each) for each in file.plan.devices],
+        "devices": [_class_as_json(each, file.trainees) for each in file.plan.devices],
         "channels": {"method": file.method, "seed": file.seed, "round": file.round_number},
-        "devices": [
-            {
-                "class": each.class_name,
-                "number": each.number,
-                "channels": {name: runs(channels) for name, channels in each.kept.items()},
-            }
-            for each in file.trainees
-        ],
         "frequencies": {name: counts.tolist() for name, counts in file.frequencies.examples.items()}
         if file.frequencies
         else None,
@@ -182,7 +175,7 @@ def as_json(file: PlanFile) -> dict[str, Any]:
     }
 
 
-def _class_as_json(planned: PlannedDevice) -> dict[str, Any]:
+def _class_as_json(planned: PlannedDevice, trainees: Iterable[Trainee]) -> dict[str, Any]:
     own = asdict(planned.fleet_class)
     return {
         "class": own.pop("name"),
@@ -197,6 +190,11 @@ def _class_as_json(planned: PlannedDevice) -> dict[str, Any]:
         "status": "ok" if planned.feasible else "infeasible",
         "least_s": planned.least_s,
         "training": own,
+        "windows": [
+            {"number": each.number, "channels": {name: runs(channels) for name, channels in each.kept.items()}}
+            for each in trainees
+            if each.class_name == planned.fleet_class.name
+        ],
     }
 
 
@@ -239,7 +237,7 @@ class _Reader:
         channels = {group.name: group.channels for group in groups}
         sub_models = tuple(self._sub_model(each, channels) for each in self.of(document, "sub_models", list))
         by_id = {each.id: each for each in sub_models}
-        classes = tuple(self._class(each, by_id) for each in self.of(document, "classes", list))
+        entries = self.of(document, "devices", list)
         chosen = self.of(document, "channels", dict)
         return PlanFile(
             model=self.of(model, "name", str),
@@ -248,12 +246,16 @@ class _Reader:
             groups=groups,
             objective=self.of(document, "objective", str),
             plan=Plan(
-                round_duration_s=self.number(document, "round_duration_s"), sub_models=sub_models, devices=classes
+                round_duration_s=self.number(document, "round_duration_s"),
+                sub_models=sub_models,
+                devices=tuple(self._class(each, by_id) for each in entries),
             ),
             method=self.parsed(chosen, "method", Method),
             seed=self.count(chosen, "seed"),
             round_number=self.count(chosen, "round"),
-            trainees=tuple(self._trainee(each, channels) for each in self.of(document, "devices", list)),
+            trainees=tuple(
+                self._trainee(each, window, channels) for each in entries for window in self.of(each, "windows", list)
+            ),
             frequencies=self._frequencies(document, channels),
             coverage=self._coverage(document),
         )
@@ -361,11 +363,11 @@ class _Reader:
             optimizer=self.perhaps(training, "optimizer", self.text),
         )
 
-    def _trainee(self, part: Any, channels: Mapping[str, int]) -> Trainee:
-        chosen = self.of(part, "channels", dict)
+    def _trainee(self, entry: Any, window: Any, channels: Mapping[str, int]) -> Trainee:
+        chosen = self.of(window, "channels", dict)
         return Trainee(
-            class_name=self.of(part, "class", str),
-            number=self.count(part, "number"),
+            class_name=self.of(entry, "class", str),
+            number=self.count(window, "number"),
             kept={name: self._numbers(chosen[name], name, channels.get(name, 0)) for name in chosen},
         )
 

@@ -28,8 +28,8 @@ class Devices:
     classes: Whole
     own: Mapping[str, Floats]
 
-    def of(self, place: int, fleet_class: FleetClass, chosen: Whole) -> Iterator[tuple[str, Floats]]:
-        """The numbers of the devices `chosen`, of the class at `place`, by field."""
+    def of(self, fleet_class: FleetClass, chosen: Whole) -> Iterator[tuple[str, Floats]]:
+        """The numbers of the devices `chosen`, of this class, by field."""
         for name in OWN:
             value = getattr(fleet_class, name)
             column = np.full(len(chosen), np.nan if value is None else float(value))
@@ -74,11 +74,11 @@ def assigned(
     starts = np.searchsorted(devices.classes[order], np.arange(len(fleet) + 1))
     for place, fleet_class in enumerate(fleet):
         own = order[starts[place] : starts[place + 1]]
-        table = _Table(fleet_class, rounds[place])
+        table = _Table(fleet_class, rounds[place], dict(devices.of(fleet_class, own)))
         step = max(1, _CELLS // max(1, len(table.places)))
         for at in range(0, len(own), step):
             part = own[at : at + step]
-            found, values = table.best(dict(devices.of(place, fleet_class, part)), duration_s)
+            found, values = table.best(dict(devices.of(fleet_class, part)), duration_s)
             chosen[part] = found
             for column, value in zip(columns, values, strict=True):
                 column[part] = value
@@ -94,23 +94,42 @@ def assigned(
 
 
 class _Table:
-    """The sub-models of a class by columns, largest first, without those that a larger one is better than in all."""
+    """The sub-models that devices of a class may be given, by columns, largest first; of equal ones the quicker first.
 
-    def __init__(self, fleet_class: FleetClass, rounds: Sequence[Round]) -> None:
+    Left out are those that take every one of these devices at least as long as a larger one, and as much memory.
+    """
+
+    def __init__(self, fleet_class: FleetClass, rounds: Sequence[Round], own: Mapping[str, Floats]) -> None:
         self._class = fleet_class
         timed = [(at, each) for at, each in enumerate(rounds) if each.high_s is not None]
-        order = sorted(timed, key=lambda pair: (-pair[1].sub_model.parameters, pair[1].high_s))
-        kept: list[tuple[int, Round]] = []
-        least_s, least_bytes = np.inf, np.inf
-        for at, each in order:
-            step_s = each.step_high_s or 0.0
-            if step_s < least_s or each.memory_bytes < least_bytes:
-                kept.append((at, each))
-                least_s, least_bytes = min(least_s, step_s), min(least_bytes, each.memory_bytes)
-        self.places = np.array([at for at, _ in kept], dtype=np.int64)
-        self._parameters = np.array([each.sub_model.parameters for _, each in kept], dtype=float)
-        self._memory = np.array([each.memory_bytes for _, each in kept], dtype=float)
-        self._steps = [np.array([_step_s(each, name, fleet_class) for _, each in kept]) for name in _ENDS]
+        timed.sort(key=lambda pair: (-pair[1].sub_model.parameters, pair[1].high_s))
+        self.places = np.array([at for at, _ in timed], dtype=np.int64)
+        self._parameters = np.array([each.sub_model.parameters for _, each in timed], dtype=float)
+        self._memory = np.array([each.memory_bytes for _, each in timed], dtype=float)
+        self._steps = [np.array([_step_s(each, name, fleet_class) for _, each in timed]) for name in _ENDS]
+        if len(timed) > 1 and len(own["samples"]):
+            self._keep(self._worth(self._of(own)[0].min(), self._of(own)[1].max()))
+
+    def _keep(self, which: NDArray[np.bool_]) -> None:
+        self.places, self._parameters, self._memory = (
+            each[which] for each in (self.places, self._parameters, self._memory)
+        )
+        self._steps = [each[which] for each in self._steps]
+
+    def _worth(self, fewest_steps: float, most_each_s: float) -> NDArray[np.bool_]:
+        """Which are quicker, for some device, than every larger one that takes no more memory."""
+        step_s = self._steps[-1]
+        slower_s = fewest_steps * (step_s[None] - step_s[:, None])  # of the second of a pair, in computing
+        moved_s = most_each_s * (self._parameters[:, None] - self._parameters[None])  # of the first, in moving
+        beaten = (slower_s >= moved_s) & (self._memory[:, None] <= self._memory[None])
+        worth: NDArray[np.bool_] = ~np.triu(beaten, 1).any(axis=0)
+        return worth
+
+    def _of(self, own: Mapping[str, Floats]) -> tuple[Floats, Floats]:
+        """The steps of devices, and the seconds that each of them moves a parameter."""
+        bits = self._class.schedule.parameter_bits(1)
+        steps = self._class.epochs * np.ceil(own["samples"] / self._class.batch)
+        return steps, bits / own["up_bit_per_s"] + bits / own["down_bit_per_s"]
 
     def best(self, own: Mapping[str, Floats], duration_s: float) -> tuple[Whole, tuple[Floats, ...]]:
         """For devices with these numbers: the places of their sub-models, and round, low, high, memory and least."""
@@ -118,9 +137,7 @@ class _Table:
         if not len(self.places):
             nothing = np.full(devices, np.nan)
             return np.full(devices, NONE, dtype=np.int64), (nothing,) * 5
-        steps = self._class.epochs * np.ceil(own["samples"] / self._class.batch)
-        bits = self._class.schedule.parameter_bits(1)
-        each_s = bits / own["up_bit_per_s"] + bits / own["down_bit_per_s"]
+        steps, each_s = self._of(own)
         fits = ~(self._memory[None] > own["memory_bytes"][:, None])
         high_s = steps[:, None] * self._steps[2][None]
         high_s += each_s[:, None] * self._parameters[None]

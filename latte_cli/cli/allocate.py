@@ -131,7 +131,7 @@ def allocate(
     from latte_cli.estimator import check_names
     from latte_cli.fleet import read_fleet
 
-    shares, blocks = parse_widths(widths) if widths else None, parse_widths(depths, "depths")
+    shares, blocks = None if widths is None else parse_widths(widths), parse_widths(depths, "depths")
     wanted = _Wanted(round_duration=round_duration, capacity=target_capacity, floor=floor, idle=max_idle)
     wanted.check()
     _check_outputs(output, picture, materialise, devices, force)

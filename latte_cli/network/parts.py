@@ -10,9 +10,9 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Linear
+from latte_cli.layers import Convolution, Linear
 from latte_cli.network import Network, Node, torch_program
-from latte_cli.network.channels import Indices, Positions
+from latte_cli.network.channels import Indices, Positions, resize
 from latte_cli.network.depth import blocks, without
 from latte_cli.network.weights import Array, weights
 
@@ -38,6 +38,7 @@ class Cutter:
             hint = "export it as ONNX (`torch.onnx.export`) to write its sub-models"
             raise LatteError(f"`{path}` is a program of torch.export, not an ONNX model", hint=hint)
         self._weights = weights(path)
+        self._stored = frozenset(self._weights)
         self._model = ModelProto.FromString(content)
         self._network, self._positions = network, Positions(network)
         self._blocks = {block.name: block for block in blocks(network)}
@@ -53,6 +54,7 @@ class Cutter:
         Raises LatteError where the cut file would not be read as that sub-model.
         """
         wanted = {name: channels for name, channels in kept.items() if len(channels)}
+        expected = self._expected(wanted, dropped)
         places = {**self._positions.parameters(wanted), **self._positions.statistics(wanted)}
         model = ModelProto()
         model.CopyFrom(self._model)
@@ -60,8 +62,9 @@ class Cutter:
         self._skip(graph, dropped)
         _drop_unused(graph)
         arrays = self._cut(graph, places)
+        _set_groups(graph, expected)
         del graph.value_info[:]
-        self._check(model, wanted, dropped)
+        self._check(model, expected)
         return Part(onnx=model.SerializeToString(), arrays=arrays)
 
     def importance(self) -> dict[str, Array]:
@@ -80,7 +83,7 @@ class Cutter:
 
     def _importance(self, node: Node, group: str, channels: int) -> Array:
         name = self._network.parameter_names(node)[0]
-        if name not in self._weights:
+        if name not in self._stored:
             raise LatteError(
                 f"`{self._network.name}` holds no weights, so no channel is more important than another",
                 hint="export it with its weights, or choose another method",
@@ -126,14 +129,15 @@ class Cutter:
             graph.input.remove(given[name])
         return arrays
 
-    def _check(self, model: ModelProto, kept: Mapping[str, Sequence[int]], dropped: Collection[str]) -> None:
+    def _expected(self, kept: Mapping[str, Sequence[int]], dropped: Collection[str]) -> Network:
+        widths = {name: len(channels) for name, channels in kept.items()}
+        return without(resize(self._network, widths) if widths else self._network, dropped)
+
+    def _check(self, model: ModelProto, expected: Network) -> None:
         """Read the cut model again: its layers have to be those of the sub-model."""
-        from latte_cli.network.channels import resize
         from latte_cli.network.onnx import read
 
         network = self._network
-        widths = {name: len(channels) for name, channels in kept.items()}
-        expected = without(resize(network, widths) if widths else network, dropped)
         try:
             found = read(model, name=network.name, sha256="", batch_size=network.batch_size, allow_unknown=False)
         except LatteError as exc:
@@ -162,6 +166,20 @@ def _indexed(array: Array, index: tuple[Indices, ...], name: str) -> Array:
         axis = next((at for at, size in enumerate(array.shape) if size > 1), 0)
         return part.reshape([len(part) if at == axis else 1 for at in range(array.ndim)])
     raise LatteError(f"`{name}` has the shape {array.shape}, which cannot be cut", hint="export the model again")
+
+
+def _set_groups(graph: GraphProto, network: Network) -> None:
+    """Let each convolution have as many groups as in `network`: depthwise ones have one a channel."""
+    groups = {
+        node.parameters[0]: node.layer.groups
+        for node in network.nodes
+        if isinstance(node.layer, Convolution) and node.parameters
+    }
+    for node in graph.node:
+        own = groups.get(node.input[1]) if len(node.input) > 1 else None
+        for attribute in node.attribute:
+            if own is not None and attribute.name == "group":
+                attribute.i = own
 
 
 def _reshape(graph: GraphProto, node: NodeProto, shape: tuple[int, ...]) -> None:

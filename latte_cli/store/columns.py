@@ -31,6 +31,8 @@ def read_columns(path: Path, texts: Sequence[str], numbers: Sequence[str]) -> di
         try:
             if name in texts:
                 encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+                if encoded.null_count:
+                    raise ValueError
                 words = np.array(encoded.dictionary.to_pylist(), dtype=object)
                 found[name] = words[encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)]
             else:

@@ -1,0 +1,204 @@
+"""Plan files: written and read, damaged, checked, compared and materialised."""
+
+import csv
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+from test_allocator import PHONE, recorded
+
+from latte_cli.allocator import Method, Plan, allocate, as_json, catalogue, changes, read_plan, round_of, shared_out
+from latte_cli.allocator.document import runs
+from latte_cli.allocator.files import materialised
+from latte_cli.errors import LatteError
+from latte_cli.fleet import Fleet
+from latte_cli.network import load, zoo
+
+CLASSES = (replace(PHONE, count=2), replace(PHONE, name="slow", count=3, memory_bytes=2 << 30, threads=2))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "resnet8.onnx"
+    path.write_bytes(zoo.export("resnet8", weights=True))
+    return path
+
+
+@pytest.fixture(scope="module")
+def network(model):
+    return load(model, batch_size=8)
+
+
+def price(sub_model, fleet_class):
+    step_s = sub_model.parameters / 1e5 * (3 if fleet_class.name == "slow" else 1)
+    return round_of(sub_model, fleet_class, recorded(step_s))
+
+
+def planned(network, duration_s=12.0, widths=(1, 0.5, 0.25), depths=(1,), classes=CLASSES):
+    return allocate(catalogue(network, widths, depths), Fleet(classes=classes), price, duration_s)
+
+
+def shared(network, *, method=Method.LEAST_TRAINED, before=None, **choices):
+    return shared_out(planned(network, **choices), network, objective="catalogue", method=method, before=before)
+
+
+def written(path, file):
+    path.write_text(json.dumps(as_json(file)), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("method", [method for method in Method if method is not Method.IMPORTANCE])
+def test_a_plan_file_is_read_as_it_was_written(tmp_path, network, method):
+    file = shared(network, method=method)
+    assert [each.sub_model.id for each in file.plan.devices] == ["w0.5", "w0.25"]
+    found = read_plan(written(tmp_path / "plan.json", file))
+    assert as_json(found) == as_json(file)
+    assert found.plan == replace(file.plan, devices=tuple(replace(each, warnings=()) for each in file.plan.devices))
+    assert found.groups == file.groups
+    for mine, other in zip(found.trainees, file.trainees, strict=True):
+        assert (mine.class_name, mine.number) == (other.class_name, other.number)
+        assert all(np.array_equal(mine.kept[name], other.kept[name]) for name in other.kept)
+
+
+def test_a_plan_without_a_sub_model_for_some_is_read_too(tmp_path, network):
+    file = shared(network, duration_s=2.0)
+    assert [each.feasible for each in file.plan.devices] == [True, False]
+    assert as_json(read_plan(written(tmp_path / "plan.json", file))) == as_json(file)
+
+
+def test_devices_are_numbered_through_the_fleet_and_counted_in_the_table(network):
+    file = shared(network)
+    assert [each.number for each in file.trainees] == [0, 1, 2, 3, 4]
+    widths = {each.fleet_class.name: dict(each.sub_model.widths) for each in file.plan.devices}
+    for name, counts in file.frequencies.examples.items():
+        expected = 200 * (2 * widths["phone"][name] + 3 * widths["slow"][name])
+        assert counts.sum() == expected
+
+
+def test_the_next_round_goes_on_with_the_counts_of_the_one_before(network):
+    first = shared(network)
+    second = shared(network, before=first)
+    assert second.round_number == 1
+    for name, counts in second.frequencies.examples.items():
+        assert counts.sum() == 2 * first.frequencies.examples[name].sum()
+        assert counts.max() - counts.min() <= 200
+    other = replace(first, sha256="0" * 64)
+    with pytest.raises(LatteError, match="the plan is for another model"):
+        shared(network, before=other)
+
+
+def test_blocks_that_are_left_out_are_not_trained():
+    network = replace(zoo.network("resnet20", batch_size=8), sha256="a" * 64)
+    file = shared_out(
+        planned(network, widths=(1, 0.5), depths=(0.5,), duration_s=30.0),
+        network,
+        objective="catalogue",
+        method=Method.NESTED,
+    )
+    sub_model = file.plan.devices[0].sub_model
+    assert sub_model.dropped
+    assert sub_model.of(network).parameters == sub_model.parameters
+    gone = [name for name, counts in file.frequencies.examples.items() if not counts.any()]
+    assert gone
+    assert all(len(each.kept[name]) == 0 for each in file.trainees for name in gone)
+
+
+def test_more_devices_than_can_be_listed_are_not(network):
+    file = shared(network, classes=(replace(PHONE, count=10_001),))
+    assert (file.trainees, file.frequencies, file.coverage) == ((), None, None)
+
+
+@given(st.sets(st.integers(0, 60), min_size=1))
+def test_channels_are_written_as_runs(numbers):
+    channels = np.array(sorted(numbers))
+    pairs = runs(channels)
+    assert [at for first, last in pairs for at in range(first, last + 1)] == channels.tolist()
+    assert all(first <= last for first, last in pairs)
+    assert all(second[0] > first[1] + 1 for first, second in pairwise(pairs))
+
+
+def places(part, path=()):
+    """Every place in a document."""
+    yield path
+    if isinstance(part, dict | list):
+        for key in part if isinstance(part, dict) else range(len(part)):
+            yield from places(part[key], (*path, key))
+
+
+@given(data=st.data(), odd=st.sampled_from((None, -1, 1e400, float("nan"), "x", [], {}, True, [[5, 2]], [[0, 10**9]])))
+def test_a_damaged_plan_is_one_line_or_a_plan(tmp_path_factory, network, data, odd):
+    document = json.loads(json.dumps(as_json(shared(network))))
+    path = data.draw(st.sampled_from([each for each in places(document) if each]))
+    part = document
+    for key in path[:-1]:
+        part = part[key]
+    if data.draw(st.booleans()) or not isinstance(part, dict):
+        part[path[-1]] = odd
+    else:
+        del part[path[-1]]
+    file = tmp_path_factory.mktemp("plans") / "plan.json"
+    file.write_text(json.dumps(document), "utf-8")
+    try:
+        found = read_plan(file)
+    except LatteError as exc:
+        assert "plan" in exc.message
+        assert "\n" not in exc.message
+    else:
+        json.dumps(as_json(found))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is not JSON"),
+        (b"[1]", "not a plan of the form"),
+        (b'{"schema": "latte.plan/0"}', "not a plan of the form"),
+        (b"[" * 100_000, "it is not JSON"),
+        (b"\xff", "it is not JSON"),
+    ],
+)
+def test_a_file_that_is_no_plan_is_named(tmp_path, content, said):
+    (tmp_path / "plan.json").write_bytes(content)
+    with pytest.raises(LatteError, match=said):
+        read_plan(tmp_path / "plan.json")
+    with pytest.raises(LatteError, match="cannot read the plan"):
+        read_plan(tmp_path / "none.json")
+
+
+def test_changes_are_by_class(network):
+    before, after = planned(network), planned(network, duration_s=30.0)
+    found = changes(before.devices, after.devices)
+    assert [(each.name, each.alike) for each in found] == [("phone", False), ("slow", False)]
+    assert all(each.alike for each in changes(before.devices, before.devices))
+    fewer = Plan(round_duration_s=1, sub_models=(), devices=before.devices[1:])
+    assert [
+        (each.name, each.before is None, each.after is None) for each in changes(before.devices, fewer.devices)
+    ] == [
+        ("slow", False, False),
+        ("phone", False, True),
+    ]
+
+
+@pytest.mark.parametrize(("method", "count"), [(Method.NESTED, 2), (Method.RANDOM, 5)])
+def test_each_distinct_sub_model_is_a_model_file_with_its_weights(tmp_path, model, network, method, count):
+    file = shared(network, method=method)
+    done = []
+    assert materialised(file, model, network, tmp_path / "out", done.append) == count == done[-1]
+    with (tmp_path / "out/devices.csv").open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [(row["number"], row["class"], row["sub_model"]) for row in rows] == [
+        (str(each.number), each.class_name, "w0.5" if each.class_name == "phone" else "w0.25") for each in file.trainees
+    ]
+    assert {row["file"] for row in rows} == {path.name for path in (tmp_path / "out").glob("*.onnx")}
+    for row in rows:
+        part = load(tmp_path / "out" / row["file"])
+        arrays = load_file((tmp_path / "out" / row["file"]).with_suffix(".safetensors"))
+        sizes = {name: arrays[name].size for name in part.trained_sizes}
+        assert sizes == dict(part.trained_sizes)
+        sub_model = next(each for each in file.plan.sub_models if each.id == row["sub_model"])
+        assert part.parameters == sub_model.parameters
