@@ -1,0 +1,198 @@
+"""Aggregation: what devices learned in their sub-models, put together in the whole network where they overlap."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latte_cli.errors import LatteError, unknown
+from latte_cli.layers import Convolution
+from latte_cli.network import Network, Node
+from latte_cli.network.channels import ChannelGroup, Positions
+from latte_cli.network.depth import without
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+"""Parameters by their names in the network."""
+
+Kept: TypeAlias = Mapping[str, NDArray[np.int64]]
+"""The channels kept of each channel group, ascending; a group that is not named stays whole."""
+
+Places: TypeAlias = Mapping[str, tuple[NDArray[np.int64], ...]]
+"""For each parameter by name, the indices kept of each dimension."""
+
+MOST_EXAMPLES = 10**9
+"""More than any device has; what claims more would outweigh all others."""
+
+
+class Rule(StrEnum):
+    """How the values that several devices return for a number of a parameter become one.
+
+    `EXAMPLES` weighs each device by the examples it trained on (FedAvg, FjORD). `HOLDERS` weighs all that hold the
+    number alike (HeteroFL, FedRolex); it is also FIARSE's sum of updates over the number of holders.
+    """
+
+    EXAMPLES = "examples"
+    HOLDERS = "holders"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What a device returns: the `arrays` of its sub-model and the number of `examples` it trained them on.
+
+    The sub-model has the channels `kept` of the network, without the residual blocks `dropped`.
+    """
+
+    kept: Kept
+    arrays: Arrays
+    examples: int
+    dropped: tuple[str, ...] = ()
+
+
+def groups(network: Network) -> tuple[ChannelGroup, ...]:
+    """The network's channel groups; those of a network that was asked for before are known."""
+    return _positions(network).groups
+
+
+def places(network: Network, kept: Kept, dropped: tuple[str, ...] = ()) -> Places:
+    """Where in each parameter of `network` those of the sub-model lie; known for channels that were kept before.
+
+    Raises LatteError for a group or a block there is none of and for channels it does not have.
+    """
+    chosen = tuple(sorted((name, _numbers(name, channels)) for name, channels in kept.items()))
+    return _places(network, chosen, dropped)
+
+
+@lru_cache(maxsize=8)
+def _positions(network: Network) -> Positions:
+    return Positions(network)
+
+
+@lru_cache(maxsize=1024)
+def _places(network: Network, kept: tuple[tuple[str, tuple[int, ...]], ...], dropped: tuple[str, ...]) -> Places:
+    found = _positions(network).parameters(dict(kept))
+    if not dropped:
+        return found
+    left = without(network, dropped)
+    names = {name for node in left.nodes for name in left.parameter_names(node)}
+    return {name: index for name, index in found.items() if name in names}
+
+
+def _numbers(name: str, channels: NDArray[np.int64]) -> tuple[int, ...]:
+    found = np.asarray(channels)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise LatteError(f"channel group `{name}` keeps no list of channels", hint="name them by their numbers from 0")
+    return tuple(found.tolist())
+
+
+def part(network: Network, whole: Arrays, kept: Kept, dropped: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
+    """The parameters of the sub-model that keeps these channels, cut out of the `whole` network's.
+
+    Raises LatteError as `places` does.
+    """
+    return {name: whole[name][np.ix_(*index)] for name, index in places(network, kept, dropped).items()}
+
+
+def trained_channels(network: Network, kept: Kept, dropped: tuple[str, ...] = ()) -> Kept:
+    """The channels kept, and none of the groups that lie in the residual blocks `dropped`."""
+    if not dropped:
+        return kept
+    left = {node.name for node in without(network, dropped).nodes}
+    gone = {group.name: np.arange(0) for group in groups(network) if left.isdisjoint(group.nodes)}
+    return {**kept, **gone}
+
+
+def checked(network: Network, update: Update) -> Update:
+    """`update`, if it can be put together with others.
+
+    Raises LatteError for channels that the network does not have or that do not ascend, parameters that are missing,
+    unknown, of another shape or type, or no numbers, and for a number of examples that no device has.
+    """
+    if isinstance(update.examples, bool) or not isinstance(update.examples, int):
+        raise LatteError(f"`{update.examples}` is no number of examples", hint="it is a whole number")
+    if not 1 <= update.examples <= MOST_EXAMPLES:
+        raise LatteError(f"it trained on {update.examples} examples", hint=f"from 1 to {MOST_EXAMPLES} count")
+    for name, channels in update.kept.items():
+        numbers = _numbers(name, channels)
+        if any(low >= high for low, high in pairwise(numbers)):
+            raise LatteError(f"the channels kept of `{name}` do not ascend", hint="sort them, each of them once")
+    wanted = places(network, update.kept, update.dropped)
+    for name in update.arrays:
+        if name not in wanted:
+            raise unknown("parameter", name, wanted)
+    for name, index in wanted.items():
+        _check_array(name, update.arrays.get(name), tuple(map(len, index)))
+    return update
+
+
+def _check_array(name: str, array: NDArray[Any] | None, shape: tuple[int, ...]) -> None:
+    if array is None:
+        raise LatteError(f"the parameter `{name}` is missing", hint="return all that the sub-model has")
+    if array.dtype != np.float32:
+        raise LatteError(f"the parameter `{name}` is of the type {array.dtype}", hint="return it as float32")
+    if array.shape != shape:
+        raise LatteError(f"the parameter `{name}` has the shape {array.shape}", hint=f"its channels make it {shape}")
+    if not np.isfinite(array).all():
+        raise LatteError(f"the parameter `{name}` holds what is no number", hint="a smaller learning rate may help")
+
+
+def importance(network: Network, whole: Arrays) -> dict[str, NDArray[np.float64]]:
+    """How much each channel of each group matters: the Euclidean norm of the weights that make it.
+
+    Groups whose layers make several channels for each of theirs are left out.
+    """
+    found: dict[str, NDArray[np.float64]] = {}
+    nodes = {node.name: node for node in network.nodes}
+    for group in groups(network):
+        squares = [_squares(nodes[name], network, whole) for name in group.nodes if group.nodes.count(name) == 1]
+        fitting = [each for each in squares if each.shape == (group.channels,)]
+        if fitting:
+            found[group.name] = np.sqrt(np.sum(fitting, axis=0))
+    return found
+
+
+def _squares(node: Node, network: Network, whole: Arrays) -> NDArray[np.float64]:
+    weight = whole[network.parameter_names(node)[0]].astype(np.float64)
+    axis = 1 if isinstance(node.layer, Convolution) and node.layer.transposed else 0
+    return np.asarray(np.square(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1).sum(axis=1))
+
+
+def aggregated(
+    network: Network, whole: Arrays, updates: Sequence[Update], rule: Rule = Rule.EXAMPLES
+) -> dict[str, NDArray[Any]]:
+    """The parameters of `whole` after a round: each number is the mean, by `rule`, over the devices that hold it.
+
+    What no device holds keeps its value. Sums are made in double precision, in the order of `updates`, which have
+    passed `checked`.
+    """
+    weights = [float(update.examples) if rule is Rule.EXAMPLES else 1.0 for update in updates]
+    held = [places(network, update.kept, update.dropped) for update in updates]
+    return {
+        name: _mean(
+            value,
+            [
+                (index[name], update.arrays[name], weight)
+                for index, update, weight in zip(held, updates, weights, strict=True)
+                if name in index
+            ],
+        )
+        for name, value in whole.items()
+    }
+
+
+def _mean(
+    value: NDArray[Any], held: Sequence[tuple[tuple[NDArray[np.int64], ...], NDArray[Any], float]]
+) -> NDArray[Any]:
+    total, weights = np.zeros(value.shape), np.zeros(value.shape)
+    for index, array, weight in held:
+        block = np.ix_(*index)
+        total[block] += weight * array.astype(np.float64)
+        weights[block] += weight
+    touched = weights > 0
+    merged = value.copy()
+    merged[touched] = (total[touched] / weights[touched]).astype(value.dtype)
+    return merged

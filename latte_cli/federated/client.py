@@ -1,0 +1,122 @@
+"""The device's side of a federation, as a Flower ClientApp: prices sub-models, trains the largest that fits a round."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from hashlib import sha256
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+
+from latte_cli.allocator import largest
+from latte_cli.allocator.channels import Frequencies
+from latte_cli.errors import LatteError
+from latte_cli.federated import device, messages, models
+from latte_cli.federated.device import Prices
+from latte_cli.federated.messages import ARRAYS, FREQUENCIES, METRICS, TABLE, Task
+from latte_cli.federated.settings import settings
+from latte_cli.federated.training import evaluated
+
+app = ClientApp()
+
+_Answer = Callable[[Message, Context], RecordDict]
+
+
+def _answering(answer: _Answer) -> Callable[[Message, Context], Message]:
+    """A handler whose LatteErrors become error replies, which the server names."""
+
+    @wraps(answer)
+    def handler(message: Message, context: Context) -> Message:
+        try:
+            return Message(answer(message, context), reply_to=message)
+        except LatteError as exc:
+            reason = f"{exc.message} ({exc.hint})" if exc.hint else exc.message
+            return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
+
+    return handler
+
+
+@app.query()
+@_answering
+def prices(message: Message, context: Context) -> RecordDict:
+    """Price the server's catalogue of sub-models by this device's own profile."""
+    task = messages.task_in(message.content)
+    try:
+        found = _prices(task, context)
+    except LatteError as exc:  # the server does not know the device's name yet
+        raise LatteError(f"`{device.name(context.node_config)}`: {exc.message}", hint=exc.hint) from exc
+    return RecordDict({TABLE: messages.prices_record(found)})
+
+
+@app.train()
+@_answering
+def train(message: Message, context: Context) -> RecordDict:
+    """Train the largest sub-model whose round meets the round duration, and return it with what F gains by it."""
+    task, own = messages.task_in(message.content), settings(context.run_config)
+    table = _prices(task, context)
+    best = largest(table.rounds, task.round_duration_s)
+    if best is None:
+        raise device.too_slow(table.rounds, task.round_duration_s)
+    network = models.network(task.model, batch=own.batch)
+    training, _ = device.examples(context.node_config, own, network)
+    returned = device.returned(
+        network,
+        messages.arrays_in(_arrays(message.content, ARRAYS)),
+        Frequencies(examples=messages.arrays_in(_arrays(message.content, FREQUENCIES))),
+        best.sub_model,
+        training,
+        own,
+        round_number=task.round_number,
+        device=table.number,
+    )
+    return messages.returned_content(returned)
+
+
+@app.evaluate()
+@_answering
+def evaluate(message: Message, context: Context) -> RecordDict:
+    """Evaluate the whole network on what this device holds out."""
+    task, own = messages.task_in(message.content), settings(context.run_config)
+    network = models.network(task.model, batch=own.batch)
+    training, held_out = device.examples(context.node_config, own, network)
+    if not len(held_out):
+        raise LatteError("nothing is held out for evaluating", hint="set `held-out-locally`")
+    whole = messages.arrays_in(_arrays(message.content, ARRAYS))
+    score = evaluated(network, whole, held_out, statistics=training)
+    return RecordDict(
+        {METRICS: MetricRecord({"examples": len(held_out), "accuracy": score.accuracy, "loss": score.loss})}
+    )
+
+
+def _prices(task: Task, context: Context) -> Prices:
+    """The prices of the task's catalogue: those this device remembers, else made and remembered."""
+    key = sha256(
+        task.model + str(messages.task_record(replace(task, round_number=0))["catalogue"]).encode()
+    ).hexdigest()
+    known = context.state.get(TABLE)
+    if isinstance(known, ConfigRecord) and known.get("key") == key:
+        return messages.prices_in(known, task.sub_models)
+    node, own = context.node_config, settings(context.run_config)
+    network = models.network(task.model, batch=own.batch)
+    training, _ = device.examples(node, own, network)
+    rounds = device.rounds(node, own, task.model, task.sub_models, len(training))
+    found = Prices(
+        name=device.name(node),
+        number=device.number(node),
+        device=rounds[0].device,
+        examples=len(training),
+        rounds=rounds,
+    )
+    record = messages.prices_record(found)
+    record["key"] = key
+    context.state[TABLE] = record
+    return found
+
+
+def _arrays(content: RecordDict, key: str) -> Any:
+    found = content.array_records.get(key)
+    if found is None:
+        raise LatteError(f"the server sent no `{key}`", hint="server and devices need the same version of LATTE")
+    return found

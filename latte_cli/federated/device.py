@@ -1,0 +1,281 @@
+"""Devices: what one has of its own (a profile, data, bandwidth), and what it says and returns."""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latte_cli.allocator import Pricer, Round, SubModel
+from latte_cli.allocator.channels import Frequencies, kept
+from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.estimator import Estimator
+from latte_cli.federated import data, models
+from latte_cli.federated.aggregation import Arrays, Update, groups, importance, part, trained_channels
+from latte_cli.federated.data import Examples
+from latte_cli.federated.settings import Settings
+from latte_cli.federated.training import trained
+from latte_cli.fleet import FleetClass, Method
+from latte_cli.lookup import profile
+from latte_cli.network import Network
+from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
+from latte_cli.store import Store, open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """What a device says of itself: its `name`, its `number` among the devices, its `examples`, and its `rounds`."""
+
+    name: str
+    number: int
+    device: str
+    examples: int
+    rounds: tuple[Round, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Returned:
+    """What a device returns of a round: its `update`, the part of F that it adds, the sub-model and its last loss."""
+
+    update: Update
+    frequencies: Mapping[str, NDArray[np.float64]]
+    sub_model: str
+    loss: float
+
+
+NODE_SETTINGS = (
+    *("partition-id", "num-partitions", "name", "device", "store", "profile-budget", "data", "up", "down", "memory"),
+    *("threads", "strategy"),
+)
+"""What a node's configuration may say. All but the first two is optional: `device` is a profile's name (default: this
+machine's), `profile-budget` how long to measure where there is no profile, `data` a folder of the device's own."""
+
+_MOST_DEVICES = 10**9
+
+
+def number(node: Mapping[str, Any]) -> int:
+    """The device's number among those of the federation; raises LatteError for a node that has none."""
+    for key in node:
+        if key not in NODE_SETTINGS:
+            raise unknown("node setting", key, NODE_SETTINGS)
+    found = node.get("partition-id")
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < _MOST_DEVICES:
+        raise LatteError(
+            "the node has no number", hint='start it with `--node-config "partition-id=0 num-partitions=2"`'
+        )
+    return found
+
+
+def name(node: Mapping[str, Any]) -> str:
+    """What the device is called: `name`, else by its number."""
+    return str(node.get("name") or f"device-{number(node)}")
+
+
+def examples(node: Mapping[str, Any], settings: Settings, network: Network) -> tuple[Examples, Examples]:
+    """The examples that the device trains on, and those that it holds out for evaluating (may be none).
+
+    They are its part of the federation's data set, or all of its own folder. Raises LatteError for a number beyond
+    `num-partitions` and for data that cannot be read.
+    """
+    own = str(node.get("data") or "")
+    channels, image_size = network.inputs[0][1][1:3]
+    if own:
+        local = _whole(own, channels, image_size)
+    elif settings.data:
+        local = _part(node, settings, channels, image_size)
+    else:
+        raise LatteError("there are no examples", hint="say `data=FOLDER` in the node's configuration")
+    if not settings.held_out_locally:
+        return local, local.take(local.labels[:0])
+    return data.split(local, held_out=settings.held_out_locally, seed=settings.seed)
+
+
+def whole(settings: Settings, network: Network) -> tuple[Examples, Examples]:
+    """The federation's data set: what its devices train on, and what is held out for the server (may be none)."""
+    return _split(settings, *network.inputs[0][1][1:3])
+
+
+@lru_cache(maxsize=4)
+def _whole(source: str, channels: int, image_size: int) -> Examples:
+    return data.examples(source, channels=channels, image_size=image_size)
+
+
+@lru_cache(maxsize=4)
+def _split(settings: Settings, channels: int, image_size: int) -> tuple[Examples, Examples]:
+    found = _whole(settings.data, channels, image_size)
+    if not settings.held_out:
+        return found, found.take(found.labels[:0])
+    return data.split(found, held_out=settings.held_out, seed=settings.seed)
+
+
+def _part(node: Mapping[str, Any], settings: Settings, channels: int, image_size: int) -> Examples:
+    devices = node.get("num-partitions")
+    if isinstance(devices, bool) or not isinstance(devices, int) or not number(node) < devices:
+        raise LatteError(
+            f"there is no part {number(node)} of {devices}", hint="`partition-id` is under `num-partitions`"
+        )
+    return _parts(settings, devices, channels, image_size)[number(node)]
+
+
+@lru_cache(maxsize=4)
+def _parts(settings: Settings, devices: int, channels: int, image_size: int) -> tuple[Examples, ...]:
+    training, _ = _split(settings, channels, image_size)
+    parts = data.partitions(
+        training.labels,
+        devices,
+        partition=settings.partition,
+        seed=settings.seed,
+        alpha=settings.alpha,
+        classes_each=settings.classes_each,
+    )
+    return tuple(training.take(indices) for indices in parts)
+
+
+def fleet_class(node: Mapping[str, Any], settings: Settings, samples: int) -> FleetClass:
+    """The device as a fleet's class of one; raises LatteError naming the node's setting that is no quantity."""
+    up, down = node.get("up"), node.get("down")
+    memory, threads = node.get("memory"), node.get("threads")
+    return FleetClass(
+        name=name(node),
+        device=str(node.get("device") or "auto"),
+        samples=samples,
+        epochs=settings.epochs,
+        batch=settings.batch,
+        up_bit_per_s=bandwidth_bit_per_s(up) if up else settings.up_bit_per_s,
+        down_bit_per_s=bandwidth_bit_per_s(down) if down else settings.down_bit_per_s,
+        memory_bytes=size_bytes(memory) if memory else None,
+        threads=int(threads) if threads else None,
+        strategy=str(node["strategy"]) if node.get("strategy") else None,
+        optimizer=settings.optimizer,
+    )
+
+
+def returned(
+    network: Network,
+    whole: Arrays,
+    frequencies: Frequencies,
+    sub_model: SubModel,
+    examples: Examples,
+    settings: Settings,
+    *,
+    round_number: int,
+    device: int,
+) -> Returned:
+    """What the device with the number `device` makes of the `whole` parameters in a round (from 0) with `sub_model`.
+
+    It chooses its channels by the settings' method and the frequency table, and trains them on `examples`. Raises
+    LatteError as training does.
+    """
+    channels = kept(
+        settings.method,
+        groups(network),
+        dict(sub_model.widths),
+        round_number=round_number,
+        device=device,
+        seed=settings.seed,
+        frequencies=frequencies,
+        importance=importance(network, whole) if settings.method is Method.IMPORTANCE else None,
+    )
+    dropped = sub_model.dropped
+    found = trained(
+        sub_model.of(network),
+        part(network, whole, channels, dropped),
+        examples,
+        settings.recipe,
+        seed=_seed(settings.seed, round_number, device),
+        whole=network,
+    )
+    gained = Frequencies.none(groups(network)).after(
+        trained_channels(network, channels, dropped), settings.epochs * len(examples)
+    )
+    update = Update(kept=channels, arrays=found.arrays, examples=len(examples), dropped=dropped)
+    return Returned(update=update, frequencies=gained.examples, sub_model=sub_model.id, loss=float(found.loss))
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def rounds(
+    node: Mapping[str, Any], settings: Settings, model: bytes, sub_models: Sequence[SubModel], samples: int
+) -> tuple[Round, ...]:
+    """A round with each of `sub_models` on this device, by the estimator on its own profile.
+
+    All parameters come down, since the device itself chooses those that it trains; only these go up. Raises LatteError
+    where it has no profile and no budget to make one, and as the estimator does.
+    """
+    store = open_store(str(node.get("store") or "") or None)
+    own = fleet_class(node, settings, samples)
+    slug = _profile(store, node, settings, model)
+
+    def estimator(each: FleetClass) -> Estimator:
+        return Estimator(
+            store,
+            slug,
+            precision=each.precision,
+            layout=each.layout,
+            threads=each.threads,
+            strategy=each.strategy or "latte",
+        )
+
+    pricer = Pricer(lambda batch: models.network(model, batch=batch), estimator)
+    whole = pricer.whole(settings.batch).parameters
+    return tuple(_later(pricer(each, own), 32 * (whole - each.parameters) / own.down_bit_per_s) for each in sub_models)
+
+
+def _later(priced: Round, seconds: float) -> Round:
+    """The round where it takes `seconds` more."""
+    if priced.round_s is None or priced.low_s is None or priced.high_s is None:
+        return priced
+    return replace(
+        priced, round_s=priced.round_s + seconds, low_s=priced.low_s + seconds, high_s=priced.high_s + seconds
+    )
+
+
+def too_slow(rounds: Sequence[Round], duration_s: float) -> LatteError:
+    """The error for a device none of whose rounds meets the duration."""
+    least = min((each.high_s for each in rounds if each.high_s is not None), default=None)
+    if least is None:
+        return LatteError("no sub-model fits its memory", hint="smaller `widths` or a smaller `batch` need less")
+    return LatteError(
+        f"no sub-model finishes a round of {duration_s:.3g} s", hint=f"the shortest takes up to {least:.3g} s"
+    )
+
+
+def _profile(store: Store, node: Mapping[str, Any], settings: Settings, model: bytes) -> str:
+    """The slug of the device's profile; where there is none and the node says how long it may take, it is made."""
+    device, threads = str(node.get("device") or "") or None, node.get("threads")
+    try:
+        return profile(store, device, threads)
+    except LatteError:
+        budget = str(node.get("profile-budget") or "")
+        if not budget:
+            raise
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model)
+        _measure(path, store, settings, f"{duration_s(budget)}s", threads)
+    return profile(store, None, threads)
+
+
+def _measure(path: Path, store: Store, settings: Settings, budget: str, threads: int | None) -> None:
+    """Measure the model's sub-models on this machine into `store`, in a process of its own."""
+    options = {
+        "batch-size": settings.batch,
+        "widths": ",".join(map(str, settings.widths)),
+        "budget": budget,
+        "store": store.uri,
+        "threads": threads,
+    }
+    command = [sys.executable, "-m", "latte_cli", "profile", str(path)]
+    command += [f"--{key}={value}" for key, value in options.items() if value is not None]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode not in (ExitCode.DONE, ExitCode.INCOMPLETE):
+        said = " ".join(done.stderr.split())[-200:]
+        raise LatteError(f"`latte profile` ended with code {done.returncode}: {said}", hint="make a profile by hand")

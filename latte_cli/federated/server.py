@@ -1,0 +1,137 @@
+"""The server's side of a federation, as a Flower ServerApp: it runs the rounds and writes what comes of them."""
+
+import json
+import logging
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Result
+from numpy.typing import NDArray
+
+from latte_cli.allocator import catalogue
+from latte_cli.allocator.document import read_plan
+from latte_cli.errors import LatteError
+from latte_cli.federated import device, messages, models
+from latte_cli.federated.settings import Settings, settings
+from latte_cli.federated.strategy import Overlap
+from latte_cli.federated.training import evaluated, initial
+from latte_cli.network import Network
+from latte_cli.network.weights import weights
+
+app = ServerApp()
+
+log = logging.getLogger("flwr")
+
+_LOOK_AGAIN_S = 1.0
+_SCHEMA = "latte-federation/1"
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation that the run's configuration describes."""
+    federation(grid, settings(context.run_config))
+
+
+def federation(grid: Grid, chosen: Settings) -> tuple[Overlap, Result]:
+    """Run the rounds of a federation over `grid`, and write what comes of them to the folder `output`, if any.
+
+    Raises LatteError for a model that cannot be trained so, an `output` that is there already, devices that do not
+    come, and where none of them can take part.
+    """
+    output = _opened(chosen.output)
+    model = models.content(chosen.model, image_size=chosen.image_size, classes=chosen.classes)
+    network = models.network(model, batch=chosen.batch)
+    strategy = _strategy(network, model, chosen)
+    first = initial(network, seed=chosen.seed, weights=weights(chosen.model) if chosen.pretrained else None)
+    _wait(grid, chosen)
+    strategy.price(grid)
+    if not strategy.devices:
+        raise LatteError("no device can take part", hint="the warnings above say why")
+    strategy.duration_s()
+    result = strategy.start(
+        grid,
+        messages.array_record(first),
+        num_rounds=chosen.rounds,
+        timeout=chosen.timeout_s,
+        evaluate_fn=_evaluation(network, chosen),
+    )
+    if output:
+        arrays = messages.arrays_in(result.arrays) if result.arrays else first
+        _write(output, arrays, strategy, result)
+    return strategy, result
+
+
+def _strategy(network: Network, model: bytes, chosen: Settings) -> Overlap:
+    """The strategy with the catalogue of the settings, or with a plan's sub-models and round duration."""
+    if not chosen.plan:
+        return Overlap(network, model, catalogue(network, chosen.widths, chosen.depths), chosen)
+    file = read_plan(chosen.plan)
+    file.check_model(network)
+    duration_s = chosen.round_duration_s or file.plan.round_duration_s
+    return Overlap(network, model, file.plan.sub_models, replace(chosen, round_duration_s=duration_s))
+
+
+def _opened(output: str) -> Path | None:
+    if not output:
+        return None
+    folder = Path(output)
+    if (folder / "rounds.json").exists():
+        raise LatteError(f"`{folder}` holds a federation's result already", hint="name another `output`")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise LatteError(f"cannot write to `{folder}`: {exc.strerror}", hint="name another `output`") from exc
+    return folder
+
+
+def _wait(grid: Grid, chosen: Settings) -> None:
+    """Wait until as many devices as wanted have registered."""
+    until = time.monotonic() + chosen.timeout_s
+    while len(list(grid.get_node_ids())) < chosen.devices:
+        if time.monotonic() > until:
+            there = len(list(grid.get_node_ids()))
+            raise LatteError(f"only {there} of {chosen.devices} devices came", hint="start more, or set `devices`")
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def _evaluation(network: Network, chosen: Settings) -> Any:
+    """What evaluates the whole network after each round; None where the server has no data."""
+    if not chosen.data or not chosen.held_out:
+        return None
+    training, held_out = device.whole(chosen, network)
+
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        score = evaluated(network, messages.arrays_in(arrays), held_out, statistics=training)
+        return MetricRecord({"accuracy": score.accuracy, "loss": score.loss})
+
+    return evaluate
+
+
+def _write(folder: Path, arrays: dict[str, NDArray[Any]], strategy: Overlap, result: Result) -> None:
+    from safetensors.numpy import save_file
+
+    save_file(arrays, str(folder / "model.safetensors"))
+    document = {
+        "schema": _SCHEMA,
+        "round_duration_s": strategy.round_duration_s,
+        "devices": [
+            {"name": each.name, "number": each.number, "device": each.device, "examples": each.examples}
+            for each in sorted(strategy.devices.values(), key=lambda each: each.number)
+        ],
+        "refused": sorted(strategy.refused.values()),
+        "rounds": [
+            asdict(each)
+            | {"evaluation": dict(result.evaluate_metrics_serverapp.get(each.number, {}))}
+            | {"local_evaluation": dict(result.evaluate_metrics_clientapp.get(each.number, {}))}
+            for each in strategy.rounds
+        ],
+        "coverage": asdict(covered) if (covered := strategy.covered()) else None,
+        "frequencies": {name: each.tolist() for name, each in strategy.frequencies.examples.items()},
+    }
+    written = folder / "rounds.json.part"
+    written.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    written.replace(folder / "rounds.json")

@@ -1,0 +1,190 @@
+"""Settings: what a federation does, as the run's configuration says it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from latte_cli.errors import LatteError, unknown
+from latte_cli.federated.aggregation import Rule
+from latte_cli.federated.data import Partition
+from latte_cli.federated.training import Recipe
+from latte_cli.fleet import Method
+from latte_cli.quantities import bandwidth_bit_per_s, duration_s
+
+_MOST = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A federation: its model, the rounds, how devices train, which channels, and their data.
+
+    `widths` and `depths` are those of the catalogue of sub-models; a `plan` of `latte allocate` brings its own, and its
+    round duration. Where `round_duration_s` is None, rounds are the shortest that
+    let devices train the share `capacity` of the parameters on average. A round waits for `devices`; `per_round` of
+    them, drawn by `seed`, take part (0: all). Of `data` (empty: each device brings its own) the server holds out the
+    share `held_out` for its evaluation, and each device `held_out_locally` of its own. `output` is a folder for the
+    result.
+    """
+
+    model: str = "custom_cnn"
+    image_size: int = 8
+    classes: int = 10
+    pretrained: bool = False
+    widths: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
+    depths: tuple[float, ...] = (1.0,)
+    plan: str = ""
+    round_duration_s: float | None = None
+    capacity: float = 0.5
+    rounds: int = 3
+    devices: int = 2
+    per_round: int = 0
+    timeout_s: float = 3600.0
+    method: Method = Method.ROLLING
+    rule: Rule = Rule.EXAMPLES
+    batch: int = 32
+    epochs: int = 1
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    masked: bool = False
+    scaled: bool = False
+    data: str = "digits"
+    partition: Partition = Partition.DIRICHLET
+    alpha: float = 0.5
+    classes_each: int = 2
+    held_out: float = 0.2
+    held_out_locally: float = 0.0
+    up_bit_per_s: float = 20e6
+    down_bit_per_s: float = 100e6
+    seed: int = 0
+    output: str = ""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How devices train."""
+        return Recipe(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            masked=self.masked,
+            scaled=self.scaled,
+        )
+
+    @property
+    def optimizer(self) -> str:
+        """The optimizer's name for the estimator."""
+        return "momentum" if self.momentum else "sgd"
+
+
+def settings(config: Mapping[str, Any]) -> Settings:
+    """The settings in a run's configuration, whose keys are those of Settings with dashes.
+
+    `round-duration`, `timeout`, `up` and `down` are quantities with their unit; what is an empty text or missing is
+    left as it is by default. Raises LatteError naming the key of what is wrong.
+    """
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if key not in _FIELDS:
+            raise unknown("setting", key, _FIELDS)
+        name, parse = _FIELDS[key]
+        if value == "":
+            continue
+        try:
+            found[name] = parse(value)
+        except LatteError as exc:
+            raise LatteError(f"setting `{key}`: {exc.message}", hint=exc.hint) from exc
+    return Settings(**found)
+
+
+def _whole(least: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
+            raise LatteError(f"`{value}` is not what it can be", hint=f"a whole number from {least} to {_MOST}")
+        return value
+
+    return parse
+
+
+def _number(least: float, most: float) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise LatteError(f"`{value}` is not what it can be", hint=f"a number from {least:g} to {most:g}")
+        return float(value)
+
+    return parse
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise LatteError(f"`{value}` is neither true nor false", hint="true or false, without quotes")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise LatteError(f"`{value!r}` is no text", hint="write it in quotes, on one line")
+    return value
+
+
+def _shares(value: Any) -> tuple[float, ...]:
+    """Shares in a text such as `1,0.5`."""
+    try:
+        found = tuple(float(each) for each in str(value).split(","))
+    except ValueError as exc:
+        raise LatteError(f"`{value}` is no list of shares", hint='as in "1,0.75,0.5"') from exc
+    if not all(0 < each <= 1 for each in found):
+        raise LatteError(f"`{value}` has a share out of range", hint="a share is over 0 and at most 1")
+    return found
+
+
+def _one_of(kind: Any) -> Callable[[Any], Any]:
+    def parse(value: Any) -> Any:
+        if value not in tuple(kind):
+            raise unknown(kind.__name__.lower(), str(value)[:40], kind)
+        return kind(value)
+
+    return parse
+
+
+_PARSERS: Mapping[str, Callable[[Any], Any]] = {
+    "model": _text,
+    "image_size": _whole(1),
+    "classes": _whole(1),
+    "pretrained": _truth,
+    "widths": _shares,
+    "depths": _shares,
+    "plan": _text,
+    "round_duration_s": duration_s,
+    "capacity": _number(0, 1),
+    "rounds": _whole(1),
+    "devices": _whole(1),
+    "per_round": _whole(0),
+    "timeout_s": duration_s,
+    "method": _one_of(Method),
+    "rule": _one_of(Rule),
+    "batch": _whole(1),
+    "epochs": _whole(1),
+    "learning_rate": _number(0, 1e3),
+    "momentum": _number(0, 1),
+    "weight_decay": _number(0, 1e3),
+    "masked": _truth,
+    "scaled": _truth,
+    "data": _text,
+    "partition": _one_of(Partition),
+    "alpha": _number(1e-3, 1e6),
+    "classes_each": _whole(1),
+    "held_out": _number(0, 0.9),
+    "held_out_locally": _number(0, 0.9),
+    "up_bit_per_s": bandwidth_bit_per_s,
+    "down_bit_per_s": bandwidth_bit_per_s,
+    "seed": _whole(0),
+    "output": _text,
+}
+
+
+def _key(name: str) -> str:
+    return name.removesuffix("_bit_per_s").removesuffix("_s").replace("_", "-")
+
+
+_FIELDS = {_key(field.name): (field.name, _PARSERS[field.name]) for field in fields(Settings)}

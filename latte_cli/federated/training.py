@@ -1,0 +1,238 @@
+"""Training: what a device does with its sub-model in a round, and how good the whole network is after it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch model uses
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from latte_cli.errors import LatteError
+from latte_cli.federated.aggregation import Arrays
+from latte_cli.federated.data import Examples
+from latte_cli.layers import Convolution, Layer, Linear
+from latte_cli.network import Network
+from latte_cli.network.module import NetworkModule
+
+_IGNORED = -100
+"""The target of an example that is there to fill up a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a device trains: `epochs` over its examples by SGD.
+
+    `masked` takes the scores of classes that the device has no example of for 0, and `scaled` divides what a layer
+    with fewer channels returns by the share of channels it kept (both from HeteroFL, Diao et al., 2021).
+    """
+
+    epochs: int = 1
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    masked: bool = False
+    scaled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The `arrays` after training, and the mean `loss` of the last epoch."""
+
+    arrays: dict[str, NDArray[Any]]
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How good a network is: the share of examples it gets right, and its mean loss."""
+
+    accuracy: float
+    loss: float
+
+
+def initial(network: Network, *, seed: int, weights: Arrays | None = None) -> dict[str, NDArray[Any]]:
+    """The parameters that training begins with: those of `weights`, else drawn from `seed` by Kaiming's rule."""
+    return _read(network, NetworkModule(network, weights=weights, seed=seed))
+
+
+def trained(
+    network: Network,
+    arrays: Arrays,
+    examples: Examples,
+    recipe: Recipe,
+    *,
+    seed: int,
+    whole: Network | None = None,
+) -> Trained:
+    """Train `network`, a sub-model of `whole` (default: all of it), from `arrays` on `examples`.
+
+    Steps take the network's batch size. The last batch of an epoch is filled up with examples from its start: those
+    count for batch norms, and not for the loss. The same seed gives the same result. Raises LatteError for examples
+    that the network cannot take, layers that cannot be trained so, and where training diverges.
+    """
+    _check_examples(network, examples)
+    module = _filled(network, arrays)
+    if recipe.scaled and whole is not None:
+        _scale(network, module, whole)
+    optimizer = torch.optim.SGD(
+        module.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    absent = torch.from_numpy(~np.isin(np.arange(_classes(network)), examples.labels)) if recipe.masked else None
+    order, loss = np.random.default_rng(seed), 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # for dropout
+        for _ in range(recipe.epochs):
+            batches = _batches(examples, network.batch_size, order.permutation(len(examples)))
+            loss = _epoch_loss(module, optimizer, batches, absent) / len(examples)
+    found = _read(network, module)
+    if not all(np.isfinite(array).all() for array in found.values()):
+        raise LatteError(f"training diverged after {recipe.epochs} epochs", hint="take a smaller learning rate")
+    return Trained(arrays=found, loss=loss)
+
+
+_Batch: TypeAlias = tuple[Tensor, Tensor, int]
+
+
+def _epoch_loss(
+    module: NetworkModule, optimizer: torch.optim.Optimizer, batches: Iterator[_Batch], absent: Tensor | None
+) -> float:
+    """Train on the batches, a step each; returns the sum of the examples' losses."""
+    total = 0.0
+    for images, targets, count in batches:
+        optimizer.zero_grad(set_to_none=True)
+        loss = _loss(_scores(module.network, module(images)), targets, absent)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total += count * float(loss.detach())
+    return total
+
+
+def evaluated(network: Network, arrays: Arrays, examples: Examples, *, statistics: Examples) -> Score:
+    """How good `network` is on `examples` with the parameters `arrays`.
+
+    The running statistics of batch norms, which devices do not send, are the means over the batches of `statistics`.
+    Raises LatteError as `trained` does.
+    """
+    for each in (examples, statistics):
+        _check_examples(network, each)
+    module = _filled(network, arrays).eval()
+    right = loss = 0.0
+    with torch.no_grad():
+        _estimate_statistics(network, module, statistics)
+        for images, targets, count in _batches(examples, network.batch_size, np.arange(len(examples))):
+            scores = _scores(network, module(images))
+            right += float((scores.argmax(1) == targets).sum())
+            loss += count * float(_loss(scores, targets, None))
+    return Score(accuracy=right / len(examples), loss=loss / len(examples))
+
+
+def _batches(examples: Examples, size: int, order: NDArray[np.int64]) -> Iterator[_Batch]:
+    """Images and targets of each batch, and how many of its examples count."""
+    for start in range(0, len(order), size):
+        count = min(size, len(order) - start)
+        chosen = order[start : start + size]
+        if count < size:
+            chosen = np.concatenate([chosen, np.resize(order, size - count)])
+        targets = examples.labels[chosen]
+        targets[count:] = _IGNORED
+        yield torch.from_numpy(examples.images[chosen]), torch.from_numpy(targets), count
+
+
+def _loss(scores: Tensor, targets: Tensor, absent: Tensor | None) -> Tensor:
+    if absent is not None:
+        scores = scores.masked_fill(absent, 0.0)
+    return F.cross_entropy(scores, targets, ignore_index=_IGNORED)
+
+
+def _scores(network: Network, result: Any) -> Tensor:
+    found: Tensor = result[network.outputs.index(network.scores)] if isinstance(result, tuple) else result
+    return found
+
+
+def _classes(network: Network) -> int:
+    return network.shapes[network.scores][-1]
+
+
+def _check_examples(network: Network, examples: Examples) -> None:
+    if not len(examples):
+        raise LatteError("there are no examples", hint="a device needs at least one")
+    (_, shape), *others = network.inputs
+    if others or len(network.shapes[network.scores]) != 2:
+        raise LatteError(f"`{network.name}` does not classify single inputs", hint="only such networks can be trained")
+    if examples.images.shape[1:] != shape[1:]:
+        raise LatteError(
+            f"the examples have the shape {examples.images.shape[1:]}", hint=f"`{network.name}` takes {shape[1:]}"
+        )
+    if examples.labels.min() < 0 or examples.labels.max() >= _classes(network):
+        raise LatteError(
+            f"there are labels from {examples.labels.min()} to {examples.labels.max()}",
+            hint=f"`{network.name}` tells {_classes(network)} classes apart, from 0",
+        )
+
+
+def _filled(network: Network, arrays: Arrays) -> NetworkModule:
+    """The network as a module with these parameters."""
+    module = NetworkModule(network)
+    with torch.no_grad():
+        for name, parameter in _parameters(network, module).items():
+            if arrays[name].shape != tuple(parameter.shape):
+                raise LatteError(
+                    f"the parameter `{name}` has the shape {arrays[name].shape}",
+                    hint=f"the sub-model's is {tuple(parameter.shape)}",
+                )
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+    return module
+
+
+def _read(network: Network, module: NetworkModule) -> dict[str, NDArray[Any]]:
+    return {name: parameter.detach().numpy().copy() for name, parameter in _parameters(network, module).items()}
+
+
+def _parameters(network: Network, module: NetworkModule) -> dict[str, nn.Parameter]:
+    """The module's parameters by the network's names; raises LatteError where a layer holds others."""
+    found: dict[str, nn.Parameter] = {}
+    for node, layer in zip(network.nodes, module.layers, strict=True):
+        own = list(layer.parameters())
+        if [tuple(each.shape) for each in own] != list(node.layer.parameter_shapes):
+            raise LatteError(
+                f"`{node.name}` ({node.layer.kind}) cannot be trained in a federation yet",
+                hint="convolutions, linear layers and norms can",
+            )
+        found |= dict(zip(network.parameter_names(node), own, strict=True))
+    return found
+
+
+def _scale(network: Network, module: NetworkModule, whole: Network) -> None:
+    """Divide the outputs of layers that make fewer channels than in `whole` by the share they kept."""
+    before = {node.name: node.layer for node in whole.nodes}
+    for node, layer in zip(network.nodes, module.layers, strict=True):
+        if isinstance(node.layer, Convolution | Linear):
+            share = _channels(node.layer) / _channels(before[node.name])
+            if share < 1:
+                layer.register_forward_hook(_divided_by(share))
+
+
+def _channels(layer: Layer) -> int:
+    return layer.output_shape[1 if isinstance(layer, Convolution) else -1]
+
+
+def _divided_by(share: float) -> Any:
+    return lambda module, inputs, output: output / share
+
+
+def _estimate_statistics(network: Network, module: NetworkModule, examples: Examples) -> None:
+    norms = [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    for images, _, count in _batches(examples, network.batch_size, np.arange(len(examples))):
+        if count == network.batch_size or len(examples) < network.batch_size:
+            module(images)
+    for norm in norms:
+        norm.eval()

@@ -1,0 +1,564 @@
+"""A federation in this process: the four steps, and devices that answer badly."""
+
+import json
+import logging
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from safetensors.numpy import load_file
+
+from latte_cli.allocator import Round, SubModel, allocate, catalogue, largest
+from latte_cli.allocator.document import as_json, shared_out
+from latte_cli.errors import LatteError
+from latte_cli.federated import client, device, messages, models, server
+from latte_cli.federated.aggregation import Rule, aggregated, places
+from latte_cli.federated.grid import LocalGrid, run
+from latte_cli.federated.messages import Task
+from latte_cli.federated.settings import settings
+from latte_cli.federated.strategy import Overlap
+from latte_cli.federated.training import initial
+from latte_cli.fleet import Fleet, FleetClass, Method
+
+CPU, GPU = "reference-amd-epyc-family-26-model-2-2c-2t", "nvidia-h200-reference"
+CONFIG = {"model": "custom_cnn", "image-size": 8, "round-duration": "1s", "rounds": 2, "learning-rate": 0.02}
+NODES = (
+    {"partition-id": 0, "num-partitions": 2, "device": CPU, "up": "4Mbit"},
+    {"partition-id": 1, "num-partitions": 2, "device": GPU, "name": "workstation"},
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _messages(caplog):
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    yield
+    logging.getLogger("flwr").removeHandler(caplog.handler)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Two rounds of two devices, once."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    run(server.app, client.app, NODES, {**CONFIG, "output": str(folder)})
+    return folder
+
+
+def test_devices_train_what_fits_them_and_the_network_learns(whole_run):
+    found = json.loads((whole_run / "rounds.json").read_text())
+    assert [each["name"] for each in found["devices"]] == ["device-0", "workstation"]
+    assert [each["device"] for each in found["devices"]] == [CPU, GPU]
+    for each in found["rounds"]:
+        slow, fast = each["trained"]
+        assert (fast["name"], fast["sub_model"]) == ("workstation", "w1")
+        assert slow["sub_model"] in ("w0.5", "w0.25")
+        assert each["left_out"] == []
+    assert found["rounds"][1]["evaluation"]["accuracy"] > 0.5
+    assert found["refused"] == []
+
+
+def test_the_frequency_table_counts_the_examples_of_each_channel(whole_run):
+    found = json.loads((whole_run / "rounds.json").read_text())
+    narrow, wide = (each["examples"] for each in found["devices"])
+    network = models.network(models.content("custom_cnn", image_size=8), batch=32)
+    widths = {each.id: dict(each.widths) for each in catalogue(network, (1, 0.75, 0.5, 0.25))}
+    for name, counts in found["frequencies"].items():
+        width = widths[found["rounds"][0]["trained"][0]["sub_model"]][name]
+        assert sum(counts) == 2 * (wide * len(counts) + narrow * width)
+        assert {count - 2 * wide for count in counts} <= {0, narrow, 2 * narrow}
+        assert len(set(counts)) > 1
+
+
+def test_the_same_run_gives_the_same_network(whole_run, tmp_path):
+    run(server.app, client.app, NODES, {**CONFIG, "output": str(tmp_path / "again")})
+    first, second = (load_file(str(folder / "model.safetensors")) for folder in (whole_run, tmp_path / "again"))
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert (whole_run / "rounds.json").read_text() == (tmp_path / "again" / "rounds.json").read_text()
+
+
+def test_a_result_is_not_overwritten(whole_run):
+    with pytest.raises(LatteError, match="holds a federation's result already"):
+        run(server.app, client.app, NODES, {**CONFIG, "output": str(whole_run)})
+
+
+# One priced pair of devices, whose second one answers as each test says
+
+
+class Federation:
+    """Two devices that were priced once; `tamper` changes what the second one sends back after training."""
+
+    def __init__(self):
+        self.tamper = None
+        app = ClientApp()
+        app.query()(lambda message, context: client.app(message, context))
+        app.train()(self._train)
+        app.evaluate()(lambda message, context: client.app(message, context))
+        self.grid = LocalGrid(app, list(NODES), CONFIG)
+        self.settings = settings(CONFIG)
+        self.model = models.content("custom_cnn", image_size=8)
+        self.network = models.network(self.model, batch=32)
+        self.sub_models = catalogue(self.network, self.settings.widths)
+        self.whole = initial(self.network, seed=0)
+        priced = self.strategy()
+        priced.price(self.grid)
+        self.devices = priced.devices
+
+    def strategy(self, **changes):
+        return Overlap(self.network, self.model, self.sub_models, replace(self.settings, **changes))
+
+    def _train(self, message, context):
+        reply = client.app(message, context)
+        if self.tamper is None or context.node_config["partition-id"] == 0:
+            return reply
+        return self.tamper(reply, message)
+
+    def round(self, tamper=None, drop=False, **changes):
+        """The strategy after a round, and the parameters it made (None for none)."""
+        self.tamper = tamper
+        strategy = self.strategy(**changes)
+        strategy.devices.update(self.devices)
+        asked = strategy.configure_train(1, messages.array_record(self.whole), ConfigRecord(), self.grid)
+        replies = list(self.grid.send_and_receive(asked))
+        arrays, _ = strategy.aggregate_train(1, replies[:1] if drop else replies)
+        return strategy, messages.arrays_in(arrays) if arrays else None
+
+
+@pytest.fixture(scope="module")
+def federation():
+    return Federation()
+
+
+def test_a_round_is_the_overlap_of_what_devices_return(federation):
+    returned = []
+
+    def tapped(reply, _):
+        returned.append(messages.returned_in(reply.content))
+        return reply
+
+    strategy, found = federation.round(tapped)
+    assert [each.name for each in strategy.rounds[0].trained] == ["device-0", "workstation"]
+    alone, _ = federation.round(lambda reply, message: Message(RecordDict(), reply_to=message))
+    assert alone.frequencies.examples["conv1"].max() < strategy.frequencies.examples["conv1"].max()
+    only_second = aggregated(federation.network, federation.whole, [returned[0].update])
+    assert any(not np.array_equal(found[name], only_second[name]) for name in found)
+    assert set(returned[0].frequencies["conv1"]) == {float(returned[0].update.examples)}
+
+
+def with_record(key, record):
+    def tamper(reply, message):
+        content = RecordDict(dict(reply.content))
+        content[key] = record(reply.content[key])
+        return Message(content, reply_to=message)
+
+    return tamper
+
+
+def without_record(key):
+    def tamper(reply, message):
+        return Message(
+            RecordDict({name: each for name, each in reply.content.items() if name != key}), reply_to=message
+        )
+
+    return tamper
+
+
+def with_array(name, change, key="arrays"):
+    def record(before):
+        arrays = messages.arrays_in(before)
+        return messages.array_record({**arrays, name: change(arrays[name].copy())})
+
+    return with_record(key, record)
+
+
+def raw(name, data, dtype="float32", stype="numpy.ndarray"):
+    """The reply with an array whose bytes are `data`."""
+
+    def record(before):
+        arrays = dict(before)
+        arrays[name] = Array(dtype=dtype, shape=(10,), stype=stype, data=data)
+        return ArrayRecord(arrays)
+
+    return with_record("arrays", record)
+
+
+def pickled():
+    from io import BytesIO
+
+    data = BytesIO()
+    np.save(data, np.array([{"a": 1}] * 10, dtype=object), allow_pickle=True)
+    return data.getvalue()
+
+
+def header(text):
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+HUGE = header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }\n")
+
+
+def spoil(array):
+    array.flat[0] = np.nan
+    return array
+
+
+def failing(reply, message):
+    return Message(Error(code=2, reason="<class 'ZeroDivisionError'>:<'division by zero'>"), reply_to=message)
+
+
+BAD = {
+    "an error": (failing, "division by zero"),
+    "nothing": (lambda reply, message: Message(RecordDict(), reply_to=message), "holds no `task`"),
+    "no arrays": (without_record("arrays"), "holds no `arrays`"),
+    "no kept channels": (without_record("kept"), "holds no `kept`"),
+    "no frequencies": (without_record("frequencies"), "holds no `frequencies`"),
+    "no metrics": (without_record("metrics"), "holds no `metrics`"),
+    "another kind of record": (with_record("arrays", lambda _: ConfigRecord({"a": 1})), "holds no `arrays`"),
+    "a wrong shape": (with_array("fc2.bias", lambda each: each[1:]), "`fc2.bias` has the shape (9,)"),
+    "no number": (with_array("fc2.bias", spoil), "`fc2.bias` holds what is no number"),
+    "doubles": (with_array("fc2.bias", lambda each: each.astype(float)), "`fc2.bias` is of the type float64"),
+    "channels there are none of": (
+        with_record("kept", lambda _: messages.array_record({"conv1": np.array([0, 99])})),
+        "channel group `conv1` cannot keep [0, 99]",
+    ),
+    "other channels than it trained": (
+        with_record("kept", lambda _: messages.array_record({"conv1": np.array([0, 1])})),
+        "has the shape",
+    ),
+    "no examples": (with_record("metrics", lambda _: MetricRecord({"examples": 0, "loss": 1.0})), "0 examples"),
+    "examples in fractions": (
+        with_record("metrics", lambda _: MetricRecord({"examples": 1.5, "loss": 1.0})),
+        "how many examples",
+    ),
+    "a loss that is none": (
+        with_record("metrics", lambda before: MetricRecord({**before, "loss": float("nan")})),
+        "its loss is no number",
+    ),
+    "more than it trained in the frequency table": (
+        with_array("conv1", lambda each: each + 1e6, key="frequencies"),
+        "its frequency table is not that of the channels it kept",
+    ),
+    "another block": (
+        with_record("task", lambda _: ConfigRecord({"sub-model": "w1", "dropped": ["layer9"]})),
+        "unknown residual block `layer9`",
+    ),
+    "a sub-model there is none of": (
+        with_record("task", lambda _: ConfigRecord({"sub-model": "w" * 500, "dropped": [""][:0]})),
+        f"unknown sub-model `{'w' * 40}`",
+    ),
+    "another sub-model than it says": (
+        with_record("task", lambda _: ConfigRecord({"sub-model": "w0.5", "dropped": [""][:0]})),
+        "it kept 32 channels of `conv1` (`w0.5` has 16)",
+    ),
+    "a pickle": (raw("fc2.bias", pickled(), "object"), "the array `fc2.bias` cannot be read"),
+    "a promise of a terabyte": (raw("fc2.bias", HUGE + b"1234"), "the array `fc2.bias` cannot be read"),
+    "half an array": (raw("fc2.bias", HUGE[:40]), "the array `fc2.bias` cannot be read"),
+    "a header that is code": (raw("fc2.bias", header("__import__('os').abort()\n")), "cannot be read"),
+    "another serialisation": (raw("fc2.bias", pickled(), stype="pickle"), "the array `fc2.bias` cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_answer_is_named_and_the_round_goes_on_without_it(federation, caplog, case):
+    tamper, reason = BAD[case]
+    strategy, found = federation.round(tamper)
+    assert [each.name for each in strategy.rounds[0].trained] == ["device-0"]
+    (name, said), *more = strategy.rounds[0].left_out
+    assert (name, more) == ("workstation", [])
+    assert reason in said
+    assert any("goes on without `workstation`" in record.getMessage() for record in caplog.records)
+    _, wanted = federation.round(failing)
+    assert all(np.array_equal(found[each], wanted[each]) for each in wanted)
+
+
+def test_a_device_that_does_not_reply_is_named(federation):
+    strategy, found = federation.round(drop=True)
+    assert strategy.rounds[0].left_out == [("workstation", "it did not reply")]
+    _, wanted = federation.round(failing)
+    assert all(np.array_equal(found[each], wanted[each]) for each in wanted)
+
+
+def test_a_round_in_which_nobody_trains_leaves_the_parameters(federation):
+    strategy = federation.strategy()
+    strategy.devices.update(federation.devices)
+    asked = strategy.configure_train(1, messages.array_record(federation.whole), ConfigRecord(), federation.grid)
+    assert strategy.aggregate_train(1, [failing(None, each) for each in asked]) == (None, None)
+    assert len(strategy.rounds[0].left_out) == 2
+    assert not any(each.any() for each in strategy.frequencies.examples.values())
+
+
+def test_a_device_too_slow_for_the_round_is_told_and_not_asked(federation):
+    least = {each.name: min(entry.high_s for entry in each.rounds) for each in federation.devices.values()}
+    between = (least["device-0"] + least["workstation"]) / 2
+    strategy, _ = federation.round(round_duration_s=between)
+    assert [each.name for each in strategy.rounds[0].trained] == ["workstation"]
+    ((name, reason),) = strategy.rounds[0].left_out
+    assert name == "device-0"
+    assert f"the shortest takes up to {least['device-0']:.3g} s" in reason
+
+
+def test_rounds_are_as_long_as_the_wanted_capacity_needs(federation):
+    strategies = [federation.strategy(round_duration_s=None, capacity=share) for share in (0.2, 1.0)]
+    for strategy in strategies:
+        strategy.devices.update(federation.devices)
+    short_s, long_s = (strategy.duration_s() for strategy in strategies)
+    everything = [each.rounds[0].high_s for each in federation.devices.values()]
+    assert long_s == max(everything)
+    shares = [
+        best.sub_model.parameters / federation.network.parameters if best else 0.0
+        for each in federation.devices.values()
+        for best in [largest(each.rounds, short_s)]
+    ]
+    assert short_s < long_s
+    assert np.mean(shares) >= 0.2
+
+
+def test_the_rule_and_the_method_are_those_of_the_settings(federation):
+    _, examples = federation.round()
+    _, holders = federation.round(rule=Rule.HOLDERS)
+    assert any(not np.array_equal(examples[name], holders[name]) for name in examples)
+
+
+def test_a_plan_brings_its_sub_models_and_its_round_duration(federation, tmp_path):
+    own = SubModel(id="fine", widths=(("conv1", 20), ("fc1", 100)), parameters=150_000)
+    fleet = Fleet(
+        classes=(FleetClass(name="a", device=CPU, samples=1, batch=32, up_bit_per_s=1e6, down_bit_per_s=1e6),)
+    )
+    rounds = {own.id: Round(sub_model=own, device=CPU, memory_bytes=1, round_s=1.0, low_s=0.9, high_s=1.1)}
+    plan = allocate([own], fleet, lambda entry, _: rounds[entry.id], 7.0)
+    file = shared_out(plan, federation.network, objective="parameters", method=Method.ROLLING)
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(as_json(file)))
+    config = {**CONFIG, "round-duration": "", "rounds": 1, "plan": str(path)}
+    strategy, result = server.federation(LocalGrid(client.app, list(NODES), config), settings(config))
+    assert strategy.round_duration_s == 7.0
+    assert [each.sub_model for each in strategy.rounds[0].trained] == ["fine", "fine"]
+    changed = messages.arrays_in(result.arrays)["conv1.weight"] != federation.whole["conv1.weight"]
+    assert 20 <= changed.any((1, 2, 3)).sum() <= 32
+    assert strategy.covered().share < 1
+    with pytest.raises(LatteError, match="the plan is for another model"):
+        other = {**config, "image-size": 16}
+        server.federation(LocalGrid(client.app, list(NODES), other), settings(other))
+
+
+def test_blocks_that_are_left_out_are_not_counted_as_trained():
+    config = {**CONFIG, "model": "resnet20", "rounds": 1, "widths": "0.5", "depths": "0.34", "round-duration": "1h"}
+    config |= {"epochs": 2, "partition": "iid"}
+    strategy, result = server.federation(LocalGrid(client.app, list(NODES), config), settings(config))
+    assert strategy.rounds[0].left_out == []
+    counts, examples = strategy.frequencies.examples, [each.examples for each in strategy.rounds[0].trained]
+    assert not counts["layer1.2.conv1"].any()
+    assert counts["layer1.0.conv1"].sum() == 2 * 8 * sum(examples)
+    network = models.network(models.content("resnet20", image_size=8), batch=32)
+    first, found = initial(network, seed=0), messages.arrays_in(result.arrays)
+    assert np.array_equal(first["layer1.2.conv1.weight"], found["layer1.2.conv1.weight"])
+    assert not np.array_equal(first["layer1.0.conv1.weight"], found["layer1.0.conv1.weight"])
+
+
+def test_a_part_of_the_devices_takes_part_in_turn(federation):
+    names = []
+    for number in range(1, 9):
+        strategy = federation.strategy(per_round=1)
+        strategy.devices.update(federation.devices)
+        asked = strategy.configure_train(
+            number, messages.array_record(federation.whole), ConfigRecord(), federation.grid
+        )
+        names.append([federation.devices[each.metadata.dst_node_id].name for each in asked])
+    assert {len(each) for each in names} == {1}
+    assert {each[0] for each in names} == {"device-0", "workstation"}
+
+
+# A single device, asked directly
+
+
+def asked(context, content, kind="train"):
+    return client.app(Message(content, dst_node_id=2, message_type=kind), context)
+
+
+def a_context(node, config=CONFIG):
+    return Context(run_id=1, node_id=2, node_config=dict(node), state=RecordDict(), run_config=dict(config))
+
+
+def content(federation, **changes):
+    task = Task(model=federation.model, sub_models=federation.sub_models, round_duration_s=1.0)
+    return RecordDict(
+        {
+            "task": messages.task_record(replace(task, **changes)),
+            "arrays": messages.array_record(federation.whole),
+            "frequencies": messages.array_record(federation.strategy().frequencies.examples),
+        }
+    )
+
+
+def test_a_device_remembers_its_prices(federation):
+    context = a_context(NODES[1])
+    first = asked(context, content(federation), "query")
+    context.node_config["device"] = "gone"
+    again = asked(context, content(federation), "query")
+    assert dict(first.content["table"]) == dict(again.content["table"])
+    other = asked(context, content(federation, sub_models=federation.sub_models[:2]), "query")
+    assert "unknown device `gone`" in other.error.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"device": "nowhere"}, "`device-1`: unknown device `nowhere`"),
+        ({"partition-id": 2}, "there is no part 2 of 2"),
+        ({"partition-id": "one"}, "the node has no number"),
+        ({"up": "fast"}, "`fast` is not a bandwidth"),
+        ({"memory": "1kB"}, None),
+        ({"data": "/nowhere"}, "unknown data set `/nowhere`"),
+        ({"devise": GPU}, "unknown node setting `devise`"),
+    ],
+)
+def test_a_node_that_cannot_take_part_says_why(federation, change, reason):
+    node = {key: value for key, value in NODES[1].items() if key != "name"} | change
+    reply = asked(a_context(node), content(federation), "query")
+    if reason:
+        assert reason in reply.error.reason
+        return
+    prices = messages.prices_in(reply.content["table"], federation.sub_models)
+    assert all(each.high_s is None and not each.meets(inf) for each in prices.rounds)
+    assert "no sub-model fits its memory" in asked(a_context(node), content(federation)).error.reason
+
+
+def test_a_device_that_cannot_take_part_does_not_stop_the_others(caplog):
+    nodes = ({**NODES[0], "device": "nowhere"}, NODES[1])
+    strategy, _ = server.federation(LocalGrid(client.app, list(nodes), CONFIG), settings({**CONFIG, "rounds": 1}))
+    assert [each.name for each in strategy.rounds[0].trained] == ["workstation"]
+    assert any("`device-0`: unknown device `nowhere`" in record.getMessage() for record in caplog.records)
+    with pytest.raises(LatteError, match="no device can take part"):
+        server.federation(LocalGrid(client.app, [nodes[0]], CONFIG), settings({**CONFIG, "devices": 1}))
+
+
+def test_a_device_evaluates_on_what_it_holds_out(federation):
+    config = {**CONFIG, "held-out-locally": 0.25}
+    found = asked(a_context(NODES[0], config), content(federation), "evaluate").content["metrics"]
+    prices = asked(a_context(NODES[0], config), content(federation), "query").content["table"]
+    assert 0 <= found["accuracy"] <= 1
+    assert found["examples"] == pytest.approx(0.25 * (found["examples"] + prices["examples"]), rel=0.1)
+    assert "nothing is held out" in asked(a_context(NODES[0]), content(federation), "evaluate").error.reason
+
+
+def test_scores_of_devices_are_averaged_by_their_examples(federation):
+    strategy = federation.strategy(held_out_locally=0.2)
+    strategy.devices.update(federation.devices)
+    first, second = strategy.configure_evaluate(
+        1, messages.array_record(federation.whole), ConfigRecord(), federation.grid
+    )
+    strategy.configure_train(1, messages.array_record(federation.whole), ConfigRecord(), federation.grid)
+    strategy.configure_evaluate(1, messages.array_record(federation.whole), ConfigRecord(), federation.grid)
+
+    def scored(message, examples, accuracy):
+        metrics = MetricRecord({"examples": examples, "accuracy": accuracy, "loss": 1.0})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    found = strategy.aggregate_evaluate(1, [scored(first, 10, 0.5), scored(second, 30, 0.9)])
+    assert found["accuracy"] == pytest.approx(0.8)
+    found = strategy.aggregate_evaluate(1, [scored(first, 10, 0.5), scored(second, 30, 7.0)])
+    assert found["accuracy"] == 0.5
+    assert strategy.rounds[0].left_out[-1] == ("workstation", "its score is no score: 7 of 30 (is its data in order?)")
+
+
+def test_a_device_returns_the_part_that_it_was_to_train(federation, remembered):
+    context = a_context(NODES[0])
+    context.state = remembered
+    returned = messages.returned_in(asked(context, content(federation)).content)
+    wanted = places(federation.network, returned.update.kept)
+    assert {name: each.shape for name, each in returned.update.arrays.items()} == {
+        name: tuple(map(len, index)) for name, index in wanted.items()
+    }
+    assert returned.sub_model != "w1"
+
+
+def test_a_round_counts_all_parameters_down_and_those_of_the_sub_model_up(federation):
+    def priced(**node):
+        narrow = federation.sub_models[-1:]
+        (found,) = device.rounds({**NODES[0], **node}, federation.settings, federation.model, narrow, 100)
+        return found
+
+    quick, slow_down, slow_up = priced(), priced(down="1Mbit"), priced(up="1Mbit")
+    whole, part = federation.network.parameters, federation.sub_models[-1].parameters
+    assert slow_down.round_s - quick.round_s == pytest.approx(32 * whole * (1 / 1e6 - 1 / 100e6))
+    assert slow_up.high_s - quick.high_s == pytest.approx(32 * part * (1 / 1e6 - 1 / 4e6))
+
+
+@pytest.fixture(scope="module")
+def remembered(federation):
+    """What the first device remembers once it was asked for its prices."""
+    context = a_context(NODES[0])
+    asked(context, content(federation), "query")
+    return context.state
+
+
+@pytest.mark.parametrize("method", Method)
+def test_a_device_trains_the_channels_of_the_method(federation, remembered, method):
+    config = {**CONFIG, "method": str(method), "masked": True, "scaled": True}
+    context = a_context(NODES[0], config)
+    context.state = remembered
+    sent = content(federation, round_number=5)
+    seen = federation.strategy().frequencies.after({"conv1": np.arange(20)}, 9)
+    sent["frequencies"] = messages.array_record(seen.examples)
+    found = messages.returned_in(asked(context, sent).content).update
+    channels = found.kept["conv1"].tolist()
+    width = len(channels)
+    assert width in (8, 16)
+    assert np.isfinite(found.arrays["conv1.weight"]).all()
+    norms = np.linalg.norm(federation.whole["conv1.weight"].reshape(32, -1), axis=1)
+    wanted = {
+        Method.NESTED: list(range(width)),
+        Method.LOCK_STEP: list(range(5, 5 + width)),
+        Method.IMPORTANCE: sorted(np.argsort(-norms)[:width].tolist()),
+    }
+    assert channels == wanted.get(method, channels)
+    if method is Method.LEAST_TRAINED:
+        assert set(channels) >= set(range(20, 32)) or set(channels) <= set(range(20, 32))
+
+
+@pytest.mark.parametrize("record", ["task", "arrays", "frequencies"])
+def test_a_device_names_what_the_server_did_not_send(federation, remembered, record):
+    incomplete, context = content(federation), a_context(NODES[0])
+    context.state = remembered
+    del incomplete[record]
+    assert f"`{record}`" in asked(context, incomplete).error.reason
+
+
+@pytest.mark.parametrize("catalogue", ["[", "[1]", '[{"id": "w1"}]', '{"a": 1}', "[" * 100000])
+def test_a_damaged_catalogue_is_named(federation, catalogue):
+    damaged = content(federation)
+    damaged["task"] = ConfigRecord({**damaged["task"], "catalogue": catalogue})
+    assert "catalogue of sub-models is damaged" in asked(a_context(NODES[1]), damaged).error.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": ""}, "what it is called"),
+        ({"name": "a\nb"}, "what it is called"),
+        ({"number": -1}, "what it is called"),
+        ({"examples": 0}, "how many examples"),
+        ({"ids": ["w1"]}, "not those of the catalogue"),
+        ({"high-s": [1.0, 2.0]}, "no `high-s`"),
+        ({"high-s": [1.0, 1.0, 1.0, float("nan")]}, "a `high-s` that is no time"),
+        ({"low-s": [-1.0, 1.0, 1.0, 1.0]}, "a `low-s` that is no time"),
+        ({"memory-bytes": [1, 2, 3, -4]}, "no sizes in memory"),
+    ],
+)
+def test_prices_that_are_none_are_named(federation, change, reason):
+    good = messages.prices_record(next(iter(federation.devices.values())))
+    assert messages.prices_in(good, federation.sub_models).rounds
+    with pytest.raises(LatteError) as error:
+        messages.prices_in(ConfigRecord({**good, **change}), federation.sub_models)
+    assert reason in error.value.message
