@@ -45,9 +45,11 @@ def test_a_point_says_what_the_plan_of_its_duration_does():
 
 def test_the_shortest_rounds_that_keep_a_share_are_no_longer_than_they_have_to_be():
     points = curve(priced((3, 1), (1, 10)))
-    half = shortest(points, capacity=0.5)
-    assert half.capacity >= 0.5
-    assert all(each.capacity < 0.5 for each in points if each.round_duration_s < half.round_duration_s)
+    half = shortest(points, capacity=0.8)
+    assert half.capacity >= 0.8
+    assert half.taking_part == 1
+    earlier = [each for each in points if each.round_duration_s < half.round_duration_s]
+    assert all(each.capacity < 0.8 or each.taking_part < 1 for each in earlier)
     quarter = shortest(points, floor=0.25)
     assert quarter.floor >= 0.25
     assert all(each.floor < 0.25 for each in points if each.round_duration_s < quarter.round_duration_s)

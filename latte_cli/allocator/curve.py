@@ -57,8 +57,11 @@ def point(priced: Priced, duration_s: float) -> Point:
 
 
 def shortest(points: Iterable[Point], *, capacity: float = 0.0, floor: float = 0.0) -> Point:
-    """The point with the shortest rounds that keeps this mean and this least share; LatteError (code 3) without one."""
-    points = list(points)
+    """The point with the shortest rounds that keeps this mean and this least share.
+
+    All devices take part that can at all. Raises LatteError (code 3) where there is none.
+    """
+    points = _with_all(points)
     for each in points:
         if each.capacity >= capacity - 1e-9 and each.floor >= floor - 1e-9:
             return each
@@ -73,10 +76,11 @@ def shortest(points: Iterable[Point], *, capacity: float = 0.0, floor: float = 0
 
 
 def busiest(points: Iterable[Point], idle: float) -> Point:
-    """The point that keeps most among those where all take part and wait at most `idle`; LatteError (code 3) else."""
-    points = list(points)
-    taking_part = max((each.taking_part for each in points), default=0.0)
-    among = [each for each in points if each.taking_part == taking_part]
+    """The point that keeps most among those where all take part that can, and wait at most `idle`.
+
+    Raises LatteError (code 3) where there is none.
+    """
+    among = _with_all(points)
     fitting = [each for each in among if each.idle <= idle]
     if fitting:
         return max(fitting, key=lambda each: (each.capacity, -each.round_duration_s))
@@ -86,3 +90,10 @@ def busiest(points: Iterable[Point], idle: float) -> Point:
         hint="more `--widths` leave less to wait for, and `--fine` still less",
         exit_code=ExitCode.EXCEEDED,
     )
+
+
+def _with_all(points: Iterable[Point]) -> list[Point]:
+    """The points where all take part that ever do."""
+    points = list(points)
+    most = max((each.taking_part for each in points), default=0.0)
+    return [each for each in points if each.taking_part == most]
