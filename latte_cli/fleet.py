@@ -1,6 +1,6 @@
 """Fleets: the devices of a federation, by class, and what each of them does in a round."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -94,20 +94,24 @@ class Fleet:
 
 def read_fleet(path: Path | str) -> Fleet:
     """The fleet in the YAML file at `path`; raises LatteError naming file, class and field of what is wrong."""
+    return parse_fleet(file_content(path), source=f"`{path}`")
+
+
+def file_content(path: Path | str, *, what: str = "fleet", example: str = "`latte allocate --help` shows one") -> bytes:
+    """What is in the file at `path`, as far as `document` takes it; LatteError where it cannot be read."""
     try:
         with Path(path).open("rb") as file:
-            content = file.read(_LARGEST_FILE_BYTES + 1)
+            return file.read(_LARGEST_FILE_BYTES + 1)
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise LatteError(f"cannot read the fleet `{path}`: {reason}", hint="`latte allocate --help` shows one") from exc
-    return parse_fleet(content, source=f"`{path}`")
+        raise LatteError(f"cannot read the {what} `{path}`: {reason}", hint=example) from exc
 
 
 def parse_fleet(content: bytes, *, source: str) -> Fleet:
     """The fleet that `content` (YAML) describes; `source` names it in errors."""
-    fields = _Fields(_document(content, source), source)
+    fields = Fields(document(content, source), source)
     fields.known(("classes", "round_duration"))
-    entries = fields.required("classes", _list)
+    entries = fields.required("classes", listed)
     classes: dict[str, FleetClass] = {}
     for number, entry in enumerate(entries, start=1):
         found = _fleet_class(entry, source, number)
@@ -120,27 +124,27 @@ def parse_fleet(content: bytes, *, source: str) -> Fleet:
 def _fleet_class(entry: object, source: str, number: int) -> FleetClass:
     if not isinstance(entry, dict):
         raise LatteError(f"{source}: class {number} is not a mapping of fields", hint="begin it with `- class: NAME`")
-    name = _Fields(entry, f"{source}, class {number}").required("class", _text)
-    fields = _Fields(entry, f"{source}, class `{name}`")
+    name = Fields(entry, f"{source}, class {number}").required("class", text)
+    fields = Fields(entry, f"{source}, class `{name}`")
     fields.known(_CLASS_FIELDS)
-    bandwidth = _Fields(fields.required("bandwidth", _mapping), f"{fields.where}, `bandwidth`")
+    bandwidth = Fields(fields.required("bandwidth", mapping), f"{fields.where}, `bandwidth`")
     bandwidth.known(("up", "down"))
     return FleetClass(
         name=name,
-        device=fields.required("device", _text),
-        count=fields.optional("count", _whole) or 1,
-        samples=fields.required("samples", _whole),
-        epochs=fields.optional("epochs", _whole) or 1,
-        batch=fields.required("batch", _whole),
+        device=fields.required("device", text),
+        count=fields.optional("count", whole_number) or 1,
+        samples=fields.required("samples", whole_number),
+        epochs=fields.optional("epochs", whole_number) or 1,
+        batch=fields.required("batch", whole_number),
         up_bit_per_s=bandwidth.required("up", bandwidth_bit_per_s),
         down_bit_per_s=bandwidth.required("down", bandwidth_bit_per_s),
         overhead_s=fields.optional("overhead", duration_s) or 0.0,
         memory_bytes=fields.optional("memory", size_bytes),
-        threads=fields.optional("threads", _whole),
+        threads=fields.optional("threads", whole_number),
         precision=fields.optional("precision", _precision) or Precision.FP32,
         layout=fields.optional("layout", _layout) or Layout.NCHW,
-        strategy=fields.optional("strategy", _text),
-        optimizer=fields.optional("optimizer", _text),
+        strategy=fields.optional("strategy", text),
+        optimizer=fields.optional("optimizer", text),
     )
 
 
@@ -163,55 +167,77 @@ _CLASS_FIELDS = (
 
 
 @dataclass(frozen=True)
-class _Fields:
-    """A mapping of the file and where it stands."""
+class Fields:
+    """A mapping of a file and where it stands; `example` is where such a file is shown.
+
+    Every scalar in it is text. Its methods raise LatteError naming the place and the field.
+    """
 
     values: Mapping[str, Any]
     where: str
+    example: str = "`latte allocate --help` shows a fleet file"
 
-    def known(self, names: tuple[str, ...]) -> None:
+    def known(self, names: Collection[str]) -> None:
+        """Raise LatteError for a field that is none of `names`."""
         for name in self.values:
             if name not in names:
                 error = unknown("field", " ".join(name.split())[:40], names)
                 raise LatteError(f"{self.where}: {error.message}", hint=error.hint)
 
     def required(self, name: str, parse: Callable[[Any], Any]) -> Any:
+        """What `parse` makes of a field that has to be there."""
         found = self.optional(name, parse)
         if found is None:
-            raise LatteError(f"{self.where}: `{name}` is missing", hint="`latte allocate --help` shows a fleet file")
+            raise LatteError(f"{self.where}: `{name}` is missing", hint=self.example)
         return found
 
-    def optional(self, name: str, parse: Callable[[Any], Any]) -> Any:
+    def several(self, name: str, parse: Callable[[Any], Any]) -> tuple[Any, ...]:
+        """What `parse` makes of each value of a list in one line or several; nothing where the field is not there."""
+        values = self.optional(name, _values, single=False)
+        entries = {f"{name}[{at}]": value for at, value in enumerate(values or (), start=1)}
+        fields = Fields(entries, self.where, self.example)
+        return tuple(fields.required(each, parse) for each in entries)
+
+    def optional(self, name: str, parse: Callable[[Any], Any], *, single: bool = True) -> Any:
+        """What `parse` makes of a field, None where it is not there; it is one value, unless `single` is false."""
         value = self.values.get(name)
         if value is None or value in ("", "~", "null"):
             return None
         try:
-            if not isinstance(value, str) and parse not in (_list, _mapping):
+            if not isinstance(value, str) and single and parse not in (listed, mapping):
                 raise LatteError("it is not a single value", hint="write it on one line, without dashes or braces")
             return parse(value)
         except LatteError as exc:
             raise LatteError(f"{self.where}: `{name}`: {exc.message}", hint=exc.hint) from exc
 
 
-def _list(value: Any) -> list[Any]:
+def _values(value: Any) -> list[Any]:
+    return listed(value.split(",") if isinstance(value, str) else value)
+
+
+def listed(value: Any) -> list[Any]:
+    """A list that is not empty; like its siblings it raises LatteError for another value."""
     if not isinstance(value, list) or not value:
-        raise LatteError("there has to be a list of at least one class", hint="begin each with `- class: NAME`")
+        raise LatteError("there has to be a list of at least one", hint="begin each with a dash, as in `- class: NAME`")
     return value
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
+    """A mapping of fields."""
     if not isinstance(value, dict):
         raise LatteError("there have to be fields in it", hint="as in `bandwidth: {up: 5Mbit, down: 20Mbit}`")
     return value
 
 
-def _text(value: str) -> str:
+def text(value: str) -> str:
+    """A name."""
     if not value.isprintable() or len(value) > 100:
         raise LatteError("it is not a name", hint="a name has at most 100 characters, all of them printable")
     return value
 
 
-def _whole(value: str) -> int:
+def whole_number(value: str) -> int:
+    """A whole number of at least 1."""
     number = int(value) if value.isascii() and value.isdecimal() and len(value) <= len(str(_MOST)) else 0
     if not 0 < number <= _MOST:
         shown = " ".join(value.split())[:40]
@@ -234,10 +260,15 @@ def _check(value: str, kind: type[StrEnum]) -> None:
         raise unknown(kind.__name__.lower(), " ".join(value.split())[:40], kind)
 
 
-def _document(content: bytes, source: str) -> dict[str, Any]:
-    """The mapping in `content` with every scalar as text: YAML's guesses at types (`no`, `1:30`) would mislead."""
+def document(
+    content: bytes, source: str, *, what: str = "fleet", example: str = "`latte allocate --help` shows one"
+) -> dict[str, Any]:
+    """The mapping in `content` with every scalar as text: YAML's guesses at types (`no`, `1:30`) would mislead.
+
+    Raises LatteError, with `example` as its hint, for what is no YAML and no mapping; `what` says what it should be.
+    """
     if len(content) > _LARGEST_FILE_BYTES:
-        raise LatteError(f"{source}: a fleet file is at most {_LARGEST_FILE_BYTES} bytes", hint="merge alike classes")
+        raise LatteError(f"{source}: a {what} file is at most {_LARGEST_FILE_BYTES} bytes", hint="merge alike classes")
     import yaml
 
     class Loader(yaml.BaseLoader):
@@ -248,12 +279,12 @@ def _document(content: bytes, source: str) -> dict[str, Any]:
             return found
 
     try:
-        document = yaml.load(content.decode("utf-8-sig"), Loader)
+        found = yaml.load(content.decode("utf-8-sig"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
-        raise LatteError(f"{source} is not YAML: {_problem(exc)}", hint="`latte allocate --help` shows one") from exc
-    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
-        raise LatteError(f"{source} holds no fleet", hint="its first line is `classes:`")
-    return document
+        raise LatteError(f"{source} is not YAML: {_problem(exc)}", hint=example) from exc
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise LatteError(f"{source} holds no {what}", hint=example)
+    return found
 
 
 def _problem(exc: Exception) -> str:

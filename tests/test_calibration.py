@@ -1,6 +1,7 @@
 """Calibration: factors from networks that were run whole, with times that are set."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,17 @@ def test_a_network_with_an_unmeasured_layer_does_not_count():
     first = next(iter(measured))
     del measured[first]
     assert calibrated(measured, "cpu").networks < 2
+
+
+def test_a_network_that_was_disturbed_does_not_count():
+    measured = profile(0.2, 0.2, 3)
+    whole, _ = calibration_networks("cpu")[1]
+    (backward,) = measured[whole, Phase.BACKWARD]
+    slower = replace(backward, device_s=3 * backward.device_s, low_80_s=backward.device_s, high_80_s=5 * backward.device_s)
+    measured[whole, Phase.BACKWARD] = (slower,)
+    found = calibrated(measured, "cpu")
+    assert found.networks == 2
+    assert found.spread == pytest.approx(calibrated(profile(0.2, 0.2, 2), "cpu").spread, rel=0.5)
 
 
 def test_the_loss_keeps_its_time_and_no_call_takes_none():

@@ -97,13 +97,13 @@ def test_a_file_without_weights_gives_one_without_weights(tmp_path):
         Cutter(path, network).importance()
 
 
-def test_importance_is_the_sum_of_the_absolute_weights_that_make_a_channel(tmp_path):
+def test_importance_is_the_norm_of_the_weights_that_make_a_channel(tmp_path):
     path = saved(tmp_path, "lenet")
     network = load(path)
     found = Cutter(path, network).importance()
     assert set(found) == {group.name for group in channel_groups(network)}
     first = next(node for node in network.nodes if node.parameters)
-    own = np.abs(np.asarray(weights(path)[first.parameters[0]])).sum(axis=(1, 2, 3))
+    own = np.sqrt((np.asarray(weights(path)[first.parameters[0]]) ** 2).sum(axis=(1, 2, 3)))
     assert found[first.name] == pytest.approx(own, rel=1e-5)
 
 

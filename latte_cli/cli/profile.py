@@ -16,6 +16,7 @@ from latte_cli.report import Format, sweeps
 from latte_cli.tasks import Layout, Precision
 
 if TYPE_CHECKING:
+    from latte_cli.allocator import PlanFile
     from latte_cli.backends import Device
     from latte_cli.network import Network
     from latte_cli.suites import Drawn
@@ -64,6 +65,13 @@ def profile(
     widths: Annotated[
         str, typer.Option(help="Measure the models' sub-models of these widths too, as in 1,0.75,0.5.")
     ] = "1",
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measure the model's sub-models that this plan of `latte allocate` has for this device.",
+        ),
+    ] = None,
     configs: Annotated[
         int, typer.Option(min=1, help="Layers to draw for the suites `paper` and `convolutions`.")
     ] = 1000,
@@ -100,6 +108,7 @@ def profile(
     chosen = suite or (Suite.NETWORK if models else Suite.QUICK)
     wanted_phases = _phases(phases)
     networks = _networks(chosen, models or [], batch_size, parse_widths(widths), parse_shapes(shape))
+    file = _plan_file(plan, networks)
     opened = open_store(store)
     opening = Opening(
         device=device,
@@ -110,6 +119,8 @@ def profile(
         memory_share=memory_share,
     )
     with Worker(opening) as worker:
+        if file:
+            networks = _sub_models(file, (models or [])[0], parse_shapes(shape), worker.device.slug)
         drawn = _drawn(chosen, networks, worker.device, seed=seed, configs=configs, share=memory_share)
         origin = f"latte {__version__} profile {chosen} seed {seed}"
         if dry_run:
@@ -170,6 +181,38 @@ def _networks(
     sizes: Sequence[int | None] = batches or [None]
     read = [load(path, batch_size=batch, sizes=shapes) for path in models for batch in sizes]
     return [network if width == 1 else sub_model(network, width) for width in widths for network in read]
+
+
+def _plan_file(path: Path | None, networks: "Sequence[Network]") -> "PlanFile | None":
+    """The plan, if there is one, which has to be for the one model that is given."""
+    if path is None:
+        return None
+    from latte_cli.allocator import read_plan
+
+    if len(networks) != 1:
+        hint = "as in `latte profile MODEL --plan plan.json`"
+        raise LatteError("a plan is for one model", hint=hint, exit_code=ExitCode.USAGE)
+    found = read_plan(path)
+    found.check_model(networks[0])
+    return found
+
+
+def _sub_models(file: "PlanFile", model: Path, shapes: Mapping[str, int], slug: str) -> "list[Network]":
+    """What devices such as this one train by the plan, at their batch sizes."""
+    from latte_cli.network import load
+
+    own = [each for each in file.plan.devices if each.device == slug and each.sub_model]
+    if not own:
+        names = ", ".join(sorted({f"`{each.device}`" for each in file.plan.devices if each.sub_model})[:4])
+        raise LatteError(f"the plan has no sub-model for `{slug}`", hint=f"it has some for {names or 'no device'}")
+    wanted = {
+        (each.fleet_class.batch, each.sub_model.widths, each.sub_model.dropped): each for each in own if each.sub_model
+    }
+    return [
+        each.sub_model.of(load(model, batch_size=each.fleet_class.batch, sizes=shapes))
+        for each in wanted.values()
+        if each.sub_model
+    ]
 
 
 def _drawn(

@@ -19,6 +19,9 @@ _PARTS = (Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE)
 _PACE = 1.2
 """By what factor the layers' time on the device has to exceed the host's for the device to set the pace of a step."""
 
+_NOISY = 2.0
+"""How far the ends of a whole network's 80 % interval may be apart, as a factor: one that was disturbed tells nothing."""
+
 _LEAST_SHARE = 0.25
 """What is left of a call's time at least."""
 
@@ -148,7 +151,7 @@ def _works(kind: str) -> tuple[tuple[Whole, tuple[Work, ...]], ...]:
 
 
 def _sums(whole: Whole, works: Sequence[Work], measured: Timings) -> _Sums | None:
-    """None where something was not measured."""
+    """None where something was not measured, or where the whole network was disturbed."""
     calls, layers = dict.fromkeys(_PARTS, 0), dict.fromkeys(_PARTS, (0.0, 0.0))
     for work in works:
         timing = _default(work.pair, measured)
@@ -159,7 +162,8 @@ def _sums(whole: Whole, works: Sequence[Work], measured: Timings) -> _Sums | Non
         device_s, host_s = layers[part]
         layers[part] = (device_s + timing.device_s, host_s + timing.host_s)
     wholes = {phase: timing for phase in _PARTS if (timing := _default((whole, phase), measured))}
-    if len(wholes) < len(_PARTS):
+    passes = [timing for phase, timing in wholes.items() if phase is not Phase.UPDATE]
+    if len(wholes) < len(_PARTS) or any(timing.high_80_s > _NOISY * timing.low_80_s for timing in passes):
         return None
     return _Sums(
         calls=calls, layers=layers, whole={phase: (timing.device_s, timing.host_s) for phase, timing in wholes.items()}

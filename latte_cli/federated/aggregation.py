@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latte_cli.errors import LatteError, unknown
-from latte_cli.layers import Convolution
-from latte_cli.network import Network, Node
+from latte_cli.network import Network, channels
 from latte_cli.network.channels import ChannelGroup, Positions
 from latte_cli.network.depth import without
 
@@ -141,24 +140,8 @@ def _check_array(name: str, array: NDArray[Any] | None, shape: tuple[int, ...]) 
 
 
 def importance(network: Network, whole: Arrays) -> dict[str, NDArray[np.float64]]:
-    """How much each channel of each group matters: the Euclidean norm of the weights that make it.
-
-    Groups whose layers make several channels for each of theirs are left out.
-    """
-    found: dict[str, NDArray[np.float64]] = {}
-    nodes = {node.name: node for node in network.nodes}
-    for group in groups(network):
-        squares = [_squares(nodes[name], network, whole) for name in group.nodes if group.nodes.count(name) == 1]
-        fitting = [each for each in squares if each.shape == (group.channels,)]
-        if fitting:
-            found[group.name] = np.sqrt(np.sum(fitting, axis=0))
-    return found
-
-
-def _squares(node: Node, network: Network, whole: Arrays) -> NDArray[np.float64]:
-    weight = whole[network.parameter_names(node)[0]].astype(np.float64)
-    axis = 1 if isinstance(node.layer, Convolution) and node.layer.transposed else 0
-    return np.asarray(np.square(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1).sum(axis=1))
+    """How much each channel of each group matters, by the weights that make it."""
+    return channels.importance(network, groups(network), whole)
 
 
 def aggregated(

@@ -11,8 +11,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Linear
-from latte_cli.network import Network, Node, torch_program
-from latte_cli.network.channels import Indices, Positions, resize
+from latte_cli.network import Network, torch_program
+from latte_cli.network.channels import Indices, Positions, importance, resize
 from latte_cli.network.depth import blocks, without
 from latte_cli.network.weights import Array, weights
 
@@ -68,38 +68,20 @@ class Cutter:
         return Part(onnx=model.SerializeToString(), arrays=arrays)
 
     def importance(self) -> dict[str, Array]:
-        """For each channel of each group the sum of the absolute weights that make it.
+        """How much each channel of each group matters, by the weights that make it.
 
         Raises LatteError where the file holds no weights.
         """
-        nodes = {node.name: node for node in self._network.nodes}
-        found = {}
-        for group in self._positions.groups:
-            total = np.zeros(group.channels)
-            for maker in dict.fromkeys(group.nodes):
-                total += self._importance(nodes[maker], group.name, group.channels)
-            found[group.name] = total
-        return found
-
-    def _importance(self, node: Node, group: str, channels: int) -> Array:
-        name = self._network.parameter_names(node)[0]
-        if name not in self._stored:
+        makers = {node for group in self._positions.groups for node in group.nodes}
+        names = [self._network.parameter_names(node)[0] for node in self._network.nodes if node.name in makers]
+        if not self._stored.issuperset(names):
             raise LatteError(
                 f"`{self._network.name}` holds no weights, so no channel is more important than another",
                 hint="export it with its weights, or choose another method",
             )
-        array = np.abs(np.asarray(self._weights[name], dtype=float))
-        array = array.T if name in self._turned else array
-        by_output = array.reshape(array.shape[0], -1).sum(axis=1)
-        whole = self._positions.parameters({})[name][0]
-        found: Array = np.array(
-            [by_output[np.setdiff1d(whole, self._without(name, group, at, channels))].sum() for at in range(channels)]
-        )
-        return found
-
-    def _without(self, name: str, group: str, channel: int, channels: int) -> Indices:
-        others = [at for at in range(channels) if at != channel]
-        return self._positions.parameters({group: others})[name][0]
+        arrays = {name: np.asarray(self._weights[name]) for name in names}
+        turned = {name: array.T if name in self._turned else array for name, array in arrays.items()}
+        return importance(self._network, self._positions.groups, turned)
 
     # The graph
 

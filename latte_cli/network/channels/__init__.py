@@ -1,6 +1,7 @@
 """Channels: which of them go together, the network with fewer of them, and where those lie in its parameters."""
 
 from latte_cli.network.channels.groups import ChannelGroup, channel_groups
+from latte_cli.network.channels.importance import importance
 from latte_cli.network.channels.positions import Indices, Positions, positions
 from latte_cli.network.channels.resizing import Resizing, groups_to_cut, resize, sub_model
 
@@ -11,6 +12,7 @@ __all__ = [
     "Resizing",
     "channel_groups",
     "groups_to_cut",
+    "importance",
     "positions",
     "resize",
     "sub_model",
