@@ -51,8 +51,8 @@ from latte_cli.network.parts import Cutter
 from latte_cli.store import open_store
 
 NETWORKS = ("resnet18", "mobilenet_v2")
-SIZE, BATCH, CLASSES = 96, 16, 10
-SAMPLES, TESTED, ROUNDS, RATE = 960, 1600, 5, 0.05
+SIZE, BATCH, CLASSES = 224, 8, 10
+SAMPLES, TESTED, ROUNDS, RATE = 480, 800, 4, 0.02
 FRACTIONS = (0.3, 0.5, 0.7)
 GRID = tuple(at / 64 for at in range(4, 65))
 MEASURED_WIDTHS = "1,0.75,0.5,0.25"
@@ -128,8 +128,9 @@ def plans(machine: Machine, whole_s: dict[str, float]) -> dict[tuple[Goal, str],
             for kind in KINDS:
                 best = searches[kind].best(duration_s) if kind in searches else largest(uniform, duration_s)
                 if best is None:
-                    sys.exit(f"nothing of {name} meets {fraction:.0%} of the whole model's round")
-                found[goal, kind] = best
+                    print(f"nothing of {name} ({kind}) meets {fraction:.0%} of the whole model's", file=sys.stderr)
+                else:
+                    found[goal, kind] = best
     return found
 
 
@@ -238,9 +239,9 @@ def report(
         trainee, duration_s = trainees[goal.network, each.sub_model], goal.fraction * whole_s[goal.network]
         own_s = median(trainee.times_s)
         ratio = own_s / (each.round_s or math.nan)
-        uniform = found[goal, "uniform"].sub_model.parameters
+        uniform = found.get((goal, "uniform"))
         if kind != "uniform":
-            gains[kind].append(each.sub_model.parameters / uniform)
+            gains[kind] += [each.sub_model.parameters / uniform.sub_model.parameters] if uniform else []
             late += [time_s > 1.05 * duration_s for time_s in trainee.times_s]
             errors += [abs(time_s / (each.round_s or math.nan) - 1) for time_s in trainee.times_s]
             repeats += [abs(time_s / own_s - 1) for time_s in trainee.times_s]

@@ -28,7 +28,7 @@ from latte_cli.store import Store, open_store
 from latte_cli.tasks import Layout
 
 NETWORKS = ("resnet18", "mobilenet_v2")
-SIZE, BATCH = 96, 16
+SIZE, BATCH = 224, 8
 WIDTHS = tuple(at / 8 for at in range(8, 0, -1))
 MEASURED_WIDTHS = "1,0.75,0.5,0.25"
 FRACTIONS = (0.3, 0.5, 0.7)

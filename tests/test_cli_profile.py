@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from latte_cli.allocator import Method, Plan, Round, as_json, catalogue, planned, shared_out
+from latte_cli.fleet import FleetClass
+from latte_cli.network import load
+from latte_cli.network.channels import sub_model
 from latte_cli.network.zoo import export
 from latte_cli.store import open_store
 
@@ -81,6 +85,43 @@ def test_a_dry_run_measures_nothing(model: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "convolution" in done.stdout
     assert open_store(shipped=False).devices() == ()
+
+
+def _plan(path: Path, model: Path, slug: str) -> Path:
+    """A plan that gives devices called `slug` half of the model at batch 3."""
+    fleet_class = FleetClass(name="own", device=slug, samples=30, batch=3, up_bit_per_s=1e6, down_bit_per_s=1e6)
+    network = load(model)
+    half = catalogue(network, (0.5,))[0]
+    entry = Round(sub_model=half, device=slug, memory_bytes=1, round_s=1.0, low_s=1.0, high_s=1.0, step_high_s=1.0)
+    plan = Plan(round_duration_s=1.0, sub_models=(half,), devices=(planned(fleet_class, [entry], entry),))
+    file = shared_out(plan, network, objective="catalogue", method=Method.NESTED)
+    path.write_text(json.dumps(as_json(file)), "utf-8")
+    return path
+
+
+def test_what_a_plan_wants_of_this_device_is_measured(model: Path, tmp_path: Path) -> None:
+    dry = json.loads(latte("profile", model, "--dry-run", "--threads", 1, "--format", "json").stdout)
+    plan = _plan(tmp_path / "plan.json", model, dry["device"])
+    done = latte("profile", model, "--plan", plan, "--threads", 1, "--passes", 1, "--phases", "forward")
+    assert done.returncode == 0, done.stderr
+    store = open_store(shipped=False)
+    measured = {each.task.layer for each in store.measurements(dry["device"])}
+    half = sub_model(load(model, batch_size=3), 0.5)
+    assert {layer for layer in half.layers if not layer.free} <= measured
+
+
+def test_a_plan_for_other_devices_or_models_is_named(model: Path, tmp_path: Path) -> None:
+    plan = _plan(tmp_path / "plan.json", model, "arm-a76-4t")
+    done = latte("profile", model, "--plan", plan, "--threads", 1)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the plan has no sub-model for" in done.stderr
+    assert "`arm-a76-4t`" in done.stderr
+    done = latte("profile", "--plan", plan)
+    assert (done.returncode, "a plan is for one model" in done.stderr) == (2, True)
+    other = tmp_path / "other.onnx"
+    other.write_bytes(export("lenet", classes=7))
+    done = latte("profile", other, "--plan", plan)
+    assert (done.returncode, "the plan is for another model" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
