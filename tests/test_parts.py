@@ -112,7 +112,8 @@ def test_importance_adds_up_over_the_convolutions_of_a_residual_group(tmp_path):
     network = load(path)
     group = max(channel_groups(network), key=lambda each: len(each.nodes))
     nodes = {node.name: node for node in network.nodes}
-    own = sum(np.abs(np.asarray(weights(path)[nodes[name].parameters[0]])).sum(axis=(1, 2, 3)) for name in group.nodes)
+    squares = [np.asarray(weights(path)[nodes[name].parameters[0]]) ** 2 for name in group.nodes]
+    own = np.sqrt(sum(each.sum(axis=(1, 2, 3)) for each in squares))
     assert Cutter(path, network).importance()[group.name] == pytest.approx(own, rel=1e-5)
 
 
