@@ -63,7 +63,9 @@ def test_a_network_that_was_disturbed_does_not_count():
     measured = profile(0.2, 0.2, 3)
     whole, _ = calibration_networks("cpu")[1]
     (backward,) = measured[whole, Phase.BACKWARD]
-    slower = replace(backward, device_s=3 * backward.device_s, low_80_s=backward.device_s, high_80_s=5 * backward.device_s)
+    slower = replace(
+        backward, device_s=3 * backward.device_s, low_80_s=backward.device_s, high_80_s=5 * backward.device_s
+    )
     measured[whole, Phase.BACKWARD] = (slower,)
     found = calibrated(measured, "cpu")
     assert found.networks == 2

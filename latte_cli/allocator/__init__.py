@@ -10,6 +10,7 @@ from latte_cli.allocator.document import (
     Trainee,
     as_json,
     changes,
+    outcome,
     read_plan,
     shared_out,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "curve",
     "kept",
     "largest",
+    "outcome",
     "planned",
     "point",
     "read_plan",

@@ -176,10 +176,24 @@ def as_json(file: PlanFile) -> dict[str, Any]:
 
 
 def _class_as_json(planned: PlannedDevice, trainees: Iterable[Trainee]) -> dict[str, Any]:
-    own = asdict(planned.fleet_class)
+    training = asdict(planned.fleet_class)
+    del training["name"], training["count"]
     return {
-        "class": own.pop("name"),
-        "count": own.pop("count"),
+        **outcome(planned),
+        "training": training,
+        "windows": [
+            {"number": each.number, "channels": {name: runs(channels) for name, channels in each.kept.items()}}
+            for each in trainees
+            if each.class_name == planned.fleet_class.name
+        ],
+    }
+
+
+def outcome(planned: PlannedDevice) -> dict[str, str | int | float | None]:
+    """What a class trains and how long that takes, by the document's names."""
+    return {
+        "class": planned.fleet_class.name,
+        "count": planned.fleet_class.count,
         "device": planned.device,
         "sub_model": planned.sub_model.id if planned.sub_model else None,
         "parameters": planned.sub_model.parameters if planned.sub_model else None,
@@ -189,12 +203,6 @@ def _class_as_json(planned: PlannedDevice, trainees: Iterable[Trainee]) -> dict[
         "memory_bytes": planned.memory_bytes,
         "status": "ok" if planned.feasible else "infeasible",
         "least_s": planned.least_s,
-        "training": own,
-        "windows": [
-            {"number": each.number, "channels": {name: runs(channels) for name, channels in each.kept.items()}}
-            for each in trainees
-            if each.class_name == planned.fleet_class.name
-        ],
     }
 
 

@@ -5,24 +5,11 @@ from typing import TextIO
 
 import numpy as np
 
-from latte_cli.allocator import Assignment, Change, Devices, Plan, PlanFile, PlannedDevice, Point, as_json
+from latte_cli.allocator import Assignment, Change, Devices, Plan, PlanFile, PlannedDevice, Point, as_json, outcome
 from latte_cli.fleet import FleetClass
 from latte_cli.report import Cell, Format, Table, count, duration, percent, size, write_csv, write_json, write_table
 
 _NAME_WIDTH = 18
-_COLUMNS = (
-    "class",
-    "count",
-    "device",
-    "sub_model",
-    "parameters",
-    "round_s",
-    "low_s",
-    "high_s",
-    "memory_bytes",
-    "status",
-    "least_s",
-)
 
 
 def write_plan(file: PlanFile, form: Format, out: TextIO | None = None) -> None:
@@ -30,26 +17,10 @@ def write_plan(file: PlanFile, form: Format, out: TextIO | None = None) -> None:
     if form is Format.JSON:
         write_json(as_json(file), out)
     elif form is Format.CSV:
-        rows = [_entry(planned) for planned in file.plan.devices]
-        write_csv(_COLUMNS, [[row[column] for column in _COLUMNS] for row in rows], out)
+        rows = [outcome(planned) for planned in file.plan.devices]
+        write_csv(list(rows[0]), [list(row.values()) for row in rows], out)
     else:
         write_table(_table(file), out)
-
-
-def _entry(planned: PlannedDevice) -> dict[str, Cell]:
-    return {
-        "class": planned.fleet_class.name,
-        "count": planned.fleet_class.count,
-        "device": planned.device,
-        "sub_model": planned.sub_model.id if planned.sub_model else None,
-        "parameters": planned.sub_model.parameters if planned.sub_model else None,
-        "round_s": planned.round_s,
-        "low_s": planned.low_s,
-        "high_s": planned.high_s,
-        "memory_bytes": planned.memory_bytes,
-        "status": "ok" if planned.feasible else "infeasible",
-        "least_s": planned.least_s,
-    }
 
 
 def _table(file: PlanFile) -> Table:
