@@ -20,7 +20,7 @@ _PACE = 1.2
 """By what factor the layers' time on the device has to exceed the host's for the device to set the pace of a step."""
 
 _NOISY = 2.0
-"""How far the ends of a whole network's 80 % interval may be apart, as a factor: one that was disturbed tells nothing."""
+"""By what factor the ends of a whole network's 80 % interval may differ; one that was disturbed tells nothing."""
 
 _LEAST_SHARE = 0.25
 """What is left of a call's time at least."""

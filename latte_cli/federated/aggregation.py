@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latte_cli.errors import LatteError, unknown
-from latte_cli.network import Network, channels
+from latte_cli.network import Network
 from latte_cli.network.channels import ChannelGroup, Positions
+from latte_cli.network.channels import importance as importance_of
 from latte_cli.network.depth import without
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -141,7 +142,7 @@ def _check_array(name: str, array: NDArray[Any] | None, shape: tuple[int, ...]) 
 
 def importance(network: Network, whole: Arrays) -> dict[str, NDArray[np.float64]]:
     """How much each channel of each group matters, by the weights that make it."""
-    return channels.importance(network, groups(network), whole)
+    return importance_of(network, groups(network), whole)
 
 
 def aggregated(
