@@ -11,6 +11,7 @@ from latte_cli.cli.estimate import estimate
 from latte_cli.cli.import_files import app as import_files
 from latte_cli.cli.plan import app as plan
 from latte_cli.cli.profile import profile
+from latte_cli.cli.simulate import simulate
 from latte_cli.cli.store import app as store
 from latte_cli.cli.train_estimator import train_estimator
 from latte_cli.cli.train_selector import train_selector
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train-estimator": train_estimator,
     "estimate": estimate,
     "allocate": allocate,
+    "simulate": simulate,
     "doctor": doctor,
 }
 GROUPS: dict[str, typer.Typer] = {"plan": plan, "import": import_files, "store": store, "zoo": zoo}

@@ -1,0 +1,168 @@
+"""`latte simulate`: methods of federated learning compared by the time they take to an accuracy."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latte_cli.cli import console
+from latte_cli.cli.options import FormatOption, StoreOption
+from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.report import Format
+
+if TYPE_CHECKING:
+    from latte_cli.federated.study import Result, Study
+
+
+def simulate(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="What is compared, in YAML: see above.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where runs are kept. [default: STUDY without its ending]"),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many of its seeds. [default: all]")] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Only these of its methods, as in `fedavg,latte`.")
+    ] = None,
+    form: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """Compare methods of federated learning by the virtual time that they take to an accuracy.
+
+    Devices train as in a federation; the clock's ticks are the rounds as estimated on their profiles. Each method is
+    tuned on a seed of its own. Every training and every run is a file in DIR and is not made again, so a study that was
+    interrupted goes on where it stopped; two processes may share a folder. DIR also gets the curves, as PNG and SVG.
+
+    \b
+    The study file (docs/study.yaml is a whole one):
+      model: custom_cnn         # or an ONNX file; with image-size, classes
+      data: mnist               # or digits, or a folder of `datasets`
+      partition: dirichlet      # alpha: 0.5; or iid; or pathological
+      rounds: 100
+      devices-per-round: 10     # all, unless given
+      evaluate-every: 2         # rounds
+      recipe: {batch: 32, epochs: 1, learning-rate: 0.05, momentum: 0.9}
+      seeds: [1, 2, 3]
+      targets: [0.8, 0.9]       # accuracies
+      tuning:
+        seed: 0
+        round-durations: [0.2, 0.5, 1]  # of the full model's slowest round
+        levels: [0.25, 0.5]             # widths of a small global model
+      methods: [fedavg, heterofl, latte]     # all of them, unless given
+      latte: {widths: [1, 0.5], channels: rolling}   # or widths: fine
+      scenarios:
+        - scenario: two-kinds
+          noise: 0.3            # optional: of the logarithm of a round
+          dropout: 0.05         # optional: devices lost, of each round
+          classes:
+            - class: slow
+              device: NAME      # a profile, see `latte store devices`
+              count: 10
+              slower: 8         # optional: a stand-in, 8 times slower
+              bandwidth: {up: 50Mbit, down: 100Mbit}
+                                # optional: threads, strategy, memory,
+                                # overhead
+    """
+    from latte_cli.federated.study import Workshop, bands, read_study, results
+    from latte_cli.report import pictures
+    from latte_cli.report.studies import write_study
+    from latte_cli.store import open_store
+
+    found = read_study(study)
+    methods = _methods(found, only)
+    folder = _folder(study, output)
+    if seeds is not None and seeds > len(found.seeds):
+        raise LatteError(
+            f"`{study}` has {len(found.seeds)} seeds, not {seeds}", hint="add some to it", exit_code=ExitCode.USAGE
+        )
+    chosen = found.seeds[:seeds]
+    workshop = Workshop(found, open_store(store), folder)
+    with ExitStack() as stack:
+        made = results(workshop, seeds=chosen, methods=methods, report=_Progress(stack).report)
+    shown = replace(found, methods=methods, seeds=chosen)
+    write_study(shown, made, form)
+    for suffix in (".png", ".svg"):
+        path = folder / f"curves{suffix}"
+        pictures.write_accuracies(bands(made), found.targets, _title(found), path)
+        console.note(f"wrote `{path}`")
+    _doubt(made, chosen)
+    console.note(f"next: `latte simulate {shlex.quote(str(study))} --format csv` shows it from the files again")
+
+
+def _methods(study: "Study", only: str | None) -> tuple[str, ...]:
+    if only is None:
+        return study.methods
+    names = tuple(dict.fromkeys(part.strip() for part in only.split(",")))
+    for name in names:
+        if name not in study.methods:
+            raise unknown("method", name[:40], study.methods)
+    return names
+
+
+def _folder(study: Path, output: Path | None) -> Path:
+    """Where the study's runs are kept; raises LatteError for a folder that holds something else."""
+    folder = output or study.with_suffix("")
+    if folder == study or (folder.exists() and not folder.is_dir()):
+        raise LatteError(f"`{folder}` is no folder", hint="`-o DIR` names one for the runs")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "trainings").is_dir():
+        raise LatteError(f"`{folder}` is not empty and holds no study", hint="`-o DIR` names another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise LatteError(f"cannot write to `{folder}`: {exc.strerror}", hint="`-o DIR` names another folder") from exc
+    return folder
+
+
+def _title(study: "Study") -> str:
+    return f"{study.settings.model} on {study.settings.data}: accuracy over virtual time"
+
+
+def _doubt(results: "Sequence[Result]", seeds: Sequence[int]) -> None:
+    failing = [run for result in results for run in result.runs if run.failed]
+    if failing:
+        count = sum(run.failed for run in failing)
+        reason = failing[0].reason
+        console.warn(f"{count} trainings of devices came to nothing: {reason}; is `learning-rate` too large?")
+    for result in results:
+        if not result.runs:
+            console.warn(
+                f"`{result.method}` in `{result.scenario}`: no device can take part; add longer `round-durations`"
+            )
+    if len(seeds) < _ENOUGH:
+        console.warn(f"{len(seeds)} seeds say little about chance; take at least {_ENOUGH}")
+
+
+_ENOUGH = 3
+_NOTE_EVERY_S = 300.0
+
+
+class _Progress:
+    """A bar for the tuning and one for the runs, and every few minutes a line with the time that is left.
+
+    Whoever opened `stack` closes the last bar.
+    """
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack, self._what = stack, ""
+        self._bar: console.Progress | None = None
+        self._began_s = self._noted_s = self._first = 0.0
+
+    def report(self, what: str, done: int, of: int, share: float) -> None:
+        """Show that `done` of `of` runs are made, and the share of the next one."""
+        now_s, at = time.monotonic(), done + share
+        if self._bar is None or what != self._what:
+            self._stack.close()
+            self._bar = self._stack.enter_context(console.progress(what, of))
+            self._what, self._began_s, self._noted_s, self._first = what, now_s, now_s, at
+        self._bar.advance(at)
+        if now_s - self._noted_s > _NOTE_EVERY_S and at > self._first:
+            left_s = (now_s - self._began_s) / (at - self._first) * (of - at)
+            console.note(f"{what}: {done} of {of}, about {max(1, round(left_s / 60))} min left")
+            self._noted_s = now_s

@@ -1,0 +1,64 @@
+"""Files of a study: what was computed, under the hash of all that it depends on, written whole or not at all."""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from latte_cli.errors import LatteError
+
+TRAININGS, RUNS = "trainings", "runs"
+"""The folders of a study."""
+
+
+def key(configuration: Mapping[str, Any]) -> str:
+    """The hash of a configuration of plain values."""
+    return sha256(json.dumps(configuration, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+class Files:
+    """The documents in a folder, by kind and configuration."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._folder, self._schema = folder / kind, f"latte.study-{kind}/1"
+
+    def path(self, name: str) -> Path:
+        """Where the document with this key is, or will be."""
+        return self._folder / f"{name}.json"
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The document with this key; None where there is none, LatteError for a file that holds another thing."""
+        path = self.path(name)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise LatteError(f"cannot read `{path}`: {exc.strerror}", hint="choose another `--output`") from exc
+        except ValueError as exc:
+            raise _damaged(path) from exc
+        if not isinstance(found, dict) or found.get("schema") != self._schema or found.get("key") != name:
+            raise _damaged(path)
+        return found
+
+    def write(self, name: str, document: Mapping[str, Any]) -> None:
+        """Write a document, whole or not at all; raises LatteError where the folder cannot be written to."""
+        path = self.path(name)
+        hidden = path.with_name(f".{name}.{os.getpid()}.part")
+        content = json.dumps({"schema": self._schema, "key": name, **document}, allow_nan=False)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            hidden.write_text(content + "\n", encoding="utf-8")
+            hidden.replace(path)
+        except OSError as exc:
+            raise LatteError(f"cannot write `{path}`: {exc.strerror}", hint="choose another `--output`") from exc
+        finally:
+            with suppress(OSError):
+                hidden.unlink()
+
+
+def _damaged(path: Path) -> LatteError:
+    return LatteError(f"`{path}` is damaged", hint="delete it, and it is made again")

@@ -1,0 +1,299 @@
+"""Learners: the devices of a study and their server in one process, a round after the other."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latte_cli.allocator import SubModel
+from latte_cli.allocator.channels import Frequencies, kept
+from latte_cli.errors import LatteError
+from latte_cli.federated.aggregation import Kept, Places, Rule, groups, importance, part, places, trained_channels
+from latte_cli.federated.data import Examples
+from latte_cli.federated.device import returned
+from latte_cli.federated.settings import Settings
+from latte_cli.federated.study import ordered
+from latte_cli.federated.study.methods import Learning, Method
+from latte_cli.federated.study.overlap import Held, Sum, block, sums
+from latte_cli.federated.training import Trained, evaluated, initial, trained
+from latte_cli.fleet import Method as Channels
+from latte_cli.network import Network
+
+Failures = list[tuple[int, str]]
+"""Devices whose training failed, and why; a round goes on without them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """What a learner needs: the `network` that is trained, the devices' `examples`, and what each of them trains.
+
+    `settings` are the method's own; `sub_models` are of `network`; `levels` are those that FjORD draws from.
+    """
+
+    network: Network
+    settings: Settings
+    method: Method
+    examples: Sequence[Examples]
+    sub_models: Mapping[int, SubModel]
+    levels: Sequence[SubModel] = ()
+
+
+class Learner(Protocol):
+    """A federation in training: `whole` are the parameters of the network after the rounds so far."""
+
+    whole: dict[str, NDArray[Any]]
+
+    def round(self, number: int, devices: Sequence[int]) -> Failures:
+        """Train the round `number` (from 0), in which these devices return what they learned."""
+
+    def own(self, device: int) -> tuple[Network, dict[str, NDArray[Any]]] | None:
+        """The model that the device keeps for itself; None where it has none but the whole."""
+
+
+def learner(federation: Federation) -> Learner:
+    """The learner of the federation's method, at its beginning."""
+    return _LEARNERS[federation.method.learning](federation)
+
+
+class _Overlap:
+    """Devices train channels by a rule; each number becomes the mean over its holders."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self._frequencies = Frequencies.none(groups(federation.network))
+        self.whole = initial(federation.network, seed=federation.settings.seed)
+        self._heads = _heads(federation.network) if federation.settings.masked else ()
+
+    def round(self, number: int, devices: Sequence[int]) -> Failures:
+        own, network = self._federation, self._federation.network
+        held, failed, trained_by = [], [], []
+        for device in devices:
+            examples, sub_model = own.examples[device], own.sub_models[device]
+            try:
+                update = returned(
+                    network,
+                    self.whole,
+                    self._frequencies,
+                    sub_model,
+                    examples,
+                    own.settings,
+                    round_number=number,
+                    device=device,
+                ).update
+            except LatteError as exc:
+                failed.append((device, exc.message))
+                continue
+            where = places(network, update.kept, update.dropped)
+            found = Held(places=where, arrays=update.arrays, weight=_weight(own.settings.rule, update.examples))
+            held.append(_of_classes(found, self._heads, examples))
+            trained_by.append((trained_channels(network, update.kept, update.dropped), update.examples))
+        for channels, count in trained_by:
+            self._frequencies = self._frequencies.after(channels, own.settings.epochs * count)
+        self.whole = {name: each.mean(self.whole[name]) for name, each in sums(self.whole, held).items()}
+        return failed
+
+    def own(self, device: int) -> None:
+        return None
+
+
+def _weight(rule: Rule, examples: int) -> float:
+    return float(examples) if rule is Rule.EXAMPLES else 1.0
+
+
+def _heads(network: Network) -> tuple[str, ...]:
+    """The parameters of the layer that makes the scores, which have a row for each class."""
+    classes = network.shapes[network.scores][-1]
+    node = next(each for each in network.nodes if each.output == network.scores)
+    shapes = zip(network.parameter_names(node), node.layer.parameter_shapes, strict=True)
+    return tuple(name for name, shape in shapes if shape[0] == classes)
+
+
+def _of_classes(held: Held, heads: Sequence[str], examples: Examples) -> Held:
+    """Without the rows of `heads` for classes that the device has no examples of, as in HeteroFL."""
+    if not heads:
+        return held
+    present = np.unique(examples.labels)
+    where, arrays = dict(held.places), dict(held.arrays)
+    for name in heads:
+        rows, *others = where[name]
+        where[name] = (rows[present], *others)
+        arrays[name] = arrays[name][present]
+    return Held(places=where, arrays=arrays, weight=held.weight)
+
+
+class _Ordered:
+    """FjORD: a step trains the first channels of a width drawn from the levels up to the device's own."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self.whole = initial(federation.network, seed=federation.settings.seed)
+        largest_first = sorted(federation.levels, key=lambda each: -each.parameters)
+        self._parts = {each.id: self._part(each) for each in largest_first}
+
+    def _part(self, level: SubModel) -> ordered.Part:
+        network = self._federation.network
+        return ordered.Part.of(level.of(network), places(network, _nested(level, network)))
+
+    def round(self, number: int, devices: Sequence[int]) -> Failures:
+        own, held, failed = self._federation, [], []
+        for device in devices:
+            names = list(self._parts)
+            parts = [self._parts[name] for name in names[names.index(own.sub_models[device].id) :]]
+            examples, where = own.examples[device], parts[0].places
+            arrays = {name: self.whole[name][block(index)] for name, index in where.items()}
+            try:
+                seed = _seed(own.settings.seed, number, device)
+                found = ordered.trained(parts, arrays, examples, own.settings.recipe, seed=seed)
+            except LatteError as exc:
+                failed.append((device, exc.message))
+                continue
+            held.append(Held(places=where, arrays=found.arrays, weight=float(len(examples))))
+        self.whole = {name: each.mean(self.whole[name]) for name, each in sums(self.whole, held).items()}
+        return failed
+
+    def own(self, device: int) -> None:
+        return None
+
+
+def _nested(level: SubModel, network: Network) -> Kept:
+    return kept(Channels.NESTED, groups(network), dict(level.widths), round_number=0, device=0)
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+@dataclass(kw_only=True)
+class _Pruned:
+    """What a device keeps of its own: where its channels lie, their parameters, and which of those nobody else had.
+
+    `weight` is how much its numbers count.
+    """
+
+    network: Network
+    places: Places
+    arrays: dict[str, NDArray[Any]]
+    alone: dict[str, NDArray[np.bool_]]
+    weight: float
+
+
+class _Pruning:
+    """Hermes and TailorFL: a device prunes the network once, and shares what others hold too."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self._kept: dict[int, _Pruned] = {}
+        self.whole = initial(federation.network, seed=federation.settings.seed)
+
+    def round(self, number: int, devices: Sequence[int]) -> Failures:
+        held, failed, taking_part = [], [], []
+        for device in devices:
+            try:
+                first = device not in self._kept
+                held.append(self._first(number, device) if first else self._again(number, device))
+                taking_part.append(device)
+            except LatteError as exc:
+                failed.append((device, exc.message))
+        found = sums(self.whole, held)
+        self.whole = {name: each.mean(self.whole[name], fewest=_SHARED) for name, each in found.items()}
+        for device in taking_part:
+            self._share(self._kept[device], found)
+        return failed
+
+    def _first(self, number: int, device: int) -> Held:
+        """Train the whole network, and prune it."""
+        own, network = self._federation, self._federation.network
+        found = self._trained(network, self.whole, number, device)
+        channels = self._chosen(found.arrays, number, device)
+        self._kept[device] = _Pruned(
+            network=own.sub_models[device].of(network),
+            places=places(network, channels),
+            arrays=part(network, found.arrays, channels),
+            alone={},
+            weight=self._share_kept(channels) if own.method.by_data else 1.0,
+        )
+        return Held(places=places(network, {}), arrays=found.arrays)
+
+    def _chosen(self, after: Mapping[str, NDArray[Any]], number: int, device: int) -> Kept:
+        """The channels that matter most to the device: by their weights, or by how much its data moved them."""
+        own, network = self._federation, self._federation.network
+        if own.method.by_data:
+            after = {name: np.sqrt(np.abs(array * (array - self.whole[name]))) for name, array in after.items()}
+        matter = importance(network, after)
+        return kept(
+            Channels.IMPORTANCE,
+            groups(network),
+            dict(own.sub_models[device].widths),
+            round_number=number,
+            device=device,
+            seed=own.settings.seed,
+            importance={each.name: matter.get(each.name, np.zeros(each.channels)) for each in groups(network)},
+        )
+
+    def _again(self, number: int, device: int) -> Held:
+        """Train the part that the device kept, with what others have changed of it since."""
+        mine = self._kept[device]
+        for name, array in mine.arrays.items():
+            shared = self.whole[name][block(mine.places[name])]
+            alone = mine.alone.get(name)
+            mine.arrays[name] = shared if alone is None else np.where(alone, array, shared)
+        mine.arrays = self._trained(mine.network, mine.arrays, number, device).arrays
+        return Held(places=mine.places, arrays=mine.arrays, weight=mine.weight)
+
+    def _trained(self, network: Network, arrays: Mapping[str, NDArray[Any]], number: int, device: int) -> Trained:
+        settings = self._federation.settings
+        seed = _seed(settings.seed, number, device)
+        return trained(network, arrays, self._federation.examples[device], settings.recipe, seed=seed)
+
+    def _share(self, mine: _Pruned, found: Mapping[str, Sum]) -> None:
+        """Note which of the device's numbers no other device of the round held."""
+        mine.alone = {name: found[name].holders[block(index)] < _SHARED for name, index in mine.places.items()}
+
+    def _share_kept(self, channels: Kept) -> float:
+        """The share of all channels that stay: 1 less the pruning rate."""
+        sizes = {group.name: group.channels for group in groups(self._federation.network)}
+        return sum(len(channels.get(name, range(size))) for name, size in sizes.items()) / sum(sizes.values())
+
+    def own(self, device: int) -> tuple[Network, dict[str, NDArray[Any]]] | None:
+        mine = self._kept.get(device)
+        return (mine.network, mine.arrays) if mine else None
+
+
+_SHARED = 2
+"""Devices that have to hold a number for its mean to be taken."""
+
+
+_LEARNERS: Mapping[Learning, Callable[[Federation], Learner]] = {
+    Learning.OVERLAP: _Overlap,
+    Learning.ORDERED: _Ordered,
+    Learning.PRUNED: _Pruning,
+}
+
+
+def personal_accuracy(learner: Learner, federation: Federation, held_out: Examples, *, most: int = 200) -> float | None:
+    """The mean accuracy of devices' own models on examples held out, drawn by the classes that each device has.
+
+    None where devices have no models of their own.
+    """
+    found = []
+    for device, examples in enumerate(federation.examples):
+        own = learner.own(device)
+        alike = _alike(examples, held_out, most, federation.settings.seed, device) if own else None
+        if own and alike is not None and len(alike):
+            found.append(evaluated(*own, alike, statistics=examples).accuracy)
+    return float(np.mean(found)) if found else None
+
+
+def _alike(examples: Examples, held_out: Examples, most: int, seed: int, device: int) -> Examples:
+    """Up to `most` of `held_out`, drawn so that each class is as frequent as in `examples`."""
+    classes, counts = np.unique(examples.labels, return_counts=True)
+    shares = dict(zip(classes.tolist(), (counts / counts.sum()).tolist(), strict=True))
+    weights = np.array([shares.get(label, 0.0) for label in held_out.labels.tolist()])
+    there = {label: int((held_out.labels == label).sum()) for label in shares}
+    weights /= np.array([max(1, there.get(label, 0)) for label in held_out.labels.tolist()])
+    if not weights.sum():
+        return held_out.take(np.arange(0))
+    drawn = np.random.default_rng((seed, device)).choice(len(weights), most, p=weights / weights.sum())
+    return held_out.take(np.sort(drawn))

@@ -1,0 +1,115 @@
+"""Methods: how a federation decides what its devices train, and how it puts together what they learned."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from latte_cli.federated.aggregation import Rule
+from latte_cli.fleet import Method as Channels
+
+LEVELS = (1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
+"""The widths that HeteroFL, FedRolex and FjORD give their devices, and that others here are given by their rule."""
+
+
+class Sizes(StrEnum):
+    """Who decides how large a device's sub-model is.
+
+    `WHOLE`: nobody, all train the whole network. `SMALL`: one small network for all, of a width that is tuned.
+    `TIERS`: the device's tier, the largest of `LEVELS` whose FLOPs a device of its peak speed makes in time.
+    `ESTIMATES`: LATTE, the largest sub-model whose estimated round meets the round duration.
+    """
+
+    WHOLE = "whole"
+    SMALL = "small"
+    TIERS = "tiers"
+    ESTIMATES = "estimates"
+
+
+class Learning(StrEnum):
+    """What devices do with their sub-models.
+
+    `OVERLAP`: they train the channels that a rule names; each number becomes the mean over those that hold it.
+    `ORDERED`: each step trains a nested part drawn anew (FjORD). `PRUNED`: each prunes the network to a part of its own
+    and keeps it (Hermes, TailorFL).
+    """
+
+    OVERLAP = "overlap"
+    ORDERED = "ordered"
+    PRUNED = "pruned"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method by its parts; `channels` None leaves them to the study's `latte` section, and so `rule` and the recipe.
+
+    `masked` and `scaled` are those of the recipe, the latter in networks with norms. `by_data` prunes what the device's
+    data moved least, rather than the smallest weights, and lets a device count by the share that it kept.
+    """
+
+    name: str
+    sizes: Sizes
+    learning: Learning = Learning.OVERLAP
+    channels: Channels | None = Channels.NESTED
+    rule: Rule = Rule.EXAMPLES
+    masked: bool = False
+    scaled: bool = False
+    by_data: bool = False
+
+    @property
+    def chooses_itself(self) -> bool:
+        """Whether a device picks its channels from the whole network, so that all of it is sent down."""
+        return self.learning is Learning.OVERLAP and self.sizes is Sizes.ESTIMATES
+
+    @property
+    def meets_durations(self) -> bool:
+        """Whether rounds end at a duration, and who is late then is left out."""
+        return self.sizes is Sizes.ESTIMATES
+
+
+def _named(*methods: Method) -> Mapping[str, Method]:
+    return {each.name: each for each in methods}
+
+
+METHODS = _named(
+    Method(name="fedavg", sizes=Sizes.WHOLE),
+    Method(name="fedavg-small", sizes=Sizes.SMALL),
+    Method(name="heterofl", sizes=Sizes.TIERS, rule=Rule.HOLDERS, masked=True, scaled=True),
+    Method(
+        name="fedrolex",
+        sizes=Sizes.TIERS,
+        channels=Channels.LOCK_STEP,
+        rule=Rule.HOLDERS,
+        masked=True,
+        scaled=True,
+    ),
+    Method(name="fjord", sizes=Sizes.TIERS, learning=Learning.ORDERED),
+    Method(name="hermes", sizes=Sizes.TIERS, learning=Learning.PRUNED, rule=Rule.HOLDERS),
+    Method(name="tailorfl", sizes=Sizes.TIERS, learning=Learning.PRUNED, rule=Rule.HOLDERS, by_data=True),
+    Method(name="latte", sizes=Sizes.ESTIMATES, channels=None),
+    Method(name="latte+hermes", sizes=Sizes.ESTIMATES, learning=Learning.PRUNED, rule=Rule.HOLDERS),
+    Method(name="latte+tailorfl", sizes=Sizes.ESTIMATES, learning=Learning.PRUNED, rule=Rule.HOLDERS, by_data=True),
+)
+"""The methods by name.
+
+- `fedavg` (McMahan et al., 2017): every device trains the whole network; the mean is weighted by examples.
+- `fedavg-small`: the same with one small network for all, the usual way out for slow devices.
+- `heterofl` (Diao et al., 2021): the first channels of each layer; the mean over all that hold a number, each class's
+  scores over the devices that have examples of it; masked cross-entropy, layers scaled by the share they kept, batch
+  norms' statistics estimated anew before evaluating. Ours: levels follow from peak speed and FLOPs, one for a tier; in
+  networks without norms, where dividing by the share makes narrow levels diverge, layers are not scaled.
+- `fedrolex` (Alam et al., 2022): as `heterofl`, but the channels are a window that moves by one each round. The errors
+  of the authors' code (an inverted test for shuffling, counts that share memory) are not followed.
+- `fjord` (Horváth et al., 2021): each step trains the first channels of a width drawn from the levels up to the
+  device's; the mean is weighted by examples. Ours: without distillation; momentum goes on in what a step leaves out.
+- `hermes`, in the style of Hermes (Li et al., 2021), which has no public code: a device trains the whole network the
+  first time, keeps the channels with the largest weights, and trains those from then on. The server averages what at
+  least two of a round's devices hold; what one alone holds stays its own. Ours: it prunes at once, to its tier's level,
+  instead of step by step as long as its accuracy holds.
+- `tailorfl`, in the style of TailorFL (Deng et al., 2022), which has no public code: as `hermes`, but a device keeps
+  the channels that its own data moved most (the sum of |weight · change|), and counts in the means by the share of
+  channels that it kept, 1 less its pruning rate. Ours: without the server's tuning of sub-models.
+- `latte`: the largest sub-model whose estimated round meets the duration; the channels move by device and round (or as
+  the study says), the mean is weighted by examples.
+- `latte+hermes`, `latte+tailorfl`: those two with the sizes that LATTE's estimates allow, within its round durations.
+  The first time, when a device trains the whole network to prune it, a round waits for it.
+"""

@@ -1,0 +1,101 @@
+"""Ordered dropout (FjORD, Horváth et al., 2021): each step trains a nested part of a device's sub-model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch model uses
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latte_cli.errors import LatteError
+from latte_cli.federated.aggregation import Arrays, Places
+from latte_cli.federated.data import Examples
+from latte_cli.federated.training import Recipe, Trained
+from latte_cli.network import Network
+from latte_cli.network.module import NetworkModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A nested part: its `network`, where its parameters lie in the `whole` network's, and the module that runs it."""
+
+    network: Network
+    places: Places
+    module: NetworkModule
+
+    @staticmethod
+    def of(network: Network, places: Places) -> "Part":
+        """The part, with a module whose own parameters are never used."""
+        return Part(network=network, places=places, module=NetworkModule(network))
+
+
+def trained(parts: Sequence[Part], arrays: Arrays, examples: Examples, recipe: Recipe, *, seed: int) -> Trained:
+    """Train `arrays`, the parameters of the largest of `parts`; each step trains one of them, drawn uniformly.
+
+    Momentum goes on in what a step leaves out. The same seed gives the same result. Raises LatteError where training
+    diverges.
+    """
+    largest = max(parts, key=lambda part: part.network.parameters)
+    values = {name: torch.tensor(array, requires_grad=True) for name, array in arrays.items()}
+    chosen = [_named(part, largest.places) for part in parts]
+    optimizer = torch.optim.SGD(
+        values.values(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    order, loss = np.random.default_rng(seed), 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # for dropout
+        for _ in range(recipe.epochs):
+            loss = 0.0
+            for images, targets, count in _batches(examples, largest.network.batch_size, order):
+                at = int(order.integers(len(parts)))
+                cut = {own: values[name][where] for own, (name, where) in chosen[at].items()}
+                optimizer.zero_grad(set_to_none=True)
+                result = torch.func.functional_call(parts[at].module, cut, (images,))
+                found = F.cross_entropy(_scores(parts[at].network, result), targets, ignore_index=_IGNORED)
+                found.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                loss += count * float(found.detach())
+    arrays = {name: value.detach().numpy().copy() for name, value in values.items()}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise LatteError(f"training diverged after {recipe.epochs} epochs", hint="take a smaller learning rate")
+    return Trained(arrays=arrays, loss=loss / len(examples))
+
+
+_IGNORED = -100
+
+
+def _scores(network: Network, result: Any) -> Tensor:
+    found: Tensor = result[network.outputs.index(network.scores)] if isinstance(result, tuple) else result
+    return found
+
+
+def _named(part: Part, outer: Places) -> dict[str, tuple[str, Any]]:
+    """For each parameter of the part's module, the network's name of it and where it lies in the largest part's."""
+    names = {id(parameter): name for name, parameter in part.module.named_parameters()}
+    found = {}
+    for node, layer in zip(part.network.nodes, part.module.layers, strict=True):
+        for name, parameter in zip(part.network.parameter_names(node), layer.parameters(), strict=True):
+            found[names[id(parameter)]] = (name, _block(part.places[name], outer[name]))
+    return found
+
+
+def _block(inner: tuple[NDArray[np.int64], ...], outer: tuple[NDArray[np.int64], ...]) -> Any:
+    """The first numbers of each dimension as slices; else lists of them."""
+    places = [np.searchsorted(whole, part) for part, whole in zip(inner, outer, strict=True)]
+    if all(len(each) == each[-1] + 1 for each in places):
+        return tuple(slice(0, len(each)) for each in places)
+    return tuple(torch.from_numpy(each) for each in np.ix_(*places))
+
+
+def _batches(examples: Examples, size: int, order: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Batches in random order; the last one is filled up with examples that count for no loss."""
+    chosen = order.permutation(len(examples))
+    for start in range(0, len(chosen), size):
+        count = min(size, len(chosen) - start)
+        batch = np.concatenate([chosen[start : start + count], np.resize(chosen, size - count)])
+        targets = examples.labels[batch]
+        targets[count:] = _IGNORED
+        yield torch.from_numpy(examples.images[batch]), torch.from_numpy(targets), count

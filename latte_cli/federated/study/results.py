@@ -1,0 +1,182 @@
+"""Results: each method tuned on a seed of its own, its runs with the others, and their medians and ranges."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from statistics import median
+
+import numpy as np
+
+from latte_cli.errors import LatteError
+from latte_cli.federated.study.document import Scenario
+from latte_cli.federated.study.methods import METHODS
+from latte_cli.federated.study.runs import Planned, Run, Workshop
+from latte_cli.federated.study.shares import options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A quantity over seeds; infinite where it was not reached by as many as that takes."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: Iterable[float]) -> "Spread":
+        """That of `values`, of which there is at least one."""
+        found = sorted(values)
+        return Spread(median=median(found), low=found[0], high=found[-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a method did in a scenario with the `option` it was tuned to; None where no device can take part at any."""
+
+    scenario: str
+    method: str
+    option: float | None
+    runs: tuple[Run, ...]
+
+    def time_s(self, accuracy: float) -> Spread:
+        """When the accuracy was reached."""
+        return Spread.of(run.time_s(accuracy) for run in self.runs)
+
+    def reached(self, accuracy: float) -> int:
+        """How many runs reached the accuracy."""
+        return sum(run.time_s(accuracy) < inf for run in self.runs)
+
+    @property
+    def accuracy(self) -> Spread:
+        """The accuracy in the end."""
+        return Spread.of(run.accuracy for run in self.runs)
+
+    @property
+    def personal(self) -> Spread | None:
+        """The accuracy of devices' own models in the end."""
+        found = [run.personal for run in self.runs if run.personal is not None]
+        return Spread.of(found) if found else None
+
+    @property
+    def idle(self) -> Spread:
+        """The share of their time that devices waited."""
+        return Spread.of(run.idle for run in self.runs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """A method's accuracy over virtual time, from its first to its last moment: the median of its runs, and their
+    range."""
+
+    method: str
+    times_s: tuple[float, ...]
+    median: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+Report = Callable[[str, int, int, float], None]
+"""Hears of progress: what is done, how many of how many runs, and how far the run is that is being made (0 to 1)."""
+
+
+def results(
+    workshop: Workshop,
+    *,
+    seeds: Sequence[int],
+    methods: Sequence[str],
+    report: Report = lambda what, done, of, share: None,
+) -> list[Result]:
+    """The results of `methods` in each scenario of the workshop's study with these `seeds`, in their order."""
+    study = workshop.study
+    cells = [(scenario, name) for scenario in study.scenarios for name in methods]
+    tuned = _tuned(workshop, cells, report)
+    wanted = [
+        workshop.planned(name, scenario, option, seed)
+        for scenario, name in cells
+        if (option := tuned[scenario.name, name]) is not None
+        for seed in seeds
+    ]
+    made: dict[tuple[str, str], list[Run]] = {}
+    for planned, run in _made(workshop, wanted, "runs", report):
+        made.setdefault((planned.scenario.name, planned.method.name), []).append(run)
+    return [
+        Result(
+            scenario=scenario.name,
+            method=name,
+            option=tuned[scenario.name, name],
+            runs=tuple(made.get((scenario.name, name), ())),
+        )
+        for scenario, name in cells
+    ]
+
+
+def _tuned(
+    workshop: Workshop, cells: Sequence[tuple[Scenario, str]], report: Report
+) -> Mapping[tuple[str, str], float | None]:
+    """The best option of each method in each scenario; None where none of them lets any device take part."""
+    study, seed = workshop.study, workshop.study.tuning.seed
+    found: dict[tuple[str, str], float | None] = {}
+    wanted: list[Planned] = []
+    for scenario, name in cells:
+        choices = options(METHODS[name], study)
+        found[scenario.name, name] = choices[0] if len(choices) == 1 else None
+        if len(choices) > 1:
+            each = [workshop.planned(name, scenario, option, seed) for option in choices]
+            wanted += [planned for planned in each if planned.shared.shares]
+    tried: dict[tuple[str, str], list[tuple[float, Run]]] = {}
+    for planned, run in _made(workshop, wanted, "tuning", report):
+        tried.setdefault((planned.scenario.name, planned.method.name), []).append((planned.option, run))
+    return found | {cell: best(runs, study.tuning.target) for cell, runs in tried.items()}
+
+
+def best(tried: Sequence[tuple[float, Run]], target: float) -> float:
+    """The option whose run reached `target` first; where none did, the one with the highest accuracy."""
+
+    def worth(pair: tuple[float, Run]) -> tuple[float, float]:
+        return -pair[1].time_s(target), max(pair[1].accuracies)
+
+    return max(tried, key=worth)[0]
+
+
+def _made(workshop: Workshop, wanted: Sequence[Planned], what: str, report: Report) -> Iterable[tuple[Planned, Run]]:
+    """The runs, one after the other; reports how many are done."""
+    for done, planned in enumerate(wanted):
+        rounds = len(planned.ticks)
+
+        def advance(number: int, done: int = done, rounds: int = rounds) -> None:
+            report(what, done, len(wanted), number / rounds)
+
+        try:
+            yield planned, workshop.run(planned, advance)
+        except LatteError as exc:
+            where = f"`{planned.method.name}` in scenario `{planned.scenario.name}`"
+            raise LatteError(f"{where}: {exc.message}", hint=exc.hint, exit_code=exc.exit_code) from exc
+        report(what, done + 1, len(wanted), 0.0)
+
+
+def bands(found: Sequence[Result]) -> dict[str, list[Band]]:
+    """For each scenario the accuracy of its methods over virtual time."""
+    panels: dict[str, list[Band]] = {}
+    for result in found:
+        band = [_band(result)] if result.runs else []
+        panels.setdefault(result.scenario, []).extend(band)
+    return panels
+
+
+def _band(result: Result) -> Band:
+    """Between evaluations an accuracy stays as it is; the band ends with the shortest run."""
+    end_s = min(run.times_s[-1] for run in result.runs)
+    times = np.unique([time_s for run in result.runs for time_s in run.times_s if time_s <= end_s])
+    at = np.array([_held(run, times) for run in result.runs])
+    return Band(
+        method=result.method,
+        times_s=tuple(times.tolist()),
+        median=tuple(np.median(at, axis=0).tolist()),
+        low=tuple(at.min(axis=0).tolist()),
+        high=tuple(at.max(axis=0).tolist()),
+    )
+
+
+def _held(run: Run, times: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> "list[float]":
+    places = np.searchsorted(np.array(run.times_s), times, side="right") - 1
+    return [run.accuracies[place] for place in places.tolist()]

@@ -1,0 +1,326 @@
+"""Runs: a method in a scenario with a seed, as a training that several runs may share, and its time on the clock."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache
+from hashlib import sha256
+from itertools import accumulate
+from math import inf, isfinite, isinf
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from latte_cli.allocator import SubModel
+from latte_cli.errors import LatteError
+from latte_cli.federated import device, models
+from latte_cli.federated.data import Examples
+from latte_cli.federated.settings import Settings
+from latte_cli.federated.study import files
+from latte_cli.federated.study.clock import Tick, schedule
+from latte_cli.federated.study.document import Scenario, Study, of_seed
+from latte_cli.federated.study.files import RUNS, TRAININGS, Files
+from latte_cli.federated.study.learners import Federation, learner, personal_accuracy
+from latte_cli.federated.study.methods import METHODS, Learning, Method
+from latte_cli.federated.study.shares import Prices, Shared
+from latte_cli.federated.training import evaluated
+from latte_cli.layers import Norm
+from latte_cli.network import Network
+from latte_cli.store import Store
+
+_VERSION = 1
+"""Goes up with every change of what trainings and runs compute, so that older files are left alone."""
+
+_STATISTICS = 512
+"""Examples that batch norms' statistics are estimated from before evaluating."""
+
+_EVALUATED = 128
+"""The batch size of evaluations, which is only a matter of time."""
+
+Advance = Callable[[int], None]
+"""Hears how many rounds were trained."""
+
+
+_Record = TypeVar("_Record")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The accuracies and losses (None: no number) of the network after some `rounds` (0: before the first).
+
+    `personal` is the mean accuracy of models of their own, where they have them; `failed` counts trainings of devices
+    that came to nothing, the first for this `reason`.
+    """
+
+    rounds: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    losses: tuple[float | None, ...]
+    personal: float | None
+    failed: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A method's accuracy over virtual time: `times_s` are the ends of the rounds whose `accuracies` are known.
+
+    `idle` is the share of their time that devices waited; `late` and `gone` count trainings lost to the round duration
+    and to drop-outs; `devices` could take part at all.
+    """
+
+    times_s: tuple[float, ...]
+    accuracies: tuple[float, ...]
+    idle: float
+    late: int
+    gone: int
+    failed: int
+    devices: int
+    personal: float | None = None
+    reason: str = ""
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy in the end."""
+        return self.accuracies[-1]
+
+    def time_s(self, accuracy: float) -> float:
+        """When `accuracy` was reached first; infinite where it never was."""
+        pairs = zip(self.times_s, self.accuracies, strict=True)
+        return next((time_s for time_s, found in pairs if found >= accuracy), inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A run that can be made: what each device does, the rounds on the clock, and the keys of its two files."""
+
+    method: Method
+    scenario: Scenario
+    option: float
+    seed: int
+    shared: Shared
+    ticks: tuple[Tick, ...]
+    configuration: Mapping[str, Any]
+    training: Mapping[str, Any]
+
+    @cached_property
+    def key(self) -> str:
+        """The name of the run's file."""
+        return files.key(self.configuration)
+
+    @cached_property
+    def training_key(self) -> str:
+        """The name of the file of its training."""
+        return files.key(self.training)
+
+
+class Workshop:
+    """Plans and makes the runs of a study; what is in the folder is not made again.
+
+    Raises LatteError as Prices does, and for data and a model that cannot be trained so.
+    """
+
+    def __init__(self, study: Study, store: Store, folder: Path) -> None:
+        self.study = study
+        self.prices = Prices(study, store)
+        self._runs, self._trainings = Files(folder, RUNS), Files(folder, TRAININGS)
+        self._fleets = lru_cache(maxsize=None)(self._fleet)
+        self._source = _digest(study.settings, self.prices.network)
+
+    def planned(self, name: str, scenario: Scenario, option: float, seed: int) -> Planned:
+        """The run of the method `name` in a scenario; its duration or level is `option`."""
+        method, settings = METHODS[name], self.study.settings
+        shared = self._fleets(scenario, seed).shared(method, option)
+        ticks = schedule(
+            shared.shares,
+            scenario.weather,
+            devices=len(scenario.devices),
+            per_round=settings.per_round,
+            rounds=settings.rounds,
+            seed=seed,
+        )
+        training = self._training_configuration(method, scenario, seed, shared, ticks)
+        configuration = {
+            "version": _VERSION,
+            "method": name,
+            "scenario": _plain(asdict(scenario)),
+            "option": option,
+            "seed": seed,
+            "training": files.key(training),
+            "limit_s": shared.limit_s,
+            "seconds": {str(at): [each.round_s, each.first_s] for at, each in shared.shares.items()},
+        }
+        return Planned(
+            method=method,
+            scenario=scenario,
+            option=option,
+            seed=seed,
+            shared=shared,
+            ticks=ticks,
+            configuration=configuration,
+            training=training,
+        )
+
+    def _fleet(self, scenario: Scenario, seed: int) -> Any:
+        try:
+            return self.prices.fleet(scenario, [len(each) for each in self._examples(scenario, seed)])
+        except LatteError as exc:
+            message = f"scenario `{scenario.name}`: {exc.message}"
+            raise LatteError(message, hint=exc.hint, exit_code=exc.exit_code) from exc
+
+    def _examples(self, scenario: Scenario, seed: int) -> Sequence[Examples]:
+        settings, count = of_seed(self.study, seed), len(scenario.devices)
+        nodes = ({"partition-id": at, "num-partitions": count} for at in range(count))
+        return [device.examples(node, settings, self.prices.network)[0] for node in nodes]
+
+    # Trainings
+
+    def _training_configuration(
+        self, method: Method, scenario: Scenario, seed: int, shared: Shared, ticks: Sequence[Tick]
+    ) -> dict[str, Any]:
+        settings = self._settings(method, seed)
+        used = sorted({at for tick in ticks for at in tick.done})
+        ordered = method.learning is Learning.ORDERED
+        return {
+            "version": _VERSION,
+            "model": sha256(self.prices.model).hexdigest(),
+            "small": dict(shared.small.widths) if shared.small else None,
+            "data": {
+                "source": self._source,
+                "held_out": settings.held_out,
+                "partition": settings.partition,
+                "alpha": settings.alpha,
+                "classes_each": settings.classes_each,
+                "devices": len(scenario.devices),
+            },
+            "recipe": asdict(settings.recipe),
+            "batch": settings.batch,
+            "seed": seed,
+            "learning": method.learning,
+            "channels": settings.method,
+            "rule": settings.rule,
+            "by_data": method.by_data,
+            "levels": [dict(each.widths) for each in self.prices.levels] if ordered else None,
+            "sub_models": {str(at): _parts(shared.sub_models[at]) for at in used},
+            "rounds": [list(tick.done) for tick in ticks],
+            "every": self.study.every,
+        }
+
+    def _settings(self, method: Method, seed: int) -> Settings:
+        """The settings that the method trains with: the study's own for LATTE's."""
+        settings = of_seed(self.study, seed)
+        if method.channels is None:
+            return settings
+        return replace(
+            settings,
+            method=method.channels,
+            rule=method.rule,
+            masked=method.masked,
+            scaled=method.scaled and _has_norms(self.prices.network),
+        )
+
+    def trained(self, planned: Planned, advance: Advance = lambda rounds: None) -> Training:
+        """The run's training: what is in the folder, else made and written there."""
+        known = self._trainings.read(planned.training_key)
+        if known is None:
+            found = self._made(planned, advance)
+            known = {"training": asdict(found), "configuration": planned.training}
+            self._trainings.write(planned.training_key, known)
+        return _record(Training, known["training"])
+
+    def is_trained(self, planned: Planned) -> bool:
+        """Whether the run's training is in the folder."""
+        return self._trainings.path(planned.training_key).exists()
+
+    def _made(self, planned: Planned, advance: Advance) -> Training:
+        settings, small = self._settings(planned.method, planned.seed), planned.shared.small
+        whole = self.prices.network
+        network = small.of(whole) if small else whole
+        federation = Federation(
+            network=network,
+            settings=settings,
+            method=planned.method,
+            examples=self._examples(planned.scenario, planned.seed),
+            sub_models=planned.shared.sub_models,
+            levels=self.prices.levels if planned.method.learning is Learning.ORDERED else (),
+        )
+        training, held_out = device.whole(of_seed(self.study, planned.seed), whole)
+        statistics = training.take(np.arange(min(_STATISTICS, len(training))))
+        wide = models.network(self.prices.model, batch=_EVALUATED)
+        wide = small.of(wide) if small else wide
+        learning, failures = learner(federation), list[str]()
+        scores = [(0, evaluated(wide, learning.whole, held_out, statistics=statistics))]
+        for number, tick in enumerate(planned.ticks, start=1):
+            failures += [reason for _, reason in learning.round(number - 1, tick.done)]
+            if number % self.study.every == 0 or number == len(planned.ticks):
+                scores.append((number, evaluated(wide, learning.whole, held_out, statistics=statistics)))
+            advance(number)
+        return Training(
+            rounds=tuple(number for number, _ in scores),
+            accuracies=tuple(score.accuracy for _, score in scores),
+            losses=tuple(score.loss if isfinite(score.loss) else None for _, score in scores),
+            personal=personal_accuracy(learning, federation, held_out),
+            failed=len(failures),
+            reason=failures[0] if failures else "",
+        )
+
+    # Runs
+
+    def run(self, planned: Planned, advance: Advance = lambda rounds: None) -> Run:
+        """The run: what is in the folder, else made and written there."""
+        known = self._runs.read(planned.key)
+        if known is None:
+            found = on_clock(self.trained(planned, advance), planned.ticks, len(planned.shared.shares))
+            known = {"run": asdict(found), "configuration": planned.configuration}
+            self._runs.write(planned.key, known)
+        return _record(Run, known["run"])
+
+    def is_made(self, planned: Planned) -> bool:
+        """Whether the run is in the folder."""
+        return self._runs.path(planned.key).exists()
+
+
+def on_clock(training: Training, ticks: Sequence[Tick], devices: int) -> Run:
+    """The accuracies of a training at the ends of its rounds."""
+    ends = [0.0, *accumulate(tick.duration_s for tick in ticks)]
+    there_s = sum(tick.duration_s * (len(tick.done) + len(tick.late)) for tick in ticks)
+    return Run(
+        times_s=tuple(ends[number] for number in training.rounds),
+        accuracies=training.accuracies,
+        idle=sum(tick.waited_s for tick in ticks) / there_s if there_s else 0.0,
+        late=sum(len(tick.late) for tick in ticks),
+        gone=sum(len(tick.gone) for tick in ticks),
+        failed=training.failed,
+        devices=devices,
+        personal=training.personal,
+        reason=training.reason,
+    )
+
+
+def _record(kind: Callable[..., _Record], fields: Mapping[str, Any]) -> _Record:
+    """The record with these fields, as JSON has them."""
+    return kind(**{name: tuple(each) if isinstance(each, list) else each for name, each in fields.items()})
+
+
+def _digest(settings: Settings, network: Network) -> str:
+    """What the data are called in configurations: a name that packages ship, else the hash of what is in the folder."""
+    if not Path(settings.data).is_dir():
+        return settings.data
+    training, _ = device.whole(replace(settings, held_out=0.0), network)
+    return sha256(training.images.tobytes() + training.labels.tobytes()).hexdigest()
+
+
+def _has_norms(network: Network) -> bool:
+    return any(isinstance(layer, Norm) for layer in network.layers)
+
+
+def _parts(sub_model: SubModel) -> dict[str, Any]:
+    return {"widths": dict(sub_model.widths), "dropped": list(sub_model.dropped)}
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON has it: tuples as lists, what is infinite as None."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and isinf(value) else value

@@ -1,0 +1,125 @@
+"""Studies as tables, JSON or CSV: how soon each method reaches the target accuracies."""
+
+from collections.abc import Iterator, Sequence
+from math import inf, isfinite
+from typing import Any, TextIO
+
+from latte_cli.federated.study import Result, Run, Spread, Study
+from latte_cli.report import Cell, Format, Table, duration, percent, write_csv, write_json, write_table
+
+
+def write_study(study: Study, results: Sequence[Result], form: Format, out: TextIO | None = None) -> None:
+    """Write the results of a study."""
+    if form is Format.JSON:
+        write_json(_document(study, results), out)
+    elif form is Format.CSV:
+        rows = list(_rows(study, results))
+        write_csv(list(rows[0]), [list(row.values()) for row in rows], out)
+    else:
+        write_table(_table(study, results), out)
+
+
+def _document(study: Study, results: Sequence[Result]) -> dict[str, Any]:
+    settings = study.settings
+    return {
+        "schema": "latte.study/1",
+        "model": settings.model,
+        "data": settings.data,
+        "partition": settings.partition,
+        "rounds": settings.rounds,
+        "targets": list(study.targets),
+        "tuning": {"seed": study.tuning.seed, "target": study.tuning.target},
+        "results": [_entry(study, each) for each in results],
+    }
+
+
+def _entry(study: Study, result: Result) -> dict[str, Any]:
+    found: dict[str, Any] = {"scenario": result.scenario, "method": result.method, "option": result.option}
+    found["runs"] = [_run(study, run) for run in result.runs]
+    if not result.runs:
+        return found
+    return found | {
+        "time_s": {f"{target:g}": _spread(result.time_s(target)) for target in study.targets},
+        "accuracy": _spread(result.accuracy),
+        "personal_accuracy": _spread(result.personal) if result.personal else None,
+        "idle": _spread(result.idle),
+    }
+
+
+def _run(study: Study, run: Run) -> dict[str, Any]:
+    return {
+        "time_s": {f"{target:g}": run.time_s(target) for target in study.targets},
+        "accuracy": run.accuracy,
+        "personal_accuracy": run.personal,
+        "idle": run.idle,
+        "end_s": run.times_s[-1],
+        "devices": run.devices,
+        "late": run.late,
+        "gone": run.gone,
+        "failed": run.failed,
+    }
+
+
+def _spread(spread: Spread) -> dict[str, float]:
+    return {"median": spread.median, "low": spread.low, "high": spread.high}
+
+
+def _rows(study: Study, results: Sequence[Result]) -> Iterator[dict[str, Cell]]:
+    for result in results:
+        row: dict[str, Cell] = {"scenario": result.scenario, "method": result.method, "option": result.option}
+        row["seeds"] = len(result.runs)
+        for target in study.targets:
+            row |= _cells(f"time_to_{target:g}_s", result.time_s(target) if result.runs else None)
+            row[f"reached_{target:g}"] = result.reached(target)
+        row |= _cells("accuracy", result.accuracy if result.runs else None)
+        row |= _cells("personal_accuracy", result.personal)
+        row |= _cells("idle", result.idle if result.runs else None)
+        yield row
+
+
+def _cells(name: str, spread: Spread | None) -> dict[str, Cell]:
+    values = (spread.median, spread.low, spread.high) if spread else (inf, inf, inf)
+    names = (name, f"{name}_low", f"{name}_high")
+    return {key: value if isfinite(value) else None for key, value in zip(names, values, strict=True)}
+
+
+def _table(study: Study, results: Sequence[Result]) -> Table:
+    settings = study.settings
+    times = [f">time to {100 * target:g} %" for target in study.targets]
+    return Table(
+        title=f"{settings.model} on {settings.data}, {settings.rounds} rounds: median (range) of the seeds",
+        columns=("scenario", "method", ">tuned to", *times, ">accuracy", ">own models", ">idle"),
+        rows=[_row(study, each) for each in results],
+        footer=[
+            "`tuned to`: a share of the full model's slowest round, for `fedavg-small` a width",
+            "`-`: not reached by half of the seeds; in a range, not by all of them",
+            f"tuned on the seed {study.tuning.seed} by the time to {100 * study.tuning.target:g} %",
+        ],
+    )
+
+
+def _row(study: Study, result: Result) -> tuple[str, ...]:
+    if not result.runs:
+        return (result.scenario, result.method, "none", *["-"] * (len(study.targets) + 3))
+    return (
+        result.scenario,
+        result.method,
+        f"{result.option:g}",
+        *(_time(result.time_s(target)) for target in study.targets),
+        _share(result.accuracy),
+        _share(result.personal),
+        percent(result.idle.median),
+    )
+
+
+def _time(spread: Spread) -> str:
+    if not isfinite(spread.median):
+        return "-"
+    low, high = (duration(each) if isfinite(each) else "-" for each in (spread.low, spread.high))
+    return f"{duration(spread.median)} ({low} to {high})"
+
+
+def _share(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    return f"{100 * spread.median:.1f} % ({100 * spread.low:.1f} to {100 * spread.high:.1f})"
