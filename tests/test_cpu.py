@@ -4,7 +4,9 @@ import inspect
 import resource
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from math import prod
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -129,20 +131,23 @@ def test_waiting_for_quiet_ends_at_its_limit(backend: CpuBackend) -> None:
 
 @pytest.mark.skipif(not host.Heap().warm, reason="another C library keeps its heap as it likes")
 @pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.BACKWARD])
-def test_small_results_stay_on_the_heap_and_large_ones_are_mapped_anew(backend: CpuBackend, phase: Phase) -> None:
-    def faults(shape: tuple[int, ...]) -> tuple[int, int]:
-        """The fewest page faults of a sample, and the pages of a result."""
+def test_small_results_stay_on_the_heap_and_large_ones_are_mapped_anew(phase: Phase) -> None:
+    shapes = [(4, 64, 64, 64), (4, 64, 224, 224), (4, 64, 64, 64)]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as young:  # as a worker is: its heap has no holes
+        (small, few), (large, many), (again, _) = young.submit(faults, phase, shapes).result()
+    assert max(small, again) < 0.1 * few
+    assert large > 0.9 * many
+
+
+def faults(phase: Phase, shapes: list[tuple[int, ...]]) -> list[tuple[int, int]]:
+    """For each shape the fewest page faults of a sample, and the pages of a result."""
+    backend, results = CpuBackend(threads=1, name="Test bench"), []
+    for shape in shapes:
         prepared, found = backend.prepare(task(backend, Activation(function="relu", shape=shape), phase)), []
         prepared.samples(2)
         for _ in range(5):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             prepared.samples(1)
             found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-        return min(found), 4 * prod(shape) // resource.getpagesize()
-
-    small, pages = faults((4, 64, 64, 64))
-    assert small < 0.1 * pages
-    large, pages = faults((4, 64, 224, 224))
-    assert large > 0.9 * pages
-    small, pages = faults((4, 64, 64, 64))
-    assert small < 0.1 * pages
+        results.append((min(found), 4 * prod(shape) // resource.getpagesize()))
+    return results
