@@ -144,20 +144,30 @@ def test_a_round_without_devices_changes_nothing(network, examples, levels):
 
 
 @pytest.mark.parametrize(("name", "channels"), [("heterofl", Channels.NESTED), ("fedrolex", Channels.LOCK_STEP)])
+@pytest.mark.parametrize("rooted", [False, True])
 def test_levels_are_averaged_over_their_holders_and_classes_over_those_that_have_them(
-    network, examples, levels, name, channels
+    network, examples, levels, name, channels, rooted
 ):
-    sub_models = dict(enumerate(levels[1:]))
-    learning = learner(federation(network, examples, name, sub_models, levels, learning_rate=1e-4))
+    sub_models, rate = dict(enumerate(levels[1:])), 0.02 if rooted else 1e-4
+    own = federation(network, examples, name, sub_models, levels, learning_rate=rate)
+    if rooted:
+        own = replace(own, rooted=True, settings=replace(own.settings, scaled=False))
+    learning = learner(own)
     whole = initial(network, seed=SETTINGS.seed)
-    recipe = Recipe(learning_rate=1e-4, masked=True, scaled=True)
+    recipe = Recipe(learning_rate=rate, masked=True, scaled=not rooted)
     for number in range(2):
         assert learning.round(number, [0, 1, 3]) == []
         held = []
         for at in (0, 1, 3):
             where, arrays = cut(network, whole, sub_models[at].widths, channels, at=at, round_number=number)
+            roots = {
+                each: np.float32(np.sqrt(array.shape[1] / whole[each].shape[1]) if rooted and array.ndim > 1 else 1)
+                for each, array in arrays.items()
+            }
+            arrays = {each: array / roots[each] for each, array in arrays.items()}
             small = sub_models[at].of(network)
             arrays = trained(small, arrays, examples[at], recipe, seed=seed(number, at), whole=network).arrays
+            arrays = {each: array * roots[each] for each, array in arrays.items()}
             present = np.unique(examples[at].labels)
             where = where | {head: (present, *where[head][1:]) for head in ("fc2.weight", "fc2.bias")}
             arrays = arrays | {head: arrays[head][present] for head in ("fc2.weight", "fc2.bias")}

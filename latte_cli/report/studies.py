@@ -74,6 +74,7 @@ def _rows(study: Study, results: Sequence[Result]) -> Iterator[dict[str, Cell]]:
         row |= _cells("accuracy", result.accuracy if result.runs else None)
         row |= _cells("personal_accuracy", result.personal)
         row |= _cells("idle", result.idle if result.runs else None)
+        row["devices"] = result.devices.median if result.runs else 0
         yield row
 
 
@@ -88,11 +89,12 @@ def _table(study: Study, results: Sequence[Result]) -> Table:
     times = [f">time to {100 * target:g} %" for target in study.targets]
     return Table(
         title=f"{settings.model} on {settings.data}, {settings.rounds} rounds: median (range) of the seeds",
-        columns=("scenario", "method", ">tuned to", *times, ">accuracy", ">own models", ">idle"),
+        columns=("scenario", "method", ">tuned to", *times, ">accuracy", ">own models", ">devices", ">idle"),
         rows=[_row(study, each) for each in results],
         footer=[
             "`tuned to`: a share of the full model's slowest round, for `fedavg-small` a width",
             "`-`: not reached by half of the seeds; in a range, not by all of them",
+            "`devices`: those that can take part at all; `own models`: accuracy on data like the device's",
             f"tuned on the seed {study.tuning.seed} by the time to {100 * study.tuning.target:g} %",
         ],
     )
@@ -100,7 +102,7 @@ def _table(study: Study, results: Sequence[Result]) -> Table:
 
 def _row(study: Study, result: Result) -> tuple[str, ...]:
     if not result.runs:
-        return (result.scenario, result.method, "none", *["-"] * (len(study.targets) + 3))
+        return (result.scenario, result.method, "none", *["-"] * (len(study.targets) + 4))
     return (
         result.scenario,
         result.method,
@@ -108,6 +110,7 @@ def _row(study: Study, result: Result) -> tuple[str, ...]:
         *(_time(result.time_s(target)) for target in study.targets),
         _share(result.accuracy),
         _share(result.personal),
+        f"{result.devices.median:g}",
         percent(result.idle.median),
     )
 

@@ -19,6 +19,7 @@ from latte_cli.federated.study.methods import Learning, Method
 from latte_cli.federated.study.overlap import Held, Sum, block, sums
 from latte_cli.federated.training import Trained, evaluated, initial, trained
 from latte_cli.fleet import Method as Channels
+from latte_cli.layers import Shape
 from latte_cli.network import Network
 
 Failures = list[tuple[int, str]]
@@ -29,7 +30,8 @@ Failures = list[tuple[int, str]]
 class Federation:
     """What a learner needs: the `network` that is trained, the devices' `examples`, and what each of them trains.
 
-    `settings` are the method's own; `sub_models` are of `network`; `levels` are those that FjORD draws from.
+    `settings` are the method's own; `sub_models` are of `network`; `levels` are those that FjORD draws from. Where
+    `rooted`, weights are used divided by the root of the share of the channels that they read.
     """
 
     network: Network
@@ -38,6 +40,7 @@ class Federation:
     examples: Sequence[Examples]
     sub_models: Mapping[int, SubModel]
     levels: Sequence[SubModel] = ()
+    rooted: bool = False
 
 
 class Learner(Protocol):
@@ -71,10 +74,13 @@ class _Overlap:
         held, failed, trained_by = [], [], []
         for device in devices:
             examples, sub_model = own.examples[device], own.sub_models[device]
+            roots = _roots(network, sub_model) if own.rooted else {}
             try:
                 update = returned(
                     network,
-                    self.whole,
+                    {name: value / roots.get(name, _ONE) for name, value in self.whole.items()}
+                    if roots
+                    else self.whole,
                     self._frequencies,
                     sub_model,
                     examples,
@@ -86,7 +92,8 @@ class _Overlap:
                 failed.append((device, exc.message))
                 continue
             where = places(network, update.kept, update.dropped)
-            found = Held(places=where, arrays=update.arrays, weight=_weight(own.settings.rule, update.examples))
+            arrays = {name: array * roots.get(name, _ONE) for name, array in update.arrays.items()}
+            found = Held(places=where, arrays=arrays, weight=_weight(own.settings.rule, update.examples))
             held.append(_of_classes(found, self._heads, examples))
             trained_by.append((trained_channels(network, update.kept, update.dropped), update.examples))
         for channels, count in trained_by:
@@ -96,6 +103,30 @@ class _Overlap:
 
     def own(self, device: int) -> None:
         return None
+
+
+_ONE, _MATRIX = np.float32(1), 2
+
+
+def _roots(network: Network, sub_model: SubModel) -> dict[str, np.float32]:
+    """For each weight the root of the share of its inputs that the sub-model keeps; those that keep all are left out.
+
+    Divided by it, the weights that Kaiming's rule drew for all of the inputs are as if drawn for those that are kept.
+    """
+    found = {}
+    for name, shape in _shapes(sub_model.of(network)).items():
+        before = _shapes(network)[name]
+        if len(shape) >= _MATRIX and shape[1] < before[1]:
+            found[name] = np.float32(np.sqrt(shape[1] / before[1]))
+    return found
+
+
+def _shapes(network: Network) -> dict[str, Shape]:
+    return {
+        name: shape
+        for node in network.nodes
+        for name, shape in zip(network.parameter_names(node), node.layer.parameter_shapes, strict=True)
+    }
 
 
 def _weight(rule: Rule, examples: int) -> float:

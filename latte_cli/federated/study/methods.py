@@ -42,8 +42,9 @@ class Learning(StrEnum):
 class Method:
     """A method by its parts; `channels` None leaves them to the study's `latte` section, and so `rule` and the recipe.
 
-    `masked` and `scaled` are those of the recipe, the latter in networks with norms. `by_data` prunes what the device's
-    data moved least, rather than the smallest weights, and lets a device count by the share that it kept.
+    `masked` and `scaled` are those of the recipe; in networks without norms, weights are scaled by roots instead (see
+    `Federation`). `by_data` prunes what the device's data moved least, rather than the smallest weights, and lets a
+    device count by the share that it kept.
     """
 
     name: str
@@ -96,7 +97,8 @@ METHODS = _named(
 - `heterofl` (Diao et al., 2021): the first channels of each layer; the mean over all that hold a number, each class's
   scores over the devices that have examples of it; masked cross-entropy, layers scaled by the share they kept, batch
   norms' statistics estimated anew before evaluating. Ours: levels follow from peak speed and FLOPs, one for a tier; in
-  networks without norms, where dividing by the share makes narrow levels diverge, layers are not scaled.
+  networks without norms, where dividing layers by the share makes narrow levels diverge, weights are used divided by
+  the root of the share of the channels that they read, which keeps activations as large as in the whole network.
 - `fedrolex` (Alam et al., 2022): as `heterofl`, but the channels are a window that moves by one each round. The errors
   of the authors' code (an inverted test for shuffling, counts that share memory) are not followed.
 - `fjord` (Horváth et al., 2021): each step trains the first channels of a width drawn from the levels up to the

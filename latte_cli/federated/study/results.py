@@ -58,6 +58,11 @@ class Result:
         return Spread.of(found) if found else None
 
     @property
+    def devices(self) -> Spread:
+        """How many devices can take part at all."""
+        return Spread.of(float(run.devices) for run in self.runs)
+
+    @property
     def idle(self) -> Spread:
         """The share of their time that devices waited."""
         return Spread.of(run.idle for run in self.runs)

@@ -177,7 +177,7 @@ class Workshop:
     def _training_configuration(
         self, method: Method, scenario: Scenario, seed: int, shared: Shared, ticks: Sequence[Tick]
     ) -> dict[str, Any]:
-        settings = self._settings(method, seed)
+        settings, rooted = self._rooted(self._settings(method, seed))
         used = sorted({at for tick in ticks for at in tick.done})
         ordered = method.learning is Learning.ORDERED
         return {
@@ -198,6 +198,7 @@ class Workshop:
             "learning": method.learning,
             "channels": settings.method,
             "rule": settings.rule,
+            "rooted": rooted,
             "by_data": method.by_data,
             "levels": [dict(each.widths) for each in self.prices.levels] if ordered else None,
             "sub_models": {str(at): _parts(shared.sub_models[at]) for at in used},
@@ -210,13 +211,13 @@ class Workshop:
         settings = of_seed(self.study, seed)
         if method.channels is None:
             return settings
-        return replace(
-            settings,
-            method=method.channels,
-            rule=method.rule,
-            masked=method.masked,
-            scaled=method.scaled and _has_norms(self.prices.network),
-        )
+        return replace(settings, method=method.channels, rule=method.rule, masked=method.masked, scaled=method.scaled)
+
+    def _rooted(self, settings: Settings) -> tuple[Settings, bool]:
+        """The settings, and whether sub-models are scaled by roots: where they are to be scaled and there are no norms,
+        without which dividing by the share itself makes narrow ones diverge."""
+        rooted = settings.scaled and not any(isinstance(layer, Norm) for layer in self.prices.network.layers)
+        return (replace(settings, scaled=False), True) if rooted else (settings, False)
 
     def trained(self, planned: Planned, advance: Advance = lambda rounds: None) -> Training:
         """The run's training: what is in the folder, else made and written there."""
@@ -232,7 +233,8 @@ class Workshop:
         return self._trainings.path(planned.training_key).exists()
 
     def _made(self, planned: Planned, advance: Advance) -> Training:
-        settings, small = self._settings(planned.method, planned.seed), planned.shared.small
+        settings, rooted = self._rooted(self._settings(planned.method, planned.seed))
+        small = planned.shared.small
         whole = self.prices.network
         network = small.of(whole) if small else whole
         federation = Federation(
@@ -241,6 +243,7 @@ class Workshop:
             method=planned.method,
             examples=self._examples(planned.scenario, planned.seed),
             sub_models=planned.shared.sub_models,
+            rooted=rooted,
             levels=self.prices.levels if planned.method.learning is Learning.ORDERED else (),
         )
         training, held_out = device.whole(of_seed(self.study, planned.seed), whole)
@@ -307,10 +310,6 @@ def _digest(settings: Settings, network: Network) -> str:
         return settings.data
     training, _ = device.whole(replace(settings, held_out=0.0), network)
     return sha256(training.images.tobytes() + training.labels.tobytes()).hexdigest()
-
-
-def _has_norms(network: Network) -> bool:
-    return any(isinstance(layer, Norm) for layer in network.layers)
 
 
 def _parts(sub_model: SubModel) -> dict[str, Any]:
