@@ -8,7 +8,7 @@ import numpy as np
 
 from latte_cli.allocator.costs import Array, Costs, Levels, Widths
 from latte_cli.allocator.pricing import Pricer, Round
-from latte_cli.allocator.program import Program
+from latte_cli.allocator.program import GAP, Program
 from latte_cli.allocator.sub_models import SubModel
 from latte_cli.estimator import Step, Work
 from latte_cli.estimator.memory import memory
@@ -20,7 +20,7 @@ SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
 """The shares of a group's channels that it may keep, unless others are asked for."""
 
 _ATTEMPTS = 6
-_NEAR = 0.01  # of the round duration: what is left is not worth another attempt
+_NEAR = 0.015  # of the round duration: what is left is not worth another attempt
 _STRICTER = 1.01
 _STARTS = (0.5, 0.0, 1.0)
 _POLISHING = 200
@@ -89,10 +89,15 @@ class Search:
             near = made.high_s is not None and (1 - _NEAR) * duration_s <= made.high_s <= duration_s
             if made.high_s is None and not again:
                 self._cuts.append(self._cut(widths, made))
-            elif near or (again and made.meets(duration_s)):
+            elif near or (again and made.meets(duration_s)) or self._little_more(widths, duration_s):
                 return
             elif again:
                 stricter *= _STRICTER
+
+    def _little_more(self, widths: Widths, duration_s: float) -> bool:
+        """Whether these widths, whose round is too long, are worth hardly more than the best of those that meet it."""
+        values = [self._value(key) for key, each in self._rounds.items() if each.meets(duration_s)]
+        return bool(values) and self._value(tuple(widths.values())) <= max(values) + GAP * abs(max(values))
 
     def _at(self, share: float) -> dict[str, int]:
         """The level of each group at this share of its levels."""

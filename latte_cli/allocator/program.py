@@ -11,7 +11,9 @@ import numpy as np
 
 from latte_cli.allocator.costs import Array, Levels, Table
 
-_GAP = 0.01
+GAP = 0.01
+"""How far, relatively, a solution may be from the best."""
+
 _SOLVER_S = 20.0
 
 
@@ -69,7 +71,7 @@ class Program:
                     LinearConstraint(equal, values, values),
                     *(LinearConstraint(csr_array(row[None]), -np.inf, most) for row, most in self._limits),
                 ],
-                options={"mip_rel_gap": _GAP, "time_limit": _SOLVER_S},
+                options={"mip_rel_gap": GAP, "time_limit": _SOLVER_S},
             )
         if found.x is None:
             return None
