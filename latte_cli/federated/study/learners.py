@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 from latte_cli.allocator import SubModel
 from latte_cli.allocator.channels import Frequencies, kept
 from latte_cli.errors import LatteError
-from latte_cli.federated.aggregation import Kept, Places, Rule, groups, importance, part, places, trained_channels
+from latte_cli.federated.aggregation import (
+    Kept,
+    Places,
+    Rule,
+    Update,
+    groups,
+    importance,
+    part,
+    places,
+    trained_channels,
+)
 from latte_cli.federated.data import Examples
 from latte_cli.federated.device import returned
 from latte_cli.federated.settings import Settings
@@ -70,42 +80,54 @@ class _Overlap:
         self._heads = _heads(federation.network) if federation.settings.masked else ()
 
     def round(self, number: int, devices: Sequence[int]) -> Failures:
-        own, network = self._federation, self._federation.network
-        held, failed, trained_by = [], [], []
+        updates, failed = [], []
         for device in devices:
-            examples, sub_model = own.examples[device], own.sub_models[device]
-            roots = _roots(network, sub_model) if own.rooted else {}
             try:
-                update = returned(
-                    network,
-                    {name: value / roots.get(name, _ONE) for name, value in self.whole.items()}
-                    if roots
-                    else self.whole,
-                    self._frequencies,
-                    sub_model,
-                    examples,
-                    own.settings,
-                    round_number=number,
-                    device=device,
-                ).update
+                updates.append((device, self._update(number, device)))
             except LatteError as exc:
                 failed.append((device, exc.message))
-                continue
-            where = places(network, update.kept, update.dropped)
-            arrays = {name: array * roots.get(name, _ONE) for name, array in update.arrays.items()}
-            found = Held(places=where, arrays=arrays, weight=_weight(own.settings.rule, update.examples))
-            held.append(_of_classes(found, self._heads, examples))
-            trained_by.append((trained_channels(network, update.kept, update.dropped), update.examples))
-        for channels, count in trained_by:
-            self._frequencies = self._frequencies.after(channels, own.settings.epochs * count)
+        held = [self._held(device, update) for device, update in updates]
+        for _, update in updates:
+            channels = trained_channels(self._federation.network, update.kept, update.dropped)
+            examples = self._federation.settings.epochs * update.examples
+            self._frequencies = self._frequencies.after(channels, examples)
         self.whole = {name: each.mean(self.whole[name]) for name, each in sums(self.whole, held).items()}
         return failed
+
+    def _update(self, number: int, device: int) -> Update:
+        own = self._federation
+        roots = self._roots(device)
+        found = returned(
+            own.network,
+            {name: value / roots[name] if name in roots else value for name, value in self.whole.items()},
+            self._frequencies,
+            own.sub_models[device],
+            own.examples[device],
+            own.settings,
+            round_number=number,
+            device=device,
+        )
+        return found.update
+
+    def _held(self, device: int, update: Update) -> Held:
+        """What the device returns, at its place in the whole network."""
+        roots, rule = self._roots(device), self._federation.settings.rule
+        held = Held(
+            places=places(self._federation.network, update.kept, update.dropped),
+            arrays={name: array * roots[name] if name in roots else array for name, array in update.arrays.items()},
+            weight=float(update.examples) if rule is Rule.EXAMPLES else 1.0,
+        )
+        return _of_classes(held, self._heads, self._federation.examples[device])
+
+    def _roots(self, device: int) -> dict[str, np.float32]:
+        own = self._federation
+        return _roots(own.network, own.sub_models[device]) if own.rooted else {}
 
     def own(self, device: int) -> None:
         return None
 
 
-_ONE, _MATRIX = np.float32(1), 2
+_MATRIX = 2
 
 
 def _roots(network: Network, sub_model: SubModel) -> dict[str, np.float32]:
@@ -113,12 +135,9 @@ def _roots(network: Network, sub_model: SubModel) -> dict[str, np.float32]:
 
     Divided by it, the weights that Kaiming's rule drew for all of the inputs are as if drawn for those that are kept.
     """
-    found = {}
-    for name, shape in _shapes(sub_model.of(network)).items():
-        before = _shapes(network)[name]
-        if len(shape) >= _MATRIX and shape[1] < before[1]:
-            found[name] = np.float32(np.sqrt(shape[1] / before[1]))
-    return found
+    whole, kept_shapes = _shapes(network), _shapes(sub_model.of(network))
+    shares = {name: shape[1] / whole[name][1] for name, shape in kept_shapes.items() if len(shape) >= _MATRIX}
+    return {name: np.float32(np.sqrt(share)) for name, share in shares.items() if share < 1}
 
 
 def _shapes(network: Network) -> dict[str, Shape]:
@@ -127,10 +146,6 @@ def _shapes(network: Network) -> dict[str, Shape]:
         for node in network.nodes
         for name, shape in zip(network.parameter_names(node), node.layer.parameter_shapes, strict=True)
     }
-
-
-def _weight(rule: Rule, examples: int) -> float:
-    return float(examples) if rule is Rule.EXAMPLES else 1.0
 
 
 def _heads(network: Network) -> tuple[str, ...]:
