@@ -62,7 +62,7 @@ class CpuBackend:
             bandwidth_bytes_per_s=self._bandwidth(),
             peak_flop_per_s=self._peak(),
             driver="",
-            libraries=_libraries(),
+            libraries=libraries(),
             multiprocessors=host.cores(),
             cache_bytes=host.last_level_cache_bytes(),
         )
@@ -172,7 +172,8 @@ class CpuBackend:
         return float(f"{2 * source.nbytes / best:.3g}")
 
 
-def _libraries() -> tuple[tuple[str, str], ...]:
+def libraries() -> tuple[tuple[str, str], ...]:
+    """The libraries that compute on this CPU, with their versions, in the order of their names."""
     onednn = getattr(torch.backends.mkldnn, "VERSION", None) or _onednn_version()
     return (("onednn", onednn), ("torch", torch.__version__))
 

@@ -261,7 +261,8 @@ def _depthwise_applies(layer: Convolution, phase: Phase, settings: Settings) -> 
 
 
 def _depthwise_forward(layer: Convolution, o: Operands) -> Tensor:
-    y = torch.zeros_like(o.gy)
+    form = torch.channels_last if _is_last(o.x) else torch.contiguous_format
+    y = torch.empty(layer.output_shape, dtype=o.x.dtype, memory_format=form).zero_()
     for r, s, view in _shifts(layer, F.pad(o.x, pads(layer))):
         y.addcmul_(view, o.w[:, 0, r, s][:, None, None])
     return y if o.b is None else y.add_(o.b[:, None, None])

@@ -90,8 +90,7 @@ class CudaBackend:
 
     @property
     def _libraries(self) -> tuple[tuple[str, str], ...]:
-        cuda = torch.version.cuda or "none"
-        return (("cuda", cuda), ("cudnn", self._library.version_text), ("torch", torch.__version__))
+        return libraries(self._library)
 
     def settings(self, precision: Precision, layout: Layout) -> Settings:
         if not self._offers(precision):
@@ -199,6 +198,12 @@ class CudaBackend:
         except RuntimeError as exc:
             self.sound = False
             raise Failed(f"{error}".partition("\n")[0]) from exc
+
+
+def libraries(library: cudnn.Library | None = None) -> tuple[tuple[str, str], ...]:
+    """The libraries that compute on this machine's GPUs, with their versions, in the order of their names."""
+    found = library or cudnn.open_library()
+    return (("cuda", torch.version.cuda or "none"), ("cudnn", found.version_text), ("torch", torch.__version__))
 
 
 class _Timed:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from ctypes import c_void_p
 from dataclasses import dataclass
+from functools import lru_cache
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, known
+from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorithm, known
 from latte_cli.backends import Facts, Unsupported, cudnn
 from latte_cli.backends.torch_layers import (
     FRAMEWORK_CONVOLUTIONS,
@@ -20,7 +22,7 @@ from latte_cli.backends.torch_layers import (
     operands,
 )
 from latte_cli.layers import Convolution, Phase, layer_text
-from latte_cli.tasks import Layout, Settings, Task
+from latte_cli.tasks import Layout, Precision, Settings, Task
 
 _PROFILED_OF = 8
 _LONGEST_NAME = 160
@@ -134,6 +136,58 @@ class Calls:
         self._kept = None
 
 
+_KEPT_PROBLEMS = 4096
+
+
+@lru_cache
+def _opened(index: int) -> tuple[cudnn.Library, int]:
+    library = cudnn.open_library()
+    return library, library.handle(index)
+
+
+@lru_cache(maxsize=_KEPT_PROBLEMS)
+def _described(layer: Convolution, precision: Precision, layout: Layout, index: int) -> cudnn.Problem:
+    library, _ = _opened(index)
+    return cudnn.problem(library, layer, precision, layout)
+
+
+def computed(
+    algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str
+) -> Callable[[Operands], Tensor]:
+    """A function that computes `phase` with cuDNN's `algorithm` on the current stream of the GPU `device`.
+
+    The workspace comes from torch's allocator, which keeps it until the stream is done. Raises Unsupported.
+    """
+    index = torch.device(device).index or 0
+    library, handle = _opened(index)
+    problem = _described(layer, settings.precision, settings.layout, index)
+    size = problem.workspace_bytes(handle, phase, algorithm)
+    call = problem.caller(handle, phase, algorithm, workspace_bytes=size)
+    form = torch.channels_last if settings.layout is Layout.CHANNELS_LAST else torch.contiguous_format
+    shape = {
+        Phase.FORWARD: layer.output_shape,
+        Phase.BACKWARD_DATA: layer.input_shapes[0],
+        Phase.BACKWARD_FILTER: layer.weight_shape,
+    }[phase]
+
+    def compute(o: Operands) -> Tensor:
+        into = torch.empty(shape, dtype=o.w.dtype, device=o.w.device, memory_format=form)
+        workspace = torch.empty(size, dtype=torch.uint8, device=o.w.device) if size else None
+        places = {"x": o.x, "w": o.w, "y": o.gy} | {_WRITTEN[phase]: into}
+        held = [places[name].contiguous(memory_format=form) for name in ("x", "w", "y")]  # copies live until the call
+        x, w, y = (c_void_p(tensor.data_ptr()) for tensor in held)
+        library.set_stream(handle, torch.cuda.current_stream(index).cuda_stream)
+        call(x, w, y, c_void_p(workspace.data_ptr() if workspace is not None else None))
+        if phase is Phase.FORWARD and o.b is not None:
+            into.add_(o.b.view(-1, *(1,) * len(layer.kernel)))
+        return into
+
+    return compute
+
+
+_WRITTEN = {Phase.FORWARD: "y", Phase.BACKWARD_DATA: "x", Phase.BACKWARD_FILTER: "w"}
+
+
 def _just_written(o: Operands, phase: Phase) -> tuple[Tensor]:
     """What the layer before has left in the cache."""
     return (o.x if phase is Phase.FORWARD else o.gy,)
@@ -147,7 +201,7 @@ def _written(o: Operands, phase: Phase) -> Tensor:
 def _with(o: Operands, phase: Phase, into: Tensor) -> dict[str, Tensor]:
     """The tensors in the places of cuDNN's x, w and y."""
     places = {"x": o.x, "w": o.w, "y": o.gy}
-    places[{Phase.FORWARD: "y", Phase.BACKWARD_DATA: "x", Phase.BACKWARD_FILTER: "w"}[phase]] = into
+    places[_WRITTEN[phase]] = into
     return places
 
 

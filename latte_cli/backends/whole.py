@@ -29,7 +29,8 @@ class Run:
     """What to run: a model file, or the zoo's network of this name, at a batch size and, for the zoo, an image size.
 
     Steps follow each other for `seconds`, at least `least` and at most `most` of them, after three that are not timed;
-    on a GPU as launches of one by one or, with `cuda_graph`, of all at once.
+    on a GPU as launches of one by one or, with `cuda_graph`, of all at once. With `calls`, `least` more steps tell what
+    each node takes.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Run:
     least: int = 5
     most: int = 200
     cuda_graph: bool = False
+    calls: bool = False
 
 
 PARTS = ("forward_s", "backward_s", "update_s", "step_s")
@@ -64,6 +66,7 @@ class Steps:
     step_s: tuple[float, ...]
     host: Mapping[str, tuple[float, ...]]
     faults: float = 0.0
+    calls: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def median(self, part: str) -> float:
         """The median of one of PARTS on the device's clock."""
@@ -149,59 +152,158 @@ def run_apart(run: Run) -> Steps:
 
 def steps_from(body: Mapping[str, Any]) -> Steps:
     """The inverse of `asdict` through JSON."""
-    times = {name: tuple(body[name]) for name in PARTS}
-    return Steps(**times, host={name: tuple(found) for name, found in body["host"].items()}, faults=body["faults"])
+    times: dict[str, Any] = {name: tuple(body[name]) for name in PARTS}
+    host = {name: tuple(found) for name, found in body["host"].items()}
+    calls = {name: (forward_s, backward_s) for name, (forward_s, backward_s) in body["calls"].items()}
+    return Steps(**times, host=host, faults=body["faults"], calls=calls)
 
 
 def run_here(run: Run) -> Steps:
     """`run` in this process; raises what torch and LATTE raise."""
-    import torch
+    training = Training(run)
 
-    from latte_cli.network.module import NetworkModule, optimizer, random_inputs, random_targets, scored
+    def step(mark: Mark) -> None:
+        training.step(mark)
 
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    torch.empty(LARGE_BLOCK_BYTES - 2**16, dtype=torch.uint8)  # freed at once: see LARGE_BLOCK_BYTES
-    network = network_of(run)
-    torch.backends.cuda.matmul.allow_tf32 = run.precision == Precision.TF32
-    torch.backends.cudnn.allow_tf32 = run.precision == Precision.TF32
-    types = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
-    kind = types.get(Precision(run.precision), torch.float32)
-    formats = {Layout.CHANNELS_LAST: torch.channels_last}
-    shape = formats.get(Layout(run.layout), torch.contiguous_format)
-    with torch.device(run.device):
-        module = NetworkModule(network).to(run.device, kind)
-    inputs = [x.to(run.device, kind) if x.is_floating_point() else x.to(run.device) for x in random_inputs(network)]
-    if shape is not torch.contiguous_format:
-        convert: Callable[..., object] = module.to
-        convert(memory_format=shape)
-        inputs = [x.contiguous(memory_format=shape) if x.dim() == 4 else x for x in inputs]
-    targets = random_targets(network).to(run.device)
-    update = optimizer(run.optimizer, module.parameters())
+    if not run.device.startswith("cuda"):
+        timed = _timed(step, run, _host_marks)
+    else:
+        timed = _timed(_captured(step) if run.cuda_graph else step, run, _DeviceMarks())
+    return replace(timed, calls=_calls(training, run)) if run.calls else timed
 
-    def cast() -> AbstractContextManager[object]:
-        if run.precision != Precision.BF16_AUTOCAST:
-            return nullcontext()
-        return torch.autocast(run.device.partition(":")[0], torch.bfloat16)
 
-    def step(mark: Callable[[], None]) -> None:
+class Training:
+    """A network in training, set up as a run wants it; `module` is what is trained."""
+
+    def __init__(self, run: Run) -> None:
+        import torch
+
+        from latte_cli.network.module import NetworkModule, optimizer, random_inputs, random_targets
+
+        if run.threads:
+            torch.set_num_threads(run.threads)
+        torch.empty(LARGE_BLOCK_BYTES - 2**16, dtype=torch.uint8)  # freed at once: see LARGE_BLOCK_BYTES
+        self.network = network_of(run)
+        torch.backends.cuda.matmul.allow_tf32 = run.precision == Precision.TF32
+        torch.backends.cudnn.allow_tf32 = run.precision == Precision.TF32
+        types = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+        kind = types.get(Precision(run.precision), torch.float32)
+        formats = {Layout.CHANNELS_LAST: torch.channels_last}
+        shape = formats.get(Layout(run.layout), torch.contiguous_format)
+        with torch.device(run.device):
+            self.module = NetworkModule(self.network).to(run.device, kind)
+        given = random_inputs(self.network)
+        inputs = [x.to(run.device, kind) if x.is_floating_point() else x.to(run.device) for x in given]
+        if shape is not torch.contiguous_format:
+            convert: Callable[..., object] = self.module.to
+            convert(memory_format=shape)
+            inputs = [x.contiguous(memory_format=shape) if x.dim() == 4 else x for x in inputs]
+        self.inputs, self._targets = inputs, random_targets(self.network).to(run.device)
+        self._update = optimizer(run.optimizer, self.module.parameters())
+        self._autocast = run.device.partition(":")[0] if run.precision == Precision.BF16_AUTOCAST else None
+
+    def _cast(self) -> AbstractContextManager[object]:
+        import torch
+
+        return torch.autocast(self._autocast, torch.bfloat16) if self._autocast else nullcontext()
+
+    def step(self, mark: "Mark", after: Callable[[int, Any], None] | None = None) -> None:
+        """One step; `mark` at its start and the ends of clearing, forward, loss, backward and update."""
+        import torch
+
+        from latte_cli.network.module import scored
+
         mark()
-        (update or module).zero_grad(set_to_none=True)
+        (self._update or self.module).zero_grad(set_to_none=True)
         mark()
-        with cast():
-            result = module(*inputs)
+        with self._cast():
+            result = self.module(*self.inputs, after=after)
             mark()
-            loss = scored(module, result, targets)
+            loss = scored(self.module, result, self._targets)
         mark()
         torch.autograd.backward(loss)
         mark()
-        if update:
-            update.step()
+        if self._update:
+            self._update.step()
         mark()
 
-    if not run.device.startswith("cuda"):
-        return _timed(step, run, _host_marks)
-    return _timed(_captured(step) if run.cuda_graph else step, run, _DeviceMarks())
+
+def _calls(training: Training, run: Run) -> dict[str, tuple[float, float]]:
+    """The median seconds of each node, forward and backward, in steps in which every node marks its time.
+
+    A node's backward pass begins when the gradient of its output is there, and ends when that of another node's is.
+    """
+    rows = [_one(training, run) for _ in range(_WARM_UPS + run.least)][_WARM_UPS:]
+    names = [node.name for node in training.network.nodes]
+    return {
+        name: (
+            statistics.median(row.get((at, _FORWARD), 0.0) for row in rows),
+            statistics.median(row.get((at, _BACKWARD), 0.0) for row in rows),
+        )
+        for at, name in enumerate(names)
+    }
+
+
+_FORWARD, _BACKWARD, _START, _OTHER = "forward", "backward", "start", "other"
+_Key: TypeAlias = tuple[int, str]
+
+
+def _one(training: Training, run: Run) -> dict[_Key, float]:
+    """The seconds of each node and direction in one step."""
+    clock = _DeviceClock() if run.device.startswith("cuda") else _HostClock()
+    marks: list[_Key] = []
+
+    def note(key: _Key) -> None:
+        marks.append(key)
+        clock.mark()
+
+    def after(at: int, result: Any) -> None:
+        note((at, _FORWARD))
+        if getattr(result, "grad_fn", None) is not None:
+            result.grad_fn.register_prehook(lambda gradients: note((at, _BACKWARD)))
+
+    training.step(lambda: note((-1, _START if not marks else _OTHER)), after)
+    found: dict[_Key, float] = {}
+    for (key, later), lasting_s in zip(pairwise(marks), clock.lasting_s(), strict=True):
+        # A forward mark ends its node, a backward one begins it.
+        whose = later if later[1] == _FORWARD else key if key[1] == _BACKWARD else (-1, _OTHER)
+        found[whose] = found.get(whose, 0.0) + lasting_s
+    return found
+
+
+class _HostClock:
+    """The host's clock at marks."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    def mark(self) -> None:
+        self._times.append(time.perf_counter())
+
+    def lasting_s(self) -> list[float]:
+        """Seconds between each mark and the next."""
+        return [b - a for a, b in pairwise(self._times)]
+
+
+class _DeviceClock:
+    """The current GPU's clock at marks."""
+
+    def __init__(self) -> None:
+        self._events: list[Any] = []
+
+    def mark(self) -> None:
+        import torch
+
+        create: Callable[..., Any] = torch.cuda.Event
+        self._events.append(create(enable_timing=True))
+        self._events[-1].record()
+
+    def lasting_s(self) -> list[float]:
+        """Seconds between each mark and the next, once the GPU has done all."""
+        import torch
+
+        torch.cuda.synchronize()
+        return [a.elapsed_time(b) / 1e3 for a, b in pairwise(self._events)]
 
 
 def network_of(run: Run) -> Any:
@@ -229,7 +331,7 @@ def _timed(step: Step, run: Run, clock: Callable[[Step], Clocks]) -> Steps:
         rows.append(clock(step))
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
     device, host = (_parts([row[place] for row in rows]) for place in (0, 1))
-    return Steps(**device, host=host, faults=faults / len(rows))
+    return Steps(**device, host=host, faults=faults / len(rows), calls={})
 
 
 def _parts(rows: Sequence[Sequence[float]]) -> dict[str, tuple[float, ...]]:

@@ -21,15 +21,15 @@ def measure_here(store: "Store", device: "Device", tasks: Sequence["Task"], labe
     from latte_cli.sweep import timed
     from latte_cli.worker import Worker
 
-    with Worker(_opening(device, tasks[0].settings)) as worker:
+    with Worker(opening(device, tasks[0].settings)) as worker:
         if worker.device.slug != device.slug:
             raise _elsewhere(device)
         with store.writer(worker.device) as writer, console.progress(label, len(tasks)) as bar:
             timed(worker, tasks, writer, origin=f"latte {__version__} estimate", progress=bar.advance)
 
 
-def _opening(device: "Device", settings: "Settings") -> "Opening":
-    """How to open `device`, if it is one of this machine's."""
+def opening(device: "Device", settings: "Settings") -> "Opening":
+    """How to open `device`, if it is one of this machine's; raises LatteError where it is not."""
     from latte_cli.worker import Opening
 
     for spec, slug in _own(device.kind, settings.threads):

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from ctypes import byref, c_float, c_int, c_size_t, sizeof
+from ctypes import byref, c_float, c_int, c_size_t, c_void_p, sizeof
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from itertools import chain
 from math import prod
 from types import TracebackType
@@ -138,17 +139,40 @@ class Problem:
         forward reads x and w and writes y, backward_data reads y and w and writes x, backward_filter reads x and y
         and writes w. It runs on the stream of `handle`; memory and Problem must outlive it.
         """
-        name, (a, b, out), (a_desc, b_desc, conv, out_desc) = self._operation(phase)
-        data = {"x": y, "w": w, "y": x} if self.layer.transposed else {"x": x, "w": w, "y": y}
-        room = (workspace, workspace_bytes) if workspace_bytes else (None, 0)
+        call = self.caller(handle, phase, algorithm, workspace_bytes=workspace_bytes)
+        return partial(call, *map(c_void_p, (x, w, y, workspace or None)))
+
+    def caller(
+        self, handle: int, phase: Phase, algorithm: Algorithm, *, workspace_bytes: int = 0
+    ) -> Callable[[c_void_p, c_void_p, c_void_p, c_void_p], None]:
+        """`bound` without its memory: a call that is given the addresses x, w, y and of the workspace each time."""
+        name, operands, (a_desc, b_desc, conv, out_desc) = self._operation(phase)
+        places = {"x": 2, "w": 1, "y": 0} if self.layer.transposed else {"x": 0, "w": 1, "y": 2}
+        a, b, out = (places[operand] for operand in operands)
         number = self._number(phase, algorithm)
-        values = (handle, byref(_ONE), a_desc, data[a], b_desc, data[b], conv, number, *room, byref(_ZERO))
         function, check, call = self.library.function(f"cudnn{name}"), self.library.check, f"cudnn{name}"
         kinds = function.argtypes  # type: ignore[attr-defined]
-        arguments = [_converted(kind, value) for kind, value in zip(kinds, (*values, out_desc, data[out]), strict=True)]
+        values = (handle, byref(_ONE), a_desc, None, b_desc, None, conv, number, None, workspace_bytes, byref(_ZERO))
+        fixed = [_converted(kind, value) for kind, value in zip(kinds, (*values, out_desc, None), strict=True)]
+        (first, alpha, a_fixed, _, b_fixed, _, conv_fixed, number_fixed, _, size, beta, out_fixed, _) = fixed
 
-        def run() -> None:
-            status = function(*arguments)
+        def run(x: c_void_p, w: c_void_p, y: c_void_p, workspace: c_void_p) -> None:
+            data = (x, w, y)
+            status = function(
+                first,
+                alpha,
+                a_fixed,
+                data[a],
+                b_fixed,
+                data[b],
+                conv_fixed,
+                number_fixed,
+                workspace,
+                size,
+                beta,
+                out_fixed,
+                data[out],
+            )
             if status:
                 check(call, status)
 

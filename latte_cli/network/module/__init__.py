@@ -56,10 +56,13 @@ class NetworkModule(nn.Module):
         self._program = _program(network, self.layers, slots)
         self._results = [slots[name] for name in network.outputs]
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def forward(self, *inputs: Tensor, after: Callable[[int, Any], None] | None = None) -> Any:
+        """The network's output; `after` hears each node's place and its result as soon as that is there."""
         slots: list[Any] = [*inputs, *self._spare]
-        for compute, sources, target, dead in self._program:
+        for at, (compute, sources, target, dead) in enumerate(self._program):
             slots[target] = compute(*[slots[source] for source in sources])
+            if after:
+                after(at, slots[target])
             for slot in dead:
                 slots[slot] = None
         results = [slots[slot] for slot in self._results]

@@ -1,0 +1,106 @@
+"""`latte verify`: real steps of a model on this machine, beside what was estimated."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latte_cli.cli import console
+from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_duration, parse_shapes, parse_share
+from latte_cli.errors import ExitCode, LatteError
+from latte_cli.report import Format, percent
+from latte_cli.tasks import Precision
+
+if TYPE_CHECKING:
+    from latte_cli.backends.whole import Run, Steps
+    from latte_cli.network import Network
+
+_PROCESSES = 3
+
+
+def verify(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .pt2 program.", show_default=False)],
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A profile of this machine, or `cpu` or `cuda:N`.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
+    shape: ShapeOption = None,
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")
+    ] = Precision.FP32.value,
+    layout: Annotated[str, typer.Option(metavar="NAME", help="nchw or channels_last.")] = "nchw",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")] = None,
+    optimizer: Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")] = "sgd",
+    seconds: Annotated[
+        float, typer.Option(parser=parse_duration, metavar="DURATION", help="How long each of three processes steps.")
+    ] = 3.0,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(parser=parse_share, metavar="SHARE", help="End with code 3 if the step is off by more."),
+    ] = None,
+    form: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """Run training steps of MODEL here, as PyTorch does, and show them beside the estimate, layer by layer."""
+    from latte_cli.backends.whole import Run
+    from latte_cli.cli.measuring import opening
+    from latte_cli.estimator import estimated
+    from latte_cli.lookup import profile
+    from latte_cli.network import load
+    from latte_cli.report.verifications import Verification, write_verification
+    from latte_cli.store import open_store
+
+    sizes = parse_shapes(shape)
+    network = load(model, batch_size=batch_size, sizes=sizes)
+    opened = open_store(store)
+    estimate = estimated(
+        opened,
+        profile(opened, device, threads),
+        network,
+        strategy="pytorch",
+        precision=precision,
+        layout=layout,
+        threads=threads,
+        optimizer=optimizer,
+        note=console.note,
+    )
+    run = Run(
+        model=str(model),
+        batch_size=network.batch_size,
+        sizes=sizes,
+        device=opening(estimate.device, estimate.settings).device,
+        threads=estimate.settings.threads,
+        precision=precision,
+        layout=layout,
+        optimizer=optimizer,
+        seconds=seconds,
+    )
+    found = Verification(estimate=estimate, runs=_runs(run, network))
+    write_verification(found, form)
+    for warning in estimate.warnings:
+        console.warn(warning.message)
+    if tolerance is not None and abs(found.error) > tolerance:
+        raise LatteError(
+            f"the step is off by {percent(abs(found.error))}, more than {percent(tolerance)}",
+            hint=f"`latte profile {model}` measures its layers; the machine has to be left alone meanwhile",
+            exit_code=ExitCode.EXCEEDED,
+        )
+
+
+def _runs(run: "Run", network: "Network") -> "list[Steps]":
+    """Steps in several processes; those of the first tell the calls apart."""
+    from dataclasses import replace
+
+    from latte_cli.backends import Failed, OutOfMemory, Unsupported
+    from latte_cli.backends.whole import run_apart
+
+    found = []
+    with console.progress("running steps", _PROCESSES) as bar:
+        for at in range(_PROCESSES):
+            try:
+                found.append(run_apart(replace(run, calls=at == 0)))
+            except (Unsupported, OutOfMemory, Failed) as exc:
+                hint = "a smaller `--batch-size` needs less memory" if isinstance(exc, OutOfMemory) else None
+                raise LatteError(f"a step of `{network.name}` does not run here: {exc}", hint=hint) from exc
+            bar.advance(at + 1)
+    return found

@@ -1,0 +1,152 @@
+"""Real steps beside estimates, and choices tried on real steps."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from made_rows import DEVICE, measurement, step_layers, tasks, write
+from running import latte
+
+import latte_cli
+from latte_cli.backends import Device, cpu_slug
+from latte_cli.backends.cpu import libraries
+from latte_cli.backends.whole import Run, run_here
+from latte_cli.network import load
+from latte_cli.network.module import NetworkModule
+from latte_cli.network.zoo import export
+from latte_cli.runtime import Choices, read_choices
+from latte_cli.runtime.racing import Race, judged
+from latte_cli.store import open_store
+from latte_cli.tasks import Precision, Settings
+
+SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
+THREADS = 1
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "lenet.onnx"
+    path.write_bytes(export("lenet"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, model):
+    """Made-up rows of this very machine with one thread."""
+    settings = Settings(precision=Precision.FP32, threads=THREADS, library_versions=libraries())
+    device = Device(slug=cpu_slug(THREADS), kind="cpu", name="this", libraries=libraries(), memory_bytes=2**33)
+    found = open_store(str(tmp_path_factory.mktemp("own") / "store"), shipped=False)
+    layers = step_layers(load(model, batch_size=4))
+    write(found, [replace(measurement(task), device=device) for task in tasks(layers, settings)])
+    return found.uri
+
+
+def test_every_node_of_a_step_has_a_time_of_its_own(model):
+    run = Run(model=str(model), batch_size=4, threads=THREADS, seconds=0.01, calls=True)
+    threads = torch.get_num_threads()
+    try:
+        steps = run_here(run)
+    finally:
+        torch.set_num_threads(threads)
+    nodes = load(model, batch_size=4).nodes
+    assert set(steps.calls) == {node.name for node in nodes}
+    for node in nodes:
+        forward_s, backward_s = steps.calls[node.name]
+        assert forward_s > 0
+        assert backward_s > 0 or node.layer.free
+    parts = sum(sum(times) for times in steps.calls.values())
+    assert parts < 10 * steps.median("step_s")
+
+
+def test_estimated_and_measured_times_stand_side_by_side(model, store):
+    named = ("--batch-size", 4, "--threads", THREADS, "--store", store, "--seconds", "20ms")
+    body = json.loads(latte("verify", model, *named, "--format", "json").stdout)
+    jsonschema.validate(body, json.loads((SCHEMAS / "verification-1.json").read_text()))
+    assert body["error"] == pytest.approx(
+        body["totals"]["step"]["estimated_s"] / body["totals"]["step"]["measured_s"] - 1
+    )
+    assert {layer["name"] for layer in body["layers"]} >= {"conv1", "conv2"}
+    assert all(layer["measured_s"] > 0 for layer in body["layers"])
+    table = latte("verify", model, *named).stdout
+    assert "measured in 3 processes" in table
+    exceeded = latte("verify", model, *named, "--tolerance", "0.0001%", code=3)
+    assert "the step is off by" in exceeded.stderr
+
+
+def test_another_machines_profile_cannot_be_verified_here(model, store):
+    other = open_store(store)
+    write(other, [measurement(task) for task in tasks(step_layers(load(model, batch_size=4)))])
+    done = latte("verify", model, "--batch-size", 4, "--device", DEVICE.slug, "--store", store, code=1)
+    assert "is not this machine" in done.stderr
+
+
+def test_choices_are_tried_on_real_steps_and_written(model, store, tmp_path):
+    path = tmp_path / "choices.json"
+    named = ("--batch-size", 4, "--threads", THREADS, "--store", store, "--seconds", "20ms")
+    done = latte("tune", model, "-o", path, *named)
+    assert "PyTorch's own" in done.stdout
+    assert "channels_last" in done.stdout
+    [found] = read_choices(path)
+    assert found.measured
+    assert found.key.threads == THREADS
+    jsonschema.validate(json.loads(path.read_text()), json.loads((SCHEMAS / "choices-1.json").read_text()))
+    assert "already" in latte("tune", model, "-o", path, *named, code=1).stderr
+    latte("tune", model, "-o", path, *named, "--force", "--format", "json")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        module = NetworkModule(load(model, batch_size=4))
+        latte_cli.optimize(module, choices=path)
+        assert latte_cli.applied(module).choices == list(read_choices(path))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_without_a_profile_layouts_alone_are_tried(model, tmp_path):
+    named = ("--batch-size", 2, "--threads", THREADS, "--store", tmp_path / "none", "--seconds", "20ms")
+    done = latte("tune", model, "-o", tmp_path / "choices.json", *named)
+    assert "only layouts are tried" in done.stderr
+    [found] = read_choices(tmp_path / "choices.json")
+    assert found.bindings == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--device", "cuda:0"), 1, "finds no GPU"),
+        (("--device", "cqu"), 2, "did you mean `cpu`?"),
+        (("--precision", "fp31"), 2, "did you mean `fp32`?"),
+        (("--strategy", "lattes"), 2, "did you mean `latte`?"),
+    ],
+)
+def test_bad_input_is_one_clear_line(model, tmp_path, arguments, code, message):
+    if arguments == ("--device", "cuda:0") and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = latte("tune", model, "-o", tmp_path / "choices.json", *arguments, code=code)
+    assert message in done.stderr
+    assert not (tmp_path / "choices.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "winner"),
+    [
+        ((1.0,) * 6, (0.8, 0.82, 0.79, 0.81, 0.8, 0.8), 1),
+        ((1.0,) * 6, (0.99,) * 6, 0),
+        ((1.0,) * 6, (0.9, 0.9, 0.9, 0.9, 1.2, 1.3), 0),
+        ((1.0, 2.0, 1.0, 2.0, 1.0, 2.0), (0.9, 1.8, 0.9, 1.8, 0.9, 1.8), 1),
+    ],
+)
+def test_a_way_has_to_be_clearly_quicker_to_be_taken(own, other, winner):
+    from latte_cli.runtime.optimizing import own_key
+    from latte_cli.tasks import Layout
+
+    first = Choices(key=own_key(torch.device("cpu"), Precision.FP32), strategy="latte")
+    race = Race(times_s=(own, other))
+    assert race.winner == winner
+    ways = [first, replace(first, layout=Layout.CHANNELS_LAST)]
+    best = judged(race, ways)
+    assert best.layout == ways[winner].layout
+    assert best.measured
