@@ -9,9 +9,15 @@ try:
 except PackageNotFoundError:
     __version__ = "0+unknown"
 
-_HOMES = {"estimate": "latte_cli.estimator", "load": "latte_cli.network", "LatteError": "latte_cli.errors"}
+_HOMES = {
+    "LatteError": "latte_cli.errors",
+    "applied": "latte_cli.runtime",
+    "estimate": "latte_cli.estimator",
+    "load": "latte_cli.network",
+    "optimize": "latte_cli.runtime",
+}
 
-__all__ = ["LatteError", "__version__", "estimate", "load"]
+__all__ = ["LatteError", "__version__", "applied", "estimate", "load", "optimize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,81 @@
+"""`latte tune`: how a model is to be run on this machine, as a file for `latte_cli.optimize`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latte_cli.cli import console
+from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_duration, parse_shapes, parse_size
+from latte_cli.errors import unknown
+from latte_cli.report import Format
+from latte_cli.tasks import Precision
+
+
+def tune(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .pt2 program.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Where the choices go, beside those it holds for other devices."
+        ),
+    ],
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda:N.")] = "cpu",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
+    shape: ShapeOption = None,
+    precision: Annotated[str, typer.Option(metavar="NAME", help="fp32, bf16 or fp16.")] = Precision.FP32.value,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: all cores]")] = None,
+    strategy: Annotated[
+        str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")
+    ] = "latte",
+    workspace_limit: Annotated[
+        int | None, typer.Option(parser=parse_size, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
+    ] = None,
+    memory_limit: Annotated[
+        int | None, typer.Option(parser=parse_size, metavar="SIZE", help="Most memory of the step, as in 2GiB.")
+    ] = None,
+    optimizer: Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")] = "sgd",
+    seconds: Annotated[
+        float, typer.Option(parser=parse_duration, metavar="DURATION", help="How long each way is tried.")
+    ] = 5.0,
+    force: Annotated[bool, typer.Option("--force", help="Replace choices for the same device and settings.")] = False,
+    form: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """Choose a layout and algorithms for MODEL on this machine, try them on real steps, and write what won.
+
+    The profile of this machine says which algorithms to try; without one, layouts alone are tried.
+    """
+    from latte_cli.estimator import Limits, check_names
+    from latte_cli.network import load
+    from latte_cli.report.choices import write_tuned
+    from latte_cli.runtime import write_choices
+    from latte_cli.runtime.choices import check_free
+    from latte_cli.runtime.tuning import TUNABLE, key_here, tuned
+    from latte_cli.store import open_store
+
+    if precision not in TUNABLE:
+        raise unknown("precision", precision, TUNABLE)
+    check_names(precision, None, strategy, optimizer)
+    sizes = parse_shapes(shape)
+    network = load(model, batch_size=batch_size, sizes=sizes)
+    limits = Limits(workspace_bytes=workspace_limit, memory_bytes=memory_limit)
+    key = key_here(device, Precision(precision), threads, limits)
+    check_free(output, key, force=force)
+    console.note(f"trying ways of running `{network.name}` at batch {network.batch_size} on real steps")
+    found = tuned(
+        open_store(store),
+        model,
+        network,
+        key=key,
+        device=device,
+        strategy=strategy,
+        optimizer=optimizer,
+        sizes=sizes,
+        seconds=seconds,
+        warn=console.warn,
+    )
+    write_choices(output, found.best, force=force)
+    write_tuned(network.name, found, form)
+    if form is Format.TABLE:
+        console.note(f"wrote {output}\nnext: `latte_cli.optimize(module, choices={str(output)!r})` in your program")

@@ -1,0 +1,204 @@
+"""Choices: how a model is to be run on a device, as a file that needs no profile and no model to be used."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latte_cli.algorithms import Algorithm
+from latte_cli.errors import LatteError
+from latte_cli.layers import Convolution, Phase, layer_from_text, layer_text
+from latte_cli.lookup import Pair
+from latte_cli.tasks import Layout, Precision
+
+SCHEMA = "latte.choices/1"
+_HINT = "`latte tune MODEL -o FILE` writes one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """What choices are for: a device by its slug, with its threads (0 on a GPU), libraries, arithmetic and limits."""
+
+    device: str
+    kind: str
+    threads: int
+    library_versions: tuple[tuple[str, str], ...]
+    precision: Precision
+    workspace_limit_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binding:
+    """One phase of a convolution that is to run with `algorithm`, which saves `gain_s` seconds a call."""
+
+    layer: Convolution
+    phase: Phase
+    algorithm: Algorithm
+    gain_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """How a model is to be run: its activations' `layout` (None: as they come), and the `bindings` of its convolutions.
+
+    `default_s`, `layout_s` and `chosen_s` are seconds of a step as PyTorch runs it by itself, with that layout alone,
+    and with the bindings too; None where they are not known. `measured` tells that they are those of real steps.
+    `reasons` say why no more is done.
+    """
+
+    key: Key
+    strategy: str
+    layout: Layout | None = None
+    bindings: tuple[Binding, ...] = ()
+    default_s: float | None = None
+    layout_s: float | None = None
+    chosen_s: float | None = None
+    measured: bool = False
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the module stays as it is."""
+        return self.layout is None and not self.bindings
+
+    def algorithms(self) -> dict[Pair, Algorithm]:
+        """The algorithm of each layer and phase that has one."""
+        return {(each.layer, each.phase): each.algorithm for each in self.bindings}
+
+
+def as_json(entries: Sequence[Choices]) -> dict[str, Any]:
+    """Choices as the document `latte.choices/1`, an entry for each device and settings."""
+    return {"schema": SCHEMA, "entries": [_entry(each) for each in entries]}
+
+
+def _entry(choices: Choices) -> dict[str, Any]:
+    key = choices.key
+    return {
+        "device": key.device,
+        "kind": key.kind,
+        "threads": key.threads,
+        "library_versions": dict(key.library_versions),
+        "precision": key.precision,
+        "limits": {"workspace_bytes": key.workspace_limit_bytes, "memory_bytes": key.memory_limit_bytes},
+        "strategy": choices.strategy,
+        "layout": choices.layout,
+        "step": {
+            "default_s": choices.default_s,
+            "layout_s": choices.layout_s,
+            "chosen_s": choices.chosen_s,
+            "measured": choices.measured,
+        },
+        "reasons": list(choices.reasons),
+        "convolutions": [
+            {
+                "layer": json.loads(layer_text(each.layer)),
+                "phase": each.phase,
+                "library": each.algorithm.library,
+                "algorithm": each.algorithm.name,
+                "vendor_id": each.algorithm.vendor_id,
+                "gain_s": each.gain_s,
+            }
+            for each in choices.bindings
+        ],
+    }
+
+
+def write_choices(path: Path, choices: Choices, *, force: bool = False) -> None:
+    """Write `choices` to `path`, beside those that the file holds for other devices and settings.
+
+    Raises LatteError for a file that has some for the same already, unless `force`, and for one that cannot be written.
+    """
+    check_free(path, choices.key, force=force)
+    others = [each for each in (read_choices(path) if path.exists() else ()) if each.key != choices.key]
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(as_json([*others, choices]), indent=1) + "\n", "utf-8")
+        temporary.replace(path)
+    except OSError as exc:
+        raise LatteError(f"cannot write `{path}`: {exc.strerror}") from exc
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_free(path: Path, key: Key, *, force: bool = False) -> None:
+    """Raise LatteError where `path` cannot take choices for `key`: another file, or one that has some already."""
+    if path.exists() and any(each.key == key for each in read_choices(path)) and not force:
+        raise LatteError(
+            f"`{path}` has choices for `{key.device}` with these settings already", hint="`--force` replaces them"
+        )
+
+
+def read_choices(path: Path) -> tuple[Choices, ...]:
+    """The choices in a file; raises LatteError for another file."""
+    try:
+        body = json.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise LatteError(f"cannot read `{path}`: {exc.strerror}", hint=_HINT) from exc
+    except (ValueError, RecursionError) as exc:
+        raise LatteError(f"`{path}` is not JSON", hint=_HINT) from exc
+    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+        raise LatteError(f"`{path}` does not say that it is `{SCHEMA}`", hint=_HINT)
+    try:
+        return parsed(body)
+    except (KeyError, TypeError, ValueError, AttributeError, LatteError) as exc:
+        raise LatteError(f"`{path}` holds choices that are not whole", hint=_HINT) from exc
+
+
+def parsed(document: Mapping[str, Any]) -> tuple[Choices, ...]:
+    """The choices in the document `latte.choices/1`, the inverse of `as_json`."""
+    return tuple(_choices(entry) for entry in document["entries"])
+
+
+def _choices(entry: Mapping[str, Any]) -> Choices:
+    limits, step = entry["limits"], entry["step"]
+    versions = tuple(sorted((str(name), str(version)) for name, version in entry["library_versions"].items()))
+    return Choices(
+        key=Key(
+            device=str(entry["device"]),
+            kind=str(entry["kind"]),
+            threads=int(entry["threads"]),
+            library_versions=versions,
+            precision=Precision(entry["precision"]),
+            workspace_limit_bytes=_whole(limits["workspace_bytes"]),
+            memory_limit_bytes=_whole(limits["memory_bytes"]),
+        ),
+        strategy=str(entry["strategy"]),
+        layout=None if entry["layout"] is None else Layout(entry["layout"]),
+        bindings=tuple(_binding(each) for each in entry["convolutions"]),
+        default_s=_seconds(step["default_s"]),
+        layout_s=_seconds(step["layout_s"]),
+        chosen_s=_seconds(step["chosen_s"]),
+        measured=bool(step["measured"]),
+        reasons=tuple(map(str, entry["reasons"])),
+    )
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _binding(body: Mapping[str, Any]) -> Binding:
+    layer = layer_from_text(json.dumps(body["layer"], separators=(",", ":")))
+    if not isinstance(layer, Convolution):
+        raise ValueError(layer.kind)
+    algorithm = Algorithm(
+        library=str(body["library"]), name=str(body["algorithm"]), vendor_id=_whole(body["vendor_id"])
+    )
+    return Binding(layer=layer, phase=Phase(body["phase"]), algorithm=algorithm, gain_s=float(body["gain_s"]))
+
+
+def matching(entries: Iterable[Choices], own: Key) -> Choices | None:
+    """The choices for `own` device, libraries and arithmetic, under whatever limits; a fleet's name does not matter."""
+    for each in entries:
+        key = each.key
+        named = key.device == own.device or key.device.endswith("-" + own.device)
+        same = (key.kind, key.threads, key.precision) == (own.kind, own.threads, own.precision)
+        if named and same and key.library_versions == own.library_versions:
+            return each
+    return None

@@ -1,0 +1,269 @@
+"""Optimizing: a torch module made to run with the layout and the algorithms that were chosen for it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from latte_cli.backends import cpu_slug, gpu_slug
+from latte_cli.errors import LatteError
+from latte_cli.estimator import Limits
+from latte_cli.lookup import profile
+from latte_cli.network import Network, load
+from latte_cli.runtime.choices import Choices, Key, matching, read_choices
+from latte_cli.runtime.convolution import PRECISIONS, Bindings, tune, wrapper_s
+from latte_cli.runtime.deciding import Wish, decided
+from latte_cli.store import open_store
+from latte_cli.tasks import Layout, Precision
+
+M = TypeVar("M", bound=nn.Module)
+
+_ATTRIBUTE = "_latte_applied"
+
+
+@dataclass(kw_only=True)
+class Applied:
+    """What `optimize` did to a module: the `choices` for each input it has decided on, and the bindings in force.
+
+    `tuned` are the names of the convolutions that run with a chosen algorithm; `reasons` say why no more was done.
+    """
+
+    bindings: Bindings
+    choices: list[Choices] = field(default_factory=list)
+    layout: Layout | None = None
+    tuned: tuple[str, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why no more was done, each once."""
+        said = [reason for each in self.choices for reason in each.reasons]
+        said += [f"{what.name}: {why}" for what, why in self._refusals()]
+        return tuple(dict.fromkeys(said))
+
+    def _refusals(self) -> Iterator[tuple[Any, str]]:
+        for pair, why in self.bindings.refused.items():
+            yield self.bindings.algorithms[pair], why
+
+
+def applied(module: nn.Module) -> Applied | None:
+    """What `optimize` did to `module`; None for a module that it has not seen."""
+    found = getattr(module, _ATTRIBUTE, None)
+    return found if isinstance(found, Applied) else None
+
+
+def optimize(
+    module: M,
+    example: Tensor | tuple[Tensor, ...] | None = None,
+    *,
+    device: str | None = None,
+    strategy: str = "latte",
+    memory_limit: int | None = None,
+    workspace_limit: int | None = None,
+    choices: str | Path | Choices | None = None,
+    store: str | None = None,
+) -> M:
+    """Make `module` run with the layout and the convolution algorithms that are fastest on this device; returns it.
+
+    With `choices`, a file of `latte tune` or what one held, those are applied at once. Otherwise the profile of this
+    device (`device` names another than this machine's own) decides for inputs like `example`; without an example for
+    each shape that comes, when it comes first. `memory_limit` and `workspace_limit` are bytes that a step and one call
+    may take. Where less would be won than LATTE's estimates are sure of, the module stays as it is; `applied(module)`
+    says what was done and why no more.
+
+    A layout of `channels_last` changes the strides of parameters, inputs and activations, and nothing else; the
+    module's state, hooks and types of layers stay. Raises LatteError for choices, a profile or a strategy that is not
+    there.
+    """
+    state = Applied(bindings=Bindings(precision=_precision(module)))
+    object.__setattr__(module, _ATTRIBUTE, state)
+    if choices is not None:
+        _apply(module, state, _given(choices, module, state.bindings.precision))
+        return module
+    limits = Limits(workspace_bytes=workspace_limit, memory_bytes=memory_limit)
+    deciding = _Deciding(store=store, device=device, wish=Wish(strategy=strategy, limits=limits), state=state)
+    deciding.check(module)
+    if example is not None:
+        deciding.decide(module, example if isinstance(example, tuple) else (example,))
+    else:
+        module.register_forward_pre_hook(deciding)
+    return module
+
+
+def _precision(module: nn.Module) -> Precision:
+    """The arithmetic of the module's first parameter of floating-point numbers."""
+    types = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+    return PRECISIONS.get(next(types, torch.float32), Precision.FP32)
+
+
+def _place(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def own_key(place: torch.device, precision: Precision) -> Key:
+    """The key of what runs on `place` in this process; raises LatteError for a kind of device there is no slug for."""
+    if place.type == "cpu":
+        from latte_cli.backends.cpu import libraries
+
+        threads = torch.get_num_threads()
+        versions: tuple[tuple[str, str], ...] = libraries()
+        slug: str | None = cpu_slug(threads)
+    elif place.type == "cuda":
+        from latte_cli.backends.cuda import libraries as of_gpu
+
+        threads, versions, slug = 0, of_gpu(), gpu_slug(place.index or 0)
+    else:
+        raise LatteError(f"LATTE runs nothing on `{place.type}`", hint="it knows `cpu` and `cuda`")
+    if slug is None:
+        raise LatteError(f"`{place}` cannot be named", hint="run `latte doctor`")
+    return Key(
+        device=slug, kind=place.type, threads=threads, library_versions=tuple(sorted(versions)), precision=precision
+    )
+
+
+def _given(choices: str | Path | Choices, module: nn.Module, precision: Precision) -> Choices:
+    """The choices for this device, in a file or as they are."""
+    if isinstance(choices, Choices):
+        return choices
+    own = own_key(_place(module), precision)
+    entries = read_choices(Path(choices))
+    found = matching(entries, own)
+    if found is None:
+        there = "; ".join(dict.fromkeys(f"{each.key.device} in {each.key.precision}" for each in entries))
+        raise LatteError(
+            f"`{choices}` has no choices for `{own.device}` in {own.precision} with these libraries",
+            hint=f"`latte tune MODEL -o {choices}` adds them; it has some for {there or 'nothing'}",
+        )
+    return found
+
+
+@dataclass(kw_only=True)
+class _Deciding:
+    """A hook that decides for every shape of inputs when it comes first."""
+
+    store: str | None
+    device: str | None
+    wish: Wish
+    state: Applied
+    seen: set[tuple[Any, ...]] = field(default_factory=set)
+    busy: bool = False
+
+    def __call__(self, module: nn.Module, given: tuple[Any, ...]) -> None:
+        if self.busy or torch.compiler.is_compiling():
+            return
+        key = tuple((tuple(x.shape), x.dtype) for x in given if isinstance(x, Tensor))
+        if key not in self.seen:
+            self.seen.add(key)
+            self.decide(module, given)
+
+    def check(self, module: nn.Module) -> None:
+        """Raise LatteError where there is no profile to decide by."""
+        self._slug(module)
+
+    def _slug(self, module: nn.Module) -> str:
+        place = _place(module)
+        name = self.device or (place.type if place.index is None else str(place))
+        return profile(open_store(self.store), name, torch.get_num_threads() if place.type == "cpu" else None)
+
+    def decide(self, module: nn.Module, given: tuple[Any, ...]) -> None:
+        self.busy = True
+        try:
+            found = self._decided(module, given)
+        finally:
+            self.busy = False
+        _apply(module, self.state, found)
+
+    def _decided(self, module: nn.Module, given: tuple[Any, ...]) -> Choices:
+        place = _place(module)
+        threads = torch.get_num_threads() if place.type == "cpu" else None
+        first = not self.state.choices
+        wish = replace(
+            self.wish,
+            precision=self.state.bindings.precision,
+            threads=threads,
+            wrapper_s=wrapper_s(str(place)),
+            layout=None if first and not _is_last(module) else self.state.layout or _layout(module),
+        )
+        try:
+            with _without_hooks(module):
+                network = network_of(module, given)
+            return decided(open_store(self.store), self._slug(module), network, wish)
+        except LatteError as exc:
+            own = own_key(place, self.state.bindings.precision)
+            return Choices(key=own, strategy=wish.strategy, reasons=(exc.message,))
+
+
+def network_of(module: nn.Module, given: tuple[Any, ...]) -> Network:
+    """The network that `module` is for inputs like those `given`; raises LatteError where it cannot be read."""
+    if not all(isinstance(x, Tensor) for x in given):
+        raise LatteError(
+            f"`{type(module).__name__}` is called with more than tensors", hint="give an example of tensors"
+        )
+    return load(module, tuple(given))
+
+
+def _is_last(module: nn.Module) -> bool:
+    return _layout(module) is Layout.CHANNELS_LAST
+
+
+def _layout(module: nn.Module) -> Layout:
+    """The layout that the module's convolutions have their weights in."""
+    weights = [each.weight for each in module.modules() if isinstance(each, nn.Conv2d) and each.weight.numel() > 1]
+    last = [
+        w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous() for w in weights if w.shape[1] > 1
+    ]
+    return Layout.CHANNELS_LAST if any(last) else Layout.NCHW
+
+
+@contextmanager
+def _without_hooks(module: nn.Module) -> Iterator[None]:
+    """Set the hooks of all parts aside: they are for real runs."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    kept: list[tuple[nn.Module, str, Mapping[int, Callable[..., object]]]] = []
+    for each in module.modules():
+        for kind in kinds:
+            hooks = getattr(each, kind)
+            if hooks:
+                kept.append((each, kind, dict(hooks)))
+                hooks.clear()
+    try:
+        yield
+    finally:
+        for each, kind, hooks in kept:
+            getattr(each, kind).update(hooks)
+
+
+def _apply(module: nn.Module, state: Applied, choices: Choices) -> None:
+    """Put `choices` into force beside those that are."""
+    state.choices.append(choices)
+    if choices.layout is Layout.CHANNELS_LAST and state.layout is None:
+        state.layout = choices.layout
+        convert: Callable[..., object] = module.to
+        convert(memory_format=torch.channels_last)
+        module.register_forward_pre_hook(_in_channels_last)
+    if not choices.bindings:
+        return
+    state.bindings.algorithms |= choices.algorithms()
+    layers = [each.layer for each in choices.bindings]
+    wanted = {(layer.weight_shape, layer.stride, layer.dilation, layer.groups) for layer in layers}
+    names = dict.fromkeys(state.tuned)
+    for name, each in module.named_modules():
+        key = None
+        if type(each) is nn.Conv2d:
+            key = (tuple(each.weight.shape), tuple(each.stride), tuple(each.dilation), each.groups)
+        if key in wanted and type(each) is nn.Conv2d:
+            tune(each, state.bindings)
+            names[name] = None
+        elif hasattr(each, "calls") and hasattr(each, "bindings"):
+            each.calls.clear()
+    state.tuned = tuple(names)
+
+
+def _in_channels_last(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Images in channels_last; what comes so already is not copied."""
+    return tuple(
+        x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) and x.dim() == 4 else x for x in given
+    )

@@ -1,0 +1,147 @@
+"""Racing: real steps of a model as PyTorch runs it and as it may be run, in turn, in a process of their own."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import median, quantiles
+from typing import Any
+
+from latte_cli.backends.whole import Run, Training
+from latte_cli.errors import LatteError
+from latte_cli.runtime.choices import Choices, as_json, parsed
+
+_LEAST_ROUNDS, _MOST_ROUNDS, _STEPS = 5, 15, 3
+_LEAST_GAIN = 0.02
+_LIMIT_FACTOR, _LIMIT_S = 20.0, 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """Seconds of a step of each variant in each round; the first variant is PyTorch's own way."""
+
+    times_s: tuple[tuple[float, ...], ...]
+
+    def ratio(self, at: int) -> float:
+        """The median over rounds of a variant's step over that of the first in the same round."""
+        return median(self._ratios(at))
+
+    def spread(self, at: int) -> tuple[float, float]:
+        """The quartiles of those ratios."""
+        low, _, high = quantiles(self._ratios(at), n=4)
+        return low, high
+
+    def _ratios(self, at: int) -> list[float]:
+        return [own / first for own, first in zip(self.times_s[at], self.times_s[0], strict=True)]
+
+    def step_s(self, at: int) -> float:
+        """The median step of a variant."""
+        return median(self.times_s[at])
+
+    @property
+    def winner(self) -> int:
+        """The quickest variant: the first, unless another is 2 % quicker, and quicker in three rounds of four."""
+        able = [at for at in range(1, len(self.times_s)) if self.ratio(at) < 1 - _LEAST_GAIN and self.spread(at)[1] < 1]
+        return min(able, key=self.ratio, default=0)
+
+
+def raced(run: Run, variants: Sequence[Choices]) -> Race:
+    """Race `variants` on `run`'s model for about `run.seconds` each; raises LatteError where a step does not run."""
+    body = {"run": asdict(run), "choices": as_json(variants)}
+    command = [sys.executable, "-m", "latte_cli.runtime.racing"]
+    limit_s = _LIMIT_S + _LIMIT_FACTOR * run.seconds * len(variants)
+    try:
+        done = subprocess.run(command, input=json.dumps(body), capture_output=True, text=True, timeout=limit_s)
+    except subprocess.TimeoutExpired as exc:
+        raise LatteError(f"steps took longer than {limit_s:g} s", hint="a smaller `--batch-size` is quicker") from exc
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2][-200:]
+        raise LatteError(f"a step does not run here: {last or f'ended with {done.returncode}'}")
+    return Race(times_s=tuple(map(tuple, json.loads(done.stdout))))
+
+
+def raced_here(run: Run, variants: Sequence[Choices]) -> list[list[float]]:
+    """`raced` in this process: the seconds of a step of each variant, round by round.
+
+    A variant of the strategy `pytorch-benchmark` runs with torch's own search switched on.
+    """
+    trainings = [_training(run, each) for each in variants]
+    synchronize = _synchronizer(run.device)
+    for training, each in zip(trainings, variants, strict=True):
+        _set_search(each)
+        for _ in range(2):
+            training.step(_no_mark)
+    synchronize()
+    rounds: list[list[float]] = [[] for _ in variants]
+    started = time.perf_counter()
+    while len(rounds[0]) < _LEAST_ROUNDS or (
+        time.perf_counter() - started < run.seconds * len(variants) and len(rounds[0]) < _MOST_ROUNDS
+    ):
+        order = list(range(len(variants)))
+        for at in order if len(rounds[0]) % 2 == 0 else reversed(order):
+            _set_search(variants[at])
+            rounds[at].append(_step_s(trainings[at], synchronize))
+    return rounds
+
+
+def _training(run: Run, choices: Choices) -> Training:
+    from latte_cli.runtime.optimizing import optimize
+
+    training = Training(run)
+    if not choices.nothing:
+        optimize(training.module, choices=choices)
+    return training
+
+
+def _set_search(choices: Choices) -> None:
+    import torch
+
+    torch.backends.cudnn.benchmark = choices.strategy == "pytorch-benchmark"
+
+
+def _no_mark() -> None: ...
+
+
+def _synchronizer(device: str) -> Callable[[], object]:
+    import torch
+
+    return torch.cuda.synchronize if device.startswith("cuda") else _no_mark
+
+
+def _step_s(training: Training, synchronize: Callable[[], object]) -> float:
+    """The median of a few steps after one that is not timed: another model has used the caches."""
+    training.step(_no_mark)
+    times_s = []
+    for _ in range(_STEPS):
+        synchronize()
+        started = time.perf_counter()
+        training.step(_no_mark)
+        synchronize()
+        times_s.append(time.perf_counter() - started)
+    return median(times_s)
+
+
+def judged(race: Race, variants: Sequence[Choices]) -> Choices:
+    """The variant that won, with what was measured in place of what was estimated."""
+    best = variants[race.winner]
+    alone = next((at for at, each in enumerate(variants) if each.layout == best.layout and not each.bindings), None)
+    reasons = best.reasons if race.winner else (*best.reasons, "no other way was measurably faster")
+    return replace(
+        best,
+        default_s=race.step_s(0),
+        layout_s=race.step_s(0) * race.ratio(alone) if alone is not None else None,
+        chosen_s=race.step_s(0) * race.ratio(race.winner),
+        measured=True,
+        reasons=reasons,
+    )
+
+
+def main(body: dict[str, Any]) -> list[list[float]]:
+    """What `raced` asks this process for."""
+    return raced_here(Run(**body["run"]), parsed(body["choices"]))
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.load(sys.stdin))))  # noqa: T201 - the answer to `raced`

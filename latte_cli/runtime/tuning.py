@@ -1,0 +1,102 @@
+"""Tuning: the ways in which a model may be run on this machine, tried on real steps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from latte_cli.backends.whole import Run
+from latte_cli.errors import LatteError, unknown
+from latte_cli.estimator import Limits
+from latte_cli.lookup import profile
+from latte_cli.network import Network
+from latte_cli.runtime.choices import Choices, Key
+from latte_cli.runtime.convolution import wrapper_s
+from latte_cli.runtime.deciding import Wish, candidates
+from latte_cli.runtime.optimizing import own_key
+from latte_cli.runtime.racing import Race, judged, raced
+from latte_cli.store import Store
+from latte_cli.tasks import Layout, Precision
+
+TUNABLE = (Precision.FP32, Precision.BF16, Precision.FP16)
+"""The arithmetic that a module itself can have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """The `ways` that were tried, PyTorch's own first, how they did, and the `best` of them."""
+
+    ways: tuple[Choices, ...]
+    race: Race
+    best: Choices
+
+
+def key_here(device: str, precision: Precision, threads: int | None, limits: Limits) -> Key:
+    """The key of choices made on `device` (`cpu` or `cuda:N`) of this machine, with `threads` of a CPU from now on.
+
+    Raises LatteError for a device that is not there.
+    """
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
+        raise unknown("device", device, ("cpu", "cuda", "cuda:0"))
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise LatteError("torch finds no GPU here", hint="`latte doctor` says why")
+    if kind == "cpu" and threads:
+        torch.set_num_threads(threads)
+    place = torch.device("cpu") if kind == "cpu" else torch.device(kind, int(index or 0))
+    own = own_key(place, precision)
+    return replace(own, workspace_limit_bytes=limits.workspace_bytes, memory_limit_bytes=limits.memory_bytes)
+
+
+def tuned(
+    store: Store,
+    model: Path,
+    network: Network,
+    *,
+    key: Key,
+    device: str,
+    strategy: str = "latte",
+    optimizer: str = "sgd",
+    sizes: dict[str, int] | None = None,
+    seconds: float = 5.0,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Tuned:
+    """Try the ways of running `network`, which `model` holds, on real steps of `seconds` each.
+
+    Raises LatteError where a step does not run.
+    """
+    place = device if key.kind == "cuda" else "cpu"
+    wish = Wish(
+        strategy=strategy,
+        precision=key.precision,
+        threads=key.threads or None,
+        limits=Limits(workspace_bytes=key.workspace_limit_bytes, memory_bytes=key.memory_limit_bytes),
+        wrapper_s=wrapper_s(place),
+        optimizer=optimizer,
+    )
+    ways = [replace(each, key=key) for each in _ways(store, device, network, wish, key, warn)]
+    run = Run(
+        model=str(model),
+        batch_size=network.batch_size,
+        sizes=sizes or {},
+        device=place,
+        threads=key.threads,
+        precision=key.precision,
+        optimizer=optimizer,
+        seconds=seconds,
+    )
+    race = raced(run, ways)
+    return Tuned(ways=tuple(ways), race=race, best=judged(race, ways))
+
+
+def _ways(
+    store: Store, device: str, network: Network, wish: Wish, key: Key, warn: Callable[[str], None]
+) -> list[Choices]:
+    """What there is to try: by the profile of this machine, or layouts alone where there is none."""
+    try:
+        return candidates(store, profile(store, device, wish.threads), network, wish)
+    except LatteError as exc:
+        warn(f"{exc.message}: only layouts are tried" + (f" ({exc.hint})" if exc.hint else ""))
+    start = Choices(key=key, strategy=wish.strategy, reasons=("no profile says which algorithms to try",))
+    return [start, replace(start, layout=Layout.CHANNELS_LAST)]
