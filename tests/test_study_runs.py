@@ -149,7 +149,7 @@ def test_curves_are_bands_over_the_seeds(made, tmp_path):
         assert band.times_s[-1] == min(run.times_s[-1] for run in result.runs)
         assert all(low <= middle <= high for low, middle, high in zip(band.low, band.median, band.high, strict=True))
     for suffix in (".png", ".svg"):
-        pictures.write_accuracies(panels, (0.3, 0.6), "a study", tmp_path / f"curves{suffix}")
+        pictures.save(pictures.accuracies_figure(panels, (0.3, 0.6), "a study"), tmp_path / f"curves{suffix}")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "curves.svg").read_text()
 

@@ -277,7 +277,8 @@ def _show_curve(
         points = sorted({*points, chosen}, key=lambda each: each.round_duration_s)
     write_curve(points, chosen, form)
     if picture:
-        pictures.write_curve(points, chosen, f"{whole.name}: what rounds of a duration give", picture)
+        title = f"{whole.name}: what rounds of a duration give"
+        pictures.save(pictures.curve_figure(points, chosen, title), picture)
         console.note(f"wrote `{picture}`")
 
 
@@ -325,7 +326,7 @@ def _write(file: "PlanFile", form: Format, output: Path | None, picture: Path | 
         console.note(f"wrote `{output}`")
     if picture:
         title = f"{file.model}: a round of {duration(file.plan.round_duration_s)}"
-        pictures.write_round(file.plan, title, picture)
+        pictures.save(pictures.round_figure(file.plan, title), picture)
         console.note(f"wrote `{picture}`")
     if not file.trainees and file.plan.feasible:
         console.warn(

@@ -36,7 +36,8 @@ def show(
     found = read_plan(plan)
     write_plan(found, form)
     if picture:
-        pictures.write_round(found.plan, f"{found.model}: a round of {duration(found.plan.round_duration_s)}", picture)
+        title = f"{found.model}: a round of {duration(found.plan.round_duration_s)}"
+        pictures.save(pictures.round_figure(found.plan, title), picture)
         console.note(f"wrote `{picture}`")
     console.note(f"next: `latte plan check {shlex.quote(str(plan))} MODEL` prices it again")
 

@@ -90,7 +90,7 @@ def simulate(
     write_study(shown, made, form)
     for suffix in (".png", ".svg"):
         path = folder / f"curves{suffix}"
-        pictures.write_accuracies(bands(made), found.targets, _title(found), path)
+        pictures.save(pictures.accuracies_figure(bands(made), found.targets, _title(found)), path)
         console.note(f"wrote `{path}`")
     _doubt(made, chosen)
     console.note(f"next: `latte simulate {shlex.quote(str(study))} --format csv` shows it from the files again")

@@ -5,12 +5,11 @@ from string import ascii_uppercase
 from typing import Any, TextIO
 
 from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate, LayerTime
+from latte_cli.gates import ESTIMATES
 from latte_cli.layers import Phase
 from latte_cli.lookup import Source
 from latte_cli.report import Cell, Format, Table, duration, memories, percent, size, write_csv, write_json, write_table
 from latte_cli.schedule import Schedule
-
-SCHEMA = "latte.estimate/1"
 
 NO_SCHEDULE = Schedule()
 
@@ -26,11 +25,19 @@ _MOST_COLUMNS = 4
 
 
 def write_estimates(
-    estimates: Sequence[Estimate], form: Format, *, schedule: Schedule = NO_SCHEDULE, out: TextIO | None = None
+    estimates: Sequence[Estimate],
+    form: Format,
+    *,
+    schedule: Schedule = NO_SCHEDULE,
+    more: Mapping[str, Any] | None = None,
+    out: TextIO | None = None,
 ) -> None:
-    """Write estimates of one network; the `schedule` adds the times of an epoch and of all steps."""
+    """Write estimates of one network; the `schedule` adds the times of an epoch and of all steps.
+
+    The JSON document has the keys `more` as well.
+    """
     if form is Format.JSON:
-        write_json(document(estimates, schedule), out)
+        write_json({**document(estimates, schedule), **(more or {})}, out)
     elif form is Format.CSV:
         write_csv(_COLUMNS, list(_lines(estimates)), out)
     elif len(estimates) == 1:
@@ -45,7 +52,7 @@ def document(estimates: Sequence[Estimate], schedule: Schedule = NO_SCHEDULE) ->
     """Estimates as the document `latte.estimate/1`."""
     network = estimates[0].network
     return {
-        "schema": SCHEMA,
+        "schema": ESTIMATES,
         "model": {
             "name": network.name,
             "sha256": network.sha256,

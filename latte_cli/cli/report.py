@@ -1,0 +1,137 @@
+"""`latte report`: devices, a network and a plan as one HTML page."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latte_cli.cli import console
+from latte_cli.cli.options import DeviceOption, ShapeOption, StoreOption, parse_shapes
+from latte_cli.errors import ExitCode, LatteError
+from latte_cli.tasks import Precision
+
+if TYPE_CHECKING:
+    from latte_cli.network import Network
+    from latte_cli.report.page import Section
+    from latte_cli.store import Store
+
+_ON_CPU = ("latte", "pytorch", "exhaustive")
+_ON_GPU = ("latte", "pytorch", "pytorch-benchmark", "tensorflow", "xla", "mindspore", "exhaustive")
+
+
+def report(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page, as .html.")],
+    model: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL]", help="An ONNX file or a .pt2 program.", show_default=False)
+    ] = None,
+    device: DeviceOption = None,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="A plan of `latte allocate -o`.")] = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Strategies to show side by side, the first layer by layer. Repeatable."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
+    shape: ShapeOption = None,
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")
+    ] = Precision.FP32.value,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each figure as .png and .svg into this folder, too.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Write a report as one HTML page that needs nothing else: a device's profile, a network's layers, a plan."""
+    from latte_cli.report.page import all_pictures, page
+
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise LatteError(f"`{output}` is not the name of a page", hint="it ends in .html", exit_code=ExitCode.USAGE)
+    _check_free(output, force)
+    sections = list(_sections(model, device, plan, strategy, batch_size, shape, precision, threads, store))
+    title = "LATTE: " + (sections[0].title if len(sections) == 1 else f"{model.stem if model else 'a report'}")
+    if figures:
+        _write_figures(figures, [(each.name, each.figure) for each in all_pictures(sections)], force)
+    text = page(title, sections)
+    temporary = output.with_name(f".{output.name}.tmp")
+    try:
+        temporary.write_text(text, "utf-8")
+        temporary.replace(output)
+    except OSError as exc:
+        raise LatteError(f"cannot write `{output}`: {exc.strerror}", hint="choose another place") from exc
+    finally:
+        temporary.unlink(missing_ok=True)
+    console.note(f"wrote {output}: open it in a browser")
+
+
+def _check_free(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise LatteError(f"`{path}` is there already", hint="`--force` overwrites it")
+
+
+def _write_figures(folder: Path, found: list[tuple[str, object]], force: bool) -> None:
+    from latte_cli.report import pictures
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise LatteError(f"cannot make `{folder}`: {exc.strerror}", hint="choose another place") from exc
+    paths = [(folder / f"{name}{suffix}", figure) for name, figure in found for suffix in (".png", ".svg")]
+    for path, _ in paths:
+        _check_free(path, force)
+    for path, figure in paths:
+        pictures.save(figure, path)
+    console.note(f"wrote {len(paths)} files into {folder}")
+
+
+def _sections(
+    model: Path | None,
+    devices: list[str] | None,
+    plan: Path | None,
+    strategies: list[str] | None,
+    batch_size: int | None,
+    shape: list[str] | None,
+    precision: str,
+    threads: int | None,
+    store_uri: str | None,
+) -> "Iterator[Section]":
+    """What there is to show: the network first, then the plan, then the devices."""
+    from latte_cli.allocator import read_plan
+    from latte_cli.lookup import profile
+    from latte_cli.network import load
+    from latte_cli.portraits import portraits
+    from latte_cli.report.page import device_section, plan_section
+    from latte_cli.store import open_store
+
+    opened = open_store(store_uri)
+    file = read_plan(plan) if plan else None
+    names: list[str] | list[None] = devices or ([None] if model or not plan else [])
+    slugs = [profile(opened, name, threads) for name in names]
+    if model:
+        network = load(model, batch_size=batch_size, sizes=parse_shapes(shape))
+        for at, slug in enumerate(slugs):
+            yield _network(opened, slug, network, strategies, precision, threads, at)
+    if file:
+        yield plan_section(file)
+    for at, slug in enumerate(slugs):
+        found = portraits(opened, slug)
+        if found:
+            yield device_section(found, at)
+
+
+def _network(
+    store: "Store",
+    slug: str,
+    network: "Network",
+    strategies: list[str] | None,
+    precision: str,
+    threads: int | None,
+    at: int,
+) -> "Section":
+    from latte_cli.estimator import compared
+    from latte_cli.report.page import network_section
+
+    names = strategies or (_ON_CPU if store.device(slug).kind == "cpu" else _ON_GPU)
+    found = compared(store, slug, network, strategies=names, precision=precision, threads=threads, note=console.note)
+    return network_section(found, at)

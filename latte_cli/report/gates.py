@@ -1,0 +1,180 @@
+"""What came of limits and comparisons: a table by layer, JSON, annotations for GitHub, test cases for JUnit readers."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Any, TextIO
+from xml.etree import ElementTree
+
+from latte_cli.gates import REGRESSION, Change, Check, Comparison
+from latte_cli.report import Table, duration, percent, size, write_table
+
+_MOST_CHANGES = 20
+_LEAST_CHANGE = 0.002
+_NAME_WIDTH = 24
+
+
+class Annotate(StrEnum):
+    """For whom checks are written."""
+
+    GITHUB = "github"
+    JUNIT = "junit"
+
+
+def sentence(check: Check) -> str:
+    """What a check found, in words."""
+    if check.quantity == REGRESSION:
+        than = f"{percent(abs(check.value))} {'longer' if check.value >= 0 else 'shorter'} than in the baseline"
+        return f"the step is {than}, {'within' if check.passed else 'more than'} {percent(check.most)}"
+    shown = size if check.quantity == "memory" else duration
+    verb = "is within" if check.passed else "exceeds"
+    return f"{check.quantity} {shown(check.value)} {verb} {shown(check.most)}"
+
+
+def as_json(checks: Sequence[Check], comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """The keys `checks` and `comparisons` of an estimate's document, each only where there are some."""
+    found: dict[str, Any] = {}
+    if checks:
+        found["checks"] = [
+            {
+                "device": each.device,
+                "strategy": each.strategy,
+                "quantity": each.quantity,
+                "value": each.value,
+                "most": each.most,
+                "passed": each.passed,
+            }
+            for each in checks
+        ]
+    if comparisons:
+        found["comparisons"] = [
+            {
+                "device": each.device,
+                "strategy": each.strategy,
+                "before_step_s": each.before_s,
+                "after_step_s": each.after_s,
+                "growth": each.growth,
+                "changes": [_change(change) for change in _changed(each)],
+            }
+            for each in comparisons
+        ]
+    return found
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {
+        "name": change.name,
+        "phase": change.phase,
+        "before_s": change.before_s,
+        "after_s": change.after_s,
+        "before_algorithm": change.before_algorithm,
+        "after_algorithm": change.after_algorithm,
+    }
+
+
+def _changed(comparison: Comparison) -> list[Change]:
+    """What differs by a five-hundredth of the step, or in its algorithm; the largest differences first."""
+    least_s = _LEAST_CHANGE * comparison.before_s
+    found = [
+        each
+        for each in comparison.changes
+        if abs(each.difference_s) > least_s or each.before_algorithm != each.after_algorithm
+    ]
+    return sorted(found, key=lambda each: -abs(each.difference_s))
+
+
+def write_changes(comparison: Comparison, out: TextIO | None = None) -> None:
+    """Write what became of the layers since the baseline."""
+    changed = _changed(comparison)
+    footer = [f"and {len(changed) - _MOST_CHANGES} more"] if len(changed) > _MOST_CHANGES else []
+    before, after = duration(comparison.before_s), duration(comparison.after_s)
+    footer.append(f"step {before} before, {after} now: {_signed(comparison.growth)}")
+    rows = [
+        (_short(each.name), each.phase.replace("_", " "), *_times(each), _algorithms(each))
+        for each in changed[:_MOST_CHANGES]
+    ]
+    title = f"since the baseline: {comparison.strategy} on {comparison.device}"
+    write_table(
+        Table(
+            title=title,
+            columns=("layer", "phase", ">before", ">now", ">difference", "algorithm"),
+            rows=rows,
+            footer=footer,
+        ),
+        out,
+    )
+
+
+def _times(change: Change) -> tuple[str, str, str]:
+    sign = "+" if change.difference_s > 0 else "-" if change.difference_s < 0 else ""
+    return duration(change.before_s), duration(change.after_s), sign + duration(abs(change.difference_s))
+
+
+def _algorithms(change: Change) -> str:
+    names = [name for name in (change.before_algorithm, change.after_algorithm) if name]
+    return " -> ".join(dict.fromkeys(names)) if len(set(names)) > 1 else ""
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else "…" + name[1 - _NAME_WIDTH :]
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f} %"
+
+
+# For pipelines
+
+
+def write_github(checks: Sequence[Check], model: str, out: TextIO | None = None) -> None:
+    """Write the checks as GitHub's workflow commands, which its runner shows beside the change."""
+    out = out or sys.stderr
+    for each in checks:
+        level = "notice" if each.passed else "error"
+        title = _property(f"latte: {model}")
+        out.write(f"::{level} title={title}::{_data(_line(each))}\n")
+
+
+def _line(check: Check) -> str:
+    return f"{sentence(check)} ({check.strategy} on {check.device})"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def write_junit(checks: Sequence[Check], model: str, out: TextIO | None = None) -> None:
+    """Write the checks as a JUnit test suite in XML, a test case each."""
+    out = out or sys.stdout
+    failed = sum(not each.passed for each in checks)
+    suite = ElementTree.Element(
+        "testsuite", name="latte", tests=str(len(checks)), failures=str(failed), errors="0", skipped="0"
+    )
+    for each in checks:
+        name = f"{each.quantity} ({each.strategy} on {each.device})"
+        case = ElementTree.SubElement(suite, "testcase", classname=f"latte.{_plain(model)}", name=_plain(name))
+        if each.passed:
+            ElementTree.SubElement(case, "system-out").text = _plain(_line(each))
+        else:
+            failure = ElementTree.SubElement(case, "failure", type="exceeded", message=_plain(sentence(each)))
+            failure.text = _plain(_line(each))
+    suites = ElementTree.Element("testsuites")
+    suites.append(suite)
+    ElementTree.indent(suites)
+    out.write("<?xml version='1.0' encoding='utf-8'?>\n" + ElementTree.tostring(suites, encoding="unicode") + "\n")
+
+
+def _plain(text: str) -> str:
+    """`text` without what XML cannot hold."""
+    return "".join(_allowed(text))
+
+
+def _allowed(text: str) -> Iterator[str]:
+    for sign in text:
+        code = ord(sign)
+        ok = sign in "\t\n\r" or 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code >= 0x10000
+        yield sign if ok else "\N{REPLACEMENT CHARACTER}"

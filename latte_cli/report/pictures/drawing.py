@@ -1,0 +1,74 @@
+"""Drawing: a figure to draw in, and writing it to a file or into a page."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from latte_cli.errors import ExitCode, LatteError
+
+SUFFIXES = (".png", ".svg", ".pdf")
+"""The endings of pictures."""
+
+INK, GRID = "#010203", "#030201"
+"""Stand for the colour of text and of faint lines: black and grey in a file, the page's own in a page."""
+
+
+def check_suffix(path: Path) -> None:
+    """Raise LatteError for a name that is none of a picture."""
+    if path.suffix not in SUFFIXES:
+        names = ", ".join(SUFFIXES)
+        raise LatteError(f"`{path}` is not the name of a picture", hint=f"it ends in {names}", exit_code=ExitCode.USAGE)
+
+
+def figure_of(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, list[Any]]:
+    """A figure of that size in inches, and its axes row by row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    axes = [figure.add_subplot(rows, columns, at + 1) for at in range(rows * columns)]
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure; the same one gives the same file, and its words can be read and searched in an SVG."""
+    from matplotlib import rc_context
+
+    dates = {".svg": "Date", ".pdf": "CreationDate"}
+    metadata = {dates[path.suffix]: None} if path.suffix in dates else None
+    try:
+        with rc_context({"svg.hashsalt": "latte", "svg.fonttype": "none"}):
+            figure.savefig(path, metadata=metadata)
+    except OSError as exc:
+        raise LatteError(f"cannot write `{path}`: {exc.strerror}", hint="choose another place") from exc
+
+
+def inline(figure: Any, name: str, title: str, description: str) -> str:
+    """A figure as the SVG element of a page, which has a title and a description for screen readers.
+
+    Text and lines have the page's colours; identifiers begin with `name`, so that several figures fit one page.
+    """
+    from html import escape
+
+    from matplotlib import rc_context
+
+    for each in (figure.patch, *(axes.patch for axes in figure.axes)):
+        each.set_alpha(0)
+    out = io.StringIO()
+    with rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "svg.id": None}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = text.replace(INK, "currentColor").replace(GRID, "var(--faint)")
+    text = text.replace("fill: #000000", "fill: currentColor").replace("stroke: #000000", "stroke: currentColor")
+    head = f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(description)}</desc>'
+    start, end = text.index("<svg"), text.index(">") + 1
+    opening = re.sub(r' (width|height)="[^"]*pt"', "", text[start:end])
+    opening = opening[:-1] + f' role="img" aria-labelledby="{name}-t {name}-d" preserveAspectRatio="xMinYMin meet">'
+    return opening + head + text[end:]

@@ -1,0 +1,74 @@
+"""Estimates as traces: the calls of a step on a time line, for Perfetto and chrome://tracing."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from latte_cli import __version__
+from latte_cli.estimator import Estimate, LayerTime, in_order
+
+_PROCESS = 1
+
+
+def trace(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """The calls of one step, one after the other in the order in which they run, in the trace event format's JSON.
+
+    Times are in microseconds; each estimate is a process of its own, each phase a colour and a category. On a GPU the
+    host asks for calls on a line of its own, and the device does each when it is asked and the one before is done.
+    """
+    events = [event for at, each in enumerate(estimates, start=_PROCESS) for event in _events(each, at)]
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ms",
+        "otherData": {"version": f"latte {__version__}", "model": estimates[0].network.name},
+    }
+
+
+_DEVICE, _HOST = 1, 2
+
+
+def _events(estimate: Estimate, process: int) -> Iterator[dict[str, Any]]:
+    kind = estimate.device.kind
+    name = (
+        f"{estimate.network.name}, batch {estimate.network.batch_size}: {estimate.strategy} on {estimate.device.slug}"
+    )
+    yield _named("process_name", process, _DEVICE, name)
+    yield _named("thread_name", process, _DEVICE, "GPU" if kind == "cuda" else "CPU")
+    queued = kind == "cuda" and not estimate.step.cuda_graph
+    if queued:
+        yield _named("thread_name", process, _HOST, "host")
+    asked_s = done_s = 0.0
+    for part in in_order(estimate.parts):
+        for _ in range(part.count):
+            if not part.device_s and not part.host_s:
+                continue
+            if queued:
+                yield _event(part, process, _HOST, asked_s, part.host_s)
+                asked_s += part.host_s
+            start_s = max(asked_s, done_s)
+            yield _event(part, process, _DEVICE, start_s, part.device_s)
+            done_s = start_s + part.device_s
+
+
+def _named(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
+    return {"name": what, "ph": "M", "pid": process, "tid": thread, "args": {"name": name}}
+
+
+def _event(part: LayerTime, process: int, thread: int, start_s: float, lasting_s: float) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "cat": part.phase,
+        "ph": "X",
+        "ts": 1e6 * start_s,
+        "dur": 1e6 * lasting_s,
+        "pid": process,
+        "tid": thread,
+        "args": {
+            "phase": part.phase,
+            "kind": part.layer.kind,
+            "algorithm": part.algorithm.name,
+            "source": part.source,
+            "low_us": 1e6 * part.low_s,
+            "high_us": 1e6 * part.high_s,
+            "workspace_bytes": part.workspace_bytes,
+        },
+    }
