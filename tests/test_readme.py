@@ -5,14 +5,11 @@ reader so: *(not run by the tests: REASON)*. A new reason has to be added to `MA
 A block in `text` shows what a command printed; there is one.
 """
 
-import os
 import re
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from blocks import Block, blocks, run
 
 README = Path(__file__).parents[1] / "README.md"
 MARKED = [
@@ -23,25 +20,7 @@ MARKED = [
     "needs an NVIDIA GPU",
     "needs the files",
 ]
-BLOCK = re.compile(
-    r"(?:^\*\(not run by the tests: (?P<reason>.+)\)\*\n\n)?^```(?P<language>.*)\n(?P<code>(?:.*\n)*?)^```$",
-    re.MULTILINE,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Block:
-    language: str
-    code: str
-    reason: str | None
-
-
-def _blocks(text: str) -> list[_Block]:
-    return [_Block(**match.groupdict()) for match in BLOCK.finditer(text)]
-
-
-BLOCKS = _blocks(README.read_text())
-COMMANDS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+BLOCKS = blocks(README.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [block for block in BLOCKS if not block.reason and block.language != "text"],
     ids=lambda block: block.code.splitlines()[0],
 )
-def test_a_block_of_the_readme_runs(block: _Block, folder: Path) -> None:
-    environment = {
-        "HOME": str(folder),
-        "LATTE_STORE": str(folder / "store"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    done = subprocess.run(
-        [*COMMANDS[block.language], block.code],
-        cwd=folder,
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_block_of_the_readme_runs(block: Block, folder: Path) -> None:
+    done = run(block, folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
@@ -77,7 +43,7 @@ def test_the_readme_shows_one_output() -> None:
     assert sum(block.language == "text" for block in BLOCKS) == 1
 
 
-def test_the_readme_has_only_the_known_marked_blocks() -> None:
+def test_the_readme_has_only_the_known_markedblocks() -> None:
     assert [block.reason for block in BLOCKS if block.reason] == MARKED
 
 
@@ -89,9 +55,9 @@ def test_every_marker_and_fence_of_the_readme_is_read() -> None:
 
 def test_a_marker_holds_only_for_the_block_right_below_it() -> None:
     text = "*(not run by the tests: slow)*\n\n```sh\none\n```\n\n```python\ntwo\n```\n"
-    assert _blocks(text) == [
-        _Block(language="sh", code="one\n", reason="slow"),
-        _Block(language="python", code="two\n", reason=None),
+    assert blocks(text) == [
+        Block(language="sh", code="one\n", reason="slow"),
+        Block(language="python", code="two\n", reason=None),
     ]
 
 

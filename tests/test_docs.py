@@ -1,0 +1,75 @@
+"""The pages in docs: their blocks are run in order, each page in a fresh folder; links lead somewhere; the pages build.
+
+A block that is not run says why, in a line of its own above it, as in the README.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from blocks import Block, blocks, run
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "federation" not in path.parts and path.name != "commands.md")
+SHOWN = ("text", "")
+MARKED = [
+    "measures for a minute",
+    "needs an object store",
+    "needs an object store",
+    "needs a profile",
+    "needs a Jetson",
+    "measures this machine",
+    "needs the file",
+    "needs a profile of this machine",
+]
+
+
+def of(path: Path) -> list[Block]:
+    found = [block for block in blocks(path.read_text("utf-8")) if not block.language.startswith("{")]
+    return [block for block in found if block.language not in SHOWN]
+
+
+RUN = [path for path in PAGES if any(not block.reason for block in of(path))]
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda path: str(path.relative_to(DOCS)))
+def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    for block in of(page):
+        if not block.reason:
+            done = run(block, tmp_path)
+            assert done.returncode == 0, f"{block.code}\n{done.stderr}"
+            assert done.stdout or done.stderr
+
+
+def test_only_the_known_blocks_are_not_run() -> None:
+    found = [block.reason for path in PAGES for block in of(path) if block.reason]
+    assert sorted(found) == sorted(MARKED)
+
+
+LINKS = [
+    (path, link) for path in PAGES for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", path.read_text("utf-8"))
+]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=lambda one: str(one).removeprefix(str(DOCS)))
+def test_a_link_leads_to_a_file(page: Path, link: str) -> None:
+    assert (page.parent / link).is_file()
+
+
+def test_the_workflow_is_one() -> None:
+    body = yaml.safe_load((DOCS / "how-to" / "latte-gate.yml").read_text())
+    steps = body["jobs"]["estimate"]["steps"]
+    script = next(step["run"] for step in steps if step.get("name") == "Estimate")
+    assert subprocess.run(["bash", "-n", "-c", script], check=False).returncode == 0
+    assert "--max-regression" in script
+
+
+def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", DOCS, tmp_path / "html"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for page in ("index", "reference/commands", "reference/python"):
+        assert (tmp_path / "html" / f"{page}.html").stat().st_size > 3000
