@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help venv check test libraries demo golden gpu gpu-test gpu-profile gpu-accuracy gpu-runtime bench clean
+.PHONY: help venv check test libraries demo golden docs gpu gpu-test gpu-profile gpu-accuracy gpu-runtime bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,6 +59,10 @@ demo: .venv/ready ## profile this machine for two minutes; an estimate and a pla
 golden: .venv/ready ## rewrite the expected output in tests/golden; look at the diff
 	LATTE_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py
 
+docs: .venv/ready ## the documentation as pages in build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
 # On a machine with an NVIDIA GPU. Each part stands alone, takes under nine minutes and goes on where it stopped; it
 # needs no network and no XGBoost. GPU_PYTHON=python3 takes an environment that is there already instead of .venv.
 BUDGET ?= 8m
@@ -66,7 +70,6 @@ STORE ?= build/gpu-store
 OUT ?= build/gpu
 GPU_PYTHON ?= $(BIN)/python
 GPU_READY := $(if $(filter $(BIN)/python,$(GPU_PYTHON)),.venv/ready)
-LATER = @echo "$@: there is nothing to run yet" >&2; exit 4
 
 gpu: gpu-test gpu-profile gpu-accuracy gpu-runtime ## all that needs an NVIDIA GPU; BUDGET=8m STORE=DIR OUT=DIR
 
@@ -80,7 +83,7 @@ gpu-accuracy: gpu-ready ## estimates against real training steps
 	$(GPU_PYTHON) benchmarks/gpu_accuracy.py --store $(STORE) --output $(OUT) --budget $(BUDGET) $(ARGS)
 
 gpu-runtime: gpu-ready ## training steps with the chosen algorithms
-	$(LATER)
+	$(GPU_PYTHON) benchmarks/runtime.py --device cuda --store $(STORE)-runtime --output $(OUT)/runtime.md $(ARGS)
 
 .PHONY: gpu-ready
 gpu-ready: $(GPU_READY)

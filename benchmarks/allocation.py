@@ -225,6 +225,8 @@ def report(
     whole_s: dict[str, float],
 ) -> Iterable[str]:
     networks = {name: load(machine.path(name), batch_size=BATCH) for name in NETWORKS}
+    yield "# Allocation: fine widths against one for all, and real rounds"
+    yield ""
     yield f"Device `{machine.slug}`; images of {SIZE} pixels, batch {BATCH}, {ROUNDS} rounds of {SAMPLES} examples,"
     yield f"strategy `{STRATEGY}`. U is a share of the whole model's estimated round, which upper ends have to meet."
     yield ""
@@ -296,6 +298,8 @@ def speed() -> Iterable[str]:
     found = assigned(fleet, rounds, devices, 60.0)
     taken_s = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield "# Allocation: how long it takes"
+    yield ""
     yield (
         f"{count:,} devices, each with samples, rate and memory of its own, in {classes} classes by {subs} sub-models: "
         f"{taken_s:.1f} s of one core, {(peak - before) / 1024:.0f} MiB more than before ({peak / 1024:.0f} in all); "

@@ -128,6 +128,8 @@ def measured(folder: Path, name: str, networks: Mapping[SubModel, Network]) -> d
 
 
 def report(folder: Path, store: Store) -> Iterable[str]:
+    yield "# Allocation: what pricing in other ways costs"
+    yield ""
     yield f"Device `{slug(store, FORMS[0])}` in {len(FORMS)} forms: " + "; ".join(map(str, FORMS)) + "."
     yield f"Images of {SIZE} pixels, batch {BATCH}; widths of eighths; U in shares of the slowest whole model's step."
     yield ""

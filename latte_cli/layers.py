@@ -180,7 +180,7 @@ class Convolution(Layer):
 
     @property
     def weight_shape(self) -> Shape:
-        """(out, in / groups, *kernel), or (in, out / groups, *kernel) for a transposed convolution."""
+        """`(out, in / groups, *kernel)`, or `(in, out / groups, *kernel)` for a transposed convolution."""
         first, second = self.out_channels, self.in_channels
         if self.transposed:
             first, second = second, first

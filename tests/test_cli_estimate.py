@@ -153,11 +153,11 @@ def test_devices_stand_side_by_side(latte):
 
 
 def test_a_step_over_the_limit_ends_with_3_after_the_result(latte):
-    code, out, err = latte("--max-step", "0.001ms")
+    code, out, err = latte("--fail-above", "0.001ms")
     assert code == 3
     assert "step " in out
-    assert "longer than 1.00 us" in err
-    assert latte("--max-step", "1h")[0] == 0
+    assert "exceeds 1.00 us" in err
+    assert latte("--fail-above", "1h")[0] == 0
 
 
 def test_what_was_not_measured_is_predicted_with_a_warning_and_a_note(latte):
@@ -188,7 +188,9 @@ def test_channels_last_is_read_where_it_was_measured(latte, store, model):
         (("--shape", "sequence=3"), 2, "unknown dimension `sequence`"),
         (("--optimizer", "adan"), 2, "did you mean `adam`?"),
         (("--workspace-limit", "lots"), 2, "is not a size"),
-        (("--max-step", "soon"), 2, "is not a duration"),
+        (("--fail-above", "soon"), 2, "is not a duration"),
+        (("--fail-above", "sleep=1s"), 2, "did you mean `step`?"),
+        (("--max-regression", "much"), 2, "is not a share"),
         (("--batch-size", "0"), 2, "--batch-size"),
         (("--precision", "bf16"), 1, "has no rows in bf16 nchw"),
         (("--threads", "7"), 1, "with 7 threads"),

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latte_cli.cli import console
+from latte_cli.cli.gating import Form, Gate
 from latte_cli.cli.options import (
     DeviceOption,
-    FormatOption,
     ShapeOption,
     StoreOption,
-    parse_duration,
+    parse_growth,
     parse_rate,
     parse_shapes,
     parse_size,
 )
-from latte_cli.errors import ExitCode, LatteError
-from latte_cli.report import Format, duration, size
+from latte_cli.gates import Limit, limit
+from latte_cli.report import Format, size
+from latte_cli.report.gates import Annotate
 from latte_cli.schedule import Schedule
 from latte_cli.tasks import Precision
 
@@ -108,11 +109,32 @@ def estimate(
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Leave out, and name, what can be neither looked up nor predicted.")
     ] = False,
-    max_step: Annotated[
-        float | None,
-        typer.Option(parser=parse_duration, metavar="DURATION", help="End with code 3 if a step takes longer."),
+    fail_above: Annotated[
+        list[Limit] | None,
+        typer.Option(
+            parser=limit,
+            metavar="LIMIT",
+            help="End with code 3 if a step takes longer, as in 50ms; or another quantity, as in backward=30ms or "
+            "memory=2GiB. Repeatable.",
+        ),
     ] = None,
-    form: FormatOption = Format.TABLE,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compare with what an earlier run wrote as JSON, layer by layer."),
+    ] = None,
+    max_regression: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_growth, metavar="SHARE", help="End with code 3 if a step is so much longer, as in 5%."
+        ),
+    ] = None,
+    annotate: Annotated[
+        Annotate | None,
+        typer.Option(
+            help="Say what was held to a limit for GitHub's runner, on stderr, or as JUnit's XML in place of the table."
+        ),
+    ] = None,
+    form: Annotated[Form, typer.Option("--format", help="How to write the result.")] = Form.TABLE,
     store: StoreOption = None,
 ) -> None:
     """Estimate the training time of MODEL, layer by layer."""
@@ -120,10 +142,13 @@ def estimate(
     from latte_cli.lookup import profile
     from latte_cli.network import load
     from latte_cli.network.training import frozen, with_norms
-    from latte_cli.report.estimates import write_estimates
+    from latte_cli.report import write_json
+    from latte_cli.report.estimates import document, write_estimates
     from latte_cli.report.memories import write_memory
+    from latte_cli.report.traces import trace
     from latte_cli.store import open_store
 
+    gate = Gate.of(fail_above, baseline, max_regression, annotate, form)
     strategies = _strategies(strategy)
     for one in strategies:
         check_names(precision, layout, one, optimizer, loss, estimator)
@@ -167,14 +192,18 @@ def estimate(
         down_bit_per_s=download,
         loading_per_s=loading_rate,
     )
-    write_estimates(estimates, form, schedule=schedule)
-    if memory and form is not Format.JSON:
-        write_memory(estimates, form)
+    held = gate.held(document(estimates, schedule))
+    if form is Form.TRACE:
+        write_json(trace(estimates))
+    elif not gate.replaces_the_table:
+        write_estimates(estimates, Format(form), schedule=schedule, more=held.as_json())
+        if memory and form is not Form.JSON:
+            write_memory(estimates, Format(form))
     _say_doubts(estimates)
-    if form is Format.TABLE:
+    held.write(model.name, form)
+    if form is Form.TABLE:
         console.note(f"next: `latte allocate {model} --fleet FILE --round-duration 10m`")
-    if max_step is not None:
-        _hold(estimates, max_step)
+    held.enforce()
 
 
 def _strategies(given: Sequence[str] | None) -> list[str]:
@@ -213,14 +242,3 @@ def _say_doubts(estimates: Sequence["Estimate"]) -> None:
     said = [(warning.message, found.device.slug) for found in estimates for warning in found.warnings]
     for message, slug in dict.fromkeys(said):
         console.warn(f"{message} (`{slug}`)" if len(estimates) > 1 else message)
-
-
-def _hold(estimates: Sequence["Estimate"], max_step_s: float) -> None:
-    """Raise LatteError (exit code 3) if the slowest step takes longer."""
-    slowest_s = max(found.step_s for found in estimates)
-    if slowest_s > max_step_s:
-        raise LatteError(
-            f"a step takes {duration(slowest_s)}, longer than {duration(max_step_s)}",
-            hint="a smaller `--batch-size` or a sub-model (`latte allocate`) shortens it",
-            exit_code=ExitCode.EXCEEDED,
-        )

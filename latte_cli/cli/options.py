@@ -1,6 +1,7 @@
 """Options that several commands share, declared once."""
 
 from collections.abc import Sequence
+from math import inf, nan
 from typing import Annotated, TypeAlias
 
 import typer
@@ -56,15 +57,31 @@ def parse_widths(text: str, what: str = "widths") -> tuple[float, ...]:
 
 def parse_share(text: str) -> float:
     """A share of 1 in `50%` or `0.5`; raises LatteError (exit code 2) for what is none."""
-    number = text.strip().removesuffix("%")
-    try:
-        share = float(number) / (100 if text.strip().endswith("%") else 1)
-    except ValueError:
-        share = -1.0
+    share = _share(text)
     if not 0 < share <= 1:
-        shown = " ".join(text.split())[:40]
-        raise LatteError(f"`{shown}` is not a share", hint="as in `50%` or `0.5`", exit_code=ExitCode.USAGE)
+        raise _no_share(text)
     return share
+
+
+def parse_growth(text: str) -> float:
+    """A share in `5%` or `0.05` that may be 0 or over 1; raises LatteError (exit code 2) for what is none."""
+    share = _share(text)
+    if not 0 <= share < inf:
+        raise _no_share(text)
+    return share
+
+
+def _share(text: str) -> float:
+    number = text.strip()
+    try:
+        return float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        return nan
+
+
+def _no_share(text: str) -> LatteError:
+    shown = " ".join(text.split())[:40]
+    return LatteError(f"`{shown}` is not a share", hint="as in `50%` or `0.5`", exit_code=ExitCode.USAGE)
 
 
 def parse_shapes(given: Sequence[str] | None) -> dict[str, int]:

@@ -179,11 +179,17 @@ def _name_skipped(skipped: tuple[tuple[str, str], ...]) -> None:
 @app.command()
 def merge(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The other store: a directory or a URI.")],
+    destination: Annotated[
+        str | None,
+        typer.Argument(metavar="[DESTINATION]", help="The store that gets the rows. [default: --store]"),
+    ] = None,
     skip_damaged: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
-    """Add the rows of the store SOURCE that this store lacks."""
-    opened = open_store(store, skip_damaged=skip_damaged)
+    """Add the rows of the store SOURCE that DESTINATION lacks; doing it twice changes nothing."""
+    if destination and store:
+        raise LatteError("the destination is given twice", hint="leave out `--store`", exit_code=ExitCode.USAGE)
+    opened = open_store(destination or store, skip_damaged=skip_damaged)
     for slug, rows in opened.merge(source).items():
         console.note(f"{rows} rows of {slug} added")
     _name_skipped(opened.skipped)

@@ -7,6 +7,7 @@ from typing import Any
 from latte_cli import rates
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.errors import unknown
+from latte_cli.estimator.clocks import in_order
 from latte_cli.estimator.doubts import Warn
 from latte_cli.estimator.estimator import CALIBRATED, DoesNotFit, Estimator
 from latte_cli.estimator.memory import Memory
@@ -40,6 +41,7 @@ __all__ = [
     "compared",
     "doubtful",
     "estimated",
+    "in_order",
     "phases",
     "training_step",
 ]

@@ -1,8 +1,8 @@
 """Two clocks: the host asks for the calls of a step one after the other, and the device carries them out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from latte_cli.estimator.steps import ACCUMULATION, LOSS, UPDATE
 from latte_cli.layers import Phase
@@ -32,6 +32,9 @@ class Call(Protocol):
         """How often a step makes it."""
 
 
+Call_ = TypeVar("Call_", bound=Call)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spans:
     """The seconds of the parts of a step; `other_s` is the loss, and adding gradients up."""
@@ -58,7 +61,7 @@ def two_clocks(calls: Sequence[Call], *, asked_at_once: bool = False) -> Spans:
     """
     spent = dict.fromkeys(("forward_s", "backward_s", "update_s", "other_s"), 0.0)
     host_s = device_s = 0.0
-    for call in _in_order(calls):
+    for call in in_order(calls):
         before = device_s
         for _ in range(call.count):
             host_s += 0.0 if asked_at_once else call.host_s
@@ -75,7 +78,7 @@ def _part(call: Call) -> str:
     return "forward_s" if call.phase is Phase.FORWARD else "backward_s"
 
 
-def _in_order(calls: Sequence[Call]) -> Iterable[Call]:
+def in_order(calls: Sequence[Call_]) -> Iterator[Call_]:
     """Forward through the network, the loss, backward from its end, and what is done with the gradients."""
     own = [call for call in calls if call.name not in (LOSS, UPDATE, ACCUMULATION)]
     yield from (call for call in own if call.phase is Phase.FORWARD)

@@ -1,0 +1,170 @@
+"""`latte explain`: which algorithms each framework's rule takes for a model, and what that costs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latte_cli.cli import console
+from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_shapes, parse_size
+from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.report import Format
+from latte_cli.tasks import Layout, Precision
+
+if TYPE_CHECKING:
+    from latte_cli.report.explanations import Explanation
+    from latte_cli.store import Store
+
+BEST = "exhaustive"
+_ON_CPU = ("pytorch", "latte")
+_ON_GPU = ("pytorch", "pytorch-benchmark", "tensorflow", "xla", "mindspore", "latte")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """How an estimate is asked for."""
+
+    batch_size: int | None = None
+    precision: str = Precision.FP32.value
+    layout: str | None = None
+    threads: int | None = None
+    workspace_limit: int | None = None
+    memory_limit: int | None = None
+    optimizer: str = "sgd"
+
+
+def explain(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .pt2 program.", show_default=False)],
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A profile's name, or `cpu` or `cuda:N` for this machine.")
+    ] = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Whose rule to look at, as for `latte estimate`; of a single one the table shows every call. "
+            "Repeatable. [default: those that the device has a use for]",
+        ),
+    ] = None,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if",
+            metavar="NAME=VALUE,…",
+            help="Ask again with other values, as in batch-size=64,precision=bf16,workspace-limit=256MiB. Repeatable.",
+        ),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")
+    ] = Precision.FP32.value,
+    layout: Annotated[
+        str | None, typer.Option(metavar="NAME", help="nchw or channels_last. [default: the strategy's]")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")] = None,
+    workspace_limit: Annotated[
+        int | None, typer.Option(parser=parse_size, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
+    ] = None,
+    memory_limit: Annotated[
+        int | None, typer.Option(parser=parse_size, metavar="SIZE", help="Most memory of the step, as in 2GiB.")
+    ] = None,
+    optimizer: Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")] = "sgd",
+    shape: ShapeOption = None,
+    form: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """Explain what each rule takes for the convolutions of MODEL, what would be best, and what that costs."""
+    from latte_cli.lookup import profile
+    from latte_cli.report.explanations import write_explanations
+    from latte_cli.store import open_store
+
+    asked = _Asked(
+        batch_size=batch_size,
+        precision=precision,
+        layout=layout,
+        threads=threads,
+        workspace_limit=workspace_limit,
+        memory_limit=memory_limit,
+        optimizer=optimizer,
+    )
+    cases = [("", asked), *((text, _otherwise(asked, text)) for text in what_if or ())]
+    opened, sizes = open_store(store), parse_shapes(shape)
+    slug = profile(opened, device, threads)
+    names = strategy or (_ON_CPU if opened.device(slug).kind == "cpu" else _ON_GPU)
+    found = [_explained(opened, slug, model, sizes, names, each, text) for text, each in cases]
+    write_explanations(found, form)
+    for message in dict.fromkeys(warn.message for each in found for warn in each.best.warnings):
+        console.warn(message)
+    if form is Format.TABLE:
+        console.note(f"next: `latte estimate {model} --strategy latte` prices the step with what LATTE takes")
+
+
+def _explained(
+    store: "Store",
+    slug: str,
+    model: Path,
+    sizes: Mapping[str, int],
+    names: Sequence[str],
+    asked: _Asked,
+    what_if: str,
+) -> "Explanation":
+    from latte_cli.estimator import Limits, compared
+    from latte_cli.network import load
+    from latte_cli.report.explanations import Explanation
+
+    found = compared(
+        store,
+        slug,
+        load(model, batch_size=asked.batch_size, sizes=sizes),
+        strategies=list(dict.fromkeys([*names, BEST])),
+        limits=(Limits(workspace_bytes=asked.workspace_limit, memory_bytes=asked.memory_limit),),
+        precision=asked.precision,
+        layout=asked.layout,
+        threads=asked.threads,
+        optimizer=asked.optimizer,
+        note=console.note,
+    )
+    by_name = {each.strategy: each for each in found}
+    best = by_name[BEST]
+    return Explanation(best=best, others=[by_name[name] for name in dict.fromkeys(names)], what_if=what_if)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise LatteError(f"`{text}` is not a count", hint="as in `batch-size=64`", exit_code=ExitCode.USAGE)
+    return int(text)
+
+
+def _one_of(what: str, known: Sequence[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in known:
+            raise unknown(what, text, known)
+        return text
+
+    return parse
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "batch-size": _count,
+    "precision": _one_of("precision", tuple(Precision)),
+    "layout": _one_of("layout", tuple(Layout)),
+    "threads": _count,
+    "workspace-limit": parse_size,
+    "memory-limit": parse_size,
+    "optimizer": str,
+}
+
+
+def _otherwise(asked: _Asked, text: str) -> _Asked:
+    """`asked` with the values in `batch-size=64,precision=bf16`; LatteError (exit code 2) for what is none."""
+    values = {}
+    for part in text.split(","):
+        name, equals, value = (one.strip() for one in part.partition("="))
+        if name not in _PARSERS:
+            raise unknown("what-if", name, _PARSERS)
+        if not equals or not value:
+            raise LatteError(f"`{name}` has no value", hint=f"as in `{name}=…`", exit_code=ExitCode.USAGE)
+        values[name.replace("-", "_")] = _PARSERS[name](value)
+    return replace(asked, **values)

@@ -1,0 +1,110 @@
+"""Holding estimates to limits and to a baseline, for pipelines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from latte_cli import gates
+from latte_cli.errors import ExitCode, LatteError
+from latte_cli.report.gates import Annotate, as_json, sentence, write_changes, write_github, write_junit
+
+
+class Form(StrEnum):
+    """How `estimate` writes its result."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    TRACE = "trace"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What estimates are held to: `limits`, and a growth of at most `most` beyond the `baseline`."""
+
+    limits: Sequence[gates.Limit]
+    baseline: gates.Document | None
+    most: float | None
+    annotate: Annotate | None
+
+    @classmethod
+    def of(
+        cls,
+        limits: Sequence[gates.Limit] | None,
+        baseline: Path | None,
+        most: float | None,
+        annotate: Annotate | None,
+        form: Form,
+    ) -> "Gate":
+        """The gate that the options ask for; reads the baseline, and raises LatteError as that does."""
+        if most is not None and baseline is None:
+            raise LatteError(
+                "`--max-regression` needs something to compare with",
+                hint="add `--baseline FILE`, which `latte estimate MODEL --format json > FILE` writes",
+                exit_code=ExitCode.USAGE,
+            )
+        if annotate and not limits and most is None:
+            raise LatteError(
+                "`--annotate` has nothing to say without a limit",
+                hint="add `--fail-above 50ms`, or `--baseline FILE --max-regression 5%`",
+                exit_code=ExitCode.USAGE,
+            )
+        if annotate is Annotate.JUNIT and form is not Form.TABLE:
+            raise LatteError(
+                f"`--annotate junit` and `--format {form}` both write to stdout",
+                hint="run the command twice",
+                exit_code=ExitCode.USAGE,
+            )
+        document = None if baseline is None else gates.read_estimates(baseline)
+        return cls(limits=tuple(limits or ()), baseline=document, most=most, annotate=annotate)
+
+    @property
+    def replaces_the_table(self) -> bool:
+        """Whether stdout is for the annotations."""
+        return self.annotate is Annotate.JUNIT
+
+    def held(self, document: gates.Document) -> "Held":
+        """What came of the estimates in `document`; raises LatteError where there is nothing to compare."""
+        compared = gates.comparisons(self.baseline, document) if self.baseline else []
+        checks = gates.checks(document, self.limits)
+        if self.most is not None:
+            checks += gates.regressions(compared, self.most)
+        return Held(checks=checks, comparisons=compared, annotate=self.annotate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """The outcome of a gate."""
+
+    checks: Sequence[gates.Check]
+    comparisons: Sequence[gates.Comparison]
+    annotate: Annotate | None
+
+    def as_json(self) -> dict[str, Any]:
+        """What the document of the estimates says of it."""
+        return as_json(self.checks, self.comparisons)
+
+    def write(self, model: str, form: Form) -> None:
+        """Write the comparisons below a table, and the annotations."""
+        if self.annotate is Annotate.JUNIT:
+            write_junit(self.checks, model)
+        elif form is Form.TABLE:
+            for each in self.comparisons:
+                write_changes(each)
+        if self.annotate is Annotate.GITHUB:
+            write_github(self.checks, model)
+
+    def enforce(self) -> None:
+        """Raise LatteError (exit code 3) where something is over its limit."""
+        failed = [each for each in self.checks if not each.passed]
+        if not failed:
+            return
+        worst = max(failed, key=lambda each: each.value / each.most if each.most else each.value)
+        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise LatteError(
+            f"{sentence(worst)} (`{worst.strategy}` on `{worst.device}`){more}",
+            hint="a smaller `--batch-size` or a sub-model (`latte allocate`) shortens the step",
+            exit_code=ExitCode.EXCEEDED,
+        )

@@ -1,0 +1,234 @@
+"""Gates: limits that estimates must keep to, and how far they may be from those of an earlier run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.quantities import duration_s, size_bytes
+
+ESTIMATES = "latte.estimate/1"
+"""The schema of the documents that are compared."""
+
+_SECONDS = ("step", "forward", "backward", "update", "epoch", "round")
+QUANTITIES = {**{name: f"{name}_s" for name in _SECONDS}, "memory": "memory_bytes"}
+"""What can be limited, and its key among the totals of an estimate."""
+
+Document: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """The `most` that a quantity may be: seconds, or bytes of memory."""
+
+    quantity: str
+    most: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One phase of a layer in two runs: seconds and algorithms; None where a run does not have it."""
+
+    name: str
+    phase: str
+    before_s: float | None
+    after_s: float | None
+    before_algorithm: str | None
+    after_algorithm: str | None
+
+    @property
+    def difference_s(self) -> float:
+        """Seconds that it takes more than before."""
+        return (self.after_s or 0.0) - (self.before_s or 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """An estimate beside the one of the same device, strategy and settings in an earlier run; seconds of a step."""
+
+    device: str
+    strategy: str
+    before_s: float
+    after_s: float
+    changes: tuple[Change, ...]
+
+    @property
+    def growth(self) -> float:
+        """The share by which the step has become longer; negative where it is shorter."""
+        return self.after_s / self.before_s - 1 if self.before_s else inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was asked of one estimate: `value` may be `most`.
+
+    `quantity` is one of QUANTITIES, or `regression`, whose numbers are shares of the step.
+    """
+
+    device: str
+    strategy: str
+    quantity: str
+    value: float
+    most: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value is within what was asked."""
+        return self.value <= self.most
+
+
+REGRESSION = "regression"
+
+
+def limit(text: str) -> Limit:
+    """The limit in `50ms`, which is one of the step, `backward=30ms` or `memory=2GiB`.
+
+    Raises LatteError (exit code 2) for what is none.
+    """
+    name, equals, value = text.rpartition("=")
+    quantity = name.strip() if equals else "step"
+    if quantity not in QUANTITIES:
+        raise unknown("quantity", quantity, QUANTITIES)
+    return Limit(quantity=quantity, most=size_bytes(value) if quantity == "memory" else duration_s(value))
+
+
+def read_estimates(path: Path) -> Document:
+    """The document that `latte estimate --format json` wrote to `path`; raises LatteError for another file."""
+    hint = "`latte estimate MODEL --format json > FILE` writes one"
+    try:
+        found: Any = json.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise LatteError(f"cannot read `{path}`: {exc.strerror}", hint=hint) from exc
+    except (ValueError, RecursionError) as exc:
+        raise LatteError(f"`{path}` is not JSON", hint=hint) from exc
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != ESTIMATES:
+        what = f"has the schema `{schema}`" if isinstance(schema, str) else "says no schema"
+        raise LatteError(f"`{path}` {what}, not `{ESTIMATES}`", hint=hint)
+    for entry in _entries(found, path):
+        for layer in entry["layers"]:
+            if not all(isinstance(layer.get(key), kind) for key, kind in _LAYER_KEYS.items()):
+                raise _broken(path)
+    document: Document = found
+    return document
+
+
+_LAYER_KEYS: Mapping[str, type | tuple[type, ...]] = {
+    "name": str,
+    "phase": str,
+    "algorithm": str,
+    "time_s": (int, float),
+}
+
+
+def _entries(document: Document, path: Path) -> list[Mapping[str, Any]]:
+    entries = document.get("estimates")
+    if not isinstance(entries, list) or not entries:
+        raise _broken(path)
+    for entry in entries:
+        whole = isinstance(entry, dict) and all(isinstance(entry.get(key), dict) for key in ("settings", "totals"))
+        if not whole or not isinstance(entry.get("layers"), list) or not isinstance(_step_s(entry), int | float):
+            raise _broken(path)
+        if not all(isinstance(layer, dict) for layer in entry["layers"]):
+            raise _broken(path)
+    return entries
+
+
+def _broken(path: Path) -> LatteError:
+    return LatteError(f"`{path}` says that it holds estimates, but they are not whole", hint="write it again")
+
+
+def _step_s(entry: Mapping[str, Any]) -> Any:
+    return entry["totals"].get("step_s")
+
+
+def checks(document: Document, limits: Sequence[Limit]) -> list[Check]:
+    """What every estimate of the document has of each limited quantity.
+
+    Raises LatteError (exit code 2) for the time of an epoch or a round where none was asked for.
+    """
+    found = []
+    for entry in document["estimates"]:
+        for each in limits:
+            value = entry["totals"].get(QUANTITIES[each.quantity])
+            if value is None:
+                raise LatteError(
+                    f"there is no {each.quantity} to hold to a limit",
+                    hint="`--samples N` says how long one is",
+                    exit_code=ExitCode.USAGE,
+                )
+            names = {"device": entry["device"], "strategy": entry["strategy"]}
+            found.append(Check(**names, quantity=each.quantity, value=value, most=each.most))
+    return found
+
+
+def regressions(comparisons: Sequence[Comparison], most: float) -> list[Check]:
+    """Every comparison's growth of the step as a check against the share `most`."""
+    return [
+        Check(device=each.device, strategy=each.strategy, quantity=REGRESSION, value=each.growth, most=most)
+        for each in comparisons
+    ]
+
+
+def comparisons(before: Document, after: Document) -> list[Comparison]:
+    """Each estimate of `after` beside its like in `before`.
+
+    Raises LatteError for one without its like: another device, strategy, estimator, precision, layout or limit.
+    """
+    known = {_identity(entry): entry for entry in before["estimates"]}
+    found = []
+    for entry in after["estimates"]:
+        other = known.get(_identity(entry))
+        if other is None:
+            there = "; ".join(dict.fromkeys(_shown(each) for each in known))
+            raise LatteError(
+                f"the baseline has no estimate for {_shown(_identity(entry))}", hint=f"it has those for {there}"
+            )
+        found.append(
+            Comparison(
+                device=entry["device"],
+                strategy=entry["strategy"],
+                before_s=_step_s(other),
+                after_s=_step_s(entry),
+                changes=tuple(_changes(other["layers"], entry["layers"])),
+            )
+        )
+    return found
+
+
+_Identity: TypeAlias = tuple[str, ...]
+
+
+def _identity(entry: Mapping[str, Any]) -> _Identity:
+    settings, limits = entry["settings"], entry.get("limits") or {}
+    named = (entry.get("device"), entry.get("strategy"), entry.get("estimator"))
+    chosen = (settings.get(key) for key in ("precision", "layout", "threads", "optimizer"))
+    return tuple(map(str, (*named, *chosen, limits.get("workspace_bytes"), limits.get("memory_bytes"))))
+
+
+def _shown(identity: _Identity) -> str:
+    return " ".join(part for part in identity if part != "None")
+
+
+def _changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[Change]:
+    """Every phase of every layer of either run, in the order of the later one, and what it no longer has at the end."""
+    earlier = {(layer["name"], layer["phase"]): layer for layer in before}
+    later = {(layer["name"], layer["phase"]): layer for layer in after}
+    return [
+        Change(
+            name=name,
+            phase=phase,
+            before_s=_seconds(earlier.get((name, phase))),
+            after_s=_seconds(later.get((name, phase))),
+            before_algorithm=earlier.get((name, phase), {}).get("algorithm"),
+            after_algorithm=later.get((name, phase), {}).get("algorithm"),
+        )
+        for name, phase in dict.fromkeys([*later, *earlier])
+    ]
+
+
+def _seconds(layer: Mapping[str, Any] | None) -> float | None:
+    return None if layer is None else float(layer.get("count", 1) * layer["time_s"])

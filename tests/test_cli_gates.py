@@ -1,0 +1,205 @@
+"""Estimates held to limits and to a baseline, as pipelines do; traces; documents against their schemas."""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+from made_rows import DEVICE, measurement, profile, step_layers, tasks, write
+from running import LATTE, latte
+
+from latte_cli.network import load
+from latte_cli.network.zoo import export
+from latte_cli.store import open_store
+
+SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "lenet.onnx"
+    path.write_bytes(export("lenet"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory, model):
+    """A store, and one in which a convolution has become slower."""
+    layers = step_layers(load(model, batch_size=8))
+    found = []
+    for name, factor in (("before", 1.0), ("after", 1.5)):
+        store = open_store(str(tmp_path_factory.mktemp(name) / "store"), shipped=False)
+        profile(store, layers)
+        if factor > 1:
+            slow = [task for task in tasks(layers) if task.layer.kind == "convolution"]
+            late = [replace(measurement(task, time_s=0.02), measured_at=4e9) for task in slow]
+            write(store, late)
+        found.append(store.uri)
+    return found
+
+
+def estimate(model, store, *arguments, code=0):
+    named = ("--batch-size", 8, "--device", DEVICE.slug, "--store", store)
+    return latte("estimate", model, *named, *arguments, code=code)
+
+
+def valid(text, name):
+    body = json.loads(text)
+    jsonschema.validate(body, json.loads((SCHEMAS / f"{name}.json").read_text()))
+    return body
+
+
+def test_every_schema_is_one():
+    for path in SCHEMAS.glob("*.json"):
+        jsonschema.Draft202012Validator.check_schema(json.loads(path.read_text()))
+
+
+def test_the_document_of_an_estimate_keeps_to_its_schema(model, stores):
+    plain = valid(estimate(model, stores[0], "--format", "json").stdout, "estimate-1")
+    assert "checks" not in plain
+    more = ("--samples", 100, "--strategy", "pytorch,latte", "--fail-above", "1h", "--format", "json")
+    body = valid(estimate(model, stores[0], *more).stdout, "estimate-1")
+    assert [check["passed"] for check in body["checks"]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"),
+    [("1us0", 2), ("0.01ms", 3), ("1h", 0), ("backward=0.01ms", 3), ("memory=1GiB", 0), ("memory=1KiB", 3)],
+)
+def test_a_limit_ends_the_command_with_3_where_it_is_exceeded(model, stores, limit, code):
+    done = estimate(model, stores[0], "--fail-above", limit, code=code)
+    assert (code == 2) == (done.stdout == "")
+    assert code != 3 or "exceeds" in done.stderr
+
+
+def test_an_epoch_can_be_limited_only_where_there_are_samples(model, stores):
+    assert "no epoch" in estimate(model, stores[0], "--fail-above", "epoch=1s", code=2).stderr
+    assert "exceeds" in estimate(model, stores[0], "--samples", 10**9, "--fail-above", "epoch=1s", code=3).stderr
+
+
+def test_a_regression_is_shown_by_layer_and_ends_with_3(model, stores, tmp_path):
+    baseline = tmp_path / "old.json"
+    baseline.write_text(estimate(model, stores[0], "--format", "json").stdout)
+    same = estimate(model, stores[0], "--baseline", baseline, "--max-regression", "5%")
+    assert "+0.0 %" in same.stdout
+    slower = estimate(model, stores[1], "--baseline", baseline, "--max-regression", "5%", code=3)
+    assert "since the baseline" in slower.stdout
+    assert "conv" in slower.stdout.split("since the baseline")[1]
+    assert "longer than in the baseline" in slower.stderr
+    body = valid(
+        estimate(model, stores[1], "--baseline", baseline, "--max-regression", "5%", "--format", "json", code=3).stdout,
+        "estimate-1",
+    )
+    [comparison] = body["comparisons"]
+    changed = {change["name"] for change in comparison["changes"]}
+    assert changed
+    assert changed < {layer["name"] for layer in body["estimates"][0]["layers"]}
+    assert comparison["growth"] == pytest.approx(comparison["after_step_s"] / comparison["before_step_s"] - 1)
+    estimate(model, stores[1], "--baseline", baseline)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read"),
+        ("{", "is not JSON"),
+        ("[]", "says no schema"),
+        ('{"schema": "latte.plan/1"}', "has the schema `latte.plan/1`"),
+        ('{"schema": "latte.estimate/1", "estimates": []}', "not whole"),
+        ('{"schema": "latte.estimate/1", "estimates": [{"settings": {}, "totals": {}, "layers": []}]}', "not whole"),
+    ],
+)
+def test_a_baseline_that_is_none_is_one_clear_line(model, stores, tmp_path, content, message):
+    path = tmp_path / "old.json"
+    if content is not None:
+        path.write_text(content)
+    done = estimate(model, stores[0], "--baseline", path, code=1)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 2
+
+
+def test_a_baseline_of_another_strategy_is_named(model, stores, tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text(estimate(model, stores[0], "--strategy", "pytorch", "--format", "json").stdout)
+    assert "has no estimate for" in estimate(model, stores[0], "--baseline", path, code=1).stderr
+
+
+def test_options_that_need_others_say_so(model, stores):
+    assert "--baseline FILE" in estimate(model, stores[0], "--max-regression", "5%", code=2).stderr
+    assert "without a limit" in estimate(model, stores[0], "--annotate", "github", code=2).stderr
+    both = ("--annotate", "junit", "--format", "json", "--fail-above", "1h")
+    assert "both write to stdout" in estimate(model, stores[0], *both, code=2).stderr
+
+
+def test_github_reads_the_annotations_from_stderr(model, stores):
+    done = estimate(model, stores[0], "--fail-above", "0.01ms", "--fail-above", "1h", "--annotate", "github", code=3)
+    found = [line for line in done.stderr.splitlines() if line.startswith("::")]
+    assert [line.split(" ")[0] for line in found] == ["::error", "::notice"]
+    assert found[0].startswith("::error title=latte%3A lenet.onnx::step ")
+
+
+def test_junit_has_a_case_for_each_check(model, stores):
+    done = estimate(model, stores[0], "--fail-above", "0.01ms", "--fail-above", "1h", "--annotate", "junit", code=3)
+    suite = ElementTree.fromstring(done.stdout)[0]
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    assert [case.find("failure") is not None for case in suite] == [True, False]
+
+
+def test_a_trace_keeps_to_the_trace_event_format(model, stores):
+    body = json.loads(estimate(model, stores[0], "--strategy", "pytorch,latte", "--format", "trace").stdout)
+    events = body["traceEvents"]
+    assert body["displayTimeUnit"] in ("ms", "ns")
+    for event in events:
+        assert isinstance(event["name"], str)
+        assert isinstance(event["pid"], int)
+        assert isinstance(event["tid"], int)
+        assert event["ph"] in ("X", "M")
+        if event["ph"] == "M":
+            assert event["name"] in ("process_name", "thread_name")
+            assert isinstance(event["args"]["name"], str)
+        else:
+            assert event["ts"] >= 0
+            assert event["dur"] > 0
+            assert isinstance(event["cat"], str)
+    for process in (1, 2):
+        own = [event for event in events if event["ph"] == "X" and event["pid"] == process]
+        ends = [event["ts"] + event["dur"] for event in own]
+        assert all(nxt["ts"] >= end - 1e-6 for nxt, end in zip(own[1:], ends, strict=False))
+        directions = [event["cat"] for event in own if event["name"].startswith("conv")]
+        assert directions.index("backward_filter") > max(i for i, d in enumerate(directions) if d == "forward")
+    step_us = (
+        1e6
+        * valid(estimate(model, stores[0], "--format", "json").stdout, "estimate-1")["estimates"][0]["totals"]["step_s"]
+    )
+    assert max(e["ts"] + e["dur"] for e in events if e["ph"] == "X" and e["pid"] == 2) == pytest.approx(step_us)
+
+
+def test_an_explanation_names_what_every_rule_takes_and_loses(model, stores):
+    named = ("--batch-size", 8, "--device", DEVICE.slug, "--store", stores[0])
+    done = latte("explain", model, *named, "--what-if", "workspace-limit=1KiB", "--format", "json")
+    body = valid(done.stdout, "explanation-1")
+    assert [case["what_if"] for case in body["cases"]] == ["", "workspace-limit=1KiB"]
+    first = body["cases"][0]
+    lost = {each["strategy"]: each["lost_s"] for each in first["strategies"]}
+    assert lost["pytorch"] == pytest.approx(
+        sum(
+            choice["lost_s"] for call in first["calls"] for choice in call["choices"] if choice["strategy"] == "pytorch"
+        )
+    )
+    assert all(each >= 0 for each in lost.values())
+    table = latte("explain", model, *named).stdout
+    assert "the whole step" in table
+    one = latte("explain", model, *named, "--strategy", "pytorch").stdout
+    assert "workspace" in one
+    assert "what-if" in latte("explain", model, *named, "--what-if", "batch=3", code=2).stderr
+    lines = latte("explain", model, *named, "--format", "csv").stdout.splitlines()
+    assert lines[0].startswith("what_if,device,strategy,")
+
+
+def test_what_is_piped_into_head_does_not_fail(model, stores):
+    command = f"{LATTE} explain {model} --batch-size 8 --device {DEVICE.slug} --store {stores[0]} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
