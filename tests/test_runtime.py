@@ -207,6 +207,15 @@ def test_channels_last_changes_strides_and_nothing_else():
     assert latte_cli.applied(tuned).layout is Layout.CHANNELS_LAST
 
 
+def test_what_would_corrupt_memory_in_channels_last_stays_as_it_is():
+    plain = nn.Sequential(nn.Conv2d(8, 16, 1, stride=2), nn.Conv2d(16, 8, 3))
+    choices = chosen(layer_of(plain[1], (2, 16, 5, 5)), {Phase.FORWARD: "ONEDNN_NHWC"}, Layout.CHANNELS_LAST)
+    tuned = latte_cli.optimize(plain, choices=choices)
+    assert "past its buffers at `0`" in " ".join(latte_cli.applied(tuned).reasons)
+    assert tuned[0].weight.is_contiguous()
+    assert not any(isinstance(each, TunedConv2d) for each in tuned)
+
+
 def test_the_wrapper_costs_something_that_is_measured():
     assert 0 <= wrapper_s("cpu") < 0.01
 

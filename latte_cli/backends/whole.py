@@ -145,6 +145,8 @@ def run_apart(run: Run) -> Steps:
     last = done.stderr.strip().rpartition("\n")[2][-200:]
     if done.returncode == -9:
         raise OutOfMemory("killed, most likely for its memory")
+    if done.returncode < 0:
+        raise Failed(f"ended by signal {-done.returncode}, which is most likely a fault of torch's own operators")
     if done.returncode:
         raise OutOfMemory(last) if "memory" in last.lower() else Unsupported(last)
     return steps_from(json.loads(done.stdout))
