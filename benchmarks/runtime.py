@@ -154,6 +154,10 @@ def report(outcomes: Iterable[Outcome], device: str) -> Iterable[str]:
     kept = list(outcomes)
     ways = WAYS[: len(kept[0].race.times_s) - 1]
     columns = " | ".join(ways)
+    yield "# Training steps with what was selected"
+    yield ""
+    yield "`python benchmarks/runtime.py` prints this."
+    yield ""
     yield f"Steps of SGD in fp32 on `{device}`; each way's step over PyTorch's default in the same round: median"
     yield "(quartiles) over rounds. Under 1 is faster."
     yield ""

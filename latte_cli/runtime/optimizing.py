@@ -274,7 +274,7 @@ def _unsafe(module: nn.Module) -> str:
         if not isinstance(each, nn.Conv2d) or max(each.kernel_size) > 1 or each.weight.device.type != "cpu":
             continue
         if corrupts_heap(layer_of(each, (1, each.in_channels, *each.stride))):
-            return name
+            return str(name)
     return ""
 
 
