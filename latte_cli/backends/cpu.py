@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Conditions, Device, Facts, OutOfMemory, Prepared, Sample, Unsupported, host
+from latte_cli.backends import Conditions, Device, Facts, OutOfMemory, Prepared, Sample, host
+from latte_cli.backends.computing import computing
 from latte_cli.backends.cpu_convolutions import CONVOLUTIONS
 from latte_cli.backends.torch_layers import REFUSALS, LayerCall, layer_call, operands, overhead_s, peak_bytes, refusal
 from latte_cli.backends.whole import Runs
@@ -237,12 +238,7 @@ def _layer_call(task: Task) -> LayerCall:
 
 
 def _convolution(task: Task, layer: Convolution) -> LayerCall:
-    algorithm = CONVOLUTIONS.get(task.algorithm.name)
-    if algorithm is None or task.phase not in algorithm.calls:
-        raise Unsupported(f"no {task.algorithm.name} for {task.phase}")
-    if not algorithm.applies(layer, task.phase, task.settings):
-        raise Unsupported(f"{task.algorithm.name} does not apply to this layer")
+    compute = computing(task.algorithm, layer, task.phase, task.settings, "cpu")
     ready = operands(layer, task.settings)
-    compute = algorithm.calls[task.phase]
     first = ready.x if task.phase is Phase.FORWARD else ready.gy
-    return LayerCall(call=lambda: compute(layer, ready), first=(first,))
+    return LayerCall(call=lambda: compute(ready), first=(first,))

@@ -192,12 +192,15 @@ def estimate(
         down_bit_per_s=download,
         loading_per_s=loading_rate,
     )
-    held = gate.held(document(estimates, schedule))
+    body = document(estimates, schedule)
+    held = gate.held(body)
     if form is Form.TRACE:
         write_json(trace(estimates))
+    elif form is Form.JSON:
+        write_json({**body, **held.as_json()})
     elif not gate.replaces_the_table:
-        write_estimates(estimates, Format(form), schedule=schedule, more=held.as_json())
-        if memory and form is not Form.JSON:
+        write_estimates(estimates, Format(form), schedule=schedule)
+        if memory:
             write_memory(estimates, Format(form))
     _say_doubts(estimates)
     held.write(model.name, form)

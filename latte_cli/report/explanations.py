@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from latte_cli.estimator import LOSS, UPDATE, Estimate, LayerTime
 from latte_cli.layers import Convolution, Phase
-from latte_cli.report import Cell, Format, Table, duration, percent, size, write_csv, write_json, write_table
+from latte_cli.report import Cell, Format, Table, duration, percent, shortened, size, write_csv, write_json, write_table
 
 _NAME_WIDTH, _NARROW = 22, 14
 _PHASES = {Phase.BACKWARD_DATA: "data", Phase.BACKWARD_FILTER: "filter"}
@@ -140,7 +140,7 @@ def _one(explanation: Explanation) -> Table:
         same = part.algorithm == best.algorithm
         more = "" if same else _signed(size, (best.workspace_bytes or 0) - (part.workspace_bytes or 0))
         changes = ("", "", "") if same else (best.algorithm.name, _lost(part, best), more)
-        rows.append((_short(part.name, _NARROW), _phase(part), part.algorithm.name, *changes))
+        rows.append((shortened(part.name, _NARROW), _phase(part), part.algorithm.name, *changes))
     columns = ("layer", "phase", strategy, "best", ">lost", ">workspace")
     return Table(
         title=_title(explanation),
@@ -159,7 +159,7 @@ def _several(explanation: Explanation) -> Table:
             agreed += 1
             continue
         lost = ("=" if part.algorithm == best.algorithm else _lost(part, best) for part in others)
-        rows.append((_short(best.name), _phase(best), best.algorithm.name, _spent(best), *lost))
+        rows.append((shortened(best.name, _NAME_WIDTH), _phase(best), best.algorithm.name, _spent(best), *lost))
     footer = [f"all take the best for {agreed} more calls of convolutions"] if agreed else []
     footer += [f"{letter}: {each.strategy}" for letter, each in zip(letters, explanation.others, strict=True)]
     columns = ("layer", "phase", "best", ">time", *(f">{letter}" for letter in letters))
@@ -184,10 +184,6 @@ def _lost(part: LayerTime, best: LayerTime) -> str:
 
 def _signed(shown: Callable[[float], str], value: float) -> str:
     return ("-" if value < 0 else "+") + shown(abs(value))
-
-
-def _short(name: str, width: int = _NAME_WIDTH) -> str:
-    return name if len(name) <= width else "…" + name[1 - width :]
 
 
 def _totals(explanations: Sequence[Explanation]) -> Table:
