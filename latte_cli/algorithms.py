@@ -75,6 +75,8 @@ KNOWN: dict[tuple[str, str], Known] = {
     ("cudnn", "ALGO_0"): Known(phases=_BACKWARDS, family="implicit_gemm", deterministic=False),
     ("cudnn", "ALGO_1"): Known(phases=_BACKWARDS, family="implicit_gemm"),
     ("cudnn", "ALGO_3"): Known(phases=(Phase.BACKWARD_FILTER,), family="implicit_gemm", deterministic=False),
+    ("onednn", "ref:any"): Known(phases=_ALL, family="direct", rarely_wins=True),
+    ("onednn", "ref:any+reorder"): Known(phases=_ALL, family="direct", rarely_wins=True),
 }
 """Annotations by (library, name); an algorithm that is not here is as usable as one that is."""
 

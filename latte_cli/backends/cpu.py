@@ -11,9 +11,18 @@ import torch
 from torch import Tensor
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Conditions, Device, Facts, OutOfMemory, Prepared, Sample, Unsupported, host
+from latte_cli.backends import Conditions, Device, Facts, OutOfMemory, Prepared, Sample, Unsupported, host, onednn_calls
 from latte_cli.backends.cpu_convolutions import CONVOLUTIONS
-from latte_cli.backends.torch_layers import REFUSALS, LayerCall, layer_call, operands, overhead_s, peak_bytes, refusal
+from latte_cli.backends.torch_layers import (
+    REFUSALS,
+    LayerCall,
+    bias_gradient,
+    layer_call,
+    operands,
+    overhead_s,
+    peak_bytes,
+    refusal,
+)
 from latte_cli.backends.whole import Runs
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Transfer, Whole
@@ -83,9 +92,9 @@ class CpuBackend:
             return ()
         if not isinstance(layer, Convolution):
             return (FRAMEWORK_DEFAULT,)
-        return tuple(
-            Algorithm(library="torch", name=name) for name, rule in CONVOLUTIONS.items() if phase in rule.calls
-        )
+        torchs = (name for name, rule in CONVOLUTIONS.items() if phase in rule.calls)
+        own = tuple(Algorithm(library="torch", name=name) for name in torchs)
+        return own + onednn_calls.candidates(layer, phase, settings)
 
     def prepare(self, task: Task) -> Prepared:
         if isinstance(task.layer, Whole):
@@ -173,9 +182,14 @@ class CpuBackend:
 
 
 def libraries() -> tuple[tuple[str, str], ...]:
-    """The libraries that compute on this CPU, with their versions, in the order of their names."""
+    """The libraries that compute on this CPU, with their versions, in the order of their names.
+
+    `onednn` is the one inside torch, `onednn_external` the one whose implementations can be had one by one.
+    """
     onednn = getattr(torch.backends.mkldnn, "VERSION", None) or _onednn_version()
-    return (("onednn", onednn), ("torch", torch.__version__))
+    external = onednn_calls.library()
+    beside = (("onednn_external", external.version_text),) if external else ()
+    return (("onednn", onednn), *beside, ("torch", torch.__version__))
 
 
 def _onednn_version() -> str:
@@ -220,7 +234,8 @@ class _Timed:
 
     def facts(self) -> Facts:
         self._layer.reset()
-        return Facts(workspace_bytes=peak_bytes(self._layer.call))
+        known = self._layer.workspace_bytes
+        return Facts(workspace_bytes=peak_bytes(self._layer.call) if known is None else known)
 
 
 def _largest_bytes(task: Task) -> int:
@@ -237,6 +252,8 @@ def _layer_call(task: Task) -> LayerCall:
 
 
 def _convolution(task: Task, layer: Convolution) -> LayerCall:
+    if task.algorithm.library == onednn_calls.LIBRARY:
+        return _by_onednn(task, layer)
     algorithm = CONVOLUTIONS.get(task.algorithm.name)
     if algorithm is None or task.phase not in algorithm.calls:
         raise Unsupported(f"no {task.algorithm.name} for {task.phase}")
@@ -246,3 +263,21 @@ def _convolution(task: Task, layer: Convolution) -> LayerCall:
     compute = algorithm.calls[task.phase]
     first = ready.x if task.phase is Phase.FORWARD else ready.gy
     return LayerCall(call=lambda: compute(layer, ready), first=(first,))
+
+
+def _by_onednn(task: Task, layer: Convolution) -> LayerCall:
+    """A call of one of oneDNN's implementations, whose result has been compared with the framework's once.
+
+    The gradient of a bias is a sum of its own, as it is where the implementation runs in a model.
+    """
+    compute = onednn_calls.Computation(task.algorithm, layer, task.phase, task.settings)
+    ready = operands(layer, task.settings)
+    onednn_calls.check_once(task, ready, compute)
+
+    def call() -> Tensor:
+        if task.phase is Phase.BACKWARD_FILTER:
+            bias_gradient(layer, ready)
+        return compute(ready)
+
+    first = ready.x if task.phase is Phase.FORWARD else ready.gy
+    return LayerCall(call=call, first=(first,), workspace_bytes=compute.workspace_bytes)
