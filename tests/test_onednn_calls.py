@@ -67,7 +67,7 @@ def test_tensors_of_another_shape_or_type_are_refused() -> None:
     compute = computing(algorithm, PLAIN, Phase.FORWARD, Settings(), "cpu")
     o = operands(PLAIN, Settings())
     for wrong in (replace(o, x=o.x[:1]), replace(o, w=o.w.double()), replace(o, b=None)):
-        with pytest.raises(Unsupported, match=r"was made for|has a bias"):
+        with pytest.raises(Unsupported, match="was made for"):
             compute(wrong)
 
 

@@ -2,6 +2,8 @@
 
 import os
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from math import inf, isnan
 
@@ -68,8 +70,32 @@ def candidates(layer: Convolution, phase: Phase, settings: Settings) -> tuple[Al
         return ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What a tensor has to be, since its address tells the library nothing."""
+
+    shape: Shape
+    dtype: torch.dtype
+    form: torch.memory_format
+
+    def of(self, tensor: Tensor | None, name: str) -> Tensor:
+        """`tensor`, copied where it lies otherwise; raises Unsupported where it is another."""
+        if tensor is None:
+            raise Unsupported(f"{name} was made for a layer with a bias, and there is none")
+        if tensor.shape != self.shape or tensor.dtype != self.dtype or not tensor.is_cpu:
+            told = f"{tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
+            raise Unsupported(f"{name} was made for {self.shape} of {self.dtype} on the CPU, not for {told}")
+        return tensor.contiguous(memory_format=self.form)
+
+    def empty(self) -> Tensor:
+        return torch.empty(self.shape, dtype=self.dtype, memory_format=self.form)
+
+
 class Computation:
-    """One implementation of a layer's phase as a function of torch's tensors; it is made anew for each thread count."""
+    """One implementation of a layer's phase as a function of torch's tensors; it is made anew for each thread count.
+
+    Raises Unsupported for an implementation that this layer, library or processor does not have.
+    """
 
     def __init__(self, algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings) -> None:
         opened = library()
@@ -77,13 +103,13 @@ class Computation:
             raise Unsupported(f"{algorithm.name} needs oneDNN's library, which is not there")
         self._library, self._name = opened, algorithm.name
         self._layer, self._phase, self._settings = layer, phase, settings
-        self._result = {
-            Phase.FORWARD: layer.output_shape,
-            Phase.BACKWARD_DATA: layer.input_shapes[0],
-            Phase.BACKWARD_FILTER: layer.weight_shape,
-        }.get(phase, ())
         self._executions: dict[int, onednn.Execution] = {}
         self._execution()
+        self._x, self._w, self._y, self._b = (
+            _wanted(shape, settings)
+            for shape in (layer.input_shapes[0], layer.weight_shape, layer.output_shape, (layer.out_channels,))
+        )
+        self._fused = layer.bias and phase is Phase.FORWARD and not layer.transposed
 
     @property
     def workspace_bytes(self) -> int:
@@ -92,64 +118,59 @@ class Computation:
 
     def __call__(self, o: Operands) -> Tensor:
         """The result of the phase, in the layout of the settings; backward filter gives the weight's gradient alone."""
-        execution, layer = self._execution(), self._layer
-        dtype, into = DTYPES[self._settings.precision], self._empty()
-        # What had to be copied lives until the call is done.
-        x = into if self._phase is Phase.BACKWARD_DATA else self._held(o.x, layer.input_shapes[0], dtype)
-        w = into if self._phase is Phase.BACKWARD_FILTER else self._held(self._weight(o), layer.weight_shape, dtype)
-        y = into if self._phase is Phase.FORWARD else self._held(o.gy, layer.output_shape, dtype)
-        fused = self._phase is Phase.FORWARD and layer.bias and not layer.transposed
-        b = self._held(_bias(o), (layer.out_channels,), dtype) if fused else None
-        execution(
-            x.data_ptr(),
-            w.data_ptr(),
-            y.data_ptr(),
-            b.data_ptr() if b is not None else 0,
-            _workspace.address(execution.workspace_bytes),
-        )
-        if self._phase is Phase.BACKWARD_FILTER:
-            return o.gradient(into)
-        if self._phase is Phase.FORWARD and o.b is not None and not fused:
-            into.add_(o.b.view(-1, *(1,) * len(layer.kernel)))
+        return _CALLS[self._phase](self, o)
+
+    def forward(self, o: Operands) -> Tensor:
+        into, name = self._y.empty(), self._name
+        b = self._b.of(o.b, name) if self._fused else None
+        self._run(self._x.of(o.x, name), self._w.of(o.weight(), name), into, b)
+        if o.b is not None and b is None:
+            into.add_(o.b.view(-1, *(1,) * len(self._layer.kernel)))
         return into
 
-    def _weight(self, o: Operands) -> Tensor:
-        return o.weight() if self._phase is Phase.FORWARD else o.w
+    def backward_data(self, o: Operands) -> Tensor:
+        into, name = self._x.empty(), self._name
+        self._run(into, self._w.of(o.w, name), self._y.of(o.gy, name))
+        return into
+
+    def backward_filter(self, o: Operands) -> Tensor:
+        into, name = self._w.empty(), self._name
+        self._run(self._x.of(o.x, name), into, self._y.of(o.gy, name))
+        return o.gradient(into)
+
+    def _run(self, x: Tensor, w: Tensor, y: Tensor, b: Tensor | None = None) -> None:
+        # The tensors live until the call is done, those that had to be copied too.
+        execution = self._execution()
+        bias = 0 if b is None else b.data_ptr()
+        execution(x.data_ptr(), w.data_ptr(), y.data_ptr(), bias, _workspace.address(execution.workspace_bytes))
 
     def _execution(self) -> onednn.Execution:
         threads = torch.get_num_threads()
         found = self._executions.get(threads)
         if found is None:
-            settings = self._settings
-            with onednn.problem(
-                self._library, self._layer, self._phase, settings.precision, settings.layout
-            ) as described:
-                try:
-                    found = self._executions[threads] = described.execution(self._name, threads)
-                except LatteError as exc:
-                    raise Unsupported(exc.message) from exc
+            found = self._executions[threads] = self._made(threads)
         return found
 
-    def _empty(self) -> Tensor:
-        form = self._form(len(self._result))
-        return torch.empty(self._result, dtype=DTYPES[self._settings.precision], memory_format=form)
-
-    def _form(self, dimensions: int) -> torch.memory_format:
-        last = self._settings.layout is Layout.CHANNELS_LAST
-        return _LAST.get(dimensions, torch.contiguous_format) if last else torch.contiguous_format
-
-    def _held(self, tensor: Tensor, shape: Shape, dtype: torch.dtype) -> Tensor:
-        """`tensor` in the layout of the settings; an address tells the library nothing, so all is looked at here."""
-        if tensor.shape != shape or tensor.dtype != dtype or tensor.device.type != "cpu":
-            told = f"{tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
-            raise Unsupported(f"{self._name} was made for {shape} of {dtype} on the CPU, not for {told}")
-        return tensor.detach().contiguous(memory_format=self._form(tensor.dim()))
+    def _made(self, threads: int) -> onednn.Execution:
+        precision, layout = self._settings.precision, self._settings.layout
+        with onednn.problem(self._library, self._layer, self._phase, precision, layout) as described:
+            try:
+                return described.execution(self._name, threads)
+            except LatteError as exc:
+                raise Unsupported(exc.message) from exc
 
 
-def _bias(o: Operands) -> Tensor:
-    if o.b is None:
-        raise Unsupported("the layer has a bias, the operands have none")
-    return o.b
+_CALLS: dict[Phase, Callable[[Computation, Operands], Tensor]] = {
+    Phase.FORWARD: Computation.forward,
+    Phase.BACKWARD_DATA: Computation.backward_data,
+    Phase.BACKWARD_FILTER: Computation.backward_filter,
+}
+
+
+def _wanted(shape: Shape, settings: Settings) -> _Wanted:
+    last = settings.layout is Layout.CHANNELS_LAST
+    form = _LAST.get(len(shape), torch.contiguous_format) if last else torch.contiguous_format
+    return _Wanted(shape=shape, dtype=DTYPES[settings.precision], form=form)
 
 
 def check(layer: Convolution, phase: Phase, settings: Settings, o: Operands, result: Tensor) -> None:
