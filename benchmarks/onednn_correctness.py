@@ -11,7 +11,7 @@ import argparse
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -63,7 +63,8 @@ def random_layer(dice: random.Random) -> Convolution:
         width = dice.choice([1, 1, 2, 3, 5, 8, 16, 17]) if groups > 1 else dice.choice([1, 3, 8, 16, 20, 32, 48, 64])
         wide = width if dice.random() < 0.6 else dice.randint(1, 40)
         kernel, stride, dilation = (
-            tuple(dice.choice(choices) for _ in range(rank)) for choices in ((1, 1, 3, 3, 5, 7), (1, 1, 2, 3), (1, 1, 1, 2))
+            tuple(dice.choice(choices) for _ in range(rank))
+            for choices in ((1, 1, 3, 3, 5, 7), (1, 1, 2, 3), (1, 1, 1, 2))
         )
         before = tuple(dice.randint(0, size // 2 + 1) for size in kernel)
         after = before if dice.random() < 0.8 else tuple(dice.randint(0, size // 2 + 1) for size in kernel)
@@ -103,7 +104,7 @@ def reference(layer: Convolution, phase: Phase, o: Operands) -> Tensor:
 
 
 def error(
-    described: onednn.Problem, name: str, layer: Convolution, layout: Layout, o: Operands, expected: Tensor, phase: Phase
+    described: onednn.Problem, name: str, phase: Phase, layout: Layout, o: Operands, expected: Tensor
 ) -> float:
     """How far an implementation is off; infinite where it leaves a number out or writes where it must not."""
     execution = described.execution(name, torch.get_num_threads())
@@ -130,17 +131,17 @@ def error(
 
 
 def errors(
-    library: onednn.Library, layer: Convolution, precision: Precision, seed: int, layouts: Sequence[Layout] = tuple(Layout)
+    library: onednn.Library, layer: Convolution, precision: Precision, seed: int
 ) -> Iterator[tuple[str, str, float]]:
     """For each phase and implementation of a layer: both, and how far it is off, or -1 where it refuses to run."""
     o = random_operands(layer, DTYPES[precision], seed)
     for phase in layer.phases:
         expected = reference(layer, phase, o)
-        for layout in layouts:
+        for layout in Layout:
             with onednn.problem(library, layer, phase, precision, layout) as described:
                 for each in described.implementations():
                     try:
-                        off = error(described, each.name, layer, layout, o, expected, phase)
+                        off = error(described, each.name, phase, layout, o, expected)
                     except (Unsupported, OutOfMemory, Failed):
                         off = -1.0
                     yield str(phase), each.name, off

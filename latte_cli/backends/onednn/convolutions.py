@@ -70,7 +70,9 @@ class Implementation:
 class Problem:
     """A layer's phase described to oneDNN, made by `problem`; its formats are gone when its `with` block ends."""
 
-    def __init__(self, library: Library, layer: Convolution, phase: Phase, precision: Precision, layout: Layout) -> None:
+    def __init__(
+        self, library: Library, layer: Convolution, phase: Phase, precision: Precision, layout: Layout
+    ) -> None:
         self.library = library
         self.operation = operation(layer, phase)
         self._geometry = geometry(layer, phase, layout)

@@ -155,8 +155,8 @@ class _Parts:
 
     def reorder(self, source: tuple[Format, _Memory], target: tuple[Format, _Memory]) -> _Step:
         library, made = self.library, c_void_p()
-        engine, attributes = library.engine, library.attributes
-        library.call("dnnl_reorder_primitive_desc_create", byref(made), source[0], engine, target[0], engine, attributes)
+        pairs = (source[0], library.engine, target[0], library.engine)
+        library.call("dnnl_reorder_primitive_desc_create", byref(made), *pairs, library.attributes)
         try:
             return self.step(made.value or 0, {Argument.SRC: source[1], Argument.DST: target[1]})
         finally:
