@@ -103,9 +103,7 @@ def reference(layer: Convolution, phase: Phase, o: Operands) -> Tensor:
     return FRAMEWORK_CONVOLUTIONS[phase](layer, Operands(x=o.x.double(), w=o.w.double(), b=b, gy=o.gy.double()))
 
 
-def error(
-    described: onednn.Problem, name: str, phase: Phase, layout: Layout, o: Operands, expected: Tensor
-) -> float:
+def error(described: onednn.Problem, name: str, phase: Phase, layout: Layout, o: Operands, expected: Tensor) -> float:
     """How far an implementation is off; infinite where it leaves a number out or writes where it must not."""
     execution = described.execution(name, torch.get_num_threads())
     tensors = {"x": o.x, "w": o.w, "y": o.gy}

@@ -10,9 +10,9 @@ import pytest
 from onednn_libraries import packaged
 
 from latte_cli.backends import Failed, OutOfMemory, Unsupported
+from latte_cli.backends.loaded import loaded_path
 from latte_cli.backends.onednn import Library, open_library, statuses
 from latte_cli.backends.onednn.find import Candidate, candidates
-from latte_cli.backends.loaded import loaded_path
 from latte_cli.backends.onednn.signatures import FUNCTIONS, LIBRARIES
 from latte_cli.errors import LatteError
 
@@ -22,9 +22,7 @@ pytest_plugins = ["onednn_libraries"]
 def python(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `code` in a process of its own."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env=environment or None
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment or None)
 
 
 def test_every_function_resolves_with_its_types(onednn: Library) -> None:
@@ -93,9 +91,7 @@ def test_a_refused_call_names_itself_and_its_status(onednn: Library) -> None:
     ],
     ids=["a text", "another library"],
 )
-def test_what_is_no_onednn_is_told_in_words(
-    tmp_path: Path, make: Callable[[Path], Path | None], words: str
-) -> None:
+def test_what_is_no_onednn_is_told_in_words(tmp_path: Path, make: Callable[[Path], Path | None], words: str) -> None:
     (tmp_path / "text").write_text("just a text\n")
     file = make(tmp_path)
     if file is None:

@@ -134,7 +134,7 @@ def test_each_of_them_can_be_timed(precision: Precision, layout: Layout) -> None
     for phase in PLAIN.phases:
         for algorithm in onednn_calls.candidates(PLAIN, phase, settings):
             prepared = backend.prepare(Task(layer=PLAIN, phase=phase, algorithm=algorithm, settings=settings))
-            assert all(0 < sample.device_s for sample in prepared.samples(2))
+            assert all(sample.device_s > 0 for sample in prepared.samples(2))
             workspace = prepared.facts().workspace_bytes
             assert workspace is not None
             if algorithm.name.endswith("+reorder"):

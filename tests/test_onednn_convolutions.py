@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from latte_cli.backends import Unsupported
 from latte_cli.backends.onednn import Library, problem
 from latte_cli.backends.onednn.geometry import geometry, operation, placed

@@ -58,9 +58,7 @@ def unspecified(library: Library, tensor: Placed, data_type: DataType) -> Iterat
         yield made
 
 
-def implementations(
-    library: Library, operation: Phase, geometry: Geometry, formats: Formats
-) -> Iterator[Description]:
+def implementations(library: Library, operation: Phase, geometry: Geometry, formats: Formats) -> Iterator[Description]:
     """The implementations of a convolution in oneDNN's own order, each valid until the next one is asked for.
 
     Raises Unsupported for sizes that oneDNN refuses; nothing at all is one of the answers.

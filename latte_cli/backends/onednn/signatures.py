@@ -131,13 +131,9 @@ FUNCTIONS: dict[str, Signature] = {
         (_OUT_P, _P, _I, _P, _P, _P, _P, *_GEOMETRY, _P, _P), majors=(3,)
     ),
     "dnnl_primitive_desc_next_impl": Signature((_P,), majors=(3,)),
-    "dnnl_dilated_convolution_forward_desc_init": Signature(
-        (_P, _I, _I, _P, _P, _P, _P, *_GEOMETRY), majors=(2,)
-    ),
+    "dnnl_dilated_convolution_forward_desc_init": Signature((_P, _I, _I, _P, _P, _P, _P, *_GEOMETRY), majors=(2,)),
     "dnnl_dilated_convolution_backward_data_desc_init": Signature((_P, _I, _P, _P, _P, *_GEOMETRY), majors=(2,)),
-    "dnnl_dilated_convolution_backward_weights_desc_init": Signature(
-        (_P, _I, _P, _P, _P, _P, *_GEOMETRY), majors=(2,)
-    ),
+    "dnnl_dilated_convolution_backward_weights_desc_init": Signature((_P, _I, _P, _P, _P, _P, *_GEOMETRY), majors=(2,)),
     "dnnl_primitive_desc_iterator_create": Signature((_OUT_P, _P, _P, _P, _P), majors=(2,)),
     "dnnl_primitive_desc_iterator_fetch": Signature((_P,), _P, majors=(2,)),
     "dnnl_primitive_desc_iterator_next": Signature((_P,), majors=(2,)),
