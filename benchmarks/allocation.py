@@ -227,6 +227,8 @@ def report(
     networks = {name: load(machine.path(name), batch_size=BATCH) for name in NETWORKS}
     yield "# Allocation: fine widths against one for all, and real rounds"
     yield ""
+    yield "`python benchmarks/allocation.py` prints this."
+    yield ""
     yield f"Device `{machine.slug}`; images of {SIZE} pixels, batch {BATCH}, {ROUNDS} rounds of {SAMPLES} examples,"
     yield f"strategy `{STRATEGY}`. U is a share of the whole model's estimated round, which upper ends have to meet."
     yield ""

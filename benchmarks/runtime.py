@@ -146,7 +146,7 @@ def times(model: str, batch: str, device: str, store: str, file: str) -> dict[st
             more = {**given, "example": example} if "store" in given else given
             found[f"{name}_apply_s"] = timed(lambda t=training, m=more: latte_cli.optimize(t.module, **m))
         steps = [timed(lambda t=training: t.step(lambda: None)) for _ in range(8)]
-        found[f"{name}_first_s"], found[f"{name}_steady_s"] = steps[0], median(steps[3:])
+        found[f"{name}_first_s"], found[f"{name}_steady_s"] = sum(steps[:3]), median(steps[3:])
     return found
 
 
@@ -154,6 +154,10 @@ def report(outcomes: Iterable[Outcome], device: str) -> Iterable[str]:
     kept = list(outcomes)
     ways = WAYS[: len(kept[0].race.times_s) - 1]
     columns = " | ".join(ways)
+    yield "# Training steps with what was selected"
+    yield ""
+    yield "`python benchmarks/runtime.py` prints this."
+    yield ""
     yield f"Steps of SGD in fp32 on `{device}`; each way's step over PyTorch's default in the same round: median"
     yield "(quartiles) over rounds. Under 1 is faster."
     yield ""
@@ -190,6 +194,22 @@ def report(outcomes: Iterable[Outcome], device: str) -> Iterable[str]:
         )
 
 
+def warm_up(folder: Path, names: Iterable[str], device: str) -> Iterable[str]:
+    """How long it takes from a module to one that trains at its steady speed, for networks that were tuned before."""
+    yield "Seconds from a module to the end of its first three steps, with what comes before them; steady steps after:"
+    yield ""
+    yield "| network | default | decided by profile | by file | steady step: default | by profile | by file |"
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    for name in names:
+        batch, _ = CASES[name]
+        file, store = folder / f"choices-{name}.json", str(folder / "store")
+        found = json.loads(_apart(folder / f"{name}.onnx", batch, device, store, file))
+        ways = ("default", "profile", "file")
+        starts = " | ".join(f"{found.get(f'{way}_apply_s', 0.0) + found[f'{way}_first_s']:.2f} s" for way in ways)
+        steady = " | ".join(f"{1e3 * found[f'{way}_steady_s']:.1f} ms" for way in ways)
+        yield f"| {name} | {starts} | {steady} |"
+
+
 def _named(choices: Choices) -> str:
     layout = [str(choices.layout)] if choices.layout else []
     return " + ".join([*layout, *([f"{len(choices.bindings)} algorithms"] if choices.bindings else [])]) or "PyTorch's"
@@ -206,8 +226,14 @@ def main() -> None:
     parser.add_argument("--budget", default="60s", help="for the profile of each network")
     parser.add_argument("--seconds", type=float, default=12.0, help="for each way in a race")
     parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--warm-up", action="store_true", help="only how long it takes to run at full speed, after that"
+    )
     arguments = parser.parse_args()
     arguments.store.mkdir(parents=True, exist_ok=True)
+    if arguments.warm_up:
+        print("\n".join(warm_up(arguments.store, arguments.networks, arguments.device)))
+        return
     found = []
     for name in arguments.networks:
         found.append(outcome(arguments.store, name, arguments.device, arguments.budget, arguments.seconds))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from latte_cli.layers import Phase
+from latte_cli.layers import Convolution, Phase
 
 _ALL = (Phase.FORWARD, Phase.BACKWARD_DATA, Phase.BACKWARD_FILTER)
 _FORWARD_AND_DATA = (Phase.FORWARD, Phase.BACKWARD_DATA)
@@ -103,3 +103,11 @@ def kernel_family(names: Iterable[str]) -> str | None:
     ran = [name.lower() for name in names]
     families = (family for family, parts in _KERNELS if any(part in name for part in parts for name in ran))
     return next(families, None)
+
+
+def corrupts_heap(layer: Convolution) -> bool:
+    """Whether PyTorch's own operator writes past its buffers for it, on a CPU, with activations in channels_last.
+
+    The gradient of the weights of strided 1x1 kernels with few channels does so in oneDNN 3.12.
+    """
+    return max(layer.kernel) == 1 and max(layer.stride) > 1 and layer.in_channels // layer.groups < 16

@@ -334,6 +334,14 @@ _ANYWHERE = ("latte", "pytorch", "exhaustive", "deterministic")
 NAMES = ("latte", *_RULES)
 """The strategies there are; `fixed:NAME` makes one more for each algorithm."""
 
+
+def usual(kind: str) -> tuple[str, ...]:
+    """The strategies that are worth comparing on a device of `kind`; a CPU leaves other frameworks no choice."""
+    if kind == "cpu":
+        return ("pytorch", "latte")
+    return ("pytorch", "pytorch-benchmark", "tensorflow", "xla", "mindspore", "latte")
+
+
 _FIXED = "fixed:"
 
 

@@ -7,6 +7,7 @@ set.
 PYTEST_DONT_REWRITE: tests import it as well, and nothing is asserted here.
 """
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -35,10 +36,17 @@ def packaged() -> Candidate | None:
 def debians() -> Candidate | None:
     """Debian's library, as it was unpacked."""
     file = FOLDER / "libdnnl.so.2"
-    return Candidate(file=str(file), origin="test") if file.is_file() else None
+    if not file.is_file():
+        return None
+    ctypes.CDLL(str(FOLDER / "libOpenCL.so.1"))  # the loader takes it when it is asked for one of that name
+    return Candidate(file=str(file), origin="test")
 
 
 COPIES = {3: packaged, 2: debians}
+
+
+PARTS = {"libdnnl2": "libdnnl.so.2", "ocl-icd-libopencl1": "libOpenCL.so.1"}
+"""Debian's packages, and the library of each: its oneDNN asks for OpenCL's loader, which need not be installed."""
 
 
 def download() -> None:
@@ -48,14 +56,15 @@ def download() -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=".download-") as work:
         # apt drops its rights for the download, and its user cannot write here.
-        subprocess.run(("apt-get", "-o", "APT::Sandbox::User=root", "download", "libdnnl2"), cwd=work, check=True)
-        (package,) = Path(work).glob("*.deb")
-        subprocess.run(("dpkg-deb", "-x", package.name, "unpacked"), cwd=work, check=True)
-        (library,) = (file for file in Path(work, "unpacked").rglob("libdnnl.so.2.*") if not file.is_symlink())
+        subprocess.run(("apt-get", "-o", "APT::Sandbox::User=root", "download", *PARTS), cwd=work, check=True)
+        for package in Path(work).glob("*.deb"):
+            subprocess.run(("dpkg-deb", "-x", package.name, "unpacked"), cwd=work, check=True)
         shutil.rmtree(FOLDER, ignore_errors=True)
         folder = Path(work, "folder")
         folder.mkdir()
-        library.rename(folder / "libdnnl.so.2")
+        for name in PARTS.values():
+            (library,) = (file for file in Path(work, "unpacked").rglob(f"{name}.*") if not file.is_symlink())
+            library.rename(folder / name)
         folder.rename(FOLDER)
 
 

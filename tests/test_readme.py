@@ -18,6 +18,7 @@ MARKED = [
     "downloads torch",
     "measures for two minutes",
     "needs an NVIDIA GPU",
+    "measures this machine",
     "needs the files",
 ]
 BLOCKS = blocks(README.read_text())

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Conditions, Device, Facts, OutOfMemory, Prepared, Sample, Unsupported, host, onednn_calls
+from latte_cli.backends import Conditions, Device, Facts, OutOfMemory, Prepared, Sample, host, onednn_calls
+from latte_cli.backends.computing import computing
 from latte_cli.backends.cpu_convolutions import CONVOLUTIONS
 from latte_cli.backends.torch_layers import (
     REFUSALS,
     LayerCall,
+    Operands,
     bias_gradient,
     layer_call,
     operands,
@@ -252,26 +254,21 @@ def _layer_call(task: Task) -> LayerCall:
 
 
 def _convolution(task: Task, layer: Convolution) -> LayerCall:
-    if task.algorithm.library == onednn_calls.LIBRARY:
-        return _by_onednn(task, layer)
-    algorithm = CONVOLUTIONS.get(task.algorithm.name)
-    if algorithm is None or task.phase not in algorithm.calls:
-        raise Unsupported(f"no {task.algorithm.name} for {task.phase}")
-    if not algorithm.applies(layer, task.phase, task.settings):
-        raise Unsupported(f"{task.algorithm.name} does not apply to this layer")
+    compute = computing(task.algorithm, layer, task.phase, task.settings, "cpu")
     ready = operands(layer, task.settings)
-    compute = algorithm.calls[task.phase]
     first = ready.x if task.phase is Phase.FORWARD else ready.gy
-    return LayerCall(call=lambda: compute(layer, ready), first=(first,))
+    if isinstance(compute, onednn_calls.Computation):
+        return _checked(task, layer, compute, ready, first)
+    return LayerCall(call=lambda: compute(ready), first=(first,))
 
 
-def _by_onednn(task: Task, layer: Convolution) -> LayerCall:
+def _checked(
+    task: Task, layer: Convolution, compute: onednn_calls.Computation, ready: Operands, first: Tensor
+) -> LayerCall:
     """A call of one of oneDNN's implementations, whose result has been compared with the framework's once.
 
     The gradient of a bias is a sum of its own, as it is where the implementation runs in a model.
     """
-    compute = onednn_calls.Computation(task.algorithm, layer, task.phase, task.settings)
-    ready = operands(layer, task.settings)
     onednn_calls.check_once(task, ready, compute)
 
     def call() -> Tensor:
@@ -279,5 +276,4 @@ def _by_onednn(task: Task, layer: Convolution) -> LayerCall:
             bias_gradient(layer, ready)
         return compute(ready)
 
-    first = ready.x if task.phase is Phase.FORWARD else ready.gy
     return LayerCall(call=call, first=(first,), workspace_bytes=compute.workspace_bytes)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
 
+from latte_cli.algorithms import corrupts_heap
 from latte_cli.backends.torch_layers import (
     FRAMEWORK_CONVOLUTIONS,
     ConvolutionCall,
@@ -73,12 +74,8 @@ def _through_channels_last(phase: Phase) -> Call:
 
 
 def _heap_safe(layer: Convolution, phase: Phase) -> bool:
-    """Whether oneDNN's channels_last kernels may run it.
-
-    Backward filter of strided 1x1 kernels with few channels writes past its buffers in oneDNN 3.12.
-    """
-    small = max(layer.kernel) == 1 and max(layer.stride) > 1 and layer.in_channels // layer.groups < 16
-    return not (phase is Phase.BACKWARD_FILTER and small)
+    """Whether oneDNN's channels_last kernels may run it."""
+    return not (phase is Phase.BACKWARD_FILTER and corrupts_heap(layer))
 
 
 def _rotated(layer: Convolution, w: Tensor) -> Tensor:

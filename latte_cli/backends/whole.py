@@ -145,6 +145,8 @@ def run_apart(run: Run) -> Steps:
     last = done.stderr.strip().rpartition("\n")[2][-200:]
     if done.returncode == -9:
         raise OutOfMemory("killed, most likely for its memory")
+    if done.returncode < 0:
+        raise Failed(f"ended by signal {-done.returncode}, which is most likely a fault of torch's own operators")
     if done.returncode:
         raise OutOfMemory(last) if "memory" in last.lower() else Unsupported(last)
     return steps_from(json.loads(done.stdout))
@@ -206,6 +208,23 @@ class Training:
         import torch
 
         return torch.autocast(self._autocast, torch.bfloat16) if self._autocast else nullcontext()
+
+    def answers(self) -> list[Any]:
+        """The outputs of a pass in evaluation, and the gradients of the parameters in the same; weights stay."""
+        import torch
+
+        from latte_cli.network.module import scored
+
+        self.module.eval()
+        with self._cast():
+            result = self.module(*self.inputs)
+            loss = scored(self.module, result, self._targets)
+        torch.autograd.backward(loss)
+        outputs = [one.detach() for one in (result if isinstance(result, tuple) else (result,))]
+        gradients = [one.grad for one in self.module.parameters() if one.grad is not None]
+        self.module.zero_grad(set_to_none=True)
+        self.module.train()
+        return [*outputs, *gradients]
 
     def step(self, mark: "Mark", after: Callable[[int, Any], None] | None = None) -> None:
         """One step; `mark` at its start and the ends of clearing, forward, loss, backward and update."""

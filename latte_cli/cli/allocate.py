@@ -11,6 +11,8 @@ import typer
 from latte_cli.cli import console
 from latte_cli.cli.options import (
     FormatOption,
+    ModelArgument,
+    OptimizerOption,
     ShapeOption,
     StoreOption,
     parse_duration,
@@ -33,7 +35,7 @@ _WIDTHS = (1.0, 0.75, 0.5, 0.25)
 
 
 def allocate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .pt2 program.", show_default=False)],
+    model: ModelArgument,
     fleet: Annotated[
         Path, typer.Option("--fleet", metavar="FILE", help="The fleet, in YAML: see above.", show_default=False)
     ],
@@ -99,7 +101,7 @@ def allocate(
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")
     ] = "latte",
-    optimizer: Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")] = "sgd",
+    optimizer: OptimizerOption = "sgd",
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Leave out, and name, what can be neither looked up nor predicted.")
     ] = False,

@@ -9,9 +9,15 @@ import typer
 from latte_cli.cli import console
 from latte_cli.cli.gating import Form, Gate
 from latte_cli.cli.options import (
+    BatchSizeOption,
     DeviceOption,
+    ModelArgument,
+    OptimizerOption,
+    PrecisionOption,
     ShapeOption,
     StoreOption,
+    ThreadsOption,
+    WorkspaceLimitOption,
     parse_growth,
     parse_rate,
     parse_shapes,
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def estimate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .pt2 program.", show_default=False)],
+    model: ModelArgument,
     device: DeviceOption = None,
     strategy: Annotated[
         list[str] | None,
@@ -45,17 +51,13 @@ def estimate(
     estimator: Annotated[
         str, typer.Option(metavar="NAME", help="Where times come from: lookup, xgboost, roofline, beta or flops.")
     ] = "lookup",
-    precision: Annotated[
-        str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")
-    ] = Precision.FP32.value,
+    precision: PrecisionOption = Precision.FP32.value,
     layout: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="nchw, channels_last, or auto for the faster one. [default: the strategy's]"),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")] = None,
-    workspace_limit: Annotated[
-        int | None, typer.Option(parser=parse_size, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
-    ] = None,
+    threads: ThreadsOption = None,
+    workspace_limit: WorkspaceLimitOption = None,
     memory_limit: Annotated[
         list[int] | None,
         typer.Option(
@@ -70,9 +72,9 @@ def estimate(
             min=0, max=1, help="Time the likeliest algorithms here and now where the selector is less sure than this."
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
+    batch_size: BatchSizeOption = None,
     shape: ShapeOption = None,
-    optimizer: Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")] = "sgd",
+    optimizer: OptimizerOption = "sgd",
     loss: Annotated[
         str, typer.Option(metavar="NAME", help="Of the last output: cross-entropy, mse or none.")
     ] = "cross-entropy",
@@ -192,12 +194,15 @@ def estimate(
         down_bit_per_s=download,
         loading_per_s=loading_rate,
     )
-    held = gate.held(document(estimates, schedule))
+    body = document(estimates, schedule)
+    held = gate.held(body)
     if form is Form.TRACE:
         write_json(trace(estimates))
+    elif form is Form.JSON:
+        write_json({**body, **held.as_json()})
     elif not gate.replaces_the_table:
-        write_estimates(estimates, Format(form), schedule=schedule, more=held.as_json())
-        if memory and form is not Form.JSON:
+        write_estimates(estimates, Format(form), schedule=schedule)
+        if memory:
             write_memory(estimates, Format(form))
     _say_doubts(estimates)
     held.write(model.name, form)

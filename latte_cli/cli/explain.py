@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_shapes, parse_size
+from latte_cli.cli.options import (
+    BatchSizeOption,
+    FormatOption,
+    MemoryLimitOption,
+    ModelArgument,
+    OptimizerOption,
+    PrecisionOption,
+    ShapeOption,
+    StoreOption,
+    ThreadsOption,
+    WorkspaceLimitOption,
+    parse_shapes,
+    parse_size,
+)
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.report import Format
 from latte_cli.tasks import Layout, Precision
@@ -18,8 +31,6 @@ if TYPE_CHECKING:
     from latte_cli.store import Store
 
 BEST = "exhaustive"
-_ON_CPU = ("pytorch", "latte")
-_ON_GPU = ("pytorch", "pytorch-benchmark", "tensorflow", "xla", "mindspore", "latte")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +47,7 @@ class _Asked:
 
 
 def explain(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .pt2 program.", show_default=False)],
+    model: ModelArgument,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="A profile's name, or `cpu` or `cuda:N` for this machine.")
     ] = None,
@@ -56,21 +67,15 @@ def explain(
             help="Ask again with other values, as in batch-size=64,precision=bf16,workspace-limit=256MiB. Repeatable.",
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
-    precision: Annotated[
-        str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")
-    ] = Precision.FP32.value,
+    batch_size: BatchSizeOption = None,
+    precision: PrecisionOption = Precision.FP32.value,
     layout: Annotated[
         str | None, typer.Option(metavar="NAME", help="nchw or channels_last. [default: the strategy's]")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")] = None,
-    workspace_limit: Annotated[
-        int | None, typer.Option(parser=parse_size, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
-    ] = None,
-    memory_limit: Annotated[
-        int | None, typer.Option(parser=parse_size, metavar="SIZE", help="Most memory of the step, as in 2GiB.")
-    ] = None,
-    optimizer: Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")] = "sgd",
+    threads: ThreadsOption = None,
+    workspace_limit: WorkspaceLimitOption = None,
+    memory_limit: MemoryLimitOption = None,
+    optimizer: OptimizerOption = "sgd",
     shape: ShapeOption = None,
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
@@ -79,6 +84,7 @@ def explain(
     from latte_cli.lookup import profile
     from latte_cli.report.explanations import write_explanations
     from latte_cli.store import open_store
+    from latte_cli.strategies import usual
 
     asked = _Asked(
         batch_size=batch_size,
@@ -92,7 +98,7 @@ def explain(
     cases = [("", asked), *((text, _otherwise(asked, text)) for text in what_if or ())]
     opened, sizes = open_store(store), parse_shapes(shape)
     slug = profile(opened, device, threads)
-    names = strategy or (_ON_CPU if opened.device(slug).kind == "cpu" else _ON_GPU)
+    names = strategy or usual(opened.device(slug).kind)
     found = [_explained(opened, slug, model, sizes, names, each, text) for text, each in cases]
     write_explanations(found, form)
     for message in dict.fromkeys(warn.message for each in found for warn in each.best.warnings):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import inf, nan
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
 from latte_cli.report import Format
+from latte_cli.tasks import Precision
 
 StoreOption: TypeAlias = Annotated[
     str | None,
@@ -22,6 +24,21 @@ DeviceOption: TypeAlias = Annotated[
         metavar="NAME",
         help="A profile's name (`latte store devices`), or `cpu` or `cuda:N` for this machine. Repeatable.",
     ),
+]
+ModelArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .pt2 program.", show_default=False)
+]
+BatchSizeOption: TypeAlias = Annotated[int | None, typer.Option(min=1, help="[default: the model's]")]
+PrecisionOption: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")]
+ThreadsOption: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")
+]
+OptimizerOption: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")]
+WorkspaceLimitOption: TypeAlias = Annotated[
+    int | None, typer.Option(parser=size_bytes, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
+]
+MemoryLimitOption: TypeAlias = Annotated[
+    int | None, typer.Option(parser=size_bytes, metavar="SIZE", help="Most memory of the step, as in 2GiB.")
 ]
 ShapeOption: TypeAlias = Annotated[
     list[str] | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_shapes
+from latte_cli.cli.options import FormatOption, OptimizerOption, ShapeOption, StoreOption, parse_shapes
 from latte_cli.cli.pricing import pricer_of
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, duration
@@ -50,7 +50,7 @@ def check(
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")
     ] = "latte",
-    optimizer: Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")] = "sgd",
+    optimizer: OptimizerOption = "sgd",
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import DeviceOption, ShapeOption, StoreOption, parse_shapes
+from latte_cli.cli.options import (
+    BatchSizeOption,
+    DeviceOption,
+    PrecisionOption,
+    ShapeOption,
+    StoreOption,
+    ThreadsOption,
+    parse_shapes,
+)
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.tasks import Precision
 
@@ -15,9 +23,6 @@ if TYPE_CHECKING:
     from latte_cli.network import Network
     from latte_cli.report.page import Section
     from latte_cli.store import Store
-
-_ON_CPU = ("latte", "pytorch", "exhaustive")
-_ON_GPU = ("latte", "pytorch", "pytorch-benchmark", "tensorflow", "xla", "mindspore", "exhaustive")
 
 
 def report(
@@ -31,12 +36,10 @@ def report(
         list[str] | None,
         typer.Option(metavar="NAME", help="Strategies to show side by side, the first layer by layer. Repeatable."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
+    batch_size: BatchSizeOption = None,
     shape: ShapeOption = None,
-    precision: Annotated[
-        str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")
-    ] = Precision.FP32.value,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")] = None,
+    precision: PrecisionOption = Precision.FP32.value,
+    threads: ThreadsOption = None,
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each figure as .png and .svg into this folder, too.")
     ] = None,
@@ -131,7 +134,8 @@ def _network(
 ) -> "Section":
     from latte_cli.estimator import compared
     from latte_cli.report.page import network_section
+    from latte_cli.strategies import usual
 
-    names = strategies or (_ON_CPU if store.device(slug).kind == "cpu" else _ON_GPU)
+    names = strategies or list(dict.fromkeys(["latte", *usual(store.device(slug).kind), "exhaustive"]))
     found = compared(store, slug, network, strategies=names, precision=precision, threads=threads, note=console.note)
     return network_section(found, at)

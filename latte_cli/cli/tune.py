@@ -6,14 +6,25 @@ from typing import Annotated
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_duration, parse_shapes, parse_size
+from latte_cli.cli.options import (
+    BatchSizeOption,
+    FormatOption,
+    MemoryLimitOption,
+    ModelArgument,
+    OptimizerOption,
+    ShapeOption,
+    StoreOption,
+    WorkspaceLimitOption,
+    parse_duration,
+    parse_shapes,
+)
 from latte_cli.errors import unknown
 from latte_cli.report import Format
 from latte_cli.tasks import Precision
 
 
 def tune(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .pt2 program.", show_default=False)],
+    model: ModelArgument,
     output: Annotated[
         Path,
         typer.Option(
@@ -21,20 +32,16 @@ def tune(
         ),
     ],
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda:N.")] = "cpu",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
+    batch_size: BatchSizeOption = None,
     shape: ShapeOption = None,
     precision: Annotated[str, typer.Option(metavar="NAME", help="fp32, bf16 or fp16.")] = Precision.FP32.value,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: all cores]")] = None,
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")
     ] = "latte",
-    workspace_limit: Annotated[
-        int | None, typer.Option(parser=parse_size, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
-    ] = None,
-    memory_limit: Annotated[
-        int | None, typer.Option(parser=parse_size, metavar="SIZE", help="Most memory of the step, as in 2GiB.")
-    ] = None,
-    optimizer: Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")] = "sgd",
+    workspace_limit: WorkspaceLimitOption = None,
+    memory_limit: MemoryLimitOption = None,
+    optimizer: OptimizerOption = "sgd",
     seconds: Annotated[
         float, typer.Option(parser=parse_duration, metavar="DURATION", help="How long each way is tried.")
     ] = 5.0,

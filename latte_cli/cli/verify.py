@@ -1,12 +1,23 @@
 """`latte verify`: real steps of a model on this machine, beside what was estimated."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_duration, parse_shapes, parse_share
+from latte_cli.cli.options import (
+    BatchSizeOption,
+    FormatOption,
+    ModelArgument,
+    OptimizerOption,
+    PrecisionOption,
+    ShapeOption,
+    StoreOption,
+    ThreadsOption,
+    parse_duration,
+    parse_shapes,
+    parse_share,
+)
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, percent
 from latte_cli.tasks import Precision
@@ -19,18 +30,16 @@ _PROCESSES = 3
 
 
 def verify(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .pt2 program.", show_default=False)],
+    model: ModelArgument,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="A profile of this machine, or `cpu` or `cuda:N`.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="[default: the model's]")] = None,
+    batch_size: BatchSizeOption = None,
     shape: ShapeOption = None,
-    precision: Annotated[
-        str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")
-    ] = Precision.FP32.value,
+    precision: PrecisionOption = Precision.FP32.value,
     layout: Annotated[str, typer.Option(metavar="NAME", help="nchw or channels_last.")] = "nchw",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")] = None,
-    optimizer: Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")] = "sgd",
+    threads: ThreadsOption = None,
+    optimizer: OptimizerOption = "sgd",
     seconds: Annotated[
         float, typer.Option(parser=parse_duration, metavar="DURATION", help="How long each of three processes steps.")
     ] = 3.0,

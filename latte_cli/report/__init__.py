@@ -95,6 +95,11 @@ def write_csv(columns: Sequence[str], rows: Sequence[Sequence[Cell]], out: TextI
     writer.writerows(rows)
 
 
+def shortened(name: str, width: int = 24) -> str:
+    """The end of a layer's name that is longer than `width`: what tells it from others."""
+    return name if len(name) <= width else "…" + name[1 - width :]
+
+
 def duration(seconds: float | None) -> str:
     """Three significant digits in the unit that suits: `34.9 ms`."""
     return _scaled(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")))

@@ -31,6 +31,7 @@ def _way(ways: Sequence[Choices], race: Race, at: int) -> dict[str, str | float 
         "ratio": race.ratio(at),
         "ratio_low": low,
         "ratio_high": high,
+        "difference": race.differences[at],
     }
 
 
@@ -49,10 +50,11 @@ def _table(model: str, ways: Sequence[Choices], race: Race, best: Choices) -> Ta
         low, high = race.spread(at)
         between = f"{low:.3f} to {high:.3f}" if at else ""
         shown = duration(each.chosen_s) if each.chosen_s else "-"
-        rows.append((_named(each), shown, duration(race.step_s(at)), ratio(race.ratio(at)), between))
+        differs = f"{race.differences[at]:.0e}" if at else ""
+        rows.append((_named(each), shown, duration(race.step_s(at)), ratio(race.ratio(at)), between, differs))
     counted = Counter(f"{each.algorithm.name} for {each.phase}" for each in best.bindings)
     footer = [f"taken: {_named(best)}"]
     footer += [f"  {name}: {count}" for name, count in counted.most_common()]
     footer += list(best.reasons)
-    columns = ("way", ">estimated", ">measured", ">ratio", "half of rounds between")
+    columns = ("way", ">estimated", ">measured", ">ratio", "half of rounds", ">differs by")
     return Table(title=f"{model}: steps in turn", columns=columns, rows=rows, footer=footer)

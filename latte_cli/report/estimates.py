@@ -8,14 +8,25 @@ from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate, LayerTime
 from latte_cli.gates import ESTIMATES
 from latte_cli.layers import Phase
 from latte_cli.lookup import Source
-from latte_cli.report import Cell, Format, Table, duration, memories, percent, size, write_csv, write_json, write_table
+from latte_cli.report import (
+    Cell,
+    Format,
+    Table,
+    duration,
+    memories,
+    percent,
+    shortened,
+    size,
+    write_csv,
+    write_json,
+    write_table,
+)
 from latte_cli.schedule import Schedule
 
 NO_SCHEDULE = Schedule()
 
 _FLAGS = {Source.MEASURED: "", Source.INTERPOLATED: "~", Source.PREDICTED: "*"}
 _LEGEND = {Source.INTERPOLATED: "~ interpolated", Source.PREDICTED: "* predicted"}
-_NAME_WIDTH = 24
 _COLUMNS = (
     *("device", "strategy", "precision", "layout", "threads", "name", "kind", "phase", "algorithm"),
     *("time_s", "low_s", "high_s", "low_80_s", "high_80_s", "workspace_bytes", "source", "confidence"),
@@ -29,15 +40,11 @@ def write_estimates(
     form: Format,
     *,
     schedule: Schedule = NO_SCHEDULE,
-    more: Mapping[str, Any] | None = None,
     out: TextIO | None = None,
 ) -> None:
-    """Write estimates of one network; the `schedule` adds the times of an epoch and of all steps.
-
-    The JSON document has the keys `more` as well.
-    """
+    """Write estimates of one network; the `schedule` adds the times of an epoch and of all steps."""
     if form is Format.JSON:
-        write_json({**document(estimates, schedule), **(more or {})}, out)
+        write_json(document(estimates, schedule), out)
     elif form is Format.CSV:
         write_csv(_COLUMNS, list(_lines(estimates)), out)
     elif len(estimates) == 1:
@@ -201,7 +208,7 @@ def _row(name: str, parts: Sequence[LayerTime]) -> tuple[str, ...]:
     others = [part for part in parts if part.phase is not Phase.FORWARD]
     names = [part.algorithm.name for part in parts]
     algorithms = names[:1] if len(set(names)) == 1 else names
-    return _short(name), _time(forward), _time(others), " ".join(algorithms)
+    return shortened(name), _time(forward), _time(others), " ".join(algorithms)
 
 
 def _time(parts: Sequence[LayerTime]) -> str:
@@ -210,10 +217,6 @@ def _time(parts: Sequence[LayerTime]) -> str:
         return "-"
     worst = max((part.source for part in parts), key=list(Source).index)
     return duration(sum(part.count * part.device_s for part in parts)) + _FLAGS[worst]
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME_WIDTH else "…" + name[1 - _NAME_WIDTH :]
 
 
 def _legend(parts: Sequence[LayerTime]) -> Iterator[str]:
@@ -251,7 +254,7 @@ def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
     """A column for each estimate, a line for each layer and total; letters stand for what tells them apart."""
     layers = [_by_name(estimate) for estimate in estimates]
     names = [name for name in layers[0] if name not in (LOSS, UPDATE, ACCUMULATION)]
-    rows = [(_short(name), *(_time(found.get(name, ())) for found in layers)) for name in names]
+    rows = [(shortened(name), *(_time(found.get(name, ())) for found in layers)) for name in names]
     totals = [_total_cells(estimate, schedule) for estimate in estimates]
     rows += [("", *("" for _ in estimates)), *((title, *(cells[title] for cells in totals)) for title in totals[0])]
     letters = ascii_uppercase[: len(estimates)]

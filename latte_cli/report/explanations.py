@@ -1,15 +1,16 @@
 """Explanations: what each rule takes for every call, what would be best, and what the difference costs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any, TextIO
 
 from latte_cli.estimator import LOSS, UPDATE, Estimate, LayerTime
-from latte_cli.layers import Convolution
-from latte_cli.report import Cell, Format, Table, duration, percent, size, write_csv, write_json, write_table
+from latte_cli.layers import Convolution, Phase
+from latte_cli.report import Cell, Format, Table, duration, percent, shortened, size, write_csv, write_json, write_table
 
-_NAME_WIDTH = 22
+_NAME_WIDTH, _NARROW = 22, 14
+_PHASES = {Phase.BACKWARD_DATA: "data", Phase.BACKWARD_FILTER: "filter"}
 _COLUMNS = (
     *("what_if", "device", "strategy", "name", "kind", "phase", "algorithm", "time_s", "workspace_bytes"),
     *("best_algorithm", "best_time_s", "best_workspace_bytes", "lost_s"),
@@ -132,19 +133,21 @@ def _title(explanation: Explanation) -> str:
 
 
 def _one(explanation: Explanation) -> Table:
-    """What one rule takes, by name and with its workspace, beside what is best."""
+    """What one rule takes, beside what is best, what that would save and the workspace that it would take more."""
     strategy = explanation.others[0].strategy
     rows = []
     for best, [part] in explanation.calls():
         same = part.algorithm == best.algorithm
-        rows.append(
-            (
-                *(_short(part.name), _phase(part), part.algorithm.name, _spent(part), size(part.workspace_bytes)),
-                *(("", "", "") if same else (best.algorithm.name, _lost(part, best), size(best.workspace_bytes))),
-            )
-        )
-    columns = ("layer", "phase", strategy, ">time", ">workspace", "best", ">lost", ">workspace")
-    return Table(title=_title(explanation), columns=columns, rows=rows)
+        more = "" if same else _signed(size, (best.workspace_bytes or 0) - (part.workspace_bytes or 0))
+        changes = ("", "", "") if same else (best.algorithm.name, _lost(part, best), more)
+        rows.append((shortened(part.name, _NARROW), _phase(part), part.algorithm.name, *changes))
+    columns = ("layer", "phase", strategy, "best", ">lost", ">workspace")
+    return Table(
+        title=_title(explanation),
+        columns=columns,
+        rows=rows,
+        footer=["workspace: what the best takes more of it than the rule's choice"],
+    )
 
 
 def _several(explanation: Explanation) -> Table:
@@ -156,7 +159,7 @@ def _several(explanation: Explanation) -> Table:
             agreed += 1
             continue
         lost = ("=" if part.algorithm == best.algorithm else _lost(part, best) for part in others)
-        rows.append((_short(best.name), _phase(best), best.algorithm.name, _spent(best), *lost))
+        rows.append((shortened(best.name, _NAME_WIDTH), _phase(best), best.algorithm.name, _spent(best), *lost))
     footer = [f"all take the best for {agreed} more calls of convolutions"] if agreed else []
     footer += [f"{letter}: {each.strategy}" for letter, each in zip(letters, explanation.others, strict=True)]
     columns = ("layer", "phase", "best", ">time", *(f">{letter}" for letter in letters))
@@ -168,7 +171,7 @@ def _letters(others: Sequence[Estimate]) -> Sequence[str]:
 
 
 def _phase(part: LayerTime) -> str:
-    return part.phase.replace("_", " ")
+    return _PHASES.get(part.phase, part.phase)
 
 
 def _spent(part: LayerTime) -> str:
@@ -176,12 +179,11 @@ def _spent(part: LayerTime) -> str:
 
 
 def _lost(part: LayerTime, best: LayerTime) -> str:
-    lost_s = _lost_s(part, best)
-    return ("+" if lost_s >= 0 else "-") + duration(abs(lost_s))
+    return _signed(duration, _lost_s(part, best))
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME_WIDTH else "…" + name[1 - _NAME_WIDTH :]
+def _signed(shown: Callable[[float], str], value: float) -> str:
+    return ("-" if value < 0 else "+") + shown(abs(value))
 
 
 def _totals(explanations: Sequence[Explanation]) -> Table:

@@ -7,11 +7,10 @@ from typing import Any, TextIO
 from xml.etree import ElementTree
 
 from latte_cli.gates import REGRESSION, Change, Check, Comparison
-from latte_cli.report import Table, duration, percent, size, write_table
+from latte_cli.report import Table, duration, percent, shortened, size, write_table
 
 _MOST_CHANGES = 20
 _LEAST_CHANGE = 0.002
-_NAME_WIDTH = 24
 
 
 class Annotate(StrEnum):
@@ -90,7 +89,7 @@ def write_changes(comparison: Comparison, out: TextIO | None = None) -> None:
     before, after = duration(comparison.before_s), duration(comparison.after_s)
     footer.append(f"step {before} before, {after} now: {_signed(comparison.growth)}")
     rows = [
-        (_short(each.name), each.phase.replace("_", " "), *_times(each), _algorithms(each))
+        (shortened(each.name), each.phase.replace("_", " "), *_times(each), _algorithms(each))
         for each in changed[:_MOST_CHANGES]
     ]
     title = f"since the baseline: {comparison.strategy} on {comparison.device}"
@@ -113,10 +112,6 @@ def _times(change: Change) -> tuple[str, str, str]:
 def _algorithms(change: Change) -> str:
     names = [name for name in (change.before_algorithm, change.after_algorithm) if name]
     return " -> ".join(dict.fromkeys(names)) if len(set(names)) > 1 else ""
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME_WIDTH else "…" + name[1 - _NAME_WIDTH :]
 
 
 def _signed(share: float) -> str:

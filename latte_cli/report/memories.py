@@ -6,9 +6,9 @@ from typing import Any, TextIO
 
 from latte_cli.estimator import Estimate, Memory
 from latte_cli.estimator.memory import Moment
-from latte_cli.report import Format, Table, size, write_csv, write_table
+from latte_cli.report import Format, Table, shortened, size, write_csv, write_table
 
-_BAR, _NAME_WIDTH = 16, 24
+_BAR = 16
 _PARTS = ("parameters", "gradients", "optimizer", "activations", "temporary")
 
 
@@ -53,8 +53,7 @@ def _rows(memory: Memory) -> Iterator[tuple[str, ...]]:
     peak = memory.peak
     for moment in memory.timeline:
         bar = "#" * max(1, round(_BAR * moment.live_bytes / peak.live_bytes))
-        name = moment.name if len(moment.name) <= _NAME_WIDTH else "…" + moment.name[1 - _NAME_WIDTH :]
-        yield name, moment.phase, size(moment.live_bytes), bar + (" peak" if moment is peak else "")
+        yield shortened(moment.name), moment.phase, size(moment.live_bytes), bar + (" peak" if moment is peak else "")
 
 
 def _footer(memory: Memory) -> Iterator[str]:

@@ -8,9 +8,19 @@ from typing import Any, TextIO
 from latte_cli.backends.whole import Steps
 from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate
 from latte_cli.layers import Phase
-from latte_cli.report import Cell, Format, Table, duration, percent, ratio, write_csv, write_json, write_table
+from latte_cli.report import (
+    Cell,
+    Format,
+    Table,
+    duration,
+    percent,
+    ratio,
+    shortened,
+    write_csv,
+    write_json,
+    write_table,
+)
 
-_NAME_WIDTH = 24
 _COLUMNS = ("name", "kind", "phase", "estimated_s", "measured_s", "ratio")
 
 
@@ -128,7 +138,7 @@ def _quotient(estimated_s: float, measured_s: float) -> float | None:
 def _table(found: Verification) -> Table:
     rows = [
         (
-            _short(layer.name),
+            shortened(layer.name),
             *(duration(seconds) for seconds in (layer.estimated_s[0], layer.measured_s[0])),
             *(duration(seconds) for seconds in (layer.estimated_s[1], layer.measured_s[1])),
             ratio(_quotient(sum(layer.estimated_s), sum(layer.measured_s))),
@@ -152,7 +162,3 @@ def _footer(found: Verification) -> Iterator[str]:
     low, high = duration(found.estimate.step_low_s), duration(found.estimate.step_high_s)
     yield f"the step off by {100 * found.error:+.1f} %; 95 % of steps were expected between {low} and {high}"
     yield f"measured in {len(found.runs)} processes: {steps}, which are {percent(found.repeats)} apart"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME_WIDTH else "…" + name[1 - _NAME_WIDTH :]

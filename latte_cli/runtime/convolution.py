@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -260,10 +261,11 @@ def _tried(compute: Compute, operands: Operands) -> Tensor | None:
 _ROUNDS, _CALLS = 15, 20
 
 
+@cache
 def wrapper_s(device: str) -> float:
     """Seconds that a convolution takes longer, forward and backward, for being called through the wrapper.
 
-    Measured here and now on a layer so small that little else counts: medians of calls in turn.
+    Measured once in a process, on a layer so small that little else counts: medians of calls in turn.
     """
     plain = nn.Conv2d(8, 8, 1).to(device)
     wrapped = nn.Conv2d(8, 8, 1).to(device)

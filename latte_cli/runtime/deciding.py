@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from latte_cli.algorithms import corrupts_heap
 from latte_cli.estimator import DoesNotFit, Estimate, Estimator, LayerTime, Limits, Step
 from latte_cli.layers import Convolution
 from latte_cli.lookup import NotProfiled, Pair
@@ -55,10 +56,14 @@ def candidates(store: Store, slug: str, network: Network, wish: Wish) -> list[Ch
     A layout that the device has no rows in comes without times. Raises LatteError as `decided` does.
     """
     given = wish.layout or Layout.NCHW
+    layouts = (given,) if wish.layout else (given, *(each for each in Layout if each is not given))
+    danger = unsafe(network, store.device(slug).kind)
+    if danger and given is Layout.NCHW:
+        layouts = (given,)
     estimates: dict[Layout, tuple[Estimate, Estimate]] = {}
-    reasons: list[str] = []
+    reasons: list[str] = [danger] if danger else []
     unpriced: list[Layout] = []
-    for layout in (given,) if wish.layout else (given, *(each for each in Layout if each is not given)):
+    for layout in layouts:
         try:
             estimates[layout] = _estimates(store, slug, network, wish, layout)
         except NotProfiled:
@@ -90,6 +95,13 @@ def candidates(store: Store, slug: str, network: Network, wish: Wish) -> list[Ch
                 replace(alone, bindings=bindings, chosen_s=plain.step_s - saved_s, reasons=(*alone.reasons, *kept))
             )
     return [*found, *(replace(start, layout=layout, layout_s=None, chosen_s=None) for layout in unpriced)]
+
+
+def unsafe(network: Network, kind: str) -> str:
+    """Why `network` must not run in channels_last on a device of `kind`; nothing where it may."""
+    found = (node.name for node in network.nodes if isinstance(node.layer, Convolution) and corrupts_heap(node.layer))
+    name = next(found, "") if kind == "cpu" else ""
+    return f"in channels_last PyTorch's own operator would write past its buffers at `{name}`" if name else ""
 
 
 def _estimates(store: Store, slug: str, network: Network, wish: Wish, layout: Layout) -> tuple[Estimate, Estimate]:

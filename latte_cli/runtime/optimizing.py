@@ -9,15 +9,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from latte_cli.algorithms import corrupts_heap
 from latte_cli.backends import cpu_slug, gpu_slug
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Limits
 from latte_cli.lookup import profile
 from latte_cli.network import Network, load
 from latte_cli.runtime.choices import Choices, Key, matching, read_choices
-from latte_cli.runtime.convolution import PRECISIONS, Bindings, tune, wrapper_s
+from latte_cli.runtime.convolution import PRECISIONS, Bindings, layer_of, tune, wrapper_s
 from latte_cli.runtime.deciding import Wish, decided
 from latte_cli.store import open_store
+from latte_cli.strategies import by_name
 from latte_cli.tasks import Layout, Precision
 
 M = TypeVar("M", bound=nn.Module)
@@ -78,6 +80,7 @@ def optimize(
     module's state, hooks and types of layers stay. Raises LatteError for choices, a profile or a strategy that is not
     there.
     """
+    by_name(strategy)
     state = Applied(bindings=Bindings(precision=_precision(module)))
     object.__setattr__(module, _ATTRIBUTE, state)
     if choices is not None:
@@ -237,7 +240,10 @@ def _without_hooks(module: nn.Module) -> Iterator[None]:
 
 
 def _apply(module: nn.Module, state: Applied, choices: Choices) -> None:
-    """Put `choices` into force beside those that are."""
+    """Put `choices` into force beside those that are; not for a module that would not be safe with them."""
+    if choices.layout is Layout.CHANNELS_LAST and (name := _unsafe(module)):
+        reason = f"in channels_last PyTorch's own operator would write past its buffers at `{name}`"
+        choices = replace(choices, layout=None, bindings=(), reasons=(*choices.reasons, reason))
     state.choices.append(choices)
     if choices.layout is Layout.CHANNELS_LAST and state.layout is None:
         state.layout = choices.layout
@@ -260,6 +266,16 @@ def _apply(module: nn.Module, state: Applied, choices: Choices) -> None:
         elif hasattr(each, "calls") and hasattr(each, "bindings"):
             each.calls.clear()
     state.tuned = tuple(names)
+
+
+def _unsafe(module: nn.Module) -> str:
+    """The name of a convolution that must not run in channels_last on a CPU; nothing where there is none."""
+    for name, each in module.named_modules():
+        if not isinstance(each, nn.Conv2d) or max(each.kernel_size) > 1 or each.weight.device.type != "cpu":
+            continue
+        if corrupts_heap(layer_of(each, (1, each.in_channels, *each.stride))):
+            return str(name)
+    return ""
 
 
 def _in_channels_last(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

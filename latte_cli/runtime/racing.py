@@ -12,6 +12,7 @@ from typing import Any
 from latte_cli.backends.whole import Run, Training
 from latte_cli.errors import LatteError
 from latte_cli.runtime.choices import Choices, as_json, parsed
+from latte_cli.tasks import Precision
 
 _LEAST_ROUNDS, _MOST_ROUNDS, _STEPS = 5, 15, 3
 _LEAST_GAIN = 0.02
@@ -20,9 +21,15 @@ _LIMIT_FACTOR, _LIMIT_S = 20.0, 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
-    """Seconds of a step of each variant in each round; the first variant is PyTorch's own way."""
+    """Seconds of a step of each variant in each round; the first variant is PyTorch's own way.
+
+    `differences` are how far each variant's outputs and gradients are from the first one's: the largest difference of a
+    tensor over its largest value. Over `tolerance` a variant does not count.
+    """
 
     times_s: tuple[tuple[float, ...], ...]
+    differences: tuple[float, ...]
+    tolerance: float = 1e-3
 
     def ratio(self, at: int) -> float:
         """The median over rounds of a variant's step over that of the first in the same round."""
@@ -40,11 +47,17 @@ class Race:
         """The median step of a variant."""
         return median(self.times_s[at])
 
+    def right(self, at: int) -> bool:
+        """Whether a variant computes what the first does."""
+        return self.differences[at] <= self.tolerance
+
     @property
     def winner(self) -> int:
-        """The quickest variant: the first, unless another is 2 % quicker, and quicker in three rounds of four."""
-        able = [at for at in range(1, len(self.times_s)) if self.ratio(at) < 1 - _LEAST_GAIN and self.spread(at)[1] < 1]
-        return min(able, key=self.ratio, default=0)
+        """The quickest right variant: the first, unless another is 2 % quicker, and quicker in three rounds of four."""
+        quicker = [
+            at for at in range(1, len(self.times_s)) if self.ratio(at) < 1 - _LEAST_GAIN and self.spread(at)[1] < 1
+        ]
+        return min(filter(self.right, quicker), key=self.ratio, default=0)
 
 
 def raced(run: Run, variants: Sequence[Choices]) -> Race:
@@ -59,15 +72,25 @@ def raced(run: Run, variants: Sequence[Choices]) -> Race:
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2][-200:]
         raise LatteError(f"a step does not run here: {last or f'ended with {done.returncode}'}")
-    return Race(times_s=tuple(map(tuple, json.loads(done.stdout))))
+    body = json.loads(done.stdout)
+    return Race(
+        times_s=tuple(map(tuple, body["times_s"])),
+        differences=tuple(body["differences"]),
+        tolerance=_TOLERANCES[Precision(run.precision)],
+    )
 
 
-def raced_here(run: Run, variants: Sequence[Choices]) -> list[list[float]]:
-    """`raced` in this process: the seconds of a step of each variant, round by round.
+_TOLERANCES = {precision: 1e-3 if precision is Precision.FP32 else 5e-2 for precision in Precision}
+
+
+def raced_here(run: Run, variants: Sequence[Choices]) -> dict[str, Any]:
+    """`raced` in this process: `times_s` of a step of each variant, round by round, and `differences`.
 
     A variant of the strategy `pytorch-benchmark` runs with torch's own search switched on.
     """
     trainings = [_training(run, each) for each in variants]
+    expected = trainings[0].answers()
+    differences = [_difference(training.answers(), expected) for training in trainings]
     synchronize = _synchronizer(run.device)
     for training, each in zip(trainings, variants, strict=True):
         _set_search(each)
@@ -83,7 +106,17 @@ def raced_here(run: Run, variants: Sequence[Choices]) -> list[list[float]]:
         for at in order if len(rounds[0]) % 2 == 0 else reversed(order):
             _set_search(variants[at])
             rounds[at].append(_step_s(trainings[at], synchronize))
-    return rounds
+    return {"times_s": rounds, "differences": differences}
+
+
+def _difference(found: Sequence[Any], expected: Sequence[Any]) -> float:
+    """The largest difference of two tensors over the largest value, at least a thousandth of the largest of all."""
+    scales = [float(one.abs().max()) for one in expected]
+    least = 1e-3 * max(scales)
+    return max(
+        float((one - other).abs().max()) / max(scale, least)
+        for one, other, scale in zip(found, expected, scales, strict=True)
+    )
 
 
 def _training(run: Run, choices: Choices) -> Training:
@@ -127,7 +160,9 @@ def judged(race: Race, variants: Sequence[Choices]) -> Choices:
     """The variant that won, with what was measured in place of what was estimated."""
     best = variants[race.winner]
     alone = next((at for at, each in enumerate(variants) if each.layout == best.layout and not each.bindings), None)
+    wrong = sum(not race.right(at) for at in range(len(variants)))
     reasons = best.reasons if race.winner else (*best.reasons, "no other way was measurably faster")
+    reasons += (f"{wrong} of the ways computed something else",) if wrong else ()
     return replace(
         best,
         default_s=race.step_s(0),
@@ -138,7 +173,7 @@ def judged(race: Race, variants: Sequence[Choices]) -> Choices:
     )
 
 
-def main(body: dict[str, Any]) -> list[list[float]]:
+def main(body: dict[str, Any]) -> dict[str, Any]:
     """What `raced` asks this process for."""
     return raced_here(Run(**body["run"]), parsed(body["choices"]))
 

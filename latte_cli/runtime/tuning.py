@@ -13,7 +13,7 @@ from latte_cli.lookup import profile
 from latte_cli.network import Network
 from latte_cli.runtime.choices import Choices, Key
 from latte_cli.runtime.convolution import wrapper_s
-from latte_cli.runtime.deciding import Wish, candidates
+from latte_cli.runtime.deciding import Wish, candidates, unsafe
 from latte_cli.runtime.optimizing import own_key
 from latte_cli.runtime.racing import Race, judged, raced
 from latte_cli.store import Store
@@ -98,5 +98,6 @@ def _ways(
         return candidates(store, profile(store, device, wish.threads), network, wish)
     except LatteError as exc:
         warn(f"{exc.message}: only layouts are tried" + (f" ({exc.hint})" if exc.hint else ""))
-    start = Choices(key=key, strategy=wish.strategy, reasons=("no profile says which algorithms to try",))
-    return [start, replace(start, layout=Layout.CHANNELS_LAST)]
+    reasons = ("no profile says which algorithms to try", unsafe(network, key.kind))
+    start = Choices(key=key, strategy=wish.strategy, reasons=tuple(reason for reason in reasons if reason))
+    return [start] if reasons[1] else [start, replace(start, layout=Layout.CHANNELS_LAST)]

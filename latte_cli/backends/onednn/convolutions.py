@@ -158,12 +158,18 @@ class Problem:
         return found
 
 
+_BF16_SINCE = 3
+
+
 def problem(library: Library, layer: Convolution, phase: Phase, precision: Precision, layout: Layout) -> Problem:
     """`phase` of `layer` described to oneDNN; to be closed, or used as a context manager.
 
     A bias is added by the forward pass of a layer that is not transposed; other biases, and their gradients, are the
-    caller's. Raises Unsupported for what oneDNN is not given: a tensor of 2**31 or more elements, another precision.
+    caller's. Raises Unsupported for what oneDNN is not given: a tensor of 2**31 or more elements, another precision,
+    and bf16 before version 3, whose backward filter reads memory that it has not written.
     """
     if precision not in DATA_TYPES:
         raise Unsupported(f"no {precision} with oneDNN on a CPU; it has {', '.join(DATA_TYPES)}")
+    if precision is not Precision.FP32 and library.major < _BF16_SINCE:
+        raise Unsupported(f"no {precision} with oneDNN {library.version_text}; it needs version {_BF16_SINCE}")
     return Problem(library, layer, phase, precision, layout)

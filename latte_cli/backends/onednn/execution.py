@@ -149,7 +149,7 @@ class _Parts:
         return _Step(
             primitive=self._made("dnnl_primitive_create", "dnnl_primitive_destroy", described),
             count=len(used),
-            arguments=(ExecArg * len(used))(*((argument, memory.handle) for argument, memory in used.items())),
+            arguments=(ExecArg * len(used))(*(ExecArg(argument, memory.handle) for argument, memory in used.items())),
             addresses=frozenset(memory.address for memory in used.values()),
         )
 

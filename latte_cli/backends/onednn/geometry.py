@@ -72,9 +72,8 @@ def geometry(layer: Convolution, phase: Phase, layout: Layout) -> Geometry:
 def placed(shape: Shape, layout: Layout) -> Placed:
     """A dense tensor as torch lays it out: channels last in two and three spatial dimensions where asked for."""
     if layout is Layout.CHANNELS_LAST and len(shape) in (4, 5):
-        batch, channel, *spatial = _dense((shape[0], *shape[2:], shape[1]))
-        strides = (batch, spatial[-1], channel, *spatial[:-1])
-        return Placed(sizes=shape, strides=strides)
+        batch, *spatial, channel = _dense((shape[0], *shape[2:], shape[1]))
+        return Placed(sizes=shape, strides=(batch, channel, *spatial))
     return Placed(sizes=shape, strides=_dense(shape))
 
 

@@ -250,9 +250,11 @@ def _strategies_table(estimates: Sequence[Estimate]) -> Rows:
 
 def _layers_table(estimate: Estimate) -> Rows:
     columns = [
-        *(Column(title=title) for title in ("layer", "kind", "phase", "algorithm")),
-        *(Column(title=title, number=True) for title in ("time", "of the step", "workspace")),
-        Column(title="known from"),
+        Column(title="layer"),
+        Column(title="time", number=True),
+        *(Column(title=title) for title in ("phase", "algorithm")),
+        *(Column(title=title, number=True) for title in ("of the step", "workspace")),
+        *(Column(title=title) for title in ("kind", "known from")),
     ]
     total_s = sum(part.count * part.device_s for part in estimate.parts) or 1.0
     rows = []
@@ -263,12 +265,12 @@ def _layers_table(estimate: Estimate) -> Rows:
         rows.append(
             [
                 _text(part.name),
-                _text(part.layer.kind),
+                Cell(shown=duration(spent_s), value=spent_s),
                 _text(part.phase.replace("_", " ")),
                 _text(part.algorithm.name),
-                Cell(shown=duration(spent_s), value=spent_s),
                 Cell(shown=percent(spent_s / total_s), value=spent_s / total_s),
                 Cell(shown=size(part.workspace_bytes), value=part.workspace_bytes or 0),
+                _text(part.layer.kind),
                 _text(part.source),
             ]
         )

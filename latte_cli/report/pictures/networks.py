@@ -5,6 +5,7 @@ from typing import Any
 
 from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate
 from latte_cli.layers import Phase
+from latte_cli.report import shortened
 from latte_cli.report.pictures.devices import PALETTE, plain
 from latte_cli.report.pictures.drawing import INK, figure_of
 
@@ -27,7 +28,7 @@ def layers_figure(estimate: Estimate) -> Any:
         widths = [1e3 * spent[name][at] for name in names]
         axes.barh(range(len(names)), widths, left=left, color=PALETTE[at], height=0.75, label=title)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.set_yticks(range(len(names)), [shortened(name, _NAME_WIDTH) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("milliseconds", fontsize=8, color=INK)
     plain(axes)
@@ -82,7 +83,3 @@ def _legend(figure: Any) -> None:
     legend = figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     for text in legend.get_texts():
         text.set_color(INK)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME_WIDTH else "…" + name[1 - _NAME_WIDTH :]
