@@ -47,6 +47,12 @@ FRAMEWORK_BENCHMARK = Algorithm(library="torch", name="BENCHMARK")
 HEURISTIC = Algorithm(library="cudnn", name="HEURISTIC_V7")
 """Not a way to compute: the ordered answer of cuDNN's own heuristic (`cudnnGet…Algorithm_v7`)."""
 
+LISTED = Algorithm(library="onednn", name="LISTED")
+"""Not a way to compute: the names of oneDNN's implementations in the order in which it would take them."""
+
+ANSWERS = frozenset((HEURISTIC, LISTED))
+"""What libraries say of their algorithms, in the place of one."""
+
 KNOWN: dict[tuple[str, str], Known] = {
     ("torch", "DEFAULT"): Known(phases=tuple(Phase), family="framework"),
     ("torch", "BENCHMARK"): Known(phases=_ALL, family="framework"),

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Failed, Unsupported, onednn_calls
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, LISTED, Algorithm
+from latte_cli.backends import Failed, Ranking, Unsupported, onednn_calls
 from latte_cli.backends.computing import computing
 from latte_cli.backends.cpu import CpuBackend, libraries
 from latte_cli.backends.onednn_calls import check, difference
@@ -120,6 +120,17 @@ def test_the_cpu_lists_them_after_torchs_own_and_names_the_library() -> None:
     versions = dict(libraries())
     assert list(versions) == ["onednn", "onednn_external", "torch"]
     assert dict(backend.device.libraries) == versions
+
+
+def test_their_order_is_a_row_of_its_own() -> None:
+    backend = CpuBackend(threads=1)
+    settings = backend.settings(Precision.FP32, Layout.NCHW)
+    *found, last = backend.candidates(PLAIN, Phase.FORWARD, settings)
+    assert last == LISTED
+    answer = backend.prepare(Task(layer=PLAIN, phase=Phase.FORWARD, algorithm=LISTED, settings=settings))
+    assert isinstance(answer, Ranking)
+    assert sorted(answer.names) == sorted(each.name for each in found if each.library == LISTED.library)
+    assert onednn_calls.candidates(PLAIN, Phase.UPDATE, settings) == ()
 
 
 @pytest.mark.parametrize("layout", Layout)

@@ -64,8 +64,11 @@ def test_names_are_unique_and_the_same_each_time(
         layer = BENCHMARK["random_layer"](random.Random(seed))
         with problem(onednn, layer, phase, precision, layout) as described:
             found = described.implementations()
+            made = [described.execution(each.name) for each in found[:3]]
         with problem(onednn, layer, phase, precision, layout) as described:
             assert described.implementations() == found
+            assert sorted(described.ranking()) == sorted(each.name for each in found)
+        del made
         names = [each.name for each in found]
         assert len(set(names)) == len(names)
         assert all(name.isprintable() and " " not in name for name in names)

@@ -10,8 +10,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Conditions, Device, Facts, OutOfMemory, Prepared, Sample, host, onednn_calls
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, LISTED, Algorithm
+from latte_cli.backends import Conditions, Device, Facts, OutOfMemory, Prepared, Ranking, Sample, host, onednn_calls
 from latte_cli.backends.computing import computing
 from latte_cli.backends.cpu_convolutions import CONVOLUTIONS
 from latte_cli.backends.torch_layers import (
@@ -96,11 +96,15 @@ class CpuBackend:
             return (FRAMEWORK_DEFAULT,)
         torchs = (name for name, rule in CONVOLUTIONS.items() if phase in rule.calls)
         own = tuple(Algorithm(library="torch", name=name) for name in torchs)
-        return own + onednn_calls.candidates(layer, phase, settings)
+        listed = onednn_calls.candidates(layer, phase, settings)
+        return (*own, *listed, LISTED) if listed else own
 
-    def prepare(self, task: Task) -> Prepared:
+    def prepare(self, task: Task) -> Prepared | Ranking:
         if isinstance(task.layer, Whole):
             return self._runs.prepared(task)
+        if task.algorithm == LISTED:
+            assert isinstance(task.layer, Convolution)
+            return Ranking(names=onednn_calls.ranking(task.layer, task.phase, task.settings))
         try:
             return _Timed(self, self._call(task), task.phase)
         except MemoryError as exc:

@@ -10,7 +10,7 @@ from math import inf, isnan
 import torch
 from torch import Tensor
 
-from latte_cli.algorithms import Algorithm
+from latte_cli.algorithms import LISTED, Algorithm
 from latte_cli.backends import Failed, Unsupported, onednn
 from latte_cli.backends.onednn.find import VARIABLE
 from latte_cli.backends.torch_layers import DTYPES, FRAMEWORK_CONVOLUTIONS, Operands
@@ -18,8 +18,7 @@ from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, Shape
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
-LIBRARY = "onednn"
-"""The library of these algorithms, as stores name it."""
+ABSENT = "there is no oneDNN beside torch's own, see `latte doctor`"
 
 TOLERANCES = {Precision.FP32: 1e-4, Precision.BF16: 3e-2, Precision.BF16_AUTOCAST: 3e-2}
 """How far a result may be from the reference, relative to its largest number: rounding stays below, faults do not."""
@@ -59,15 +58,27 @@ def library() -> onednn.Library | None:
 
 
 def candidates(layer: Convolution, phase: Phase, settings: Settings) -> tuple[Algorithm, ...]:
-    """oneDNN's implementations of `phase`, in its own order; none where there is no library or it refuses the layer."""
-    found = library()
-    if found is None:
-        return ()
+    """oneDNN's implementations of `phase` as they are listed; none where there is no library or it refuses"""
     try:
-        with onednn.problem(found, layer, phase, settings.precision, settings.layout) as described:
-            return tuple(Algorithm(library=LIBRARY, name=each.name) for each in described.implementations())
+        names = _asked(layer, phase, settings, lambda found: tuple(each.name for each in found.implementations()))
     except Unsupported:
         return ()
+    return tuple(Algorithm(library=LISTED.library, name=name) for name in names)
+
+
+def ranking(layer: Convolution, phase: Phase, settings: Settings) -> tuple[str, ...]:
+    """The names of oneDNN's implementations in the order in which it takes them; raises Unsupported where it cannot."""
+    return _asked(layer, phase, settings, onednn.Problem.ranking)
+
+
+def _asked(
+    layer: Convolution, phase: Phase, settings: Settings, ask: Callable[[onednn.Problem], tuple[str, ...]]
+) -> tuple[str, ...]:
+    found = library()
+    if found is None:
+        raise Unsupported(ABSENT)
+    with onednn.problem(found, layer, phase, settings.precision, settings.layout) as described:
+        return ask(described)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +111,7 @@ class Computation:
     def __init__(self, algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings) -> None:
         opened = library()
         if opened is None:
-            raise Unsupported(f"{algorithm.name} needs oneDNN's library, which is not there")
+            raise Unsupported(ABSENT)
         self._library, self._name = opened, algorithm.name
         self._layer, self._phase, self._settings = layer, phase, settings
         self._executions: dict[int, onednn.Execution] = {}

@@ -117,6 +117,15 @@ class Problem:
             for name, each in self._each()
         )
 
+    def ranking(self) -> tuple[str, ...]:
+        """The names of `implementations` in the order in which oneDNN takes them if formats are left to it.
+
+        Those that it does not list then follow.
+        """
+        there = [each for each, _ in self._each()]
+        preferred = [each for each, _ in self._named(self._free) if each in there]
+        return tuple(dict.fromkeys((*preferred, *there)))
+
     def execution(self, name: str, threads: int = 1) -> Execution:
         """The implementation `name`, made ready to run on `threads` threads, which torch must have in its own pool.
 
@@ -133,15 +142,17 @@ class Problem:
 
     def _each(self) -> Iterator[tuple[str, Description]]:
         """The implementations with their names, each valid for its turn."""
-        library, counts = self.library, Counter[str]()
-        placed = replace(self._torchs, weights=self._free.weights)
-        for formats in (placed, self._free):
-            for each in implementations(library, self.operation, self._geometry, formats):
-                if formats is self._free and not self._reorders(each):
-                    continue  # it is among those on torch's formats
-                text = name(library, each) + (REORDERING if formats is self._free else "")
-                counts[text] += 1
-                yield text if counts[text] == 1 else f"{text}#{counts[text]}", each
+        yield from self._named(replace(self._torchs, weights=self._free.weights))
+        # Those that leave the activations where torch has them are among the first.
+        yield from ((text, each) for text, each in self._named(self._free) if REORDERING in text)
+
+    def _named(self, formats: Formats) -> Iterator[tuple[str, Description]]:
+        """The implementations on `formats` with their names, each valid for its turn."""
+        counts = Counter[str]()
+        for each in implementations(self.library, self.operation, self._geometry, formats):
+            text = name(self.library, each) + (REORDERING if self._reorders(each) else "")
+            counts[text] += 1
+            yield text if counts[text] == 1 else f"{text}#{counts[text]}", each
 
     def _reorders(self, implementation: Description) -> bool:
         """Whether an implementation wants its input or output elsewhere than torch has them."""

@@ -49,6 +49,8 @@ class Library:
         self.runtime = int(told.cpu_runtime)
         self._functions = functions
         self._stream = _Stream()
+        # Executions keep their primitives. What the library's cache holds it lists a second time.
+        self.call("dnnl_set_primitive_cache_capacity", 0)
         self.engine = self._made("dnnl_engine_create", CPU, 0)
         self.attributes = self._made("dnnl_primitive_attr_create")
         self.call("dnnl_primitive_attr_set_scratchpad_mode", self.attributes, USER_SCRATCHPAD)

@@ -107,6 +107,7 @@ FUNCTIONS: dict[str, Signature] = {
     "dnnl_version": Signature((), POINTER(Version)),
     "dnnl_engine_create": Signature((_OUT_P, _I, _SIZE)),
     "dnnl_stream_create": Signature((_OUT_P, _P, c_uint)),
+    "dnnl_set_primitive_cache_capacity": Signature((_I,)),
     "dnnl_primitive_attr_create": Signature((_OUT_P,)),
     "dnnl_primitive_attr_set_scratchpad_mode": Signature((_P, _I)),
     # Formats of memory: structures of the caller's in version 2, objects of the library's in version 3.
