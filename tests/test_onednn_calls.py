@@ -151,10 +151,10 @@ def test_each_of_them_can_be_timed(precision: Precision, layout: Layout) -> None
 def test_a_wrong_result_is_a_failure() -> None:
     o = operands(PLAIN, Settings())
     right = FRAMEWORK_CONVOLUTIONS[Phase.FORWARD](PLAIN, o)
-    check(PLAIN, Phase.FORWARD, Settings(), o, right)
+    check(Settings(), right, right.double())
     for wrong in (right + 0.01, right * float("nan"), right[:1], right.index_fill(0, torch.tensor([1]), 0.0)):
         with pytest.raises(Failed, match="wrong result: off by"):
-            check(PLAIN, Phase.FORWARD, Settings(), o, wrong)
+            check(Settings(), wrong, right.double())
 
 
 WITHOUT = """

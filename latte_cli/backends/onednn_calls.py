@@ -13,7 +13,7 @@ from torch import Tensor
 from latte_cli.algorithms import LISTED, Algorithm
 from latte_cli.backends import Failed, Unsupported, onednn
 from latte_cli.backends.onednn.find import VARIABLE
-from latte_cli.backends.torch_layers import DTYPES, FRAMEWORK_CONVOLUTIONS, Operands
+from latte_cli.backends.torch_layers import DTYPES, FRAMEWORK_CONVOLUTIONS, Operands, operands
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, Shape
 from latte_cli.tasks import Layout, Precision, Settings, Task
@@ -184,10 +184,8 @@ def _wanted(shape: Shape, settings: Settings) -> _Wanted:
     return _Wanted(shape=shape, dtype=DTYPES[settings.precision], form=form)
 
 
-def check(layer: Convolution, phase: Phase, settings: Settings, o: Operands, result: Tensor) -> None:
-    """Compare a result with the framework's, in fp32 and its plain layout; raises Failed where it is wrong."""
-    plain = Operands(x=_plain(o.x), w=_plain(o.w), b=None if o.b is None else _plain(o.b), gy=_plain(o.gy))
-    expected = FRAMEWORK_CONVOLUTIONS[phase](layer, plain)
+def check(settings: Settings, result: Tensor, expected: Tensor) -> None:
+    """Compare a result with the `expected` one; raises Failed where it is wrong."""
     off, most = difference(result, expected), TOLERANCES[settings.precision]
     if not off <= most:
         raise Failed(f"wrong result: off by {off:.2g} of the largest number, {most:g} is rounding")
@@ -203,16 +201,26 @@ def difference(result: Tensor, expected: Tensor) -> float:
     return off / scale if scale else 0.0
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().float().contiguous()
-
-
 _checked: set[str] = set()
 
 
-def check_once(task: Task, o: Operands, compute: Computation) -> None:
-    """`check` what `compute` makes of the operands of `task`, unless this process has done so; raises Failed."""
-    if task.id not in _checked:
-        assert isinstance(task.layer, Convolution)
-        check(task.layer, task.phase, task.settings, o, compute(o))
-        _checked.add(task.id)
+def check_once(task: Task, compute: Computation) -> None:
+    """`check` what `compute` makes of random operands against float64, unless this process has done so for `task`."""
+    if task.id in _checked:
+        return
+    assert isinstance(task.layer, Convolution)
+    o, expected = _reference(task.layer, task.phase, task.settings)
+    check(task.settings, compute(o), expected)
+    _checked.add(task.id)
+
+
+@lru_cache(maxsize=1)
+def _reference(layer: Convolution, phase: Phase, settings: Settings) -> tuple[Operands, Tensor]:
+    """Random operands and what a phase makes of them in float64; the algorithms of a phase are checked in turn."""
+    o = operands(layer, settings)
+    double = Operands(x=_double(o.x), w=_double(o.w), b=None if o.b is None else _double(o.b), gy=_double(o.gy))
+    return o, FRAMEWORK_CONVOLUTIONS[phase](layer, double)
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.detach().double().contiguous()
