@@ -34,8 +34,9 @@ check: .venv/ready ## format, lint, types and contracts, in under a minute
 test: libraries ## all tests; ARGS='tests/test_layers.py -x' for some
 	$(BIN)/python -m pytest $(ARGS)
 
-libraries: .venv/ready ## the real cuDNN 8 and 9 that tests need, into your cache (1 GB, once)
+libraries: .venv/ready ## the real cuDNN 8 and 9, and oneDNN 2, that tests need, into your cache (1 GB, once)
 	$(BIN)/python tests/cudnn_libraries.py
+	-$(BIN)/python tests/onednn_libraries.py
 
 # The three devices of docs/fleet.yaml, each with rows of its own: all threads, one thread, 16-bit in another layout.
 # A profile whose budget ran out ends with 4, what it measured is kept; a plan that has no sub-model for a device that

@@ -47,6 +47,12 @@ FRAMEWORK_BENCHMARK = Algorithm(library="torch", name="BENCHMARK")
 HEURISTIC = Algorithm(library="cudnn", name="HEURISTIC_V7")
 """Not a way to compute: the ordered answer of cuDNN's own heuristic (`cudnnGet…Algorithm_v7`)."""
 
+LISTED = Algorithm(library="onednn", name="LISTED")
+"""Not a way to compute: the names of oneDNN's implementations in the order in which it would take them."""
+
+ANSWERS = frozenset((HEURISTIC, LISTED))
+"""What libraries say of their algorithms, in the place of one."""
+
 KNOWN: dict[tuple[str, str], Known] = {
     ("torch", "DEFAULT"): Known(phases=tuple(Phase), family="framework"),
     ("torch", "BENCHMARK"): Known(phases=_ALL, family="framework"),
@@ -75,6 +81,8 @@ KNOWN: dict[tuple[str, str], Known] = {
     ("cudnn", "ALGO_0"): Known(phases=_BACKWARDS, family="implicit_gemm", deterministic=False),
     ("cudnn", "ALGO_1"): Known(phases=_BACKWARDS, family="implicit_gemm"),
     ("cudnn", "ALGO_3"): Known(phases=(Phase.BACKWARD_FILTER,), family="implicit_gemm", deterministic=False),
+    ("onednn", "ref:any"): Known(phases=_ALL, family="direct", rarely_wins=True),
+    ("onednn", "ref:any+reorder"): Known(phases=_ALL, family="direct", rarely_wins=True),
 }
 """Annotations by (library, name); an algorithm that is not here is as usable as one that is."""
 

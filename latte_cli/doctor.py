@@ -11,15 +11,16 @@ from pathlib import Path
 
 from latte_cli import __version__
 from latte_cli.backends import host, jetson, probes, telemetry
-from latte_cli.backends.probes import Cudnn, Gpu, Module, Torch, Trouble
+from latte_cli.backends.probes import Cudnn, Gpu, Module, Onednn, Torch, Trouble
 from latte_cli.backends.telemetry import Telemetry
 
 DEVICES = ("cpu", "cuda")
 """The kinds of device that can be asked for."""
 
-LOOKS = 5
+LOOKS = 6
 """How many libraries are tried in a process of their own, each of which takes a second or more."""
 
+_BESIDE = "oneDNN beside torch"
 _SETS = {
     "x86": ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16"),
     "arm": ("asimd", "asimdhp", "sve", "sve2", "bf16", "i8mm"),
@@ -113,6 +114,8 @@ def _findings(device: str, root: Path, limit_s: float, advance: Callable[[float,
     yield from _machine()
     torch = looked["torch"]
     yield from _torch(torch)
+    if isinstance(torch, Torch):
+        yield _onednn_beside(looked["onednn"])
     if device != "cpu":
         yield from _gpus(torch if isinstance(torch, Torch) else None, root)
         yield from _cudnn(looked)
@@ -124,6 +127,7 @@ def _looks(device: str, limit_s: float, advance: Callable[[float, str], None]) -
     """The answers of the probes by name, two at a time: more would only wait for each other's reading from disk."""
     looks: dict[str, Callable[[], object]] = {
         "torch": lambda: probes.torch(limit_s),
+        "onednn": lambda: probes.onednn(limit_s),
         "pyarrow": lambda: probes.module("pyarrow", limit_s),
         "xgboost": lambda: probes.module("xgboost", limit_s),
     }
@@ -165,6 +169,15 @@ def _onednn(torch: Torch) -> Finding:
         return _ok("oneDNN", torch.onednn)
     text = "this torch was built without it: convolutions on the CPU have fewer algorithms"
     return Finding(subject="oneDNN", state=State.ABSENT, text=text)
+
+
+def _onednn_beside(answer: object) -> Finding:
+    """The oneDNN whose implementations are algorithms of their own; nothing needs it."""
+    if isinstance(answer, Trouble):
+        return _trouble(_BESIDE, answer)
+    assert isinstance(answer, Onednn)
+    threads = "" if answer.one_pool else ", its threads apart from torch's"
+    return _ok(_BESIDE, f"{answer.version} ({answer.origin}{threads})", path=answer.path)
 
 
 def _gpus(torch: Torch | None, root: Path) -> Iterator[Finding]:

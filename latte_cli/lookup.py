@@ -10,7 +10,7 @@ from math import exp, isnan, log, nan, sqrt
 from statistics import fmean, median
 from typing import Any, TypeAlias
 
-from latte_cli.algorithms import HEURISTIC, Algorithm
+from latte_cli.algorithms import ANSWERS, Algorithm
 from latte_cli.backends import cpu_slug, gpu_slug
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Whole
@@ -196,14 +196,25 @@ class Lookup:
             self._index(found)
         return self._everything
 
-    def rankings(self) -> dict[Pair, tuple[str, ...]]:
-        """The names of algorithms as the library's own heuristic ranks them, of the pairs read so far."""
-        return {(task.layer, task.phase): names for task, names in self._rankings.items() if self.matches(task)}
+    def rankings(self, pairs: Iterable[Pair]) -> dict[Pair, tuple[str, ...]]:
+        """The names of algorithms as the library's own heuristic ranks them for each of `pairs`.
+
+        Where it was not asked, they are in the order of their mean place for layers that were read so far.
+        """
+        asked = {(task.layer, task.phase): names for task, names in self._rankings.items() if self.matches(task)}
+        places: defaultdict[Phase, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for (_, phase), names in asked.items():
+            for place, name in enumerate(names):
+                places[phase][name].append(place)
+        usual = {
+            phase: tuple(sorted(seen, key=lambda name: (fmean(seen[name]), name))) for phase, seen in places.items()
+        }
+        return {pair: asked.get(pair) or usual.get(pair[1], ()) for pair in pairs}
 
     def _noted(self, rows: Iterable[Measurement]) -> Iterator[Measurement]:
         """`rows` as they come; what the library's heuristic answered is kept."""
         for row in rows:
-            if row.task.algorithm == HEURISTIC:
+            if row.task.algorithm in ANSWERS:
                 self._rankings[row.task] = row.ranking
             yield row
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
-from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorithm, known
+from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, LISTED, Algorithm, known
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Convolution
 from latte_cli.lookup import Pair, Timing, fits, workspace_bytes
@@ -156,7 +156,7 @@ def _pytorch(offer: Offer) -> Timing:
     if own := offer.named(FRAMEWORK_DEFAULT):
         return own
     default = next((timing for timing in offer.timings if timing.task.algorithm == FRAMEWORK_DEFAULT), None)
-    others = (timing for timing in offer.fitting() if timing.task.algorithm.library != FRAMEWORK_DEFAULT.library)
+    others = (timing for timing in offer.fitting() if timing.task.algorithm.library == HEURISTIC.library)
     return next(others, default or offer.smallest())
 
 
@@ -203,6 +203,13 @@ def _xla(offer: Offer, *, tolerance: float = 4e-6) -> Timing:
     least_s = min(timing.device_s for timing in able)
     close = [timing for timing in able if timing.device_s <= least_s + tolerance]
     return min(close, key=lambda timing: (workspace_bytes(timing), timing.device_s))
+
+
+def _onednn_default(offer: Offer) -> Timing:
+    """oneDNN by itself: the first of its list that fits, with the formats that it likes best
+    (`dnnl_primitive_desc_create`); PyTorch's own op where it lists none."""
+    listed = (timing for timing in offer.fitting() if timing.task.algorithm.library == LISTED.library)
+    return next(listed, None) or _pytorch(offer)
 
 
 def _mindspore(offer: Offer) -> Timing:
@@ -324,12 +331,13 @@ _RULES: dict[str, tuple[Callable[..., Timing], Mapping[Precision, Layout]]] = {
     "xla": (_xla, _HALF),
     "mindspore": (_mindspore, {}),
     "mindspore-performance": (_mindspore_performance, {}),
+    "onednn-default": (_onednn_default, {}),
     "exhaustive": (_exhaustive, {}),
     "deterministic": (_deterministic, {}),
 }
 """Rules by the name of the strategy, with the layouts it takes for a whole model on a GPU."""
 
-_ANYWHERE = ("latte", "pytorch", "exhaustive", "deterministic")
+_ANYWHERE = ("latte", "pytorch", "onednn-default", "exhaustive", "deterministic")
 
 NAMES = ("latte", *_RULES)
 """The strategies there are; `fixed:NAME` makes one more for each algorithm."""

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from latte_cli.backends import probes
+from latte_cli.backends.onednn.find import Candidate
 from latte_cli.backends.probes import Module, Trouble
 from latte_cli.doctor import Finding, State, findings, has_code, instruction_sets, missing, usable
 
-pytest_plugins = ["cudnn_libraries"]
+pytest_plugins = ["cudnn_libraries", "onednn_libraries"]
 
 EPYC = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -148,7 +149,8 @@ def test_the_cpu_of_this_machine_can_be_measured() -> None:
     steps: list[float] = []
     found = {each.subject: each for each in findings("cpu", advance=lambda done, label: steps.append(done))}
     assert usable(tuple(found.values()), "cpu")
-    assert list(found) == ["processor", "memory", "Python", "latte", "torch", "oneDNN", "pyarrow", "xgboost"]
+    told = ["processor", "memory", "Python", "latte", "torch", "oneDNN", "oneDNN beside torch", "pyarrow", "xgboost"]
+    assert list(found) == told
     assert found["torch"].state is State.OK
     assert Path(found["torch"].path, "__init__.py").is_file()
     assert steps == sorted(steps)
@@ -180,3 +182,21 @@ def test_the_doctor_does_not_load_torch_into_its_own_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "set()"
+
+
+def test_a_real_onednn_is_named_with_its_version_and_place(copy: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATTE_ONEDNN", copy.file)
+    found = probes.onednn()
+    assert isinstance(found, probes.Onednn)
+    assert (found.path, found.origin, found.one_pool) == (copy.file, "LATTE_ONEDNN", True)
+    beside = next(each for each in findings("cpu") if each.subject == "oneDNN beside torch")
+    assert (beside.state, beside.text) == (State.OK, f"{found.version} (LATTE_ONEDNN)")
+
+
+def test_a_onednn_that_is_not_there_hinders_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATTE_ONEDNN", str(tmp_path))
+    found = findings("cpu")
+    beside = next(each for each in found if each.subject == "oneDNN beside torch")
+    assert (beside.state, beside.device) == (State.BROKEN, "")
+    assert "pip install onednn-cpu-gomp" in beside.hint
+    assert usable(found, "cpu")

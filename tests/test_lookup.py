@@ -4,13 +4,13 @@ from math import exp, log
 import pytest
 from made_rows import DEVICE, GEMM, SETTINGS, convolution, measurement, network, profile, seconds, tasks, write
 
-from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, LISTED
 from latte_cli.backends.host import cpu_slug
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Convolution, Elementwise, Linear, Optimizer, Phase
 from latte_cli.lookup import Lookup, NotProfiled, Source, combined
 from latte_cli.lookup import profile as meant
-from latte_cli.measure import Mark, Outcome
+from latte_cli.measure import Evidence, Mark, Outcome
 from latte_cli.store import open_store
 from latte_cli.tasks import Layout, Precision, Task
 
@@ -156,6 +156,30 @@ def test_the_narrowest_bracket_is_used(store):
     rows += [measurement(task, time_s=5.0) for task in tasks([convolution(8, c, 32, 16) for c in (14, 18)])]
     write(store, rows)
     assert all(t.device_s == pytest.approx(5.0) for t in lookup(store).interpolated((LAYER, Phase.FORWARD)))
+
+
+def test_where_the_library_was_not_asked_its_usual_ranking_stands_for_its_answer(store):
+    asked = [convolution(1, 16, 16, size) for size in (8, 16, 32)]
+    answers = [("a", "b", "c"), ("a", "c"), ("b", "a", "c")]
+    rows = [
+        replace(
+            measurement(Task(layer=layer, phase=Phase.FORWARD, algorithm=LISTED, settings=SETTINGS), ranking=answer),
+            evidence=Evidence.LABEL,
+            device_times_s=(),
+            host_times_s=(),
+        )
+        for layer, answer in zip(asked, answers, strict=True)
+    ]
+    write(store, rows)
+    profile(store, [*asked, convolution(1, 16, 16, 12)])
+    found = lookup(store)
+    found.everything()
+    own, new = (asked[2], Phase.FORWARD), (convolution(1, 16, 16, 12), Phase.FORWARD)
+    assert found.rankings([own, new, (own[0], Phase.BACKWARD_DATA)]) == {
+        own: ("b", "a", "c"),
+        new: ("a", "b", "c"),
+        (own[0], Phase.BACKWARD_DATA): (),
+    }
 
 
 def test_the_algorithms_that_ran_layers_of_a_sort_are_known(store):

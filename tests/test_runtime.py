@@ -14,7 +14,7 @@ from torch import nn
 
 import latte_cli
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Device, cpu_slug
+from latte_cli.backends import Device, cpu_slug, onednn_calls
 from latte_cli.backends.cpu import libraries
 from latte_cli.backends.cpu_convolutions import CONVOLUTIONS
 from latte_cli.errors import LatteError
@@ -53,10 +53,14 @@ def key():
     return own_key(torch.device("cpu"), Precision.FP32)
 
 
+def named(algorithm):
+    return algorithm if isinstance(algorithm, Algorithm) else Algorithm(library="torch", name=algorithm)
+
+
 def chosen(layer, phases, layout=None):
     bindings = tuple(
-        Binding(layer=layer, phase=phase, algorithm=Algorithm(library="torch", name=name), gain_s=1e-3)
-        for phase, name in phases.items()
+        Binding(layer=layer, phase=phase, algorithm=named(algorithm), gain_s=1e-3)
+        for phase, algorithm in phases.items()
     )
     return Choices(key=key(), strategy="latte", layout=layout, bindings=bindings)
 
@@ -91,6 +95,21 @@ def test_every_algorithm_computes_what_torch_does(name, algorithm, phase, layout
     [call] = tuned[0].calls.values()
     assert getattr(call, phase) is not None
     assert latte_cli.applied(tuned).reasons == ()
+
+
+@pytest.mark.skipif(onednn_calls.library() is None, reason="no oneDNN beside torch's own")
+@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_implementation_of_onednn_computes_what_torch_does(name, layout):
+    settings = Settings(precision=Precision.FP32, layout=layout)
+    layer = layer_of(LAYERS[name](), SHAPE)
+    for phase in layer.phases:
+        for algorithm in onednn_calls.candidates(layer, phase, settings):
+            plain, tuned, x = pair(name, {phase: algorithm}, layout if layout is Layout.CHANNELS_LAST else None)
+            close(gradients(tuned, x), gradients(plain, x))
+            [call] = tuned[0].calls.values()
+            assert getattr(call, phase) is not None
+            assert latte_cli.applied(tuned).reasons == ()
 
 
 def test_all_phases_at_once_and_frozen_weights():

@@ -104,6 +104,7 @@ CASES = [
     ("xla:tolerance=0.002ms", {"limit": 200 * MIB}, WINOGRAD),
     ("xla:tolerance=1ms", {}, IMPLICIT),
     ("xla", {"limit": 0, "times": without(IMPLICIT)}, PRECOMP),
+    ("onednn-default", {}, FRAMEWORK_DEFAULT),  # a GPU has none of its implementations
     ("mindspore", {}, WINOGRAD),
     ("mindspore", {"limit": 0}, WINOGRAD),  # no cap: it runs out of memory
     ("mindspore", {"precision": Precision.FP16}, PRECOMP),
@@ -153,6 +154,22 @@ def test_on_a_cpu_the_rules_see_all_that_was_timed_the_framework_s_own_first():
     assert chosen("pytorch", times=times, ranking=(), limit=0) == FRAMEWORK_DEFAULT  # there is no other way
     assert chosen("tensorflow", times=times, ranking=()) == GEMM
     assert chosen("tensorflow", times=times, ranking=(), limit=500) == FRAMEWORK_DEFAULT
+
+
+BRGCONV = Algorithm(library="onednn", name="brgconv:avx512_core")
+REORDERED = Algorithm(library="onednn", name="jit:avx512_core+reorder")
+CPU_TIMES = {FRAMEWORK_DEFAULT: (2.0, 10), GEMM: (1.0, 1000), REORDERED: (3.0, 500), BRGCONV: (1.5, 0)}
+
+
+def test_onednn_by_itself_takes_the_first_of_its_list_that_fits():
+    ranking = (REORDERED.name, BRGCONV.name)
+    assert chosen("onednn-default", times=CPU_TIMES, ranking=ranking) == REORDERED
+    assert chosen("onednn-default", times=CPU_TIMES, ranking=ranking, known=False) == REORDERED
+    assert chosen("onednn-default", times=CPU_TIMES, ranking=ranking, limit=100) == BRGCONV
+    assert chosen("pytorch", times=CPU_TIMES, ranking=ranking, limit=5) == FRAMEWORK_DEFAULT  # it has not that choice
+    torchs = {FRAMEWORK_DEFAULT: (2.0, 10), GEMM: (1.0, 0)}
+    assert chosen("onednn-default", times=torchs, ranking=()) == FRAMEWORK_DEFAULT
+    assert not by_name("onednn-default").rule_of_gpu
 
 
 @pytest.mark.parametrize("strategy", [*NAMES, "fixed:FFT"])

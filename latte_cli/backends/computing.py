@@ -27,6 +27,8 @@ def computing(algorithm: Algorithm, layer: Convolution, phase: Phase, settings: 
         return _cudnn(algorithm, layer, phase, settings, device)
     if device != "cpu":
         raise Unsupported(f"no {algorithm.name} on {device}")
+    if algorithm.library == "onednn":
+        return _onednn(algorithm, layer, phase, settings)
     return _cpu(algorithm, layer, phase, settings)
 
 
@@ -46,3 +48,9 @@ def _cudnn(algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Set
     from latte_cli.backends.cuda_calls import computed
 
     return computed(algorithm, layer, phase, settings, device)
+
+
+def _onednn(algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings) -> Compute:
+    from latte_cli.backends.onednn_calls import Computation
+
+    return Computation(algorithm, layer, phase, settings)

@@ -10,11 +10,21 @@ from math import prod
 import torch
 from torch import Tensor
 
-from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Conditions, Device, Facts, OutOfMemory, Prepared, Sample, host
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, LISTED, Algorithm
+from latte_cli.backends import Conditions, Device, Facts, OutOfMemory, Prepared, Ranking, Sample, host, onednn_calls
 from latte_cli.backends.computing import computing
 from latte_cli.backends.cpu_convolutions import CONVOLUTIONS
-from latte_cli.backends.torch_layers import REFUSALS, LayerCall, layer_call, operands, overhead_s, peak_bytes, refusal
+from latte_cli.backends.torch_layers import (
+    REFUSALS,
+    LayerCall,
+    Operands,
+    bias_gradient,
+    layer_call,
+    operands,
+    overhead_s,
+    peak_bytes,
+    refusal,
+)
 from latte_cli.backends.whole import Runs
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Transfer, Whole
@@ -84,13 +94,17 @@ class CpuBackend:
             return ()
         if not isinstance(layer, Convolution):
             return (FRAMEWORK_DEFAULT,)
-        return tuple(
-            Algorithm(library="torch", name=name) for name, rule in CONVOLUTIONS.items() if phase in rule.calls
-        )
+        torchs = (name for name, rule in CONVOLUTIONS.items() if phase in rule.calls)
+        own = tuple(Algorithm(library="torch", name=name) for name in torchs)
+        listed = onednn_calls.candidates(layer, phase, settings)
+        return (*own, *listed, LISTED) if listed else own
 
-    def prepare(self, task: Task) -> Prepared:
+    def prepare(self, task: Task) -> Prepared | Ranking:
         if isinstance(task.layer, Whole):
             return self._runs.prepared(task)
+        if task.algorithm == LISTED:
+            assert isinstance(task.layer, Convolution)
+            return Ranking(names=onednn_calls.ranking(task.layer, task.phase, task.settings))
         try:
             return _Timed(self, self._call(task), task.phase)
         except MemoryError as exc:
@@ -174,9 +188,14 @@ class CpuBackend:
 
 
 def libraries() -> tuple[tuple[str, str], ...]:
-    """The libraries that compute on this CPU, with their versions, in the order of their names."""
+    """The libraries that compute on this CPU, with their versions, in the order of their names.
+
+    `onednn` is the one inside torch, `onednn_external` the one whose implementations can be had one by one.
+    """
     onednn = getattr(torch.backends.mkldnn, "VERSION", None) or _onednn_version()
-    return (("onednn", onednn), ("torch", torch.__version__))
+    external = onednn_calls.library()
+    beside = (("onednn_external", external.version_text),) if external else ()
+    return (("onednn", onednn), *beside, ("torch", torch.__version__))
 
 
 def _onednn_version() -> str:
@@ -221,7 +240,8 @@ class _Timed:
 
     def facts(self) -> Facts:
         self._layer.reset()
-        return Facts(workspace_bytes=peak_bytes(self._layer.call))
+        known = self._layer.workspace_bytes
+        return Facts(workspace_bytes=peak_bytes(self._layer.call) if known is None else known)
 
 
 def _largest_bytes(task: Task) -> int:
@@ -241,4 +261,23 @@ def _convolution(task: Task, layer: Convolution) -> LayerCall:
     compute = computing(task.algorithm, layer, task.phase, task.settings, "cpu")
     ready = operands(layer, task.settings)
     first = ready.x if task.phase is Phase.FORWARD else ready.gy
+    if isinstance(compute, onednn_calls.Computation):
+        return _checked(task, layer, compute, ready, first)
     return LayerCall(call=lambda: compute(ready), first=(first,))
+
+
+def _checked(
+    task: Task, layer: Convolution, compute: onednn_calls.Computation, ready: Operands, first: Tensor
+) -> LayerCall:
+    """A call of one of oneDNN's implementations, whose result has been compared with float64's once.
+
+    The gradient of a bias is a sum of its own, as it is where the implementation runs in a model.
+    """
+    onednn_calls.check_once(task, compute)
+
+    def call() -> Tensor:
+        if task.phase is Phase.BACKWARD_FILTER:
+            bias_gradient(layer, ready)
+        return compute(ready)
+
+    return LayerCall(call=call, first=(first,), workspace_bytes=compute.workspace_bytes)

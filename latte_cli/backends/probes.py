@@ -16,6 +16,8 @@ from latte_cli.errors import LatteError
 
 LIMIT_S = 60.0
 
+_VARIABLES = {"cudnn": "LATTE_CUDNN", "onednn": "LATTE_ONEDNN"}
+
 # The child looks for modules where this process does, and not in the current folder.
 _CHILD = "import sys; sys.path[:] = sys.argv[2:]; from latte_cli.backends.probes import main; main(sys.argv[1])"
 
@@ -74,6 +76,16 @@ class Cudnn:
     origin: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Onednn:
+    """The oneDNN that the CPU backend opens beside torch's own; `one_pool` if its threads are torch's."""
+
+    version: str
+    path: str
+    origin: str
+    one_pool: bool
+
+
 def module(name: str, limit_s: float = LIMIT_S) -> Module | Trouble:
     """Import the package `name` in a child process."""
     answer = _ask(name, limit_s)
@@ -95,6 +107,12 @@ def cudnn(limit_s: float = LIMIT_S) -> Cudnn | Trouble:
     return answer if isinstance(answer, Trouble) else Cudnn(**answer)
 
 
+def onednn(limit_s: float = LIMIT_S) -> Onednn | Trouble:
+    """Open oneDNN in a child process, as the CPU backend does after it has imported torch."""
+    answer = _ask("onednn", limit_s)
+    return answer if isinstance(answer, Trouble) else Onednn(**answer)
+
+
 def cudnn_handle(limit_s: float = LIMIT_S) -> Trouble | None:
     """Make a cuDNN handle on the first GPU in a child process; the trouble it meets, or None."""
     answer = _ask("cudnn-handle", limit_s)
@@ -107,8 +125,8 @@ def main(name: str) -> None:
     try:
         answer = {"found": _LOOKS[name]() if name in _LOOKS else asdict(_module(name))}
     except LatteError as error:
-        # What LATTE_CUDNN names is there, and cannot be opened.
-        missing = name == "cudnn" and not os.environ.get("LATTE_CUDNN")
+        # What the variable names is there, and cannot be opened.
+        missing = name in _VARIABLES and not os.environ.get(_VARIABLES[name])
         answer = {"trouble": asdict(Trouble(reason=error.message, hint=error.hint or "", missing=missing))}
     except ModuleNotFoundError as error:
         missing = error.name == name
@@ -209,6 +227,17 @@ def _cudnn() -> Cudnn:
     return Cudnn(version=".".join(map(str, library.version)), path=str(library.path), origin=library.origin)
 
 
+def _onednn() -> Onednn:
+    with suppress(ImportError):
+        import torch as torch  # whose pool of threads is to be shared
+    from latte_cli.backends.onednn import open_library
+
+    library = open_library()
+    return Onednn(
+        version=library.version_text, path=str(library.path), origin=library.origin, one_pool=library.one_pool
+    )
+
+
 def _cudnn_handle() -> None:
     cuda: Any = import_module("torch").cuda
     cuda.init()
@@ -226,5 +255,6 @@ def _opened_cudnn() -> Any:
 _LOOKS: dict[str, Callable[[], object]] = {
     "torch": lambda: asdict(_torch()),
     "cudnn": lambda: asdict(_cudnn()),
+    "onednn": lambda: asdict(_onednn()),
     "cudnn-handle": _cudnn_handle,
 }

@@ -44,6 +44,7 @@ class LayerCall:
     `first` are the tensors that the layer before has just written, `reset` makes ready for the next call, `drop` lets
     go of what the call left behind, as a step does sooner or later, `by_autograd` says that the call starts autograd's
     engine, whose fixed cost is no layer's own, and `repeatable` that it can be made again without `reset`.
+    `workspace_bytes` is known of calls whose workspace is not seen by torch's allocator.
     """
 
     call: Callable[[], object]
@@ -52,6 +53,7 @@ class LayerCall:
     drop: Callable[[], None] = lambda: None
     by_autograd: bool = False
     repeatable: bool = True
+    workspace_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,8 +192,8 @@ class Estimator:
         pairs = tuple(dict.fromkeys(work.pair for work in works if not work.layer.free))
         known = self._measured(pairs)
         known |= {pair: found for pair in pairs if pair not in known and (found := self._lookup.interpolated(pair))}
-        rankings = self._lookup.rankings()
-        known = {pair: tuple(ranked(timings, rankings.get(pair, ()))) for pair, timings in known.items()}
+        rankings = self._lookup.rankings(known)
+        known = {pair: tuple(ranked(timings, rankings[pair])) for pair, timings in known.items()}
         return _Prepared(
             network=network,
             step=step,
@@ -389,7 +389,8 @@ class Estimator:
         found: dict[Pair, list[Timing]] = {pair: [] for pair in fresh}
         for (pair, _), timing in self._with_workspaces(prepared, predicted).items():
             found[pair].append(timing)
-        prepared.candidates.update({pair: tuple(ranked(timings)) for pair, timings in found.items()})
+        rankings = self._lookup.rankings(found)
+        prepared.candidates.update({pair: tuple(ranked(timings, rankings[pair])) for pair, timings in found.items()})
         return {pair: prepared.candidates[pair] for pair in pairs}
 
     def _with_workspaces(

@@ -7,7 +7,7 @@ from functools import cached_property
 from statistics import median
 from typing import TypeAlias
 
-from latte_cli.algorithms import HEURISTIC, Algorithm
+from latte_cli.algorithms import ANSWERS, Algorithm
 from latte_cli.backends import Device
 from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.lookup import Timing, combined, fits
@@ -129,7 +129,7 @@ def decisions(measurements: Iterable[Measurement], *, least: int = 2) -> list[De
             key = (row.device.slug, task.settings, task.layer, task.phase)
             if row.evidence is not Evidence.LABEL:
                 rows[key].append(row)
-            elif task.algorithm != HEURISTIC:
+            elif task.algorithm not in ANSWERS:
                 wins[key][task.algorithm] += 1
             elif row.ranking:
                 answers[key] = row.ranking[0]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from latte_cli.backends.cudnn.loaded import loaded_path
 from latte_cli.backends.cudnn.signatures import LIBRARIES
+from latte_cli.backends.loaded import loaded_path
 from latte_cli.errors import LatteError
 
 VARIABLE = "LATTE_CUDNN"

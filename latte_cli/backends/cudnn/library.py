@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 from latte_cli.backends import OutOfMemory
 from latte_cli.backends.cudnn.context import current
 from latte_cli.backends.cudnn.find import INSTALL_HINT, Candidate, candidates
-from latte_cli.backends.cudnn.loaded import path_of
 from latte_cli.backends.cudnn.signatures import FUNCTIONS, LIBRARIES
 from latte_cli.backends.cudnn.statuses import error, name
+from latte_cli.backends.loaded import misfit, path_of
 from latte_cli.errors import LatteError
 
 Function: TypeAlias = Callable[..., Any]
@@ -133,7 +133,7 @@ def _dlopen(file: str) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(file, mode=ctypes.RTLD_LOCAL)
     except OSError as exc:
-        raise OSError(_misfit(Path(file)) or str(exc)) from exc
+        raise OSError(misfit(Path(file)) or str(exc)) from exc
 
 
 def _resolved(major: int, opened: dict[str, ctypes.CDLL]) -> Iterator[tuple[str, Function]]:
@@ -145,23 +145,3 @@ def _resolved(major: int, opened: dict[str, ctypes.CDLL]) -> Iterator[tuple[str,
                 raise OSError(f"it has no `{function}`") from exc
             found.argtypes, found.restype = signature.arguments, signature.result
             yield function, found
-
-
-def _misfit(file: Path) -> str | None:
-    # The loader calls a library of another processor "not found".
-    own, other = _header(Path("/proc/self/exe")), _header(file)
-    if not file.is_absolute() or not file.is_file() or not own:
-        return None
-    if not other.startswith(b"\x7fELF"):
-        return f"{file.name} is not a shared library"
-    if (own[4:6], own[18:20]) != (other[4:6], other[18:20]):
-        return f"{file.name} is built for another processor than this Python"
-    return None
-
-
-def _header(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(20)
-    except OSError:
-        return b""

@@ -1,0 +1,74 @@
+"""Shared libraries: which this process has loaded and from where, and why one cannot be."""
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_LINK_MAP = 2  # RTLD_DI_LINKMAP
+_HEADER_BYTES = 20
+
+
+class _Symbol(ctypes.Structure):
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+class _LinkMap(ctypes.Structure):
+    _fields_ = (("address", ctypes.c_void_p), ("name", ctypes.c_char_p))
+
+
+def loaded_path(soname: str) -> Path | None:
+    """The file that `soname` was loaded from, or None where this process has not loaded it; loads nothing."""
+    if not hasattr(os, "RTLD_NOLOAD"):
+        return None
+    try:
+        return path_of(ctypes.CDLL(soname, mode=os.RTLD_NOLOAD | os.RTLD_NOW))
+    except OSError:
+        return None
+
+
+def path_of(library: ctypes.CDLL) -> Path:
+    """The file that an open library was loaded from."""
+    link = ctypes.POINTER(_LinkMap)()
+    information = ctypes.CDLL(None).dlinfo
+    information.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+    information(library._handle, _LINK_MAP, ctypes.byref(link))
+    return Path(os.fsdecode(link.contents.name))
+
+
+def home(function: Callable[..., Any]) -> Path | None:
+    """The file that an open library's `function` lies in, which may be one that the library has brought along."""
+    found = _Symbol()
+    information = ctypes.CDLL(None).dladdr
+    information.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Symbol))
+    known = information(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(found))  # type: ignore[arg-type]
+    return Path(os.fsdecode(found.file)) if known and found.file else None
+
+
+def misfit(file: Path) -> str | None:
+    """Why `file` is no library for this process, where its first bytes tell; None where they do not.
+
+    The loader calls a library of another processor "not found".
+    """
+    own, other = _header(Path("/proc/self/exe")), _header(file)
+    if not file.is_absolute() or not file.is_file() or not own:
+        return None
+    if not other.startswith(b"\x7fELF"):
+        return f"{file.name} is not a shared library"
+    if (own[4:6], own[18:20]) != (other[4:6], other[18:20]):
+        return f"{file.name} is built for another processor than this Python"
+    return None
+
+
+def _header(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(_HEADER_BYTES)
+    except OSError:
+        return b""
