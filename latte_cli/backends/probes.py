@@ -119,6 +119,16 @@ def cudnn_handle(limit_s: float = LIMIT_S) -> Trouble | None:
     return answer if isinstance(answer, Trouble) else None
 
 
+def engines(question: str, limit_s: float = LIMIT_S) -> Any | Trouble:
+    """What cuDNN has for a GPU that is not here, asked in a child process; see `deviceless`, whose JSON it is."""
+    return _ask("engines", limit_s, question)
+
+
+def gpu_properties(limit_s: float = LIMIT_S) -> Any | Trouble:
+    """What cuDNN tells of the first GPU, as JSON for `deviceless`, read in a child process."""
+    return _ask("gpu-properties", limit_s)
+
+
 def main(name: str) -> None:
     """The child's part: print what the probe `name` finds, or the trouble it meets, as one line of JSON."""
     _leave_no_core_file()
@@ -136,11 +146,11 @@ def main(name: str) -> None:
     os._exit(0)  # a library that crashes as it is unloaded has done its work
 
 
-def _ask(name: str, limit_s: float) -> Any:
+def _ask(name: str, limit_s: float, question: str = "") -> Any:
     try:
         done = subprocess.run(
             [sys.executable, "-c", _CHILD, name, *sys.path],
-            stdin=subprocess.DEVNULL,
+            input=question,
             capture_output=True,
             text=True,
             errors="replace",
@@ -244,6 +254,44 @@ def _cudnn_handle() -> None:
     _opened_cudnn().handle(0)
 
 
+def _engines() -> dict[str, Any]:
+    from latte_cli.backends import Failed, OutOfMemory, Unsupported, cudnn
+    from latte_cli.backends.deviceless import as_json
+    from latte_cli.layers import Phase, layer_from_text
+    from latte_cli.tasks import Layout, Precision
+
+    question = json.load(sys.stdin)
+    library = _opened_cudnn()
+
+    def listed(target: Any, text: str, phase: str) -> dict[str, Any]:
+        wanted = (layer_from_text(text), Phase(phase), Precision(question["precision"]), Layout(question["layout"]))
+        try:
+            with cudnn.graph(target, *wanted) as graph:
+                lists = {mode.name: graph.listed(mode) for mode in cudnn.Heuristic}
+                return {"engines": [as_json(engine) for engine in graph.engines()], "lists": lists}
+        except (Unsupported, OutOfMemory) as exc:
+            return {"refused": str(exc)}
+
+    try:
+        with cudnn.Target(library, json=question["properties"]) as target:
+            found = [listed(target, text, phase) for text, phase in question["pairs"]]
+    except (Failed, Unsupported) as exc:
+        raise LatteError(str(exc)) from exc
+    return {"version": library.version_text, "listed": found}
+
+
+def _gpu_properties() -> str:
+    from latte_cli.backends import Failed, Unsupported, cudnn
+
+    cuda: Any = import_module("torch").cuda
+    try:
+        cuda.init()
+        library = _opened_cudnn()
+        return cudnn.properties(library, library.handle(0))
+    except (Failed, Unsupported, RuntimeError, AssertionError) as exc:
+        raise LatteError(str(exc).partition("\n")[0]) from exc
+
+
 def _opened_cudnn() -> Any:
     with suppress(ImportError):
         import torch as torch  # where torch has brought a cuDNN of its own, that one is used
@@ -257,4 +305,6 @@ _LOOKS: dict[str, Callable[[], object]] = {
     "cudnn": lambda: asdict(_cudnn()),
     "onednn": lambda: asdict(_onednn()),
     "cudnn-handle": _cudnn_handle,
+    "engines": _engines,
+    "gpu-properties": _gpu_properties,
 }

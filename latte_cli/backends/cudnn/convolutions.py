@@ -229,9 +229,15 @@ class Problem:
 def problem(library: Library, layer: Convolution, precision: Precision, layout: Layout) -> Problem:
     """`layer` described to cuDNN; to be closed, or used as a context manager.
 
-    Raises Unsupported for a layer that cuDNN cannot describe: padding that differs between the sides, a tensor of
-    2**31 or more elements, an output shape of another convention.
+    Raises Unsupported as `checked` does, and for an output shape of another convention.
     """
+    checked(layer)
+    return Problem(library, layer, precision, layout)
+
+
+def checked(layer: Convolution) -> None:
+    """Raise Unsupported for a layer that cuDNN cannot describe: padding that differs between the sides, a tensor of
+    2**31 or more elements, a number as large."""
     if not layer.symmetric:
         raise Unsupported(f"cuDNN pads both sides alike, not {layer.pad_before} and {layer.pad_after}")
     for shape in operand_shapes(layer).values():
@@ -240,7 +246,6 @@ def problem(library: Library, layer: Convolution, precision: Precision, layout: 
     for value in chain(layer.pad_before, layer.stride, layer.dilation):
         if value > LARGEST_TENSOR:
             raise Unsupported(f"cuDNN takes no number as large as {value}")
-    return Problem(library, layer, precision, layout)
 
 
 def operand_shapes(layer: Convolution) -> dict[str, Shape]:
@@ -248,10 +253,10 @@ def operand_shapes(layer: Convolution) -> dict[str, Shape]:
     x, y = layer.input_shapes[0], layer.output_shape
     if layer.transposed:
         x, y = y, x
-    return {"x": _two_dimensional(x, 2), "w": _two_dimensional(layer.weight_shape, 2), "y": _two_dimensional(y, 2)}
+    return {"x": two_dimensional(x, 2), "w": two_dimensional(layer.weight_shape, 2), "y": two_dimensional(y, 2)}
 
 
-def sane_workspace(size: int, algorithm: Algorithm) -> int:
+def sane_workspace(size: int, algorithm: Algorithm | str) -> int:
     """`size` in bytes; raises Unsupported for one of 1 TiB or more, which no device has."""
     if size > LARGEST_WORKSPACE_BYTES:
         raise Unsupported(f"{algorithm} wants a workspace of {size} bytes")
@@ -282,9 +287,9 @@ def _described(library: Library, layer: Convolution, precision: Precision) -> Ab
     return convolution(
         library,
         precision,
-        padding=_two_dimensional(layer.pad_before, 0, fill=0),
-        stride=_two_dimensional(layer.stride, 0),
-        dilation=_two_dimensional(layer.dilation, 0),
+        padding=two_dimensional(layer.pad_before, 0, fill=0),
+        stride=two_dimensional(layer.stride, 0),
+        dilation=two_dimensional(layer.dilation, 0),
         groups=layer.groups,
     )
 
@@ -294,6 +299,6 @@ def _converted(kind: type[Any], value: Any) -> Any:
     return kind(value) if value is None or isinstance(value, int) else value
 
 
-def _two_dimensional(sizes: Shape, leading: int, fill: int = 1) -> Shape:
-    # A 1-D layer is a 2-D one of height 1.
+def two_dimensional(sizes: Shape, leading: int, fill: int = 1) -> Shape:
+    """`sizes`, of which `leading` are not spatial, with `fill` for a height: a 1-D layer is a 2-D one of height 1."""
     return (*sizes[:leading], fill, *sizes[leading:]) if len(sizes) - leading == 1 else sizes

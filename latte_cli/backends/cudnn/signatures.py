@@ -1,7 +1,7 @@
 """Signatures: every function of cuDNN that is called, its argument types and where it is exported; its enums."""
 
 from collections.abc import Iterator
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_size_t, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -120,7 +120,7 @@ class Signature:
 
 
 _INFER, _TRAIN, _OPS = LIBRARIES[8]
-_P, _I, _SIZE = c_void_p, c_int, c_size_t
+_P, _I, _I64, _SIZE = c_void_p, c_int, c_int64, c_size_t
 _OUT_P, _OUT_I, _OUT_SIZE = POINTER(c_void_p), POINTER(c_int), POINTER(c_size_t)
 
 
@@ -172,6 +172,12 @@ FUNCTIONS: dict[str, Signature] = {
     "cudnnSetConvolutionGroupCount": Signature((_P, _I), _INFER),
     "cudnnGetConvolutionGroupCount": Signature((_P, _OUT_I), _INFER),
     "cudnnDestroyConvolutionDescriptor": Signature((_P,), _INFER),
+    "cudnnBackendCreateDescriptor": Signature((_I, _OUT_P), _INFER),
+    "cudnnBackendSetAttribute": Signature((_P, _I, _I, _I64, _P), _INFER),
+    "cudnnBackendFinalize": Signature((_P,), _INFER),
+    "cudnnBackendGetAttribute": Signature((_P, _I, _I, _I64, POINTER(c_int64), _P), _INFER),
+    "cudnnBackendExecute": Signature((_P, _P, _P), _INFER),
+    "cudnnBackendDestroyDescriptor": Signature((_P,), _INFER),
     "cudnnGetConvolution2dForwardOutputDim": Signature((_P, _P, _P, *(_OUT_I,) * 4), _INFER),
     "cudnnGetConvolutionNdForwardOutputDim": Signature((_P, _P, _P, _I, _OUT_I), _INFER),
     **dict(_algorithms("ConvolutionForward", _INFER)),

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import chain
 from math import prod
 
 from latte_cli.backends import Unsupported
+from latte_cli.backends.placing import strides
 from latte_cli.layers import Convolution, Phase, Shape
 from latte_cli.tasks import Layout
 
@@ -70,15 +71,8 @@ def geometry(layer: Convolution, phase: Phase, layout: Layout) -> Geometry:
 
 
 def placed(shape: Shape, layout: Layout) -> Placed:
-    """A dense tensor as torch lays it out: channels last in two and three spatial dimensions where asked for."""
-    if layout is Layout.CHANNELS_LAST and len(shape) in (4, 5):
-        batch, *spatial, channel = _dense((shape[0], *shape[2:], shape[1]))
-        return Placed(sizes=shape, strides=(batch, channel, *spatial))
-    return Placed(sizes=shape, strides=_dense(shape))
-
-
-def _dense(shape: Sequence[int]) -> Shape:
-    return tuple(accumulate(reversed(shape[1:]), lambda product, size: product * size, initial=1))[::-1]
+    """A dense tensor as torch lays it out."""
+    return Placed(sizes=shape, strides=strides(shape, layout))
 
 
 def _grouped(weights: Placed, groups: int) -> Placed:
