@@ -25,7 +25,13 @@ CACHE = Path(os.environ.get("LATTE_TEST_LIBRARIES") or platformdirs.user_cache_p
 
 WHEELS = {9: ("nvidia-cudnn-cu13", "9.28.1.4"), 8: ("nvidia-cudnn-cu12", "8.9.7.29")}
 FILES = {
-    9: ("libcudnn.so.9", "libcudnn_cnn.so.9", "libcudnn_graph.so.9", "libcudnn_ops.so.9"),
+    9: (
+        "libcudnn.so.9",
+        "libcudnn_cnn.so.9",
+        "libcudnn_engines_runtime_compiled.so.9",
+        "libcudnn_graph.so.9",
+        "libcudnn_ops.so.9",
+    ),
     8: (
         "libcudnn_cnn_infer.so.8",
         "libcudnn_cnn_train.so.8",

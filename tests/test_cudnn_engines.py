@@ -1,7 +1,6 @@
 """cuDNN's backend API on the real library of versions 8 and 9: descriptors hold what was set; what needs a GPU says so.
 
-Engines are listed for a GPU that is not here by the whole library of version 9 where `make engines` has put it; its
-answers for one layer on an H200 are the expected ones.
+Version 9 fixes no descriptor without NVIDIA's driver library: tests/test_engines.py asks it in processes of their own.
 """
 
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from latte_cli.backends import Failed, Unsupported
+from latte_cli.backends import Failed, OutOfMemory, Unsupported
 from latte_cli.backends.cudnn import Target, graph
 from latte_cli.backends.cudnn.attributes import Attribute, Kind, Type
 from latte_cli.backends.cudnn.engines import Descriptor
@@ -31,6 +30,8 @@ def stack() -> Iterator[ExitStack]:
 
 
 def tensor(cudnn: Library, stack: ExitStack, uid: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Descriptor:
+    if cudnn.version >= (9, 0, 0):
+        pytest.skip("version 9 looks for the driver")
     made = stack.enter_context(Descriptor(cudnn, Kind.TENSOR))
     made.set(Attribute.TENSOR_UNIQUE_ID, Type.INT64, uid)
     made.set(Attribute.TENSOR_DATA_TYPE, Type.DATA_TYPE, 0)
@@ -47,12 +48,12 @@ def test_a_tensor_holds_what_was_set(cudnn: Library, stack: ExitStack) -> None:
 
 
 def test_what_is_fixed_cannot_be_set_and_what_is_missing_cannot_be_fixed(cudnn: Library, stack: ExitStack) -> None:
-    made = tensor(cudnn, stack, 7, (2, 3), (3, 1))
+    made = tensor(cudnn, stack, 7, (2, 3, 4), (12, 4, 1))
     with pytest.raises(Failed, match="cudnnBackendSetAttribute: CUDNN_STATUS_"):
         made.set(Attribute.TENSOR_UNIQUE_ID, Type.INT64, 8)
     with pytest.raises(Failed, match="cudnnBackendFinalize: CUDNN_STATUS_"):
         stack.enter_context(Descriptor(cudnn, Kind.TENSOR)).finalize()
-    with pytest.raises(Failed, match="cudnnBackendCreateDescriptor: CUDNN_STATUS_"):
+    with pytest.raises((Failed, OutOfMemory), match="cudnnBackendCreateDescriptor: CUDNN_STATUS_"):
         Descriptor(cudnn, 9999)  # type: ignore[arg-type]
 
 

@@ -186,6 +186,7 @@ def test_the_doctor_does_not_load_torch_into_its_own_process() -> None:
 
 def test_a_real_onednn_is_named_with_its_version_and_place(copy: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATTE_ONEDNN", copy.file)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(Path(copy.file).parent))  # Debian's asks for another one
     found = probes.onednn()
     assert isinstance(found, probes.Onednn)
     assert (found.path, found.origin, found.one_pool) == (copy.file, "LATTE_ONEDNN", True)

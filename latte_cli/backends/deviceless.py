@@ -6,14 +6,14 @@ A cuDNN that lacks one of its parts, cuBLAS or NVIDIA's driver library ends the 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from latte_cli.backends import probes
-from latte_cli.backends.cudnn.attributes import Heuristic
-from latte_cli.backends.cudnn.engines import Engine
+from latte_cli.backends.cudnn import operation
+from latte_cli.engines import Engine, Heuristic, Listed
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, layer_text
-from latte_cli.lookup import Pair
 from latte_cli.tasks import Layout, Precision
 
 LIMIT_S = 600.0
@@ -26,37 +26,53 @@ HINT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed:
-    """What cuDNN has for a layer's phase: the engines that take it, and the indices that each heuristic lists, best
-    first; or why it takes none."""
-
-    layer: Convolution
-    phase: Phase
-    engines: tuple[Engine, ...] = ()
-    lists: tuple[tuple[Heuristic, tuple[int, ...]], ...] = ()
-    refused: str = ""
-
-    def engine(self, index: int) -> Engine | None:
-        """The engine of an index, if it takes the layer."""
-        return next((engine for engine in self.engines if engine.index == index), None)
-
-    def listed(self, *modes: Heuristic) -> tuple[Engine, ...]:
-        """The engines in the order of these heuristics, one list after the other, each engine once."""
-        lists = dict(self.lists)
-        indices = dict.fromkeys(index for mode in modes for index in lists.get(mode, ()))
-        return tuple(engine for index in indices if (engine := self.engine(index)))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The version of the cuDNN that answered, and what it has for each pair."""
+    """The version of the cuDNN that answered, and what it has for each pair, or why it takes none."""
 
     version: str
-    listed: tuple[Listed, ...]
+    listed: tuple[Listed | str, ...]
+
+
+def write(file: Path) -> str:
+    """Write the properties of this machine's first GPU to `file`; returns the GPU's name.
+
+    Raises LatteError where there is none that cuDNN can describe, or `file` cannot be written.
+    """
+    found = probes.gpu_properties()
+    if isinstance(found, probes.Trouble):
+        raise LatteError(f"cuDNN describes no GPU here: {found.reason}", hint=found.hint or "run `latte doctor`")
+    try:
+        file.write_text(f"{found}\n")
+    except OSError as exc:
+        raise LatteError(f"cannot write `{file}`: {exc.strerror}") from exc
+    return name(found)
+
+
+def read(file: Path) -> tuple[str, str]:
+    """The name of the GPU that a file of `write` describes, and its properties; raises LatteError for any other."""
+    try:
+        text = file.read_text()
+        return name(text), text
+    except (OSError, UnicodeDecodeError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it holds no properties of a GPU"
+        hint = "`latte doctor --device-json FILE` writes one on the machine with the GPU"
+        raise LatteError(f"cannot read `{file}`: {reason}", hint=hint) from exc
+
+
+def name(properties: str) -> str:
+    """The name of the GPU of these properties; raises ValueError for text that is none."""
+    found = json.loads(properties)
+    if not isinstance(found, dict) or not isinstance(found.get("deviceName"), str) or "deviceVer" not in found:
+        raise ValueError
+    return str(found["deviceName"])
 
 
 def answer(
-    properties: str, pairs: Sequence[Pair], precision: Precision, layout: Layout, limit_s: float = LIMIT_S
+    properties: str,
+    pairs: Sequence[tuple[Convolution, Phase]],
+    precision: Precision,
+    layout: Layout,
+    limit_s: float = LIMIT_S,
 ) -> Answer:
     """What cuDNN has for convolutions on the device of these properties, which `cudnn.properties` writes.
 
@@ -75,20 +91,20 @@ def answer(
     return Answer(version=found["version"], listed=tuple(_listed(pair, each) for pair, each in listed))
 
 
-def _listed(pair: Pair, found: dict[str, Any]) -> Listed:
-    layer, phase = pair
-    assert isinstance(layer, Convolution)
-    engines = tuple(
+def _listed(pair: tuple[Convolution, Phase], found: dict[str, Any]) -> Listed | str:
+    if "refused" in found:
+        return str(found["refused"])
+    engines = [
         Engine(
             index=each["index"],
             numerical=frozenset(each["numerical"]),
             behavior=frozenset(each["behavior"]),
             workspace_bytes=each["workspace_bytes"],
         )
-        for each in found.get("engines", ())
-    )
-    lists = tuple((Heuristic[name], tuple(indices)) for name, indices in found.get("lists", {}).items())
-    return Listed(layer=layer, phase=phase, engines=engines, lists=lists, refused=found.get("refused", ""))
+        for each in found["engines"]
+    ]
+    lists = {Heuristic[name]: tuple(indices) for name, indices in found["lists"].items()}
+    return Listed(operation=operation(*pair), engines=engines, lists=lists)
 
 
 def as_json(engine: Engine) -> dict[str, Any]:

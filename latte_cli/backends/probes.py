@@ -257,17 +257,19 @@ def _cudnn_handle() -> None:
 def _engines() -> dict[str, Any]:
     from latte_cli.backends import Failed, OutOfMemory, Unsupported, cudnn
     from latte_cli.backends.deviceless import as_json
-    from latte_cli.layers import Phase, layer_from_text
+    from latte_cli.engines import Heuristic
+    from latte_cli.layers import Convolution, Phase, layer_from_text
     from latte_cli.tasks import Layout, Precision
 
     question = json.load(sys.stdin)
     library = _opened_cudnn()
 
     def listed(target: Any, text: str, phase: str) -> dict[str, Any]:
-        wanted = (layer_from_text(text), Phase(phase), Precision(question["precision"]), Layout(question["layout"]))
+        layer, precision, layout = layer_from_text(text), question["precision"], question["layout"]
+        assert isinstance(layer, Convolution)
         try:
-            with cudnn.graph(target, *wanted) as graph:
-                lists = {mode.name: graph.listed(mode) for mode in cudnn.Heuristic}
+            with cudnn.graph(target, layer, Phase(phase), Precision(precision), Layout(layout)) as graph:
+                lists = {mode.name: graph.listed(mode) for mode in Heuristic}
                 return {"engines": [as_json(engine) for engine in graph.engines()], "lists": lists}
         except (Unsupported, OutOfMemory) as exc:
             return {"refused": str(exc)}

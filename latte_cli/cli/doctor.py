@@ -1,5 +1,6 @@
 """`latte doctor`: what this machine has, what is missing, what to type."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,14 @@ def doctor(
         str | None,
         typer.Option(metavar="cpu|cuda", help="Look at this device only; exit 1 if it cannot be measured here."),
     ] = None,
+    device_json: Annotated[
+        Path | None,
+        typer.Option(
+            "--device-json",
+            metavar="FILE",
+            help="Write what cuDNN tells of this machine's first GPU, for `latte explain --for-device` elsewhere.",
+        ),
+    ] = None,
     output_format: FormatOption = Format.TABLE,
 ) -> None:
     """Say what this machine can measure, what it lacks, and what to type about it.
@@ -22,6 +31,12 @@ def doctor(
     Libraries that may crash are tried in processes of their own. The exit code is 0 unless the device, by default the
     CPU, cannot be measured here.
     """
+    if device_json is not None:
+        from latte_cli.backends import deviceless
+
+        console.note(f"wrote `{device_json}`, {deviceless.write(device_json)}")
+        console.note(f"next: `latte explain MODEL --for-device {device_json}` on any machine with cuDNN")
+        return
     from latte_cli.doctor import DEVICES, LOOKS, findings, missing, usable
     from latte_cli.report.doctors import write_findings
 

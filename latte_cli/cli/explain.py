@@ -51,6 +51,15 @@ def explain(
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="A profile's name, or `cpu` or `cuda:N` for this machine.")
     ] = None,
+    for_device: Annotated[
+        Path | None,
+        typer.Option(
+            "--for-device",
+            metavar="FILE",
+            help="A GPU that is not here, as `latte doctor --device-json FILE` wrote it there: list the engines that "
+            "cuDNN has for each call, and which of them frameworks take.",
+        ),
+    ] = None,
     strategy: Annotated[
         list[str] | None,
         typer.Option(
@@ -81,6 +90,9 @@ def explain(
     store: StoreOption = None,
 ) -> None:
     """Explain what each rule takes for the convolutions of MODEL, what would be best, and what that costs."""
+    if for_device is not None:
+        _explain_elsewhere(model, for_device, batch_size, precision, layout, parse_shapes(shape), form)
+        return
     from latte_cli.lookup import profile
     from latte_cli.report.explanations import write_explanations
     from latte_cli.store import open_store
@@ -105,6 +117,42 @@ def explain(
         console.warn(message)
     if form is Format.TABLE:
         console.note(f"next: `latte estimate {model} --strategy latte` prices the step with what LATTE takes")
+
+
+def _explain_elsewhere(
+    model: Path,
+    file: Path,
+    batch_size: int | None,
+    precision: str,
+    layout: str | None,
+    sizes: Mapping[str, int],
+    form: Format,
+) -> None:
+    """Write which engines cuDNN has for the model's convolutions on the GPU of a file, and what frameworks take."""
+    from latte_cli.backends import deviceless
+    from latte_cli.layers import Convolution
+    from latte_cli.network import load
+    from latte_cli.report.engines import Elsewhere, write_elsewhere
+
+    name, properties = deviceless.read(file)
+    wanted = Precision(_PARSERS["precision"](precision))
+    placed = Layout(_PARSERS["layout"](layout or Layout.NCHW.value))
+    network = load(model, batch_size=batch_size, sizes=sizes)
+    calls = [
+        (node.name, node.layer, phase)
+        for node in network.nodes
+        if isinstance(node.layer, Convolution)
+        for phase in node.layer.phases
+    ]
+    pairs = list(dict.fromkeys((layer, phase) for _, layer, phase in calls))
+    with console.progress("asking cuDNN", 1):
+        found = deviceless.answer(properties, pairs, wanted, placed)
+    listed = dict(zip(pairs, found.listed, strict=True))
+    shown = [(node, layer, phase, listed[layer, phase]) for node, layer, phase in calls]
+    write_elsewhere(
+        Elsewhere(network=network, device=name, version=found.version, precision=wanted, layout=placed, calls=shown),
+        form,
+    )
 
 
 def _explained(

@@ -1,14 +1,12 @@
 """cuDNN through its legacy convolution API, which names its algorithms, and its backend API, which numbers engines; one
 binding for versions 8 and 9."""
 
-from latte_cli.backends.cudnn.attributes import Heuristic as Heuristic
 from latte_cli.backends.cudnn.convolutions import ALGORITHMS as ALGORITHMS
 from latte_cli.backends.cudnn.convolutions import Problem as Problem
 from latte_cli.backends.cudnn.convolutions import Ranked as Ranked
 from latte_cli.backends.cudnn.convolutions import algorithms as algorithms
 from latte_cli.backends.cudnn.convolutions import operation as operation
 from latte_cli.backends.cudnn.convolutions import problem as problem
-from latte_cli.backends.cudnn.engines import Engine as Engine
 from latte_cli.backends.cudnn.engines import Graph as Graph
 from latte_cli.backends.cudnn.engines import Plan as Plan
 from latte_cli.backends.cudnn.engines import Target as Target

@@ -100,18 +100,6 @@ class Attribute(IntEnum):
     DEVICEPROP_JSON_REPRESENTATION = 2702
 
 
-class Heuristic(IntEnum):
-    """`cudnnBackendHeurMode_t`: who lists engines: A a decision tree, B a neural network, FALLBACK what runs anywhere.
-
-    INSTANT is what A was called, and is what PyTorch asks for.
-    """
-
-    INSTANT = 0
-    B = 1
-    FALLBACK = 2
-    A = 3
-
-
 class Numerical(IntEnum):
     """`cudnnBackendNumericalNote_t`: what an engine does to numbers."""
 

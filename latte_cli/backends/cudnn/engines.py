@@ -4,13 +4,12 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from ctypes import byref, c_int64, c_void_p
-from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
 from latte_cli.backends import Failed, Unsupported
-from latte_cli.backends.cudnn.attributes import C_TYPES, Attribute, Behavior, Heuristic, Kind, Numerical, Type
+from latte_cli.backends.cudnn.attributes import C_TYPES, Attribute, Behavior, Kind, Numerical, Type
 from latte_cli.backends.cudnn.convolutions import (
     checked,
     operand_shapes,
@@ -22,12 +21,10 @@ from latte_cli.backends.cudnn.descriptors import DATA_TYPES
 from latte_cli.backends.cudnn.library import Library
 from latte_cli.backends.cudnn.signatures import DataType, Mode
 from latte_cli.backends.placing import strides
+from latte_cli.engines import PREFIX, Engine, Heuristic
 from latte_cli.errors import unknown
 from latte_cli.layers import Convolution, Phase, Shape
 from latte_cli.tasks import Layout, Precision
-
-ENGINE = "ENGINE_"
-"""How the names of engines begin; their index in cuDNN's list for the operation follows."""
 
 ALIGNMENT_BYTES = 16
 """What the addresses of tensors are multiples of: torch's are."""
@@ -144,20 +141,6 @@ def properties(library: Library, handle: int) -> str:
         return described.text(Attribute.DEVICEPROP_JSON_REPRESENTATION)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """An engine of cuDNN, its knobs as they come: its notes, and the bytes of workspace that it wants, if known."""
-
-    index: int
-    numerical: frozenset[str]
-    behavior: frozenset[str]
-    workspace_bytes: int | None
-
-    @property
-    def name(self) -> str:
-        return f"{ENGINE}{self.index}"
-
-
 class Graph:
     """A layer's phase described to cuDNN's backend API, made by `graph`; its descriptors end with its `with` block."""
 
@@ -224,7 +207,7 @@ class Graph:
 
         Raises LatteError for a name that the operation has not, Unsupported where the engine does not take the layer.
         """
-        names = [f"{ENGINE}{index}" for index in range(self.count)]
+        names = [f"{PREFIX}{index}" for index in range(self.count)]
         if name not in names:
             raise unknown("engine of cuDNN's", name, names)
         with ExitStack() as stack:
