@@ -50,7 +50,13 @@ HEURISTIC = Algorithm(library="cudnn", name="HEURISTIC_V7")
 LISTED = Algorithm(library="onednn", name="LISTED")
 """Not a way to compute: the names of oneDNN's implementations in the order in which it would take them."""
 
-ANSWERS = frozenset((HEURISTIC, LISTED))
+LISTED_BY = "LISTED_"
+ENGINE_LISTS = tuple(
+    Algorithm(library="cudnn", name=f"{LISTED_BY}{mode}") for mode in ("INSTANT", "A", "B", "FALLBACK")
+)
+"""Not ways to compute: the names of cuDNN's engines, best first, as each mode of its heuristics lists them."""
+
+ANSWERS = frozenset((HEURISTIC, LISTED, *ENGINE_LISTS))
 """What libraries say of their algorithms, in the place of one."""
 
 KNOWN: dict[tuple[str, str], Known] = {

@@ -52,6 +52,11 @@ class Engine:
         return Algorithm(library="cudnn", name=self.name)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """All its notes, as rows keep them."""
+        return tuple(sorted(self.numerical | self.behavior))
+
+    @property
     def deterministic(self) -> bool:
         """Whether results repeat bit by bit."""
         return "NONDETERMINISTIC" not in self.numerical

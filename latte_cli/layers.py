@@ -205,6 +205,11 @@ class Convolution(Layer):
         """Whether the padding is the same on both sides, which most libraries ask for."""
         return self.pad_before == self.pad_after
 
+    def operation(self, phase: Phase) -> Phase:
+        """Which convolution computes `phase`: a transposed layer runs forward as backward data, and the other way."""
+        swapped = {Phase.FORWARD: Phase.BACKWARD_DATA, Phase.BACKWARD_DATA: Phase.FORWARD}
+        return swapped.get(phase, phase) if self.transposed else phase
+
     @property
     def thirteen(self) -> tuple[int, ...]:
         """The 13 numbers of the LATTE paper: N, C, H, W, K, R, S, pad h, w, stride h, w, dilation h, w.

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -10,7 +10,7 @@ from math import exp, isnan, log, nan, sqrt
 from statistics import fmean, median
 from typing import Any, TypeAlias
 
-from latte_cli.algorithms import ANSWERS, Algorithm
+from latte_cli.algorithms import ANSWERS, ENGINE_LISTS, HEURISTIC, LISTED, LISTED_BY, Algorithm
 from latte_cli.backends import cpu_slug, gpu_slug
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Whole
@@ -196,12 +196,18 @@ class Lookup:
             self._index(found)
         return self._everything
 
-    def rankings(self, pairs: Iterable[Pair]) -> dict[Pair, tuple[str, ...]]:
-        """The names of algorithms as the library's own heuristic ranks them for each of `pairs`.
+    def rankings(
+        self, pairs: Iterable[Pair], answers: Collection[Algorithm] = (HEURISTIC, LISTED)
+    ) -> dict[Pair, tuple[str, ...]]:
+        """The names of algorithms as the library's own heuristic ranks them for each of `pairs`: one of its `answers`.
 
         Where it was not asked, they are in the order of their mean place for layers that were read so far.
         """
-        asked = {(task.layer, task.phase): names for task, names in self._rankings.items() if self.matches(task)}
+        asked = {
+            (task.layer, task.phase): names
+            for task, names in self._rankings.items()
+            if task.algorithm in answers and self.matches(task)
+        }
         places: defaultdict[Phase, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for (_, phase), names in asked.items():
             for place, name in enumerate(names):
@@ -210,6 +216,15 @@ class Lookup:
             phase: tuple(sorted(seen, key=lambda name: (fmean(seen[name]), name))) for phase, seen in places.items()
         }
         return {pair: asked.get(pair) or usual.get(pair[1], ()) for pair in pairs}
+
+    def engine_lists(self, pairs: Iterable[Pair]) -> dict[Pair, dict[str, tuple[str, ...]]]:
+        """What each mode of cuDNN's heuristics lists for those of `pairs` that it was asked for, and were read."""
+        wanted, found = set(pairs), defaultdict[Pair, dict[str, tuple[str, ...]]](dict)
+        for task, names in self._rankings.items():
+            pair = (task.layer, task.phase)
+            if task.algorithm in ENGINE_LISTS and pair in wanted and self.matches(task):
+                found[pair][task.algorithm.name.removeprefix(LISTED_BY)] = names
+        return dict(found)
 
     def _noted(self, rows: Iterable[Measurement]) -> Iterator[Measurement]:
         """`rows` as they come; what the library's heuristic answered is kept."""

@@ -54,10 +54,10 @@ class Measurement:
     """One row of the store: what happened when `task` was timed on `device` in one pass of a sweep.
 
     Times are raw samples in seconds (empty unless the outcome is ok); `summary_s` is an imported time; `drift` is the
-    reference kernel's time over its median in the sweep (1 where it was not read); `deterministic` and `kernels` are
-    what is known of the call (see backends.Facts), `ranking` is a library's own ordered answer where the task asked for
-    it; `detail` is the library's own word on a failure; `origin` says who measured; `measured_at` is seconds since the
-    epoch.
+    reference kernel's time over its median in the sweep (1 where it was not read); `deterministic`, `kernels` and
+    `notes` are what is known of the call (see backends.Facts), `ranking` is a library's own ordered answer where the
+    task asked for it; `detail` is the library's own word on a failure; `origin` says who measured; `measured_at` is
+    seconds since the epoch.
     """
 
     task: Task
@@ -75,6 +75,7 @@ class Measurement:
     deterministic: bool | None = None
     kernels: tuple[str, ...] = ()
     ranking: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     detail: str = ""
     before: Conditions = Conditions()
     after: Conditions = Conditions()
@@ -175,6 +176,7 @@ def measure(
         workspace_bytes=facts.workspace_bytes,
         deterministic=facts.deterministic,
         kernels=facts.kernels,
+        notes=facts.notes,
         cache_state=prepared.cache_state,
         marks=_marks(times, plan, drift=drift, cut=cut, disturbed=disturbed),
         drift=drift,

@@ -5,13 +5,14 @@ The rules of other frameworks are those of their GPU libraries, as their sources
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, LISTED, Algorithm, known
+from latte_cli.engines import PREFIX, PYTORCH_FALLBACK, Heuristic, is_engine
 from latte_cli.errors import ExitCode, LatteError, unknown
-from latte_cli.layers import Convolution
+from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import Pair, Timing, fits, workspace_bytes
 from latte_cli.quantities import duration_s, size_bytes
 from latte_cli.tasks import Layout, Precision
@@ -53,12 +54,16 @@ def nothing(pairs: Sequence[Pair]) -> Mapping[Pair, Sequence[Timing]]:
     return {}
 
 
+EngineLists: TypeAlias = Mapping[str, Sequence[str]]
+"""The names of cuDNN's engines, best first, by the mode of the heuristic that listed them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Query:
     """What a strategy decides on: all calls of a network, and the timings known of them in the order of `ranked`.
 
     `select` and `predict` answer for convolutions without timings; `run_before` tells which algorithms ran layers of a
-    pair's sort.
+    pair's sort; `lists` are what cuDNN's heuristics answered where engines were asked for.
     """
 
     calls: Sequence[Call]
@@ -67,6 +72,7 @@ class Query:
     select: Select = framework_default
     predict: Predict = nothing
     run_before: Callable[[Pair], Collection[Algorithm]] = lambda pair: ()
+    lists: Mapping[Pair, EngineLists] = field(default_factory=dict)
 
 
 Choices: TypeAlias = list[Algorithm]
@@ -99,7 +105,8 @@ class Offer:
     """What there is to choose from for one call: every timing, and the library's own algorithms as it ranks them.
 
     Where the library's ranking is not known, they are in the order of its numbers; where no library's algorithm was
-    timed, all that were timed stand for them, the framework's own first.
+    timed, all that were timed stand for them, the framework's own first. cuDNN's engines are none of the `candidates`:
+    rules that know them ask for `engines`. `operation` is the convolution that the library computes.
     """
 
     timings: Sequence[Timing]
@@ -107,6 +114,19 @@ class Offer:
     limit_bytes: int | None
     depthwise: bool
     precision: Precision
+    operation: Phase = Phase.FORWARD
+    lists: EngineLists = field(default_factory=dict)
+
+    def engines(self, *modes: Heuristic, also: Iterable[int] = ()) -> list[Timing]:
+        """The engines that were timed, in the order of these heuristics' lists and of `also`, each once."""
+        listed = (name for mode in modes for name in self.lists.get(mode.name, ()))
+        timed = {timing.task.algorithm.name: timing for timing in self.timings if is_engine(timing.task.algorithm)}
+        names = dict.fromkeys((*listed, *(f"{PREFIX}{index}" for index in also)))
+        return [timed[name] for name in names if name in timed]
+
+    def among(self, engines: Sequence[Timing]) -> "Offer":
+        """The offer with `engines` for candidates, as it is where there are none."""
+        return replace(self, candidates=engines) if engines else self
 
     def fitting(self) -> list[Timing]:
         """The candidates, best rank first, whose workspace fits what is free."""
@@ -156,8 +176,13 @@ def _pytorch(offer: Offer) -> Timing:
     if own := offer.named(FRAMEWORK_DEFAULT):
         return own
     default = next((timing for timing in offer.timings if timing.task.algorithm == FRAMEWORK_DEFAULT), None)
+    offer = offer.among(_tried_by_pytorch(offer))
     others = (timing for timing in offer.fitting() if timing.task.algorithm.library == HEURISTIC.library)
     return next(others, default or offer.smallest())
+
+
+def _tried_by_pytorch(offer: Offer) -> list[Timing]:
+    return offer.engines(Heuristic.INSTANT, also=PYTORCH_FALLBACK[offer.operation])
 
 
 def _pytorch_benchmark(offer: Offer, *, benchmark_limit: int = 10) -> Timing:
@@ -169,6 +194,7 @@ def _pytorch_benchmark(offer: Offer, *, benchmark_limit: int = 10) -> Timing:
     measured = offer.named(FRAMEWORK_BENCHMARK)
     if measured and benchmark_limit == 10:
         return measured
+    offer = offer.among(_tried_by_pytorch(offer))
     tried = offer.fitting()[: benchmark_limit or None]
     return quickest(tried) or offer.smallest()
 
@@ -185,10 +211,15 @@ def _pytorch_legacy(offer: Offer, *, benchmark: bool = False, deterministic: boo
     return next(iter(offer.fitting()), offer.smallest())
 
 
+def _listed_for_xla(offer: Offer) -> list[Timing]:
+    return offer.engines(Heuristic.B, Heuristic.A)
+
+
 def _tensorflow(offer: Offer, *, workspace_limit: int = 4096 * 2**20, autotune: bool = True) -> Timing:
     """TensorFlow: every candidate once, the fastest whose scratch is within the limit; where that cannot be allocated,
     the fastest that needs none. Without autotuning the first candidate (core/kernels/conv_ops_gpu.cc,
     `AllocateScratchOrFallback`; TF_CUDNN_WORKSPACE_LIMIT_IN_MB, TF_CUDNN_USE_AUTOTUNE)."""
+    offer = offer.among(_listed_for_xla(offer))
     allowed = [timing for timing in offer.candidates if fits(timing, workspace_limit)] or [offer.smallest()]
     chosen = quickest(allowed) if autotune else allowed[0]
     if chosen and fits(chosen, offer.limit_bytes):
@@ -199,6 +230,7 @@ def _tensorflow(offer: Offer, *, workspace_limit: int = 4096 * 2**20, autotune: 
 def _xla(offer: Offer, *, tolerance: float = 4e-6) -> Timing:
     """XLA, and so JAX: of the results within `tolerance` seconds of the fastest the one with the least scratch, among
     those that can be allocated (xla/service/gpu/autotuning/conv_algorithm_picker.cc, at autotune level 4)."""
+    offer = offer.among(_listed_for_xla(offer))
     able = offer.fitting() or [offer.smallest()]
     least_s = min(timing.device_s for timing in able)
     close = [timing for timing in able if timing.device_s <= least_s + tolerance]
@@ -260,13 +292,16 @@ def _open(call: Call) -> bool:
 
 
 def _offer(call: Call, timings: Sequence[Timing], query: Query) -> Offer:
-    layer = call.pair[0]
+    layer, phase = call.pair
+    named = [t for t in timings if not is_engine(t.task.algorithm)]
     return Offer(
         timings=timings,
-        candidates=[t for t in timings if t.task.algorithm.library != FRAMEWORK_DEFAULT.library] or timings,
+        candidates=[t for t in named if t.task.algorithm.library != FRAMEWORK_DEFAULT.library] or named or timings,
         limit_bytes=call.limit_bytes,
         depthwise=isinstance(layer, Convolution) and layer.depthwise,
         precision=query.precision,
+        operation=layer.operation(phase) if isinstance(layer, Convolution) else phase,
+        lists=query.lists.get(call.pair, {}),
     )
 
 

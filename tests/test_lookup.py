@@ -4,7 +4,7 @@ from math import exp, log
 import pytest
 from made_rows import DEVICE, GEMM, SETTINGS, convolution, measurement, network, profile, seconds, tasks, write
 
-from latte_cli.algorithms import FRAMEWORK_DEFAULT, LISTED
+from latte_cli.algorithms import ENGINE_LISTS, FRAMEWORK_DEFAULT, HEURISTIC, LISTED
 from latte_cli.backends.host import cpu_slug
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Convolution, Elementwise, Linear, Optimizer, Phase
@@ -180,6 +180,27 @@ def test_where_the_library_was_not_asked_its_usual_ranking_stands_for_its_answer
         new: ("a", "b", "c"),
         (own[0], Phase.BACKWARD_DATA): (),
     }
+
+
+def test_what_cudnn_s_heuristics_list_is_kept_apart_from_its_ranking_of_named_algorithms(store):
+    pair = (convolution(1, 16, 16, 8), Phase.FORWARD)
+    answers = {HEURISTIC: ("FFT",), ENGINE_LISTS[0]: ("ENGINE_3", "ENGINE_1"), ENGINE_LISTS[2]: ("ENGINE_1",)}
+    rows = [
+        replace(
+            measurement(Task(layer=pair[0], phase=pair[1], algorithm=answer, settings=SETTINGS), ranking=names),
+            evidence=Evidence.LABEL,
+            device_times_s=(),
+            host_times_s=(),
+        )
+        for answer, names in answers.items()
+    ]
+    write(store, rows)
+    profile(store, [pair[0]])
+    found = lookup(store)
+    found.everything()
+    assert found.rankings([pair]) == {pair: ("FFT",)}
+    assert found.engine_lists([pair]) == {pair: {"INSTANT": ("ENGINE_3", "ENGINE_1"), "B": ("ENGINE_1",)}}
+    assert found.engine_lists([(pair[0], Phase.BACKWARD_DATA)]) == {}
 
 
 def test_the_algorithms_that_ran_layers_of_a_sort_are_known(store):

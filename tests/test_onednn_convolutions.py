@@ -10,7 +10,7 @@ import torch
 
 from latte_cli.backends import Unsupported
 from latte_cli.backends.onednn import Library, problem
-from latte_cli.backends.onednn.geometry import geometry, operation, placed
+from latte_cli.backends.onednn.geometry import geometry, placed
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision
@@ -41,8 +41,8 @@ def test_weights_of_groups_have_them_as_a_dimension() -> None:
 
 def test_a_transposed_layer_runs_forward_as_onednns_backward_data() -> None:
     layer = Convolution(**ORDINARY, transposed=True, bias=True)
-    assert [operation(PLAIN, phase) for phase in SPLIT] == list(SPLIT)
-    assert [operation(layer, phase) for phase in SPLIT] == [Phase.BACKWARD_DATA, Phase.FORWARD, Phase.BACKWARD_FILTER]
+    assert [PLAIN.operation(phase) for phase in SPLIT] == list(SPLIT)
+    assert [layer.operation(phase) for phase in SPLIT] == [Phase.BACKWARD_DATA, Phase.FORWARD, Phase.BACKWARD_FILTER]
     found = geometry(layer, Phase.FORWARD, Layout.NCHW)
     assert (found.src.sizes, found.dst.sizes, found.bias) == ((2, 24, 22, 19), (2, 16, 20, 17), None)
 

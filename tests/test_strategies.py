@@ -6,6 +6,7 @@ import pytest
 from made_rows import GEMM, SETTINGS, convolution
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorithm
+from latte_cli.engines import Engine
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Phase
 from latte_cli.lookup import Timing
@@ -45,7 +46,15 @@ RANKING = ("WINOGRAD_NONFUSED", "IMPLICIT_GEMM", "IMPLICIT_PRECOMP_GEMM", "FFT")
 
 
 def chosen(
-    strategy, *, times=TIMES, ranking=RANKING, limit=None, pair=CONVOLUTION, precision=Precision.FP32, known=True
+    strategy,
+    *,
+    times=TIMES,
+    ranking=RANKING,
+    limit=None,
+    pair=CONVOLUTION,
+    precision=Precision.FP32,
+    known=True,
+    lists=None,
 ):
     """What `strategy` takes for `pair`; with times that are not `known`, they are predicted."""
     rows = [timing(pair, algorithm, *values) for algorithm, values in times.items()]
@@ -55,6 +64,7 @@ def chosen(
         timings=timings if known else {},
         precision=precision,
         predict=lambda pairs: {one: timings[one] for one in pairs},
+        lists={pair: lists or {}},
     )
     (algorithm,) = by_name(strategy).choose(query)
     return algorithm
@@ -170,6 +180,51 @@ def test_onednn_by_itself_takes_the_first_of_its_list_that_fits():
     torchs = {FRAMEWORK_DEFAULT: (2.0, 10), GEMM: (1.0, 0)}
     assert chosen("onednn-default", times=torchs, ranking=()) == FRAMEWORK_DEFAULT
     assert not by_name("onednn-default").rule_of_gpu
+
+
+ENGINES = {
+    FRAMEWORK_DEFAULT: (25.0, 10 * MIB),
+    PRECOMP: (18.0, MIB),
+    Engine(index=38).algorithm: (12.0, 100 * MIB),
+    Engine(index=67).algorithm: (11.0, 50 * MIB),
+    Engine(index=28).algorithm: (13.0, 0),
+    Engine(index=70).algorithm: (9.0, 0),
+}
+LISTS = {
+    "INSTANT": ("ENGINE_38", "ENGINE_67", "ENGINE_99"),
+    "A": ("ENGINE_38", "ENGINE_67"),
+    "B": ("ENGINE_67", "ENGINE_28"),
+    "FALLBACK": ("ENGINE_0",),
+}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more", "index"),
+    [
+        ("pytorch", {"times": None}, 38),
+        ("pytorch", {"times": None, "limit": 60 * MIB}, 67),
+        ("pytorch", {"times": None, "limit": 0}, 28),  # its own fallback
+        ("pytorch-benchmark", {}, 67),
+        ("pytorch-benchmark:benchmark-limit=1", {}, 38),
+        ("pytorch-benchmark", {"limit": 0}, 28),
+        ("xla", {}, 28),  # 2 µs slower, without scratch
+        ("xla:tolerance=0.001ms", {}, 67),
+        ("xla", {"limit": 0}, 28),
+        ("tensorflow", {}, 67),
+        ("tensorflow:workspace-limit=1MiB", {}, 28),
+        ("exhaustive", {}, 70),
+        ("latte", {}, 70),
+    ],
+)
+def test_rules_that_know_engines_take_them_from_the_lists(strategy, more, index):
+    times = {a: v for a, v in ENGINES.items() if a != FRAMEWORK_DEFAULT} if "times" in more else ENGINES
+    assert chosen(strategy, **{**more, "times": times}, lists=LISTS) == Engine(index=index).algorithm
+
+
+@pytest.mark.parametrize("strategy", ["pytorch-legacy", "mindspore"])
+def test_rules_from_before_engines_see_named_algorithms_alone(strategy):
+    assert chosen(strategy, times=ENGINES, ranking=(), lists=LISTS) == PRECOMP
+    assert chosen("pytorch", times=ENGINES, lists=LISTS) == FRAMEWORK_DEFAULT  # as measured
 
 
 @pytest.mark.parametrize("strategy", [*NAMES, "fixed:FFT"])

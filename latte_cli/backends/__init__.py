@@ -82,12 +82,13 @@ class Facts:
     """What is known of one call besides its time; None and nothing stand for what cannot be told.
 
     `workspace_bytes` is the peak that one call takes beyond its inputs and outputs, `deterministic` whether results
-    repeat bit by bit, `kernels` the names of what it ran on the device.
+    repeat bit by bit, `kernels` the names of what it ran on the device, `notes` what its library says of the algorithm.
     """
 
     workspace_bytes: int | None = None
     deterministic: bool | None = None
     kernels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

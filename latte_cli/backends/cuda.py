@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, Algorithm
+from latte_cli.algorithms import ANSWERS, ENGINE_LISTS, FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, Algorithm
 from latte_cli.backends import Conditions, Device, Facts, Failed, OutOfMemory, Prepared, Ranking, Sample, cudnn
 from latte_cli.backends.cuda_calls import Calls, Ready
 from latte_cli.backends.cuda_clock import Clock, Pace
@@ -113,13 +113,15 @@ class CudaBackend:
             return (FRAMEWORK_DEFAULT,)
         if settings.precision is Precision.BF16_AUTOCAST:
             return FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK  # cuDNN's own are those of bf16
-        return (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK, *cudnn.algorithms(layer, phase), HEURISTIC)
+        named = (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK, *cudnn.algorithms(layer, phase), HEURISTIC)
+        engines = self.guarded(lambda: self._calls.engines(layer, phase, settings))
+        return (*named, *engines, *ENGINE_LISTS) if engines else named
 
     def prepare(self, task: Task) -> Prepared | Ranking:
         if isinstance(task.layer, Whole):
             return self.guarded(lambda: self._whole(task))
         _set_precision(task.settings.precision)
-        if task.algorithm == HEURISTIC:
+        if task.algorithm in ANSWERS:
             return Ranking(names=self.guarded(lambda: self._calls.ranking(task)))
         torch.backends.cudnn.benchmark = task.algorithm == FRAMEWORK_BENCHMARK
         ready = self.guarded(lambda: self._calls.ready(task))

@@ -10,8 +10,8 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorithm, known
-from latte_cli.backends import Facts, Unsupported, cudnn
+from latte_cli.algorithms import ENGINE_LISTS, FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, LISTED_BY, Algorithm, known
+from latte_cli.backends import Facts, Failed, Unsupported, cudnn
 from latte_cli.backends.torch_layers import (
     FRAMEWORK_CONVOLUTIONS,
     LayerCall,
@@ -21,6 +21,7 @@ from latte_cli.backends.torch_layers import (
     nbytes,
     operands,
 )
+from latte_cli.engines import PREFIX, Heuristic, is_engine
 from latte_cli.layers import Convolution, Phase, layer_text
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
@@ -34,7 +35,7 @@ class Ready:
 
     call: LayerCall
     facts: Callable[[], Facts]
-    holds: tuple[Tensor | None, ...] = ()
+    holds: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +58,19 @@ class Calls:
 
     def __init__(self, library: cudnn.Library, handle: int) -> None:
         self._library, self._handle = library, handle
+        self._target = cudnn.Target(library, handle=handle)
         self._kept: _Tensors | None = None
+        self._graph: cudnn.Graph | None = None
+        self._plan: cudnn.Plan | None = None
 
     def ready(self, task: Task) -> Ready:
-        """The call of `task`; raises Unsupported and what torch raises."""
+        """The call of `task`; raises Unsupported and what torch raises. The call before it can be made no more."""
+        self._end_plan()
         if not isinstance(task.layer, Convolution):
             self._drop()
             return _by_torch(task, layer_call(task.layer, task.phase, task.settings, "cuda"))
+        if is_engine(task.algorithm):
+            return self._by_engine(task, task.layer)
         if task.algorithm.library == "cudnn":
             return self._by_cudnn(task, task.layer)
         if task.algorithm not in (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK):
@@ -75,8 +82,43 @@ class Calls:
     def ranking(self, task: Task) -> tuple[str, ...]:
         """The names of cuDNN's algorithms that its heuristic would take, best first."""
         assert isinstance(task.layer, Convolution)
+        if task.algorithm in ENGINE_LISTS:
+            with self._described(task.layer, task.phase, task.settings) as graph:
+                mode = Heuristic[task.algorithm.name.removeprefix(LISTED_BY)]
+                return tuple(f"{PREFIX}{index}" for index in graph.listed(mode))
         found = self._tensors(task, task.layer).described().heuristic(self._handle, task.phase)
         return tuple(dict.fromkeys(ranked.algorithm.name for ranked in found if ranked.status_ok))
+
+    def engines(self, layer: Convolution, phase: Phase, settings: Settings) -> tuple[Algorithm, ...]:
+        """cuDNN's engines that take `phase` of `layer` and keep its precision; none where it cannot be described."""
+        try:
+            with self._described(layer, phase, settings) as graph:
+                return tuple(engine.algorithm for engine in graph.engines() if engine.keeps(settings.precision))
+        except (Unsupported, Failed):
+            return ()
+
+    def _described(self, layer: Convolution, phase: Phase, settings: Settings) -> cudnn.Graph:
+        _check_placed(layer, settings)
+        return cudnn.graph(self._target, layer, phase, settings.precision, settings.layout)
+
+    def _by_engine(self, task: Task, layer: Convolution) -> Ready:
+        o = self._tensors(task, layer).operands
+        self._graph = self._described(layer, task.phase, task.settings)
+        engine = self._graph.engine(task.algorithm.name)
+        self._plan = plan = self._graph.plan(task.algorithm.name)
+        into = _written(o, task.phase)
+        addresses = {name: tensor.data_ptr() for name, tensor in _with(o, task.phase, into).items()}
+        size = plan.workspace_bytes
+        workspace = torch.empty(size, dtype=torch.uint8, device="cuda") if size else None
+        run = plan.bound(self._handle, **addresses, workspace=workspace.data_ptr() if workspace is not None else 0)
+        facts = Facts(workspace_bytes=size, deterministic=engine.deterministic, notes=engine.notes)
+        return _without_bias(task, layer, o, into, run, facts, workspace)
+
+    def _end_plan(self) -> None:
+        for each in (self._plan, self._graph):
+            if each is not None:
+                each.close()
+        self._plan = self._graph = None
 
     def _by_cudnn(self, task: Task, layer: Convolution) -> Ready:
         tensors = self._tensors(task, layer)
@@ -94,21 +136,8 @@ class Calls:
             workspace_bytes=size,
         )
         about = known(task.algorithm)
-
-        def call() -> Tensor:
-            # The bias is no part of any algorithm: as in torch, a kernel of its own adds it.
-            run()
-            if task.phase is Phase.FORWARD and o.b is not None:
-                into.add_(o.b.view(-1, *(1,) * len(layer.kernel)))
-            elif task.phase is Phase.BACKWARD_FILTER:
-                bias_gradient(layer, o)
-            return into
-
         facts = Facts(workspace_bytes=size, deterministic=about.deterministic if about else None)
-        # The workspace has to live as long as what writes to it.
-        return Ready(
-            call=LayerCall(call=call, first=_just_written(o, task.phase)), facts=lambda: facts, holds=(workspace,)
-        )
+        return _without_bias(task, layer, o, into, run, facts, workspace)
 
     def _tensors(self, task: Task, layer: Convolution) -> _Tensors:
         kept = self._kept
@@ -123,9 +152,8 @@ class Calls:
         return kept
 
     def _problem(self, layer: Convolution, settings: Settings) -> cudnn.Problem | Unsupported:
-        if len(layer.input) == 1 and settings.layout is Layout.CHANNELS_LAST:
-            return Unsupported("torch keeps the tensors of 1-D layers channels first")
         try:
+            _check_placed(layer, settings)
             return cudnn.problem(self._library, layer, settings.precision, settings.layout)
         except Unsupported as exc:
             return exc
@@ -134,6 +162,37 @@ class Calls:
         if self._kept is not None and isinstance(self._kept.problem, cudnn.Problem):
             self._kept.problem.close()
         self._kept = None
+
+
+def _check_placed(layer: Convolution, settings: Settings) -> None:
+    if len(layer.input) == 1 and settings.layout is Layout.CHANNELS_LAST:
+        raise Unsupported("torch keeps the tensors of 1-D layers channels first")
+
+
+def _without_bias(
+    task: Task,
+    layer: Convolution,
+    o: Operands,
+    into: Tensor,
+    run: Callable[[], None],
+    facts: Facts,
+    workspace: Tensor | None,
+) -> Ready:
+    """A library's call `run` that writes `into`, and what torch adds to it.
+
+    The bias is no part of any algorithm: as in torch, a kernel of its own adds it. The workspace lives as long as what
+    writes to it.
+    """
+
+    def call() -> Tensor:
+        run()
+        if task.phase is Phase.FORWARD and o.b is not None:
+            into.add_(o.b.view(-1, *(1,) * len(layer.kernel)))
+        elif task.phase is Phase.BACKWARD_FILTER:
+            bias_gradient(layer, o)
+        return into
+
+    return Ready(call=LayerCall(call=call, first=_just_written(o, task.phase)), facts=lambda: facts, holds=(workspace,))
 
 
 _KEPT_PROBLEMS = 4096
@@ -151,6 +210,27 @@ def _described(layer: Convolution, precision: Precision, layout: Layout, index: 
     return cudnn.problem(library, layer, precision, layout)
 
 
+@lru_cache(maxsize=_KEPT_PROBLEMS)
+def _planned(
+    name: str, layer: Convolution, phase: Phase, precision: Precision, layout: Layout, index: int
+) -> cudnn.Plan:
+    library, handle = _opened(index)
+    return cudnn.graph(cudnn.Target(library, handle=handle), layer, phase, precision, layout).plan(name)
+
+
+def _prepared(
+    algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, index: int
+) -> tuple[int, Callable[[c_void_p, c_void_p, c_void_p, c_void_p], None]]:
+    """The bytes of workspace that a call takes, and the call, which is given addresses; raises Unsupported."""
+    _, handle = _opened(index)
+    if is_engine(algorithm):
+        plan = _planned(algorithm.name, layer, phase, settings.precision, settings.layout, index)
+        return plan.workspace_bytes, plan.caller(handle)
+    problem = _described(layer, settings.precision, settings.layout, index)
+    size = problem.workspace_bytes(handle, phase, algorithm)
+    return size, problem.caller(handle, phase, algorithm, workspace_bytes=size)
+
+
 def computed(
     algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str
 ) -> Callable[[Operands], Tensor]:
@@ -160,9 +240,7 @@ def computed(
     """
     index = torch.device(device).index or 0
     library, handle = _opened(index)
-    problem = _described(layer, settings.precision, settings.layout, index)
-    size = problem.workspace_bytes(handle, phase, algorithm)
-    call = problem.caller(handle, phase, algorithm, workspace_bytes=size)
+    size, call = _prepared(algorithm, layer, phase, settings, index)
     form = torch.channels_last if settings.layout is Layout.CHANNELS_LAST else torch.contiguous_format
     shape = {
         Phase.FORWARD: layer.output_shape,

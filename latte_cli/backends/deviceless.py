@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from latte_cli.backends import probes
-from latte_cli.backends.cudnn import operation
 from latte_cli.engines import Engine, Heuristic, Listed
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, layer_text
@@ -92,6 +91,7 @@ def answer(
 
 
 def _listed(pair: tuple[Convolution, Phase], found: dict[str, Any]) -> Listed | str:
+    layer, phase = pair
     if "refused" in found:
         return str(found["refused"])
     engines = [
@@ -104,7 +104,7 @@ def _listed(pair: tuple[Convolution, Phase], found: dict[str, Any]) -> Listed | 
         for each in found["engines"]
     ]
     lists = {Heuristic[name]: tuple(indices) for name, indices in found["lists"].items()}
-    return Listed(operation=operation(*pair), engines=engines, lists=lists)
+    return Listed(operation=layer.operation(phase), engines=engines, lists=lists)
 
 
 def as_json(engine: Engine) -> dict[str, Any]:

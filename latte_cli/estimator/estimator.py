@@ -317,6 +317,7 @@ class Estimator:
             select=lambda untimed: self._selected(prepared, untimed, confidences),
             predict=lambda pairs: self._candidates(prepared, pairs),
             run_before=self._lookup.run_before,
+            lists=self._lookup.engine_lists(prepared.known),
         )
         return strategy.choose(query), confidences
 

@@ -16,7 +16,7 @@ from latte_cli.layers import Layer, Phase, layer_from_text, layer_text
 from latte_cli.measure import Evidence, Mark, Measurement, Outcome
 from latte_cli.tasks import Layout, Precision, Settings, Task, versions_from_text
 
-VERSION = 2
+VERSION = 3
 """Version of the columns; raised when an older reader would misread or refuse a newer part."""
 
 VERSION_KEY, DEVICE_KEY = b"latte.schema", b"latte.device"
@@ -53,6 +53,7 @@ _COLUMNS = {
     "deterministic": "bool",
     "kernels": "texts",
     "ranking": "texts",
+    "notes": "texts",
     "detail": "words",
     "before": "conditions",
     "after": "conditions",
@@ -62,7 +63,7 @@ _COLUMNS = {
 COLUMNS = tuple(_COLUMNS)
 """The columns of a part, in their order."""
 
-_SINCE = {"deterministic": 2, "kernels": 2, "ranking": 2}
+_SINCE = {"deterministic": 2, "kernels": 2, "ranking": 2, "notes": 3}
 
 WORDS = tuple(name for name, kind in _COLUMNS.items() if kind == "words")
 """The columns of repeating text."""
@@ -129,6 +130,7 @@ def row(measurement: Measurement) -> dict[str, Any]:
         "deterministic": measurement.deterministic,
         "kernels": list(measurement.kernels),
         "ranking": list(measurement.ranking),
+        "notes": list(measurement.notes),
         # A library's message may hold bytes that are no text; they must not keep the row out of the store.
         "detail": measurement.detail.encode("utf-8", "replace").decode(),
         "before": _conditions(measurement.before),
@@ -167,6 +169,7 @@ def _measurement(row: Mapping[str, Any], device: Device) -> Measurement:
         deterministic=row["deterministic"],
         kernels=tuple(row["kernels"] or ()),
         ranking=tuple(row["ranking"] or ()),
+        notes=tuple(row.get("notes") or ()),
         detail=row["detail"],
         before=Conditions(**row["before"]),
         after=Conditions(**row["after"]),

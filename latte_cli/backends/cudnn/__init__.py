@@ -5,7 +5,6 @@ from latte_cli.backends.cudnn.convolutions import ALGORITHMS as ALGORITHMS
 from latte_cli.backends.cudnn.convolutions import Problem as Problem
 from latte_cli.backends.cudnn.convolutions import Ranked as Ranked
 from latte_cli.backends.cudnn.convolutions import algorithms as algorithms
-from latte_cli.backends.cudnn.convolutions import operation as operation
 from latte_cli.backends.cudnn.convolutions import problem as problem
 from latte_cli.backends.cudnn.engines import Graph as Graph
 from latte_cli.backends.cudnn.engines import Plan as Plan

@@ -69,15 +69,9 @@ class Ranked:
     math: str
 
 
-def operation(layer: Convolution, phase: Phase) -> Phase:
-    """Which of cuDNN's operations computes `phase` of `layer`: a transposed layer runs forward as backward data."""
-    swapped = {Phase.FORWARD: Phase.BACKWARD_DATA, Phase.BACKWARD_DATA: Phase.FORWARD}
-    return swapped.get(phase, phase) if layer.transposed else phase
-
-
 def algorithms(layer: Convolution, phase: Phase) -> tuple[Algorithm, ...]:
     """The algorithms that cuDNN has for `phase` of `layer`, whether or not they run it."""
-    return ALGORITHMS[operation(layer, phase)]
+    return ALGORITHMS[layer.operation(phase)]
 
 
 class Problem:
@@ -201,10 +195,10 @@ class Problem:
         self.library.call(f"cudnnGet{name}AlgorithmMaxCount", handle, byref(most))
         rows = (AlgoPerf * most.value)()
         self.library.call(f"cudnnGet{name}Algorithm_v7", handle, *described, most, byref(found), rows)
-        return ranked(operation(self.layer, phase), bytes(rows)[: found.value * sizeof(AlgoPerf)])
+        return ranked(self.layer.operation(phase), bytes(rows)[: found.value * sizeof(AlgoPerf)])
 
     def _operation(self, phase: Phase) -> tuple[str, tuple[str, str, str], tuple[Descriptor, ...]]:
-        name, operands = _OPERATIONS[operation(self.layer, phase)]
+        name, operands = _OPERATIONS[self.layer.operation(phase)]
         descriptors = {"x": self._x, "w": self._w, "y": self._y}
         a, b, out = (descriptors[operand] for operand in operands)
         return name, operands, (a, b, self._convolution, out)

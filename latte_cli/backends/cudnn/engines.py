@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ctypes import byref, c_int64, c_void_p
 from functools import cached_property
 from types import TracebackType
@@ -13,7 +13,6 @@ from latte_cli.backends.cudnn.attributes import C_TYPES, Attribute, Behavior, Ki
 from latte_cli.backends.cudnn.convolutions import (
     checked,
     operand_shapes,
-    operation,
     sane_workspace,
     two_dimensional,
 )
@@ -146,7 +145,7 @@ class Graph:
 
     def __init__(self, target: Target, layer: Convolution, phase: Phase, precision: Precision, layout: Layout) -> None:
         self.target, self.library = target, target.library
-        self.operation = operation(layer, phase)
+        self.operation = layer.operation(phase)
         shapes = operand_shapes(layer)
         with ExitStack() as stack:
             made = {name: stack.enter_context(self._tensor(name, shapes[name], precision, layout)) for name in _UIDS}
@@ -173,7 +172,7 @@ class Graph:
         self.close()
 
     def close(self) -> None:
-        """Destroy the descriptors; plans that were made go on."""
+        """Destroy the descriptors; plans that were made must not run any more."""
         self._stack.close()
 
     @cached_property
@@ -184,12 +183,15 @@ class Graph:
     def engines(self) -> Iterator[Engine]:
         """The engines that take this layer on the target, in the order of their indices."""
         for index in range(self.count):
-            with ExitStack() as stack:
-                try:
-                    engine, configuration = self._configured(index, stack)
-                except (Unsupported, Failed):  # Failed where a library that it compiles with is not there
-                    continue
-                yield self._engine(index, engine, configuration)
+            with suppress(Unsupported, Failed):  # Failed where a library that it compiles with is not there
+                yield self.engine(f"{PREFIX}{index}")
+
+    def engine(self, name: str) -> Engine:
+        """The engine `name`; raises LatteError for one that the operation has not, Unsupported or Failed where it does
+        not take the layer."""
+        with ExitStack() as stack:
+            index = self._index_of(name)
+            return self._engine(index, *self._configured(index, stack))
 
     def listed(self, mode: Heuristic) -> tuple[int, ...]:
         """The indices of the engines that a heuristic lists, best first; it may list one with several settings."""
@@ -207,11 +209,8 @@ class Graph:
 
         Raises LatteError for a name that the operation has not, Unsupported where the engine does not take the layer.
         """
-        names = [f"{PREFIX}{index}" for index in range(self.count)]
-        if name not in names:
-            raise unknown("engine of cuDNN's", name, names)
         with ExitStack() as stack:
-            _, configuration = self._configured(names.index(name), stack)
+            _, configuration = self._configured(self._index_of(name), stack)
             plan = stack.enter_context(Descriptor(self.library, Kind.EXECUTION_PLAN))
             self.target.placed(plan, Attribute.EXECUTION_PLAN_HANDLE, Attribute.EXECUTION_PLAN_DEVICEPROP)
             plan.set(Attribute.EXECUTION_PLAN_ENGINE_CONFIG, Type.BACKEND_DESCRIPTOR, configuration).finalize()
@@ -266,6 +265,12 @@ class Graph:
             workspace_bytes=size,
         )
 
+    def _index_of(self, name: str) -> int:
+        names = [f"{PREFIX}{index}" for index in range(self.count)]
+        if name not in names:
+            raise unknown("engine of cuDNN's", name, names)
+        return names.index(name)
+
     def _index(self, configuration: Descriptor) -> int:
         with ExitStack() as stack:
             (engine,) = configuration.descriptors(Attribute.ENGINECFG_ENGINE, Kind.ENGINE, stack)
@@ -288,11 +293,7 @@ class Plan:
 
         As in `Problem.bound`, x, w and y are the layer's input, weights and output, or their gradients.
         """
-        pack = Descriptor(self._library, Kind.VARIANT_PACK)
-        self._stack.enter_context(pack)
-        pack.set(Attribute.VARIANT_PACK_UNIQUE_IDS, Type.INT64, *_UIDS.values())
-        pack.set(Attribute.VARIANT_PACK_DATA_POINTERS, Type.VOID_PTR, x, w, y)
-        pack.set(Attribute.VARIANT_PACK_WORKSPACE, Type.VOID_PTR, workspace or None).finalize()
+        pack = self._stack.enter_context(self._packed(x, w, y, workspace or None))
         function, check = self._library.function("cudnnBackendExecute"), self._library.check
         arguments = tuple(map(c_void_p, (handle, self._plan.address, pack.address)))
 
@@ -302,6 +303,21 @@ class Plan:
                 check("cudnnBackendExecute", status)
 
         return run
+
+    def caller(self, handle: int) -> Callable[[c_void_p, c_void_p, c_void_p, c_void_p], None]:
+        """`bound` without its memory: a call that is given the addresses x, w, y and of the workspace each time."""
+
+        def run(x: c_void_p, w: c_void_p, y: c_void_p, workspace: c_void_p) -> None:
+            with self._packed(x.value, w.value, y.value, workspace.value) as pack:
+                self._library.call("cudnnBackendExecute", handle, self._plan.address, pack.address)
+
+        return run
+
+    def _packed(self, x: int | None, w: int | None, y: int | None, workspace: int | None) -> Descriptor:
+        pack = Descriptor(self._library, Kind.VARIANT_PACK)
+        pack.set(Attribute.VARIANT_PACK_UNIQUE_IDS, Type.INT64, *_UIDS.values())
+        pack.set(Attribute.VARIANT_PACK_DATA_POINTERS, Type.VOID_PTR, x, w, y)
+        return pack.set(Attribute.VARIANT_PACK_WORKSPACE, Type.VOID_PTR, workspace).finalize()
 
 
 def graph(target: Target, layer: Convolution, phase: Phase, precision: Precision, layout: Layout) -> Graph:

@@ -21,7 +21,7 @@ from latte_cli.backends.onednn.descriptors import (
     wanted,
 )
 from latte_cli.backends.onednn.execution import B, Execution, Operand, W, X, Y
-from latte_cli.backends.onednn.geometry import geometry, operation
+from latte_cli.backends.onednn.geometry import geometry
 from latte_cli.backends.onednn.library import Library
 from latte_cli.backends.onednn.signatures import Argument
 from latte_cli.errors import unknown
@@ -74,7 +74,7 @@ class Problem:
         self, library: Library, layer: Convolution, phase: Phase, precision: Precision, layout: Layout
     ) -> None:
         self.library = library
-        self.operation = operation(layer, phase)
+        self.operation = layer.operation(phase)
         self._geometry = geometry(layer, phase, layout)
         self._arguments = _ARGUMENTS[self.operation]
         self._addresses = {"src": X, "weights": W, "dst": Y, "bias": B}

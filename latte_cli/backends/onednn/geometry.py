@@ -39,12 +39,6 @@ class Geometry:
     pad_after: Shape
 
 
-def operation(layer: Convolution, phase: Phase) -> Phase:
-    """Which of oneDNN's operations computes `phase` of `layer`: a transposed layer runs forward as backward data."""
-    swapped = {Phase.FORWARD: Phase.BACKWARD_DATA, Phase.BACKWARD_DATA: Phase.FORWARD}
-    return swapped.get(phase, phase) if layer.transposed else phase
-
-
 def geometry(layer: Convolution, phase: Phase, layout: Layout) -> Geometry:
     """`layer` as the convolution that computes `phase`; a transposed one has its input and output swapped.
 
