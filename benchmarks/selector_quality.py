@@ -8,17 +8,19 @@ under limits of workspace, the learning curve, what the trees look at, and what 
 Ends with code 1 if the selector's regret is not below the framework default's.
 
     python benchmarks/selector_quality.py [--store URI] [--device NAME ...] [--seeds 3] [--folds 5] [--kind xgboost]
+        [--among both|named|engines]
 """
 
 import argparse
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from math import exp, log, nan
 from statistics import fmean, median
 
+from latte_cli.engines import is_engine
 from latte_cli.errors import LatteError
 from latte_cli.measure import Measurement
 from latte_cli.network import zoo
@@ -33,6 +35,13 @@ COLUMNS = (
     *(">regret", ">p95", ">p99", ">total", ">top-1", ">within 5 %", ">layers"),
 )
 BREAK_S = 30.0
+
+AMONG: dict[str, Callable[[Measurement], bool]] = {
+    "both": lambda row: True,
+    "named": lambda row: not is_engine(row.task.algorithm),
+    "engines": lambda row: is_engine(row.task.algorithm) or row.task.algorithm.library == "torch",
+}
+"""Which rows are judged: torch's own op always is."""
 
 
 def spread(values: Iterable[float]) -> str:
@@ -93,11 +102,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--kind", choices=KINDS, default="xgboost")
+    parser.add_argument("--among", choices=AMONG, default="both", help="cuDNN's named algorithms, its engines, or both")
     parser.add_argument("--limits", default="64MiB,16MiB,4MiB,1MiB", help="of each call's workspace")
     arguments = parser.parse_args()
     store = open_store(arguments.store)
     slugs = arguments.device or [device.slug for device in store.devices()]
-    rows = [row for slug in slugs for row in store.measurements(slug, kinds={"convolution"})]
+    wanted = AMONG[arguments.among]
+    rows = [row for slug in slugs for row in store.measurements(slug, kinds={"convolution"}) if wanted(row)]
     known = decisions(rows)
     first, later = by_pass(rows)
     judged = [

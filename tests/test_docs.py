@@ -24,6 +24,8 @@ MARKED = [
     "measures this machine",
     "needs the file",
     "needs a profile of this machine",
+    "needs an NVIDIA GPU",
+    "needs a GPU's description",
 ]
 
 
