@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
-from latte_cli.algorithms import Algorithm
+from latte_cli.algorithms import Algorithm, known
 from latte_cli.layers import Phase
 from latte_cli.tasks import Precision
 
@@ -121,6 +121,20 @@ class Listed:
         """The engines that XLA times, and TensorFlow with it: what B and A list (stream_executor/cuda/cuda_dnn.cc)."""
         listed = (*self.lists.get(Heuristic.B, ()), *self.lists.get(Heuristic.A, ()))
         return [engine for engine in self.of(listed) if engine.keeps(precision)]
+
+
+def family(
+    algorithm: Algorithm, operation: Phase, notes: Iterable[str] = (), workspace_bytes: int | None = None
+) -> str:
+    """Which kind of algorithm it is, in the terms of cuDNN's eight names; "" for one of which nothing is known.
+
+    An engine is told by its notes, as far as they tell (see `Engine.family`).
+    """
+    if is_engine(algorithm) and algorithm.name.removeprefix(PREFIX).isdecimal():
+        index = int(algorithm.name.removeprefix(PREFIX))
+        return Engine(index=index, numerical=frozenset(notes), workspace_bytes=workspace_bytes).family(operation)
+    about = known(algorithm)
+    return about.family.upper() if about else ""
 
 
 def is_engine(algorithm: Algorithm) -> bool:

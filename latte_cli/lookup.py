@@ -49,7 +49,7 @@ class Timing:
     the share of its error's variance that it has in common with predictions of the same kind and phase. `extrapolated`
     names the size that lies beyond what was measured. `host_s` is the least that the host needed to ask for the call,
     `power_w` what the device took around it, where that could be read; `deterministic` whether results repeated bit by
-    bit, where that was looked at.
+    bit, where that was looked at; `notes` what its library says of the algorithm.
     """
 
     task: Task
@@ -68,6 +68,7 @@ class Timing:
     drift: tuple[float, ...] = ()
     measured_at: float = 0.0
     deterministic: bool | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for narrow, wide in (("low_80_s", self.low_s), ("high_80_s", self.high_s)):
@@ -117,6 +118,7 @@ def _timing(task: Task, rows: Sequence[Measurement]) -> Timing:
         drift=tuple(row.drift for row in rows),
         measured_at=max(row.measured_at for row in rows),
         deterministic=min((row.deterministic for row in rows if row.deterministic is not None), default=None),
+        notes=next((row.notes for row in rows if row.notes), ()),
     )
 
 

@@ -15,7 +15,7 @@ from running import latte
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends import deviceless
-from latte_cli.engines import Engine, Heuristic, Listed, is_engine
+from latte_cli.engines import Engine, Heuristic, Listed, family, is_engine
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision
@@ -84,7 +84,7 @@ def test_xla_times_what_both_heuristics_list_each_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "phase", "family"),
+    ("engine", "phase", "expected"),
     [
         (Engine(index=0), Phase.FORWARD, "IMPLICIT_GEMM"),
         (Engine(index=1), Phase.FORWARD, "IMPLICIT_PRECOMP_GEMM"),
@@ -96,8 +96,22 @@ def test_xla_times_what_both_heuristics_list_each_once() -> None:
         (Engine(index=12, numerical=frozenset({"WINOGRAD"}), workspace_bytes=0), Phase.FORWARD, "WINOGRAD"),
     ],
 )
-def test_notes_tell_the_family(engine: Engine, phase: Phase, family: str) -> None:
-    assert engine.family(phase) == family
+def test_notes_tell_the_family(engine: Engine, phase: Phase, expected: str) -> None:
+    assert engine.family(phase) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "notes", "found"),
+    [
+        ("ENGINE_38", ("TENSOR_CORE",), "TENSOR_CORE_IMPLICIT_GEMM"),
+        ("ENGINE_1", (), "IMPLICIT_PRECOMP_GEMM"),
+        ("FFT_TILING", (), "FFT"),
+        ("WINOGRAD", (), "WINOGRAD"),
+        ("NEW_IN_CUDNN_10", (), ""),
+    ],
+)
+def test_reports_speak_of_families(name: str, notes: tuple[str, ...], found: str) -> None:
+    assert family(Algorithm(library="cudnn", name=name), Phase.FORWARD, notes) == found
 
 
 def test_engines_are_told_from_named_algorithms() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from ctypes import c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from zlib import crc32
 
@@ -192,7 +192,10 @@ def _without_bias(
             bias_gradient(layer, o)
         return into
 
-    return Ready(call=LayerCall(call=call, first=_just_written(o, task.phase)), facts=lambda: facts, holds=(workspace,))
+    def told() -> Facts:
+        return replace(facts, kernels=kernels(run) if is_engine(task.algorithm) and _profiled(task) else ())
+
+    return Ready(call=LayerCall(call=call, first=_just_written(o, task.phase)), facts=told, holds=(workspace,))
 
 
 _KEPT_PROBLEMS = 4096

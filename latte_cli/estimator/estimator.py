@@ -494,6 +494,7 @@ class Estimator:
             count=work.count,
             power_w=timing.power_w,
             confidence=confidence,
+            notes=timing.notes,
         )
 
     def _transfer_s(self, network: Network) -> float | None:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends import Device
+from latte_cli.engines import family
 from latte_cli.estimator.doubts import Warn
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.steps import Step
-from latte_cli.layers import Layer, Phase
+from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.lookup import Source
 from latte_cli.network import Network
 from latte_cli.schedule import Schedule
@@ -21,7 +22,8 @@ LOOKUP = "lookup"
 class LayerTime:
     """The time of one phase of one node, in seconds, with its 95 and 80 % intervals; a step does it `count` times.
 
-    `confidence` is the selector's in its choice, 0 to 1, where it was asked.
+    `confidence` is the selector's in its choice, 0 to 1, where it was asked; `notes` is what its library says of the
+    algorithm.
     """
 
     name: str
@@ -40,6 +42,14 @@ class LayerTime:
     count: int = 1
     power_w: float | None = None
     confidence: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """What kind of algorithm a convolution runs with, as `engines.family` tells it; "" for other layers."""
+        if not isinstance(self.layer, Convolution):
+            return ""
+        return family(self.algorithm, self.layer.operation(self.phase), self.notes, self.workspace_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,6 +106,7 @@ def _sums(estimate: Estimate) -> dict[str, Any]:
 def _call(part: LayerTime) -> dict[str, Any]:
     return {
         "algorithm": part.algorithm.name,
+        "family": part.family,
         "time_s": part.count * part.device_s,
         "workspace_bytes": part.workspace_bytes,
         "source": part.source,
