@@ -148,8 +148,8 @@ class Graph:
         self.operation = layer.operation(phase)
         shapes = operand_shapes(layer)
         with ExitStack() as stack:
-            made = {name: stack.enter_context(self._tensor(name, shapes[name], precision, layout)) for name in _UIDS}
-            convolution = stack.enter_context(self._convolution(layer))
+            made = {name: self._tensor(name, shapes[name], precision, layout, stack) for name in _UIDS}
+            convolution = self._convolution(layer, stack)
             described = stack.enter_context(Descriptor(self.library, Kind[self.operation.name]))
             prefix = self.operation.name
             described.set(Attribute[f"{prefix}_ALPHA"], Type.FLOAT, 1.0)
@@ -217,8 +217,8 @@ class Graph:
             size = int(plan.get(Attribute.EXECUTION_PLAN_WORKSPACE_SIZE, Type.INT64)[0])
             return Plan(self.library, plan, sane_workspace(size, name), stack.pop_all())
 
-    def _tensor(self, name: str, shape: Shape, precision: Precision, layout: Layout) -> Descriptor:
-        made = Descriptor(self.library, Kind.TENSOR)
+    def _tensor(self, name: str, shape: Shape, precision: Precision, layout: Layout, stack: ExitStack) -> Descriptor:
+        made = stack.enter_context(Descriptor(self.library, Kind.TENSOR))
         made.set(Attribute.TENSOR_UNIQUE_ID, Type.INT64, _UIDS[name])
         made.set(Attribute.TENSOR_DATA_TYPE, Type.DATA_TYPE, DATA_TYPES[precision])
         made.set(Attribute.TENSOR_BYTE_ALIGNMENT, Type.INT64, ALIGNMENT_BYTES)
@@ -226,8 +226,8 @@ class Graph:
         made.set(Attribute.TENSOR_STRIDES, Type.INT64, *strides(shape, layout))
         return made.finalize()
 
-    def _convolution(self, layer: Convolution) -> Descriptor:
-        made = Descriptor(self.library, Kind.CONVOLUTION)
+    def _convolution(self, layer: Convolution, stack: ExitStack) -> Descriptor:
+        made = stack.enter_context(Descriptor(self.library, Kind.CONVOLUTION))
         made.set(Attribute.CONVOLUTION_COMP_TYPE, Type.DATA_TYPE, DataType.FLOAT)
         made.set(Attribute.CONVOLUTION_CONV_MODE, Type.CONVOLUTION_MODE, Mode.CROSS_CORRELATION)
         made.set(Attribute.CONVOLUTION_SPATIAL_DIMS, Type.INT64, len(two_dimensional(layer.stride, 0)))
