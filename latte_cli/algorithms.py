@@ -120,6 +120,6 @@ def kernel_family(names: Iterable[str]) -> str | None:
 def corrupts_heap(layer: Convolution) -> bool:
     """Whether PyTorch's own operator writes past its buffers for it, on a CPU, with activations in channels_last.
 
-    The gradient of the weights of strided 1x1 kernels with few channels does so in oneDNN 3.12.
+    The gradient of the weights of strided 1x1 kernels with few channels does so in oneDNN 3.2 and 3.12.
     """
     return max(layer.kernel) == 1 and max(layer.stride) > 1 and layer.in_channels // layer.groups < 16

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
+from latte_cli.algorithms import corrupts_heap
 from latte_cli.backends import Unsupported
 from latte_cli.backends.onednn.descriptors import (
     DATA_TYPES,
@@ -30,6 +31,8 @@ from latte_cli.tasks import Layout, Precision
 
 REORDERING = "+reorder"
 """The end of the name of an implementation whose activations are copied into the format that it likes best."""
+
+_REFERENCE, _ONE_BY_ONE = "ref", "jit_1x1"
 
 _ARGUMENTS: dict[Phase, dict[str, Argument]] = {
     Phase.FORWARD: {
@@ -73,7 +76,7 @@ class Problem:
     def __init__(
         self, library: Library, layer: Convolution, phase: Phase, precision: Precision, layout: Layout
     ) -> None:
-        self.library = library
+        self.library, self._layer = library, layer
         self.operation = layer.operation(phase)
         self._geometry = geometry(layer, phase, layout)
         self._arguments = _ARGUMENTS[self.operation]
@@ -147,12 +150,23 @@ class Problem:
         yield from ((text, each) for text, each in self._named(self._free) if REORDERING in text)
 
     def _named(self, formats: Formats) -> Iterator[tuple[str, Description]]:
-        """The implementations on `formats` with their names, each valid for its turn."""
+        """The implementations on `formats` with their names, each valid for its turn.
+
+        Left out are those that are wrong, and oneDNN's reference code, which it lists last, where there is another: it
+        is slow, and sums one number after another, which in fp32 is off by more than 1e-5 of a gradient.
+        """
         counts = Counter[str]()
         for each in implementations(self.library, self.operation, self._geometry, formats):
             text = name(self.library, each) + (REORDERING if self._reorders(each) else "")
+            if (text.startswith(_REFERENCE) and counts) or self._wrong(text):
+                continue
             counts[text] += 1
             yield text if counts[text] == 1 else f"{text}#{counts[text]}", each
+
+    def _wrong(self, text: str) -> bool:
+        """Whether an implementation is known to be wrong: strided 1x1 gradients of few channels, where they lie."""
+        unsafe = self.operation is Phase.BACKWARD_FILTER and corrupts_heap(self._layer)
+        return unsafe and text.startswith(_ONE_BY_ONE) and REORDERING not in text
 
     def _reorders(self, implementation: Description) -> bool:
         """Whether an implementation wants its input or output elsewhere than torch has them."""
