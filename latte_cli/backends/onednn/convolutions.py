@@ -32,7 +32,7 @@ from latte_cli.tasks import Layout, Precision
 REORDERING = "+reorder"
 """The end of the name of an implementation whose activations are copied into the format that it likes best."""
 
-_REFERENCE, _ONE_BY_ONE = "ref", "jit_1x1"
+_REFERENCE, _ONE_BY_ONE, _BF16 = "ref", "jit_1x1", "jit_bf16:"
 
 _ARGUMENTS: dict[Phase, dict[str, Argument]] = {
     Phase.FORWARD: {
@@ -164,9 +164,11 @@ class Problem:
             yield text if counts[text] == 1 else f"{text}#{counts[text]}", each
 
     def _wrong(self, text: str) -> bool:
-        """Whether an implementation is known to be wrong: strided 1x1 gradients of few channels, where they lie."""
-        unsafe = self.operation is Phase.BACKWARD_FILTER and corrupts_heap(self._layer)
-        return unsafe and text.startswith(_ONE_BY_ONE) and REORDERING not in text
+        """Whether an implementation is known to be wrong: gradients of weights where the activations lie in torch's
+        formats, of strided 1x1 kernels with few channels, and in bf16, where it reads what was never written."""
+        if self.operation is not Phase.BACKWARD_FILTER or REORDERING in text:
+            return False
+        return text.startswith(_BF16) or (text.startswith(_ONE_BY_ONE) and corrupts_heap(self._layer))
 
     def _reorders(self, implementation: Description) -> bool:
         """Whether an implementation wants its input or output elsewhere than torch has them."""
