@@ -167,12 +167,18 @@ def deterministic(timing: Timing) -> bool:
     return about is None or about.deterministic
 
 
+_repeats = deterministic
+
 # The rules
 
 
-def _pytorch(offer: Offer) -> Timing:
+def _pytorch(offer: Offer, *, deterministic: bool = False) -> Timing:
     """PyTorch 2.x with its default flags: its own op, as measured; under memory pressure the next of the library's
-    ranking that can be allocated (aten/src/ATen/native/cudnn/Conv_v8.cpp, `try_plans`)."""
+    ranking that can be allocated (aten/src/ATen/native/cudnn/Conv_v8.cpp, `try_plans`). `deterministic` is torch's flag
+    of that name: the first of the listed engines whose results repeat, where engines were timed."""
+    repeating = [timing for timing in _tried_by_pytorch(offer) if _repeats(timing) and fits(timing, offer.limit_bytes)]
+    if deterministic and repeating:
+        return repeating[0]
     if own := offer.named(FRAMEWORK_DEFAULT):
         return own
     default = next((timing for timing in offer.timings if timing.task.algorithm == FRAMEWORK_DEFAULT), None)

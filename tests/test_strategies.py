@@ -204,6 +204,8 @@ LISTS = {
         ("pytorch", {"times": None}, 38),
         ("pytorch", {"times": None, "limit": 60 * MIB}, 67),
         ("pytorch", {"times": None, "limit": 0}, 28),  # its own fallback
+        ("pytorch:deterministic=on", {}, 38),
+        ("pytorch:deterministic=on", {"limit": 60 * MIB}, 67),
         ("pytorch-benchmark", {}, 67),
         ("pytorch-benchmark:benchmark-limit=1", {}, 38),
         ("pytorch-benchmark", {"limit": 0}, 28),
@@ -219,6 +221,14 @@ LISTS = {
 def test_rules_that_know_engines_take_them_from_the_lists(strategy, more, index):
     times = {a: v for a, v in ENGINES.items() if a != FRAMEWORK_DEFAULT} if "times" in more else ENGINES
     assert chosen(strategy, **{**more, "times": times}, lists=LISTS) == Engine(index=index).algorithm
+
+
+def test_engines_whose_results_do_not_repeat_are_left_out_on_demand():
+    first, second = (Engine(index=index).algorithm for index in (38, 67))
+    rows = (timing(CONVOLUTION, first, 1.0, 0, deterministic=False), timing(CONVOLUTION, second, 2.0, 0))
+    query = Query(calls=[Call(pair=CONVOLUTION)], timings={CONVOLUTION: rows}, lists={CONVOLUTION: LISTS})
+    assert by_name("pytorch").choose(query) == [first]
+    assert by_name("pytorch:deterministic=on").choose(query) == [second]
 
 
 @pytest.mark.parametrize("strategy", ["pytorch-legacy", "mindspore"])
