@@ -205,7 +205,7 @@ class Convolution(Layer):
         """Whether the padding is the same on both sides, which most libraries ask for."""
         return self.pad_before == self.pad_after
 
-    def operation(self, phase: Phase) -> Phase:
+    def computed_as(self, phase: Phase) -> Phase:
         """Which convolution computes `phase`: a transposed layer runs forward as backward data, and the other way."""
         swapped = {Phase.FORWARD: Phase.BACKWARD_DATA, Phase.BACKWARD_DATA: Phase.FORWARD}
         return swapped.get(phase, phase) if self.transposed else phase

@@ -306,7 +306,7 @@ def _offer(call: Call, timings: Sequence[Timing], query: Query) -> Offer:
         limit_bytes=call.limit_bytes,
         depthwise=isinstance(layer, Convolution) and layer.depthwise,
         precision=query.precision,
-        operation=layer.operation(phase) if isinstance(layer, Convolution) else phase,
+        operation=layer.computed_as(phase) if isinstance(layer, Convolution) else phase,
         lists=query.lists.get(call.pair, {}),
     )
 

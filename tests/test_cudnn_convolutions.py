@@ -79,9 +79,9 @@ def test_a_transposed_layer_has_its_tensors_swapped() -> None:
 
 
 def test_a_transposed_layer_runs_forward_as_cudnns_backward_data() -> None:
-    assert [PLAIN.operation(phase) for phase in SPLIT] == list(SPLIT)
+    assert [PLAIN.computed_as(phase) for phase in SPLIT] == list(SPLIT)
     swapped = [Phase.BACKWARD_DATA, Phase.FORWARD, Phase.BACKWARD_FILTER]
-    assert [TRANSPOSED.operation(phase) for phase in SPLIT] == swapped
+    assert [TRANSPOSED.computed_as(phase) for phase in SPLIT] == swapped
     assert [algorithms(TRANSPOSED, phase) for phase in SPLIT] == [ALGORITHMS[phase] for phase in swapped]
 
 
@@ -134,7 +134,7 @@ def test_an_unknown_algorithm_is_told_by_name(cudnn: Library, phase: Phase) -> N
 @pytest.mark.parametrize("phase", SPLIT)
 def test_without_a_handle_every_call_is_refused_by_its_name(cudnn: Library, layer: Convolution, phase: Phase) -> None:
     word = {"forward": "Forward", "backward_data": "BackwardData", "backward_filter": "BackwardFilter"}
-    name = f"Convolution{word[layer.operation(phase)]}"
+    name = f"Convolution{word[layer.computed_as(phase)]}"
     algorithm = algorithms(layer, phase)[1]
     with problem(cudnn, layer, Precision.FP16, Layout.CHANNELS_LAST) as described:
         with pytest.raises(Unsupported, match=f"^cudnnGet{name}WorkspaceSize: CUDNN_STATUS_BAD_PARAM"):

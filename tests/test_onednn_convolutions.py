@@ -41,8 +41,8 @@ def test_weights_of_groups_have_them_as_a_dimension() -> None:
 
 def test_a_transposed_layer_runs_forward_as_onednns_backward_data() -> None:
     layer = Convolution(**ORDINARY, transposed=True, bias=True)
-    assert [PLAIN.operation(phase) for phase in SPLIT] == list(SPLIT)
-    assert [layer.operation(phase) for phase in SPLIT] == [Phase.BACKWARD_DATA, Phase.FORWARD, Phase.BACKWARD_FILTER]
+    assert [PLAIN.computed_as(phase) for phase in SPLIT] == list(SPLIT)
+    assert [layer.computed_as(phase) for phase in SPLIT] == [Phase.BACKWARD_DATA, Phase.FORWARD, Phase.BACKWARD_FILTER]
     found = geometry(layer, Phase.FORWARD, Layout.NCHW)
     assert (found.src.sizes, found.dst.sizes, found.bias) == ((2, 24, 22, 19), (2, 16, 20, 17), None)
 

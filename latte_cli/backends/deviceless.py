@@ -104,7 +104,7 @@ def _listed(pair: tuple[Convolution, Phase], found: dict[str, Any]) -> Listed | 
         for each in found["engines"]
     ]
     lists = {Heuristic[name]: tuple(indices) for name, indices in found["lists"].items()}
-    return Listed(operation=layer.operation(phase), engines=engines, lists=lists)
+    return Listed(operation=layer.computed_as(phase), engines=engines, lists=lists)
 
 
 def as_json(engine: Engine) -> dict[str, Any]:

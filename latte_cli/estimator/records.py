@@ -49,7 +49,7 @@ class LayerTime:
         """What kind of algorithm a convolution runs with, as `engines.family` tells it; "" for other layers."""
         if not isinstance(self.layer, Convolution):
             return ""
-        return family(self.algorithm, self.layer.operation(self.phase), self.notes, self.workspace_bytes)
+        return family(self.algorithm, self.layer.computed_as(self.phase), self.notes, self.workspace_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ class Tally:
     def add(self, case: Case, answer: Answer) -> None:
         """Count one more case."""
         if answer.outcome is Outcome.OK:
-            operation = case.layer.operation(case.phase)
+            operation = case.layer.computed_as(case.phase)
             self._errors[operation, case.algorithm.name, case.precision, case.layout].append(answer.error)
         elif answer.outcome is not Outcome.UNSUPPORTED:
             self._others[f"{answer.outcome}: {case}: {answer.detail}"] += 1

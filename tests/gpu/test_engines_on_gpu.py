@@ -110,7 +110,7 @@ def test_pytorch_runs_the_kernels_of_the_engine_that_its_rule_takes(
         for phase in layer.phases:
             with cudnn.graph(target, layer, phase, settings.precision, settings.layout) as graph:
                 lists = {mode: graph.listed(mode) for mode in Heuristic}
-                listed = Listed(operation=layer.operation(phase), engines=list(graph.engines()), lists=lists)
+                listed = Listed(operation=layer.computed_as(phase), engines=list(graph.engines()), lists=lists)
             own = computing(FRAMEWORK_DEFAULT, layer, phase, settings, "cuda:0")
             for engine in listed.pytorch(settings.precision):
                 try:

@@ -71,7 +71,7 @@ class Ranked:
 
 def algorithms(layer: Convolution, phase: Phase) -> tuple[Algorithm, ...]:
     """The algorithms that cuDNN has for `phase` of `layer`, whether or not they run it."""
-    return ALGORITHMS[layer.operation(phase)]
+    return ALGORITHMS[layer.computed_as(phase)]
 
 
 class Problem:
@@ -195,10 +195,10 @@ class Problem:
         self.library.call(f"cudnnGet{name}AlgorithmMaxCount", handle, byref(most))
         rows = (AlgoPerf * most.value)()
         self.library.call(f"cudnnGet{name}Algorithm_v7", handle, *described, most, byref(found), rows)
-        return ranked(self.layer.operation(phase), bytes(rows)[: found.value * sizeof(AlgoPerf)])
+        return ranked(self.layer.computed_as(phase), bytes(rows)[: found.value * sizeof(AlgoPerf)])
 
     def _operation(self, phase: Phase) -> tuple[str, tuple[str, str, str], tuple[Descriptor, ...]]:
-        name, operands = _OPERATIONS[self.layer.operation(phase)]
+        name, operands = _OPERATIONS[self.layer.computed_as(phase)]
         descriptors = {"x": self._x, "w": self._w, "y": self._y}
         a, b, out = (descriptors[operand] for operand in operands)
         return name, operands, (a, b, self._convolution, out)

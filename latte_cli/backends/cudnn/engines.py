@@ -145,7 +145,7 @@ class Graph:
 
     def __init__(self, target: Target, layer: Convolution, phase: Phase, precision: Precision, layout: Layout) -> None:
         self.target, self.library = target, target.library
-        self.operation = layer.operation(phase)
+        self.operation = layer.computed_as(phase)
         shapes = operand_shapes(layer)
         with ExitStack() as stack:
             made = {name: self._tensor(name, shapes[name], precision, layout, stack) for name in _UIDS}

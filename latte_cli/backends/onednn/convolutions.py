@@ -77,7 +77,7 @@ class Problem:
         self, library: Library, layer: Convolution, phase: Phase, precision: Precision, layout: Layout
     ) -> None:
         self.library, self._layer = library, layer
-        self.operation = layer.operation(phase)
+        self.operation = layer.computed_as(phase)
         self._geometry = geometry(layer, phase, layout)
         self._arguments = _ARGUMENTS[self.operation]
         self._addresses = {"src": X, "weights": W, "dst": Y, "bias": B}
