@@ -8,11 +8,11 @@ from enum import IntEnum
 from functools import partial
 from itertools import chain
 from math import prod
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends import Unsupported
+from latte_cli.backends.closing import Closing
 from latte_cli.backends.cudnn import statuses
 from latte_cli.backends.cudnn.descriptors import Descriptor, convolution, filter_, integers, tensor
 from latte_cli.backends.cudnn.library import Library
@@ -74,7 +74,7 @@ def algorithms(layer: Convolution, phase: Phase) -> tuple[Algorithm, ...]:
     return ALGORITHMS[layer.computed_as(phase)]
 
 
-class Problem:
+class Problem(Closing):
     """A convolution described to cuDNN, made by `problem`; its descriptors are destroyed when its `with` block ends.
 
     `output_dim` is the layer's output shape where cuDNN computes it (its input shape for a transposed layer, which
@@ -94,14 +94,6 @@ class Problem:
             if self.output_dim != shapes["y"]:
                 raise Unsupported(f"cuDNN computes an output of {self.output_dim}, the layer has {shapes['y']}")
             self._stack = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Destroy the descriptors; nothing can be asked or run any more."""

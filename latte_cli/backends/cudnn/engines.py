@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from ctypes import byref, c_int64, c_void_p
 from functools import cached_property
-from types import TracebackType
 from typing import Any, Self
 
 from latte_cli.backends import Failed, Unsupported
+from latte_cli.backends.closing import Closing
 from latte_cli.backends.cudnn.attributes import C_TYPES, Attribute, Behavior, Kind, Numerical, Type
 from latte_cli.backends.cudnn.convolutions import (
     checked,
@@ -32,7 +32,7 @@ _UIDS = {"x": 1, "w": 2, "y": 3}
 _MOST_NOTES = 16
 
 
-class Descriptor:
+class Descriptor(Closing):
     """A descriptor of the backend API: what is set is fixed by `finalize`; what it is made of must outlive it."""
 
     def __init__(self, library: Library, kind: Kind) -> None:
@@ -41,12 +41,7 @@ class Descriptor:
         library.call("cudnnBackendCreateDescriptor", kind, byref(made))
         self.address = made.value or 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._library.call("cudnnBackendDestroyDescriptor", self.address)
 
     def set(self, attribute: Attribute, type_: Type, *values: Any) -> Self:
@@ -91,7 +86,7 @@ class Descriptor:
         return made[: size.value]
 
 
-class Target:
+class Target(Closing):
     """The device that engines are asked for: a handle's own, or one that is described by its properties alone.
 
     Properties are the JSON that `properties` reads from a handle's device; with them nothing can be run, and no device
@@ -110,12 +105,7 @@ class Target:
                 described.set_text(Attribute.DEVICEPROP_JSON_REPRESENTATION, json).finalize()
                 self.properties, self._stack = described, stack.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._stack.close()
 
     def placed(self, descriptor: Descriptor, handle: Attribute | None, properties: Attribute | None) -> Descriptor:
@@ -140,7 +130,7 @@ def properties(library: Library, handle: int) -> str:
         return described.text(Attribute.DEVICEPROP_JSON_REPRESENTATION)
 
 
-class Graph:
+class Graph(Closing):
     """A layer's phase described to cuDNN's backend API, made by `graph`; its descriptors end with its `with` block."""
 
     def __init__(self, target: Target, layer: Convolution, phase: Phase, precision: Precision, layout: Layout) -> None:
@@ -162,14 +152,6 @@ class Graph:
             target.placed(self._graph, Attribute.OPERATIONGRAPH_HANDLE, None)
             self._graph.set(Attribute.OPERATIONGRAPH_OPS, Type.BACKEND_DESCRIPTOR, described).finalize()
             self._stack = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Destroy the descriptors; plans that were made must not run any more."""
@@ -277,7 +259,7 @@ class Graph:
             return int(engine.get(Attribute.ENGINE_GLOBAL_INDEX, Type.INT64)[0])
 
 
-class Plan:
+class Plan(Closing):
     """An engine made ready for a layer; `workspace_bytes` is what a call needs. It lives until it is closed."""
 
     def __init__(self, library: Library, plan: Descriptor, workspace_bytes: int, stack: ExitStack) -> None:

@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Self
 
 from latte_cli.algorithms import corrupts_heap
 from latte_cli.backends import Unsupported
+from latte_cli.backends.closing import Closing
 from latte_cli.backends.onednn.descriptors import (
     DATA_TYPES,
     Description,
@@ -70,7 +69,7 @@ class Implementation:
     scratchpad_bytes: int
 
 
-class Problem:
+class Problem(Closing):
     """A layer's phase described to oneDNN, made by `problem`; its formats are gone when its `with` block ends."""
 
     def __init__(
@@ -99,14 +98,6 @@ class Problem:
                 bias=bias,
             )
             self._stack = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let the formats go; nothing can be asked any more, and executions go on."""
