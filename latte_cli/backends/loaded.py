@@ -1,10 +1,10 @@
-"""Shared libraries: which this process has loaded and from where, and why one cannot be."""
+"""Shared libraries: which this process has loaded and from where, why one cannot be, and the calls of an open one."""
 
 import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 _LINK_MAP = 2  # RTLD_DI_LINKMAP
 _HEADER_BYTES = 20
@@ -21,6 +21,43 @@ class _Symbol(ctypes.Structure):
 
 class _LinkMap(ctypes.Structure):
     _fields_ = (("address", ctypes.c_void_p), ("name", ctypes.c_char_p))
+
+
+Function: TypeAlias = Callable[..., Any]
+
+
+class Opened:
+    """An open library's functions by their names, with their types set; `version` has three parts."""
+
+    version: tuple[int, int, int]
+
+    def __init__(self, functions: dict[str, Function]) -> None:
+        self._functions = functions
+
+    @property
+    def version_text(self) -> str:
+        """The version with dots: `9.28.1`."""
+        return ".".join(map(str, self.version))
+
+    def function(self, name: str) -> Function:
+        """The foreign function `name` of the library's `signatures.FUNCTIONS`; its status is not checked."""
+        return self._functions[name]
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Call `name`; raises Unsupported, OutOfMemory or Failed for a status that is no success."""
+        self.check(name, self._functions[name](*arguments))
+
+    def check(self, name: str, status: int) -> None:
+        """Raise what `status`, returned by `name`, stands for, if anything."""
+        raise NotImplementedError
+
+
+def dlopen(file: str) -> ctypes.CDLL:
+    """Open `file`, its symbols for nobody else: two majors stay apart. Raises OSError that says why it cannot be."""
+    try:
+        return ctypes.CDLL(file, mode=ctypes.RTLD_LOCAL)
+    except OSError as exc:
+        raise OSError(misfit(Path(file)) or str(exc)) from exc
 
 
 def loaded_path(soname: str) -> Path | None:

@@ -2,20 +2,17 @@
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from latte_cli.backends import OutOfMemory
 from latte_cli.backends.cudnn.context import current
 from latte_cli.backends.cudnn.find import INSTALL_HINT, Candidate, candidates
 from latte_cli.backends.cudnn.signatures import FUNCTIONS, LIBRARIES
 from latte_cli.backends.cudnn.statuses import error, name
-from latte_cli.backends.loaded import misfit, path_of
+from latte_cli.backends.loaded import Function, Opened, dlopen, path_of
 from latte_cli.errors import LatteError
-
-Function: TypeAlias = Callable[..., Any]
 
 _NOT_INITIALIZED = (1, 1001)
 _VERSION_CHECKS = ("cudnnCnnVersionCheck", "cudnnCnnInferVersionCheck", "cudnnCnnTrainVersionCheck")
@@ -28,31 +25,18 @@ class _Handles(threading.local):
         self.by_device: dict[int, int] = {}
 
 
-class Library:
+class Library(Opened):
     """An open cuDNN: `path` is the file that holds its convolutions, `origin` how it was found."""
 
     def __init__(self, path: Path, origin: str, functions: dict[str, Function]) -> None:
+        super().__init__(functions)
         self.path = path
         self.origin = origin
         self.version = version(functions["cudnnGetVersion"]())
-        self._functions = functions
         self._handles = _Handles()
 
     def __repr__(self) -> str:
         return f"<cuDNN {self.version_text} from {self.path}>"
-
-    @property
-    def version_text(self) -> str:
-        """The version with dots: `9.28.1`."""
-        return ".".join(map(str, self.version))
-
-    def function(self, name: str) -> Function:
-        """The foreign function `name` of `signatures.FUNCTIONS`, with its types set; its status is not checked."""
-        return self._functions[name]
-
-    def call(self, name: str, *arguments: Any) -> None:
-        """Call `name`; raises Unsupported, OutOfMemory or Failed for a status that is no success."""
-        self.check(name, self._functions[name](*arguments))
 
     def check(self, name: str, status: int) -> None:
         """Raise what `status`, returned by `name`, stands for, if anything."""
@@ -119,21 +103,13 @@ def version(number: int) -> tuple[int, int, int]:
 
 
 def _opened(candidate: Candidate) -> Library:
-    opened = {library: _dlopen(candidate.file(library)) for library in LIBRARIES[candidate.major]}
+    opened = {library: dlopen(candidate.file(library)) for library in LIBRARIES[candidate.major]}
     functions = dict(_resolved(candidate.major, opened))
     for check in _VERSION_CHECKS:
         status = functions[check]() if check in functions else 0
         if status:
             raise OSError(f"its parts are of different versions ({check}: {name(status)})")
     return Library(path_of(opened[LIBRARIES[candidate.major][0]]), candidate.origin, functions)
-
-
-def _dlopen(file: str) -> ctypes.CDLL:
-    # Local symbols keep two majors apart within one process.
-    try:
-        return ctypes.CDLL(file, mode=ctypes.RTLD_LOCAL)
-    except OSError as exc:
-        raise OSError(misfit(Path(file)) or str(exc)) from exc
 
 
 def _resolved(major: int, opened: dict[str, ctypes.CDLL]) -> Iterator[tuple[str, Function]]:

@@ -2,13 +2,13 @@
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from latte_cli.backends import OutOfMemory
-from latte_cli.backends.loaded import misfit, path_of
+from latte_cli.backends.loaded import Function, Opened, path_of
 from latte_cli.backends.onednn import pool
 from latte_cli.backends.onednn.find import INSTALL_HINT, Candidate, candidates
 from latte_cli.backends.onednn.signatures import (
@@ -23,8 +23,6 @@ from latte_cli.backends.onednn.signatures import (
 from latte_cli.backends.onednn.statuses import error
 from latte_cli.errors import LatteError
 
-Function: TypeAlias = Callable[..., Any]
-
 _RUNTIMES = (Runtime.OMP, Runtime.SEQ)
 
 
@@ -34,7 +32,7 @@ class _Stream(threading.local):
     handle: int | None = None
 
 
-class Library:
+class Library(Opened):
     """An open oneDNN: `path` is its file, `origin` how it was found, `openmp` the library that runs its threads.
 
     `one_pool` says that its threads are torch's (or that it has none, or torch none), so that nothing has to be set.
@@ -43,11 +41,11 @@ class Library:
     def __init__(
         self, path: Path, origin: str, functions: dict[str, Function], openmp: Path | None, one_pool: bool
     ) -> None:
+        super().__init__(functions)
         self.path, self.origin, self.openmp, self.one_pool = path, origin, openmp, one_pool
         told: Version = functions["dnnl_version"]().contents
         self.version = (told.major, told.minor, told.patch)
         self.runtime = int(told.cpu_runtime)
-        self._functions = functions
         self._stream = _Stream()
         # Executions keep their primitives. What the library's cache holds it lists a second time.
         self.call("dnnl_set_primitive_cache_capacity", 0)
@@ -57,11 +55,6 @@ class Library:
 
     def __repr__(self) -> str:
         return f"<oneDNN {self.version_text} from {self.path}>"
-
-    @property
-    def version_text(self) -> str:
-        """The version with dots: `3.2.1`."""
-        return ".".join(map(str, self.version))
 
     @property
     def major(self) -> int:
@@ -74,14 +67,6 @@ class Library:
         if self._stream.handle is None:
             self._stream.handle = self._made("dnnl_stream_create", self.engine, IN_ORDER)
         return self._stream.handle
-
-    def function(self, name: str) -> Function:
-        """The foreign function `name` of `signatures.FUNCTIONS`, with its types set; its status is not checked."""
-        return self._functions[name]
-
-    def call(self, name: str, *arguments: Any) -> None:
-        """Call `name`; raises Unsupported, OutOfMemory or Failed for a status that is no success."""
-        self.check(name, self._functions[name](*arguments))
 
     def check(self, name: str, status: int) -> None:
         """Raise what `status`, returned by `name`, stands for, if anything."""
@@ -122,19 +107,12 @@ def open_library(where: tuple[Candidate, ...] | None = None) -> Library:
 
 def _opened(candidate: Candidate) -> Library:
     torchs = pool.torch_openmp()
-    loaded = _dlopen(candidate.file, torchs)
+    loaded = pool.opened(candidate.file, torchs)
     major = _usable(loaded)
     openmp = pool.openmp(loaded)
     path = Path(candidate.file) if "/" in candidate.file else path_of(loaded)
     one_pool = torchs is None or openmp is None or torchs.samefile(openmp)
     return Library(path, candidate.origin, dict(_resolved(loaded, major)), openmp, one_pool)
-
-
-def _dlopen(file: str, torchs: Path | None) -> ctypes.CDLL:
-    try:
-        return pool.opened(file, torchs)
-    except OSError as exc:
-        raise OSError(misfit(Path(file)) or str(exc)) from exc
 
 
 def _usable(library: ctypes.CDLL) -> int:

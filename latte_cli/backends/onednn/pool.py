@@ -8,7 +8,7 @@ opened to all before oneDNN is: what is open to all comes before what a library 
 import ctypes
 from pathlib import Path
 
-from latte_cli.backends.loaded import home, loaded_path
+from latte_cli.backends.loaded import dlopen, home, loaded_path
 
 _OPENMP = "libgomp.so.1"
 _TORCH = "libtorch_cpu.so"
@@ -21,7 +21,7 @@ def opened(file: str, torchs: Path | None) -> ctypes.CDLL:
     """
     if torchs is not None and not _same(loaded_path(_OPENMP), torchs):
         ctypes.CDLL(str(torchs), mode=ctypes.RTLD_GLOBAL)
-    return ctypes.CDLL(file, mode=ctypes.RTLD_LOCAL)
+    return dlopen(file)
 
 
 def torch_openmp() -> Path | None:
