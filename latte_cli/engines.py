@@ -87,6 +87,9 @@ _SIMPLEST = {Phase.FORWARD: {0: "IMPLICIT_GEMM", 1: "IMPLICIT_PRECOMP_GEMM", 2: 
 PYTORCH_FALLBACK = {Phase.FORWARD: (0, 1, 28), Phase.BACKWARD_DATA: (0, 1, 25), Phase.BACKWARD_FILTER: (0, 1, 20)}
 """What PyTorch tries where no listed engine can be built (cudnn-frontend, `EngineFallbackListBuilder`)."""
 
+XLA_MODES = (Heuristic.B, Heuristic.A)
+"""The heuristics that XLA asks, and TensorFlow with it, in this order (stream_executor/cuda/cuda_dnn.cc)."""
+
 Lists: TypeAlias = Mapping[Heuristic, Sequence[int]]
 
 
@@ -118,8 +121,8 @@ class Listed:
         ]
 
     def xla(self, precision: Precision) -> list[Engine]:
-        """The engines that XLA times, and TensorFlow with it: what B and A list (stream_executor/cuda/cuda_dnn.cc)."""
-        listed = (*self.lists.get(Heuristic.B, ()), *self.lists.get(Heuristic.A, ()))
+        """The engines that XLA times, and TensorFlow with it: what `XLA_MODES` list."""
+        listed = (index for mode in XLA_MODES for index in self.lists.get(mode, ()))
         return [engine for engine in self.of(listed) if engine.keeps(precision)]
 
 

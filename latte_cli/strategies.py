@@ -10,7 +10,7 @@ from functools import partial
 from typing import TypeAlias
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, LISTED, Algorithm, known
-from latte_cli.engines import PREFIX, PYTORCH_FALLBACK, Heuristic, is_engine
+from latte_cli.engines import PREFIX, PYTORCH_FALLBACK, XLA_MODES, Heuristic, is_engine
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import Pair, Timing, fits, workspace_bytes
@@ -218,7 +218,7 @@ def _pytorch_legacy(offer: Offer, *, benchmark: bool = False, deterministic: boo
 
 
 def _listed_for_xla(offer: Offer) -> list[Timing]:
-    return offer.engines(Heuristic.B, Heuristic.A)
+    return offer.engines(*XLA_MODES)
 
 
 def _tensorflow(offer: Offer, *, workspace_limit: int = 4096 * 2**20, autotune: bool = True) -> Timing:
