@@ -18,9 +18,9 @@ from latte_cli.network import load
 from latte_cli.network.module import NetworkModule
 from latte_cli.network.zoo import export
 from latte_cli.runtime import Choices, read_choices
-from latte_cli.runtime.racing import Race, judged
+from latte_cli.runtime.racing import Race, judged, raced_here
 from latte_cli.store import open_store
-from latte_cli.tasks import Precision, Settings
+from latte_cli.tasks import Layout, Precision, Settings
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 THREADS = 1
@@ -140,14 +140,39 @@ def test_bad_input_is_one_clear_line(model, tmp_path, arguments, code, message):
     ],
 )
 def test_a_way_has_to_be_clearly_quicker_to_be_taken(own, other, winner):
-    from latte_cli.runtime.optimizing import own_key
-    from latte_cli.tasks import Layout
-
-    first = Choices(key=own_key(torch.device("cpu"), Precision.FP32), strategy="latte")
     race = Race(times_s=(own, other), differences=(0.0, 1e-6))
     assert race.winner == winner
-    assert replace(race, differences=(0.0, 0.1)).winner == 0
-    ways = [first, replace(first, layout=Layout.CHANNELS_LAST)]
+    assert replace(race, differences=(0.0, 1.1)).winner == 0
+    ways = two_layouts()
     best = judged(race, ways)
     assert best.layout == ways[winner].layout
     assert best.measured
+
+
+def two_layouts() -> list[Choices]:
+    from latte_cli.runtime.optimizing import own_key
+
+    first = Choices(key=own_key(torch.device("cpu"), Precision.FP32), strategy="latte")
+    return [first, replace(first, layout=Layout.CHANNELS_LAST)]
+
+
+def relus_run() -> Run:
+    """Gradients of MobileNetV2 in PyTorch's two layouts are some percent apart, as ReLUs decide otherwise."""
+    return Run(model="mobilenet_v2", batch_size=8, image_size=96, threads=torch.get_num_threads(), seconds=0.01)
+
+
+def test_pytorchs_other_layout_is_right_though_relus_decide_otherwise():
+    assert 0 < raced_here(relus_run(), two_layouts())["differences"][1] < 1
+
+
+@pytest.mark.parametrize("factor", [1.05, float("nan")])
+def test_a_way_that_computes_something_else_is_told(factor, monkeypatch):
+    from latte_cli.runtime.optimizing import optimize
+
+    def spoilt(module, **chosen):
+        optimize(module, **chosen)
+        convolution = [each for each in module.modules() if isinstance(each, torch.nn.Conv2d)][20]
+        convolution.register_forward_hook(lambda _, given, found: found * factor)
+
+    monkeypatch.setattr("latte_cli.runtime.optimizing.optimize", spoilt)
+    assert raced_here(relus_run(), two_layouts())["differences"][1] > 1

@@ -209,7 +209,7 @@ class Training:
 
         return torch.autocast(self._autocast, torch.bfloat16) if self._autocast else nullcontext()
 
-    def answers(self) -> list[Any]:
+    def answers(self) -> tuple[list[Any], list[Any]]:
         """The outputs of a pass in evaluation, and the gradients of the parameters in the same; weights stay."""
         import torch
 
@@ -224,7 +224,7 @@ class Training:
         gradients = [one.grad for one in self.module.parameters() if one.grad is not None]
         self.module.zero_grad(set_to_none=True)
         self.module.train()
-        return [*outputs, *gradients]
+        return outputs, gradients
 
     def step(self, mark: "Mark", after: Callable[[int, Any], None] | None = None) -> None:
         """One step; `mark` at its start and the ends of clearing, forward, loss, backward and update."""

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import inf, isnan
 from statistics import median, quantiles
 from typing import Any
 
@@ -23,13 +24,12 @@ _LIMIT_FACTOR, _LIMIT_S = 20.0, 120.0
 class Race:
     """Seconds of a step of each variant in each round; the first variant is PyTorch's own way.
 
-    `differences` are how far each variant's outputs and gradients are from the first one's: the largest difference of a
-    tensor over its largest value. Over `tolerance` a variant does not count.
+    `differences` are how far each variant's outputs and gradients are from the first one's, as a share of how far
+    rounding alone may take them. Over 1 a variant does not count.
     """
 
     times_s: tuple[tuple[float, ...], ...]
     differences: tuple[float, ...]
-    tolerance: float = 1e-3
 
     def ratio(self, at: int) -> float:
         """The median over rounds of a variant's step over that of the first in the same round."""
@@ -49,7 +49,7 @@ class Race:
 
     def right(self, at: int) -> bool:
         """Whether a variant computes what the first does."""
-        return self.differences[at] <= self.tolerance
+        return self.differences[at] <= 1
 
     @property
     def winner(self) -> int:
@@ -76,11 +76,16 @@ def raced(run: Run, variants: Sequence[Choices]) -> Race:
     return Race(
         times_s=tuple(map(tuple, body["times_s"])),
         differences=tuple(body["differences"]),
-        tolerance=_TOLERANCES[Precision(run.precision)],
     )
 
 
-_TOLERANCES = {precision: 1e-3 if precision is Precision.FP32 else 5e-2 for precision in Precision}
+_TOLERANCES = {precision: (1e-3, 5e-2) if precision is Precision.FP32 else (5e-2, 0.5) for precision in Precision}
+"""How far outputs and gradients may be from PyTorch's, in norm.
+
+A ReLU or a maximum whose inputs are all but equal decides otherwise after another rounding, and that changes gradients
+in steps: in PyTorch's own two layouts outputs of the zoo's networks are within 3e-6 of each other (bf16: 5e-3), but
+gradients 1e-2 (bf16: 0.2) apart.
+"""
 
 
 def raced_here(run: Run, variants: Sequence[Choices]) -> dict[str, Any]:
@@ -89,8 +94,8 @@ def raced_here(run: Run, variants: Sequence[Choices]) -> dict[str, Any]:
     A variant of the strategy `pytorch-benchmark` runs with torch's own search switched on.
     """
     trainings = [_training(run, each) for each in variants]
-    expected = trainings[0].answers()
-    differences = [_difference(training.answers(), expected) for training in trainings]
+    expected, tolerances = trainings[0].answers(), _TOLERANCES[Precision(run.precision)]
+    differences = [max(map(_difference, training.answers(), expected, tolerances)) for training in trainings]
     synchronize = _synchronizer(run.device)
     for training, each in zip(trainings, variants, strict=True):
         _set_search(each)
@@ -109,14 +114,18 @@ def raced_here(run: Run, variants: Sequence[Choices]) -> dict[str, Any]:
     return {"times_s": rounds, "differences": differences}
 
 
-def _difference(found: Sequence[Any], expected: Sequence[Any]) -> float:
-    """The largest difference of two tensors over the largest value, at least a thousandth of the largest of all."""
-    scales = [float(one.abs().max()) for one in expected]
-    least = 1e-3 * max(scales)
-    return max(
-        float((one - other).abs().max()) / max(scale, least)
+def _difference(found: Sequence[Any], expected: Sequence[Any], tolerance: float) -> float:
+    """The largest difference of two tensors as a share of `tolerance`; infinite where one is not a number.
+
+    In norm, over that of the second, at least a thousandth of the largest.
+    """
+    scales = [float(one.norm()) for one in expected]
+    least = max(1e-3 * max(scales, default=0.0), sys.float_info.min)
+    shares = [
+        float((one - other).norm()) / max(scale, least) / tolerance
         for one, other, scale in zip(found, expected, scales, strict=True)
-    )
+    ]
+    return max((inf if isnan(share) else share for share in shares), default=0.0)
 
 
 def _training(run: Run, choices: Choices) -> Training:
