@@ -22,13 +22,14 @@ _CATEGORIES = ("kind", "function", "phase", "device", "algorithm")
 _TYPES = ["c" if column in _CATEGORIES else "q" for column in SEEN]
 _WINS_COUNT = 0.1  # what a logarithm of the likelihood to win weighs beside a loss
 _LEAST_LIKELY = 1e-6
-_MANY = 20_000
+_MANY_CANDIDATES, _MANY = 35_000, 20_000
 _LEAST_WEIGHT, _MOST_GAIN = 0.1, 1.0
 _COMMON: dict[str, Any] = {"tree_method": "hist", "subsample": 0.8}
 _OF_LOSSES = {"objective": "reg:squarederror", "base_score": 0.0, "min_child_weight": 5, "colsample_bytree": 0.8}
 _OF_WINS = {"objective": "multi:softprob", "min_child_weight": 1, "colsample_bytree": 0.3}
 # Depth, rate and rounds for losses and for wins: more decisions tell finer rules from noise.
 _FEW, _LARGE = ((8, 0.25, 40), (8, 0.25, 25)), ((10, 0.1, 300), (10, 0.07, 200))
+_SMOOTH = {"min_child_weight": 10, "colsample_bytree": 0.5}  # few decisions, between many candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +91,13 @@ class Trees:
 def fit(examples: Examples, devices: Sequence[str], *, seed: int) -> Trees:
     """Trees fitted to `examples`, the same for the same seed."""
     many = len(examples.features) >= _MANY
-    of_losses, of_wins = _LARGE if many else _FEW
+    detailed = many or len(examples.rows) >= _MANY_CANDIDATES
+    of_losses, of_wins = _LARGE if detailed else _FEW
+    smooth = _SMOOTH if detailed and not many else {}
     whole = _columns(examples.features, examples.devices.astype(np.float32))
     columns = np.column_stack([whole[examples.rows], examples.places.astype(np.float32)])
-    data = _data(columns, examples.losses, examples.counts[examples.rows], detailed=many)
-    boosters = {LOSSES: _boosted(data, _OF_LOSSES, of_losses, seed)}
+    data = _data(columns, examples.losses, examples.counts[examples.rows], detailed=detailed)
+    boosters = {LOSSES: _boosted(data, {**_OF_LOSSES, **smooth}, of_losses, seed)}
     classes: dict[str, list[int]] = {}
     phases = np.array([str(phase) for phase in examples.phases])
     weights = examples.wins * examples.counts[examples.rows]
@@ -103,7 +106,7 @@ def fit(examples: Examples, devices: Sequence[str], *, seed: int) -> Trees:
         won = np.flatnonzero((examples.wins > 0) & (phases[examples.rows] == phase))
         present, labels = np.unique(examples.places[won], return_inverse=True)
         if len(present) > 1:
-            data = _data(whole[examples.rows[won]], labels, weights[won], detailed=many)
+            data = _data(whole[examples.rows[won]], labels, weights[won], detailed=detailed)
             boosters[phase] = _boosted(data, {**_OF_WINS, "num_class": len(present)}, of_wins, seed)
             classes[phase] = [int(place) for place in present]
     return Trees(boosters, devices, classes)
