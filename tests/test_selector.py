@@ -198,6 +198,16 @@ def test_a_device_of_the_kind_that_was_not_learned_from_is_chosen_for_by_the_oth
     assert choice.algorithm == TRANSFORMED
 
 
+def test_where_many_candidates_stand_to_choice_there_are_more_trees(
+    known: list[Decision], fitted: Selector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latte_cli.selector.trees._MANY_CANDIDATES", 1)
+    large = selectors.fit(known, seed=3)
+    assert len(large.model.saved()["losses.ubj"]) > 2 * len(fitted.model.saved()["losses.ubj"])
+    chosen_alike = [chosen(large, one.layer).algorithm == chosen(fitted, one.layer).algorithm for one in known]
+    assert sum(chosen_alike) > 0.8 * len(chosen_alike)
+
+
 def test_the_card_says_which_features_tell_most(fitted: Selector) -> None:
     importance = fitted.card.importance
     assert sum(importance.values()) == pytest.approx(1)
