@@ -198,10 +198,10 @@ def test_a_device_of_the_kind_that_was_not_learned_from_is_chosen_for_by_the_oth
     assert choice.algorithm == TRANSFORMED
 
 
-def test_where_many_candidates_stand_to_choice_there_are_more_trees(
+def test_from_many_times_more_trees_are_learned(
     known: list[Decision], fitted: Selector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latte_cli.selector.trees._MANY_CANDIDATES", 1)
+    monkeypatch.setattr("latte_cli.selector.trees._MANY_TIMES", 1)
     large = selectors.fit(known, seed=3)
     assert len(large.model.saved()["losses.ubj"]) > 2 * len(fitted.model.saved()["losses.ubj"])
     chosen_alike = [chosen(large, one.layer).algorithm == chosen(fitted, one.layer).algorithm for one in known]

@@ -309,6 +309,7 @@ def _examples(
         wins=wins,
         gains=np.array([_gain(decision) for decision in decisions]),
         counts=np.array([decision.count for decision in decisions], dtype=np.float64),
+        times=sum(len(decision.times_s) for decision in decisions),
     )
 
 

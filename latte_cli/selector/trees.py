@@ -22,7 +22,7 @@ _CATEGORIES = ("kind", "function", "phase", "device", "algorithm")
 _TYPES = ["c" if column in _CATEGORIES else "q" for column in SEEN]
 _WINS_COUNT = 0.1  # what a logarithm of the likelihood to win weighs beside a loss
 _LEAST_LIKELY = 1e-6
-_MANY_CANDIDATES, _MANY = 35_000, 20_000
+_MANY_TIMES, _MANY = 25_000, 20_000
 _LEAST_WEIGHT, _MOST_GAIN = 0.1, 1.0
 _COMMON: dict[str, Any] = {"tree_method": "hist", "subsample": 0.8}
 _OF_LOSSES = {"objective": "reg:squarederror", "base_score": 0.0, "min_child_weight": 5, "colsample_bytree": 0.8}
@@ -36,7 +36,8 @@ _SMOOTH = {"min_child_weight": 10, "colsample_bytree": 0.5}  # few decisions, be
 class Examples:
     """What trees are fitted to: for each decision its features, its device's place and its phase; for each candidate
     the decision (`rows`), the algorithm (`places`), its loss, and how often it won; the `gain` of the best candidate
-    over the next is in logarithms of time, and `counts` are how many rows stand behind a decision."""
+    over the next is in logarithms of time, and `counts` are how many rows stand behind a decision. The times of `times`
+    candidates are known."""
 
     features: Matrix
     devices: Places
@@ -47,6 +48,7 @@ class Examples:
     wins: Array
     gains: Array
     counts: Array
+    times: int
 
 
 class Trees:
@@ -91,7 +93,7 @@ class Trees:
 def fit(examples: Examples, devices: Sequence[str], *, seed: int) -> Trees:
     """Trees fitted to `examples`, the same for the same seed."""
     many = len(examples.features) >= _MANY
-    detailed = many or len(examples.rows) >= _MANY_CANDIDATES
+    detailed = many or examples.times >= _MANY_TIMES
     of_losses, of_wins = _LARGE if detailed else _FEW
     smooth = _SMOOTH if detailed and not many else {}
     whole = _columns(examples.features, examples.devices.astype(np.float32))
