@@ -157,7 +157,7 @@ def two_layouts() -> list[Choices]:
 
 
 def relus_run() -> Run:
-    """Gradients of MobileNetV2 in PyTorch's two layouts are some percent apart, as ReLUs decide otherwise."""
+    """Gradients of MobileNetV2 in PyTorch's two layouts are thousandths apart, as ReLUs decide otherwise."""
     return Run(model="mobilenet_v2", batch_size=8, image_size=96, threads=torch.get_num_threads(), seconds=0.01)
 
 
