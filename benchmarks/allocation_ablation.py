@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from latte_cli.allocator import SubModel, catalogue
-from latte_cli.backends.whole import Run, run_apart
+from latte_cli.backends.torch.whole import Run, run_apart
 from latte_cli.errors import ExitCode
 from latte_cli.estimator import Estimator
 from latte_cli.network import Network, load, zoo

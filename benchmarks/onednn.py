@@ -22,11 +22,12 @@ from statistics import fmean, median
 import torch
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, LISTED, Algorithm
-from latte_cli.backends import onednn, onednn_calls
-from latte_cli.backends.computing import computing
-from latte_cli.backends.cpu import CpuBackend
-from latte_cli.backends.onednn.convolutions import REORDERING
-from latte_cli.backends.torch_layers import operands
+from latte_cli.backends import computation
+from latte_cli.backends.cpu import onednn_calls
+from latte_cli.backends.cpu.backend import CpuBackend
+from latte_cli.backends.native import onednn
+from latte_cli.backends.native.onednn.convolutions import REORDERING
+from latte_cli.backends.torch.layers import operands
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Phase
 from latte_cli.report import Table, percent, write_table
@@ -143,7 +144,7 @@ def in_both(decision: Decision, backend: CpuBackend) -> tuple[Case, Case]:
     hot: dict[Algorithm, float] = {}
     model: dict[Algorithm, float] = {}
     for algorithm in decision.ran:
-        call = partial(computing(algorithm, layer, phase, settings, "cpu"), o)
+        call = partial(computation(algorithm, layer, phase, settings, "cpu"), o)
         hot[algorithm] = hot_s(call)
         model[algorithm] = median(backend.timed(call, (first,)).device_s for _ in range(REPEATS))
     groups = [(f"{settings.layout}, {state}", str(phase)) for state in ("hot", "as in a model")]

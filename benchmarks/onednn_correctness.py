@@ -19,10 +19,11 @@ from multiprocessing import get_context
 import torch
 from torch import Tensor
 
-from latte_cli.backends import Failed, OutOfMemory, Unsupported, onednn
-from latte_cli.backends.onednn.geometry import placed
-from latte_cli.backends.onednn_calls import difference
-from latte_cli.backends.torch_layers import DTYPES, FRAMEWORK_CONVOLUTIONS, Operands
+from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
+from latte_cli.backends.cpu.onednn_calls import difference
+from latte_cli.backends.native import onednn
+from latte_cli.backends.native.onednn.geometry import placed
+from latte_cli.backends.torch.layers import DTYPES, FRAMEWORK_CONVOLUTIONS, Operands
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision

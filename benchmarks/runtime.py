@@ -20,11 +20,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from latte_cli.backends.whole import Run
+from latte_cli.backends.torch.whole import Run
 from latte_cli.errors import ExitCode
 from latte_cli.estimator import Limits
-from latte_cli.lookup import profile
 from latte_cli.network import load, zoo
+from latte_cli.profiles import profile
 from latte_cli.runtime import Choices, read_choices
 from latte_cli.runtime.deciding import Wish, decided
 from latte_cli.runtime.racing import Race, raced
@@ -118,7 +118,7 @@ def times(model: str, batch: str, device: str, store: str, file: str) -> dict[st
     import torch
 
     import latte_cli
-    from latte_cli.backends.whole import Training
+    from latte_cli.backends.torch.whole import Training
     from latte_cli.runtime.convolution import wrapper_s
 
     def sync() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from latte_cli.backends import Device
+from latte_cli.devices import CPU, Device
 from latte_cli.layers import Convolution, layer_from_text, layer_text
 from latte_cli.store import schema
 from latte_cli.store.parts import Place
@@ -101,7 +101,7 @@ def main() -> None:
     rows = parser.parse_args().rows
     texts = layers(rows)
     with tempfile.TemporaryDirectory() as folder:
-        device = Device(slug="synthetic", kind="cpu", name="synthetic")
+        device = Device(slug="synthetic", kind=CPU, name="synthetic")
         part = Place(folder).write(device, "all", table(texts))
         print(f"{rows} rows of {len(texts)} layers, {part.size_bytes / 2**20:.1f} MiB")
         network = texts[:: max(1, len(texts) // _NETWORK)][:_NETWORK]

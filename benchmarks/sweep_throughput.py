@@ -56,7 +56,7 @@ def swept(opening: Opening, folder: Path, *, minutes: float) -> tuple[list[Measu
 
 def flush_s(opening: Opening) -> float:
     """One flush of the GPU's L2 cache, measured in this process after the sweep."""
-    from latte_cli.backends.cuda import CudaBackend
+    from latte_cli.backends.cuda.backend import CudaBackend
 
     backend = open_backend(opening.device, memory_share=opening.memory_share)
     assert isinstance(backend, CudaBackend)

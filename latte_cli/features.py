@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.layers import LAYERS, Convolution, Layer, Linear, MatMul, Norm, Optimizer, Phase, Pool, Softmax
 from latte_cli.tasks import Layout, Precision, Settings
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import IO, Protocol, TypeAlias
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, HEURISTIC, Algorithm, kernel_family
-from latte_cli.backends import Device
-from latte_cli.backends.cudnn.convolutions import ALGORITHMS, LARGEST_TENSOR
-from latte_cli.backends.cudnn.library import version
 from latte_cli.backends.host import slug
+from latte_cli.backends.native.cudnn.convolutions import ALGORITHMS, LARGEST_TENSOR
+from latte_cli.backends.native.cudnn.library import version
+from latte_cli.devices import CUDA, ROCM, Device
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Evidence, Measurement
@@ -401,9 +401,9 @@ def _device(path: Path, source: Source, name: str | None) -> Device:
         return _miopen_device(path.name, name)
     if source is Source.NEUSIGHT_CSV:
         shown = name or _first_device(path)
-        return Device(slug=slug(shown), kind="cuda", name=shown)
+        return Device(slug=slug(shown), kind=CUDA, name=shown)
     shown = name or "GPU of LATTE's dataset"
-    return Device(slug=slug(name or "latte-dataset"), kind="cuda", name=shown)
+    return Device(slug=slug(name or "latte-dataset"), kind=CUDA, name=shown)
 
 
 def _miopen_device(file: str, name: str | None) -> Device:
@@ -416,9 +416,9 @@ def _miopen_device(file: str, name: str | None) -> Device:
     elif name is None:
         raise LatteError(f"`{file}` does not say which GPU it is of", hint="name it: `--name SLUG`")
     else:
-        return Device(slug=slug(name), kind="rocm", name=name)
+        return Device(slug=slug(name), kind=ROCM, name=name)
     shown = f"AMD {chip}, {units} compute units"
-    return Device(slug=slug(name or f"amd-{chip}-{units}cu"), kind="rocm", name=shown, multiprocessors=units)
+    return Device(slug=slug(name or f"amd-{chip}-{units}cu"), kind=ROCM, name=shown, multiprocessors=units)
 
 
 def _first_device(path: Path) -> str:

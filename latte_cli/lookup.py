@@ -1,6 +1,5 @@
 """Look-up: a device's rows, combined over passes, found for a layer or between its measured neighbours."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,7 +10,6 @@ from statistics import fmean, median
 from typing import Any, TypeAlias
 
 from latte_cli.algorithms import ANSWERS, ENGINE_LISTS, HEURISTIC, LISTED, LISTED_BY, Algorithm
-from latte_cli.backends import cpu_slug, gpu_slug
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Whole
 from latte_cli.measure import Mark, Measurement, Outcome
@@ -410,61 +408,4 @@ def _weighted(layer: Layer, below: _Neighbour, above: _Neighbour) -> Timing:
         power_w=_mean([low.power_w, high.power_w]),
         drift=low.drift + high.drift,
         measured_at=min(low.measured_at, high.measured_at),
-    )
-
-
-# Which profile
-
-
-def profile(store: Store, device: str | None = None, threads: int | None = None) -> str:
-    """The slug of the profile meant by `device`: a slug, its beginning (the fleet name it was made under), or a device
-    of this machine: `cpu`, `cuda:1`, `auto` or None (its first GPU if that has a profile, else its CPU).
-
-    Raises LatteError for a name that is not in the store, and for a machine without a profile.
-    """
-    slugs = [found.slug for found in store.devices()]
-    kind, _, index = (device or "auto").partition(":")
-    if kind in ("auto", "cpu", "cuda") and (kind == "cuda" or not index):
-        meant = _own(kind, int(index) if index.isdecimal() else 0, store, threads)
-        if not meant:
-            raise _no_profile(slugs, threads, kind)
-        device = "this machine"  # whose profiles have fleet names
-    else:
-        assert device is not None
-        meant = [device] if device in slugs else [slug for slug in slugs if slug.startswith(device + "-")]
-    if len(meant) > 1:
-        raise LatteError(f"`{device}` may be {len(meant)} profiles", hint=f"`--device` one of: {', '.join(meant)}")
-    return meant[0] if meant else store.device(device).slug
-
-
-def _own(kind: str, index: int, store: Store, threads: int | None) -> list[str]:
-    """The profiles in the store itself of a device of this machine."""
-    slugs = [found.slug for found in store.devices(own=True)]
-    gpu = gpu_slug(index) if kind == "cuda" or (kind == "auto" and threads is None) else None
-    found = [slug for slug in slugs if gpu and (slug == gpu or slug.endswith("-" + gpu))]
-    if gpu in found:
-        found = [gpu]
-    return found if found or kind == "cuda" else _own_cpu(slugs, threads)
-
-
-def _own_cpu(slugs: Sequence[str], threads: int | None) -> list[str]:
-    """This machine's slugs: the very one, else those with a fleet name, else (threads left open) the most threads."""
-    exact = cpu_slug(threads)
-    if exact in slugs:
-        return [exact]
-    named = [slug for slug in slugs if slug.endswith("-" + exact)]
-    if named or threads is not None:
-        return named
-    pattern = re.compile(rf"(?:.*-)?{re.escape(re.sub(r'[0-9]+t$', '', exact))}([0-9]+)t")
-    others = [(int(match[1]), slug) for slug in slugs if (match := pattern.fullmatch(slug))]
-    most = max(others, default=(0, ""))[0]
-    return [slug for count, slug in others if count == most]
-
-
-def _no_profile(slugs: Sequence[str], threads: int | None, kind: str) -> LatteError:
-    whose, option = ("'s GPU", " --device cuda") if kind == "cuda" else ("", "")
-    there = f"profiles of other machines: {', '.join(slugs)} (`--device NAME`); " if slugs else ""
-    return LatteError(
-        f"there is no profile of this machine{whose}" + (f" with {threads} threads" if threads else ""),
-        hint=there + f"`latte profile{option} --budget 2m` makes one",
     )

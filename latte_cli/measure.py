@@ -7,10 +7,9 @@ from enum import StrEnum
 from math import ceil
 from statistics import fmean, median, quantiles, stdev
 
-from latte_cli.backends import (
+from latte_cli.backends.contract import (
     Backend,
     Conditions,
-    Device,
     Facts,
     Failed,
     OutOfMemory,
@@ -19,6 +18,7 @@ from latte_cli.backends import (
     Sample,
     Unsupported,
 )
+from latte_cli.devices import Device, Sampling
 from latte_cli.tasks import Task
 
 
@@ -88,36 +88,6 @@ class Measurement:
         if self.outcome is not Outcome.OK or self.evidence is Evidence.LABEL:
             return None
         return median(self.device_times_s) if self.device_times_s else self.summary_s
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How many samples to take after `warm_ups` calls: at least `least`, then more until `enough_s` of them or `most`.
-
-    Sampling also ends once the 95 % interval of the mean is within ± `confidence` of it: n = (1.96 cv / confidence)².
-    A first call slower than `cut` times the best algorithm so far is kept as the only sample. Relative spread above
-    `noisy` is marked, as is a reference kernel that is off by more than `drifted`.
-    """
-
-    warm_ups: int = 1
-    least: int = 3
-    most: int = 6
-    enough_s: float = 0.05
-    confidence: float = 0.0
-    cut: float = 8.0
-    noisy: float = 0.15
-    drifted: float = 0.15
-
-
-SAMPLING = {
-    "cpu": Sampling(),
-    # Three rounds of a sweep together: 2 % from 9 to 100 samples or 0.4 s of them.
-    "cuda": Sampling(warm_ups=2, least=3, most=34, enough_s=0.13, confidence=0.035, cut=5.0),
-}
-"""How to sample on each kind of device, in one round."""
-
-ROUNDS = {"cpu": 1, "cuda": 3}
-"""How many rounds a sweep makes on each kind of device."""
 
 
 class Judge:

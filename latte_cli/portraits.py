@@ -7,7 +7,7 @@ from math import ceil, log2
 from statistics import geometric_mean, median
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import Lookup, Timing
 from latte_cli.store import Store

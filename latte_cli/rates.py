@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.layers import Convolution
 from latte_cli.lookup import Source, Timing
 from latte_cli.tasks import Task

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TypeAlias
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, LISTED, Algorithm, known
+from latte_cli.devices import Kind
 from latte_cli.engines import PREFIX, PYTORCH_FALLBACK, XLA_MODES, Heuristic, is_engine
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Convolution, Phase
@@ -92,9 +93,9 @@ class Strategy:
     layouts: Mapping[Precision, Layout]
     rule_of_gpu: bool = False
 
-    def layout(self, precision: Precision, kind: str) -> Layout:
+    def layout(self, precision: Precision, kind: Kind) -> Layout:
         """The memory layout of activations on a device of `kind`."""
-        return self.layouts.get(precision, Layout.NCHW) if kind != "cpu" else Layout.NCHW
+        return self.layouts.get(precision, Layout.NCHW) if kind.offers_choice else Layout.NCHW
 
 
 # What a rule sees of one call
@@ -384,9 +385,9 @@ NAMES = ("latte", *_RULES)
 """The strategies there are; `fixed:NAME` makes one more for each algorithm."""
 
 
-def usual(kind: str) -> tuple[str, ...]:
+def usual(kind: Kind) -> tuple[str, ...]:
     """The strategies that are worth comparing on a device of `kind`; a CPU leaves other frameworks no choice."""
-    if kind == "cpu":
+    if not kind.offers_choice:
         return ("pytorch", "latte")
     return ("pytorch", "pytorch-benchmark", "tensorflow", "xla", "mindspore", "latte")
 

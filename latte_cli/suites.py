@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import TypeAlias
 
+from latte_cli.devices import Kind
 from latte_cli.errors import LatteError
 from latte_cli.layers import (
     Activation,
@@ -410,7 +411,7 @@ def deepbench(limits: Limits) -> Drawn:
     return Drawn(wanted=kept, rejected=len(CONVOLUTIONS) - len(kept))
 
 
-def with_calibration(drawn: Drawn, kind: str, *, first: bool = True, count: int | None = None) -> Drawn:
+def with_calibration(drawn: Drawn, kind: Kind, *, first: bool = True, count: int | None = None) -> Drawn:
     """`drawn` with `count` networks (all) to be run whole, and their layers: `first`, or after all others.
 
     Which networks they are depends on the `kind` of device.

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from latte_cli import boosters
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.features import FEATURE_VERSION, FEATURES, informative, matrix
 from latte_cli.layers import Layer, Phase, layer_text
 from latte_cli.lookup import Source, Timing
@@ -209,7 +209,7 @@ def fit(timings: Sequence[Timing], device: Device, fingerprint: str = "", *, pri
         alike=_alike(tasks, errors),
         ranges=_ranges(tasks),
         functions=_functions(tasks),
-        host_s=_medians(tasks, [timing.host_s for timing in timings]) if device.kind == "cuda" else {},
+        host_s=_medians(tasks, [timing.host_s for timing in timings]) if device.kind.queued else {},
         power_w=_medians(tasks, [timing.power_w for timing in timings]),
     )
     return TimeModel(card, trees, prior)

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import IO, Any, Self, TypeAlias
 
 from latte_cli.algorithms import Algorithm
-from latte_cli.backends import Backend, Device, open_backend
+from latte_cli.backends import open_backend
+from latte_cli.backends.contract import Backend
+from latte_cli.devices import Device, Sampling
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Phase
-from latte_cli.measure import Judge, Mark, Measurement, Outcome, Sampling, measure
+from latte_cli.measure import Judge, Mark, Measurement, Outcome, measure
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
 _START_LIMIT_S = 120.0
@@ -187,7 +189,7 @@ def _serve(connection: Connection, opening: Opening, parent: int) -> None:
     except LatteError as error:
         connection.send(LatteError(error.message, hint=error.hint, exit_code=error.exit_code))
         return
-    if backend.device.kind == "cpu":
+    if not backend.device.kind.own_memory:
         _bound_memory(opening.memory_share)
     connection.send((backend.device, settings))
     judge = Judge()

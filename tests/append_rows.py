@@ -6,14 +6,14 @@ It prints a row's number once its `append` has returned.
 import sys
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
-from latte_cli.backends import Device
+from latte_cli.devices import CPU, Device
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Measurement
 from latte_cli.store import open_store
 from latte_cli.tasks import Settings, Task
 
-DEVICE = Device(slug="numbered", kind="cpu", name="a device of numbered rows", libraries=(("torch", "2.13.0"),))
+DEVICE = Device(slug="numbered", kind=CPU, name="a device of numbered rows", libraries=(("torch", "2.13.0"),))
 
 
 def measurement(number: int, **values: object) -> Measurement:

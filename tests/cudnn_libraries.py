@@ -17,8 +17,8 @@ from zipfile import ZipFile
 import platformdirs
 import pytest
 
-from latte_cli.backends.cudnn.find import Candidate
-from latte_cli.backends.cudnn.library import Library, open_library
+from latte_cli.backends.native.cudnn.find import Candidate
+from latte_cli.backends.native.cudnn.library import Library, open_library
 
 CACHE = Path(os.environ.get("LATTE_TEST_LIBRARIES") or platformdirs.user_cache_path("latte-cli") / "test-libraries")
 """Where the libraries are kept; read on import, since each test has a cache directory of its own."""

@@ -3,12 +3,12 @@
 from math import prod
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Device
+from latte_cli.devices import CPU, Device
 from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.measure import Evidence, Measurement, Outcome
 from latte_cli.tasks import Settings, Task
 
-DEVICE = Device(slug="desk", kind="cpu", name="a desk")
+DEVICE = Device(slug="desk", kind=CPU, name="a desk")
 SETTINGS = Settings(threads=2)
 MATRIX = Algorithm(library="torch", name="IM2COL_GEMM")
 TRANSFORMED = Algorithm(library="torch", name="WINOGRAD_4X4")

@@ -19,8 +19,8 @@ import platformdirs
 import pytest
 import torch as torch  # whose pool of threads the library is to share
 
-from latte_cli.backends.onednn.find import Candidate, candidates
-from latte_cli.backends.onednn.library import Library, open_library
+from latte_cli.backends.native.onednn.find import Candidate, candidates
+from latte_cli.backends.native.onednn.library import Library, open_library
 
 CACHE = Path(os.environ.get("LATTE_TEST_LIBRARIES") or platformdirs.user_cache_path("latte-cli") / "test-libraries")
 """Where Debian's library is kept; read on import, since each test has a cache directory of its own."""

@@ -11,21 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, Algorithm
-from latte_cli.backends import (
-    Conditions,
-    Device,
-    Facts,
-    Failed,
-    OutOfMemory,
-    Ranking,
-    Sample,
-    Unsupported,
-    cudnn,
-)
+from latte_cli.backends.contract import Conditions, Facts, Failed, OutOfMemory, Ranking, Sample, Unsupported
+from latte_cli.backends.native import cudnn
+from latte_cli.devices import CUDA, Device
 from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
-DEVICE = Device(slug="recorded-gpu", kind="cuda", name="Recorded GPU", memory_bytes=2**34, peak_flop_per_s=5e13)
+DEVICE = Device(slug="recorded-gpu", kind=CUDA, name="Recorded GPU", memory_bytes=2**34, peak_flop_per_s=5e13)
 
 RANKING = ("WINOGRAD_NONFUSED", "IMPLICIT_PRECOMP_GEMM", "IMPLICIT_GEMM")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, KNOWN, Algorithm, kernel_family, known
-from latte_cli.backends.cudnn.convolutions import ALGORITHMS
+from latte_cli.backends.native.cudnn.convolutions import ALGORITHMS
 from latte_cli.layers import Phase
 
 

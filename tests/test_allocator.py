@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latte_cli.allocator import Pricer, SubModel, allocate, catalogue, round_of
-from latte_cli.backends import Device
+from latte_cli.devices import CPU, Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator import Estimate, Estimator, Limits, Memory, Step, Warn
 from latte_cli.estimator.memory import Moment
@@ -18,7 +18,7 @@ from latte_cli.store import open_store
 from latte_cli.tasks import Settings
 
 GIB = 1 << 30
-DEVICE = Device(slug="arm-a76-4t", kind="cpu", name="Arm A76", memory_bytes=4 * GIB)
+DEVICE = Device(slug="arm-a76-4t", kind=CPU, name="Arm A76", memory_bytes=4 * GIB)
 PHONE = FleetClass(
     name="phone", device="arm", count=3, samples=100, epochs=2, batch=8, up_bit_per_s=4e6, down_bit_per_s=16e6
 )

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 
 from latte_cli import selector as selectors
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
-from latte_cli.backends import cpu_slug
+from latte_cli.backends.host import cpu_slug
 from latte_cli.cli import main
 from latte_cli.layers import Phase
 from latte_cli.network import load

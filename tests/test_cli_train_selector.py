@@ -10,10 +10,10 @@ from made_choices import DEVICE, profile
 from running import latte
 
 from latte_cli import selector as selectors
-from latte_cli.backends import Device
+from latte_cli.devices import CPU, Device
 from latte_cli.store import Store, open_store
 
-LAPTOP = Device(slug="lap", kind="cpu", name="a laptop")
+LAPTOP = Device(slug="lap", kind=CPU, name="a laptop")
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from made_rows import DEVICE, measurement, step_layers, tasks, write
 from running import latte
 
 import latte_cli
-from latte_cli.backends import Device, cpu_slug
-from latte_cli.backends.cpu import libraries
-from latte_cli.backends.whole import Run, run_here
+from latte_cli.backends.cpu.backend import libraries
+from latte_cli.backends.host import cpu_slug
+from latte_cli.backends.torch.whole import Run, run_here
+from latte_cli.devices import CPU, Device
 from latte_cli.network import load
 from latte_cli.network.module import NetworkModule
 from latte_cli.network.zoo import export
@@ -37,7 +38,7 @@ def model(tmp_path_factory):
 def store(tmp_path_factory, model):
     """Made-up rows of this very machine with one thread."""
     settings = Settings(precision=Precision.FP32, threads=THREADS, library_versions=libraries())
-    device = Device(slug=cpu_slug(THREADS), kind="cpu", name="this", libraries=libraries(), memory_bytes=2**33)
+    device = Device(slug=cpu_slug(THREADS), kind=CPU, name="this", libraries=libraries(), memory_bytes=2**33)
     found = open_store(str(tmp_path_factory.mktemp("own") / "store"), shipped=False)
     layers = step_layers(load(model, batch_size=4))
     write(found, [replace(measurement(task), device=device) for task in tasks(layers, settings)])

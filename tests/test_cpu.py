@@ -13,9 +13,11 @@ import torch
 
 from latte_cli import suites
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Unsupported, host
-from latte_cli.backends.cpu import CpuBackend
-from latte_cli.backends.torch_layers import layer_call
+from latte_cli.backends import host
+from latte_cli.backends.contract import Unsupported
+from latte_cli.backends.cpu.backend import CpuBackend
+from latte_cli.backends.torch.layers import layer_call
+from latte_cli.devices import CPU
 from latte_cli.layers import Activation, Convolution, Layer, Optimizer, Phase
 from latte_cli.suites import Limits
 from latte_cli.tasks import Layout, Precision, Settings, Task
@@ -40,13 +42,13 @@ def test_the_slug_holds_fleet_name_model_cores_and_threads(backend: CpuBackend) 
 
 
 def test_naming_this_machine_imports_nothing_heavy() -> None:
-    code = "import sys; from latte_cli.backends import cpu_slug; cpu_slug(); print('torch' in sys.modules)"
+    code = "import sys; from latte_cli.backends.host import cpu_slug; cpu_slug(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_the_device_tells_what_it_can_do(backend: CpuBackend) -> None:
     device = backend.device
-    assert device.kind == "cpu"
+    assert device.kind == CPU
     assert device.memory_bytes == host.memory_bytes() > 2**28
     assert 1e8 < (device.peak_flop_per_s or 0) < 1e14
     assert 1e8 < (device.bandwidth_bytes_per_s or 0) < 1e13

@@ -12,11 +12,11 @@ from pathlib import Path
 import cudnn_libraries
 import pytest
 
-from latte_cli.backends import Failed, OutOfMemory, Unsupported
-from latte_cli.backends.cudnn import Library, open_library, statuses
-from latte_cli.backends.cudnn.find import Candidate
-from latte_cli.backends.cudnn.library import version
-from latte_cli.backends.cudnn.signatures import FUNCTIONS, LIBRARIES, AlgoPerf
+from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
+from latte_cli.backends.native.cudnn import Library, open_library, statuses
+from latte_cli.backends.native.cudnn.find import Candidate
+from latte_cli.backends.native.cudnn.library import version
+from latte_cli.backends.native.cudnn.signatures import FUNCTIONS, LIBRARIES, AlgoPerf
 from latte_cli.errors import LatteError
 
 pytest_plugins = ["cudnn_libraries"]
@@ -186,8 +186,8 @@ def test_a_result_row_has_the_size_that_the_header_gives_it() -> None:
 OPEN = """
 import sys
 from pathlib import Path
-from latte_cli.backends.cudnn.find import Candidate
-from latte_cli.backends.cudnn.library import open_library
+from latte_cli.backends.native.cudnn.find import Candidate
+from latte_cli.backends.native.cudnn.library import open_library
 from latte_cli.errors import LatteError
 try:
     print(open_library((Candidate(major=int(sys.argv[2]), folder=Path(sys.argv[1]), origin="here"),)))
@@ -268,7 +268,7 @@ def test_opening_nothing_is_told_in_words() -> None:
 
 def test_importing_the_binding_opens_nothing_and_imports_no_torch() -> None:
     code = """
-import sys, latte_cli.backends.cudnn
+import sys, latte_cli.backends.native.cudnn
 assert "torch" not in sys.modules
 assert "libcudnn" not in open("/proc/self/maps").read() and "libcuda" not in open("/proc/self/maps").read()
 """

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from latte_cli.algorithms import Algorithm
-from latte_cli.backends import Unsupported
-from latte_cli.backends.cudnn import ALGORITHMS, Library, algorithms, problem
-from latte_cli.backends.cudnn.convolutions import operand_shapes, ranked, sane_workspace
-from latte_cli.backends.cudnn.signatures import BackwardData, BackwardFilter, Forward, Math
+from latte_cli.backends.contract import Unsupported
+from latte_cli.backends.native.cudnn import ALGORITHMS, Library, algorithms, problem
+from latte_cli.backends.native.cudnn.convolutions import operand_shapes, ranked, sane_workspace
+from latte_cli.backends.native.cudnn.signatures import BackwardData, BackwardFilter, Forward, Math
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latte_cli.backends import Unsupported
-from latte_cli.backends.cudnn import Library
-from latte_cli.backends.cudnn.descriptors import DATA_TYPES, FORMATS, MATH_TYPES, convolution, filter_, tensor
-from latte_cli.backends.cudnn.signatures import DataType, Math, Mode
+from latte_cli.backends.contract import Unsupported
+from latte_cli.backends.native.cudnn import Library
+from latte_cli.backends.native.cudnn.descriptors import DATA_TYPES, FORMATS, MATH_TYPES, convolution, filter_, tensor
+from latte_cli.backends.native.cudnn.signatures import DataType, Math, Mode
 from latte_cli.tasks import Layout, Precision
 
 pytest_plugins = ["cudnn_libraries"]

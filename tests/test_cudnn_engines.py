@@ -8,11 +8,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from latte_cli.backends import Failed, OutOfMemory, Unsupported
-from latte_cli.backends.cudnn import Target, graph
-from latte_cli.backends.cudnn.attributes import Attribute, Kind, Type
-from latte_cli.backends.cudnn.engines import Descriptor
-from latte_cli.backends.cudnn.library import Library
+from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
+from latte_cli.backends.native.cudnn import Target, graph
+from latte_cli.backends.native.cudnn.attributes import Attribute, Kind, Type
+from latte_cli.backends.native.cudnn.engines import Descriptor
+from latte_cli.backends.native.cudnn.library import Library
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from latte_cli.backends.cudnn.find import Candidate, candidates
-from latte_cli.backends.cudnn.signatures import LIBRARIES
+from latte_cli.backends.native.cudnn.find import Candidate, candidates
+from latte_cli.backends.native.cudnn.signatures import LIBRARIES
 from latte_cli.errors import LatteError
 
 pytest_plugins = ["cudnn_libraries"]
@@ -111,8 +111,8 @@ def test_a_bad_override_is_told_in_words(tmp_path: Path) -> None:
 FIND = """
 import ctypes, sys
 from pathlib import Path
-from latte_cli.backends.cudnn import open_library
-from latte_cli.backends.cudnn.find import candidates
+from latte_cli.backends.native.cudnn import open_library
+from latte_cli.backends.native.cudnn.find import candidates
 from latte_cli.errors import LatteError
 keep = ctypes.CDLL(sys.argv[1]) if sys.argv[1] else None
 try:

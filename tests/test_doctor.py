@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from latte_cli.backends import probes
-from latte_cli.backends.onednn.find import Candidate
+from latte_cli.backends.contract import Finding, State
+from latte_cli.backends.cpu.findings import instruction_sets
+from latte_cli.backends.cuda.findings import has_code
+from latte_cli.backends.native.onednn.find import Candidate
 from latte_cli.backends.probes import Module, Trouble
-from latte_cli.doctor import Finding, State, findings, has_code, instruction_sets, missing, usable
+from latte_cli.doctor import findings, missing, usable
 
 pytest_plugins = ["cudnn_libraries", "onednn_libraries"]
 

@@ -14,7 +14,7 @@ from cudnn_libraries import complete, folder_of
 from running import latte
 
 from latte_cli.algorithms import Algorithm
-from latte_cli.backends import deviceless
+from latte_cli.backends.cuda import deviceless
 from latte_cli.engines import Engine, Heuristic, Listed, family, is_engine
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latte_cli.backends import Device
+from latte_cli.devices import CPU, Device
 from latte_cli.features import FEATURES, informative, matrix
 from latte_cli.layers import Activation, Convolution, Layer, Linear, MatMul, Norm, Optimizer, Phase, Pool
 from latte_cli.tasks import Layout, Precision, Settings
 
-DEVICE = Device(slug="cpu", kind="cpu", name="a CPU", peak_flop_per_s=2e11, bandwidth_bytes_per_s=4e10)
+DEVICE = Device(slug="cpu", kind=CPU, name="a CPU", peak_flop_per_s=2e11, bandwidth_bytes_per_s=4e10)
 LARGE = 2**39
 
 
@@ -87,7 +87,7 @@ def test_settings_and_device_have_their_columns() -> None:
     assert len(set(column(rows, "layout"))) == len(set(column(rows, "precision"))) == 2
     wide, narrow = column(rows, "log_bytes")
     assert wide - narrow == pytest.approx(1)
-    unknown = Device(slug="x", kind="cpu", name="x")
+    unknown = Device(slug="x", kind=CPU, name="x")
     assert np.isnan(column(matrix([pair], one, unknown), "log_compute_s")).all()
 
 
@@ -152,5 +152,5 @@ def test_another_process_makes_the_same_numbers() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     norm = Norm(shape=(8, 16, 4, 4), function="batch")
-    here = matrix([(norm, Phase.BACKWARD)], Settings(), Device(slug="x", kind="cpu", name="x"))
+    here = matrix([(norm, Phase.BACKWARD)], Settings(), Device(slug="x", kind=CPU, name="x"))
     assert ran.stdout.strip() == here.tobytes().hex()

@@ -6,7 +6,8 @@ import pytest
 from made_rows import DEVICE, measurement, network, step_layers, tasks, write
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
-from latte_cli.backends import Conditions
+from latte_cli.backends.contract import Conditions
+from latte_cli.devices import CUDA
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator import Estimator
 from latte_cli.estimator.calibration import calibrated, calibration_pairs
@@ -18,7 +19,7 @@ from latte_cli.store import open_store
 from latte_cli.tasks import Settings, Task
 
 NETWORK = network()
-GPU = replace(DEVICE, slug="made-up-gpu", kind="cuda")
+GPU = replace(DEVICE, slug="made-up-gpu", kind=CUDA)
 SETTINGS = Settings(library_versions=(("torch", "2.13.0"),))
 WATTS = 300.0
 

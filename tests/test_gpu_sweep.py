@@ -8,8 +8,9 @@ import pytest
 from recorded_gpu import DEVICE, RANKING, TIMES_S, opener
 
 from latte_cli.algorithms import HEURISTIC
+from latte_cli.devices import CUDA
 from latte_cli.layers import Activation, Convolution, Layer, Phase
-from latte_cli.measure import SAMPLING, Evidence, Mark, Measurement, Outcome
+from latte_cli.measure import Evidence, Mark, Measurement, Outcome
 from latte_cli.store import open_store
 from latte_cli.sweep import Budget, Sweep, Wanted
 from latte_cli.tasks import Layout, Precision
@@ -86,8 +87,8 @@ def test_what_did_not_run_or_was_given_up_is_not_repeated() -> None:
     assert repeated == set(TIMES_S) - {"FFT"}
     cut = [row for row in rows if Mark.CUT in row.marks]
     assert {row.task.algorithm.name for row in cut} == {"FFT"}
-    assert all(row.seconds or SAMPLING["cuda"].cut * TIMES_S["WINOGRAD_NONFUSED"] < 0 for row in cut)
-    assert all(len(row.device_times_s) == SAMPLING["cuda"].least for row in rows if row.sweep_pass)
+    assert all(row.seconds or CUDA.sampling.cut * TIMES_S["WINOGRAD_NONFUSED"] < 0 for row in cut)
+    assert all(len(row.device_times_s) == CUDA.sampling.least for row in rows if row.sweep_pass)
 
 
 def test_every_precision_is_measured_in_every_layout() -> None:

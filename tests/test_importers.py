@@ -10,6 +10,7 @@ import pytest
 from running import latte
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, HEURISTIC, Algorithm, kernel_family
+from latte_cli.devices import CUDA, ROCM
 from latte_cli.errors import LatteError
 from latte_cli.importers import Source, import_file
 from latte_cli.layers import Convolution, Phase
@@ -76,7 +77,7 @@ def rows(store):
 
 def test_winners_become_labels_and_what_cudnn_cannot_describe_is_counted(store, tmp_path):
     device, tally = import_file(written(tmp_path / "truth.csv.gz", LATTE_ROWS), Source.LATTE_CSV, store)
-    assert (device.slug, device.kind) == ("latte-dataset", "cuda")
+    assert (device.slug, device.kind) == ("latte-dataset", CUDA)
     assert (tally.rows, tally.dropped, tally.unreadable) == (3, {"a tensor of 2^31 elements or more": 1}, 2)
     assert tally.named[0].startswith("line 6: label 12")
     assert tally.named[1].startswith("line 7: ")
@@ -108,7 +109,7 @@ def test_what_the_heuristic_answered_is_its_ranking(store, tmp_path):
 def test_every_solver_of_a_find_database_is_a_row_with_its_workspace(store, tmp_path):
     path = written(tmp_path / "gfx90878.HIP.fdb.txt.bz2", MIOPEN)
     device, tally = import_file(path, Source.MIOPEN_FINDDB, store)
-    assert (device.slug, device.kind, device.multiprocessors) == ("amd-gfx908-120cu", "rocm", 120)
+    assert (device.slug, device.kind, device.multiprocessors) == ("amd-gfx908-120cu", ROCM, 120)
     assert tally.rows == 4
     assert tally.dropped == {
         "of type INT8": 1,

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from latte_cli.backends import Conditions, host, jetson
-from latte_cli.backends.jetson import JetsonTelemetry
-from latte_cli.backends.telemetry import gpu_count, open_telemetry
+from latte_cli.backends import host
+from latte_cli.backends.contract import Conditions
+from latte_cli.backends.telemetry import gpu_count, jetson, open_telemetry
+from latte_cli.backends.telemetry.jetson import JetsonTelemetry
 
 _ORIN_INA = "sys/bus/i2c/devices/1-0040"
 _NX_INA = "sys/bus/i2c/devices/7-0040"

@@ -9,8 +9,8 @@ from latte_cli.backends.host import cpu_slug
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Convolution, Elementwise, Linear, Optimizer, Phase
 from latte_cli.lookup import Lookup, NotProfiled, Source, combined
-from latte_cli.lookup import profile as meant
 from latte_cli.measure import Evidence, Mark, Outcome
+from latte_cli.profiles import profile as meant
 from latte_cli.store import open_store
 from latte_cli.tasks import Layout, Precision, Task
 

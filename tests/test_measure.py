@@ -7,9 +7,10 @@ from statistics import fmean, stdev
 import pytest
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Conditions, Device, Facts, Failed, OutOfMemory, Ranking, Sample, Unsupported
+from latte_cli.backends.contract import Conditions, Facts, Failed, OutOfMemory, Ranking, Sample, Unsupported
+from latte_cli.devices import CPU, CUDA, Device, Sampling
 from latte_cli.layers import Layer, Linear, Phase
-from latte_cli.measure import SAMPLING, Evidence, Judge, Mark, Measurement, Outcome, Sampling, measure, spread
+from latte_cli.measure import Evidence, Judge, Mark, Measurement, Outcome, measure, spread
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
 TASK = Task(
@@ -26,7 +27,7 @@ class Recorded:
     def __init__(
         self, times_s: Sequence[float], *, disturbed: Sequence[int] = (), fails: Exception | None = None
     ) -> None:
-        self.device = Device(slug="recorded", kind="cpu", name="recorded")
+        self.device = Device(slug="recorded", kind=CPU, name="recorded")
         self.cache_state, self.sound = "played back", True
         self.fails, self.calls = fails, 0
         self._times_s, self._disturbed = times_s, disturbed
@@ -144,7 +145,7 @@ def test_facts_are_looked_at_in_the_first_pass_only() -> None:
     assert first.cache_state == second.cache_state == "played back"
 
 
-GPU = SAMPLING["cuda"]
+GPU = CUDA.sampling
 
 
 def test_a_steady_kernel_on_a_gpu_is_sampled_as_little_as_allowed() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
-from latte_cli.backends.cpu import CpuBackend
+from latte_cli.backends.cpu.backend import CpuBackend
 from latte_cli.estimator.memory import memory
 from latte_cli.estimator.steps import Step, training_step
 from latte_cli.layers import Layer, Phase

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from onednn_libraries import packaged
 
-from latte_cli.backends import Failed, OutOfMemory, Unsupported
-from latte_cli.backends.loaded import loaded_path
-from latte_cli.backends.onednn import Library, open_library, statuses
-from latte_cli.backends.onednn.find import Candidate, candidates
-from latte_cli.backends.onednn.signatures import FUNCTIONS, LIBRARIES
+from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
+from latte_cli.backends.native.library import loaded_path
+from latte_cli.backends.native.onednn import Library, open_library, statuses
+from latte_cli.backends.native.onednn.find import Candidate, candidates
+from latte_cli.backends.native.onednn.signatures import FUNCTIONS, LIBRARIES
 from latte_cli.errors import LatteError
 
 pytest_plugins = ["onednn_libraries"]
@@ -50,7 +50,7 @@ from pathlib import Path
 import torch
 if (beside := Path(sys.argv[1]).with_name("libOpenCL.so.1")).exists():
     ctypes.CDLL(str(beside))  # what Debian's oneDNN asks for
-from latte_cli.backends.onednn import find, library
+from latte_cli.backends.native.onednn import find, library
 opened = library.open_library((find.Candidate(file=sys.argv[1], origin="here"),))
 maps = Path("/proc/self/maps").read_text().splitlines()
 print(opened.one_pool, len({line.split(maxsplit=5)[5] for line in maps if "gomp" in line}))
@@ -73,12 +73,12 @@ Path(mangled).write_bytes(data.replace(b"libgomp.so.1\\0", b"libgomX.so.1\\0"))
 theirs = ctypes.CDLL(mangled)
 if (beside := Path(library).with_name("libOpenCL.so.1")).exists():
     ctypes.CDLL(str(beside))  # what Debian's oneDNN asks for
-from latte_cli.backends.onednn import find, library as opening, pool
+from latte_cli.backends.native.onednn import find, library as opening, pool
 pool.torch_openmp = lambda: Path(mangled)
 opened = opening.open_library((find.Candidate(file=library, origin="here"),))
 print(opened.one_pool, opened.openmp == Path(mangled))
 
-from latte_cli.backends.onednn import problem
+from latte_cli.backends.native.onednn import problem
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision
 layer = Convolution(batch=4, in_channels=16, out_channels=16, input=(32, 32), kernel=(3, 3))
@@ -143,7 +143,7 @@ def test_opening_nothing_is_told_in_words() -> None:
 
 def test_importing_the_binding_opens_nothing_and_imports_no_torch() -> None:
     code = """
-import sys, latte_cli.backends.onednn
+import sys, latte_cli.backends.native.onednn
 assert "torch" not in sys.modules
 assert "libdnnl" not in open("/proc/self/maps").read()
 """

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, LISTED, Algorithm
-from latte_cli.backends import Failed, Ranking, Unsupported, onednn_calls
-from latte_cli.backends.computing import computing
-from latte_cli.backends.cpu import CpuBackend, libraries
-from latte_cli.backends.onednn_calls import check, difference
-from latte_cli.backends.torch_layers import FRAMEWORK_CONVOLUTIONS, Operands, operands
+from latte_cli.backends import computation
+from latte_cli.backends.contract import Failed, Ranking, Unsupported
+from latte_cli.backends.cpu import onednn_calls
+from latte_cli.backends.cpu.backend import CpuBackend, libraries
+from latte_cli.backends.cpu.onednn_calls import check, difference
+from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, operands
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
@@ -47,7 +48,7 @@ def test_each_implementation_computes_on_torchs_tensors(layer: Convolution, layo
         found = onednn_calls.candidates(layer, phase, settings)
         assert found
         for algorithm in found:
-            result = computing(algorithm, layer, phase, settings, "cpu")(o)
+            result = computation(algorithm, layer, phase, settings, "cpu")(o)
             assert difference(result.double(), expected) < 1e-5, algorithm
             assert result.dtype == o.x.dtype
             last = {4: torch.channels_last, 5: torch.channels_last_3d} if layout is Layout.CHANNELS_LAST else {}
@@ -58,13 +59,13 @@ def test_other_strides_than_expected_are_copied_first() -> None:
     o = operands(PLAIN, Settings())
     last = Operands(x=o.x.contiguous(memory_format=torch.channels_last), w=o.w, b=o.b, gy=o.gy)
     for algorithm in onednn_calls.candidates(PLAIN, Phase.FORWARD, Settings()):
-        compute = computing(algorithm, PLAIN, Phase.FORWARD, Settings(), "cpu")
+        compute = computation(algorithm, PLAIN, Phase.FORWARD, Settings(), "cpu")
         assert torch.equal(compute(last), compute(o))
 
 
 def test_tensors_of_another_shape_or_type_are_refused() -> None:
     algorithm = onednn_calls.candidates(PLAIN, Phase.FORWARD, Settings())[0]
-    compute = computing(algorithm, PLAIN, Phase.FORWARD, Settings(), "cpu")
+    compute = computation(algorithm, PLAIN, Phase.FORWARD, Settings(), "cpu")
     o = operands(PLAIN, Settings())
     for wrong in (replace(o, x=o.x[:1]), replace(o, w=o.w.double()), replace(o, b=None)):
         with pytest.raises(Unsupported, match="was made for"):
@@ -74,17 +75,17 @@ def test_tensors_of_another_shape_or_type_are_refused() -> None:
 @pytest.mark.parametrize("name", ["brgconv:sve_4096", "ref:any+reorder#9", "", "x" * 1000])
 def test_a_name_of_another_machine_is_unsupported(name: str) -> None:
     with pytest.raises(Unsupported, match="implementation of oneDNN's"):
-        computing(Algorithm(library="onednn", name=name), PLAIN, Phase.FORWARD, Settings(), "cpu")
+        computation(Algorithm(library="onednn", name=name), PLAIN, Phase.FORWARD, Settings(), "cpu")
 
 
 def test_a_gpu_has_none_of_them() -> None:
     with pytest.raises(Unsupported, match="on cuda"):
-        computing(Algorithm(library="onednn", name="ref:any"), PLAIN, Phase.FORWARD, Settings(), "cuda")
+        computation(Algorithm(library="onednn", name="ref:any"), PLAIN, Phase.FORWARD, Settings(), "cuda")
 
 
 def test_the_thread_count_follows_torchs() -> None:
     o, before = operands(PLAIN, Settings()), torch.get_num_threads()
-    compute = computing(
+    compute = computation(
         onednn_calls.candidates(PLAIN, Phase.FORWARD, Settings())[0], PLAIN, Phase.FORWARD, Settings(), "cpu"
     )
     try:
@@ -102,7 +103,7 @@ def test_the_thread_count_follows_torchs() -> None:
 def test_several_threads_may_call_one_computation() -> None:
     o = operands(PLAIN, Settings())
     for algorithm in onednn_calls.candidates(PLAIN, Phase.BACKWARD_DATA, Settings()):
-        compute = computing(algorithm, PLAIN, Phase.BACKWARD_DATA, Settings(), "cpu")
+        compute = computation(algorithm, PLAIN, Phase.BACKWARD_DATA, Settings(), "cpu")
         expected = compute(o)
         with ThreadPoolExecutor(4) as threads:
             results = list(threads.map(compute, [o] * 20))
@@ -159,12 +160,12 @@ def test_a_wrong_result_is_a_failure() -> None:
 
 WITHOUT = """
 import sys
-from latte_cli.backends import onednn_calls
-from latte_cli.backends.cpu import CpuBackend, libraries
+from latte_cli.backends.cpu import onednn_calls
+from latte_cli.backends.cpu.backend import CpuBackend, libraries
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision
 if sys.argv[1:]:
-    import latte_cli.backends.onednn.find as find
+    import latte_cli.backends.native.onednn.find as find
     find.PACKAGE = sys.argv[1]
 backend = CpuBackend(threads=1)
 settings = backend.settings(Precision.FP32, Layout.NCHW)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from latte_cli.backends import Unsupported
-from latte_cli.backends.onednn import Library, problem
-from latte_cli.backends.onednn.geometry import geometry, placed
+from latte_cli.backends.contract import Unsupported
+from latte_cli.backends.native.onednn import Library, problem
+from latte_cli.backends.native.onednn.geometry import geometry, placed
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision

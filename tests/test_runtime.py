@@ -14,9 +14,11 @@ from torch import nn
 
 import latte_cli
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Device, cpu_slug, onednn_calls
-from latte_cli.backends.cpu import libraries
-from latte_cli.backends.cpu_convolutions import CONVOLUTIONS
+from latte_cli.backends.cpu import onednn_calls
+from latte_cli.backends.cpu.backend import libraries
+from latte_cli.backends.cpu.convolutions import CONVOLUTIONS
+from latte_cli.backends.host import cpu_slug
+from latte_cli.devices import CPU, Device
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.network import load, zoo
@@ -247,7 +249,7 @@ def network():
 
 def slow_default(network, *, factor=5.0, layouts=(Layout.NCHW,)):
     """Rows of this machine in which one algorithm is faster than torch's own by a factor."""
-    device = Device(slug=cpu_slug(torch.get_num_threads()), kind="cpu", name="this", libraries=libraries())
+    device = Device(slug=cpu_slug(torch.get_num_threads()), kind=CPU, name="this", libraries=libraries())
     for layout in layouts:
         settings = Settings(
             precision=Precision.FP32, layout=layout, threads=torch.get_num_threads(), library_versions=libraries()

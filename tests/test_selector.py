@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from latte_cli import selector as selectors
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, HEURISTIC, Algorithm
-from latte_cli.backends import Device
+from latte_cli.devices import CPU, CUDA, Device
 from latte_cli.errors import LatteError
 from latte_cli.layers import Activation, Convolution, Layer, Phase
 from latte_cli.measure import Evidence, Measurement, Outcome
@@ -62,7 +62,7 @@ def test_a_layer_of_which_one_algorithm_ran_leaves_no_choice() -> None:
 
 def test_settings_and_devices_are_decided_apart() -> None:
     layer, other = convolution(8, 14), replace(SETTINGS, layout=Layout.CHANNELS_LAST)
-    laptop = Device(slug="lap", kind="cpu", name="a laptop")
+    laptop = Device(slug="lap", kind=CPU, name="a laptop")
     rows = [
         row(layer, algorithm, 1.0, settings=settings, device=device)
         for algorithm in (MATRIX, FRAMEWORK_DEFAULT)
@@ -193,7 +193,7 @@ def test_quality_is_judged_under_limits_too(known: list[Decision]) -> None:
 
 
 def test_a_device_of_the_kind_that_was_not_learned_from_is_chosen_for_by_the_others(fitted: Selector) -> None:
-    other = Device(slug="lap", kind="cpu", name="a laptop")
+    other = Device(slug="lap", kind=CPU, name="a laptop")
     (choice,) = fitted.choose([(convolution(160, 28), FORWARD)], SETTINGS, other)
     assert choice.algorithm == TRANSFORMED
 
@@ -257,7 +257,7 @@ def test_the_perceptron_sees_the_paper_s_thirteen_numbers() -> None:
 
 
 def test_what_the_perceptron_has_not_learned_is_not_preferred(perceptron: Selector) -> None:
-    (preferences,) = perceptron.rank([(convolution(160, 28), FORWARD)], SETTINGS, Device(slug="x", kind="cpu", name=""))
+    (preferences,) = perceptron.rank([(convolution(160, 28), FORWARD)], SETTINGS, Device(slug="x", kind=CPU, name=""))
     assert len(set(preferences.losses)) == 1
 
 
@@ -313,7 +313,7 @@ def test_other_phases_precisions_and_devices_get_the_default(fitted: Selector) -
     for phase, settings, device in (
         (Phase.BACKWARD_DATA, SETTINGS, DEVICE),
         (FORWARD, replace(SETTINGS, precision=Precision.BF16), DEVICE),
-        (FORWARD, SETTINGS, Device(slug="gpu", kind="cuda", name="a GPU")),
+        (FORWARD, SETTINGS, Device(slug="gpu", kind=CUDA, name="a GPU")),
     ):
         (choice,) = fitted.choose([(layer, phase)], settings, device)
         assert (choice.algorithm, choice.confidence) == (FRAMEWORK_DEFAULT, 0)
@@ -353,7 +353,7 @@ def test_an_algorithm_without_a_known_workspace_fits_any_limit() -> None:
 
 
 def test_devices_with_opposite_habits_share_a_selector() -> None:
-    laptop = Device(slug="lap", kind="cpu", name="a laptop")
+    laptop = Device(slug="lap", kind=CPU, name="a laptop")
     slow = [
         replace(each, summary_s=each.summary_s and each.summary_s * (9 if each.task.algorithm == TRANSFORMED else 1))
         for each in profile(laptop)

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latte_cli.algorithms import Algorithm
-from latte_cli.backends import Conditions, Device
+from latte_cli.backends.contract import Conditions
+from latte_cli.devices import CPU, Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Linear, Optimizer, Phase, View
 from latte_cli.measure import Evidence, Mark, Measurement, Outcome
@@ -174,7 +175,7 @@ def test_rows_are_found_by_layer_phase_and_kind(store: Store) -> None:
 
 
 def test_a_table_holds_the_columns_asked_for_of_all_devices(store: Store) -> None:
-    other = Device(slug="another", kind="cpu", name="another")
+    other = Device(slug="another", kind=CPU, name="another")
     fill(store, *(measurement(number) for number in range(5)))
     with store.writer(other) as writer:
         writer.append(Measurement(task=measurement(1).task, device=other))
@@ -228,7 +229,7 @@ def test_a_store_that_is_not_there_yet_is_empty(store: Store) -> None:
 
 def test_a_device_is_described_by_its_newest_part(store: Store) -> None:
     fill(store, measurement(5))
-    updated = Device(slug=DEVICE.slug, kind="cpu", name="after an update")
+    updated = Device(slug=DEVICE.slug, kind=CPU, name="after an update")
     with store.writer(updated) as writer:
         writer.append(measurement(9))
     assert store.device(DEVICE.slug) == updated
@@ -312,7 +313,7 @@ def test_a_file_where_the_store_should_be_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_slug_that_is_no_file_name_is_refused(store: Store) -> None:
-    device = Device(slug="../elsewhere", kind="cpu", name="x")
+    device = Device(slug="../elsewhere", kind=CPU, name="x")
     with pytest.raises(LatteError, match="cannot be named"), store.writer(device) as writer:
         writer.append(Measurement(task=measurement(1).task, device=device))
 

@@ -10,15 +10,9 @@ from typing import Any
 import pynvml
 import pytest
 
-from latte_cli.backends import Conditions
-from latte_cli.backends.telemetry import (
-    GpuFacts,
-    NvmlTelemetry,
-    gpu_count,
-    open_telemetry,
-    rated_bandwidth,
-    throttled,
-)
+from latte_cli.backends.contract import Conditions
+from latte_cli.backends.telemetry import GpuFacts, gpu_count, open_telemetry
+from latte_cli.backends.telemetry.nvml import NvmlTelemetry, rated_bandwidth, throttled
 
 H200 = {
     "nvmlInit": lambda: None,

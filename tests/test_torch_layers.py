@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from latte_cli.backends.torch_layers import (
+from latte_cli.backends.torch.layers import (
     FRAMEWORK_CONVOLUTIONS,
     backward_call,
     layer_call,

@@ -59,7 +59,7 @@ class Search:
     def _seconds(self, works: Sequence[Work]) -> list[float]:
         """What each call takes on the device or, where it is longer, what the host needs to ask for it."""
         estimator = self._pricer.estimator(self._class)
-        queued = estimator.device.kind == "cuda"
+        queued = estimator.device.kind.queued
         parts = estimator.calls(self._network, self._step, works)
         return [part.count * (max(part.device_s, part.host_s) if queued else part.device_s) for part in parts]
 

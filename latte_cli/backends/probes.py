@@ -10,9 +10,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latte_cli.errors import LatteError
+
+if TYPE_CHECKING:
+    from latte_cli.engines import Engine
 
 LIMIT_S = 60.0
 
@@ -240,7 +243,7 @@ def _cudnn() -> Cudnn:
 def _onednn() -> Onednn:
     with suppress(ImportError):
         import torch as torch  # whose pool of threads is to be shared
-    from latte_cli.backends.onednn import open_library
+    from latte_cli.backends.native.onednn import open_library
 
     library = open_library()
     return Onednn(
@@ -255,8 +258,8 @@ def _cudnn_handle() -> None:
 
 
 def _engines() -> dict[str, Any]:
-    from latte_cli.backends import Failed, OutOfMemory, Unsupported, cudnn
-    from latte_cli.backends.deviceless import as_json
+    from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
+    from latte_cli.backends.native import cudnn
     from latte_cli.engines import Heuristic
     from latte_cli.layers import Convolution, Phase, layer_from_text
     from latte_cli.tasks import Layout, Precision
@@ -270,7 +273,7 @@ def _engines() -> dict[str, Any]:
         try:
             with cudnn.graph(target, layer, Phase(phase), Precision(precision), Layout(layout)) as graph:
                 lists = {mode.name: graph.listed(mode) for mode in Heuristic}
-                return {"engines": [as_json(engine) for engine in graph.engines()], "lists": lists}
+                return {"engines": [_as_json(engine) for engine in graph.engines()], "lists": lists}
         except (Unsupported, OutOfMemory) as exc:
             return {"refused": str(exc)}
 
@@ -282,8 +285,13 @@ def _engines() -> dict[str, Any]:
     return {"version": library.version_text, "listed": found}
 
 
+def _as_json(engine: "Engine") -> dict[str, Any]:
+    return asdict(engine) | {"numerical": sorted(engine.numerical), "behavior": sorted(engine.behavior)}
+
+
 def _gpu_properties() -> str:
-    from latte_cli.backends import Failed, Unsupported, cudnn
+    from latte_cli.backends.contract import Failed, Unsupported
+    from latte_cli.backends.native import cudnn
 
     cuda: Any = import_module("torch").cuda
     try:
@@ -297,7 +305,7 @@ def _gpu_properties() -> str:
 def _opened_cudnn() -> Any:
     with suppress(ImportError):
         import torch as torch  # where torch has brought a cuDNN of its own, that one is used
-    from latte_cli.backends import cudnn
+    from latte_cli.backends.native import cudnn
 
     return cudnn.open_library()
 

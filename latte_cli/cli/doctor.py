@@ -32,23 +32,23 @@ def doctor(
     CPU, cannot be measured here.
     """
     if device_json is not None:
-        from latte_cli.backends import deviceless
+        from latte_cli.backends.cuda import deviceless
 
         console.note(f"wrote `{device_json}`, {deviceless.write(device_json)}")
         console.note(f"next: `latte explain MODEL --for-device {device_json}` on any machine with cuDNN")
         return
-    from latte_cli.doctor import DEVICES, LOOKS, findings, missing, usable
+    from latte_cli.doctor import devices, findings, looks_for, missing, usable
     from latte_cli.report.doctors import write_findings
 
-    if device is not None and device not in DEVICES:
-        raise unknown("device", device, DEVICES)
-    with console.progress("looking", LOOKS) as bar:
+    if device is not None and device not in devices():
+        raise unknown("device", device, devices())
+    with console.progress("looking", len(looks_for(device or ""))) as bar:
         found = findings(device or "", advance=bar.advance)
-    can = {name: usable(found, name) for name in ([device] if device else DEVICES)}
+    can = {name: usable(found, name) for name in ([device] if device else devices())}
     write_findings(found, can, output_format)
-    lacking = missing(found, device or "cpu")
+    lacking = missing(found, device or devices()[0])
     if lacking:
-        message = f"`{device or 'cpu'}` cannot be measured here: {lacking.subject}: {lacking.text}"
+        message = f"`{device or devices()[0]}` cannot be measured here: {lacking.subject}: {lacking.text}"
         raise LatteError(message, hint=lacking.hint or None)
     best = [name for name, measurable in can.items() if measurable][-1]
     console.note(f"next: `latte profile --device {best} --budget 2m`")

@@ -30,7 +30,7 @@ from latte_cli.schedule import Schedule
 from latte_cli.tasks import Precision
 
 if TYPE_CHECKING:
-    from latte_cli.backends import Device
+    from latte_cli.devices import Device
     from latte_cli.estimator import Estimate
     from latte_cli.store import Store
     from latte_cli.tasks import Task
@@ -141,9 +141,9 @@ def estimate(
 ) -> None:
     """Estimate the training time of MODEL, layer by layer."""
     from latte_cli.estimator import Limits, check_names, compared
-    from latte_cli.lookup import profile
     from latte_cli.network import load
     from latte_cli.network.training import frozen, with_norms
+    from latte_cli.profiles import profile
     from latte_cli.report import write_json
     from latte_cli.report.estimates import document, write_estimates
     from latte_cli.report.memories import write_memory

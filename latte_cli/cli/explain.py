@@ -93,7 +93,7 @@ def explain(
     if for_device is not None:
         _explain_elsewhere(model, for_device, batch_size, precision, layout, parse_shapes(shape), form)
         return
-    from latte_cli.lookup import profile
+    from latte_cli.profiles import profile
     from latte_cli.report.explanations import write_explanations
     from latte_cli.store import open_store
     from latte_cli.strategies import usual
@@ -129,7 +129,7 @@ def _explain_elsewhere(
     form: Format,
 ) -> None:
     """Write which engines cuDNN has for the model's convolutions on the GPU of a file, and what frameworks take."""
-    from latte_cli.backends import deviceless
+    from latte_cli.backends.cuda import deviceless
     from latte_cli.layers import Convolution
     from latte_cli.network import load
     from latte_cli.report.engines import Elsewhere, write_elsewhere

@@ -1,6 +1,6 @@
 """Measuring on this machine on behalf of a command that needs a few more rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from latte_cli import __version__
@@ -8,12 +8,10 @@ from latte_cli.cli import console
 from latte_cli.errors import LatteError
 
 if TYPE_CHECKING:
-    from latte_cli.backends import Device
+    from latte_cli.devices import Device
     from latte_cli.store import Store
     from latte_cli.tasks import Settings, Task
     from latte_cli.worker import Opening
-
-_MOST_GPUS = 16
 
 
 def measure_here(store: "Store", device: "Device", tasks: Sequence["Task"], label: str) -> None:
@@ -30,28 +28,20 @@ def measure_here(store: "Store", device: "Device", tasks: Sequence["Task"], labe
 
 def opening(device: "Device", settings: "Settings") -> "Opening":
     """How to open `device`, if it is one of this machine's; raises LatteError where it is not."""
+    from latte_cli.profiles import spec_here
     from latte_cli.worker import Opening
 
-    for spec, slug in _own(device.kind, settings.threads):
-        if slug and (device.slug == slug or device.slug.endswith("-" + slug)):
-            return Opening(
-                device=spec,
-                threads=settings.threads if spec == "cpu" else None,
-                name=device.slug.removesuffix(slug).rstrip("-") or None,
-                precisions=(settings.precision,),
-                layouts=(settings.layout,),
-            )
-    raise _elsewhere(device)
-
-
-def _own(kind: str, threads: int) -> Iterator[tuple[str, str | None]]:
-    """This machine's devices of a kind and their names in the store."""
-    from latte_cli.backends import cpu_slug, gpu_slug
-
-    if kind == "cuda":
-        yield from ((f"cuda:{index}", gpu_slug(index)) for index in range(_MOST_GPUS))
-    else:
-        yield "cpu", cpu_slug(threads)
+    found = spec_here(device, settings.threads)
+    if found is None:
+        raise _elsewhere(device)
+    spec, name = found
+    return Opening(
+        device=str(spec),
+        threads=settings.threads if device.kind.threaded else None,
+        name=name,
+        precisions=(settings.precision,),
+        layouts=(settings.layout,),
+    )
 
 
 def _elsewhere(device: "Device") -> LatteError:

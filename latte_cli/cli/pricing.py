@@ -18,8 +18,8 @@ def pricer_of(
     """Prices sub-models of a model file by the profiles in a store, the memory of each class as its limit."""
     from latte_cli.allocator import Pricer
     from latte_cli.estimator import Estimator, Limits
-    from latte_cli.lookup import profile
     from latte_cli.network import load
+    from latte_cli.profiles import profile
     from latte_cli.store import open_store
 
     opened = open_store(store)

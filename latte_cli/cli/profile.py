@@ -17,14 +17,13 @@ from latte_cli.tasks import Layout, Precision
 
 if TYPE_CHECKING:
     from latte_cli.allocator import PlanFile
-    from latte_cli.backends import Device
+    from latte_cli.devices import Device
     from latte_cli.network import Network
     from latte_cli.suites import Drawn
     from latte_cli.sweep import Summary
 
 _CALIBRATION_OF_QUICK = 2
 _PASSES_OF_NETWORKS = 4
-_CALL_LIMIT_S = {"cpu": 0.1, "cuda": 0.002}
 _MANY_MARKED = 0.3
 
 
@@ -100,7 +99,6 @@ def profile(
 
     The same command goes on where it stopped. Rows are kept as they are measured.
     """  # fmt: skip
-    from latte_cli.measure import ROUNDS
     from latte_cli.store import open_store
     from latte_cli.sweep import Budget, Sweep
     from latte_cli.worker import Opening, Worker
@@ -134,7 +132,7 @@ def profile(
             limits = Budget(
                 seconds=budget if budget is not None else _BUDGETS_S.get(chosen),
                 passes=passes or (_PASSES_OF_NETWORKS if chosen is Suite.NETWORK else 1),
-                rounds=ROUNDS[worker.device.kind],
+                rounds=worker.device.kind.rounds,
                 together=chosen is Suite.NETWORK,
             )
             with console.progress(f"profiling {worker.device.kind}", sweep.size) as bar:
@@ -220,7 +218,7 @@ def _drawn(
 ) -> "Drawn":
     from latte_cli import suites
 
-    call_s = _CALL_LIMIT_S[device.kind]
+    call_s = device.kind.call_limit_s
     limits = suites.Limits(
         flops=call_s * (device.peak_flop_per_s or 1e12), tensor_bytes=share * (device.memory_bytes or 2**30)
     )

@@ -101,9 +101,9 @@ def _sections(
 ) -> "Iterator[Section]":
     """What there is to show: the network first, then the plan, then the devices."""
     from latte_cli.allocator import read_plan
-    from latte_cli.lookup import profile
     from latte_cli.network import load
     from latte_cli.portraits import portraits
+    from latte_cli.profiles import profile
     from latte_cli.report.page import device_section, plan_section
     from latte_cli.store import open_store
 

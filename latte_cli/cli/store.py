@@ -87,13 +87,13 @@ def devices(store: StoreOption = None, form: FormatOption = Format.TABLE) -> Non
     if form is Format.JSON:
         report.write_json({"schema": "latte.store-devices/1", "devices": [_described(each) for each in found]})
     elif form is Format.CSV:
-        lines = [(each.device.slug, each.device.kind, each.device.name, each.rows) for each in found]
+        lines = [(each.device.slug, each.device.kind.name, each.device.name, each.rows) for each in found]
         report.write_csv(("device", "kind", "name", "rows"), lines)
     else:
         cells = [
             (
                 each.device.slug,
-                each.device.kind,
+                each.device.kind.name,
                 each.device.name,
                 report.size(each.device.memory_bytes),
                 str(each.rows),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def learned_from(store: "Store", devices: Sequence[str] | None) -> list[str]:
     """The devices meant, or else those with rows in the store itself; shipped profiles bring their own selectors."""
-    from latte_cli.lookup import profile
+    from latte_cli.profiles import profile
 
     if devices:
         return sorted({profile(store, device) for device in devices})

@@ -23,7 +23,7 @@ from latte_cli.report import Format, percent
 from latte_cli.tasks import Precision
 
 if TYPE_CHECKING:
-    from latte_cli.backends.whole import Run, Steps
+    from latte_cli.backends.torch.whole import Run, Steps
     from latte_cli.network import Network
 
 _PROCESSES = 3
@@ -51,11 +51,11 @@ def verify(
     store: StoreOption = None,
 ) -> None:
     """Run training steps of MODEL here, as PyTorch does, and show them beside the estimate, layer by layer."""
-    from latte_cli.backends.whole import Run
+    from latte_cli.backends.torch.whole import Run
     from latte_cli.cli.measuring import opening
     from latte_cli.estimator import estimated
-    from latte_cli.lookup import profile
     from latte_cli.network import load
+    from latte_cli.profiles import profile
     from latte_cli.report.verifications import Verification, write_verification
     from latte_cli.store import open_store
 
@@ -100,8 +100,8 @@ def _runs(run: "Run", network: "Network") -> "list[Steps]":
     """Steps in several processes; those of the first tell the calls apart."""
     from dataclasses import replace
 
-    from latte_cli.backends import Failed, OutOfMemory, Unsupported
-    from latte_cli.backends.whole import run_apart
+    from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
+    from latte_cli.backends.torch.whole import run_apart
 
     found = []
     with console.progress("running steps", _PROCESSES) as bar:

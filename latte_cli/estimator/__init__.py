@@ -6,6 +6,7 @@ from typing import Any
 
 from latte_cli import rates
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.devices import Kind
 from latte_cli.errors import unknown
 from latte_cli.estimator.clocks import in_order
 from latte_cli.estimator.doubts import Warn
@@ -13,8 +14,9 @@ from latte_cli.estimator.estimator import CALIBRATED, DoesNotFit, Estimator
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
 from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, OPTIMIZERS, UPDATE, Step, Work, phases, training_step
-from latte_cli.lookup import NotProfiled, Source, profile
+from latte_cli.lookup import NotProfiled, Source
 from latte_cli.network import Network, load
+from latte_cli.profiles import profile
 from latte_cli.store import Store, open_store
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, by_name
 from latte_cli.tasks import Layout, Precision, Task
@@ -146,7 +148,7 @@ def doubtful(store: Store, estimate: Estimate, below: float, *, most: int = 3) -
     ]
 
 
-def layouts(strategy: Strategy, layout: str | None, precision: Precision, kind: str) -> tuple[Layout, ...]:
+def layouts(strategy: Strategy, layout: str | None, precision: Precision, kind: Kind) -> tuple[Layout, ...]:
     """The layouts that come into question: the strategy's own for None, every one for `auto`."""
     if layout is None:
         return (strategy.layout(precision, kind),)

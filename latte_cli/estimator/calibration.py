@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TypeAlias
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.devices import Kind
 from latte_cli.estimator.steps import ACCUMULATION, LOSS, UPDATE, Step, Work, training_step
 from latte_cli.layers import Phase, Whole
 from latte_cli.lookup import Pair, Timing
@@ -93,13 +94,13 @@ class _Sums:
         return log((self.whole[Phase.FORWARD][0] + self.whole[Phase.BACKWARD][0]) / sum(sums))
 
 
-def calibration_pairs(kind: str) -> tuple[Pair, ...]:
+def calibration_pairs(kind: Kind) -> tuple[Pair, ...]:
     """What `calibrated` needs the timings of, for a kind of device."""
     pairs = [work.pair for _, works in _works(kind) for work in works]
     return (*dict.fromkeys(pairs), *((whole, phase) for whole, _ in _works(kind) for phase in _PARTS))
 
 
-def calibrated(measured: Timings, kind: str) -> Calibration:
+def calibrated(measured: Timings, kind: Kind) -> Calibration:
     """What the networks tell that were measured whole and layer by layer, in the framework's own way.
 
     Of n networks the mean counts as n / (n + 1) of itself: a network without a difference is assumed. On a GPU every
@@ -108,11 +109,11 @@ def calibrated(measured: Timings, kind: str) -> Calibration:
     found = [sums for whole, works in _works(kind) if (sums := _sums(whole, works, measured))]
     if not found:
         return Calibration()
-    paced = [sums for sums in found if kind == "cpu" or sums.paced_by_device]
+    paced = [sums for sums in found if not kind.queued or sums.paced_by_device]
     forward_s, backward_s = (_less_s(paced, phase) for phase in _PARTS[:2])
-    update = _drawn_to_zero([sums.ratio(Phase.UPDATE, 0) for sums in found]) if kind == "cpu" else 0.0
+    update = _drawn_to_zero([sums.ratio(Phase.UPDATE, 0) for sums in found]) if not kind.queued else 0.0
     host, host_spread = [0.0, 0.0, 0.0], 0.0
-    if kind != "cpu":
+    if kind.queued:
         host = [_drawn_to_zero([sums.ratio(phase, 1) for sums in found]) for phase in _PARTS]
         host_spread = sqrt(fmean(sums.host_error(host[0], host[1]) ** 2 for sums in found))
     return Calibration(
@@ -142,7 +143,7 @@ def _drawn_to_zero(logs: Sequence[float]) -> float:
 
 
 @lru_cache
-def _works(kind: str) -> tuple[tuple[Whole, tuple[Work, ...]], ...]:
+def _works(kind: Kind) -> tuple[tuple[Whole, tuple[Work, ...]], ...]:
     found = []
     for whole, network in calibration_networks(kind):
         works = (work for work in training_step(network, Step()) if not work.layer.free)

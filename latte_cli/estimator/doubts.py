@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from latte_cli.devices import CPU, Kind
 from latte_cli.layers import Convolution
 from latte_cli.lookup import Source, Timing, fits
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, fixed_name
@@ -25,7 +26,7 @@ def doubts(
     *,
     strategy: Strategy,
     limits: Limits = NO_LIMITS,
-    kind: str = "cpu",
+    kind: Kind = CPU,
     missing: int = 0,
     versions: int = 1,
     unselected: bool = False,
@@ -66,7 +67,7 @@ def doubts(
         over = needed_bytes / limits.memory_bytes
         message = f"with the algorithms of `{strategy.name}` the step holds {over:.3g} times the memory limit; "
         yield Warn(code="memory_limit", message=message + "compare with `--strategy latte`")
-    if strategy.rule_of_gpu and kind == "cpu":
+    if strategy.rule_of_gpu and not kind.offers_choice:
         message = f"`{strategy.name}` chooses on GPUs alone: this is its rule on the CPU's algorithms, a stand-in; "
         yield Warn(code="stand_in", message=message + "compare with `--strategy pytorch`")
     elif strategy.rule_of_gpu and alone:

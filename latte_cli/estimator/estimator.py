@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from latte_cli import rates
 from latte_cli.algorithms import Algorithm
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.estimator.calibration import Calibration, calibrated, calibration_pairs
 from latte_cli.estimator.clocks import one_clock, two_clocks
@@ -154,7 +154,7 @@ class Estimator:
         step does not fit are left out.
         """
         step = Step(optimizer=step) if isinstance(step, str) else step
-        if step.cuda_graph and self.device.kind != "cuda":
+        if step.cuda_graph and not self.device.kind.captures_graphs:
             raise LatteError(f"`{self._slug}` runs no CUDA graphs", exit_code=ExitCode.USAGE)
         prepared = self._prepared(network, step)
         refused: DoesNotFit | None = None
@@ -254,7 +254,7 @@ class Estimator:
         self, prepared: _Prepared, made: Estimate, timings: Sequence[Timing], strategy: Strategy, limits: Limits
     ) -> Iterator[Warn]:
         spent_s = sum(part.count * part.device_s for part in made.parts)
-        waiting = 1 - spent_s / made.step_s if self.device.kind == "cuda" and made.step_s else 0.0
+        waiting = 1 - spent_s / made.step_s if self.device.kind.queued and made.step_s else 0.0
         return doubts(
             timings,
             strategy=strategy,
@@ -499,7 +499,7 @@ class Estimator:
 
     def _transfer_s(self, network: Network) -> float | None:
         pair = (network.transfer(), Phase.FORWARD)
-        if self.device.kind != "cuda":
+        if not self.device.kind.own_memory:
             return None
         found = self._lookup.measured((pair,)).get(pair) or self._lookup.interpolated(pair)
         return found[0].device_s if found else None
@@ -513,7 +513,7 @@ class Estimator:
     ) -> Estimate:
         network, step = prepared.network, prepared.step
         parts = tuple(part for part, _ in priced)
-        queued = self.device.kind == "cuda"
+        queued = self.device.kind.queued
         spans = two_clocks(parts, asked_at_once=step.cuda_graph) if queued else one_clock(parts)
         step_s = spans.forward_s + spans.backward_s + spans.update_s + spans.other_s
         waiting = 1 - sum(part.count * part.device_s for part in parts) / step_s if queued and step_s else 0.0

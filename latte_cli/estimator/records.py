@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from latte_cli.algorithms import Algorithm
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.engines import family
 from latte_cli.estimator.doubts import Warn
 from latte_cli.estimator.memory import Memory

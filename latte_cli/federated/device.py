@@ -22,8 +22,8 @@ from latte_cli.federated.data import Examples
 from latte_cli.federated.settings import Settings
 from latte_cli.federated.training import trained
 from latte_cli.fleet import FleetClass, Method
-from latte_cli.lookup import profile
 from latte_cli.network import Network
+from latte_cli.profiles import profile
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
 from latte_cli.store import Store, open_store
 

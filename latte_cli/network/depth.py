@@ -7,7 +7,7 @@ from math import ceil
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Elementwise, Shape
-from latte_cli.network import Network, Node
+from latte_cli.network.graph import Network, Node
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Linear
-from latte_cli.network import Network, torch_program
+from latte_cli.network import torch_program
 from latte_cli.network.channels import Indices, Positions, importance, resize
 from latte_cli.network.depth import blocks, without
+from latte_cli.network.graph import Network
 from latte_cli.network.weights import Array, weights
 
 

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Convolution, Dropout, Norm
-from latte_cli.network import Network, Node
+from latte_cli.network.graph import Network, Node
 
 _FEWEST = 4
 

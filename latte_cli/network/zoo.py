@@ -10,7 +10,7 @@ import numpy as np
 
 from latte_cli import __version__
 from latte_cli.errors import ExitCode, LatteError, unknown
-from latte_cli.network import Network
+from latte_cli.network.graph import Network
 
 _OPSET = 13
 _IR_VERSION = 8

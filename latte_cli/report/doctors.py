@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
 
-from latte_cli.doctor import Finding
+from latte_cli.backends.contract import Finding
 from latte_cli.report import Format, Table, write_csv, write_json, write_table
 
 _COLUMNS = ("subject", "state", "text", "path", "hint", "device")

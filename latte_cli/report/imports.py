@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.importers import Tally
 from latte_cli.report import Format, Table, write_csv, write_json, write_table
 

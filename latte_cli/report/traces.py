@@ -32,8 +32,8 @@ def _events(estimate: Estimate, process: int) -> Iterator[dict[str, Any]]:
         f"{estimate.network.name}, batch {estimate.network.batch_size}: {estimate.strategy} on {estimate.device.slug}"
     )
     yield _named("process_name", process, _DEVICE, name)
-    yield _named("thread_name", process, _DEVICE, "GPU" if kind == "cuda" else "CPU")
-    queued = kind == "cuda" and not estimate.step.cuda_graph
+    yield _named("thread_name", process, _DEVICE, kind.title)
+    queued = kind.queued and not estimate.step.cuda_graph
     if queued:
         yield _named("thread_name", process, _HOST, "host")
     asked_s = done_s = 0.0

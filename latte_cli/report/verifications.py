@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, TextIO
 
-from latte_cli.backends.whole import Steps
+from latte_cli.backends.torch.whole import Steps
 from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate
 from latte_cli.layers import Phase
 from latte_cli.report import (

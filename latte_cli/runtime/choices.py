@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latte_cli.algorithms import Algorithm
+from latte_cli.devices import Kind, kind_named
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, layer_from_text, layer_text
 from latte_cli.lookup import Pair
@@ -21,7 +22,7 @@ class Key:
     """What choices are for: a device by its slug, with its threads (0 on a GPU), libraries, arithmetic and limits."""
 
     device: str
-    kind: str
+    kind: Kind
     threads: int
     library_versions: tuple[tuple[str, str], ...]
     precision: Precision
@@ -77,7 +78,7 @@ def _entry(choices: Choices) -> dict[str, Any]:
     key = choices.key
     return {
         "device": key.device,
-        "kind": key.kind,
+        "kind": key.kind.name,
         "threads": key.threads,
         "library_versions": dict(key.library_versions),
         "precision": key.precision,
@@ -157,7 +158,7 @@ def _choices(entry: Mapping[str, Any]) -> Choices:
     return Choices(
         key=Key(
             device=str(entry["device"]),
-            kind=str(entry["kind"]),
+            kind=kind_named(str(entry["kind"])),
             threads=int(entry["threads"]),
             library_versions=versions,
             precision=Precision(entry["precision"]),

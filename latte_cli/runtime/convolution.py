@@ -2,7 +2,6 @@
 
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import median
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Failed, OutOfMemory, Unsupported
-from latte_cli.backends.computing import Compute, computing
-from latte_cli.backends.torch_layers import REFUSALS, Operands, aten
+from latte_cli.backends import computation
+from latte_cli.backends.contract import Compute, Failed, OutOfMemory, Unsupported
+from latte_cli.backends.torch.layers import REFUSALS, Operands, aten, synchronizer
 from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import Pair
 from latte_cli.tasks import Layout, Precision, Settings
@@ -111,7 +110,7 @@ class TunedConv2d(nn.Conv2d):
         if not layer.symmetric:
             return None
         settings = Settings(precision=self.bindings.precision, layout=layout)
-        device = "cpu" if x.device.type == "cpu" else str(x.device)
+        device = str(x.device)
         found = {phase: self._computing(layer, phase, settings, device) for phase in Convolution.phases}
         if not any(found.values()):
             return None
@@ -123,7 +122,7 @@ class TunedConv2d(nn.Conv2d):
             return None
         own = layer if phase is Phase.FORWARD else replace(layer, bias=False)
         try:
-            return _guarded(computing(algorithm, own, phase, settings, device), self, layer, phase)
+            return _guarded(computation(algorithm, own, phase, settings, device), self, layer, phase)
         except _REFUSALS as exc:
             self.bindings.refuse(layer, phase, exc)
             return None
@@ -288,7 +287,7 @@ def wrapper_s(device: str) -> float:
 
 
 def _spent_s(module: nn.Module, x: Tensor) -> float:
-    synchronize: Callable[[], object] = torch.cuda.synchronize if x.device.type == "cuda" else (lambda: None)
+    synchronize = synchronizer(x.device)
     synchronize()
     started = time.perf_counter()
     for _ in range(_CALLS):

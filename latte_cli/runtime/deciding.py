@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from latte_cli.algorithms import corrupts_heap
+from latte_cli.devices import Kind
 from latte_cli.estimator import DoesNotFit, Estimate, Estimator, LayerTime, Limits, Step
 from latte_cli.layers import Convolution
 from latte_cli.lookup import NotProfiled, Pair
@@ -97,10 +98,10 @@ def candidates(store: Store, slug: str, network: Network, wish: Wish) -> list[Ch
     return [*found, *(replace(start, layout=layout, layout_s=None, chosen_s=None) for layout in unpriced)]
 
 
-def unsafe(network: Network, kind: str) -> str:
+def unsafe(network: Network, kind: Kind) -> str:
     """Why `network` must not run in channels_last on a device of `kind`; nothing where it may."""
     found = (node.name for node in network.nodes if isinstance(node.layer, Convolution) and corrupts_heap(node.layer))
-    name = next(found, "") if kind == "cpu" else ""
+    name = next(found, "") if not kind.own_memory else ""
     return f"in channels_last PyTorch's own operator would write past its buffers at `{name}`" if name else ""
 
 

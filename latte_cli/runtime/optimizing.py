@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from latte_cli.algorithms import corrupts_heap
-from latte_cli.backends import cpu_slug, gpu_slug
+from latte_cli.backends import opener_of
+from latte_cli.devices import kind_of_torch
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Limits
-from latte_cli.lookup import profile
 from latte_cli.network import Network, load
+from latte_cli.profiles import profile
 from latte_cli.runtime.choices import Choices, Key, matching, read_choices
 from latte_cli.runtime.convolution import PRECISIONS, Bindings, layer_of, tune, wrapper_s
 from latte_cli.runtime.deciding import Wish, decided
@@ -107,24 +108,23 @@ def _place(module: nn.Module) -> torch.device:
 
 
 def own_key(place: torch.device, precision: Precision) -> Key:
-    """The key of what runs on `place` in this process; raises LatteError for a kind of device there is no slug for."""
-    if place.type == "cpu":
-        from latte_cli.backends.cpu import libraries
-
-        threads = torch.get_num_threads()
-        versions: tuple[tuple[str, str], ...] = libraries()
-        slug: str | None = cpu_slug(threads)
-    elif place.type == "cuda":
-        from latte_cli.backends.cuda import libraries as of_gpu
-
-        threads, versions, slug = 0, of_gpu(), gpu_slug(place.index or 0)
-    else:
-        raise LatteError(f"LATTE runs nothing on `{place.type}`", hint="it knows `cpu` and `cuda`")
+    """The key of what runs on `place` in this process; raises LatteError for a kind that LATTE does not run."""
+    opener, threads = opener_of(kind_of_torch(place.type)), _threads(place)
+    versions, slug = opener.libraries(), opener.slug(place.index or 0, threads)
     if slug is None:
         raise LatteError(f"`{place}` cannot be named", hint="run `latte doctor`")
     return Key(
-        device=slug, kind=place.type, threads=threads, library_versions=tuple(sorted(versions)), precision=precision
+        device=slug,
+        kind=opener.kind,
+        threads=threads or 0,
+        library_versions=tuple(sorted(versions)),
+        precision=precision,
     )
+
+
+def _threads(place: torch.device) -> int | None:
+    """The threads that compute in this process, where that is part of a device's settings."""
+    return torch.get_num_threads() if kind_of_torch(place.type).threaded else None
 
 
 def _given(choices: str | Path | Choices, module: nn.Module, precision: Precision) -> Choices:
@@ -169,7 +169,7 @@ class _Deciding:
     def _slug(self, module: nn.Module) -> str:
         place = _place(module)
         name = self.device or (place.type if place.index is None else str(place))
-        return profile(open_store(self.store), name, torch.get_num_threads() if place.type == "cpu" else None)
+        return profile(open_store(self.store), name, _threads(place))
 
     def decide(self, module: nn.Module, given: tuple[Any, ...]) -> None:
         self.busy = True
@@ -181,7 +181,7 @@ class _Deciding:
 
     def _decided(self, module: nn.Module, given: tuple[Any, ...]) -> Choices:
         place = _place(module)
-        threads = torch.get_num_threads() if place.type == "cpu" else None
+        threads = _threads(place)
         first = not self.state.choices
         wish = replace(
             self.wish,
@@ -271,7 +271,11 @@ def _apply(module: nn.Module, state: Applied, choices: Choices) -> None:
 def _unsafe(module: nn.Module) -> str:
     """The name of a convolution that must not run in channels_last on a CPU; nothing where there is none."""
     for name, each in module.named_modules():
-        if not isinstance(each, nn.Conv2d) or max(each.kernel_size) > 1 or each.weight.device.type != "cpu":
+        if (
+            not isinstance(each, nn.Conv2d)
+            or max(each.kernel_size) > 1
+            or kind_of_torch(each.weight.device.type).own_memory
+        ):
             continue
         if corrupts_heap(layer_of(each, (1, each.in_channels, *each.stride))):
             return str(name)

@@ -10,7 +10,7 @@ from math import inf, isnan
 from statistics import median, quantiles
 from typing import Any
 
-from latte_cli.backends.whole import Run, Training
+from latte_cli.backends.torch.whole import Run, Training
 from latte_cli.errors import LatteError
 from latte_cli.runtime.choices import Choices, as_json, parsed
 from latte_cli.tasks import Precision
@@ -96,7 +96,9 @@ def raced_here(run: Run, variants: Sequence[Choices]) -> dict[str, Any]:
     trainings = [_training(run, each) for each in variants]
     expected, tolerances = trainings[0].answers(), _TOLERANCES[Precision(run.precision)]
     differences = [max(map(_difference, training.answers(), expected, tolerances)) for training in trainings]
-    synchronize = _synchronizer(run.device)
+    from latte_cli.backends.torch.layers import synchronizer
+
+    synchronize = synchronizer(run.device)
     for training, each in zip(trainings, variants, strict=True):
         _set_search(each)
         for _ in range(2):
@@ -144,12 +146,6 @@ def _set_search(choices: Choices) -> None:
 
 
 def _no_mark() -> None: ...
-
-
-def _synchronizer(device: str) -> Callable[[], object]:
-    import torch
-
-    return torch.cuda.synchronize if device.startswith("cuda") else _no_mark
 
 
 def _step_s(training: Training, synchronize: Callable[[], object]) -> float:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
-from latte_cli.backends.whole import Run
+from latte_cli.backends import OPENERS, opener_of
+from latte_cli.backends.torch.whole import Run
+from latte_cli.devices import spec_named
 from latte_cli.errors import LatteError, unknown
 from latte_cli.estimator import Limits
-from latte_cli.lookup import profile
 from latte_cli.network import Network
+from latte_cli.profiles import profile
 from latte_cli.runtime.choices import Choices, Key
 from latte_cli.runtime.convolution import wrapper_s
 from latte_cli.runtime.deciding import Wish, candidates, unsafe
@@ -37,15 +39,14 @@ def key_here(device: str, precision: Precision, threads: int | None, limits: Lim
 
     Raises LatteError for a device that is not there.
     """
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
-        raise unknown("device", device, ("cpu", "cuda", "cuda:0"))
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise LatteError("torch finds no GPU here", hint="`latte doctor` says why")
-    if kind == "cpu" and threads:
+    spec = spec_named(device)
+    if spec is None or spec.kind is None:
+        raise unknown("device", device, OPENERS)
+    if not opener_of(spec.kind).usable():
+        raise LatteError(f"torch finds no {spec.kind.title} here", hint="`latte doctor` says why")
+    if spec.kind.threaded and threads:
         torch.set_num_threads(threads)
-    place = torch.device("cpu") if kind == "cpu" else torch.device(kind, int(index or 0))
-    own = own_key(place, precision)
+    own = own_key(torch.device(spec.kind.torch_type, spec.index), precision)
     return replace(own, workspace_limit_bytes=limits.workspace_bytes, memory_limit_bytes=limits.memory_bytes)
 
 
@@ -66,7 +67,7 @@ def tuned(
 
     Raises LatteError where a step does not run.
     """
-    place = device if key.kind == "cuda" else "cpu"
+    place = device if key.kind.indexed else key.kind.torch_type
     wish = Wish(
         strategy=strategy,
         precision=key.precision,

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.features import DETAILS, FEATURES, Matrix
 from latte_cli.lookup import Pair
 from latte_cli.tasks import Settings

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TypeAlias
 
 from latte_cli.algorithms import ANSWERS, Algorithm
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.lookup import Timing, combined, fits
 from latte_cli.measure import Evidence, Measurement

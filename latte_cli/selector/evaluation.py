@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.layers import layer_text
 from latte_cli.lookup import Pair
 from latte_cli.selector.decisions import Decision, Key

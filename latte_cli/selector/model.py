@@ -14,7 +14,7 @@ import numpy as np
 
 from latte_cli import __version__
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION, Matrix, details, matrix
 from latte_cli.layers import Convolution, Layer, Phase, layer_text

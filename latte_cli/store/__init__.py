@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Measurement

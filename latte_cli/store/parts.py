@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.errors import LatteError
 from latte_cli.store import schema
 

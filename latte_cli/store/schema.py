@@ -10,7 +10,8 @@ from itertools import accumulate
 from typing import Any
 
 from latte_cli.algorithms import Algorithm
-from latte_cli.backends import Conditions, Device
+from latte_cli.backends.contract import Conditions
+from latte_cli.devices import Device, kind_named
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Phase, layer_from_text, layer_text
 from latte_cli.measure import Evidence, Mark, Measurement, Outcome
@@ -234,17 +235,18 @@ def _with_all_conditions(column: Any, wanted: Any) -> Any:
 
 def device_text(device: Device) -> str:
     """A device as JSON."""
-    return json.dumps(asdict(device))
+    return json.dumps(asdict(device) | {"kind": device.kind.name})
 
 
 def device_from_text(text: str) -> Device:
     """The inverse of `device_text`; raises ValueError for any other text."""
     try:
         body = json.loads(text)
+        kind = kind_named(body.pop("kind"))
         libraries = tuple((str(name), str(version)) for name, version in body.pop("libraries", ()))
         peaks = tuple((str(name), float(peak)) for name, peak in body.pop("peaks_flop_per_s", ()))
-        return Device(**body, libraries=libraries, peaks_flop_per_s=peaks)
-    except (TypeError, AttributeError) as exc:
+        return Device(**body, kind=kind, libraries=libraries, peaks_flop_per_s=peaks)
+    except (TypeError, AttributeError, KeyError) as exc:
         raise ValueError(f"not a device: {text[:80]}") from exc
 
 

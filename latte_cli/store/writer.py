@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from latte_cli.backends import Device
+from latte_cli.devices import Device
 from latte_cli.errors import LatteError
 from latte_cli.measure import Measurement
 from latte_cli.store import journal as journals

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from latte_cli.backends import Facts, Prepared, Ranking, Sample
-from latte_cli.backends.cuda import CudaBackend
-from latte_cli.backends.cuda_clock import Pace
-from latte_cli.backends.torch_layers import LayerCall
+from latte_cli.backends.contract import Facts, Prepared, Ranking, Sample
+from latte_cli.backends.cuda.backend import CudaBackend
+from latte_cli.backends.cuda.clock import Pace
+from latte_cli.backends.torch.layers import LayerCall
 from latte_cli.tasks import Task
 
 BREAKS = "IMPLICIT_GEMM"

@@ -8,8 +8,8 @@ import torch
 from tally import Tally
 from trying_cases import Trial
 
-from latte_cli.backends import cudnn
-from latte_cli.backends.cuda import CudaBackend
+from latte_cli.backends.cuda.backend import CudaBackend
+from latte_cli.backends.native import cudnn
 
 _TALLY = pytest.StashKey[Tally]()
 

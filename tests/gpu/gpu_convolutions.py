@@ -12,8 +12,8 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
 
 from latte_cli.algorithms import Algorithm, known
-from latte_cli.backends import cudnn
-from latte_cli.backends.torch_layers import DTYPES, Operands
+from latte_cli.backends.native import cudnn
+from latte_cli.backends.torch.layers import DTYPES, Operands
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision
 

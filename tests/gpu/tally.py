@@ -8,7 +8,7 @@ from itertools import product
 from gpu_convolutions import PHASES, PRECISIONS, Case
 from trying_cases import Answer
 
-from latte_cli.backends import cudnn
+from latte_cli.backends.native import cudnn
 from latte_cli.layers import Phase
 from latte_cli.measure import Outcome
 from latte_cli.tasks import Layout, Precision

@@ -9,7 +9,8 @@ from tally import Tally
 from trying_cases import Answer, Trial
 
 from latte_cli.algorithms import known
-from latte_cli.backends import Failed, OutOfMemory, Unsupported, cudnn
+from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
+from latte_cli.backends.native import cudnn
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Outcome
 from latte_cli.tasks import Layout, Precision

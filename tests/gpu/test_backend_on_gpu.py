@@ -10,14 +10,17 @@ import torch
 from gpu_convolutions import LAYERS, TOLERANCES, convolution, reference, relative_error
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, Algorithm, kernel_family, known
-from latte_cli.backends import OutOfMemory, Prepared, Ranking, Unsupported, cuda, cudnn
-from latte_cli.backends.cuda import CudaBackend
-from latte_cli.backends.cuda_calls import Calls, kernels
-from latte_cli.backends.cudnn.library import version
-from latte_cli.backends.torch_layers import operands
+from latte_cli.backends.contract import OutOfMemory, Prepared, Ranking, Unsupported
+from latte_cli.backends.cuda import backend as cuda
+from latte_cli.backends.cuda.backend import CudaBackend
+from latte_cli.backends.cuda.calls import Calls, kernels
+from latte_cli.backends.native import cudnn
+from latte_cli.backends.native.cudnn.library import version
+from latte_cli.backends.torch.layers import operands
+from latte_cli.devices import CUDA
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Convolution, Layer, Linear, Phase
-from latte_cli.measure import SAMPLING, Evidence, Judge, Mark, Measurement, Outcome, measure
+from latte_cli.measure import Evidence, Judge, Mark, Measurement, Outcome, measure
 from latte_cli.suites import Limits, quick
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
@@ -47,7 +50,7 @@ def measured(
     judge: Judge | None = None,
 ) -> Measurement:
     task = Task(layer=layer, phase=phase, algorithm=algorithm, settings=settings)
-    return measure(backend, task, plan=SAMPLING["cuda"], judge=judge or Judge())
+    return measure(backend, task, plan=CUDA.sampling, judge=judge or Judge())
 
 
 def prepared(backend: CudaBackend, layer: Layer, settings: Settings) -> Prepared:
@@ -58,7 +61,7 @@ def prepared(backend: CudaBackend, layer: Layer, settings: Settings) -> Prepared
 
 def test_the_device_tells_what_it_is(backend: CudaBackend) -> None:
     device, properties = backend.device, torch.cuda.get_device_properties(0)
-    assert (device.kind, device.name) == ("cuda", properties.name)
+    assert (device.kind, device.name) == (CUDA, properties.name)
     assert device.slug
     assert device.compute_capability == f"{properties.major}.{properties.minor}"
     assert device.memory_bytes == properties.total_memory

@@ -14,7 +14,8 @@ import torch
 from gpu_convolutions import LAYERS, PHASES, PLAIN, Call, Case, bound, drawn, expected
 
 from latte_cli.algorithms import Algorithm
-from latte_cli.backends import Failed, OutOfMemory, Unsupported, cudnn
+from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
+from latte_cli.backends.native import cudnn
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision
 

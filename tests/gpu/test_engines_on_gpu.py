@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from latte_cli.algorithms import ENGINE_LISTS, FRAMEWORK_DEFAULT
-from latte_cli.backends import Failed, OutOfMemory, Ranking, Unsupported, cudnn
-from latte_cli.backends.computing import computing
-from latte_cli.backends.cuda import CudaBackend
-from latte_cli.backends.onednn_calls import difference
-from latte_cli.backends.torch_layers import FRAMEWORK_CONVOLUTIONS, Operands, operands
+from latte_cli.backends import computation
+from latte_cli.backends.contract import Failed, OutOfMemory, Ranking, Unsupported
+from latte_cli.backends.cpu.onednn_calls import difference
+from latte_cli.backends.cuda.backend import CudaBackend
+from latte_cli.backends.native import cudnn
+from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, operands
+from latte_cli.devices import CUDA
 from latte_cli.engines import is_engine
 from latte_cli.layers import Convolution, Phase
-from latte_cli.measure import ROUNDS, SAMPLING, Judge, Outcome, measure
+from latte_cli.measure import Judge, Outcome, measure
 from latte_cli.tasks import Layout, Precision, Task
 
 RANDOM_LAYER = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/onednn_correctness.py"))["random_layer"]
@@ -54,7 +56,7 @@ def test_each_engine_computes_what_float64_does(
                 if not is_engine(algorithm):
                     continue
                 try:
-                    result = computing(algorithm, layer, phase, settings, "cuda:0")(bare)
+                    result = computation(algorithm, layer, phase, settings, "cuda:0")(bare)
                     torch.cuda.synchronize()
                 except (Unsupported, OutOfMemory, Failed):
                     refused += 1
@@ -82,7 +84,7 @@ def test_rows_of_engines_have_notes_workspaces_and_times(backend: CudaBackend) -
             measure(
                 backend,
                 Task(layer=PLAIN, phase=phase, algorithm=algorithm, settings=settings),
-                plan=SAMPLING["cuda"],
+                plan=CUDA.sampling,
                 judge=judge,
             )
             for algorithm in candidates
@@ -93,13 +95,13 @@ def test_rows_of_engines_have_notes_workspaces_and_times(backend: CudaBackend) -
         assert all(row.workspace_bytes is not None and row.deterministic is not None for row in ran)
         assert any("TENSOR_CORE" in row.notes for row in ran)
         assert all(row.seconds and row.seconds < 0.1 for row in ran)
-    assert ROUNDS["cuda"] >= 1
+    assert CUDA.rounds >= 1
 
 
 def test_pytorch_runs_the_kernels_of_the_engine_that_its_rule_takes(
     backend: CudaBackend, library: cudnn.Library, handle: int, record_property: Callable[[str, object], None]
 ) -> None:
-    from latte_cli.backends.cuda_calls import kernels
+    from latte_cli.backends.cuda.calls import kernels
     from latte_cli.engines import Heuristic, Listed
 
     settings, agreed, asked = backend.settings(Precision.TF32, Layout.NCHW), 0, 0
@@ -111,10 +113,10 @@ def test_pytorch_runs_the_kernels_of_the_engine_that_its_rule_takes(
             with cudnn.graph(target, layer, phase, settings.precision, settings.layout) as graph:
                 lists = {mode: graph.listed(mode) for mode in Heuristic}
                 listed = Listed(operation=layer.computed_as(phase), engines=list(graph.engines()), lists=lists)
-            own = computing(FRAMEWORK_DEFAULT, layer, phase, settings, "cuda:0")
+            own = computation(FRAMEWORK_DEFAULT, layer, phase, settings, "cuda:0")
             for engine in listed.pytorch(settings.precision):
                 try:
-                    predicted = computing(engine.algorithm, layer, phase, settings, "cuda:0")
+                    predicted = computation(engine.algorithm, layer, phase, settings, "cuda:0")
                     predicted(bare)
                     break
                 except (Unsupported, OutOfMemory, Failed):

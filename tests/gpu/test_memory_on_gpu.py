@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
-from latte_cli.backends import Ranking, Unsupported
-from latte_cli.backends.cuda import CudaBackend
+from latte_cli.backends.contract import Ranking, Unsupported
+from latte_cli.backends.cuda.backend import CudaBackend
 from latte_cli.estimator.memory import memory
 from latte_cli.estimator.steps import Step, training_step
 from latte_cli.layers import Phase

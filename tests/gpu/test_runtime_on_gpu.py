@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import latte_cli
-from latte_cli.backends import cudnn
+from latte_cli.backends.native import cudnn
 from latte_cli.layers import Phase
 from latte_cli.runtime import Binding, Choices
 from latte_cli.runtime.convolution import TunedConv2d, layer_of, wrapper_s

@@ -5,8 +5,9 @@ from breaking_gpu import BREAKS, open_breaking
 from gpu_convolutions import PLAIN, convolution
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, Algorithm
+from latte_cli.devices import CUDA
 from latte_cli.layers import Convolution, Phase
-from latte_cli.measure import SAMPLING, Evidence, Measurement, Outcome
+from latte_cli.measure import Evidence, Measurement, Outcome
 from latte_cli.sweep import Budget, Depth, Sweep, Wanted
 from latte_cli.tasks import Task
 from latte_cli.worker import Opening, Order, Worker
@@ -21,7 +22,7 @@ class Rows(list[Measurement]):
 
 def order(worker: Worker, layer: Convolution, algorithm: Algorithm) -> Order:
     task = Task(layer=layer, phase=Phase.FORWARD, algorithm=algorithm, settings=worker.settings[0])
-    return Order(task=task, plan=SAMPLING["cuda"])
+    return Order(task=task, plan=CUDA.sampling)
 
 
 def larger_than(share: float) -> Convolution:

@@ -11,7 +11,8 @@ from typing import Self
 import torch
 from gpu_convolutions import Case, bound
 
-from latte_cli.backends import Failed, OutOfMemory, Unsupported, cudnn
+from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
+from latte_cli.backends.native import cudnn
 from latte_cli.measure import Outcome
 
 _LIMIT_S = 90.0

@@ -13,7 +13,7 @@ from latte_cli.federated.study.clock import Share
 from latte_cli.federated.study.document import Scenario, Study, Tier
 from latte_cli.federated.study.methods import LEVELS, Learning, Method, Sizes
 from latte_cli.fleet import FleetClass
-from latte_cli.lookup import profile
+from latte_cli.profiles import profile
 from latte_cli.store import Store
 
 

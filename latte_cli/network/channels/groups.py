@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from latte_cli.errors import LatteError
-from latte_cli.network import Network
 from latte_cli.network.channels.trace import FIXED, Trace
+from latte_cli.network.graph import Network
 
 
 @dataclass(frozen=True, kw_only=True)

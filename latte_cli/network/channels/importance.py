@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latte_cli.layers import Convolution
-from latte_cli.network import Network, Node
 from latte_cli.network.channels.groups import ChannelGroup
+from latte_cli.network.graph import Network, Node
 
 
 def importance(

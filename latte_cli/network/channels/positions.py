@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Convolution, Linear, Norm, Shape
-from latte_cli.network import Network, Node
 from latte_cli.network.channels.groups import ChannelGroup, grouped
 from latte_cli.network.channels.trace import Ids, Trace
+from latte_cli.network.graph import Network, Node
 
 _STATISTICS = (3, 4)
 

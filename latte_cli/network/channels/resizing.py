@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Layer, Shape
-from latte_cli.network import Network, Node
 from latte_cli.network.channels.groups import ChannelGroup, channel_groups, grouped
 from latte_cli.network.channels.trace import FULL_WIDTH, Ids, Trace, lost, made_axis, made_by
+from latte_cli.network.graph import Network, Node
 
 
 def sub_model(network: Network, width: float) -> Network:

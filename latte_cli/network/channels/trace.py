@@ -25,7 +25,7 @@ from latte_cli.layers import (
     View,
     reshape_runs,
 )
-from latte_cli.network import Network, Node
+from latte_cli.network.graph import Network, Node
 
 Ids: TypeAlias = NDArray[np.int64]
 """Who the channels of an activation are: as many dimensions as it has, of size 1 where the number does not matter."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Embedding, View
-from latte_cli.network import Network, Node
+from latte_cli.network.graph import Network, Node
 from latte_cli.network.module.filling import constants_of, fill
 from latte_cli.network.module.layers import Compute, Function, layer_module
 

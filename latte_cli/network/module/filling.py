@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Linear, Norm, Recurrent
-from latte_cli.network import Node
+from latte_cli.network.graph import Node
 
 Arrays = Mapping[str, NDArray[Any]]
 

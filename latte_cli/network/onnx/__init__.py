@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Linear, Shape, View
-from latte_cli.network import Network, Node
+from latte_cli.network.graph import Network, Node
 from latte_cli.network.onnx import attention, inferred, pointwise, products, recurrent, shapes, windows
 from latte_cli.network.onnx import stripped as stripped
 from latte_cli.network.onnx.control import FLOW, function_called

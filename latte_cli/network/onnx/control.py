@@ -9,7 +9,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, TensorProto
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Concat, Copy, View
-from latte_cli.network import Node
+from latte_cli.network.graph import Node
 from latte_cli.network.onnx.graph import DAMAGED, Call, calls_of, constants_of, ordered
 from latte_cli.network.onnx.operation import FOLDED_ELEMENTS, Array, Tensor, Undecided, Unreadable
 

@@ -11,7 +11,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Shape, View
-from latte_cli.network import Node, Value
+from latte_cli.network.graph import Node, Value
 
 Array: TypeAlias = NDArray[Any]
 

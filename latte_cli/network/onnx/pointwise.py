@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Activation, Copy, Dropout, Elementwise, Norm, Other, Reduce, Softmax, View, broadcast
-from latte_cli.network import Value
+from latte_cli.network.graph import Value
 from latte_cli.network.onnx.operation import NotConstant, Operation, Reader, Tensor, shortest
 
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Concat, Copy, Embedding, Other, Shape, View, broadcast, scaled_reshape
-from latte_cli.network import Value
+from latte_cli.network.graph import Value
 from latte_cli.network.onnx.operation import (
     FOLDED_ELEMENTS,
     NO_NUMBERS,

@@ -96,7 +96,7 @@ def device_section(found: Sequence[Portrait], at: int) -> Section:
     """What the rows of one device tell: a part for each precision, layout and number of threads."""
     device = found[0].device
     facts = [
-        ("kind", device.kind),
+        ("kind", device.kind.name),
         ("name", device.name),
         ("memory", size(device.memory_bytes)),
         ("bandwidth", f"{count(device.bandwidth_bytes_per_s)}B/s"),

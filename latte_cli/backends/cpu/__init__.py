@@ -1,0 +1,50 @@
+"""The CPU as a kind of device: its name in the store, how it is opened, what a machine needs for it."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from latte_cli.algorithms import Algorithm
+from latte_cli.backends import host
+from latte_cli.backends.contract import Backend, Compute, Finding, Looks
+from latte_cli.devices import CPU
+from latte_cli.layers import Convolution, Phase
+from latte_cli.tasks import Settings
+
+
+class CpuOpener:
+    """This machine's CPU; see `contract.Opener`."""
+
+    kind = CPU
+
+    def usable(self) -> bool:
+        return True
+
+    def slug(self, index: int = 0, threads: int | None = None) -> str | None:
+        return host.cpu_slug(threads)
+
+    def libraries(self) -> tuple[tuple[str, str], ...]:
+        from latte_cli.backends.cpu.backend import libraries
+
+        return libraries()
+
+    def open(self, *, index: int, threads: int | None, name: str | None, memory_share: float) -> Backend:
+        from latte_cli.backends.cpu.backend import CpuBackend
+
+        return CpuBackend(threads=threads, name=name)
+
+    def computation(
+        self, algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str
+    ) -> Compute:
+        from latte_cli.backends.cpu.computing import computation
+
+        return computation(algorithm, layer, phase, settings)
+
+    def looks(self, limit_s: float) -> Looks:
+        from latte_cli.backends.cpu.findings import looks
+
+        return looks(limit_s)
+
+    def findings(self, answers: Mapping[str, object], root: Path, limit_s: float) -> Iterator[Finding]:
+        from latte_cli.backends.cpu.findings import findings
+
+        return findings(answers)

@@ -1,0 +1,107 @@
+"""Device-less: the engines that cuDNN has for a GPU that is not here, asked of the library in a process of its own.
+
+A cuDNN that lacks one of its parts, cuBLAS or NVIDIA's driver library ends the process that asks it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latte_cli.backends import probes
+from latte_cli.engines import Engine, Heuristic, Listed
+from latte_cli.errors import LatteError
+from latte_cli.layers import Convolution, Phase, layer_text
+from latte_cli.tasks import Layout, Precision
+
+LIMIT_S = 600.0
+
+HINT = (
+    "it takes the whole of cuDNN 9.8 or later and cuBLAS (`pip install nvidia-cudnn-cu13 nvidia-cublas`) and NVIDIA's "
+    "driver library `libcuda.so.1`, but no GPU"
+)
+"""What a machine needs to answer for a GPU that it has not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The version of the cuDNN that answered, and what it has for each pair, or why it takes none."""
+
+    version: str
+    listed: tuple[Listed | str, ...]
+
+
+def write(file: Path) -> str:
+    """Write the properties of this machine's first GPU to `file`; returns the GPU's name.
+
+    Raises LatteError where there is none that cuDNN can describe, or `file` cannot be written.
+    """
+    found = probes.gpu_properties()
+    if isinstance(found, probes.Trouble):
+        raise LatteError(f"cuDNN describes no GPU here: {found.reason}", hint=found.hint or "run `latte doctor`")
+    try:
+        file.write_text(f"{found}\n")
+    except OSError as exc:
+        raise LatteError(f"cannot write `{file}`: {exc.strerror}") from exc
+    return name(found)
+
+
+def read(file: Path) -> tuple[str, str]:
+    """The name of the GPU that a file of `write` describes, and its properties; raises LatteError for any other."""
+    try:
+        text = file.read_text()
+        return name(text), text
+    except (OSError, UnicodeDecodeError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it holds no properties of a GPU"
+        hint = "`latte doctor --device-json FILE` writes one on the machine with the GPU"
+        raise LatteError(f"cannot read `{file}`: {reason}", hint=hint) from exc
+
+
+def name(properties: str) -> str:
+    """The name of the GPU of these properties; raises ValueError for text that is none."""
+    found = json.loads(properties)
+    if not isinstance(found, dict) or not isinstance(found.get("deviceName"), str) or "deviceVer" not in found:
+        raise ValueError
+    return str(found["deviceName"])
+
+
+def answer(
+    properties: str,
+    pairs: Sequence[tuple[Convolution, Phase]],
+    precision: Precision,
+    layout: Layout,
+    limit_s: float = LIMIT_S,
+) -> Answer:
+    """What cuDNN has for convolutions on the device of these properties, which `cudnn.properties` writes.
+
+    Raises LatteError where there is no cuDNN that can say so, and for properties that it does not take.
+    """
+    question = {
+        "properties": properties,
+        "precision": precision,
+        "layout": layout,
+        "pairs": [(layer_text(layer), phase) for layer, phase in pairs],
+    }
+    found = probes.engines(json.dumps(question), limit_s)
+    if isinstance(found, probes.Trouble):
+        raise LatteError(f"cuDNN does not tell its engines here: {found.reason}", hint=found.hint or HINT)
+    listed = zip(pairs, found["listed"], strict=True)
+    return Answer(version=found["version"], listed=tuple(_listed(pair, each) for pair, each in listed))
+
+
+def _listed(pair: tuple[Convolution, Phase], found: dict[str, Any]) -> Listed | str:
+    layer, phase = pair
+    if "refused" in found:
+        return str(found["refused"])
+    engines = [
+        Engine(
+            index=each["index"],
+            numerical=frozenset(each["numerical"]),
+            behavior=frozenset(each["behavior"]),
+            workspace_bytes=each["workspace_bytes"],
+        )
+        for each in found["engines"]
+    ]
+    lists = {Heuristic[name]: tuple(indices) for name, indices in found["lists"].items()}
+    return Listed(operation=layer.computed_as(phase), engines=engines, lists=lists)

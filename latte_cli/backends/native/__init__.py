@@ -1,0 +1,1 @@
+"""Libraries of C functions whose algorithms are called by name."""

@@ -1,0 +1,98 @@
+"""Descriptors: tensors, filters and convolutions as cuDNN knows them, destroyed when their `with` block ends."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ctypes import Array, byref, c_int, c_void_p
+from typing import TypeAlias
+
+from latte_cli.backends.native.cudnn.library import Library
+from latte_cli.backends.native.cudnn.signatures import DataType, Format, Math, Mode
+from latte_cli.tasks import Layout, Precision
+
+Descriptor: TypeAlias = c_void_p
+
+DATA_TYPES: dict[Precision, DataType] = {
+    Precision.FP32: DataType.FLOAT,
+    Precision.TF32: DataType.FLOAT,
+    Precision.FP16: DataType.HALF,
+    Precision.BF16: DataType.BFLOAT16,
+    Precision.BF16_AUTOCAST: DataType.BFLOAT16,
+}
+"""What an element of a convolution's tensors is."""
+
+MATH_TYPES: dict[Precision, Math] = {
+    Precision.FP32: Math.FMA,
+    Precision.TF32: Math.DEFAULT,
+    Precision.FP16: Math.TENSOR_OP,
+    Precision.BF16: Math.TENSOR_OP,
+    Precision.BF16_AUTOCAST: Math.TENSOR_OP,
+}
+"""The math type that lets a convolution compute in the precision asked for: FMA forbids TF32, DEFAULT allows it."""
+
+FORMATS: dict[Layout, Format] = {Layout.NCHW: Format.NCHW, Layout.CHANNELS_LAST: Format.NHWC}
+"""How cuDNN names a layout."""
+
+
+@contextmanager
+def tensor(library: Library, shape: Sequence[int], precision: Precision, layout: Layout) -> Iterator[Descriptor]:
+    """A tensor of `shape`, (batch, channels, *spatial) with two or more spatial dimensions, whatever its layout.
+
+    Raises Unsupported for sizes that cuDNN refuses, as do the others.
+    """
+    data_type, form = DATA_TYPES[precision], FORMATS[layout]
+    with _created(library, "Tensor") as made:
+        if len(shape) == 4:
+            library.call("cudnnSetTensor4dDescriptor", made, form, data_type, *shape)
+        else:
+            library.call("cudnnSetTensorNdDescriptorEx", made, form, data_type, len(shape), integers(shape))
+        yield made
+
+
+@contextmanager
+def filter_(library: Library, shape: Sequence[int], precision: Precision, layout: Layout) -> Iterator[Descriptor]:
+    """A filter of `shape`, (out channels, in channels of a group, *kernel), whatever its layout."""
+    data_type, form = DATA_TYPES[precision], FORMATS[layout]
+    with _created(library, "Filter") as made:
+        if len(shape) == 4:
+            library.call("cudnnSetFilter4dDescriptor", made, data_type, form, *shape)
+        else:
+            library.call("cudnnSetFilterNdDescriptor", made, data_type, form, len(shape), integers(shape))
+        yield made
+
+
+@contextmanager
+def convolution(
+    library: Library,
+    precision: Precision,
+    *,
+    padding: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int = 1,
+) -> Iterator[Descriptor]:
+    """A cross-correlation that accumulates in 32-bit floats, `padding` elements on each side."""
+    how = (Mode.CROSS_CORRELATION, DataType.FLOAT)
+    with _created(library, "Convolution") as made:
+        if len(padding) == 2:
+            library.call("cudnnSetConvolution2dDescriptor", made, *padding, *stride, *dilation, *how)
+        else:
+            sizes = (integers(padding), integers(stride), integers(dilation))
+            library.call("cudnnSetConvolutionNdDescriptor", made, len(padding), *sizes, *how)
+        library.call("cudnnSetConvolutionGroupCount", made, groups)
+        library.call("cudnnSetConvolutionMathType", made, MATH_TYPES[precision])
+        yield made
+
+
+def integers(values: Sequence[int]) -> Array[c_int]:
+    """A C array of `values`."""
+    return (c_int * len(values))(*values)
+
+
+@contextmanager
+def _created(library: Library, kind: str) -> Iterator[Descriptor]:
+    made = c_void_p()
+    library.call(f"cudnnCreate{kind}Descriptor", byref(made))
+    try:
+        yield made
+    finally:
+        library.call(f"cudnnDestroy{kind}Descriptor", made)

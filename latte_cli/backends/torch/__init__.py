@@ -1,0 +1,1 @@
+"""Layers and whole networks as torch runs them, on any device."""

@@ -1,0 +1,319 @@
+"""Layers as torch calls: the operands of a task on a device, and the call that a model would make there."""
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from math import prod
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from torch import Tensor
+
+from latte_cli.backends.contract import OutOfMemory, Unsupported
+from latte_cli.devices import Kind, kind_of_torch
+from latte_cli.errors import LatteError
+from latte_cli.layers import Convolution, Embedding, Layer, Linear, Optimizer, Phase, Transfer
+from latte_cli.network.module import layer_module
+from latte_cli.network.module import optimizer as make_optimizer
+from latte_cli.tasks import Layout, Precision, Settings
+
+aten: Any = torch.ops.aten
+
+DTYPES = {
+    Precision.FP32: torch.float32,
+    Precision.TF32: torch.float32,
+    Precision.FP16: torch.float16,
+    Precision.BF16: torch.bfloat16,
+    Precision.BF16_AUTOCAST: torch.bfloat16,
+}
+"""The type of activations in each precision; weights have it too, but under autocast, which keeps them in fp32."""
+
+REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError, LatteError)
+"""What torch raises for a layer that it does not compute."""
+
+_MORE_NODES = 20
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCall:
+    """One call of a layer's phase on tensors that are ready.
+
+    `first` are the tensors that the layer before has just written, `reset` makes ready for the next call, `drop` lets
+    go of what the call left behind, as a step does sooner or later, `by_autograd` says that the call starts autograd's
+    engine, whose fixed cost is no layer's own, and `repeatable` that it can be made again without `reset`.
+    `workspace_bytes` is known of calls whose workspace is not seen by torch's allocator.
+    """
+
+    call: Callable[[], object]
+    first: Sequence[Tensor] = ()
+    reset: Callable[[], None] = lambda: None
+    drop: Callable[[], None] = lambda: None
+    by_autograd: bool = False
+    repeatable: bool = True
+    workspace_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operands:
+    """The tensors of one convolution: input, weight, bias or None, gradient of the output.
+
+    `master` are the weights that autocast makes `w` from in each step, and gives the gradient of; else None.
+    """
+
+    x: Tensor
+    w: Tensor
+    b: Tensor | None
+    gy: Tensor
+    master: Tensor | None = None
+
+    def weight(self) -> Tensor:
+        """The weight as the forward pass gets it, cast first under autocast."""
+        return self.w if self.master is None else self.master.to(self.w.dtype)
+
+    def recorded(self) -> "Operands":
+        """The same tensors, as leaves whose use autograd records, as it does in a model."""
+        leaves = (None if one is None else one.detach().requires_grad_() for one in (self.x, self.w, self.b))
+        x, w, b = leaves
+        assert x is not None
+        assert w is not None
+        master = None if self.master is None else self.master.detach().requires_grad_()
+        return Operands(x=x, w=w, b=b, gy=self.gy, master=master)
+
+    def gradient(self, of_weight: Tensor) -> Tensor:
+        """The gradient as the optimizer gets it."""
+        return of_weight if self.master is None else of_weight.to(self.master.dtype)
+
+
+ConvolutionCall: TypeAlias = Callable[[Convolution, Operands], Tensor]
+
+
+def refusal(error: Exception) -> Exception:
+    """Torch's error as our answer: no memory, or an algorithm that does not do this layer."""
+    text = str(error).partition("\n")[0]
+    no_memory = "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
+    return OutOfMemory(text) if no_memory else Unsupported(text)
+
+
+def kind_of(device: str | torch.device) -> Kind:
+    """The kind of a device as torch names it."""
+    return kind_of_torch(torch.device(device).type)
+
+
+def synchronizer(device: str | torch.device) -> Callable[[], object]:
+    """What waits until `device` has done all that was launched."""
+    return torch.cuda.synchronize if kind_of(device).queued else lambda: None
+
+
+def overhead_s(device: str = "cpu") -> float:
+    """What a lone `backward()` call costs beyond what its nodes cost inside a graph.
+
+    That is the call on a graph of one node less the cost of a node, as a longer graph tells it.
+    """
+    one, more = (_backward_s(device, count) for count in (1, 1 + _MORE_NODES))
+    return max(0.0, one - (more - one) / _MORE_NODES)
+
+
+def _backward_s(device: str, nodes: int) -> float:
+    leaf = torch.zeros(1, device=device, requires_grad=True)
+    seed, out = torch.ones(1, device=device), leaf
+    for _ in range(nodes):
+        out = out.view(1)
+    times = []
+    for _ in range(300):
+        leaf.grad = None
+        start = time.perf_counter()
+        torch.autograd.backward((out,), (seed,), retain_graph=True)
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The peak of what torch's allocator holds on the CPU during `call`, less what the call leaves or returns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.autograd.profiler.profile(profile_memory=True) as profile:
+            result = call()
+        held = peak = 0
+        events = profile.kineto_results.events()
+        for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+            held += event.nbytes()
+            peak = max(peak, held)
+    return max(0, peak - max(held, nbytes(result)))
+
+
+def nbytes(result: object) -> int:
+    """The bytes of a call's result."""
+    return result.nbytes if isinstance(result, Tensor) else 0
+
+
+@lru_cache(maxsize=8)
+def _noise(dtype: torch.dtype, device: str) -> Tensor:
+    return torch.randn(2**20, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+
+
+def random(shape: tuple[int, ...], settings: Settings, device: str = "cpu") -> Tensor:
+    """Normal numbers in the type of the settings' activations and in their layout."""
+    tensor = _normal(shape, DTYPES[settings.precision], device)
+    if settings.layout is Layout.CHANNELS_LAST and tensor.dim() in _FORMATS:
+        return tensor.contiguous(memory_format=_FORMATS[tensor.dim()])
+    return tensor
+
+
+def _normal(shape: Sequence[int], dtype: torch.dtype, device: str) -> Tensor:
+    """A million normal numbers over and over: drawing all anew would take longer than most calls."""
+    noise, count = _noise(dtype, device), prod(shape)
+    tensor = noise[:count].clone() if count <= len(noise) else noise.repeat(-(-count // len(noise)))[:count]
+    return tensor.view(tuple(shape))
+
+
+def weights_type(precision: Precision) -> torch.dtype:
+    """The type of parameters, their gradients and the optimizer's state."""
+    return torch.float32 if precision is Precision.BF16_AUTOCAST else DTYPES[precision]
+
+
+def _master(w: Tensor, settings: Settings) -> Tensor | None:
+    return w.float() if settings.precision is Precision.BF16_AUTOCAST else None
+
+
+def operands(layer: Convolution, settings: Settings, device: str = "cpu") -> Operands:
+    """Random operands of a convolution."""
+    w = random(layer.weight_shape, settings, device)
+    return Operands(
+        x=random(layer.input_shapes[0], settings, device),
+        w=w,
+        master=_master(w, settings),
+        b=random((layer.out_channels,), settings, device) if layer.bias else None,
+        gy=random(layer.output_shape, settings, device),
+    )
+
+
+def layer_call(layer: Layer, phase: Phase, settings: Settings, device: str = "cpu") -> LayerCall:
+    """The call for any layer but a convolution; raises what torch raises, or Unsupported."""
+    torch.manual_seed(0)
+    if isinstance(layer, Optimizer):
+        return _update(layer, settings, device)
+    if isinstance(layer, Linear):
+        return _linear(layer, phase, settings, device)
+    if isinstance(layer, Transfer):
+        return _transfer(layer, settings, device)
+    with torch.device(device):
+        module = layer_module(layer).to(device, weights_type(settings.precision))
+    inputs = _inputs(layer, settings, device)
+    if phase is Phase.FORWARD:
+        return LayerCall(call=lambda: module(*inputs), first=inputs)
+    leaves = [tensor for tensor in (*inputs, *module.parameters()) if tensor.requires_grad]
+    return backward_call(module(*inputs), leaves)
+
+
+def _inputs(layer: Layer, settings: Settings, device: str) -> list[Tensor]:
+    """What a layer reads: indices all over an embedding's table, normal numbers elsewhere."""
+    if isinstance(layer, Embedding):
+        return [torch.randint(layer.entries, (layer.rows,), generator=torch.Generator().manual_seed(0)).to(device)]
+    return [random(shape, settings, device).requires_grad_() for shape in layer.input_shapes]
+
+
+def backward_call(out: Tensor, leaves: Sequence[Tensor]) -> LayerCall:
+    """A backward pass from `out` through autograd that leaves the gradients of `leaves`."""
+    seed = _normal(out.shape, out.dtype, str(out.device))
+    if out.dim() == 4 and out.is_contiguous(memory_format=torch.channels_last) and not out.is_contiguous():
+        seed = seed.contiguous(memory_format=torch.channels_last)
+
+    def drop() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+
+    call = partial(torch.autograd.backward, (out,), (seed,), retain_graph=True)
+    return LayerCall(call=call, first=(seed,), reset=drop, drop=drop, by_autograd=True)
+
+
+def _update(layer: Optimizer, settings: Settings, device: str) -> LayerCall:
+    """An optimizer's step with the gradients dropped after it, as a training loop does."""
+    size, rest = divmod(layer.elements, layer.tensors)
+    sizes = [size + (index < rest) for index in range(layer.tensors)]
+    kind = weights_type(settings.precision)
+    weights = [torch.nn.Parameter(_normal((count,), kind, device)) for count in sizes]
+    optimizer = make_optimizer(layer.function, weights)
+    if optimizer is None:
+        raise Unsupported("no optimizer")
+
+    def reset() -> None:
+        # Nobody else may hold the gradients: dropping them returns their memory, which takes its time.
+        for weight in weights:
+            weight.grad = torch.full_like(weight, 1e-3)
+
+    def call() -> None:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return LayerCall(call=call, reset=reset, repeatable=False)
+
+
+def _linear(layer: Linear, phase: Phase, settings: Settings, device: str) -> LayerCall:
+    x = random(layer.input_shapes[0], settings, device)
+    w = random((layer.out_features, layer.in_features), settings, device)
+    b = random((layer.out_features,), settings, device) if layer.bias else None
+    gy = random(layer.output_shape, settings, device)
+    o = Operands(x=x, w=w, b=b, gy=gy, master=_master(w, settings))
+
+    def backward_filter() -> Tensor:
+        if layer.bias:
+            gy.sum(0)
+        return o.gradient(gy.t().mm(x))
+
+    used = o.recorded() if kind_of(device).queued else o
+    calls: dict[Phase, Callable[[], Tensor]] = {
+        Phase.FORWARD: lambda: F.linear(used.x, used.weight(), used.b),
+        Phase.BACKWARD_DATA: lambda: gy.mm(w),
+        Phase.BACKWARD_FILTER: backward_filter,
+    }
+    return LayerCall(call=calls[phase], first=(x if phase is Phase.FORWARD else gy,))
+
+
+def _transfer(layer: Transfer, settings: Settings, device: str) -> LayerCall:
+    """A copy out of pinned memory that the host does not wait for, as data loaders for GPUs are set up."""
+    batch = _normal((layer.elements,), weights_type(settings.precision), "cpu")
+    batch = batch.pin_memory() if kind_of(device).own_memory else batch
+    return LayerCall(call=lambda: batch.to(device, non_blocking=True, copy=True))
+
+
+def bias_gradient(layer: Convolution, o: Operands) -> None:
+    """The gradient of the bias, where the layer has one: a sum of its own in every library."""
+    if layer.bias:
+        o.gy.sum((0, *range(2, o.gy.dim())))
+
+
+def pads(layer: Convolution) -> list[int]:
+    """Padding as `F.pad` wants it: last dimension first, before and after."""
+    pairs = zip(reversed(layer.pad_before), reversed(layer.pad_after), strict=True)
+    return [side for pair in pairs for side in pair]
+
+
+def _arguments(layer: Convolution) -> tuple[object, ...]:
+    pad = layer.pad_before if layer.symmetric else (0,) * len(layer.input)
+    return (layer.stride, pad, layer.dilation, layer.transposed, layer.output_padding, layer.groups)
+
+
+def _forward(layer: Convolution, o: Operands) -> Tensor:
+    x = o.x if layer.symmetric else F.pad(o.x, pads(layer))
+    return aten.convolution(x, o.weight(), o.b, *_arguments(layer))
+
+
+def _backward(layer: Convolution, o: Operands, mask: list[bool]) -> Tensor:
+    x = o.x if layer.symmetric else F.pad(o.x, pads(layer))
+    bias = [layer.out_channels] if layer.bias else None
+    grads = aten.convolution_backward(o.gy, x, o.w, bias, *_arguments(layer), mask)
+    if mask[1]:
+        return o.gradient(grads[1])
+    return grads[0] if layer.symmetric else F.pad(grads[0], [-pad for pad in pads(layer)])
+
+
+FRAMEWORK_CONVOLUTIONS: dict[Phase, ConvolutionCall] = {
+    Phase.FORWARD: _forward,
+    Phase.BACKWARD_DATA: lambda layer, o: _backward(layer, o, [True, False, False]),
+    Phase.BACKWARD_FILTER: lambda layer, o: _backward(layer, o, [False, True, layer.bias]),
+}
+"""The framework's own convolution, with whatever its flags make it choose."""

@@ -1,0 +1,431 @@
+"""Whole networks: real training steps in a process of their own, timed part by part."""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from latte_cli.backends.contract import Facts, Failed, OutOfMemory, Sample, Unsupported
+from latte_cli.backends.host import LARGE_BLOCK_BYTES
+from latte_cli.devices import Kind, kind_of_torch
+from latte_cli.layers import Layer, Phase, Whole
+from latte_cli.tasks import Layout, Precision, Settings, Task
+
+_WARM_UPS = 3
+_MOST_KEPT = 40
+_LIMIT_S = 40.0
+_SECONDS_HERE = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What to run: a model file, or the zoo's network of this name, at a batch size and, for the zoo, an image size.
+
+    Steps follow each other for `seconds`, at least `least` and at most `most` of them, after three that are not timed;
+    on a GPU as launches of one by one or, with `cuda_graph`, of all at once. With `calls`, `least` more steps tell what
+    each node takes.
+    """
+
+    model: str
+    batch_size: int | None = None
+    image_size: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int = 0
+    precision: str = Precision.FP32
+    layout: str = Layout.NCHW
+    optimizer: str = "sgd"
+    seconds: float = 1.0
+    least: int = 5
+    most: int = 200
+    cuda_graph: bool = False
+    calls: bool = False
+
+
+PARTS = ("forward_s", "backward_s", "update_s", "step_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """The seconds of each step and of its parts, on the device's clock.
+
+    `update_s` holds the dropping of the gradients too, `step_s` the loss as well; `host` has what the host took to ask
+    for each of them, by the same names; `faults` are the page faults of a step.
+    """
+
+    forward_s: tuple[float, ...]
+    backward_s: tuple[float, ...]
+    update_s: tuple[float, ...]
+    step_s: tuple[float, ...]
+    host: Mapping[str, tuple[float, ...]]
+    faults: float = 0.0
+    calls: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def median(self, part: str) -> float:
+        """The median of one of PARTS on the device's clock."""
+        return statistics.median(getattr(self, part))
+
+    def host_median(self, part: str) -> float:
+        """The median of one of PARTS on the host's clock."""
+        return statistics.median(self.host[part])
+
+
+class Runs:
+    """Whole networks as tasks on `device`: each is run once for all its phases.
+
+    On a CPU in a process of its own, whose heap is that of a training script.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._last: tuple[Layer, Settings] | None = None
+        self._served: set[Phase] = set()
+
+    def prepared(self, task: Task) -> "RunSteps":
+        """The steps of the network that `task` names; raises Unsupported, OutOfMemory or Failed."""
+        key = (task.layer, task.settings)
+        if key != self._last or task.phase in self._served:
+            assert isinstance(task.layer, Whole)
+            settings = task.settings
+            run = Run(
+                model=task.layer.name,
+                batch_size=task.layer.batch,
+                image_size=task.layer.size,
+                device=self._device,
+                threads=settings.threads,
+                precision=settings.precision,
+                layout=settings.layout,
+                most=_MOST_KEPT,
+            )
+            apart = not _kind_of(self._device).own_memory
+            self._steps, self._last = run_apart(run) if apart else run_here(replace(run, seconds=_SECONDS_HERE)), key
+            self._served.clear()
+        self._served.add(task.phase)
+        part = {Phase.FORWARD: "forward_s", Phase.BACKWARD: "backward_s", Phase.UPDATE: "update_s"}[task.phase]
+        return RunSteps(getattr(self._steps, part), self._steps.host[part])
+
+
+class RunSteps:
+    """One part of steps that were made."""
+
+    cache_state = "whole_network"
+
+    def __init__(self, device_s: Sequence[float], host_s: Sequence[float]) -> None:
+        self._times_s = list(zip(device_s, host_s, strict=True))
+        self._warm = False
+
+    def samples(self, count: int) -> list[Sample]:
+        """The first step for a warm-up, then all that followed."""
+        times, self._warm = (self._times_s if self._warm else self._times_s[:1]), True
+        return [Sample(device_s=device_s, host_s=host_s) for device_s, host_s in times]
+
+    def facts(self) -> Facts:
+        return Facts()
+
+
+def _kind_of(device: str) -> Kind:
+    """The kind of a device as torch names it, as in `cuda:0`; without torch, which only a run itself needs."""
+    return kind_of_torch(device.partition(":")[0])
+
+
+def run_apart(run: Run) -> Steps:
+    """`run` in a new process, whose heap is that of a training script a few steps after its start.
+
+    Raises Unsupported, OutOfMemory or Failed.
+    """
+    command = [sys.executable, "-m", "latte_cli.backends.torch.whole"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(asdict(run)), capture_output=True, text=True, timeout=_LIMIT_S + 10 * run.seconds
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise Failed(f"no answer within {exc.timeout:g} s") from exc
+    last = done.stderr.strip().rpartition("\n")[2][-200:]
+    if done.returncode == -9:
+        raise OutOfMemory("killed, most likely for its memory")
+    if done.returncode < 0:
+        raise Failed(f"ended by signal {-done.returncode}, which is most likely a fault of torch's own operators")
+    if done.returncode:
+        raise OutOfMemory(last) if "memory" in last.lower() else Unsupported(last)
+    return steps_from(json.loads(done.stdout))
+
+
+def steps_from(body: Mapping[str, Any]) -> Steps:
+    """The inverse of `asdict` through JSON."""
+    times: dict[str, Any] = {name: tuple(body[name]) for name in PARTS}
+    host = {name: tuple(found) for name, found in body["host"].items()}
+    calls = {name: (forward_s, backward_s) for name, (forward_s, backward_s) in body["calls"].items()}
+    return Steps(**times, host=host, faults=body["faults"], calls=calls)
+
+
+def run_here(run: Run) -> Steps:
+    """`run` in this process; raises what torch and LATTE raise."""
+    training = Training(run)
+
+    def step(mark: Mark) -> None:
+        training.step(mark)
+
+    if not _kind_of(run.device).queued:
+        timed = _timed(step, run, _host_marks)
+    else:
+        timed = _timed(_captured(step) if run.cuda_graph else step, run, _DeviceMarks())
+    return replace(timed, calls=_calls(training, run)) if run.calls else timed
+
+
+class Training:
+    """A network in training, set up as a run wants it; `module` is what is trained."""
+
+    def __init__(self, run: Run) -> None:
+        import torch
+
+        from latte_cli.network.module import NetworkModule, optimizer, random_inputs, random_targets
+
+        if run.threads:
+            torch.set_num_threads(run.threads)
+        torch.empty(LARGE_BLOCK_BYTES - 2**16, dtype=torch.uint8)  # freed at once: see LARGE_BLOCK_BYTES
+        self.network = network_of(run)
+        torch.backends.cuda.matmul.allow_tf32 = run.precision == Precision.TF32
+        torch.backends.cudnn.allow_tf32 = run.precision == Precision.TF32
+        types = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+        kind = types.get(Precision(run.precision), torch.float32)
+        formats = {Layout.CHANNELS_LAST: torch.channels_last}
+        shape = formats.get(Layout(run.layout), torch.contiguous_format)
+        with torch.device(run.device):
+            self.module = NetworkModule(self.network).to(run.device, kind)
+        given = random_inputs(self.network)
+        inputs = [x.to(run.device, kind) if x.is_floating_point() else x.to(run.device) for x in given]
+        if shape is not torch.contiguous_format:
+            convert: Callable[..., object] = self.module.to
+            convert(memory_format=shape)
+            inputs = [x.contiguous(memory_format=shape) if x.dim() == 4 else x for x in inputs]
+        self.inputs, self._targets = inputs, random_targets(self.network).to(run.device)
+        self._update = optimizer(run.optimizer, self.module.parameters())
+        self._autocast = run.device.partition(":")[0] if run.precision == Precision.BF16_AUTOCAST else None
+
+    def _cast(self) -> AbstractContextManager[object]:
+        import torch
+
+        return torch.autocast(self._autocast, torch.bfloat16) if self._autocast else nullcontext()
+
+    def answers(self) -> tuple[list[Any], list[Any]]:
+        """The outputs of a pass in evaluation, and the gradients of the parameters in the same; weights stay."""
+        import torch
+
+        from latte_cli.network.module import scored
+
+        self.module.eval()
+        with self._cast():
+            result = self.module(*self.inputs)
+            loss = scored(self.module, result, self._targets)
+        torch.autograd.backward(loss)
+        outputs = [one.detach() for one in (result if isinstance(result, tuple) else (result,))]
+        gradients = [one.grad for one in self.module.parameters() if one.grad is not None]
+        self.module.zero_grad(set_to_none=True)
+        self.module.train()
+        return outputs, gradients
+
+    def step(self, mark: "Mark", after: Callable[[int, Any], None] | None = None) -> None:
+        """One step; `mark` at its start and the ends of clearing, forward, loss, backward and update."""
+        import torch
+
+        from latte_cli.network.module import scored
+
+        mark()
+        (self._update or self.module).zero_grad(set_to_none=True)
+        mark()
+        with self._cast():
+            result = self.module(*self.inputs, after=after)
+            mark()
+            loss = scored(self.module, result, self._targets)
+        mark()
+        torch.autograd.backward(loss)
+        mark()
+        if self._update:
+            self._update.step()
+        mark()
+
+
+def _calls(training: Training, run: Run) -> dict[str, tuple[float, float]]:
+    """The median seconds of each node, forward and backward, in steps in which every node marks its time.
+
+    A node's backward pass begins when the gradient of its output is there, and ends when that of another node's is.
+    """
+    rows = [_one(training, run) for _ in range(_WARM_UPS + run.least)][_WARM_UPS:]
+    names = [node.name for node in training.network.nodes]
+    return {
+        name: (
+            statistics.median(row.get((at, _FORWARD), 0.0) for row in rows),
+            statistics.median(row.get((at, _BACKWARD), 0.0) for row in rows),
+        )
+        for at, name in enumerate(names)
+    }
+
+
+_FORWARD, _BACKWARD, _START, _OTHER = "forward", "backward", "start", "other"
+_Key: TypeAlias = tuple[int, str]
+
+
+def _one(training: Training, run: Run) -> dict[_Key, float]:
+    """The seconds of each node and direction in one step."""
+    clock = _DeviceClock() if _kind_of(run.device).queued else _HostClock()
+    marks: list[_Key] = []
+
+    def note(key: _Key) -> None:
+        marks.append(key)
+        clock.mark()
+
+    def after(at: int, result: Any) -> None:
+        note((at, _FORWARD))
+        if getattr(result, "grad_fn", None) is not None:
+            result.grad_fn.register_prehook(lambda gradients: note((at, _BACKWARD)))
+
+    training.step(lambda: note((-1, _START if not marks else _OTHER)), after)
+    found: dict[_Key, float] = {}
+    for (key, later), lasting_s in zip(pairwise(marks), clock.lasting_s(), strict=True):
+        # A forward mark ends its node, a backward one begins it.
+        whose = later if later[1] == _FORWARD else key if key[1] == _BACKWARD else (-1, _OTHER)
+        found[whose] = found.get(whose, 0.0) + lasting_s
+    return found
+
+
+class _HostClock:
+    """The host's clock at marks."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    def mark(self) -> None:
+        self._times.append(time.perf_counter())
+
+    def lasting_s(self) -> list[float]:
+        """Seconds between each mark and the next."""
+        return [b - a for a, b in pairwise(self._times)]
+
+
+class _DeviceClock:
+    """The current GPU's clock at marks."""
+
+    def __init__(self) -> None:
+        self._events: list[Any] = []
+
+    def mark(self) -> None:
+        import torch
+
+        create: Callable[..., Any] = torch.cuda.Event
+        self._events.append(create(enable_timing=True))
+        self._events[-1].record()
+
+    def lasting_s(self) -> list[float]:
+        """Seconds between each mark and the next, once the GPU has done all."""
+        import torch
+
+        torch.cuda.synchronize()
+        return [a.elapsed_time(b) / 1e3 for a, b in pairwise(self._events)]
+
+
+def network_of(run: Run) -> Any:
+    """The network to run."""
+    from latte_cli.network import load, zoo
+
+    if Path(run.model).suffix:
+        return load(run.model, batch_size=run.batch_size, sizes=run.sizes)
+    return zoo.network(run.model, batch_size=run.batch_size, image_size=run.image_size)
+
+
+Mark: TypeAlias = Callable[[], None]
+Step: TypeAlias = Callable[[Mark], None]
+Clocks: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""The device's clock at each mark, and the host's."""
+
+
+def _timed(step: Step, run: Run, clock: Callable[[Step], Clocks]) -> Steps:
+    """Repeat `step`, which marks its start, and the ends of clearing, forward, loss, backward and update."""
+    for _ in range(_WARM_UPS):
+        step(lambda: None)
+    rows: list[Clocks] = []
+    start, faults = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    while len(rows) < run.least or (time.perf_counter() - start < run.seconds and len(rows) < run.most):
+        rows.append(clock(step))
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+    device, host = (_parts([row[place] for row in rows]) for place in (0, 1))
+    return Steps(**device, host=host, faults=faults / len(rows), calls={})
+
+
+def _parts(rows: Sequence[Sequence[float]]) -> dict[str, tuple[float, ...]]:
+    """The seconds of each part of each step, from the marks."""
+    parts = [[b - a for a, b in pairwise(marks)] for marks in rows]
+    return {
+        "forward_s": tuple(part[1] for part in parts),
+        "backward_s": tuple(part[3] for part in parts),
+        "update_s": tuple(part[0] + part[4] for part in parts),
+        "step_s": tuple(sum(part) for part in parts),
+    }
+
+
+def _host_marks(step: Step) -> Clocks:
+    marks: list[float] = []
+    step(lambda: marks.append(time.perf_counter()))
+    return marks, marks
+
+
+class _DeviceMarks:
+    """A step on a device whose queue is empty when it begins."""
+
+    def __init__(self) -> None:
+        self._events: list[Any] = []
+
+    def __call__(self, step: Step) -> Clocks:
+        import torch
+
+        create: Callable[..., Any] = torch.cuda.Event
+        host: list[float] = []
+
+        def mark() -> None:
+            if len(host) == len(self._events):
+                self._events.append(create(enable_timing=True))
+            self._events[len(host)].record()
+            host.append(time.perf_counter())
+
+        torch.cuda.synchronize()
+        step(mark)
+        torch.cuda.synchronize()
+        return [self._events[0].elapsed_time(event) / 1e3 for event in self._events[: len(host)]], host
+
+
+def _captured(step: Step) -> Step:
+    """`step` as one CUDA graph, all of whose time counts as forward."""
+    import torch
+
+    def nothing() -> None: ...
+
+    create: Callable[[], Any] = torch.cuda.Stream
+    side = create()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UPS):
+            step(nothing)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(nothing)
+
+    def replay(mark: Mark) -> None:
+        mark()
+        mark()
+        graph.replay()
+        for _ in range(4):
+            mark()
+
+    return replay
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(run_here(Run(**json.load(sys.stdin))))))  # noqa: T201 - the answer to `run_apart`

@@ -1,0 +1,130 @@
+"""A network: a graph of layers with every size known."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import TypeAlias
+
+from latte_cli.errors import LatteError
+from latte_cli.layers import Layer, Optimizer, Shape, SoftmaxCrossEntropy, Transfer
+
+Value: TypeAlias = float | str | tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A layer at its place in a network: it reads the activations `inputs` and writes the activation `output`.
+
+    `parameters` are the model file's names for the layer's trained tensors, in the order of its `parameter_shapes`;
+    `attributes` are values that change what a layer computes but not how long it takes (a norm's epsilon, where a
+    slice starts); `constants` are the constant tensors it reads besides, as (place among the operator's inputs, the
+    file's name for it).
+    """
+
+    name: str
+    layer: Layer
+    inputs: tuple[str, ...]
+    output: str
+    parameters: tuple[str, ...] = ()
+    attributes: tuple[tuple[str, Value], ...] = ()
+    constants: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A model: nodes in an order in which they can run, the activations it is given and those it returns.
+
+    `inputs` are (name, shape) pairs, batch first; `constants` are those of `outputs` that depend on no input.
+    `unknown` names the operators that were let pass unread, `notes` say what was assumed in reading; `frozen` are the
+    parameters that are not trained.
+    """
+
+    name: str
+    inputs: tuple[tuple[str, Shape], ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    sha256: str = ""
+    unknown: tuple[str, ...] = field(default=())
+    constants: tuple[tuple[str, Shape], ...] = ()
+    notes: tuple[str, ...] = ()
+    frozen: frozenset[str] = frozenset()
+
+    @property
+    def batch_size(self) -> int:
+        """The first dimension of the first input."""
+        return self.inputs[0][1][0] if self.inputs and self.inputs[0][1] else 1
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in the order they run, repeats included."""
+        return tuple(node.layer for node in self.nodes)
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many numbers its layers hold, frozen ones included; a tensor that several layers share counts once."""
+        return sum(self._parameter_sizes().values())
+
+    @cached_property
+    def trained_parameters(self) -> int:
+        """How many numbers it trains."""
+        return sum(self.trained_sizes.values())
+
+    @cached_property
+    def trained_sizes(self) -> Mapping[str, int]:
+        """The parameters that are trained, with how many numbers each has."""
+        return {name: size for name, size in self._parameter_sizes().items() if name not in self.frozen}
+
+    def parameter_names(self, node: Node) -> tuple[str, ...]:
+        """The names of a node's parameters, made up where the file has none."""
+        count = len(node.layer.parameter_shapes)
+        return (*node.parameters[:count], *(f"{node.name}.{at}" for at in range(len(node.parameters), count)))
+
+    def trains(self, node: Node) -> bool:
+        """Whether a parameter of the node itself is trained."""
+        return any(name not in self.frozen for name in self.parameter_names(node))
+
+    @cached_property
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shape of each activation by name."""
+        made = {node.output: node.layer.output_shape for node in self.nodes}
+        return dict(self.inputs) | dict(self.constants) | made
+
+    @cached_property
+    def trained(self) -> frozenset[str]:
+        """The activations a gradient flows back to: those that depend on a parameter that is trained."""
+        found: set[str] = set()
+        for node in self.nodes:
+            if self.trains(node) or any(name in found for name in node.inputs):
+                found.add(node.output)
+        return frozenset(found)
+
+    @cached_property
+    def scores(self) -> str:
+        """The output that the loss is taken of: the last one that a gradient flows back to, else the last."""
+        trained = (name for name in reversed(self.outputs) if name in self.trained)
+        return next(trained, self.outputs[-1])
+
+    def loss(self) -> SoftmaxCrossEntropy:
+        """The softmax cross-entropy over the scores: their last dimension, or the channels of a map."""
+        shape = self.shapes[self.scores] or (1,)
+        classes = shape[1] if len(shape) > 3 else shape[-1]
+        return SoftmaxCrossEntropy(rows=prod(shape) // classes, classes=classes)
+
+    def transfer(self) -> Transfer:
+        """The copy of a batch of all inputs to a device with a memory of its own."""
+        return Transfer(elements=sum(prod(shape) for _, shape in self.inputs))
+
+    def optimizer(self, function: str) -> Optimizer:
+        """The update of all trained parameters by `function`; raises LatteError for a network without any."""
+        sizes = self.trained_sizes
+        if not sizes:
+            raise LatteError(f"`{self.name}` has no parameters to train", hint="use `--optimizer none`")
+        return Optimizer(function=function, tensors=len(sizes), elements=sum(sizes.values()))
+
+    def _parameter_sizes(self) -> dict[str, int]:
+        return {
+            name: prod(shape)
+            for node in self.nodes
+            for name, shape in zip(self.parameter_names(node), node.layer.parameter_shapes, strict=True)
+        }

@@ -1,0 +1,63 @@
+"""Loading: a model file or a live module becomes a network."""
+
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from latte_cli.errors import LatteError
+from latte_cli.network.graph import Network
+
+
+def load(
+    model: Any,
+    example: Any = None,
+    *,
+    batch_size: int | None = None,
+    sizes: Mapping[str, int] | None = None,
+    allow_unknown: bool = False,
+) -> Network:
+    """Read a model file, or a live torch module together with an `example` of what it is called with.
+
+    A file is an ONNX model or a program of `torch.export` (`.pt2`), told apart by what it holds. `batch_size` is the
+    one wanted (default: the file's own, or 1 where it is open), `sizes` are those of other dimensions that are left
+    open, by name. Weights are not read. Raises LatteError for a file that is missing, damaged, or of another format,
+    and for an operator that is not known (unless `allow_unknown`, when the network names it in `unknown`).
+    """
+    from latte_cli.network import torch_program
+    from latte_cli.network.onnx import read, stripped
+
+    if isinstance(model, str | os.PathLike):
+        path = Path(model)
+        content, name = _content(path), path.stem
+    else:
+        content, name = torch_program.exported(model, example), type(model).__name__
+    if torch_program.is_pickle(content):
+        raise torch_program.pickled(name)
+    program = torch_program.is_archive(content)
+    return read(
+        torch_program.model(content, name) if program else content,
+        name=name,
+        sha256=stripped.digest(content),
+        batch_size=batch_size,
+        allow_unknown=allow_unknown,
+        sizes=sizes,
+    )
+
+
+def _content(path: Path) -> bytes:
+    """What the file at `path` holds but for large weights, which stay where they are."""
+    from latte_cli.network.onnx import stripped
+
+    try:
+        with path.open("rb") as file:
+            if not path.is_file():
+                raise LatteError(f"`{path}` is not a file", hint="a model is an ONNX file")
+            if not file.seek(0, 2):
+                return b""
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as seen:
+                return stripped.stripped(seen)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise LatteError(f"cannot read `{path}`: {reason}", hint="`latte zoo list` names models to export") from exc
