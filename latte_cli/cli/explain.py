@@ -89,7 +89,10 @@ def explain(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Explain what each rule takes for the convolutions of MODEL, what would be best, and what that costs."""
+    """Explain which algorithms each rule takes, and the cost.
+
+    For the convolutions of MODEL it shows what each rule takes, what would be best, and what that costs.
+    """
     if for_device is not None:
         _explain_elsewhere(model, for_device, batch_size, precision, layout, parse_shapes(shape), form)
         return

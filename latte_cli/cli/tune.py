@@ -49,9 +49,10 @@ def tune(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Choose a layout and algorithms for MODEL on this machine, try them on real steps, and write what won.
+    """Find out how MODEL runs fastest on this machine.
 
-    The profile of this machine says which algorithms to try; without one, layouts alone are tried.
+    Layouts and algorithms are tried on real steps, and what won is written. The profile of this machine says which
+    algorithms to try; without one, layouts alone are tried.
     """
     from latte_cli.estimator import Limits, check_names
     from latte_cli.network import load

@@ -50,7 +50,10 @@ def verify(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Run training steps of MODEL here, as PyTorch does, and show them beside the estimate, layer by layer."""
+    """Run real steps of MODEL here, beside the estimate.
+
+    The steps are those of PyTorch. The table shows them layer by layer.
+    """
     from latte_cli.backends.whole import Run
     from latte_cli.cli.measuring import opening
     from latte_cli.estimator import estimated
