@@ -81,7 +81,11 @@ def allocate(
     ] = None,
     devices: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Devices one by one, as Parquet or CSV: device, class, and what is its own."),
+        typer.Option(
+            metavar="FILE",
+            help="Devices one by one, as Parquet or CSV: device, class, and what is its own, in the unit that the "
+            "column's name ends in.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,

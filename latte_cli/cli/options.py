@@ -52,13 +52,13 @@ ShapeOption: TypeAlias = Annotated[
 ]
 
 parse_duration = duration_s
-"""An option's `parser=` for durations: seconds in `30s`, `2m`, `1h`, `500ms` or a plain number."""
+"""An option's `parser=` for durations: seconds in `30s`, `2m`, `1h` or `500ms`."""
 
 parse_rate = bandwidth_bit_per_s
-"""An option's `parser=` for rates: bits per second in `5Mbit`, `20kbit/s` or a plain number."""
+"""An option's `parser=` for rates: bits per second in `5Mbit` or `20kbit/s`."""
 
 parse_size = size_bytes
-"""An option's `parser=` for sizes: bytes in `2GiB`, `512MiB` or a plain number."""
+"""An option's `parser=` for sizes: bytes in `2GiB` or `512MiB`."""
 
 
 def parse_widths(text: str, what: str = "widths") -> tuple[float, ...]:
