@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latte_cli.errors import LatteError, unknown
-from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
+from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, duration_s, size_bytes
 from latte_cli.schedule import Schedule
 from latte_cli.tasks import Layout, Precision
 
@@ -138,7 +138,7 @@ def _fleet_class(entry: object, source: str, number: int) -> FleetClass:
         batch=fields.required("batch", whole_number),
         up_bit_per_s=bandwidth.required("up", bandwidth_bit_per_s),
         down_bit_per_s=bandwidth.required("down", bandwidth_bit_per_s),
-        overhead_s=fields.optional("overhead", duration_s) or 0.0,
+        overhead_s=fields.optional("overhead", duration_or_zero_s) or 0.0,
         memory_bytes=fields.optional("memory", size_bytes),
         threads=fields.optional("threads", whole_number),
         precision=fields.optional("precision", _precision) or Precision.FP32,

@@ -92,7 +92,8 @@ def limit(text: str) -> Limit:
     quantity = name.strip() if equals else "step"
     if quantity not in QUANTITIES:
         raise unknown("quantity", quantity, QUANTITIES)
-    return Limit(quantity=quantity, most=size_bytes(value) if quantity == "memory" else duration_s(value))
+    parse = size_bytes if quantity == "memory" else duration_s
+    return Limit(quantity=quantity, most=parse(value, before=f"{quantity}=" if equals else ""))
 
 
 def read_estimates(path: Path) -> Document:

@@ -1,28 +1,39 @@
 """Quantities as people write them: `30s`, `5Mbit`, `2GiB` become seconds, bits per second and bytes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from decimal import Decimal, InvalidOperation
+from math import ceil, inf
 
 from latte_cli.errors import ExitCode, LatteError
 
-_NUMBER_AND_UNIT = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) *([A-Za-z/]*)", re.ASCII)
+_NUMBER_AND_UNIT = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) *([A-Za-z/]+)", re.ASCII)
+_MOST_DIGITS = 20  # before and after the point of a number that is shown again
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Kind:
+    """A kind of quantity.
+
+    `examples` stand in hints. `likely` says, for numbers below each limit, which units one without a unit has probably.
+    """
+
     what: str
     units: Mapping[str, float]
     most: float
-    hint: str
+    said: str
+    examples: Sequence[str]
+    likely: Sequence[tuple[float, Sequence[str]]]
 
 
 _DURATION = _Kind(
     what="duration",
-    units={"": 1.0, "s": 1.0, "ms": 1e-3, "m": 60.0, "min": 60.0, "h": 3600.0},
+    units={"s": 1.0, "ms": 1e-3, "m": 60.0, "min": 60.0, "h": 3600.0},
     most=366 * 86400.0,
-    hint="a number and a unit, as in `500ms`, `30s`, `2m` or `1h`, of at most a year",
+    said="a number over 0 and a unit, at most a year",
+    examples=("500ms", "30s", "2m", "1h"),
+    likely=((inf, ("ms", "s")),),
 )
 _BANDWIDTH = _Kind(
     what="bandwidth",
@@ -30,15 +41,15 @@ _BANDWIDTH = _Kind(
         prefix + unit: factor
         for prefix, factor in (("", 1.0), ("k", 1e3), ("m", 1e6), ("g", 1e9))
         for unit in ("bit", "bit/s", "bps")
-    }
-    | {"": 1.0},
+    },
     most=1e15,
-    hint="bits per second: a plain number, or `250kbit`, `5Mbit`, `1Gbit`",
+    said="a number over 0 and a unit of bits per second",
+    examples=("250kbit", "5Mbit", "1Gbit"),
+    likely=((1e4, ("kbit", "Mbit")), (inf, ("bit",))),
 )
 _SIZE = _Kind(
     what="size",
     units={
-        "": 1.0,
         "b": 1.0,
         "kb": 1e3,
         "mb": 1e6,
@@ -50,33 +61,72 @@ _SIZE = _Kind(
         "tib": 2.0**40,
     },
     most=2.0**60,
-    hint="bytes: a plain number, or `512MiB`, `2GiB`, `2GB`",
+    said="a number over 0 and a unit of bytes",
+    examples=("512MiB", "2GiB", "2GB"),
+    likely=((1e4, ("MiB", "GiB")), (inf, ("B",))),
 )
 
 
-def duration_s(text: str | float) -> float:
-    """Seconds in `30s`, `2m`, `1h`, `500ms` or a plain number of seconds.
+def duration_s(text: str | float, before: str = "") -> float:
+    """Seconds in `30s`, `2m`, `1h` or `500ms`.
 
-    Like its siblings it takes only what is over 0 and raises LatteError (exit code 2) for the rest.
+    Like its siblings it takes only what is over 0 and has a unit, and raises LatteError (exit code 2) for the rest.
+    `before` is what stands before the quantity; it is repeated in hints, so that they can be typed as they are.
     """
-    return _quantity(_DURATION, text)
+    return _quantity(_DURATION, text, before)
 
 
-def bandwidth_bit_per_s(text: str | float) -> float:
-    """Bits per second in `5Mbit`, `20 kbit/s`, `1Gbps` or a plain number; prefixes are decimal."""
-    return _quantity(_BANDWIDTH, text)
+def duration_or_zero_s(text: str | float) -> float:
+    """Seconds in `2s`; 0 is taken too, and needs no unit."""
+    return 0.0 if _bare(text) == 0 or _value(_DURATION, text) == 0 else duration_s(text)
 
 
-def size_bytes(text: str | float) -> int:
-    """Bytes in `2GiB`, `512 MB` or a plain number, rounded up to whole ones."""
-    return ceil(_quantity(_SIZE, text))
+def bandwidth_bit_per_s(text: str | float, before: str = "") -> float:
+    """Bits per second in `5Mbit`, `20 kbit/s` or `1Gbps`; prefixes are decimal."""
+    return _quantity(_BANDWIDTH, text, before)
 
 
-def _quantity(kind: _Kind, text: str | float) -> float:
+def size_bytes(text: str | float, before: str = "") -> int:
+    """Bytes in `2GiB` or `512 MB`, rounded up to whole ones."""
+    return ceil(_quantity(_SIZE, text, before))
+
+
+def _quantity(kind: _Kind, text: str | float, before: str) -> float:
+    value = _value(kind, text)
+    if value is not None and 0 < value <= kind.most:
+        return value
+    shown = " ".join(str(text).split())[:40]
+    meant = [f"`{before}{each}`" for each in _meant(kind, text)]
+    if meant:
+        why, hint = ": the unit is missing", f"did you mean {' or '.join(meant)}?"
+    else:
+        *others, last = (f"`{before}{each}`" for each in kind.examples)
+        why, hint = "", f"{kind.said}, as in {', '.join(others)} or {last}"
+    raise LatteError(f"`{shown}` is not a {kind.what}{why}", hint=hint, exit_code=ExitCode.USAGE)
+
+
+def _value(kind: _Kind, text: str | float) -> float | None:
+    """The number in `text` times its unit; None where there is none or no unit of this kind."""
     match = _NUMBER_AND_UNIT.fullmatch(str(text).strip())
     factor = kind.units.get(match[2].lower()) if match else None
-    value = float(match[1]) * factor if match and factor else 0.0
-    if not 0 < value <= kind.most:
-        shown = " ".join(str(text).split())[:40]
-        raise LatteError(f"`{shown}` is not a {kind.what}", hint=kind.hint, exit_code=ExitCode.USAGE)
-    return value
+    return float(match[1]) * factor if match and factor else None
+
+
+def _bare(text: str | float) -> Decimal | None:
+    """The number in a text that has no unit."""
+    try:
+        number = Decimal(str(text).strip())
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _meant(kind: _Kind, text: str | float) -> list[str]:
+    """A number without a unit, with each unit that it probably has."""
+    number = _bare(text)
+    if number is None or number <= 0 or not -_MOST_DIGITS < number.adjusted() < _MOST_DIGITS:
+        return []
+    units = next(units for below, units in kind.likely if number < below)
+    written = f"{number.normalize():f}"
+    found = (written + unit for unit in units)
+    return [each for each in found if 0 < (_value(kind, each) or 0) <= kind.most]

@@ -395,19 +395,19 @@ def usual(kind: Kind) -> tuple[str, ...]:
 _FIXED = "fixed:"
 
 
-def _switch(text: str) -> bool:
+def _switch(text: str, before: str) -> bool:
     if text.lower() not in ("on", "off", "true", "false", "1", "0"):
-        raise LatteError(f"`{text}` is neither on nor off", hint="as in `autotune=off`", exit_code=ExitCode.USAGE)
+        raise LatteError(f"`{text}` is neither on nor off", hint=f"as in `{before}off`", exit_code=ExitCode.USAGE)
     return text.lower() in ("on", "true", "1")
 
 
-def _count(text: str) -> int:
+def _count(text: str, before: str) -> int:
     if not text.isdecimal():
-        raise LatteError(f"`{text}` is not a count", hint="as in `benchmark-limit=20`", exit_code=ExitCode.USAGE)
+        raise LatteError(f"`{text}` is not a count", hint=f"as in `{before}20`", exit_code=ExitCode.USAGE)
     return int(text)
 
 
-_PARSERS: dict[str, Callable[[str], object]] = {
+_PARSERS: dict[str, Callable[[str, str], object]] = {
     "benchmark_limit": _count,
     "workspace_limit": size_bytes,
     "tolerance": duration_s,
@@ -443,7 +443,7 @@ def _knob(strategy: str, rule: Callable[..., Timing], text: str) -> tuple[str, o
     there = [one for one, about in inspect.signature(rule).parameters.items() if about.kind is about.KEYWORD_ONLY]
     if key not in there:
         raise unknown(f"knob of {strategy}", name.strip(), [one.replace("_", "-") for one in there] or ["none"])
-    return key, _PARSERS[key](value.strip())
+    return key, _PARSERS[key](value.strip(), f"{strategy}:{name.strip()}=")
 
 
 def fixed_name(name: str) -> str | None:

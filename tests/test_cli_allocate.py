@@ -99,7 +99,7 @@ def test_a_long_round_lets_every_class_train_the_whole_model(latte):
 
 def test_a_shorter_round_gives_the_slow_class_a_smaller_sub_model(latte):
     whole = {each["class"]: each["high_s"] for each in plan(latte, "--round-duration", "1h")[1]["devices"]}
-    code, found = plan(latte, "--round-duration", f"{whole['slow'] * 0.999:.9f}")
+    code, found = plan(latte, "--round-duration", f"{whole['slow'] * 0.999:.9f}s")
     assert code == 0
     fast, slow = found["devices"]
     assert (fast["sub_model"], slow["sub_model"]) == ("w1", "w0.75")

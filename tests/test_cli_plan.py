@@ -31,7 +31,7 @@ def planned(run, *arguments):
 def half_way(run):
     """A round in which the slow class can train something, but not the whole model."""
     slow = planned(run, "--round-duration", "1h")["devices"][1]
-    return f"{(slow['least_s'] + slow['high_s']) / 2:.6f}"
+    return f"{(slow['least_s'] + slow['high_s']) / 2:.6f}s"
 
 
 def test_fine_widths_keep_more_than_one_width_for_all(run, place):  # noqa: F811
@@ -127,7 +127,7 @@ def test_durations_are_found_by_what_they_keep(run):
     kept = sum(each["count"] * parameters[each["sub_model"]] for each in capacity["devices"])
     assert kept >= 0.6 * 5 * max(parameters.values())
     assert idle["round_duration_s"] > 0
-    shorter = f"{0.999 * floor['round_duration_s']:.9f}"
+    shorter = f"{0.999 * floor['round_duration_s']:.9f}s"
     again = json.loads(run("--round-duration", shorter, "--format", "json")[1])
     assert min(parameters.get(each["sub_model"], 0) for each in again["devices"]) < 0.5 * max(parameters.values())
 

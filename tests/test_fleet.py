@@ -1,3 +1,5 @@
+import pytest
+
 from latte_cli.fleet import parse_fleet, read_fleet
 from latte_cli.tasks import Layout, Precision
 
@@ -21,7 +23,7 @@ classes:
     device: epyc
     samples: 1
     batch: 64
-    bandwidth: {up: 1000000, down: 2.5 Mbit/s}
+    bandwidth: {up: 1000kbit, down: 2.5 Mbit/s}
 """
 
 
@@ -56,7 +58,16 @@ classes:
     assert (a.up_bit_per_s, a.down_bit_per_s) == (b.up_bit_per_s, b.down_bit_per_s) == (1e6, 2e6)
 
 
+@pytest.mark.parametrize(("overhead", "seconds"), [("0", 0), ("0.0", 0), ("0 s", 0), ("~", 0), ("2s", 2)])
+def test_a_round_may_take_nothing_besides(overhead, seconds):
+    entry = f"class: a, device: d, samples: 5, batch: 1, bandwidth: {{up: 1bit, down: 1bit}}, overhead: {overhead}"
+    (found,) = parse_fleet(f"classes: [{{{entry}}}]".encode(), source="fleet").classes
+    assert found.overhead_s == seconds
+
+
 def test_values_are_read_as_they_are_written():
-    text = "classes: [{class: no, device: 1e3, samples: 010, batch: 1, bandwidth: {up: 1, down: 1}, memory: null}]"
+    text = (
+        "classes: [{class: no, device: 1e3, samples: 010, batch: 1, bandwidth: {up: 1bit, down: 1bit}, memory: null}]"
+    )
     (found,) = parse_fleet(text.encode(), source="fleet").classes
     assert (found.name, found.device, found.samples, found.memory_bytes) == ("no", "1e3", 10, None)

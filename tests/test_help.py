@@ -1,9 +1,15 @@
 """What the command line says of itself."""
 
+import fcntl
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +25,100 @@ LATTE = str(Path(sys.executable).with_name("latte"))
 HEAVY = {"torch", "xgboost", "pandas", "pyarrow", "onnx", "scipy", "numpy"}
 
 
-def _paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    yield path
+def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, command
     for name, child in getattr(command, "commands", {}).items():
-        yield from _paths(child, (*path, name))
+        yield from _commands(child, (*path, name))
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
 
 
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        arguments, env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        arguments,
+        env=_environment() | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
-@pytest.mark.parametrize("path", [*_paths(typer.main.get_command(app))], ids=lambda path: " ".join(("latte", *path)))
-def test_every_command_explains_itself_in_80_columns(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    result = CliRunner().invoke(app, [*path, "--help"], prog_name="latte")
-    assert result.exit_code == ExitCode.DONE
-    assert result.stdout.startswith(f"Usage: {' '.join(('latte', *path))} ")
-    assert [line for line in result.stdout.splitlines() if len(line) > 80] == []
-    assert result.stderr == ""
+COMMANDS = dict(_commands(typer.main.get_command(app)))
+
+
+def _title(path: tuple[str, ...]) -> str:
+    return " ".join(("latte", *path))
+
+
+@cache
+def shown(path: tuple[str, ...]) -> str:
+    """What `--help` of a command prints at 80 columns."""
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(app, [*path, "--help"], prog_name="latte")
+    assert (result.exit_code, result.stderr) == (ExitCode.DONE, "")
+    return result.stdout
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=_title)
+def test_every_command_explains_itself_in_80_columns(path: tuple[str, ...]) -> None:
+    lines = shown(path).splitlines()
+    assert lines[0].startswith(f"Usage: {_title(path)} ")
+    assert [line for line in lines if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=_title)
+def test_no_help_shows_the_marks_of_a_formatter_or_is_cut_off(path: tuple[str, ...]) -> None:
+    lines = shown(path).splitlines()
+    assert [line for line in lines if "\\" in line or "\x1b" in line or "\b" in line] == []
+    assert [line for line in lines[1:] if line.rstrip().endswith(("...", "…"))] == []
+
+
+@pytest.mark.parametrize(
+    "path", [path for path, command in COMMANDS.items() if hasattr(command, "commands")], ids=_title
+)
+def test_a_list_of_commands_has_one_line_for_each(path: tuple[str, ...]) -> None:
+    rows = shown(path).split("\nCommands:\n")[1].splitlines()
+    assert [row.split()[0] for row in rows] == [*COMMANDS[path].commands]
+    assert all(row.endswith(".") for row in rows)
+
+
+def test_what_is_optional_required_and_bounded_stands_in_plain_brackets() -> None:
+    words = " ".join(shown(("allocate",)).split())
+    for said in ("[default: nested]", "[default: 0; x>=0]", "[default: the fleet file's]", "above. [required]"):
+        assert said in words
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=_title)
+def test_every_argument_has_a_help_text(path: tuple[str, ...]) -> None:
+    text = shown(path)
+    arguments = [param for param in COMMANDS[path].params if param.param_type_name == "argument"]
+    assert ("\nArguments:\n" in text) is bool(arguments)
+    rows = text.split("\nArguments:\n")[1].split("\n\n")[0].splitlines() if arguments else []
+    assert [row for row in rows if not re.match(r"  \S.*?  +[A-Z]|    ", row)] == []
+    of_models = [row for row in rows if "MODEL" in row.split("  ")[1]]
+    assert [row for row in of_models if ".onnx" not in row or ".pt2" not in row] == []
+
+
+@pytest.mark.parametrize("path", [(), ("estimate",)], ids=_title)
+def test_the_help_on_a_terminal_is_that_in_a_pipe(path: tuple[str, ...]) -> None:
+    piped = _run(LATTE, *path, "--help")
+    terminal, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen([LATTE, *path, "--help"], env=_environment(), stdin=theirs, stdout=theirs) as process:
+        os.close(theirs)
+        printed = b"".join(iter(partial(_read, terminal), b""))
+    os.close(terminal)
+    assert (process.returncode, piped.returncode) == (ExitCode.DONE, ExitCode.DONE)
+    assert printed.decode().replace("\r\n", "\n") == piped.stdout
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # Linux says so that the other end is closed
+        return b""
 
 
 def test_the_version_is_that_of_the_package() -> None:

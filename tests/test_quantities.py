@@ -1,22 +1,26 @@
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
+from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, duration_s, size_bytes
+
+PARSERS = (duration_or_zero_s, duration_s, bandwidth_bit_per_s, size_bytes)
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("30s", 30), ("2m", 120), ("2 min", 120), ("1h", 3600), ("500ms", 0.5), ("1.5", 1.5), (" .5H ", 1800), (30, 30)],
+    [("30s", 30), ("2m", 120), ("2 min", 120), ("1h", 3600), ("500ms", 0.5), ("1.5s", 1.5), (" .5H ", 1800)],
 )
 def test_a_duration_is_a_number_and_a_unit(text, seconds):
-    assert duration_s(text) == pytest.approx(seconds)
+    assert duration_s(text) == duration_or_zero_s(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
     ("text", "bits"),
-    [("5Mbit", 5e6), ("20 kbit/s", 2e4), ("1Gbps", 1e9), ("2.5e0", None), ("1000", 1e3), (64000, 64e3), ("5MB", None)],
+    [("5Mbit", 5e6), ("20 kbit/s", 2e4), ("1Gbps", 1e9), ("2.5e0bit", None), ("1000bit", 1e3), ("5MB", None)],
 )
 def test_a_bandwidth_is_in_bits_with_decimal_prefixes(text, bits):
     if bits is None:
@@ -27,14 +31,14 @@ def test_a_bandwidth_is_in_bits_with_decimal_prefixes(text, bits):
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("2GiB", 2 << 30), ("512 MiB", 512 << 20), ("2GB", 2 * 10**9), ("4096", 4096), (1.5, 2)]
+    ("text", "count"), [("2GiB", 2 << 30), ("512 MiB", 512 << 20), ("2GB", 2 * 10**9), ("4096B", 4096), ("1.5B", 2)]
 )
 def test_a_size_is_in_bytes_with_decimal_or_binary_prefixes(text, count):
     assert size_bytes(text) == count
 
 
 @pytest.mark.parametrize(
-    "text", ["", "s", "-3s", "0", "0ms", "inf", "nan", "1e3", "3 weeks", "2m30s", "9999999h", "٣s"]
+    "text", ["", "s", "-3s", "0", "0ms", "inf", "nan", "1e3s", "3 weeks", "2m30s", "9999999h", "٣s", "-3", "9" * 50]
 )
 def test_anything_else_is_a_usage_error_with_a_hint(text):
     with pytest.raises(LatteError, match="is not a duration") as caught:
@@ -43,9 +47,58 @@ def test_anything_else_is_a_usage_error_with_a_hint(text):
     assert "30s" in (caught.value.hint or "")
 
 
-@given(st.text(), st.sampled_from((duration_s, bandwidth_bit_per_s, size_bytes)))
+@pytest.mark.parametrize(
+    ("parse", "number", "hint"),
+    [
+        (duration_s, "10", "did you mean `10ms` or `10s`?"),
+        (duration_s, 1.0, "did you mean `1ms` or `1s`?"),
+        (duration_s, " 1e3 ", "did you mean `1000ms` or `1000s`?"),
+        (duration_s, "1_000", "did you mean `1000ms` or `1000s`?"),
+        (duration_s, 10**9, "did you mean `1000000000ms`?"),
+        (bandwidth_bit_per_s, "20", "did you mean `20kbit` or `20Mbit`?"),
+        (bandwidth_bit_per_s, 5000000, "did you mean `5000000bit`?"),
+        (size_bytes, ".5", "did you mean `0.5MiB` or `0.5GiB`?"),
+        (size_bytes, "2147483648", "did you mean `2147483648B`?"),
+    ],
+)
+def test_a_number_without_a_unit_is_refused_with_the_likely_units(parse, number, hint):
+    with pytest.raises(LatteError, match="the unit is missing") as caught:
+        parse(number)
+    assert (caught.value.exit_code, caught.value.hint) == (ExitCode.USAGE, hint)
+
+
+usual = st.integers(1, 10**6) | st.floats(1e-9, 1e9)
+numbers = usual | st.integers() | st.floats() | st.decimals(allow_nan=False)
+
+
+@given(numbers | numbers.map(str), st.sampled_from(PARSERS[1:]), st.sampled_from(("", "memory=", "xla:tolerance=")))
+@example("0", duration_s, "")
+@example(1e-300, size_bytes, "")
+@example("1e999999999", size_bytes, "")
+def test_a_bare_number_is_refused_and_all_that_its_hint_names_is_accepted(number, parse, before):
+    with pytest.raises(LatteError) as caught:
+        parse(number, before)
+    meant = re.findall("`([^`]+)`", caught.value.hint or "")
+    assert meant
+    assert all(each.startswith(before) and parse(each.removeprefix(before)) > 0 for each in meant)
+    assert len((caught.value.hint or "").splitlines()) == 1
+
+
+@given(usual | usual.map(str))
+def test_where_zero_is_allowed_all_other_numbers_need_a_unit(number):
+    with pytest.raises(LatteError, match="the unit is missing") as caught:
+        duration_or_zero_s(number)
+    assert all(duration_or_zero_s(each) > 0 for each in re.findall("`([^`]+)`", caught.value.hint or ""))
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", "-0", 0, "0e5", "0s", "0 ms"])
+def test_zero_needs_no_unit_where_it_is_allowed(text):
+    assert duration_or_zero_s(text) == 0
+
+
+@given(st.text(), st.sampled_from(PARSERS))
 def test_garbage_raises_nothing_but_our_error_on_one_line(text, parse):
     try:
-        assert parse(text) > 0
+        assert parse(text) >= 0
     except LatteError as error:
         assert len(error.message.splitlines()) == 1

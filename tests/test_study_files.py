@@ -165,7 +165,7 @@ BAD = {
         None,
     ),
     "a bandwidth that is none": (
-        with_class(bandwidth={"up": "fast", "down": 1}),
+        with_class(bandwidth={"up": "fast", "down": "1bit"}),
         "scenario `one`, class `phone`, `bandwidth`: `up`: `fast` is not a bandwidth",
         None,
     ),

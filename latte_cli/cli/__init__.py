@@ -10,10 +10,12 @@ import typer
 
 from latte_cli import __version__
 from latte_cli.cli import console
+from latte_cli.cli.help import Command, Group
 from latte_cli.errors import ExitCode, LatteError
 
 app = typer.Typer(
     name="latte",
+    cls=Group,
     help="How long a training step takes on a device, which algorithms to run there, which sub-model to train.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -56,11 +58,12 @@ def _register() -> None:
     from latte_cli.cli import commands
 
     for name, command in commands.COMMANDS.items():
-        app.command(name)(_interruptible(command))
+        app.command(name, cls=Command)(_interruptible(command))
     for name, group in commands.GROUPS.items():
         for info in group.registered_commands:
             info.callback = _interruptible(info.callback) if info.callback else None
-        app.add_typer(group, name=name)
+            info.cls = Command
+        app.add_typer(group, name=name, cls=Group)
 
 
 _register()

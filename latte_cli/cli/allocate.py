@@ -81,7 +81,11 @@ def allocate(
     ] = None,
     devices: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Devices one by one, as Parquet or CSV: device, class, and what is its own."),
+        typer.Option(
+            metavar="FILE",
+            help="Devices one by one, as Parquet or CSV: device, class, and what is its own, in the unit that the "
+            "column's name ends in.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -108,11 +112,12 @@ def allocate(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Give each class of a fleet the best sub-model of MODEL whose round meets the round duration.
+    """Give each class of a fleet its best sub-model of MODEL.
 
-    A round is epochs x (samples / batch) training steps, then the parameters sent down and up; the upper end of its
-    95 % interval counts, and a step has to fit the memory. Without --fine that is the largest sub-model of the given
-    widths and depths. Ends with code 3 if a class can train no sub-model.
+    It is the best whose round meets the round duration. A round is epochs x (samples / batch) training steps, then the
+    parameters sent down and up; the upper end of its 95 % interval counts, and a step has to fit the memory. Without
+    --fine that is the largest sub-model of the given widths and depths. Ends with code 3 if a class can train no
+    sub-model.
 
     \b
     The fleet file:

@@ -26,10 +26,10 @@ def doctor(
     ] = None,
     output_format: FormatOption = Format.TABLE,
 ) -> None:
-    """Say what this machine can measure, what it lacks, and what to type about it.
+    """Say what this machine can measure, and what it lacks.
 
-    Libraries that may crash are tried in processes of their own. The exit code is 0 unless the device, by default the
-    CPU, cannot be measured here.
+    Each finding says what to type about it. Libraries that may crash are tried in processes of their own. The exit code
+    is 0 unless the device, by default the CPU, cannot be measured here.
     """
     if device_json is not None:
         from latte_cli.backends.cuda import deviceless

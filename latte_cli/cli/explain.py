@@ -89,7 +89,10 @@ def explain(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Explain what each rule takes for the convolutions of MODEL, what would be best, and what that costs."""
+    """Explain which algorithms each rule takes, and the cost.
+
+    For the convolutions of MODEL it shows what each rule takes, what would be best, and what that costs.
+    """
     if for_device is not None:
         _explain_elsewhere(model, for_device, batch_size, precision, layout, parse_shapes(shape), form)
         return
@@ -107,7 +110,7 @@ def explain(
         memory_limit=memory_limit,
         optimizer=optimizer,
     )
-    cases = [("", asked), *((text, _otherwise(asked, text)) for text in what_if or ())]
+    cases = [("", asked), *((text, replace(asked, **other_values(text))) for text in what_if or ())]
     opened, sizes = open_store(store), parse_shapes(shape)
     slug = profile(opened, device, threads)
     names = strategy or usual(opened.device(slug).kind)
@@ -185,14 +188,14 @@ def _explained(
     return Explanation(best=best, others=[by_name[name] for name in dict.fromkeys(names)], what_if=what_if)
 
 
-def _count(text: str) -> int:
+def _count(text: str, before: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise LatteError(f"`{text}` is not a count", hint="as in `batch-size=64`", exit_code=ExitCode.USAGE)
+        raise LatteError(f"`{text}` is not a count", hint=f"as in `{before}64`", exit_code=ExitCode.USAGE)
     return int(text)
 
 
-def _one_of(what: str, known: Sequence[str]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
+def _one_of(what: str, known: Sequence[str]) -> Callable[..., str]:
+    def parse(text: str, before: str = "") -> str:
         if text not in known:
             raise unknown(what, text, known)
         return text
@@ -200,19 +203,19 @@ def _one_of(what: str, known: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
-_PARSERS: Mapping[str, Callable[[str], Any]] = {
+_PARSERS: Mapping[str, Callable[..., Any]] = {
     "batch-size": _count,
     "precision": _one_of("precision", tuple(Precision)),
     "layout": _one_of("layout", tuple(Layout)),
     "threads": _count,
     "workspace-limit": parse_size,
     "memory-limit": parse_size,
-    "optimizer": str,
+    "optimizer": lambda text, _: text,
 }
 
 
-def _otherwise(asked: _Asked, text: str) -> _Asked:
-    """`asked` with the values in `batch-size=64,precision=bf16`; LatteError (exit code 2) for what is none."""
+def other_values(text: str) -> dict[str, Any]:
+    """The values in `batch-size=64,precision=bf16` by name; raises LatteError (exit code 2) for what is none."""
     values = {}
     for part in text.split(","):
         name, equals, value = (one.strip() for one in part.partition("="))
@@ -220,5 +223,5 @@ def _otherwise(asked: _Asked, text: str) -> _Asked:
             raise unknown("what-if", name, _PARSERS)
         if not equals or not value:
             raise LatteError(f"`{name}` has no value", hint=f"as in `{name}=…`", exit_code=ExitCode.USAGE)
-        values[name.replace("-", "_")] = _PARSERS[name](value)
-    return replace(asked, **values)
+        values[name.replace("-", "_")] = _PARSERS[name](value, f"{name}=")
+    return values

@@ -29,7 +29,10 @@ def latte_csv(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """LATTE's dataset: forward convolutions, each with the cuDNN algorithm that won."""
+    """LATTE's dataset: the cuDNN algorithm that won each call.
+
+    The calls are forward convolutions.
+    """
     _imported(files, "latte-csv", name, form, store, heuristic=heuristic)
 
 
@@ -40,7 +43,10 @@ def miopen_finddb(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """MIOpen's Find database as text, shipped or the one ROCm keeps for its user: every solver with its time."""
+    """MIOpen's Find database as text: each solver with its time.
+
+    It is the one that MIOpen ships, or the one that ROCm keeps for its user.
+    """
     _imported(files, "miopen-finddb", name, form, store)
 
 
@@ -51,7 +57,10 @@ def neusight_csv(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """NeuSight's tables: forward convolutions in torch's benchmark mode, with the kernels that ran."""
+    """NeuSight's tables: forward convolutions and their kernels.
+
+    They ran in torch's benchmark mode.
+    """
     _imported(files, "neusight-csv", name, form, store)
 
 

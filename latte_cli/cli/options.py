@@ -12,6 +12,8 @@ from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
 from latte_cli.report import Format
 from latte_cli.tasks import Precision
 
+MODEL_HELP = "An ONNX file (.onnx) or a torch.export program (.pt2)."
+
 StoreOption: TypeAlias = Annotated[
     str | None,
     typer.Option("--store", metavar="URI", help="Dataset store. [default: $LATTE_STORE, else your data directory]"),
@@ -25,10 +27,10 @@ DeviceOption: TypeAlias = Annotated[
         help="A profile's name (`latte store devices`), or `cpu` or `cuda:N` for this machine. Repeatable.",
     ),
 ]
-ModelArgument: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .pt2 program.", show_default=False)
+ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+BatchSizeOption: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="Samples of a step. [default: the model's]")
 ]
-BatchSizeOption: TypeAlias = Annotated[int | None, typer.Option(min=1, help="[default: the model's]")]
 PrecisionOption: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")]
 ThreadsOption: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")
@@ -50,13 +52,13 @@ ShapeOption: TypeAlias = Annotated[
 ]
 
 parse_duration = duration_s
-"""An option's `parser=` for durations: seconds in `30s`, `2m`, `1h`, `500ms` or a plain number."""
+"""An option's `parser=` for durations: seconds in `30s`, `2m`, `1h` or `500ms`."""
 
 parse_rate = bandwidth_bit_per_s
-"""An option's `parser=` for rates: bits per second in `5Mbit`, `20kbit/s` or a plain number."""
+"""An option's `parser=` for rates: bits per second in `5Mbit` or `20kbit/s`."""
 
 parse_size = size_bytes
-"""An option's `parser=` for sizes: bytes in `2GiB`, `512MiB` or a plain number."""
+"""An option's `parser=` for sizes: bytes in `2GiB` or `512MiB`."""
 
 
 def parse_widths(text: str, what: str = "widths") -> tuple[float, ...]:

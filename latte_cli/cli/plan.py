@@ -12,7 +12,7 @@ from latte_cli.cli.pricing import pricer_of
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, duration
 
-app = typer.Typer(help="Show, check and compare the plans that `latte allocate -o FILE` writes.", no_args_is_help=True)
+app = typer.Typer(help="Show, check and compare plans of `latte allocate`.", no_args_is_help=True)
 
 PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan, as JSON.", show_default=False)]
 
@@ -45,7 +45,9 @@ def show(
 @app.command("check")
 def check(
     plan: PlanArgument,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model it is for.", show_default=False)],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The model it is for, as .onnx or .pt2.", show_default=False)
+    ],
     shape: ShapeOption = None,
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")
@@ -54,9 +56,10 @@ def check(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Check that a plan fits its model, and price it again by what the store holds today.
+    """Check that a plan fits its model, and price it again.
 
-    Ends with code 1 where the plan is for another model, and with 3 if a class would no longer finish in time.
+    The prices are from what the store holds today. Ends with code 1 where the plan is for another model, and with 3 if
+    a class would no longer finish in time.
     """
     from latte_cli.allocator import Plan, changes, largest, planned, read_plan
     from latte_cli.report.plans import write_changes

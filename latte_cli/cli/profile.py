@@ -43,7 +43,8 @@ _BUDGETS_S = {Suite.QUICK: 120.0, Suite.STANDARD: 900.0}
 
 def profile(
     models: Annotated[
-        list[Path] | None, typer.Argument(help="Model files, for the suite `network`.", show_default=False)
+        list[Path] | None,
+        typer.Argument(help="Model files, .onnx or .pt2, for the suite `network`.", show_default=False),
     ] = None,
     suite: Annotated[
         Suite | None, typer.Option(help="Which layers to measure. [default: network if models are given, else quick]")
@@ -95,9 +96,9 @@ def profile(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False,
     format: FormatOption = Format.TABLE,  # noqa: A002 - the option's name
 ) -> None:
-    """Measure layers on this machine, each algorithm and phase, into the store.
+    """Measure layers on this machine, into the store.
 
-    The same command goes on where it stopped. Rows are kept as they are measured.
+    Each algorithm and phase is timed. The same command goes on where it stopped. Rows are kept as they are measured.
     """  # fmt: skip
     from latte_cli.store import open_store
     from latte_cli.sweep import Budget, Sweep

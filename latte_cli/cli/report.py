@@ -8,6 +8,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import (
+    MODEL_HELP,
     BatchSizeOption,
     DeviceOption,
     PrecisionOption,
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 
 def report(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page, as .html.")],
-    model: Annotated[
-        Path | None, typer.Argument(metavar="[MODEL]", help="An ONNX file or a .pt2 program.", show_default=False)
-    ] = None,
+    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=False)] = None,
     device: DeviceOption = None,
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="A plan of `latte allocate -o`.")] = None,
     strategy: Annotated[
@@ -46,7 +45,10 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
     store: StoreOption = None,
 ) -> None:
-    """Write a report as one HTML page that needs nothing else: a device's profile, a network's layers, a plan."""
+    """Write devices, a network and a plan as one HTML page.
+
+    The page needs nothing else. It shows a device's profile, a network's layers, or a plan.
+    """
     from latte_cli.report.page import all_pictures, page
 
     if output.suffix.lower() not in (".html", ".htm"):

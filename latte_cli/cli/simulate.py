@@ -34,11 +34,12 @@ def simulate(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Compare methods of federated learning by the virtual time that they take to an accuracy.
+    """Compare methods of federated learning by virtual time.
 
-    Devices train as in a federation; the clock's ticks are the rounds as estimated on their profiles. Each method is
-    tuned on a seed of its own. Every training and every run is a file in DIR and is not made again, so a study that was
-    interrupted goes on where it stopped; two processes may share a folder. DIR also gets the curves, as PNG and SVG.
+    It is the time that they take to an accuracy. Devices train as in a federation; the clock's ticks are the rounds as
+    estimated on their profiles. Each method is tuned on a seed of its own. Every training and every run is a file in
+    DIR and is not made again, so a study that was interrupted goes on where it stopped; two processes may share a
+    folder. DIR also gets the curves, as PNG and SVG.
 
     \b
     The study file (docs/study.yaml is a whole one):

@@ -186,7 +186,10 @@ def merge(
     skip_damaged: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
-    """Add the rows of the store SOURCE that DESTINATION lacks; doing it twice changes nothing."""
+    """Add the rows of the store SOURCE that DESTINATION lacks.
+
+    Doing it twice changes nothing.
+    """
     if destination and store:
         raise LatteError("the destination is given twice", hint="leave out `--store`", exit_code=ExitCode.USAGE)
     opened = open_store(destination or store, skip_damaged=skip_damaged)

@@ -21,7 +21,7 @@ def train_estimator(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Learn the times of layers that were not measured, and say how far off they are on layers left out.
+    """Learn the times of layers that were not measured.
 
     One estimator for each device: a roofline for each kind and phase, or what the shipped estimator of another such
     device says where that is nearer (not with --output), corrected by boosted trees. Errors are those on layers that

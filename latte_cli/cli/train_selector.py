@@ -38,11 +38,11 @@ def train_selector(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Learn which algorithm is fastest for convolutions that were not measured, and say how good the choices are.
+    """Learn to choose the fastest algorithm of a convolution.
 
-    Each choice is judged on layers of shapes that were not learned from. Regret is the time of the choice over the
-    best time: its geometric mean, 95 % and 99 % quantiles, and that of the total time. A selector of the same devices
-    is replaced.
+    The choices serve convolutions that were not measured. Each choice is judged on layers of shapes that were not
+    learned from. Regret is the time of the choice over the best time: its geometric mean, 95 % and 99 % quantiles, and
+    that of the total time. A selector of the same devices is replaced.
     """
     from latte_cli.report.selectors import write_evaluation
     from latte_cli.selector import KINDS, evaluate, fit, name, prediction_s, save

@@ -22,6 +22,8 @@ from latte_cli.errors import unknown
 from latte_cli.report import Format
 from latte_cli.tasks import Precision
 
+_SECONDS = 5.0
+
 
 def tune(
     model: ModelArgument,
@@ -43,15 +45,17 @@ def tune(
     memory_limit: MemoryLimitOption = None,
     optimizer: OptimizerOption = "sgd",
     seconds: Annotated[
-        float, typer.Option(parser=parse_duration, metavar="DURATION", help="How long each way is tried.")
-    ] = 5.0,
+        float | None,
+        typer.Option(parser=parse_duration, metavar="DURATION", help="How long each way is tried. [default: 5s]"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace choices for the same device and settings.")] = False,
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Choose a layout and algorithms for MODEL on this machine, try them on real steps, and write what won.
+    """Find out how MODEL runs fastest on this machine.
 
-    The profile of this machine says which algorithms to try; without one, layouts alone are tried.
+    Layouts and algorithms are tried on real steps, and what won is written. The profile of this machine says which
+    algorithms to try; without one, layouts alone are tried.
     """
     from latte_cli.estimator import Limits, check_names
     from latte_cli.network import load
@@ -79,7 +83,7 @@ def tune(
         strategy=strategy,
         optimizer=optimizer,
         sizes=sizes,
-        seconds=seconds,
+        seconds=_SECONDS if seconds is None else seconds,
         warn=console.warn,
     )
     write_choices(output, found.best, force=force)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from latte_cli.network import Network
 
 _PROCESSES = 3
+_SECONDS = 3.0
 
 
 def verify(
@@ -41,8 +42,11 @@ def verify(
     threads: ThreadsOption = None,
     optimizer: OptimizerOption = "sgd",
     seconds: Annotated[
-        float, typer.Option(parser=parse_duration, metavar="DURATION", help="How long each of three processes steps.")
-    ] = 3.0,
+        float | None,
+        typer.Option(
+            parser=parse_duration, metavar="DURATION", help="How long each of three processes steps. [default: 3s]"
+        ),
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(parser=parse_share, metavar="SHARE", help="End with code 3 if the step is off by more."),
@@ -50,7 +54,10 @@ def verify(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Run training steps of MODEL here, as PyTorch does, and show them beside the estimate, layer by layer."""
+    """Run real steps of MODEL here, beside the estimate.
+
+    The steps are those of PyTorch. The table shows them layer by layer.
+    """
     from latte_cli.backends.torch.whole import Run
     from latte_cli.cli.measuring import opening
     from latte_cli.estimator import estimated
@@ -82,7 +89,7 @@ def verify(
         precision=precision,
         layout=layout,
         optimizer=optimizer,
-        seconds=seconds,
+        seconds=_SECONDS if seconds is None else seconds,
     )
     found = Verification(estimate=estimate, runs=_runs(run, network))
     write_verification(found, form)

@@ -18,7 +18,10 @@ _COLUMNS = ("name", "image_size", "classes", "layers", "parameters", "flops_per_
 
 @app.command("list")
 def list_models(output_format: FormatOption = Format.TABLE) -> None:
-    """List the standard networks with their sizes; FLOPs are those of one image's forward pass."""
+    """List the standard networks with their sizes.
+
+    FLOPs are those of one image's forward pass.
+    """
     rows = _rows()
     if output_format is Format.JSON:
         write_json({"schema": "latte.zoo/1", "models": [dict(zip(_COLUMNS, row, strict=True)) for row in rows]})
@@ -49,7 +52,7 @@ def export_model(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A network that `latte zoo list` names.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The ONNX file to write.")],
     weights: Annotated[bool, typer.Option(help="Store random weights; without them the file is a few kB.")] = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Fix the batch size.", show_default="left open")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Fix the batch size. [default: left open]")] = None,
     image_size: Annotated[
         int | None, typer.Option(min=1, metavar="PIXELS", help="Height and width of the images.")
     ] = None,

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -139,21 +139,31 @@ def _parts(settings: Settings, devices: int, channels: int, image_size: int) -> 
 
 def fleet_class(node: Mapping[str, Any], settings: Settings, samples: int) -> FleetClass:
     """The device as a fleet's class of one; raises LatteError naming the node's setting that is no quantity."""
-    up, down = node.get("up"), node.get("down")
-    memory, threads = node.get("memory"), node.get("threads")
+    threads = node.get("threads")
     return FleetClass(
         name=name(node),
         device=str(node.get("device") or "auto"),
         samples=samples,
         epochs=settings.epochs,
         batch=settings.batch,
-        up_bit_per_s=bandwidth_bit_per_s(up) if up else settings.up_bit_per_s,
-        down_bit_per_s=bandwidth_bit_per_s(down) if down else settings.down_bit_per_s,
-        memory_bytes=size_bytes(memory) if memory else None,
+        up_bit_per_s=_quantity(node, "up", bandwidth_bit_per_s) or settings.up_bit_per_s,
+        down_bit_per_s=_quantity(node, "down", bandwidth_bit_per_s) or settings.down_bit_per_s,
+        memory_bytes=_quantity(node, "memory", size_bytes),
         threads=int(threads) if threads else None,
         strategy=str(node["strategy"]) if node.get("strategy") else None,
         optimizer=settings.optimizer,
     )
+
+
+def _quantity(node: Mapping[str, Any], key: str, parse: Callable[[Any], Any]) -> Any:
+    """What `parse` makes of the node's setting; None where it says nothing."""
+    value = node.get(key)
+    if value is None or value == "":
+        return None
+    try:
+        return parse(value)
+    except LatteError as exc:
+        raise LatteError(f"node setting `{key}`: {exc.message}", hint=exc.hint) from exc
 
 
 def returned(
@@ -251,16 +261,16 @@ def too_slow(rounds: Sequence[Round], duration_s: float) -> LatteError:
 def _profile(store: Store, node: Mapping[str, Any], settings: Settings, model: bytes) -> str:
     """The slug of the device's profile; where there is none and the node says how long it may take, it is made."""
     device, threads = str(node.get("device") or "") or None, node.get("threads")
+    budget_s = _quantity(node, "profile-budget", duration_s)
     try:
         return profile(store, device, threads)
     except LatteError:
-        budget = str(node.get("profile-budget") or "")
-        if not budget:
+        if budget_s is None:
             raise
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model)
-        _measure(path, store, settings, f"{duration_s(budget)}s", threads)
+        _measure(path, store, settings, f"{budget_s:.6f}s", threads)
     return profile(store, None, threads)
 
 

@@ -3,16 +3,17 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from math import inf, isfinite, prod
+from math import inf, isfinite
 from typing import Any, TypeGuard
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.constant import SType
 from numpy.typing import NDArray
 
 from latte_cli.allocator import Round, SubModel
 from latte_cli.errors import LatteError
+from latte_cli.federated import npy
 from latte_cli.federated.aggregation import Update
 from latte_cli.federated.device import Prices, Returned
 
@@ -43,27 +44,24 @@ def array_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
 def arrays_in(record: ArrayRecord) -> dict[str, NDArray[Any]]:
     """The arrays in `record`, which come from anywhere: nothing is unpickled, and no more is allocated than was sent.
 
-    Raises LatteError naming the array that is no plain one.
+    Raises LatteError naming the array that is no plain one, or not what the record says of it.
     """
     found = {}
     for name, array in record.items():
         try:
             found[name] = _array(array)
-        except (ValueError, TypeError, EOFError, SyntaxError) as exc:
-            reason = " ".join(str(exc).split())[:100]
-            raise LatteError(f"the array `{name}` cannot be read: {reason}", hint=_OLD) from exc
+        except ValueError as exc:
+            raise LatteError(f"the array `{name[:_LONGEST_NAME]}` cannot be read: {exc}", hint=_OLD) from exc
     return found
 
 
 def _array(array: Array) -> NDArray[Any]:
-    data = BytesIO(array.data)
-    version = np.lib.format.read_magic(data)
-    if version != (1, 0):
-        raise ValueError(f"its format is {version}")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(data)
-    if dtype.hasobject or prod(shape) * dtype.itemsize != len(array.data) - data.tell():
-        raise ValueError(f"its {len(array.data)} bytes do not hold {shape} of {dtype}")
-    return array.numpy()
+    if array.stype != SType.NUMPY:
+        raise ValueError(f"it is serialised as `{array.stype[:_LONGEST_NAME]}`")
+    found = npy.read(array.data)
+    if (array.dtype, array.shape) != (str(found.dtype), found.shape):
+        raise ValueError(f"it holds {found.shape} of {found.dtype}, which its record does not say")
+    return found
 
 
 def task_record(task: Task) -> ConfigRecord:

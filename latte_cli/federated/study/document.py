@@ -12,7 +12,7 @@ from latte_cli.federated.settings import Settings, settings
 from latte_cli.federated.study.clock import Weather
 from latte_cli.federated.study.methods import METHODS
 from latte_cli.fleet import Fields, FleetClass, Objective, document, file_content, listed, mapping, text, whole_number
-from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
+from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, size_bytes
 from latte_cli.tasks import Layout, Precision
 
 EXAMPLE = "`latte simulate --help` shows one"
@@ -240,7 +240,7 @@ def _tier(entry: object, source: str, number: int, chosen: Settings) -> Tier:
         batch=chosen.batch,
         up_bit_per_s=bandwidth.required("up", bandwidth_bit_per_s),
         down_bit_per_s=bandwidth.required("down", bandwidth_bit_per_s),
-        overhead_s=fields.optional("overhead", duration_s) or 0.0,
+        overhead_s=fields.optional("overhead", duration_or_zero_s) or 0.0,
         memory_bytes=fields.optional("memory", size_bytes),
         threads=fields.optional("threads", whole_number),
         strategy=fields.optional("strategy", _strategy),
