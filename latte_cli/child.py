@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from math import inf
+from multiprocessing import parent_process
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from tempfile import TemporaryFile
@@ -139,6 +140,10 @@ class Child:
         """Whether it has not ended."""
         return self._process.poll() is None
 
+    def wait(self) -> int:
+        """Wait for its end; its exit code."""
+        return self._process.wait()
+
     def ended_within(self, limit_s: float) -> bool:
         """Wait for its end; whether it came in time."""
         with suppress(subprocess.TimeoutExpired):
@@ -152,7 +157,7 @@ class Child:
             _LIVING.discard(self)
             self.end()
             os.close(self._held)
-        return self._process.wait()
+        return self.wait()
 
     def end(self) -> None:
         """Send SIGKILL to it and all that it has started."""
@@ -169,6 +174,12 @@ def end_all() -> None:
     with _STARTING:
         for child in tuple(_LIVING):
             child.end()
+
+
+def call(target: str, *arguments: str, stdout: IO[bytes] | int | None = None) -> int:
+    """Call `target` in a child that writes where this process does; its exit code."""
+    with Child(target, *arguments, stdout=stdout) as child:
+        return child.wait()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +204,7 @@ def run(target: str, *arguments: str, question: bytes = b"", limit_s: float = in
             return Done(code=child.kill(), output=output, errors=errors)
 
 
-def ask(target: str, request: object, *, limit_s: float) -> Any:
+def ask(target: str, request: object, *, limit_s: float = inf) -> Any:
     """What `target` returns for `request` in a child, both as JSON; raises Ended and TimedOut.
 
     What it prints is not part of the answer. It does not run to its end: a library that crashes as it is unloaded has
@@ -260,6 +271,14 @@ def reply() -> None:
     with os.fdopen(answers, "w", encoding="utf-8") as file:
         file.write(answer)
     os._exit(0)
+
+
+def die_with_parent() -> None:
+    """Let this process, which multiprocessing has spawned, and all that it starts die with its parent."""
+    parent = parent_process()
+    assert parent
+    os.setpgid(0, 0)
+    _die_with(parent.sentinel)
 
 
 def _function(target: str) -> Callable[..., Any]:
