@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from latte_cli import __version__
+from latte_cli import __version__, child
 from latte_cli.backends import host, jetson, probes, telemetry
 from latte_cli.backends.probes import Cudnn, Gpu, Module, Onednn, Torch, Trouble
 from latte_cli.backends.telemetry import Telemetry
@@ -136,9 +136,14 @@ def _looks(device: str, limit_s: float, advance: Callable[[float, str], None]) -
     with ThreadPoolExecutor(max_workers=2) as pool:
         running = {pool.submit(look): name for name, look in looks.items()}
         answers: dict[str, object] = {}
-        for future in as_completed(running):
-            answers[running[future]] = future.result()
-            advance(len(answers), running[future])
+        try:
+            for future in as_completed(running):
+                answers[running[future]] = future.result()
+                advance(len(answers), running[future])
+        except BaseException:  # an interruption: no thread is waited for longer than its child takes to die
+            pool.shutdown(wait=False, cancel_futures=True)
+            child.end_all()
+            raise
     torch = answers["torch"]
     if device != "cpu" and isinstance(torch, Torch) and torch.gpus:
         answers["cudnn-handle"] = probes.cudnn_handle(limit_s)
