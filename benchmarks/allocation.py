@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from latte_cli import child
 from latte_cli.allocator import (
     SHARES,
     Devices,
@@ -65,9 +66,9 @@ PASSES = 2
 def latte(*arguments: str) -> None:
     """Run a command of this checkout; a budget that ran out is no failure."""
     print("$ latte", *arguments, file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, "-m", "latte_cli", "--quiet", *arguments], stdout=subprocess.DEVNULL)
-    if done.returncode not in (ExitCode.DONE, ExitCode.INCOMPLETE):
-        sys.exit(f"latte {arguments[0]} ended with code {done.returncode}")
+    code = child.call("latte_cli.cli:main", "--quiet", *arguments, stdout=subprocess.DEVNULL)
+    if code not in (ExitCode.DONE, ExitCode.INCOMPLETE):
+        sys.exit(f"latte {arguments[0]} ended with code {code}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,16 +184,13 @@ def trained(machine: Machine, found: dict[tuple[Goal, str], Round]) -> dict[tupl
                 wanted[name, sub_model].write_bytes(cutter.part(kept).onnx)
     trained = {}
     for key, path in wanted.items():
-        done = subprocess.run([sys.executable, __file__, "--train", str(path)], capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(done.stderr)
-        trained[key] = Trained(**json.loads(done.stdout))
+        trained[key] = Trained(**child.ask(f"{Path(__file__).stem}:train", str(path)))
         times = ", ".join(f"{time_s:.2f}" for time_s in trained[key].times_s)
         print(f"{len(trained)} of {len(wanted)}: {times} s, {trained[key].accuracy:.1%}", file=sys.stderr, flush=True)
     return trained
 
 
-def train(path: Path) -> dict[str, Any]:
+def train(path: str) -> dict[str, Any]:
     """The rounds of one sub-model in this process."""
     import torch
 
@@ -344,11 +342,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path)
     parser.add_argument("--speed", action="store_true")
-    parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.train:
-        print(json.dumps(train(arguments.train)))
-        return
     if arguments.speed:
         lines = list(speed())
     else:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from latte_cli import child
 from latte_cli.allocator import SubModel, catalogue
 from latte_cli.backends.torch.whole import Run, run_apart
 from latte_cli.errors import ExitCode
@@ -59,9 +60,9 @@ WAYS = (
 
 def latte(*arguments: str) -> None:
     print("$ latte", *arguments, file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, "-m", "latte_cli", "--quiet", *arguments], stdout=subprocess.DEVNULL)
-    if done.returncode not in (ExitCode.DONE, ExitCode.INCOMPLETE):
-        sys.exit(f"latte {arguments[0]} ended with code {done.returncode}")
+    code = child.call("latte_cli.cli:main", "--quiet", *arguments, stdout=subprocess.DEVNULL)
+    if code not in (ExitCode.DONE, ExitCode.INCOMPLETE):
+        sys.exit(f"latte {arguments[0]} ended with code {code}")
 
 
 def profile(folder: Path, form: Form) -> None:

@@ -13,7 +13,6 @@ stopped. Takes about an hour on two cores; leave the machine alone meanwhile.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -23,7 +22,7 @@ from itertools import pairwise, product
 from math import inf
 from pathlib import Path
 
-from latte_cli import suites
+from latte_cli import child, suites
 from latte_cli.backends.torch.whole import Run, run_apart
 from latte_cli.estimator import CALIBRATED, ESTIMATORS, Estimate, Estimator, Source
 from latte_cli.estimator.calibration import Calibration
@@ -146,9 +145,9 @@ class Setup:
 
 
 def profile_standard(setup: Setup, budget: str) -> None:
-    command = [sys.executable, "-m", "latte_cli", "profile", "--suite", "standard", "--budget", budget]
-    command += ["--device", setup.device, "--precision", setup.precision, "--layout", setup.layout]
-    subprocess.run([*command, "--store", str(setup.folder / "standard")], check=False, stdout=sys.stderr)
+    words = ["profile", "--suite", "standard", "--budget", budget, "--device", setup.device]
+    words += ["--precision", setup.precision, "--layout", setup.layout, "--store", str(setup.folder / "standard")]
+    child.call("latte_cli.cli:main", *words, stdout=sys.stderr.buffer)
 
 
 def profile_networks(setup: Setup, cases: Sequence[Case]) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from estimate_accuracy import Case, precision
 
-from latte_cli import suites
+from latte_cli import child, suites
 from latte_cli.backends.torch.whole import PARTS, Run, run_here
 from latte_cli.errors import ExitCode
 from latte_cli.estimator import Estimator
@@ -53,6 +53,7 @@ def key(case: Case, kind: Precision) -> str:
 
 def real_steps(path: Path, device: str, cases: Sequence[Case], kinds: Sequence[Precision], seconds: float) -> None:
     """Run each case that `path` does not have yet; in a process of its own."""
+    child.die_with_parent()
     import torch
 
     found = json.loads(path.read_text()) if path.exists() else {}

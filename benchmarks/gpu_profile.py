@@ -11,7 +11,6 @@ where there is no GPU to measure or the budget ended first.
 
 import argparse
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
@@ -20,6 +19,7 @@ from math import exp, log
 from pathlib import Path
 from statistics import fmean
 
+from latte_cli import child
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.errors import ExitCode
 from latte_cli.layers import Convolution, Phase
@@ -37,16 +37,15 @@ COLUMNS = ("precision", "layout", "phase", "algorithm", "ran", "refused", "no me
 
 
 def latte(*arguments: object) -> int:
-    return subprocess.run([sys.executable, "-m", "latte_cli", *map(str, arguments)], check=False).returncode
+    return child.call("latte_cli.cli:main", *map(str, arguments))
 
 
 def examined(output: Path, device: str) -> bool:
     """Write the doctor's report; whether the GPU can be measured."""
     kind = device.partition(":")[0]
-    command = [sys.executable, "-m", "latte_cli", "-q", "doctor", "--device", kind, "--format", "json"]
-    found = subprocess.run(command, check=False, stdout=subprocess.PIPE)
-    (output / "doctor.json").write_bytes(found.stdout)
-    return found.returncode == 0
+    found = child.run("latte_cli.cli:main", "-q", "doctor", "--device", kind, "--format", "json")
+    (output / "doctor.json").write_bytes(found.output)
+    return found.code == ExitCode.DONE
 
 
 def exported(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from multiprocessing import get_context
 import torch
 from torch import Tensor
 
+from latte_cli import child
 from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
 from latte_cli.backends.cpu.onednn_calls import difference
 from latte_cli.backends.native import onednn
@@ -159,13 +160,13 @@ def main() -> None:
     parser.add_argument("--precision", type=Precision, choices=list(TOLERANCES), default=Precision.FP32)
     options = parser.parse_args()
     runs, refused, worst, died = Counter[tuple[str, str]](), Counter[tuple[str, str]](), {}, []
-    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=child.die_with_parent)
     for seed in range(options.seed, options.seed + options.layers):
         try:
             rows = pool.submit(found, seed, options.precision).result()
         except BrokenProcessPool:
             died.append(seed)
-            pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+            pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=child.die_with_parent)
             continue
         for phase, name, off in rows:
             key = (phase, name)

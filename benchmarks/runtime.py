@@ -10,7 +10,6 @@ measured is kept in the store. Leave the machine alone meanwhile.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from latte_cli import child
 from latte_cli.backends.torch.whole import Run
 from latte_cli.errors import ExitCode
 from latte_cli.estimator import Limits
@@ -51,9 +51,9 @@ WAYS = ("the same again", "channels_last alone", "by the estimates", "tuned", "t
 
 def latte(*arguments: str) -> None:
     print("$ latte", *arguments, file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, "-m", "latte_cli", "--quiet", *arguments], stdout=subprocess.DEVNULL)
-    if done.returncode not in (ExitCode.DONE, ExitCode.INCOMPLETE):
-        sys.exit(f"latte {arguments[0]} ended with code {done.returncode}")
+    code = child.call("latte_cli.cli:main", "--quiet", *arguments, stdout=subprocess.DEVNULL)
+    if code not in (ExitCode.DONE, ExitCode.INCOMPLETE):
+        sys.exit(f"latte {arguments[0]} ended with code {code}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def outcome(folder: Path, name: str, device: str, budget: str, seconds: float) -
     start = replace(tuned, layout=None, bindings=(), reasons=())
     threads = tuned.key.threads or None
     slug = profile(opened, device, threads)
-    timed = json.loads(_apart(model, batch, device, store, file))
+    timed = _apart(model, batch, device, store, file)
     wish = Wish(precision=Precision.FP32, threads=threads, limits=Limits(), wrapper_s=timed["wrapper_s"])
     by_estimates = replace(decided(opened, slug, load(model, batch_size=batch), wish), key=tuned.key)
     search = replace(start, strategy="pytorch-benchmark")
@@ -104,17 +104,16 @@ def outcome(folder: Path, name: str, device: str, budget: str, seconds: float) -
     )
 
 
-def _apart(model: Path, batch: int, device: str, store: str, file: Path) -> str:
+def _apart(model: Path, batch: int, device: str, store: str, file: Path) -> dict[str, float]:
     """How long it takes, in a process of its own, from a module to one that runs at its steady speed."""
-    command = [sys.executable, __file__, "--time", str(model), str(batch), device, store, str(file)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return done.stdout
+    request = [str(model), batch, device, store, str(file)]
+    found: dict[str, float] = child.ask(f"{Path(__file__).stem}:times", request)
+    return found
 
 
-def times(model: str, batch: str, device: str, store: str, file: str) -> dict[str, float]:
+def times(request: tuple[str, int, str, str, str]) -> dict[str, float]:
     """Seconds of deciding by the profile, of applying a file, of the first step after each and of steady ones."""
+    model, batch, device, store, file = request
     import torch
 
     import latte_cli
@@ -203,7 +202,7 @@ def warm_up(folder: Path, names: Iterable[str], device: str) -> Iterable[str]:
     for name in names:
         batch, _ = CASES[name]
         file, store = folder / f"choices-{name}.json", str(folder / "store")
-        found = json.loads(_apart(folder / f"{name}.onnx", batch, device, store, file))
+        found = _apart(folder / f"{name}.onnx", batch, device, store, file)
         ways = ("default", "profile", "file")
         starts = " | ".join(f"{found.get(f'{way}_apply_s', 0.0) + found[f'{way}_first_s']:.2f} s" for way in ways)
         steady = " | ".join(f"{1e3 * found[f'{way}_steady_s']:.1f} ms" for way in ways)
@@ -216,9 +215,6 @@ def _named(choices: Choices) -> str:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--time"]:
-        print(json.dumps(times(*sys.argv[2:])))
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=Path("build/runtime"))
     parser.add_argument("--device", default="cpu")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from latte_cli import child
 from latte_cli.backends import OPENERS, probes
 from latte_cli.backends.contract import Finding, Looks, Opener, State
 from latte_cli.backends.finding import module
@@ -72,7 +73,12 @@ def _answers(looks: Looks, advance: Callable[[float, str], None]) -> dict[str, o
     with ThreadPoolExecutor(max_workers=2) as pool:
         running = {pool.submit(look): name for name, look in looks.items()}
         answers: dict[str, object] = {}
-        for future in as_completed(running):
-            answers[running[future]] = future.result()
-            advance(len(answers), running[future])
+        try:
+            for future in as_completed(running):
+                answers[running[future]] = future.result()
+                advance(len(answers), running[future])
+        except BaseException:  # an interruption: no thread is waited for longer than its child takes to die
+            pool.shutdown(wait=False, cancel_futures=True)
+            child.end_all()
+            raise
     return answers

@@ -1,8 +1,5 @@
 """The worker: a child process that holds the backend, so that a layer that crashes costs its row and not the sweep."""
 
-import ctypes
-import multiprocessing
-import os
 import resource
 import signal
 import sys
@@ -11,11 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from pathlib import Path
+from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any, Self, TypeAlias
 
+from latte_cli import child
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends import open_backend
 from latte_cli.backends.contract import Backend
@@ -25,7 +21,7 @@ from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Judge, Mark, Measurement, Outcome, measure
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
-_START_LIMIT_S = 120.0
+_START_LIMIT_S, _END_LIMIT_S = 120.0, 5.0
 
 Opener: TypeAlias = Callable[..., Backend]
 
@@ -69,7 +65,7 @@ class Worker:
 
     def __init__(self, opening: Opening, *, limit_s: float = 60.0) -> None:
         self._opening, self._limit_s = opening, limit_s
-        self._process: BaseProcess | None = None
+        self._process: child.Child | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
         try:
             self._start()
@@ -86,20 +82,17 @@ class Worker:
 
     def candidates(self, wanted: Sequence[tuple[Layer, Phase, Settings]]) -> list[tuple[Algorithm, ...]]:
         """The algorithms worth trying for each layer and phase under some settings."""
-        self._connection.send(list(wanted))
-        return list(self._receive(_START_LIMIT_S))
+        return list(self._answer(list(wanted), _START_LIMIT_S))
 
     def measure(self, order: Order) -> Measurement:
         """Carry out `order`; a crash, a hang or an eaten memory is the outcome of the row."""
         if self._process is None:
             self._start()
         try:
-            self._connection.send(order)
-            row, sound = self._receive(self._limit_s + order.quiet_s)
+            row, sound = self._answer(order, self._limit_s + order.quiet_s)
         except TimeoutError:
-            self._stop()
             return self._failure(order, Outcome.TIMEOUT, f"no answer within {self._limit_s:g} s")
-        except (EOFError, ConnectionError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             return self._failure(order, *self._verdict())
         if not sound:
             self._stop()
@@ -118,69 +111,73 @@ class Worker:
 
     def _verdict(self) -> tuple[Outcome, str]:
         """Why the process died: killed from outside is what the kernel does to those that eat the memory."""
-        process = self._process
-        assert process is not None
-        process.join(5)
-        code = process.exitcode or 0
-        self._log.seek(0)
-        last = self._log.read().decode(errors="replace").strip().rpartition("\n")[2][-200:]
-        self._stop()
+        assert self._process is not None
+        ended = self._process.ended_within(_END_LIMIT_S)
+        code = self._stop()
+        if not ended:
+            return Outcome.FAILED, "worker has hung up, and did not end"
         if code == -signal.SIGKILL:
-            return Outcome.OUT_OF_MEMORY, "killed, most likely for its memory"
-        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            return Outcome.OUT_OF_MEMORY, child.meaning(code)
+        self._log.seek(0)
+        name = child.signal_name(code) if code < 0 else f"exit code {code}"
+        last = child.last_line(self._log.read())[-200:] or child.meaning(code)
         return Outcome.FAILED, f"worker ended by {name} {last}".strip()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._log.truncate(0)
-        with _stderr_into(self._log):
-            self._process = context.Process(target=_serve, args=(theirs, self._opening, os.getpid()), daemon=True)
-            self._process.start()
-        theirs.close()
+        self._connection, theirs = Pipe()
+        self._log.seek(0)
+        self._log.truncate()
+        fd = theirs.fileno()
+        with theirs:
+            self._process = child.Child(
+                f"{__name__}:serve", str(fd), pass_fds=(fd,), stdout=self._log, stderr=self._log
+            )
         try:
-            answer = self._receive(_START_LIMIT_S)
-        except (EOFError, ConnectionError, TimeoutError) as exc:
-            reason = self._verdict()[1]
-            raise LatteError(f"the device could not be opened: {reason}", hint="try `--device cpu`") from exc
+            answer = self._answer(self._opening, _START_LIMIT_S)
+        except TimeoutError as exc:
+            raise _unopened(f"no answer within {_START_LIMIT_S:g} s") from exc
+        except (EOFError, ConnectionError) as exc:
+            raise _unopened(self._verdict()[1]) from exc
         if isinstance(answer, LatteError):
             self._stop()
             raise answer
         self.device, self.settings = answer
 
-    def _receive(self, limit_s: float) -> Any:
-        if not self._connection.poll(limit_s):
-            raise TimeoutError
-        return self._connection.recv()
+    def _answer(self, request: object, limit_s: float) -> Any:
+        """What the process says to `request`; where it says nothing in time or nobody listens any more, it is ended.
 
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._connection.close()
-            self._process = None
+        Raises TimeoutError, and EOFError or ConnectionError where the process has died.
+        """
+        try:
+            self._connection.send(request)
+            if self._connection.poll(limit_s):
+                return self._connection.recv()
+        except (EOFError, ConnectionError):
+            raise
+        except BaseException:
+            self._stop()
+            raise
+        self._stop()
+        raise TimeoutError
 
-
-class _stderr_into:  # noqa: N801 - reads as the statement it is
-    """While a process is started, its standard error is `log`: what a library says as it dies is kept."""
-
-    def __init__(self, log: IO[bytes]) -> None:
-        self._log = log
-
-    def __enter__(self) -> None:
-        sys.stderr.flush()
-        self._saved = os.dup(2)
-        os.dup2(self._log.fileno(), 2)
-
-    def __exit__(self, *_: object) -> None:
-        os.dup2(self._saved, 2)
-        os.close(self._saved)
+    def _stop(self) -> int:
+        """End the process and all that it has started; its exit code."""
+        if self._process is None:
+            return 0
+        code = self._process.kill()
+        self._connection.close()
+        self._process = None
+        return code
 
 
-def _serve(connection: Connection, opening: Opening, parent: int) -> None:
-    """The child's whole life: open the device, answer orders until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _prepare_process(parent)
+def _unopened(reason: str) -> LatteError:
+    return LatteError(f"the device could not be opened: {reason}", hint="try `--device cpu`")
+
+
+def serve() -> None:
+    """The child's whole life: open the device that it is told first, then answer orders."""
+    connection = Connection(int(sys.argv[1]))
+    opening: Opening = connection.recv()
     try:
         backend = opening.open(
             opening.device, threads=opening.threads, name=opening.name, memory_share=opening.memory_share
@@ -193,7 +190,7 @@ def _serve(connection: Connection, opening: Opening, parent: int) -> None:
         _bound_memory(opening.memory_share)
     connection.send((backend.device, settings))
     judge = Judge()
-    with suppress(EOFError, KeyboardInterrupt):
+    with suppress(EOFError):
         while True:
             request = connection.recv()
             if isinstance(request, Order):
@@ -214,16 +211,6 @@ def _serve(connection: Connection, opening: Opening, parent: int) -> None:
 
 def _disturbed(row: Measurement) -> tuple[Mark, ...]:
     return tuple(dict.fromkeys((*row.marks, Mark.DISTURBED))) if row.outcome is Outcome.OK else row.marks
-
-
-def _prepare_process(parent: int) -> None:
-    """Die with the parent and be the first to go when memory runs out."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _bound_memory(share: float) -> None:

@@ -1,17 +1,14 @@
 """Probes: libraries that may crash, abort or hang as they load are tried in a child process, which answers in JSON."""
 
-import json
 import os
 import re
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from latte_cli import child
 from latte_cli.errors import LatteError
 
 if TYPE_CHECKING:
@@ -20,9 +17,6 @@ if TYPE_CHECKING:
 LIMIT_S = 60.0
 
 _VARIABLES = {"cudnn": "LATTE_CUDNN", "onednn": "LATTE_ONEDNN"}
-
-# The child looks for modules where this process does, and not in the current folder.
-_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from latte_cli.backends.probes import main; main(sys.argv[1])"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +116,7 @@ def cudnn_handle(limit_s: float = LIMIT_S) -> Trouble | None:
     return answer if isinstance(answer, Trouble) else None
 
 
-def engines(question: str, limit_s: float = LIMIT_S) -> Any | Trouble:
+def engines(question: Mapping[str, object], limit_s: float = LIMIT_S) -> Any | Trouble:
     """What cuDNN has for a GPU that is not here, asked in a child process; see `deviceless`, whose JSON it is."""
     return _ask("engines", limit_s, question)
 
@@ -132,61 +126,27 @@ def gpu_properties(limit_s: float = LIMIT_S) -> Any | Trouble:
     return _ask("gpu-properties", limit_s)
 
 
-def main(name: str) -> None:
-    """The child's part: print what the probe `name` finds, or the trouble it meets, as one line of JSON."""
-    _leave_no_core_file()
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The child's part: what the probe `name` finds, or the trouble it meets."""
+    name, question = request["name"], request["question"]
     try:
-        answer = {"found": _LOOKS[name]() if name in _LOOKS else asdict(_module(name))}
+        return {"found": _LOOKS[name](question) if name in _LOOKS else asdict(_module(name))}
     except LatteError as error:
         # What the variable names is there, and cannot be opened.
         missing = name in _VARIABLES and not os.environ.get(_VARIABLES[name])
-        answer = {"trouble": asdict(Trouble(reason=error.message, hint=error.hint or "", missing=missing))}
+        return {"trouble": asdict(Trouble(reason=error.message, hint=error.hint or "", missing=missing))}
     except ModuleNotFoundError as error:
         missing = error.name == name
         reason = "not installed" if missing else f"needs the module `{error.name}`"
-        answer = {"trouble": asdict(Trouble(reason=reason, missing=missing))}
-    print(json.dumps(answer), flush=True)  # noqa: T201 - the answer to the parent
-    os._exit(0)  # a library that crashes as it is unloaded has done its work
+        return {"trouble": asdict(Trouble(reason=reason, missing=missing))}
 
 
-def _ask(name: str, limit_s: float, question: str = "") -> Any:
+def _ask(name: str, limit_s: float, question: Mapping[str, object] | None = None) -> Any:
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _CHILD, name, *sys.path],
-            input=question,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit_s,
-        )
-    except subprocess.TimeoutExpired:
-        return Trouble(reason=f"no answer within {limit_s:g} s")
-    answer = _answer(done.stdout)
-    if answer is None:
-        return Trouble(reason=_end(done.returncode, done.stderr))
-    return Trouble(**answer["trouble"]) if "trouble" in answer else answer["found"]
-
-
-def _answer(output: str) -> Any:
-    """The last line, if it is an answer: libraries may print others before it."""
-    with suppress(ValueError):
-        answer = json.loads(output.strip().rpartition("\n")[2])
-        return answer if isinstance(answer, dict) else None
-    return None
-
-
-def _end(code: int, errors: str) -> str:
-    """How the child ended, and its last words."""
-    last = " ".join(errors.strip().rpartition("\n")[2].split())[:200]
-    ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return f"{ended}: {last}" if last else ended
-
-
-def _leave_no_core_file() -> None:
-    with suppress(ImportError, OSError, ValueError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        found = child.ask(f"{__name__}:answer", {"name": name, "question": question}, limit_s=limit_s)
+    except (child.Ended, child.TimedOut) as exc:
+        return Trouble(reason=str(exc))
+    return Trouble(**found["trouble"]) if "trouble" in found else found["found"]
 
 
 def _module(name: str) -> Module:
@@ -257,14 +217,13 @@ def _cudnn_handle() -> None:
     _opened_cudnn().handle(0)
 
 
-def _engines() -> dict[str, Any]:
+def _engines(question: Mapping[str, Any]) -> dict[str, Any]:
     from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
     from latte_cli.backends.native import cudnn
     from latte_cli.engines import Heuristic
     from latte_cli.layers import Convolution, Phase, layer_from_text
     from latte_cli.tasks import Layout, Precision
 
-    question = json.load(sys.stdin)
     library = _opened_cudnn()
 
     def listed(target: Any, text: str, phase: str) -> dict[str, Any]:
@@ -310,11 +269,11 @@ def _opened_cudnn() -> Any:
     return cudnn.open_library()
 
 
-_LOOKS: dict[str, Callable[[], object]] = {
-    "torch": lambda: asdict(_torch()),
-    "cudnn": lambda: asdict(_cudnn()),
-    "onednn": lambda: asdict(_onednn()),
-    "cudnn-handle": _cudnn_handle,
+_LOOKS: dict[str, Callable[[Any], object]] = {
+    "torch": lambda _: asdict(_torch()),
+    "cudnn": lambda _: asdict(_cudnn()),
+    "onednn": lambda _: asdict(_onednn()),
+    "cudnn-handle": lambda _: _cudnn_handle(),
     "engines": _engines,
-    "gpu-properties": _gpu_properties,
+    "gpu-properties": lambda _: _gpu_properties(),
 }

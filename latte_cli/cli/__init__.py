@@ -1,6 +1,7 @@
 """The command line: one file per command, each parses, calls and reports."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -69,8 +70,26 @@ def _register() -> None:
 _register()
 
 
+_ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+
+
+def _interrupt(*_: object) -> None:
+    """End as after Ctrl-C, once: a shell passes SIGHUP on to jobs that a closing terminal has sent it to already."""
+    for number in _ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _heed_endings() -> None:
+    """Let SIGTERM and SIGHUP interrupt too, unless they are ignored, as under nohup."""
+    for number in _ENDINGS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+
+
 def main() -> None:
     """Run the command line and end the process with its exit code (see errors.ExitCode)."""
+    _heed_endings()
     try:
         app()
     except LatteError as error:

@@ -1,7 +1,5 @@
 """Devices: what one has of its own (a profile, data, bandwidth), and what it says and returns."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latte_cli import child
 from latte_cli.allocator import Pricer, Round, SubModel
 from latte_cli.allocator.channels import Frequencies, kept
 from latte_cli.errors import ExitCode, LatteError, unknown
@@ -283,9 +282,8 @@ def _measure(path: Path, store: Store, settings: Settings, budget: str, threads:
         "store": store.uri,
         "threads": threads,
     }
-    command = [sys.executable, "-m", "latte_cli", "profile", str(path)]
-    command += [f"--{key}={value}" for key, value in options.items() if value is not None]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode not in (ExitCode.DONE, ExitCode.INCOMPLETE):
-        said = " ".join(done.stderr.split())[-200:]
-        raise LatteError(f"`latte profile` ended with code {done.returncode}: {said}", hint="make a profile by hand")
+    given = [f"--{key}={value}" for key, value in options.items() if value is not None]
+    done = child.run("latte_cli.cli:main", "profile", str(path), *given)
+    if done.code not in (ExitCode.DONE, ExitCode.INCOMPLETE):
+        said = " ".join(done.errors.decode(errors="replace").split())[-200:]
+        raise LatteError(f"`latte profile` ended with code {done.code}: {said}", hint="make a profile by hand")

@@ -1,15 +1,14 @@
 """Racing: real steps of a model as PyTorch runs it and as it may be run, in turn, in a process of their own."""
 
-import json
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf, isnan
 from statistics import median, quantiles
 from typing import Any
 
+from latte_cli import child
 from latte_cli.backends.torch.whole import Run, Training
 from latte_cli.errors import LatteError
 from latte_cli.runtime.choices import Choices, as_json, parsed
@@ -62,17 +61,14 @@ class Race:
 
 def raced(run: Run, variants: Sequence[Choices]) -> Race:
     """Race `variants` on `run`'s model for about `run.seconds` each; raises LatteError where a step does not run."""
-    body = {"run": asdict(run), "choices": as_json(variants)}
-    command = [sys.executable, "-m", "latte_cli.runtime.racing"]
     limit_s = _LIMIT_S + _LIMIT_FACTOR * run.seconds * len(variants)
+    request = {"run": asdict(run), "choices": as_json(variants)}
     try:
-        done = subprocess.run(command, input=json.dumps(body), capture_output=True, text=True, timeout=limit_s)
-    except subprocess.TimeoutExpired as exc:
+        body = child.ask(f"{__name__}:answer", request, limit_s=limit_s)
+    except child.TimedOut as exc:
         raise LatteError(f"steps took longer than {limit_s:g} s", hint="a smaller `--batch-size` is quicker") from exc
-    if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2][-200:]
-        raise LatteError(f"a step does not run here: {last or f'ended with {done.returncode}'}")
-    body = json.loads(done.stdout)
+    except child.Ended as exc:
+        raise LatteError(f"a step does not run here: {exc.last[-200:] or exc}") from exc
     return Race(
         times_s=tuple(map(tuple, body["times_s"])),
         differences=tuple(body["differences"]),
@@ -178,10 +174,6 @@ def judged(race: Race, variants: Sequence[Choices]) -> Choices:
     )
 
 
-def main(body: dict[str, Any]) -> dict[str, Any]:
-    """What `raced` asks this process for."""
+def answer(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What `raced` asks a process of its own for."""
     return raced_here(Run(**body["run"]), parsed(body["choices"]))
-
-
-if __name__ == "__main__":
-    print(json.dumps(main(json.load(sys.stdin))))  # noqa: T201 - the answer to `raced`

@@ -83,7 +83,7 @@ def answer(
         "layout": layout,
         "pairs": [(layer_text(layer), phase) for layer, phase in pairs],
     }
-    found = probes.engines(json.dumps(question), limit_s)
+    found = probes.engines(question, limit_s)
     if isinstance(found, probes.Trouble):
         raise LatteError(f"cuDNN does not tell its engines here: {found.reason}", hint=found.hint or HINT)
     listed = zip(pairs, found["listed"], strict=True)

@@ -1,10 +1,7 @@
 """Whole networks: real training steps in a process of their own, timed part by part."""
 
-import json
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from latte_cli import child
 from latte_cli.backends.contract import Facts, Failed, OutOfMemory, Sample, Unsupported
 from latte_cli.backends.host import LARGE_BLOCK_BYTES
 from latte_cli.devices import Kind, kind_of_torch
@@ -141,21 +139,21 @@ def run_apart(run: Run) -> Steps:
 
     Raises Unsupported, OutOfMemory or Failed.
     """
-    command = [sys.executable, "-m", "latte_cli.backends.torch.whole"]
     try:
-        done = subprocess.run(
-            command, input=json.dumps(asdict(run)), capture_output=True, text=True, timeout=_LIMIT_S + 10 * run.seconds
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise Failed(f"no answer within {exc.timeout:g} s") from exc
-    last = done.stderr.strip().rpartition("\n")[2][-200:]
-    if done.returncode == -9:
-        raise OutOfMemory("killed, most likely for its memory")
-    if done.returncode < 0:
-        raise Failed(f"ended by signal {-done.returncode}, which is most likely a fault of torch's own operators")
-    if done.returncode:
-        raise OutOfMemory(last) if "memory" in last.lower() else Unsupported(last)
-    return steps_from(json.loads(done.stdout))
+        return steps_from(child.ask(f"{__name__}:answer", asdict(run), limit_s=_LIMIT_S + 10 * run.seconds))
+    except child.TimedOut as exc:
+        raise Failed(str(exc)) from exc
+    except child.Ended as exc:
+        if exc.killed:
+            raise OutOfMemory(child.meaning(exc.code)) from exc
+        if exc.code <= 0:
+            raise Failed(str(exc)) from exc
+        raise (OutOfMemory if "memory" in exc.last.lower() else Unsupported)(exc.last[-200:]) from exc
+
+
+def answer(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run_apart` asks a process of its own for."""
+    return asdict(run_here(Run(**body)))
 
 
 def steps_from(body: Mapping[str, Any]) -> Steps:
@@ -425,7 +423,3 @@ def _captured(step: Step) -> Step:
             mark()
 
     return replay
-
-
-if __name__ == "__main__":
-    print(json.dumps(asdict(run_here(Run(**json.load(sys.stdin))))))  # noqa: T201 - the answer to `run_apart`
