@@ -60,7 +60,7 @@ WAYS = (
 def latte(*arguments: str) -> None:
     print("$ latte", *arguments, file=sys.stderr, flush=True)
     done = subprocess.run([sys.executable, "-m", "latte_cli", "--quiet", *arguments], stdout=subprocess.DEVNULL)
-    if done.returncode not in (ExitCode.DONE, ExitCode.INCOMPLETE):
+    if done.returncode != ExitCode.DONE:
         sys.exit(f"latte {arguments[0]} ended with code {done.returncode}")
 
 

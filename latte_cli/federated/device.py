@@ -276,6 +276,6 @@ def _measure(path: Path, store: Store, settings: Settings, budget: str, threads:
     command = [sys.executable, "-m", "latte_cli", "profile", str(path)]
     command += [f"--{key}={value}" for key, value in options.items() if value is not None]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode not in (ExitCode.DONE, ExitCode.INCOMPLETE):
+    if done.returncode != ExitCode.DONE:
         said = " ".join(done.stderr.split())[-200:]
         raise LatteError(f"`latte profile` ended with code {done.returncode}: {said}", hint="make a profile by hand")
