@@ -104,7 +104,7 @@ def profile(
     The same command goes on where it stopped. Rows are kept as they are measured. A budget that ends first is a normal
     end, with code 0; stderr and the JSON say what is left.
     """  # fmt: skip
-    from latte_cli.measure import ROUNDS
+    from latte_cli.measure import rounds
     from latte_cli.store import open_store
     from latte_cli.sweep import Budget, Sweep
     from latte_cli.worker import Opening, Worker
@@ -138,7 +138,7 @@ def profile(
             limits = Budget(
                 seconds=budget if budget is not None else _BUDGETS_S.get(chosen),
                 passes=passes or (_PASSES_OF_NETWORKS if chosen is Suite.NETWORK else 1),
-                rounds=ROUNDS[worker.device.kind],
+                rounds=rounds(worker.device.kind),
                 together=chosen is Suite.NETWORK,
             )
             with console.progress(f"profiling {worker.device.kind}", sweep.size) as bar:
@@ -224,7 +224,7 @@ def _drawn(
 ) -> "Drawn":
     from latte_cli import suites
 
-    call_s = _CALL_LIMIT_S[device.kind]
+    call_s = _CALL_LIMIT_S.get(device.kind, _CALL_LIMIT_S["cpu"])
     limits = suites.Limits(
         flops=call_s * (device.peak_flop_per_s or 1e12), tensor_bytes=share * (device.memory_bytes or 2**30)
     )
