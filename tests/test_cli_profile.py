@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import hints
 import pytest
 
 from latte_cli.allocator import Method, Plan, Round, as_json, catalogue, planned, shared_out
@@ -23,7 +24,9 @@ LATTE = [sys.executable, "-m", "latte_cli"]
 
 
 def latte(*words: object, **more: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*LATTE, *map(str, words)], capture_output=True, text=True, **more)  # type: ignore[call-overload,no-any-return]
+    done = subprocess.run([*LATTE, *map(str, words)], capture_output=True, text=True, **more)  # type: ignore[call-overload]
+    hints.check(words, done.stderr)
+    return done
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import typer
 
 from latte_cli import __version__
 from latte_cli.cli import console
+from latte_cli.cli.advice import advising
 from latte_cli.errors import ExitCode, LatteError
 
 app = typer.Typer(
@@ -56,10 +57,11 @@ def _register() -> None:
     from latte_cli.cli import commands
 
     for name, command in commands.COMMANDS.items():
-        app.command(name)(_interruptible(command))
+        app.command(name)(_interruptible(advising(name, command)))
     for name, group in commands.GROUPS.items():
         for info in group.registered_commands:
-            info.callback = _interruptible(info.callback) if info.callback else None
+            if info.callback:
+                info.callback = _interruptible(advising(f"{name} {info.name or info.callback.__name__}", info.callback))
         app.add_typer(group, name=name)
 
 

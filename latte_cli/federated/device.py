@@ -67,7 +67,8 @@ def number(node: Mapping[str, Any]) -> int:
     found = node.get("partition-id")
     if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < _MOST_DEVICES:
         raise LatteError(
-            "the node has no number", hint='start it with `--node-config "partition-id=0 num-partitions=2"`'
+            "the node has no number",
+            hint='start it with `flower-supernode --node-config "partition-id=0 num-partitions=2"`',
         )
     return found
 
