@@ -114,10 +114,20 @@ SAMPLING = {
     # Three rounds of a sweep together: 2 % from 9 to 100 samples or 0.4 s of them.
     "cuda": Sampling(warm_ups=2, least=3, most=34, enough_s=0.13, confidence=0.035, cut=5.0),
 }
-"""How to sample on each kind of device, in one round."""
+"""How to sample on each kind of device that is measured, in one round."""
 
 ROUNDS = {"cpu": 1, "cuda": 3}
-"""How many rounds a sweep makes on each kind of device."""
+"""How many rounds a sweep makes on each kind of device that is measured."""
+
+
+def sampling(kind: str) -> Sampling:
+    """How to sample on a kind of device, in one round; on kinds that have no way of their own as on a CPU."""
+    return SAMPLING.get(kind, SAMPLING["cpu"])
+
+
+def rounds(kind: str) -> int:
+    """How many rounds a sweep makes on a kind of device; one on kinds that are not named."""
+    return ROUNDS.get(kind, 1)
 
 
 class Judge:

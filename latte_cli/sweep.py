@@ -11,7 +11,7 @@ from typing import Protocol
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm, known
 from latte_cli.layers import Layer, Phase
-from latte_cli.measure import ROUNDS, SAMPLING, Mark, Measurement, Outcome
+from latte_cli.measure import Mark, Measurement, Outcome, rounds, sampling
 from latte_cli.tasks import Settings, Task
 from latte_cli.worker import Order, Worker
 
@@ -197,7 +197,7 @@ class Sweep:
             sweep_pass=step.sweep_pass,
             best_s=self._best.get(_choice(step.task)),
             quiet_s=quiet_s,
-            plan=SAMPLING[self._worker.device.kind],
+            plan=sampling(self._worker.device.kind),
             origin=self._origin,
         )
 
@@ -225,9 +225,9 @@ def timed(
     kind, best = worker.device.kind, dict[tuple[Layer, Phase, Settings], float]()
     for done, each in enumerate(tasks, start=1):
         task = replace(each, settings=worker.settings[0])
-        for number in range(ROUNDS[kind]):
+        for number in range(rounds(kind)):
             best_s = best.get(_choice(task))
-            order = Order(task=task, sweep_pass=number, best_s=best_s, plan=SAMPLING[kind], origin=origin)
+            order = Order(task=task, sweep_pass=number, best_s=best_s, plan=sampling(kind), origin=origin)
             row = worker.measure(order)
             sink.append(row)
             if row.seconds is None:

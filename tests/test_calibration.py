@@ -11,7 +11,9 @@ from latte_cli.estimator.calibration import Calibration, calibrated, calibration
 from latte_cli.estimator.steps import LOSS, UPDATE, Step, training_step
 from latte_cli.layers import Phase, Whole
 from latte_cli.lookup import Timing
+from latte_cli.measure import rounds, sampling
 from latte_cli.network.calibration import CALIBRATION, calibration_networks
+from latte_cli.strategies import usual
 from latte_cli.tasks import Settings, Task
 
 
@@ -85,3 +87,11 @@ def test_the_networks_are_none_that_accuracy_is_told_of():
     evaluated = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks/estimate_accuracy.py"))["CASES"]
     assert evaluated
     assert not {name for nets in CALIBRATION.values() for name, *_ in nets} & {case.architecture for case in evaluated}
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "rocm", "a kind of tomorrow"])
+def test_no_look_up_by_a_kind_that_rows_can_hold_fails(kind):
+    assert all(isinstance(whole, Whole) for whole, _ in calibration_networks(kind))
+    assert sampling(kind).least >= 1
+    assert rounds(kind) >= 1
+    assert usual(kind)

@@ -10,6 +10,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import (
+    AllowUnknownOption,
     FormatOption,
     ModelArgument,
     OptimizerOption,
@@ -106,9 +107,7 @@ def allocate(
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")
     ] = "latte",
     optimizer: OptimizerOption = "sgd",
-    allow_unknown: Annotated[
-        bool, typer.Option("--allow-unknown", help="Leave out, and name, what can be neither looked up nor predicted.")
-    ] = False,
+    allow_unknown: AllowUnknownOption = False,
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:

@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, OptimizerOption, ShapeOption, StoreOption, parse_shapes
+from latte_cli.cli.options import (
+    AllowUnknownOption,
+    FormatOption,
+    OptimizerOption,
+    ShapeOption,
+    StoreOption,
+    parse_shapes,
+)
 from latte_cli.cli.pricing import pricer_of
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, duration
@@ -49,6 +56,7 @@ def check(
         Path, typer.Argument(metavar="MODEL", help="The model it is for, as .onnx or .pt2.", show_default=False)
     ],
     shape: ShapeOption = None,
+    allow_unknown: AllowUnknownOption = False,
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")
     ] = "latte",
@@ -65,7 +73,7 @@ def check(
     from latte_cli.report.plans import write_changes
 
     found = read_plan(plan)
-    price = pricer_of(model, store, strategy, optimizer, parse_shapes(shape), allow_unknown=False)
+    price = pricer_of(model, store, strategy, optimizer, parse_shapes(shape), allow_unknown)
     devices = []
     for each in found.plan.devices:
         found.check_model(price.whole(each.fleet_class.batch))

@@ -95,13 +95,17 @@ def profile(
     ] = 0.3,
     store: StoreOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False,
+    require_complete: Annotated[
+        bool, typer.Option("--require-complete", help="End with code 4 if the budget ends before all is measured.")
+    ] = False,
     format: FormatOption = Format.TABLE,  # noqa: A002 - the option's name
 ) -> None:
     """Measure layers on this machine, into the store.
 
     Each algorithm and phase is timed. The same command goes on where it stopped. Rows are kept as they are measured.
+    A budget that ends first is a normal end, with code 0; stderr and the JSON say what is left.
     """  # fmt: skip
-    from latte_cli.measure import ROUNDS
+    from latte_cli.measure import rounds
     from latte_cli.store import open_store
     from latte_cli.sweep import Budget, Sweep
     from latte_cli.worker import Opening, Worker
@@ -135,7 +139,7 @@ def profile(
             limits = Budget(
                 seconds=budget if budget is not None else _BUDGETS_S.get(chosen),
                 passes=passes or (_PASSES_OF_NETWORKS if chosen is Suite.NETWORK else 1),
-                rounds=ROUNDS[worker.device.kind],
+                rounds=rounds(worker.device.kind),
                 together=chosen is Suite.NETWORK,
             )
             with console.progress(f"profiling {worker.device.kind}", sweep.size) as bar:
@@ -144,7 +148,7 @@ def profile(
     sweeps.write_summary(summary, drawn, place, tasks=sweep.size, form=format)
     _advise(summary, models or [], worker.device.slug)
     if summary.left:
-        raise typer.Exit(ExitCode.INCOMPLETE)
+        _say_left(summary.left, sweep.size, required=require_complete)
 
 
 def _phases(text: str) -> tuple[Phase, ...]:
@@ -221,7 +225,7 @@ def _drawn(
 ) -> "Drawn":
     from latte_cli import suites
 
-    call_s = _CALL_LIMIT_S[device.kind]
+    call_s = _CALL_LIMIT_S.get(device.kind, _CALL_LIMIT_S["cpu"])
     limits = suites.Limits(
         flops=call_s * (device.peak_flop_per_s or 1e12), tensor_bytes=share * (device.memory_bytes or 2**30)
     )
@@ -246,8 +250,14 @@ def _advise(summary: "Summary", models: Sequence[Path], slug: str) -> None:
     rows = sum(summary.rows.values())
     if summary.marked > _MANY_MARKED * rows:
         console.warn(f"{summary.marked} of {rows} rows are noisy: close other programs and run the same command again")
-    if summary.left:
-        console.warn(f"the budget ended with {summary.left} tasks to go: run the same command again to go on")
     model = models[0] if models else "MODEL.onnx"
     console.note(f"next: `latte train-selector --device {slug}`")
     console.note(f"then: `latte estimate {model} --device {slug}`")
+
+
+def _say_left(left: int, tasks: int, *, required: bool) -> None:
+    """Say how to go on after a budget that ended early; LatteError (exit code 4) where completeness is `required`."""
+    message, hint = "the budget ended first", f"run the same command again: {left} of {tasks} calls are left"
+    if required:
+        raise LatteError(message, hint=hint, exit_code=ExitCode.INCOMPLETE)
+    console.note(f"{message}; {hint}")

@@ -21,9 +21,9 @@ CALIBRATION: dict[str, tuple[tuple[str, int, int], ...]] = {
 
 @lru_cache
 def calibration_networks(kind: str) -> tuple[tuple[Whole, Network], ...]:
-    """The networks for a kind of device, each with the layer that stands for it as a whole."""
+    """The networks for a kind of device, each with the layer that stands for it as a whole; none for other kinds."""
     found = []
-    for name, size, batch in CALIBRATION[kind]:
+    for name, size, batch in CALIBRATION.get(kind, ()):
         network = zoo.network(name, batch_size=batch, image_size=size)
         found.append((Whole(name=name, batch=batch, size=size), network))
     return tuple(found)
