@@ -1,8 +1,10 @@
 """Allocation: each device of a fleet gets the best sub-model whose estimated round meets the round duration."""
 
 from latte_cli.allocator.channels import Coverage, Frequencies, Kept, coverage, kept
+from latte_cli.allocator.check import Check, check
 from latte_cli.allocator.curve import Point, busiest, curve, point, shortest
 from latte_cli.allocator.document import (
+    CATALOGUE,
     MANY,
     SCHEMA,
     Change,
@@ -16,17 +18,19 @@ from latte_cli.allocator.document import (
 )
 from latte_cli.allocator.fine import SHARES, Search
 from latte_cli.allocator.many import Assignment, Devices, assigned
-from latte_cli.allocator.plan import Plan, PlannedDevice, allocate, largest, planned
+from latte_cli.allocator.plan import Plan, PlannedDevice, Priced, allocate, largest, plan_of, planned, priced
 from latte_cli.allocator.pricing import Price, Pricer, Round, round_of
 from latte_cli.allocator.sub_models import SubModel, catalogue
 from latte_cli.fleet import Method, Objective
 
 __all__ = [
+    "CATALOGUE",
     "MANY",
     "SCHEMA",
     "SHARES",
     "Assignment",
     "Change",
+    "Check",
     "Coverage",
     "Devices",
     "Frequencies",
@@ -38,6 +42,7 @@ __all__ = [
     "PlannedDevice",
     "Point",
     "Price",
+    "Priced",
     "Pricer",
     "Round",
     "Search",
@@ -49,13 +54,16 @@ __all__ = [
     "busiest",
     "catalogue",
     "changes",
+    "check",
     "coverage",
     "curve",
     "kept",
     "largest",
     "outcome",
+    "plan_of",
     "planned",
     "point",
+    "priced",
     "read_plan",
     "round_of",
     "shared_out",
