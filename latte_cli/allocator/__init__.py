@@ -16,7 +16,8 @@ from latte_cli.allocator.document import (
     read_plan,
     shared_out,
 )
-from latte_cli.allocator.fine import SHARES, Search
+from latte_cli.allocator.fine import SHARES, Search, allocate_fine
+from latte_cli.allocator.goal import Goal, Least
 from latte_cli.allocator.many import Assignment, Devices, assigned
 from latte_cli.allocator.plan import Plan, PlannedDevice, Priced, allocate, largest, plan_of, planned, priced
 from latte_cli.allocator.pricing import Price, Pricer, Round, round_of
@@ -34,7 +35,9 @@ __all__ = [
     "Coverage",
     "Devices",
     "Frequencies",
+    "Goal",
     "Kept",
+    "Least",
     "Method",
     "Objective",
     "Plan",
@@ -49,6 +52,7 @@ __all__ = [
     "SubModel",
     "Trainee",
     "allocate",
+    "allocate_fine",
     "as_json",
     "assigned",
     "busiest",
