@@ -107,7 +107,7 @@ def shared_out(
     round_number = before.round_number + 1 if before else 0
     trainees, number = [], 0
     for each in plan.devices if listed else ():
-        gone = _gone(network, groups, each.sub_model)
+        gone = left_out(network, groups, each.sub_model)
         for _ in range(each.fleet_class.count):
             if each.sub_model:
                 mine = kept(
@@ -171,7 +171,7 @@ def _examples(fleet_class: FleetClass) -> int:
     return fleet_class.samples * fleet_class.epochs
 
 
-def _gone(network: Network, groups: Iterable[ChannelGroup], sub_model: SubModel | None) -> Kept:
+def left_out(network: Network, groups: Iterable[ChannelGroup], sub_model: SubModel | None) -> Kept:
     """Nothing of the groups that lie in the residual blocks that the sub-model is without."""
     dropped = sub_model.dropped if sub_model else ()
     gone = {node for block in blocks(network) if block.name in dropped for node in block.nodes} if dropped else set()
