@@ -302,7 +302,7 @@ def plan_section(file: PlanFile) -> Section:
             ),
             Cell(shown=duration(each.round_s), value=each.round_s or 0.0),
             Cell(shown=duration(each.high_s), value=each.high_s or 0.0),
-            Cell(shown=size(each.memory_bytes), value=each.memory_bytes or 0),
+            Cell(shown=size(each.memory_bytes if each.feasible else None), value=each.memory_bytes),
         ]
         for each in plan.devices
     ]
