@@ -2,8 +2,8 @@
 
 Goes on where it stopped when it is called again with the same store. Into the output folder: `doctor.json` (what the
 machine has), `part-*.parquet` (the device's rows, one file, ready for `profiles/device=<slug>/`) and `algorithms.md`
-(how often each algorithm ran, was refused and won, and its time relative to torch's own choice). Ends with code 4
-where there is no GPU to measure or the budget ended first.
+(how often each algorithm ran, was refused and won, and its time relative to torch's own choice). Ends with code 1
+where there is no GPU to measure; a budget that ends first is a normal end.
 
     python benchmarks/gpu_profile.py --store build/gpu-store --output build/gpu [--budget 8m]
         [--precision fp32 tf32] [--layout nchw] [--batch-size 32] [--configs 1000]
@@ -59,7 +59,7 @@ def exported(folder: Path) -> list[Path]:
 def profiled(given: argparse.Namespace) -> bool:
     """Measure within the budget; whether everything was."""
     start, budget_s = time.monotonic(), duration_s(given.budget)
-    settings = ["--device", given.device, "--store", given.store]
+    settings = ["--device", given.device, "--store", given.store, "--require-complete"]
     settings += [word for one in given.precision for word in ("--precision", one)]
     settings += [word for one in given.layout for word in ("--layout", one)]
     models = exported(given.store / "models")
@@ -130,10 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     given.output.mkdir(parents=True, exist_ok=True)
     if not examined(given.output, given.device):
-        return ExitCode.INCOMPLETE
-    done = profiled(given)
+        return ExitCode.BAD_INPUT
+    if not profiled(given):
+        print("the budget ended first; run the same command again to go on", file=sys.stderr)
     written(given.store, given.output)
-    return ExitCode.DONE if done else ExitCode.INCOMPLETE
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

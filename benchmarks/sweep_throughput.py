@@ -2,7 +2,7 @@
 
 Sweeps the suite `paper` into a store of its own for a while, as `latte profile` does, and prints layers a minute and
 the shares of wall time in measured calls and in flushes of the L2 cache (a buffer of exactly twice its size, zeroed);
-warm-ups, samples that were dropped, and the process's start count as neither. Needs an NVIDIA GPU; ends with code 4
+warm-ups, samples that were dropped, and the process's start count as neither. Needs an NVIDIA GPU; ends with code 1
 without one.
 
     python benchmarks/sweep_throughput.py [--device cuda:0] [--minutes 2] [--precision fp32] [--layout nchw]
@@ -77,7 +77,7 @@ def main() -> int:
         one_flush_s = flush_s(opening)
     except LatteError as error:
         print(f"{error.message}; {error.hint}", file=sys.stderr)
-        return ExitCode.INCOMPLETE
+        return error.exit_code
     calls_s = sum(sum(row.device_times_s) * launches(row) for row in rows)
     flushes_s = one_flush_s * sum(len(row.device_times_s) for row in rows)
     outcomes = Counter(row.outcome for row in rows)

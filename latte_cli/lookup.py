@@ -27,6 +27,9 @@ _INTERPOLATION_SPREAD = 0.08
 _WIDEST_BRACKET = 8.0
 
 
+_NO_TIMES = "its rows tell which algorithms won, without a time; another `--device` of `latte store devices` has times"
+
+
 class Source(StrEnum):
     """Where a layer's time comes from."""
 
@@ -301,11 +304,11 @@ class Lookup:
 
     def _not_profiled(self) -> NotProfiled:
         have = {timing.task.settings for timing in self.everything()}
-        said = sorted({f"{s.precision} {s.layout} with {s.threads} threads" for s in have})
+        said = sorted({f"{s.precision} {s.layout}" + (f" with {s.threads} threads" if s.threads else "") for s in have})
         wish = f"{self.precision} {self.layout}" + (f" with {self.threads} threads" if self.threads else "")
         return NotProfiled(
             f"the profile `{self.slug}` has no rows in {wish}",
-            hint=f"it has {', '.join(said) or 'no times at all'} (`--precision`, `--layout`, `--threads`)",
+            hint=f"it has {', '.join(said)} (`--precision`, `--layout`, `--threads`)" if said else _NO_TIMES,
         )
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hints
+
 LATTE = str(Path(sys.executable).with_name("latte"))
 
 
@@ -15,4 +17,5 @@ def latte(*arguments: object, code: int = 0) -> "subprocess.CompletedProcess[str
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
+    hints.check(arguments, done.stderr)
     return done

@@ -13,6 +13,7 @@ from latte_cli.estimator.steps import LOSS, UPDATE, Step, training_step
 from latte_cli.layers import Phase, Whole
 from latte_cli.lookup import Timing
 from latte_cli.network.calibration import calibration_networks
+from latte_cli.strategies import usual
 from latte_cli.tasks import Settings, Task
 
 
@@ -88,3 +89,11 @@ def test_the_networks_are_none_that_accuracy_is_told_of():
     assert not {name for kind in KINDS.values() for name, *_ in kind.calibration} & {
         case.architecture for case in evaluated
     }
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_every_kind_that_rows_can_hold_has_its_values(kind):
+    assert all(isinstance(whole, Whole) for whole, _ in calibration_networks(kind))
+    assert kind.sampling.least >= 1
+    assert kind.rounds >= 1
+    assert usual(kind)

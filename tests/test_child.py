@@ -216,6 +216,20 @@ def test_children_and_theirs_die_with_a_parent_that_is_ended(
         assert marked.process.communicate()[1].count("Traceback") == (number == signal.SIGINT)  # the parent's own
 
 
+def test_a_doctor_that_is_interrupted_waits_for_no_library(asked: Path) -> None:
+    hanging = "import asked, time; asked.stubborn(None); time.sleep(600)\n"
+    for name in ("pyarrow", "xgboost"):
+        (asked / f"{name}.py").write_text(hanging)
+    path = os.pathsep.join(sys.path)
+    with Marked([sys.executable, "-m", "latte_cli", "doctor", "--device", "cpu"], PYTHONPATH=path) as marked:
+        marked.wait_for("SIG_IGN")
+        marked.process.send_signal(signal.SIGINT)
+        _, errors = marked.process.communicate(timeout=50)  # the libraries would be given up after 60 s
+        assert (marked.process.returncode, errors.splitlines()[0]) == (130, "error: interrupted")
+        assert marked.left() == {}
+
+
+@pytest.mark.timeout(900)
 def test_no_process_is_left_whenever_and_however_a_profile_is_ended(tmp_path: Path) -> None:
     model, moments = tmp_path / "lenet.onnx", random.Random(11)
     model.write_bytes(export("lenet", batch_size=1))
@@ -223,7 +237,7 @@ def test_no_process_is_left_whenever_and_however_a_profile_is_ended(tmp_path: Pa
     command += ["--phases", "update", "--threads", 1, "--passes", 1]  # soon at the networks that are measured whole
     for number in (signal.SIGKILL, *ENDINGS):
         with Marked(command) as marked:
-            marked.wait_for("backends.torch.whole")
+            marked.wait_for("backends.torch.whole", limit_s=300)
             time.sleep(moments.uniform(0, 1))
             marked.process.send_signal(number)
             assert marked.left() == {}, number

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import hints
 import made_rows
 import pytest
 
@@ -63,6 +64,7 @@ def latte(place, capsys, monkeypatch):
         with pytest.raises(SystemExit) as caught:
             cli.main()
         out, err = capsys.readouterr()
+        hints.check(arguments, err)
         return caught.value.code or 0, out, err
 
     return run

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hints
 import pytest
 
 from latte_cli.backends.telemetry import gpu_count
@@ -17,9 +18,11 @@ LATTE = str(Path(sys.executable).with_name("latte"))
 
 
 def latte(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    done = subprocess.run(
         [LATTE, *arguments], env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
+    hints.check(arguments, done.stderr)
+    return done
 
 
 def test_the_table_names_what_there_is_and_the_next_command() -> None:

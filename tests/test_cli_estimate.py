@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 
+import hints
 import made_choices
 import pytest
 from made_rows import DEVICE, SETTINGS, measurement, profile, step_layers, tasks, write
@@ -50,6 +51,7 @@ def latte(store, model, monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capsys.readouterr()
+        hints.check(words[1:], err)
         return ended.value.code or 0, out, err
 
     return run

@@ -55,8 +55,26 @@ def test_fine_widths_keep_more_than_one_width_for_all(run, place):  # noqa: F811
 def test_fine_widths_that_no_round_meets_end_with_3_and_the_least_duration(run):
     code, out, err = run("--round-duration", "1ms", "--fine", "--format", "json")
     assert code == 3
-    assert [each["status"] for each in json.loads(out)["devices"]] == ["infeasible"] * 2
+    assert [(each["status"], each["least_s"]) for each in json.loads(out)["devices"]] == [("infeasible", None)] * 2
     assert "is met by all" in err
+    duration = err.split("`--round-duration ")[1].split("`")[0]
+    assert run("--round-duration", duration, "--fine")[0] == 0
+
+
+@pytest.mark.parametrize("goal", [("--floor", "25%"), ("--target-capacity", "70%"), ("--max-idle", "80%")])
+def test_fine_widths_hold_what_is_asked_for_instead_of_a_duration(run, goal):
+    found = planned(run, *goal, "--fine", "--widths", "1,0.75,0.5,0.25")
+    whole, devices = found["model"]["parameters"], found["devices"]
+    count = sum(each["count"] for each in devices)
+    share = float(goal[1].rstrip("%")) / 100
+    kept = [each["parameters"] / whole for each in devices]
+    if goal[0] == "--floor":
+        assert min(kept) >= share
+    elif goal[0] == "--target-capacity":
+        assert sum(each["count"] * one for each, one in zip(devices, kept, strict=True)) >= share * count
+    else:
+        waits = [each["count"] * (1 - each["round_s"] / found["round_duration_s"]) for each in devices]
+        assert sum(waits) <= share * count
 
 
 def test_a_plan_is_written_shown_checked_and_compared(run, place, tmp_path):  # noqa: F811
@@ -92,6 +110,31 @@ def test_a_plan_that_would_be_late_today_ends_with_3(run, tmp_path):
     assert code == 3
     assert "`slow` would not finish in" in err
     assert "changed" in out
+
+
+def test_a_plan_in_which_some_train_nothing_is_not_said_to_finish(run, tmp_path):
+    path, duration = tmp_path / "plan.json", half_way(run)
+    assert run("--round-duration", duration, "-o", str(path))[0] == 0
+    document = json.loads(path.read_text("utf-8"))
+    fast_s = document["devices"][0]["high_s"]
+    assert run("--round-duration", f"{1.01 * fast_s:.6f}", "-o", str(path), "--force")[0] == 3
+    assert [each["status"] for each in json.loads(path.read_text("utf-8"))["devices"]] == ["ok", "infeasible"]
+    code, _, err = run("plan", "check", str(path), "lenet.onnx")
+    assert code == 3
+    assert "the plan has no sub-model for `slow` (1 of 5 devices)" in err
+    assert "all finish" not in err
+    code, out, _ = run("plan", "show", str(path))
+    assert (code, "4 of 5 devices have a sub-model" in out) == (0, True)
+
+
+def test_a_plan_is_checked_with_the_optimizer_that_it_was_made_with(run, tmp_path):
+    path = tmp_path / "plan.json"
+    assert run("--round-duration", "1h", "--optimizer", "none", "-o", str(path))[0] == 0
+    assert {each["training"]["optimizer"] for each in json.loads(path.read_text("utf-8"))["devices"]} == {"none"}
+    code, out, _ = run("plan", "check", str(path), "lenet.onnx")
+    assert (code, "0 of 2 classes differ" in out) == (0, True)
+    code, out, _ = run("plan", "check", str(path), "lenet.onnx", "--optimizer", "sgd")
+    assert (code, "2 of 2 classes differ" in out) == (0, True)
 
 
 def test_a_plan_for_another_model_ends_with_1(run, place, tmp_path):  # noqa: F811
@@ -186,6 +229,10 @@ def test_devices_one_by_one_get_what_is_their_own(run, tmp_path):
     ("arguments", "code", "said"),
     [
         (("--round-duration", "1h", "--floor", "0.5"), 2, "asked for in two ways"),
+        (("--floor", "0.5", "--curve", "--fine"), 2, "`--curve` and `--fine` do not go together"),
+        (("--floor", "0.5", "--devices", "d.csv"), 2, "`--devices` and `--floor` do not go together"),
+        (("--round-duration", "1h", "--devices", "d.csv", "--fine"), 2, "`--devices` and `--fine` do not go together"),
+        (("--curve", "-o", "p.json"), 2, "`--curve` and `--output` do not go together"),
         (("--floor", "2"), 2, "`2` is not a share"),
         (("--floor", "0%"), 2, "`0%` is not a share"),
         (("--round-duration", "1h", "--depths", "0.5"), 1, "no residual blocks"),

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import hints
 import pytest
 
 from latte_cli.allocator import Method, Plan, Round, as_json, catalogue, planned, shared_out
@@ -23,7 +24,9 @@ LATTE = [sys.executable, "-m", "latte_cli"]
 
 
 def latte(*words: object, **more: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*LATTE, *map(str, words)], capture_output=True, text=True, **more)  # type: ignore[call-overload,no-any-return]
+    done = subprocess.run([*LATTE, *map(str, words)], capture_output=True, text=True, **more)  # type: ignore[call-overload]
+    hints.check(words, done.stderr)
+    return done
 
 
 @pytest.fixture
@@ -34,12 +37,12 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_a_network_is_profiled_and_the_next_command_named(model: Path) -> None:
-    words = ("profile", model, "--batch-size", 2, "--threads", 1, "--format", "json")
+    words = ("profile", model, "--batch-size", 2, "--threads", 1, "--require-complete", "--format", "json")
     done = latte(*words)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["schema"] == "latte.profile/1"
-    assert document["left"] == 0
+    assert document["tasks_left"] == document["left"] == 0
     assert document["rows"]["ok"] > 30
     assert document["rows"]["unsupported"] > 5
     assert "latte train-selector" in done.stderr
@@ -50,12 +53,20 @@ def test_a_network_is_profiled_and_the_next_command_named(model: Path) -> None:
 
 def test_a_budget_that_runs_out_keeps_what_was_measured() -> None:
     done = latte("profile", "--suite", "quick", "--threads", 1, "--budget", "1s", "--format", "json")
-    assert done.returncode == 4, done.stderr
+    assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["left"] > 0
+    assert document["tasks_left"] == document["left"] > 0
     rows = open_store(shipped=False).measurements(document["device"])
     assert len(rows) == sum(document["rows"].values()) > 0
-    assert "run the same command again to go on" in done.stderr
+    left = f"run the same command again: {document['tasks_left']} of {document['tasks']} calls are left"
+    assert left in done.stderr
+
+
+def test_who_requires_completeness_gets_code_4_for_a_budget_that_ended_first() -> None:
+    done = latte("profile", "--suite", "quick", "--threads", 1, "--budget", "1s", "--require-complete")
+    assert done.returncode == 4, done.stderr
+    assert "error: the budget ended first\nhint: run the same command again: " in done.stderr
+    assert "tasks measured" in done.stdout
 
 
 def test_interrupting_keeps_what_was_measured() -> None:

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import hints
 import pytest
 import torch
 import yaml
@@ -65,6 +66,7 @@ def latte(place, capsys, monkeypatch):
         with pytest.raises(SystemExit) as caught:
             cli.main()
         out, err = capsys.readouterr()
+        hints.check(arguments, err)
         return caught.value.code or 0, out, err
 
     return run

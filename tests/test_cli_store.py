@@ -5,6 +5,7 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+import hints
 import pytest
 from append_rows import DEVICE, measurement
 
@@ -32,6 +33,7 @@ def run(*arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
     done = subprocess.run([LATTE, "store", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
+    hints.check(("store", *arguments), done.stderr)
     return done
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hints
 import pytest
 
 from latte_cli.network import load
@@ -15,7 +16,9 @@ from latte_cli.network.zoo import ZOO
 
 
 def latte(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "latte_cli", *arguments], capture_output=True, text=True, cwd=cwd)
+    done = subprocess.run([sys.executable, "-m", "latte_cli", *arguments], capture_output=True, text=True, cwd=cwd)
+    hints.check(arguments, done.stderr)
+    return done
 
 
 def test_the_list_names_every_network_in_every_format() -> None:

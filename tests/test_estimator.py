@@ -24,12 +24,13 @@ from latte_cli.estimator import (
 )
 from latte_cli.estimator.steps import Step, training_step
 from latte_cli.layers import Norm, Phase
+from latte_cli.lookup import NotProfiled
 from latte_cli.measure import Mark
 from latte_cli.network import Network, Node, load
 from latte_cli.network.onnx import read
 from latte_cli.network.zoo import ZOO, export
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Task
+from latte_cli.tasks import Layout, Precision, Task
 
 NETWORK = network()
 
@@ -451,3 +452,19 @@ def test_an_estimator_answers_for_many_networks(measured):
 def test_python_callers_need_one_function(measured):
     found = latte_cli.estimate(NETWORK, store=measured.uri, device=DEVICE.slug, strategy="pytorch")
     assert found == Estimator(measured, DEVICE.slug, strategy="pytorch").estimate(NETWORK)
+
+
+def test_a_layout_that_nobody_asked_for_gives_way_to_one_that_was_measured(store):
+    gpu = replace(DEVICE, slug="some-gpu", kind="cuda")
+    layers = [*step_layers(NETWORK), NETWORK.transfer()]
+    settings = replace(SETTINGS, precision=Precision.TF32)
+    write(store, [measurement(task, device=gpu) for task in tasks(layers, settings)])
+    own, other = compared(store, gpu.slug, NETWORK, strategies=("pytorch", "tensorflow"), precision="tf32")
+    assert (own.settings.layout, other.settings.layout) == (Layout.NCHW, Layout.NCHW)
+    assert "other_layout" not in codes(own)
+    [said] = [warning.message for warning in other.warnings if warning.code == "other_layout"]
+    assert said.startswith("`tensorflow` takes channels_last at tf32, which was not measured")
+    with pytest.raises(NotProfiled, match="no rows in tf32 channels_last"):
+        compared(store, gpu.slug, NETWORK, precision="tf32", layout="channels_last")
+    with pytest.raises(NotProfiled, match="no rows in fp16 channels_last"):
+        compared(store, gpu.slug, NETWORK, strategies=("tensorflow",), precision="fp16")

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_allocator import PHONE, recorded
 
-from latte_cli.allocator import Devices, SubModel, assigned, largest, round_of
+from latte_cli.allocator import Devices, SubModel, assigned, catalogue, largest, round_of
+from latte_cli.allocator.document import left_out
 from latte_cli.allocator.files import read_devices, write_assignment
 from latte_cli.errors import LatteError
 from latte_cli.network import zoo
+from latte_cli.network.channels import channel_groups
 from latte_cli.store.columns import read_columns, write_columns
 
 OWN = {
@@ -117,8 +119,6 @@ def test_each_device_gets_windows_that_train_all_channels_alike(tmp_path):
     import pyarrow.parquet as pq
 
     network = zoo.network("resnet8", batch_size=8)
-    from latte_cli.allocator import catalogue
-
     subs = catalogue(network, (1, 0.5, 0.25))
     rounds = [[round_of(sub, PHONE, recorded(1.0 if sub.width == 1 else 0.01)) for sub in subs]]
     devices = Devices(classes=np.zeros(50, dtype=int), own={})
@@ -131,6 +131,26 @@ def test_each_device_gets_windows_that_train_all_channels_alike(tmp_path):
         for start in starts[:, column]:
             covered[(start + np.arange(channels // 2)) % channels] += 1
         assert covered.max() - covered.min() <= 1
+
+
+def test_devices_without_a_block_take_no_turn_in_its_windows(tmp_path):
+    import pyarrow.parquet as pq
+
+    network = zoo.network("resnet20", batch_size=8)
+    subs = catalogue(network, (0.5,), (1, 0.5))
+    fleet = [replace(PHONE, name="deep", memory_bytes=150), replace(PHONE, name="flat", memory_bytes=100)]
+    rounds = [
+        [round_of(sub, each, recorded(0.01, memory_bytes=50 if sub.dropped else 150)) for sub in subs] for each in fleet
+    ]
+    devices = Devices(classes=np.array([0, 1, 0]), own={})
+    found = assigned(fleet, rounds, devices, 1e9)
+    assert [bool(found.sub_models[at].dropped) for at in found.chosen] == [False, True, False]
+    write_assignment(tmp_path / "out.parquet", fleet, list("abc"), devices, found, network)
+    starts = np.array(pq.read_table(tmp_path / "out.parquet").column("window").to_pylist())
+    groups = channel_groups(network)
+    gone = left_out(network, groups, found.sub_models[found.chosen[1]])
+    assert gone
+    assert starts[2].tolist() == [group.channels // 2 if group.name in gone else 0 for group in groups]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from io import StringIO
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +19,8 @@ from latte_cli.allocator.files import materialised
 from latte_cli.errors import LatteError
 from latte_cli.fleet import Fleet
 from latte_cli.network import load, zoo
+from latte_cli.report import Format
+from latte_cli.report.plans import write_plan
 
 CLASSES = (replace(PHONE, count=2), replace(PHONE, name="slow", count=3, memory_bytes=2 << 30, threads=2))
 
@@ -92,6 +95,85 @@ def test_the_next_round_goes_on_with_the_counts_of_the_one_before(network):
         shared(network, before=other)
 
 
+@pytest.mark.parametrize("durations", [(1e6, 12.0), (12.0, 1e-3, 12.0), (1e6, 1e6), (1e-3, 12.0)])
+def test_counts_go_on_over_rounds_in_which_all_or_none_train_the_whole_model(tmp_path, network, durations):
+    before, examples = None, 0
+    for duration_s in durations:
+        widths = (1,) if duration_s == 1e6 else (1, 0.5, 0.25)
+        before = shared(network, before=before, duration_s=duration_s, widths=widths)
+        before = read_plan(written(tmp_path / "plan.json", before))
+        examples += trained(before)
+    assert sum(counts.sum() for counts in before.frequencies.examples.values()) == examples
+
+
+def trained(file):
+    """The examples of all channels of a round, from its sub-models alone."""
+    return sum(
+        200 * each.fleet_class.count * dict(each.sub_model.widths).get(group.name, group.channels)
+        for each in file.plan.devices
+        if each.sub_model
+        for group in file.groups
+    )
+
+
+def test_counts_that_are_not_known_are_not_made_up(tmp_path, network):
+    many = shared(network, method=Method.NESTED, classes=(replace(PHONE, count=10_001),))
+    after = shared(network, method=Method.NESTED, before=many)
+    assert (after.round_number, after.frequencies, after.listed) == (1, None, True)
+    with pytest.raises(LatteError, match="does not say how often each channel was trained"):
+        shared(network, before=many)
+    older = json.loads(json.dumps(as_json(shared(network, duration_s=1e6, widths=(1,)))))
+    older["model"]["groups"], older["frequencies"], older["coverage"] = [], None, None
+    (tmp_path / "plan.json").write_text(json.dumps(older), "utf-8")
+    found = shared(network, before=read_plan(tmp_path / "plan.json"))
+    assert {float(counts.sum()) for counts in found.frequencies.examples.values()} != {0.0}
+    assert all(counts.min() >= 1000 for counts in found.frequencies.examples.values())
+
+
+def test_a_plan_with_fine_widths_names_no_least_round_whoever_wrote_it(tmp_path, network):
+    document = json.loads(json.dumps(as_json(shared(network, duration_s=2.0))))
+    assert all(each["least_s"] for each in document["devices"])
+    document["objective"] = "balanced"
+    (tmp_path / "plan.json").write_text(json.dumps(document), "utf-8")
+    found = read_plan(tmp_path / "plan.json")
+    assert [each.least_s for each in found.plan.devices] == [None, None]
+    out = StringIO()
+    write_plan(found, Format.TABLE, out)
+    assert "infeasible: no widths were found that meet the round" in out.getvalue()
+    assert "a round takes at least" not in out.getvalue()
+
+
+def no_classes(document):
+    document["devices"] = []
+
+
+def a_class_twice(document):
+    document["devices"] *= 2
+
+
+def no_duration(document):
+    document["round_duration_s"] = 0
+
+
+def a_round_outside_its_interval(document):
+    document["devices"][0]["low_s"] = 2 * document["devices"][0]["round_s"]
+
+
+@pytest.mark.parametrize("damage", [no_classes, a_class_twice, no_duration, a_round_outside_its_interval])
+def test_a_plan_that_contradicts_itself_is_not_read(tmp_path, network, damage):
+    document = json.loads(json.dumps(as_json(shared(network))))
+    damage(document)
+    (tmp_path / "plan.json").write_text(json.dumps(document), "utf-8")
+    with pytest.raises(LatteError, match="is not a plan"):
+        read_plan(tmp_path / "plan.json")
+
+
+def test_classes_of_another_number_of_devices_differ(network):
+    before = planned(network)
+    more = planned(network, classes=(CLASSES[0], replace(CLASSES[1], count=30)))
+    assert [each.alike for each in changes(before.devices, more.devices)] == [True, False]
+
+
 def test_blocks_that_are_left_out_are_not_trained():
     network = replace(zoo.network("resnet20", batch_size=8), sha256="a" * 64)
     file = shared_out(
@@ -111,6 +193,12 @@ def test_blocks_that_are_left_out_are_not_trained():
 def test_more_devices_than_can_be_listed_are_not(network):
     file = shared(network, classes=(replace(PHONE, count=10_001),))
     assert (file.trainees, file.frequencies, file.coverage) == ((), None, None)
+
+
+def test_sub_models_of_devices_that_are_not_listed_are_not_said_to_be_written(tmp_path, model, network):
+    file = shared(network, classes=(replace(PHONE, count=10_001),))
+    with pytest.raises(LatteError, match="more than 10,000 devices are not listed"):
+        materialised(file, model, network, tmp_path / "parts", lambda _: None)
 
 
 @given(st.sets(st.integers(0, 60), min_size=1))

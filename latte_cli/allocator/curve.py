@@ -1,12 +1,11 @@
 """The round duration where it is not known: what each one keeps of the model, and how long devices wait in it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import floor as rounded_down
 
-from latte_cli.allocator.plan import largest
-from latte_cli.allocator.pricing import Round
+from latte_cli.allocator.plan import Priced, largest
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.fleet import FleetClass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,32 +24,31 @@ class Point:
     taking_part: float
 
 
-Priced = Sequence[tuple[FleetClass, Sequence[Round]]]
-"""Each class with the rounds of the whole catalogue."""
+def curve(priced: Priced, parameters: int | None = None) -> list[Point]:
+    """The points where what some class trains changes, in the order of their durations.
 
-
-def curve(priced: Priced) -> list[Point]:
-    """The points where what some class trains changes, in the order of their durations."""
+    The model has `parameters`; unless they are given, the largest sub-model is the whole of it.
+    """
     durations = sorted({each.high_s for _, rounds in priced for each in rounds if each.high_s is not None})
-    return [point(priced, duration_s) for duration_s in durations]
+    return [point(priced, duration_s, parameters) for duration_s in durations]
 
 
-def point(priced: Priced, duration_s: float) -> Point:
-    """What comes of rounds of `duration_s`."""
-    whole = max(each.sub_model.parameters for _, rounds in priced for each in rounds)
-    counts, shares, waits = [], [], []
+def point(priced: Priced, duration_s: float, parameters: int | None = None) -> Point:
+    """What comes of rounds of `duration_s`; `parameters` as for `curve`."""
+    whole = parameters or max(each.sub_model.parameters for _, rounds in priced for each in rounds)
+    counts, trained, waits = [], [], []
     for fleet_class, rounds in priced:
         best = largest(rounds, duration_s)
         counts.append(fleet_class.count)
-        shares.append(best.sub_model.parameters / whole if best else 0.0)
+        trained.append(best.sub_model.parameters if best else 0)
         waits.append(max(0.0, 1 - best.round_s / duration_s) if best and best.round_s is not None else None)
     devices = sum(counts)
     training = sum(count for count, wait in zip(counts, waits, strict=True) if wait is not None)
     waited = sum(count * wait for count, wait in zip(counts, waits, strict=True) if wait is not None)
     return Point(
         round_duration_s=duration_s,
-        capacity=sum(count * share for count, share in zip(counts, shares, strict=True)) / devices,
-        floor=min(shares),
+        capacity=sum(count * each for count, each in zip(counts, trained, strict=True)) / (devices * whole),
+        floor=min(trained) / whole,
         idle=waited / training if training else 0.0,
         taking_part=training / devices,
     )
@@ -63,14 +61,15 @@ def shortest(points: Iterable[Point], *, capacity: float = 0.0, floor: float = 0
     """
     points = _with_all(points)
     for each in points:
-        if each.capacity >= capacity - 1e-9 and each.floor >= floor - 1e-9:
+        if each.capacity >= capacity and each.floor >= floor:
             return each
     most = max(points, key=lambda each: each.floor if floor else each.capacity, default=None)
     what, wanted = ("every device", floor) if floor else ("the devices on average", capacity)
     reached = (most.floor if floor else most.capacity) if most else 0.0
     raise LatteError(
-        f"no round duration lets {what} train {wanted:.0%} of the parameters: at most {reached:.0%} fit the memory",
-        hint="a smaller `batch` needs less memory; so do smaller sub-models (`--widths`)",
+        f"no round duration lets {what} train {_percent(wanted)} of the parameters, with one width for all channel "
+        f"groups: at most {_percent(reached)} fit the memory",
+        hint="a smaller `batch` needs less memory; other `--widths` may come nearer",
         exit_code=ExitCode.EXCEEDED,
     )
 
@@ -84,10 +83,16 @@ def busiest(points: Iterable[Point], idle: float) -> Point:
     fitting = [each for each in among if each.idle <= idle]
     if fitting:
         return max(fitting, key=lambda each: (each.capacity, -each.round_duration_s))
-    least = min((each.idle for each in among), default=1.0)
+    if not among:
+        raise LatteError(
+            "no sub-model fits the memory of any device",
+            hint="a smaller `batch` or narrower `--widths` need less",
+            exit_code=ExitCode.EXCEEDED,
+        )
     raise LatteError(
-        f"devices wait more than {idle:.0%} of a round at any round duration: at least {least:.0%}",
-        hint="more `--widths` leave less to wait for, and `--fine` still less",
+        f"with one width for all channel groups, devices wait more than {_percent(idle)} of a round at any duration in "
+        f"which all train that can: at least {_percent(min(each.idle for each in among))}",
+        hint="more `--widths` may leave less to wait for, and `--fine` with a `--round-duration` still less",
         exit_code=ExitCode.EXCEEDED,
     )
 
@@ -97,3 +102,8 @@ def _with_all(points: Iterable[Point]) -> list[Point]:
     points = list(points)
     most = max((each.taking_part for each in points), default=0.0)
     return [each for each in points if each.taking_part == most]
+
+
+def _percent(share: float) -> str:
+    """Rounded down, so that what is too little does not look enough."""
+    return f"{rounded_down(round(1e5 * share, 6)) / 1e3:g}%"

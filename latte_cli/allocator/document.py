@@ -19,6 +19,8 @@ from latte_cli.network.depth import blocks
 from latte_cli.tasks import Layout, Precision
 
 SCHEMA = "latte.plan/1"
+CATALOGUE = "catalogue"
+"""The objective of plans that give each class the largest sub-model of a catalogue."""
 
 _LARGEST_FILE_BYTES = 1 << 30
 MANY = 10_000
@@ -40,8 +42,8 @@ class Trainee:
 class PlanFile:
     """A plan, the model that it is for, and what each device trains of it in the round `round_number` (from 0).
 
-    `frequencies` is the table F once the round is done, `coverage` how many channel pairs the round trains.
-    `trainees` are in the order of the fleet; none where the channels were not asked for.
+    `frequencies` is the table F once the round is done, None where it is not known, and `coverage` how many channel
+    pairs the round trains. `trainees` are in the order of the fleet; none where they are too many to list.
     """
 
     model: str
@@ -56,6 +58,16 @@ class PlanFile:
     trainees: tuple[Trainee, ...] = ()
     frequencies: Frequencies | None = None
     coverage: Coverage | None = None
+
+    @property
+    def listed(self) -> bool:
+        """Whether every device that trains is among the trainees."""
+        return len(self.trainees) == self.plan.training
+
+    @property
+    def complete(self) -> bool:
+        """Whether all sub-models that there are were priced, as those of a catalogue are."""
+        return self.objective == CATALOGUE
 
     def check_model(self, network: Network) -> None:
         """Raise LatteError where the plan is for another model."""
@@ -79,20 +91,23 @@ def shared_out(
     """The plan with the channels of every device that trains; after `before`, the next round on its F.
 
     Devices choose one after the other, each on what those before it train; of more than 10,000 none is listed. Raises
-    LatteError where `before` is for another model.
+    LatteError where `before` is for another model, and where `least-trained` has to go on from an F that is not known.
     """
     if before:
         before.check_model(network)
-    training = [each for each in plan.devices if each.sub_model]
-    listed = sum(each.fleet_class.count for each in training) <= MANY
-    cut = any(each.sub_model and each.sub_model.widths for each in training)
-    resizing = Resizing(network) if cut else None
+    listed = plan.training <= MANY
+    resizing = _resizing(network, cut=any(each.sub_model and each.sub_model.widths for each in plan.devices))
     groups = resizing.groups if resizing else ()
-    frequencies = before.frequencies if before and before.frequencies else Frequencies.none(groups)
+    frequencies = _so_far(before, groups) if listed else None
+    if listed and frequencies is None and method is Method.LEAST_TRAINED:
+        raise LatteError(
+            "the plan of the round before does not say how often each channel was trained",
+            hint="choose other `--channels`, or begin again without `--after`",
+        )
     round_number = before.round_number + 1 if before else 0
     trainees, number = [], 0
     for each in plan.devices if listed else ():
-        gone = _gone(network, groups, each.sub_model)
+        gone = left_out(network, groups, each.sub_model)
         for _ in range(each.fleet_class.count):
             if each.sub_model:
                 mine = kept(
@@ -106,7 +121,7 @@ def shared_out(
                     importance=importance,
                 )
                 mine |= gone
-                frequencies = frequencies.after(mine, each.fleet_class.samples * each.fleet_class.epochs)
+                frequencies = frequencies.after(mine, _examples(each.fleet_class)) if frequencies else None
                 trainees.append(Trainee(class_name=each.fleet_class.name, number=number, kept=mine))
             number += 1
     covered = coverage(resizing.pairs, groups, (each.kept for each in trainees)) if resizing and listed else None
@@ -121,12 +136,42 @@ def shared_out(
         seed=seed,
         round_number=round_number,
         trainees=tuple(trainees),
-        frequencies=frequencies if groups and listed else None,
+        frequencies=frequencies if groups else None,
         coverage=covered,
     )
 
 
-def _gone(network: Network, groups: Iterable[ChannelGroup], sub_model: SubModel | None) -> Kept:
+def _resizing(network: Network, *, cut: bool) -> Resizing | None:
+    """The network's channels; None where they cannot be followed and, since nothing is `cut`, need not be."""
+    try:
+        return Resizing(network)
+    except LatteError:
+        if cut:
+            raise
+        return None
+
+
+def _so_far(before: PlanFile | None, groups: Sequence[ChannelGroup]) -> Frequencies | None:
+    """F after the round `before`; None where the plan does not say."""
+    if before is None:
+        return Frequencies.none(groups)
+    if before.frequencies:
+        return before.frequencies
+    if before.round_number or not before.listed:
+        return None
+    found = Frequencies.none(groups)
+    examples = {each.fleet_class.name: _examples(each.fleet_class) for each in before.plan.devices}
+    for each in before.trainees:
+        found = found.after(each.kept, examples[each.class_name])
+    return found
+
+
+def _examples(fleet_class: FleetClass) -> int:
+    """What a device is trained on in a round."""
+    return fleet_class.samples * fleet_class.epochs
+
+
+def left_out(network: Network, groups: Iterable[ChannelGroup], sub_model: SubModel | None) -> Kept:
     """Nothing of the groups that lie in the residual blocks that the sub-model is without."""
     dropped = sub_model.dropped if sub_model else ()
     gone = {node for block in blocks(network) if block.name in dropped for node in block.nodes} if dropped else set()
@@ -245,18 +290,19 @@ class _Reader:
         channels = {group.name: group.channels for group in groups}
         sub_models = tuple(self._sub_model(each, channels) for each in self.of(document, "sub_models", list))
         by_id = {each.id: each for each in sub_models}
-        entries = self.of(document, "devices", list)
+        entries = self._entries(document)
         chosen = self.of(document, "channels", dict)
+        objective = self.of(document, "objective", str)
         return PlanFile(
             model=self.of(model, "name", str),
             sha256=self.of(model, "sha256", str),
             parameters=self.count(model, "parameters"),
             groups=groups,
-            objective=self.of(document, "objective", str),
+            objective=objective,
             plan=Plan(
-                round_duration_s=self.number(document, "round_duration_s"),
+                round_duration_s=self.number(document, "round_duration_s", least=5e-324),
                 sub_models=sub_models,
-                devices=tuple(self._class(each, by_id) for each in entries),
+                devices=tuple(self._class(each, by_id, complete=objective == CATALOGUE) for each in entries),
             ),
             method=self.parsed(chosen, "method", Method),
             seed=self.count(chosen, "seed"),
@@ -267,6 +313,14 @@ class _Reader:
             frequencies=self._frequencies(document, channels),
             coverage=self._coverage(document),
         )
+
+    def _entries(self, document: Any) -> list[Any]:
+        """The classes, at least one, each with a name of its own."""
+        found = self.of(document, "devices", list)
+        names = [self.text(each, "class") for each in found]
+        if not names or len(set(names)) < len(names):
+            raise LatteError(f"{self._where} is not a plan: the classes are wrong", hint="make it again")
+        return found
 
     def of(self, part: Any, name: str, kind: type[_T]) -> _T:
         value = part.get(name) if isinstance(part, dict) else None
@@ -328,15 +382,18 @@ class _Reader:
             dropped=self.texts(part, "dropped"),
         )
 
-    def _class(self, part: Any, sub_models: Mapping[str, SubModel]) -> PlannedDevice:
+    def _class(self, part: Any, sub_models: Mapping[str, SubModel], *, complete: bool) -> PlannedDevice:
+        """What a class trains; older plans with fine widths call the shortest round that was looked at the least."""
         chosen = self.perhaps(part, "sub_model", self.text)
         if chosen is not None and chosen not in sub_models:
             raise LatteError(f"{self._where} is not a plan: there is no sub-model `{chosen}`", hint="make it again")
         round_s, low_s, high_s, least_s = (
             self.perhaps(part, name, self.number) for name in ("round_s", "low_s", "high_s", "least_s")
         )
-        if chosen is not None and None in (round_s, low_s, high_s):
+        if chosen is not None and (round_s is None or low_s is None or high_s is None):
             raise LatteError(f"{self._where} is not a plan: a round without its times", hint="make it again")
+        if chosen is not None and not (low_s or 0.0) <= (round_s or 0.0) <= (high_s or 0.0):
+            raise LatteError(f"{self._where} is not a plan: a round outside its interval", hint="make it again")
         return PlannedDevice(
             fleet_class=self._fleet_class(part),
             device=self.of(part, "device", str),
@@ -345,7 +402,7 @@ class _Reader:
             round_s=round_s,
             low_s=low_s,
             high_s=high_s,
-            least_s=least_s,
+            least_s=least_s if complete else None,
         )
 
     def _fleet_class(self, part: Any) -> FleetClass:
@@ -430,14 +487,15 @@ class Change:
 
     @property
     def alike(self) -> bool:
-        """Whether it trains the same, as far as widths, depth and times go."""
+        """Whether as many devices train the same in the same way, and take as long."""
         if self.before is None or self.after is None:
             return False
-        return _trained(self.before) == _trained(self.after) and self.before.round_s == self.after.round_s
+        return _trained(self.before) == _trained(self.after)
 
 
 def _trained(planned: PlannedDevice) -> object:
-    return (planned.sub_model.widths, planned.sub_model.dropped) if planned.sub_model else None
+    part = (planned.sub_model.widths, planned.sub_model.dropped) if planned.sub_model else None
+    return part, planned.fleet_class.count, planned.device, planned.round_s, planned.low_s, planned.high_s
 
 
 def changes(before: Iterable[PlannedDevice], after: Sequence[PlannedDevice]) -> list[Change]:

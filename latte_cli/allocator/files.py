@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from latte_cli.allocator.channels import Frequencies, windows
-from latte_cli.allocator.document import PlanFile
+from latte_cli.allocator.document import MANY, PlanFile, left_out
 from latte_cli.allocator.many import OWN, Assignment, Devices
 from latte_cli.errors import LatteError
 from latte_cli.fleet import FleetClass
@@ -81,7 +81,7 @@ def _starts(fleet: Sequence[FleetClass], devices: Devices, found: Assignment, ne
 
     groups = channel_groups(network)
     # the last width, 0, is that of devices without a sub-model
-    by_sub_model = [dict(each.widths) for each in found.sub_models]
+    by_sub_model = [dict(each.widths) | dict.fromkeys(left_out(network, groups, each), 0) for each in found.sub_models]
     widths = {
         group.name: np.array([*(each.get(group.name, group.channels) for each in by_sub_model), 0])[found.chosen]
         for group in groups
@@ -95,8 +95,13 @@ def materialised(file: PlanFile, model: Path, network: Network, folder: Path, do
     """Write every distinct sub-model of the plan into `folder`, as ONNX and its weights as safetensors; their number.
 
     `devices.csv` says which device trains which. Raises LatteError where a sub-model cannot be cut out of the file,
-    and for more than a thousand of them.
+    for more than a thousand of them, and for more devices than a plan lists.
     """
+    if not file.listed:
+        raise LatteError(
+            f"the channels of more than {MANY:,} devices are not listed, so there is nothing to write",
+            hint="leave `--materialise` away",
+        )
     cutter = Cutter(model, network)
     by_class = {each.fleet_class.name: each.sub_model for each in file.plan.devices}
     names: dict[tuple[Any, ...], str] = {}

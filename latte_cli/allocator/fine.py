@@ -1,19 +1,20 @@
 """Fine allocation: a width of its own for each channel group, as an integer program on the estimator's times."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import log
 
 import numpy as np
 
 from latte_cli.allocator.costs import Array, Costs, Levels, Widths
+from latte_cli.allocator.goal import Least
+from latte_cli.allocator.plan import Plan, planned
 from latte_cli.allocator.pricing import Pricer, Round
 from latte_cli.allocator.program import GAP, Program
 from latte_cli.allocator.sub_models import SubModel
 from latte_cli.estimator import Step, Work
 from latte_cli.estimator.memory import memory
-from latte_cli.fleet import FleetClass, Objective
-from latte_cli.network import Network
+from latte_cli.fleet import Fleet, FleetClass, Objective
 from latte_cli.network.channels import groups_to_cut, resize
 
 SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
@@ -25,18 +26,15 @@ _STRICTER = 1.01
 _STARTS = (0.5, 0.0, 1.0)
 _POLISHING = 200
 _EXCHANGES = 8
-
-
-def levels(network: Network, shares: Sequence[float] = SHARES) -> Levels:
-    """The widths that `shares` leave each channel group; raises LatteError where there are no groups."""
-    return {group.name: tuple(sorted({group.width(share) for share in shares})) for group in groups_to_cut(network)}
+_ANYTHING = Least()
 
 
 class Search:
     """Looks for the best widths of one class; what was priced is kept for other round durations.
 
     The time of a step is the sum of its calls, corrected by what the estimator says of whole steps: the upper end of
-    its interval over the sum, at the widths found. Raises LatteError as `levels` and the estimator do.
+    its interval over the sum, at the widths found. Each group has the widths that `shares` leave it. Raises LatteError
+    where there are no groups, and as the estimator does.
     """
 
     def __init__(
@@ -45,7 +43,11 @@ class Search:
         self._pricer, self._class, self._objective = pricer, fleet_class, objective
         self._network = pricer.whole(fleet_class.batch)
         self._step = Step(optimizer=pricer.optimizer(fleet_class))
-        self.levels = levels(self._network, shares)
+        self._shares = shares
+        self._groups = groups_to_cut(self._network)
+        self.levels: Levels = {
+            group.name: tuple(sorted({group.width(share) for share in shares})) for group in self._groups
+        }
         self._channels = {name: widths[-1] for name, widths in self.levels.items()}
         self._costs = Costs(self._network, self._step, self.levels, self._seconds)
         self._rounds: dict[tuple[int, ...], Round] = {}
@@ -63,45 +65,85 @@ class Search:
         parts = estimator.calls(self._network, self._step, works)
         return [part.count * (max(part.device_s, part.host_s) if queued else part.device_s) for part in parts]
 
-    def best(self, duration_s: float) -> Round | None:
-        """The round with the highest objective that meets `duration_s`; None where even the shortest does not."""
-        if self.priced(self._at(1.0)).meets(duration_s):
-            return self.priced(self._at(1.0))
-        if all(self.priced(self._at(share)).high_s is None for share in (0.5, 0.0)):
-            return None
-        for share in (0.5,) if self._costs.tabular else _STARTS:
-            self._look_from(self._at(share), duration_s)
-            meeting = [key for key, each in self._rounds.items() if each.meets(duration_s)]
-            if meeting:
-                return self._rounds[max(meeting, key=self._value)]
-        return None
+    @property
+    def narrowest(self) -> Round:
+        """The round of the least widths."""
+        return self.priced(self._at(0.0))
 
-    def _look_from(self, widths: dict[str, int], duration_s: float) -> None:
+    def best(self, duration_s: float, least: Least = _ANYTHING) -> Round | None:
+        """The round with the highest objective that was found to meet `duration_s` and to have `least`; None for none.
+
+        What the `shortest` round and one width for all groups meet is always found.
+        """
+        aim = _Aim(duration_s=duration_s, least=least)
+        if aim.met_by(self.priced(self._at(1.0))):
+            return self.priced(self._at(1.0))
+        for share in self._starts():
+            self._look_from(self._at(share), aim)
+            best = self._best_known(aim)
+            if best:
+                return best
+        self.shortest()
+        return self._best_known(aim)
+
+    def shortest(self) -> Round | None:
+        """The shortest round that was found, which does not depend on what else was looked for; None where none fits.
+
+        It starts from the shortest with one width for all groups, and goes on with the shortest that seems to be.
+        """
+        uniform = [self.priced(self._uniform(share)) for share in self._shares]
+        best = min((each for each in uniform if each.high_s is not None), key=_high_s, default=None)
+        while best:
+            program, round_row, _ = self._program(dict(best.sub_model.widths), _Aim(), cuts=())
+            made = self.priced(program.solved(-round_row) or self._at(0.0))
+            if made.high_s is None or made.high_s >= _high_s(best):
+                break
+            best = made
+        return best
+
+    def _starts(self) -> tuple[float, ...]:
+        """Where to look from; nowhere if nothing seems to fit the memory."""
+        if all(self.priced(self._at(share)).high_s is None for share in (0.5, 0.0)):
+            return ()
+        return (0.5,) if self._costs.tabular else _STARTS
+
+    def _best_known(self, aim: "_Aim") -> Round | None:
+        meeting = [key for key, each in self._rounds.items() if aim.met_by(each)]
+        return self._rounds[max(meeting, key=self._value)] if meeting else None
+
+    def _look_from(self, widths: dict[str, int], aim: "_Aim") -> None:
         """Price what looks best from `widths`, then from there, until the round is as long as it may be."""
         seen: set[tuple[int, ...]] = set()
-        stricter = 1.0
+        duration_s = aim.duration_s
         for _ in range(_ATTEMPTS):
-            found = self._solved(widths, stricter, duration_s) or self._shortest(widths)
-            widths = self._polished(found, stricter, duration_s)
+            found = self._solved(widths, aim) or self._shortest(widths, aim)
+            widths = self._polished(found, aim)
             again = tuple(widths.values()) in seen
             seen.add(tuple(widths.values()))
             made = self.priced(widths)
-            near = made.high_s is not None and (1 - _NEAR) * duration_s <= made.high_s <= duration_s
+            near = made.high_s is not None and (1 - _NEAR) * duration_s <= made.high_s and aim.met_by(made)
             if made.high_s is None and not again:
                 self._cuts.append(self._cut(widths, made))
-            elif near or (again and made.meets(duration_s)) or self._little_more(widths, duration_s):
+            elif near or (again and aim.met_by(made)) or self._little_more(widths, aim):
                 return
             elif again:
-                stricter *= _STRICTER
+                aim = replace(aim, stricter=aim.stricter * _STRICTER)
 
-    def _little_more(self, widths: Widths, duration_s: float) -> bool:
+    def _little_more(self, widths: Widths, aim: "_Aim") -> bool:
         """Whether these widths, whose round is too long, are worth hardly more than the best of those that meet it."""
-        values = [self._value(key) for key, each in self._rounds.items() if each.meets(duration_s)]
-        return bool(values) and self._value(tuple(widths.values())) <= max(values) + GAP * abs(max(values))
+        best = self._best_known(aim)
+        if best is None:
+            return False
+        value = self._value(tuple(dict(best.sub_model.widths)[name] for name in self.levels))
+        return self._value(tuple(widths.values())) <= value + GAP * abs(value)
 
     def _at(self, share: float) -> dict[str, int]:
         """The level of each group at this share of its levels."""
         return {name: options[round(share * (len(options) - 1))] for name, options in self.levels.items()}
+
+    def _uniform(self, share: float) -> dict[str, int]:
+        """This share of the channels of each group."""
+        return {group.name: group.width(share) for group in self._groups}
 
     def priced(self, widths: Widths) -> Round:
         """The round at these widths, as the estimator has it."""
@@ -130,25 +172,27 @@ class Search:
 
     # The integer program
 
-    def _solved(self, at: Widths, stricter: float, duration_s: float) -> dict[str, int] | None:
-        """The widths with the highest objective whose round seems to meet `duration_s`, seen from `at`."""
-        program, round_row, fixed_s = self._program(at, stricter)
-        program.limit(round_row, duration_s - fixed_s)
+    def _solved(self, at: Widths, aim: "_Aim") -> dict[str, int] | None:
+        """The widths with the highest objective whose round seems to meet the aim, seen from `at`."""
+        program, round_row, fixed_s = self._program(at, aim, self._cuts)
+        program.limit(round_row, aim.duration_s - fixed_s)
         _, parameters = self._costs.tables(at)
         goal = program.row(parameters) if self._objective is Objective.PARAMETERS else program.alone(self._logarithms)
         return program.solved(goal)
 
-    def _shortest(self, at: Widths) -> dict[str, int]:
+    def _shortest(self, at: Widths, aim: "_Aim") -> dict[str, int]:
         """The widths with the shortest round, seen from `at`; the least of all where the memory is not enough."""
-        program, round_row, _ = self._program(at, 1.0)
+        program, round_row, _ = self._program(at, replace(aim, stricter=1.0), self._cuts)
         return program.solved(-round_row) or self._at(0.0)
 
-    def _program(self, at: Widths, stricter: float) -> tuple[Program, Array, float]:
-        """The program with its limits on the memory, and the round as coefficients and a constant, in seconds."""
+    def _program(self, at: Widths, aim: "_Aim", cuts: Sequence["_Cut"]) -> tuple[Program, Array, float]:
+        """The program with its limits on what is kept, and the round as coefficients and a constant, in seconds."""
         seconds, parameters = self._costs.tables(at)
         program = Program(self.levels, seconds.pairs)
-        each_s, bits_s = self._class.steps * self._ratio(at) * stricter, self._class.schedule.moving_s(1)
-        for cut in self._cuts:
+        each_s, bits_s = self._class.steps * self._ratio(at) * aim.stricter, self._class.schedule.moving_s(1)
+        if aim.least.parameters:
+            program.limit(-program.row(parameters), parameters.constant - aim.least.parameters)
+        for cut in cuts:
             row = program.row(parameters) * cut.bytes_per_parameter + program.alone(cut.by_width)
             program.limit(row, cut.limit_bytes - cut.bytes_per_parameter * parameters.constant)
         round_row = program.row(seconds) * each_s + program.row(parameters) * bits_s
@@ -160,12 +204,14 @@ class Search:
 
     # Behind concatenations tables are exact nearby only: from what they say, single steps that are priced exactly
 
-    def _polished(self, widths: dict[str, int], stricter: float, duration_s: float) -> dict[str, int]:
-        """Better widths nearby: quicker ones until the round seems to meet `duration_s`, then those worth more."""
+    def _polished(self, widths: dict[str, int], aim: "_Aim") -> dict[str, int]:
+        """Better widths nearby: quicker ones until the round seems to be short enough, then those worth more."""
         if self._costs.tabular:
             return widths
-        ratio = self._ratio(widths) * stricter
-        room_s = duration_s - self._class.round_s(ratio * self._costs.seconds(widths), self._costs.parameters(widths))
+        ratio = self._ratio(widths) * aim.stricter
+        room_s = aim.duration_s - self._class.round_s(
+            ratio * self._costs.seconds(widths), self._costs.parameters(widths)
+        )
         while room_s < 0:
             quickest = min(self._moves(widths, ratio), key=lambda move: move.taken_s, default=None)
             if quickest is None or quickest.taken_s >= 0:
@@ -252,6 +298,18 @@ class Search:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Aim:
+    """What a round has to be: no longer than `duration_s`, with `least`; estimates count for `stricter` times more."""
+
+    duration_s: float = 0.0
+    least: Least = _ANYTHING
+    stricter: float = 1.0
+
+    def met_by(self, found: Round) -> bool:
+        return found.meets(self.duration_s) and self.least.kept_by(found)
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Move:
     """Other widths of some groups, the seconds that a round takes longer for it, and what the objective gains."""
 
@@ -267,3 +325,48 @@ class _Cut:
     bytes_per_parameter: float
     by_width: Mapping[str, Array]
     limit_bytes: float
+
+
+def _high_s(found: Round) -> float:
+    return found.high_s or 0.0
+
+
+# A fleet
+
+
+def allocate_fine(
+    fleet: Fleet,
+    pricer: Pricer,
+    round_duration_s: float,
+    *,
+    objective: Objective,
+    shares: Sequence[float] = SHARES,
+    least: Sequence[Least] | None = None,
+    done: Callable[[int, str], None] = lambda *_: None,
+) -> Plan:
+    """The plan in which each class has widths of its own from `shares`, and at least what `least` says, class by class.
+
+    `done` hears how many classes are, and of the last. Raises LatteError as `Search` does.
+    """
+
+    def search(fleet_class: FleetClass) -> Search:
+        return Search(pricer, fleet_class, objective, shares)
+
+    devices = []
+    named: dict[tuple[tuple[str, int], ...], str] = {}
+    for number, each in enumerate(fleet.classes, start=1):
+        looking = search(each)
+        best = looking.best(round_duration_s, least[number - 1] if least else _ANYTHING)
+        if best:
+            name = named.setdefault(best.sub_model.widths, f"fine{len(named) + 1}")
+            best = replace(best, sub_model=replace(best.sub_model, id=name))
+        devices.append(planned(each, [best or looking.narrowest], best, complete=False))
+        done(number, each.name)
+    if not all(each.feasible for each in devices):
+        shortest = [search(each).shortest() for each in fleet.classes]
+        devices = [
+            replace(each, found_s=found.high_s if found else None)
+            for each, found in zip(devices, shortest, strict=True)
+        ]
+    sub_models = {each.sub_model.id: each.sub_model for each in devices if each.sub_model}
+    return Plan(round_duration_s=round_duration_s, sub_models=tuple(sub_models.values()), devices=tuple(devices))

@@ -1,7 +1,8 @@
 """Plans: which sub-model each class of a fleet trains, in which rounds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from latte_cli.allocator.pricing import Price, Round
 from latte_cli.allocator.sub_models import SubModel
@@ -9,14 +10,18 @@ from latte_cli.errors import LatteError
 from latte_cli.estimator import Warn
 from latte_cli.fleet import Fleet, FleetClass
 
+Priced: TypeAlias = Sequence[tuple[FleetClass, Sequence[Round]]]
+"""Each class with the rounds of the whole catalogue."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedDevice:
     """What a device of the class `fleet_class` trains: `sub_model`, or nothing where none meets the round duration.
 
     Its round takes `round_s`, with 95 % between `low_s` and `high_s`. `least_s` is the shortest round duration that
-    the class can meet at all, None where no sub-model fits its memory. `memory_bytes` is the need of its sub-model;
-    without one, the least need of any.
+    the class can meet at all; None where no sub-model fits its memory, and where nobody has priced them all.
+    `found_s` is then the shortest that was found, if it was looked for. `memory_bytes` is the need of its sub-model;
+    without one, the least need of those that were priced.
     """
 
     fleet_class: FleetClass
@@ -27,12 +32,18 @@ class PlannedDevice:
     high_s: float | None
     memory_bytes: int
     least_s: float | None
+    found_s: float | None = None
     warnings: tuple[Warn, ...] = ()
 
     @property
     def feasible(self) -> bool:
         """Whether there is a sub-model for it."""
         return self.sub_model is not None
+
+    @property
+    def meets_s(self) -> float | None:
+        """A round duration that the class is known to meet, the shortest of them; None where none is known."""
+        return self.found_s if self.least_s is None else self.least_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +60,20 @@ class Plan:
         return all(device.feasible for device in self.devices)
 
     @property
+    def count(self) -> int:
+        """The devices of the fleet."""
+        return sum(each.fleet_class.count for each in self.devices)
+
+    @property
+    def training(self) -> int:
+        """The devices that have a sub-model."""
+        return sum(each.fleet_class.count for each in self.devices if each.feasible)
+
+    @property
     def least_s(self) -> float | None:
-        """The shortest round duration that every class can meet, None where one never can."""
-        found = [device.least_s for device in self.devices]
-        return None if None in found else max((least for least in found if least is not None), default=None)
+        """The shortest round duration that every class is known to meet, None where for one none is known."""
+        found = [device.meets_s for device in self.devices]
+        return None if None in found else max((each for each in found if each is not None), default=None)
 
     @property
     def idle_share(self) -> float:
@@ -75,23 +96,53 @@ def largest(rounds: Iterable[Round], duration_s: float) -> Round | None:
     return max(meeting, key=lambda each: (each.sub_model.parameters, -(each.high_s or 0.0)), default=None)
 
 
-def allocate(sub_models: Sequence[SubModel], fleet: Fleet, price: Price, round_duration_s: float) -> Plan:
-    """The plan for `fleet`: each class gets the `largest` of its rounds, each with one of `sub_models`.
+def priced(
+    sub_models: Sequence[SubModel], fleet: Fleet, price: Price, done: Callable[[int, str], None] = lambda *_: None
+) -> Priced:
+    """Each class of `fleet` with its rounds of all `sub_models`; `done` hears how many classes are, and of the last.
 
     Raises LatteError for an empty catalogue, and what `price` raises.
     """
     if not sub_models:
         raise LatteError("there is no sub-model to allocate", hint="name at least one width, as in `--widths 1,0.5`")
-    devices = []
-    for fleet_class in fleet.classes:
-        rounds = [price(each, fleet_class) for each in sub_models]
-        devices.append(planned(fleet_class, rounds, largest(rounds, round_duration_s)))
-    return Plan(round_duration_s=round_duration_s, sub_models=tuple(sub_models), devices=tuple(devices))
+    found = []
+    for number, fleet_class in enumerate(fleet.classes, start=1):
+        found.append((fleet_class, [price(each, fleet_class) for each in sub_models]))
+        done(number, fleet_class.name)
+    return found
 
 
-def planned(fleet_class: FleetClass, rounds: Sequence[Round], best: Round | None) -> PlannedDevice:
-    """What the class does: the round `best` of `rounds`, or nothing for None."""
+def plan_of(priced: Priced, round_duration_s: float) -> Plan:
+    """The plan in which each class gets the `largest` of its rounds; all have those of one catalogue."""
+    return Plan(
+        round_duration_s=round_duration_s,
+        sub_models=tuple(each.sub_model for each in priced[0][1]),
+        devices=tuple(planned(each, rounds, largest(rounds, round_duration_s)) for each, rounds in priced),
+    )
+
+
+def allocate(sub_models: Sequence[SubModel], fleet: Fleet, price: Price, round_duration_s: float) -> Plan:
+    """The plan for `fleet`: each class gets the `largest` of its rounds, each with one of `sub_models`.
+
+    Raises LatteError as `priced` does.
+    """
+    return plan_of(priced(sub_models, fleet, price), round_duration_s)
+
+
+def planned(
+    fleet_class: FleetClass,
+    rounds: Sequence[Round],
+    best: Round | None,
+    *,
+    complete: bool = True,
+    found_s: float | None = None,
+) -> PlannedDevice:
+    """What the class does: the round `best` of `rounds`, or nothing for None.
+
+    Unless `rounds` are `complete`, the class may meet a shorter round duration than any of them.
+    """
     least = min((each.memory_bytes for each in rounds), default=0)
+    timed = [each.high_s for each in rounds if each.high_s is not None] if complete else []
     return PlannedDevice(
         fleet_class=fleet_class,
         device=rounds[0].device,
@@ -100,6 +151,7 @@ def planned(fleet_class: FleetClass, rounds: Sequence[Round], best: Round | None
         low_s=best.low_s if best else None,
         high_s=best.high_s if best else None,
         memory_bytes=best.memory_bytes if best else least,
-        least_s=min((each.high_s for each in rounds if each.high_s is not None), default=None),
+        least_s=min(timed, default=None),
+        found_s=found_s,
         warnings=best.warnings if best else (),
     )

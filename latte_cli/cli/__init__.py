@@ -11,6 +11,7 @@ import typer
 
 from latte_cli import __version__
 from latte_cli.cli import console
+from latte_cli.cli.advice import advising
 from latte_cli.cli.help import Command, Group
 from latte_cli.errors import ExitCode, LatteError
 
@@ -59,11 +60,12 @@ def _register() -> None:
     from latte_cli.cli import commands
 
     for name, command in commands.COMMANDS.items():
-        app.command(name, cls=Command)(_interruptible(command))
+        app.command(name, cls=Command)(_interruptible(advising(name, command)))
     for name, group in commands.GROUPS.items():
         for info in group.registered_commands:
-            info.callback = _interruptible(info.callback) if info.callback else None
             info.cls = Command
+            if info.callback:
+                info.callback = _interruptible(advising(f"{name} {info.name or info.callback.__name__}", info.callback))
         app.add_typer(group, name=name, cls=Group)
 
 

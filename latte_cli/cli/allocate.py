@@ -1,8 +1,9 @@
 """`latte allocate`: which sub-model each class of a fleet trains, so that all finish a round together."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import (
+    AllowUnknownOption,
     FormatOption,
     ModelArgument,
     OptimizerOption,
@@ -23,12 +25,12 @@ from latte_cli.cli.options import (
 from latte_cli.cli.pricing import pricer_of
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.fleet import Method, Objective
-from latte_cli.report import Format, duration
+from latte_cli.report import Format, duration, duration_at_most
 from latte_cli.tasks import Layout, Precision
 
 if TYPE_CHECKING:
-    from latte_cli.allocator import Plan, PlanFile, PlannedDevice, Point, Pricer, Round
-    from latte_cli.fleet import Fleet, FleetClass
+    from latte_cli.allocator import Goal, Least, Plan, PlanFile, Priced, Pricer
+    from latte_cli.fleet import Fleet
     from latte_cli.network import Network
 
 _WIDTHS = (1.0, 0.75, 0.5, 0.25)
@@ -106,9 +108,7 @@ def allocate(
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")
     ] = "latte",
     optimizer: OptimizerOption = "sgd",
-    allow_unknown: Annotated[
-        bool, typer.Option("--allow-unknown", help="Leave out, and name, what can be neither looked up nor predicted.")
-    ] = False,
+    allow_unknown: AllowUnknownOption = False,
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
@@ -135,33 +135,55 @@ def allocate(
           precision: fp32       # optional, as are threads, layout (nchw,
                                 # channels_last), strategy and optimizer
     """
+    from latte_cli.allocator import CATALOGUE, SHARES, Goal, plan_of
     from latte_cli.estimator import check_names
     from latte_cli.fleet import read_fleet
 
     shares, blocks = None if widths is None else parse_widths(widths), parse_widths(depths, "depths")
-    wanted = _Wanted(round_duration=round_duration, capacity=target_capacity, floor=floor, idle=max_idle)
-    wanted.check()
+    goal = Goal(capacity=target_capacity, floor=floor, idle=max_idle)
+    _check_together(
+        {
+            "--curve": curve,
+            "--devices": devices,
+            "--fine": fine,
+            "--round-duration": round_duration,
+            "--target-capacity": target_capacity,
+            "--floor": floor,
+            "--max-idle": max_idle,
+            "--after": after,
+            "--output": output,
+            "--materialise": materialise,
+            "--picture": picture,
+        }
+    )
     _check_outputs(output, picture, materialise, devices, force)
     check_names(Precision.FP32, Layout.NCHW, strategy, optimizer)
     if fine and blocks != (1.0,):
         raise LatteError("`--fine` chooses widths, not depths", hint="leave one away", exit_code=ExitCode.USAGE)
-    found = read_fleet(fleet)
+    found = _settled(read_fleet(fleet), strategy, optimizer)
     pricer = pricer_of(model, store, strategy, optimizer, parse_shapes(shape), allow_unknown)
     whole = pricer.whole(found.classes[0].batch)
-    duration_s = wanted.known_s(found, fleet) if not curve or wanted.known(found) else None
+    duration_s = None if goal else round_duration or found.round_duration_s
+    if duration_s is None and not goal and not curve:
+        raise _no_duration(fleet)
     before = _plan_before(after, whole)
-    rounds = _Rounds(pricer, found, shares or _WIDTHS, blocks)
+    rounds = _Rounds(pricer, found, shares or (SHARES if fine else _WIDTHS), blocks)
     if curve:
-        _show_curve(rounds, wanted, duration_s, whole, form, picture)
+        _show_curve(rounds, goal, duration_s, whole, form, picture)
         return
+    least = None
     if duration_s is None:
-        duration_s = wanted.point(rounds).round_duration_s
-        console.note(f"rounds of {duration(duration_s)}")
+        duration_s = goal.point(rounds.priced, whole.parameters).round_duration_s
+        console.note(f"rounds of {duration_at_most(duration_s)}")
+        least = [goal.least(each, whole.parameters, duration_s) for _, each in rounds.priced]
     if devices:
         _allocate_devices(rounds, devices, duration_s, output, form)
         return
-    plan = _fine_plan(pricer, found, objective, shares, duration_s) if fine else rounds.plan(duration_s)
-    file = _shared_out(plan, whole, model, objective if fine else "catalogue", channels, seed, before)
+    if fine:
+        plan = _fine_plan(pricer, found, objective, shares or SHARES, duration_s, least)
+    else:
+        plan = plan_of(rounds.priced, duration_s)
+    file = _shared_out(plan, whole, model, objective if fine else CATALOGUE, channels, seed, before)
     _write(file, form, output, picture)
     for planned in plan.devices:
         for warning in planned.warnings:
@@ -169,7 +191,7 @@ def allocate(
     if materialise:
         _materialise(file, model, whole, materialise)
     if not plan.feasible:
-        raise _exceeded(plan)
+        raise _exceeded(file)
     if output:
         console.note(f"next: `latte plan show {shlex.quote(str(output))}`")
         return
@@ -178,85 +200,69 @@ def allocate(
     console.note(f"next: `{shown}` shows a step layer by layer")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    """How the duration of a round is given, or what it is to be found by."""
-
-    round_duration: float | None
-    capacity: float | None
-    floor: float | None
-    idle: float | None
-
-    def check(self) -> None:
-        given = [each for each in (self.round_duration, self.capacity, self.floor, self.idle) if each is not None]
-        if len(given) > 1:
-            raise LatteError(
-                "the duration of a round is asked for in two ways",
-                hint="one of `--round-duration`, `--target-capacity`, `--floor` and `--max-idle`",
-                exit_code=ExitCode.USAGE,
-            )
-
-    @property
-    def by_curve(self) -> bool:
-        return (self.capacity, self.floor, self.idle) != (None, None, None)
-
-    def known(self, fleet: "Fleet") -> bool:
-        return self.by_curve or (self.round_duration or fleet.round_duration_s) is not None
-
-    def known_s(self, fleet: "Fleet", path: Path) -> float | None:
-        """The duration; None where it is to be found."""
-        if self.by_curve:
-            return None
-        duration_s = self.round_duration or fleet.round_duration_s
-        if duration_s is None:
-            hint = f"`--round-duration 30s`, or `round_duration: 30s` in `{path}`; `--curve` shows what each one gives"
-            raise LatteError("the duration of a round is not given", hint=hint, exit_code=ExitCode.USAGE)
-        return duration_s
-
-    def point(self, rounds: "_Rounds") -> "Point":
-        from latte_cli.allocator import busiest, shortest
-
-        points = rounds.curve()
-        if self.idle is not None:
-            return busiest(points, self.idle)
-        return shortest(points, capacity=self.capacity or 0.0, floor=self.floor or 0.0)
+_DURATIONS = ("--round-duration", "--target-capacity", "--floor", "--max-idle")
+_APART = (
+    ("--curve", ("--fine", "--devices"), "the curve is that of one width for all channel groups, class by class"),
+    ("--curve", ("--after", "--output", "--materialise"), "the curve is no plan"),
+    ("--devices", ("--fine",), "each device gets one width for all channel groups"),
+    ("--devices", _DURATIONS[1:], "they go by classes, not by devices; `--round-duration` says how long rounds are"),
+    ("--devices", ("--after", "--materialise", "--picture"), "they are for plans by class"),
+)
+"""Options that do not go together, and why."""
 
 
+def _check_together(given: Mapping[str, object]) -> None:
+    """Raise LatteError for options of which one would be left out of account."""
+    there = {name for name, value in given.items() if value is not None and value is not False}
+    if len(there & set(_DURATIONS)) > 1:
+        raise LatteError(
+            "the duration of a round is asked for in two ways",
+            hint="one of `--round-duration`, `--target-capacity`, `--floor` and `--max-idle`",
+            exit_code=ExitCode.USAGE,
+        )
+    for first, others, why in _APART:
+        for other in others:
+            if {first, other} <= there:
+                message = f"`{first}` and `{other}` do not go together: {why}"
+                raise LatteError(message, hint="leave one away", exit_code=ExitCode.USAGE)
+
+
+def _settled(fleet: "Fleet", strategy: str, optimizer: str) -> "Fleet":
+    """The fleet with who chooses the algorithms, and the optimizer, in every class: a plan rests on both."""
+    return replace(
+        fleet,
+        classes=tuple(
+            replace(each, strategy=each.strategy or strategy, optimizer=each.optimizer or optimizer)
+            for each in fleet.classes
+        ),
+    )
+
+
+def _no_duration(path: Path) -> LatteError:
+    hint = f"`--round-duration 30s`, or `round_duration: 30s` in `{path}`; `--curve` shows what each one gives"
+    return LatteError("the duration of a round is not given", hint=hint, exit_code=ExitCode.USAGE)
+
+
+@dataclass
 class _Rounds:
     """The rounds of the catalogue for each class, priced once."""
 
-    def __init__(self, pricer: "Pricer", fleet: "Fleet", widths: Sequence[float], depths: Sequence[float]) -> None:
-        self._pricer, self.fleet = pricer, fleet
-        self._widths, self._depths = widths, depths
-        self._priced: list[tuple[FleetClass, list[Round]]] = []
+    pricer: "Pricer"
+    fleet: "Fleet"
+    widths: Sequence[float]
+    depths: Sequence[float]
 
     @property
     def whole(self) -> "Network":
-        return self._pricer.whole(self.fleet.classes[0].batch)
+        return self.pricer.whole(self.fleet.classes[0].batch)
 
-    def priced(self) -> "list[tuple[FleetClass, list[Round]]]":
-        from latte_cli.allocator import catalogue
+    @cached_property
+    def priced(self) -> "Priced":
+        from latte_cli.allocator import catalogue, priced
 
-        if not self._priced:
-            classes = self.fleet.classes
-            sub_models = catalogue(self.whole, self._widths, self._depths)
-            with console.progress("pricing", len(sub_models) * len(classes)) as bar:
-                for done, each in enumerate(classes):
-                    self._priced.append((each, [self._pricer(sub_model, each) for sub_model in sub_models]))
-                    bar.advance((done + 1) * len(sub_models), each.name)
-        return self._priced
-
-    def curve(self) -> "list[Point]":
-        from latte_cli.allocator import curve
-
-        return curve(self.priced())
-
-    def plan(self, duration_s: float) -> "Plan":
-        from latte_cli.allocator import Plan, largest, planned
-
-        devices = tuple(planned(each, rounds, largest(rounds, duration_s)) for each, rounds in self.priced())
-        sub_models = tuple(each.sub_model for each in self.priced()[0][1])
-        return Plan(round_duration_s=duration_s, sub_models=sub_models, devices=devices)
+        sub_models = catalogue(self.whole, self.widths, self.depths)
+        with console.progress("pricing", len(self.fleet.classes)) as bar:
+            return priced(sub_models, self.fleet, self.pricer, bar.advance)
 
 
 def _plan_before(path: Path | None, whole: "Network") -> "PlanFile | None":
@@ -270,17 +276,17 @@ def _plan_before(path: Path | None, whole: "Network") -> "PlanFile | None":
 
 
 def _show_curve(
-    rounds: _Rounds, wanted: _Wanted, duration_s: float | None, whole: "Network", form: Format, picture: Path | None
+    rounds: _Rounds, goal: "Goal", duration_s: float | None, whole: "Network", form: Format, picture: Path | None
 ) -> None:
-    from latte_cli.allocator import point
+    from latte_cli.allocator import curve, point
     from latte_cli.report import pictures
     from latte_cli.report.plans import write_curve
 
-    points, chosen = rounds.curve(), None
-    if wanted.by_curve:
-        chosen = wanted.point(rounds)
+    points, chosen = curve(rounds.priced, whole.parameters), None
+    if goal:
+        chosen = goal.point(rounds.priced, whole.parameters)
     elif duration_s is not None:
-        chosen = point(rounds.priced(), duration_s)
+        chosen = point(rounds.priced, duration_s, whole.parameters)
         points = sorted({*points, chosen}, key=lambda each: each.round_duration_s)
     write_curve(points, chosen, form)
     if picture:
@@ -290,23 +296,19 @@ def _show_curve(
 
 
 def _fine_plan(
-    pricer: "Pricer", fleet: "Fleet", objective: Objective, shares: Sequence[float] | None, duration_s: float
+    pricer: "Pricer",
+    fleet: "Fleet",
+    objective: Objective,
+    shares: Sequence[float],
+    duration_s: float,
+    least: "Sequence[Least] | None",
 ) -> "Plan":
-    from latte_cli.allocator import SHARES, Plan, Search, planned
+    from latte_cli.allocator import allocate_fine
 
-    devices: list[PlannedDevice] = []
-    named: dict[tuple[tuple[str, int], ...], str] = {}
     with console.progress("allocating", len(fleet.classes)) as bar:
-        for done, each in enumerate(fleet.classes):
-            search = Search(pricer, each, objective, shares or SHARES)
-            best = search.best(duration_s)
-            if best:
-                name = named.setdefault(best.sub_model.widths, f"fine{len(named) + 1}")
-                best = replace(best, sub_model=replace(best.sub_model, id=name))
-            devices.append(planned(each, search.rounds, best))
-            bar.advance(done + 1, each.name)
-    sub_models = {each.sub_model.id: each.sub_model for each in devices if each.sub_model}
-    return Plan(round_duration_s=duration_s, sub_models=tuple(sub_models.values()), devices=tuple(devices))
+        return allocate_fine(
+            fleet, pricer, duration_s, objective=objective, shares=shares, least=least, done=bar.advance
+        )
 
 
 def _shared_out(
@@ -335,7 +337,7 @@ def _write(file: "PlanFile", form: Format, output: Path | None, picture: Path | 
         title = f"{file.model}: a round of {duration(file.plan.round_duration_s)}"
         pictures.save(pictures.round_figure(file.plan, title), picture)
         console.note(f"wrote `{picture}`")
-    if not file.trainees and file.plan.feasible:
+    if not file.listed:
         console.warn(
             f"the channels of more than {MANY:,} devices are not listed; "
             "`--devices FILE -o OUT.parquet` gives each its windows"
@@ -351,22 +353,28 @@ def _materialise(file: "PlanFile", model: Path, whole: "Network", folder: Path) 
 
 
 def _allocate_devices(rounds: _Rounds, path: Path, duration_s: float, output: Path | None, form: Format) -> None:
+    import numpy as np
+
     from latte_cli.allocator.files import read_devices, write_assignment
     from latte_cli.allocator.many import assigned
     from latte_cli.report.plans import write_assignments
 
-    priced = rounds.priced()
+    priced = rounds.priced
     names, devices = read_devices(path, rounds.fleet.classes)
     found = assigned(rounds.fleet.classes, [each for _, each in priced], devices, duration_s)
     write_assignments(rounds.fleet.classes, devices, found, duration_s, form)
     if output:
         write_assignment(output, rounds.fleet.classes, names, devices, found, rounds.whole)
         console.note(f"wrote `{output}`")
-    left_out = int((found.chosen < 0).sum())
-    if left_out:
+    left_out = found.chosen < 0
+    if left_out.any():
+        too_small = int((left_out & np.isnan(found.least_s)).sum())
+        count = int(left_out.sum())
+        longer = "a longer `--round-duration`, " if too_small < count else ""
+        memory = f"a smaller `batch` ({too_small:,} have too little memory), " if too_small else ""
         raise LatteError(
-            f"no sub-model for {left_out:,} of {len(found.chosen):,} devices in rounds of {duration(duration_s)}",
-            hint="a longer `--round-duration`, or narrower `--widths`",
+            f"no sub-model for {count:,} of {len(found.chosen):,} devices in rounds of {duration(duration_s)}",
+            hint=f"{longer}{memory}or narrower `--widths`",
             exit_code=ExitCode.EXCEEDED,
         )
 
@@ -381,8 +389,6 @@ def _check_outputs(
     if output and devices and output.suffix not in (".parquet", ".csv"):
         hint = "its name ends in .parquet or .csv"
         raise LatteError(f"`{output}` is no file of devices", hint=hint, exit_code=ExitCode.USAGE)
-    if folder and devices:
-        raise LatteError("`--materialise` is for plans by class", hint="leave one away", exit_code=ExitCode.USAGE)
     for path in filter(None, (output, picture)):
         if path.exists() and not force:
             raise LatteError(f"`{path}` is there already", hint="`--force` overwrites it")
@@ -392,15 +398,17 @@ def _check_outputs(
         raise LatteError(f"`{folder}` is there already and not empty", hint="`--force` writes into it")
 
 
-def _exceeded(plan: "Plan") -> LatteError:
+def _exceeded(file: "PlanFile") -> LatteError:
+    plan = file.plan
     failing = [planned for planned in plan.devices if not planned.feasible]
     names = ", ".join(f"`{planned.fleet_class.name}`" for planned in failing[:3])
     names += f" and {len(failing) - 3} more" if len(failing) > 3 else ""
     if plan.least_s is not None:
-        hint = f"`--round-duration {_at_least(plan.least_s)}` is met by all; narrower `--widths` shorten a round"
+        hint = f"`--round-duration {_at_least(plan.least_s)}` is met by all; narrower `--widths` may shorten a round"
     else:
         hint = "where the memory is too small, a smaller `batch` or narrower `--widths` need less"
-    message = f"no sub-model for {names} in rounds of {duration(plan.round_duration_s)}"
+    found = "no sub-model" if file.complete else "found no sub-model"
+    message = f"{found} for {names} in rounds of {duration(plan.round_duration_s)}"
     return LatteError(message, hint=hint, exit_code=ExitCode.EXCEEDED)
 
 

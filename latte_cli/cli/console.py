@@ -1,7 +1,7 @@
 """What commands say on stderr: errors, warnings, notes and progress."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +11,7 @@ from typing import Protocol
 class _Verbosity:
     quiet: bool = False
     verbose: bool = False
+    advice: Callable[[str], str] = str
 
 
 _verbosity = _Verbosity()
@@ -21,17 +22,27 @@ def verbosity(*, quiet: bool, verbose: bool) -> None:
     _verbosity.quiet, _verbosity.verbose = quiet, verbose
 
 
+def put_advice(words: Callable[[str], str]) -> None:
+    """Set how advice is put for the rest of the process: hints, and warnings, which end in an action."""
+    _verbosity.advice = words
+
+
+def advice(text: str) -> str:
+    """`text` in the words of the command that runs."""
+    return _verbosity.advice(text)
+
+
 def error(message: str, hint: str | None = None) -> None:
     """One line for what failed and one for what to do."""
     sys.stderr.write(f"error: {message}\n")
     if hint:
-        sys.stderr.write(f"hint: {hint}\n")
+        sys.stderr.write(f"hint: {advice(hint)}\n")
 
 
 def warn(message: str) -> None:
     """A doubt about the result; shown unless quiet."""
     if not _verbosity.quiet:
-        sys.stderr.write(f"warning: {message}\n")
+        sys.stderr.write(f"warning: {advice(message)}\n")
 
 
 def note(message: str) -> None:

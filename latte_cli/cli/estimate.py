@@ -9,6 +9,7 @@ import typer
 from latte_cli.cli import console
 from latte_cli.cli.gating import Form, Gate
 from latte_cli.cli.options import (
+    AllowUnknownOption,
     BatchSizeOption,
     DeviceOption,
     ModelArgument,
@@ -108,9 +109,7 @@ def estimate(
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
     ] = False,
-    allow_unknown: Annotated[
-        bool, typer.Option("--allow-unknown", help="Leave out, and name, what can be neither looked up nor predicted.")
-    ] = False,
+    allow_unknown: AllowUnknownOption = False,
     fail_above: Annotated[
         list[Limit] | None,
         typer.Option(

@@ -9,6 +9,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import (
+    AllowUnknownOption,
     BatchSizeOption,
     FormatOption,
     MemoryLimitOption,
@@ -44,6 +45,7 @@ class _Asked:
     workspace_limit: int | None = None
     memory_limit: int | None = None
     optimizer: str = "sgd"
+    allow_unknown: bool = False
 
 
 def explain(
@@ -86,6 +88,7 @@ def explain(
     memory_limit: MemoryLimitOption = None,
     optimizer: OptimizerOption = "sgd",
     shape: ShapeOption = None,
+    allow_unknown: AllowUnknownOption = False,
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
@@ -96,6 +99,7 @@ def explain(
     if for_device is not None:
         _explain_elsewhere(model, for_device, batch_size, precision, layout, parse_shapes(shape), form)
         return
+    from latte_cli.estimator import doubts_of
     from latte_cli.profiles import profile
     from latte_cli.report.explanations import write_explanations
     from latte_cli.store import open_store
@@ -109,6 +113,7 @@ def explain(
         workspace_limit=workspace_limit,
         memory_limit=memory_limit,
         optimizer=optimizer,
+        allow_unknown=allow_unknown,
     )
     cases = [("", asked), *((text, replace(asked, **other_values(text))) for text in what_if or ())]
     opened, sizes = open_store(store), parse_shapes(shape)
@@ -116,7 +121,7 @@ def explain(
     names = strategy or usual(opened.device(slug).kind)
     found = [_explained(opened, slug, model, sizes, names, each, text) for text, each in cases]
     write_explanations(found, form)
-    for message in dict.fromkeys(warn.message for each in found for warn in each.best.warnings):
+    for message in dict.fromkeys(text for each in found for text in doubts_of(each.best, each.others)):
         console.warn(message)
     if form is Format.TABLE:
         console.note(f"next: `latte estimate {model} --strategy latte` prices the step with what LATTE takes")
@@ -174,13 +179,14 @@ def _explained(
     found = compared(
         store,
         slug,
-        load(model, batch_size=asked.batch_size, sizes=sizes),
+        load(model, batch_size=asked.batch_size, sizes=sizes, allow_unknown=asked.allow_unknown),
         strategies=list(dict.fromkeys([*names, BEST])),
         limits=(Limits(workspace_bytes=asked.workspace_limit, memory_bytes=asked.memory_limit),),
         precision=asked.precision,
         layout=asked.layout,
         threads=asked.threads,
         optimizer=asked.optimizer,
+        allow_unknown=asked.allow_unknown,
         note=console.note,
     )
     by_name = {each.strategy: each for each in found}

@@ -42,6 +42,9 @@ WorkspaceLimitOption: TypeAlias = Annotated[
 MemoryLimitOption: TypeAlias = Annotated[
     int | None, typer.Option(parser=size_bytes, metavar="SIZE", help="Most memory of the step, as in 2GiB.")
 ]
+AllowUnknownOption: TypeAlias = Annotated[
+    bool, typer.Option("--allow-unknown", help="Leave out, and name, what can be neither looked up nor predicted.")
+]
 ShapeOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

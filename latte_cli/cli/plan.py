@@ -1,16 +1,28 @@
 """`latte plan`: look at plans, check them and compare them."""
 
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, OptimizerOption, ShapeOption, StoreOption, parse_shapes
+from latte_cli.cli.options import (
+    AllowUnknownOption,
+    FormatOption,
+    ShapeOption,
+    StoreOption,
+    parse_shapes,
+)
 from latte_cli.cli.pricing import pricer_of
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.report import Format, duration
+from latte_cli.report import Format, duration, duration_at_most
+
+if TYPE_CHECKING:
+    from latte_cli.allocator import Check
+    from latte_cli.fleet import FleetClass
 
 app = typer.Typer(help="Show, check and compare plans of `latte allocate`.", no_args_is_help=True)
 
@@ -49,55 +61,59 @@ def check(
         Path, typer.Argument(metavar="MODEL", help="The model it is for, as .onnx or .pt2.", show_default=False)
     ],
     shape: ShapeOption = None,
+    allow_unknown: AllowUnknownOption = False,
     strategy: Annotated[
-        str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")
-    ] = "latte",
-    optimizer: OptimizerOption = "sgd",
+        str | None,
+        typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`. [default: the plan's]"),
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="As for `latte estimate`. [default: the plan's]")
+    ] = None,
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
     """Check that a plan fits its model, and price it again.
 
     The prices are from what the store holds today. Ends with code 1 where the plan is for another model, and with 3 if
-    a class would no longer finish in time.
+    a class trains nothing, or would no longer finish in time.
     """
-    from latte_cli.allocator import Plan, changes, largest, planned, read_plan
+    from latte_cli.allocator import changes, read_plan
+    from latte_cli.allocator import check as check_plan
     from latte_cli.report.plans import write_changes
 
+    def as_today(each: "FleetClass") -> "FleetClass":
+        return replace(each, strategy=strategy or each.strategy, optimizer=optimizer or each.optimizer)
+
     found = read_plan(plan)
-    price = pricer_of(model, store, strategy, optimizer, parse_shapes(shape), allow_unknown=False)
-    devices = []
-    for each in found.plan.devices:
-        found.check_model(price.whole(each.fleet_class.batch))
-        if each.sub_model is None:
-            devices.append(each)
-            continue
-        _check_size(each.sub_model.id, each.sub_model.parameters, each.sub_model.of(price.whole(1)).parameters)
-        rounds = [price(each.sub_model, each.fleet_class)]
-        devices.append(planned(each.fleet_class, rounds, largest(rounds, found.plan.round_duration_s)))
-    again = Plan(round_duration_s=found.plan.round_duration_s, sub_models=found.plan.sub_models, devices=tuple(devices))
-    write_changes(changes(found.plan.devices, again.devices), form)
-    late = [
-        each.fleet_class.name
-        for before, each in zip(found.plan.devices, again.devices, strict=True)
-        if before.feasible and not each.feasible
+    price = pricer_of(model, store, "latte", "sgd", parse_shapes(shape), allow_unknown)
+    checked = check_plan(found, price, as_today)
+    write_changes(changes(found.plan.devices, checked.devices), form)
+    duration_s = found.plan.round_duration_s
+    failing = _failing(checked, duration_s)
+    if failing:
+        hint = "make the plan again with `latte allocate`"
+        raise LatteError(", ".join(failing), hint=hint, exit_code=ExitCode.EXCEEDED)
+    console.note(
+        f"the plan fits `{model}`, and all finish in {duration_at_most(duration_s)} ({found.plan.count:,} devices)"
+    )
+
+
+def _failing(checked: "Check", duration_s: float) -> list[str]:
+    """Which classes do not train and finish, and how many devices they are."""
+    return [
+        f"{said} ({sum(each.count for each in classes):,} of {checked.plan.count:,} devices)"
+        for classes, said in (
+            (checked.late, f"{_names(checked.late)} would not finish in {duration_at_most(duration_s)} any more"),
+            (checked.too_large, f"the sub-model of {_names(checked.too_large)} does not fit the memory any more"),
+            (checked.without, f"the plan has no sub-model for {_names(checked.without)}"),
+        )
+        if classes
     ]
-    if late:
-        names = ", ".join(f"`{name}`" for name in late[:3]) + (f" and {len(late) - 3} more" if len(late) > 3 else "")
-        raise LatteError(
-            f"{names} would not finish in {duration(again.round_duration_s)} any more",
-            hint="make the plan again with `latte allocate`",
-            exit_code=ExitCode.EXCEEDED,
-        )
-    console.note(f"the plan fits `{model}`, and all finish in {duration(again.round_duration_s)}")
 
 
-def _check_size(name: str, planned: int, found: int) -> None:
-    if planned != found:
-        raise LatteError(
-            f"sub-model `{name}` has {found:,} parameters, not {planned:,} as the plan says",
-            hint="make the plan again with `latte allocate`",
-        )
+def _names(classes: "Sequence[FleetClass]") -> str:
+    names = ", ".join(f"`{each.name}`" for each in classes[:3])
+    return names + (f" and {len(classes) - 3} more" if len(classes) > 3 else "")
 
 
 @app.command("diff")

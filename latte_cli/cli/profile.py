@@ -94,11 +94,15 @@ def profile(
     ] = 0.3,
     store: StoreOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False,
+    require_complete: Annotated[
+        bool, typer.Option("--require-complete", help="End with code 4 if the budget ends before all is measured.")
+    ] = False,
     format: FormatOption = Format.TABLE,  # noqa: A002 - the option's name
 ) -> None:
     """Measure layers on this machine, into the store.
 
     Each algorithm and phase is timed. The same command goes on where it stopped. Rows are kept as they are measured.
+    A budget that ends first is a normal end, with code 0; stderr and the JSON say what is left.
     """  # fmt: skip
     from latte_cli.store import open_store
     from latte_cli.sweep import Budget, Sweep
@@ -142,7 +146,7 @@ def profile(
     sweeps.write_summary(summary, drawn, place, tasks=sweep.size, form=format)
     _advise(summary, models or [], worker.device.slug)
     if summary.left:
-        raise typer.Exit(ExitCode.INCOMPLETE)
+        _say_left(summary.left, sweep.size, required=require_complete)
 
 
 def _phases(text: str) -> tuple[Phase, ...]:
@@ -244,8 +248,14 @@ def _advise(summary: "Summary", models: Sequence[Path], slug: str) -> None:
     rows = sum(summary.rows.values())
     if summary.marked > _MANY_MARKED * rows:
         console.warn(f"{summary.marked} of {rows} rows are noisy: close other programs and run the same command again")
-    if summary.left:
-        console.warn(f"the budget ended with {summary.left} tasks to go: run the same command again to go on")
     model = models[0] if models else "MODEL.onnx"
     console.note(f"next: `latte train-selector --device {slug}`")
     console.note(f"then: `latte estimate {model} --device {slug}`")
+
+
+def _say_left(left: int, tasks: int, *, required: bool) -> None:
+    """Say how to go on after a budget that ended early; LatteError (exit code 4) where completeness is `required`."""
+    message, hint = "the budget ended first", f"run the same command again: {left} of {tasks} calls are left"
+    if required:
+        raise LatteError(message, hint=hint, exit_code=ExitCode.INCOMPLETE)
+    console.note(f"{message}; {hint}")

@@ -1,6 +1,7 @@
 """`latte report`: devices, a network and a plan as one HTML page."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +10,10 @@ import typer
 from latte_cli.cli import console
 from latte_cli.cli.options import (
     MODEL_HELP,
+    AllowUnknownOption,
     BatchSizeOption,
     DeviceOption,
+    OptimizerOption,
     PrecisionOption,
     ShapeOption,
     StoreOption,
@@ -21,9 +24,22 @@ from latte_cli.errors import ExitCode, LatteError
 from latte_cli.tasks import Precision
 
 if TYPE_CHECKING:
+    from latte_cli.estimator import Estimate
     from latte_cli.network import Network
     from latte_cli.report.page import Section
     from latte_cli.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """How the step of a network is asked for."""
+
+    strategies: list[str] | None
+    precision: str
+    layout: str | None
+    threads: int | None
+    optimizer: str
+    allow_unknown: bool
 
 
 def report(
@@ -38,7 +54,13 @@ def report(
     batch_size: BatchSizeOption = None,
     shape: ShapeOption = None,
     precision: PrecisionOption = Precision.FP32.value,
+    layout: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="nchw, channels_last, or auto for the faster one. [default: the strategy's]"),
+    ] = None,
     threads: ThreadsOption = None,
+    optimizer: OptimizerOption = "sgd",
+    allow_unknown: AllowUnknownOption = False,
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each figure as .png and .svg into this folder, too.")
     ] = None,
@@ -54,7 +76,15 @@ def report(
     if output.suffix.lower() not in (".html", ".htm"):
         raise LatteError(f"`{output}` is not the name of a page", hint="it ends in .html", exit_code=ExitCode.USAGE)
     _check_free(output, force)
-    sections = list(_sections(model, device, plan, strategy, batch_size, shape, precision, threads, store))
+    asked = _Asked(
+        strategies=strategy,
+        precision=precision,
+        layout=layout,
+        threads=threads,
+        optimizer=optimizer,
+        allow_unknown=allow_unknown,
+    )
+    sections = list(_sections(model, device, plan, batch_size, shape, asked, store))
     title = "LATTE: " + (sections[0].title if len(sections) == 1 else f"{model.stem if model else 'a report'}")
     if figures:
         _write_figures(figures, [(each.name, each.figure) for each in all_pictures(sections)], force)
@@ -94,11 +124,9 @@ def _sections(
     model: Path | None,
     devices: list[str] | None,
     plan: Path | None,
-    strategies: list[str] | None,
     batch_size: int | None,
     shape: list[str] | None,
-    precision: str,
-    threads: int | None,
+    asked: _Asked,
     store_uri: str | None,
 ) -> "Iterator[Section]":
     """What there is to show: the network first, then the plan, then the devices."""
@@ -112,11 +140,11 @@ def _sections(
     opened = open_store(store_uri)
     file = read_plan(plan) if plan else None
     names: list[str] | list[None] = devices or ([None] if model or not plan else [])
-    slugs = [profile(opened, name, threads) for name in names]
+    slugs = [profile(opened, name, asked.threads) for name in names]
     if model:
-        network = load(model, batch_size=batch_size, sizes=parse_shapes(shape))
+        network = load(model, batch_size=batch_size, sizes=parse_shapes(shape), allow_unknown=asked.allow_unknown)
         for at, slug in enumerate(slugs):
-            yield _network(opened, slug, network, strategies, precision, threads, at)
+            yield _network(opened, slug, network, asked, at)
     if file:
         yield plan_section(file)
     for at, slug in enumerate(slugs):
@@ -125,19 +153,28 @@ def _sections(
             yield device_section(found, at)
 
 
-def _network(
-    store: "Store",
-    slug: str,
-    network: "Network",
-    strategies: list[str] | None,
-    precision: str,
-    threads: int | None,
-    at: int,
-) -> "Section":
+def _network(store: "Store", slug: str, network: "Network", asked: _Asked, at: int) -> "Section":
     from latte_cli.estimator import compared
     from latte_cli.report.page import network_section
     from latte_cli.strategies import usual
 
-    names = strategies or list(dict.fromkeys(["latte", *usual(store.device(slug).kind), "exhaustive"]))
-    found = compared(store, slug, network, strategies=names, precision=precision, threads=threads, note=console.note)
-    return network_section(found, at)
+    names = asked.strategies or list(dict.fromkeys(["latte", *usual(store.device(slug).kind), "exhaustive"]))
+    found = compared(
+        store,
+        slug,
+        network,
+        strategies=names,
+        precision=asked.precision,
+        layout=asked.layout,
+        threads=asked.threads,
+        optimizer=asked.optimizer,
+        allow_unknown=asked.allow_unknown,
+        note=console.note,
+    )
+    return network_section([_advised(each) for each in found], at)
+
+
+def _advised(estimate: "Estimate") -> "Estimate":
+    """The estimate with its doubts in the words of this command."""
+    warnings = tuple(replace(each, message=console.advice(each.message)) for each in estimate.warnings)
+    return replace(estimate, warnings=warnings)

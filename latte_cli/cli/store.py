@@ -11,6 +11,7 @@ from typing import Annotated, Any, BinaryIO, TypeAlias
 import typer
 
 from latte_cli import report
+from latte_cli.backends import OPENERS
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption, StoreOption
 from latte_cli.errors import ExitCode, LatteError
@@ -102,7 +103,9 @@ def devices(store: StoreOption = None, form: FormatOption = Format.TABLE) -> Non
         ]
         report.write_table(report.Table(columns=("device", "kind", "name", ">memory", ">rows"), rows=cells))
     if found:
-        console.note(f"next: `latte estimate MODEL --device {found[0].device.slug}`")
+        known = found[0].device
+        more = "" if known.kind in OPENERS else " --allow-unknown"  # others measured its convolutions alone
+        console.note(f"next: `latte estimate MODEL --device {known.slug}{more}`")
     else:
         console.note("next: `latte profile --budget 2m` makes a profile of this machine")
 

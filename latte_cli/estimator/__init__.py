@@ -1,6 +1,9 @@
 """Layer times become the time of a step, an epoch and a round, with an interval on each."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ __all__ = [
     "check_names",
     "compared",
     "doubtful",
+    "doubts_of",
     "estimated",
     "in_order",
     "phases",
@@ -91,9 +95,9 @@ def compared(
 ) -> list[Estimate]:
     """One network on one device under each strategy and each of the limits, all choices by name.
 
-    The layout None is each strategy's own; with `auto` each takes the measured one that is fastest. Of several limits
-    those that the step does not fit are left out. Raises LatteError for a name there is none of (exit code 2), and as
-    Estimator does.
+    The layout None is each strategy's own, or, with a warning, another where nothing was measured in that; with `auto`
+    each takes the measured one that is fastest. Of several limits those that the step does not fit are left out. Raises
+    LatteError for a name there is none of (exit code 2), and as Estimator does.
     """
     for strategy in strategies:
         check_names(precision, layout, strategy, optimizer, loss, estimator)
@@ -104,10 +108,10 @@ def compared(
     for each in known:
         for one in layouts(each, layout, Precision(precision), kind):
             wanted.setdefault(one, []).append(each)
-    found: list[Estimate] = []
-    refused: NotProfiled | DoesNotFit | None = None
-    for one, its in wanted.items():
-        estimator_of_layout = Estimator(
+
+    @cache
+    def estimator_in(one: Layout) -> Estimator:
+        return Estimator(
             store,
             slug,
             precision=Precision(precision),
@@ -116,8 +120,15 @@ def compared(
             estimator=estimator,
             note=note,
         )
+
+    def priced(one: Layout, its: Sequence[Strategy]) -> list[Estimate]:
+        return list(estimator_in(one).variants(network, step, allow_unknown, strategies=its, limits=limits))
+
+    found: list[Estimate] = []
+    refused: NotProfiled | DoesNotFit | None = None
+    for one, its in wanted.items():
         try:
-            found += estimator_of_layout.variants(network, step, allow_unknown, strategies=its, limits=limits)
+            found += priced(one, its) if layout else _priced_in_any(one, partial(priced, its=its))
         except (NotProfiled, DoesNotFit) as exc:
             if isinstance(exc, NotProfiled) and layout != AUTO:
                 raise
@@ -128,6 +139,41 @@ def compared(
     for estimate in sorted(found, key=lambda each: (len(each.missing), each.step_s), reverse=True):
         best[estimate.strategy, estimate.limits] = estimate
     return [best[each.name, one] for each in known for one in limits if (each.name, one) in best]
+
+
+def _priced_in_any(own: Layout, priced: Callable[[Layout], list[Estimate]]) -> list[Estimate]:
+    """What is `priced` in a strategy's `own` layout, else in another that was measured, which each estimate then says.
+
+    Raises NotProfiled, of the own layout, where nothing was measured in any.
+    """
+    try:
+        return priced(own)
+    except NotProfiled:
+        for other in Layout:
+            with suppress(NotProfiled):
+                if other is not own:
+                    return [
+                        replace(each, warnings=(*each.warnings, _other_layout(each, own))) for each in priced(other)
+                    ]
+        raise
+
+
+_OTHER_LAYOUT = "other_layout"
+
+
+def doubts_of(first: Estimate, others: Sequence[Estimate]) -> list[str]:
+    """What there is to say of `first`, and of estimates of the same step beside it where their layout is not theirs."""
+    said = [*first.warnings, *(warn for each in others for warn in each.warnings if warn.code == _OTHER_LAYOUT)]
+    return list(dict.fromkeys(warn.message for warn in said))
+
+
+def _other_layout(estimate: Estimate, own: Layout) -> Warn:
+    precision, layout = estimate.settings.precision, estimate.settings.layout
+    message = (
+        f"`{estimate.strategy}` takes {own} at {precision}, which was not measured: these are times in {layout}; "
+        f"`latte profile MODEL --precision {precision} --layout {own}` measures it"
+    )
+    return Warn(code=_OTHER_LAYOUT, message=message)
 
 
 def doubtful(store: Store, estimate: Estimate, below: float, *, most: int = 3) -> list[Task]:

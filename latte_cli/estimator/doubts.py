@@ -4,13 +4,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from latte_cli.backends import OPENERS
 from latte_cli.devices import CPU, Kind
 from latte_cli.layers import Convolution
 from latte_cli.lookup import Source, Timing, fits
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, fixed_name
 
 _WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}
-_MEASURE = "`latte profile --suite network FILE` measures a model's layers"
+
+
+def how_to_measure(kind: Kind) -> str:
+    """How layers get times that were not measured on a device of `kind`."""
+    if kind.name in OPENERS:
+        return "`latte profile --suite network FILE` measures a model's layers"
+    return "such a device cannot be profiled; `latte import miopen-finddb FILE` adds what others measured"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +50,13 @@ def doubts(
     holds `needed_bytes`, `memory_share` of the device's memory; an export may have folded `norms_folded` norms into
     convolutions; a GPU waits for its host for `waiting_share` of the step.
     """
+    measure = how_to_measure(kind)
     if norms_folded:
         message = f"no norms, and {norms_folded} convolutions with biases: an export for inference may have folded "
         yield Warn(code="norms-folded", message=message + "norms into them; `--restore-norms` puts them back")
     if missing:
-        yield Warn(code="missing", message=f"{missing} parts of the step are left out, so it takes longer; {_MEASURE}")
-    yield from _shares(calls)
+        yield Warn(code="missing", message=f"{missing} parts of the step are left out, so it takes longer; {measure}")
+    yield from _shares(calls, measure)
     if versions > 1:
         message = f"there are rows of {versions} library versions, each layer's newest are used; profile again"
         yield Warn(code="other_versions", message=message)
@@ -78,10 +86,10 @@ def doubts(
     yield from _unmet(list({id(timing): timing for timing in calls}.values()), strategy.name, limits.workspace_bytes)
 
 
-def _shares(calls: Sequence[Timing]) -> Iterator[Warn]:
+def _shares(calls: Sequence[Timing], measure: str) -> Iterator[Warn]:
     sources: dict[str, tuple[Callable[[Timing], bool], str, str]] = {
-        "predicted_share": (lambda call: call.source is Source.PREDICTED, "predicted, not measured", _MEASURE),
-        "extrapolated": (lambda call: bool(call.extrapolated), "beyond what was measured", _MEASURE),
+        "predicted_share": (lambda call: call.source is Source.PREDICTED, "predicted, not measured", measure),
+        "extrapolated": (lambda call: bool(call.extrapolated), "beyond what was measured", measure),
         "noisy": (lambda call: call.noisy, "from noisy rows", "profile again while nothing else runs"),
     }
     total = sum(call.device_s for call in calls) or 1.0

@@ -12,7 +12,7 @@ from latte_cli.devices import Device
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.estimator.calibration import Calibration, calibrated, calibration_pairs
 from latte_cli.estimator.clocks import one_clock, two_clocks
-from latte_cli.estimator.doubts import Warn, doubts
+from latte_cli.estimator.doubts import Warn, doubts, how_to_measure
 from latte_cli.estimator.intervals import intervals
 from latte_cli.estimator.memory import Memory, Place, memory, moment_of
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
@@ -61,7 +61,8 @@ class DoesNotFit(LatteError):
         super().__init__(
             f"a step of `{network.name}` at batch {network.batch_size} needs at least {least_bytes / 2**20:,.0f} MiB "
             f"of memory, more than the limit of {limit_bytes / 2**20:,.0f} MiB",
-            hint="a smaller `--batch-size` with `--accumulate`, or a sub-model (`latte allocate`) needs less",
+            hint="a smaller `--batch-size` or a sub-model (`latte allocate`) needs less; `--accumulate` makes up for a "
+            "small batch",
             exit_code=ExitCode.EXCEEDED,
         )
         self.least_bytes = least_bytes
@@ -155,7 +156,9 @@ class Estimator:
         """
         step = Step(optimizer=step) if isinstance(step, str) else step
         if step.cuda_graph and not self.device.kind.captures_graphs:
-            raise LatteError(f"`{self._slug}` runs no CUDA graphs", exit_code=ExitCode.USAGE)
+            raise LatteError(
+                f"`{self._slug}` runs no CUDA graphs", hint="leave out `--cuda-graph`", exit_code=ExitCode.USAGE
+            )
         prepared = self._prepared(network, step)
         refused: DoesNotFit | None = None
         made = 0
@@ -451,7 +454,7 @@ class Estimator:
         some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         return LatteError(
             f"`{self._slug}` has nothing to price {some} with",
-            hint="`latte profile --suite network FILE` measures a model's layers; --allow-unknown leaves them out",
+            hint=f"{how_to_measure(self.device.kind)}; `--allow-unknown` leaves them out",
         )
 
     # Calls become a step

@@ -66,7 +66,8 @@ def number(node: Mapping[str, Any]) -> int:
     found = node.get("partition-id")
     if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < _MOST_DEVICES:
         raise LatteError(
-            "the node has no number", hint='start it with `--node-config "partition-id=0 num-partitions=2"`'
+            "the node has no number",
+            hint='start it with `flower-supernode --node-config "partition-id=0 num-partitions=2"`',
         )
     return found
 
@@ -284,6 +285,6 @@ def _measure(path: Path, store: Store, settings: Settings, budget: str, threads:
     }
     given = [f"--{key}={value}" for key, value in options.items() if value is not None]
     done = child.run("latte_cli.cli:main", "profile", str(path), *given)
-    if done.code not in (ExitCode.DONE, ExitCode.INCOMPLETE):
+    if done.code != ExitCode.DONE:
         said = " ".join(done.errors.decode(errors="replace").split())[-200:]
         raise LatteError(f"`latte profile` ended with code {done.code}: {said}", hint="make a profile by hand")

@@ -96,7 +96,8 @@ class Overlap(Strategy):
         Raises LatteError where no round duration keeps it.
         """
         if self.round_duration_s is None:
-            points = curve([(_fleet_class(each), each.rounds) for each in self.devices.values()])
+            priced = [(_fleet_class(each), each.rounds) for each in self.devices.values()]
+            points = curve(priced, self._network.parameters)
             self.round_duration_s = shortest(points, capacity=self._settings.capacity).round_duration_s
             log.info("\trounds take %.3g s", self.round_duration_s)
         return self.round_duration_s

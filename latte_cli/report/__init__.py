@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import ceil, floor, log10
 from typing import Any, TextIO, TypeAlias
 
 Cell: TypeAlias = str | int | float | None
@@ -103,6 +104,17 @@ def shortened(name: str, width: int = 24) -> str:
 def duration(seconds: float | None) -> str:
     """Three significant digits in the unit that suits: `34.9 ms`."""
     return _scaled(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")))
+
+
+def duration_at_most(seconds: float) -> str:
+    """Like `duration`, but rounded up: what ends by `seconds` ends by this."""
+    step = 10.0 ** (floor(log10(seconds)) - 2) if seconds > 0 else 1.0
+    return duration(ceil(round(seconds / step, 6)) * step)
+
+
+def percent_at_least(share: float) -> str:
+    """Like `percent`, but rounded down: only all is 100 %."""
+    return percent(floor(round(1000 * share, 6)) / 1000)
 
 
 def size(count: float | None) -> str:

@@ -55,6 +55,12 @@ def write_estimates(
         write_table(_summary(estimates, schedule), out)
 
 
+def left_out(estimates: Sequence[Estimate]) -> list[str]:
+    """A line that names what some of the estimates of a step leave out; none where nothing is."""
+    names = dict.fromkeys(name for each in estimates for name in each.missing)
+    return [f"left out: {', '.join(names)}"] if names else []
+
+
 def document(estimates: Sequence[Estimate], schedule: Schedule = NO_SCHEDULE) -> dict[str, Any]:
     """Estimates as the document `latte.estimate/1`."""
     network = estimates[0].network
@@ -238,8 +244,7 @@ def _totals(estimate: Estimate, schedule: Schedule) -> Iterator[str]:
         yield f"copying a batch to the GPU {duration(estimate.transfer_s)}, beside the step"
     if estimate.energy_j:
         yield f"energy {estimate.energy_j:.3g} J"
-    if estimate.missing:
-        yield f"left out: {', '.join(estimate.missing)}"
+    yield from left_out([estimate])
 
 
 def _shares(estimate: Estimate) -> str:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any, TextIO
 
-from latte_cli.estimator import LOSS, UPDATE, Estimate, LayerTime
+from latte_cli.estimator import Estimate, LayerTime
 from latte_cli.layers import Convolution, Phase
 from latte_cli.report import Cell, Format, Table, duration, percent, shortened, size, write_csv, write_json, write_table
+from latte_cli.report.estimates import left_out
 
 _NAME_WIDTH, _NARROW = 22, 14
 _PHASES = {Phase.BACKWARD_DATA: "data", Phase.BACKWARD_FILTER: "filter"}
@@ -26,11 +27,12 @@ class Explanation:
     what_if: str = ""
 
     def calls(self) -> Iterator[tuple[LayerTime, list[LayerTime]]]:
-        """Every call of a convolution as it is best, and as each of the others has it."""
+        """Every call of a convolution that all can price, as it is best, and as each of the others has it."""
         by_call = [{(part.name, part.phase): part for part in each.parts} for each in self.others]
         for part in self.best.parts:
-            if isinstance(part.layer, Convolution) and part.name not in (LOSS, UPDATE):
-                yield part, [parts[part.name, part.phase] for parts in by_call if (part.name, part.phase) in parts]
+            key = (part.name, part.phase)
+            if isinstance(part.layer, Convolution) and all(key in parts for parts in by_call):
+                yield part, [parts[key] for parts in by_call]
 
 
 def _lost_s(part: LayerTime, best: LayerTime) -> float:
@@ -78,6 +80,7 @@ def _case(explanation: Explanation) -> dict[str, Any]:
             {"strategy": each.strategy, **_sums(each), "lost_s": each.step_s - best.step_s}
             for each in explanation.others
         ],
+        "missing": list(dict.fromkeys(name for each in (best, *explanation.others) for name in each.missing)),
         "calls": [
             {
                 "name": part.name,
@@ -195,8 +198,9 @@ def _totals(explanations: Sequence[Explanation]) -> Table:
         for explanation in explanations
         for each in (*explanation.others, explanation.best)
     ]
+    footer = [line for each in explanations for line in left_out((each.best, *each.others))]
     columns = (*(["what if"] if asked else []), "strategy", ">step", ">lost", ">of the step", ">largest workspace")
-    return Table(columns=columns, rows=rows, title="the whole step")
+    return Table(columns=columns, rows=rows, title="the whole step", footer=list(dict.fromkeys(footer)))
 
 
 def _total(estimate: Estimate, best: Estimate) -> tuple[str, ...]:

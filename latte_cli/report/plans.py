@@ -7,7 +7,19 @@ import numpy as np
 
 from latte_cli.allocator import Assignment, Change, Devices, Plan, PlanFile, PlannedDevice, Point, as_json, outcome
 from latte_cli.fleet import FleetClass
-from latte_cli.report import Cell, Format, Table, count, duration, percent, size, write_csv, write_json, write_table
+from latte_cli.report import (
+    Cell,
+    Format,
+    Table,
+    count,
+    duration,
+    percent,
+    percent_at_least,
+    size,
+    write_csv,
+    write_json,
+    write_table,
+)
 
 _NAME_WIDTH = 18
 
@@ -31,7 +43,7 @@ def _table(file: PlanFile) -> Table:
         rows=[_row(planned) for planned in plan.devices],
         footer=[
             "`at most` is the upper end of the 95 % interval",
-            *(line for planned in plan.devices for line in _lines(planned)),
+            *(line for planned in plan.devices for line in _lines(planned, file.complete)),
             *_of_channels(file),
             *_totals(plan),
         ],
@@ -50,13 +62,16 @@ def _row(planned: PlannedDevice) -> tuple[str, ...]:
     )
 
 
-def _lines(planned: PlannedDevice) -> Iterator[str]:
+def _lines(planned: PlannedDevice, complete: bool) -> Iterator[str]:
     fleet_class = planned.fleet_class
     name = _short(fleet_class.name)
     yield f"{name}: {planned.device}, {fleet_class.precision} {fleet_class.layout}"
     if planned.feasible:
         return
-    if planned.least_s is None:
+    if not complete:
+        need = size(planned.memory_bytes)
+        yield f"  infeasible: no widths were found that meet the round; the narrowest need {need} of memory"
+    elif planned.least_s is None:
         yield f"  infeasible: a step needs at least {size(planned.memory_bytes)} of memory"
     else:
         yield f"  infeasible: a round takes at least {duration(planned.least_s)}"
@@ -67,17 +82,15 @@ def _of_channels(file: PlanFile) -> Iterator[str]:
     if covered is None:
         return
     what = f"channels {file.method}, round {file.round_number}"
-    yield f"{what}: {percent(covered.share)} of the channel pairs are trained"
+    yield f"{what}: {percent_at_least(covered.share)} of the channel pairs are trained"
     if covered.share < 1:
         first, second = covered.least_pair
-        yield f"  least between {_short(first)} and {_short(second)}: {percent(covered.least_share)}"
+        yield f"  least between {_short(first)} and {_short(second)}: {percent_at_least(covered.least_share)}"
 
 
 def _totals(plan: Plan) -> Iterator[str]:
-    taking_part = sum(each.fleet_class.count for each in plan.devices if each.feasible)
-    devices = sum(each.fleet_class.count for each in plan.devices)
-    waiting = f"; on average they wait {percent(plan.idle_share)} of a round" if taking_part else ""
-    yield f"{taking_part} of {devices} devices have a sub-model{waiting}"
+    waiting = f"; on average they wait {percent(plan.idle_share)} of a round" if plan.training else ""
+    yield f"{plan.training} of {plan.count} devices have a sub-model{waiting}"
 
 
 def write_curve(points: Sequence[Point], chosen: Point | None, form: Format, out: TextIO | None = None) -> None:
@@ -101,10 +114,10 @@ def write_curve(points: Sequence[Point], chosen: Point | None, form: Format, out
                 rows=[
                     (
                         duration(each.round_duration_s),
-                        percent(each.capacity),
-                        percent(each.floor),
+                        percent_at_least(each.capacity),
+                        percent_at_least(each.floor),
                         percent(each.idle),
-                        percent(each.taking_part),
+                        percent_at_least(each.taking_part),
                         "chosen" if each == chosen else "",
                     )
                     for each in points

@@ -35,7 +35,8 @@ def write_summary(summary: Summary, drawn: Drawn, place: Place, *, tasks: int, f
     """New rows by outcome, and how much of the sweep is done."""
     outcomes = {str(outcome): summary.rows.get(outcome, 0) for outcome in Outcome}
     if form is Format.JSON:
-        document = {"tasks": tasks, "left": summary.left, "resumed": summary.resumed, "rows": outcomes}
+        left = {"left": summary.left, "tasks_left": summary.left}  # `left` was its name first; keys stay
+        document = {"tasks": tasks, **left, "resumed": summary.resumed, "rows": outcomes}
         more = {"marked": summary.marked, "rejected_draws": drawn.rejected}
         write_json({"schema": "latte.profile/1", "device": place.device, "store": place.store, **document, **more})
     elif form is Format.CSV:

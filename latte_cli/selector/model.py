@@ -279,7 +279,7 @@ def too_few(decisions: Sequence[Decision]) -> LatteError:
     shapes = len({decision.shape for decision in decisions})
     return LatteError(
         f"too few rows to learn from: {shapes} different convolutions of which two algorithms ran",
-        hint="`latte profile --suite standard` measures more",
+        hint="`latte profile --suite standard` measures more, `latte import` reads what others measured",
     )
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from latte_cli import __version__
 from latte_cli.allocator import PlanFile
-from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate
+from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate, doubts_of
 from latte_cli.portraits import CHANNELS, SIZES, Portrait, typical_spread
 from latte_cli.report import count, duration, percent, pictures, size
+from latte_cli.report.estimates import left_out
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -225,7 +226,7 @@ def network_section(estimates: Sequence[Estimate], at: int) -> Section:
         title=f"{network.name} on {first.device.slug}",
         anchor=name,
         facts=facts,
-        notes=[warning.message for warning in first.warnings],
+        notes=[*doubts_of(first, estimates[1:]), *left_out(estimates)],
         pictures=shown,
         tables=[_strategies_table(estimates), _layers_table(first)],
     )
@@ -301,7 +302,7 @@ def plan_section(file: PlanFile) -> Section:
             ),
             Cell(shown=duration(each.round_s), value=each.round_s or 0.0),
             Cell(shown=duration(each.high_s), value=each.high_s or 0.0),
-            Cell(shown=size(each.memory_bytes), value=each.memory_bytes or 0),
+            Cell(shown=size(each.memory_bytes if each.feasible else None), value=each.memory_bytes),
         ]
         for each in plan.devices
     ]
