@@ -104,7 +104,7 @@ def devices(store: StoreOption = None, form: FormatOption = Format.TABLE) -> Non
         report.write_table(report.Table(columns=("device", "kind", "name", ">memory", ">rows"), rows=cells))
     if found:
         known = found[0].device
-        more = "" if known.kind in OPENERS else " --allow-unknown"  # others measured its convolutions alone
+        more = "" if known.kind.name in OPENERS else " --allow-unknown"  # others measured its convolutions alone
         console.note(f"next: `latte estimate MODEL --device {known.slug}{more}`")
     else:
         console.note("next: `latte profile --budget 2m` makes a profile of this machine")
