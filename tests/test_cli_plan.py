@@ -8,6 +8,7 @@ from test_cli_allocate import latte, place  # noqa: F401 - fixtures
 
 from latte_cli.network import load
 from latte_cli.network.channels import channel_groups
+from latte_cli.quantities import duration_s
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_fine_widths_keep_more_than_one_width_for_all(run, place):  # noqa: F811
         )
         assert fine["objective"] == objective
         slow = fine["devices"][1]
-        assert slow["high_s"] <= float(duration)
+        assert slow["high_s"] <= duration_s(duration)
         if objective == "parameters":
             assert slow["parameters"] >= 0.99 * coarse["devices"][1]["parameters"]
         widths = next(each["widths"] for each in fine["sub_models"] if each["id"] == slow["sub_model"])
@@ -222,7 +223,7 @@ def test_devices_one_by_one_get_what_is_their_own(run, tmp_path):
     rows = list(csv.DictReader(out_path.read_text("utf-8").splitlines()))
     assert [row["device"] for row in rows] == [f"d{n}" for n in range(20)]
     assert sum(each["devices"] for each in json.loads(out)["classes"]) == 20
-    assert all(float(row["high_s"]) <= float(arguments[1]) for row in rows if row["high_s"])
+    assert all(float(row["high_s"]) <= duration_s(arguments[1]) for row in rows if row["high_s"])
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ class Federation:
 
     def __init__(self):
         self.tamper = None
+        self._answers = {}
         app = ClientApp()
         app.query()(lambda message, context: client.app(message, context))
         app.train()(self._train)
@@ -119,7 +120,10 @@ class Federation:
         return Overlap(self.network, self.model, self.sub_models, replace(self.settings, **changes))
 
     def _train(self, message, context):
-        reply = client.app(message, context)
+        asked = context.node_config["partition-id"], message.content.object_id
+        if asked not in self._answers:  # the same question has the same answer
+            self._answers[asked] = client.app(message, context).content
+        reply = Message(self._answers[asked], reply_to=message)
         if self.tamper is None or context.node_config["partition-id"] == 0:
             return reply
         return self.tamper(reply, message)
@@ -182,15 +186,40 @@ def with_array(name, change, key="arrays"):
     return with_record(key, record)
 
 
-def raw(name, data, dtype="float32", stype="numpy.ndarray"):
+def raw(name, data, dtype="float32", stype="numpy.ndarray", key="arrays", shape=(10,)):
     """The reply with an array whose bytes are `data`."""
 
     def record(before):
-        arrays = dict(before)
-        arrays[name] = Array(dtype=dtype, shape=(10,), stype=stype, data=data)
-        return ArrayRecord(arrays)
+        return ArrayRecord({**before, name: Array(dtype=dtype, shape=shape, stype=stype, data=data)})
 
-    return with_record("arrays", record)
+    return with_record(key, record)
+
+
+def with_bytes(name, change):
+    """The reply with the bytes of an array changed."""
+    return with_record(
+        "arrays",
+        lambda before: ArrayRecord(
+            {**before, name: Array("float32", (10,), "numpy.ndarray", change(before[name].data))}
+        ),
+    )
+
+
+def with_values(key, kind=ConfigRecord, **changes):
+    """The reply with values of a record changed; None takes one away."""
+
+    def record(before):
+        return kind({name: each for name, each in {**before, **changes}.items() if each is not None})
+
+    return with_record(key, record)
+
+
+def with_metrics(**changes):
+    return with_values("metrics", MetricRecord, **changes)
+
+
+def keeping(group, channels):
+    return with_record("kept", lambda _: messages.array_record({group: np.array(channels)}))
 
 
 def pickled():
@@ -199,6 +228,21 @@ def pickled():
     data = BytesIO()
     np.save(data, np.array([{"a": 1}] * 10, dtype=object), allow_pickle=True)
     return data.getvalue()
+
+
+def npy_of(descr="'<f4'", shape="(10,)", payload=bytes(40)):
+    return header(f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n") + payload
+
+
+def metadata(**changes):
+    """The reply with other metadata."""
+
+    def tamper(reply, _):
+        for name, value in changes.items():
+            reply.metadata.__dict__[f"_{name}"] = value
+        return reply
+
+    return tamper
 
 
 def header(text):
@@ -215,6 +259,15 @@ def spoil(array):
 
 def failing(reply, message):
     return Message(Error(code=2, reason="<class 'ZeroDivisionError'>:<'division by zero'>"), reply_to=message)
+
+
+def twice_the_examples(reply, message):
+    """The reply with twice the examples, in the frequency table as well."""
+    content, metrics = RecordDict(dict(reply.content)), reply.content["metrics"]
+    counts = messages.arrays_in(reply.content["frequencies"])
+    content["frequencies"] = messages.array_record({name: 2 * each for name, each in counts.items()})
+    content["metrics"] = MetricRecord({**metrics, "examples": 2 * metrics["examples"]})
+    return Message(content, reply_to=message)
 
 
 BAD = {
@@ -266,6 +319,105 @@ BAD = {
     "half an array": (raw("fc2.bias", HUGE[:40]), "the array `fc2.bias` cannot be read"),
     "a header that is code": (raw("fc2.bias", header("__import__('os').abort()\n")), "cannot be read"),
     "another serialisation": (raw("fc2.bias", pickled(), stype="pickle"), "the array `fc2.bias` cannot be read"),
+    "an error that says nothing": (
+        lambda _, message: Message(Error(code=2, reason=None), reply_to=message),
+        "it failed",
+    ),
+    "an error that writes to the terminal": (
+        lambda _, message: Message(Error(code=2, reason="\x1b[2J" + "gone\n" * 9999), reply_to=message),
+        "\N{REPLACEMENT CHARACTER}[2Jgone gone",
+    ),
+    "a header of nine thousand minus signs": (
+        raw("fc2.bias", npy_of(shape="(" + "-" * 9000 + "1,)")),
+        "the array `fc2.bias` cannot be read",
+    ),
+    "a header that nests": (raw("fc2.bias", npy_of(shape="(" * 60000)), "the array `fc2.bias` cannot be read"),
+    "a header in another key's records": (
+        raw("conv1", npy_of(shape="(" + "-" * 9000 + "1,)"), key="kept"),
+        "the array `conv1` cannot be read",
+    ),
+    "a header without its end": (raw("fc2.bias", b"\x93NUMPY\x01\x00\xff\xff{'descr'"), "its header is too long"),
+    "a negative dimension": (raw("fc2.bias", npy_of(shape="(-10,)")), "the array `fc2.bias` cannot be read"),
+    "a dimension beyond all memory": (
+        raw("fc2.bias", npy_of(shape="(" + "9" * 400 + ",)")),
+        "the array `fc2.bias` cannot be read",
+    ),
+    "no numbers of enormous dimensions": (
+        raw("fc2.bias", npy_of(shape="(0, 999999999999999999, 999999999999999999)", payload=b"")),
+        "the array `fc2.bias` cannot be read",
+    ),
+    "objects": (raw("fc2.bias", npy_of("'|O'", payload=bytes(80)), "object"), "the array `fc2.bias` cannot be read"),
+    "texts": (raw("fc2.bias", npy_of("'<U1'"), "<U1"), "the array `fc2.bias` cannot be read"),
+    "fields": (raw("fc2.bias", npy_of("[('a', '<f4')]")), "the array `fc2.bias` cannot be read"),
+    "bytes that are missing": (with_bytes("fc2.bias", lambda data: data[:-1]), "its 39 bytes do not hold (10,)"),
+    "bytes too many": (with_bytes("fc2.bias", lambda data: data + b"0"), "its 41 bytes do not hold (10,)"),
+    "no bytes": (with_bytes("fc2.bias", lambda _: b""), "it is not in the npy format"),
+    "another format": (with_bytes("fc2.bias", lambda data: data.replace(b"\x01", b"\x02", 1)), "not in the npy format"),
+    "another shape than the record says": (raw("fc2.bias", npy_of(), shape=(5, 2)), "which its record does not say"),
+    "another type than the record says": (raw("fc2.bias", npy_of(), "float64"), "which its record does not say"),
+    "a name of a megabyte": (
+        with_record("arrays", lambda before: ArrayRecord({**before, "a" * 10**6: before["fc2.bias"]})),
+        "unknown parameter `aaa",
+    ),
+    "a name that writes to the terminal": (
+        with_record("arrays", lambda before: ArrayRecord({**before, "\x1b[2J": before["fc2.bias"]})),
+        "unknown parameter `\N{REPLACEMENT CHARACTER}[2J`",
+    ),
+    "a parameter too few": (
+        with_record("arrays", lambda before: ArrayRecord({**before, "fc2.bias": before["fc1.bias"]})),
+        "`fc2.bias` has the shape",
+    ),
+    "more than a reply can hold": (
+        with_record("task", lambda before: ConfigRecord({**before, "more": b"0" * 8_000_000})),
+        "its reply holds 8",
+    ),
+    "a number that would overflow a mean": (
+        with_array("fc2.bias", lambda each: np.full_like(each, 3e38)),
+        "a norm over the bound",
+    ),
+    "parameters a thousand times as large": (
+        with_array("fc1.weight", lambda each: each * 1000),
+        "a norm over the bound",
+    ),
+    "a channel twice": (keeping("conv1", [0, 0]), "do not ascend"),
+    "channels out of order": (keeping("conv1", [1, 0]), "do not ascend"),
+    "channels below 0": (keeping("conv1", [-1, 0]), "channel group `conv1` cannot keep"),
+    "a channel beyond all integers": (
+        keeping("conv1", np.array([1, 2**64 - 1], np.uint64)),
+        "channel group `conv1` cannot keep",
+    ),
+    "no channels": (keeping("conv1", np.arange(0)), "channel group `conv1` cannot keep"),
+    "channels in a table": (keeping("conv1", np.zeros((2, 2), int)), "keeps no list of channels"),
+    "channels in fractions": (keeping("conv1", [0.0, 1.0]), "keeps no list of channels"),
+    "a group there is none of": (keeping("conv9", [0]), "unknown channel group `conv9`"),
+    "more examples than any device has": (with_metrics(examples=2**62), f"{2**62} examples"),
+    "more examples than it priced": (
+        twice_the_examples,
+        "examples (by its prices it has",
+    ),
+    "examples below 0": (with_metrics(examples=-1), "how many examples"),
+    "a list of examples": (with_metrics(examples=[1]), "how many examples"),
+    "no loss": (with_metrics(loss=None), "with which loss"),
+    "a loss whose mean is infinite": (with_metrics(loss=1e308), "its loss is no number"),
+    "an infinite loss": (with_metrics(loss=inf), "its loss is no number"),
+    "a loss below 0": (with_metrics(loss=-1.0), "its loss is no number"),
+    "a frequency table with no numbers": (
+        with_array("conv1", lambda each: each * np.nan, key="frequencies"),
+        "its frequency table is not that",
+    ),
+    "a frequency table of another shape": (
+        with_array("conv1", lambda each: each[:, None], key="frequencies"),
+        "its frequency table is not that",
+    ),
+    "an empty frequency table": (with_record("frequencies", lambda _: ArrayRecord()), "its frequency table is not"),
+    "a sub-model in numbers": (with_values("task", **{"sub-model": 1}), "which sub-model it trained"),
+    "blocks in numbers": (with_values("task", dropped=[1]), "which sub-model it trained"),
+    "what another round brought": (with_values("task", round=7), "of another round"),
+    "no round": (with_values("task", round=None), "of another round"),
+    "a round in words": (with_values("task", round="0"), "of another round"),
+    "a reply to another message": (metadata(reply_to_message_id="7"), "its reply is to another message"),
+    "a reply to another kind of message": (metadata(message_type="query"), "its reply is to a `query`"),
+    "a reply to an earlier round": (metadata(group_id="0"), "its reply is to a `train` of round 0"),
 }
 
 
@@ -277,6 +429,8 @@ def test_a_bad_answer_is_named_and_the_round_goes_on_without_it(federation, capl
     (name, said), *more = strategy.rounds[0].left_out
     assert (name, more) == ("workstation", [])
     assert reason in said
+    assert len(said) < 400
+    assert said.isprintable()
     assert any("goes on without `workstation`" in record.getMessage() for record in caplog.records)
     _, wanted = federation.round(failing)
     assert all(np.array_equal(found[each], wanted[each]) for each in wanted)
@@ -535,7 +689,67 @@ def test_a_device_names_what_the_server_did_not_send(federation, remembered, rec
     assert f"`{record}`" in asked(context, incomplete).error.reason
 
 
-@pytest.mark.parametrize("catalogue", ["[", "[1]", '[{"id": "w1"}]', '{"a": 1}', "[" * 100000])
+def array_changed(record, name, change):
+    def changed(sent):
+        arrays = messages.arrays_in(sent[record])
+        sent[record] = messages.array_record({**arrays, name: change(arrays[name])})
+
+    return changed
+
+
+def array_gone(record, name):
+    def changed(sent):
+        del sent[record][name]
+
+    return changed
+
+
+def nested_header(sent):
+    data = npy_of(shape="(" + "-" * 9000 + "1,)")
+    sent["arrays"]["fc2.bias"] = Array("float32", (10,), "numpy.ndarray", data)
+
+
+def task_changed(**values):
+    def changed(sent):
+        sent["task"] = ConfigRecord({**sent["task"], **values})
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (nested_header, "the array `fc2.bias` cannot be read"),
+        (array_gone("arrays", "fc2.bias"), "the parameter `fc2.bias` is missing"),
+        (array_changed("arrays", "fc2.bias", lambda each: each[1:]), "`fc2.bias` has the shape (9,)"),
+        (array_changed("arrays", "fc2.bias", lambda each: each * np.nan), "`fc2.bias` holds what is no number"),
+        (array_gone("frequencies", "conv1"), "the server's `frequencies` are of another network"),
+        (array_changed("frequencies", "conv1", lambda each: each[1:]), "`frequencies` are of another network"),
+        (task_changed(round=-1), "the server's task is incomplete"),
+        (task_changed(**{"round-duration-s": float("nan")}), "the server's task is incomplete"),
+        (task_changed(model="text"), "the server's task is incomplete"),
+    ],
+)
+def test_a_device_names_what_it_cannot_use_of_what_the_server_sent(federation, remembered, change, reason):
+    sent, context = content(federation), a_context(NODES[0])
+    context.state = remembered
+    change(sent)
+    assert reason in asked(context, sent).error.reason
+
+
+def entry(**changes):
+    return json.dumps([{"id": "w1", "widths": {"conv1": 8}, "parameters": 9, "dropped": [], **changes}])
+
+
+@pytest.mark.parametrize(
+    "catalogue",
+    [
+        *("[", "[1]", '[{"id": "w1"}]', '{"a": 1}', "[" * 100000, "1", "null", "9" * 9999),
+        *(entry(widths={"conv1": each}) for each in (inf, 1.5, "8", 0, True, None)),
+        *(entry(widths=[1]), entry(parameters=inf), entry(parameters=-1), entry(id=1), entry(dropped=[1])),
+        *(entry(dropped=1), entry(widths=1)),
+    ],
+)
 def test_a_damaged_catalogue_is_named(federation, catalogue):
     damaged = content(federation)
     damaged["task"] = ConfigRecord({**damaged["task"], "catalogue": catalogue})

@@ -1,6 +1,7 @@
 """What is asked for instead of a round duration holds for the plan, with one width for all and with fine widths."""
 
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -11,9 +12,20 @@ from latte_cli.errors import LatteError
 from latte_cli.fleet import Fleet
 
 
+class Shared(Case):
+    """Estimates each sub-model once for all tests."""
+
+    @cached_property
+    def _pricer(self):
+        return super().pricer()
+
+    def pricer(self):
+        return self._pricer
+
+
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    return Case("lenet", tmp_path_factory.mktemp("lenet"))
+    return Shared("lenet", tmp_path_factory.mktemp("lenet"))
 
 
 def drawn(generator):
@@ -68,7 +80,7 @@ def test_what_is_asked_for_holds_for_the_plan_or_is_refused(case, seed):
         assert all(each.high_s <= duration_s for each in plan.devices)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(8))
 def test_fine_plans_say_no_more_of_the_shortest_round_than_is_known(case, seed):
     generator = np.random.default_rng(seed)
     fleet, _ = drawn(generator)

@@ -6,18 +6,21 @@ from functools import wraps
 from hashlib import sha256
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
+from numpy.typing import NDArray
 
 from latte_cli.allocator import largest
 from latte_cli.allocator.channels import Frequencies
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, messages, models
+from latte_cli.federated.aggregation import check_arrays, groups
 from latte_cli.federated.device import Prices
 from latte_cli.federated.messages import ARRAYS, FREQUENCIES, METRICS, TABLE, Task
 from latte_cli.federated.settings import settings
 from latte_cli.federated.training import evaluated
+from latte_cli.network import Network
 
 app = ClientApp()
 
@@ -63,8 +66,8 @@ def train(message: Message, context: Context) -> RecordDict:
     training, _ = device.examples(context.node_config, own, network)
     returned = device.returned(
         network,
-        messages.arrays_in(_arrays(message.content, ARRAYS)),
-        Frequencies(examples=messages.arrays_in(_arrays(message.content, FREQUENCIES))),
+        _whole(message.content, network),
+        _frequencies(message.content, network),
         best.sub_model,
         training,
         own,
@@ -83,11 +86,8 @@ def evaluate(message: Message, context: Context) -> RecordDict:
     training, held_out = device.examples(context.node_config, own, network)
     if not len(held_out):
         raise LatteError("nothing is held out for evaluating", hint="set `held-out-locally`")
-    whole = messages.arrays_in(_arrays(message.content, ARRAYS))
-    score = evaluated(network, whole, held_out, statistics=training)
-    return RecordDict(
-        {METRICS: MetricRecord({"examples": len(held_out), "accuracy": score.accuracy, "loss": score.loss})}
-    )
+    score = evaluated(network, _whole(message.content, network), held_out, statistics=training)
+    return RecordDict({METRICS: messages.score_record(score, len(held_out))})
 
 
 def _prices(task: Task, context: Context) -> Prices:
@@ -115,8 +115,23 @@ def _prices(task: Task, context: Context) -> Prices:
     return found
 
 
-def _arrays(content: RecordDict, key: str) -> Any:
+def _whole(content: RecordDict, network: Network) -> dict[str, NDArray[Any]]:
+    """The parameters that the server sent; raises LatteError where they are not those of the network."""
+    found = _arrays(content, ARRAYS)
+    check_arrays(network, found, kept={})
+    return found
+
+
+def _frequencies(content: RecordDict, network: Network) -> Frequencies:
+    """The table F that the server sent; raises LatteError where it is not one of the network's channel groups."""
+    found, none = _arrays(content, FREQUENCIES), Frequencies.none(groups(network)).examples
+    if {name: each.shape for name, each in found.items()} != {name: each.shape for name, each in none.items()}:
+        raise LatteError(f"the server's `{FREQUENCIES}` are of another network", hint=messages.SAME_VERSION)
+    return Frequencies(examples=found)
+
+
+def _arrays(content: RecordDict, key: str) -> dict[str, NDArray[Any]]:
     found = content.array_records.get(key)
     if found is None:
-        raise LatteError(f"the server sent no `{key}`", hint="server and devices need the same version of LATTE")
-    return found
+        raise LatteError(f"the server sent no `{key}`", hint=messages.SAME_VERSION)
+    return messages.arrays_in(found)

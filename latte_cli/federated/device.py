@@ -40,12 +40,16 @@ class Prices:
 
 @dataclass(frozen=True, kw_only=True)
 class Returned:
-    """What a device returns of a round: its `update`, the part of F that it adds, the sub-model and its last loss."""
+    """What a device returns of a round: its `update`, the part of F that it adds, the sub-model and its last loss.
+
+    `round_number` is that of the task; -1 where a device does not say it.
+    """
 
     update: Update
     frequencies: Mapping[str, NDArray[np.float64]]
     sub_model: str
     loss: float
+    round_number: int = 0
 
 
 NODE_SETTINGS = (
@@ -55,7 +59,8 @@ NODE_SETTINGS = (
 """What a node's configuration may say. All but the first two is optional: `device` is a profile's name (default: this
 machine's), `profile-budget` how long to measure where there is no profile, `data` a folder of the device's own."""
 
-_MOST_DEVICES = 10**9
+MOST_DEVICES = 10**9
+"""The numbers of devices are below it."""
 
 
 def number(node: Mapping[str, Any]) -> int:
@@ -64,7 +69,7 @@ def number(node: Mapping[str, Any]) -> int:
         if key not in NODE_SETTINGS:
             raise unknown("node setting", key, NODE_SETTINGS)
     found = node.get("partition-id")
-    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < _MOST_DEVICES:
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < MOST_DEVICES:
         raise LatteError(
             "the node has no number",
             hint='start it with `flower-supernode --node-config "partition-id=0 num-partitions=2"`',
@@ -205,7 +210,13 @@ def returned(
         trained_channels(network, channels, dropped), settings.epochs * len(examples)
     )
     update = Update(kept=channels, arrays=found.arrays, examples=len(examples), dropped=dropped)
-    return Returned(update=update, frequencies=gained.examples, sub_model=sub_model.id, loss=float(found.loss))
+    return Returned(
+        update=update,
+        frequencies=gained.examples,
+        sub_model=sub_model.id,
+        loss=float(found.loss),
+        round_number=round_number,
+    )
 
 
 def _seed(*parts: int) -> int:

@@ -59,8 +59,8 @@ class LocalGrid(Grid):
     def _push(self, message: Message) -> str:
         self._sent += 1
         message_id = str(self._sent)
+        message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grid does
         received = _copied(message)
-        received.metadata.__dict__["_message_id"] = message_id
         reply = self._app(received, self._contexts[message.metadata.dst_node_id])
         self._replies[message_id] = _copied(reply)
         return message_id

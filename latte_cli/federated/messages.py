@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 from latte_cli.allocator import Round, SubModel
 from latte_cli.errors import LatteError
 from latte_cli.federated import npy
-from latte_cli.federated.aggregation import Update
-from latte_cli.federated.device import Prices, Returned
+from latte_cli.federated.aggregation import MOST_EXAMPLES, Update
+from latte_cli.federated.device import MOST_DEVICES, Prices, Returned
+from latte_cli.federated.training import Score
 
 ARRAYS, FREQUENCIES, KEPT, TASK, TABLE, METRICS = "arrays", "frequencies", "kept", "task", "table", "metrics"
 
-_OLD = "server and devices need the same version of LATTE"
+SAME_VERSION = "server and devices need the same version of LATTE"
+_PROFILE = "profile the device again"
 _LONGEST_NAME = 100
+_LONGEST_ROUND_S = 1e10  # 300 years; a mean over devices of more might not be finite
+_MOST_LOSS = float(np.finfo(np.float32).max)  # devices compute it in single precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ def arrays_in(record: ArrayRecord) -> dict[str, NDArray[Any]]:
         try:
             found[name] = _array(array)
         except ValueError as exc:
-            raise LatteError(f"the array `{name[:_LONGEST_NAME]}` cannot be read: {exc}", hint=_OLD) from exc
+            raise LatteError(f"the array `{name[:_LONGEST_NAME]}` cannot be read: {exc}", hint=SAME_VERSION) from exc
     return found
 
 
@@ -87,29 +91,35 @@ def task_record(task: Task) -> ConfigRecord:
 
 def task_in(content: RecordDict) -> Task:
     """The task in a message's content; raises LatteError where there is none."""
-    record = _config(content, TASK)
+    record = config(content, TASK)
     model, catalogue = record.get("model"), record.get("catalogue")
     round_number, duration_s = record.get("round"), record.get("round-duration-s")
     if not (
         isinstance(model, bytes)
         and isinstance(catalogue, str)
-        and isinstance(round_number, int)
+        and _is_count(round_number, 0)
         and isinstance(duration_s, float)
+        and duration_s > 0
     ):
-        raise LatteError("the server's task is incomplete", hint=_OLD)
-    try:
-        sub_models = tuple(
-            SubModel(
-                id=str(each["id"]),
-                widths=tuple((str(name), int(width)) for name, width in each["widths"].items()),
-                parameters=int(each["parameters"]),
-                dropped=tuple(map(str, each["dropped"])),
-            )
-            for each in json.loads(catalogue)
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-        raise LatteError("the server's catalogue of sub-models is damaged", hint=_OLD) from exc
+        raise LatteError("the server's task is incomplete", hint=SAME_VERSION)
+    sub_models = _catalogue(catalogue)
     return Task(model=model, sub_models=sub_models, round_number=round_number, round_duration_s=duration_s)
+
+
+def _catalogue(text: str) -> tuple[SubModel, ...]:
+    try:
+        return tuple(map(_sub_model, json.loads(text)))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        raise LatteError("the server's catalogue of sub-models is damaged", hint=SAME_VERSION) from exc
+
+
+def _sub_model(found: Any) -> SubModel:
+    widths, dropped = tuple(found["widths"].items()), tuple(found["dropped"])
+    if not (isinstance(found["id"], str) and all(isinstance(each, str) for each in dropped)):
+        raise TypeError("a name is no text")
+    if not all(_is_count(each, 1) for each in (found["parameters"], *(width for _, width in widths))):
+        raise TypeError("a number of channels or parameters is none")
+    return SubModel(id=found["id"], widths=widths, parameters=found["parameters"], dropped=dropped)
 
 
 def prices_record(prices: Prices) -> ConfigRecord:
@@ -137,37 +147,51 @@ def prices_in(record: ConfigRecord, sub_models: Sequence[SubModel]) -> Prices:
     """The prices in `record`, for each of `sub_models`; raises LatteError where they are no such."""
     name, device = record.get("name"), record.get("device")
     number, examples = record.get("number"), record.get("examples")
-    if not (_is_name(name) and _is_name(device) and _is_count(number, 0) and _is_count(examples, 1)):
-        raise LatteError("it does not say what it is called and how many examples it has", hint=_OLD)
+    if not (_is_name(name) and _is_name(device)):
+        raise LatteError("it does not say what it is called and how many examples it has", hint=SAME_VERSION)
+    if not (_is_count(number, 0, MOST_DEVICES - 1) and _is_count(examples, 1, MOST_EXAMPLES)):
+        raise LatteError(f"`{name}` does not say what it is called and how many examples it has", hint=SAME_VERSION)
+    try:
+        rounds = _rounds(record, device, sub_models)
+    except LatteError as exc:
+        raise LatteError(f"`{name}`: {exc.message}", hint=exc.hint) from exc
+    return Prices(name=name, number=number, device=device, examples=examples, rounds=rounds)
+
+
+def _rounds(record: ConfigRecord, device: str, sub_models: Sequence[SubModel]) -> tuple[Round, ...]:
     if record.get("ids") != [each.id for each in sub_models]:
-        raise LatteError("its prices are not those of the catalogue", hint=_OLD)
+        raise LatteError("its prices are not those of the catalogue", hint=SAME_VERSION)
     sizes = record.get("memory-bytes")
     memory = [each for each in sizes if _is_count(each, 0)] if isinstance(sizes, list) else []
     if len(memory) != len(sub_models):
-        raise LatteError("its sub-models have no sizes in memory", hint=_OLD)
+        raise LatteError("its sub-models have no sizes in memory", hint=SAME_VERSION)
     middle, low, high = (_seconds(record, key, len(sub_models)) for key in ("round-s", "low-s", "high-s"))
-    rounds = tuple(
+    for each, *interval in zip(sub_models, low, middle, high, strict=True):
+        if interval != sorted(interval) or isfinite(interval[0]) != isfinite(interval[-1]):
+            raise LatteError(f"the times of `{each.id}` are no interval: {interval}", hint=_PROFILE)
+    return tuple(
         Round(sub_model=each, device=device, memory_bytes=size, round_s=mid, low_s=least, high_s=most)
+        if isfinite(most)
+        else Round(sub_model=each, device=device, memory_bytes=size)
         for each, size, mid, least, most in zip(sub_models, memory, middle, low, high, strict=True)
     )
-    return Prices(name=name, number=number, device=device, examples=examples, rounds=rounds)
 
 
 def _is_name(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and value.isprintable() and 0 < len(value) <= _LONGEST_NAME
 
 
-def _is_count(value: object, least: int) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
+def _is_count(value: object, least: int, most: int = 2**63 - 1) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def _seconds(record: ConfigRecord, key: str, count: int) -> list[float | None]:
+def _seconds(record: ConfigRecord, key: str, count: int) -> list[float]:
     values = record.get(key)
     if not (isinstance(values, list) and len(values) == count):
-        raise LatteError(f"its prices have no `{key}`", hint=_OLD)
-    if not all(isinstance(each, float) and each > 0 for each in values):
-        raise LatteError(f"its prices have a `{key}` that is no time", hint="profile the device again")
-    return [float(each) if isfinite(float(each)) else None for each in values]
+        raise LatteError(f"its prices have no `{key}`", hint=SAME_VERSION)
+    if not all(isinstance(each, float) and (0 < each <= _LONGEST_ROUND_S or each == inf) for each in values):
+        raise LatteError(f"its prices have a `{key}` that is no time", hint=_PROFILE)
+    return [float(each) for each in values]
 
 
 def returned_content(returned: Returned) -> RecordDict:
@@ -178,7 +202,9 @@ def returned_content(returned: Returned) -> RecordDict:
             ARRAYS: array_record(update.arrays),
             KEPT: array_record(update.kept),
             FREQUENCIES: array_record(returned.frequencies),
-            TASK: ConfigRecord({"sub-model": returned.sub_model, "dropped": list(update.dropped)}),
+            TASK: ConfigRecord(
+                {"sub-model": returned.sub_model, "dropped": list(update.dropped), "round": returned.round_number}
+            ),
             METRICS: MetricRecord({"examples": update.examples, "loss": returned.loss}),
         }
     )
@@ -186,19 +212,55 @@ def returned_content(returned: Returned) -> RecordDict:
 
 def returned_in(content: RecordDict) -> Returned:
     """What a device returns in `content`; raises LatteError naming the record that is missing or no such."""
-    task, metrics = _config(content, TASK), _record(content, METRICS, MetricRecord)
+    task, metrics = config(content, TASK), _record(content, METRICS, MetricRecord)
     examples, loss = metrics.get("examples"), metrics.get("loss")
-    sub_model, dropped = task.get("sub-model"), task.get("dropped")
+    sub_model, dropped, round_number = task.get("sub-model"), task.get("dropped"), task.get("round")
     if not (_is_count(examples, 0) and isinstance(loss, float)):
-        raise LatteError("its reply does not say how many examples it trained on, with which loss", hint=_OLD)
-    if not (isinstance(sub_model, str) and isinstance(dropped, list)):
-        raise LatteError("its reply does not say which sub-model it trained", hint=_OLD)
+        raise LatteError("its reply does not say how many examples it trained on, with which loss", hint=SAME_VERSION)
+    if not (
+        isinstance(sub_model, str) and isinstance(dropped, list) and all(isinstance(each, str) for each in dropped)
+    ):
+        raise LatteError("its reply does not say which sub-model it trained", hint=SAME_VERSION)
     arrays, kept, frequencies = (arrays_in(_record(content, key, ArrayRecord)) for key in (ARRAYS, KEPT, FREQUENCIES))
-    update = Update(kept=kept, arrays=arrays, examples=examples, dropped=tuple(map(str, dropped)))
-    return Returned(update=update, frequencies=frequencies, sub_model=sub_model, loss=loss)
+    return Returned(
+        update=Update(kept=kept, arrays=arrays, examples=examples, dropped=tuple(map(str, dropped))),
+        frequencies=frequencies,
+        sub_model=sub_model,
+        loss=_loss(loss),
+        round_number=round_number if _is_count(round_number, 0) else -1,
+    )
 
 
-def _config(content: RecordDict, key: str) -> ConfigRecord:
+def score_record(score: Score, examples: int) -> MetricRecord:
+    """The record of the `score` of a network on so many `examples`."""
+    return MetricRecord({"examples": examples, "accuracy": score.accuracy, "loss": score.loss})
+
+
+def score_in(content: RecordDict, *, most_examples: int) -> tuple[int, Score]:
+    """The number of examples and the score in `content`; raises LatteError where they are none."""
+    metrics = _record(content, METRICS, MetricRecord)
+    examples, accuracy, loss = (metrics.get(key) for key in ("examples", "accuracy", "loss"))
+    if not (isinstance(examples, int) and isinstance(accuracy, float) and isinstance(loss, float)):
+        raise LatteError("its reply holds no score", hint=SAME_VERSION)
+    if not (examples >= 1 and 0 <= accuracy <= 1):
+        raise LatteError(f"its score is no score: {accuracy:g} of {examples}", hint="is its data in order?")
+    if examples > most_examples:
+        raise LatteError(
+            f"it evaluated on {examples} examples", hint=f"by its prices it holds out {most_examples} at most"
+        )
+    return examples, Score(accuracy=accuracy, loss=_loss(loss))
+
+
+def _loss(value: float) -> float:
+    if not 0 <= value <= _MOST_LOSS:
+        raise LatteError(
+            f"its loss is no number from 0 to {_MOST_LOSS:.2g}: {value:g}", hint="a smaller learning rate may help"
+        )
+    return value
+
+
+def config(content: RecordDict, key: str) -> ConfigRecord:
+    """The record of values called `key`; raises LatteError where there is none."""
     found: ConfigRecord = _record(content, key, ConfigRecord)
     return found
 
@@ -206,5 +268,5 @@ def _config(content: RecordDict, key: str) -> ConfigRecord:
 def _record(content: RecordDict, key: str, kind: type[Any]) -> Any:
     found = content.get(key)
     if not isinstance(found, kind):
-        raise LatteError(f"the message holds no `{key}`", hint=_OLD)
+        raise LatteError(f"the message holds no `{key}`", hint=SAME_VERSION)
     return found

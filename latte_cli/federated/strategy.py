@@ -1,8 +1,9 @@
 """The strategy of a federation: who is asked for what, and how their answers become the next round's parameters."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import ceil, inf
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ from latte_cli.allocator.channels import Coverage, Frequencies, coverage
 from latte_cli.allocator.curve import curve, shortest
 from latte_cli.errors import LatteError, unknown
 from latte_cli.federated import messages
-from latte_cli.federated.aggregation import Kept, aggregated, checked, groups, trained_channels
+from latte_cli.federated.aggregation import Kept, aggregated, check_change, checked, groups, trained_channels
 from latte_cli.federated.device import Prices, Returned, too_slow
-from latte_cli.federated.messages import ARRAYS, FREQUENCIES, METRICS, TABLE, TASK, Task
+from latte_cli.federated.messages import ARRAYS, FREQUENCIES, TABLE, TASK, Task
+from latte_cli.federated.replies import SMALL_BYTES, answers, reason, update_bytes
 from latte_cli.federated.settings import Settings
+from latte_cli.federated.training import Score
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network
 from latte_cli.network.channels import Resizing
@@ -27,6 +30,7 @@ from latte_cli.network.channels import Resizing
 log = logging.getLogger("flwr")
 
 _SHOWN = 40
+_PRICE_BYTES = 1024  # the name of a sub-model, and four numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,8 @@ class Overlap(Strategy):
         self._network, self._model, self._sub_models, self._settings = network, model, sub_models, settings
         self.refused: dict[int, str] = {}
         self._whole: dict[str, NDArray[Any]] = {}
-        self._asked: dict[int, str] = {}
+        self._update_bytes = update_bytes(network)
+        self._asked: dict[int, Message] = {}
 
     def summary(self) -> None:
         log.info("\t%d sub-models, channels `%s`", len(self._sub_models), self._settings.method)
@@ -74,21 +79,42 @@ class Overlap(Strategy):
 
     def price(self, grid: Grid) -> None:
         """Ask the devices that were not asked yet what the sub-models cost them."""
-        new = [node for node in grid.get_node_ids() if node not in self.devices and node not in self.refused]
+        there = set(grid.get_node_ids())
+        new = there - self.devices.keys() - self.refused.keys()
         if not new:
             return
         content = RecordDict({TASK: messages.task_record(Task(model=self._model, sub_models=self._sub_models))})
-        asked = [Message(content, dst_node_id=node, message_type=MessageType.QUERY) for node in sorted(new)]
-        replies = {reply.metadata.src_node_id: reply for reply in self._replies(grid, asked)}
-        for node in sorted(new):
-            try:
-                self.devices[node] = _priced(replies.get(node), self._sub_models)
-            except LatteError as exc:
-                self.refused[node] = _said(exc)
-                log.warning("a device cannot take part: %s", _said(exc))
+        asked = {node: Message(content, dst_node_id=node, message_type=MessageType.QUERY) for node in sorted(new)}
+        replies = grid.send_and_receive(list(asked.values()), timeout=self._settings.timeout_s)
+        most_bytes = SMALL_BYTES + _PRICE_BYTES * len(self._sub_models)
+        for node, found in answers(asked, replies, self._priced, most_bytes=most_bytes):
+            if node not in new:
+                log.warning("a reply of node %d is left out: %s", node, found)
+            elif isinstance(found, LatteError):
+                self._refuse(node, found)
+            elif self._twin(found.name, there):
+                self._refuse(node, LatteError(f"another device is called `{found.name}`", hint="set its `name`"))
+            else:
+                self.devices[node] = found
 
-    def _replies(self, grid: Grid, asked: list[Message]) -> Iterable[Message]:
-        return grid.send_and_receive(asked, timeout=self._settings.timeout_s)
+    def _priced(self, _: int, content: RecordDict) -> Prices:
+        prices = messages.prices_in(messages.config(content, TABLE), self._sub_models)
+        if all(each.high_s is None for each in prices.rounds):
+            error = too_slow(prices.rounds, inf)
+            raise LatteError(f"`{prices.name}`: {error.message}", hint=error.hint)
+        return prices
+
+    def _twin(self, name: str, there: Collection[int]) -> bool:
+        """Whether a device of this name is there already; one that has gone makes room."""
+        for node in [node for node, each in self.devices.items() if each.name == name]:
+            if node in there:
+                return True
+            del self.devices[node]
+        return False
+
+    def _refuse(self, node: int, refused: LatteError) -> None:
+        self.refused[node] = reason(refused)
+        log.warning("a device cannot take part: %s (node %d)", self.refused[node], node)
 
     def duration_s(self) -> float:
         """The round duration; where it is not set, the shortest that keeps the wanted capacity.
@@ -121,11 +147,12 @@ class Overlap(Strategy):
             round_number=server_round - 1,
             round_duration_s=self.duration_s(),
         )
+        asked = []
         for node in self._drawn(named, server_round):
             if largest(named[node].rounds, task.round_duration_s) is None:
-                self._leave_out(named[node].name, _said(too_slow(named[node].rounds, task.round_duration_s)))
+                self._leave_out(node, too_slow(named[node].rounds, task.round_duration_s))
             else:
-                self._asked[node] = named[node].name
+                asked.append(node)
         content = RecordDict(
             {
                 ARRAYS: arrays,
@@ -133,7 +160,14 @@ class Overlap(Strategy):
                 TASK: messages.task_record(task),
             }
         )
-        return [_message(content, node, MessageType.TRAIN, server_round) for node in self._asked]
+        return self._messages(content, asked, MessageType.TRAIN, server_round)
+
+    def _messages(self, content: RecordDict, nodes: Iterable[int], kind: str, server_round: int) -> list[Message]:
+        """A message to each node, whose replies are waited for."""
+        self._asked = {
+            node: Message(content, dst_node_id=node, message_type=kind, group_id=str(server_round)) for node in nodes
+        }
+        return list(self._asked.values())
 
     def _drawn(self, named: Mapping[int, Prices], server_round: int) -> list[int]:
         """The nodes of this round, by the numbers that devices have of their own: node ids are random."""
@@ -149,16 +183,13 @@ class Overlap(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        by_node = {reply.metadata.src_node_id: reply for reply in replies}
         found = []
-        for node, name in self._asked.items():
-            try:
-                returned = self._returned(by_node.get(node))
-            except LatteError as exc:
-                self._leave_out(name, _said(exc))
+        for node, returned in answers(self._asked, replies, self._returned, most_bytes=self._update_bytes):
+            if isinstance(returned, LatteError):
+                self._leave_out(node, returned)
             else:
                 found.append(returned)
-                self.rounds[-1].trained.append(_trainer(name, returned))
+                self.rounds[-1].trained.append(_trainer(self.devices[node].name, returned))
         if not found:
             log.warning("round %d: no device trained, the parameters stay as they are", server_round)
             return None, None
@@ -172,14 +203,18 @@ class Overlap(Strategy):
         loss = sum(each.loss * each.update.examples for each in found) / examples
         return messages.array_record(whole), MetricRecord({"examples": examples, "loss": loss, "devices": len(found)})
 
-    def _returned(self, reply: Message | None) -> Returned:
+    def _returned(self, node: int, content: RecordDict) -> Returned:
         """What a device returned, checked; raises LatteError where it is of no use."""
-        returned = messages.returned_in(_content(reply))
-        checked(self._network, returned.update)
+        returned = messages.returned_in(content)
+        update, priced = returned.update, self.devices[node].examples
+        checked(self._network, update)
         self._check_sub_model(returned)
         self._check_gain(returned)
-        if not np.isfinite(returned.loss):
-            raise LatteError("its loss is no number", hint="a smaller learning rate may help")
+        if update.examples > priced:
+            raise LatteError(f"it trained on {update.examples} examples", hint=f"by its prices it has {priced}")
+        if returned.round_number != self.rounds[-1].number - 1:
+            raise LatteError("what it trained is of another round", hint=messages.SAME_VERSION)
+        check_change(self._network, self._whole, update)
         return returned
 
     def _check_sub_model(self, returned: Returned) -> None:
@@ -214,9 +249,10 @@ class Overlap(Strategy):
             return None
         return coverage(Resizing(self._network).pairs, groups(self._network), self._trained)
 
-    def _leave_out(self, name: str, reason: str) -> None:
-        self.rounds[-1].left_out.append((name, reason))
-        log.warning("round %d goes on without `%s`: %s", self.rounds[-1].number, name, reason)
+    def _leave_out(self, node: int, refused: LatteError) -> None:
+        name = self.devices[node].name if node in self.devices else f"node {node}"
+        self.rounds[-1].left_out.append((name, reason(refused)))
+        log.warning("round %d goes on without `%s`: %s", self.rounds[-1].number, name, reason(refused))
 
     # Evaluation on the devices, where they hold something out
 
@@ -235,49 +271,34 @@ class Overlap(Strategy):
             }
         )
         nodes = self._drawn({node: each for node, each in self.devices.items() if node in there}, server_round)
-        self._asked = {node: self.devices[node].name for node in nodes}
-        return [_message(content, node, MessageType.EVALUATE, server_round) for node in nodes]
+        return self._messages(content, nodes, MessageType.EVALUATE, server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        found = []
-        by_node = {reply.metadata.src_node_id: reply for reply in replies}
-        for node, name in self._asked.items() if self._settings.held_out_locally else ():
-            try:
-                found.append(_scores(_content(by_node.get(node))))
-            except LatteError as exc:
-                self._leave_out(name, _said(exc))
-        examples = sum(count for count, _, _ in found)
-        if not examples:
+        if not self._settings.held_out_locally:
             return None
+        found = []
+        for node, scored in answers(self._asked, replies, self._scored):
+            if isinstance(scored, LatteError):
+                self._leave_out(node, scored)
+            else:
+                found.append(scored)
+        if not found:
+            log.warning("round %d: no device evaluated the parameters", server_round)
+            return None
+        examples = sum(count for count, _ in found)
         return MetricRecord(
             {
                 "examples": examples,
-                "accuracy": sum(count * accuracy for count, accuracy, _ in found) / examples,
-                "loss": sum(count * loss for count, _, loss in found) / examples,
+                "accuracy": sum(count * score.accuracy for count, score in found) / examples,
+                "loss": sum(count * score.loss for count, score in found) / examples,
             }
         )
 
-
-def _message(content: RecordDict, node: int, kind: str, server_round: int) -> Message:
-    return Message(content, dst_node_id=node, message_type=kind, group_id=str(server_round))
-
-
-def _content(reply: Message | None) -> RecordDict:
-    """The content of a reply; raises LatteError for one that did not come or is an error."""
-    if reply is None:
-        raise LatteError("it did not reply")
-    if reply.has_error():
-        raise LatteError(" ".join((reply.error.reason or "it failed").split())[:300])
-    if not reply.has_content():
-        raise LatteError("its reply is empty")
-    return reply.content
-
-
-def _priced(reply: Message | None, sub_models: tuple[SubModel, ...]) -> Prices:
-    record = _content(reply).config_records.get(TABLE)
-    if record is None:
-        raise LatteError("its reply holds no prices", hint="server and devices need the same version of LATTE")
-    return messages.prices_in(record, sub_models)
+    def _scored(self, node: int, content: RecordDict) -> tuple[int, Score]:
+        """A device's score; it holds out a share of each class, which `data.split` rounds to at least one example."""
+        share, classes = self._settings.held_out_locally, self._network.shapes[self._network.scores][-1]
+        most = ceil((share * self.devices[node].examples + classes) / (1 - share))
+        return messages.score_in(content, most_examples=most)
 
 
 def _fleet_class(prices: Prices) -> FleetClass:
@@ -289,17 +310,3 @@ def _fleet_class(prices: Prices) -> FleetClass:
 
 def _trainer(name: str, returned: Returned) -> Trainer:
     return Trainer(name=name, sub_model=returned.sub_model, examples=returned.update.examples, loss=returned.loss)
-
-
-def _scores(content: RecordDict) -> tuple[int, float, float]:
-    metrics = content.metric_records.get(METRICS, MetricRecord())
-    examples, accuracy, loss = (metrics.get(key) for key in ("examples", "accuracy", "loss"))
-    if not (isinstance(examples, int) and isinstance(accuracy, float) and isinstance(loss, float)):
-        raise LatteError("its reply holds no score", hint="server and devices need the same version of LATTE")
-    if examples < 1 or not 0 <= accuracy <= 1 or not np.isfinite(loss):
-        raise LatteError(f"its score is no score: {accuracy:g} of {examples}", hint="is its data in order?")
-    return examples, accuracy, loss
-
-
-def _said(exc: LatteError) -> str:
-    return f"{exc.message} ({exc.hint})" if exc.hint else exc.message
