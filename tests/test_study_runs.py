@@ -6,7 +6,6 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-import torch
 import yaml
 
 from latte_cli.errors import LatteError
@@ -43,12 +42,7 @@ STUDY = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def study(**changes):
