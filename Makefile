@@ -31,8 +31,17 @@ check: .venv/ready ## format, lint, types and contracts, in under a minute
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-logo
 
+# Two lanes: tests that run beside each other, and then those marked `alone`, as they time this machine. Bytecode is kept
+# whatever the environment says: the tests start several hundred processes.
+WORKERS ?= 2
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 test: libraries ## all tests; ARGS='tests/test_layers.py -x' for some
-	$(BIN)/python -m pytest $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	@$(PYTEST) -m "not alone" -n $(WORKERS) --dist loadfile --durations=10; beside=$$?; \
+	$(PYTEST) -m alone --durations=10 && exit $$beside
+else
+	$(PYTEST) $(ARGS)
+endif
 
 libraries: .venv/ready ## the real cuDNN 8 and 9, and oneDNN 2, that tests need, into your cache (1 GB, once)
 	$(BIN)/python tests/cudnn_libraries.py

@@ -139,12 +139,12 @@ def errors(
         expected = reference(layer, phase, o)
         for layout in Layout:
             with onednn.problem(library, layer, phase, precision, layout) as described:
-                for each in described.implementations():
+                for name in described.implementations():
                     try:
-                        off = error(described, each.name, phase, layout, o, expected)
+                        off = error(described, name, phase, layout, o, expected)
                     except (Unsupported, OutOfMemory, Failed):
                         off = -1.0
-                    yield str(phase), each.name, off
+                    yield str(phase), name, off
 
 
 def found(seed: int, precision: Precision) -> list[tuple[str, str, float]]:

@@ -210,17 +210,6 @@ class Convolution(Layer):
         swapped = {Phase.FORWARD: Phase.BACKWARD_DATA, Phase.BACKWARD_DATA: Phase.FORWARD}
         return swapped.get(phase, phase) if self.transposed else phase
 
-    @property
-    def thirteen(self) -> tuple[int, ...]:
-        """The 13 numbers of the LATTE paper: N, C, H, W, K, R, S, pad h, w, stride h, w, dilation h, w.
-
-        Raises LatteError for a layer they cannot describe (not 2-D, padding that differs between the sides).
-        """
-        if len(self.input) != 2 or not self.symmetric or self.transposed:
-            raise LatteError("only 2-D convolutions with symmetric padding have the paper's 13 numbers")
-        sizes = (self.batch, self.in_channels, *self.input, self.out_channels, *self.kernel)
-        return (*sizes, *self.pad_before, *self.stride, *self.dilation)
-
     def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         batch, in_channels, *spatial = inputs[0]
         groups, wide = self.groups, out_channels or self.out_channels

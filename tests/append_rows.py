@@ -10,7 +10,7 @@ from latte_cli.devices import CPU, Device
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Measurement
-from latte_cli.store import open_store
+from latte_cli.store import Store, open_store
 from latte_cli.tasks import Settings, Task
 
 DEVICE = Device(slug="numbered", kind=CPU, name="a device of numbered rows", libraries=(("torch", "2.13.0"),))
@@ -22,6 +22,12 @@ def measurement(number: int, **values: object) -> Measurement:
     task = Task(layer=layer, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT, settings=Settings(threads=2))
     given = {"device_times_s": (0.25, 0.5), "host_times_s": (0.5, 0.5), "measured_at": float(number)} | values
     return Measurement(task=task, device=DEVICE, **given)  # type: ignore[arg-type]
+
+
+def identities(store: Store) -> set[tuple[str, int]]:
+    """The (task id, pass) of every row in `store`."""
+    table = store.table(columns=("task_id", "pass"))
+    return set(zip(table["task_id"].to_pylist(), table["pass"].to_pylist(), strict=True))
 
 
 def main(store: str, first: str, last: str, seal_every_s: str = "0.01") -> None:

@@ -1,9 +1,14 @@
-"""Every test has a store, a state and a cache directory of its own."""
+"""What all tests share: directories of their own, LeNet as a file, torch with one thread."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the tests beside this one have the other cores
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # Machines that run tests are busy: an example that takes long is no failure.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -16,3 +21,24 @@ def _own_directories(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     monkeypatch.setenv("LATTE_STORE", str(home / "store"))
     for name in ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(home / name.lower()))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LeNet as a file, which no test changes."""
+    from latte_cli.network.zoo import export
+
+    path = tmp_path_factory.mktemp("models") / "lenet.onnx"
+    path.write_bytes(export("lenet"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch computes with one thread, so that its sums are the same on every machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

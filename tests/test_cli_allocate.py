@@ -5,11 +5,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import hints
 import made_rows
 import pytest
+from running import ended
 
-from latte_cli import cli
 from latte_cli.network import load
 from latte_cli.network.channels import sub_model
 from latte_cli.network.zoo import export
@@ -54,20 +53,11 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def latte(place, capsys, monkeypatch):
+def latte(place, monkeypatch):
     """Run the command in `place`: its exit code, stdout and stderr."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("LATTE_STORE", str(place / "store"))
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["latte", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        hints.check(arguments, err)
-        return caught.value.code or 0, out, err
-
-    return run
+    return ended
 
 
 def allocated(latte, *more):

@@ -4,31 +4,22 @@ import json
 from collections import Counter
 from dataclasses import replace
 
-import hints
 import made_choices
 import pytest
 from made_rows import DEVICE, SETTINGS, measurement, profile, step_layers, tasks, write
 from rich.cells import cell_len
+from running import ended
 
 from latte_cli import selector as selectors
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.host import cpu_slug
-from latte_cli.cli import main
 from latte_cli.layers import Phase
 from latte_cli.network import load
-from latte_cli.network.zoo import export
 from latte_cli.report.estimates import document
 from latte_cli.store import open_store
 from latte_cli.tasks import Layout
 
 OTHER = replace(DEVICE, slug="other-cpu-2c-2t")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "lenet.onnx"
-    path.write_bytes(export("lenet"))
-    return path
 
 
 @pytest.fixture
@@ -41,18 +32,12 @@ def store(tmp_path, model):
 
 
 @pytest.fixture
-def latte(store, model, monkeypatch, capsys):
+def latte(store, model):
     """Runs `latte estimate lenet.onnx` at batch 8 with more arguments: exit code, stdout, stderr."""
 
     def run(*arguments, device=DEVICE.slug, path=model):
         named = ("--device", device) if device else ()
-        words = ("latte", "estimate", path, "--batch-size", 8, "--store", store.uri, *named, *arguments)
-        monkeypatch.setattr("sys.argv", [str(word) for word in words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        hints.check(words[1:], err)
-        return ended.value.code or 0, out, err
+        return ended("estimate", path, "--batch-size", 8, "--store", store.uri, *named, *arguments)
 
     return run
 

@@ -9,20 +9,12 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 from made_rows import DEVICE, measurement, profile, step_layers, tasks, write
-from running import LATTE, latte
+from running import LATTE, here, latte
 
 from latte_cli.network import load
-from latte_cli.network.zoo import export
 from latte_cli.store import open_store
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "lenet.onnx"
-    path.write_bytes(export("lenet"))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +35,7 @@ def stores(tmp_path_factory, model):
 
 def estimate(model, store, *arguments, code=0):
     named = ("--batch-size", 8, "--device", DEVICE.slug, "--store", store)
-    return latte("estimate", model, *named, *arguments, code=code)
+    return here("estimate", model, *named, *arguments, code=code)
 
 
 def valid(text, name):
@@ -73,6 +65,11 @@ def test_a_limit_ends_the_command_with_3_where_it_is_exceeded(model, stores, lim
     done = estimate(model, stores[0], "--fail-above", limit, code=code)
     assert (code == 2) == (done.stdout == "")
     assert code != 3 or "exceeds" in done.stderr
+
+
+def test_a_process_of_its_own_ends_with_3_too(model, stores):
+    named = ("--batch-size", 8, "--device", DEVICE.slug, "--store", stores[0])
+    assert "exceeds" in latte("estimate", model, *named, "--fail-above", "0.01ms", code=3).stderr
 
 
 def test_an_epoch_can_be_limited_only_where_there_are_samples(model, stores):
@@ -179,7 +176,7 @@ def test_a_trace_keeps_to_the_trace_event_format(model, stores):
 
 def test_an_explanation_names_what_every_rule_takes_and_loses(model, stores):
     named = ("--batch-size", 8, "--device", DEVICE.slug, "--store", stores[0])
-    done = latte("explain", model, *named, "--what-if", "workspace-limit=1KiB", "--format", "json")
+    done = here("explain", model, *named, "--what-if", "workspace-limit=1KiB", "--format", "json")
     body = valid(done.stdout, "explanation-1")
     assert [case["what_if"] for case in body["cases"]] == ["", "workspace-limit=1KiB"]
     first = body["cases"][0]
@@ -190,12 +187,12 @@ def test_an_explanation_names_what_every_rule_takes_and_loses(model, stores):
         )
     )
     assert all(each >= 0 for each in lost.values())
-    table = latte("explain", model, *named).stdout
+    table = here("explain", model, *named).stdout
     assert "the whole step" in table
-    one = latte("explain", model, *named, "--strategy", "pytorch").stdout
+    one = here("explain", model, *named, "--strategy", "pytorch").stdout
     assert "workspace" in one
-    assert "what-if" in latte("explain", model, *named, "--what-if", "batch=3", code=2).stderr
-    lines = latte("explain", model, *named, "--format", "csv").stdout.splitlines()
+    assert "what-if" in here("explain", model, *named, "--what-if", "batch=3", code=2).stderr
+    lines = here("explain", model, *named, "--format", "csv").stdout.splitlines()
     assert lines[0].startswith("what_if,device,strategy,")
 
 

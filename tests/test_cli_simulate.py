@@ -9,12 +9,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import hints
 import pytest
-import torch
 import yaml
-
-from latte_cli import cli
+from running import ended
 
 CPU, GPU = "reference-amd-epyc-family-26-model-2-2c-2t", "nvidia-h200-reference"
 BANDWIDTH = {"up": "20Mbit", "down": "100Mbit"}
@@ -41,12 +38,7 @@ STUDY = {
 PATIENCE_S = 120
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +49,10 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def latte(place, capsys, monkeypatch):
+def latte(place, monkeypatch):
     """Run the command in `place`: its exit code, stdout and stderr."""
     monkeypatch.chdir(place)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["latte", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        hints.check(arguments, err)
-        return caught.value.code or 0, out, err
-
-    return run
+    return ended
 
 
 def test_the_table_says_how_soon_each_method_is_there(latte, place):

@@ -1,20 +1,17 @@
 import csv
 import json
-import subprocess
-import sys
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
-import hints
 import pytest
 from append_rows import DEVICE, measurement
+from running import here, latte
 
 from latte_cli.layers import Linear, Phase
 from latte_cli.measure import Measurement, Outcome
 from latte_cli.store import Store, open_store
 from latte_cli.tasks import Task
-
-LATTE = str(Path(sys.executable).with_name("latte"))
 
 
 @pytest.fixture
@@ -29,12 +26,7 @@ def store() -> Store:
     return store
 
 
-def run(*arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run([LATTE, "store", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    hints.check(("store", *arguments), done.stderr)
-    return done
+run = partial(here, "store")
 
 
 def parts(store: Store) -> list[Path]:
@@ -112,7 +104,7 @@ def test_an_export_to_a_folder_that_is_not_there_is_one_line(store: Store, tmp_p
 
 
 def test_an_unknown_device_ends_with_code_1_and_the_nearest_name(store: Store) -> None:
-    error = run("export", "numberd", code=1).stderr
+    error = latte("store", "export", "numberd", code=1).stderr
     assert error.startswith("error: unknown device `numberd`\nhint: did you mean `numbered`?")
     assert run("compact", "numberd", code=1).stdout == ""
 

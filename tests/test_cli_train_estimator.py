@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from made_choices import DEVICE, profile
-from running import latte
+from running import here
 
 from latte_cli.store import Store, open_store
 from latte_cli.time_model import time_model
@@ -22,7 +22,7 @@ def store() -> Store:
     return store
 
 
-run = partial(latte, "train-estimator")
+run = partial(here, "train-estimator")
 
 
 def test_the_estimator_lies_where_estimates_look_for_it(store: Store) -> None:

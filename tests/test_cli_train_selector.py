@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from made_choices import DEVICE, profile
-from running import latte
+from running import here
 
 from latte_cli import selector as selectors
 from latte_cli.devices import CPU, Device
@@ -30,7 +30,7 @@ def fill(store: Store, device: Device, rows: int | None = None) -> None:
             writer.append(measurement)
 
 
-run = partial(latte, "train-selector")
+run = partial(here, "train-selector")
 
 
 def test_the_selector_lies_where_estimates_look_for_it(store: Store) -> None:

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import torch
 from made_rows import DEVICE, measurement, step_layers, tasks, write
-from running import latte
+from running import here, latte
 
 import latte_cli
 from latte_cli.backends.cpu.backend import libraries
@@ -17,7 +17,6 @@ from latte_cli.backends.torch.whole import Run, run_here
 from latte_cli.devices import CPU, Device
 from latte_cli.network import load
 from latte_cli.network.module import NetworkModule
-from latte_cli.network.zoo import export
 from latte_cli.runtime import Choices, read_choices
 from latte_cli.runtime.racing import Race, judged, raced_here
 from latte_cli.store import open_store
@@ -25,13 +24,6 @@ from latte_cli.tasks import Layout, Precision, Settings
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 THREADS = 1
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "lenet.onnx"
-    path.write_bytes(export("lenet"))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +37,7 @@ def store(tmp_path_factory, model):
     return found.uri
 
 
+@pytest.mark.alone
 def test_every_node_of_a_step_has_a_time_of_its_own(model):
     run = Run(model=str(model), batch_size=4, threads=THREADS, seconds=0.01, calls=True)
     threads = torch.get_num_threads()
@@ -80,7 +73,7 @@ def test_estimated_and_measured_times_stand_side_by_side(model, store):
 def test_another_machines_profile_cannot_be_verified_here(model, store):
     other = open_store(store)
     write(other, [measurement(task) for task in tasks(step_layers(load(model, batch_size=4)))])
-    done = latte("verify", model, "--batch-size", 4, "--device", DEVICE.slug, "--store", store, code=1)
+    done = here("verify", model, "--batch-size", 4, "--device", DEVICE.slug, "--store", store, code=1)
     assert "is not this machine" in done.stderr
 
 
@@ -126,7 +119,7 @@ def test_without_a_profile_layouts_alone_are_tried(model, tmp_path):
 def test_bad_input_is_one_clear_line(model, tmp_path, arguments, code, message):
     if arguments == ("--device", "cuda:0") and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    done = latte("tune", model, "-o", tmp_path / "choices.json", *arguments, code=code)
+    done = here("tune", model, "-o", tmp_path / "choices.json", *arguments, code=code)
     assert message in done.stderr
     assert not (tmp_path / "choices.json").exists()
 

@@ -22,6 +22,8 @@ from latte_cli.layers import Activation, Convolution, Layer, Optimizer, Phase
 from latte_cli.suites import Limits
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
+pytestmark = pytest.mark.alone  # it counts the page faults of a call
+
 
 @pytest.fixture(scope="module")
 def backend() -> CpuBackend:

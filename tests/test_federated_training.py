@@ -21,12 +21,7 @@ COLOURED = examples("digits", channels=3, image_size=8).take(np.arange(400))
 RECIPE = Recipe(epochs=2, learning_rate=0.02)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def by_hand(arrays):

@@ -1,31 +1,28 @@
 """A sweep on a GPU, from recorded answers: rounds, settings, resuming, budgets, failures and restarts."""
 
+import signal
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import pytest
 from recorded_gpu import DEVICE, RANKING, TIMES_S, opener
+from sweep_recorded import LAYERS as MANY
+from sweep_recorded import ROUNDS, convolution
 
 from latte_cli.algorithms import HEURISTIC
 from latte_cli.devices import CUDA
-from latte_cli.layers import Activation, Convolution, Layer, Phase
+from latte_cli.layers import Activation, Layer, Phase
 from latte_cli.measure import Evidence, Mark, Measurement, Outcome
 from latte_cli.store import open_store
 from latte_cli.sweep import Budget, Sweep, Wanted
 from latte_cli.tasks import Layout, Precision
 from latte_cli.worker import Opening, Worker
 
-
-def convolution(channels: int) -> Convolution:
-    return Convolution(
-        batch=32, in_channels=64, out_channels=channels, input=(56, 56), kernel=(3, 3), pad_before=(1, 1),
-        pad_after=(1, 1),
-    )  # fmt: skip
-
-
 LAYERS: list[Layer] = [convolution(128), Activation(function="relu", shape=(32, 64, 56, 56)), convolution(64)]
-ROUNDS = Budget(rounds=3)
 TASKS_OF_A_CONVOLUTION = 3 * 3 + 8 + 6 + 7
 
 
@@ -181,3 +178,28 @@ def test_rows_of_a_gpu_survive_the_store(tmp_path: Path) -> None:
         for name in ("outcome", "evidence", "deterministic", "kernels", "ranking", "workspace_bytes", "detail"):
             assert getattr(kept, name) == getattr(row, name), name
         assert kept.after == row.after
+
+
+@pytest.mark.timeout(600)
+def test_a_sweep_killed_at_twenty_moments_ends_with_each_task_exactly_once(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    command = [sys.executable, str(Path(__file__).with_name("sweep_recorded.py")), store.uri]
+    moments, killed = Random(7), 0
+    for _ in range(20):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            for _ in range(moments.randint(0, 9)):
+                process.stdout.readline()
+            process.kill()
+        killed += process.returncode == -signal.SIGKILL
+    assert killed >= 10
+    before = len(store.table())
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    rows = store.measurements(DEVICE.slug)
+    assert len(rows) > before > 0
+    assert set(Counter((row.task.id, row.sweep_pass) for row in rows).values()) == {1}
+    with Worker(opening()) as worker:
+        assert sum(row.sweep_pass == 0 for row in rows) == sweep(worker, MANY).size
+    findings = store.check()
+    assert findings.damaged == ()
+    assert findings.rows - findings.duplicates == len(rows)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from running import latte
+from running import here
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, HEURISTIC, Algorithm, kernel_family
 from latte_cli.devices import CUDA, ROCM
@@ -197,7 +197,7 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(store, tmp_path):
             import_file(path, Source.MIOPEN_FINDDB, store)
 
 
-run = partial(latte, "import")
+run = partial(here, "import")
 
 
 def test_the_command_says_what_became_of_the_lines(tmp_path):

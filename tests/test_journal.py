@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from append_rows import DEVICE, measurement
+from append_rows import DEVICE, identities, measurement
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,7 +89,7 @@ def test_the_journal_of_a_living_writer_is_left_alone(store: Store) -> None:
         assert live(path)
         assert list(orphans(path.parent)) == []
         store.writer(DEVICE).close()
-        assert store.identities(DEVICE.slug) == set()
+        assert identities(store) == set()
     assert recovered(store) == [1]
 
 

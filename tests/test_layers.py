@@ -312,31 +312,6 @@ def test_the_workload_is_n_k_c_r_s_times_the_positions_over_the_groups(layer: Co
     assert {layer.flops(phase) for phase in SPLIT} == {2 * layer.workload}
 
 
-def test_the_thirteen_numbers_stand_in_the_papers_order() -> None:
-    layer = Convolution(
-        batch=1,
-        in_channels=2,
-        input=(30, 40),
-        out_channels=5,
-        kernel=(6, 7),
-        pad_before=(8, 9),
-        pad_after=(8, 9),
-        stride=(10, 11),
-        dilation=(3, 4),
-    )
-    assert layer.thirteen == (1, 2, 30, 40, 5, 6, 7, 8, 9, 10, 11, 3, 4)
-
-
-@UNTIMED
-@given(convolutions())
-def test_only_even_plain_convolutions_in_two_dimensions_have_thirteen_numbers(layer: Convolution) -> None:
-    if len(layer.input) == 2 and layer.pad_before == layer.pad_after and not layer.transposed:
-        assert len(layer.thirteen) == 13
-    else:
-        with pytest.raises(LatteError):
-            _ = layer.thirteen
-
-
 @UNTIMED
 @given(pool_sizes())
 def test_a_pool_has_torchs_output_shape_or_both_refuse_it(values: dict[str, Any]) -> None:

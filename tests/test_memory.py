@@ -46,14 +46,13 @@ def workspaces(found: Network, step: Step) -> dict[tuple[str, Phase], int]:
 
 
 def real_peak_bytes(found: Network, step: Step) -> int:
-    """The peak of the third step: what lives from step to step, and the most that torch's allocator adds to it."""
+    """The peak of the second step: what lives from step to step, and the most that torch's allocator adds to it."""
     module = NetworkModule(found)
     for name, parameter in zip(names(found), parameters(module), strict=True):
         parameter.requires_grad_(name not in found.frozen)
     update = optimizer(step.optimizer, [p for p in module.parameters() if p.requires_grad])
     inputs, targets = random_inputs(found), random_targets(found)
-    for _ in range(2):
-        real_step(module, inputs, targets, update)
+    real_step(module, inputs, targets, update)
     module.zero_grad(set_to_none=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

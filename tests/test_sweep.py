@@ -2,18 +2,21 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.backends.contract import Prepared, Ranking
+from latte_cli.backends.cpu.backend import CpuBackend
 from latte_cli.errors import LatteError
 from latte_cli.layers import Activation, Convolution, Layer, Linear, Phase
 from latte_cli.measure import Evidence, Mark, Measurement, Outcome
 from latte_cli.sweep import Budget, Depth, Sweep, Wanted
 from latte_cli.tasks import Task
 from latte_cli.worker import Opening, Order, Worker
+
+pytestmark = pytest.mark.alone  # it waits until other processes leave the cores alone
 
 SMALL = [
     Convolution(batch=2, in_channels=8, out_channels=8, input=(9, 9), kernel=(1, 1)),
@@ -106,15 +109,22 @@ def test_depth_bounds_the_algorithms(worker: Worker) -> None:
     assert sizes == sorted(set(sizes))
 
 
+class FaultyCpu(CpuBackend):
+    """This machine's CPU, on which one layer ends the process, as a fault in a library does."""
+
+    def prepare(self, task: Task) -> Prepared | Ranking:
+        if task.layer == HUGE:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().prepare(task)
+
+
+def open_faulty(device: str, *, threads: int | None, **_: object) -> FaultyCpu:
+    return FaultyCpu(threads=threads)
+
+
 def test_a_layer_that_kills_the_worker_costs_its_row() -> None:
-    with Worker(Opening(device="cpu", threads=1)) as worker:
-        process = worker._process
-        assert process is not None
-        assert process.pid is not None
-        killer = threading.Timer(0.5, os.kill, (process.pid, signal.SIGSEGV))
-        killer.start()
+    with Worker(Opening(device="cpu", threads=1, open=open_faulty)) as worker:
         row = worker.measure(order(worker, HUGE))
-        killer.join()
         assert row.outcome is Outcome.FAILED
         assert "SIGSEGV" in row.detail
         assert worker.measure(order(worker, SMALL[1])).outcome is Outcome.OK

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import median
@@ -261,7 +262,7 @@ _ROUNDS, _CALLS = 15, 20
 
 
 @cache
-def wrapper_s(device: str) -> float:
+def wrapper_s(device: str, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds that a convolution takes longer, forward and backward, for being called through the wrapper.
 
     Measured once in a process, on a layer so small that little else counts: medians of calls in turn.
@@ -282,16 +283,16 @@ def wrapper_s(device: str) -> float:
     key = (x.shape, x.dtype, x.device, False, wrapped.weight.shape)
     calls: Any = wrapped.calls
     calls[key] = call
-    times = {id(module): [_spent_s(module, x) for _ in range(_ROUNDS)] for module in (plain, wrapped)}
+    times = {id(module): [_spent_s(module, x, clock) for _ in range(_ROUNDS)] for module in (plain, wrapped)}
     return max(0.0, median(times[id(wrapped)]) - median(times[id(plain)]))
 
 
-def _spent_s(module: nn.Module, x: Tensor) -> float:
+def _spent_s(module: nn.Module, x: Tensor, clock: Callable[[], float]) -> float:
     synchronize = synchronizer(x.device)
     synchronize()
-    started = time.perf_counter()
+    started = clock()
     for _ in range(_CALLS):
         module(x).sum().backward()
         x.grad = None
     synchronize()
-    return (time.perf_counter() - started) / _CALLS
+    return (clock() - started) / _CALLS

@@ -195,14 +195,6 @@ class Store:
                 table = schema.among(table, column, wanted)
         return [schema.measurement(row, device) for row in schema.latest(table).to_pylist()]
 
-    def identities(self, slug: str) -> set[tuple[str, int]]:
-        """(task id, pass) of every row of a device, recovered journals included; empty for a device not there.
-
-        A writer recovers journals when it is opened, so open the writer first.
-        """
-        table = self._rows(slug, ("task_id", "pass"))
-        return set(zip(*(table.column(name).to_pylist() for name in ("task_id", "pass")), strict=True))
-
     def table(self, slug: str | None = None, columns: Iterable[str] | None = None) -> Any:
         """A pyarrow.Table of the rows of a device, or of all devices, with the column `device` added.
 

@@ -387,10 +387,6 @@ def _winograd(m: int) -> dict[Phase, Call]:
 _TILE = 32
 
 
-def _fft_applies(layer: Convolution, phase: Phase, settings: Settings) -> bool:
-    return _plain_fp32(settings) and _plane(layer)
-
-
 def _fft_tiling_applies(layer: Convolution, phase: Phase, settings: Settings) -> bool:
     small = max(layer.kernel) <= _TILE // 2 and max(layer.output) > _TILE
     return _plain_fp32(settings) and _rotated_applies(layer) and _plane(layer) and small

@@ -61,7 +61,7 @@ def library() -> onednn.Library | None:
 def candidates(layer: Convolution, phase: Phase, settings: Settings) -> tuple[Algorithm, ...]:
     """oneDNN's implementations of `phase` as they are listed; none where there is no library or it refuses"""
     try:
-        names = _asked(layer, phase, settings, lambda found: tuple(each.name for each in found.implementations()))
+        names = _asked(layer, phase, settings, lambda found: found.implementations())
     except Unsupported:
         return ()
     return tuple(Algorithm(library=LISTED.library, name=name) for name in names)

@@ -53,7 +53,7 @@ class CudaBackend:
         torch.cuda.set_device(index)
         torch.cuda.set_per_process_memory_fraction(memory_share, index)
         self._properties = torch.cuda.get_device_properties(index)
-        self._name, self._memory_share = name, memory_share
+        self._name = name
         self._telemetry = open_telemetry(uuid=_uuid(self._properties), index=index)
         self._library = cudnn.open_library()
         handle = self._library.handle(index)

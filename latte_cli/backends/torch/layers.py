@@ -108,16 +108,16 @@ def synchronizer(device: str | torch.device) -> Callable[[], object]:
     return torch.cuda.synchronize if kind_of(device).queued else lambda: None
 
 
-def overhead_s(device: str = "cpu") -> float:
+def overhead_s(device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
     """What a lone `backward()` call costs beyond what its nodes cost inside a graph.
 
     That is the call on a graph of one node less the cost of a node, as a longer graph tells it.
     """
-    one, more = (_backward_s(device, count) for count in (1, 1 + _MORE_NODES))
+    one, more = (_backward_s(device, count, clock) for count in (1, 1 + _MORE_NODES))
     return max(0.0, one - (more - one) / _MORE_NODES)
 
 
-def _backward_s(device: str, nodes: int) -> float:
+def _backward_s(device: str, nodes: int, clock: Callable[[], float]) -> float:
     leaf = torch.zeros(1, device=device, requires_grad=True)
     seed, out = torch.ones(1, device=device), leaf
     for _ in range(nodes):
@@ -125,9 +125,9 @@ def _backward_s(device: str, nodes: int) -> float:
     times = []
     for _ in range(300):
         leaf.grad = None
-        start = time.perf_counter()
+        start = clock()
         torch.autograd.backward((out,), (seed,), retain_graph=True)
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return sorted(times)[len(times) // 2]
 
 

@@ -61,11 +61,6 @@ class Method:
         """Whether a device picks its channels from the whole network, so that all of it is sent down."""
         return self.learning is Learning.OVERLAP and self.sizes is Sizes.ESTIMATES
 
-    @property
-    def meets_durations(self) -> bool:
-        """Whether rounds end at a duration, and who is late then is left out."""
-        return self.sizes is Sizes.ESTIMATES
-
 
 def _named(*methods: Method) -> Mapping[str, Method]:
     return {each.name: each for each in methods}

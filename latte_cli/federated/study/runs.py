@@ -228,10 +228,6 @@ class Workshop:
             self._trainings.write(planned.training_key, known)
         return _record(Training, known["training"])
 
-    def is_trained(self, planned: Planned) -> bool:
-        """Whether the run's training is in the folder."""
-        return self._trainings.path(planned.training_key).exists()
-
     def _made(self, planned: Planned, advance: Advance) -> Training:
         settings, rooted = self._rooted(self._settings(planned.method, planned.seed))
         small = planned.shared.small
@@ -276,10 +272,6 @@ class Workshop:
             known = {"run": asdict(found), "configuration": planned.configuration}
             self._runs.write(planned.key, known)
         return _record(Run, known["run"])
-
-    def is_made(self, planned: Planned) -> bool:
-        """Whether the run is in the folder."""
-        return self._runs.path(planned.key).exists()
 
 
 def on_clock(training: Training, ticks: Sequence[Tick], devices: int) -> Run:

@@ -91,7 +91,6 @@ class Resizing:
         self.groups = tuple(group for group, _ in found)
         self._group_of = {root: group.name for group, roots in found for root in roots}
         self._channels = {group.name: group.channels for group in self.groups}
-        self._nodes = {node.name: node for node in network.nodes}
         made: dict[str, Counter[str]] = {node.name: Counter() for node in network.nodes}
         for group in self.groups:
             for name in group.nodes:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from latte_cli.algorithms import corrupts_heap
 from latte_cli.backends.contract import Unsupported
@@ -15,7 +15,6 @@ from latte_cli.backends.native.onednn.descriptors import (
     equal,
     implementations,
     name,
-    size_bytes,
     strided,
     unspecified,
     wanted,
@@ -54,21 +53,6 @@ _ARGUMENTS: dict[Phase, dict[str, Argument]] = {
 """The tensors of each operation and what oneDNN calls them; the last one is written, the others are read."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Implementation:
-    """One way to compute a layer's phase; `scratchpad_bytes` is what it wants besides its tensors and their copies.
-
-    `name` is what oneDNN calls it, such as `brgconv:avx512_core`. Names end in `+reorder` where input and output are
-    first copied into a format of the implementation's own; without that they are read and written where torch has
-    them, and at most the weights are copied. Where oneDNN lists one name more than once for a layer, `#2` and so on
-    follow, in its order. A name is the same for the same layer, phase, precision and layout wherever this version of
-    oneDNN finds the same instructions.
-    """
-
-    name: str
-    scratchpad_bytes: int
-
-
 class Problem(Closing):
     """A layer's phase described to oneDNN, made by `problem`; its formats are gone when its `with` block ends."""
 
@@ -103,13 +87,16 @@ class Problem(Closing):
         """Let the formats go; nothing can be asked any more, and executions go on."""
         self._stack.close()
 
-    def implementations(self) -> tuple[Implementation, ...]:
-        """The implementations of the phase: on torch's own formats in oneDNN's order, then with reorders."""
-        library = self.library
-        return tuple(
-            Implementation(name=name, scratchpad_bytes=size_bytes(library, wanted(library, each, Argument.SCRATCHPAD)))
-            for name, each in self._each()
-        )
+    def implementations(self) -> tuple[str, ...]:
+        """The names of the phase's implementations: on torch's own formats in oneDNN's order, then with reorders.
+
+        A name is what oneDNN calls one way to compute, such as `brgconv:avx512_core`. Names end in `+reorder` where
+        input and output are first copied into a format of the implementation's own; without that they are read and
+        written where torch has them, and at most the weights are copied. Where oneDNN lists one name more than once
+        for a layer, `#2` and so on follow, in its order. A name is the same for the same layer, phase, precision and
+        layout wherever this version of oneDNN finds the same instructions.
+        """
+        return tuple(name for name, _ in self._each())
 
     def ranking(self) -> tuple[str, ...]:
         """The names of `implementations` in the order in which oneDNN takes them if formats are left to it.

@@ -58,9 +58,9 @@ class _Program:
 class Execution:
     """One implementation, with the reorders that its formats need; made by `Problem.execution`.
 
-    A call wants a workspace of `workspace_bytes`: scratch memory, and the reordered copies of what `reordered` names
-    (x, w, y). Of these the weights take `packed_bytes` (0 where they are read as they lie): whoever runs the same
-    weights again may reorder them once, with `pack`, into memory of his own. `threads` is how many it was made for.
+    A call wants a workspace of `workspace_bytes`: scratch memory, and the reordered copies of tensors. Of these the
+    weights take `packed_bytes` (0 where they are read as they lie): whoever runs the same weights again may reorder
+    them once, with `pack`, into memory of his own. `threads` is how many it was made for.
     Calls from several threads wait for each other.
     """
 
@@ -80,7 +80,6 @@ class Execution:
         self._unpacked = _Program([*before, parts.step(implementation, places), *after])
         self._whole = _Program([*self._packing.steps, *self._unpacked.steps])
         self.packed_bytes = sum(each.size for each in copies.values() if each.packable)
-        self.reordered = tuple(sorted(_NAMES[each.operand.address] for each in copies.values()))
         self.workspace_bytes = end + parts.scratch_bytes
         self._memories, self._placed = parts.memories, [0] * len(parts.memories)
 
