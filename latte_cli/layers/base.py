@@ -1,0 +1,129 @@
+"""What every kind of layer has: shapes, FLOPs, bytes and the direct workload C."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import prod
+from typing import ClassVar, Self
+
+from latte_cli.errors import LatteError
+from latte_cli.layers.shapes import Shape
+
+_LARGEST_DIMENSION = 2**40
+
+
+class Phase(StrEnum):
+    """A part of a training step; a layer without a split backward has the one phase `backward`."""
+
+    FORWARD = "forward"
+    BACKWARD_DATA = "backward_data"
+    BACKWARD_FILTER = "backward_filter"
+    BACKWARD = "backward"
+    UPDATE = "update"
+
+
+WHOLE = (Phase.FORWARD, Phase.BACKWARD)
+SPLIT = (Phase.FORWARD, Phase.BACKWARD_DATA, Phase.BACKWARD_FILTER)
+
+
+def elements(*shapes: Shape) -> int:
+    """How many numbers tensors of these shapes hold."""
+    return sum(prod(shape) for shape in shapes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One operation with all its sizes; equal layers take the same time.
+
+    Every number is an integer of at least 0; LatteError is raised for sizes that make no tensor. Only layers that
+    compute nothing may have empty tensors (`least_size` 0).
+    """
+
+    kind: ClassVar[str] = ""
+    phases: ClassVar[tuple[Phase, ...]] = WHOLE
+    operations_per_element: ClassVar[int] = 1
+    free: ClassVar[bool] = False
+    least_size: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for shape in (*self.input_shapes, self.output_shape, *self.parameter_shapes):
+            whole = all(isinstance(size, int) and self.least_size <= size < _LARGEST_DIMENSION for size in shape)
+            self._check(whole, f"a tensor of {shape}")
+
+    def _check_axes(self, *axes: int, rank: int) -> None:
+        self._check(all(-rank <= axis < rank for axis in axes), f"axes {axes} in {rank} dimensions")
+
+    def _check(self, holds: bool, problem: str) -> None:
+        if not holds:
+            raise LatteError(
+                f"a {self.kind} layer cannot have {problem}", hint="check the model's shapes and the batch size"
+            )
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of the activations it reads, batch first."""
+        raise NotImplementedError
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the activation it writes."""
+        raise NotImplementedError
+
+    @property
+    def parameter_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of what it trains, weights first."""
+        return ()
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it trains."""
+        return elements(*self.parameter_shapes)
+
+    @property
+    def workload(self) -> int:
+        """The direct workload C: multiply-accumulates of one forward pass (0 for layers that do none)."""
+        return 0
+
+    def flops(self, phase: Phase) -> int:
+        """Floating-point operations of `phase`, a multiply-accumulate counting as two."""
+        if phase not in self.phases:
+            return 0
+        return 2 * self.workload or self.operations_per_element * elements(self.output_shape)
+
+    def elements_moved(self, phase: Phase) -> int:
+        """Elements read plus elements written, each tensor once."""
+        if phase not in self.phases or self.free:
+            return 0
+        ins, out, own = elements(*self.input_shapes), elements(self.output_shape), self.parameters
+        if phase is Phase.BACKWARD:
+            return out + 2 * ins + 2 * own
+        return ins + out + own
+
+    def bytes_moved(self, phase: Phase, element_bytes: int) -> int:
+        """Bytes read plus bytes written at `element_bytes` an element, each tensor once."""
+        return element_bytes * self.elements_moved(phase)
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        """The same layer for other input shapes and, where it makes channels, another number of them.
+
+        Raises LatteError where the layer has no such form.
+        """
+        raise LatteError(f"a {self.kind} layer cannot be resized", hint="keep its input at full width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shaped(Layer):
+    """A layer with one input that keeps its shape."""
+
+    shape: Shape
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return (self.shape,)
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.shape
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        return replace(self, shape=tuple(inputs[0]))

@@ -1,0 +1,40 @@
+"""Normalisations."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from latte_cli.layers.base import Shaped
+from latte_cli.layers.shapes import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm(Shaped):
+    """A normalisation: `batch`, `layer`, `group`, `instance`, `rms` or `lrn`, in training mode.
+
+    `span` is the number of groups of a group norm, of trailing dimensions of a layer or rms norm, or of channels
+    that a local response norm looks at.
+    """
+
+    kind: ClassVar[str] = "norm"
+    operations_per_element: ClassVar[int] = 5
+
+    function: str
+    span: int = 1
+    affine: bool = True
+
+    def __post_init__(self) -> None:
+        self._check(self.span > 0, f"a span of {self.span}")
+        if self.function in ("layer", "rms"):
+            self._check(self.span <= len(self.shape), f"{self.span} trailing dimensions in {self.shape}")
+        elif self.function == "group":
+            fits = len(self.shape) > 1 and self.shape[1] % self.span == 0
+            self._check(fits, f"{self.span} groups of channels in {self.shape}")
+        super().__post_init__()
+
+    @property
+    def parameter_shapes(self) -> tuple[Shape, ...]:
+        if not self.affine or self.function == "lrn":
+            return ()
+        over_rows = self.function in ("layer", "rms")
+        own = self.shape[-self.span :] if over_rows else self.shape[1:2]
+        return (own,) if self.function == "rms" else (own, own)

@@ -1,0 +1,27 @@
+"""Operations that no other kind describes."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from latte_cli.layers.base import Layer
+from latte_cli.layers.shapes import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other(Layer):
+    """An operation that none of the other kinds describes, by its name and the shapes that it reads and writes."""
+
+    kind: ClassVar[str] = "other"
+    least_size: ClassVar[int] = 0
+
+    operation: str
+    shapes: tuple[Shape, ...]
+    output: Shape
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return self.shapes
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.output

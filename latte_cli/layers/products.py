@@ -1,0 +1,70 @@
+"""Products of matrices: of activations with weights, and with each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import ClassVar, Self
+
+from latte_cli.layers.base import SPLIT, Layer, Phase
+from latte_cli.layers.shapes import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Layer):
+    """A fully connected layer (ONNX Gemm) over `rows` rows."""
+
+    kind: ClassVar[str] = "linear"
+    phases: ClassVar[tuple[Phase, ...]] = SPLIT
+
+    rows: int
+    in_features: int
+    out_features: int
+    bias: bool = True
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.rows, self.in_features),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.rows, self.out_features)
+
+    @property
+    def parameter_shapes(self) -> tuple[Shape, ...]:
+        weight = (self.out_features, self.in_features)
+        return (weight, (self.out_features,)) if self.bias else (weight,)
+
+    @property
+    def workload(self) -> int:
+        return self.rows * self.in_features * self.out_features
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        rows, in_features = prod(inputs[0][:-1]), inputs[0][-1]
+        return replace(self, rows=rows, in_features=in_features, out_features=out_channels or self.out_features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatMul(Layer):
+    """`batch` products of (m, k) by (k, n) matrices, both of them activations."""
+
+    kind: ClassVar[str] = "matmul"
+
+    batch: int = 1
+    m: int
+    k: int
+    n: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.batch, self.m, self.k), (self.batch, self.k, self.n))
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.batch, self.m, self.n)
+
+    @property
+    def workload(self) -> int:
+        return self.batch * self.m * self.k * self.n
+
+    def flops(self, phase: Phase) -> int:
+        return super().flops(phase) * (2 if phase is Phase.BACKWARD else 1)

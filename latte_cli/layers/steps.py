@@ -1,0 +1,74 @@
+"""What a training step does besides a network's layers, and whole networks."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from latte_cli.layers.base import Layer, Phase
+from latte_cli.layers.shapes import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Layer):
+    """One optimizer step (`sgd`, `momentum`, `adam`, `adamw`) over a network's parameters, gradients then dropped."""
+
+    kind: ClassVar[str] = "optimizer"
+    phases: ClassVar[tuple[Phase, ...]] = (Phase.UPDATE,)
+
+    function: str
+    tensors: int
+    elements: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.elements,),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.elements,)
+
+    def elements_moved(self, phase: Phase) -> int:
+        """Weights and states read and written, gradients read."""
+        states = {"momentum": 1, "adam": 2, "adamw": 2}.get(self.function, 0)
+        return (3 + 2 * states) * self.elements if phase in self.phases else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Layer):
+    """A batch's copy from the host's memory to a device's own; `elements` of a model's activation type."""
+
+    kind: ClassVar[str] = "transfer"
+    phases: ClassVar[tuple[Phase, ...]] = (Phase.FORWARD,)
+    operations_per_element: ClassVar[int] = 0
+
+    elements: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.elements,),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.elements,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Layer):
+    """A standard network that is run as a whole, all its layers one after the other, to hold their sum against.
+
+    `name` is the zoo's, `batch` images have `size` pixels a side.
+    """
+
+    kind: ClassVar[str] = "network"
+    phases: ClassVar[tuple[Phase, ...]] = (Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE)
+
+    name: str
+    batch: int
+    size: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.batch, 3, self.size, self.size),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.input_shapes[0]
