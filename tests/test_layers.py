@@ -2,9 +2,9 @@
 
 import json
 import operator
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -436,6 +436,23 @@ def test_a_layers_text_reads_back_as_the_same_layer(layer: Layer) -> None:
 @pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.kind)
 def test_the_layers_drawn_here_are_of_every_kind(kind: type[Layer]) -> None:
     find(layers(), lambda layer: type(layer) is kind, settings=settings(max_examples=2000, database=None))
+
+
+def test_a_kind_that_does_not_say_what_it_saves_for_backward_cannot_be_made() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Silent(Layer):
+        kind: ClassVar[str] = "silent"
+
+        @property
+        def input_shapes(self) -> tuple[Shape, ...]:
+            return ((1,),)
+
+        @property
+        def output_shape(self) -> Shape:
+            return (1,)
+
+    with pytest.raises(TypeError, match="saved"):
+        Silent()
 
 
 def test_fields_at_their_default_leave_no_trace_in_the_text() -> None:

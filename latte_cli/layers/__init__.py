@@ -7,7 +7,7 @@ from typing import Any, get_origin
 
 from latte_cli.errors import LatteError
 from latte_cli.layers.attention import Attention
-from latte_cli.layers.base import Layer, Phase
+from latte_cli.layers.base import Layer, Phase, Saved
 from latte_cli.layers.convolution import Convolution
 from latte_cli.layers.copies import Concat, Copy, View
 from latte_cli.layers.embedding import Embedding
@@ -41,6 +41,7 @@ __all__ = [
     "Pool",
     "Recurrent",
     "Reduce",
+    "Saved",
     "Shape",
     "Softmax",
     "SoftmaxCrossEntropy",

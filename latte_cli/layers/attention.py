@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import Layer, Phase
+from latte_cli.layers.base import Layer, Phase, Saved
 from latte_cli.layers.shapes import Shape
 
 
@@ -44,6 +44,10 @@ class Attention(Layer):
     @property
     def output_shape(self) -> Shape:
         return (self.batch, self.heads, self.queries, self.value_width)
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        """Its softmax is made again from a logarithm of each row's sum, in single precision."""
+        return Saved(inputs=True, output=True, other_bytes=4 * self.batch * self.heads * self.queries)
 
     @property
     def workload(self) -> int:

@@ -1,5 +1,6 @@
 """What every kind of layer has: shapes, FLOPs, bytes and the direct workload C."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -32,7 +33,24 @@ def elements(*shapes: Shape) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class Saved:
+    """What a layer keeps of its forward pass until its backward pass.
+
+    Its `inputs` and its `output`, which take nothing more where they are there anyway; `elements` more of the
+    activations' type, and `other_bytes` of types that are the same in each precision.
+    """
+
+    inputs: bool = False
+    output: bool = False
+    elements: int = 0
+    other_bytes: int = 0
+
+
+NOTHING = Saved()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer(ABC):
     """One operation with all its sizes; equal layers take the same time.
 
     Every number is an integer of at least 0; LatteError is raised for sizes that make no tensor. Only layers that
@@ -60,14 +78,37 @@ class Layer:
             )
 
     @property
+    @abstractmethod
     def input_shapes(self) -> tuple[Shape, ...]:
         """Shapes of the activations it reads, batch first."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def output_shape(self) -> Shape:
         """Shape of the activation it writes."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        """What autograd keeps for its backward pass.
+
+        `trains` says whether a parameter of its own is trained, `flows` whether a gradient flows back to an input; at
+        least one of them is true.
+        """
+
+    @property
+    def shares_storage(self) -> bool:
+        """Whether its output lies where its first input does."""
+        return False
+
+    @property
+    def passes_gradient(self) -> bool:
+        """Whether the gradient of its output is that of an input, the same tensor."""
+        return False
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What it keeps from step to step and does not train, in the same types for each precision."""
+        return 0
 
     @property
     def parameter_shapes(self) -> tuple[Shape, ...]:

@@ -7,7 +7,7 @@ from math import prod
 from typing import ClassVar, Self
 
 from latte_cli.errors import LatteError
-from latte_cli.layers.base import SPLIT, Layer, Phase
+from latte_cli.layers.base import SPLIT, Layer, Phase, Saved
 from latte_cli.layers.shapes import Shape
 
 
@@ -87,6 +87,9 @@ class Convolution(Layer):
     @property
     def parameter_shapes(self) -> tuple[Shape, ...]:
         return (self.weight_shape, (self.out_channels,)) if self.bias else (self.weight_shape,)
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return Saved(inputs=trains)
 
     @property
     def workload(self) -> int:

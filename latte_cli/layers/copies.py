@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import Layer
+from latte_cli.layers.base import NOTHING, Layer, Saved
 from latte_cli.layers.shapes import Shape, scaled_reshape
 
 
@@ -39,6 +39,9 @@ class Concat(Layer):
             self._check(alike, f"inputs of {first} and {shape}")
         return (*first[:axis], sum(shape[axis] for shape in self.shapes), *first[axis + 1 :])
 
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING
+
     def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         return replace(self, shapes=tuple(tuple(shape) for shape in inputs))
 
@@ -70,6 +73,13 @@ class Copy(Layer):
     @property
     def output_shape(self) -> Shape:
         return self.output
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING
+
+    @property
+    def shares_storage(self) -> bool:
+        return self.operation in ("transpose", "slice", "split", "expand")
 
     def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         shape = tuple(inputs[0])
@@ -106,6 +116,13 @@ class View(Layer):
     @property
     def output_shape(self) -> Shape:
         return self.output
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING
+
+    @property
+    def shares_storage(self) -> bool:
+        return True
 
     def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         shape = tuple(inputs[0])

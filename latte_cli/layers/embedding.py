@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import Layer, Phase
+from latte_cli.layers.base import Layer, Phase, Saved
 from latte_cli.layers.shapes import Shape
 
 
@@ -39,6 +39,9 @@ class Embedding(Layer):
             return 0
         moved = self.rows + 2 * self.rows * self.width
         return moved + self.parameters if phase is Phase.BACKWARD_FILTER else moved
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return Saved(inputs=trains)
 
     def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         return replace(self, rows=prod(inputs[0]), width=out_channels or self.width)

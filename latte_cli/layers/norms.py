@@ -1,9 +1,10 @@
 """Normalisations."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
-from latte_cli.layers.base import Shaped
+from latte_cli.layers.base import Saved, Shaped
 from latte_cli.layers.shapes import Shape
 
 
@@ -38,3 +39,24 @@ class Norm(Shaped):
         over_rows = self.function in ("layer", "rms")
         own = self.shape[-self.span :] if over_rows else self.shape[1:2]
         return (own,) if self.function == "rms" else (own, own)
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return Saved(inputs=True, elements=self._statistics)
+
+    @property
+    def _statistics(self) -> int:
+        """How many numbers it keeps of what it normalised by."""
+        if self.function == "batch":
+            return 2 * self.shape[1]
+        if self.function == "lrn":
+            return prod(self.shape)
+        if self.function == "group":
+            return 2 * self.shape[0] * self.span
+        if self.function == "instance":
+            return 2 * self.shape[0] * self.shape[1]
+        return 2 * prod(self.shape[: -self.span])
+
+    @property
+    def buffer_bytes(self) -> int:
+        """A batch norm's running mean and variance, in single precision, and the count of its steps."""
+        return 8 * self.shape[1] + 8 if self.function == "batch" else 0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from latte_cli.layers.base import Layer
+from latte_cli.layers.base import Layer, Saved
 from latte_cli.layers.shapes import Shape
 
 
@@ -25,3 +25,7 @@ class Other(Layer):
     @property
     def output_shape(self) -> Shape:
         return self.output
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        """All that it could need."""
+        return Saved(inputs=True, output=True)

@@ -2,10 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import Layer, Phase, Shaped
+from latte_cli.layers.base import NOTHING, Layer, Phase, Saved, Shaped
 from latte_cli.layers.shapes import Shape, broadcast
+
+_SAVING_OUTPUT = frozenset(("relu", "sigmoid", "tanh", "exp", "sqrt", "selu", "elu", "celu", "reciprocal", "hardmax"))
+_SAVING_NOTHING = frozenset(
+    (
+        *("floor", "ceil", "round", "sign", "neg", "not"),
+        *("add_constant", "subtract_constant", "multiply_constant", "divide_constant"),
+    )
+)
+"""Activations whose derivative torch takes from the output, or that have a constant one; the others keep the input."""
+
+_LINEAR = frozenset(("add", "subtract", "mean"))
+"""Operations whose gradient does not depend on what they combine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +29,24 @@ class Activation(Shaped):
 
     function: str
 
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        if not flows or self.function in _SAVING_NOTHING:
+            return NOTHING
+        return Saved(output=True) if self.function in _SAVING_OUTPUT else Saved(inputs=True)
+
+    @property
+    def passes_gradient(self) -> bool:
+        return self.function == "add_constant"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout(Shaped):
     """Dropout in training mode; the time does not depend on its rate."""
 
     kind: ClassVar[str] = "dropout"
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return Saved(elements=prod(self.shape))  # its mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +69,13 @@ class Elementwise(Layer):
     @property
     def output_shape(self) -> Shape:
         return broadcast(*self.shapes)
+
+    @property
+    def passes_gradient(self) -> bool:
+        return self.operation == "add" and all(shape == self.output_shape for shape in self.shapes)
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return Saved(inputs=flows and self.operation not in _LINEAR)
 
     def flops(self, phase: Phase) -> int:
         return super().flops(phase) * max(1, len(self.shapes) - 1)

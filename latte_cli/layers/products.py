@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import SPLIT, Layer, Phase
+from latte_cli.layers.base import SPLIT, Layer, Phase, Saved
 from latte_cli.layers.shapes import Shape
 
 
@@ -34,6 +34,9 @@ class Linear(Layer):
         weight = (self.out_features, self.in_features)
         return (weight, (self.out_features,)) if self.bias else (weight,)
 
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return Saved(inputs=trains)
+
     @property
     def workload(self) -> int:
         return self.rows * self.in_features * self.out_features
@@ -61,6 +64,9 @@ class MatMul(Layer):
     @property
     def output_shape(self) -> Shape:
         return (self.batch, self.m, self.n)
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return Saved(inputs=True)
 
     @property
     def workload(self) -> int:

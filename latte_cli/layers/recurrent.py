@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import Layer, Phase
+from latte_cli.layers.base import Layer, Phase, Saved
 from latte_cli.layers.shapes import Shape
 
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -51,6 +52,9 @@ class Recurrent(Layer):
         rows = self.gates * self.hidden
         weights = ((self.directions, rows, self.inputs), (self.directions, rows, self.hidden))
         return (*weights, (self.directions, 2 * rows)) if self.bias else weights
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return Saved(inputs=True, output=True, elements=self.gates * prod(self.output_shape))
 
     @property
     def workload(self) -> int:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import Layer, Phase, Shaped, elements
+from latte_cli.layers.base import NOTHING, Layer, Phase, Saved, Shaped, elements
 from latte_cli.layers.shapes import Shape
+
+_INDEX_BYTES = 8  # torch keeps where each maximum lay as a 64-bit integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,11 @@ class Pool(Layer):
     def output_shape(self) -> Shape:
         return (self.batch, self.channels, *self.output)
 
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        if self.function == "max":
+            return Saved(inputs=True, other_bytes=_INDEX_BYTES * prod(self.output_shape))
+        return Saved(inputs=not self.whole)
+
     def flops(self, phase: Phase) -> int:
         return super().flops(phase) * prod(self.kernel)
 
@@ -92,6 +99,9 @@ class Reduce(Shaped):
         axes = {axis % len(self.shape) for axis in self.axes}
         sizes = [1 if axis in axes else size for axis, size in enumerate(self.shape)]
         return tuple(size for axis, size in enumerate(sizes) if self.keep or axis not in axes)
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING if self.operation in ("mean", "sum") else Saved(inputs=True, output=True)
 
     def flops(self, phase: Phase) -> int:
         return elements(self.shape) if phase in self.phases else 0

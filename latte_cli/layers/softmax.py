@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import Layer, Phase, Shaped
+from latte_cli.layers.base import NOTHING, Layer, Phase, Saved, Shaped
 from latte_cli.layers.shapes import Shape
 
 
@@ -22,6 +22,9 @@ class Softmax(Shaped):
     def __post_init__(self) -> None:
         self._check_axes(self.axis, rank=len(self.shape))
         super().__post_init__()
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return Saved(output=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,9 @@ class SoftmaxCrossEntropy(Layer):
     @property
     def output_shape(self) -> Shape:
         return ()
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING
 
     def flops(self, phase: Phase) -> int:
         return self.operations_per_element * self.rows * self.classes if phase in self.phases else 0

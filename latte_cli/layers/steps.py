@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from latte_cli.layers.base import Layer, Phase
+from latte_cli.layers.base import NOTHING, Layer, Phase, Saved
 from latte_cli.layers.shapes import Shape
 
 
@@ -31,6 +31,9 @@ class Optimizer(Layer):
         states = {"momentum": 1, "adam": 2, "adamw": 2}.get(self.function, 0)
         return (3 + 2 * states) * self.elements if phase in self.phases else 0
 
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer(Layer):
@@ -49,6 +52,9 @@ class Transfer(Layer):
     @property
     def output_shape(self) -> Shape:
         return (self.elements,)
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +78,6 @@ class Whole(Layer):
     @property
     def output_shape(self) -> Shape:
         return self.input_shapes[0]
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING
