@@ -438,6 +438,10 @@ def test_the_layers_drawn_here_are_of_every_kind(kind: type[Layer]) -> None:
     find(layers(), lambda layer: type(layer) is kind, settings=settings(max_examples=2000, database=None))
 
 
+def test_no_two_kinds_are_known_by_the_same_name_or_number() -> None:
+    assert len({kind.kind for kind in LAYERS}) == len({kind.code for kind in LAYERS}) == len(LAYERS)
+
+
 def test_a_kind_that_does_not_say_what_it_saves_for_backward_cannot_be_made() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Silent(Layer):

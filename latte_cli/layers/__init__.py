@@ -78,7 +78,7 @@ LAYERS: tuple[type[Layer], ...] = (
     Transfer,
     Whole,
 )
-"""Every layer kind; what is fitted knows a kind by its place here."""
+"""Every layer kind, in any order."""
 
 _BY_KIND = {layer.kind: layer for layer in LAYERS}
 

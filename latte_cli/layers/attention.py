@@ -17,6 +17,7 @@ class Attention(Layer):
     """
 
     kind: ClassVar[str] = "attention"
+    code: ClassVar[int] = 17
 
     batch: int
     heads: int

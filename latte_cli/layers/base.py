@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import prod
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeAlias
 
 from latte_cli.errors import LatteError
 from latte_cli.layers.shapes import Shape
@@ -48,16 +48,28 @@ class Saved:
 
 NOTHING = Saved()
 
+Gemm: TypeAlias = tuple[int, int, int]
+"""The sizes m, n, k of a product of matrices (m, k) by (k, n)."""
+
+
+def gemm_of(phase: Phase, rows: int, wide: int, deep: int) -> Gemm:
+    """The product of a layer that multiplies (rows, deep) inputs by (deep, wide) weights in its forward pass."""
+    if phase is Phase.BACKWARD_DATA:
+        return rows, deep, wide
+    return (wide, deep, rows) if phase is Phase.BACKWARD_FILTER else (rows, wide, deep)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer(ABC):
     """One operation with all its sizes; equal layers take the same time.
 
     Every number is an integer of at least 0; LatteError is raised for sizes that make no tensor. Only layers that
-    compute nothing may have empty tensors (`least_size` 0).
+    compute nothing may have empty tensors (`least_size` 0). `code` is the number by which what is fitted knows the
+    kind: it never changes, and a new kind takes the next.
     """
 
-    kind: ClassVar[str] = ""
+    kind: ClassVar[str]
+    code: ClassVar[int]
     phases: ClassVar[tuple[Phase, ...]] = WHOLE
     operations_per_element: ClassVar[int] = 1
     free: ClassVar[bool] = False
@@ -94,6 +106,35 @@ class Layer(ABC):
         `trains` says whether a parameter of its own is trained, `flows` whether a gradient flows back to an input; at
         least one of them is true.
         """
+
+    @property
+    def variant(self) -> str:
+        """The name of what it computes among the layers of its kind; empty where there is only one."""
+        return getattr(self, "function", "") or getattr(self, "operation", "")
+
+    @property
+    def reduction(self) -> int:
+        """How many numbers go into one result."""
+        return max(1, elements(*self.input_shapes) // elements(self.output_shape))
+
+    def gemm(self, phase: Phase) -> Gemm | None:
+        """The matrix product behind `phase`; None where there is none."""
+        return None
+
+    @property
+    def trained_tensors(self) -> int:
+        """How many tensors it trains."""
+        return len(self.parameter_shapes)
+
+    @property
+    def made_channels(self) -> int:
+        """How many channels it makes of its own; 0 where they are its input's."""
+        return 0
+
+    @property
+    def channel_axis(self) -> int:
+        """The dimension of its output that its channels lie along, where it makes some."""
+        return len(self.output_shape) - 1
 
     @property
     def shares_storage(self) -> bool:

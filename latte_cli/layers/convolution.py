@@ -7,7 +7,7 @@ from math import prod
 from typing import ClassVar, Self
 
 from latte_cli.errors import LatteError
-from latte_cli.layers.base import SPLIT, Layer, Phase, Saved
+from latte_cli.layers.base import SPLIT, Gemm, Layer, Phase, Saved, gemm_of
 from latte_cli.layers.shapes import Shape
 
 
@@ -20,6 +20,7 @@ class Convolution(Layer):
     """
 
     kind: ClassVar[str] = "convolution"
+    code: ClassVar[int] = 0
     phases: ClassVar[tuple[Phase, ...]] = SPLIT
 
     batch: int
@@ -90,6 +91,31 @@ class Convolution(Layer):
 
     def saved(self, *, trains: bool, flows: bool) -> Saved:
         return Saved(inputs=trains)
+
+    @property
+    def reduction(self) -> int:
+        return self.in_channels // self.groups * prod(self.kernel)
+
+    @property
+    def im2col(self) -> tuple[int, int, int]:
+        """Rows, channels out of a group, and columns of its unfolded input; a transposed one seen from its output."""
+        positions = prod(self.input if self.transposed else self.output)
+        wide, deep = self.out_channels // self.groups, self.in_channels // self.groups
+        if self.transposed:
+            wide, deep = deep, wide
+        return self.batch * positions, wide, deep * prod(self.kernel)
+
+    def gemm(self, phase: Phase) -> Gemm:
+        """The product of one group, in im2col form."""
+        return gemm_of(self.computed_as(phase), *self.im2col)
+
+    @property
+    def made_channels(self) -> int:
+        return self.out_channels if self.groups != self.in_channels or self.groups == 1 else 0
+
+    @property
+    def channel_axis(self) -> int:
+        return 1
 
     @property
     def workload(self) -> int:

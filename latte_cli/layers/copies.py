@@ -14,6 +14,7 @@ class Concat(Layer):
     """Activations laid end to end along `axis`."""
 
     kind: ClassVar[str] = "concat"
+    code: ClassVar[int] = 10
     operations_per_element: ClassVar[int] = 0
 
     shapes: tuple[Shape, ...]
@@ -51,6 +52,7 @@ class Copy(Layer):
     """A rearrangement that moves data: `transpose` (with its `order`), `pad`, `slice`, `expand` …."""
 
     kind: ClassVar[str] = "copy"
+    code: ClassVar[int] = 12
     operations_per_element: ClassVar[int] = 0
     least_size: ClassVar[int] = 0
 
@@ -98,6 +100,7 @@ class View(Layer):
     """Another shape for the same data (reshape, flatten, squeeze, identity): costs nothing."""
 
     kind: ClassVar[str] = "view"
+    code: ClassVar[int] = 13
     operations_per_element: ClassVar[int] = 0
     free: ClassVar[bool] = True
     least_size: ClassVar[int] = 0

@@ -14,6 +14,7 @@ class Embedding(Layer):
     """`rows` look-ups in a trained table of `entries` vectors of `width`."""
 
     kind: ClassVar[str] = "embedding"
+    code: ClassVar[int] = 15
     phases: ClassVar[tuple[Phase, ...]] = (Phase.FORWARD, Phase.BACKWARD_FILTER)
     operations_per_element: ClassVar[int] = 0
 

@@ -17,6 +17,7 @@ class Norm(Shaped):
     """
 
     kind: ClassVar[str] = "norm"
+    code: ClassVar[int] = 3
     operations_per_element: ClassVar[int] = 5
 
     function: str
@@ -42,6 +43,12 @@ class Norm(Shaped):
 
     def saved(self, *, trains: bool, flows: bool) -> Saved:
         return Saved(inputs=True, elements=self._statistics)
+
+    @property
+    def reduction(self) -> int:
+        if self.function in ("layer", "rms"):
+            return prod(self.shape[-self.span :])
+        return prod(self.shape) // self.shape[1] if self.function == "batch" else super().reduction
 
     @property
     def _statistics(self) -> int:

@@ -12,6 +12,7 @@ class Other(Layer):
     """An operation that none of the other kinds describes, by its name and the shapes that it reads and writes."""
 
     kind: ClassVar[str] = "other"
+    code: ClassVar[int] = 18
     least_size: ClassVar[int] = 0
 
     operation: str

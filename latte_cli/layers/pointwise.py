@@ -26,6 +26,7 @@ class Activation(Shaped):
     """An element-wise non-linearity with one input, such as `relu`, `gelu` or `sigmoid`."""
 
     kind: ClassVar[str] = "activation"
+    code: ClassVar[int] = 4
 
     function: str
 
@@ -44,6 +45,7 @@ class Dropout(Shaped):
     """Dropout in training mode; the time does not depend on its rate."""
 
     kind: ClassVar[str] = "dropout"
+    code: ClassVar[int] = 5
 
     def saved(self, *, trains: bool, flows: bool) -> Saved:
         return Saved(elements=prod(self.shape))  # its mask
@@ -54,6 +56,7 @@ class Elementwise(Layer):
     """`add`, `multiply` and the like of two or more activations, broadcast against each other."""
 
     kind: ClassVar[str] = "elementwise"
+    code: ClassVar[int] = 9
 
     operation: str
     shapes: tuple[Shape, ...]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import SPLIT, Layer, Phase, Saved
+from latte_cli.layers.base import SPLIT, Gemm, Layer, Phase, Saved, gemm_of
 from latte_cli.layers.shapes import Shape
 
 
@@ -14,6 +14,7 @@ class Linear(Layer):
     """A fully connected layer (ONNX Gemm) over `rows` rows."""
 
     kind: ClassVar[str] = "linear"
+    code: ClassVar[int] = 1
     phases: ClassVar[tuple[Phase, ...]] = SPLIT
 
     rows: int
@@ -38,6 +39,17 @@ class Linear(Layer):
         return Saved(inputs=trains)
 
     @property
+    def reduction(self) -> int:
+        return self.in_features
+
+    def gemm(self, phase: Phase) -> Gemm:
+        return gemm_of(phase, self.rows, self.out_features, self.in_features)
+
+    @property
+    def made_channels(self) -> int:
+        return self.out_features
+
+    @property
     def workload(self) -> int:
         return self.rows * self.in_features * self.out_features
 
@@ -51,6 +63,7 @@ class MatMul(Layer):
     """`batch` products of (m, k) by (k, n) matrices, both of them activations."""
 
     kind: ClassVar[str] = "matmul"
+    code: ClassVar[int] = 2
 
     batch: int = 1
     m: int
@@ -67,6 +80,14 @@ class MatMul(Layer):
 
     def saved(self, *, trains: bool, flows: bool) -> Saved:
         return Saved(inputs=True)
+
+    @property
+    def reduction(self) -> int:
+        return self.k
+
+    def gemm(self, phase: Phase) -> Gemm:
+        """Of either pass; the two products backward are as large."""
+        return self.m, self.n, self.k
 
     @property
     def workload(self) -> int:

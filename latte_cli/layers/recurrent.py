@@ -19,6 +19,7 @@ class Recurrent(Layer):
     """
 
     kind: ClassVar[str] = "recurrent"
+    code: ClassVar[int] = 16
 
     function: str
     steps: int

@@ -16,6 +16,7 @@ class Pool(Layer):
     """Maximum or average pooling over 1 to 3 spatial dimensions; a global pool's kernel is its input."""
 
     kind: ClassVar[str] = "pool"
+    code: ClassVar[int] = 8
 
     function: str
     batch: int
@@ -72,6 +73,10 @@ class Pool(Layer):
             return Saved(inputs=True, other_bytes=_INDEX_BYTES * prod(self.output_shape))
         return Saved(inputs=not self.whole)
 
+    @property
+    def reduction(self) -> int:
+        return prod(self.kernel)
+
     def flops(self, phase: Phase) -> int:
         return super().flops(phase) * prod(self.kernel)
 
@@ -85,6 +90,7 @@ class Reduce(Shaped):
     """`mean`, `sum`, `max` … over `axes`, which are kept with size 1 where `keep` is set."""
 
     kind: ClassVar[str] = "reduce"
+    code: ClassVar[int] = 11
 
     operation: str
     axes: tuple[int, ...]

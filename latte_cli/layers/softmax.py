@@ -14,6 +14,7 @@ class Softmax(Shaped):
     """Softmax (or, with `log`, its logarithm) along `axis`."""
 
     kind: ClassVar[str] = "softmax"
+    code: ClassVar[int] = 6
     operations_per_element: ClassVar[int] = 3
 
     axis: int = -1
@@ -26,12 +27,17 @@ class Softmax(Shaped):
     def saved(self, *, trains: bool, flows: bool) -> Saved:
         return Saved(output=True)
 
+    @property
+    def reduction(self) -> int:
+        return self.shape[self.axis] if self.shape else 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxCrossEntropy(Layer):
     """The training loss over `rows` rows of `classes` scores."""
 
     kind: ClassVar[str] = "softmax_cross_entropy"
+    code: ClassVar[int] = 7
     operations_per_element: ClassVar[int] = 4
 
     rows: int

@@ -12,6 +12,7 @@ class Optimizer(Layer):
     """One optimizer step (`sgd`, `momentum`, `adam`, `adamw`) over a network's parameters, gradients then dropped."""
 
     kind: ClassVar[str] = "optimizer"
+    code: ClassVar[int] = 14
     phases: ClassVar[tuple[Phase, ...]] = (Phase.UPDATE,)
 
     function: str
@@ -25,6 +26,10 @@ class Optimizer(Layer):
     @property
     def output_shape(self) -> Shape:
         return (self.elements,)
+
+    @property
+    def trained_tensors(self) -> int:
+        return self.tensors
 
     def elements_moved(self, phase: Phase) -> int:
         """Weights and states read and written, gradients read."""
@@ -40,6 +45,7 @@ class Transfer(Layer):
     """A batch's copy from the host's memory to a device's own; `elements` of a model's activation type."""
 
     kind: ClassVar[str] = "transfer"
+    code: ClassVar[int] = 19
     phases: ClassVar[tuple[Phase, ...]] = (Phase.FORWARD,)
     operations_per_element: ClassVar[int] = 0
 
@@ -65,6 +71,7 @@ class Whole(Layer):
     """
 
     kind: ClassVar[str] = "network"
+    code: ClassVar[int] = 20
     phases: ClassVar[tuple[Phase, ...]] = (Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE)
 
     name: str
