@@ -62,7 +62,6 @@ _PHASES = {
     Phase.BACKWARD: 3,
     Phase.UPDATE: 4,
 }
-_PRECISIONS = {precision: code for code, precision in enumerate(Precision)}
 _LAYOUTS = {Layout.NCHW: 0, Layout.CHANNELS_LAST: 1}
 """The numbers by which what is fitted knows a phase and a layout; kinds and precisions bear their own."""
 
@@ -177,7 +176,7 @@ def _log(number: float | None) -> float:
 
 @lru_cache(maxsize=1024)
 def _settings_row(settings: Settings) -> tuple[float, ...]:
-    codes = (_PRECISIONS[settings.precision], _LAYOUTS[settings.layout])
+    codes = (settings.precision.arithmetic.code, _LAYOUTS[settings.layout])
     return (settings.threads, *codes, settings.cuda_graph)
 
 

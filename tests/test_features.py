@@ -1,7 +1,5 @@
 """Features: complete, finite, the same in every process."""
 
-import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import PACKAGE, made_up_package, printed
 
-import latte_cli
 from latte_cli.backends import Device
 from latte_cli.features import FEATURES, informative, matrix
 from latte_cli.layers import Activation, Convolution, Layer, Linear, MatMul, Norm, Optimizer, Phase, Pool
@@ -20,7 +18,6 @@ from latte_cli.tasks import Layout, Precision, Settings
 
 DEVICE = Device(slug="cpu", kind="cpu", name="a CPU", peak_flop_per_s=2e11, bandwidth_bytes_per_s=4e10)
 LARGE = 2**39
-PACKAGE = Path(latte_cli.__file__).parent
 
 
 def column(rows: np.ndarray, name: str) -> list[float]:
@@ -161,51 +158,19 @@ def test_another_process_makes_the_same_numbers() -> None:
     assert ran.stdout.strip() == here.tobytes().hex()
 
 
-MADE_UP_KIND = """
-from dataclasses import dataclass as _dataclass
+FEATURES_OF_ALL = """
+from every_layer import every_layer
+from latte_cli.backends import Device
+from latte_cli.features import matrix
+from latte_cli.tasks import Layout, Precision, Settings
 
-
-@_dataclass(frozen=True, kw_only=True)
-class _MadeUp(Other):
-    kind = "made_up"
-    code = 99
-
-
-LAYERS: tuple[type[Layer], ...] = (
-    Convolution,
-    _MadeUp,
+pairs = [(layer, phase) for layer in every_layer() for phase in layer.phases]
+device = Device(slug="x", kind="cpu", name="x", peak_flop_per_s=2e11, bandwidth_bytes_per_s=4e10)
+for precision in sorted(set(Precision) - {"made_up"}):
+    for layout in Layout:
+        print(precision, layout, matrix(pairs, Settings(precision=precision, layout=layout), device).tobytes().hex())
 """
 
 
-def test_a_kind_in_the_middle_moves_no_features_of_the_others(tmp_path: Path) -> None:
-    place = tmp_path / "latte_cli" / "layers" / "__init__.py"
-    changed_package(tmp_path, place, "\nLAYERS: tuple[type[Layer], ...] = (\n    Convolution,\n", MADE_UP_KIND)
-    assert features_of_all(tmp_path) == features_of_all(PACKAGE.parent)
-
-
-def changed_package(folder: Path, place: Path, old: str, new: str) -> None:
-    """Copy the package into `folder`, with `new` for `old` in the file `place`."""
-    shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    text = place.read_text()
-    assert text.count(old) == 1
-    place.write_text(text.replace(old, new))
-
-
-def features_of_all(folder: Path) -> str:
-    """The features of every layer, phase, precision and layout, as the package in `folder` makes them."""
-    code = (
-        "from every_layer import every_layer; from latte_cli.backends import Device;"
-        "from latte_cli.features import matrix;"
-        "from latte_cli.tasks import Layout, Precision, Settings;"
-        "pairs = [(layer, phase) for layer in every_layer() for phase in layer.phases];"
-        "known = [one for one in Precision if one != 'made_up'];"
-        "asked = [Settings(precision=p, layout=layout) for p in known for layout in Layout];"
-        "device = Device(slug='x', kind='cpu', name='x', peak_flop_per_s=2e11, bandwidth_bytes_per_s=4e10);"
-        "print([matrix(pairs, one, device).tobytes().hex() for one in asked])"
-    )
-    paths = os.pathsep.join((str(folder), str(Path(__file__).parent)))
-    environment = os.environ | {"PYTHONPATH": paths}
-    ran = subprocess.run(
-        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    return ran.stdout
+def test_a_kind_and_a_precision_in_the_middle_move_no_features_of_the_others(tmp_path: Path) -> None:
+    assert printed(made_up_package(tmp_path), FEATURES_OF_ALL) == printed(PACKAGE.parent, FEATURES_OF_ALL)

@@ -1,12 +1,17 @@
 """Operands and calls of layers, as far as no device decides."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from made_up import made_up_package, printed
 
 from latte_cli.backends.torch_layers import (
     FRAMEWORK_CONVOLUTIONS,
+    activations_type,
     backward_call,
     layer_call,
+    module_precision,
     operands,
     overhead_s,
     weights_type,
@@ -80,3 +85,27 @@ def test_dropping_what_a_backward_call_left_keeps_the_next_from_adding_to_it() -
 
 def test_a_backward_call_costs_something_beyond_its_nodes() -> None:
     assert 0 < overhead_s() < 0.01
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_torch_s_types_have_the_bytes_of_the_precision(precision: Precision) -> None:
+    assert activations_type(precision).itemsize == precision.element_bytes
+    assert weights_type(precision).itemsize == precision.arithmetic.weight_bytes
+
+
+def test_a_module_s_type_says_its_arithmetic_where_there_is_one() -> None:
+    types = (torch.float32, torch.bfloat16, torch.float16)
+    assert list(map(module_precision, types)) == [Precision.FP32, Precision.BF16, Precision.FP16]
+    assert module_precision(torch.float64) is None
+
+
+STEP = """
+from latte_cli.backends.whole import Run, Training
+
+training = Training(Run(model="resnet8", batch_size=2, precision="made_up"))
+print({tensor.dtype for tensor in (*training.module.parameters(), *training.inputs)})
+"""
+
+
+def test_a_precision_that_is_added_runs_in_its_own_type_and_not_in_fp32(tmp_path: Path) -> None:
+    assert printed(made_up_package(tmp_path), STEP).strip() == "{torch.float64}"

@@ -87,7 +87,7 @@ class _Simulation:
     def __init__(self, network: Network, step: Step, precision: Precision) -> None:
         self.network, self.step = network, step
         self.element = precision.element_bytes
-        self.weight = 4 if precision is Precision.BF16_AUTOCAST else self.element
+        self.weight = precision.arithmetic.weight_bytes
         self.roots = _roots(network)
         self.sizes = {name: self.element * prod(shape) for name, shape in network.shapes.items()}
         self.reads = Counter(self.roots[name] for node in network.nodes for name in node.inputs)
