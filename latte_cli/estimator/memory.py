@@ -6,14 +6,11 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TypeAlias
 
-from latte_cli.estimator.steps import LOSS, OPTIMIZERS, UPDATE, Step
+from latte_cli.estimator.steps import LOSS, UPDATE, Step
 from latte_cli.layers import Phase
 from latte_cli.network import Network, Node
+from latte_cli.optimizers import update_rule
 from latte_cli.tasks import Precision
-
-_TEMPORARY = {"adam": 2, "adamw": 2}
-"""How often an optimizer holds the largest parameter's size beside its states while it updates."""
-
 
 Place: TypeAlias = tuple[str, Phase]
 """A node's name, or UPDATE or LOSS, and a phase."""
@@ -100,7 +97,8 @@ class _Simulation:
         self.flowing: dict[str, int] = {}
         own = self.weight * network.parameters
         self.parameters = own + sum(layer.buffer_bytes for layer in network.layers)
-        self.states = self.weight * OPTIMIZERS[step.optimizer] * network.trained_parameters
+        self.rule = update_rule(step.optimizer)
+        self.states = self.weight * self.rule.states * network.trained_parameters
         self.given = sum(self.sizes[name] for name, _ in network.inputs)
 
     def run(self) -> Iterator[Moment]:
@@ -108,7 +106,7 @@ class _Simulation:
         yield from self._backward()
         if self.step.optimizer != "none":
             largest = max(self.network.trained_sizes.values(), default=0)
-            temporary = self.weight * largest * _TEMPORARY.get(self.step.optimizer, 0)
+            temporary = self.weight * largest * self.rule.temporaries
             yield self._moment(UPDATE, Phase.UPDATE, temporary)
 
     def _moment(self, name: str, phase: Phase, temporary: int = 0) -> Moment:

@@ -5,11 +5,12 @@ from typing import ClassVar
 
 from latte_cli.layers.base import NOTHING, Layer, Phase, Saved
 from latte_cli.layers.shapes import Shape
+from latte_cli.optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Layer):
-    """One optimizer step (`sgd`, `momentum`, `adam`, `adamw`) over a network's parameters, gradients then dropped."""
+    """One step of an optimizer, `function`, over a network's parameters, gradients then dropped."""
 
     kind: ClassVar[str] = "optimizer"
     code: ClassVar[int] = 14
@@ -18,6 +19,10 @@ class Optimizer(Layer):
     function: str
     tensors: int
     elements: int
+
+    def __post_init__(self) -> None:
+        self._check(self.function in OPTIMIZERS, f"the function `{self.function}`")
+        super().__post_init__()
 
     @property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -33,8 +38,7 @@ class Optimizer(Layer):
 
     def elements_moved(self, phase: Phase) -> int:
         """Weights and states read and written, gradients read."""
-        states = {"momentum": 1, "adam": 2, "adamw": 2}.get(self.function, 0)
-        return (3 + 2 * states) * self.elements if phase in self.phases else 0
+        return (3 + 2 * OPTIMIZERS[self.function].states) * self.elements if phase in self.phases else 0
 
     def saved(self, *, trains: bool, flows: bool) -> Saved:
         return NOTHING
