@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import Arrays
 from latte_cli.federated.data import Examples
-from latte_cli.layers import Convolution, Layer, Linear
+from latte_cli.layers import Convolution, Linear
 from latte_cli.network import Network
 from latte_cli.network.module import NetworkModule, optimizer
 
@@ -226,13 +226,10 @@ def _scale(network: Network, module: NetworkModule, whole: Network) -> None:
     before = {node.name: node.layer for node in whole.nodes}
     for node, layer in zip(network.nodes, module.layers, strict=True):
         if isinstance(node.layer, Convolution | Linear):
-            share = _channels(node.layer) / _channels(before[node.name])
+            axis = node.layer.channel_axis
+            share = node.layer.output_shape[axis] / before[node.name].output_shape[axis]
             if share < 1:
                 layer.register_forward_hook(_divided_by(share))
-
-
-def _channels(layer: Layer) -> int:
-    return layer.output_shape[1 if isinstance(layer, Convolution) else -1]
 
 
 def _divided_by(share: float) -> Any:
