@@ -24,7 +24,7 @@ from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
 from latte_cli.backends.cpu.onednn_calls import difference
 from latte_cli.backends.native import onednn
 from latte_cli.backends.native.onednn.geometry import placed
-from latte_cli.backends.torch.layers import DTYPES, FRAMEWORK_CONVOLUTIONS, Operands
+from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, activations_type
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision
@@ -134,7 +134,7 @@ def errors(
     library: onednn.Library, layer: Convolution, precision: Precision, seed: int
 ) -> Iterator[tuple[str, str, float]]:
     """For each phase and implementation of a layer: both, and how far it is off, or -1 where it refuses to run."""
-    o = random_operands(layer, DTYPES[precision], seed)
+    o = random_operands(layer, activations_type(precision), seed)
     for phase in layer.phases:
         expected = reference(layer, phase, o)
         for layout in Layout:

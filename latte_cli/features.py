@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latte_cli.devices import Device
-from latte_cli.layers import LAYERS, Convolution, Layer, Linear, MatMul, Norm, Optimizer, Phase, Pool, Softmax
+from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.tasks import Layout, Precision, Settings
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
@@ -55,10 +55,16 @@ DETAILS: tuple[str, ...] = (
 )
 """The names of the columns of `details`."""
 
-_KINDS = {layer.kind: code for code, layer in enumerate(LAYERS)}
-_PHASES = {phase: code for code, phase in enumerate(Phase)}
-_PRECISIONS = {precision: code for code, precision in enumerate(Precision)}
-_LAYOUTS = {layout: code for code, layout in enumerate(Layout)}
+_PHASES = {
+    Phase.FORWARD: 0,
+    Phase.BACKWARD_DATA: 1,
+    Phase.BACKWARD_FILTER: 2,
+    Phase.BACKWARD: 3,
+    Phase.UPDATE: 4,
+}
+_LAYOUTS = {Layout.NCHW: 0, Layout.CHANNELS_LAST: 1}
+"""The numbers by which what is fitted knows a phase and a layout; kinds and precisions bear their own."""
+
 _FUNCTIONS = (
     *("batch", "layer", "group", "instance", "rms", "lrn", "max", "average", "lp"),
     *("relu", "relu6", "leaky_relu", "prelu", "clip", "hard_sigmoid", "hard_swish", "elu", "selu", "celu"),
@@ -170,7 +176,7 @@ def _log(number: float | None) -> float:
 
 @lru_cache(maxsize=1024)
 def _settings_row(settings: Settings) -> tuple[float, ...]:
-    codes = (_PRECISIONS[settings.precision], _LAYOUTS[settings.layout])
+    codes = (settings.precision.arithmetic.code, _LAYOUTS[settings.layout])
     return (settings.threads, *codes, settings.cuda_graph)
 
 
@@ -183,7 +189,7 @@ _OF_PHASE = tuple(
 def _layer_row(layer: Layer, phase: Phase) -> Matrix:
     """The numbers of a layer, with those that its phase decides."""
     row = _still(layer).copy()
-    m, n, k = _gemm(layer, phase)
+    m, n, k = layer.gemm(phase) or (None, None, None)
     flops, moved = layer.flops(phase), layer.elements_moved(phase)
     row[list(_OF_PHASE)] = (_PHASES[phase], _log(flops), _log(moved), _log(m), _log(n), _log(k))
     row.setflags(write=False)
@@ -203,70 +209,25 @@ def _still(layer: Layer) -> Matrix:
 
 def _general(layer: Layer) -> dict[str, float]:
     first = layer.input_shapes[0]
-    name = getattr(layer, "function", None) or getattr(layer, "operation", None)
+    name = layer.variant
     return {
-        "kind": _KINDS[layer.kind],
-        "function": nan if name is None else _FUNCTION_CODES.get(name, _UNKNOWN_FUNCTION),
+        "kind": layer.code,
+        "function": _FUNCTION_CODES.get(name, _UNKNOWN_FUNCTION) if name else nan,
         "rank": len(first),
         "inputs": len(layer.input_shapes),
-        "tensors": layer.tensors if isinstance(layer, Optimizer) else len(layer.parameter_shapes),
+        "tensors": layer.trained_tensors,
         "log_in": _log(sum(map(prod, layer.input_shapes))),
         "log_out": _log(prod(layer.output_shape)),
         "log_parameters": _log(layer.parameters),
-        "log_reduction": _log(_reduction(layer)),
+        "log_reduction": _log(layer.reduction),
         "log_batch": _log(first[0] if first else 1),
         "log_channels": _log(prod(first[1:2])),
         "log_inner": _log(prod(first[2:])),
     }
 
 
-def _reduction(layer: Layer) -> int:
-    """How many numbers go into one result."""
-    if isinstance(layer, Convolution):
-        return layer.in_channels // layer.groups * prod(layer.kernel)
-    if isinstance(layer, Linear):
-        return layer.in_features
-    if isinstance(layer, MatMul):
-        return layer.k
-    if isinstance(layer, Pool):
-        return prod(layer.kernel)
-    if isinstance(layer, Softmax):
-        return layer.shape[layer.axis] if layer.shape else 1
-    if isinstance(layer, Norm) and layer.function in ("layer", "rms"):
-        return prod(layer.shape[-layer.span :])
-    if isinstance(layer, Norm) and layer.function == "batch":
-        return prod(layer.shape) // layer.shape[1]
-    return max(1, sum(map(prod, layer.input_shapes)) // prod(layer.output_shape))
-
-
-def _gemm(layer: Layer, phase: Phase) -> tuple[int | None, int | None, int | None]:
-    """The matrix product behind `phase`, per group: (m, k) by (k, n), in im2col form for convolutions."""
-    if isinstance(layer, MatMul):
-        return layer.m, layer.n, layer.k
-    if isinstance(layer, Linear):
-        rows, wide, deep = layer.rows, layer.out_features, layer.in_features
-    elif isinstance(layer, Convolution):
-        rows, wide, deep = _im2col(layer)
-        if layer.transposed:  # its forward pass is the backward data of the convolution that it transposes
-            phase = {Phase.FORWARD: Phase.BACKWARD_DATA, Phase.BACKWARD_DATA: Phase.FORWARD}.get(phase, phase)
-    else:
-        return None, None, None
-    if phase is Phase.BACKWARD_DATA:
-        return rows, deep, wide
-    return (wide, deep, rows) if phase is Phase.BACKWARD_FILTER else (rows, wide, deep)
-
-
-def _im2col(layer: Convolution) -> tuple[int, int, int]:
-    """Rows, channels out per group, and columns of the unfolded input; a transposed layer seen from its output."""
-    positions = prod(layer.input if layer.transposed else layer.output)
-    wide, deep = layer.out_channels // layer.groups, layer.in_channels // layer.groups
-    if layer.transposed:
-        wide, deep = deep, wide
-    return layer.batch * positions, wide, deep * prod(layer.kernel)
-
-
 def _convolution(layer: Convolution) -> dict[str, float]:
-    rows, _, deep = _im2col(layer)
+    rows, _, deep = layer.im2col
     numbers: dict[str, float] = {
         "log_out_channels": _log(layer.out_channels),
         "log_groups": _log(layer.groups),

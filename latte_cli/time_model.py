@@ -154,8 +154,8 @@ class TimeModel:
         layer, phase = task.layer, task.phase
         if _kind(task) not in self.card.ranges:
             return f"{layer.kind} {phase}, which was not measured", 1.0
-        if _function(layer) not in self.card.functions[layer.kind]:
-            return f"{layer.kind} {_function(layer)}", 1.0
+        if layer.variant not in self.card.functions[layer.kind]:
+            return f"{layer.kind} {layer.variant}", 1.0
         furthest, what, sizes = 0.0, "", _sizes(layer, phase)
         for name, (least, most) in self.card.ranges[_kind(task)].items():
             size = sizes.get(name, least)
@@ -426,14 +426,10 @@ def _ranges(tasks: Sequence[Task]) -> dict[str, dict[str, list[float]]]:
     return groups
 
 
-def _function(layer: Layer) -> str:
-    return str(getattr(layer, "function", getattr(layer, "operation", "")))
-
-
 def _functions(tasks: Sequence[Task]) -> dict[str, list[str]]:
     groups: defaultdict[str, set[str]] = defaultdict(set)
     for task in tasks:
-        groups[task.layer.kind].add(_function(task.layer))
+        groups[task.layer.kind].add(task.layer.variant)
     return {kind: sorted(found) for kind, found in groups.items()}
 
 

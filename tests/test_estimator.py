@@ -10,6 +10,7 @@ from test_torch_program import MODULES, as_onnx
 import latte_cli
 from latte_cli import selector as selectors
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.devices import CUDA
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator import (
     ESTIMATORS,
@@ -455,7 +456,7 @@ def test_python_callers_need_one_function(measured):
 
 
 def test_a_layout_that_nobody_asked_for_gives_way_to_one_that_was_measured(store):
-    gpu = replace(DEVICE, slug="some-gpu", kind="cuda")
+    gpu = replace(DEVICE, slug="some-gpu", kind=CUDA)
     layers = [*step_layers(NETWORK), NETWORK.transfer()]
     settings = replace(SETTINGS, precision=Precision.TF32)
     write(store, [measurement(task, device=gpu) for task in tasks(layers, settings)])

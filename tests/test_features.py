@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import PACKAGE, made_up_package, printed
 
 from latte_cli.devices import CPU, Device
 from latte_cli.features import FEATURES, informative, matrix
@@ -145,7 +147,7 @@ def test_every_convolution_has_the_features_of_its_rank(
 
 def test_another_process_makes_the_same_numbers() -> None:
     code = (
-        "from latte_cli.features import matrix; from latte_cli.backends import Device;"
+        "from latte_cli.features import matrix; from latte_cli.devices import CPU, Device;"
         "from latte_cli.tasks import Settings; from latte_cli.layers import Norm, Phase;"
         "norm = Norm(shape=(8, 16, 4, 4), function='batch');"
         "print(matrix([(norm, Phase.BACKWARD)], Settings(), Device(slug='x', kind='cpu', name='x')).tobytes().hex())"
@@ -154,3 +156,21 @@ def test_another_process_makes_the_same_numbers() -> None:
     norm = Norm(shape=(8, 16, 4, 4), function="batch")
     here = matrix([(norm, Phase.BACKWARD)], Settings(), Device(slug="x", kind=CPU, name="x"))
     assert ran.stdout.strip() == here.tobytes().hex()
+
+
+FEATURES_OF_ALL = """
+from every_layer import every_layer
+from latte_cli.devices import CPU, Device
+from latte_cli.features import matrix
+from latte_cli.tasks import Layout, Precision, Settings
+
+pairs = [(layer, phase) for layer in every_layer() for phase in layer.phases]
+device = Device(slug="x", kind=CPU, name="x", peak_flop_per_s=2e11, bandwidth_bytes_per_s=4e10)
+for precision in sorted(set(Precision) - {"made_up"}):
+    for layout in Layout:
+        print(precision, layout, matrix(pairs, Settings(precision=precision, layout=layout), device).tobytes().hex())
+"""
+
+
+def test_a_kind_and_a_precision_in_the_middle_move_no_features_of_the_others(tmp_path: Path) -> None:
+    assert printed(made_up_package(tmp_path), FEATURES_OF_ALL) == printed(PACKAGE.parent, FEATURES_OF_ALL)

@@ -7,7 +7,7 @@ from made_rows import DEVICE, measurement, network, step_layers, tasks, write
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.contract import Conditions
-from latte_cli.devices import CUDA
+from latte_cli.devices import CPU, CUDA
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator import Estimator
 from latte_cli.estimator.calibration import calibrated, calibration_pairs
@@ -115,9 +115,9 @@ def parts(network):
 def measured(layer_device_s, device_factor, host_factor):
     """Each layer takes the host a second; the networks take the factors times their layers' sums."""
     found = {
-        pair: timing(pair, layer_device_s, 1.0) for pair in calibration_pairs("cuda") if not isinstance(pair[0], Whole)
+        pair: timing(pair, layer_device_s, 1.0) for pair in calibration_pairs(CUDA) if not isinstance(pair[0], Whole)
     }
-    for whole, one in calibration_networks("cuda"):
+    for whole, one in calibration_networks(CUDA):
         for phase, count in parts(one).items():
             sums = (device_factor * layer_device_s * count, host_factor * count)
             found[whole, phase] = timing((whole, phase), *sums)
@@ -141,15 +141,15 @@ def test_networks_that_the_device_paces_tell_of_both():
 
 def test_hosts_that_differ_from_network_to_network_widen_what_is_known_of_them():
     alike, different = measured(0.5, 3.0, 1.5), measured(0.5, 3.0, 1.5)
-    for whole, _ in calibration_networks("cuda")[:3]:
+    for whole, _ in calibration_networks(CUDA)[:3]:
         for phase in (Phase.FORWARD, Phase.BACKWARD):
             (one,) = different[whole, phase]
             different[whole, phase] = (replace(one, host_s=2 * one.host_s),)
-    assert calibrated(different, "cuda").host_spread > calibrated(alike, "cuda").host_spread + 0.2
+    assert calibrated(different, CUDA).host_spread > calibrated(alike, CUDA).host_spread + 0.2
 
 
 def test_a_cpu_has_one_clock():
-    whole_and_layers = {pair: timing(pair, 1.0, 7.0) for pair in calibration_pairs("cpu")}
-    found = calibrated(whole_and_layers, "cpu")
+    whole_and_layers = {pair: timing(pair, 1.0, 7.0) for pair in calibration_pairs(CPU)}
+    found = calibrated(whole_and_layers, CPU)
     assert found.networks
     assert found.host_forward == found.host_backward == found.host_update == 1.0

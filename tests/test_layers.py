@@ -2,9 +2,9 @@
 
 import json
 import operator
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -411,6 +411,27 @@ def test_a_layers_text_reads_back_as_the_same_layer(layer: Layer) -> None:
 @pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.kind)
 def test_the_layers_drawn_here_are_of_every_kind(kind: type[Layer]) -> None:
     find(layers(), lambda layer: type(layer) is kind, settings=settings(max_examples=2000, database=None))
+
+
+def test_no_two_kinds_are_known_by_the_same_name_or_number() -> None:
+    assert len({kind.kind for kind in LAYERS}) == len({kind.code for kind in LAYERS}) == len(LAYERS)
+
+
+def test_a_kind_that_does_not_say_what_it_saves_for_backward_cannot_be_made() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Silent(Layer):
+        kind: ClassVar[str] = "silent"
+
+        @property
+        def input_shapes(self) -> tuple[Shape, ...]:
+            return ((1,),)
+
+        @property
+        def output_shape(self) -> Shape:
+            return (1,)
+
+    with pytest.raises(TypeError, match="saved"):
+        Silent()
 
 
 def test_fields_at_their_default_leave_no_trace_in_the_text() -> None:

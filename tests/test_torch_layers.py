@@ -1,14 +1,18 @@
 """Operands and calls of layers, as far as no device decides."""
 
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
+from made_up import made_up_package, printed
 
 from latte_cli.backends.torch.layers import (
     FRAMEWORK_CONVOLUTIONS,
+    activations_type,
     backward_call,
     layer_call,
+    module_precision,
     operands,
     overhead_s,
     weights_type,
@@ -92,3 +96,27 @@ def test_a_backward_call_is_charged_for_its_node_and_never_less_than_nothing(
     ticks = chain.from_iterable(recorded)
     assert overhead_s("cpu", lambda: next(ticks)) == pytest.approx(cost_s)
     assert next(ticks, None) is None
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_torch_s_types_have_the_bytes_of_the_precision(precision: Precision) -> None:
+    assert activations_type(precision).itemsize == precision.element_bytes
+    assert weights_type(precision).itemsize == precision.arithmetic.weight_bytes
+
+
+def test_a_module_s_type_says_its_arithmetic_where_there_is_one() -> None:
+    types = (torch.float32, torch.bfloat16, torch.float16)
+    assert list(map(module_precision, types)) == [Precision.FP32, Precision.BF16, Precision.FP16]
+    assert module_precision(torch.float64) is None
+
+
+STEP = """
+from latte_cli.backends.torch.whole import Run, Training
+
+training = Training(Run(model="resnet8", batch_size=2, precision="made_up"))
+print({tensor.dtype for tensor in (*training.module.parameters(), *training.inputs)})
+"""
+
+
+def test_a_precision_that_is_added_runs_in_its_own_type_and_not_in_fp32(tmp_path: Path) -> None:
+    assert printed(made_up_package(tmp_path), STEP).strip() == "{torch.float64}"

@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from latte_cli.errors import ExitCode, LatteError
+from latte_cli.optimizers import OPTIMIZERS
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
 from latte_cli.report import Format
 from latte_cli.tasks import Precision
@@ -35,7 +36,8 @@ PrecisionOption: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help=f"
 ThreadsOption: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")
 ]
-OptimizerOption: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help="none, sgd, momentum, adam or adamw.")]
+*_OTHERS, _LAST = OPTIMIZERS
+OptimizerOption: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help=f"{', '.join(_OTHERS)} or {_LAST}.")]
 WorkspaceLimitOption: TypeAlias = Annotated[
     int | None, typer.Option(parser=size_bytes, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
 ]

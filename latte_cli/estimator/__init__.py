@@ -16,9 +16,10 @@ from latte_cli.estimator.doubts import Warn
 from latte_cli.estimator.estimator import CALIBRATED, DoesNotFit, Estimator
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
-from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, OPTIMIZERS, UPDATE, Step, Work, phases, training_step
+from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, UPDATE, Step, Work, phases, training_step
 from latte_cli.lookup import NotProfiled, Source
 from latte_cli.network import Network, load
+from latte_cli.optimizers import OPTIMIZERS
 from latte_cli.profiles import profile
 from latte_cli.store import Store, open_store
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, by_name
@@ -30,7 +31,6 @@ __all__ = [
     "ESTIMATORS",
     "LOSS",
     "LOSSES",
-    "OPTIMIZERS",
     "UPDATE",
     "DoesNotFit",
     "Estimate",

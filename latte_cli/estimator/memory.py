@@ -6,37 +6,11 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TypeAlias
 
-from latte_cli.estimator.steps import LOSS, OPTIMIZERS, UPDATE, Step
-from latte_cli.layers import (
-    Activation,
-    Attention,
-    Convolution,
-    Copy,
-    Dropout,
-    Elementwise,
-    Embedding,
-    Linear,
-    MatMul,
-    Norm,
-    Other,
-    Phase,
-    Pool,
-    Recurrent,
-    Reduce,
-    Softmax,
-    View,
-)
+from latte_cli.estimator.steps import LOSS, UPDATE, Step
+from latte_cli.layers import Phase
 from latte_cli.network import Network, Node
+from latte_cli.optimizers import update_rule
 from latte_cli.tasks import Precision
-
-_INDEX_BYTES = 8
-_OF_OUTPUT = frozenset(("relu", "sigmoid", "tanh", "exp", "sqrt", "selu", "elu", "celu", "reciprocal", "hardmax"))
-_OF_NOTHING = frozenset(("floor", "ceil", "round", "sign", "neg", "add_constant", "subtract_constant", "not"))
-_BY_CONSTANT = frozenset(("multiply_constant", "divide_constant"))
-_PASSING = frozenset(("add", "subtract", "mean"))
-_TEMPORARY = {"adam": 2, "adamw": 2}
-"""How often an optimizer holds the largest parameter's size beside its states while it updates."""
-
 
 Place: TypeAlias = tuple[str, Phase]
 """A node's name, or UPDATE or LOSS, and a phase."""
@@ -110,7 +84,7 @@ class _Simulation:
     def __init__(self, network: Network, step: Step, precision: Precision) -> None:
         self.network, self.step = network, step
         self.element = precision.element_bytes
-        self.weight = 4 if precision is Precision.BF16_AUTOCAST else self.element
+        self.weight = precision.arithmetic.weight_bytes
         self.roots = _roots(network)
         self.sizes = {name: self.element * prod(shape) for name, shape in network.shapes.items()}
         self.reads = Counter(self.roots[name] for node in network.nodes for name in node.inputs)
@@ -122,8 +96,9 @@ class _Simulation:
         self.ready: set[str] = set()
         self.flowing: dict[str, int] = {}
         own = self.weight * network.parameters
-        self.parameters = own + _statistics_bytes(network)
-        self.states = self.weight * OPTIMIZERS[step.optimizer] * network.trained_parameters
+        self.parameters = own + sum(layer.buffer_bytes for layer in network.layers)
+        self.rule = update_rule(step.optimizer)
+        self.states = self.weight * self.rule.states * network.trained_parameters
         self.given = sum(self.sizes[name] for name, _ in network.inputs)
 
     def run(self) -> Iterator[Moment]:
@@ -131,7 +106,7 @@ class _Simulation:
         yield from self._backward()
         if self.step.optimizer != "none":
             largest = max(self.network.trained_sizes.values(), default=0)
-            temporary = self.weight * largest * _TEMPORARY.get(self.step.optimizer, 0)
+            temporary = self.weight * largest * self.rule.temporaries
             yield self._moment(UPDATE, Phase.UPDATE, temporary)
 
     def _moment(self, name: str, phase: Phase, temporary: int = 0) -> Moment:
@@ -181,14 +156,14 @@ class _Simulation:
     def _step_back(self, node: Node) -> Moment:
         """One node backward: gradients of its inputs appear beside that of its output, which then goes."""
         network, own = self.network, self.roots[node.output]
-        arriving = self.flowing.pop(own, 0) if _passes_on(node) else 0
+        arriving = self.flowing.pop(own, 0) if node.layer.passes_gradient else 0
         added = 0
         for name in dict.fromkeys(name for name in node.inputs if name in network.trained):
             root = self.roots[name]
             if root in self.flowing and root != own:
                 added += self.sizes[name]  # two gradients are added into a third
             elif root != own:
-                self.flowing[root] = arriving if _passes_on(node) else self.sizes[root]
+                self.flowing[root] = arriving if node.layer.passes_gradient else self.sizes[root]
                 arriving = 0
         self._gradients_of(node)
         moment = self._moment(node.name, Phase.BACKWARD, added)
@@ -214,77 +189,16 @@ class _Simulation:
         """The activations that backward needs again, and bytes beside them."""
         if node.output not in self.network.trained:
             return (), 0
-        x, y = node.inputs, (node.output,)
-        flows = any(name in self.network.trained for name in x)
-        match node.layer:
-            case Convolution() | Linear() | Embedding():
-                return (x if self.network.trains(node) else ()), 0
-            case Norm() as norm:
-                return x, self.element * _statistics(norm)
-            case Activation(function=function):
-                return self._of_activation(function, x, y) if flows else ((), 0)
-            case Dropout() as dropout:
-                return (), self.element * prod(dropout.shape)
-            case Pool(function="max") as pool:
-                return x, _INDEX_BYTES * prod(pool.output_shape)
-            case Pool() as pool:
-                return (() if pool.whole else x), 0
-            case Elementwise(operation=operation):
-                return (() if operation in _PASSING or not flows else x), 0
-            case Reduce(operation=operation):
-                return (() if operation in ("mean", "sum") else (*x, *y)), 0
-            case Softmax():
-                return y, 0
-            case MatMul():
-                return x, 0
-            case Attention() as attention:
-                return (*x, *y), 4 * attention.batch * attention.heads * attention.queries
-            case Recurrent() as layer:
-                reserve = layer.gates * prod(layer.output_shape)
-                return (*x, *y), self.element * reserve
-            case Other():
-                return (*x, *y), 0
-        return (), 0
-
-    def _of_activation(self, function: str, x: tuple[str, ...], y: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
-        if function in _OF_NOTHING or function in _BY_CONSTANT:
-            return (), 0
-        return (y if function in _OF_OUTPUT else x), 0
-
-
-def _passes_on(node: Node) -> bool:
-    """Whether the gradient of the output is that of an input, the same tensor."""
-    layer = node.layer
-    if isinstance(layer, Elementwise) and layer.operation == "add":
-        return all(shape == layer.output_shape for shape in layer.shapes)
-    return isinstance(layer, Activation) and layer.function == "add_constant"
+        flows = any(name in self.network.trained for name in node.inputs)
+        saved = node.layer.saved(trains=self.network.trains(node), flows=flows)
+        names = (*(node.inputs if saved.inputs else ()), *((node.output,) if saved.output else ()))
+        return names, self.element * saved.elements + saved.other_bytes
 
 
 def _roots(network: Network) -> dict[str, str]:
     """For each activation the one whose storage it shares: views have none of their own."""
     roots = {name: name for name, _ in network.inputs} | {name: name for name, _ in network.constants}
     for node in network.nodes:
-        shares = isinstance(node.layer, View) or (
-            isinstance(node.layer, Copy) and node.layer.operation in ("transpose", "slice", "split", "expand")
-        )
-        roots[node.output] = roots[node.inputs[0]] if shares and node.inputs else node.output
+        shares = node.layer.shares_storage and node.inputs
+        roots[node.output] = roots[node.inputs[0]] if shares else node.output
     return roots
-
-
-def _statistics(norm: Norm) -> int:
-    """How many numbers a norm keeps of what it normalised by."""
-    if norm.function == "batch":
-        return 2 * norm.shape[1]
-    if norm.function == "lrn":
-        return prod(norm.shape)
-    if norm.function == "group":
-        return 2 * norm.shape[0] * norm.span
-    if norm.function == "instance":
-        return 2 * norm.shape[0] * norm.shape[1]
-    return 2 * prod(norm.shape[: -norm.span])
-
-
-def _statistics_bytes(network: Network) -> int:
-    """The running means and variances of batch norms, kept in single precision, and their counters."""
-    batch = [node.layer for node in network.nodes if isinstance(node.layer, Norm) and node.layer.function == "batch"]
-    return sum(8 * norm.shape[1] + _INDEX_BYTES for norm in batch)

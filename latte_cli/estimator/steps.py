@@ -8,9 +8,6 @@ from latte_cli.layers import Elementwise, Layer, Phase, Reduce
 from latte_cli.lookup import Pair
 from latte_cli.network import Network, Node
 
-OPTIMIZERS: dict[str, int] = {"none": 0, "sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}
-"""Optimizers by name, each with the numbers of state it keeps for a parameter."""
-
 LOSSES = ("cross-entropy", "mse", "none")
 """What the scores may be compared by; the mean squared error as a difference and a mean."""
 

@@ -74,7 +74,7 @@ class Settings:
     @property
     def optimizer(self) -> str:
         """The optimizer's name for the estimator."""
-        return "momentum" if self.momentum else "sgd"
+        return self.recipe.optimizer
 
 
 def settings(config: Mapping[str, Any]) -> Settings:

@@ -1,6 +1,6 @@
 """Training: what a device does with its sub-model in a round, and how good the whole network is after it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import Arrays
 from latte_cli.federated.data import Examples
-from latte_cli.layers import Convolution, Layer, Linear
+from latte_cli.layers import Convolution, Linear
 from latte_cli.network import Network
-from latte_cli.network.module import NetworkModule
+from latte_cli.network.module import NetworkModule, optimizer
 
 _IGNORED = -100
 """The target of an example that is there to fill up a batch."""
@@ -35,6 +35,11 @@ class Recipe:
     weight_decay: float = 0.0
     masked: bool = False
     scaled: bool = False
+
+    @property
+    def optimizer(self) -> str:
+        """The optimizer's name."""
+        return "momentum" if self.momentum else "sgd"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +82,7 @@ def trained(
     module = _filled(network, arrays)
     if recipe.scaled and whole is not None:
         _scale(network, module, whole)
-    optimizer = torch.optim.SGD(
-        module.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    optimizer = optimizer_of(recipe, module.parameters())
     absent = torch.from_numpy(~np.isin(np.arange(_classes(network)), examples.labels)) if recipe.masked else None
     order, loss = np.random.default_rng(seed), 0.0
     with torch.random.fork_rng(devices=[]):
@@ -91,6 +94,19 @@ def trained(
     if not all(np.isfinite(array).all() for array in found.values()):
         raise LatteError(f"training diverged after {recipe.epochs} epochs", hint="take a smaller learning rate")
     return Trained(arrays=found, loss=loss)
+
+
+def optimizer_of(recipe: Recipe, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """What updates `parameters` as `recipe` says."""
+    made = optimizer(
+        recipe.optimizer,
+        parameters,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+    assert made is not None
+    return made
 
 
 _Batch: TypeAlias = tuple[Tensor, Tensor, int]
@@ -210,13 +226,10 @@ def _scale(network: Network, module: NetworkModule, whole: Network) -> None:
     before = {node.name: node.layer for node in whole.nodes}
     for node, layer in zip(network.nodes, module.layers, strict=True):
         if isinstance(node.layer, Convolution | Linear):
-            share = _channels(node.layer) / _channels(before[node.name])
+            axis = node.layer.channel_axis
+            share = node.layer.output_shape[axis] / before[node.name].output_shape[axis]
             if share < 1:
                 layer.register_forward_hook(_divided_by(share))
-
-
-def _channels(layer: Layer) -> int:
-    return layer.output_shape[1 if isinstance(layer, Convolution) else -1]
 
 
 def _divided_by(share: float) -> Any:

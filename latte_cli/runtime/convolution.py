@@ -14,13 +14,10 @@ from torch import Tensor, nn
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import computation
 from latte_cli.backends.contract import Compute, Failed, OutOfMemory, Unsupported
-from latte_cli.backends.torch.layers import REFUSALS, Operands, aten, synchronizer
+from latte_cli.backends.torch.layers import REFUSALS, Operands, aten, module_precision, synchronizer
 from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import Pair
 from latte_cli.tasks import Layout, Precision, Settings
-
-PRECISIONS = {torch.float32: Precision.FP32, torch.bfloat16: Precision.BF16, torch.float16: Precision.FP16}
-"""The arithmetic of a tensor's type."""
 
 _FORMATS = {Layout.CHANNELS_LAST: torch.channels_last, Layout.NCHW: torch.contiguous_format}
 _REFUSALS = (*REFUSALS, Unsupported, OutOfMemory, Failed, MemoryError)
@@ -105,7 +102,7 @@ class TunedConv2d(nn.Conv2d):
         return self.calls[key]
 
     def _made(self, x: Tensor, layout: Layout) -> Call | None:
-        if PRECISIONS.get(x.dtype) is not self.bindings.precision:
+        if module_precision(x.dtype) is not self.bindings.precision:
             return None
         layer = layer_of(self, tuple(x.shape))
         if not layer.symmetric:

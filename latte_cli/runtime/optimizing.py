@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from latte_cli.algorithms import corrupts_heap
 from latte_cli.backends import opener_of
+from latte_cli.backends.torch.layers import module_precision
 from latte_cli.devices import kind_of_torch
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Limits
 from latte_cli.network import Network, load
 from latte_cli.profiles import profile
 from latte_cli.runtime.choices import Choices, Key, matching, read_choices
-from latte_cli.runtime.convolution import PRECISIONS, Bindings, layer_of, tune, wrapper_s
+from latte_cli.runtime.convolution import Bindings, layer_of, tune, wrapper_s
 from latte_cli.runtime.deciding import Wish, decided
 from latte_cli.store import open_store
 from latte_cli.strategies import by_name
@@ -100,7 +101,7 @@ def optimize(
 def _precision(module: nn.Module) -> Precision:
     """The arithmetic of the module's first parameter of floating-point numbers."""
     types = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
-    return PRECISIONS.get(next(types, torch.float32), Precision.FP32)
+    return module_precision(next(types, torch.float32)) or Precision.FP32
 
 
 def _place(module: nn.Module) -> torch.device:

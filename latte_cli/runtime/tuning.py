@@ -21,7 +21,7 @@ from latte_cli.runtime.racing import Race, judged, raced
 from latte_cli.store import Store
 from latte_cli.tasks import Layout, Precision
 
-TUNABLE = (Precision.FP32, Precision.BF16, Precision.FP16)
+TUNABLE = tuple(one for one in Precision if one.arithmetic.plain)
 """The arithmetic that a module itself can have."""
 
 

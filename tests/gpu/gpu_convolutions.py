@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latte_cli.algorithms import Algorithm, known
 from latte_cli.backends.native import cudnn
-from latte_cli.backends.torch.layers import DTYPES, Operands
+from latte_cli.backends.torch.layers import Operands, activations_type
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision
 
@@ -147,7 +147,7 @@ def drawn(layer: Convolution, precision: Precision, layout: Layout) -> Operands:
     generator = torch.Generator().manual_seed(1)
 
     def draw(shape: tuple[int, ...]) -> Tensor:
-        tensor = torch.randn(shape, generator=generator).to(DTYPES[precision])
+        tensor = torch.randn(shape, generator=generator).to(activations_type(precision))
         if layout is Layout.CHANNELS_LAST and tensor.dim() in _FORMATS:
             tensor = tensor.contiguous(memory_format=_FORMATS[tensor.dim()])
         return tensor.to(DEVICE)
@@ -174,13 +174,13 @@ def reference(layer: Convolution, o: Operands) -> dict[Phase, Tensor]:
 
 @lru_cache(maxsize=2)
 def _expected(layer: Convolution, dtype: torch.dtype) -> dict[Phase, Tensor]:
-    precision = next(one for one in PRECISIONS if DTYPES[one] is dtype)
+    precision = next(one for one in PRECISIONS if activations_type(one) is dtype)
     return reference(layer, drawn(layer, precision, Layout.NCHW))
 
 
 def expected(case: Case) -> Tensor:
     """What `case` has to give on the operands that `drawn` gives it, in float64."""
-    return _expected(case.layer, DTYPES[case.precision])[case.phase]
+    return _expected(case.layer, activations_type(case.precision))[case.phase]
 
 
 def relative_error(out: Tensor, right: Tensor) -> float:

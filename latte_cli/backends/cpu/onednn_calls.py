@@ -14,14 +14,14 @@ from latte_cli.algorithms import LISTED, Algorithm
 from latte_cli.backends.contract import Failed, Unsupported
 from latte_cli.backends.native import onednn
 from latte_cli.backends.native.onednn.find import VARIABLE
-from latte_cli.backends.torch.layers import DTYPES, FRAMEWORK_CONVOLUTIONS, Operands, operands
+from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, activations_type, operands
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, Shape
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Settings, Task
 
 ABSENT = "there is no oneDNN beside torch's own, see `latte doctor`"
 
-TOLERANCES = {Precision.FP32: 1e-4, Precision.BF16: 3e-2, Precision.BF16_AUTOCAST: 3e-2}
+TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2}
 """How far a result may be from the reference, relative to its largest number: rounding stays below, faults do not."""
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -182,12 +182,12 @@ _CALLS: dict[Phase, Callable[[Computation, Operands], Tensor]] = {
 def _wanted(shape: Shape, settings: Settings) -> _Wanted:
     last = settings.layout is Layout.CHANNELS_LAST
     form = _LAST.get(len(shape), torch.contiguous_format) if last else torch.contiguous_format
-    return _Wanted(shape=shape, dtype=DTYPES[settings.precision], form=form)
+    return _Wanted(shape=shape, dtype=activations_type(settings.precision), form=form)
 
 
 def check(settings: Settings, result: Tensor, expected: Tensor) -> None:
     """Compare a result with the `expected` one; raises Failed where it is wrong."""
-    off, most = difference(result, expected), TOLERANCES[settings.precision]
+    off, most = difference(result, expected), TOLERANCES[settings.precision.arithmetic.activations]
     if not off <= most:
         raise Failed(f"wrong result: off by {off:.2g} of the largest number, {most:g} is rounding")
 

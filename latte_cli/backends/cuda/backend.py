@@ -16,7 +16,7 @@ from latte_cli.backends.cuda.clock import Clock, Pace
 from latte_cli.backends.host import slug
 from latte_cli.backends.native import cudnn
 from latte_cli.backends.telemetry import open_telemetry
-from latte_cli.backends.torch.layers import REFUSALS, LayerCall, overhead_s, random, refusal
+from latte_cli.backends.torch.layers import REFUSALS, LayerCall, activations_type, overhead_s, random, refusal
 from latte_cli.backends.torch.whole import Runs
 from latte_cli.devices import CUDA, Device
 from latte_cli.errors import ExitCode, LatteError
@@ -113,8 +113,8 @@ class CudaBackend:
             return ()
         if not isinstance(layer, Convolution):
             return (FRAMEWORK_DEFAULT,)
-        if settings.precision is Precision.BF16_AUTOCAST:
-            return FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK  # cuDNN's own are those of bf16
+        if settings.precision.arithmetic.autocast:
+            return FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK  # cuDNN's own are those of its activations' type
         named = (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK, *cudnn.algorithms(layer, phase), HEURISTIC)
         engines = self.guarded(lambda: self._calls.engines(layer, phase, settings))
         return (*named, *engines, *ENGINE_LISTS) if engines else named
@@ -264,10 +264,12 @@ def _uuid(properties: Any) -> str | None:
 
 def _set_precision(precision: Precision) -> None:
     """Let torch compute fp32 in TF32, or forbid it; cast as autocast does, or not."""
-    torch.set_autocast_enabled("cuda", precision is Precision.BF16_AUTOCAST)
-    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    arithmetic = precision.arithmetic
+    torch.set_autocast_enabled("cuda", arithmetic.autocast)
+    if arithmetic.autocast:
+        torch.set_autocast_dtype("cuda", activations_type(precision))
     torch.set_autocast_cache_enabled(False)  # a weight is cast once in each step
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # these flags have newer names, which older versions of torch lack
-        torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
-        torch.backends.cuda.matmul.allow_tf32 = precision is Precision.TF32
+        torch.backends.cudnn.allow_tf32 = arithmetic.tf32
+        torch.backends.cuda.matmul.allow_tf32 = arithmetic.tf32

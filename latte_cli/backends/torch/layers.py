@@ -22,15 +22,6 @@ from latte_cli.tasks import Layout, Precision, Settings
 
 aten: Any = torch.ops.aten
 
-DTYPES = {
-    Precision.FP32: torch.float32,
-    Precision.TF32: torch.float32,
-    Precision.FP16: torch.float16,
-    Precision.BF16: torch.bfloat16,
-    Precision.BF16_AUTOCAST: torch.bfloat16,
-}
-"""The type of activations in each precision; weights have it too, but under autocast, which keeps them in fp32."""
-
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError, LatteError)
 """What torch raises for a layer that it does not compute."""
 
@@ -157,7 +148,7 @@ def _noise(dtype: torch.dtype, device: str) -> Tensor:
 
 def random(shape: tuple[int, ...], settings: Settings, device: str = "cpu") -> Tensor:
     """Normal numbers in the type of the settings' activations and in their layout."""
-    tensor = _normal(shape, DTYPES[settings.precision], device)
+    tensor = _normal(shape, activations_type(settings.precision), device)
     if settings.layout is Layout.CHANNELS_LAST and tensor.dim() in _FORMATS:
         return tensor.contiguous(memory_format=_FORMATS[tensor.dim()])
     return tensor
@@ -170,13 +161,28 @@ def _normal(shape: Sequence[int], dtype: torch.dtype, device: str) -> Tensor:
     return tensor.view(tuple(shape))
 
 
+def activations_type(precision: Precision) -> torch.dtype:
+    """The type of activations, and of their gradients."""
+    return _torch_type(precision.arithmetic.activations)
+
+
 def weights_type(precision: Precision) -> torch.dtype:
     """The type of parameters, their gradients and the optimizer's state."""
-    return torch.float32 if precision is Precision.BF16_AUTOCAST else DTYPES[precision]
+    return _torch_type(precision.arithmetic.weights)
+
+
+def _torch_type(name: str) -> torch.dtype:
+    return getattr(torch, name)
+
+
+def module_precision(dtype: torch.dtype) -> Precision | None:
+    """The arithmetic of a module whose tensors are of that type; None where there is none."""
+    return next((one for one in Precision if one.arithmetic.plain and weights_type(one) is dtype), None)
 
 
 def _master(w: Tensor, settings: Settings) -> Tensor | None:
-    return w.float() if settings.precision is Precision.BF16_AUTOCAST else None
+    kind = weights_type(settings.precision)
+    return w.to(kind) if settings.precision.arithmetic.autocast else None
 
 
 def operands(layer: Convolution, settings: Settings, device: str = "cpu") -> Operands:

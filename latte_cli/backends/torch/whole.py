@@ -184,18 +184,20 @@ class Training:
     def __init__(self, run: Run) -> None:
         import torch
 
+        from latte_cli.backends.torch.layers import activations_type, weights_type
         from latte_cli.network.module import NetworkModule, optimizer, random_inputs, random_targets
+
+        precision = Precision(run.precision)
 
         if run.threads:
             torch.set_num_threads(run.threads)
         torch.empty(LARGE_BLOCK_BYTES - 2**16, dtype=torch.uint8)  # freed at once: see LARGE_BLOCK_BYTES
         self.network = network_of(run)
-        torch.backends.cuda.matmul.allow_tf32 = run.precision == Precision.TF32
-        torch.backends.cudnn.allow_tf32 = run.precision == Precision.TF32
-        types = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
-        kind = types.get(Precision(run.precision), torch.float32)
-        formats = {Layout.CHANNELS_LAST: torch.channels_last}
-        shape = formats.get(Layout(run.layout), torch.contiguous_format)
+        torch.backends.cuda.matmul.allow_tf32 = precision.arithmetic.tf32
+        torch.backends.cudnn.allow_tf32 = precision.arithmetic.tf32
+        kind = weights_type(precision)
+        formats = {Layout.NCHW: torch.contiguous_format, Layout.CHANNELS_LAST: torch.channels_last}
+        shape = formats[Layout(run.layout)]
         with torch.device(run.device):
             self.module = NetworkModule(self.network).to(run.device, kind)
         given = random_inputs(self.network)
@@ -206,12 +208,13 @@ class Training:
             inputs = [x.contiguous(memory_format=shape) if x.dim() == 4 else x for x in inputs]
         self.inputs, self._targets = inputs, random_targets(self.network).to(run.device)
         self._update = optimizer(run.optimizer, self.module.parameters())
-        self._autocast = run.device.partition(":")[0] if run.precision == Precision.BF16_AUTOCAST else None
+        self._autocast = run.device.partition(":")[0] if precision.arithmetic.autocast else None
+        self._cast_to = activations_type(precision)
 
     def _cast(self) -> AbstractContextManager[object]:
         import torch
 
-        return torch.autocast(self._autocast, torch.bfloat16) if self._autocast else nullcontext()
+        return torch.autocast(self._autocast, self._cast_to) if self._autocast else nullcontext()
 
     def answers(self) -> tuple[list[Any], list[Any]]:
         """The outputs of a pass in evaluation, and the gradients of the parameters in the same; weights stay."""

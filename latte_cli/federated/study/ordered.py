@@ -13,7 +13,7 @@ from torch import Tensor
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import Arrays, Places
 from latte_cli.federated.data import Examples
-from latte_cli.federated.training import Recipe, Trained
+from latte_cli.federated.training import Recipe, Trained, optimizer_of
 from latte_cli.network import Network
 from latte_cli.network.module import NetworkModule
 
@@ -41,9 +41,7 @@ def trained(parts: Sequence[Part], arrays: Arrays, examples: Examples, recipe: R
     largest = max(parts, key=lambda part: part.network.parameters)
     values = {name: torch.tensor(array, requires_grad=True) for name, array in arrays.items()}
     chosen = [_named(part, largest.places) for part in parts]
-    optimizer = torch.optim.SGD(
-        values.values(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    optimizer = optimizer_of(recipe, values.values())
     order, loss = np.random.default_rng(seed), 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout

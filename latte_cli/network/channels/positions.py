@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Convolution, Linear, Norm, Shape
 from latte_cli.network.channels.groups import ChannelGroup, grouped
-from latte_cli.network.channels.trace import Ids, Trace
+from latte_cli.network.channels.trace import Ids, Trace, lost
 from latte_cli.network.graph import Network, Node
 
 _STATISTICS = (3, 4)
@@ -110,8 +110,10 @@ def _dimensions(node: Node, trace: Trace) -> Iterator[tuple[str, Shape, tuple[Id
                 yield name, shape, (_of_axis(ins[0], 1),)
             case Norm() if layer.span == 1:
                 yield name, shape, (_of_axis(ins[0], ins[0].ndim - 1),)
-            case _:
+            case _ if isinstance(layer, Norm) or not any(ids.any() for ids in (*ins, out)):
                 yield name, shape, (None,) * len(shape)
+            case _:
+                raise lost(node)
 
 
 def _of_axis(ids: Ids, axis: int) -> Ids | None:

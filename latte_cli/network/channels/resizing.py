@@ -7,7 +7,7 @@ from dataclasses import replace
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Layer, Shape
 from latte_cli.network.channels.groups import ChannelGroup, channel_groups, grouped
-from latte_cli.network.channels.trace import FULL_WIDTH, Ids, Trace, lost, made_axis, made_by
+from latte_cli.network.channels.trace import FULL_WIDTH, Ids, Trace, lost
 from latte_cli.network.graph import Network, Node
 
 
@@ -69,12 +69,12 @@ def _resized(node: Node, inputs: Sequence[Shape], dropped: int) -> Layer:
     layer = node.layer
     if not dropped and tuple(inputs) == layer.input_shapes:
         return layer
-    wide = made_by(layer)
+    wide = layer.made_channels
     try:
         resized = layer.resized(inputs, wide - dropped if wide else None)
     except LatteError as exc:
         raise LatteError(f"cannot cut the channels at `{node.name}`: {exc.message}", hint=FULL_WIDTH) from exc
-    made = resized.output_shape[made_axis(layer)] if wide else 0
+    made = resized.output_shape[layer.channel_axis] if wide else 0
     if resized.input_shapes != tuple(inputs) or made != wide - dropped:
         raise LatteError(f"cannot cut the channels at `{node.name}` ({layer.kind})", hint=FULL_WIDTH)
     return resized

@@ -15,7 +15,6 @@ from latte_cli.layers import (
     Copy,
     Dropout,
     Elementwise,
-    Layer,
     Linear,
     Norm,
     Pool,
@@ -34,21 +33,6 @@ FIXED = 0
 """Stands for what cannot be cut."""
 
 FULL_WIDTH = "use `--widths 1`: sub-models of such networks are not known yet"
-
-
-def made_by(layer: Layer) -> int:
-    """How many channels a layer makes of its own; 0 where they are its input's."""
-    match layer:
-        case Convolution() if layer.groups != layer.in_channels or layer.groups == 1:
-            return layer.out_channels
-        case Linear():
-            return layer.out_features
-    return 0
-
-
-def made_axis(layer: Layer) -> int:
-    """The dimension of a layer's output that its channels lie along, where it makes some."""
-    return 1 if isinstance(layer, Convolution) else len(layer.output_shape) - 1
 
 
 class Trace:
@@ -129,10 +113,10 @@ class Trace:
 
     def _produced(self, node: Node, ids: Ids) -> Ids:
         layer = node.layer
-        axis = made_axis(layer)
+        axis = layer.channel_axis
         if ids.size != ids.shape[axis]:
             raise lost(node)
-        count, shape = made_by(layer), [1] * ids.ndim
+        count, shape = layer.made_channels, [1] * ids.ndim
         if not count:
             incoming = np.broadcast_to(ids.ravel(), layer.input_shapes[0][axis])
             out = np.repeat(incoming, layer.output_shape[axis] // len(incoming))

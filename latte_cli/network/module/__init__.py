@@ -1,7 +1,6 @@
 """Networks as torch modules: what was read from a file, run and trained as a model written by hand would be."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -9,11 +8,12 @@ import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch mode
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latte_cli.errors import LatteError, unknown
+from latte_cli.errors import LatteError
 from latte_cli.layers import Embedding, View
 from latte_cli.network.graph import Network, Node
 from latte_cli.network.module.filling import constants_of, fill
 from latte_cli.network.module.layers import Compute, Function, layer_module
+from latte_cli.optimizers import update_rule
 
 __all__ = [
     "NetworkModule",
@@ -134,20 +134,16 @@ def random_targets(network: Network, *, seed: int = 0) -> Tensor:
     return torch.randint(loss.classes, (loss.rows,), generator=generator)
 
 
-_OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer | None]] = {
-    "none": lambda parameters: None,
-    "sgd": partial(torch.optim.SGD, lr=1e-3),
-    "momentum": partial(torch.optim.SGD, lr=1e-3, momentum=0.9),
-    "adam": partial(torch.optim.Adam, lr=1e-3),
-    "adamw": partial(torch.optim.AdamW, lr=1e-3),
-}
+def optimizer(name: str, parameters: Iterable[Tensor], **arguments: float) -> torch.optim.Optimizer | None:
+    """The optimizer `name`, None for `none`; raises LatteError for an unknown one.
 
-
-def optimizer(name: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer | None:
-    """The optimizer `name` with torch's defaults, None for `none`; raises LatteError for an unknown one."""
-    if name not in _OPTIMIZERS:
-        raise unknown("optimizer", name, _OPTIMIZERS)
-    return _OPTIMIZERS[name](parameters)
+    `arguments` of torch's class come before those of its rule, and torch's defaults after both.
+    """
+    rule = update_rule(name)
+    if not rule.torch_class:
+        return None
+    made: torch.optim.Optimizer = getattr(torch.optim, rule.torch_class)(parameters, **{**rule.arguments, **arguments})
+    return made
 
 
 def training_step(

@@ -11,21 +11,15 @@ from latte_cli.tasks import Layout, Precision
 
 Descriptor: TypeAlias = c_void_p
 
+_DATA_TYPES = {"float32": DataType.FLOAT, "float16": DataType.HALF, "bfloat16": DataType.BFLOAT16}
 DATA_TYPES: dict[Precision, DataType] = {
-    Precision.FP32: DataType.FLOAT,
-    Precision.TF32: DataType.FLOAT,
-    Precision.FP16: DataType.HALF,
-    Precision.BF16: DataType.BFLOAT16,
-    Precision.BF16_AUTOCAST: DataType.BFLOAT16,
+    one: _DATA_TYPES[one.arithmetic.activations] for one in Precision if one.arithmetic.activations in _DATA_TYPES
 }
 """What an element of a convolution's tensors is."""
 
 MATH_TYPES: dict[Precision, Math] = {
-    Precision.FP32: Math.FMA,
-    Precision.TF32: Math.DEFAULT,
-    Precision.FP16: Math.TENSOR_OP,
-    Precision.BF16: Math.TENSOR_OP,
-    Precision.BF16_AUTOCAST: Math.TENSOR_OP,
+    one: Math.TENSOR_OP if kind is not DataType.FLOAT else Math.DEFAULT if one.arithmetic.tf32 else Math.FMA
+    for one, kind in DATA_TYPES.items()
 }
 """The math type that lets a convolution compute in the precision asked for: FMA forbids TF32, DEFAULT allows it."""
 

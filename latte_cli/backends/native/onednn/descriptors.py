@@ -20,10 +20,11 @@ from latte_cli.tasks import Precision
 Format: TypeAlias = int
 Description: TypeAlias = int
 
+_DATA_TYPES = {"float32": DataType.F32, "bfloat16": DataType.BF16}
 DATA_TYPES: dict[Precision, DataType] = {
-    Precision.FP32: DataType.F32,
-    Precision.BF16: DataType.BF16,
-    Precision.BF16_AUTOCAST: DataType.BF16,
+    one: _DATA_TYPES[one.arithmetic.activations]
+    for one in Precision
+    if one.arithmetic.activations in _DATA_TYPES and not one.arithmetic.tf32
 }
 """What an element of a convolution's tensors is, in the precisions that are computed on a CPU."""
 

@@ -1,0 +1,211 @@
+"""What every kind of layer has: shapes, FLOPs, bytes and the direct workload C."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import prod
+from typing import ClassVar, Self, TypeAlias
+
+from latte_cli.errors import LatteError
+from latte_cli.layers.shapes import Shape
+
+_LARGEST_DIMENSION = 2**40
+
+
+class Phase(StrEnum):
+    """A part of a training step; a layer without a split backward has the one phase `backward`."""
+
+    FORWARD = "forward"
+    BACKWARD_DATA = "backward_data"
+    BACKWARD_FILTER = "backward_filter"
+    BACKWARD = "backward"
+    UPDATE = "update"
+
+
+WHOLE = (Phase.FORWARD, Phase.BACKWARD)
+SPLIT = (Phase.FORWARD, Phase.BACKWARD_DATA, Phase.BACKWARD_FILTER)
+
+
+def elements(*shapes: Shape) -> int:
+    """How many numbers tensors of these shapes hold."""
+    return sum(prod(shape) for shape in shapes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What a layer keeps of its forward pass until its backward pass.
+
+    Its `inputs` and its `output`, which take nothing more where they are there anyway; `elements` more of the
+    activations' type, and `other_bytes` of types that are the same in each precision.
+    """
+
+    inputs: bool = False
+    output: bool = False
+    elements: int = 0
+    other_bytes: int = 0
+
+
+NOTHING = Saved()
+
+Gemm: TypeAlias = tuple[int, int, int]
+"""The sizes m, n, k of a product of matrices (m, k) by (k, n)."""
+
+
+def gemm_of(phase: Phase, rows: int, wide: int, deep: int) -> Gemm:
+    """The product of a layer that multiplies (rows, deep) inputs by (deep, wide) weights in its forward pass."""
+    if phase is Phase.BACKWARD_DATA:
+        return rows, deep, wide
+    return (wide, deep, rows) if phase is Phase.BACKWARD_FILTER else (rows, wide, deep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer(ABC):
+    """One operation with all its sizes; equal layers take the same time.
+
+    Every number is an integer of at least 0; LatteError is raised for sizes that make no tensor. Only layers that
+    compute nothing may have empty tensors (`least_size` 0). `code` is the number by which what is fitted knows the
+    kind: it never changes, and a new kind takes the next.
+    """
+
+    kind: ClassVar[str]
+    code: ClassVar[int]
+    phases: ClassVar[tuple[Phase, ...]] = WHOLE
+    operations_per_element: ClassVar[int] = 1
+    free: ClassVar[bool] = False
+    least_size: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for shape in (*self.input_shapes, self.output_shape, *self.parameter_shapes):
+            whole = all(isinstance(size, int) and self.least_size <= size < _LARGEST_DIMENSION for size in shape)
+            self._check(whole, f"a tensor of {shape}")
+
+    def _check_axes(self, *axes: int, rank: int) -> None:
+        self._check(all(-rank <= axis < rank for axis in axes), f"axes {axes} in {rank} dimensions")
+
+    def _check(self, holds: bool, problem: str) -> None:
+        if not holds:
+            raise LatteError(
+                f"a {self.kind} layer cannot have {problem}", hint="check the model's shapes and the batch size"
+            )
+
+    @property
+    @abstractmethod
+    def input_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of the activations it reads, batch first."""
+
+    @property
+    @abstractmethod
+    def output_shape(self) -> Shape:
+        """Shape of the activation it writes."""
+
+    @abstractmethod
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        """What autograd keeps for its backward pass.
+
+        `trains` says whether a parameter of its own is trained, `flows` whether a gradient flows back to an input; at
+        least one of them is true.
+        """
+
+    @property
+    def variant(self) -> str:
+        """The name of what it computes among the layers of its kind; empty where there is only one."""
+        return getattr(self, "function", "") or getattr(self, "operation", "")
+
+    @property
+    def reduction(self) -> int:
+        """How many numbers go into one result."""
+        return max(1, elements(*self.input_shapes) // elements(self.output_shape))
+
+    def gemm(self, phase: Phase) -> Gemm | None:
+        """The matrix product behind `phase`; None where there is none."""
+        return None
+
+    @property
+    def trained_tensors(self) -> int:
+        """How many tensors it trains."""
+        return len(self.parameter_shapes)
+
+    @property
+    def made_channels(self) -> int:
+        """How many channels it makes of its own; 0 where they are its input's."""
+        return 0
+
+    @property
+    def channel_axis(self) -> int:
+        """The dimension of its output that its channels lie along, where it makes some."""
+        return len(self.output_shape) - 1
+
+    @property
+    def shares_storage(self) -> bool:
+        """Whether its output lies where its first input does."""
+        return False
+
+    @property
+    def passes_gradient(self) -> bool:
+        """Whether the gradient of its output is that of an input, the same tensor."""
+        return False
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What it keeps from step to step and does not train, in the same types for each precision."""
+        return 0
+
+    @property
+    def parameter_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of what it trains, weights first."""
+        return ()
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it trains."""
+        return elements(*self.parameter_shapes)
+
+    @property
+    def workload(self) -> int:
+        """The direct workload C: multiply-accumulates of one forward pass (0 for layers that do none)."""
+        return 0
+
+    def flops(self, phase: Phase) -> int:
+        """Floating-point operations of `phase`, a multiply-accumulate counting as two."""
+        if phase not in self.phases:
+            return 0
+        return 2 * self.workload or self.operations_per_element * elements(self.output_shape)
+
+    def elements_moved(self, phase: Phase) -> int:
+        """Elements read plus elements written, each tensor once."""
+        if phase not in self.phases or self.free:
+            return 0
+        ins, out, own = elements(*self.input_shapes), elements(self.output_shape), self.parameters
+        if phase is Phase.BACKWARD:
+            return out + 2 * ins + 2 * own
+        return ins + out + own
+
+    def bytes_moved(self, phase: Phase, element_bytes: int) -> int:
+        """Bytes read plus bytes written at `element_bytes` an element, each tensor once."""
+        return element_bytes * self.elements_moved(phase)
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        """The same layer for other input shapes and, where it makes channels, another number of them.
+
+        Raises LatteError where the layer has no such form.
+        """
+        raise LatteError(f"a {self.kind} layer cannot be resized", hint="keep its input at full width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shaped(Layer):
+    """A layer with one input that keeps its shape."""
+
+    shape: Shape
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return (self.shape,)
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.shape
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        return replace(self, shape=tuple(inputs[0]))

@@ -1,0 +1,32 @@
+"""Operations that no other kind describes."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from latte_cli.layers.base import Layer, Saved
+from latte_cli.layers.shapes import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other(Layer):
+    """An operation that none of the other kinds describes, by its name and the shapes that it reads and writes."""
+
+    kind: ClassVar[str] = "other"
+    code: ClassVar[int] = 18
+    least_size: ClassVar[int] = 0
+
+    operation: str
+    shapes: tuple[Shape, ...]
+    output: Shape
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return self.shapes
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.output
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        """All that it could need."""
+        return Saved(inputs=True, output=True)

@@ -1,0 +1,113 @@
+"""Layers that make fewer numbers of many: pools over windows, reductions over dimensions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import ClassVar, Self
+
+from latte_cli.layers.base import NOTHING, Layer, Phase, Saved, Shaped, elements
+from latte_cli.layers.shapes import Shape
+
+_INDEX_BYTES = 8  # torch keeps where each maximum lay as a 64-bit integer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Layer):
+    """Maximum or average pooling over 1 to 3 spatial dimensions; a global pool's kernel is its input."""
+
+    kind: ClassVar[str] = "pool"
+    code: ClassVar[int] = 8
+
+    function: str
+    batch: int
+    channels: int
+    input: Shape
+    kernel: Shape
+    stride: Shape = ()
+    dilation: Shape = ()
+    pad_before: Shape = ()
+    pad_after: Shape = ()
+    ceil: bool = False
+    count_padding: bool = False
+
+    def __post_init__(self) -> None:
+        rank = len(self.input)
+        self._check(1 <= rank <= 3, f"{rank} spatial dimensions (1 to 3 are known)")
+        for name, value in {"stride": 1, "dilation": 1, "pad_before": 0, "pad_after": 0}.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, (value,) * rank)
+            sizes = getattr(self, name)
+            self._check(len(sizes) == rank and min(sizes) >= value, f"{name} {sizes}")
+        self._check(len(self.kernel) == rank and min(self.kernel) > 0, f"kernel {self.kernel}")
+        super().__post_init__()
+
+    @property
+    def output(self) -> Shape:
+        """Spatial output sizes; with `ceil` a last window that starts inside the input or its left pad counts."""
+        sizes = []
+        for i, k, s, d, before, after in zip(
+            self.input, self.kernel, self.stride, self.dilation, self.pad_before, self.pad_after, strict=True
+        ):
+            span = i + before + after - d * (k - 1) - 1
+            size = (-(-span // s) if self.ceil else span // s) + 1
+            if self.ceil and (size - 1) * s >= i + before:
+                size -= 1
+            sizes.append(size)
+        return tuple(sizes)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it pools each channel to a single number."""
+        return self.kernel == self.input and not any((*self.pad_before, *self.pad_after))
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.batch, self.channels, *self.input),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.batch, self.channels, *self.output)
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        if self.function == "max":
+            return Saved(inputs=True, other_bytes=_INDEX_BYTES * prod(self.output_shape))
+        return Saved(inputs=not self.whole)
+
+    @property
+    def reduction(self) -> int:
+        return prod(self.kernel)
+
+    def flops(self, phase: Phase) -> int:
+        return super().flops(phase) * prod(self.kernel)
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        batch, channels, *spatial = inputs[0]
+        return replace(self, batch=batch, channels=channels, input=tuple(spatial))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduce(Shaped):
+    """`mean`, `sum`, `max` … over `axes`, which are kept with size 1 where `keep` is set."""
+
+    kind: ClassVar[str] = "reduce"
+    code: ClassVar[int] = 11
+
+    operation: str
+    axes: tuple[int, ...]
+    keep: bool = True
+
+    def __post_init__(self) -> None:
+        self._check_axes(*self.axes, rank=len(self.shape))
+        super().__post_init__()
+
+    @property
+    def output_shape(self) -> Shape:
+        axes = {axis % len(self.shape) for axis in self.axes}
+        sizes = [1 if axis in axes else size for axis, size in enumerate(self.shape)]
+        return tuple(size for axis, size in enumerate(sizes) if self.keep or axis not in axes)
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING if self.operation in ("mean", "sum") else Saved(inputs=True, output=True)
+
+    def flops(self, phase: Phase) -> int:
+        return elements(self.shape) if phase in self.phases else 0

@@ -1,0 +1,61 @@
+"""Softmax, and the loss that contains it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import ClassVar, Self
+
+from latte_cli.layers.base import NOTHING, Layer, Phase, Saved, Shaped
+from latte_cli.layers.shapes import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softmax(Shaped):
+    """Softmax (or, with `log`, its logarithm) along `axis`."""
+
+    kind: ClassVar[str] = "softmax"
+    code: ClassVar[int] = 6
+    operations_per_element: ClassVar[int] = 3
+
+    axis: int = -1
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_axes(self.axis, rank=len(self.shape))
+        super().__post_init__()
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return Saved(output=True)
+
+    @property
+    def reduction(self) -> int:
+        return self.shape[self.axis] if self.shape else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxCrossEntropy(Layer):
+    """The training loss over `rows` rows of `classes` scores."""
+
+    kind: ClassVar[str] = "softmax_cross_entropy"
+    code: ClassVar[int] = 7
+    operations_per_element: ClassVar[int] = 4
+
+    rows: int
+    classes: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.rows, self.classes),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return ()
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING
+
+    def flops(self, phase: Phase) -> int:
+        return self.operations_per_element * self.rows * self.classes if phase in self.phases else 0
+
+    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+        return replace(self, rows=prod(inputs[0][:-1]), classes=inputs[0][-1])

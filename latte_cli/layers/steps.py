@@ -1,0 +1,94 @@
+"""What a training step does besides a network's layers, and whole networks."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from latte_cli.layers.base import NOTHING, Layer, Phase, Saved
+from latte_cli.layers.shapes import Shape
+from latte_cli.optimizers import OPTIMIZERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Layer):
+    """One step of an optimizer, `function`, over a network's parameters, gradients then dropped."""
+
+    kind: ClassVar[str] = "optimizer"
+    code: ClassVar[int] = 14
+    phases: ClassVar[tuple[Phase, ...]] = (Phase.UPDATE,)
+
+    function: str
+    tensors: int
+    elements: int
+
+    def __post_init__(self) -> None:
+        self._check(self.function in OPTIMIZERS, f"the function `{self.function}`")
+        super().__post_init__()
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.elements,),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.elements,)
+
+    @property
+    def trained_tensors(self) -> int:
+        return self.tensors
+
+    def elements_moved(self, phase: Phase) -> int:
+        """Weights and states read and written, gradients read."""
+        return (3 + 2 * OPTIMIZERS[self.function].states) * self.elements if phase in self.phases else 0
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Layer):
+    """A batch's copy from the host's memory to a device's own; `elements` of a model's activation type."""
+
+    kind: ClassVar[str] = "transfer"
+    code: ClassVar[int] = 19
+    phases: ClassVar[tuple[Phase, ...]] = (Phase.FORWARD,)
+    operations_per_element: ClassVar[int] = 0
+
+    elements: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.elements,),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.elements,)
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Layer):
+    """A standard network that is run as a whole, all its layers one after the other, to hold their sum against.
+
+    `name` is the zoo's, `batch` images have `size` pixels a side.
+    """
+
+    kind: ClassVar[str] = "network"
+    code: ClassVar[int] = 20
+    phases: ClassVar[tuple[Phase, ...]] = (Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE)
+
+    name: str
+    batch: int
+    size: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.batch, 3, self.size, self.size),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.input_shapes[0]
+
+    def saved(self, *, trains: bool, flows: bool) -> Saved:
+        return NOTHING
