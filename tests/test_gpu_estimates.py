@@ -125,7 +125,7 @@ def measured(layer_device_s, device_factor, host_factor):
 
 
 def test_networks_that_the_host_paces_tell_of_the_host_alone():
-    found = calibrated(measured(0.5, 3.0, 1.5), "cuda")
+    found = calibrated(measured(0.5, 3.0, 1.5), CUDA)
     assert found.networks == 6
     assert (found.forward_s, found.backward_s, found.spread) == (0.0, 0.0, 0.0)
     for phase in (Phase.FORWARD, Phase.BACKWARD_DATA, Phase.UPDATE):
@@ -133,7 +133,7 @@ def test_networks_that_the_host_paces_tell_of_the_host_alone():
 
 
 def test_networks_that_the_device_paces_tell_of_both():
-    found = calibrated(measured(5.0, 1.1, 0.8), "cuda")
+    found = calibrated(measured(5.0, 1.1, 0.8), CUDA)
     assert found.forward_s == pytest.approx(-0.5 * 6 / 7)
     assert found.backward_s == pytest.approx(-0.5 * 6 / 7)
     assert found.host_forward == pytest.approx(0.8 ** (6 / 7))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from every_layer import every_layer
 
-from latte_cli.devices import Device
+from latte_cli.devices import CPU, Device
 from latte_cli.estimator.memory import memory
 from latte_cli.estimator.steps import Step
 from latte_cli.features import FEATURES, matrix
@@ -18,7 +18,7 @@ from latte_cli.network import Network, Node
 from latte_cli.tasks import Precision, Settings
 
 GOLDEN = Path(__file__).parent / "golden" / "layers.json"
-DEVICE = Device(slug="x", kind="cpu", name="x")
+DEVICE = Device(slug="x", kind=CPU, name="x")
 CODES, SIZES = ("kind", "function", "phase", "tensors"), ("log_reduction", "log_gemm_m", "log_gemm_n", "log_gemm_k")
 
 
