@@ -13,13 +13,19 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from latte_cli.federated import client, messages
+from latte_cli.federated import client, messages, server
+from latte_cli.federated.aggregation import groups
+from latte_cli.federated.device import Returned
 from latte_cli.federated.grid import LocalGrid
+from latte_cli.federated.receiving import Receiving
+from latte_cli.federated.settings import settings as chosen
 from latte_cli.federated.strategy import RoundLog
 
 CONFIG, NODES = rounds.CONFIG, rounds.NODES
@@ -184,7 +190,7 @@ def changed_contents(draw, content):
         if what == "record gone":
             found.pop(key, None)
         elif what == "other record":
-            found[key] = draw(st.sampled_from(list(content.values())))
+            found[key] = draw(st.sampled_from(list(content.values()))).copy()
         elif what == "drop":
             record.pop(name, None)
         elif isinstance(record, ArrayRecord):
@@ -358,3 +364,72 @@ def test_as_many_examples_as_a_device_can_hold_out_are_taken(asked):
     replies = grid.send_and_receive(strategy.configure_evaluate(1, sent, ConfigRecord(), grid))
     assert strategy.aggregate_evaluate(1, replies)["examples"] > 0
     assert strategy.rounds[0].left_out == []
+
+
+# Bytes that Flower cannot unpack
+
+
+class Wire(LocalGrid):
+    """Replies come as the objects that Flower makes of them, those of the second node with bytes of `change`."""
+
+    def __init__(self, change):
+        super().__init__(client.app, list(NODES), CONFIG)
+        self.change = change
+
+    def pull_messages(self, message_ids):
+        return [self._unpacked(each) for each in super().pull_messages(message_ids)]
+
+    def _unpacked(self, message):
+        contents = {key: each.deflate() for key, each in get_all_nested_objects(message).items()}
+        if message.metadata.src_node_id == list(self.get_node_ids())[1]:
+            contents = self.change(contents)
+        return inflate_object_from_contents(message.object_id, contents)
+
+
+def replaced(before, after):
+    return lambda contents: {key: each.replace(before, after) for key, each in contents.items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        replaced(b'"dtype"', b'"dtypo"'),
+        replaced(b'"float32"', b"1"),
+        replaced(b'"arraychunk_ids": [0]', b'"arraychunk_ids": [7]'),
+        replaced(b'{"arrays"', b"[" * 100_000),
+        lambda contents: {key: each[:-3] for key, each in contents.items()},
+        lambda contents: {key: contents[key] for key in list(contents)[:1]},
+    ],
+)
+def test_a_reply_that_flower_cannot_unpack_costs_its_device_alone(federation, change):
+    grid = Wire(lambda contents: contents)
+    strategy = federation.strategy()
+    strategy.devices.update(federation.devices)
+    sent = messages.array_record(federation.whole)
+    asked = strategy.configure_train(1, sent, ConfigRecord(), grid)
+    grid.change = change
+    strategy.aggregate_train(1, Receiving(grid).send_and_receive(asked, timeout=1))
+    assert [each.name for each in strategy.rounds[0].trained] == ["device-0"]
+    ((name, reason),) = strategy.rounds[0].left_out
+    assert (name, reason.startswith("its reply cannot be unpacked")) == ("workstation", True)
+
+
+# The result
+
+
+def test_a_network_that_overflows_has_no_loss_in_the_result(federation, tmp_path):
+    config = {**CONFIG, "rounds": 25, "devices": 1, "widths": "1", "output": str(tmp_path)}
+    app = ClientApp()
+    app.query()(lambda message, context: client.app(message, context))
+
+    @app.train()
+    def growing(message, context):
+        task, whole = messages.task_in(message.content), messages.arrays_in(message.content["arrays"])
+        update = messages.Update(kept={}, arrays={name: 9 * each for name, each in whole.items()}, examples=1)
+        counts = {group.name: np.ones(group.channels) for group in groups(federation.network)}
+        returned = Returned(update=update, frequencies=counts, sub_model="w1", loss=1.0, round_number=task.round_number)
+        return Message(messages.returned_content(returned), reply_to=message)
+
+    server.federation(LocalGrid(app, [{**NODES[1], "partition-id": 0}], config), chosen(config))
+    found = json.loads((tmp_path / "rounds.json").read_text(), parse_constant=pytest.fail)
+    assert found["rounds"][-1]["evaluation"]["loss"] is None

@@ -3,7 +3,9 @@
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from latte_cli.allocator import catalogue
 from latte_cli.allocator.document import read_plan
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, messages, models
+from latte_cli.federated.receiving import Receiving
 from latte_cli.federated.settings import Settings, settings
 from latte_cli.federated.strategy import Overlap
 from latte_cli.federated.training import evaluated, initial
@@ -42,7 +45,7 @@ def federation(grid: Grid, chosen: Settings) -> tuple[Overlap, Result]:
     Raises LatteError for a model that cannot be trained so, an `output` that is there already, devices that do not
     come, and where none of them can take part.
     """
-    output = _opened(chosen.output)
+    grid, output = Receiving(grid), _opened(chosen.output)
     model = models.content(chosen.model, image_size=chosen.image_size, classes=chosen.classes)
     network = models.network(model, batch=chosen.batch)
     strategy = _strategy(network, model, chosen)
@@ -111,6 +114,11 @@ def _evaluation(network: Network, chosen: Settings) -> Any:
     return evaluate
 
 
+def _plain(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Metrics as JSON has them; the loss of a network that diverged is None."""
+    return {name: value if isfinite(value) else None for name, value in metrics.items()}
+
+
 def _write(folder: Path, arrays: dict[str, NDArray[Any]], strategy: Overlap, result: Result) -> None:
     from safetensors.numpy import save_file
 
@@ -125,13 +133,13 @@ def _write(folder: Path, arrays: dict[str, NDArray[Any]], strategy: Overlap, res
         "refused": sorted(strategy.refused.values()),
         "rounds": [
             asdict(each)
-            | {"evaluation": dict(result.evaluate_metrics_serverapp.get(each.number, {}))}
-            | {"local_evaluation": dict(result.evaluate_metrics_clientapp.get(each.number, {}))}
+            | {"evaluation": _plain(result.evaluate_metrics_serverapp.get(each.number, {}))}
+            | {"local_evaluation": _plain(result.evaluate_metrics_clientapp.get(each.number, {}))}
             for each in strategy.rounds
         ],
         "coverage": asdict(covered) if (covered := strategy.covered()) else None,
         "frequencies": {name: each.tolist() for name, each in strategy.frequencies.examples.items()},
     }
     written = folder / "rounds.json.part"
-    written.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    written.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     written.replace(folder / "rounds.json")
