@@ -107,7 +107,7 @@ class Child:
         stderr: IO[bytes] | int | None = None,
     ) -> None:
         watched, self._held = os.pipe()
-        given = {"target": target, "arguments": arguments, "watched": watched, "path": sys.path}
+        given = {"target": target, "arguments": arguments, "watched": [*_WATCHED, watched], "path": sys.path}
         self._open, started = True, False
         try:
             with _STARTING:
@@ -116,7 +116,7 @@ class Child:
                     stdin=stdin,
                     stdout=stdout,
                     stderr=stderr,
-                    pass_fds=(watched, *pass_fds),
+                    pass_fds=(*_WATCHED, watched, *pass_fds),
                     process_group=0,
                 )
                 _LIVING.add(self)
@@ -165,6 +165,8 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
 
+_WATCHED: list[int] = []
+"""The pipes of those above this process: its children watch them too, and need not wait for it to be gone."""
 _LIVING: set[Child] = set()
 _STARTING = threading.Lock()
 
@@ -250,9 +252,11 @@ def _read(fd: int, into: bytearray) -> bool:
     return bool(chunk)
 
 
-def live(*, target: str, arguments: list[str], watched: int) -> None:
-    """The child's whole life: call `target`, with `arguments` in `sys.argv`, until the parent is gone."""
-    _die_with(watched)
+def live(*, target: str, arguments: list[str], watched: list[int]) -> None:
+    """The child's whole life: call `target`, with `arguments` in `sys.argv`, until one of those above is gone."""
+    for pipe in watched:
+        _die_with(pipe)
+    _WATCHED[:] = watched
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for the parent, who ends its children
         signal.signal(number, signal.SIG_IGN)
     with suppress(OSError):  # be the first to go when memory runs out
@@ -301,10 +305,11 @@ def _kernel_watches(watched: int) -> bool:
     """Have Linux send SIGKILL to the group at the end of the pipe, whatever this process is doing then."""
     if not hasattr(fcntl, "F_SETSIG"):
         return False
-    try:
-        fcntl.fcntl(watched, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(watched, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(watched, fcntl.F_SETFL, fcntl.fcntl(watched, fcntl.F_GETFL) | os.O_ASYNC)
+    try:  # opened anew, since whom to signal is noted in the open file, which is the parent's too
+        own = os.open(f"/proc/self/fd/{watched}", os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
     except OSError:
         return False
     return True
