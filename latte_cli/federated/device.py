@@ -1,5 +1,6 @@
 """Devices: what one has of its own (a profile, data, bandwidth), and what it says and returns."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -270,12 +271,12 @@ def _measure(path: Path, store: Store, settings: Settings, budget: str, threads:
         "batch-size": settings.batch,
         "widths": ",".join(map(str, settings.widths)),
         "budget": budget,
-        "store": store.uri,
         "threads": threads,
     }
     command = [sys.executable, "-m", "latte_cli", "profile", str(path)]
     command += [f"--{key}={value}" for key, value in options.items() if value is not None]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"LATTE_STORE": store.full_uri}  # others may read a command line, with its secrets
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode not in (ExitCode.DONE, ExitCode.INCOMPLETE):
         said = " ".join(done.stderr.split())[-200:]
         raise LatteError(f"`latte profile` ended with code {done.returncode}: {said}", hint="make a profile by hand")
