@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -94,7 +94,7 @@ class Child:
     """A process that calls the function `target` ("module:function"), which finds its `arguments` in `sys.argv`.
 
     A context manager: on leaving, the process and all of its group are dead. Streams are those of subprocess.Popen; the
-    standard input is empty by default.
+    standard input is empty by default; `variables` are added to the environment.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class Child:
         stdin: IO[bytes] | int = subprocess.DEVNULL,
         stdout: IO[bytes] | int | None = None,
         stderr: IO[bytes] | int | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         watched, self._held = os.pipe()
         given = {"target": target, "arguments": arguments, "watched": [*_WATCHED, watched], "path": sys.path}
@@ -118,6 +119,7 @@ class Child:
                     stderr=stderr,
                     pass_fds=(*_WATCHED, watched, *pass_fds),
                     process_group=0,
+                    env=os.environ | variables if variables else None,
                 )
                 _LIVING.add(self)
             started = True
@@ -193,7 +195,13 @@ class Done:
     errors: bytes
 
 
-def run(target: str, *arguments: str, question: bytes = b"", limit_s: float = inf) -> Done:
+def run(
+    target: str,
+    *arguments: str,
+    question: bytes = b"",
+    limit_s: float = inf,
+    variables: Mapping[str, str] | None = None,
+) -> Done:
     """Call `target` in a child with `question` as its standard input; raises TimedOut.
 
     Whatever it has started is dead when this returns or raises.
@@ -201,7 +209,8 @@ def run(target: str, *arguments: str, question: bytes = b"", limit_s: float = in
     with TemporaryFile() as file:
         file.write(question)
         file.seek(0)
-        with Child(target, *arguments, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        pipe = subprocess.PIPE
+        with Child(target, *arguments, stdin=file, stdout=pipe, stderr=pipe, variables=variables) as child:
             output, errors = _hear(child, limit_s)
             return Done(code=child.kill(), output=output, errors=errors)
 

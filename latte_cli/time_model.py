@@ -5,7 +5,6 @@ constant: whichever is nearer to rows that it was not fitted on.
 """
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,9 +16,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from latte_cli import boosters
+from latte_cli import boosters, files
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import Device
+from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION, FEATURES, informative, matrix
 from latte_cli.layers import Layer, Phase, layer_text
 from latte_cli.lookup import Source, Timing
@@ -461,8 +461,8 @@ def time_model(
         folder = store.models_dir / folder_name(slug)
         try:
             save(model, folder)
-        except OSError as exc:
-            note(f"the time model is not kept: {exc.strerror} (`{folder}`)")
+        except LatteError as exc:
+            note(f"the time model is not kept: {exc.message}")
     return model
 
 
@@ -487,28 +487,22 @@ def folder_name(slug: str) -> str:
 def save(model: TimeModel, folder: Path) -> None:
     """Write the trees under names of this fingerprint, then the card that names them, then drop older trees.
 
-    Raises OSError.
+    Raises LatteError where they cannot be written.
     """
-    files = {
+    names = {
         group: [f"{group}-{index}-{model.card.fingerprint[:12]}.ubj" for index in range(len(trees))]
         for group, trees in model._trees.items()
     }
-    content = {**asdict(model.card), "trees": files}
-    folder.mkdir(parents=True, exist_ok=True)
-    for group, names in files.items():
-        for name, booster in zip(names, model._trees[group], strict=True):
-            _write(folder / name, bytes(booster.save_raw(raw_format="ubj")))
-    _write(folder / "card.json", json.dumps(content, indent=1).encode())
-    kept = {name for names in files.values() for name in names}
+    content = {**asdict(model.card), "trees": names}
+    files.make_folder(folder)
+    for group, ours in names.items():
+        for name, booster in zip(ours, model._trees[group], strict=True):
+            files.write(folder / name, bytes(booster.save_raw(raw_format="ubj")))
+    files.write(folder / "card.json", json.dumps(content, indent=1).encode())
+    kept = {name for ours in names.values() for name in ours}
     for path in folder.glob("*.ubj"):
         if path.name not in kept:
             path.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _load(folder: Path, fingerprint: str, store: Store | None, note: Callable[[str], None]) -> TimeModel | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.options import (
     AllowUnknownOption,
@@ -328,10 +329,8 @@ def _write(file: "PlanFile", form: Format, output: Path | None, picture: Path | 
 
     write_plan(file, form)
     if output:
-        hidden = output.with_name(f".{output.name}.part")
-        with hidden.open("w", encoding="utf-8") as out:
+        with files.replacing_text(output) as out:
             write_plan(file, Format.JSON, out)
-        hidden.replace(output)
         console.note(f"wrote `{output}`")
     if picture:
         title = f"{file.model}: a round of {duration_at_most(file.plan.round_duration_s)}"
@@ -390,10 +389,7 @@ def _check_outputs(
         hint = "its name ends in .parquet or .csv"
         raise LatteError(f"`{output}` is no file of devices", hint=hint, exit_code=ExitCode.USAGE)
     for path in filter(None, (output, picture)):
-        if path.exists() and not force:
-            raise LatteError(f"`{path}` is there already", hint="`--force` overwrites it")
-        if not path.parent.is_dir():
-            raise LatteError(f"cannot write `{path}`: there is no folder `{path.parent}`", hint="make it first")
+        files.check_free(path, force=force)
     if folder and folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]) and not force:
         raise LatteError(f"`{folder}` is there already and not empty", hint="`--force` writes into it")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.options import (
     AllowUnknownOption,
@@ -43,8 +44,7 @@ def show(
 
     if picture:
         pictures.check_suffix(picture)
-        if picture.exists() and not force:
-            raise LatteError(f"`{picture}` is there already", hint="`--force` overwrites it")
+        files.check_free(picture, force=force)
     found = read_plan(plan)
     write_plan(found, form)
     if picture:

@@ -10,6 +10,7 @@ from latte_cli import __version__
 from latte_cli.allocator import PlanFile
 from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate, doubts_of
 from latte_cli.portraits import CHANNELS, SIZES, Portrait, typical_spread
+from latte_cli.printable import printable
 from latte_cli.report import count, duration, duration_at_most, percent, pictures, size
 from latte_cli.report.estimates import left_out
 
@@ -74,9 +75,16 @@ def page(title: str, sections: Sequence[Section]) -> str:
     """The sections as HTML."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, finalize=_shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     template = environment.from_string(_TEMPLATE.read_text("utf-8"))
     return template.render(title=title, sections=sections, version=__version__)
+
+
+def _shown(value: Any) -> Any:
+    """What the template writes of a value: text made printable, save for what is HTML already."""
+    return printable(value) if type(value) is str else value
 
 
 def all_pictures(sections: Sequence[Section]) -> Iterator[Picture]:
