@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -94,7 +94,7 @@ class Child:
     """A process that calls the function `target` ("module:function"), which finds its `arguments` in `sys.argv`.
 
     A context manager: on leaving, the process and all of its group are dead. Streams are those of subprocess.Popen; the
-    standard input is empty by default.
+    standard input is empty by default; `variables` are added to the environment.
     """
 
     def __init__(
@@ -105,9 +105,10 @@ class Child:
         stdin: IO[bytes] | int = subprocess.DEVNULL,
         stdout: IO[bytes] | int | None = None,
         stderr: IO[bytes] | int | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         watched, self._held = os.pipe()
-        given = {"target": target, "arguments": arguments, "watched": watched, "path": sys.path}
+        given = {"target": target, "arguments": arguments, "watched": [*_WATCHED, watched], "path": sys.path}
         self._open, started = True, False
         try:
             with _STARTING:
@@ -116,8 +117,9 @@ class Child:
                     stdin=stdin,
                     stdout=stdout,
                     stderr=stderr,
-                    pass_fds=(watched, *pass_fds),
+                    pass_fds=(*_WATCHED, watched, *pass_fds),
                     process_group=0,
+                    env=os.environ | variables if variables else None,
                 )
                 _LIVING.add(self)
             started = True
@@ -165,6 +167,8 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
 
+_WATCHED: list[int] = []
+"""The pipes of those above this process: its children watch them too, and need not wait for it to be gone."""
 _LIVING: set[Child] = set()
 _STARTING = threading.Lock()
 
@@ -191,7 +195,13 @@ class Done:
     errors: bytes
 
 
-def run(target: str, *arguments: str, question: bytes = b"", limit_s: float = inf) -> Done:
+def run(
+    target: str,
+    *arguments: str,
+    question: bytes = b"",
+    limit_s: float = inf,
+    variables: Mapping[str, str] | None = None,
+) -> Done:
     """Call `target` in a child with `question` as its standard input; raises TimedOut.
 
     Whatever it has started is dead when this returns or raises.
@@ -199,7 +209,8 @@ def run(target: str, *arguments: str, question: bytes = b"", limit_s: float = in
     with TemporaryFile() as file:
         file.write(question)
         file.seek(0)
-        with Child(target, *arguments, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        pipe = subprocess.PIPE
+        with Child(target, *arguments, stdin=file, stdout=pipe, stderr=pipe, variables=variables) as child:
             output, errors = _hear(child, limit_s)
             return Done(code=child.kill(), output=output, errors=errors)
 
@@ -250,9 +261,11 @@ def _read(fd: int, into: bytearray) -> bool:
     return bool(chunk)
 
 
-def live(*, target: str, arguments: list[str], watched: int) -> None:
-    """The child's whole life: call `target`, with `arguments` in `sys.argv`, until the parent is gone."""
-    _die_with(watched)
+def live(*, target: str, arguments: list[str], watched: list[int]) -> None:
+    """The child's whole life: call `target`, with `arguments` in `sys.argv`, until one of those above is gone."""
+    for pipe in watched:
+        _die_with(pipe)
+    _WATCHED[:] = watched
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for the parent, who ends its children
         signal.signal(number, signal.SIG_IGN)
     with suppress(OSError):  # be the first to go when memory runs out
@@ -301,10 +314,11 @@ def _kernel_watches(watched: int) -> bool:
     """Have Linux send SIGKILL to the group at the end of the pipe, whatever this process is doing then."""
     if not hasattr(fcntl, "F_SETSIG"):
         return False
-    try:
-        fcntl.fcntl(watched, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(watched, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(watched, fcntl.F_SETFL, fcntl.fcntl(watched, fcntl.F_GETFL) | os.O_ASYNC)
+    try:  # opened anew, since whom to signal is noted in the open file, which is the parent's too
+        own = os.open(f"/proc/self/fd/{watched}", os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
     except OSError:
         return False
     return True

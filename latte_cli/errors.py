@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     EXCEEDED = 3
     INCOMPLETE = 4
     INTERRUPTED = 130
+    READER_GONE = 141
 
 
 class LatteError(Exception):

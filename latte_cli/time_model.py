@@ -5,7 +5,6 @@ constant: whichever is nearer to rows that it was not fitted on.
 """
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,9 +16,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from latte_cli import boosters
+from latte_cli import boosters, files
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.devices import Device
+from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION, FEATURES, informative, matrix
 from latte_cli.layers import Layer, Phase, layer_text
 from latte_cli.lookup import Source, Timing
@@ -49,6 +49,7 @@ _TREES = {
     "min_child_weight": 2,
 }
 _LEAST_ROWS = 8
+_MOST_ROWS = 50_000  # four times a whole profile; an imported database of 600,000 took over ten minutes to fit
 _LEAST_RESIDUALS = 40
 _LEAST_HALF_WIDTHS = (0.1, 0.065, 0.065, 0.1)  # of the logarithm: no call repeats itself more exactly
 _QUANTILES = (0.025, 0.1, 0.9, 0.975)
@@ -177,8 +178,19 @@ class Prior:
         return self.model.log_times(tasks, self.device)
 
 
-def fit(timings: Sequence[Timing], device: Device, fingerprint: str = "", *, prior: Prior | None = None) -> TimeModel:
-    """Fit a model on `timings`, all of them of `device`; the quantiles come from folds that share no layer."""
+def fit(
+    timings: Sequence[Timing],
+    device: Device,
+    fingerprint: str = "",
+    *,
+    prior: Prior | None = None,
+    most: int = _MOST_ROWS,
+) -> TimeModel:
+    """Fit a model on `timings`, all of them of `device`; the quantiles come from folds that share no layer.
+
+    Of more than `most` timings it learns from those of some of the layers, about that many.
+    """
+    timings = _of_some_layers(timings, most)
     tasks = [timing.task for timing in timings]
     card = Card(
         device=device.slug,
@@ -213,6 +225,18 @@ def fit(timings: Sequence[Timing], device: Device, fingerprint: str = "", *, pri
         power_w=_medians(tasks, [timing.power_w for timing in timings]),
     )
     return TimeModel(card, trees, prior)
+
+
+def _of_some_layers(timings: Sequence[Timing], most: int) -> Sequence[Timing]:
+    """About `most` of the timings, all of a layer or none; always the same ones."""
+    if len(timings) <= most:
+        return timings
+    return [each for each in timings if _place(each.task.layer) < most / len(timings)]
+
+
+def _place(layer: Layer) -> float:
+    """A number from 0 to 1 that is a layer's own, and has nothing to do with its fold."""
+    return int.from_bytes(sha256(layer_text(layer).encode()).digest()[1:5]) / 2**32
 
 
 def _boosted(columns: Any, target: Array, folds: npt.NDArray[np.int64]) -> tuple[list[Any], Array]:
@@ -457,8 +481,8 @@ def time_model(
         folder = store.models_dir / folder_name(slug)
         try:
             save(model, folder)
-        except OSError as exc:
-            note(f"the time model is not kept: {exc.strerror} (`{folder}`)")
+        except LatteError as exc:
+            note(f"the time model is not kept: {exc.message}")
     return model
 
 
@@ -483,28 +507,22 @@ def folder_name(slug: str) -> str:
 def save(model: TimeModel, folder: Path) -> None:
     """Write the trees under names of this fingerprint, then the card that names them, then drop older trees.
 
-    Raises OSError.
+    Raises LatteError where they cannot be written.
     """
-    files = {
+    names = {
         group: [f"{group}-{index}-{model.card.fingerprint[:12]}.ubj" for index in range(len(trees))]
         for group, trees in model._trees.items()
     }
-    content = {**asdict(model.card), "trees": files}
-    folder.mkdir(parents=True, exist_ok=True)
-    for group, names in files.items():
-        for name, booster in zip(names, model._trees[group], strict=True):
-            _write(folder / name, bytes(booster.save_raw(raw_format="ubj")))
-    _write(folder / "card.json", json.dumps(content, indent=1).encode())
-    kept = {name for names in files.values() for name in names}
+    content = {**asdict(model.card), "trees": names}
+    files.make_folder(folder)
+    for group, ours in names.items():
+        for name, booster in zip(ours, model._trees[group], strict=True):
+            files.write(folder / name, bytes(booster.save_raw(raw_format="ubj")))
+    files.write(folder / "card.json", json.dumps(content, indent=1).encode())
+    kept = {name for ours in names.values() for name in ours}
     for path in folder.glob("*.ubj"):
         if path.name not in kept:
             path.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _load(folder: Path, fingerprint: str, store: Store | None, note: Callable[[str], None]) -> TimeModel | None:

@@ -70,7 +70,7 @@ class Worker:
         try:
             self._start()
         except BaseException:
-            self._log.close()
+            self.__exit__()
             raise
 
     def __enter__(self) -> Self:

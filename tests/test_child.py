@@ -70,9 +70,13 @@ def flood(request):
 def chatter():
     os.write(1, b"no JSON " * 100_000)
 
+def nested(request):
+    from latte_cli import child
+    return child.ask("asked:" + request, None, limit_s=600)
+
 def lone_child():
     from latte_cli import child
-    child.ask("asked:" + sys.argv[1], None, limit_s=600)
+    child.ask("asked:nested", sys.argv[1], limit_s=600)
 """
 
 

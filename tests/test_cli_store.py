@@ -91,7 +91,7 @@ def test_an_export_as_parquet_is_one_table(store: Store, tmp_path: Path) -> None
 def test_an_export_overwrites_only_by_force(store: Store, tmp_path: Path) -> None:
     target = tmp_path / "rows.csv"
     target.write_text("mine")
-    assert "add `--force`" in run("export", "-o", str(target), code=1).stderr
+    assert "`--force` overwrites it" in run("export", "-o", str(target), code=1).stderr
     assert target.read_text() == "mine"
     run("export", "-o", str(target), "--force")
     assert target.read_text() != "mine"

@@ -1,15 +1,22 @@
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_allocator import HALF, PHONE, QUARTER, STEPS_S, THREE, WHOLE, recorded
 
 from latte_cli.allocator import allocate, busiest, curve, point, round_of, shortest
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.fleet import Fleet
+from latte_cli.report import Format
+from latte_cli.report.plans import write_curve
 
 
 def priced(*slower):
-    classes = [replace(PHONE, name=f"x{factor}", count=count) for count, factor in slower]
+    classes = [
+        replace(PHONE, name=f"{number}: x{factor}", count=count) for number, (count, factor) in enumerate(slower)
+    ]
     return [
         (each, [round_of(sub, each, recorded(factor * STEPS_S[sub])) for sub in THREE])
         for each, (_, factor) in zip(classes, slower, strict=True)
@@ -81,3 +88,17 @@ def test_any_duration_has_a_point():
     assert (found.capacity, found.taking_part) == (1, 1)
     assert found.idle == pytest.approx(1, abs=1e-3)
     assert point(priced((1, 1)), 1e-9).taking_part == 0
+
+
+@given(factors=st.lists(st.floats(0.01, 50), min_size=1, max_size=4), counts=st.lists(st.integers(1, 3000), min_size=4))
+def test_a_row_of_the_curve_holds_for_rounds_as_long_as_it_says(factors, counts):
+    fleet = priced(*zip(counts, factors, strict=False))
+    points, out = curve(fleet), StringIO()
+    write_curve(points, None, Format.TABLE, out)
+    for line in out.getvalue().splitlines()[2 : 2 + len(points)]:
+        number, unit, *shares = (part for part in line.split() if part != "%")
+        found = point(fleet, float(number) * {"s": 1.0, "ms": 1e-3}[unit])
+        capacity, floor, _, taking_part = (float(share) / 100 - 1e-9 for share in shares)
+        assert found.capacity >= capacity
+        assert found.floor >= floor
+        assert found.taking_part >= taking_part

@@ -190,7 +190,7 @@ def changed_contents(draw, content):
         if what == "record gone":
             found.pop(key, None)
         elif what == "other record":
-            found[key] = draw(st.sampled_from(list(content.values())))
+            found[key] = draw(st.sampled_from(list(content.values()))).copy()
         elif what == "drop":
             record.pop(name, None)
         elif isinstance(record, ArrayRecord):

@@ -2,14 +2,20 @@
 
 from dataclasses import replace
 from functools import cached_property
+from itertools import product
 
+import made_rows
 import numpy as np
 import pytest
 from test_fine import PHONE, SHARES, Case
 
-from latte_cli.allocator import Goal, Objective, Search, allocate_fine, catalogue, plan_of, priced
+from latte_cli.allocator import Goal, Objective, Pricer, Search, allocate_fine, catalogue, curve, plan_of, priced
 from latte_cli.errors import LatteError
+from latte_cli.estimator import Estimator
 from latte_cli.fleet import Fleet
+from latte_cli.network import zoo
+from latte_cli.network.channels import Resizing
+from latte_cli.store import open_store
 
 
 class Shared(Case):
@@ -29,7 +35,7 @@ def case(tmp_path_factory):
 
 
 def drawn(generator):
-    """A fleet and a goal."""
+    """A fleet."""
     classes = tuple(
         replace(
             PHONE,
@@ -41,8 +47,14 @@ def drawn(generator):
         )
         for number in range(generator.integers(1, 4))
     )
+    return Fleet(classes=classes)
+
+
+def goal_of(generator, points):
+    """Any goal, or one that a round duration just reaches."""
     kind = ("capacity", "floor", "idle")[generator.integers(3)]
-    return Fleet(classes=classes), Goal(**{kind: float(generator.uniform(0.02, 1.0))})
+    reached = getattr(points[generator.integers(len(points))], kind)
+    return Goal(**{kind: reached if reached and generator.integers(4) else float(generator.uniform(0.02, 1.0))})
 
 
 def holds(goal, plan, parameters):
@@ -57,13 +69,32 @@ def holds(goal, plan, parameters):
     )
 
 
-@pytest.mark.parametrize("seed", range(15))
-def test_what_is_asked_for_holds_for_the_plan_or_is_refused(case, seed):
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory):
+    """ResNet-8 and its prices, on a device that has measured every layer at every width."""
+    network = zoo.network("resnet8", batch_size=2)
+    resizing = Resizing(network)
+    levels = {group.name: sorted({group.width(share) for share in SHARES}) for group in resizing.groups}
+    layers = [
+        resizing.layer(node, dict(zip(owners, widths, strict=True)))
+        for node in network.nodes
+        for owners in (resizing.owners(node),)
+        for widths in product(*(levels[name] for name in owners))
+    ]
+    store = open_store(str(tmp_path_factory.mktemp("residual")), shipped=False)
+    made_rows.profile(store, [*layers, network.loss()])
+    estimator = Estimator(store, made_rows.DEVICE.slug)
+    return network, Pricer(lambda batch: network, lambda _: estimator, optimizer="none")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_asked_for_holds_for_the_plan_or_is_refused(residual, seed):
+    network, pricer = residual
     generator = np.random.default_rng(seed)
-    fleet, goal = drawn(generator)
-    whole, shares = case.network.parameters, SHARES[: generator.integers(1, 5)]
-    pricer = case.pricer()
-    rounds = priced(catalogue(case.network, shares), fleet, pricer)
+    fleet = drawn(generator)
+    whole, shares = network.parameters, SHARES[-generator.integers(1, 5) :]
+    rounds = priced(catalogue(network, shares), fleet, pricer)
+    goal = goal_of(generator, curve(rounds, whole))
     try:
         duration_s = goal.point(rounds, whole).round_duration_s
     except LatteError as exc:
@@ -83,7 +114,7 @@ def test_what_is_asked_for_holds_for_the_plan_or_is_refused(case, seed):
 @pytest.mark.parametrize("seed", range(8))
 def test_fine_plans_say_no_more_of_the_shortest_round_than_is_known(case, seed):
     generator = np.random.default_rng(seed)
-    fleet, _ = drawn(generator)
+    fleet = drawn(generator)
     least_s = {each.name: min(one.high_s for one in case.rounds(each)) for each in fleet.classes}
     longest_s = max(case.whole_s(each) for each in fleet.classes)
     duration_s = float(generator.uniform(0.5 * min(least_s.values()), longest_s))

@@ -225,3 +225,10 @@ def test_a_model_with_a_prior_is_read_back_where_that_is_shipped_and_fitted_agai
     assert len([text for text in heard if "fitting" in text]) == 1
     shutil.rmtree(shipped)
     assert time_model(store, OTHER.slug, lambda: rows, heard.append).card.prior == ""
+
+
+def test_of_very_many_timings_some_layers_are_learned_from_whole():
+    few, again = (fit(TIMINGS, DEVICE, most=len(TIMINGS) // 2).card for _ in range(2))
+    assert few == again
+    assert len(TIMINGS) // 4 < few.rows < 3 * len(TIMINGS) // 4
+    assert fit(TIMINGS, DEVICE, most=len(TIMINGS)).card.rows == len(TIMINGS)

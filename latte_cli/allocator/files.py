@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from latte_cli import files
 from latte_cli.allocator.channels import Frequencies, windows
 from latte_cli.allocator.document import MANY, PlanFile, left_out
 from latte_cli.allocator.many import OWN, Assignment, Devices
@@ -106,7 +107,7 @@ def materialised(file: PlanFile, model: Path, network: Network, folder: Path, do
     by_class = {each.fleet_class.name: each.sub_model for each in file.plan.devices}
     names: dict[tuple[Any, ...], str] = {}
     lines = []
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     for trainee in file.trainees:
         sub_model = by_class[trainee.class_name]
         if sub_model is None:
@@ -121,12 +122,12 @@ def materialised(file: PlanFile, model: Path, network: Network, folder: Path, do
                     hint="`--channels nested` gives all devices with the same widths the same channels",
                 )
             part = cutter.part({name: list(map(int, each)) for name, each in trainee.kept.items()}, sub_model.dropped)
-            (folder / f"{names[key]}.onnx").write_bytes(part.onnx)
+            files.write(folder / f"{names[key]}.onnx", part.onnx)
             if part.arrays:
                 write_arrays(folder / f"{names[key]}.safetensors", part.arrays)
             done(len(names))
         lines.append((trainee.number, trainee.class_name, sub_model.id, f"{names[key]}.onnx"))
-    with (folder / "devices.csv").open("w", encoding="utf-8", newline="") as out:
+    with files.replacing_text(folder / "devices.csv") as out:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(("number", "class", "sub_model", "file"))
         writer.writerows(lines)

@@ -1,19 +1,21 @@
 """The command line: one file per command, each parses, calls and reports."""
 
-import os
+import io
 import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from latte_cli import __version__
-from latte_cli.cli import console
+from latte_cli.cli import console, streams
 from latte_cli.cli.advice import advising
 from latte_cli.cli.help import Command, Group
 from latte_cli.errors import ExitCode, LatteError
+from latte_cli.printable import address
 
 app = typer.Typer(
     name="latte",
@@ -92,14 +94,45 @@ def _heed_endings() -> None:
 def main() -> None:
     """Run the command line and end the process with its exit code (see errors.ExitCode)."""
     _heed_endings()
+    streams.prepare()
     try:
-        app()
+        code = _run()
+        sys.stdout.flush()
+    except LatteError as error:  # what was found cannot be written
+        code = _tell(error)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code of the command; raises LatteError where stdout cannot be written."""
+    try:
+        return int(app(standalone_mode=False) or ExitCode.DONE)
     except LatteError as error:
-        console.error(error.message, error.hint)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.error("interrupted")
-        sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.BAD_INPUT)
+        return _tell(error)
+    except _USAGE_ERRORS as error:
+        with io.StringIO() as said:
+            error.show(file=said)
+            console.usage(_hidden(said.getvalue()))
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _tell(LatteError("interrupted", exit_code=ExitCode.INTERRUPTED))
+
+
+_USAGE_ERRORS: Any = next(base for base in reversed(typer.BadParameter.__mro__) if hasattr(base, "show"))
+
+
+def _tell(error: LatteError) -> int:
+    """Say what failed, unless there is nobody to say it to; the exit code."""
+    if error.exit_code is not ExitCode.READER_GONE:
+        console.error(_hidden(error.message), error.hint and _hidden(error.hint))
+    return error.exit_code
+
+
+def _hidden(text: str) -> str:
+    """`text` where it repeats an address of the command line without its secrets, whatever signs they hold."""
+    for argument in sys.argv[1:]:
+        value = argument.partition("=")[2] if argument.startswith("--") else argument
+        if "://" in value:
+            for form in (value, repr(value)[1:-1], str(Path(value))):
+                text = text.replace(form, address(value))
+    return text

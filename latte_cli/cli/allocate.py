@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.options import (
     AllowUnknownOption,
@@ -25,7 +26,7 @@ from latte_cli.cli.options import (
 from latte_cli.cli.pricing import pricer_of
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.fleet import Method, Objective
-from latte_cli.report import Format, duration, duration_at_most
+from latte_cli.report import Format, duration_at_most
 from latte_cli.tasks import Layout, Precision
 
 if TYPE_CHECKING:
@@ -328,13 +329,11 @@ def _write(file: "PlanFile", form: Format, output: Path | None, picture: Path | 
 
     write_plan(file, form)
     if output:
-        hidden = output.with_name(f".{output.name}.part")
-        with hidden.open("w", encoding="utf-8") as out:
+        with files.replacing_text(output) as out:
             write_plan(file, Format.JSON, out)
-        hidden.replace(output)
         console.note(f"wrote `{output}`")
     if picture:
-        title = f"{file.model}: a round of {duration(file.plan.round_duration_s)}"
+        title = f"{file.model}: a round of {duration_at_most(file.plan.round_duration_s)}"
         pictures.save(pictures.round_figure(file.plan, title), picture)
         console.note(f"wrote `{picture}`")
     if not file.listed:
@@ -373,7 +372,7 @@ def _allocate_devices(rounds: _Rounds, path: Path, duration_s: float, output: Pa
         longer = "a longer `--round-duration`, " if too_small < count else ""
         memory = f"a smaller `batch` ({too_small:,} have too little memory), " if too_small else ""
         raise LatteError(
-            f"no sub-model for {count:,} of {len(found.chosen):,} devices in rounds of {duration(duration_s)}",
+            f"no sub-model for {count:,} of {len(found.chosen):,} devices in rounds of {duration_at_most(duration_s)}",
             hint=f"{longer}{memory}or narrower `--widths`",
             exit_code=ExitCode.EXCEEDED,
         )
@@ -390,10 +389,7 @@ def _check_outputs(
         hint = "its name ends in .parquet or .csv"
         raise LatteError(f"`{output}` is no file of devices", hint=hint, exit_code=ExitCode.USAGE)
     for path in filter(None, (output, picture)):
-        if path.exists() and not force:
-            raise LatteError(f"`{path}` is there already", hint="`--force` overwrites it")
-        if not path.parent.is_dir():
-            raise LatteError(f"cannot write `{path}`: there is no folder `{path.parent}`", hint="make it first")
+        files.check_free(path, force=force)
     if folder and folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]) and not force:
         raise LatteError(f"`{folder}` is there already and not empty", hint="`--force` writes into it")
 
@@ -408,7 +404,7 @@ def _exceeded(file: "PlanFile") -> LatteError:
     else:
         hint = "where the memory is too small, a smaller `batch` or narrower `--widths` need less"
     found = "no sub-model" if file.complete else "found no sub-model"
-    message = f"{found} for {names} in rounds of {duration(plan.round_duration_s)}"
+    message = f"{found} for {names} in rounds of {duration_at_most(plan.round_duration_s)}"
     return LatteError(message, hint=hint, exit_code=ExitCode.EXCEEDED)
 
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from latte_cli.printable import printable
+
 
 @dataclass
 class _Verbosity:
@@ -34,27 +36,39 @@ def advice(text: str) -> str:
 
 def error(message: str, hint: str | None = None) -> None:
     """One line for what failed and one for what to do."""
-    sys.stderr.write(f"error: {message}\n")
+    _say(f"error: {message}")
     if hint:
-        sys.stderr.write(f"hint: {advice(hint)}\n")
+        _say(f"hint: {advice(hint)}")
 
 
 def warn(message: str) -> None:
     """A doubt about the result; shown unless quiet."""
     if not _verbosity.quiet:
-        sys.stderr.write(f"warning: {advice(message)}\n")
+        _say(f"warning: {advice(message)}")
 
 
 def note(message: str) -> None:
     """What happened, or the command to type next; shown unless quiet."""
     if not _verbosity.quiet:
-        sys.stderr.write(f"{message}\n")
+        _say(message)
 
 
 def detail(message: str) -> None:
     """Shown only with `--verbose`."""
     if _verbosity.verbose:
-        sys.stderr.write(f"{message}\n")
+        _say(message)
+
+
+def usage(message: str) -> None:
+    """What typer says of a malformed command line: lines of its own making, with the user's words in them."""
+    for line in message.splitlines():
+        _say(line)
+
+
+def _say(line: str) -> None:
+    """Write a line after the results so far; raises LatteError where those cannot be written."""
+    sys.stdout.flush()
+    sys.stderr.write(f"{printable(line)}\n")
 
 
 class Progress(Protocol):
@@ -82,10 +96,10 @@ def progress(title: str, total: float | None) -> Iterator[Progress]:
     class _Bar:
         def advance(self, done: float, label: str = "") -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, completed=done, label=label[:24], rate=f"{speed:.1f}/s" if speed else "")
+            bar.update(task, completed=done, label=printable(label[:24]), rate=f"{speed:.1f}/s" if speed else "")
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
-    more = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[label]}"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), MofNCompleteColumn())
+    more = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[label]}", markup=False))
     with Bar(*columns, *more, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total, label="", rate="")
+        task = bar.add_task(printable(title), total=total, label="", rate="")
         yield _Bar()

@@ -74,7 +74,7 @@ def explain(
         list[str] | None,
         typer.Option(
             "--what-if",
-            metavar="NAME=VALUE,…",
+            metavar="NAME=VALUE,...",
             help="Ask again with other values, as in batch-size=64,precision=bf16,workspace-limit=256MiB. Repeatable.",
         ),
     ] = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.options import (
     AllowUnknownOption,
@@ -18,7 +19,7 @@ from latte_cli.cli.options import (
 )
 from latte_cli.cli.pricing import pricer_of
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.report import Format, duration, duration_at_most
+from latte_cli.report import Format, duration_at_most
 
 if TYPE_CHECKING:
     from latte_cli.allocator import Check
@@ -43,12 +44,11 @@ def show(
 
     if picture:
         pictures.check_suffix(picture)
-        if picture.exists() and not force:
-            raise LatteError(f"`{picture}` is there already", hint="`--force` overwrites it")
+        files.check_free(picture, force=force)
     found = read_plan(plan)
     write_plan(found, form)
     if picture:
-        title = f"{found.model}: a round of {duration(found.plan.round_duration_s)}"
+        title = f"{found.model}: a round of {duration_at_most(found.plan.round_duration_s)}"
         pictures.save(pictures.round_figure(found.plan, title), picture)
         console.note(f"wrote `{picture}`")
     console.note(f"next: `latte plan check {shlex.quote(str(plan))} MODEL` prices it again")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.options import (
     MODEL_HELP,
@@ -75,7 +76,7 @@ def report(
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise LatteError(f"`{output}` is not the name of a page", hint="it ends in .html", exit_code=ExitCode.USAGE)
-    _check_free(output, force)
+    files.check_free(output, force=force)
     asked = _Asked(
         strategies=strategy,
         precision=precision,
@@ -89,35 +90,20 @@ def report(
     if figures:
         _write_figures(figures, [(each.name, each.figure) for each in all_pictures(sections)], force)
     text = page(title, sections)
-    temporary = output.with_name(f".{output.name}.tmp")
-    try:
-        temporary.write_text(text, "utf-8")
-        temporary.replace(output)
-    except OSError as exc:
-        raise LatteError(f"cannot write `{output}`: {exc.strerror}", hint="choose another place") from exc
-    finally:
-        temporary.unlink(missing_ok=True)
-    console.note(f"wrote {output}: open it in a browser")
-
-
-def _check_free(path: Path, force: bool) -> None:
-    if path.exists() and not force:
-        raise LatteError(f"`{path}` is there already", hint="`--force` overwrites it")
+    files.write(output, text)
+    console.note(f"wrote `{output}`: open it in a browser")
 
 
 def _write_figures(folder: Path, found: list[tuple[str, object]], force: bool) -> None:
     from latte_cli.report import pictures
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise LatteError(f"cannot make `{folder}`: {exc.strerror}", hint="choose another place") from exc
+    files.make_folder(folder)
     paths = [(folder / f"{name}{suffix}", figure) for name, figure in found for suffix in (".png", ".svg")]
     for path, _ in paths:
-        _check_free(path, force)
+        files.check_free(path, force=force)
     for path, figure in paths:
         pictures.save(figure, path)
-    console.note(f"wrote {len(paths)} files into {folder}")
+    console.note(f"wrote {len(paths)} files into `{folder}`")
 
 
 def _sections(

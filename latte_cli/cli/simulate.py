@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption, StoreOption
 from latte_cli.errors import ExitCode, LatteError, unknown
@@ -114,10 +115,7 @@ def _folder(study: Path, output: Path | None) -> Path:
         raise LatteError(f"`{folder}` is no folder", hint="`-o DIR` names one for the runs")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "trainings").is_dir():
         raise LatteError(f"`{folder}` is not empty and holds no study", hint="`-o DIR` names another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise LatteError(f"cannot write to `{folder}`: {exc.strerror}", hint="`-o DIR` names another folder") from exc
+    files.make_folder(folder)
     return folder
 
 

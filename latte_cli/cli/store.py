@@ -1,16 +1,13 @@
 """`latte store`: look at, check, join and export what was measured."""
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from latte_cli import report
+from latte_cli import files, report
 from latte_cli.backends import OPENERS
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption, StoreOption
@@ -148,30 +145,16 @@ def export(
     chosen = form or (Form.PARQUET if output and output.suffix == ".parquet" else Form.CSV)
     if output is None and chosen is Form.PARQUET:
         raise LatteError("parquet needs a file", hint="add `--output FILE`", exit_code=ExitCode.USAGE)
+    if output:
+        files.check_free(output, force=force)
     opened = open_store(store, skip_damaged=skip_damaged)
     if output is None:
         opened.export(device, chosen, sys.stdout.buffer)
     else:
-        with _replacing(output, force=force) as out:
+        with files.replacing(output) as out:
             rows = opened.export(device, chosen, out)
-        console.note(f"{rows} rows written to {output}")
+        console.note(f"{rows} rows written to `{output}`")
     _name_skipped(opened.skipped)
-
-
-@contextmanager
-def _replacing(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A file that becomes `path` when all is written."""
-    if path.exists() and not force:
-        raise LatteError(f"`{path}` is there already", hint="add `--force` to overwrite it")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as out:
-            yield out
-        temporary.replace(path)
-    except OSError as exc:
-        raise LatteError(f"cannot write `{path}`: {exc.strerror}") from exc
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _name_skipped(skipped: tuple[tuple[str, str], ...]) -> None:

@@ -48,10 +48,7 @@ def train_estimator(
     write_errors([model.card for model in models], form)
     for model in models:
         place = folder / folder_name(model.card.device)
-        try:
-            save(model, place)
-        except OSError as exc:
-            raise LatteError(f"cannot write `{place}`: {exc.strerror}", hint="`--output DIR` writes elsewhere") from exc
+        save(model, place)
         console.note(f"estimator in `{place}`")
     if output is None:
         console.note(f"next: `latte estimate MODEL.onnx --device {slugs[0]}`")

@@ -89,4 +89,5 @@ def tune(
     write_choices(output, found.best, force=force)
     write_tuned(network.name, found, form)
     if form is Format.TABLE:
-        console.note(f"wrote {output}\nnext: `latte_cli.optimize(module, choices={str(output)!r})` in your program")
+        console.note(f"wrote `{output}`")
+        console.note(f"next: `latte_cli.optimize(module, choices={str(output)!r})` in your program")

@@ -1,14 +1,13 @@
 """`latte zoo`: the standard networks, listed and exported."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption
-from latte_cli.errors import LatteError
 from latte_cli.report import Format, Table, count, write_csv, write_json, write_table
 
 app = typer.Typer(help="Standard networks to try things on.", no_args_is_help=True)
@@ -64,24 +63,9 @@ def export_model(
     from latte_cli.network import zoo
 
     zoo.model(name)
-    if file.exists() and not file.is_file():
-        raise LatteError(f"`{file}` is not a file to write to", hint=f"name a file: `{name}.onnx`")
-    if file.exists() and not force:
-        raise LatteError(f"`{file}` is already there", hint="`--force` overwrites it")
+    files.check_free(file, force=force)
     content = zoo.export(
         name, weights=weights, batch_size=batch_size, image_size=image_size, classes=classes, seed=seed
     )
-    _write(file, content)
+    files.write(file, content)
     console.note(f"wrote `{file}` ({len(content):,} bytes); next: `latte estimate {file}`")
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write the whole file or none of it."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(file)
-    except OSError as exc:
-        with suppress(OSError):
-            part.unlink()
-        raise LatteError(f"cannot write `{file}`: {exc.strerror}", hint="name a file in a folder that exists") from exc

@@ -291,11 +291,11 @@ def _measure(path: Path, store: Store, settings: Settings, budget: str, threads:
         "batch-size": settings.batch,
         "widths": ",".join(map(str, settings.widths)),
         "budget": budget,
-        "store": store.uri,
         "threads": threads,
     }
     given = [f"--{key}={value}" for key, value in options.items() if value is not None]
-    done = child.run("latte_cli.cli:main", "profile", str(path), *given)
+    variables = {"LATTE_STORE": store.full_uri}  # others may read a command line, with its secrets
+    done = child.run("latte_cli.cli:main", "profile", str(path), *given, variables=variables)
     if done.code != ExitCode.DONE:
         said = " ".join(done.errors.decode(errors="replace").split())[-200:]
         raise LatteError(f"`latte profile` ended with code {done.code}: {said}", hint="make a profile by hand")

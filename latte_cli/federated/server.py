@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Result
 from numpy.typing import NDArray
 
+from latte_cli import files
 from latte_cli.allocator import catalogue
 from latte_cli.allocator.document import read_plan
 from latte_cli.errors import LatteError
@@ -23,6 +24,7 @@ from latte_cli.federated.settings import Settings, settings
 from latte_cli.federated.strategy import Overlap
 from latte_cli.federated.training import evaluated, initial
 from latte_cli.network import Network
+from latte_cli.network.parts import write_arrays
 from latte_cli.network.weights import weights
 
 app = ServerApp()
@@ -84,10 +86,7 @@ def _opened(output: str) -> Path | None:
     folder = Path(output)
     if (folder / "rounds.json").exists():
         raise LatteError(f"`{folder}` holds a federation's result already", hint="name another `output`")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise LatteError(f"cannot write to `{folder}`: {exc.strerror}", hint="name another `output`") from exc
+    files.make_folder(folder)
     return folder
 
 
@@ -120,9 +119,7 @@ def _plain(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _write(folder: Path, arrays: dict[str, NDArray[Any]], strategy: Overlap, result: Result) -> None:
-    from safetensors.numpy import save_file
-
-    save_file(arrays, str(folder / "model.safetensors"))
+    write_arrays(folder / "model.safetensors", arrays)
     document = {
         "schema": _SCHEMA,
         "round_duration_s": strategy.round_duration_s,
@@ -140,6 +137,4 @@ def _write(folder: Path, arrays: dict[str, NDArray[Any]], strategy: Overlap, res
         "coverage": asdict(covered) if (covered := strategy.covered()) else None,
         "frequencies": {name: each.tolist() for name, each in strategy.frequencies.examples.items()},
     }
-    written = folder / "rounds.json.part"
-    written.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    written.replace(folder / "rounds.json")
+    files.write(folder / "rounds.json", json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from latte_cli import files
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Linear
 from latte_cli.network import torch_program
@@ -198,7 +199,7 @@ def _read_within(node: NodeProto) -> set[str]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays as safetensors."""
-    from safetensors.numpy import save_file
+    """Write arrays as safetensors; raises LatteError where they cannot be written."""
+    from safetensors.numpy import save
 
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    files.write(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))

@@ -9,6 +9,8 @@ from enum import StrEnum
 from math import ceil, floor, log10
 from typing import Any, TextIO, TypeAlias
 
+from latte_cli.printable import printable, without_secrets
+
 Cell: TypeAlias = str | int | float | None
 
 
@@ -22,21 +24,34 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A result for people: `columns` are titles (a leading `>` aligns right), cells are text ready to show."""
+    """A result for people: `columns` are titles (a leading `>` aligns right), cells are text ready to show.
+
+    The title is a line or several.
+    """
 
     columns: tuple[str, ...]
     rows: Sequence[Sequence[str]]
-    title: str = ""
+    title: str | Sequence[str] = ""
     footer: Sequence[str] = ()
 
 
 def write_table(table: Table, out: TextIO | None = None) -> None:
     """Write `table`: framed and fitted to the width of a terminal; plain columns, never cut, into a pipe or file."""
     out = out or sys.stdout
+    shown = Table(
+        columns=tuple(map(printable, table.columns)),
+        rows=[tuple(map(printable, row)) for row in table.rows],
+        title="\n".join(map(printable, _lines(table.title))),
+        footer=tuple(map(printable, table.footer)),
+    )
     if out.isatty():
-        _write_framed(table, out)
+        _write_framed(shown, out)
     else:
-        _write_plain(table, out)
+        _write_plain(shown, out)
+
+
+def _lines(title: str | Sequence[str]) -> Sequence[str]:
+    return (title,) if isinstance(title, str) else title
 
 
 def _write_framed(table: Table, out: TextIO) -> None:
@@ -45,7 +60,7 @@ def _write_framed(table: Table, out: TextIO) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    framed = RichTable(box=box.SIMPLE_HEAD, title=Text(table.title) if table.title else None, title_justify="left")
+    framed = RichTable(box=box.SIMPLE_HEAD, title=Text(str(table.title)) if table.title else None, title_justify="left")
     for column in table.columns:
         right = column.startswith(">")
         framed.add_column(Text(column.removeprefix(">")), justify="right" if right else "left", no_wrap=right)
@@ -62,7 +77,7 @@ def _write_plain(table: Table, out: TextIO) -> None:
     widths = [max(map(len, cells)) for cells in zip(titles, *table.rows, strict=True)]
     rights = [column.startswith(">") for column in table.columns]
     if table.title:
-        out.write(table.title + "\n")
+        out.write(f"{table.title}\n")
     for row in (titles, *table.rows):
         cells = (
             cell.rjust(width) if right else cell.ljust(width)
@@ -73,27 +88,29 @@ def _write_plain(table: Table, out: TextIO) -> None:
 
 
 def write_json(document: Mapping[str, Any], out: TextIO | None = None) -> None:
-    """Write `document` as one indented JSON object; numbers that are not finite become null."""
+    """Write `document` as one indented JSON object; numbers that are not finite become null, secrets are blanked."""
     out = out or sys.stdout
-    json.dump(_finite(document), out, indent=2, allow_nan=False)
+    json.dump(_fit(document), out, indent=2, allow_nan=False)
     out.write("\n")
 
 
-def _finite(value: Any) -> Any:
+def _fit(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_secrets(value)  # JSON itself escapes the rest
     if isinstance(value, float) and (value != value or abs(value) == float("inf")):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {_fit(key): _fit(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_fit(item) for item in value]
     return value
 
 
 def write_csv(columns: Sequence[str], rows: Sequence[Sequence[Cell]], out: TextIO | None = None) -> None:
-    """Write rows under a header line; None becomes an empty field."""
+    """Write rows under a header line; None becomes an empty field, and what cannot be printed becomes visible."""
     writer = csv.writer(out or sys.stdout, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerow(map(printable, columns))
+    writer.writerows([printable(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
 
 
 def shortened(name: str, width: int = 24) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
 
 from latte_cli.backends.contract import Finding
+from latte_cli.printable import printable
 from latte_cli.report import Format, Table, write_csv, write_json, write_table
 
 _COLUMNS = ("subject", "state", "text", "path", "hint", "device")
@@ -28,6 +29,6 @@ def write_findings(found: Sequence[Finding], usable: Mapping[str, bool], form: F
 
 
 def _write_lines(title: str, lines: Sequence[tuple[str, str]]) -> None:
-    told = [f"  {subject}: {text}\n" for subject, text in lines if text]
+    told = [f"  {printable(f'{subject}: {text}')}\n" for subject, text in lines if text]
     if told:
         sys.stdout.writelines((f"{title}\n", *told))

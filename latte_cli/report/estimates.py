@@ -189,7 +189,10 @@ def _lines(estimates: Sequence[Estimate]) -> Iterator[tuple[Cell, ...]]:
 
 def _single(estimate: Estimate, schedule: Schedule) -> Table:
     return Table(
-        title=f"{estimate.network.name}, batch {estimate.network.batch_size}: {estimate.strategy}\non {_on(estimate)}",
+        title=(
+            f"{estimate.network.name}, batch {estimate.network.batch_size}: {estimate.strategy}",
+            f"on {_on(estimate)}",
+        ),
         columns=("layer", ">forward", ">backward", "algorithm"),
         rows=[_row(name, parts) for name, parts in _by_name(estimate).items()],
         footer=[*_legend(estimate.parts), *_totals(estimate, schedule)],

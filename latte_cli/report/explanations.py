@@ -130,10 +130,10 @@ def _table(explanation: Explanation) -> Table:
     return _one(explanation) if len(explanation.others) == 1 else _several(explanation)
 
 
-def _title(explanation: Explanation) -> str:
+def _title(explanation: Explanation) -> tuple[str, ...]:
     best = explanation.best
-    asked = f"\nwhat if {explanation.what_if}" if explanation.what_if else ""
-    return f"{best.network.name}, batch {best.network.batch_size}, on {best.device.slug}{asked}"
+    asked = (f"what if {explanation.what_if}",) if explanation.what_if else ()
+    return f"{best.network.name}, batch {best.network.batch_size}, on {best.device.slug}", *asked
 
 
 def _one(explanation: Explanation) -> Table:

@@ -1,12 +1,13 @@
 """What came of limits and comparisons: a table by layer, JSON, annotations for GitHub, test cases for JUnit readers."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, TextIO
 from xml.etree import ElementTree
 
 from latte_cli.gates import REGRESSION, Change, Check, Comparison
+from latte_cli.printable import printable
 from latte_cli.report import Table, duration, percent, shortened, size, write_table
 
 _MOST_CHANGES = 20
@@ -126,8 +127,8 @@ def write_github(checks: Sequence[Check], model: str, out: TextIO | None = None)
     out = out or sys.stderr
     for each in checks:
         level = "notice" if each.passed else "error"
-        title = _property(f"latte: {model}")
-        out.write(f"::{level} title={title}::{_data(_line(each))}\n")
+        title = _property(printable(f"latte: {model}"))
+        out.write(f"::{level} title={title}::{_data(printable(_line(each)))}\n")
 
 
 def _line(check: Check) -> str:
@@ -151,25 +152,13 @@ def write_junit(checks: Sequence[Check], model: str, out: TextIO | None = None) 
     )
     for each in checks:
         name = f"{each.quantity} ({each.strategy} on {each.device})"
-        case = ElementTree.SubElement(suite, "testcase", classname=f"latte.{_plain(model)}", name=_plain(name))
+        case = ElementTree.SubElement(suite, "testcase", classname=f"latte.{printable(model)}", name=printable(name))
         if each.passed:
-            ElementTree.SubElement(case, "system-out").text = _plain(_line(each))
+            ElementTree.SubElement(case, "system-out").text = printable(_line(each))
         else:
-            failure = ElementTree.SubElement(case, "failure", type="exceeded", message=_plain(sentence(each)))
-            failure.text = _plain(_line(each))
+            failure = ElementTree.SubElement(case, "failure", type="exceeded", message=printable(sentence(each)))
+            failure.text = printable(_line(each))
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     ElementTree.indent(suites)
     out.write("<?xml version='1.0' encoding='utf-8'?>\n" + ElementTree.tostring(suites, encoding="unicode") + "\n")
-
-
-def _plain(text: str) -> str:
-    """`text` without what XML cannot hold."""
-    return "".join(_allowed(text))
-
-
-def _allowed(text: str) -> Iterator[str]:
-    for sign in text:
-        code = ord(sign)
-        ok = sign in "\t\n\r" or 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code >= 0x10000
-        yield sign if ok else "\N{REPLACEMENT CHARACTER}"

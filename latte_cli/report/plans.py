@@ -13,6 +13,7 @@ from latte_cli.report import (
     Table,
     count,
     duration,
+    duration_at_most,
     percent,
     percent_at_least,
     size,
@@ -38,7 +39,7 @@ def write_plan(file: PlanFile, form: Format, out: TextIO | None = None) -> None:
 def _table(file: PlanFile) -> Table:
     plan = file.plan
     return Table(
-        title=f"{_short(file.model)} in rounds of {duration(plan.round_duration_s)}",
+        title=f"{_short(file.model)} in rounds of {duration_at_most(plan.round_duration_s)}",
         columns=("class", ">devices", ">sub-model", ">parameters", ">round", ">at most", ">memory"),
         rows=[_row(planned) for planned in plan.devices],
         footer=[
@@ -113,7 +114,7 @@ def write_curve(points: Sequence[Point], chosen: Point | None, form: Format, out
                 columns=(">round", ">kept, mean", ">kept, least", ">idle", ">devices that train", ""),
                 rows=[
                     (
-                        duration(each.round_duration_s),
+                        duration_at_most(each.round_duration_s),
                         percent_at_least(each.capacity),
                         percent_at_least(each.floor),
                         percent(each.idle),
@@ -149,7 +150,7 @@ def write_assignments(
         taking_part = int((found.chosen >= 0).sum())
         write_table(
             Table(
-                title=f"{len(found.chosen):,} devices in rounds of {duration(duration_s)}",
+                title=f"{len(found.chosen):,} devices in rounds of {duration_at_most(duration_s)}",
                 columns=("class", "sub-model", ">parameters", ">devices", ">round, median", ">at most"),
                 rows=[
                     (_short(row[0]), row[1] or "none", count(row[2]), f"{row[3]:,}", duration(row[4]), duration(row[5]))

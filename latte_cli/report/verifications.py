@@ -147,8 +147,8 @@ def _table(found: Verification) -> Table:
     ]
     estimate = found.estimate
     title = (
-        f"{estimate.network.name}, batch {estimate.network.batch_size}: estimated and measured\n"
-        f"on {estimate.device.slug}, {estimate.settings.precision} {estimate.settings.layout}"
+        f"{estimate.network.name}, batch {estimate.network.batch_size}: estimated and measured",
+        f"on {estimate.device.slug}, {estimate.settings.precision} {estimate.settings.layout}",
     )
     columns = ("layer", ">forward", ">measured", ">backward", ">measured", ">ratio")
     return Table(title=title, columns=columns, rows=rows, footer=list(_footer(found)))

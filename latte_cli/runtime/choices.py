@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latte_cli import files
 from latte_cli.algorithms import Algorithm
 from latte_cli.devices import Kind, kind_named
 from latte_cli.errors import LatteError
@@ -113,14 +114,7 @@ def write_choices(path: Path, choices: Choices, *, force: bool = False) -> None:
     """
     check_free(path, choices.key, force=force)
     others = [each for each in (read_choices(path) if path.exists() else ()) if each.key != choices.key]
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(json.dumps(as_json([*others, choices]), indent=1) + "\n", "utf-8")
-        temporary.replace(path)
-    except OSError as exc:
-        raise LatteError(f"cannot write `{path}`: {exc.strerror}") from exc
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write(path, json.dumps(as_json([*others, choices]), indent=1) + "\n")
 
 
 def check_free(path: Path, key: Key, *, force: bool = False) -> None:

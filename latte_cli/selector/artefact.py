@@ -1,13 +1,13 @@
 """Selectors on disk: XGBoost's own file or safetensors, with a JSON card beside it."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from latte_cli import files
 from latte_cli.algorithms import Algorithm
 from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION
@@ -33,30 +33,20 @@ def save(selector: Selector, directory: Path) -> None:
     Readers see the old one or the new one. Raises LatteError where it cannot be written.
     """
     content = selector.model.saved() | selector.workspaces.saved()
-    files = {name: _digested(name, one) for name, one in content.items()}
-    card = replace(selector.card, files=files)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, one in content.items():
-            _write(directory / files[name], one)
-        _write(directory / _CARD, json.dumps(asdict(card), indent=1).encode())
-        for path in (*directory.glob("*.ubj"), *directory.glob("*.safetensors")):
-            if path.name not in files.values():
-                path.unlink(missing_ok=True)
-    except OSError as exc:
-        hint = "`--output DIR` writes it elsewhere"
-        raise LatteError(f"cannot write the selector `{directory}`: {exc.strerror}", hint=hint) from exc
+    names = {name: _digested(name, one) for name, one in content.items()}
+    card = replace(selector.card, files=names)
+    files.make_folder(directory, "the selector")
+    for name, one in content.items():
+        files.write(directory / names[name], one)
+    files.write(directory / _CARD, json.dumps(asdict(card), indent=1))
+    for path in (*directory.glob("*.ubj"), *directory.glob("*.safetensors")):
+        if path.name not in names.values():
+            path.unlink(missing_ok=True)
 
 
 def _digested(name: str, content: bytes) -> str:
     stem, _, suffix = name.rpartition(".")
     return f"{stem}-{sha256(content).hexdigest()[:12]}.{suffix}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def load(path: Path) -> Selector:

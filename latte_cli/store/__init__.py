@@ -94,8 +94,13 @@ class Store:
 
     @property
     def uri(self) -> str:
-        """Where the store is: a path, or a URI without credentials."""
+        """Where the store is, to be shown: a path, or a URI without its secrets."""
         return self._place.uri
+
+    @property
+    def full_uri(self) -> str:
+        """Where the store is, with its credentials: for the environment of another process, never to be shown."""
+        return self._place.full_uri
 
     @property
     def models_dir(self) -> Path | None:
@@ -249,7 +254,7 @@ class Store:
     def journals(self) -> tuple[JournalInfo, ...]:
         """The journals on this machine whose rows are not yet parts of the store."""
         found = []
-        for path in sorted(journal.journals_dir(self.uri).glob("*.journal")):
+        for path in sorted(journal.journals_dir(self._place.identity).glob("*.journal")):
             with suppress(FileNotFoundError):
                 rows = max(0, len(journal.lines(path)[0]) - 1)
                 found.append(JournalInfo(path=path, rows=rows, live=journal.live(path)))

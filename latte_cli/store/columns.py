@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latte_cli import files
 from latte_cli.errors import LatteError
+from latte_cli.printable import printable
 
 SUFFIXES = (".parquet", ".csv")
 """The endings of files of columns."""
@@ -54,17 +56,12 @@ def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
     import pyarrow.parquet as pq
 
     arrays = {name: _array(values) for name, values in columns.items()}
-    hidden = path.with_name(f".{path.name}.part")
-    try:
+    with files.replacing(path) as out:
         if path.suffix == ".csv":
-            flat = {name: each for name, each in arrays.items() if not pa.types.is_nested(each.type)}
-            pyarrow.csv.write_csv(pa.table(flat), hidden)
+            flat = {name: _shown(each) for name, each in arrays.items() if not pa.types.is_nested(each.type)}
+            pyarrow.csv.write_csv(pa.table(flat), out)
         else:
-            pq.write_table(pa.table(arrays), hidden, compression="zstd")
-        hidden.replace(path)
-    except OSError as exc:
-        hidden.unlink(missing_ok=True)
-        raise LatteError(f"cannot write `{path}`: {exc.strerror or exc}", hint="choose another place") from exc
+            pq.write_table(pa.table(arrays), out, compression="zstd")
 
 
 def _array(values: Any) -> Any:
@@ -73,6 +70,17 @@ def _array(values: Any) -> Any:
     if getattr(values, "ndim", 1) > 1:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
     return values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
+
+
+def _shown(column: Any) -> Any:
+    """A column of a CSV file, its words made printable."""
+    import pyarrow as pa
+
+    if not (pa.types.is_string(column.type) or pa.types.is_dictionary(column.type)):
+        return column
+    words = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    shown = pa.array([printable(word) for word in words.dictionary.to_pylist()], pa.string())
+    return pa.DictionaryArray.from_arrays(words.indices, shown)
 
 
 def named(names: Sequence[str | None], places: NDArray[np.int64]) -> Any:

@@ -4,11 +4,12 @@ import csv
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from enum import StrEnum
-from io import TextIOWrapper
 from statistics import median
 from typing import Any, BinaryIO
 
+from latte_cli.files import text_over
 from latte_cli.layers import LAYERS, layer_from_text
+from latte_cli.printable import printable
 
 _BATCH_ROWS = 4096
 _NESTED = ("before", "after")
@@ -29,12 +30,11 @@ def _write_parquet(table: Any, out: BinaryIO) -> None:
 
 def _write_csv(table: Any, out: BinaryIO) -> None:
     """A line a row: the layer's sizes in columns of their own, samples separated by blanks, `seconds` their median."""
-    text = TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
-    writer = csv.DictWriter(text, _csv_columns(table), restval="", lineterminator="\n")
-    writer.writeheader()
-    for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
-        writer.writerows(dict(_flat(row)) for row in batch.to_pylist())
-    text.detach()
+    with text_over(out) as text:
+        writer = csv.DictWriter(text, _csv_columns(table), restval="", lineterminator="\n")
+        writer.writeheader()
+        for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
+            writer.writerows(dict(_flat(row)) for row in batch.to_pylist())
 
 
 def _csv_columns(table: Any) -> list[str]:
@@ -57,7 +57,7 @@ def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             layer = layer_from_text(value)
             yield from ((f"layer.{field.name}", _cell(getattr(layer, field.name), "x")) for field in fields(layer))
         elif name in _NESTED:
-            yield from ((f"{name}.{key}", item) for key, item in value.items())
+            yield from ((f"{name}.{key}", _cell(item, " ")) for key, item in value.items())
         else:
             yield name, _cell(value, " ")
     if row["outcome"] == "ok" and row["evidence"] != "label":
@@ -65,7 +65,8 @@ def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _cell(value: Any, separator: str) -> Any:
-    return separator.join(map(str, value)) if isinstance(value, list | tuple) else value
+    shown = separator.join(map(str, value)) if isinstance(value, list | tuple) else value
+    return printable(shown) if isinstance(shown, str) else shown
 
 
 WRITERS: dict[Form, Callable[[Any, BinaryIO], None]] = {Form.PARQUET: _write_parquet, Form.CSV: _write_csv}

@@ -15,11 +15,11 @@ from latte_cli.errors import LatteError
 _SUFFIX = ".journal"
 
 
-def journals_dir(uri: str) -> Path:
-    """Where the journals of the store at `uri` lie on this machine."""
+def journals_dir(identity: str) -> Path:
+    """Where the journals of the store of this identity lie on this machine."""
     import platformdirs
 
-    digest = hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(identity.encode(errors="surrogateescape"), digest_size=8).hexdigest()
     return Path(platformdirs.user_state_dir("latte")) / "journals" / digest
 
 

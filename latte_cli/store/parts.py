@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from latte_cli.devices import Device
 from latte_cli.errors import LatteError
+from latte_cli.printable import address, secrets
 from latte_cli.store import schema
 
 _T = TypeVar("_T")
@@ -76,7 +77,12 @@ class Place:
 
     @property
     def uri(self) -> str:
-        """Where it is, without credentials: a path for a local directory."""
+        """Where it is, to be shown, without secrets: a path for a local directory."""
+        return str(self.local) if self.local else address(self.full_uri)
+
+    @property
+    def identity(self) -> str:
+        """Tells it from other places, whoever opens it; not to be shown."""
         return str(self.local) if self.local else re.sub(r"//[^/@]*@", "//", self.full_uri)
 
     def _open(self) -> None:
@@ -92,13 +98,34 @@ class Place:
 
         if self.local is not None:
             return LocalFileSystem(), str(self.local)
+        if not _is_sound(self.full_uri):
+            message = f"cannot open the store `{self.uri}`: a sign in it has to be percent-encoded"
+            raise LatteError(message, hint=_USER_HINT)
         try:
             filesystem, root = FileSystem.from_uri(self.full_uri)
         except (pa.ArrowException, OSError, ValueError) as exc:
-            raise LatteError(f"cannot open the store `{self.uri}`: {_line(exc)}", hint=_URI_HINT) from exc
+            raise self._failed("cannot open the store", exc, _URI_HINT) from self._harmless(exc)
         if not root.strip("/"):
             raise LatteError(f"cannot open the store `{self.uri}`: it names no bucket or directory", hint=_URI_HINT)
         return filesystem, root.rstrip("/")
+
+    def _failed(self, what: str, exc: BaseException, hint: str | None = None) -> LatteError:
+        return LatteError(f"{what} `{self.uri}`: {self._reason(exc)}", hint=hint)
+
+    def _reason(self, exc: BaseException) -> str:
+        """What went wrong, in the words of another library where they do not repeat secrets of the address."""
+        line = _line(exc).replace(self.full_uri, self.uri)
+        if any(piece in line.lower().replace(self.uri.lower(), "") for piece in self._secrets):
+            return "it does not answer to this address"
+        return line
+
+    def _harmless(self, exc: BaseException) -> BaseException | None:
+        """`exc` as the cause of an error, unless a traceback would show secrets with it."""
+        return None if self._secrets else exc
+
+    @property
+    def _secrets(self) -> frozenset[str]:
+        return frozenset() if self.local else secrets(self.full_uri)
 
     @property
     def _files(self) -> Any:
@@ -127,13 +154,14 @@ class Place:
         return f"{self._root}/device={slug}"
 
     def _listing(self, folder: str) -> list[Any]:
+        import pyarrow as pa
         from pyarrow.fs import FileSelector
 
         wanted = FileSelector(folder, allow_not_found=True)
         try:
             return steadily(lambda: list(self._files.get_file_info(wanted)))
-        except OSError as exc:
-            raise LatteError(f"cannot list the store `{self.uri}`: {_line(exc)}", hint=_URI_HINT) from exc
+        except (pa.ArrowException, OSError, ValueError) as exc:
+            raise self._failed("cannot list the store", exc, _URI_HINT) from self._harmless(exc)
 
     def footer(self, part: Part) -> Footer:
         """What `part` says of itself, without reading its rows; raises Damaged, FileNotFoundError."""
@@ -177,7 +205,7 @@ class Place:
             raise
         except (pa.ArrowException, OSError, ValueError, KeyError) as exc:
             self._check_reach(part)
-            raise Damaged(part, _line(exc)) from exc
+            raise Damaged(part, self._reason(exc)) from self._harmless(exc)
 
     def _check_schema(self, part: Part, file: Any) -> None:
         version = _version(file)
@@ -197,7 +225,7 @@ class Place:
         except FileNotFoundError:
             raise
         except OSError as exc:
-            raise LatteError(f"cannot read `{part.name}` of the store `{self.uri}`: {_line(exc)}") from exc
+            raise self._failed(f"cannot read `{part.name}` of the store", exc) from self._harmless(exc)
 
     def prepare(self, slug: str) -> None:
         """Make sure that parts of a device can be written here, as far as that can be told; raises LatteError."""
@@ -208,7 +236,7 @@ class Place:
             if self.local is not None:
                 Path(folder).mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise LatteError(f"cannot write to the store `{self.uri}`: {_line(exc)}", hint=_WRITE_HINT) from exc
+            raise self._failed("cannot write to the store", exc, _WRITE_HINT) from self._harmless(exc)
         if self.local is not None and not os.access(folder, os.W_OK):
             raise LatteError(f"cannot write to the store `{self.uri}`", hint=_WRITE_HINT)
 
@@ -223,7 +251,7 @@ class Place:
         try:
             self._put(path, content)
         except OSError as exc:
-            raise LatteError(f"cannot write to the store `{self.uri}`: {_line(exc)}", hint=_WRITE_HINT) from exc
+            raise self._failed("cannot write to the store", exc, _WRITE_HINT) from self._harmless(exc)
         return Part(slug=device.slug, path=path, size_bytes=len(content))
 
     def _put(self, path: str, content: Any) -> None:
@@ -250,7 +278,9 @@ class Place:
             with suppress(FileNotFoundError):
                 self._files.delete_file(part.path)
         except OSError as exc:
-            raise LatteError(f"cannot delete `{part.name}`: {_line(exc)}", hint=_READ_ONLY_HINT) from exc
+            raise self._failed(f"cannot delete `{part.name}` of the store", exc, _READ_ONLY_HINT) from self._harmless(
+                exc
+            )
 
     def set_aside(self, part: Part) -> str:
         """Move a part to `.damaged/` below the store, where no reader looks; returns its new place."""
@@ -259,7 +289,7 @@ class Place:
             self._files.create_dir(target.rpartition("/")[0], recursive=True)
             self._files.move(part.path, target)
         except OSError as exc:
-            raise LatteError(f"cannot move `{part.name}`: {_line(exc)}", hint=_READ_ONLY_HINT) from exc
+            raise self._failed(f"cannot move `{part.name}` of the store", exc, _READ_ONLY_HINT) from self._harmless(exc)
         return target
 
     @contextmanager
@@ -300,8 +330,23 @@ def steadily(read: Callable[[], _T]) -> _T:
 
 
 _URI_HINT = "a store is a directory or a URI such as `s3://bucket/path?endpoint_override=host:port&scheme=http`"
+_USER_HINT = (
+    "in a key or secret, `/` is `%2F`, `%` is `%25`, `@` is `%40` and `#` is `%23`; or leave them out of the URI and "
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+)
 _READ_ONLY_HINT = "is the store read-only? `latte store merge SOURCE` adds its rows to one of your own"
 _WRITE_HINT = "is it full or read-only? rows not yet in it stay in the journal, and the next run adds them"
+
+
+_AUTHORITY = re.compile(
+    r"[^:/?#]*://(?:(?:[A-Za-z0-9._~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*@)?(?:\[[^\]/?#@]*\]|[^:/?#@]*)(?::[0-9]*)?(?:[/?][^#]*)?",
+    re.DOTALL,
+)
+
+
+def _is_sound(uri: str) -> bool:
+    """Whether its user info, if any, ends where it seems to, and no sign of a secret is read as the end of it."""
+    return _AUTHORITY.fullmatch(uri) is not None
 
 
 def _line(exc: BaseException) -> str:

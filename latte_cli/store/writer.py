@@ -30,7 +30,7 @@ class Writer:
     ) -> None:
         """Recover what killed writers of this store left behind, then begin a journal in `journal_dir`."""
         place.prepare(device.slug)
-        folder = journal_dir or journals.journals_dir(place.uri)
+        folder = journal_dir or journals.journals_dir(place.identity)
         recover(place, folder)
         self._place, self._device = place, device
         self._seal_every_s, self._clock = seal_every_s, clock

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latte_cli import files
 from latte_cli.backends import probes
 from latte_cli.engines import Engine, Heuristic, Listed
 from latte_cli.errors import LatteError
@@ -37,13 +38,11 @@ def write(file: Path) -> str:
 
     Raises LatteError where there is none that cuDNN can describe, or `file` cannot be written.
     """
+    files.check_free(file, force=True)
     found = probes.gpu_properties()
     if isinstance(found, probes.Trouble):
         raise LatteError(f"cuDNN describes no GPU here: {found.reason}", hint=found.hint or "run `latte doctor`")
-    try:
-        file.write_text(f"{found}\n")
-    except OSError as exc:
-        raise LatteError(f"cannot write `{file}`: {exc.strerror}") from exc
+    files.write(file, f"{found}\n")
     return name(found)
 
 

@@ -1,13 +1,12 @@
 """Files of a study: what was computed, under the hash of all that it depends on, written whole or not at all."""
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from latte_cli import files
 from latte_cli.errors import LatteError
 
 TRAININGS, RUNS = "trainings", "runs"
@@ -47,17 +46,9 @@ class Files:
     def write(self, name: str, document: Mapping[str, Any]) -> None:
         """Write a document, whole or not at all; raises LatteError where the folder cannot be written to."""
         path = self.path(name)
-        hidden = path.with_name(f".{name}.{os.getpid()}.part")
         content = json.dumps({"schema": self._schema, "key": name, **document}, allow_nan=False)
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            hidden.write_text(content + "\n", encoding="utf-8")
-            hidden.replace(path)
-        except OSError as exc:
-            raise LatteError(f"cannot write `{path}`: {exc.strerror}", hint="choose another `--output`") from exc
-        finally:
-            with suppress(OSError):
-                hidden.unlink()
+        files.make_folder(self._folder)
+        files.write(path, content + "\n")
 
 
 def _damaged(path: Path) -> LatteError:

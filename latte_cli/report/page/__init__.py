@@ -10,7 +10,8 @@ from latte_cli import __version__
 from latte_cli.allocator import PlanFile
 from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate, doubts_of
 from latte_cli.portraits import CHANNELS, SIZES, Portrait, typical_spread
-from latte_cli.report import count, duration, percent, pictures, size
+from latte_cli.printable import printable
+from latte_cli.report import count, duration, duration_at_most, percent, pictures, size
 from latte_cli.report.estimates import left_out
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -74,9 +75,16 @@ def page(title: str, sections: Sequence[Section]) -> str:
     """The sections as HTML."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, finalize=_shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     template = environment.from_string(_TEMPLATE.read_text("utf-8"))
     return template.render(title=title, sections=sections, version=__version__)
+
+
+def _shown(value: Any) -> Any:
+    """What the template writes of a value: text made printable, save for what is HTML already."""
+    return printable(value) if type(value) is str else value
 
 
 def all_pictures(sections: Sequence[Section]) -> Iterator[Picture]:
@@ -310,13 +318,13 @@ def plan_section(file: PlanFile) -> Section:
         name="plan-round",
         title="A round",
         description="For each class of devices: receiving, training, sending and waiting, from the start of the round "
-        f"to its end after {duration(plan.round_duration_s)}. The table below has the numbers.",
-        figure=pictures.round_figure(plan, f"{file.model}: a round of {duration(plan.round_duration_s)}"),
+        f"to its end after {duration_at_most(plan.round_duration_s)}. The table below has the numbers.",
+        figure=pictures.round_figure(plan, f"{file.model}: a round of {duration_at_most(plan.round_duration_s)}"),
     )
     return Section(
         title=f"Plan for {file.model}",
         anchor="plan",
-        facts=[("round duration", duration(plan.round_duration_s)), ("objective", str(file.objective))],
+        facts=[("round duration", duration_at_most(plan.round_duration_s)), ("objective", str(file.objective))],
         pictures=[picture],
         tables=[Rows(caption="Classes of devices", columns=columns, rows=rows)],
     )

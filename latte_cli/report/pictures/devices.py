@@ -6,7 +6,7 @@ from typing import Any
 
 from latte_cli.layers import Convolution, Phase
 from latte_cli.portraits import CHANNELS, SIZES, Cell, Portrait
-from latte_cli.report.pictures.drawing import GRID, INK, figure_of
+from latte_cli.report.pictures.drawing import GRID, INK, figure_of, label
 
 PALETTE = ("#2F80C2", "#D98200", "#14996B", "#C46A9B", "#8A6FD1", "#C9503A", "#6E8B1E", "#1C9AA8", "#A0763B", "#7A7F87")
 """Colours that can be told apart, light on dark and dark on light."""
@@ -50,12 +50,12 @@ def winners_figure(found: Portrait) -> Any:
         own = [cell for key, cell in cells.items() if key[:2] == (name, phase)]
         _draw_cells(axes, own, legend)
         if at < len(columns):
-            axes.set_title(name, fontsize=9, color=INK)
+            axes.set_title(label(name), fontsize=9, color=INK)
         if at % len(columns) == 0:
             axes.set_ylabel(f"{_TITLES[phase]}\ninput size up to", fontsize=8, color=INK)
         if at >= len(columns) * (len(Convolution.phases) - 1):
             axes.set_xlabel("channels up to", fontsize=8, color=INK)
-    handles = [Patch(color=colour, label=f"{letter} {name}") for name, (colour, letter) in legend.items()]
+    handles = [Patch(color=colour, label=label(f"{letter} {name}")) for name, (colour, letter) in legend.items()]
     text = figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     _ink(text)
     return figure

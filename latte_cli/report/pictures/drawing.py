@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from latte_cli import files
 from latte_cli.errors import ExitCode, LatteError
+from latte_cli.printable import printable
 
 SUFFIXES = (".png", ".svg", ".pdf")
 """The endings of pictures."""
@@ -33,16 +35,13 @@ def figure_of(width: float, height: float, rows: int = 1, columns: int = 1) -> t
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure; the same one gives the same file, and its words can be read and searched in an SVG."""
+    """Write a figure, in place of a file there; one figure gives one file, and an SVG's words can be searched."""
     from matplotlib import rc_context
 
     dates = {".svg": "Date", ".pdf": "CreationDate"}
     metadata = {dates[path.suffix]: None} if path.suffix in dates else None
-    try:
-        with rc_context({"svg.hashsalt": "latte", "svg.fonttype": "none"}):
-            figure.savefig(path, metadata=metadata)
-    except OSError as exc:
-        raise LatteError(f"cannot write `{path}`: {exc.strerror}", hint="choose another place") from exc
+    with files.replacing(path) as out, rc_context({"svg.hashsalt": "latte", "svg.fonttype": "none"}):
+        figure.savefig(out, format=path.suffix[1:], metadata=metadata)
 
 
 def inline(figure: Any, name: str, title: str, description: str) -> str:
@@ -67,8 +66,14 @@ def inline(figure: Any, name: str, title: str, description: str) -> str:
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = text.replace(INK, "currentColor").replace(GRID, "var(--faint)")
     text = text.replace("fill: #000000", "fill: currentColor").replace("stroke: #000000", "stroke: currentColor")
-    head = f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(description)}</desc>'
+    title, description = escape(printable(title)), escape(printable(description))
+    head = f'<title id="{name}-t">{title}</title><desc id="{name}-d">{description}</desc>'
     start, end = text.index("<svg"), text.index(">") + 1
     opening = re.sub(r' (width|height)="[^"]*pt"', "", text[start:end])
     opening = opening[:-1] + f' role="img" aria-labelledby="{name}-t {name}-d" preserveAspectRatio="xMinYMin meet">'
     return opening + head + text[end:]
+
+
+def label(name: str) -> str:
+    """A name from outside as a figure shows it: what cannot be printed is visible, and a $ begins no formula."""
+    return printable(name).replace("$", r"\$")

@@ -7,7 +7,7 @@ from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate
 from latte_cli.layers import Phase
 from latte_cli.report import shortened
 from latte_cli.report.pictures.devices import PALETTE, plain
-from latte_cli.report.pictures.drawing import INK, figure_of
+from latte_cli.report.pictures.drawing import INK, figure_of, label
 
 _MOST_LAYERS = 40
 _NAME_WIDTH = 28
@@ -28,7 +28,7 @@ def layers_figure(estimate: Estimate) -> Any:
         widths = [1e3 * spent[name][at] for name in names]
         axes.barh(range(len(names)), widths, left=left, color=PALETTE[at], height=0.75, label=title)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(names)), [shortened(name, _NAME_WIDTH) for name in names])
+    axes.set_yticks(range(len(names)), [label(shortened(name, _NAME_WIDTH)) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("milliseconds", fontsize=8, color=INK)
     plain(axes)
@@ -55,7 +55,7 @@ def strategies_figure(estimates: Sequence[Estimate]) -> Any:
     below = [1e3 * (each.step_s - each.step_low_s) for each in estimates]
     above = [1e3 * (each.step_high_s - each.step_s) for each in estimates]
     axes.errorbar(left, range(len(estimates)), xerr=[below, above], fmt="none", ecolor=INK, capsize=3, linewidth=1)
-    axes.set_yticks(range(len(estimates)), [each.strategy for each in estimates])
+    axes.set_yticks(range(len(estimates)), [label(each.strategy) for each in estimates])
     axes.set_ylim(len(estimates) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.set_xlabel("milliseconds of a step, with the interval of 95 % of steps", fontsize=8, color=INK)

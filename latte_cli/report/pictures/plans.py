@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from latte_cli.allocator import Plan, PlannedDevice, Point
-from latte_cli.report.pictures.drawing import figure_of
+from latte_cli.report.pictures.drawing import figure_of, label
 
 _DOWN, _COMPUTE, _UP, _WAIT, _LIMIT = "#56B4E9", "#0072B2", "#E69F00", "#9AA3AC", "#D55E00"
 _LARGEST = 40
@@ -22,7 +22,9 @@ def round_figure(plan: Plan, title: str) -> Any:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds since the round began")
-    axes.set_title(title + (f" ({left_out} more classes not shown)" if left_out else ""), loc="left", fontsize=10)
+    axes.set_title(
+        label(title) + (f" ({left_out} more classes not shown)" if left_out else ""), loc="left", fontsize=10
+    )
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
@@ -57,7 +59,7 @@ def _draw_row(axes: Any, row: int, planned: PlannedDevice, duration_s: float) ->
 def _label(planned: PlannedDevice) -> str:
     name = planned.fleet_class.name
     short = name if len(name) <= _NAME else name[: _NAME - 1] + "…"
-    return f"{short} ({planned.fleet_class.count})"
+    return f"{label(short)} ({planned.fleet_class.count})"
 
 
 _NAME = 24
@@ -81,6 +83,6 @@ def curve_figure(points: Sequence[Point], chosen: Point | None, title: str) -> A
     axes.set_ylim(0, 103)
     axes.set_xlabel("round duration in seconds")
     axes.set_ylabel("per cent")
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(label(title), loc="left", fontsize=10)
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from latte_cli.report.pictures.drawing import figure_of
+from latte_cli.report.pictures.drawing import figure_of, label
 
 if TYPE_CHECKING:
     from latte_cli.federated.study import Band
@@ -25,11 +25,11 @@ def accuracies_figure(panels: "Mapping[str, Sequence[Band]]", targets: Sequence[
         for band in bands:
             handles[band.method] = _draw_band(axes, band, names.index(band.method))
         _scale_times(axes, bands)
-        axes.set_title(scenario, loc="left", fontsize=9)
+        axes.set_title(label(scenario), loc="left", fontsize=9)
         axes.set_xlabel("virtual seconds", fontsize=8)
         axes.set_ylabel("accuracy in per cent", fontsize=8)
         axes.tick_params(labelsize=8)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(label(title), x=0.01, ha="left", fontsize=10)
     if handles:
         labels = [name for name in names if name in handles]
         lines = [handles[name] for name in labels]

@@ -1,0 +1,140 @@
+"""Files that appear whole or not at all, and the one error for what cannot be written."""
+
+import io
+import os
+import select
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import Any, BinaryIO, TextIO
+from uuid import uuid4
+
+from latte_cli.errors import LatteError
+
+_HINT = "choose another place"
+
+
+def cannot_write(what: str, exc: OSError) -> LatteError:
+    """The error for `what` (a path in backticks, a stream's name) that cannot be written."""
+    hint = "make its folder first, or choose another place" if isinstance(exc, FileNotFoundError) else _HINT
+    return LatteError(f"cannot write {what}: {exc.strerror or exc}", hint=hint)
+
+
+class Sink(io.FileIO):
+    """An open file whose faults of writing are what `fault` makes of them; after the first it swallows the rest.
+
+    So nobody who flushes once more, be it the interpreter at its end, meets the same fault again.
+    """
+
+    def __init__(self, file: Path | int, fault: Callable[[OSError], LatteError]) -> None:
+        """Open a path, or take over a descriptor without ever closing it; raises OSError."""
+        super().__init__(file, "wb", closefd=not isinstance(file, int))
+        self._fault = fault
+        self.failure: LatteError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write some of `data` and return how much, waiting where the reader of a pipe is slow; raises LatteError."""
+        if self.failure:
+            return memoryview(data).nbytes
+        try:
+            while (written := super().write(data)) is None:
+                select.select([], [self], [])
+        except OSError as exc:
+            self.failure = self._fault(exc)
+            raise self.failure from exc
+        return written
+
+    def close(self) -> None:
+        """Close the file; raises LatteError."""
+        try:
+            super().close()
+        except OSError as exc:
+            raise self._fault(exc) from exc
+
+
+def check_free(path: Path, *, force: bool) -> None:
+    """Raise LatteError where `path` cannot become a file: it is there and not `force`, or its folder takes none.
+
+    What is no file of a disk, such as `/dev/null`, is written to as it is.
+    """
+    with _told(path):
+        if S_ISDIR(mode := _mode(path)):
+            raise LatteError(f"`{path}` is not a file to write to", hint="name a file, not a folder")
+        if S_ISREG(mode) and not force:
+            raise LatteError(f"`{path}` is there already", hint="`--force` overwrites it")
+        folder = Path(os.path.realpath(path)).parent
+        if not mode and not folder.is_dir():
+            raise FileNotFoundError(None, f"there is no folder `{path.parent}`")
+        if (S_ISREG(mode) or not mode) and not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(None, f"the folder `{path.parent}` is read-only")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` at the end of the block; where something goes wrong, nothing does.
+
+    Raises LatteError where it cannot be written; whether the old one may be lost is for `check_free` to say, before.
+    """
+    check_free(path, force=True)
+    with _told(path):
+        target = Path(os.path.realpath(path))  # what a link points to is replaced, not the link
+        on_disk = S_ISREG(mode := _mode(target)) or not mode
+        place = target.with_name(f".latte-{uuid4().hex[:12]}.part") if on_disk else target
+        sink = Sink(place, lambda exc: cannot_write(f"`{path}`", exc))
+    try:
+        with io.BufferedWriter(sink) as out:
+            yield out
+        if sink.failure:  # whoever wrote has swallowed it
+            raise sink.failure
+        if on_disk:
+            with _told(path):
+                place.replace(target)
+    finally:
+        if on_disk:
+            with suppress(OSError):
+                place.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_text(path: Path) -> Iterator[TextIO]:
+    """The same for text, in UTF-8 and with ends of lines as they are written."""
+    with replacing(path) as out, text_over(out) as text:
+        yield text
+
+
+@contextmanager
+def text_over(out: BinaryIO) -> Iterator[TextIO]:
+    """A text stream in UTF-8 into `out`, which stays open."""
+    text = io.TextIOWrapper(out, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
+    try:
+        yield text
+    finally:
+        text.detach()
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Write a file whole or not at all, in place of the one there; raises LatteError where it cannot be."""
+    with replacing(path) as out:
+        out.write(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
+
+
+def make_folder(path: Path, what: str = "") -> None:
+    """Make a folder and those above it, for `what` goes there; raises LatteError where it cannot be made."""
+    with _told(path, f"{what} `{path}`".lstrip()):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def _mode(path: Path) -> int:
+    """The file's kind as `stat` has it; 0 where there is none."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_mode
+    return 0
+
+
+@contextmanager
+def _told(path: Path, what: str = "") -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise cannot_write(what or f"`{path}`", exc) from exc

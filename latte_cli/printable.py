@@ -1,0 +1,104 @@
+"""What comes from outside, made fit to be shown: control characters become visible, secrets are blanked."""
+
+import re
+from unicodedata import category
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+BLANK = "***"
+"""Stands for what is not shown."""
+
+_ENDS = r"\s`'\""  # of an address in a text
+# The user info runs to the last @: a secret that is not percent-encoded may hold anything (but it stops
+# before an address that is blanked already). `Path` makes :/ of ://.
+_ADDRESS = re.compile(
+    rf"(?P<start>:/+)(?P<user>\*{{3}}@|(?:(?!:/+\*{{3}}@).){{0,4096}}@|[^/?#{_ENDS}]*%40)?"
+    rf"(?P<host>[^/?#{_ENDS}]*)(?P<path>[^?{_ENDS}]*)(?P<query>\?[^{_ENDS}]*)?",
+    re.DOTALL,
+)
+_ENCODED = re.compile(rf"(%3A(?:%2F|/)+)[^{_ENDS}]+", re.IGNORECASE)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_HOST = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::\d*)?[:,;.)]*")  # the last are a sentence's
+# What may be told of a query; the value of any other name may be a secret.
+_HARMLESS = re.compile(
+    r"(?:region|scheme|allow_bucket_creation|allow_bucket_deletion|replication|buffer_size|use_mmap)=[A-Za-z0-9-]*"
+    r"|endpoint_override=(?:https?(?::|%3A)(?:/|%2F){2})?[A-Za-z0-9._-]*(?:(?::|%3A)(?:[0-9]*|port))?|"
+)
+_NAME = re.compile(r"[a-z]+(?:[_-][a-z]+)*")
+_LEAST_PIECE = 3  # letters of a piece of a secret: fewer stand in any text
+
+
+def printable(text: str) -> str:
+    r"""`text` as one line for people: without secrets (see `without_secrets`), and an escape sequence as `\x1b`.
+
+    Ends of lines, marks that turn the direction of writing and halves of characters become visible in the same way.
+    """
+    shown = without_secrets(text)
+    return shown if shown.isprintable() else "".join(map(_visible, shown))
+
+
+def _visible(sign: str) -> str:
+    if sign.isprintable() or category(sign) == "Zs":
+        return sign
+    return sign.encode("unicode_escape").decode("ascii")
+
+
+def without_secrets(text: str) -> str:
+    """`text` with the user info and the values of the query of every address in it blanked."""
+    if "%3" in text:
+        text = _ENCODED.sub(rf"\1{BLANK}", text)
+    return _ADDRESS.sub(_blanked, text) if ":/" in text else text
+
+
+def _blanked(found: re.Match[str]) -> str:
+    if _is_unclear(found):
+        return found["start"] + BLANK
+    user = f"{BLANK}@" if found["user"] else ""
+    pairs = "&".join(map(_blanked_pair, _pairs(found)))
+    return f"{found['start']}{user}{found['host']}{found['path']}{'?' if found['query'] else ''}{pairs}"
+
+
+def _is_unclear(found: re.Match[str]) -> bool:
+    """Whether a secret may reach beyond the user info: an @ after a ?, or `key:secret` without an @, or a fragment."""
+    user = found["user"] or "@"
+    return "?" in user or not user.endswith("@") or "#" in found["path"] or not _HOST.fullmatch(found["host"])
+
+
+def _pairs(found: re.Match[str]) -> list[str]:
+    return (found["query"] or "?")[1:].split("&")
+
+
+def _blanked_pair(pair: str) -> str:
+    if _HARMLESS.fullmatch(pair):
+        return pair
+    name, equals, _ = pair.partition("=")
+    return f"{name}={BLANK}" if equals and _NAME.fullmatch(name) else BLANK
+
+
+def address(uri: str) -> str:
+    """`uri`, which is one address whatever signs it holds, with its secrets blanked."""
+    scheme, _, rest = _whole(uri).partition("://")
+    return (scheme if _SCHEME.fullmatch(scheme) else BLANK) + without_secrets(f"://{rest}")
+
+
+def _whole(uri: str) -> str:
+    """`uri` with the signs encoded that would end it in a text."""
+    return re.sub(rf"[{_ENDS}]", lambda sign: quote(sign[0], errors="replace"), uri)
+
+
+def secrets(uri: str) -> frozenset[str]:
+    """What `address` blanks of `uri`, whole and in pieces, percent-encoded and not, in lower case."""
+    scheme, _, rest = _whole(uri).partition("://")
+    found = _ADDRESS.match(f"://{rest}")
+    hidden = [] if _SCHEME.fullmatch(scheme) else [scheme]
+    if found and _is_unclear(found):
+        hidden.append(rest)
+    elif found:
+        hidden.append((found["user"] or "").removesuffix("@"))
+        hidden += [pair.removeprefix(_blanked_pair(pair).removesuffix(BLANK)) for pair in _pairs(found)]
+    forms = {form for text in hidden for each in (text, unquote(text), unquote_plus(text)) for form in _forms(each)}
+    pieces = {piece for form in forms for piece in re.split(r"[^\w.+=~-]", form)}
+    return frozenset(each.lower() for each in forms | pieces if len(each) >= _LEAST_PIECE)
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    return text, quote(text, safe="", errors="replace"), quote_plus(text, errors="replace")

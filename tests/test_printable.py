@@ -1,0 +1,269 @@
+"""What comes from outside is shown without control characters and without secrets, whoever shows it."""
+
+import csv
+import io
+import json
+import os
+import re
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from unicodedata import category
+from urllib.parse import quote, quote_plus, unquote
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from made_rows import DEVICE, measurement, step_layers, tasks, write
+
+from latte_cli import cli, report
+from latte_cli.algorithms import Algorithm
+from latte_cli.cli import console
+from latte_cli.errors import LatteError
+from latte_cli.gates import Check
+from latte_cli.network import zoo
+from latte_cli.printable import address, printable, secrets, without_secrets
+from latte_cli.report.gates import write_github, write_junit
+from latte_cli.report.page import Cell, Column, Rows, Section, page
+from latte_cli.report.pictures.drawing import figure_of, inline, label
+from latte_cli.store import open_store
+from latte_cli.store.columns import write_columns
+
+SIGNS = "\x1b[31m\r\n\t\x00\x7f\x9b\u202e\u2066\u200b\u2028\ufeff\ud800\ue000"
+OUTSIDE = st.text(st.one_of(st.sampled_from(SIGNS), st.characters()), max_size=12)
+
+
+def ugly(text: str) -> list[str]:
+    """The signs of a text that turn or end lines, move the cursor or cannot be encoded."""
+    return [sign for sign in text if not sign.isprintable() and category(sign) != "Zs"]
+
+
+@given(OUTSIDE)
+@example(SIGNS)
+def test_what_is_printable_is_one_line_and_printed_again_the_same(text: str) -> None:
+    assert not ugly(printable(text))
+    assert printable(printable(text)) == printable(text)
+    printable(text).encode()
+
+
+def test_what_can_be_printed_stays_as_it_is() -> None:
+    for text in ("conv1", "свёртка", "畳み込み 1", "a\N{NO-BREAK SPACE}b", "±1 …", r"C:\x", "a@b", "12:30", "a%40b"):
+        assert printable(text) == text
+
+
+@given(OUTSIDE, OUTSIDE)
+@example(SIGNS, SIGNS)
+def test_every_writer_of_lines_makes_them_printable(name: str, other: str) -> None:
+    out = io.StringIO()
+    table = report.Table(columns=(name, f">{other}"), rows=[(other, name)], title=(name, other), footer=[name])
+    report.write_table(table, out)
+    assert len(out.getvalue().splitlines()) == out.getvalue().count("\n") <= 5
+    report.write_csv((name, "number"), [(other, 1.5)], out)
+    check = Check(quantity="step", strategy=name, device=other, value=2.0, most=1.0)
+    write_github([check], name, out)
+    write_junit([check], name, out)
+    assert not ugly(out.getvalue().replace("\n", ""))
+
+
+@given(OUTSIDE)
+@example(SIGNS)
+def test_a_framed_table_holds_no_escapes_of_its_cells(name: str) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    report.write_table(report.Table(columns=("name",), rows=[(name,)], title=name, footer=[name]), out)
+    assert not ugly(re.sub(r"\x1b\[[0-9;]*m|\n", "", out.getvalue()))
+
+
+@given(OUTSIDE)
+@example(SIGNS)
+def test_messages_are_single_lines(name: str) -> None:
+    import sys
+
+    own, sys.stderr = sys.stderr, io.StringIO()
+    try:
+        console.error(name, name)
+        console.warn(name)
+        console.note(name)
+        said = sys.stderr.getvalue()
+    finally:
+        sys.stderr = own
+    assert said.count("\n") == (4 if name else 3)
+    assert not ugly(said.replace("\n", ""))
+
+
+@given(OUTSIDE)
+@example(SIGNS)
+def test_a_page_shows_names_printable(name: str) -> None:
+    rows = Rows(caption=name, columns=[Column(title=name)], rows=[[Cell(shown=name, value=name)]])
+    text = page(name, [Section(title=name, anchor="a", facts=[(name, name)], notes=[name], tables=[rows])])
+    assert not ugly(text.replace("\n", ""))
+    assert SIGNS[:5] not in text
+
+
+def test_figures_show_names_printable_and_no_formulas() -> None:
+    figure, [axes] = figure_of(3, 2)
+    axes.set_title(label(f"a{SIGNS}b $x^$ c"))
+    text = inline(figure, "name", f"title{SIGNS}", f"description{SIGNS}")
+    assert not ugly(text.replace("\n", "").replace("\t", ""))
+    assert "$x^$" in text
+
+
+def test_csv_files_of_columns_and_rows_hold_names_printable(tmp_path: Path) -> None:
+    names = ["a\x1b[31m", "b\n", "\u202ec"]
+    write_columns(tmp_path / "a.csv", {"device": names, "number": [1, 2, 3]})
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    odd = Algorithm(library="torch", name="\x1b[31m\n\u202e")
+    write(store, [measurement(replace(tasks(step_layers(zoo.network("lenet", batch_size=1)))[0], algorithm=odd))])
+    with (tmp_path / "b.csv").open("wb") as out:
+        store.export(DEVICE.slug, "csv", out)
+    for name in ("a.csv", "b.csv"):
+        text = (tmp_path / name).read_text()
+        assert not ugly(text.replace("\n", ""))
+        assert "\\x1b[31m" in text
+        assert len(list(csv.reader(io.StringIO(text)))) == text.count("\n")
+
+
+def test_json_blanks_secrets_and_keeps_names_as_they_are() -> None:
+    out = io.StringIO()
+    report.write_json({"name": SIGNS, "store": "s3://key:word@b/p", "s3://key:word@c": [1.5]}, out)
+    found = json.loads(out.getvalue())
+    assert found == {"name": SIGNS, "store": "s3://***@b/p", "s3://***@c": [1.5]}
+    assert out.getvalue().isascii()
+
+
+# Secrets
+
+SCHEMES = ("s3", "s3a", "S3", "http", "gs", "abfs", "file", "nosuch", "1x", "")
+WORDS = (
+    *("wJal7rXUt", "wJal/rXUt", "wJal+rXUt/bPxR==", "wJal%zzrXUt", "wJal rXUt", "wJal:rXUt", "wJal?rXUt", "wJal#rXUt"),
+    *("wJal`rXUt", "wJal'rXUt", 'wJal"rXUt', "wJal%2FrXUt", "wJal\N{LATIN SMALL LETTER N WITH TILDE}rXUt"),
+    *("wJal\\rXUt", "wJal&rXUt", "wJal=rXUt", "wJal[rXUt", "wJal%rXUt", "wJal%0ArXUt", "wJal\x1brXUt", "wJal\nrXUt"),
+    *("wJal@rXUt", "wJal%40rXUt", "wJal/@/rXUt"),
+)
+HIDDEN = (
+    *("{s}://AKIA7:{x}@bucket/p", "{s}://:{x}@bucket/p", "{s}://{x}@bucket/p", "{s}://{x}:@bucket/p"),
+    *("{s}://AKIA7:{x}@", "{s}://AKIA7:{x}@b ad/p", "{s}://AKIA7:{x}@host:9x/p", "{s}://AKIA7:{x}@bucket/a@b"),
+    "{s}://AKIA7:{x}@bucket/p?region=none&scheme=http",
+    "{s}://bucket/p?secret_key={x}",
+    "{s}://bucket/p?access_key=AKIA7&secret_key={x}&session_token={x}&region=none",
+    "{s}://bucket/p?endpoint_override=http://AKIA7:{x}@h&region=none",
+    "{s}://bucket/p?{x}",
+)
+UNENDED = ("{s}://AKIA7:{x}", "{s}://AKIA7:{x}/bucket/p", "{s}://AKIA7:{x}?region=none", "{s}://AKIA7:{x}%40bucket/p")
+
+
+def cases() -> list[str]:
+    """Addresses with a secret that cannot be mistaken for the name of a bucket."""
+    whole = [form.format(s=s, x=x) for s, form, x in product(SCHEMES, HIDDEN, WORDS)]
+    return whole + [form.format(s=s, x=x) for s, form, x in product(SCHEMES, UNENDED, WORDS) if "@" not in x]
+
+
+def leaks(text: str) -> bool:
+    return any(piece in form for form in (text, unquote(text)) for piece in ("wJal", "rXUt", "bPxR", "AKIA7"))
+
+
+def test_an_address_is_shown_without_its_secrets_and_they_are_known() -> None:
+    for uri in cases():
+        assert not leaks(address(uri)), uri
+        assert not leaks(printable(address(uri))), uri
+        assert secrets(uri), uri
+        for form in (uri, quote(uri), quote_plus(uri), unquote(uri)):
+            assert any(secret in form.lower() for secret in secrets(uri)), uri
+
+
+def test_no_error_of_a_store_repeats_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for uri in cases():
+        if uri.startswith("s3:") and "region" not in uri:
+            continue  # pyarrow asks Amazon for the bucket's region
+        try:
+            said = [open_store(uri, shipped=False).uri]
+        except LatteError as error:
+            said = [error.message, error.hint or "", repr(error.__cause__)]
+            assert "\n" not in printable(error.message)
+        assert not any(map(leaks, said)), (uri, said)
+
+
+def test_the_command_line_s_own_errors_repeat_no_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = (["store", "info"], ["zoo", "list"], ["store", "info", "--format"], ["allocate", "--seed"], [])
+    for uri, command in zip(cases()[::61], commands * 1000, strict=False):
+        for given_ in ([uri], [f"--nosuch={uri}"]):
+            monkeypatch.setattr("sys.argv", ["latte", *command, *given_])
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+            said = capsys.readouterr()
+            assert end.value.code in (1, 2)
+            assert not leaks(said.out + said.err), (command, uri, said)
+
+
+STORES = (
+    "s3a://AKIA7:wJal/rXUt@bucket/p",
+    "http://AKIA7:wJal rXUt@host",
+    "s3://AKIA7:wJal%2FrXUt@bucket/p?endpoint_override=127.0.0.1:1&scheme=http&x=wJal",
+)
+FLEET = "classes: [{class: a, device: cpu, samples: 8, batch: 8, bandwidth: {up: 1Mbit, down: 1Mbit}}]"
+COMMANDS = (
+    *(("store", name) for name in ("info", "devices", "export", "compact", "check")),
+    *(("store", name, "--format", form) for name in ("info", "check") for form in ("json", "csv")),
+    ("estimate", "m.onnx"),
+    ("explain", "m.onnx"),
+    ("verify", "m.onnx"),
+    ("tune", "m.onnx", "-o", "out.json"),
+    ("report", "m.onnx", "-o", "out.html"),
+    ("allocate", "m.onnx", "--fleet", "f.yaml", "--round-duration", "1h"),
+    ("profile", "m.onnx", "--budget", "1s"),
+    ("train-selector",),
+    ("train-estimator",),
+    ("simulate", str(Path(__file__).parents[1] / "docs/study.yaml"), "-o", "study"),
+    ("import", "miopen", "f.yaml"),
+    ("store", "merge", "elsewhere"),
+)
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_no_command_repeats_a_store_s_secret(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(zoo.export("lenet", batch_size=1))
+    (tmp_path / "f.yaml").write_text(FLEET)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> None:
+        monkeypatch.setattr("sys.argv", ["latte", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        assert end.value.code in (1, 2), words
+        assert not leaks(said.out + said.err), (words, said)
+
+    for uri in STORES:
+        if way == "environment":
+            monkeypatch.setenv("LATTE_STORE", uri)
+        for words in COMMANDS:
+            run(*words, *(("--store", uri) if way == "option" else ()))
+        run("store", "merge", uri)
+        run("store", "merge", str(tmp_path), uri)
+    home = Path(os.environ["XDG_STATE_HOME"]).parent
+    for path in (*tmp_path.rglob("*"), *home.rglob("*")):
+        assert not leaks(str(path)), path
+        assert not path.is_file() or not leaks(path.read_bytes().decode(errors="replace")), path
+
+
+def test_addresses_in_a_text_are_blanked_and_the_rest_is_not() -> None:
+    assert without_secrets("see `s3://k:w@b/p`: no, http://h:80/x: yes") == "see `s3://***@b/p`: no, http://h:80/x: yes"
+    assert without_secrets("`s3://***@b/p`: not s3://***@b/p") == "`s3://***@b/p`: not s3://***@b/p"
+    assert without_secrets(str(Path("s3://k:w@b/p.onnx"))) == "s3:/***@b/p.onnx"
+    for harmless in (
+        "s3://bucket/path?endpoint_override=127.0.0.1:9000&scheme=http&region=eu-west-1",
+        "file:///home/me/store",
+        "s3://bucket/path?endpoint_override=host:port&scheme=http",
+        "hdfs://host:9000/path",
+        "http://[::1]:80/path",
+    ):
+        assert printable(harmless) == address(harmless) == harmless
+        assert not secrets(harmless)
