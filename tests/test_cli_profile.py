@@ -32,19 +32,8 @@ def latte(*words: object, **more: object) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_network_is_profiled_and_the_next_command_named(model: Path) -> None:
-    words = (
-        "profile",
-        model,
-        "--batch-size",
-        2,
-        "--threads",
-        1,
-        "--passes",
-        1,
-        "--require-complete",
-        "--format",
-        "json",
-    )
+    words = ("profile", model, "--batch-size", 2, "--phases", "forward", "--threads", 1, "--passes", 1)
+    words += ("--require-complete", "--format", "json")
     done = latte(*words)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -95,8 +84,8 @@ def _wait_for(process: "subprocess.Popen[str]", rows: int) -> None:
         time.sleep(0.05)
 
 
-def test_interrupting_keeps_what_was_measured() -> None:
-    process = _started("--threads", 1)
+def test_interrupting_keeps_what_was_measured(model: Path) -> None:
+    process = _started(model, "--phases", "forward", "--threads", 1)
     _wait_for(process, rows=2)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

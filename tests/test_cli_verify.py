@@ -22,6 +22,8 @@ from latte_cli.runtime.racing import Race, judged, raced_here
 from latte_cli.store import open_store
 from latte_cli.tasks import Layout, Precision, Settings
 
+pytestmark = pytest.mark.alone  # it times steps
+
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 THREADS = 1
 
@@ -37,7 +39,6 @@ def store(tmp_path_factory, model):
     return found.uri
 
 
-@pytest.mark.alone
 def test_every_node_of_a_step_has_a_time_of_its_own(model):
     run = Run(model=str(model), batch_size=4, threads=THREADS, seconds=0.01, calls=True)
     threads = torch.get_num_threads()
