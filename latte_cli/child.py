@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from math import inf
-from multiprocessing import parent_process
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from tempfile import TemporaryFile
@@ -107,8 +106,9 @@ class Child:
         stderr: IO[bytes] | int | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        watched, self._held = os.pipe()
-        given = {"target": target, "arguments": arguments, "watched": [*_WATCHED, watched], "path": sys.path}
+        pipe, self._held = os.pipe()
+        watched = [_opened_anew(each) for each in (*_WATCHED, pipe)]
+        given = {"target": target, "arguments": arguments, "watched": watched, "path": sys.path}
         self._open, started = True, False
         try:
             with _STARTING:
@@ -117,16 +117,17 @@ class Child:
                     stdin=stdin,
                     stdout=stdout,
                     stderr=stderr,
-                    pass_fds=(*_WATCHED, watched, *pass_fds),
+                    pass_fds=(*watched, *pass_fds),
                     process_group=0,
                     env=os.environ | variables if variables else None,
                 )
                 _LIVING.add(self)
+            for each in watched:
+                _kernel_watches(each, self._process.pid)  # while it starts, too
             started = True
         finally:
-            os.close(watched)
-            if not started:
-                os.close(self._held)
+            for each in (pipe, *watched, *(() if started else (self._held,))):
+                os.close(each)
         self.pid, self.stdout, self.stderr = self._process.pid, self._process.stdout, self._process.stderr
 
     def __enter__(self) -> Self:
@@ -288,6 +289,8 @@ def reply() -> None:
 
 def die_with_parent() -> None:
     """Let this process, which multiprocessing has spawned, and all that it starts die with its parent."""
+    from multiprocessing import parent_process
+
     parent = parent_process()
     assert parent
     os.setpgid(0, 0)
@@ -302,33 +305,35 @@ def _function(target: str) -> Callable[..., Any]:
 
 def _die_with(watched: int) -> None:
     """See to it that this process and its group are killed when the other end of the pipe `watched` is closed."""
-    if not _kernel_watches(watched):
+    if not _kernel_watches(watched, os.getpgrp()):
         threading.Thread(target=_watch, args=(watched,), daemon=True).start()
-    ready = select.poll()
-    ready.register(watched, select.POLLIN)
-    if ready.poll(0):  # it was closed before anybody watched
-        _die()
+    _watch(watched, limit_ms=0)  # it may have been closed before
 
 
-def _kernel_watches(watched: int) -> bool:
-    """Have Linux send SIGKILL to the group at the end of the pipe, whatever this process is doing then."""
+def _opened_anew(pipe: int) -> int:
+    """`pipe` for a child alone: Linux notes whom to signal in the open file, which a mere copy would share."""
+    try:
+        return os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return os.dup(pipe)
+
+
+def _kernel_watches(watched: int, group: int) -> bool:
+    """Have Linux send SIGKILL to the group at the end of the pipe, whatever its processes are doing then."""
     if not hasattr(fcntl, "F_SETSIG"):
         return False
-    try:  # opened anew, since whom to signal is noted in the open file, which is the parent's too
-        own = os.open(f"/proc/self/fd/{watched}", os.O_RDONLY | os.O_NONBLOCK)
-        fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
+    try:
+        fcntl.fcntl(watched, fcntl.F_SETOWN, -group)
+        fcntl.fcntl(watched, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(watched, fcntl.F_SETFL, fcntl.fcntl(watched, fcntl.F_GETFL) | os.O_ASYNC)
     except OSError:
         return False
     return True
 
 
-def _watch(watched: int) -> None:
-    """Elsewhere a thread waits for the end of the pipe."""
-    os.read(watched, 1)
-    _die()
-
-
-def _die() -> None:
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+def _watch(watched: int, limit_ms: int | None = None) -> None:
+    """Wait for the end of the pipe, and kill this process and its group; elsewhere than on Linux a thread does so."""
+    ready = select.poll()
+    ready.register(watched, select.POLLIN)
+    if ready.poll(limit_ms):
+        os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -63,7 +63,7 @@ def holds(goal, plan, parameters):
     kept = [each.sub_model.parameters if each.sub_model else 0 for each in plan.devices]
     mean = sum(count * each for count, each in zip(counts, kept, strict=True)) / sum(counts)
     return (
-        (goal.floor is None or min(kept) >= goal.floor * parameters)
+        (goal.floor is None or min(kept) / parameters >= goal.floor)
         and (goal.capacity is None or mean >= goal.capacity * parameters * (1 - 1e-12))
         and (goal.idle is None or plan.idle_share <= goal.idle + 1e-12)
     )
