@@ -6,15 +6,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any, Self, TypeAlias
 
 from latte_cli import child
 from latte_cli.algorithms import Algorithm
-from latte_cli.backends import open_backend
-from latte_cli.backends.contract import Backend
+from latte_cli.backends import OPENERS, add, open_backend
+from latte_cli.backends.contract import Backend, Opener
 from latte_cli.devices import Device, Sampling
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Phase
@@ -23,14 +23,15 @@ from latte_cli.tasks import Layout, Precision, Settings, Task
 
 _START_LIMIT_S, _END_LIMIT_S = 120.0, 5.0
 
-Opener: TypeAlias = Callable[..., Backend]
+Open: TypeAlias = Callable[..., Backend]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
     """What a worker opens: a device of this machine, and the settings it measures with, each precision in each layout.
 
-    `open` opens it, in the worker's process; a function that can be pickled by its name.
+    `open` opens it, in the worker's process; a function that can be pickled by its name. `openers` are the kinds of
+    device that the process knows: those that this one knows.
     """
 
     device: str = "auto"
@@ -39,7 +40,8 @@ class Opening:
     precisions: tuple[Precision, ...] = (Precision.FP32,)
     layouts: tuple[Layout, ...] = (Layout.NCHW,)
     memory_share: float = 0.5
-    open: Opener = open_backend
+    open: Open = open_backend
+    openers: tuple[Opener, ...] = field(default_factory=lambda: tuple(OPENERS.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +180,8 @@ def serve() -> None:
     """The child's whole life: open the device that it is told first, then answer orders."""
     connection = Connection(int(sys.argv[1]))
     opening: Opening = connection.recv()
+    for opener in opening.openers:
+        add(opener)
     try:
         backend = opening.open(
             opening.device, threads=opening.threads, name=opening.name, memory_share=opening.memory_share

@@ -1,6 +1,5 @@
-"""A kind of device that only tests know, whole in this file; run as a script, this is `latte` with that kind."""
+"""A kind of device that only tests know, whole in this file; who imports it knows it too."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,10 +138,4 @@ class AbacusOpener:
         yield Finding(subject="beads", state=State.OK, text=str(answers["beads"]), device=ABACUS.name)
 
 
-add(AbacusOpener())  # also where a worker's process imports this file anew
-
-if __name__ == "__main__":
-    from latte_cli.cli import main
-
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main()
+add(AbacusOpener())
