@@ -11,7 +11,7 @@ from latte_cli import rates
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.devices import Kind
 from latte_cli.errors import unknown
-from latte_cli.estimator.clocks import in_order
+from latte_cli.estimator.clocks import schedule
 from latte_cli.estimator.doubts import Warn
 from latte_cli.estimator.estimator import CALIBRATED, DoesNotFit, Estimator
 from latte_cli.estimator.memory import Memory
@@ -47,8 +47,8 @@ __all__ = [
     "doubtful",
     "doubts_of",
     "estimated",
-    "in_order",
     "phases",
+    "schedule",
     "training_step",
 ]
 
