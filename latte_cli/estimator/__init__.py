@@ -13,7 +13,8 @@ from latte_cli.devices import Kind
 from latte_cli.errors import unknown
 from latte_cli.estimator.clocks import schedule
 from latte_cli.estimator.doubts import Warn
-from latte_cli.estimator.estimator import CALIBRATED, DoesNotFit, Estimator
+from latte_cli.estimator.estimator import CALIBRATED, Estimator
+from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
 from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, UPDATE, Step, Work, phases, training_step
