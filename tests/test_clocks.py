@@ -1,10 +1,11 @@
 """Two clocks: the slower of host and device sets the pace of a step."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 
-from latte_cli.estimator.clocks import Spans, one_clock, two_clocks
+from latte_cli.estimator.clocks import Spans, one_clock, schedule, two_clocks
 from latte_cli.estimator.steps import LOSS, UPDATE
 from latte_cli.layers import Phase
 
@@ -25,25 +26,21 @@ def step(device_s: float, host_s: float, nodes: int = 4) -> list[Made]:
     return [*own, *loss, Made(UPDATE, Phase.UPDATE, device_s, host_s)]
 
 
-def total(spans: Spans) -> float:
-    return spans.forward_s + spans.backward_s + spans.update_s + spans.other_s
-
-
 def test_on_one_clock_times_add_up() -> None:
     spans = one_clock(step(2.0, 5.0))
     assert spans == Spans(forward_s=8.0, backward_s=8.0, update_s=2.0, other_s=4.0)
 
 
 def test_a_slow_device_works_without_a_pause_after_the_first_call() -> None:
-    assert total(two_clocks(step(2.0, 0.5))) == pytest.approx(0.5 + 11 * 2.0)
+    assert two_clocks(step(2.0, 0.5)).step_s == pytest.approx(0.5 + 11 * 2.0)
 
 
 def test_a_slow_host_sets_the_pace_and_the_last_call_follows() -> None:
-    assert total(two_clocks(step(0.5, 2.0))) == pytest.approx(11 * 2.0 + 0.5)
+    assert two_clocks(step(0.5, 2.0)).step_s == pytest.approx(11 * 2.0 + 0.5)
 
 
 def test_a_graph_costs_the_host_nothing() -> None:
-    assert total(two_clocks(step(0.5, 2.0), asked_at_once=True)) == pytest.approx(11 * 0.5)
+    assert two_clocks(step(0.5, 2.0), asked_at_once=True).step_s == pytest.approx(11 * 0.5)
 
 
 def test_the_device_catches_up_while_the_host_is_ahead() -> None:
@@ -64,3 +61,13 @@ def test_repeated_calls_are_made_as_often() -> None:
     calls = [Made("conv", Phase.FORWARD, 2.0, 0.5, count=3)]
     assert two_clocks(calls).forward_s == pytest.approx(0.5 + 3 * 2.0)
     assert one_clock(calls).forward_s == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("asked_at_once", [False, True])
+@pytest.mark.parametrize(("device_s", "host_s"), [(2.0, 0.5), (0.5, 2.0)])
+def test_a_step_lasts_until_its_last_scheduled_call_ends(device_s: float, host_s: float, asked_at_once: bool) -> None:
+    calls = step(device_s, host_s)
+    times = list(schedule(calls, asked_at_once=asked_at_once))
+    assert two_clocks(calls, asked_at_once=asked_at_once).step_s == pytest.approx(times[-1].end_s)
+    assert all(before.end_s <= after.start_s for before, after in pairwise(times))
+    assert all(each.start_s >= each.asked_s + (0.0 if asked_at_once else host_s) for each in times)

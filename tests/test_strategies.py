@@ -6,11 +6,12 @@ import pytest
 from made_rows import GEMM, SETTINGS, convolution
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorithm
+from latte_cli.devices import CPU, CUDA
 from latte_cli.engines import Engine
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Phase
 from latte_cli.lookup import Timing
-from latte_cli.strategies import NAMES, Call, Query, by_name, fastest, ranked
+from latte_cli.strategies import NAMES, Candidates, Need, Selection, by_name, fastest, ranked
 from latte_cli.tasks import Layout, Precision, Task
 
 CONVOLUTION = (convolution(1, 16, 16, 8), Phase.FORWARD)
@@ -45,6 +46,10 @@ TIMES = {
 RANKING = ("WINOGRAD_NONFUSED", "IMPLICIT_GEMM", "IMPLICIT_PRECOMP_GEMM", "FFT")
 
 
+def candidates(pair, timings=(), **more):
+    return Candidates(layer=pair[0], phase=pair[1], timings=timings, **more)
+
+
 def chosen(
     strategy,
     *,
@@ -53,21 +58,15 @@ def chosen(
     limit=None,
     pair=CONVOLUTION,
     precision=Precision.FP32,
-    known=True,
     lists=None,
 ):
-    """What `strategy` takes for `pair`; with times that are not `known`, they are predicted."""
-    rows = [timing(pair, algorithm, *values) for algorithm, values in times.items()]
-    timings = {pair: ranked(rows, ranking)}
-    query = Query(
-        calls=[Call(pair=pair, limit_bytes=limit)],
-        timings=timings if known else {},
-        precision=precision,
-        predict=lambda pairs: {one: timings[one] for one in pairs},
-        lists={pair: lists or {}},
-    )
-    (algorithm,) = by_name(strategy).choose(query)
-    return algorithm
+    """What `strategy` takes for `pair`."""
+    timings = ranked([timing(pair, algorithm, *values) for algorithm, values in times.items()], ranking)
+    known = candidates(pair, timings, limit_bytes=limit, precision=precision, lists=lists or {})
+    selection = by_name(strategy).choose(known)
+    assert selection.timing in (*timings, None)
+    assert selection.timing is None or selection.timing.task.algorithm == selection.algorithm
+    return selection.algorithm
 
 
 def without(*algorithms):
@@ -79,7 +78,6 @@ CASES = [
     ("latte", {"limit": 200 * MIB}, WINOGRAD),
     ("exhaustive", {}, FFT),
     ("exhaustive", {"limit": 50 * MIB}, PRECOMP),
-    ("exhaustive", {"limit": 50 * MIB, "known": False}, PRECOMP),
     ("pytorch", {}, FRAMEWORK_DEFAULT),
     ("pytorch", {"limit": 10 * MIB}, FRAMEWORK_DEFAULT),
     ("pytorch", {"limit": 5 * MIB}, IMPLICIT),  # the next that can be allocated, as ranked
@@ -151,11 +149,10 @@ def test_what_does_not_repeat_bit_by_bit_is_not_deterministic():
     times = {ALGO_0: (1.0, 0), winograd: (2.0, 0)}
     assert chosen("exhaustive", times=times, pair=backward) == ALGO_0
     assert chosen("deterministic", times=times, pair=backward) == winograd
-    seen = {CONVOLUTION: (timing(CONVOLUTION, FFT, 1.0, deterministic=False), timing(CONVOLUTION, PRECOMP, 9.0))}
-    query = Query(calls=[Call(pair=CONVOLUTION)], timings=seen)
-    assert by_name("deterministic").choose(query) == [PRECOMP]
-    only = {CONVOLUTION: seen[CONVOLUTION][:1]}
-    assert by_name("deterministic").choose(replace(query, timings=only)) == [FFT]
+    seen = (timing(CONVOLUTION, FFT, 1.0, deterministic=False), timing(CONVOLUTION, PRECOMP, 9.0))
+    choose = by_name("deterministic").choose
+    assert choose(candidates(CONVOLUTION, seen)).timing is seen[1]
+    assert choose(candidates(CONVOLUTION, seen[:1])).timing is seen[0]
 
 
 def test_on_a_cpu_the_rules_see_all_that_was_timed_the_framework_s_own_first():
@@ -174,7 +171,6 @@ CPU_TIMES = {FRAMEWORK_DEFAULT: (2.0, 10), GEMM: (1.0, 1000), REORDERED: (3.0, 5
 def test_onednn_by_itself_takes_the_first_of_its_list_that_fits():
     ranking = (REORDERED.name, BRGCONV.name)
     assert chosen("onednn-default", times=CPU_TIMES, ranking=ranking) == REORDERED
-    assert chosen("onednn-default", times=CPU_TIMES, ranking=ranking, known=False) == REORDERED
     assert chosen("onednn-default", times=CPU_TIMES, ranking=ranking, limit=100) == BRGCONV
     assert chosen("pytorch", times=CPU_TIMES, ranking=ranking, limit=5) == FRAMEWORK_DEFAULT  # it has not that choice
     torchs = {FRAMEWORK_DEFAULT: (2.0, 10), GEMM: (1.0, 0)}
@@ -226,9 +222,9 @@ def test_rules_that_know_engines_take_them_from_the_lists(strategy, more, index)
 def test_engines_whose_results_do_not_repeat_are_left_out_on_demand():
     first, second = (Engine(index=index).algorithm for index in (38, 67))
     rows = (timing(CONVOLUTION, first, 1.0, 0, deterministic=False), timing(CONVOLUTION, second, 2.0, 0))
-    query = Query(calls=[Call(pair=CONVOLUTION)], timings={CONVOLUTION: rows}, lists={CONVOLUTION: LISTS})
-    assert by_name("pytorch").choose(query) == [first]
-    assert by_name("pytorch:deterministic=on").choose(query) == [second]
+    known = candidates(CONVOLUTION, rows, lists=LISTS)
+    assert by_name("pytorch").choose(known).algorithm == first
+    assert by_name("pytorch:deterministic=on").choose(known).algorithm == second
 
 
 @pytest.mark.parametrize("strategy", ["pytorch-legacy", "mindspore"])
@@ -238,16 +234,11 @@ def test_rules_from_before_engines_see_named_algorithms_alone(strategy):
 
 
 @pytest.mark.parametrize("strategy", [*NAMES, "fixed:FFT"])
-def test_layers_with_one_way_take_it_and_each_call_has_its_own_limit(strategy):
-    rows = [timing(CONVOLUTION, algorithm, *values) for algorithm, values in TIMES.items()]
-    timings = {CONVOLUTION: ranked(rows, RANKING), RELU: ()}
-    calls = [Call(pair=RELU, limit_bytes=0), Call(pair=CONVOLUTION), Call(pair=CONVOLUTION, limit_bytes=0)]
-    query = Query(calls=calls, timings=timings)
-    choices = by_name(strategy).choose(query)
-    assert len(choices) == 3
-    assert choices[0] == FRAMEWORK_DEFAULT
-    assert choices[1] == chosen(strategy)
-    assert choices[2] == chosen(strategy, limit=0)
+def test_layers_with_one_way_take_it_whether_or_not_it_was_timed(strategy):
+    choose = by_name(strategy).choose
+    assert choose(candidates(RELU)) == Selection(algorithm=FRAMEWORK_DEFAULT)
+    only = timing(RELU, FRAMEWORK_DEFAULT, 1.0, 10)
+    assert choose(candidates(RELU, (only,), limit_bytes=0)) == Selection(algorithm=FRAMEWORK_DEFAULT, timing=only)
 
 
 def test_a_workspace_that_is_not_known_counts_as_fitting():
@@ -255,42 +246,30 @@ def test_a_workspace_that_is_not_known_counts_as_fitting():
     assert fastest((small, unknown), 5) is unknown
 
 
-def test_latte_asks_the_selector_only_for_convolutions_without_timings():
-    asked = []
-
-    def select(calls):
-        asked.extend(calls)
-        return [GEMM] * len(calls)
-
-    timings = {CONVOLUTION: (timing(CONVOLUTION, FRAMEWORK_DEFAULT, 1.0),)}
-    calls = [Call(pair=RELU), Call(pair=OTHER, limit_bytes=7), Call(pair=CONVOLUTION)]
-    query = Query(calls=calls, timings=timings, select=select)
-    assert by_name("latte").choose(query) == [FRAMEWORK_DEFAULT, GEMM, FRAMEWORK_DEFAULT]
-    assert asked == [calls[1]]
+SELECTED = Selection(algorithm=GEMM, timing=timing(OTHER, GEMM, 3.0), confidence=0.7)
 
 
-def test_rules_predict_only_what_was_not_timed_and_take_the_default_without_a_prediction():
-    asked = []
+def test_latte_takes_what_the_selector_selects_only_where_nothing_was_timed():
+    latte = by_name("latte")
+    assert latte.need is Need.SELECTION
+    assert latte.choose(candidates(OTHER, selected=SELECTED)) is SELECTED
+    default = timing(OTHER, FRAMEWORK_DEFAULT, 9.0)
+    assert latte.choose(candidates(OTHER, (default,), selected=SELECTED)).timing is default
+    assert latte.choose(candidates(OTHER)) == Selection(algorithm=FRAMEWORK_DEFAULT)  # there is no selector
 
-    def predict(pairs):
-        asked.extend(pairs)
-        return {}
 
-    timings = {CONVOLUTION: (timing(CONVOLUTION, GEMM, 1.0),)}
-    calls = [Call(pair=one) for one in (OTHER, CONVOLUTION, OTHER, RELU)]
-    query = Query(calls=calls, timings=timings, predict=predict)
-    assert by_name("tensorflow").choose(query) == [FRAMEWORK_DEFAULT, GEMM, FRAMEWORK_DEFAULT, FRAMEWORK_DEFAULT]
-    assert asked == [OTHER]
+@pytest.mark.parametrize("strategy", [name for name in NAMES if name != "latte"])
+def test_rules_need_timings_and_take_the_default_without_any(strategy):
+    assert by_name(strategy).need is Need.TIMINGS
+    assert by_name(strategy).choose(candidates(OTHER)) == Selection(algorithm=FRAMEWORK_DEFAULT)
 
 
 def test_a_fixed_algorithm_is_taken_where_it_ran_layers_of_the_sort():
-    never = (convolution(2, 16, 16, 8, kernel=1), Phase.FORWARD)
-    query = Query(
-        calls=[Call(pair=OTHER), Call(pair=never)],
-        timings={},
-        run_before=lambda pair: {GEMM} if pair == OTHER else set(),
-    )
-    assert by_name("fixed:im2col_gemm").choose(query) == [GEMM, FRAMEWORK_DEFAULT]
+    fixed = by_name("fixed:im2col_gemm")
+    assert fixed.need is Need.ALGORITHMS
+    ran = frozenset((GEMM, FRAMEWORK_DEFAULT))
+    assert fixed.choose(candidates(OTHER, untimed=ran)) == Selection(algorithm=GEMM)
+    assert fixed.choose(candidates(OTHER, untimed=ran - {GEMM})) == Selection(algorithm=FRAMEWORK_DEFAULT)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +286,8 @@ def test_a_fixed_algorithm_is_taken_where_it_ran_layers_of_the_sort():
     ],
 )
 def test_the_layout_is_one_for_the_whole_model(strategy, precision, layout):
-    assert by_name(strategy).layout(precision, "cuda") is layout
-    assert by_name(strategy).layout(precision, "cpu") is Layout.NCHW
+    assert by_name(strategy).layout(precision, CUDA) is layout
+    assert by_name(strategy).layout(precision, CPU) is Layout.NCHW
 
 
 @pytest.mark.parametrize(

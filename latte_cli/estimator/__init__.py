@@ -5,15 +5,15 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from latte_cli import rates
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.devices import Kind
 from latte_cli.errors import unknown
-from latte_cli.estimator.clocks import in_order
+from latte_cli.estimator.clocks import schedule
 from latte_cli.estimator.doubts import Warn
-from latte_cli.estimator.estimator import CALIBRATED, DoesNotFit, Estimator
+from latte_cli.estimator.estimator import CALIBRATED, Estimator
+from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
 from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, UPDATE, Step, Work, phases, training_step
@@ -47,8 +47,8 @@ __all__ = [
     "doubtful",
     "doubts_of",
     "estimated",
-    "in_order",
     "phases",
+    "schedule",
     "training_step",
 ]
 
@@ -68,11 +68,36 @@ def estimated(
     strategy: str = "latte",
     workspace_limit_bytes: int | None = None,
     memory_limit_bytes: int | None = None,
-    **choices: Any,
+    precision: str = Precision.FP32,
+    layout: str | None = None,
+    threads: int | None = None,
+    estimator: str = LOOKUP,
+    optimizer: str = "sgd",
+    loss: str = "cross-entropy",
+    accumulate: int = 1,
+    cuda_graph: bool = False,
+    allow_unknown: bool = False,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Estimate:
-    """One network on one device under one strategy; `choices` are those of `compared`, and so is what it raises."""
-    limits = Limits(workspace_bytes=workspace_limit_bytes, memory_bytes=memory_limit_bytes)
-    return compared(store, slug, network, strategies=(strategy,), limits=(limits,), **choices)[0]
+    """One network on one device under one strategy; all choices mean, and raise, what they do in `compared`."""
+    (only,) = compared(
+        store,
+        slug,
+        network,
+        strategies=(strategy,),
+        limits=(Limits(workspace_bytes=workspace_limit_bytes, memory_bytes=memory_limit_bytes),),
+        precision=precision,
+        layout=layout,
+        threads=threads,
+        estimator=estimator,
+        optimizer=optimizer,
+        loss=loss,
+        accumulate=accumulate,
+        cuda_graph=cuda_graph,
+        allow_unknown=allow_unknown,
+        note=note,
+    )
+    return only
 
 
 def compared(
@@ -207,16 +232,45 @@ def estimate(
     device: str | None = None,
     store: str | None = None,
     batch_size: int | None = None,
+    strategy: str = "latte",
+    workspace_limit_bytes: int | None = None,
+    memory_limit_bytes: int | None = None,
+    precision: str = Precision.FP32,
+    layout: str | None = None,
     threads: int | None = None,
-    **choices: Any,
+    estimator: str = LOOKUP,
+    optimizer: str = "sgd",
+    loss: str = "cross-entropy",
+    accumulate: int = 1,
+    cuda_graph: bool = False,
+    allow_unknown: bool = False,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Estimate:
     """Estimate a training step of `model`, a file or a network, on a profiled `device` (default: this machine).
 
-    `choices` are those of `estimated`. Raises LatteError for what is not there.
+    The choices are those of `latte estimate`, by name; limits are in bytes, and `note` hears what takes a while. Raises
+    LatteError for what is not there.
     """
     opened = open_store(store)
     network = model if isinstance(model, Network) else load(model, batch_size=batch_size)
-    return estimated(opened, profile(opened, device, threads), network, threads=threads, **choices)
+    return estimated(
+        opened,
+        profile(opened, device, threads),
+        network,
+        strategy=strategy,
+        workspace_limit_bytes=workspace_limit_bytes,
+        memory_limit_bytes=memory_limit_bytes,
+        precision=precision,
+        layout=layout,
+        threads=threads,
+        estimator=estimator,
+        optimizer=optimizer,
+        loss=loss,
+        accumulate=accumulate,
+        cuda_graph=cuda_graph,
+        allow_unknown=allow_unknown,
+        note=note,
+    )
 
 
 def check_names(

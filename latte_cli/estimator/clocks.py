@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from itertools import groupby
+from typing import Generic, Protocol, TypeVar
 
 from latte_cli.estimator.steps import ACCUMULATION, LOSS, UPDATE
 from latte_cli.layers import Phase
@@ -44,30 +45,65 @@ class Spans:
     update_s: float = 0.0
     other_s: float = 0.0
 
+    @property
+    def step_s(self) -> float:
+        """All of them together."""
+        return self.forward_s + self.backward_s + self.update_s + self.other_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduled(Generic[Call_]):
+    """One time that a step makes `call`, in seconds since the step began.
+
+    The host asks for it from `asked_s` on, and the device carries it out from `start_s` to `end_s`.
+    """
+
+    call: Call_
+    asked_s: float
+    start_s: float
+    end_s: float
+
 
 def one_clock(calls: Iterable[Call]) -> Spans:
     """Calls that the host itself carries out, as on a CPU: the sums of their times."""
-    spent = dict.fromkeys(("forward_s", "backward_s", "update_s", "other_s"), 0.0)
+    spent = _no_time()
     for call in calls:
         spent[_part(call)] += call.count * call.device_s
     return Spans(**spent)
 
 
 def two_clocks(calls: Sequence[Call], *, asked_at_once: bool = False) -> Spans:
-    """Calls that a device queues: each begins when the one before has ended and the host has asked for it.
+    """Calls that a device queues, as `schedule` has them.
 
-    A step begins with an empty queue, as one does whose loss was read. What a call adds to the device's clock, with
-    the waiting before it, is its part's. `asked_at_once`, as by a CUDA graph, the host costs nothing.
+    What a call adds to the device's clock, with the waiting before it, is its part's.
     """
-    spent = dict.fromkeys(("forward_s", "backward_s", "update_s", "other_s"), 0.0)
+    spent = _no_time()
+    before_s = 0.0
+    for _, times in groupby(schedule(calls, asked_at_once=asked_at_once), key=lambda each: id(each.call)):
+        *_, last = times
+        spent[_part(last.call)] += last.end_s - before_s
+        before_s = last.end_s
+    return Spans(**spent)
+
+
+def schedule(calls: Sequence[Call_], *, asked_at_once: bool = False) -> Iterator[Scheduled[Call_]]:
+    """The calls of a step in their order: each begins when the one before has ended and the host has asked for it.
+
+    A step begins with an empty queue, as one does whose loss was read. `asked_at_once`, as by a CUDA graph or where
+    the host is the device, asking costs nothing.
+    """
     host_s = device_s = 0.0
     for call in in_order(calls):
-        before = device_s
         for _ in range(call.count):
+            asked_s = host_s
             host_s += 0.0 if asked_at_once else call.host_s
-            device_s = max(device_s, host_s) + call.device_s
-        spent[_part(call)] += device_s - before
-    return Spans(**spent)
+            start_s = max(device_s, host_s)
+            device_s = start_s + call.device_s
+            yield Scheduled(call=call, asked_s=asked_s, start_s=start_s, end_s=device_s)
+
+
+def _no_time() -> dict[str, float]:
+    return dict.fromkeys(("forward_s", "backward_s", "update_s", "other_s"), 0.0)
 
 
 def _part(call: Call) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from latte_cli import __version__
-from latte_cli.estimator import Estimate, LayerTime, in_order
+from latte_cli.estimator import Estimate, LayerTime, schedule
 
 _PROCESS = 1
 
@@ -36,17 +36,13 @@ def _events(estimate: Estimate, process: int) -> Iterator[dict[str, Any]]:
     queued = kind.queued and not estimate.step.cuda_graph
     if queued:
         yield _named("thread_name", process, _HOST, "host")
-    asked_s = done_s = 0.0
-    for part in in_order(estimate.parts):
-        for _ in range(part.count):
-            if not part.device_s and not part.host_s:
-                continue
-            if queued:
-                yield _event(part, process, _HOST, asked_s, part.host_s)
-                asked_s += part.host_s
-            start_s = max(asked_s, done_s)
-            yield _event(part, process, _DEVICE, start_s, part.device_s)
-            done_s = start_s + part.device_s
+    for each in schedule(estimate.parts, asked_at_once=not queued):
+        part = each.call
+        if not part.device_s and not part.host_s:
+            continue
+        if queued:
+            yield _event(part, process, _HOST, each.asked_s, part.host_s)
+        yield _event(part, process, _DEVICE, each.start_s, part.device_s)
 
 
 def _named(what: str, process: int, thread: int, name: str) -> dict[str, Any]:

@@ -1,0 +1,155 @@
+"""Composition: the timings of a step's calls become its rows, its time with an interval, and its memory."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import hypot
+from typing import TypeAlias
+
+from latte_cli.algorithms import Algorithm
+from latte_cli.devices import Device, Kind
+from latte_cli.estimator.calibration import Calibration
+from latte_cli.estimator.clocks import one_clock, two_clocks
+from latte_cli.estimator.intervals import intervals
+from latte_cli.estimator.memory import Memory, Place
+from latte_cli.estimator.records import Estimate, LayerTime
+from latte_cli.estimator.steps import LOSS, UPDATE, Step, Work
+from latte_cli.lookup import Source, Timing
+from latte_cli.network import Network
+from latte_cli.strategies import Selection
+from latte_cli.tasks import Layout, Settings
+
+NO_ALGORITHM = Algorithm(library="", name="none")
+"""What computes a layer that costs nothing."""
+
+Row: TypeAlias = tuple[LayerTime, Timing | None]
+"""A call's row, and the timing that it was made from; None for a layer that costs nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCalls:
+    """The calls of a step of `network`, whoever chooses their algorithms; `memory` is without their workspaces."""
+
+    network: Network
+    step: Step
+    works: tuple[Work, ...]
+    memory: Memory
+
+    @property
+    def costly(self) -> list[Work]:
+        """The calls that take time."""
+        return [work for work in self.works if not work.layer.free]
+
+
+def compose_rows(
+    calls: StepCalls, selections: Iterable[Selection], layout: Layout, calibration: Calibration
+) -> tuple[list[Row], tuple[str, ...]]:
+    """The row of each call, and the names of those without a timing; `selections` has one for each costly call."""
+    if calls.step.cuda_graph:
+        calibration = Calibration()  # a graph has no gaps between its calls
+    selected = iter(selections)
+    rows: list[Row] = []
+    missing = []
+    for work in calls.works:
+        if work.layer.free:
+            rows.append((_free_row(work, layout), None))
+        elif (selection := next(selected)).timing:
+            rows.append((_row(work, selection.timing, layout, calibration, selection.confidence), selection.timing))
+        else:
+            missing.append(f"{work.name} {work.phase} ({work.layer.kind})")
+    return rows, tuple(dict.fromkeys(missing))
+
+
+def compose_step(
+    calls: StepCalls,
+    rows: Sequence[Row],
+    missing: tuple[str, ...],
+    calibration: Calibration,
+    *,
+    device: Device,
+    strategy: str,
+    estimator: str,
+    settings: Settings,
+    transfer_s: float | None,
+) -> Estimate:
+    """The step of which `rows` are known and `missing` names the rest, on `device`; no limits, no warnings yet."""
+    parts = tuple(part for part, _ in rows)
+    spans = two_clocks(parts, asked_at_once=calls.step.cuda_graph) if device.kind.queued else one_clock(parts)
+    spread = hypot(calibration.spread, waiting_share(parts, spans.step_s, device.kind) * calibration.host_spread)
+    (low_s, high_s), (low_80_s, high_80_s) = intervals(rows, spans.step_s, spread)
+    return Estimate(
+        device=device,
+        network=calls.network,
+        strategy=strategy,
+        settings=settings,
+        step=calls.step,
+        parts=parts,
+        forward_s=spans.forward_s,
+        backward_s=spans.backward_s,
+        update_s=spans.update_s,
+        other_s=spans.other_s,
+        step_low_s=low_s,
+        step_high_s=high_s,
+        step_low_80_s=low_80_s,
+        step_high_80_s=high_80_s,
+        memory=calls.memory.with_workspaces(_workspaces(parts)),
+        transfer_s=transfer_s,
+        estimator=estimator,
+        missing=missing,
+    )
+
+
+def waiting_share(parts: Iterable[LayerTime], step_s: float, kind: Kind) -> float:
+    """The share of a step in which a device of `kind` waits for its host."""
+    return 1 - sum(part.count * part.device_s for part in parts) / step_s if kind.queued and step_s else 0.0
+
+
+def _free_row(work: Work, layout: Layout) -> LayerTime:
+    """The row of a layer that only changes the shape: it takes no time."""
+    return LayerTime(
+        device_s=0.0,
+        host_s=0.0,
+        low_s=0.0,
+        high_s=0.0,
+        low_80_s=0.0,
+        high_80_s=0.0,
+        name=work.name,
+        layer=work.layer,
+        phase=work.phase,
+        algorithm=NO_ALGORITHM,
+        layout=layout,
+        workspace_bytes=0,
+        source=Source.MEASURED,
+        count=work.count,
+    )
+
+
+def _row(work: Work, timing: Timing, layout: Layout, calibration: Calibration, confidence: float | None) -> LayerTime:
+    """The row of one call, as it takes within a step."""
+    factor = calibration.factor(work.name, work.phase, timing.device_s)
+    return LayerTime(
+        name=work.name,
+        layer=work.layer,
+        phase=work.phase,
+        algorithm=timing.task.algorithm,
+        layout=layout,
+        device_s=factor * timing.device_s,
+        host_s=calibration.host_factor(work.phase) * timing.host_s,
+        low_s=factor * timing.low_s,
+        high_s=factor * timing.high_s,
+        low_80_s=factor * timing.low_80_s,
+        high_80_s=factor * timing.high_80_s,
+        workspace_bytes=timing.workspace_bytes,
+        source=timing.source,
+        count=work.count,
+        power_w=timing.power_w,
+        confidence=confidence,
+        notes=timing.notes,
+    )
+
+
+def _workspaces(parts: Iterable[LayerTime]) -> dict[Place, int]:
+    return {
+        (part.name, part.phase): part.workspace_bytes
+        for part in parts
+        if part.workspace_bytes and part.name not in (LOSS, UPDATE)
+    }

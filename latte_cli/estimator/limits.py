@@ -1,0 +1,57 @@
+"""Limits: the workspace that each call of a step may take, so that the step fits the memory."""
+
+from collections.abc import Mapping, Sequence
+
+from latte_cli.errors import ExitCode, LatteError
+from latte_cli.estimator.candidates import KnownTimings
+from latte_cli.estimator.memory import Memory, Place, moment_of
+from latte_cli.estimator.predictions import Predictions
+from latte_cli.estimator.steps import LOSS, UPDATE, Work
+from latte_cli.layers import Convolution
+from latte_cli.lookup import workspace_bytes
+from latte_cli.network import Network
+from latte_cli.strategies import Limits
+
+
+class DoesNotFit(LatteError):
+    """A step that needs more memory than the limit, whatever algorithms are taken; `least_bytes` is what it needs."""
+
+    def __init__(self, network: Network, least_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"a step of `{network.name}` at batch {network.batch_size} needs at least {least_bytes / 2**20:,.0f} MiB "
+            f"of memory, more than the limit of {limit_bytes / 2**20:,.0f} MiB",
+            hint="a smaller `--batch-size` or a sub-model (`latte allocate`) needs less; `--accumulate` makes up for a "
+            "small batch",
+            exit_code=ExitCode.EXCEEDED,
+        )
+        self.least_bytes = least_bytes
+
+
+def workspace_limits(works: Sequence[Work], live_bytes: Mapping[Place, int], limits: Limits) -> list[int | None]:
+    """The workspace that each call may take: what one call may, and what `live_bytes` leave free at that point."""
+    if limits.memory_bytes is None:
+        return [limits.workspace_bytes] * len(works)
+    most = limits.memory_bytes
+    cap = most if limits.workspace_bytes is None else limits.workspace_bytes
+    return [min(cap, most - live_bytes.get((work.name, moment_of(work.phase)), 0)) for work in works]
+
+
+def least_bytes(works: Sequence[Work], memory: Memory, known: KnownTimings, predictions: Predictions) -> int:
+    """The least that the step holds at its peak, if each call takes the algorithm with the least workspace."""
+    return memory.with_workspaces(_least_workspaces(works, known, predictions)).peak.live_bytes
+
+
+def _least_workspaces(works: Sequence[Work], known: KnownTimings, predictions: Predictions) -> dict[Place, int]:
+    works = [work for work in works if work.name not in (LOSS, UPDATE)]
+    least = {
+        (work.name, work.phase): min(map(workspace_bytes, timings))
+        for work in works
+        if (timings := known.timings.get(work.pair))
+    }
+    others = [work for work in works if work.pair not in known.timings and isinstance(work.layer, Convolution)]
+    preferences = predictions.preferences([work.pair for work in others]) if others else None
+    if preferences is None:
+        return least
+    return least | {
+        (work.name, work.phase): min(preferences[work.pair].workspaces().values(), default=0) for work in others
+    }

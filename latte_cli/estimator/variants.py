@@ -1,0 +1,132 @@
+"""Variants: one step of a network under several strategies and limits, each on the same timings."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from math import inf
+
+from latte_cli.errors import LatteError, unknown
+from latte_cli.estimator.calibration import Calibration
+from latte_cli.estimator.candidates import KnownTimings, candidates
+from latte_cli.estimator.choices import selections
+from latte_cli.estimator.composition import Row, StepCalls, compose_rows, compose_step, waiting_share
+from latte_cli.estimator.doubts import Warn, doubts, how_to_measure
+from latte_cli.estimator.limits import DoesNotFit, least_bytes, workspace_limits
+from latte_cli.estimator.models import Models
+from latte_cli.estimator.predictions import Predictions
+from latte_cli.estimator.records import Estimate
+from latte_cli.layers import Convolution, Phase
+from latte_cli.lookup import Timing
+from latte_cli.network import Network
+from latte_cli.network.training import folded_norms
+from latte_cli.strategies import Limits, Need, Selection, Strategy, fixed_name
+
+
+class Variants:
+    """Prices the `calls` of a step, of which timings are `known`; `models` tell of the others."""
+
+    def __init__(self, calls: StepCalls, known: KnownTimings, models: Models, calibration: Calibration) -> None:
+        self._calls, self._known, self._models, self._calibration = calls, known, models, calibration
+        self._predictions = Predictions(models)
+        self._composed: dict[tuple[object, ...], Estimate] = {}
+        self._live_bytes = calls.memory.live_bytes()
+
+    def estimate(self, strategy: Strategy, limits: Limits, *, allow_unknown: bool = False) -> Estimate:
+        """The step as `strategy` has it run under these limits; raises as `Estimator.estimate` does."""
+        self._check_memory(limits)
+        selected = self._selections(strategy, limits)
+        key = (strategy.name, *(one.algorithm for one in selected))
+        if key not in self._composed:  # under other limits the same algorithms may be taken
+            self._composed[key] = self._compose(strategy, selected, allow_unknown)
+        timings = [one.timing for one in selected if one.timing]
+        found = replace(self._composed[key], limits=limits)
+        return replace(found, warnings=tuple(self._doubts(found, strategy, timings)))
+
+    def rows(self, strategy: Strategy, limits: Limits) -> list[Row]:
+        """The rows of the calls; raises LatteError for what can be neither looked up nor predicted."""
+        rows, missing = self._rows(self._selections(strategy, limits))
+        if missing:
+            raise self._nothing_known_of(missing)
+        return rows
+
+    def _check_memory(self, limits: Limits) -> None:
+        if limits.memory_bytes is not None and self._least_bytes > limits.memory_bytes:
+            raise DoesNotFit(self._calls.network, self._least_bytes, limits.memory_bytes)
+
+    @cached_property
+    def _least_bytes(self) -> int:
+        return least_bytes(self._calls.costly, self._calls.memory, self._known, self._predictions)
+
+    def _selections(self, strategy: Strategy, limits: Limits) -> list[Selection]:
+        self._check_name(strategy)
+        works = self._calls.costly
+        pairs = [work.pair for work in works]
+        calls = list(zip(pairs, workspace_limits(works, self._live_bytes, limits), strict=True))
+        return selections(strategy, candidates(calls, strategy.need, self._known, self._predictions), self._predictions)
+
+    def _rows(self, selected: Sequence[Selection]) -> tuple[list[Row], tuple[str, ...]]:
+        return compose_rows(self._calls, selected, self._models.lookup.layout, self._calibration)
+
+    def _compose(self, strategy: Strategy, selected: Sequence[Selection], allow_unknown: bool) -> Estimate:
+        rows, names = self._rows(selected)
+        missing = (*names, *(f"operator {name}" for name in self._calls.network.unknown))
+        if missing and not allow_unknown:
+            raise self._nothing_known_of(missing)
+        return compose_step(
+            self._calls,
+            rows,
+            missing,
+            self._calibration,
+            device=self._models.device,
+            strategy=strategy.name,
+            estimator=self._models.estimator,
+            settings=self._models.lookup.settings(),
+            transfer_s=self._transfer_s(self._calls.network),
+        )
+
+    def _transfer_s(self, network: Network) -> float | None:
+        if not self._models.device.kind.own_memory:
+            return None
+        pair = (network.transfer(), Phase.FORWARD)
+        found = self._models.lookup.measured((pair,)).get(pair) or self._models.lookup.interpolated(pair)
+        return found[0].device_s if found else None
+
+    def _doubts(self, found: Estimate, strategy: Strategy, timings: Sequence[Timing]) -> Iterator[Warn]:
+        device = self._models.device
+        return doubts(
+            timings,
+            strategy=strategy,
+            limits=found.limits,
+            kind=device.kind,
+            missing=len(found.missing),
+            versions=self._known.versions,
+            unselected=strategy.need is Need.SELECTION and self._unselected,
+            alone=self._known.alone,
+            needed_bytes=found.memory_bytes,
+            memory_share=found.memory_bytes / (device.memory_bytes or inf),
+            norms_folded=folded_norms(found.network),
+            waiting_share=waiting_share(found.parts, found.step_s, device.kind),
+        )
+
+    @cached_property
+    def _unselected(self) -> bool:
+        """Whether there are convolutions without timings, and no selector to choose for them."""
+        pairs = {work.pair for work in self._calls.works if isinstance(work.layer, Convolution)}
+        return not pairs <= self._known.timings.keys() and self._models.selector is None
+
+    def _check_name(self, strategy: Strategy) -> None:
+        """An algorithm that is fixed by name must be one that the device has run."""
+        name = fixed_name(strategy.name)
+        timings = (timing for found in self._known.timings.values() for timing in found)
+        if name is None or name.upper() in {timing.task.algorithm.name.upper() for timing in timings}:
+            return
+        names = {timing.task.algorithm.name for timing in self._models.lookup.everything()}
+        if name.upper() not in {known.upper() for known in names}:
+            raise unknown("algorithm", name, names)
+
+    def _nothing_known_of(self, missing: Sequence[str]) -> LatteError:
+        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        return LatteError(
+            f"`{self._models.device.slug}` has nothing to price {some} with",
+            hint=f"{how_to_measure(self._models.device.kind)}; `--allow-unknown` leaves them out",
+        )
