@@ -66,8 +66,8 @@ demo: .venv/ready ## profile this machine for two minutes; an estimate and a pla
 	$(LATTE) estimate $(MODEL) --batch-size 8
 	$(LATTE) allocate $(MODEL) --fleet docs/fleet.yaml --widths $(WIDTHS) --round-duration 60s || [ $$? -eq 3 ]
 
-golden: .venv/ready ## rewrite the expected output in tests/golden; look at the diff
-	LATTE_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py tests/test_layer_values.py
+golden: .venv/ready ## rewrite the expected output in tests/golden and tests/frozen; look at the diff
+	LATTE_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py tests/test_layer_values.py tests/test_frozen.py
 
 docs: .venv/ready ## the documentation as pages in build/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs

@@ -111,7 +111,7 @@ def _described(found: DeviceInfo) -> dict[str, Any]:
     device = found.device
     return {
         "device": device.slug,
-        "kind": device.kind,
+        "kind": device.kind.name,
         "name": device.name,
         "memory_bytes": device.memory_bytes,
         "bandwidth_bytes_per_s": device.bandwidth_bytes_per_s,
