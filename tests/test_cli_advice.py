@@ -16,11 +16,13 @@ SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 PAGES = sorted([PACKAGE.parent / "README.md", *(PACKAGE.parent / "docs").rglob("*.md")])
 OF_ONE_COMMAND = {
     "allocator/curve.py": ("allocate",),
+    "allocator/document.py": ("allocate",),
     "allocator/files.py": ("allocate",),
     "allocator/plan.py": ("allocate",),
     "cli/options.py": ("estimate", "allocate"),
     "cli/training.py": ("train-selector", "train-estimator"),
     "federated/study/files.py": ("simulate",),
+    "files.py": ("allocate", "report", "store export", "zoo export"),
     "importers.py": ("import miopen-finddb", "import neusight-csv"),
     "network/channels/trace.py": ("allocate", "profile"),
     "network/depth.py": ("allocate",),

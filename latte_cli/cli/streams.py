@@ -60,7 +60,7 @@ def _stream(given: TextIO | None, sink: Sink, *, line_buffering: bool) -> TextIO
 
 def _unwritten(exc: OSError) -> LatteError:
     error = cannot_write("to standard output", exc)
-    error.hint = "make room, or send the output elsewhere, as in `latte ... > FILE`"
+    error.hint = "make room, or send the output to a file elsewhere"
     if isinstance(exc, BrokenPipeError):
         error.exit_code = ExitCode.READER_GONE
     return error
