@@ -16,6 +16,12 @@ _ADDRESS = re.compile(
     re.DOTALL,
 )
 _ENCODED = re.compile(rf"(%3A(?:%2F|/)+)[^{_ENDS}]+", re.IGNORECASE)
+# An address with a typo is none, and may hold a secret all the same.
+_USER_INFO = re.compile(rf"[^/:@{_ENDS}]+:[^/@{_ENDS}]+@")
+_VALUE = re.compile(
+    rf"((?:secret|access|session|account|shared|api|sas|sig|auth|pass|token)[a-z_-]*=)(?!\*{{3}})[^&;{_ENDS}]+",
+    re.IGNORECASE,
+)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::\d*)?[:,;.)]*")  # the last are a sentence's
 # What may be told of a query; the value of any other name may be a secret.
@@ -43,10 +49,14 @@ def _visible(sign: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """`text` with the user info and the values of the query of every address in it blanked."""
+    """`text` with the user info and the query's values of every address in it blanked; what looks like one too."""
     if "%3" in text:
         text = _ENCODED.sub(rf"\1{BLANK}", text)
-    return _ADDRESS.sub(_blanked, text) if ":/" in text else text
+    if ":/" in text:
+        text = _ADDRESS.sub(_blanked, text)
+    if "@" in text:
+        text = _USER_INFO.sub(f"{BLANK}@", text)
+    return _VALUE.sub(rf"\1{BLANK}", text) if "=" in text else text
 
 
 def _blanked(found: re.Match[str]) -> str:

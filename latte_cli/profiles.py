@@ -32,6 +32,11 @@ def profile(store: Store, device: str | None = None, threads: int | None = None)
     return meant[0] if meant else store.device(device).slug
 
 
+def measurable(device: Device) -> bool:
+    """Whether LATTE itself measures devices of this kind; of others it knows what was imported."""
+    return device.kind.name in OPENERS
+
+
 def spec_here(device: Device, threads: int) -> tuple[Spec, str | None] | None:
     """How the profiled `device` is opened on this machine, and its fleet name; None where it is another machine's."""
     opener = OPENERS.get(device.kind.name)
@@ -80,6 +85,11 @@ def _named(slugs: Sequence[str], own: str, *, any_threads: bool) -> list[str]:
 def _no_profile(slugs: Sequence[str], threads: int | None, spec: Spec) -> LatteError:
     asked = spec.kind is not None and spec.kind.own_memory  # a device beside the host was asked for by name
     whose, option = (f"'s {spec.kind.title}", f" --device {spec.kind}") if asked and spec.kind else ("", "")
+    if spec.kind is not None and spec.kind.name not in OPENERS:
+        return LatteError(
+            f"there is no profile of this machine{whose}",
+            hint="such a device cannot be profiled here: `latte import miopen-finddb FILE` adds what others measured",
+        )
     there = f"profiles of other machines: {', '.join(slugs)} (`--device NAME`); " if slugs else ""
     return LatteError(
         f"there is no profile of this machine{whose}" + (f" with {threads} threads" if threads else ""),

@@ -118,7 +118,7 @@ def test_a_plan_in_which_some_train_nothing_is_not_said_to_finish(run, tmp_path)
     assert run("--round-duration", duration, "-o", str(path))[0] == 0
     document = json.loads(path.read_text("utf-8"))
     fast_s = document["devices"][0]["high_s"]
-    assert run("--round-duration", f"{1.01 * fast_s:.6f}", "-o", str(path), "--force")[0] == 3
+    assert run("--round-duration", f"{1.01 * fast_s:.6f}s", "-o", str(path), "--force")[0] == 3
     assert [each["status"] for each in json.loads(path.read_text("utf-8"))["devices"]] == ["ok", "infeasible"]
     code, _, err = run("plan", "check", str(path), "lenet.onnx")
     assert code == 3

@@ -115,7 +115,7 @@ OTHERS = {
     "files.py",
     "store/parts.py",  # the store's own protocol
     "store/journal.py",
-    "worker.py",  # /proc
+    "child.py",  # /proc, and what a child answers
     "allocator/program.py",  # the null device
     "federated/device.py",  # a temporary folder
 }

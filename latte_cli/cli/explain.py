@@ -20,6 +20,7 @@ from latte_cli.cli.options import (
     StoreOption,
     ThreadsOption,
     WorkspaceLimitOption,
+    asked_of,
     parse_shapes,
     parse_size,
 )
@@ -124,7 +125,10 @@ def explain(
     for message in dict.fromkeys(text for each in found for text in doubts_of(each.best, each.others)):
         console.warn(message)
     if form is Format.TABLE:
-        console.note(f"next: `latte estimate {model} --strategy latte` prices the step with what LATTE takes")
+        asked_for = asked_of(opened.device(slug), precision, batch_size)
+        console.note(
+            f"next: `latte estimate {model} {asked_for} --strategy latte` prices the step with what LATTE takes"
+        )
 
 
 def _explain_elsewhere(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import inf, nan
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -12,6 +12,9 @@ from latte_cli.optimizers import OPTIMIZERS
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
 from latte_cli.report import Format
 from latte_cli.tasks import Precision
+
+if TYPE_CHECKING:
+    from latte_cli.devices import Device
 
 MODEL_HELP = "An ONNX file (.onnx) or a torch.export program (.pt2)."
 
@@ -121,3 +124,14 @@ def parse_shapes(given: Sequence[str] | None) -> dict[str, int]:
         if sizes.setdefault(name.strip(), int(size)) != int(size):
             raise LatteError(f"`{name.strip()}` has two sizes", hint="give it once", exit_code=ExitCode.USAGE)
     return sizes
+
+
+def asked_of(device: "Device", precision: str = Precision.FP32, batch_size: int | None = None) -> str:
+    """The options with which `latte estimate` asks the same of `device`."""
+    from latte_cli.profiles import measurable
+
+    options = [f"--device {device.slug}"]
+    options += [] if precision == Precision.FP32 else [f"--precision {precision}"]
+    options += [] if batch_size is None else [f"--batch-size {batch_size}"]
+    options += [] if measurable(device) else ["--allow-unknown"]  # others measured its convolutions alone
+    return " ".join(options)

@@ -8,9 +8,8 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from latte_cli import files, report
-from latte_cli.backends import OPENERS
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, StoreOption
+from latte_cli.cli.options import FormatOption, StoreOption, asked_of
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format
 from latte_cli.store import DeviceInfo, Findings, JournalInfo, open_store
@@ -101,8 +100,7 @@ def devices(store: StoreOption = None, form: FormatOption = Format.TABLE) -> Non
         report.write_table(report.Table(columns=("device", "kind", "name", ">memory", ">rows"), rows=cells))
     if found:
         known = found[0].device
-        more = "" if known.kind.name in OPENERS else " --allow-unknown"  # others measured its convolutions alone
-        console.note(f"next: `latte estimate MODEL --device {known.slug}{more}`")
+        console.note(f"next: `latte estimate MODEL {asked_of(known)}`")
     else:
         console.note("next: `latte profile --budget 2m` makes a profile of this machine")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption
+from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, asked_of
 from latte_cli.cli.training import learned_from, models_folder
 from latte_cli.errors import LatteError
 from latte_cli.report import Format
@@ -51,4 +51,4 @@ def train_estimator(
         save(model, place)
         console.note(f"estimator in `{place}`")
     if output is None:
-        console.note(f"next: `latte estimate MODEL.onnx --device {slugs[0]}`")
+        console.note(f"next: `latte estimate MODEL.onnx {asked_of(opened.device(slugs[0]))}`")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, parse_size
+from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, asked_of, parse_size
 from latte_cli.cli.training import learned_from, models_folder
 from latte_cli.errors import unknown
 from latte_cli.report import Format, duration
@@ -85,7 +85,7 @@ def train_selector(
     save(selector, folder)
     console.note(f"selector in `{folder}`")
     if output is None:
-        console.note(f"next: `latte estimate MODEL.onnx --device {slugs[0]} --strategy latte`")
+        console.note(f"next: `latte estimate MODEL.onnx {asked_of(opened.device(slugs[0]))} --strategy latte`")
 
 
 def _decisions(store: "Store", slugs: Sequence[str]) -> "tuple[list[Decision], list[Decision], dict[Key, Decision]]":
