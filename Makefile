@@ -56,10 +56,10 @@ WIDTHS := 1,0.5
 PROFILE = $(LATTE) profile --suite network $(MODEL) --batch-size 8 --widths $(WIDTHS)
 demo: export LATTE_STORE := $(CURDIR)/$(DEMO)/store
 demo: LATTE := $(BIN)/latte
-demo: .venv/ready ## profile this machine for two minutes; an estimate and a plan from what was measured
+demo: .venv/ready ## profile this machine for three minutes; an estimate and a plan from what was measured
 	@mkdir -p $(DEMO)
 	$(LATTE) zoo export resnet18 $(MODEL) --force
-	$(PROFILE) --budget 46s
+	$(PROFILE) --budget 100s
 	$(PROFILE) --budget 46s --threads 1
 	$(PROFILE) --budget 26s --precision bf16 --layout channels_last
 	$(LATTE) train-selector
