@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from latte_cli.backends import OPENERS
+from latte_cli.backends import OPENERS, measurable, opener_of
 from latte_cli.devices import Device, Spec, spec_named
 from latte_cli.errors import LatteError
 from latte_cli.store import Store
@@ -32,16 +32,11 @@ def profile(store: Store, device: str | None = None, threads: int | None = None)
     return meant[0] if meant else store.device(device).slug
 
 
-def measurable(device: Device) -> bool:
-    """Whether LATTE itself measures devices of this kind; of others it knows what was imported."""
-    return device.kind.name in OPENERS
-
-
 def spec_here(device: Device, threads: int) -> tuple[Spec, str | None] | None:
     """How the profiled `device` is opened on this machine, and its fleet name; None where it is another machine's."""
-    opener = OPENERS.get(device.kind.name)
-    if opener is None:
+    if not measurable(device.kind):
         return None
+    opener = opener_of(device.kind)
     for index in range(_MOST_DEVICES if device.kind.indexed else 1):
         slug = opener.slug(index, threads if device.kind.threaded else None)
         if slug and _is(device.slug, slug):
@@ -61,8 +56,7 @@ def _of_this_machine(spec: Spec, store: Store, threads: int | None) -> list[str]
     for kind in reversed(kinds):
         if spec.kind is None and threads is not None and not kind.threaded:
             continue  # threads that are set ask for a device that has them
-        opener = OPENERS.get(kind.name)
-        own = opener.slug(spec.index, threads) if opener else None
+        own = opener_of(kind).slug(spec.index, threads) if measurable(kind) else None
         found = _named(slugs, own, any_threads=kind.threaded and threads is None) if own else []
         if found:
             return found
@@ -85,7 +79,7 @@ def _named(slugs: Sequence[str], own: str, *, any_threads: bool) -> list[str]:
 def _no_profile(slugs: Sequence[str], threads: int | None, spec: Spec) -> LatteError:
     asked = spec.kind is not None and spec.kind.own_memory  # a device beside the host was asked for by name
     whose, option = (f"'s {spec.kind.title}", f" --device {spec.kind}") if asked and spec.kind else ("", "")
-    if spec.kind is not None and spec.kind.name not in OPENERS:
+    if spec.kind and not measurable(spec.kind):
         return LatteError(
             f"there is no profile of this machine{whose}",
             hint="such a device cannot be profiled here: `latte import miopen-finddb FILE` adds what others measured",

@@ -19,9 +19,14 @@ def add(opener: Opener) -> None:
     OPENERS[opener.kind.name] = opener
 
 
+def measurable(kind: Kind) -> bool:
+    """Whether LATTE measures devices of `kind` itself; of others it knows what was imported."""
+    return kind.name in OPENERS
+
+
 def opener_of(kind: Kind) -> Opener:
     """What opens devices of `kind` here; raises LatteError for a kind that rows may be of, but that is not measured."""
-    if kind.name not in OPENERS:
+    if not measurable(kind):
         raise unknown("device", kind.name, [AUTO, *OPENERS])
     return OPENERS[kind.name]
 

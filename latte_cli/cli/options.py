@@ -128,10 +128,10 @@ def parse_shapes(given: Sequence[str] | None) -> dict[str, int]:
 
 def asked_of(device: "Device", precision: str = Precision.FP32, batch_size: int | None = None) -> str:
     """The options with which `latte estimate` asks the same of `device`."""
-    from latte_cli.profiles import measurable
+    from latte_cli.backends import measurable
 
     options = [f"--device {device.slug}"]
     options += [] if precision == Precision.FP32 else [f"--precision {precision}"]
     options += [] if batch_size is None else [f"--batch-size {batch_size}"]
-    options += [] if measurable(device) else ["--allow-unknown"]  # others measured its convolutions alone
+    options += [] if measurable(device.kind) else ["--allow-unknown"]  # others measured its convolutions alone
     return " ".join(options)

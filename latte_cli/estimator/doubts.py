@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from latte_cli.backends import OPENERS
+from latte_cli.backends import measurable
 from latte_cli.devices import CPU, Kind
 from latte_cli.layers import Convolution
 from latte_cli.lookup import Source, Timing, fits
@@ -15,7 +15,7 @@ _WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1, "h
 
 def how_to_measure(kind: Kind) -> str:
     """How layers get times that were not measured on a device of `kind`."""
-    if kind.name in OPENERS:
+    if measurable(kind):
         return "`latte profile --suite network FILE` measures a model's layers"
     return "such a device cannot be profiled; `latte import miopen-finddb FILE` adds what others measured"
 
