@@ -1,12 +1,29 @@
-"""Boosters: XGBoost's own files, read without trusting them."""
+"""XGBoost: imported without what it does not need here, and its own files read without trusting them."""
 
+import sys
 from typing import Any
+
+
+def library() -> Any:
+    """The module `xgboost`, in a process of the command line without scikit-learn.
+
+    XGBoost imports scikit-learn where it is installed, and scipy.stats and pandas with it: 1.3 s of 2, for classes that
+    LATTE does not use. A process that imported LATTE as a library may use them, so there it is imported as always.
+    """
+    if "xgboost" in sys.modules or "sklearn" in sys.modules or "latte_cli.cli" not in sys.modules:
+        import xgboost
+    else:
+        sys.modules["sklearn"] = None  # type: ignore[assignment] # importing it raises ImportError, as if absent
+        try:
+            import xgboost
+        finally:
+            del sys.modules["sklearn"]
+    return xgboost
 
 
 def loaded(content: bytes, features: int | None = None) -> Any:
     """The booster that XGBoost wrote as `content`; raises ValueError for what is none, or has other `features`."""
-    import xgboost
-
+    xgboost = library()
     booster = xgboost.Booster()
     try:
         booster.load_model(bytearray(content))

@@ -110,7 +110,7 @@ class TimeModel:
 
     def log_times(self, tasks: Sequence[Task], device: Device) -> Array:
         """The logarithm of each task's time; not a number where its kind and phase are not known."""
-        import xgboost
+        xgboost = boosters.library()
 
         result = _log_base(tasks, self.card, self._prior)
         known = [row for row, time in enumerate(result) if not isnan(time)]
@@ -241,10 +241,9 @@ def _place(layer: Layer) -> float:
 
 def _boosted(columns: Any, target: Array, folds: npt.NDArray[np.int64]) -> tuple[list[Any], Array]:
     """Trees fitted without each fold in turn, which predict together, and what each row's own were not fitted on."""
-    import xgboost
-
+    xgboost = boosters.library()
     data, weights = xgboost.DMatrix(columns, label=target), informative(columns)
-    boosters, left_out = [], np.zeros_like(target)
+    trees, left_out = [], np.zeros_like(target)
     for fold in sorted(set(folds)):
         own = np.flatnonzero(folds == fold)
         others = np.flatnonzero(folds != fold)
@@ -252,8 +251,8 @@ def _boosted(columns: Any, target: Array, folds: npt.NDArray[np.int64]) -> tuple
         rest.set_info(feature_weights=weights)
         booster = xgboost.train(_TREES, rest, num_boost_round=_ROUNDS)
         left_out[own] = booster.predict(data.slice(own))
-        boosters.append(booster)
-    return boosters, left_out
+        trees.append(booster)
+    return trees, left_out
 
 
 def _columns(tasks: Sequence[Task], device: Device, algorithms: Sequence[str], base: Array) -> Any:

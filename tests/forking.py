@@ -1,7 +1,7 @@
 """Run `latte` many times with standard streams of several kinds, each time in a fork of this one process.
 
-Reads cases as JSON from stdin, `[{"arguments": [...], "out": KIND, "err": KIND}]`, and writes what became of them. A
-kind is `kept`, `ascii` or `cp1252` (kept, with such an encoding), `full`, `closed`, or `gone` (a pipe
+Reads cases as JSON from each line of stdin, `[{"arguments": [...], "out": KIND, "err": KIND}]`, and writes a line with
+what became of them. A kind is `kept`, `ascii` or `cp1252` (kept, with such an encoding), `full`, `closed`, or `gone` (a pipe
 closed after a line).
 """
 
@@ -14,16 +14,19 @@ from typing import Any
 
 
 def main() -> None:
-    cases = json.load(sys.stdin)
-    import numpy  # noqa: F401 - once for all; pyarrow, which starts threads, comes after the fork
-    import onnx  # noqa: F401
+    import onnx  # noqa: F401 - imported once for all cases
+    import pyarrow.compute  # noqa: F401 - its thread pools are made anew after a fork
+    import pyarrow.parquet  # noqa: F401
 
+    import latte_cli.allocator
     import latte_cli.cli
-    import latte_cli.network  # noqa: F401
+    import latte_cli.estimator
+    import latte_cli.network
+    import latte_cli.report.estimates  # noqa: F401
 
-    answers = os.dup(1)
-    with os.fdopen(answers, "w") as out:
-        json.dump([_ran(**case) for case in cases], out)
+    with os.fdopen(os.dup(1), "w") as out:
+        for line in sys.stdin:
+            print(json.dumps([_ran(**case) for case in json.loads(line)]), file=out, flush=True)
 
 
 def _ran(arguments: list[str], out: str, err: str) -> dict[str, Any]:

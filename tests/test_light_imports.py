@@ -11,7 +11,6 @@ from latte_cli.store import open_store
 _HEAVY = {"torch", "sklearn", "pandas", "scipy", "xgboost"}
 _RUN = """
 import sys
-sys.modules["sklearn"] = None  # XGBoost imports it, and pandas with it, where it is installed
 from latte_cli.cli import main
 try:
     main()

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,35 +38,44 @@ COMMANDS = [
 SOME = COMMANDS[1::3]  # every kind of writer
 
 
+class Place:
+    """A folder with a model and a fleet of Cyrillic names, a plan and a store, where one process forks each command."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / MODEL).write_bytes(zoo.export("lenet"))
+        (folder / "fleet.yaml").write_text(FLEET, "utf-8")
+        store = open_store(str(folder / "store"), shipped=False)
+        profile(store, step_layers(load(folder / MODEL, batch_size=8)))
+        environment = os.environ | {"LATTE_STORE": store.uri, "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+        words = [sys.executable, str(Path(__file__).with_name("forking.py"))]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process: subprocess.Popen[str] = subprocess.Popen(words, cwd=folder, env=environment, **pipes)  # type: ignore[call-overload]
+        made = ["allocate", MODEL, "--fleet", "fleet.yaml", "--round-duration", "1h", "-o", "plan.json"]
+        [(code, _, said)] = self.run([made])
+        assert code == 0, said
+
+    def run(self, commands: list[list[str]], out: str = "kept", err: str = "kept") -> list[tuple[int, bytes, bytes]]:
+        cases = [{"arguments": command, "out": out, "err": err} for command in commands]
+        assert self.process.stdin
+        assert self.process.stdout
+        print(json.dumps(cases), file=self.process.stdin, flush=True)
+        found = json.loads(self.process.stdout.readline())
+        return [(each["code"], base64.b64decode(each["out"]), base64.b64decode(each["err"])) for each in found]
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model and a fleet of Cyrillic names, a plan, and a store."""
-    folder = tmp_path_factory.mktemp("streams")
-    (folder / MODEL).write_bytes(zoo.export("lenet"))
-    (folder / "fleet.yaml").write_text(FLEET, "utf-8")
-    store = open_store(str(folder / "store"), shipped=False)
-    profile(store, step_layers(load(folder / MODEL, batch_size=8)))
-    made = ["allocate", MODEL, "--fleet", "fleet.yaml", "--round-duration", "1h", "-o", "plan.json"]
-    [(code, _, said)] = run(folder, [made])
-    assert code == 0, said
-    return folder
-
-
-def run(place: Path, commands: list[list[str]], out: str = "kept", err: str = "kept") -> list[tuple[int, bytes, bytes]]:
-    cases = [{"arguments": command, "out": out, "err": err} for command in commands]
-    environment = os.environ | {"LATTE_STORE": str(place / "store"), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, str(Path(__file__).with_name("forking.py"))]
-    done = subprocess.run(
-        words, input=json.dumps(cases), capture_output=True, text=True, check=True, cwd=place, env=environment
-    )
-    found = json.loads(done.stdout)
-    return [(each["code"], base64.b64decode(each["out"]), base64.b64decode(each["err"])) for each in found]
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    there = Place(tmp_path_factory.mktemp("streams"))
+    with there.process:
+        yield there
+        assert there.process.stdin
+        there.process.stdin.close()
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("full", "No space left on device"), ("closed", "Bad file descriptor")])
-def test_a_result_that_cannot_be_written_is_one_error(place: Path, kind: str, reason: str) -> None:
+def test_a_result_that_cannot_be_written_is_one_error(place: Place, kind: str, reason: str) -> None:
     commands = COMMANDS if kind == "full" else SOME
-    for command, (code, _, said) in zip(commands, run(place, commands, out=kind), strict=True):
+    for command, (code, _, said) in zip(commands, place.run(commands, out=kind), strict=True):
         lines = said.decode().splitlines()
         assert code == 1, (command, lines)
         assert lines[-2] == f"error: cannot write to standard output: {reason}", (command, lines)
@@ -73,8 +83,8 @@ def test_a_result_that_cannot_be_written_is_one_error(place: Path, kind: str, re
         assert all(line.startswith(("warning: ", "the ", "fitting")) for line in lines[:-2]), (command, lines)
 
 
-def test_a_reader_that_goes_ends_the_command_silently_with_141(place: Path) -> None:
-    for command, (code, _, said) in zip(SOME, run(place, SOME, out="gone"), strict=True):
+def test_a_reader_that_goes_ends_the_command_silently_with_141(place: Place) -> None:
+    for command, (code, _, said) in zip(SOME, place.run(SOME, out="gone"), strict=True):
         text = said.decode()
         assert code in (0, 141), (command, text)  # 0: all was in the pipe before
         assert not any(word in text for word in ("error", "Traceback", "Exception", "Broken")), (command, text)
@@ -90,24 +100,24 @@ def test_a_pipe_that_nobody_reads_gives_141() -> None:
 
 
 @pytest.mark.parametrize("kind", ["full", "closed", "gone"])
-def test_messages_that_nobody_can_read_change_no_result(place: Path, kind: str) -> None:
+def test_messages_that_nobody_can_read_change_no_result(place: Place, kind: str) -> None:
     commands = [*SOME, ["zoo", "list", "--nope"], ["estimate", "no.onnx"]]
-    for command, (code, out, _) in zip(commands, run(place, commands, err=kind), strict=True):
+    for command, (code, out, _) in zip(commands, place.run(commands, err=kind), strict=True):
         assert (code, bool(out)) == ((0, True) if command in SOME else (code or 70, False)), command
         assert code in (0, 1, 2)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_signs_that_an_encoding_lacks_degrade(place: Path, encoding: str) -> None:
+def test_signs_that_an_encoding_lacks_degrade(place: Place, encoding: str) -> None:
     commands = [*SOME, ["estimate", f"{NAME}…±.onnx"], ["zoo", NAME], ["zoo", "list", f"--{NAME}"]]
-    for command, (code, out, said) in zip(commands, run(place, commands, out=encoding, err=encoding), strict=True):
+    for command, (code, out, said) in zip(commands, place.run(commands, out=encoding, err=encoding), strict=True):
         assert code == 0 if command in SOME else code in (1, 2), (command, said)
         text = (out + said).decode(encoding)
         assert "Traceback" not in text
         assert NAME not in text
 
 
-def test_both_streams_closed_before_the_interpreter_starts_end_without_noise(place: Path) -> None:
+def test_both_streams_closed_before_the_interpreter_starts_end_without_noise(place: Place) -> None:
     for redirection, code in ((">&-", 1), ("2>&-", 0), (">&- 2>&-", 1), ("<&- >&-", 1), (">/dev/full 2>/dev/full", 1)):
         command = f"{sys.executable} -m latte_cli --version {redirection}"
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
@@ -125,13 +135,13 @@ def test_the_program_s_own_signs_degrade_to_what_they_mean() -> None:
     assert done.stdout == "+/- 1.5 ... <= ?\n"
 
 
-def test_help_is_written_in_ascii(place: Path) -> None:
+def test_help_is_written_in_ascii(place: Place) -> None:
     """Typer writes it by itself, in UTF-8 where the terminal is ASCII."""
     from latte_cli.cli.commands import COMMANDS as SINGLE
     from latte_cli.cli.commands import GROUPS
 
     grouped = [[name, info.name] for name, group in GROUPS.items() for info in group.registered_commands if info.name]
     commands = [[*words, "--help"] for words in ([[]] + [[name] for name in (*SINGLE, *GROUPS)] + grouped)]
-    for command, (code, out, _) in zip(commands, run(place, commands), strict=True):
+    for command, (code, out, _) in zip(commands, place.run(commands), strict=True):
         assert code == 0
         assert out.isascii(), command

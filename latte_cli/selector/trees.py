@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latte_cli.boosters import loaded
+from latte_cli.boosters import library, loaded
 from latte_cli.features import FEATURES, Matrix, informative
 from latte_cli.layers import Phase
 from latte_cli.selector.candidates import COLUMNS, Array, Candidates, Places
@@ -115,8 +115,7 @@ def fit(examples: Examples, devices: Sequence[str], *, seed: int) -> Trees:
 
 
 def _boosted(data: Any, objective: Mapping[str, Any], size: tuple[int, float, int], seed: int) -> Any:
-    import xgboost
-
+    xgboost = library()
     depth, rate, rounds = size
     parameters = {**_COMMON, **objective, "max_depth": depth, "eta": rate, "seed": seed}
     return xgboost.train(parameters, data, num_boost_round=rounds)
@@ -136,8 +135,7 @@ def _columns(features: Matrix, devices: npt.NDArray[np.float32]) -> Matrix:
 
 
 def _data(columns: Matrix, target: npt.ArrayLike, counts: Array, *, detailed: bool) -> Any:
-    import xgboost
-
+    xgboost = library()
     data = xgboost.DMatrix(
         columns, label=target, weight=counts, feature_types=_TYPES[: columns.shape[1]], enable_categorical=True
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from latte_cli.boosters import loaded
+from latte_cli.boosters import library, loaded
 from latte_cli.features import Matrix, informative
 from latte_cli.selector.candidates import Array, Places
 
@@ -43,8 +43,7 @@ class Workspaces:
 
 def fit(features: Matrix, rows: Places, places: Places, needed_bytes: Array, *, seed: int) -> Workspaces:
     """Trees fitted to what candidates needed, one number each."""
-    import xgboost
-
+    xgboost = library()
     if not len(rows):
         return Workspaces()
     columns = _columns(features, rows, places)
