@@ -252,7 +252,7 @@ def test_no_process_is_left_whenever_and_however_a_profile_is_ended(tmp_path: Pa
             assert errors.splitlines() == ["error: interrupted", "hint: what was finished is kept"]
             assert marked.process.returncode == 130
             assert open_store(shipped=False).info().journals == ()
-    for number in (*ENDINGS, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with Marked(command) as marked:
             time.sleep(moments.uniform(0, 2))
             marked.process.send_signal(number)

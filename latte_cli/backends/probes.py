@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -150,6 +151,7 @@ def _ask(name: str, limit_s: float, question: Mapping[str, object] | None = None
 
 
 def _module(name: str) -> Module:
+    sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type] # XGBoost works without, as in boosters.library
     found = import_module(name)
     return Module(version=str(getattr(found, "__version__", "")), path=_folder(found))
 
