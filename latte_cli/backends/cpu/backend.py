@@ -261,26 +261,23 @@ def _layer_call(task: Task) -> LayerCall:
 
 
 def _convolution(task: Task, layer: Convolution) -> LayerCall:
+    if task.algorithm.library == LISTED.library:
+        return _by_onednn(task, layer)
     compute = computation(task.algorithm, layer, task.phase, task.settings)
     ready = operands(layer, task.settings)
-    first = ready.x if task.phase is Phase.FORWARD else ready.gy
-    if isinstance(compute, onednn_calls.Computation):
-        return _checked(task, layer, compute, ready, first)
-    return LayerCall(call=lambda: compute(ready), first=(first,))
+    return LayerCall(call=lambda: compute(ready), first=ready.just_written(task.phase))
 
 
-def _checked(
-    task: Task, layer: Convolution, compute: onednn_calls.Computation, ready: Operands, first: Tensor
-) -> LayerCall:
-    """A call of one of oneDNN's implementations, whose result has been compared with float64's once.
+def _by_onednn(task: Task, layer: Convolution) -> LayerCall:
+    """A call of one of oneDNN's implementations, whose result has been compared with float64's.
 
     The gradient of a bias is a sum of its own, as it is where the implementation runs in a model.
     """
-    onednn_calls.check_once(task, compute)
+    compute, ready = onednn_calls.checked(task), operands(layer, task.settings)
 
     def call() -> Tensor:
         if task.phase is Phase.BACKWARD_FILTER:
             bias_gradient(layer, ready)
         return compute(ready)
 
-    return LayerCall(call=call, first=(first,), workspace_bytes=compute.workspace_bytes)
+    return LayerCall(call=call, first=ready.just_written(task.phase), workspace_bytes=compute.workspace_bytes)

@@ -21,6 +21,7 @@ from latte_cli.algorithms import (
 )
 from latte_cli.backends.contract import Facts, Failed, Unsupported
 from latte_cli.backends.native import cudnn
+from latte_cli.backends.native.closing import KEPT
 from latte_cli.backends.torch.layers import (
     FRAMEWORK_CONVOLUTIONS,
     LayerCall,
@@ -86,7 +87,7 @@ class Calls:
             raise Unsupported(f"no {task.algorithm.name} on a GPU")
         layer, o, compute = task.layer, self._tensors(task, task.layer).operands, FRAMEWORK_CONVOLUTIONS[task.phase]
         used = o.recorded() if task.phase is Phase.FORWARD else o
-        return _by_torch(task, LayerCall(call=lambda: compute(layer, used), first=_just_written(o, task.phase)))
+        return _by_torch(task, LayerCall(call=lambda: compute(layer, used), first=o.just_written(task.phase)))
 
     def ranking(self, task: Task) -> tuple[str, ...]:
         """The names of cuDNN's algorithms that its heuristic would take, best first."""
@@ -204,10 +205,7 @@ def _without_bias(
     def told() -> Facts:
         return replace(facts, kernels=kernels(run) if is_engine(task.algorithm) and _profiled(task) else ())
 
-    return Ready(call=LayerCall(call=call, first=_just_written(o, task.phase)), facts=told, holds=(workspace,))
-
-
-_KEPT_PROBLEMS = 4096
+    return Ready(call=LayerCall(call=call, first=o.just_written(task.phase)), facts=told, holds=(workspace,))
 
 
 @lru_cache
@@ -216,13 +214,13 @@ def _opened(index: int) -> tuple[cudnn.Library, int]:
     return library, library.handle(index)
 
 
-@lru_cache(maxsize=_KEPT_PROBLEMS)
+@lru_cache(maxsize=KEPT)  # what it evicts closes itself
 def _described(layer: Convolution, precision: Precision, layout: Layout, index: int) -> cudnn.Problem:
     library, _ = _opened(index)
     return cudnn.problem(library, layer, precision, layout)
 
 
-@lru_cache(maxsize=_KEPT_PROBLEMS)
+@lru_cache(maxsize=KEPT)  # what it evicts closes itself
 def _planned(
     name: str, layer: Convolution, phase: Phase, precision: Precision, layout: Layout, index: int
 ) -> cudnn.Plan:
@@ -281,11 +279,6 @@ def computed(
 
 
 _WRITTEN = {Phase.FORWARD: "y", Phase.BACKWARD_DATA: "x", Phase.BACKWARD_FILTER: "w"}
-
-
-def _just_written(o: Operands, phase: Phase) -> tuple[Tensor]:
-    """What the layer before has left in the cache."""
-    return (o.x if phase is Phase.FORWARD else o.gy,)
 
 
 def _written(o: Operands, phase: Phase) -> Tensor:

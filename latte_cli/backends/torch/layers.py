@@ -74,6 +74,10 @@ class Operands:
         master = None if self.master is None else self.master.detach().requires_grad_()
         return Operands(x=x, w=w, b=b, gy=self.gy, master=master)
 
+    def just_written(self, phase: Phase) -> tuple[Tensor]:
+        """What the layer before has left in the cache."""
+        return (self.x if phase is Phase.FORWARD else self.gy,)
+
     def gradient(self, of_weight: Tensor) -> Tensor:
         """The gradient as the optimizer gets it."""
         return of_weight if self.master is None else of_weight.to(self.master.dtype)
