@@ -19,7 +19,7 @@ from latte_cli.devices import Device, Sampling
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Judge, Mark, Measurement, Outcome, measure
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 _START_LIMIT_S, _END_LIMIT_S = 120.0, 5.0
 
@@ -46,9 +46,9 @@ class Opening:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """One measurement to make; `quiet_s` is how long to wait for other processes first."""
+    """One measurement to make, or one question to ask; `quiet_s` is how long to wait for other processes first."""
 
-    task: Task
+    task: Task | Question
     sweep_pass: int = 0
     best_s: float | None = None
     quiet_s: float = 0.0

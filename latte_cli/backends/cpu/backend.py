@@ -12,14 +12,13 @@ from torch import Tensor
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, LISTED, Algorithm
 from latte_cli.backends import host
-from latte_cli.backends.contract import Conditions, Facts, OutOfMemory, Prepared, Ranking, Sample
+from latte_cli.backends.contract import Conditions, Facts, OutOfMemory, Prepared, Sample, Unsupported
 from latte_cli.backends.cpu import onednn_calls
 from latte_cli.backends.cpu.computing import computation
 from latte_cli.backends.cpu.convolutions import CONVOLUTIONS
 from latte_cli.backends.torch.layers import (
     REFUSALS,
     LayerCall,
-    Operands,
     bias_gradient,
     layer_call,
     operands,
@@ -31,7 +30,7 @@ from latte_cli.backends.torch.whole import Runs
 from latte_cli.devices import CPU, Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Transfer, Whole
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 _ASSUMED_CACHE_BYTES = 32 * 2**20
 _QUIET_CORES = 0.3
@@ -99,15 +98,16 @@ class CpuBackend:
             return (FRAMEWORK_DEFAULT,)
         torchs = (name for name, rule in CONVOLUTIONS.items() if phase in rule.calls)
         own = tuple(Algorithm(library="torch", name=name) for name in torchs)
-        listed = onednn_calls.candidates(layer, phase, settings)
-        return (*own, *listed, LISTED) if listed else own
+        return (*own, *onednn_calls.candidates(layer, phase, settings))
 
-    def prepare(self, task: Task) -> Prepared | Ranking:
+    def ranking(self, question: Question) -> tuple[str, ...]:
+        if question.ranker != LISTED or not isinstance(question.layer, Convolution):
+            raise Unsupported(f"no {question.ranker} on a CPU for a {question.layer.kind} layer")
+        return onednn_calls.ranking(question.layer, question.phase, question.settings)
+
+    def prepare(self, task: Task) -> Prepared:
         if isinstance(task.layer, Whole):
             return self._runs.prepared(task)
-        if task.algorithm == LISTED:
-            assert isinstance(task.layer, Convolution)
-            return Ranking(names=onednn_calls.ranking(task.layer, task.phase, task.settings))
         try:
             return _Timed(self, self._call(task), task.phase)
         except MemoryError as exc:

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from latte_cli.algorithms import (
-    ENGINE_LISTS,
     FRAMEWORK_BENCHMARK,
     FRAMEWORK_DEFAULT,
     HEURISTIC,
-    LISTED_BY,
     Algorithm,
     known,
 )
@@ -33,7 +31,7 @@ from latte_cli.backends.torch.layers import (
 )
 from latte_cli.engines import PREFIX, Heuristic, is_engine
 from latte_cli.layers import Convolution, Phase, layer_text
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 _PROFILED_OF = 8
 _LONGEST_NAME = 160
@@ -85,18 +83,20 @@ class Calls:
             return self._by_cudnn(task, task.layer)
         if task.algorithm not in (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK):
             raise Unsupported(f"no {task.algorithm.name} on a GPU")
-        layer, o, compute = task.layer, self._tensors(task, task.layer).operands, FRAMEWORK_CONVOLUTIONS[task.phase]
+        layer, compute = task.layer, FRAMEWORK_CONVOLUTIONS[task.phase]
+        o = self._tensors(layer, task.settings).operands
         used = o.recorded() if task.phase is Phase.FORWARD else o
         return _by_torch(task, LayerCall(call=lambda: compute(layer, used), first=o.just_written(task.phase)))
 
-    def ranking(self, task: Task) -> tuple[str, ...]:
-        """The names of cuDNN's algorithms that its heuristic would take, best first."""
-        assert isinstance(task.layer, Convolution)
-        if task.algorithm in ENGINE_LISTS:
-            with self._described(task.layer, task.phase, task.settings) as graph:
-                mode = Heuristic[task.algorithm.name.removeprefix(LISTED_BY)]
-                return tuple(f"{PREFIX}{index}" for index in graph.listed(mode))
-        found = self._tensors(task, task.layer).described().heuristic(self._handle, task.phase)
+    def ranking(self, question: Question) -> tuple[str, ...]:
+        """The names of cuDNN's algorithms that a ranker would take, best first; raises Unsupported."""
+        layer, phase, settings, ranker = question.layer, question.phase, question.settings, question.ranker
+        if ranker.library != HEURISTIC.library or not isinstance(layer, Convolution):
+            raise Unsupported(f"no {ranker} on a GPU for a {layer.kind} layer")
+        if ranker.mode:
+            with self._described(layer, phase, settings) as graph:
+                return tuple(f"{PREFIX}{index}" for index in graph.listed(Heuristic[ranker.mode]))
+        found = self._tensors(layer, settings).described().heuristic(self._handle, phase)
         return tuple(dict.fromkeys(ranked.algorithm.name for ranked in found if ranked.status_ok))
 
     def engines(self, layer: Convolution, phase: Phase, settings: Settings) -> tuple[Algorithm, ...]:
@@ -112,7 +112,7 @@ class Calls:
         return cudnn.graph(self._target, layer, phase, settings.precision, settings.layout)
 
     def _by_engine(self, task: Task, layer: Convolution) -> Ready:
-        o = self._tensors(task, layer).operands
+        o = self._tensors(layer, task.settings).operands
         self._graph = self._described(layer, task.phase, task.settings)
         engine = self._graph.engine(task.algorithm.name)
         self._plan = plan = self._graph.plan(task.algorithm.name)
@@ -131,7 +131,7 @@ class Calls:
         self._plan = self._graph = None
 
     def _by_cudnn(self, task: Task, layer: Convolution) -> Ready:
-        tensors = self._tensors(task, layer)
+        tensors = self._tensors(layer, task.settings)
         problem, o = tensors.described(), tensors.operands
         size = problem.workspace_bytes(self._handle, task.phase, task.algorithm)
         workspace = torch.empty(size, dtype=torch.uint8, device="cuda") if size else None
@@ -149,15 +149,15 @@ class Calls:
         facts = Facts(workspace_bytes=size, deterministic=about.deterministic if about else None)
         return _without_bias(task, layer, o, into, run, facts, workspace)
 
-    def _tensors(self, task: Task, layer: Convolution) -> _Tensors:
+    def _tensors(self, layer: Convolution, settings: Settings) -> _Tensors:
         kept = self._kept
-        if kept is None or (kept.layer, kept.settings) != (layer, task.settings):
+        if kept is None or (kept.layer, kept.settings) != (layer, settings):
             self._drop()
             kept = self._kept = _Tensors(
                 layer=layer,
-                settings=task.settings,
-                operands=operands(layer, task.settings, "cuda"),
-                problem=self._problem(layer, task.settings),
+                settings=settings,
+                operands=operands(layer, settings, "cuda"),
+                problem=self._problem(layer, settings),
             )
         return kept
 
