@@ -160,22 +160,6 @@ class Problem(SelfClosing):
 
         return run
 
-    def run(
-        self,
-        handle: int,
-        phase: Phase,
-        algorithm: Algorithm,
-        *,
-        x: int,
-        w: int,
-        y: int,
-        workspace: int = 0,
-        workspace_bytes: int = 0,
-    ) -> None:
-        """Call `phase` once; see `bound`."""
-        memory = {"x": x, "w": w, "y": y, "workspace": workspace, "workspace_bytes": workspace_bytes}
-        self.bound(handle, phase, algorithm, **memory)()
-
     def heuristic(self, handle: int, phase: Phase) -> tuple[Ranked, ...]:
         """What cuDNN would take for `phase`, best first, without running anything; times are its estimates."""
         name, _, described = self._operation(phase)
