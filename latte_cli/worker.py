@@ -21,7 +21,8 @@ from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Judge, Mark, Measurement, Outcome, measure
 from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
-_START_LIMIT_S, _END_LIMIT_S = 120.0, 5.0
+_START_LIMIT_S = 120.0  # chosen: far beyond importing torch and opening a device
+_END_LIMIT_S = 5.0  # chosen: for the kernel to free the memory of a process that has closed its pipe
 
 Open: TypeAlias = Callable[..., Backend]
 

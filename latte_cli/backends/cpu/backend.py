@@ -32,9 +32,9 @@ from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Transfer, Whole
 from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
-_ASSUMED_CACHE_BYTES = 32 * 2**20
-_QUIET_CORES = 0.3
-_TOUCHED_BYTES = 24 * 2**20
+_ASSUMED_CACHE_BYTES = 32 * 2**20  # where the system tells none: a last level of a desktop's size
+_QUIET_CORES = 0.3  # chosen: above one of the 10 ms that /proc/stat counts in, over the 50 ms between two readings
+_TOUCHED_BYTES = 24 * 2**20  # chosen: below host.LARGE_BLOCK_BYTES, so that it is of the heap and leaves it touched
 _PRECISIONS = (Precision.FP32, Precision.BF16)
 
 
@@ -144,7 +144,7 @@ class CpuBackend:
         while (load := self._load.read()) is not None and load > _QUIET_CORES:
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(0.05)
+            time.sleep(0.05)  # five steps of /proc/stat
         return True
 
     def timed(

@@ -25,16 +25,16 @@ from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 T = TypeVar("T")
 
-_LEAST_CAPABILITY = {
+_LEAST_CAPABILITY = {  # CUDA C++ Programming Guide, arithmetic instructions by compute capability
     Precision.FP32: (0, 0),
     Precision.TF32: (8, 0),
     Precision.FP16: (5, 3),
     Precision.BF16: (8, 0),
     Precision.BF16_AUTOCAST: (8, 0),
 }
-_ASSUMED_CACHE_BYTES = 64 * 2**20
-_CONDITIONS_EVERY_S = 0.1
-_COPIED_BYTES = 2**29
+_ASSUMED_CACHE_BYTES = 64 * 2**20  # where an older torch tells none: above the 50 MiB of an H100
+_CONDITIONS_EVERY_S = 0.1  # chosen: a reading of NVML takes longer than most calls
+_COPIED_BYTES = 2**29  # chosen: several times any L2 cache, and a sixteenth of the memory at most
 
 
 class CudaBackend:

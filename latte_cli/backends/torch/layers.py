@@ -25,7 +25,7 @@ aten: Any = torch.ops.aten
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError, LatteError)
 """What torch raises for a layer that it does not compute."""
 
-_MORE_NODES = 20
+_MORE_NODES = 20  # chosen: so many nodes take several times what the call does, whose noise then hardly counts
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 

@@ -29,7 +29,7 @@ ALIGNMENT_BYTES = 16
 """What the addresses of tensors are multiples of: torch's are."""
 
 _UIDS = {"x": 1, "w": 2, "y": 3}
-_MOST_NOTES = 16
+_MOST_NOTES = 16  # more than there are of a kind (see `attributes.Numerical`, which has ten)
 
 
 class Descriptor(Closing):
