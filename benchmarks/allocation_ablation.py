@@ -20,7 +20,8 @@ from statistics import median
 
 from latte_cli import child
 from latte_cli.allocator import SubModel, catalogue
-from latte_cli.backends.torch.whole import Run, run_apart
+from latte_cli.backends.torch.training import Run
+from latte_cli.backends.torch.whole import run_apart
 from latte_cli.errors import ExitCode
 from latte_cli.estimator import Estimator
 from latte_cli.network import Network, load, zoo

@@ -23,7 +23,8 @@ from math import inf
 from pathlib import Path
 
 from latte_cli import child, suites
-from latte_cli.backends.torch.whole import Run, run_apart
+from latte_cli.backends.torch.training import Run
+from latte_cli.backends.torch.whole import run_apart
 from latte_cli.estimator import CALIBRATED, ESTIMATORS, Estimate, Estimator, Source
 from latte_cli.estimator.calibration import Calibration
 from latte_cli.estimator.steps import Step, training_step

@@ -22,7 +22,8 @@ from pathlib import Path
 from estimate_accuracy import Case, precision
 
 from latte_cli import child, suites
-from latte_cli.backends.torch.whole import PARTS, Run, run_here
+from latte_cli.backends.torch.training import Run
+from latte_cli.backends.torch.whole import PARTS, run_here
 from latte_cli.errors import ExitCode
 from latte_cli.estimator import Estimator
 from latte_cli.estimator.steps import Step, training_step

@@ -28,7 +28,7 @@ from latte_cli.measure import Evidence, Measurement, Outcome
 from latte_cli.network.zoo import ZOO
 from latte_cli.quantities import duration_s
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision
+from latte_cli.tasks import Layout, Precision, Task
 
 NETWORKS_SHARE = 0.45
 """The networks' part of the budget; the suite `paper` has the rest."""
@@ -80,7 +80,7 @@ def table(rows: Iterable[Measurement]) -> list[str]:
     timed: defaultdict[tuple[str, str, Phase, Convolution], list[Measurement]] = defaultdict(list)
     for row in rows:
         task, settings = row.task, row.task.settings
-        if isinstance(task.layer, Convolution) and row.evidence is not Evidence.LABEL:
+        if isinstance(task, Task) and isinstance(task.layer, Convolution) and row.evidence is not Evidence.LABEL:
             timed[settings.precision, settings.layout, task.phase, task.layer].append(row)
             if row.sweep_pass == 0:
                 outcomes[settings.precision, settings.layout, task.phase, task.algorithm.name][row.outcome] += 1

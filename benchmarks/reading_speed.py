@@ -6,28 +6,32 @@ the process's peak of memory.
     python benchmarks/reading_speed.py
 """
 
-import json
-import subprocess
+import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-READ = """
-import json, resource, sys, time
-from latte_cli import load
-import latte_cli.network.onnx
-start = time.perf_counter()
-network = load(sys.argv[1], batch_size=8)
-seconds = time.perf_counter() - start
-assert "torch" not in sys.modules
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"seconds": seconds, "layers": len(network.layers), "peak_bytes": peak}))
-"""
+from latte_cli import child
+
 TIMES = 5
 
 
-def gigabyte(path: Path) -> None:
+def read(path: str) -> dict[str, Any]:
+    """What it takes a process of its own to read a model file."""
+    import latte_cli.network.onnx  # noqa: F401 - its import is no part of reading
+    from latte_cli import load
+
+    start = time.perf_counter()
+    network = load(path, batch_size=8)
+    seconds = time.perf_counter() - start
+    assert "torch" not in sys.modules
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "layers": len(network.layers), "peak_bytes": peak}
+
+
+def gigabyte(path: str) -> None:
     """Eight matrices of 128 MiB one after the other, written piece by piece."""
     from onnx import TensorProto, helper
 
@@ -41,7 +45,7 @@ def gigabyte(path: Path) -> None:
     first = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ("N", rows))
     last = helper.make_tensor_value_info("x8", TensorProto.FLOAT, None)
     model = helper.make_model(helper.make_graph(nodes, "gigabyte", [first], [last], initializer=weights))
-    path.write_bytes(model.SerializeToString())
+    Path(path).write_bytes(model.SerializeToString())
 
 
 def plain_s(path: Path) -> float:
@@ -59,12 +63,10 @@ def main() -> None:
         for name, path in files.items():
             path.write_bytes(zoo.export(name))
         files["1 GiB of weights"] = Path(folder, "c.onnx")
-        subprocess.run([sys.executable, __file__, "--write", files["1 GiB of weights"]], check=True)
+        # In a process of its own, whose memory is not taken for a reader's.
+        child.ask("reading_speed:gigabyte", str(files["1 GiB of weights"]))
         for name, path in files.items():
-            runs = [
-                json.loads(subprocess.run([sys.executable, "-c", READ, path], check=True, capture_output=True).stdout)
-                for _ in range(TIMES)
-            ]
+            runs = [child.ask("reading_speed:read", str(path)) for _ in range(TIMES)]
             best = min(runs, key=lambda run: run["seconds"])
             spread = f"{best['seconds']:.3f} s (to {max(run['seconds'] for run in runs):.3f} s)"
             print(
@@ -74,7 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--write"]:  # in a process of its own, whose memory is not taken for a reader's
-        gigabyte(Path(sys.argv[2]))
-    else:
-        main()
+    main()

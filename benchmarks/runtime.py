@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from latte_cli import child
-from latte_cli.backends.torch.whole import Run
+from latte_cli.backends.torch.training import Run
 from latte_cli.errors import ExitCode
 from latte_cli.estimator import Limits
 from latte_cli.network import load, zoo
@@ -117,7 +117,7 @@ def times(request: tuple[str, int, str, str, str]) -> dict[str, float]:
     import torch
 
     import latte_cli
-    from latte_cli.backends.torch.whole import Training
+    from latte_cli.backends.torch.training import Training
     from latte_cli.runtime.convolution import wrapper_s
 
     def sync() -> None:

@@ -29,6 +29,7 @@ from latte_cli.report import Table, duration, percent, size, write_table
 from latte_cli.selector import KINDS, Decision, Score, Selector, by_pass, decisions, evaluate, fit
 from latte_cli.selector.evaluation import cold_prediction_s
 from latte_cli.store import open_store
+from latte_cli.tasks import Task
 
 COLUMNS = (
     *("device", "precision", "phase", "method", "limit"),
@@ -38,8 +39,10 @@ BREAK_S = 30.0
 
 AMONG: dict[str, Callable[[Measurement], bool]] = {
     "both": lambda row: True,
-    "named": lambda row: not is_engine(row.task.algorithm),
-    "engines": lambda row: is_engine(row.task.algorithm) or row.task.algorithm.library == "torch",
+    "named": lambda row: not (isinstance(row.task, Task) and is_engine(row.task.algorithm)),
+    "engines": lambda row: (
+        isinstance(row.task, Task) and (is_engine(row.task.algorithm) or row.task.algorithm.library == "torch")
+    ),
 }
 """Which rows are judged: torch's own op always is."""
 

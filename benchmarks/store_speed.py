@@ -5,42 +5,41 @@ tells a busy machine from a slow store.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
+import time
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from latte_cli.devices import CPU, Device
-from latte_cli.layers import Convolution, layer_from_text, layer_text
-from latte_cli.store import schema
-from latte_cli.store.parts import Place
+from latte_cli import child
 
 _ROWS_PER_LAYER = 50
 _SAMPLES = 12
 _NETWORK = 60
 
-_PROGRAM = """
-import json, sys, time
-start = time.perf_counter()
-import pyarrow.compute, pyarrow.fs, pyarrow.parquet
-from latte_cli.layers import layer_from_text
-from latte_cli.store import open_store
-imported = time.perf_counter()
-store = open_store(sys.argv[1], shipped=False)
-if sys.argv[2] == "info":
-    found = store.info().devices[0].rows
-else:
-    found = len(store.measurements("synthetic", layers=map(layer_from_text, json.load(sys.stdin))))
-end = time.perf_counter()
-print(json.dumps([end - imported, imported - start, time.process_time(), found]))
-"""
+
+def answer(request: Mapping[str, Any]) -> list[float]:
+    """What `times` asks a process of its own for; nothing heavy is imported before."""
+    start = time.perf_counter()
+    import pyarrow.compute
+    import pyarrow.fs
+    import pyarrow.parquet  # noqa: F401 - what reading takes
+
+    from latte_cli.layers import layer_from_text
+    from latte_cli.store import open_store
+
+    imported = time.perf_counter()
+    store = open_store(request["store"], shipped=False)
+    if request["what"] == "info":
+        found = store.info().devices[0].rows
+    else:
+        found = len(store.measurements("synthetic", layers=map(layer_from_text, request["network"])))
+    end = time.perf_counter()
+    return [end - imported, imported - start, time.process_time(), found]
 
 
 def layers(rows: int) -> list[str]:
+    from latte_cli.layers import Convolution, layer_text
+
     made = (
         Convolution(batch=2 ** (n % 6), in_channels=3 + n, out_channels=64, input=(32, 32), kernel=(3, 3))
         for n in range(rows // _ROWS_PER_LAYER)
@@ -49,11 +48,19 @@ def layers(rows: int) -> list[str]:
 
 
 def words(values: list[str], indices: Any) -> Any:
+    import pyarrow as pa
+
     return pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), pa.array(values))
 
 
 def table(texts: list[str]) -> Any:
     """Rows of all those layers, the columns that matter for speed filled as a profile fills them."""
+    import numpy as np
+    import pyarrow as pa
+
+    from latte_cli.layers import layer_from_text
+    from latte_cli.store import schema
+
     rows = len(texts) * _ROWS_PER_LAYER
     draw, numbers = np.random.default_rng(0), np.arange(rows)
     of_layer, same = np.repeat(np.arange(len(texts)), _ROWS_PER_LAYER), np.zeros(rows, dtype=np.int64)
@@ -85,17 +92,14 @@ def table(texts: list[str]) -> Any:
 
 def times(store: str, what: str, network: list[str]) -> tuple[float, float, float, int]:
     """Of the best of three runs: seconds in the store, in imports and of the CPU, and how many rows it found."""
-    command = [sys.executable, "-c", _PROGRAM, store, what]
-    runs = [
-        json.loads(
-            subprocess.run(command, input=json.dumps(network), capture_output=True, text=True, check=True).stdout
-        )
-        for _ in range(3)
-    ]
-    return min(tuple(run) for run in runs)
+    request = {"store": store, "what": what, "network": network}
+    return min(tuple(child.ask("store_speed:answer", request)) for _ in range(3))
 
 
 def main() -> None:
+    from latte_cli.devices import CPU, Device
+    from latte_cli.store.parts import Place
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     rows = parser.parse_args().rows

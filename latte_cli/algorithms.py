@@ -1,4 +1,4 @@
-"""Algorithms: an open set of names, and what is known of the named ones."""
+"""Algorithms: an open set of names, what is known of the named ones, and who ranks them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +26,21 @@ class Algorithm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ranker:
+    """Who of a library's ranks its algorithms for a layer's phase, best first, and computes nothing.
+
+    `mode` is the mode of cuDNN's heuristics that lists engines; empty for who ranks other algorithms.
+    """
+
+    library: str
+    name: str
+    mode: str = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, kw_only=True)
 class Known:
     """What is known of a named algorithm: its phases, its family, whether results repeat bit by bit.
 
@@ -44,20 +59,21 @@ FRAMEWORK_DEFAULT = Algorithm(library="torch", name="DEFAULT")
 FRAMEWORK_BENCHMARK = Algorithm(library="torch", name="BENCHMARK")
 """What the framework takes on a GPU after it has timed some of what its library offers (`cudnn.benchmark`)."""
 
-HEURISTIC = Algorithm(library="cudnn", name="HEURISTIC_V7")
-"""Not a way to compute: the ordered answer of cuDNN's own heuristic (`cudnnGet…Algorithm_v7`)."""
+HEURISTIC = Ranker(library="cudnn", name="HEURISTIC_V7")
+"""cuDNN's own heuristic, of its named algorithms (`cudnnGet…Algorithm_v7`)."""
 
-LISTED = Algorithm(library="onednn", name="LISTED")
-"""Not a way to compute: the names of oneDNN's implementations in the order in which it would take them."""
+LISTED = Ranker(library="onednn", name="LISTED")
+"""oneDNN's list of its implementations, in the order in which it would take them."""
 
-LISTED_BY = "LISTED_"
 ENGINE_LISTS = tuple(
-    Algorithm(library="cudnn", name=f"{LISTED_BY}{mode}") for mode in ("INSTANT", "A", "B", "FALLBACK")
+    Ranker(library="cudnn", name=f"LISTED_{mode}", mode=mode) for mode in ("INSTANT", "A", "B", "FALLBACK")
 )
-"""Not ways to compute: the names of cuDNN's engines, best first, as each mode of its heuristics lists them."""
+"""The modes of cuDNN's heuristics, which list its engines."""
 
-ANSWERS = frozenset((HEURISTIC, LISTED, *ENGINE_LISTS))
-"""What libraries say of their algorithms, in the place of one."""
+RANKERS: dict[tuple[str, str], Ranker] = {
+    (ranker.library, ranker.name): ranker for ranker in (HEURISTIC, LISTED, *ENGINE_LISTS)
+}
+"""Who ranks algorithms, by (library, name)."""
 
 KNOWN: dict[tuple[str, str], Known] = {
     ("torch", "DEFAULT"): Known(phases=tuple(Phase), family="framework"),

@@ -196,3 +196,7 @@ class Device:
     rated_bandwidth_bytes_per_s: float | None = None
     peaks_flop_per_s: tuple[tuple[str, float], ...] = ()
     shared_memory: bool = False
+
+    def peak_in(self, precision: str) -> float | None:
+        """The measured peak in `precision`, or in fp32 where that was not measured."""
+        return dict(self.peaks_flop_per_s).get(precision, self.peak_flop_per_s)

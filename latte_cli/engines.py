@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
-from latte_cli.algorithms import Algorithm, known
+from latte_cli.algorithms import RANKERS, Algorithm, Ranker, known
 from latte_cli.layers import Phase
 from latte_cli.tasks import Precision
 
@@ -143,3 +143,9 @@ def family(
 def is_engine(algorithm: Algorithm) -> bool:
     """Whether an algorithm is one of cuDNN's engines, rather than a named algorithm."""
     return algorithm.library == "cudnn" and algorithm.name.startswith(PREFIX)
+
+
+def rankers(algorithms: Iterable[Algorithm]) -> tuple[Ranker, ...]:
+    """Those who rank some of `algorithms`."""
+    ranked = {(algorithm.library, is_engine(algorithm)) for algorithm in algorithms}
+    return tuple(ranker for ranker in RANKERS.values() if (ranker.library, bool(ranker.mode)) in ranked)

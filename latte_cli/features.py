@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from latte_cli.devices import Device
 from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.tasks import Layout, Settings
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
 
@@ -97,7 +97,7 @@ def matrix(
     rows[:, _LAYER_END:_SETTINGS_END] = [_settings_row(one) for one in each]
     element = np.log2([one.precision.element_bytes for one in each])
     flops, moved = _of(rows, "log_flops"), _of(rows, "log_moved") + element
-    peaks = {precision: _log(_peak(device, precision)) for precision in {one.precision for one in each}}
+    peaks = {precision: _log(device.peak_in(precision)) for precision in {one.precision for one in each}}
     peak = np.array([peaks[one.precision] for one in each])
     bandwidth = _log(device.bandwidth_bytes_per_s)
     combined: dict[str, npt.ArrayLike] = {
@@ -158,11 +158,6 @@ def informative(columns: Matrix) -> Matrix:
     same = (columns == columns[:1]) | (np.isnan(columns) & np.isnan(columns[:1]))
     weights: Matrix = (~same.all(axis=0)).astype(np.float32)
     return weights if weights.any() else np.ones_like(weights)
-
-
-def _peak(device: Device, precision: Precision) -> float | None:
-    """The device's measured peak in `precision`, or in fp32 where that was not measured."""
-    return dict(device.peaks_flop_per_s).get(precision, device.peak_flop_per_s)
 
 
 def _of(rows: Matrix, name: str) -> Matrix:

@@ -23,7 +23,7 @@ from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Evidence, Measurement
 from latte_cli.store import Store
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 _NAMED = 5
 
@@ -146,20 +146,19 @@ _LATTE_COLUMNS = (
 def _latte_winners(text: IO[str], device: Device, tally: Tally) -> Iterator[Measurement]:
     """Which of cuDNN's forward algorithms won, as `cudnnFind` saw it; a layer that comes again is another pass."""
     for layer, algorithm, again in _latte(text, tally):
-        yield _label(layer, algorithm, (algorithm.name,), again, device)
+        task = Task(layer=layer, phase=Phase.FORWARD, algorithm=algorithm, settings=Settings())
+        yield _label(task, algorithm, again, device)
 
 
 def _latte_heuristic(text: IO[str], device: Device, tally: Tally) -> Iterator[Measurement]:
     """What cuDNN's heuristic answered."""
     for layer, algorithm, again in _latte(text, tally):
-        yield _label(layer, HEURISTIC, (algorithm.name,), again, device)
+        question = Question(layer=layer, phase=Phase.FORWARD, ranker=HEURISTIC, settings=Settings())
+        yield _label(question, algorithm, again, device)
 
 
-def _label(
-    layer: Convolution, algorithm: Algorithm, ranking: tuple[str, ...], again: int, device: Device
-) -> Measurement:
-    task = Task(layer=layer, phase=Phase.FORWARD, algorithm=algorithm, settings=Settings())
-    return Measurement(task=task, device=device, sweep_pass=again, evidence=Evidence.LABEL, ranking=ranking)
+def _label(task: Task | Question, algorithm: Algorithm, again: int, device: Device) -> Measurement:
+    return Measurement(task=task, device=device, sweep_pass=again, evidence=Evidence.LABEL, ranking=(algorithm.name,))
 
 
 def _latte(text: IO[str], tally: Tally) -> Iterator[tuple[Convolution, Algorithm, int]]:

@@ -1,7 +1,7 @@
 """Look-up: a device's rows, combined over passes, found for a layer or between its measured neighbours."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -9,12 +9,12 @@ from math import exp, isnan, log, nan, sqrt
 from statistics import fmean, median
 from typing import Any, TypeAlias
 
-from latte_cli.algorithms import ANSWERS, ENGINE_LISTS, HEURISTIC, LISTED, LISTED_BY, Algorithm
+from latte_cli.algorithms import Algorithm
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Whole
 from latte_cli.measure import Mark, Measurement, Outcome
 from latte_cli.store import Store
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 Pair: TypeAlias = tuple[Layer, Phase]
 
@@ -96,7 +96,7 @@ def combined(measurements: Iterable[Measurement]) -> list[Timing]:
     """
     passes: defaultdict[Task, list[Measurement]] = defaultdict(list)
     for row in measurements:
-        if row.outcome is Outcome.OK and row.seconds:
+        if isinstance(row.task, Task) and row.outcome is Outcome.OK and row.seconds:
             passes[row.task].append(row)
     return [_timing(task, rows) for task, rows in passes.items()]
 
@@ -156,7 +156,7 @@ class Lookup:
         self.store, self.slug = store, slug
         self.precision, self.layout, self.threads = precision, layout, threads
         self._timings: dict[Pair, dict[Settings, list[Timing]]] = {}
-        self._rankings: dict[Task, tuple[str, ...]] = {}
+        self._rankings: dict[Question, tuple[str, ...]] = {}
         self._asked: set[Layer] = set()
         self._everything: list[Timing] | None = None
         self._families: dict[Hashable, list[tuple[Sizes, Timing]]] | None = None
@@ -199,17 +199,15 @@ class Lookup:
             self._index(found)
         return self._everything
 
-    def rankings(
-        self, pairs: Iterable[Pair], answers: Collection[Algorithm] = (HEURISTIC, LISTED)
-    ) -> dict[Pair, tuple[str, ...]]:
-        """The names of algorithms as the library's own heuristic ranks them for each of `pairs`: one of its `answers`.
+    def rankings(self, pairs: Iterable[Pair]) -> dict[Pair, tuple[str, ...]]:
+        """The names of algorithms, engines aside, as the library's own heuristic ranks them for each of `pairs`.
 
         Where it was not asked, they are in the order of their mean place for layers that were read so far.
         """
         asked = {
-            (task.layer, task.phase): names
-            for task, names in self._rankings.items()
-            if task.algorithm in answers and self.matches(task)
+            (question.layer, question.phase): names
+            for question, names in self._rankings.items()
+            if not question.ranker.mode and self.matches(question)
         }
         places: defaultdict[Phase, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for (_, phase), names in asked.items():
@@ -223,16 +221,16 @@ class Lookup:
     def engine_lists(self, pairs: Iterable[Pair]) -> dict[Pair, dict[str, tuple[str, ...]]]:
         """What each mode of cuDNN's heuristics lists for those of `pairs` that it was asked for, and were read."""
         wanted, found = set(pairs), defaultdict[Pair, dict[str, tuple[str, ...]]](dict)
-        for task, names in self._rankings.items():
-            pair = (task.layer, task.phase)
-            if task.algorithm in ENGINE_LISTS and pair in wanted and self.matches(task):
-                found[pair][task.algorithm.name.removeprefix(LISTED_BY)] = names
+        for question, names in self._rankings.items():
+            pair, mode = (question.layer, question.phase), question.ranker.mode
+            if mode and pair in wanted and self.matches(question):
+                found[pair][mode] = names
         return dict(found)
 
     def _noted(self, rows: Iterable[Measurement]) -> Iterator[Measurement]:
-        """`rows` as they come; what the library's heuristic answered is kept."""
+        """`rows` as they come; the answers to questions are kept."""
         for row in rows:
-            if row.task.algorithm in ANSWERS:
+            if isinstance(row.task, Question):
                 self._rankings[row.task] = row.ranking
             yield row
 
@@ -287,8 +285,8 @@ class Lookup:
                 pair = (timing.task.layer, timing.task.phase)
                 self._timings.setdefault(pair, {}).setdefault(settings, []).append(timing)
 
-    def matches(self, task: Task) -> bool:
-        """Whether a task was measured under the settings looked up here."""
+    def matches(self, task: Task | Question) -> bool:
+        """Whether a task was measured, or a question asked, under the settings looked up here."""
         settings = task.settings
         same_layout = settings.layout is self.layout or not has_layout(task.layer)
         return settings.precision is self.precision and same_layout and self.threads in (None, settings.threads)

@@ -14,12 +14,11 @@ from latte_cli.backends.contract import (
     Failed,
     OutOfMemory,
     Prepared,
-    Ranking,
     Sample,
     Unsupported,
 )
 from latte_cli.devices import Device, Sampling
-from latte_cli.tasks import Task
+from latte_cli.tasks import Question, Task
 
 
 class Outcome(StrEnum):
@@ -51,16 +50,16 @@ class Mark(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One row of the store: what happened when `task` was timed on `device` in one pass of a sweep.
+    """One row of the store: what happened when `task` was timed, or asked, on `device` in one pass of a sweep.
 
     Times are raw samples in seconds (empty unless the outcome is ok); `summary_s` is an imported time; `drift` is the
     reference kernel's time over its median in the sweep (1 where it was not read); `deterministic`, `kernels` and
-    `notes` are what is known of the call (see backends.Facts), `ranking` is a library's own ordered answer where the
-    task asked for it; `detail` is the library's own word on a failure; `origin` says who measured; `measured_at` is
+    `notes` are what is known of the call (see backends.Facts), `ranking` is a library's own ordered answer to a
+    question; `detail` is the library's own word on a failure; `origin` says who measured; `measured_at` is
     seconds since the epoch.
     """
 
-    task: Task
+    task: Task | Question
     device: Device
     sweep_pass: int = 0
     outcome: Outcome = Outcome.OK
@@ -107,7 +106,7 @@ class Judge:
 
 def measure(
     backend: Backend,
-    task: Task,
+    task: Task | Question,
     *,
     plan: Sampling,
     judge: Judge,
@@ -116,16 +115,16 @@ def measure(
     origin: str = "",
     clock: Callable[[], float] = time.time,
 ) -> Measurement:
-    """Time `task` on `backend`; every way it can end is a row.
+    """Time `task` on `backend`, or ask it; every way it can end is a row.
 
     `best_s` is the time of the fastest algorithm seen for this layer and phase. Workspace and other facts are looked
     at in the first pass only.
     """
     row = Measurement(task=task, device=backend.device, sweep_pass=sweep_pass, origin=origin, measured_at=clock())
     try:
+        if isinstance(task, Question):
+            return replace(row, evidence=Evidence.LABEL, ranking=backend.ranking(task))
         prepared = backend.prepare(task)
-        if isinstance(prepared, Ranking):
-            return replace(row, evidence=Evidence.LABEL, ranking=prepared.names)
         before, drift = backend.conditions(), judge.drift(backend)
         samples, cut = _samples(prepared, plan, best_s)
         facts = prepared.facts() if sweep_pass == 0 and not cut else Facts()

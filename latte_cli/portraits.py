@@ -64,14 +64,9 @@ class Portrait:
     spreads: tuple[float, ...]
 
     @property
-    def peak_flop_per_s(self) -> float | None:
-        """The arithmetic that the device reached in a large matrix product of this precision."""
-        return dict(self.device.peaks_flop_per_s).get(self.precision) or self.device.peak_flop_per_s
-
-    @property
     def above_roof(self) -> bool:
         """Whether convolutions were faster than that by a tenth."""
-        peak = self.peak_flop_per_s
+        peak = self.device.peak_in(self.precision)
         return peak is not None and any(each.flop_per_s > 1.1 * peak for each in self.reached)
 
 

@@ -10,14 +10,15 @@ from statistics import median
 from typing import Protocol
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm, known
+from latte_cli.engines import rankers
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Mark, Measurement, Outcome
-from latte_cli.tasks import Settings, Task
+from latte_cli.tasks import Question, Settings, Task
 from latte_cli.worker import Order, Worker
 
-_CHUNK = 64
-_REPEAT_WITHIN = 1.5
-_QUIET_SHARE = 0.1
+_CHUNK = 64  # chosen: a budget that ends early has then cut off the alternatives of a network's worth of layers
+_REPEAT_WITHIN = 1.5  # chosen: far beyond the 3 to 7 % by which a layer differs between passes (see lookup)
+_QUIET_SHARE = 0.1  # chosen: of a sweep's time, what waiting for others to leave the cores may cost it
 
 
 class Depth(IntEnum):
@@ -71,7 +72,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    task: Task
+    task: Task | Question
     sweep_pass: int
 
 
@@ -135,8 +136,8 @@ class Sweep:
         summary.left = len(self._left)
         return summary
 
-    def _expanded(self, wanted: Sequence[Wanted], phases: frozenset[Phase]) -> list[list[Task]]:
-        """For each wanted layer and settings its tasks, the framework's own choice first."""
+    def _expanded(self, wanted: Sequence[Wanted], phases: frozenset[Phase]) -> list[list[Task | Question]]:
+        """For each wanted layer and settings its tasks, the framework's own choice first, then what to ask of them."""
         unique = list({item.layer: item for item in wanted}.values())
         asked = [
             (item, phase, settings)
@@ -146,13 +147,18 @@ class Sweep:
             if phase in phases
         ]
         found = self._worker.candidates([(item.layer, phase, settings) for item, phase, settings in asked])
-        tasks: dict[tuple[Layer, Settings], list[Task]] = defaultdict(list)
+        tasks: dict[tuple[Layer, Settings], list[Task | Question]] = defaultdict(list)
         for (item, phase, settings), algorithms in zip(asked, found, strict=True):
             tasks[item.layer, settings] += [
                 Task(layer=item.layer, phase=phase, algorithm=algorithm, settings=settings)
                 for algorithm in algorithms
                 if _depth(algorithm) <= item.depth
             ]
+            if item.depth >= Depth.USUAL:
+                tasks[item.layer, settings] += [
+                    Question(layer=item.layer, phase=phase, ranker=ranker, settings=settings)
+                    for ranker in rankers(algorithms)
+                ]
         return list(tasks.values())
 
     def _steps(self, budget: Budget) -> Iterator[_Step]:
@@ -168,7 +174,7 @@ class Sweep:
                 if (task.id, number) not in self._done and self._again(task, everything):
                     yield _Step(task=task, sweep_pass=number)
 
-    def _groups(self, budget: Budget) -> Iterator[list[Task]]:
+    def _groups(self, budget: Budget) -> Iterator[list[Task | Question]]:
         """The tasks that are measured round by round before any other: those of one layer, where there are rounds."""
         if budget.rounds > 1 and not budget.together:
             yield from self._tasks
@@ -177,19 +183,19 @@ class Sweep:
         for start in range(0, len(self._tasks), max(1, chunk)):
             for own_choice in (True, False):
                 for tasks in self._tasks[start : start + chunk]:
-                    yield [task for task in tasks if (task.algorithm == FRAMEWORK_DEFAULT) is own_choice]
+                    yield [task for task in tasks if _is_default(task) is own_choice]
 
-    def _ran(self, task: Task) -> bool:
+    def _ran(self, task: Task | Question) -> bool:
         """Whether `task` was timed, and not given up as slow."""
         row = self._last.get(task.id)
         return row is not None and row.seconds is not None and Mark.CUT not in row.marks
 
-    def _again(self, task: Task, everything: bool) -> bool:
+    def _again(self, task: Task | Question, everything: bool) -> bool:
         """Whether another pass over `task` can change a choice or a total."""
         if not self._ran(task):
             return False
         close = median(self._times[task.id]) <= _REPEAT_WITHIN * self._best[_choice(task)]
-        return (close or task.algorithm == FRAMEWORK_DEFAULT) and (everything or bool(self._last[task.id].marks))
+        return (close or _is_default(task)) and (everything or bool(self._last[task.id].marks))
 
     def _order(self, step: _Step, quiet_s: float) -> Order:
         return Order(
@@ -236,6 +242,10 @@ def timed(
         progress(done, _label(task))
 
 
+def _is_default(task: Task | Question) -> bool:
+    return isinstance(task, Task) and task.algorithm == FRAMEWORK_DEFAULT
+
+
 def _depth(algorithm: Algorithm) -> Depth:
     if algorithm == FRAMEWORK_DEFAULT:
         return Depth.DEFAULT
@@ -243,15 +253,15 @@ def _depth(algorithm: Algorithm) -> Depth:
     return Depth.ALL if about is not None and about.rarely_wins else Depth.USUAL
 
 
-def _choice(task: Task) -> tuple[Layer, Phase, Settings]:
+def _choice(task: Task | Question) -> tuple[Layer, Phase, Settings]:
     """What the algorithms of `task` and of others compete for."""
     return task.layer, task.phase, task.settings
 
 
-def _in_round(tasks: Sequence[Task], number: int) -> Sequence[Task]:
+def _in_round(tasks: Sequence[Task | Question], number: int) -> Sequence[Task | Question]:
     """`tasks` as they come, so that the first sets what is slow, and in an order of its own in each later round."""
     return sorted(tasks, key=lambda task: Random(f"{task.id} {number}").random()) if number else tasks
 
 
-def _label(task: Task) -> str:
+def _label(task: Task | Question) -> str:
     return f"{task.layer.kind} {task.phase}"

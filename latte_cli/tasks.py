@@ -1,11 +1,14 @@
-"""Tasks: one layer, phase, algorithm and settings to time; hashable, and the same text on every machine."""
+"""Tasks: one layer, phase, algorithm and settings to time, or a question to who ranks algorithms.
+
+Both are hashable, and their ids are the same text on every machine.
+"""
 
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from latte_cli.algorithms import Algorithm
+from latte_cli.algorithms import Algorithm, Ranker
 from latte_cli.layers import Layer, Phase, layer_text
 
 _TYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -117,17 +120,35 @@ class Task:
     @cached_property
     def id(self) -> str:
         """16 hexadecimal digits that name this task wherever and whenever it is written."""
-        settings = self.settings
-        parts = (
-            layer_text(self.layer),
-            self.phase,
-            self.algorithm.library,
-            self.algorithm.name,
-            settings.precision,
-            settings.layout,
-            str(settings.threads),
-            str(int(settings.cuda_graph)),
-            settings.power_mode,
-            settings.versions_text,
-        )
-        return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+        return _id(self.layer, self.phase, self.algorithm, self.settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One ranking to ask for: of the algorithms for `phase` of `layer` by `ranker` under `settings`."""
+
+    layer: Layer
+    phase: Phase
+    ranker: Ranker
+    settings: Settings
+
+    @cached_property
+    def id(self) -> str:
+        """As of a task; no task has the same."""
+        return _id(self.layer, self.phase, self.ranker, self.settings)
+
+
+def _id(layer: Layer, phase: Phase, named: Algorithm | Ranker, settings: Settings) -> str:
+    parts = (
+        layer_text(layer),
+        phase,
+        named.library,
+        named.name,
+        settings.precision,
+        settings.layout,
+        str(settings.threads),
+        str(int(settings.cuda_graph)),
+        settings.power_mode,
+        settings.versions_text,
+    )
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()

@@ -19,9 +19,10 @@ from latte_cli.devices import Device, Sampling
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Judge, Mark, Measurement, Outcome, measure
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
-_START_LIMIT_S, _END_LIMIT_S = 120.0, 5.0
+_START_LIMIT_S = 120.0  # chosen: far beyond importing torch and opening a device
+_END_LIMIT_S = 5.0  # chosen: for the kernel to free the memory of a process that has closed its pipe
 
 Open: TypeAlias = Callable[..., Backend]
 
@@ -46,9 +47,9 @@ class Opening:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """One measurement to make; `quiet_s` is how long to wait for other processes first."""
+    """One measurement to make, or one question to ask; `quiet_s` is how long to wait for other processes first."""
 
-    task: Task
+    task: Task | Question
     sweep_pass: int = 0
     best_s: float | None = None
     quiet_s: float = 0.0

@@ -16,14 +16,13 @@ from latte_cli.backends.contract import (
     Looks,
     OutOfMemory,
     Prepared,
-    Ranking,
     Sample,
     State,
     Unsupported,
 )
 from latte_cli.devices import Device, Kind, Sampling
 from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 ABACUS = Kind(
     name="abacus",
@@ -88,7 +87,10 @@ class AbacusBackend:
             return ()
         return (FRAMEWORK_DEFAULT, *BEADS) if isinstance(layer, Convolution) else (FRAMEWORK_DEFAULT,)
 
-    def prepare(self, task: Task) -> Prepared | Ranking:
+    def ranking(self, question: Question) -> tuple[str, ...]:
+        raise Unsupported(f"no {question.ranker} on an abacus")
+
+    def prepare(self, task: Task) -> Prepared:
         if isinstance(task.layer, Convolution) and task.algorithm == BEADS[2] and task.layer.groups > 1:
             raise Unsupported("no tiles for groups")
         if task.layer.output_shape and max(task.layer.output_shape) > 2**30:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, Algorithm
-from latte_cli.backends.contract import Conditions, Facts, Failed, OutOfMemory, Ranking, Sample, Unsupported
+from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorithm
+from latte_cli.backends.contract import Conditions, Facts, Failed, OutOfMemory, Sample, Unsupported
 from latte_cli.backends.native import cudnn
 from latte_cli.devices import CUDA, Device
 from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 DEVICE = Device(slug="recorded-gpu", kind=CUDA, name="Recorded GPU", memory_bytes=2**34, peak_flop_per_s=5e13)
 
@@ -63,11 +63,12 @@ class RecordedGpu:
     def candidates(self, layer: Layer, phase: Phase, settings: Settings) -> tuple[Algorithm, ...]:
         if not isinstance(layer, Convolution):
             return (FRAMEWORK_DEFAULT,)
-        return (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK, *cudnn.algorithms(layer, phase), HEURISTIC)
+        return (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK, *cudnn.algorithms(layer, phase))
 
-    def prepare(self, task: Task) -> "_Ready | Ranking":
-        if task.algorithm == HEURISTIC:
-            return Ranking(names=RANKING)
+    def ranking(self, question: Question) -> tuple[str, ...]:
+        return RANKING
+
+    def prepare(self, task: Task) -> "_Ready":
         self._logged(task.algorithm.name)
         self._fault(task.algorithm.name)
         if task.algorithm.name == "FFT" and task.phase is Phase.BACKWARD_FILTER:

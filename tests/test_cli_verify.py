@@ -13,7 +13,8 @@ from running import here, latte
 import latte_cli
 from latte_cli.backends.cpu.backend import libraries
 from latte_cli.backends.host import cpu_slug
-from latte_cli.backends.torch.whole import Run, run_here
+from latte_cli.backends.torch.training import Run
+from latte_cli.backends.torch.whole import run_here
 from latte_cli.devices import CPU, Device
 from latte_cli.network import load
 from latte_cli.network.module import NetworkModule

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latte_cli.backends.cpu.convolutions import CONVOLUTIONS, Operands
+from latte_cli.backends.cpu.convolutions import CONVOLUTIONS
+from latte_cli.backends.torch.layers import Operands
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision, Settings

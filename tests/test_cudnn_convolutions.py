@@ -140,7 +140,7 @@ def test_without_a_handle_every_call_is_refused_by_its_name(cudnn: Library, laye
         with pytest.raises(Unsupported, match=f"^cudnnGet{name}WorkspaceSize: CUDNN_STATUS_BAD_PARAM"):
             described.workspace_bytes(0, phase, algorithm)
         with pytest.raises(Unsupported, match=f"^cudnn{name}: CUDNN_STATUS_BAD_PARAM"):
-            described.run(0, phase, algorithm, x=256, w=512, y=768, workspace=1024, workspace_bytes=8)
+            described.bound(0, phase, algorithm, x=256, w=512, y=768, workspace=1024, workspace_bytes=8)()
 
 
 def test_a_bound_call_can_be_repeated(cudnn: Library) -> None:

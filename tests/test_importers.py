@@ -98,7 +98,7 @@ def test_winners_become_labels_and_what_cudnn_cannot_describe_is_counted(store, 
 def test_what_the_heuristic_answered_is_its_ranking(store, tmp_path):
     import_file(written(tmp_path / "heuristic.csv", LATTE_ROWS), Source.LATTE_CSV, store, name="My GPU", heuristic=True)
     assert [device.slug for device in store.devices()] == ["my-gpu"]
-    assert {row.task.algorithm for row in rows(store)} == {HEURISTIC}
+    assert {row.task.ranker for row in rows(store)} == {HEURISTIC}
     assert {row.ranking for row in rows(store)} == {
         ("IMPLICIT_PRECOMP_GEMM",),
         ("WINOGRAD_NONFUSED",),

@@ -9,10 +9,10 @@ from latte_cli.backends.host import cpu_slug
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Convolution, Elementwise, Linear, Optimizer, Phase
 from latte_cli.lookup import Lookup, NotProfiled, Source, combined
-from latte_cli.measure import Evidence, Mark, Outcome
+from latte_cli.measure import Evidence, Mark, Measurement, Outcome
 from latte_cli.profiles import profile as meant
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision, Task
+from latte_cli.tasks import Layout, Precision, Question, Task
 
 LAYER = convolution(8, 16, 32, 16)
 FORWARD = Task(layer=LAYER, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT, settings=SETTINGS)
@@ -158,16 +158,15 @@ def test_the_narrowest_bracket_is_used(store):
     assert all(t.device_s == pytest.approx(5.0) for t in lookup(store).interpolated((LAYER, Phase.FORWARD)))
 
 
+def answered(question, names):
+    return Measurement(task=question, device=DEVICE, evidence=Evidence.LABEL, ranking=names)
+
+
 def test_where_the_library_was_not_asked_its_usual_ranking_stands_for_its_answer(store):
     asked = [convolution(1, 16, 16, size) for size in (8, 16, 32)]
     answers = [("a", "b", "c"), ("a", "c"), ("b", "a", "c")]
     rows = [
-        replace(
-            measurement(Task(layer=layer, phase=Phase.FORWARD, algorithm=LISTED, settings=SETTINGS), ranking=answer),
-            evidence=Evidence.LABEL,
-            device_times_s=(),
-            host_times_s=(),
-        )
+        answered(Question(layer=layer, phase=Phase.FORWARD, ranker=LISTED, settings=SETTINGS), answer)
         for layer, answer in zip(asked, answers, strict=True)
     ]
     write(store, rows)
@@ -186,13 +185,8 @@ def test_what_cudnn_s_heuristics_list_is_kept_apart_from_its_ranking_of_named_al
     pair = (convolution(1, 16, 16, 8), Phase.FORWARD)
     answers = {HEURISTIC: ("FFT",), ENGINE_LISTS[0]: ("ENGINE_3", "ENGINE_1"), ENGINE_LISTS[2]: ("ENGINE_1",)}
     rows = [
-        replace(
-            measurement(Task(layer=pair[0], phase=pair[1], algorithm=answer, settings=SETTINGS), ranking=names),
-            evidence=Evidence.LABEL,
-            device_times_s=(),
-            host_times_s=(),
-        )
-        for answer, names in answers.items()
+        answered(Question(layer=pair[0], phase=pair[1], ranker=ranker, settings=SETTINGS), names)
+        for ranker, names in answers.items()
     ]
     write(store, rows)
     profile(store, [pair[0]])

@@ -6,12 +6,12 @@ from statistics import fmean, stdev
 
 import pytest
 
-from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.backends.contract import Conditions, Facts, Failed, OutOfMemory, Ranking, Sample, Unsupported
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, HEURISTIC, Algorithm
+from latte_cli.backends.contract import Conditions, Facts, Failed, OutOfMemory, Sample, Unsupported
 from latte_cli.devices import CPU, CUDA, Device, Sampling
 from latte_cli.layers import Layer, Linear, Phase
 from latte_cli.measure import Evidence, Judge, Mark, Measurement, Outcome, measure, spread
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 TASK = Task(
     layer=Linear(rows=8, in_features=64, out_features=10),
@@ -42,6 +42,11 @@ class Recorded:
         if self.fails is not None:
             raise self.fails
         return self
+
+    def ranking(self, question: Question) -> tuple[str, ...]:
+        if self.fails is not None:
+            raise self.fails
+        return ("WINOGRAD_NONFUSED", "IMPLICIT_GEMM")
 
     def samples(self, count: int) -> list[Sample]:
         return [self._sample() for _ in range(count)]
@@ -177,13 +182,12 @@ def test_spoiled_samples_are_repeated_and_left_out() -> None:
 
 
 def test_a_library_s_own_answer_is_a_row_without_times() -> None:
-    class Asked(Recorded):
-        def prepare(self, task: Task) -> Ranking:  # type: ignore[override]
-            return Ranking(names=("WINOGRAD_NONFUSED", "IMPLICIT_GEMM"))
-
-    measured = row(Asked([]))
+    question = Question(layer=TASK.layer, phase=TASK.phase, ranker=HEURISTIC, settings=TASK.settings)
+    measured = measure(Recorded([]), question, plan=GPU, judge=Judge())
     assert (measured.outcome, measured.evidence, measured.seconds) == (Outcome.OK, Evidence.LABEL, None)
     assert measured.ranking == ("WINOGRAD_NONFUSED", "IMPLICIT_GEMM")
+    refused = measure(Recorded([], fails=Unsupported("no")), question, plan=GPU, judge=Judge())
+    assert (refused.outcome, refused.ranking, refused.detail) == (Outcome.UNSUPPORTED, (), "no")
 
 
 def test_spread_is_half_the_interquartile_range_over_the_median() -> None:

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from latte_cli.algorithms import FRAMEWORK_DEFAULT, LISTED, Algorithm
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, HEURISTIC, LISTED, Algorithm
 from latte_cli.backends import computation
-from latte_cli.backends.contract import Failed, Ranking, Unsupported
+from latte_cli.backends.contract import Failed, Unsupported
 from latte_cli.backends.cpu import onednn_calls
 from latte_cli.backends.cpu.backend import CpuBackend, libraries
 from latte_cli.backends.cpu.onednn_calls import check, difference
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, operands
+from latte_cli.engines import rankers
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 pytestmark = pytest.mark.skipif(onednn_calls.library() is None, reason="`pip install onednn-cpu-gomp`")
 
@@ -126,11 +127,12 @@ def test_the_cpu_lists_them_after_torchs_own_and_names_the_library() -> None:
 def test_their_order_is_a_row_of_its_own() -> None:
     backend = CpuBackend(threads=1)
     settings = backend.settings(Precision.FP32, Layout.NCHW)
-    *found, last = backend.candidates(PLAIN, Phase.FORWARD, settings)
-    assert last == LISTED
-    answer = backend.prepare(Task(layer=PLAIN, phase=Phase.FORWARD, algorithm=LISTED, settings=settings))
-    assert isinstance(answer, Ranking)
-    assert sorted(answer.names) == sorted(each.name for each in found if each.library == LISTED.library)
+    found = backend.candidates(PLAIN, Phase.FORWARD, settings)
+    assert rankers(found) == (LISTED,)
+    names = backend.ranking(Question(layer=PLAIN, phase=Phase.FORWARD, ranker=LISTED, settings=settings))
+    assert sorted(names) == sorted(each.name for each in found if each.library == LISTED.library)
+    with pytest.raises(Unsupported, match="no HEURISTIC_V7 on a CPU"):
+        backend.ranking(Question(layer=PLAIN, phase=Phase.FORWARD, ranker=HEURISTIC, settings=settings))
     assert onednn_calls.candidates(PLAIN, Phase.UPDATE, settings) == ()
 
 
@@ -162,6 +164,7 @@ WITHOUT = """
 import sys
 from latte_cli.backends.cpu import onednn_calls
 from latte_cli.backends.cpu.backend import CpuBackend, libraries
+from latte_cli.engines import rankers
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision
 if sys.argv[1:]:

@@ -25,7 +25,7 @@ from latte_cli.selector import Decision, Preferences, Selector, mlp
 from latte_cli.selector.evaluation import calibration_error, fitted_softness, fold_numbers, taken_s
 from latte_cli.selector.workspaces import Workspaces
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision
+from latte_cli.tasks import Layout, Precision, Question
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,14 @@ def test_settings_and_devices_are_decided_apart() -> None:
 WON = {MATRIX: 3, TRANSFORMED: 1}
 
 
-def label(layer: Convolution, algorithm: Algorithm, number: int, ranking: tuple[str, ...] = ()) -> Measurement:
-    return replace(
-        row(layer, algorithm, None, sweep_pass=number), evidence=Evidence.LABEL, outcome=Outcome.OK, ranking=ranking
-    )
+def label(layer: Convolution, algorithm: Algorithm, number: int) -> Measurement:
+    return replace(row(layer, algorithm, None, sweep_pass=number), evidence=Evidence.LABEL, outcome=Outcome.OK)
+
+
+def answer(layer: Convolution, algorithm: Algorithm) -> Measurement:
+    known = row(layer, algorithm, None)
+    question = Question(layer=layer, phase=known.task.phase, ranker=HEURISTIC, settings=known.task.settings)
+    return replace(known, task=question, evidence=Evidence.LABEL, outcome=Outcome.OK, ranking=(algorithm.name,))
 
 
 def labels() -> list[Measurement]:
@@ -87,14 +91,14 @@ def labels() -> list[Measurement]:
     for decision in selectors.decisions(profile()):
         right, wrong = decision.best, MATRIX if decision.best != MATRIX else TRANSFORMED
         rows += [label(decision.layer, right if number else wrong, number) for number in range(4)]
-        rows.append(label(decision.layer, HEURISTIC, 0, (wrong.name,)))
+        rows.append(answer(decision.layer, wrong))
     return rows
 
 
 def test_who_won_is_a_decision_too_and_conflicting_rows_are_shares() -> None:
     layer, other = convolution(8, 8), convolution(8, 16)
     rows = [label(layer, won, number) for won, count in WON.items() for number in range(count)]
-    rows += [label(other, FRAMEWORK_DEFAULT, 0), label(layer, HEURISTIC, 0, (TRANSFORMED.name,))]
+    rows += [label(other, FRAMEWORK_DEFAULT, 0), answer(layer, TRANSFORMED)]
     first, second = selectors.decisions(rows)
     assert (first.best, first.count, first.heuristic) == (MATRIX, 4, TRANSFORMED)
     assert [first.share(one) for one in (MATRIX, TRANSFORMED, FRAMEWORK_DEFAULT)] == [0.75, 0.25, 0.0]

@@ -14,15 +14,15 @@ from append_rows import DEVICE, identities, measurement
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latte_cli.algorithms import Algorithm
+from latte_cli.algorithms import HEURISTIC, RANKERS, Algorithm
 from latte_cli.backends.contract import Conditions
 from latte_cli.devices import CPU, Device
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.layers import Convolution, Linear, Optimizer, Phase, View
+from latte_cli.layers import Convolution, Linear, Optimizer, Phase, View, layer_from_text
 from latte_cli.measure import Evidence, Mark, Measurement, Outcome
 from latte_cli.store import Store, open_store, shipped_models, shipped_profiles
 from latte_cli.store.parts import Place
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 APPEND = [sys.executable, str(Path(__file__).with_name("append_rows.py"))]
 
@@ -86,9 +86,12 @@ tasks = st.builds(
     algorithm=st.builds(Algorithm, library=words, name=texts, vendor_id=st.none() | st.integers(0, 2**40)),
     settings=asked,
 )
+questions = st.builds(
+    Question, layer=layers, phase=st.sampled_from(Phase), ranker=st.sampled_from([*RANKERS.values()]), settings=asked
+)
 measurements = st.builds(
     Measurement,
-    task=tasks,
+    task=tasks | questions,
     device=st.just(DEVICE),
     sweep_pass=st.integers(0, 3),
     outcome=st.sampled_from(Outcome),
@@ -567,3 +570,19 @@ def test_merging_adds_what_is_not_there(tmp_path: Path, store: Store) -> None:
     assert len(parts(store)) == 2
     with pytest.raises(LatteError, match="no profiles"):
         store.merge(str(tmp_path / "nothing"))
+
+
+def test_rows_of_the_shipped_profiles_keep_their_ids_and_questions_are_told_from_tasks() -> None:
+    store, asked = open_store(str(shipped_profiles()), shipped=False), set()
+    for info in store.info().devices:
+        slug = info.device.slug
+        written = store.table(slug, columns=["task_id", "layer", "library", "algorithm"]).to_pylist()
+        texts = sorted({row["layer"] for row in written})[::50]
+        rows = store.measurements(slug, layers=map(layer_from_text, texts))
+        written = [row for row in written if row["layer"] in texts]
+        ranked = {row["task_id"] for row in written if (row["library"], row["algorithm"]) in RANKERS}
+        assert [row.task.id for row in rows] == [row["task_id"] for row in written]
+        assert {row.task.id for row in rows if isinstance(row.task, Question)} == ranked
+        assert all(bool(row.ranking) == (row.task.id in ranked) for row in rows if row.outcome is Outcome.OK)
+        asked.update(row.task.ranker for row in rows if isinstance(row.task, Question))
+    assert asked == {HEURISTIC}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
-from latte_cli.backends.contract import Prepared, Ranking
+from latte_cli.backends.contract import Prepared
 from latte_cli.backends.cpu.backend import CpuBackend
 from latte_cli.errors import LatteError
 from latte_cli.layers import Activation, Convolution, Layer, Linear, Phase
@@ -61,15 +61,17 @@ def test_a_sweep_measures_every_task_once_and_keeps_its_samples(worker: Worker) 
         assert dict(row.task.settings.library_versions)["torch"]
         assert row.outcome is not Outcome.OK or row.after.load is None or row.after.load >= 0
     assert {row.task.phase for row in first if row.task.layer == SMALL[2]} == {Phase.FORWARD, Phase.BACKWARD}
-    pointwise = {row.task.algorithm.name for row in first if row.outcome is Outcome.OK and row.task.layer == SMALL[0]}
+    timed = [(row.task, row.outcome) for row in first if isinstance(row.task, Task)]
+    pointwise = {task.algorithm.name for task, outcome in timed if outcome is Outcome.OK and task.layer == SMALL[0]}
     assert {"DEFAULT", "GEMM_1X1"} <= pointwise
-    assert {row.outcome for row in first if row.task.algorithm.name == "DW_SHIFT"} == {Outcome.UNSUPPORTED}
+    assert {outcome for task, outcome in timed if task.algorithm.name == "DW_SHIFT"} == {Outcome.UNSUPPORTED}
 
 
 def test_the_framework_s_choice_of_all_layers_comes_before_any_alternative(worker: Worker) -> None:
     rows = Rows()
     sweep(worker, SMALL).run(rows, Budget(together=True))
-    own = [row.task.algorithm == FRAMEWORK_DEFAULT for row in rows if row.sweep_pass == 0]
+    first = [row.task for row in rows if row.sweep_pass == 0]
+    own = [isinstance(task, Task) and task.algorithm == FRAMEWORK_DEFAULT for task in first]
     assert own == sorted(own, reverse=True)
 
 
@@ -112,7 +114,7 @@ def test_depth_bounds_the_algorithms(worker: Worker) -> None:
 class FaultyCpu(CpuBackend):
     """This machine's CPU, on which one layer ends the process, as a fault in a library does."""
 
-    def prepare(self, task: Task) -> Prepared | Ranking:
+    def prepare(self, task: Task) -> Prepared:
         if task.layer == HUGE:
             os.kill(os.getpid(), signal.SIGSEGV)
         return super().prepare(task)

@@ -111,7 +111,7 @@ def test_a_module_s_type_says_its_arithmetic_where_there_is_one() -> None:
 
 
 STEP = """
-from latte_cli.backends.torch.whole import Run, Training
+from latte_cli.backends.torch.training import Run, Training
 
 training = Training(Run(model="resnet8", batch_size=2, precision="made_up"))
 print({tensor.dtype for tensor in (*training.module.parameters(), *training.inputs)})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from latte_cli.algorithms import Algorithm
 from latte_cli.devices import Device, Kind
 from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,13 +67,6 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """A library's own ordered answer, in place of times: the names of the algorithms it would take, best first."""
-
-    names: tuple[str, ...]
-
-
 class Prepared(Protocol):
     """A task with its tensors allocated, ready to be timed."""
 
@@ -105,9 +98,11 @@ class Backend(Protocol):
     def candidates(self, layer: Layer, phase: Phase, settings: Settings) -> tuple[Algorithm, ...]:
         """The algorithms worth trying, the framework's own choice first."""
 
-    def prepare(self, task: Task) -> Prepared | Ranking:
-        """Allocate what `task` needs, or the answer of a task that asks a library; raises Unsupported, OutOfMemory or
-        Failed."""
+    def prepare(self, task: Task) -> Prepared:
+        """Allocate what `task` needs; raises Unsupported, OutOfMemory or Failed."""
+
+    def ranking(self, question: Question) -> tuple[str, ...]:
+        """The names of the algorithms that a ranker would take, best first; raises what `prepare` does."""
 
     def reference(self) -> Sample:
         """Time a fixed kernel, to see the device's speed drift."""

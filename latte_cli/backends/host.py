@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CPU = Path("/sys/devices/system/cpu/cpu0")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
-LARGE_BLOCK_BYTES = 32 * 2**20
+LARGE_BLOCK_BYTES = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX on 64 bits (mallopt(3))
 """Blocks over this size are mapped anew for each use; smaller ones stay on glibc's heap once one of nearly this size
 was freed, which reading weights or data does."""
 

@@ -15,7 +15,7 @@ from latte_cli.errors import LatteError
 if TYPE_CHECKING:
     from latte_cli.engines import Engine
 
-LIMIT_S = 60.0
+LIMIT_S = 60.0  # chosen: for what a probe imports or opens on a slow disk; a driver that hangs goes on for ever
 
 _VARIABLES = {"cudnn": "LATTE_CUDNN", "onednn": "LATTE_ONEDNN"}
 

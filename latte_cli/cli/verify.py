@@ -23,7 +23,8 @@ from latte_cli.report import Format, percent
 from latte_cli.tasks import Precision
 
 if TYPE_CHECKING:
-    from latte_cli.backends.torch.whole import Run, Steps
+    from latte_cli.backends.torch.training import Run
+    from latte_cli.backends.torch.whole import Steps
     from latte_cli.network import Network
 
 _PROCESSES = 3
@@ -58,7 +59,7 @@ def verify(
 
     The steps are those of PyTorch. The table shows them layer by layer.
     """
-    from latte_cli.backends.torch.whole import Run
+    from latte_cli.backends.torch.training import Run
     from latte_cli.cli.measuring import opening
     from latte_cli.estimator import estimated
     from latte_cli.network import load

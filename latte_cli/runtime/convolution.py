@@ -20,6 +20,7 @@ from latte_cli.lookup import Pair
 from latte_cli.tasks import Layout, Precision, Settings
 
 _FORMATS = {Layout.CHANNELS_LAST: torch.channels_last, Layout.NCHW: torch.contiguous_format}
+_MOST_SHAPES = 64  # of inputs to one module; torch.compile gives up on a module after 8 (`recompile_limit`)
 _REFUSALS = (*REFUSALS, Unsupported, OutOfMemory, Failed, MemoryError)
 
 
@@ -98,6 +99,8 @@ class TunedConv2d(nn.Conv2d):
         last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         key = (x.shape, x.dtype, x.device, last, weight.shape)
         if key not in self.calls:
+            if len(self.calls) >= _MOST_SHAPES:
+                del self.calls[next(iter(self.calls))]
             self.calls[key] = self._made(x, Layout.CHANNELS_LAST if last else Layout.NCHW)
         return self.calls[key]
 

@@ -9,7 +9,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from latte_cli import child
-from latte_cli.backends.torch.whole import Run, Training
+from latte_cli.backends.torch.training import Run, Training
 from latte_cli.errors import LatteError
 from latte_cli.runtime.choices import Choices, as_json, parsed
 from latte_cli.tasks import Precision

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from latte_cli.backends import OPENERS, opener_of
-from latte_cli.backends.torch.whole import Run
+from latte_cli.backends.torch.training import Run
 from latte_cli.devices import spec_named
 from latte_cli.errors import LatteError, unknown
 from latte_cli.estimator import Limits

@@ -7,12 +7,12 @@ from functools import cached_property
 from statistics import median
 from typing import TypeAlias
 
-from latte_cli.algorithms import ANSWERS, Algorithm
+from latte_cli.algorithms import Algorithm
 from latte_cli.devices import Device
 from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.lookup import Timing, combined, fits
 from latte_cli.measure import Evidence, Measurement
-from latte_cli.tasks import Settings
+from latte_cli.tasks import Question, Settings, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +127,13 @@ def decisions(measurements: Iterable[Measurement], *, least: int = 2) -> list[De
         if isinstance(task.layer, Convolution):
             devices[row.device.slug] = row.device
             key = (row.device.slug, task.settings, task.layer, task.phase)
-            if row.evidence is not Evidence.LABEL:
-                rows[key].append(row)
-            elif task.algorithm not in ANSWERS:
+            if isinstance(task, Question):
+                if row.ranking:
+                    answers[key] = row.ranking[0]
+            elif row.evidence is Evidence.LABEL:
                 wins[key][task.algorithm] += 1
-            elif row.ranking:
-                answers[key] = row.ranking[0]
+            else:
+                rows[key].append(row)
     found = [_timed(devices[key[0]], key, each) for key, each in rows.items()]
     found = [decision for decision in found if len(decision.timings) >= least]
     timed = {decision.key for decision in found}
@@ -144,7 +145,8 @@ def _timed(device: Device, key: Key, rows: Iterable[Measurement]) -> Decision:
     _, settings, layer, phase = key
     rows = tuple(rows)
     timings = tuple(combined(rows))
-    refused = {row.task.algorithm for row in rows} - {timing.task.algorithm for timing in timings}
+    tried = {row.task.algorithm for row in rows if isinstance(row.task, Task)}
+    refused = tried - {timing.task.algorithm for timing in timings}
     return Decision(
         device=device,
         settings=settings,

@@ -9,13 +9,13 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
-from latte_cli.algorithms import Algorithm
+from latte_cli.algorithms import RANKERS, Algorithm
 from latte_cli.backends.contract import Conditions
 from latte_cli.devices import Device, kind_named
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Phase, layer_from_text, layer_text
 from latte_cli.measure import Evidence, Mark, Measurement, Outcome
-from latte_cli.tasks import Layout, Precision, Settings, Task, versions_from_text
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task, versions_from_text
 
 VERSION = 3
 """Version of the columns; raised when an older reader would misread or refuse a newer part."""
@@ -103,15 +103,16 @@ def layer_id(layer: Layer) -> str:
 def row(measurement: Measurement) -> dict[str, Any]:
     """The columns of `measurement` as values that JSON can hold."""
     task, settings = measurement.task, measurement.task.settings
+    named = task.algorithm if isinstance(task, Task) else task.ranker
     return {
         "task_id": task.id,
         "layer_id": layer_id(task.layer),
         "kind": task.layer.kind,
         "layer": layer_text(task.layer),
         "phase": task.phase.value,
-        "library": task.algorithm.library,
-        "algorithm": task.algorithm.name,
-        "vendor_id": task.algorithm.vendor_id,
+        "library": named.library,
+        "algorithm": named.name,
+        "vendor_id": named.vendor_id if isinstance(named, Algorithm) else None,
         "precision": settings.precision.value,
         "layout": settings.layout.value,
         "threads": settings.threads,
@@ -179,10 +180,13 @@ def _measurement(row: Mapping[str, Any], device: Device) -> Measurement:
     )
 
 
-def _task(row: Mapping[str, Any]) -> Task:
-    settings = _settings(*(row[name] for name in _SETTINGS))
-    algorithm = Algorithm(library=row["library"], name=row["algorithm"], vendor_id=row["vendor_id"])
-    return Task(layer=layer_from_text(row["layer"]), phase=Phase(row["phase"]), algorithm=algorithm, settings=settings)
+def _task(row: Mapping[str, Any]) -> Task | Question:
+    settings, library, name = _settings(*(row[name] for name in _SETTINGS)), row["library"], row["algorithm"]
+    layer, phase = layer_from_text(row["layer"]), Phase(row["phase"])
+    if ranker := RANKERS.get((library, name)):
+        return Question(layer=layer, phase=phase, ranker=ranker, settings=settings)
+    algorithm = Algorithm(library=library, name=name, vendor_id=row["vendor_id"])
+    return Task(layer=layer, phase=phase, algorithm=algorithm, settings=settings)
 
 
 _SETTINGS = ("precision", "layout", "threads", "cuda_graph", "power_mode", "library_versions")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from latte_cli.backends.contract import Facts, Prepared, Ranking, Sample
+from latte_cli.backends.contract import Facts, Prepared, Sample
 from latte_cli.backends.cuda.backend import CudaBackend
 from latte_cli.backends.cuda.clock import Pace
 from latte_cli.backends.torch.layers import LayerCall
@@ -17,7 +17,7 @@ BREAKS = "IMPLICIT_GEMM"
 class BreakingGpu(CudaBackend):
     """The first GPU, timed as ever but for that algorithm."""
 
-    def prepare(self, task: Task) -> Prepared | Ranking:
+    def prepare(self, task: Task) -> Prepared:
         return _Breaking(self) if task.algorithm.name == BREAKS else super().prepare(task)
 
 

@@ -10,7 +10,7 @@ import torch
 from gpu_convolutions import LAYERS, TOLERANCES, convolution, reference, relative_error
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, Algorithm, kernel_family, known
-from latte_cli.backends.contract import OutOfMemory, Prepared, Ranking, Unsupported
+from latte_cli.backends.contract import OutOfMemory, Prepared, Unsupported
 from latte_cli.backends.cuda import backend as cuda
 from latte_cli.backends.cuda.backend import CudaBackend
 from latte_cli.backends.cuda.calls import Calls, kernels
@@ -22,7 +22,7 @@ from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Convolution, Layer, Linear, Phase
 from latte_cli.measure import Evidence, Judge, Mark, Measurement, Outcome, measure
 from latte_cli.suites import Limits, quick
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 # What torch warns of depends on its version: the summary shows it, and no test fails for it.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -54,9 +54,7 @@ def measured(
 
 
 def prepared(backend: CudaBackend, layer: Layer, settings: Settings) -> Prepared:
-    found = backend.prepare(Task(layer=layer, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT, settings=settings))
-    assert not isinstance(found, Ranking)
-    return found
+    return backend.prepare(Task(layer=layer, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT, settings=settings))
 
 
 def test_the_device_tells_what_it_is(backend: CudaBackend) -> None:
@@ -215,7 +213,9 @@ def test_the_workspace_of_an_algorithm_is_what_cudnn_asks_for(backend: CudaBacke
 
 def test_cudnn_s_heuristic_answers_with_names_of_algorithms(backend: CudaBackend) -> None:
     for phase in LARGE.phases:
-        row = measured(backend, LARGE, phase, backend.settings(Precision.FP32, Layout.NCHW), HEURISTIC)
+        settings = backend.settings(Precision.FP32, Layout.NCHW)
+        question = Question(layer=LARGE, phase=phase, ranker=HEURISTIC, settings=settings)
+        row = measure(backend, question, plan=CUDA.sampling, judge=Judge())
         assert row.evidence is Evidence.LABEL, described(row)
         assert row.ranking
         assert set(row.ranking) <= {algorithm.name for algorithm in cudnn.algorithms(LARGE, phase)}
@@ -258,8 +258,6 @@ def results(backend: CudaBackend, calls: Calls, layer: Convolution, settings: Se
     """What each algorithm computes as a task, where it runs."""
     for phase in layer.phases:
         for algorithm in backend.candidates(layer, phase, settings):
-            if algorithm == HEURISTIC:
-                continue
             task = Task(layer=layer, phase=phase, algorithm=algorithm, settings=settings)
             try:
                 backend.prepare(task)  # sets torch's flags, too

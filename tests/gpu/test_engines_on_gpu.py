@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from latte_cli.algorithms import ENGINE_LISTS, FRAMEWORK_DEFAULT
+from latte_cli.algorithms import ENGINE_LISTS, FRAMEWORK_DEFAULT, HEURISTIC
 from latte_cli.backends import computation
-from latte_cli.backends.contract import Failed, OutOfMemory, Ranking, Unsupported
+from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
 from latte_cli.backends.cpu.onednn_calls import difference
 from latte_cli.backends.cuda.backend import CudaBackend
 from latte_cli.backends.native import cudnn
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, operands
 from latte_cli.devices import CUDA
-from latte_cli.engines import is_engine
+from latte_cli.engines import is_engine, rankers
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Judge, Outcome, measure
-from latte_cli.tasks import Layout, Precision, Task
+from latte_cli.tasks import Layout, Precision, Question, Task
 
 RANDOM_LAYER = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/onednn_correctness.py"))["random_layer"]
 TOLERANCES = {Precision.FP32: 1e-4, Precision.TF32: 1e-2, Precision.BF16: 3e-2, Precision.FP16: 1e-2}
@@ -74,12 +74,11 @@ def test_rows_of_engines_have_notes_workspaces_and_times(backend: CudaBackend) -
     settings, judge = backend.settings(Precision.TF32, Layout.NCHW), Judge()
     for phase in PLAIN.phases:
         candidates = backend.candidates(PLAIN, phase, settings)
-        assert candidates[-len(ENGINE_LISTS) :] == ENGINE_LISTS
+        assert rankers(candidates) == (HEURISTIC, *ENGINE_LISTS)
         names = {algorithm.name for algorithm in candidates}
-        for answer in ENGINE_LISTS:
-            found = backend.prepare(Task(layer=PLAIN, phase=phase, algorithm=answer, settings=settings))
-            assert isinstance(found, Ranking)
-            assert answer.name != "LISTED_A" or names & set(found.names)
+        for ranker in ENGINE_LISTS:
+            found = backend.ranking(Question(layer=PLAIN, phase=phase, ranker=ranker, settings=settings))
+            assert ranker.mode != "A" or names & set(found)
         rows = [
             measure(
                 backend,

@@ -9,7 +9,7 @@ from latte_cli.devices import CUDA
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Evidence, Measurement, Outcome
 from latte_cli.sweep import Budget, Depth, Sweep, Wanted
-from latte_cli.tasks import Task
+from latte_cli.tasks import Question, Task
 from latte_cli.worker import Opening, Order, Worker
 
 SHARE = 0.05
@@ -53,7 +53,7 @@ def test_an_error_that_stays_with_the_device_costs_one_row_and_a_new_process() -
         wanted = [Wanted(layer=PLAIN, depth=Depth.ALL)]
         summary = Sweep(worker, wanted, phases=(Phase.FORWARD,)).run(rows, Budget())
     assert summary.left == 0
-    first = [row for row in rows if row.sweep_pass == 0]
+    first = [row for row in rows if row.sweep_pass == 0 and isinstance(row.task, Task)]
     outcomes = {row.task.algorithm.name: (row.outcome, row.detail) for row in first}
     assert [name for name, (outcome, _) in outcomes.items() if outcome is Outcome.FAILED] == [BREAKS], outcomes
     assert "CUDA error" in outcomes[BREAKS][1]
@@ -61,6 +61,6 @@ def test_an_error_that_stays_with_the_device_costs_one_row_and_a_new_process() -
         assert outcomes[algorithm.name][0] is Outcome.OK, outcomes
     names = list(outcomes)
     assert names.index(PRECOMPUTED.name) > names.index(BREAKS)
-    (asked,) = [row for row in first if row.task.algorithm == HEURISTIC]
+    (asked,) = [row for row in rows if isinstance(row.task, Question) and row.task.ranker == HEURISTIC]
     assert asked.evidence is Evidence.LABEL
     assert asked.ranking

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, LISTED, Algorithm
 from latte_cli.backends import host
-from latte_cli.backends.contract import Conditions, Facts, OutOfMemory, Prepared, Ranking, Sample
+from latte_cli.backends.contract import Conditions, Facts, OutOfMemory, Prepared, Sample, Unsupported
 from latte_cli.backends.cpu import onednn_calls
 from latte_cli.backends.cpu.computing import computation
 from latte_cli.backends.cpu.convolutions import CONVOLUTIONS
 from latte_cli.backends.torch.layers import (
     REFUSALS,
     LayerCall,
-    Operands,
     bias_gradient,
     layer_call,
     operands,
@@ -31,11 +30,11 @@ from latte_cli.backends.torch.whole import Runs
 from latte_cli.devices import CPU, Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Transfer, Whole
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
-_ASSUMED_CACHE_BYTES = 32 * 2**20
-_QUIET_CORES = 0.3
-_TOUCHED_BYTES = 24 * 2**20
+_ASSUMED_CACHE_BYTES = 32 * 2**20  # where the system tells none: a last level of a desktop's size
+_QUIET_CORES = 0.3  # chosen: above one of the 10 ms that /proc/stat counts in, over the 50 ms between two readings
+_TOUCHED_BYTES = 24 * 2**20  # chosen: below host.LARGE_BLOCK_BYTES, so that it is of the heap and leaves it touched
 _PRECISIONS = (Precision.FP32, Precision.BF16)
 
 
@@ -99,15 +98,16 @@ class CpuBackend:
             return (FRAMEWORK_DEFAULT,)
         torchs = (name for name, rule in CONVOLUTIONS.items() if phase in rule.calls)
         own = tuple(Algorithm(library="torch", name=name) for name in torchs)
-        listed = onednn_calls.candidates(layer, phase, settings)
-        return (*own, *listed, LISTED) if listed else own
+        return (*own, *onednn_calls.candidates(layer, phase, settings))
 
-    def prepare(self, task: Task) -> Prepared | Ranking:
+    def ranking(self, question: Question) -> tuple[str, ...]:
+        if question.ranker != LISTED or not isinstance(question.layer, Convolution):
+            raise Unsupported(f"no {question.ranker} on a CPU for a {question.layer.kind} layer")
+        return onednn_calls.ranking(question.layer, question.phase, question.settings)
+
+    def prepare(self, task: Task) -> Prepared:
         if isinstance(task.layer, Whole):
             return self._runs.prepared(task)
-        if task.algorithm == LISTED:
-            assert isinstance(task.layer, Convolution)
-            return Ranking(names=onednn_calls.ranking(task.layer, task.phase, task.settings))
         try:
             return _Timed(self, self._call(task), task.phase)
         except MemoryError as exc:
@@ -144,7 +144,7 @@ class CpuBackend:
         while (load := self._load.read()) is not None and load > _QUIET_CORES:
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(0.05)
+            time.sleep(0.05)  # five steps of /proc/stat
         return True
 
     def timed(
@@ -261,26 +261,23 @@ def _layer_call(task: Task) -> LayerCall:
 
 
 def _convolution(task: Task, layer: Convolution) -> LayerCall:
+    if task.algorithm.library == LISTED.library:
+        return _by_onednn(task, layer)
     compute = computation(task.algorithm, layer, task.phase, task.settings)
     ready = operands(layer, task.settings)
-    first = ready.x if task.phase is Phase.FORWARD else ready.gy
-    if isinstance(compute, onednn_calls.Computation):
-        return _checked(task, layer, compute, ready, first)
-    return LayerCall(call=lambda: compute(ready), first=(first,))
+    return LayerCall(call=lambda: compute(ready), first=ready.just_written(task.phase))
 
 
-def _checked(
-    task: Task, layer: Convolution, compute: onednn_calls.Computation, ready: Operands, first: Tensor
-) -> LayerCall:
-    """A call of one of oneDNN's implementations, whose result has been compared with float64's once.
+def _by_onednn(task: Task, layer: Convolution) -> LayerCall:
+    """A call of one of oneDNN's implementations, whose result has been compared with float64's.
 
     The gradient of a bias is a sum of its own, as it is where the implementation runs in a model.
     """
-    onednn_calls.check_once(task, compute)
+    compute, ready = onednn_calls.checked(task), operands(layer, task.settings)
 
     def call() -> Tensor:
         if task.phase is Phase.BACKWARD_FILTER:
             bias_gradient(layer, ready)
         return compute(ready)
 
-    return LayerCall(call=call, first=(first,), workspace_bytes=compute.workspace_bytes)
+    return LayerCall(call=call, first=ready.just_written(task.phase), workspace_bytes=compute.workspace_bytes)

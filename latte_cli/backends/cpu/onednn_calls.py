@@ -13,6 +13,7 @@ from torch import Tensor
 from latte_cli.algorithms import LISTED, Algorithm
 from latte_cli.backends.contract import Failed, Unsupported
 from latte_cli.backends.native import onednn
+from latte_cli.backends.native.closing import KEPT
 from latte_cli.backends.native.onednn.find import VARIABLE
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, activations_type, operands
 from latte_cli.errors import LatteError
@@ -202,17 +203,14 @@ def difference(result: Tensor, expected: Tensor) -> float:
     return off / scale if scale else 0.0
 
 
-_checked: set[str] = set()
-
-
-def check_once(task: Task, compute: Computation) -> None:
-    """`check` what `compute` makes of random operands against float64, unless this process has done so for `task`."""
-    if task.id in _checked:
-        return
+@lru_cache(maxsize=KEPT)  # what it evicts closes itself
+def checked(task: Task) -> Computation:
+    """What computes `task`, after a `check` of what it makes of random operands against float64."""
     assert isinstance(task.layer, Convolution)
+    compute = Computation(task.algorithm, task.layer, task.phase, task.settings)
     o, expected = _reference(task.layer, task.phase, task.settings)
     check(task.settings, compute(o), expected)
-    _checked.add(task.id)
+    return compute
 
 
 @lru_cache(maxsize=1)

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from latte_cli.algorithms import ANSWERS, ENGINE_LISTS, FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, Algorithm
-from latte_cli.backends.contract import Conditions, Facts, Failed, OutOfMemory, Prepared, Ranking, Sample
+from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorithm
+from latte_cli.backends.contract import Conditions, Facts, Failed, OutOfMemory, Prepared, Sample
 from latte_cli.backends.cuda.calls import Calls, Ready
 from latte_cli.backends.cuda.clock import Clock, Pace
 from latte_cli.backends.host import slug
@@ -21,20 +21,20 @@ from latte_cli.backends.torch.whole import Runs
 from latte_cli.devices import CUDA, Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Whole
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 T = TypeVar("T")
 
-_LEAST_CAPABILITY = {
+_LEAST_CAPABILITY = {  # CUDA C++ Programming Guide, arithmetic instructions by compute capability
     Precision.FP32: (0, 0),
     Precision.TF32: (8, 0),
     Precision.FP16: (5, 3),
     Precision.BF16: (8, 0),
     Precision.BF16_AUTOCAST: (8, 0),
 }
-_ASSUMED_CACHE_BYTES = 64 * 2**20
-_CONDITIONS_EVERY_S = 0.1
-_COPIED_BYTES = 2**29
+_ASSUMED_CACHE_BYTES = 64 * 2**20  # where an older torch tells none: above the 50 MiB of an H100
+_CONDITIONS_EVERY_S = 0.1  # chosen: a reading of NVML takes longer than most calls
+_COPIED_BYTES = 2**29  # chosen: several times any L2 cache, and a sixteenth of the memory at most
 
 
 class CudaBackend:
@@ -115,16 +115,17 @@ class CudaBackend:
             return (FRAMEWORK_DEFAULT,)
         if settings.precision.arithmetic.autocast:
             return FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK  # cuDNN's own are those of its activations' type
-        named = (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK, *cudnn.algorithms(layer, phase), HEURISTIC)
         engines = self.guarded(lambda: self._calls.engines(layer, phase, settings))
-        return (*named, *engines, *ENGINE_LISTS) if engines else named
+        return (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK, *cudnn.algorithms(layer, phase), *engines)
 
-    def prepare(self, task: Task) -> Prepared | Ranking:
+    def ranking(self, question: Question) -> tuple[str, ...]:
+        _set_precision(question.settings.precision)
+        return self.guarded(lambda: self._calls.ranking(question))
+
+    def prepare(self, task: Task) -> Prepared:
         if isinstance(task.layer, Whole):
             return self.guarded(lambda: self._whole(task))
         _set_precision(task.settings.precision)
-        if task.algorithm in ANSWERS:
-            return Ranking(names=self.guarded(lambda: self._calls.ranking(task)))
         torch.backends.cudnn.benchmark = task.algorithm == FRAMEWORK_BENCHMARK
         ready = self.guarded(lambda: self._calls.ready(task))
         return _Timed(self, ready, self._backward_overhead_s if ready.call.by_autograd else 0.0)

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 
 from latte_cli.algorithms import (
-    ENGINE_LISTS,
     FRAMEWORK_BENCHMARK,
     FRAMEWORK_DEFAULT,
     HEURISTIC,
-    LISTED_BY,
     Algorithm,
     known,
 )
 from latte_cli.backends.contract import Facts, Failed, Unsupported
 from latte_cli.backends.native import cudnn
+from latte_cli.backends.native.closing import KEPT
 from latte_cli.backends.torch.layers import (
     FRAMEWORK_CONVOLUTIONS,
     LayerCall,
@@ -32,10 +31,10 @@ from latte_cli.backends.torch.layers import (
 )
 from latte_cli.engines import PREFIX, Heuristic, is_engine
 from latte_cli.layers import Convolution, Phase, layer_text
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
-_PROFILED_OF = 8
-_LONGEST_NAME = 160
+_PROFILED_OF = 8  # chosen: one layer and phase in eight is profiled, which takes longer than timing it
+_LONGEST_NAME = 160  # chosen: the arguments of templates make names of kernels far longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +83,20 @@ class Calls:
             return self._by_cudnn(task, task.layer)
         if task.algorithm not in (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK):
             raise Unsupported(f"no {task.algorithm.name} on a GPU")
-        layer, o, compute = task.layer, self._tensors(task, task.layer).operands, FRAMEWORK_CONVOLUTIONS[task.phase]
+        layer, compute = task.layer, FRAMEWORK_CONVOLUTIONS[task.phase]
+        o = self._tensors(layer, task.settings).operands
         used = o.recorded() if task.phase is Phase.FORWARD else o
-        return _by_torch(task, LayerCall(call=lambda: compute(layer, used), first=_just_written(o, task.phase)))
+        return _by_torch(task, LayerCall(call=lambda: compute(layer, used), first=o.just_written(task.phase)))
 
-    def ranking(self, task: Task) -> tuple[str, ...]:
-        """The names of cuDNN's algorithms that its heuristic would take, best first."""
-        assert isinstance(task.layer, Convolution)
-        if task.algorithm in ENGINE_LISTS:
-            with self._described(task.layer, task.phase, task.settings) as graph:
-                mode = Heuristic[task.algorithm.name.removeprefix(LISTED_BY)]
-                return tuple(f"{PREFIX}{index}" for index in graph.listed(mode))
-        found = self._tensors(task, task.layer).described().heuristic(self._handle, task.phase)
+    def ranking(self, question: Question) -> tuple[str, ...]:
+        """The names of cuDNN's algorithms that a ranker would take, best first; raises Unsupported."""
+        layer, phase, settings, ranker = question.layer, question.phase, question.settings, question.ranker
+        if ranker.library != HEURISTIC.library or not isinstance(layer, Convolution):
+            raise Unsupported(f"no {ranker} on a GPU for a {layer.kind} layer")
+        if ranker.mode:
+            with self._described(layer, phase, settings) as graph:
+                return tuple(f"{PREFIX}{index}" for index in graph.listed(Heuristic[ranker.mode]))
+        found = self._tensors(layer, settings).described().heuristic(self._handle, phase)
         return tuple(dict.fromkeys(ranked.algorithm.name for ranked in found if ranked.status_ok))
 
     def engines(self, layer: Convolution, phase: Phase, settings: Settings) -> tuple[Algorithm, ...]:
@@ -111,7 +112,7 @@ class Calls:
         return cudnn.graph(self._target, layer, phase, settings.precision, settings.layout)
 
     def _by_engine(self, task: Task, layer: Convolution) -> Ready:
-        o = self._tensors(task, layer).operands
+        o = self._tensors(layer, task.settings).operands
         self._graph = self._described(layer, task.phase, task.settings)
         engine = self._graph.engine(task.algorithm.name)
         self._plan = plan = self._graph.plan(task.algorithm.name)
@@ -130,7 +131,7 @@ class Calls:
         self._plan = self._graph = None
 
     def _by_cudnn(self, task: Task, layer: Convolution) -> Ready:
-        tensors = self._tensors(task, layer)
+        tensors = self._tensors(layer, task.settings)
         problem, o = tensors.described(), tensors.operands
         size = problem.workspace_bytes(self._handle, task.phase, task.algorithm)
         workspace = torch.empty(size, dtype=torch.uint8, device="cuda") if size else None
@@ -148,15 +149,15 @@ class Calls:
         facts = Facts(workspace_bytes=size, deterministic=about.deterministic if about else None)
         return _without_bias(task, layer, o, into, run, facts, workspace)
 
-    def _tensors(self, task: Task, layer: Convolution) -> _Tensors:
+    def _tensors(self, layer: Convolution, settings: Settings) -> _Tensors:
         kept = self._kept
-        if kept is None or (kept.layer, kept.settings) != (layer, task.settings):
+        if kept is None or (kept.layer, kept.settings) != (layer, settings):
             self._drop()
             kept = self._kept = _Tensors(
                 layer=layer,
-                settings=task.settings,
-                operands=operands(layer, task.settings, "cuda"),
-                problem=self._problem(layer, task.settings),
+                settings=settings,
+                operands=operands(layer, settings, "cuda"),
+                problem=self._problem(layer, settings),
             )
         return kept
 
@@ -204,10 +205,7 @@ def _without_bias(
     def told() -> Facts:
         return replace(facts, kernels=kernels(run) if is_engine(task.algorithm) and _profiled(task) else ())
 
-    return Ready(call=LayerCall(call=call, first=_just_written(o, task.phase)), facts=told, holds=(workspace,))
-
-
-_KEPT_PROBLEMS = 4096
+    return Ready(call=LayerCall(call=call, first=o.just_written(task.phase)), facts=told, holds=(workspace,))
 
 
 @lru_cache
@@ -216,13 +214,13 @@ def _opened(index: int) -> tuple[cudnn.Library, int]:
     return library, library.handle(index)
 
 
-@lru_cache(maxsize=_KEPT_PROBLEMS)
+@lru_cache(maxsize=KEPT)  # what it evicts closes itself
 def _described(layer: Convolution, precision: Precision, layout: Layout, index: int) -> cudnn.Problem:
     library, _ = _opened(index)
     return cudnn.problem(library, layer, precision, layout)
 
 
-@lru_cache(maxsize=_KEPT_PROBLEMS)
+@lru_cache(maxsize=KEPT)  # what it evicts closes itself
 def _planned(
     name: str, layer: Convolution, phase: Phase, precision: Precision, layout: Layout, index: int
 ) -> cudnn.Plan:
@@ -281,11 +279,6 @@ def computed(
 
 
 _WRITTEN = {Phase.FORWARD: "y", Phase.BACKWARD_DATA: "x", Phase.BACKWARD_FILTER: "w"}
-
-
-def _just_written(o: Operands, phase: Phase) -> tuple[Tensor]:
-    """What the layer before has left in the cache."""
-    return (o.x if phase is Phase.FORWARD else o.gy,)
 
 
 def _written(o: Operands, phase: Phase) -> Tensor:

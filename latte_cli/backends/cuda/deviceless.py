@@ -16,7 +16,7 @@ from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, layer_text
 from latte_cli.tasks import Layout, Precision
 
-LIMIT_S = 600.0
+LIMIT_S = 600.0  # chosen: cuDNN is asked for each layer and phase of a network
 
 HINT = (
     "it takes the whole of cuDNN 9.8 or later and cuBLAS (`pip install nvidia-cudnn-cu13 nvidia-cublas`) and NVIDIA's "

@@ -1,7 +1,13 @@
-"""Closing: what holds memory of a library's, and lets it go when it is closed or its `with` block ends."""
+"""Closing: what holds memory of a library's, and lets it go when it is closed, left or no longer used."""
 
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
+from weakref import finalize
+
+KEPT = 256
+"""How many of a kind a cache keeps: the zoo's networks have at most 90 distinct convolutions and phases (mobilenet_v2),
+and each may be trained and evaluated at batches of their own."""
 
 
 class Closing:
@@ -18,3 +24,18 @@ class Closing:
     def close(self) -> None:
         """Let it go; nothing can be asked or run any more."""
         raise NotImplementedError
+
+
+class SelfClosing(Closing):
+    """What a stack holds: let go by `close`, else when nobody refers to it any more, or when Python ends.
+
+    So a bounded cache, such as `lru_cache`, closes what it evicts, but never under the hands of a call: each call that
+    is made of it has to refer to it.
+    """
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._close = finalize(self, stack.close)
+
+    def close(self) -> None:
+        """Let it go; nothing can be asked or run any more."""
+        self._close()

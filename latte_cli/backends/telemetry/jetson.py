@@ -15,7 +15,7 @@ _GPU_NODE = re.compile(r".*\.(gpu|gm20b|gp10b|gv11b|ga10b)|gpu-gpc-0")
 _TOTAL_RAILS = ("VDD_IN", "POM_5V_IN", "5V_IN")
 _UNUSED_RAILS = ("", "NC", "sum of shunt voltages")
 _EMC = Path("sys/kernel/debug/bpmp/debug/clk/emc")
-_OFFLINE_BELOW_C = -100
+_OFFLINE_BELOW_C = -100  # a Tegra reads -256 where a zone is switched off
 
 
 def is_jetson(root: Path = Path("/")) -> bool:

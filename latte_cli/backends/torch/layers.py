@@ -25,7 +25,7 @@ aten: Any = torch.ops.aten
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError, LatteError)
 """What torch raises for a layer that it does not compute."""
 
-_MORE_NODES = 20
+_MORE_NODES = 20  # chosen: so many nodes take several times what the call does, whose noise then hardly counts
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -73,6 +73,10 @@ class Operands:
         assert w is not None
         master = None if self.master is None else self.master.detach().requires_grad_()
         return Operands(x=x, w=w, b=b, gy=self.gy, master=master)
+
+    def just_written(self, phase: Phase) -> tuple[Tensor]:
+        """What the layer before has left in the cache."""
+        return (self.x if phase is Phase.FORWARD else self.gy,)
 
     def gradient(self, of_weight: Tensor) -> Tensor:
         """The gradient as the optimizer gets it."""

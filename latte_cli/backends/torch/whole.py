@@ -4,49 +4,21 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from latte_cli import child
 from latte_cli.backends.contract import Facts, Failed, OutOfMemory, Sample, Unsupported
-from latte_cli.backends.host import LARGE_BLOCK_BYTES
+from latte_cli.backends.torch.training import Mark, Run, Training
 from latte_cli.devices import Kind, kind_of_torch
 from latte_cli.layers import Layer, Phase, Whole
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Settings, Task
 
-_WARM_UPS = 3
-_MOST_KEPT = 40
-_LIMIT_S = 40.0
-_SECONDS_HERE = 0.3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What to run: a model file, or the zoo's network of this name, at a batch size and, for the zoo, an image size.
-
-    Steps follow each other for `seconds`, at least `least` and at most `most` of them, after three that are not timed;
-    on a GPU as launches of one by one or, with `cuda_graph`, of all at once. With `calls`, `least` more steps tell what
-    each node takes.
-    """
-
-    model: str
-    batch_size: int | None = None
-    image_size: int | None = None
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    device: str = "cpu"
-    threads: int = 0
-    precision: str = Precision.FP32
-    layout: str = Layout.NCHW
-    optimizer: str = "sgd"
-    seconds: float = 1.0
-    least: int = 5
-    most: int = 200
-    cuda_graph: bool = False
-    calls: bool = False
-
+_WARM_UPS = 3  # chosen: the first steps allocate and let the libraries choose
+_MOST_KEPT = 40  # chosen: samples enough for a median and its spread, in rows that stay small
+_LIMIT_S = 40.0  # chosen: for a new process to import torch and to build the network; the steps' own time comes on top
+_SECONDS_HERE = 0.3  # chosen: shorter than the 1 s of a process of its own, whose heap has to settle first
 
 PARTS = ("forward_s", "backward_s", "update_s", "step_s")
 
@@ -178,82 +150,6 @@ def run_here(run: Run) -> Steps:
     return replace(timed, calls=_calls(training, run)) if run.calls else timed
 
 
-class Training:
-    """A network in training, set up as a run wants it; `module` is what is trained."""
-
-    def __init__(self, run: Run) -> None:
-        import torch
-
-        from latte_cli.backends.torch.layers import activations_type, weights_type
-        from latte_cli.network.module import NetworkModule, optimizer, random_inputs, random_targets
-
-        precision = Precision(run.precision)
-
-        if run.threads:
-            torch.set_num_threads(run.threads)
-        torch.empty(LARGE_BLOCK_BYTES - 2**16, dtype=torch.uint8)  # freed at once: see LARGE_BLOCK_BYTES
-        self.network = network_of(run)
-        torch.backends.cuda.matmul.allow_tf32 = precision.arithmetic.tf32
-        torch.backends.cudnn.allow_tf32 = precision.arithmetic.tf32
-        kind = weights_type(precision)
-        formats = {Layout.NCHW: torch.contiguous_format, Layout.CHANNELS_LAST: torch.channels_last}
-        shape = formats[Layout(run.layout)]
-        with torch.device(run.device):
-            self.module = NetworkModule(self.network).to(run.device, kind)
-        given = random_inputs(self.network)
-        inputs = [x.to(run.device, kind) if x.is_floating_point() else x.to(run.device) for x in given]
-        if shape is not torch.contiguous_format:
-            convert: Callable[..., object] = self.module.to
-            convert(memory_format=shape)
-            inputs = [x.contiguous(memory_format=shape) if x.dim() == 4 else x for x in inputs]
-        self.inputs, self._targets = inputs, random_targets(self.network).to(run.device)
-        self._update = optimizer(run.optimizer, self.module.parameters())
-        self._autocast = run.device.partition(":")[0] if precision.arithmetic.autocast else None
-        self._cast_to = activations_type(precision)
-
-    def _cast(self) -> AbstractContextManager[object]:
-        import torch
-
-        return torch.autocast(self._autocast, self._cast_to) if self._autocast else nullcontext()
-
-    def answers(self) -> tuple[list[Any], list[Any]]:
-        """The outputs of a pass in evaluation, and the gradients of the parameters in the same; weights stay."""
-        import torch
-
-        from latte_cli.network.module import scored
-
-        self.module.eval()
-        with self._cast():
-            result = self.module(*self.inputs)
-            loss = scored(self.module, result, self._targets)
-        torch.autograd.backward(loss)
-        outputs = [one.detach() for one in (result if isinstance(result, tuple) else (result,))]
-        gradients = [one.grad for one in self.module.parameters() if one.grad is not None]
-        self.module.zero_grad(set_to_none=True)
-        self.module.train()
-        return outputs, gradients
-
-    def step(self, mark: "Mark", after: Callable[[int, Any], None] | None = None) -> None:
-        """One step; `mark` at its start and the ends of clearing, forward, loss, backward and update."""
-        import torch
-
-        from latte_cli.network.module import scored
-
-        mark()
-        (self._update or self.module).zero_grad(set_to_none=True)
-        mark()
-        with self._cast():
-            result = self.module(*self.inputs, after=after)
-            mark()
-            loss = scored(self.module, result, self._targets)
-        mark()
-        torch.autograd.backward(loss)
-        mark()
-        if self._update:
-            self._update.step()
-        mark()
-
-
 def _calls(training: Training, run: Run) -> dict[str, tuple[float, float]]:
     """The median seconds of each node, forward and backward, in steps in which every node marks its time.
 
@@ -332,16 +228,6 @@ class _DeviceClock:
         return [a.elapsed_time(b) / 1e3 for a, b in pairwise(self._events)]
 
 
-def network_of(run: Run) -> Any:
-    """The network to run."""
-    from latte_cli.network import load, zoo
-
-    if Path(run.model).suffix:
-        return load(run.model, batch_size=run.batch_size, sizes=run.sizes)
-    return zoo.network(run.model, batch_size=run.batch_size, image_size=run.image_size)
-
-
-Mark: TypeAlias = Callable[[], None]
 Step: TypeAlias = Callable[[Mark], None]
 Clocks: TypeAlias = tuple[Sequence[float], Sequence[float]]
 """The device's clock at each mark, and the host's."""

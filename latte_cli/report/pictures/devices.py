@@ -100,7 +100,7 @@ def roofline_figure(found: Portrait) -> Any:
             label=_TITLES[phase],
         )
     device = found.device
-    peak = found.peak_flop_per_s
+    peak = found.device.peak_in(found.precision)
     if peak and device.bandwidth_bytes_per_s and found.reached:
         ends = [each.flop_per_byte for each in found.reached if each.flop_per_byte > 0]
         low, high = min(ends), max(ends)

@@ -12,7 +12,7 @@ from typing import Any
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends.contract import Unsupported
-from latte_cli.backends.native.closing import Closing
+from latte_cli.backends.native.closing import SelfClosing
 from latte_cli.backends.native.cudnn import statuses
 from latte_cli.backends.native.cudnn.descriptors import Descriptor, convolution, filter_, integers, tensor
 from latte_cli.backends.native.cudnn.library import Library
@@ -74,8 +74,8 @@ def algorithms(layer: Convolution, phase: Phase) -> tuple[Algorithm, ...]:
     return ALGORITHMS[layer.computed_as(phase)]
 
 
-class Problem(Closing):
-    """A convolution described to cuDNN, made by `problem`; its descriptors are destroyed when its `with` block ends.
+class Problem(SelfClosing):
+    """A convolution described to cuDNN, made by `problem`; `close` destroys its descriptors.
 
     `output_dim` is the layer's output shape where cuDNN computes it (its input shape for a transposed layer, which
     is run backwards), with one spatial dimension more for 1-D layers.
@@ -93,11 +93,7 @@ class Problem(Closing):
             self.output_dim = self._output_dim(len(shapes["y"]))
             if self.output_dim != shapes["y"]:
                 raise Unsupported(f"cuDNN computes an output of {self.output_dim}, the layer has {shapes['y']}")
-            self._stack = stack.pop_all()
-
-    def close(self) -> None:
-        """Destroy the descriptors; nothing can be asked or run any more."""
-        self._stack.close()
+            super().__init__(stack.pop_all())
 
     def workspace_bytes(self, handle: int, phase: Phase, algorithm: Algorithm) -> int:
         """The bytes of workspace that `algorithm` wants; raises Unsupported where it cannot run the layer."""
@@ -123,7 +119,7 @@ class Problem(Closing):
 
         `x`, `w` and `y` are device addresses of the layer's own input, weights and output, or of their gradients:
         forward reads x and w and writes y, backward_data reads y and w and writes x, backward_filter reads x and y
-        and writes w. It runs on the stream of `handle`; memory and Problem must outlive it.
+        and writes w. It runs on the stream of `handle`; memory must outlive it, and the Problem does.
         """
         call = self.caller(handle, phase, algorithm, workspace_bytes=workspace_bytes)
         return partial(call, *map(c_void_p, (x, w, y, workspace or None)))
@@ -136,7 +132,7 @@ class Problem(Closing):
         places = {"x": 2, "w": 1, "y": 0} if self.layer.transposed else {"x": 0, "w": 1, "y": 2}
         a, b, out = (places[operand] for operand in operands)
         number = self._number(phase, algorithm)
-        function, check, call = self.library.function(f"cudnn{name}"), self.library.check, f"cudnn{name}"
+        function, call = self.library.function(f"cudnn{name}"), f"cudnn{name}"
         kinds = function.argtypes  # type: ignore[attr-defined]
         values = (handle, byref(_ONE), a_desc, None, b_desc, None, conv, number, None, workspace_bytes, byref(_ZERO))
         fixed = [_converted(kind, value) for kind, value in zip(kinds, (*values, out_desc, None), strict=True)]
@@ -160,25 +156,9 @@ class Problem(Closing):
                 data[out],
             )
             if status:
-                check(call, status)
+                self.library.check(call, status)  # by `self`, whose descriptors live as long as the call
 
         return run
-
-    def run(
-        self,
-        handle: int,
-        phase: Phase,
-        algorithm: Algorithm,
-        *,
-        x: int,
-        w: int,
-        y: int,
-        workspace: int = 0,
-        workspace_bytes: int = 0,
-    ) -> None:
-        """Call `phase` once; see `bound`."""
-        memory = {"x": x, "w": w, "y": y, "workspace": workspace, "workspace_bytes": workspace_bytes}
-        self.bound(handle, phase, algorithm, **memory)()
 
     def heuristic(self, handle: int, phase: Phase) -> tuple[Ranked, ...]:
         """What cuDNN would take for `phase`, best first, without running anything; times are its estimates."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from latte_cli.backends.contract import Failed, Unsupported
-from latte_cli.backends.native.closing import Closing
+from latte_cli.backends.native.closing import Closing, SelfClosing
 from latte_cli.backends.native.cudnn.attributes import C_TYPES, Attribute, Behavior, Kind, Numerical, Type
 from latte_cli.backends.native.cudnn.convolutions import (
     checked,
@@ -29,7 +29,7 @@ ALIGNMENT_BYTES = 16
 """What the addresses of tensors are multiples of: torch's are."""
 
 _UIDS = {"x": 1, "w": 2, "y": 3}
-_MOST_NOTES = 16
+_MOST_NOTES = 16  # more than there are of a kind (see `attributes.Numerical`, which has ten)
 
 
 class Descriptor(Closing):
@@ -130,8 +130,11 @@ def properties(library: Library, handle: int) -> str:
         return described.text(Attribute.DEVICEPROP_JSON_REPRESENTATION)
 
 
-class Graph(Closing):
-    """A layer's phase described to cuDNN's backend API, made by `graph`; its descriptors end with its `with` block."""
+class Graph(SelfClosing):
+    """A layer's phase described to cuDNN's backend API, made by `graph`; `close` destroys its descriptors.
+
+    A plan refers to the graph that it was made of: it must not run once that is closed.
+    """
 
     def __init__(self, target: Target, layer: Convolution, phase: Phase, precision: Precision, layout: Layout) -> None:
         self.target, self.library = target, target.library
@@ -151,11 +154,7 @@ class Graph(Closing):
             self._graph = stack.enter_context(Descriptor(self.library, Kind.OPERATIONGRAPH))
             target.placed(self._graph, Attribute.OPERATIONGRAPH_HANDLE, None)
             self._graph.set(Attribute.OPERATIONGRAPH_OPS, Type.BACKEND_DESCRIPTOR, described).finalize()
-            self._stack = stack.pop_all()
-
-    def close(self) -> None:
-        """Destroy the descriptors; plans that were made must not run any more."""
-        self._stack.close()
+            super().__init__(stack.pop_all())
 
     @cached_property
     def count(self) -> int:
@@ -197,7 +196,7 @@ class Graph(Closing):
             self.target.placed(plan, Attribute.EXECUTION_PLAN_HANDLE, Attribute.EXECUTION_PLAN_DEVICEPROP)
             plan.set(Attribute.EXECUTION_PLAN_ENGINE_CONFIG, Type.BACKEND_DESCRIPTOR, configuration).finalize()
             size = int(plan.get(Attribute.EXECUTION_PLAN_WORKSPACE_SIZE, Type.INT64)[0])
-            return Plan(self.library, plan, sane_workspace(size, name), stack.pop_all())
+            return Plan(self, plan, sane_workspace(size, name), stack.pop_all())
 
     def _tensor(self, name: str, shape: Shape, precision: Precision, layout: Layout, stack: ExitStack) -> Descriptor:
         made = stack.enter_context(Descriptor(self.library, Kind.TENSOR))
@@ -259,16 +258,13 @@ class Graph(Closing):
             return int(engine.get(Attribute.ENGINE_GLOBAL_INDEX, Type.INT64)[0])
 
 
-class Plan(Closing):
-    """An engine made ready for a layer; `workspace_bytes` is what a call needs. It lives until it is closed."""
+class Plan(SelfClosing):
+    """An engine made ready for a layer; `workspace_bytes` is what a call needs."""
 
-    def __init__(self, library: Library, plan: Descriptor, workspace_bytes: int, stack: ExitStack) -> None:
-        self._library, self._plan, self._stack = library, plan, stack
+    def __init__(self, graph: Graph, plan: Descriptor, workspace_bytes: int, stack: ExitStack) -> None:
+        super().__init__(stack)
+        self._graph, self._library, self._plan, self._stack = graph, graph.library, plan, stack
         self.workspace_bytes = workspace_bytes
-
-    def close(self) -> None:
-        """Let the plan go; nothing can be run any more."""
-        self._stack.close()
 
     def bound(self, handle: int, *, x: int, w: int, y: int, workspace: int = 0) -> Callable[[], None]:
         """A call on these device addresses, on the stream of `handle`; it raises Unsupported, OutOfMemory or Failed.
@@ -276,13 +272,13 @@ class Plan(Closing):
         As in `Problem.bound`, x, w and y are the layer's input, weights and output, or their gradients.
         """
         pack = self._stack.enter_context(self._packed(x, w, y, workspace or None))
-        function, check = self._library.function("cudnnBackendExecute"), self._library.check
+        function = self._library.function("cudnnBackendExecute")
         arguments = tuple(map(c_void_p, (handle, self._plan.address, pack.address)))
 
         def run() -> None:
             status = function(*arguments)
             if status:
-                check("cudnnBackendExecute", status)
+                self._library.check("cudnnBackendExecute", status)  # by `self`, which lives as long as the call
 
         return run
 

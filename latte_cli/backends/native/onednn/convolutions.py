@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from latte_cli.algorithms import corrupts_heap
 from latte_cli.backends.contract import Unsupported
-from latte_cli.backends.native.closing import Closing
+from latte_cli.backends.native.closing import SelfClosing
 from latte_cli.backends.native.onednn.descriptors import (
     DATA_TYPES,
     Description,
@@ -53,8 +53,8 @@ _ARGUMENTS: dict[Phase, dict[str, Argument]] = {
 """The tensors of each operation and what oneDNN calls them; the last one is written, the others are read."""
 
 
-class Problem(Closing):
-    """A layer's phase described to oneDNN, made by `problem`; its formats are gone when its `with` block ends."""
+class Problem(SelfClosing):
+    """A layer's phase described to oneDNN, made by `problem`; `close` lets its formats go, and executions go on."""
 
     def __init__(
         self, library: Library, layer: Convolution, phase: Phase, precision: Precision, layout: Layout
@@ -81,11 +81,7 @@ class Problem(Closing):
                 dst=stack.enter_context(unspecified(library, shape.dst, data_type)),
                 bias=bias,
             )
-            self._stack = stack.pop_all()
-
-    def close(self) -> None:
-        """Let the formats go; nothing can be asked any more, and executions go on."""
-        self._stack.close()
+            super().__init__(stack.pop_all())
 
     def implementations(self) -> tuple[str, ...]:
         """The names of the phase's implementations: on torch's own formats in oneDNN's order, then with reorders.
