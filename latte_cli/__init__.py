@@ -1,13 +1,7 @@
 """LATTE: how long a training step takes on a device, which algorithms to run, which sub-model to train."""
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-try:
-    __version__ = version("latte-cli")
-except PackageNotFoundError:
-    __version__ = "0+unknown"
 
 _HOMES = {
     "LatteError": "latte_cli.errors",
@@ -22,6 +16,17 @@ __all__ = ["LatteError", "__version__", "applied", "estimate", "load", "optimize
 
 def __getattr__(name: str) -> Any:
     """A name of the public API, from its module, which is imported only then."""
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("latte-cli")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -1,6 +1,20 @@
-"""`python -m latte_cli` is `latte`."""
+"""`latte` and `python -m latte_cli`: the command line, whose modules are imported within reach of Ctrl-C."""
 
-from latte_cli.cli import main
+import sys
+
+_INTERRUPTED = 130  # errors.ExitCode.INTERRUPTED, which may not have been imported yet
+
+
+def main() -> None:
+    """Run the command line; an interrupt before it can tell of it itself, or after, ends as one during it does."""
+    try:
+        from latte_cli.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(_INTERRUPTED)
+
 
 if __name__ == "__main__":
     main()

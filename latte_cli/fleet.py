@@ -1,7 +1,7 @@
 """Fleets: the devices of a federation, by class, and what each of them does in a round."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,14 @@ class Fleet:
 
     classes: tuple[FleetClass, ...]
     round_duration_s: float | None = None
+
+    def with_defaults(self, *, strategy: str, optimizer: str) -> "Fleet":
+        """The fleet with who chooses the algorithms, and the optimizer, in every class: a plan rests on both."""
+        classes = (
+            replace(each, strategy=each.strategy or strategy, optimizer=each.optimizer or optimizer)
+            for each in self.classes
+        )
+        return replace(self, classes=tuple(classes))
 
 
 def read_fleet(path: Path | str) -> Fleet:

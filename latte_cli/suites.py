@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import TypeAlias
 
-from latte_cli.devices import Kind
+from latte_cli.devices import Device, Kind
 from latte_cli.errors import LatteError
 from latte_cli.layers import (
     Activation,
@@ -35,6 +35,8 @@ from latte_cli.network import Network
 from latte_cli.sweep import Depth, Wanted
 
 _LARGEST_TENSOR = 2**31
+_UNKNOWN_PEAK_FLOP_PER_S = 1e12  # of a fast CPU
+_UNKNOWN_MEMORY_BYTES = 2**30  # what nearly every machine has
 _SIZES_OF_STANDARD_NETWORKS = {1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 16, 27, 28, 32, 55, 56, 64, 112, 224}
 _WIDTHS_OF_STANDARD_NETWORKS = {84, 120, 256, 400, 512, 1000, 1280, 2048, 4096, 9216, 25088}
 
@@ -45,6 +47,14 @@ class Limits:
 
     flops: float
     tensor_bytes: float
+
+
+def limits_of(device: Device, memory_share: float) -> Limits:
+    """What a drawn layer may need on a device, of whose memory it may take a share."""
+    return Limits(
+        flops=device.kind.call_limit_s * (device.peak_flop_per_s or _UNKNOWN_PEAK_FLOP_PER_S),
+        tensor_bytes=memory_share * (device.memory_bytes or _UNKNOWN_MEMORY_BYTES),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ OF_ONE_COMMAND = {
     "allocator/document.py": ("allocate",),
     "allocator/files.py": ("allocate",),
     "allocator/plan.py": ("allocate",),
+    "cli/allocate_request.py": ("allocate",),
     "cli/options.py": ("estimate", "allocate"),
     "cli/training.py": ("train-selector", "train-estimator"),
     "federated/study/files.py": ("simulate",),

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hints import commands
 from running import ended
+from test_cli_import_files import FIND_DATABASE
+from test_importers import LATTE_ROWS, NEUSIGHT, written
 
 FROZEN = Path(__file__).parent / "frozen"
 CPU = "reference-amd-epyc-family-26-model-2-2c-2t"
@@ -23,6 +26,14 @@ classes:
   - {{class: desktop, device: {CPU}, count: 8, samples: 400, batch: 8, memory: 4GiB, overhead: 500ms,
      bandwidth: {{up: 20Mbit, down: 100Mbit}}}}
 """
+SMALL_FLEET = f"""\
+classes:
+  - {{class: desktop, device: {CPU}, count: 8, samples: 400, batch: 8, memory: 4GiB,
+     bandwidth: {{up: 20Mbit, down: 100Mbit}}}}
+  - {{class: camera, device: {CPU}, count: 3, samples: 1600, batch: 8, memory: 4GiB,
+     bandwidth: {{up: 1Mbit, down: 1Mbit}}}}
+"""
+DEVICES = "device,class,samples,memory_bytes\na,desktop,400,\nb,desktop,4000,\nc,desktop,,1000\n"
 # Sums of logarithms and exponentials differ in the last bits between processors.
 RELATIVE = 1e-9
 
@@ -30,6 +41,8 @@ JSON = ("--format", "json")
 ESTIMATE_CPU = ("--batch-size", "8", "--device", CPU, *JSON)
 ESTIMATE_GPU = ("--batch-size", "128", "--device", GPU, *JSON)
 ALLOCATE = ("allocate", "resnet8.onnx", "--fleet", "fleet.yaml", "--widths", "1,0.5", *JSON)
+SMALL = ("allocate", "lenet.onnx", "--fleet", "small.yaml", "--widths", "1,0.5")
+BLOCKS = ("allocate", "resnet8.onnx", "--fleet", "small.yaml", "--widths", "1,0.5")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "estimate": ("estimate", "custom_cnn.onnx", *ESTIMATE_CPU),
     "estimate-strategies": ("estimate", "lenet.onnx", *ESTIMATE_CPU, "--strategy", "pytorch,exhaustive,deterministic"),
@@ -57,20 +70,62 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "explain-what-if": ("explain", "lenet.onnx", *ESTIMATE_CPU, "--what-if", "batch-size=16,workspace-limit=1MiB"),
     "explain-gpu": ("explain", "custom_cnn.onnx", *ESTIMATE_GPU),
     "allocate": ALLOCATE,
-    "allocate-depths": (*ALLOCATE, "--depths", "1,0.5", "--round-duration", "2s", "--channels", "rolling"),
-    "allocate-fine": (*ALLOCATE, "--fine", "--channels", "least-trained", "-o", "plan.json"),
-    "allocate-parameters": (*ALLOCATE, "--fine", "--objective", "parameters", "--round-duration", "2s"),
-    "allocate-curve": (*ALLOCATE, "--curve"),
-    "allocate-capacity": (*ALLOCATE, "--target-capacity", "60%"),
+    "allocate-depths": (*BLOCKS, "--depths", "1,0.5", "--round-duration", "6s", "--channels", "rolling", *JSON),
+    "allocate-fine": (*ALLOCATE, "--fine", "--channels", "least-trained", "-o", "plan.json", "--force"),
+    "allocate-parameters": (*BLOCKS, "--fine", "--objective", "parameters", "--round-duration", "6s", *JSON),
+    "allocate-curve": (*SMALL, "--curve", *JSON),
+    "allocate-capacity": (*SMALL, "--target-capacity", "60%", *JSON),
     "plan-show": ("plan", "show", "plan.json", *JSON),
     "plan-check": ("plan", "check", "plan.json", "resnet8.onnx", *JSON),
+    "allocate-devices": (*SMALL, "--round-duration", "3s", "--devices", "devices.csv", *JSON),
+    "allocate-small": (*SMALL, "--round-duration", "3s", *JSON, "-o", "small.json", "--force"),
+    "plan-diff": ("plan", "diff", "plan.json", "small.json", *JSON),
     "report": (
-        *("report", "lenet.onnx", "--batch-size", "8", "--device", GPU, "--strategy", "pytorch"),
-        *("--plan", "plan.json", "-o", "report.html"),
+        *("report", "lenet.onnx", "--batch-size", "8", "--device", CPU, "--strategy", "pytorch"),
+        *("--plan", "plan.json", "-o", "report.html", "--force"),
     ),
     "store-devices": ("store", "devices", *JSON),
+    "store-info": ("store", "info", "--store", "none", *JSON),
+    "store-check": ("store", "check", "--store", "none", *JSON),
+    "import-latte-csv": ("import", "latte-csv", "latte.csv", "--store", "for-json", *JSON),
+    "import-miopen-finddb": ("import", "miopen-finddb", "gfx908.txt", "--name", "gfx908", "--store", "for-json", *JSON),
+    "import-neusight-csv": ("import", "neusight-csv", "neusight.csv", "--store", "for-json", *JSON),
     "zoo-list": ("zoo", "list", *JSON),
 }
+ON_CPU = ("lenet.onnx", "--batch-size", "8", "--device", CPU)
+TABLES: dict[str, tuple[str, ...]] = {
+    "estimate": ("estimate", *ON_CPU, "--memory", "--samples", "50000", "--upload", "20Mbit"),
+    "estimate-strategies": ("estimate", *ON_CPU, "--strategy", "pytorch,exhaustive"),
+    "explain": ("explain", *ON_CPU),
+    "explain-one": ("explain", *ON_CPU, "--strategy", "pytorch"),
+    "allocate": (*SMALL, "--round-duration", "3s"),
+    "allocate-curve": (*SMALL, "--curve"),
+    "allocate-devices": (*SMALL, "--round-duration", "3s", "--devices", "devices.csv"),
+    "plan-show": ("plan", "show", "plan.json"),
+    "plan-check": ("plan", "check", "small.json", "lenet.onnx"),
+    "plan-diff": ("plan", "diff", "plan.json", "small.json"),
+    "store-devices": ("store", "devices"),
+    "store-info": ("store", "info", "--store", "none"),
+    "store-check": ("store", "check", "--store", "none"),
+    "import-latte-csv": ("import", "latte-csv", "latte.csv", "--store", "for-table"),
+    "import-miopen-finddb": ("import", "miopen-finddb", "gfx908.txt", "--name", "gfx908", "--store", "for-table"),
+    "import-neusight-csv": ("import", "neusight-csv", "neusight.csv", "--store", "for-table"),
+    "zoo-list": ("zoo", "list"),
+}
+NEITHER = {
+    "doctor": "says what this machine has",
+    "profile": "measures this machine",
+    "simulate": "trains, which differs between processors",
+    "store compact": "has no result but a note",
+    "store export": "writes rows with the moment at which they were made",
+    "store merge": "has no result but a note",
+    "train-estimator": "fits trees to the rows of a machine",
+    "train-selector": "times its choices",
+    "tune": "runs real steps",
+    "verify": "runs real steps",
+    "zoo export": "writes a file",
+}
+"""The commands of which nothing is frozen, and why."""
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +133,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the models, the fleet and the plan that the commands name."""
     path = tmp_path_factory.mktemp("frozen")
     with contextlib.chdir(path), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LATTE_STORE", str(path / "store"))
+        patch.setenv("COLUMNS", "80")
         (path / "fleet.yaml").write_text(FLEET)
+        (path / "small.yaml").write_text(SMALL_FLEET)
+        (path / "devices.csv").write_text(DEVICES)
+        (path / "gfx908.txt").write_text(FIND_DATABASE)
+        written(path / "latte.csv", LATTE_ROWS)
+        written(path / "neusight.csv", NEUSIGHT)
         for name in ("custom_cnn", "lenet", "resnet8"):
             _printed("zoo", "export", name, f"{name}.onnx")
-        _printed(*COMMANDS["allocate-fine"])
+        for plan, name in (("plan.json", "allocate-fine"), ("small.json", "allocate-small")):
+            if (FROZEN / f"{name}.json").exists():
+                (path / plan).write_bytes((FROZEN / f"{name}.json").read_bytes())
         yield path
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_prints_what_it_printed_before(name: str, folder: Path) -> None:
-    arguments = COMMANDS[name]
-    printed = _printed(*arguments, *(("--force",) if name in ("allocate-fine", "report") else ()))
+    printed = _printed(*COMMANDS[name])
     result = _text_of_page(folder / "report.html") if name == "report" else json.loads(printed)
     expected = FROZEN / f"{name}.json"
     if os.environ.get("LATTE_GOLDEN"):
@@ -97,11 +158,30 @@ def test_a_command_prints_what_it_printed_before(name: str, folder: Path) -> Non
     assert not list(_differences(result, json.loads(expected.read_text())))
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_in_a_pipe_is_what_it_was_before(name: str, folder: Path) -> None:
+    printed = _printed(*TABLES[name])
+    expected = FROZEN / f"{name}.txt"
+    if os.environ.get("LATTE_GOLDEN"):
+        expected.write_text(printed)
+    assert printed == expected.read_text()
+
+
+def test_of_every_command_a_table_and_json_are_frozen_or_it_says_why_not() -> None:
+    def frozen(words: tuple[str, ...]) -> str:
+        return next(name for name in (" ".join(words[:2]), words[0]) if name in commands())
+
+    tables, documents = ({frozen(words) for words in table.values()} for table in (TABLES, COMMANDS))
+    assert tables | {"report"} == documents
+    assert documents.isdisjoint(NEITHER)
+    assert documents | NEITHER.keys() == commands().keys()
+
+
 def _printed(*arguments: str) -> str:
-    """What `latte` prints; a threshold that is exceeded comes after the result."""
+    """What `latte` prints, with `FOLDER` for where it runs; a threshold that is exceeded comes after the result."""
     done = ended(*arguments)
     assert done.returncode in (0, 3), done.stderr
-    return done.stdout
+    return done.stdout.replace(str(Path.cwd()), "FOLDER")
 
 
 def _text_of_page(path: Path) -> list[str]:

@@ -17,10 +17,10 @@ from latte_cli.allocator.document import (
     shared_out,
 )
 from latte_cli.allocator.fine import SHARES, Search, allocate_fine
-from latte_cli.allocator.goal import Goal, Least
+from latte_cli.allocator.goal import Goal, Least, Target, curve_towards
 from latte_cli.allocator.many import Assignment, Devices, assigned
 from latte_cli.allocator.plan import Plan, PlannedDevice, Priced, allocate, largest, plan_of, planned, priced
-from latte_cli.allocator.pricing import Price, Pricer, Round, round_of
+from latte_cli.allocator.pricing import Price, Pricer, Round, pricer_of, round_of
 from latte_cli.allocator.sub_models import SubModel, catalogue
 from latte_cli.fleet import Method, Objective
 
@@ -50,6 +50,7 @@ __all__ = [
     "Round",
     "Search",
     "SubModel",
+    "Target",
     "Trainee",
     "allocate",
     "allocate_fine",
@@ -61,6 +62,7 @@ __all__ = [
     "check",
     "coverage",
     "curve",
+    "curve_towards",
     "kept",
     "largest",
     "outcome",
@@ -68,6 +70,7 @@ __all__ = [
     "planned",
     "point",
     "priced",
+    "pricer_of",
     "read_plan",
     "round_of",
     "shared_out",

@@ -74,10 +74,10 @@ def shortest(points: Iterable[Point], *, capacity: float = 0.0, floor: float = 0
     )
 
 
-def busiest(points: Iterable[Point], idle: float) -> Point:
+def busiest(points: Iterable[Point], idle: float, *, fine: bool = False) -> Point:
     """The point that keeps most among those where all take part that can, and wait at most `idle`.
 
-    Raises LatteError (code 3) where there is none.
+    Raises LatteError (code 3) where there is none; its advice is for a plan whose widths are `fine`, or are not.
     """
     among = _with_all(points)
     fitting = [each for each in among if each.idle <= idle]
@@ -89,10 +89,11 @@ def busiest(points: Iterable[Point], idle: float) -> Point:
             hint="a smaller `batch` or narrower `--widths` need less",
             exit_code=ExitCode.EXCEEDED,
         )
+    finer = "a `--round-duration` instead of `--max-idle`" if fine else "`--fine` with a `--round-duration`"
     raise LatteError(
         f"with one width for all channel groups, devices wait more than {_percent(idle)} of a round at any duration in "
         f"which all train that can: at least {_percent(min(each.idle for each in among))}",
-        hint="more `--widths` may leave less to wait for, and `--fine` with a `--round-duration` still less",
+        hint=f"more `--widths` may leave less to wait for, and {finer} still less",
         exit_code=ExitCode.EXCEEDED,
     )
 

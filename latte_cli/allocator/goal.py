@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from latte_cli.allocator.curve import Point, busiest, curve, shortest
+from latte_cli.allocator.curve import Point, busiest, curve, point, shortest
 from latte_cli.allocator.plan import Priced, largest
 from latte_cli.allocator.pricing import Round
 
@@ -22,13 +22,25 @@ class Least:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a plan is made for: rounds of `duration_s`, in which each class keeps at least `least` (None: anything)."""
+
+    duration_s: float
+    least: Sequence[Least] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Goal:
     """One of these: a mean share of the parameters (`capacity`), that of every device (`floor`), or a share of the
-    round that devices wait at most (`idle`)."""
+    round that devices wait at most (`idle`).
+
+    `fine` says that the plan will have widths of its own for each channel group, which advice then need not name.
+    """
 
     capacity: float | None = None
     floor: float | None = None
     idle: float | None = None
+    fine: bool = False
 
     def __bool__(self) -> bool:
         return (self.capacity, self.floor, self.idle) != (None, None, None)
@@ -40,8 +52,13 @@ class Goal:
         """
         points = curve(priced, parameters)
         if self.idle is not None:
-            return busiest(points, self.idle)
+            return busiest(points, self.idle, fine=self.fine)
         return shortest(points, capacity=self.capacity or 0.0, floor=self.floor or 0.0)
+
+    def target(self, priced: Priced, parameters: int) -> Target:
+        """The duration of its `point`, and what each class has to keep there; raises LatteError as `point` does."""
+        duration_s = self.point(priced, parameters).round_duration_s
+        return Target(duration_s=duration_s, least=[self.least(rounds, parameters, duration_s) for _, rounds in priced])
 
     def least(self, rounds: Sequence[Round], parameters: int, duration_s: float) -> Least:
         """What a class has to keep for the goal to hold at the `point`, whatever else it may train.
@@ -58,3 +75,19 @@ class Goal:
         if self.capacity is not None:
             return Least(parameters=kept)
         return Least(parameters=kept, round_s=uniform.round_s or 0.0) if self.idle is not None else Least()
+
+
+def curve_towards(
+    priced: Priced, parameters: int, *, goal: Goal, duration_s: float | None = None
+) -> tuple[list[Point], Point | None]:
+    """The points of the curve, and the one that `goal`, or else `duration_s`, asks for; None where neither does.
+
+    A point that is asked for by its duration is among them. Raises LatteError as `Goal.point` does.
+    """
+    points = curve(priced, parameters)
+    if goal:
+        return points, goal.point(priced, parameters)
+    if duration_s is None:
+        return points, None
+    chosen = point(priced, duration_s, parameters)
+    return sorted({*points, chosen}, key=lambda each: each.round_duration_s), chosen

@@ -58,6 +58,16 @@ class Assignment:
     memory_bytes: Floats
     least_s: Floats
 
+    @property
+    def left_out(self) -> int:
+        """How many devices have no sub-model."""
+        return int((self.chosen == NONE).sum())
+
+    @property
+    def too_small(self) -> int:
+        """How many of them have too little memory for any."""
+        return int(((self.chosen == NONE) & np.isnan(self.least_s)).sum())
+
 
 def assigned(
     fleet: Sequence[FleetClass], rounds: Sequence[Sequence[Round]], devices: Devices, duration_s: float

@@ -64,6 +64,16 @@ class Plan:
         """The devices of the fleet."""
         return sum(each.fleet_class.count for each in self.devices)
 
+    def trained_on(self, slug: str) -> list[tuple[int, SubModel]]:
+        """The sub-models that classes with this device train, each once at each of their batch sizes."""
+        own = [each for each in self.devices if each.device == slug]
+        found = {
+            (each.fleet_class.batch, each.sub_model.widths, each.sub_model.dropped): each.sub_model
+            for each in own
+            if each.sub_model
+        }
+        return [(batch, sub_model) for (batch, _, _), sub_model in found.items()]
+
     @property
     def training(self) -> int:
         """The devices that have a sub-model."""

@@ -1,15 +1,18 @@
 """Prices: how long a round with a sub-model takes on a device of a class, and what it needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeAlias
 
 from latte_cli.allocator.sub_models import SubModel
 from latte_cli.errors import LatteError
-from latte_cli.estimator import DoesNotFit, Estimate, Estimator, Memory, Warn, check_names
+from latte_cli.estimator import DoesNotFit, Estimate, Estimator, Limits, Memory, Warn, check_names
 from latte_cli.fleet import FleetClass
-from latte_cli.network import Network
+from latte_cli.network import Network, load
+from latte_cli.profiles import profile
+from latte_cli.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +131,40 @@ class Pricer:
         if key not in self._estimators:
             self._estimators[key] = self._made(fleet_class)
         return self._estimators[key]
+
+
+def pricer_of(
+    model: Path,
+    store: Store,
+    *,
+    strategy: str = "latte",
+    optimizer: str = "sgd",
+    sizes: Mapping[str, int] | None = None,
+    allow_unknown: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+) -> Pricer:
+    """Prices sub-models of a model file by the profiles in a store, the memory of each class as its limit.
+
+    `strategy` and `optimizer` are for classes that name none; `sizes`, `allow_unknown` and `note` mean what they do
+    for `load` and Estimator. Raises LatteError as the two do, when a price is asked for.
+    """
+
+    def estimator(each: FleetClass) -> Estimator:
+        slug = profile(store, each.device, each.threads)
+        return Estimator(
+            store,
+            slug,
+            precision=each.precision,
+            layout=each.layout,
+            threads=each.threads,
+            strategy=each.strategy or strategy,
+            limits=Limits(memory_bytes=each.memory_bytes or store.device(slug).memory_bytes),
+            note=note,
+        )
+
+    return Pricer(
+        lambda batch: load(model, batch_size=batch, sizes=sizes, allow_unknown=allow_unknown),
+        estimator,
+        optimizer=optimizer,
+        allow_unknown=allow_unknown,
+    )

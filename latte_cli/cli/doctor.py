@@ -1,5 +1,6 @@
 """`latte doctor`: what this machine has, what is missing, what to type."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -7,15 +8,22 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption
+from latte_cli.cli.request import Request, check_apart, check_needed, from_options
 from latte_cli.errors import LatteError, unknown
 from latte_cli.report import Format
 
+_APART = (("--device-json", ("--device", "--format"), "it writes the file alone, of the first GPU"),)
+_NEEDS = (("--force", "--device-json"),)
 
-def doctor(
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorRequest(Request):
+    """What `latte doctor` is asked."""
+
     device: Annotated[
         str | None,
         typer.Option(metavar="cpu|cuda", help="Look at this device only; exit 1 if it cannot be measured here."),
-    ] = None,
+    ] = None
     device_json: Annotated[
         Path | None,
         typer.Option(
@@ -23,20 +31,35 @@ def doctor(
             metavar="FILE",
             help="Write what cuDNN tells of this machine's first GPU, for `latte explain --for-device` elsewhere.",
         ),
-    ] = None,
-    output_format: FormatOption = Format.TABLE,
-) -> None:
+    ] = None
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False
+    form: FormatOption = Format.TABLE
+
+
+@from_options
+def doctor(request: DoctorRequest) -> None:
     """Say what this machine can measure, and what it lacks.
 
     Each finding says what to type about it. Libraries that may crash are tried in processes of their own. The exit code
     is 0 unless the device, by default the CPU, cannot be measured here.
     """
-    if device_json is not None:
-        from latte_cli.backends.cuda import deviceless
+    check_apart(request.given, _APART)
+    check_needed(request.given, _NEEDS)
+    if request.device_json is None:
+        _examine(request.device, request.form)
+    else:
+        _describe_gpu(request.device_json, force=request.force)
 
-        console.note(f"wrote `{device_json}`, {deviceless.write(device_json)}")
-        console.note(f"next: `latte explain MODEL --for-device {device_json}` on any machine with cuDNN")
-        return
+
+def _describe_gpu(file: Path, *, force: bool) -> None:
+    from latte_cli.backends.cuda import deviceless
+
+    console.note(f"wrote `{file}`, {deviceless.write(file, force=force)}")
+    console.note(f"next: `latte explain MODEL --for-device {file}` on any machine with cuDNN")
+
+
+def _examine(device: str | None, form: Format) -> None:
+    """Write what there is of a device, or of all; raises LatteError where it, or else the CPU, cannot be measured."""
     from latte_cli.doctor import devices, findings, looks_for, missing, usable
     from latte_cli.report.doctors import write_findings
 
@@ -45,7 +68,7 @@ def doctor(
     with console.progress("looking", len(looks_for(device or ""))) as bar:
         found = findings(device or "", advance=bar.advance)
     can = {name: usable(found, name) for name in ([device] if device else devices())}
-    write_findings(found, can, output_format)
+    write_findings(found, can, form)
     lacking = missing(found, device or devices()[0])
     if lacking:
         message = f"`{device or devices()[0]}` cannot be measured here: {lacking.subject}: {lacking.text}"

@@ -24,36 +24,40 @@ from latte_cli.cli.options import (
     parse_shapes,
     parse_size,
 )
+from latte_cli.cli.request import Request, check_apart, from_options
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.report import Format
 from latte_cli.tasks import Layout, Precision
 
 if TYPE_CHECKING:
+    from latte_cli.network import Network
     from latte_cli.report.explanations import Explanation
     from latte_cli.store import Store
 
 BEST = "exhaustive"
 
 
+_APART = (
+    (
+        "--for-device",
+        (
+            *("--device", "--strategy", "--what-if", "--threads", "--workspace-limit", "--memory-limit"),
+            *("--optimizer", "--store"),
+        ),
+        "what cuDNN has for a GPU that is not here depends on the calls alone",
+    ),
+)
+"""Options that do not go together, and why."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """How an estimate is asked for."""
+class ExplainRequest(Request):
+    """What `latte explain` is asked."""
 
-    batch_size: int | None = None
-    precision: str = Precision.FP32.value
-    layout: str | None = None
-    threads: int | None = None
-    workspace_limit: int | None = None
-    memory_limit: int | None = None
-    optimizer: str = "sgd"
-    allow_unknown: bool = False
-
-
-def explain(
-    model: ModelArgument,
+    model: ModelArgument
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="A profile's name, or `cpu` or `cuda:N` for this machine.")
-    ] = None,
+    ] = None
     for_device: Annotated[
         Path | None,
         typer.Option(
@@ -62,7 +66,7 @@ def explain(
             help="A GPU that is not here, as `latte doctor --device-json FILE` wrote it there: list the engines that "
             "cuDNN has for each call, and which of them frameworks take.",
         ),
-    ] = None,
+    ] = None
     strategy: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,7 +74,7 @@ def explain(
             help="Whose rule to look at, as for `latte estimate`; of a single one the table shows every call. "
             "Repeatable. [default: those that the device has a use for]",
         ),
-    ] = None,
+    ] = None
     what_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -78,124 +82,104 @@ def explain(
             metavar="NAME=VALUE,...",
             help="Ask again with other values, as in batch-size=64,precision=bf16,workspace-limit=256MiB. Repeatable.",
         ),
-    ] = None,
-    batch_size: BatchSizeOption = None,
-    precision: PrecisionOption = Precision.FP32.value,
+    ] = None
+    batch_size: BatchSizeOption = None
+    precision: PrecisionOption = Precision.FP32.value
     layout: Annotated[
         str | None, typer.Option(metavar="NAME", help="nchw or channels_last. [default: the strategy's]")
-    ] = None,
-    threads: ThreadsOption = None,
-    workspace_limit: WorkspaceLimitOption = None,
-    memory_limit: MemoryLimitOption = None,
-    optimizer: OptimizerOption = "sgd",
-    shape: ShapeOption = None,
-    allow_unknown: AllowUnknownOption = False,
-    form: FormatOption = Format.TABLE,
-    store: StoreOption = None,
-) -> None:
+    ] = None
+    threads: ThreadsOption = None
+    workspace_limit: WorkspaceLimitOption = None
+    memory_limit: MemoryLimitOption = None
+    optimizer: OptimizerOption = "sgd"
+    shape: ShapeOption = None
+    allow_unknown: AllowUnknownOption = False
+    form: FormatOption = Format.TABLE
+    store: StoreOption = None
+
+
+@from_options
+def explain(request: ExplainRequest) -> None:
     """Explain which algorithms each rule takes, and the cost.
 
     For the convolutions of MODEL it shows what each rule takes, what would be best, and what that costs.
     """
-    if for_device is not None:
-        _explain_elsewhere(model, for_device, batch_size, precision, layout, parse_shapes(shape), form)
-        return
+    check_apart(request.given, _APART)
+    if request.for_device is None:
+        _explain_here(request)
+    else:
+        _explain_elsewhere(request, request.for_device)
+
+
+def _explain_here(request: ExplainRequest) -> None:
+    """Write what rules take on a device of the store, as asked and with each set of other values."""
     from latte_cli.estimator import doubts_of
     from latte_cli.profiles import profile
     from latte_cli.report.explanations import write_explanations
     from latte_cli.store import open_store
     from latte_cli.strategies import usual
 
-    asked = _Asked(
-        batch_size=batch_size,
-        precision=precision,
-        layout=layout,
-        threads=threads,
-        workspace_limit=workspace_limit,
-        memory_limit=memory_limit,
-        optimizer=optimizer,
-        allow_unknown=allow_unknown,
-    )
-    cases = [("", asked), *((text, replace(asked, **other_values(text))) for text in what_if or ())]
-    opened, sizes = open_store(store), parse_shapes(shape)
-    slug = profile(opened, device, threads)
-    names = strategy or usual(opened.device(slug).kind)
-    found = [_explained(opened, slug, model, sizes, names, each, text) for text, each in cases]
-    write_explanations(found, form)
+    cases = [("", request), *((text, replace(request, **other_values(text))) for text in request.what_if or ())]
+    store = open_store(request.store)
+    slug = profile(store, request.device, request.threads)
+    names = request.strategy or usual(store.device(slug).kind)
+    found = [_explained(store, slug, names, case, text) for text, case in cases]
+    write_explanations(found, request.form)
     for message in dict.fromkeys(text for each in found for text in doubts_of(each.best, each.others)):
         console.warn(message)
-    if form is Format.TABLE:
-        asked_for = asked_of(opened.device(slug), precision, batch_size)
+    if request.form is Format.TABLE:
+        asked = asked_of(store.device(slug), request.precision, request.batch_size)
         console.note(
-            f"next: `latte estimate {model} {asked_for} --strategy latte` prices the step with what LATTE takes"
+            f"next: `latte estimate {request.model} {asked} --strategy latte` prices the step with what LATTE takes"
         )
 
 
-def _explain_elsewhere(
-    model: Path,
-    file: Path,
-    batch_size: int | None,
-    precision: str,
-    layout: str | None,
-    sizes: Mapping[str, int],
-    form: Format,
-) -> None:
-    """Write which engines cuDNN has for the model's convolutions on the GPU of a file, and what frameworks take."""
-    from latte_cli.backends.cuda import deviceless
-    from latte_cli.layers import Convolution
-    from latte_cli.network import load
-    from latte_cli.report.engines import Elsewhere, write_elsewhere
-
-    name, properties = deviceless.read(file)
-    wanted = Precision(_PARSERS["precision"](precision))
-    placed = Layout(_PARSERS["layout"](layout or Layout.NCHW.value))
-    network = load(model, batch_size=batch_size, sizes=sizes)
-    calls = [
-        (node.name, node.layer, phase)
-        for node in network.nodes
-        if isinstance(node.layer, Convolution)
-        for phase in node.layer.phases
-    ]
-    pairs = list(dict.fromkeys((layer, phase) for _, layer, phase in calls))
-    with console.progress("asking cuDNN", 1):
-        found = deviceless.answer(properties, pairs, wanted, placed)
-    listed = dict(zip(pairs, found.listed, strict=True))
-    shown = [(node, layer, phase, listed[layer, phase]) for node, layer, phase in calls]
-    write_elsewhere(
-        Elsewhere(network=network, device=name, version=found.version, precision=wanted, layout=placed, calls=shown),
-        form,
-    )
-
-
-def _explained(
-    store: "Store",
-    slug: str,
-    model: Path,
-    sizes: Mapping[str, int],
-    names: Sequence[str],
-    asked: _Asked,
-    what_if: str,
-) -> "Explanation":
+def _explained(store: "Store", slug: str, names: Sequence[str], request: ExplainRequest, what_if: str) -> "Explanation":
     from latte_cli.estimator import Limits, compared
-    from latte_cli.network import load
     from latte_cli.report.explanations import Explanation
 
     found = compared(
         store,
         slug,
-        load(model, batch_size=asked.batch_size, sizes=sizes, allow_unknown=asked.allow_unknown),
+        _network(request),
         strategies=list(dict.fromkeys([*names, BEST])),
-        limits=(Limits(workspace_bytes=asked.workspace_limit, memory_bytes=asked.memory_limit),),
-        precision=asked.precision,
-        layout=asked.layout,
-        threads=asked.threads,
-        optimizer=asked.optimizer,
-        allow_unknown=asked.allow_unknown,
+        limits=(Limits(workspace_bytes=request.workspace_limit, memory_bytes=request.memory_limit),),
+        precision=request.precision,
+        layout=request.layout,
+        threads=request.threads,
+        optimizer=request.optimizer,
+        allow_unknown=request.allow_unknown,
         note=console.note,
     )
     by_name = {each.strategy: each for each in found}
-    best = by_name[BEST]
-    return Explanation(best=best, others=[by_name[name] for name in dict.fromkeys(names)], what_if=what_if)
+    others = [by_name[name] for name in dict.fromkeys(names)]
+    return Explanation(best=by_name[BEST], others=others, what_if=what_if)
+
+
+def _network(request: ExplainRequest) -> "Network":
+    from latte_cli.network import load
+
+    return load(
+        request.model,
+        batch_size=request.batch_size,
+        sizes=parse_shapes(request.shape),
+        allow_unknown=request.allow_unknown,
+    )
+
+
+def _explain_elsewhere(request: ExplainRequest, file: Path) -> None:
+    """Write which engines cuDNN has for the model's convolutions on the GPU of a file, and what frameworks take."""
+    from latte_cli.backends.cuda import deviceless
+    from latte_cli.report.engines import Elsewhere, write_elsewhere
+
+    name, properties = deviceless.read(file)
+    precision = Precision(_PARSERS["precision"](request.precision))
+    layout = Layout(_PARSERS["layout"](request.layout or Layout.NCHW.value))
+    network = _network(request)
+    with console.progress("asking cuDNN", 1):
+        version, calls = deviceless.engines_of(network, properties, precision, layout)
+    shown = Elsewhere(network=network, device=name, version=version, precision=precision, layout=layout, calls=calls)
+    write_elsewhere(shown, request.form)
 
 
 def _count(text: str, before: str) -> int:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterable
-from typing import Any, get_type_hints
+from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo
@@ -60,10 +60,10 @@ class _Unescaped:
 
 def _described(command: Any) -> dict[str, str]:
     """The help texts of a command's arguments, by name: click 8.5 drops those that typer before 0.26 hands on."""
-    hints = get_type_hints(inspect.unwrap(command), include_extras=True) if command else {}
+    parameters = inspect.signature(command, eval_str=True).parameters if command else {}
     return {
         name: about.help
-        for name, hint in hints.items()
-        for about in getattr(hint, "__metadata__", ())
+        for name, parameter in parameters.items()
+        for about in getattr(parameter.annotation, "__metadata__", ())
         if isinstance(about, ArgumentInfo) and about.help
     }

@@ -1,7 +1,6 @@
 """`latte plan`: look at plans, check them and compare them."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +16,8 @@ from latte_cli.cli.options import (
     StoreOption,
     parse_shapes,
 )
-from latte_cli.cli.pricing import pricer_of
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.report import Format, duration_at_most
+from latte_cli.report import Format, duration_at_most, few
 
 if TYPE_CHECKING:
     from latte_cli.allocator import Check
@@ -77,15 +75,18 @@ def check(
     The prices are from what the store holds today. Ends with code 1 where the plan is for another model, and with 3 if
     a class trains nothing, or would no longer finish in time.
     """
-    from latte_cli.allocator import changes, read_plan
+    from latte_cli.allocator import changes, pricer_of, read_plan
     from latte_cli.allocator import check as check_plan
     from latte_cli.report.plans import write_changes
+    from latte_cli.store import open_store
 
     def as_today(each: "FleetClass") -> "FleetClass":
         return replace(each, strategy=strategy or each.strategy, optimizer=optimizer or each.optimizer)
 
     found = read_plan(plan)
-    price = pricer_of(model, store, "latte", "sgd", parse_shapes(shape), allow_unknown)
+    price = pricer_of(
+        model, open_store(store), sizes=parse_shapes(shape), allow_unknown=allow_unknown, note=console.note
+    )
     checked = check_plan(found, price, as_today)
     write_changes(changes(found.plan.devices, checked.devices), form)
     duration_s = found.plan.round_duration_s
@@ -101,19 +102,15 @@ def check(
 def _failing(checked: "Check", duration_s: float) -> list[str]:
     """Which classes do not train and finish, and how many devices they are."""
     return [
-        f"{said} ({sum(each.count for each in classes):,} of {checked.plan.count:,} devices)"
+        f"{said.format(few([each.name for each in classes]))} "
+        f"({sum(each.count for each in classes):,} of {checked.plan.count:,} devices)"
         for classes, said in (
-            (checked.late, f"{_names(checked.late)} would not finish in {duration_at_most(duration_s)} any more"),
-            (checked.too_large, f"the sub-model of {_names(checked.too_large)} does not fit the memory any more"),
-            (checked.without, f"the plan has no sub-model for {_names(checked.without)}"),
+            (checked.late, f"{{}} would not finish in {duration_at_most(duration_s)} any more"),
+            (checked.too_large, "the sub-model of {} does not fit the memory any more"),
+            (checked.without, "the plan has no sub-model for {}"),
         )
         if classes
     ]
-
-
-def _names(classes: "Sequence[FleetClass]") -> str:
-    names = ", ".join(f"`{each.name}`" for each in classes[:3])
-    return names + (f" and {len(classes) - 3} more" if len(classes) > 3 else "")
 
 
 @app.command("diff")

@@ -1,6 +1,7 @@
 """`latte profile`: measure this machine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ import typer
 from latte_cli import __version__
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_duration, parse_shapes, parse_widths
+from latte_cli.cli.request import Request, check_apart, from_options
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Phase
 from latte_cli.report import Format, sweeps
@@ -17,10 +19,12 @@ from latte_cli.tasks import Layout, Precision
 
 if TYPE_CHECKING:
     from latte_cli.allocator import PlanFile
-    from latte_cli.devices import Device
+    from latte_cli.devices import Device, Kind
     from latte_cli.network import Network
+    from latte_cli.store import Store
     from latte_cli.suites import Drawn
-    from latte_cli.sweep import Summary
+    from latte_cli.sweep import Budget, Summary
+    from latte_cli.worker import Opening, Worker
 
 _CALIBRATION_OF_QUICK = 2
 _PASSES_OF_NETWORKS = 4
@@ -39,17 +43,29 @@ class Suite(StrEnum):
 
 
 _BUDGETS_S = {Suite.QUICK: 120.0, Suite.STANDARD: 900.0}
+_OF_SUITES = {
+    "--batch-size": (Suite.NETWORK,),
+    "--shape": (Suite.NETWORK,),
+    "--widths": (Suite.NETWORK,),
+    "--configs": (Suite.PAPER, Suite.CONVOLUTIONS),
+}
+"""Options that mean nothing to the other suites."""
+_APART = (("--plan", ("--batch-size", "--widths"), "the plan says what each device trains"),)
+"""Options that do not go together, and why."""
 
 
-def profile(
+@dataclass(frozen=True, kw_only=True)
+class ProfileRequest(Request):
+    """What `latte profile` is asked."""
+
     models: Annotated[
         list[Path] | None,
         typer.Argument(help="Model files, .onnx or .pt2, for the suite `network`.", show_default=False),
-    ] = None,
+    ] = None
     suite: Annotated[
         Suite | None, typer.Option(help="Which layers to measure. [default: network if models are given, else quick]")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    ] = None
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto"
     budget: Annotated[
         float | None,
         typer.Option(
@@ -57,96 +73,127 @@ def profile(
             metavar="DURATION",
             help="Stop after this long, as in 2m. [default: quick 2m, standard 15m, others when done]",
         ),
-    ] = None,
+    ] = None
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, help="Batch size to read the models at. Repeatable.")
-    ] = None,
-    shape: ShapeOption = None,
+    ] = None
+    shape: ShapeOption = None
     widths: Annotated[
         str, typer.Option(help="Measure the models' sub-models of these widths too, as in 1,0.75,0.5.")
-    ] = "1",
+    ] = "1"
     plan: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help="Measure the model's sub-models that this plan of `latte allocate` has for this device.",
         ),
-    ] = None,
-    configs: Annotated[
-        int, typer.Option(min=1, help="Layers to draw for the suites `paper` and `convolutions`.")
-    ] = 1000,
+    ] = None
+    configs: Annotated[int, typer.Option(min=1, help="Layers to draw for the suites `paper` and `convolutions`.")] = (
+        1000
+    )
     passes: Annotated[
         int | None,
         typer.Option(min=1, help="How often to measure what may be fastest. [default: network 4, others 1]"),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn suites.")] = 0,
-    phases: Annotated[str, typer.Option(help="Phases to measure, separated by commas.")] = "all",
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn suites.")] = 0
+    phases: Annotated[str, typer.Option(help="Phases to measure, separated by commas.")] = "all"
     precision: Annotated[
         list[Precision] | None, typer.Option(help="Arithmetic to measure. Repeatable. [default: fp32]")
-    ] = None,
+    ] = None
     layout: Annotated[
         list[Layout] | None, typer.Option(help="How activations lie in memory. Repeatable. [default: nchw]")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU. [default: all cores]")] = None,
-    name: Annotated[str | None, typer.Option(help="Tells equal machines of a fleet apart.")] = None,
+    ] = None
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU. [default: all cores]")] = None
+    name: Annotated[str | None, typer.Option(help="Tells equal machines of a fleet apart.")] = None
     memory_share: Annotated[
         float, typer.Option(min=0.01, max=0.9, help="Share of the memory that a layer may take.")
-    ] = 0.3,
-    store: StoreOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False,
+    ] = 0.3
+    store: StoreOption = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False
     require_complete: Annotated[
         bool, typer.Option("--require-complete", help="End with code 4 if the budget ends before all is measured.")
-    ] = False,
-    format: FormatOption = Format.TABLE,  # noqa: A002 - the option's name
-) -> None:
+    ] = False
+    form: FormatOption = Format.TABLE
+
+    @property
+    def chosen(self) -> Suite:
+        """The suite that is meant."""
+        return self.suite or (Suite.NETWORK if self.models else Suite.QUICK)
+
+    @property
+    def origin(self) -> str:
+        """What the rows say that they come from."""
+        return f"latte {__version__} profile {self.chosen} seed {self.seed}"
+
+    def opening(self) -> "Opening":
+        """How the device is opened."""
+        from latte_cli.worker import Opening
+
+        return Opening(
+            device=self.device,
+            threads=self.threads,
+            name=self.name,
+            precisions=tuple(dict.fromkeys(self.precision or [Precision.FP32])),
+            layouts=tuple(dict.fromkeys(self.layout or [Layout.NCHW])),
+            memory_share=self.memory_share,
+        )
+
+    def limits(self, kind: "Kind") -> "Budget":
+        """How long, and how often, a device of a kind is measured."""
+        from latte_cli.sweep import Budget
+
+        return Budget(
+            seconds=_BUDGETS_S.get(self.chosen) if self.budget is None else self.budget,
+            passes=self.passes or (_PASSES_OF_NETWORKS if self.chosen is Suite.NETWORK else 1),
+            rounds=kind.rounds,
+            together=self.chosen is Suite.NETWORK,
+        )
+
+
+@from_options
+def profile(request: ProfileRequest) -> None:
     """Measure layers on this machine, into the store.
 
     Each algorithm and phase is timed. The same command goes on where it stopped. Rows are kept as they are measured.
     A budget that ends first is a normal end, with code 0; stderr and the JSON say what is left.
     """  # fmt: skip
     from latte_cli.store import open_store
-    from latte_cli.sweep import Budget, Sweep
-    from latte_cli.worker import Opening, Worker
+    from latte_cli.sweep import Sweep
+    from latte_cli.worker import Worker
 
-    chosen = suite or (Suite.NETWORK if models else Suite.QUICK)
-    wanted_phases = _phases(phases)
-    networks = _networks(chosen, models or [], batch_size, parse_widths(widths), parse_shapes(shape))
-    file = _plan_file(plan, networks)
-    opened = open_store(store)
-    opening = Opening(
-        device=device,
-        threads=threads,
-        name=name,
-        precisions=tuple(dict.fromkeys(precision or [Precision.FP32])),
-        layouts=tuple(dict.fromkeys(layout or [Layout.NCHW])),
-        memory_share=memory_share,
-    )
-    with Worker(opening) as worker:
+    check_apart(request.given, _APART)
+    phases, networks = _phases(request.phases), _networks(request)
+    file = _plan_file(request.plan, networks)
+    store = open_store(request.store)
+    with Worker(request.opening()) as worker:
         if file:
-            networks = _sub_models(file, (models or [])[0], parse_shapes(shape), worker.device.slug)
-        drawn = _drawn(chosen, networks, worker.device, seed=seed, configs=configs, share=memory_share)
-        origin = f"latte {__version__} profile {chosen} seed {seed}"
-        if dry_run:
-            sweep = Sweep(worker, drawn.wanted, phases=wanted_phases, origin=origin)
-            sweeps.write_plan(drawn, device=worker.device.slug, tasks=sweep.size, form=format)
+            networks = _sub_models(file, request, worker.device.slug)
+        drawn = _drawn(request, networks, worker.device)
+        if request.dry_run:
+            sweep = Sweep(worker, drawn.wanted, phases=phases, origin=request.origin)
+            sweeps.write_plan(drawn, device=worker.device.slug, tasks=sweep.size, form=request.form)
             return
-        with opened.writer(worker.device) as writer:
-            known = any(device.slug == worker.device.slug for device in opened.devices())
-            earlier = opened.measurements(worker.device.slug) if known else []
-            sweep = Sweep(worker, drawn.wanted, phases=wanted_phases, earlier=earlier, origin=origin)
-            limits = Budget(
-                seconds=budget if budget is not None else _BUDGETS_S.get(chosen),
-                passes=passes or (_PASSES_OF_NETWORKS if chosen is Suite.NETWORK else 1),
-                rounds=worker.device.kind.rounds,
-                together=chosen is Suite.NETWORK,
-            )
-            with console.progress(f"profiling {worker.device.kind}", sweep.size) as bar:
-                summary = sweep.run(writer, limits, progress=bar.advance)
-    place = sweeps.Place(device=worker.device.slug, store=opened.uri)
-    sweeps.write_summary(summary, drawn, place, tasks=sweep.size, form=format)
-    _advise(summary, models or [], worker.device.slug)
+        summary, tasks = _measured(request, store, worker, drawn, phases)
+    place = sweeps.Place(device=worker.device.slug, store=store.uri)
+    sweeps.write_summary(summary, drawn, place, tasks=tasks, form=request.form)
+    _advise(summary, request.models or [], worker.device.slug)
     if summary.left:
-        _say_left(summary.left, sweep.size, required=require_complete)
+        _say_left(summary.left, tasks, required=request.require_complete)
+
+
+def _measured(
+    request: ProfileRequest, store: "Store", worker: "Worker", drawn: "Drawn", phases: Sequence[Phase]
+) -> "tuple[Summary, int]":
+    """Measure what the store lacks into it; what came of it, and of how many calls."""
+    from latte_cli.sweep import Sweep
+
+    device = worker.device
+    with store.writer(device) as writer:
+        known = any(each.slug == device.slug for each in store.devices())
+        earlier = store.measurements(device.slug) if known else []
+        sweep = Sweep(worker, drawn.wanted, phases=phases, earlier=earlier, origin=request.origin)
+        with console.progress(f"profiling {device.kind}", sweep.size) as bar:
+            return sweep.run(writer, request.limits(device.kind), progress=bar.advance), sweep.size
 
 
 def _phases(text: str) -> tuple[Phase, ...]:
@@ -159,17 +206,20 @@ def _phases(text: str) -> tuple[Phase, ...]:
     return tuple(Phase(name) for name in names)
 
 
-def _networks(
-    suite: Suite,
-    models: Sequence[Path],
-    batches: Sequence[int] | None,
-    widths: Sequence[float],
-    shapes: Mapping[str, int],
-) -> "list[Network]":
-    if suite is not Suite.NETWORK:
+def _networks(request: ProfileRequest) -> "list[Network]":
+    """The networks to measure, at each batch size and width; raises LatteError where the suite takes or lacks them."""
+    for option, suites in _OF_SUITES.items():
+        if option in request.given and request.chosen not in suites:
+            message = f"`{option}` means nothing to the suite `{request.chosen}`"
+            hint = f"it is for `--suite {suites[0]}`"
+            raise LatteError(message, hint=hint, exit_code=ExitCode.USAGE)
+    models, widths, shapes = request.models or [], parse_widths(request.widths), parse_shapes(request.shape)
+    if request.chosen is not Suite.NETWORK:
         if models:
             raise LatteError(
-                f"the suite `{suite}` takes no model files", hint="use `--suite network`", exit_code=ExitCode.USAGE
+                f"the suite `{request.chosen}` takes no model files",
+                hint="use `--suite network`",
+                exit_code=ExitCode.USAGE,
             )
         return []
     if not models:
@@ -181,7 +231,7 @@ def _networks(
     from latte_cli.network import load
     from latte_cli.network.channels import sub_model
 
-    sizes: Sequence[int | None] = batches or [None]
+    sizes: Sequence[int | None] = request.batch_size or [None]
     read = [load(path, batch_size=batch, sizes=shapes) for path in models for batch in sizes]
     return [network if width == 1 else sub_model(network, width) for width in widths for network in read]
 
@@ -200,34 +250,23 @@ def _plan_file(path: Path | None, networks: "Sequence[Network]") -> "PlanFile | 
     return found
 
 
-def _sub_models(file: "PlanFile", model: Path, shapes: Mapping[str, int], slug: str) -> "list[Network]":
-    """What devices such as this one train by the plan, at their batch sizes."""
+def _sub_models(file: "PlanFile", request: ProfileRequest, slug: str) -> "list[Network]":
+    """What devices such as this one train by the plan, at their batch sizes; raises LatteError where it has nothing."""
     from latte_cli.network import load
 
-    own = [each for each in file.plan.devices if each.device == slug and each.sub_model]
-    if not own:
+    wanted = file.plan.trained_on(slug)
+    if not wanted:
         names = ", ".join(sorted({f"`{each.device}`" for each in file.plan.devices if each.sub_model})[:4])
         raise LatteError(f"the plan has no sub-model for `{slug}`", hint=f"it has some for {names or 'no device'}")
-    wanted = {
-        (each.fleet_class.batch, each.sub_model.widths, each.sub_model.dropped): each for each in own if each.sub_model
-    }
-    return [
-        each.sub_model.of(load(model, batch_size=each.fleet_class.batch, sizes=shapes))
-        for each in wanted.values()
-        if each.sub_model
-    ]
+    (model,), sizes = request.models or [], parse_shapes(request.shape)
+    return [sub_model.of(load(model, batch_size=batch, sizes=sizes)) for batch, sub_model in wanted]
 
 
-def _drawn(
-    suite: Suite, networks: "list[Network]", device: "Device", *, seed: int, configs: int, share: float
-) -> "Drawn":
+def _drawn(request: ProfileRequest, networks: "list[Network]", device: "Device") -> "Drawn":
     from latte_cli import suites
 
-    call_s = device.kind.call_limit_s
-    limits = suites.Limits(
-        flops=call_s * (device.peak_flop_per_s or 1e12), tensor_bytes=share * (device.memory_bytes or 2**30)
-    )
-    match suite:
+    limits, seed, configs = suites.limits_of(device, request.memory_share), request.seed, request.configs
+    match request.chosen:
         case Suite.QUICK:
             return suites.with_calibration(suites.quick(seed, limits), device.kind, count=_CALIBRATION_OF_QUICK)
         case Suite.STANDARD:
@@ -239,9 +278,8 @@ def _drawn(
         case Suite.DEEPBENCH:
             return suites.deepbench(limits)
         case Suite.NETWORK:
-            return suites.with_calibration(
-                suites.networks(networks), device.kind, first=False, count=_CALIBRATION_OF_QUICK
-            )
+            drawn = suites.networks(networks)
+            return suites.with_calibration(drawn, device.kind, first=False, count=_CALIBRATION_OF_QUICK)
 
 
 def _advise(summary: "Summary", models: Sequence[Path], slug: str) -> None:

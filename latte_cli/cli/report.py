@@ -21,6 +21,7 @@ from latte_cli.cli.options import (
     ThreadsOption,
     parse_shapes,
 )
+from latte_cli.cli.request import Request, from_options
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.tasks import Precision
 
@@ -32,65 +33,51 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """How the step of a network is asked for."""
+class ReportRequest(Request):
+    """What `latte report` is asked."""
 
-    strategies: list[str] | None
-    precision: str
-    layout: str | None
-    threads: int | None
-    optimizer: str
-    allow_unknown: bool
-
-
-def report(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page, as .html.")],
-    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=False)] = None,
-    device: DeviceOption = None,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="A plan of `latte allocate -o`.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page, as .html.")]
+    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=False)] = None
+    device: DeviceOption = None
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="A plan of `latte allocate -o`.")] = None
     strategy: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Strategies to show side by side, the first layer by layer. Repeatable."),
-    ] = None,
-    batch_size: BatchSizeOption = None,
-    shape: ShapeOption = None,
-    precision: PrecisionOption = Precision.FP32.value,
+    ] = None
+    batch_size: BatchSizeOption = None
+    shape: ShapeOption = None
+    precision: PrecisionOption = Precision.FP32.value
     layout: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="nchw, channels_last, or auto for the faster one. [default: the strategy's]"),
-    ] = None,
-    threads: ThreadsOption = None,
-    optimizer: OptimizerOption = "sgd",
-    allow_unknown: AllowUnknownOption = False,
+    ] = None
+    threads: ThreadsOption = None
+    optimizer: OptimizerOption = "sgd"
+    allow_unknown: AllowUnknownOption = False
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each figure as .png and .svg into this folder, too.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
-    store: StoreOption = None,
-) -> None:
+    ] = None
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False
+    store: StoreOption = None
+
+
+@from_options
+def report(request: ReportRequest) -> None:
     """Write devices, a network and a plan as one HTML page.
 
     The page needs nothing else. It shows a device's profile, a network's layers, or a plan.
     """
     from latte_cli.report.page import all_pictures, page
 
+    output, model = request.output, request.model
     if output.suffix.lower() not in (".html", ".htm"):
         raise LatteError(f"`{output}` is not the name of a page", hint="it ends in .html", exit_code=ExitCode.USAGE)
-    files.check_free(output, force=force)
-    asked = _Asked(
-        strategies=strategy,
-        precision=precision,
-        layout=layout,
-        threads=threads,
-        optimizer=optimizer,
-        allow_unknown=allow_unknown,
-    )
-    sections = list(_sections(model, device, plan, batch_size, shape, asked, store))
+    files.check_free(output, force=request.force)
+    sections = list(_sections(request))
     title = "LATTE: " + (sections[0].title if len(sections) == 1 else f"{model.stem if model else 'a report'}")
-    if figures:
-        _write_figures(figures, [(each.name, each.figure) for each in all_pictures(sections)], force)
-    text = page(title, sections)
-    files.write(output, text)
+    if request.figures:
+        _write_figures(request.figures, [(each.name, each.figure) for each in all_pictures(sections)], request.force)
+    files.write(output, page(title, sections))
     console.note(f"wrote `{output}`: open it in a browser")
 
 
@@ -106,15 +93,7 @@ def _write_figures(folder: Path, found: list[tuple[str, object]], force: bool) -
     console.note(f"wrote {len(paths)} files into `{folder}`")
 
 
-def _sections(
-    model: Path | None,
-    devices: list[str] | None,
-    plan: Path | None,
-    batch_size: int | None,
-    shape: list[str] | None,
-    asked: _Asked,
-    store_uri: str | None,
-) -> "Iterator[Section]":
+def _sections(request: ReportRequest) -> "Iterator[Section]":
     """What there is to show: the network first, then the plan, then the devices."""
     from latte_cli.allocator import read_plan
     from latte_cli.network import load
@@ -123,38 +102,39 @@ def _sections(
     from latte_cli.report.page import device_section, plan_section
     from latte_cli.store import open_store
 
-    opened = open_store(store_uri)
-    file = read_plan(plan) if plan else None
-    names: list[str] | list[None] = devices or ([None] if model or not plan else [])
-    slugs = [profile(opened, name, asked.threads) for name in names]
-    if model:
-        network = load(model, batch_size=batch_size, sizes=parse_shapes(shape), allow_unknown=asked.allow_unknown)
+    store = open_store(request.store)
+    file = read_plan(request.plan) if request.plan else None
+    names: list[str] | list[None] = request.device or ([None] if request.model or not request.plan else [])
+    slugs = [profile(store, name, request.threads) for name in names]
+    if request.model:
+        sizes = parse_shapes(request.shape)
+        network = load(request.model, batch_size=request.batch_size, sizes=sizes, allow_unknown=request.allow_unknown)
         for at, slug in enumerate(slugs):
-            yield _network(opened, slug, network, asked, at)
+            yield _network(store, slug, network, request, at)
     if file:
         yield plan_section(file)
     for at, slug in enumerate(slugs):
-        found = portraits(opened, slug)
+        found = portraits(store, slug)
         if found:
             yield device_section(found, at)
 
 
-def _network(store: "Store", slug: str, network: "Network", asked: _Asked, at: int) -> "Section":
+def _network(store: "Store", slug: str, network: "Network", request: ReportRequest, at: int) -> "Section":
     from latte_cli.estimator import compared
     from latte_cli.report.page import network_section
     from latte_cli.strategies import usual
 
-    names = asked.strategies or list(dict.fromkeys(["latte", *usual(store.device(slug).kind), "exhaustive"]))
+    names = request.strategy or list(dict.fromkeys(["latte", *usual(store.device(slug).kind), "exhaustive"]))
     found = compared(
         store,
         slug,
         network,
         strategies=names,
-        precision=asked.precision,
-        layout=asked.layout,
-        threads=asked.threads,
-        optimizer=asked.optimizer,
-        allow_unknown=asked.allow_unknown,
+        precision=request.precision,
+        layout=request.layout,
+        threads=request.threads,
+        optimizer=request.optimizer,
+        allow_unknown=request.allow_unknown,
         note=console.note,
     )
     return network_section([_advised(each) for each in found], at)

@@ -4,7 +4,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ import typer
 from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption, StoreOption
+from latte_cli.cli.request import Request, from_options
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.report import Format
 
@@ -20,21 +21,27 @@ if TYPE_CHECKING:
     from latte_cli.federated.study import Result, Study
 
 
-def simulate(
+@dataclass(frozen=True, kw_only=True)
+class SimulateRequest(Request):
+    """What `latte simulate` is asked."""
+
     study: Annotated[
         Path, typer.Argument(metavar="STUDY", help="What is compared, in YAML: see above.", show_default=False)
-    ],
+    ]
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Where runs are kept. [default: STUDY without its ending]"),
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many of its seeds. [default: all]")] = None,
+    ] = None
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many of its seeds. [default: all]")] = None
     only: Annotated[
         str | None, typer.Option(metavar="LIST", help="Only these of its methods, as in `fedavg,latte`.")
-    ] = None,
-    form: FormatOption = Format.TABLE,
-    store: StoreOption = None,
-) -> None:
+    ] = None
+    form: FormatOption = Format.TABLE
+    store: StoreOption = None
+
+
+@from_options
+def simulate(request: SimulateRequest) -> None:
     """Compare methods of federated learning by virtual time.
 
     It is the time that they take to an accuracy. Devices train as in a federation; the clock's ticks are the rounds as
@@ -72,30 +79,32 @@ def simulate(
                                 # optional: threads, strategy, memory,
                                 # overhead
     """
-    from latte_cli.federated.study import Workshop, bands, read_study, results
-    from latte_cli.report import pictures
+    from latte_cli.federated.study import Workshop, read_study, results
     from latte_cli.report.studies import write_study
     from latte_cli.store import open_store
 
-    found = read_study(study)
-    methods = _methods(found, only)
-    folder = _folder(study, output)
-    if seeds is not None and seeds > len(found.seeds):
-        raise LatteError(
-            f"`{study}` has {len(found.seeds)} seeds, not {seeds}", hint="add some to it", exit_code=ExitCode.USAGE
-        )
-    chosen = found.seeds[:seeds]
-    workshop = Workshop(found, open_store(store), folder)
+    study = read_study(request.study)
+    part = _part(request, study)
+    folder = _folder(request.study, request.output)
+    workshop = Workshop(study, open_store(request.store), folder)
     with ExitStack() as stack:
-        made = results(workshop, seeds=chosen, methods=methods, report=_Progress(stack).report)
-    shown = replace(found, methods=methods, seeds=chosen)
-    write_study(shown, made, form)
-    for suffix in (".png", ".svg"):
-        path = folder / f"curves{suffix}"
-        pictures.save(pictures.accuracies_figure(bands(made), found.targets, _title(found)), path)
-        console.note(f"wrote `{path}`")
-    _doubt(made, chosen)
-    console.note(f"next: `latte simulate {shlex.quote(str(study))} --format csv` shows it from the files again")
+        found = results(workshop, seeds=part.seeds, methods=part.methods, report=_Progress(stack).report)
+    write_study(part, found, request.form)
+    _draw(study, found, folder)
+    _doubt(found, part.seeds)
+    console.note(f"next: `latte simulate {shlex.quote(str(request.study))} --format csv` shows it from the files again")
+
+
+def _part(request: SimulateRequest, study: "Study") -> "Study":
+    """The study with the methods and the seeds that are asked for."""
+    seeds = request.seeds
+    if seeds is not None and seeds > len(study.seeds):
+        raise LatteError(
+            f"`{request.study}` has {len(study.seeds)} seeds, not {seeds}",
+            hint="add some to it",
+            exit_code=ExitCode.USAGE,
+        )
+    return replace(study, methods=_methods(study, request.only), seeds=study.seeds[:seeds])
 
 
 def _methods(study: "Study", only: str | None) -> tuple[str, ...]:
@@ -117,6 +126,16 @@ def _folder(study: Path, output: Path | None) -> Path:
         raise LatteError(f"`{folder}` is not empty and holds no study", hint="`-o DIR` names another folder")
     files.make_folder(folder)
     return folder
+
+
+def _draw(study: "Study", results: "Sequence[Result]", folder: Path) -> None:
+    from latte_cli.federated.study import bands
+    from latte_cli.report import pictures
+
+    for suffix in (".png", ".svg"):
+        path = folder / f"curves{suffix}"
+        pictures.save(pictures.accuracies_figure(bands(results), study.targets, _title(study)), path)
+        console.note(f"wrote `{path}`")
 
 
 def _title(study: "Study") -> str:

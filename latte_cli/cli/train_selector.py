@@ -1,7 +1,8 @@
 """`latte train-selector`: learn which algorithm is fastest, from the rows of the store."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,83 +10,64 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, asked_of, parse_size
+from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.training import learned_from, models_folder
 from latte_cli.errors import unknown
 from latte_cli.report import Format, duration
 
 if TYPE_CHECKING:
-    from latte_cli.selector import Decision, Score
+    from latte_cli.selector import Decision, Evaluation, Score, Selector
     from latte_cli.selector.decisions import Key
     from latte_cli.store import Store
 
 
-def train_selector(
-    device: DeviceOption = None,
+@dataclass(frozen=True, kw_only=True)
+class TrainSelectorRequest(Request):
+    """What `latte train-selector` is asked."""
+
+    device: DeviceOption = None
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the selector. [default: beside the store's rows]")
-    ] = None,
-    folds: Annotated[int, typer.Option(min=2, help="Parts of the layers to judge on in turn.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the trees.")] = 0,
-    kind: Annotated[
-        str, typer.Option(metavar="NAME", help="xgboost, or mlp: the perceptron of the LATTE paper.")
-    ] = "xgboost",
+    ] = None
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the layers to judge on in turn.")] = 5
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the trees.")] = 0
+    kind: Annotated[str, typer.Option(metavar="NAME", help="xgboost, or mlp: the perceptron of the LATTE paper.")] = (
+        "xgboost"
+    )
     workspace_limit: Annotated[
         list[int] | None,
         typer.Option(
             parser=parse_size, metavar="SIZE", help="Judge under this limit of each call's workspace too. Repeatable."
         ),
-    ] = None,
-    form: FormatOption = Format.TABLE,
-    store: StoreOption = None,
-) -> None:
+    ] = None
+    form: FormatOption = Format.TABLE
+    store: StoreOption = None
+
+
+@from_options
+def train_selector(request: TrainSelectorRequest) -> None:
     """Learn to choose the fastest algorithm of a convolution.
 
     The choices serve convolutions that were not measured. Each choice is judged on layers of shapes that were not
     learned from. Regret is the time of the choice over the best time: its geometric mean, 95 % and 99 % quantiles, and
     that of the total time. A selector of the same devices is replaced.
     """
-    from latte_cli.report.selectors import write_evaluation
-    from latte_cli.selector import KINDS, evaluate, fit, name, prediction_s, save
+    from latte_cli.selector import KINDS, name, prediction_s, save
     from latte_cli.store import open_store
 
-    if kind not in KINDS:
-        raise unknown("kind of selector", kind, KINDS)
-    opened = open_store(store)
-    slugs = learned_from(opened, device)
-    folder = models_folder(opened, output) / name(slugs, all_devices=not device)
-    known, first, later = _decisions(opened, slugs)
-    with console.progress("fitting", folds + 1) as bar:
-        judged = evaluate(
-            first,
-            later=later or None,
-            kind=kind,
-            seed=seed,
-            folds=folds,
-            limits=workspace_limit or (),
-            curve=kind == "xgboost",
-            done=bar.advance,
-        )
-        selector = fit(
-            known,
-            kind=kind,
-            seed=seed,
-            softness=judged.softness,
-            calibration_error=judged.calibration_error,
-            scores=judged.scores,
-            made_at=time.time(),
-        )
-    took_s = prediction_s(selector, known)
-    took = f"choosing for 53 convolutions in 3 phases takes {duration(took_s)}"
-    how = f"judged on layers of other shapes than those learned from, in {folds} parts"
-    by = [f"learned from the first pass, judged by later ones ({len(later)} choices)"] if later else []
-    write_evaluation(judged, form, importance=selector.card.importance, prediction_s=took_s, footer=(how, *by, took))
-    if form is not Format.TABLE:
-        console.note(took)
+    if request.kind not in KINDS:
+        raise unknown("kind of selector", request.kind, KINDS)
+    store = open_store(request.store)
+    slugs = learned_from(store, request.device)
+    folder = models_folder(store, request.output) / name(slugs, all_devices=not request.device)
+    known, first, later = _decisions(store, slugs)
+    judged, selector = _learned(request, known, first, later)
+    _write(request, judged, selector, prediction_s(selector, known), later=len(later))
     _warn(judged.scores)
     save(selector, folder)
     console.note(f"selector in `{folder}`")
-    if output is None:
-        console.note(f"next: `latte estimate MODEL.onnx {asked_of(opened.device(slugs[0]))} --strategy latte`")
+    if request.output is None:
+        console.note(f"next: `latte estimate MODEL.onnx {asked_of(store.device(slugs[0]))} --strategy latte`")
 
 
 def _decisions(store: "Store", slugs: Sequence[str]) -> "tuple[list[Decision], list[Decision], dict[Key, Decision]]":
@@ -95,6 +77,53 @@ def _decisions(store: "Store", slugs: Sequence[str]) -> "tuple[list[Decision], l
 
     rows = [row for slug in slugs for row in store.measurements(slug, kinds={Convolution.kind})]
     return decisions(rows), *by_pass(rows)
+
+
+def _learned(
+    request: TrainSelectorRequest,
+    known: "Sequence[Decision]",
+    first: "Sequence[Decision]",
+    later: "Mapping[Key, Decision]",
+) -> "tuple[Evaluation, Selector]":
+    """The selector of all that is `known`, and how well those choose that are fitted on parts of the `first` pass."""
+    from latte_cli.selector import evaluate, fit
+
+    with console.progress("fitting", request.folds + 1) as bar:
+        judged = evaluate(
+            first,
+            later=later or None,
+            kind=request.kind,
+            seed=request.seed,
+            folds=request.folds,
+            limits=request.workspace_limit or (),
+            curve=request.kind == "xgboost",
+            done=bar.advance,
+        )
+        selector = fit(
+            known,
+            kind=request.kind,
+            seed=request.seed,
+            softness=judged.softness,
+            calibration_error=judged.calibration_error,
+            scores=judged.scores,
+            made_at=time.time(),
+        )
+    return judged, selector
+
+
+def _write(
+    request: TrainSelectorRequest, judged: "Evaluation", selector: "Selector", took_s: float, *, later: int
+) -> None:
+    """Write how well it chooses; of the choices `later` ones judged, and choosing takes `took_s`."""
+    from latte_cli.report.selectors import write_evaluation
+
+    took = f"choosing for 53 convolutions in 3 phases takes {duration(took_s)}"
+    how = f"judged on layers of other shapes than those learned from, in {request.folds} parts"
+    by = [f"learned from the first pass, judged by later ones ({later} choices)"] if later else []
+    importance, footer = selector.card.importance, (how, *by, took)
+    write_evaluation(judged, request.form, importance=importance, prediction_s=took_s, footer=footer)
+    if request.form is not Format.TABLE:
+        console.note(took)
 
 
 def _warn(scores: Sequence["Score"]) -> None:

@@ -1,5 +1,6 @@
 """`latte verify`: real steps of a model on this machine, beside what was estimated."""
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,7 @@ from latte_cli.cli.options import (
     parse_shapes,
     parse_share,
 )
+from latte_cli.cli.request import Request, from_options
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, percent
 from latte_cli.tasks import Precision
@@ -25,89 +27,103 @@ from latte_cli.tasks import Precision
 if TYPE_CHECKING:
     from latte_cli.backends.torch.training import Run
     from latte_cli.backends.torch.whole import Steps
+    from latte_cli.estimator import Estimate
     from latte_cli.network import Network
 
 _PROCESSES = 3
 _SECONDS = 3.0
 
 
-def verify(
-    model: ModelArgument,
+@dataclass(frozen=True, kw_only=True)
+class VerifyRequest(Request):
+    """What `latte verify` is asked."""
+
+    model: ModelArgument
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="A profile of this machine, or `cpu` or `cuda:N`.")
-    ] = None,
-    batch_size: BatchSizeOption = None,
-    shape: ShapeOption = None,
-    precision: PrecisionOption = Precision.FP32.value,
-    layout: Annotated[str, typer.Option(metavar="NAME", help="nchw or channels_last.")] = "nchw",
-    threads: ThreadsOption = None,
-    optimizer: OptimizerOption = "sgd",
+    ] = None
+    batch_size: BatchSizeOption = None
+    shape: ShapeOption = None
+    precision: PrecisionOption = Precision.FP32.value
+    layout: Annotated[str, typer.Option(metavar="NAME", help="nchw or channels_last.")] = "nchw"
+    threads: ThreadsOption = None
+    optimizer: OptimizerOption = "sgd"
     seconds: Annotated[
         float | None,
         typer.Option(
             parser=parse_duration, metavar="DURATION", help="How long each of three processes steps. [default: 3s]"
         ),
-    ] = None,
+    ] = None
     tolerance: Annotated[
         float | None,
         typer.Option(parser=parse_share, metavar="SHARE", help="End with code 3 if the step is off by more."),
-    ] = None,
-    form: FormatOption = Format.TABLE,
-    store: StoreOption = None,
-) -> None:
+    ] = None
+    form: FormatOption = Format.TABLE
+    store: StoreOption = None
+
+
+@from_options
+def verify(request: VerifyRequest) -> None:
     """Run real steps of MODEL here, beside the estimate.
 
     The steps are those of PyTorch. The table shows them layer by layer.
     """
-    from latte_cli.backends.torch.training import Run
-    from latte_cli.cli.measuring import opening
-    from latte_cli.estimator import estimated
     from latte_cli.network import load
-    from latte_cli.profiles import profile
     from latte_cli.report.verifications import Verification, write_verification
-    from latte_cli.store import open_store
 
-    sizes = parse_shapes(shape)
-    network = load(model, batch_size=batch_size, sizes=sizes)
-    opened = open_store(store)
-    estimate = estimated(
-        opened,
-        profile(opened, device, threads),
-        network,
-        strategy="pytorch",
-        precision=precision,
-        layout=layout,
-        threads=threads,
-        optimizer=optimizer,
-        note=console.note,
-    )
-    run = Run(
-        model=str(model),
-        batch_size=network.batch_size,
-        sizes=sizes,
-        device=opening(estimate.device, estimate.settings).device,
-        threads=estimate.settings.threads,
-        precision=precision,
-        layout=layout,
-        optimizer=optimizer,
-        seconds=_SECONDS if seconds is None else seconds,
-    )
-    found = Verification(estimate=estimate, runs=_runs(run, network))
-    write_verification(found, form)
+    network = load(request.model, batch_size=request.batch_size, sizes=parse_shapes(request.shape))
+    estimate = _estimate(request, network)
+    found = Verification(estimate=estimate, runs=_runs(_run(request, estimate, network), network))
+    write_verification(found, request.form)
     for warning in estimate.warnings:
         console.warn(warning.message)
-    if tolerance is not None and abs(found.error) > tolerance:
+    if request.tolerance is not None and abs(found.error) > request.tolerance:
         raise LatteError(
-            f"the step is off by {percent(abs(found.error))}, more than {percent(tolerance)}",
-            hint=f"`latte profile {model}` measures its layers; the machine has to be left alone meanwhile",
+            f"the step is off by {percent(abs(found.error))}, more than {percent(request.tolerance)}",
+            hint=f"`latte profile {request.model}` measures its layers; the machine has to be left alone meanwhile",
             exit_code=ExitCode.EXCEEDED,
         )
 
 
+def _estimate(request: VerifyRequest, network: "Network") -> "Estimate":
+    from latte_cli.estimator import estimated
+    from latte_cli.profiles import profile
+    from latte_cli.store import open_store
+
+    store = open_store(request.store)
+    return estimated(
+        store,
+        profile(store, request.device, request.threads),
+        network,
+        strategy="pytorch",
+        precision=request.precision,
+        layout=request.layout,
+        threads=request.threads,
+        optimizer=request.optimizer,
+        note=console.note,
+    )
+
+
+def _run(request: VerifyRequest, estimate: "Estimate", network: "Network") -> "Run":
+    """The steps to run; raises LatteError where the profile is not of this machine."""
+    from latte_cli.backends.torch.training import Run
+    from latte_cli.cli.measuring import opening
+
+    return Run(
+        model=str(request.model),
+        batch_size=network.batch_size,
+        sizes=parse_shapes(request.shape),
+        device=opening(estimate.device, estimate.settings).device,
+        threads=estimate.settings.threads,
+        precision=request.precision,
+        layout=request.layout,
+        optimizer=request.optimizer,
+        seconds=_SECONDS if request.seconds is None else request.seconds,
+    )
+
+
 def _runs(run: "Run", network: "Network") -> "list[Steps]":
     """Steps in several processes; those of the first tell the calls apart."""
-    from dataclasses import replace
-
     from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
     from latte_cli.backends.torch.whole import run_apart
 

@@ -14,6 +14,7 @@ from latte_cli.backends import probes
 from latte_cli.engines import Engine, Heuristic, Listed
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, layer_text
+from latte_cli.network import Network
 from latte_cli.tasks import Layout, Precision
 
 LIMIT_S = 600.0  # chosen: cuDNN is asked for each layer and phase of a network
@@ -33,12 +34,13 @@ class Answer:
     listed: tuple[Listed | str, ...]
 
 
-def write(file: Path) -> str:
+def write(file: Path, *, force: bool = False) -> str:
     """Write the properties of this machine's first GPU to `file`; returns the GPU's name.
 
-    Raises LatteError where there is none that cuDNN can describe, or `file` cannot be written.
+    Raises LatteError where there is none that cuDNN can describe, where `file` cannot be written, and where it is there
+    already, unless `force`.
     """
-    files.check_free(file, force=True)
+    files.check_free(file, force=force)
     found = probes.gpu_properties()
     if isinstance(found, probes.Trouble):
         raise LatteError(f"cuDNN describes no GPU here: {found.reason}", hint=found.hint or "run `latte doctor`")
@@ -63,6 +65,25 @@ def name(properties: str) -> str:
     if not isinstance(found, dict) or not isinstance(found.get("deviceName"), str) or "deviceVer" not in found:
         raise ValueError
     return str(found["deviceName"])
+
+
+def engines_of(
+    network: Network, properties: str, precision: Precision, layout: Layout
+) -> tuple[str, list[tuple[str, Convolution, Phase, Listed | str]]]:
+    """The version of cuDNN, and what it has for each convolution of a network in each phase, by the node's name.
+
+    Each different pair is asked about once. Raises LatteError as `answer` does.
+    """
+    calls = [
+        (node.name, node.layer, phase)
+        for node in network.nodes
+        if isinstance(node.layer, Convolution)
+        for phase in node.layer.phases
+    ]
+    pairs = list(dict.fromkeys((layer, phase) for _, layer, phase in calls))
+    found = answer(properties, pairs, precision, layout)
+    listed = dict(zip(pairs, found.listed, strict=True))
+    return found.version, [(name, layer, phase, listed[layer, phase]) for name, layer, phase in calls]
 
 
 def answer(

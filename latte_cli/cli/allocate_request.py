@@ -1,0 +1,149 @@
+"""What `latte allocate` is asked, and which of its options go together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latte_cli import files
+from latte_cli.cli.options import (
+    AllowUnknownOption,
+    FormatOption,
+    ModelArgument,
+    OptimizerOption,
+    ShapeOption,
+    StoreOption,
+    parse_duration,
+    parse_share,
+)
+from latte_cli.cli.request import Request, check_apart, check_needed
+from latte_cli.errors import ExitCode, LatteError
+from latte_cli.fleet import Method, Objective
+from latte_cli.report import Format
+from latte_cli.tasks import Layout, Precision
+
+_DURATIONS = ("--round-duration", "--target-capacity", "--floor", "--max-idle")
+_APART = (
+    ("--curve", ("--fine", "--devices"), "the curve is that of one width for all channel groups, class by class"),
+    ("--curve", ("--after", "--output", "--materialise", "--channels", "--seed"), "the curve is no plan"),
+    ("--devices", ("--fine",), "each device gets one width for all channel groups"),
+    ("--devices", _DURATIONS[1:], "they go by classes, not by devices; `--round-duration` says how long rounds are"),
+    ("--devices", ("--after", "--materialise", "--picture"), "they are for plans by class"),
+    ("--devices", ("--channels", "--seed"), "the windows of channels are laid end to end over the devices"),
+)
+"""Options that do not go together, and why."""
+
+_NEEDS = (("--objective", "--fine"),)
+"""Options that say how something is done, and the option that asks for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllocateRequest(Request):
+    """What `latte allocate` is asked."""
+
+    model: ModelArgument
+    fleet: Annotated[
+        Path, typer.Option("--fleet", metavar="FILE", help="The fleet, in YAML: see above.", show_default=False)
+    ]
+    round_duration: Annotated[
+        float | None,
+        typer.Option(parser=parse_duration, metavar="DURATION", help="As in 30s or 10m. [default: the fleet file's]"),
+    ] = None
+    target_capacity: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_share, metavar="SHARE", help="Instead: the shortest rounds that keep this much on average."
+        ),
+    ] = None
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_share, metavar="SHARE", help="Instead: the shortest in which each device keeps this much."
+        ),
+    ] = None
+    max_idle: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_share, metavar="SHARE", help="Instead: those that keep most while devices wait this much."
+        ),
+    ] = None
+    widths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST", help="Shares of the channels that may be kept. [default: 1,0.75,0.5,0.25; ten with --fine]"
+        ),
+    ] = None
+    depths: Annotated[
+        str, typer.Option(metavar="LIST", help="Shares of the residual blocks that may be kept, stage by stage.")
+    ] = "1"
+    fine: Annotated[bool, typer.Option("--fine", help="A width of its own for each channel group.")] = False
+    objective: Annotated[Objective, typer.Option(help="What --fine makes most of: balanced widths, or parameters.")] = (
+        Objective.BALANCED
+    )
+    channels: Annotated[Method, typer.Option(help="Which channels a device keeps.")] = Method.NESTED
+    seed: Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")] = 0
+    after: Annotated[
+        Path | None, typer.Option(metavar="PLAN", help="The plan of the round before: go on with its counts.")
+    ] = None
+    devices: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Devices one by one, as Parquet or CSV: device, class, and what is its own, in the unit that the "
+            "column's name ends in.",
+        ),
+    ] = None
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write the plan as JSON; with --devices as Parquet or CSV."
+        ),
+    ] = None
+    materialise: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each sub-model as ONNX with its weights.")
+    ] = None
+    curve: Annotated[bool, typer.Option("--curve", help="Show what each round duration gives, instead.")] = False
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the round, or the curve, as .png, .svg or .pdf.")
+    ] = None
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False
+    shape: ShapeOption = None
+    strategy: Annotated[
+        str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")
+    ] = "latte"
+    optimizer: OptimizerOption = "sgd"
+    allow_unknown: AllowUnknownOption = False
+    form: FormatOption = Format.TABLE
+    store: StoreOption = None
+
+
+def check(request: AllocateRequest) -> None:
+    """Raise LatteError for options that do not go together, unknown names, and files that are in the way."""
+    from latte_cli.estimator import check_names
+
+    if len(request.given & set(_DURATIONS)) > 1:
+        raise LatteError(
+            "the duration of a round is asked for in two ways",
+            hint="one of `--round-duration`, `--target-capacity`, `--floor` and `--max-idle`",
+            exit_code=ExitCode.USAGE,
+        )
+    check_apart(request.given, _APART)
+    check_needed(request.given, _NEEDS)
+    _check_outputs(request)
+    check_names(Precision.FP32, Layout.NCHW, request.strategy, request.optimizer)
+
+
+def _check_outputs(request: AllocateRequest) -> None:
+    from latte_cli.report.pictures import check_suffix
+
+    output, folder = request.output, request.materialise
+    if request.picture:
+        check_suffix(request.picture)
+    if output and request.devices and output.suffix not in (".parquet", ".csv"):
+        hint = "its name ends in .parquet or .csv"
+        raise LatteError(f"`{output}` is no file of devices", hint=hint, exit_code=ExitCode.USAGE)
+    for path in filter(None, (output, request.picture)):
+        files.check_free(path, force=request.force)
+    if folder and folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]) and not request.force:
+        raise LatteError(f"`{folder}` is there already and not empty", hint="`--force` writes into it")
