@@ -1,12 +1,13 @@
 """Gates: limits that estimates must keep to, and how far they may be from those of an earlier run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from latte_cli import documents
+from latte_cli.documents import Source
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.quantities import duration_s, size_bytes
 
@@ -99,51 +100,8 @@ def limit(text: str) -> Limit:
 def read_estimates(path: Path) -> Document:
     """The document that `latte estimate --format json` wrote to `path`; raises LatteError for another file."""
     hint = "`latte estimate MODEL --format json > FILE` writes one"
-    try:
-        found: Any = json.loads(path.read_text("utf-8"))
-    except OSError as exc:
-        raise LatteError(f"cannot read `{path}`: {exc.strerror}", hint=hint) from exc
-    except (ValueError, RecursionError) as exc:
-        raise LatteError(f"`{path}` is not JSON", hint=hint) from exc
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != ESTIMATES:
-        what = f"has the schema `{schema}`" if isinstance(schema, str) else "says no schema"
-        raise LatteError(f"`{path}` {what}, not `{ESTIMATES}`", hint=hint)
-    for entry in _entries(found, path):
-        for layer in entry["layers"]:
-            if not all(isinstance(layer.get(key), kind) for key, kind in _LAYER_KEYS.items()):
-                raise _broken(path)
-    document: Document = found
-    return document
-
-
-_LAYER_KEYS: Mapping[str, type | tuple[type, ...]] = {
-    "name": str,
-    "phase": str,
-    "algorithm": str,
-    "time_s": (int, float),
-}
-
-
-def _entries(document: Document, path: Path) -> list[Mapping[str, Any]]:
-    entries = document.get("estimates")
-    if not isinstance(entries, list) or not entries:
-        raise _broken(path)
-    for entry in entries:
-        whole = isinstance(entry, dict) and all(isinstance(entry.get(key), dict) for key in ("settings", "totals"))
-        if not whole or not isinstance(entry.get("layers"), list) or not isinstance(_step_s(entry), int | float):
-            raise _broken(path)
-        if not all(isinstance(layer, dict) for layer in entry["layers"]):
-            raise _broken(path)
-    return entries
-
-
-def _broken(path: Path) -> LatteError:
-    return LatteError(f"`{path}` says that it holds estimates, but they are not whole", hint="write it again")
-
-
-def _step_s(entry: Mapping[str, Any]) -> Any:
-    return entry["totals"].get("step_s")
+    source = Source(where=f"`{path}`", fault="holds no estimates", kind="baseline", hint=hint)
+    return documents.load(path, ESTIMATES, source)
 
 
 def checks(document: Document, limits: Sequence[Limit]) -> list[Check]:
@@ -192,8 +150,8 @@ def comparisons(before: Document, after: Document) -> list[Comparison]:
             Comparison(
                 device=entry["device"],
                 strategy=entry["strategy"],
-                before_s=_step_s(other),
-                after_s=_step_s(entry),
+                before_s=other["totals"]["step_s"],
+                after_s=entry["totals"]["step_s"],
                 changes=tuple(_changes(other["layers"], entry["layers"])),
             )
         )
@@ -204,10 +162,10 @@ _Identity: TypeAlias = tuple[str, ...]
 
 
 def _identity(entry: Mapping[str, Any]) -> _Identity:
-    settings, limits = entry["settings"], entry.get("limits") or {}
-    named = (entry.get("device"), entry.get("strategy"), entry.get("estimator"))
-    chosen = (settings.get(key) for key in ("precision", "layout", "threads", "optimizer"))
-    return tuple(map(str, (*named, *chosen, limits.get("workspace_bytes"), limits.get("memory_bytes"))))
+    settings, limits = entry["settings"], entry["limits"]
+    named = (entry["device"], entry["strategy"], entry["estimator"])
+    chosen = (settings[key] for key in ("precision", "layout", "threads", "optimizer"))
+    return tuple(map(str, (*named, *chosen, limits["workspace_bytes"], limits["memory_bytes"])))
 
 
 def _shown(identity: _Identity) -> str:
@@ -232,4 +190,4 @@ def _changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, A
 
 
 def _seconds(layer: Mapping[str, Any] | None) -> float | None:
-    return None if layer is None else float(layer.get("count", 1) * layer["time_s"])
+    return None if layer is None else float(layer["count"] * layer["time_s"])

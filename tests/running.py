@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import hints
 import pytest
+import schemas
 
 from latte_cli import cli
 
@@ -32,6 +33,7 @@ def latte(*arguments: object, code: int = 0) -> "subprocess.CompletedProcess[str
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     hints.check(arguments, done.stderr)
+    schemas.check(arguments, done.stdout)
     return done
 
 
@@ -44,6 +46,7 @@ def ended(*arguments: object) -> Ended:
             cli.main()
     out, err = (stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
     hints.check(arguments, err)
+    schemas.check(arguments, out)
     return Ended(returncode=int(caught.value.code or 0), stdout=out, stderr=err)
 
 

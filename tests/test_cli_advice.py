@@ -16,7 +16,7 @@ SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 PAGES = sorted([PACKAGE.parent / "README.md", *(PACKAGE.parent / "docs").rglob("*.md")])
 OF_ONE_COMMAND = {
     "allocator/curve.py": ("allocate",),
-    "allocator/document.py": ("allocate",),
+    "allocator/plan_file.py": ("allocate",),
     "allocator/files.py": ("allocate",),
     "allocator/plan.py": ("allocate",),
     "cli/allocate_request.py": ("allocate",),

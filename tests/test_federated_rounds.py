@@ -11,8 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
-from latte_cli.allocator import Round, SubModel, allocate, catalogue, largest
-from latte_cli.allocator.document import as_json, shared_out
+from latte_cli.allocator import Round, SubModel, allocate, as_json, catalogue, largest, shared_out
 from latte_cli.errors import LatteError
 from latte_cli.federated import client, device, messages, models, server
 from latte_cli.federated.aggregation import Rule, aggregated, places

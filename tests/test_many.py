@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from test_allocator import PHONE, recorded
 
 from latte_cli.allocator import Devices, SubModel, assigned, catalogue, largest, round_of
-from latte_cli.allocator.document import left_out
 from latte_cli.allocator.files import read_devices, write_assignment
+from latte_cli.allocator.plan_file import left_out
 from latte_cli.errors import LatteError
 from latte_cli.network import zoo
 from latte_cli.network.channels import channel_groups

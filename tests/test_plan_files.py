@@ -244,8 +244,8 @@ def test_a_damaged_plan_is_one_line_or_a_plan(tmp_path_factory, network, data, o
     ("content", "said"),
     [
         (b"", "it is not JSON"),
-        (b"[1]", "not a plan of the form"),
-        (b'{"schema": "latte.plan/0"}', "not a plan of the form"),
+        (b"[1]", "it says no schema"),
+        (b'{"schema": "latte.plan/0"}', "it has the schema `latte.plan/0`"),
         (b"[" * 100_000, "it is not JSON"),
         (b"\xff", "it is not JSON"),
     ],

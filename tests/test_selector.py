@@ -492,7 +492,7 @@ def _model(folder: Path) -> Path:
         (_edited(lambda card: card.update(schema="latte.selector/1")), "latte.selector/1"),
         (_edited(lambda card: card.update(feature_version=0)), "other features"),
         (_edited(lambda card: card.update(features=["kind"])), "other features"),
-        (_edited(lambda card: card.update(features=3)), "other features"),
+        (_edited(lambda card: card.update(features=3)), "damaged"),
         (_edited(lambda card: card.pop("ran")), "damaged"),
         (_edited(lambda card: card.update(algorithms=3)), "damaged"),
         (_edited(lambda card: card.update(files={"losses.ubj": "../elsewhere.ubj"})), "damaged"),

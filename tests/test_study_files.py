@@ -224,12 +224,18 @@ def test_a_field_of_garbage_raises_nothing_but_our_error(field, value):
 # What a study keeps
 
 
+RUN = {"times_s": [0, 2.5], "accuracies": [0.1, 0.5], "idle": 0.25, "late": 0, "gone": 1, "failed": 0, "devices": 4} | {
+    "personal": None,
+    "reason": "",
+}
+
+
 def test_a_document_is_written_whole_and_read_again(tmp_path):
     kept = Files(tmp_path, "runs")
     name = key({"a": 1})
     assert kept.read(name) is None
-    kept.write(name, {"run": [1, 2.5]})
-    assert kept.read(name)["run"] == [1, 2.5]
+    kept.write(name, {"run": RUN, "configuration": {}})
+    assert kept.read(name)["run"] == RUN
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{name}.json"]
 
 

@@ -210,7 +210,7 @@ def test_a_model_with_a_prior_is_read_back_where_that_is_shipped_and_fitted_agai
     profile(store, LAYERS)
     write(store, [measurement(one, device=OTHER) for one in tasks(LAYERS[-3:])])
     shipped = tmp_path / "shipped"
-    monkeypatch.setattr("latte_cli.time_model.shipped_models", lambda: shipped)
+    monkeypatch.setattr("latte_cli.time_model.keeping.shipped_models", lambda: shipped)
     own = fit(TIMINGS, DEVICE, store.fingerprint(DEVICE.slug))
     save(own, shipped / folder_name(DEVICE.slug))
     rows = combined(store.measurements(OTHER.slug))

@@ -1,25 +1,15 @@
 """Allocation: each device of a fleet gets the best sub-model whose estimated round meets the round duration."""
 
+from latte_cli.allocator.changes import Change, changes
 from latte_cli.allocator.channels import Coverage, Frequencies, Kept, coverage, kept
 from latte_cli.allocator.check import Check, check
 from latte_cli.allocator.curve import Point, busiest, curve, point, shortest
-from latte_cli.allocator.document import (
-    CATALOGUE,
-    MANY,
-    SCHEMA,
-    Change,
-    PlanFile,
-    Trainee,
-    as_json,
-    changes,
-    outcome,
-    read_plan,
-    shared_out,
-)
+from latte_cli.allocator.document import SCHEMA, as_json, outcome, read_plan
 from latte_cli.allocator.fine import SHARES, Search, allocate_fine
 from latte_cli.allocator.goal import Goal, Least, Target, curve_towards
 from latte_cli.allocator.many import Assignment, Devices, assigned
 from latte_cli.allocator.plan import Plan, PlannedDevice, Priced, allocate, largest, plan_of, planned, priced
+from latte_cli.allocator.plan_file import CATALOGUE, MANY, PlanFile, Trainee, shared_out
 from latte_cli.allocator.pricing import Price, Pricer, Round, pricer_of, round_of
 from latte_cli.allocator.sub_models import SubModel, catalogue
 from latte_cli.fleet import Method, Objective

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from latte_cli.allocator.document import PlanFile
 from latte_cli.allocator.plan import Plan, PlannedDevice, planned
+from latte_cli.allocator.plan_file import PlanFile
 from latte_cli.allocator.pricing import Pricer, Round
 from latte_cli.allocator.sub_models import SubModel
 from latte_cli.errors import LatteError

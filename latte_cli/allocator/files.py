@@ -9,8 +9,8 @@ import numpy as np
 
 from latte_cli import files
 from latte_cli.allocator.channels import Frequencies, windows
-from latte_cli.allocator.document import MANY, PlanFile, left_out
 from latte_cli.allocator.many import OWN, Assignment, Devices
+from latte_cli.allocator.plan_file import MANY, PlanFile, left_out
 from latte_cli.errors import LatteError
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network

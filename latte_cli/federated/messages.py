@@ -11,7 +11,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.constant import SType
 from numpy.typing import NDArray
 
+from latte_cli import documents
 from latte_cli.allocator import Round, SubModel
+from latte_cli.documents import Source
 from latte_cli.errors import LatteError
 from latte_cli.federated import npy
 from latte_cli.federated.aggregation import MOST_EXAMPLES, Update
@@ -21,6 +23,7 @@ from latte_cli.federated.training import Score
 ARRAYS, FREQUENCIES, KEPT, TASK, TABLE, METRICS = "arrays", "frequencies", "kept", "task", "table", "metrics"
 
 SAME_VERSION = "server and devices need the same version of LATTE"
+_CATALOGUE = "latte.catalogue/1"
 _PROFILE = "profile the device again"
 _LONGEST_NAME = 100
 _LONGEST_ROUND_S = 1e10  # 300 years; a mean over devices of more might not be finite
@@ -107,19 +110,18 @@ def task_in(content: RecordDict) -> Task:
 
 
 def _catalogue(text: str) -> tuple[SubModel, ...]:
-    try:
-        return tuple(map(_sub_model, json.loads(text)))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-        raise LatteError("the server's catalogue of sub-models is damaged", hint=SAME_VERSION) from exc
-
-
-def _sub_model(found: Any) -> SubModel:
-    widths, dropped = tuple(found["widths"].items()), tuple(found["dropped"])
-    if not (isinstance(found["id"], str) and all(isinstance(each, str) for each in dropped)):
-        raise TypeError("a name is no text")
-    if not all(_is_count(each, 1) for each in (found["parameters"], *(width for _, width in widths))):
-        raise TypeError("a number of channels or parameters is none")
-    return SubModel(id=found["id"], widths=widths, parameters=found["parameters"], dropped=dropped)
+    source = Source(where="the server's catalogue of sub-models", fault="is damaged", hint=SAME_VERSION)
+    found = documents.parsed(text, source)
+    documents.check(found, _CATALOGUE, source)
+    return tuple(
+        SubModel(
+            id=each["id"],
+            widths=tuple(each["widths"].items()),
+            parameters=each["parameters"],
+            dropped=tuple(each["dropped"]),
+        )
+        for each in found
+    )
 
 
 def prices_record(prices: Prices) -> ConfigRecord:

@@ -15,8 +15,7 @@ from flwr.serverapp.strategy import Result
 from numpy.typing import NDArray
 
 from latte_cli import files
-from latte_cli.allocator import catalogue
-from latte_cli.allocator.document import read_plan
+from latte_cli.allocator import catalogue, read_plan
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, messages, models
 from latte_cli.federated.receiving import Receiving

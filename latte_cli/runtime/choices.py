@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latte_cli import files
+from latte_cli import documents, files
 from latte_cli.algorithms import Algorithm
 from latte_cli.devices import Kind, kind_named
+from latte_cli.documents import Source
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, layer_from_text, layer_text
 from latte_cli.lookup import Pair
 from latte_cli.tasks import Layout, Precision
 
 SCHEMA = "latte.choices/1"
-_HINT = "`latte tune MODEL -o FILE` writes one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,64 +127,50 @@ def check_free(path: Path, key: Key, *, force: bool = False) -> None:
 
 def read_choices(path: Path) -> tuple[Choices, ...]:
     """The choices in a file; raises LatteError for another file."""
+    source = Source(where=f"`{path}`", fault="holds no choices", hint="`latte tune MODEL -o FILE` writes some")
+    document = documents.load(path, SCHEMA, source)
     try:
-        body = json.loads(path.read_text("utf-8"))
-    except OSError as exc:
-        raise LatteError(f"cannot read `{path}`: {exc.strerror}", hint=_HINT) from exc
-    except (ValueError, RecursionError) as exc:
-        raise LatteError(f"`{path}` is not JSON", hint=_HINT) from exc
-    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
-        raise LatteError(f"`{path}` does not say that it is `{SCHEMA}`", hint=_HINT)
-    try:
-        return parsed(body)
-    except (KeyError, TypeError, ValueError, AttributeError, LatteError) as exc:
-        raise LatteError(f"`{path}` holds choices that are not whole", hint=_HINT) from exc
+        return parsed(document)
+    except LatteError as exc:
+        raise source.error(exc.message, exc.hint) from exc
 
 
 def parsed(document: Mapping[str, Any]) -> tuple[Choices, ...]:
-    """The choices in the document `latte.choices/1`, the inverse of `as_json`."""
+    """The choices in the document `latte.choices/1`, the inverse of `as_json`.
+
+    Raises LatteError for a kind of device and for a layer that this version does not know.
+    """
     return tuple(_choices(entry) for entry in document["entries"])
 
 
 def _choices(entry: Mapping[str, Any]) -> Choices:
     limits, step = entry["limits"], entry["step"]
-    versions = tuple(sorted((str(name), str(version)) for name, version in entry["library_versions"].items()))
     return Choices(
         key=Key(
-            device=str(entry["device"]),
-            kind=kind_named(str(entry["kind"])),
-            threads=int(entry["threads"]),
-            library_versions=versions,
+            device=entry["device"],
+            kind=kind_named(entry["kind"]),
+            threads=entry["threads"],
+            library_versions=tuple(sorted(entry["library_versions"].items())),
             precision=Precision(entry["precision"]),
-            workspace_limit_bytes=_whole(limits["workspace_bytes"]),
-            memory_limit_bytes=_whole(limits["memory_bytes"]),
+            workspace_limit_bytes=limits["workspace_bytes"],
+            memory_limit_bytes=limits["memory_bytes"],
         ),
-        strategy=str(entry["strategy"]),
+        strategy=entry["strategy"],
         layout=None if entry["layout"] is None else Layout(entry["layout"]),
         bindings=tuple(_binding(each) for each in entry["convolutions"]),
-        default_s=_seconds(step["default_s"]),
-        layout_s=_seconds(step["layout_s"]),
-        chosen_s=_seconds(step["chosen_s"]),
-        measured=bool(step["measured"]),
-        reasons=tuple(map(str, entry["reasons"])),
+        default_s=step["default_s"],
+        layout_s=step["layout_s"],
+        chosen_s=step["chosen_s"],
+        measured=step["measured"],
+        reasons=tuple(entry["reasons"]),
     )
-
-
-def _whole(value: Any) -> int | None:
-    return None if value is None else int(value)
-
-
-def _seconds(value: Any) -> float | None:
-    return None if value is None else float(value)
 
 
 def _binding(body: Mapping[str, Any]) -> Binding:
     layer = layer_from_text(json.dumps(body["layer"], separators=(",", ":")))
     if not isinstance(layer, Convolution):
-        raise ValueError(layer.kind)
-    algorithm = Algorithm(
-        library=str(body["library"]), name=str(body["algorithm"]), vendor_id=_whole(body["vendor_id"])
-    )
+        raise LatteError(f"a layer is no convolution: {layer.kind}")
+    algorithm = Algorithm(library=body["library"], name=body["algorithm"], vendor_id=body["vendor_id"])
     return Binding(layer=layer, phase=Phase(body["phase"]), algorithm=algorithm, gain_s=float(body["gain_s"]))
 
 

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-from latte_cli import files
+from latte_cli import documents, files
 from latte_cli.algorithms import Algorithm
+from latte_cli.documents import Missing, Source
 from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION
 from latte_cli.selector.candidates import COLUMNS
-from latte_cli.selector.model import KINDS, SCHEMA, Card, Selector
+from latte_cli.selector.model import SCHEMA, Card, Selector
 from latte_cli.store import Store
 from latte_cli.store.shipped import shipped_models
 
@@ -54,48 +54,31 @@ def load(path: Path) -> Selector:
 
     Raises LatteError where it is missing, damaged, of a newer schema, or made for other features.
     """
-    content = _content(path)
-    schema = content.get("schema")
-    if schema != SCHEMA:
-        raise LatteError(
-            f"the selector `{path}` has the schema `{schema}`, not `{SCHEMA}`",
-            hint=f"update latte, or {_HINT}",
-        )
-    if content.get("feature_version") != FEATURE_VERSION or content.get("features") != list(COLUMNS):
-        raise LatteError(f"the selector `{path}` was made for other features", hint=_HINT)
     try:
-        values = {field.name: content[field.name] for field in fields(Card)}
-        card = Card(**{**values, "algorithms": [Algorithm(**each) for each in content["algorithms"]]})
-        if not all(0 <= place < len(card.algorithms) for places in card.ran.values() for place in places):
-            raise ValueError("an algorithm that is not there")
+        content = documents.load(path / _CARD, SCHEMA, _source(path))
+    except Missing as exc:
+        raise LatteError(f"there is no selector at `{path}`", hint="`latte train-selector` makes one") from exc
+    if content["feature_version"] != FEATURE_VERSION or content["features"] != list(COLUMNS):
+        raise LatteError(f"the selector `{path}` was made for other features", hint=_HINT)
+    values = {field.name: content[field.name] for field in fields(Card)}
+    card = Card(**{**values, "algorithms": [Algorithm(**each) for each in content["algorithms"]]})
+    if any(
+        at >= len(card.algorithms) for each in (card.ran, card.classes) for places in each.values() for at in places
+    ):
+        raise _source(path).error("it names an algorithm that is not there")
+    try:
         return _selector(path, card)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise _damaged(path) from exc
+        raise _source(path).error("its model cannot be read") from exc
 
 
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((path / _CARD).read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise LatteError(f"there is no selector at `{path}`", hint="`latte train-selector` makes one") from exc
-    except (OSError, ValueError) as exc:
-        raise _damaged(path) from exc
-    if not isinstance(content, dict):
-        raise _damaged(path)
-    return content
-
-
-def _damaged(path: Path) -> LatteError:
-    return LatteError(f"the selector `{path}` is damaged", hint=_HINT)
+def _source(path: Path) -> Source:
+    return Source(where=f"the selector `{path}`", fault="is damaged", hint=_HINT)
 
 
 def _selector(path: Path, card: Card) -> Selector:
     from latte_cli.selector import mlp, trees, workspaces
 
-    if card.kind not in KINDS or any(Path(file).name != file for file in card.files.values()):
-        raise ValueError("not a model's files")
-    if not all(0 <= place < len(card.algorithms) for places in card.classes.values() for place in places):
-        raise ValueError("an algorithm that is not there")
     content = {name: (path / file).read_bytes() for name, file in card.files.items()}
     own = content.pop(workspaces.FILE, None)
     needed = workspaces.Workspaces() if own is None else workspaces.load(own, len(COLUMNS))
@@ -120,7 +103,7 @@ def _made(models: Path, slug: str) -> Iterator[tuple[float, Path]]:
     """When and where selectors for `slug` were made; one whose card cannot be read counts if it bears its name."""
     for path in models.glob("selector-*"):
         try:
-            content = _content(path)
+            content = documents.read(path / _CARD, _source(path), finite=False)
             if slug in content["devices"]:
                 yield float(content["made_at"]), path
         except (LatteError, KeyError, TypeError, ValueError):

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latte_cli import files
+from latte_cli import documents, files
 from latte_cli.backends import probes
+from latte_cli.documents import Source
 from latte_cli.engines import Engine, Heuristic, Listed
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, layer_text
 from latte_cli.network import Network
 from latte_cli.tasks import Layout, Precision
 
+SCHEMA = "latte.gpu-properties/1"
 LIMIT_S = 600.0  # chosen: cuDNN is asked for each layer and phase of a network
 
 HINT = (
@@ -45,26 +47,15 @@ def write(file: Path, *, force: bool = False) -> str:
     if isinstance(found, probes.Trouble):
         raise LatteError(f"cuDNN describes no GPU here: {found.reason}", hint=found.hint or "run `latte doctor`")
     files.write(file, f"{found}\n")
-    return name(found)
+    return str(json.loads(found)["deviceName"])
 
 
 def read(file: Path) -> tuple[str, str]:
     """The name of the GPU that a file of `write` describes, and its properties; raises LatteError for any other."""
-    try:
-        text = file.read_text()
-        return name(text), text
-    except (OSError, UnicodeDecodeError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it holds no properties of a GPU"
-        hint = "`latte doctor --device-json FILE` writes one on the machine with the GPU"
-        raise LatteError(f"cannot read `{file}`: {reason}", hint=hint) from exc
-
-
-def name(properties: str) -> str:
-    """The name of the GPU of these properties; raises ValueError for text that is none."""
-    found = json.loads(properties)
-    if not isinstance(found, dict) or not isinstance(found.get("deviceName"), str) or "deviceVer" not in found:
-        raise ValueError
-    return str(found["deviceName"])
+    hint = "`latte doctor --device-json FILE` writes one on the machine with the GPU"
+    source = Source(where=f"`{file}`", fault="holds no properties of a GPU", hint=hint)
+    found = documents.load(file, SCHEMA, source)
+    return str(found["deviceName"]), json.dumps(found)
 
 
 def engines_of(

@@ -6,8 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from latte_cli import files
-from latte_cli.errors import LatteError
+from latte_cli import documents, files
+from latte_cli.documents import Missing, Source
 
 TRAININGS, RUNS = "trainings", "runs"
 """The folders of a study."""
@@ -31,16 +31,13 @@ class Files:
     def read(self, name: str) -> dict[str, Any] | None:
         """The document with this key; None where there is none, LatteError for a file that holds another thing."""
         path = self.path(name)
+        source = Source(where=f"`{path}`", fault="is damaged", hint="delete it, and it is made again")
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            found = documents.load(path, self._schema, source)
+        except Missing:
             return None
-        except OSError as exc:
-            raise LatteError(f"cannot read `{path}`: {exc.strerror}", hint="choose another `--output`") from exc
-        except ValueError as exc:
-            raise _damaged(path) from exc
-        if not isinstance(found, dict) or found.get("schema") != self._schema or found.get("key") != name:
-            raise _damaged(path)
+        if found["key"] != name:
+            raise source.error("its key is not its name")
         return found
 
     def write(self, name: str, document: Mapping[str, Any]) -> None:
@@ -49,7 +46,3 @@ class Files:
         content = json.dumps({"schema": self._schema, "key": name, **document}, allow_nan=False)
         files.make_folder(self._folder)
         files.write(path, content + "\n")
-
-
-def _damaged(path: Path) -> LatteError:
-    return LatteError(f"`{path}` is damaged", hint="delete it, and it is made again")

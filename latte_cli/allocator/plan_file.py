@@ -1,0 +1,171 @@
+"""Plan files: a plan with the model that it is for, and the channels that each device trains in a round."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latte_cli.allocator.channels import Coverage, Frequencies, Kept, coverage, kept
+from latte_cli.allocator.plan import Plan
+from latte_cli.allocator.sub_models import SubModel
+from latte_cli.errors import LatteError
+from latte_cli.fleet import FleetClass, Method
+from latte_cli.network import Network
+from latte_cli.network.channels import ChannelGroup, Resizing
+from latte_cli.network.depth import blocks
+
+CATALOGUE = "catalogue"
+"""The objective of plans that give each class the largest sub-model of a catalogue."""
+
+MANY = 10_000
+"""Of more devices the channels are not listed one by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainee:
+    """One device of a class, by its number in the fleet, and the channels that it trains."""
+
+    class_name: str
+    number: int
+    kept: Kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanFile:
+    """A plan, the model that it is for, and what each device trains of it in the round `round_number` (from 0).
+
+    `frequencies` is the table F once the round is done, None where it is not known, and `coverage` how many channel
+    pairs the round trains. `trainees` are in the order of the fleet; none where they are too many to list.
+    """
+
+    model: str
+    sha256: str
+    parameters: int
+    groups: tuple[ChannelGroup, ...]
+    objective: str
+    plan: Plan
+    method: Method = Method.NESTED
+    seed: int = 0
+    round_number: int = 0
+    trainees: tuple[Trainee, ...] = ()
+    frequencies: Frequencies | None = None
+    coverage: Coverage | None = None
+
+    @property
+    def listed(self) -> bool:
+        """Whether every device that trains is among the trainees."""
+        return len(self.trainees) == self.plan.training
+
+    @property
+    def complete(self) -> bool:
+        """Whether all sub-models that there are were priced, as those of a catalogue are."""
+        return self.objective == CATALOGUE
+
+    def check_model(self, network: Network) -> None:
+        """Raise LatteError where the plan is for another model."""
+        if self.sha256 != network.sha256:
+            raise LatteError(
+                f"the plan is for another model than `{network.name}`: `{self.model}`, sha256 {self.sha256[:12]}",
+                hint="make a plan for this one: `latte allocate MODEL --fleet FILE`",
+            )
+
+
+def shared_out(
+    plan: Plan,
+    network: Network,
+    *,
+    objective: str,
+    method: Method,
+    seed: int = 0,
+    before: PlanFile | None = None,
+    importance: Mapping[str, Any] | None = None,
+) -> PlanFile:
+    """The plan with the channels of every device that trains; after `before`, the next round on its F.
+
+    Devices choose one after the other, each on what those before it train; of more than 10,000 none is listed. Raises
+    LatteError where `before` is for another model, and where `least-trained` has to go on from an F that is not known.
+    """
+    if before:
+        before.check_model(network)
+    listed = plan.training <= MANY
+    resizing = _resizing(network, cut=any(each.sub_model and each.sub_model.widths for each in plan.devices))
+    groups = resizing.groups if resizing else ()
+    frequencies = _so_far(before, groups) if listed else None
+    if listed and frequencies is None and method is Method.LEAST_TRAINED:
+        raise LatteError(
+            "the plan of the round before does not say how often each channel was trained",
+            hint="choose other `--channels`, or begin again without `--after`",
+        )
+    round_number = before.round_number + 1 if before else 0
+    trainees, number = [], 0
+    for each in plan.devices if listed else ():
+        gone = left_out(network, groups, each.sub_model)
+        for _ in range(each.fleet_class.count):
+            if each.sub_model:
+                mine = kept(
+                    method,
+                    groups,
+                    dict(each.sub_model.widths),
+                    round_number=round_number,
+                    device=number,
+                    seed=seed,
+                    frequencies=frequencies,
+                    importance=importance,
+                )
+                mine |= gone
+                frequencies = frequencies.after(mine, _examples(each.fleet_class)) if frequencies else None
+                trainees.append(Trainee(class_name=each.fleet_class.name, number=number, kept=mine))
+            number += 1
+    covered = coverage(resizing.pairs, groups, (each.kept for each in trainees)) if resizing and listed else None
+    return PlanFile(
+        model=network.name,
+        sha256=network.sha256,
+        parameters=network.parameters,
+        groups=groups,
+        objective=objective,
+        plan=plan,
+        method=method,
+        seed=seed,
+        round_number=round_number,
+        trainees=tuple(trainees),
+        frequencies=frequencies if groups else None,
+        coverage=covered,
+    )
+
+
+def _resizing(network: Network, *, cut: bool) -> Resizing | None:
+    """The network's channels; None where they cannot be followed and, since nothing is `cut`, need not be."""
+    try:
+        return Resizing(network)
+    except LatteError:
+        if cut:
+            raise
+        return None
+
+
+def _so_far(before: PlanFile | None, groups: Sequence[ChannelGroup]) -> Frequencies | None:
+    """F after the round `before`; None where the plan does not say."""
+    if before is None:
+        return Frequencies.none(groups)
+    if before.frequencies:
+        return before.frequencies
+    if before.round_number or not before.listed:
+        return None
+    found = Frequencies.none(groups)
+    examples = {each.fleet_class.name: _examples(each.fleet_class) for each in before.plan.devices}
+    for each in before.trainees:
+        found = found.after(each.kept, examples[each.class_name])
+    return found
+
+
+def _examples(fleet_class: FleetClass) -> int:
+    """What a device is trained on in a round."""
+    return fleet_class.samples * fleet_class.epochs
+
+
+def left_out(network: Network, groups: Iterable[ChannelGroup], sub_model: SubModel | None) -> Kept:
+    """Nothing of the groups that lie in the residual blocks that the sub-model is without."""
+    dropped = sub_model.dropped if sub_model else ()
+    gone = {node for block in blocks(network) if block.name in dropped for node in block.nodes} if dropped else set()
+    return {group.name: np.arange(0) for group in groups if set(group.nodes) <= gone}

@@ -1,0 +1,12 @@
+"""The learned time model, fitted on a device's rows: what is known beforehand, corrected by boosted trees.
+
+Known beforehand is, for each kind and phase, a roofline, or what the shipped model of another device says, moved by a
+constant: whichever is nearer to rows that it was not fitted on.
+"""
+
+from latte_cli.time_model.card import SCHEMA, Card
+from latte_cli.time_model.fitting import fit
+from latte_cli.time_model.keeping import folder_name, prior_of, save, time_model
+from latte_cli.time_model.model import Prior, TimeModel
+
+__all__ = ["SCHEMA", "Card", "Prior", "TimeModel", "fit", "folder_name", "prior_of", "save", "time_model"]

@@ -1,0 +1,136 @@
+"""Time models on disk: beside the store, and made again when the device's rows have changed."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from latte_cli import boosters, documents, files
+from latte_cli.documents import Missing, Source
+from latte_cli.errors import LatteError
+from latte_cli.features import FEATURE_VERSION, FEATURES
+from latte_cli.lookup import Timing
+from latte_cli.store import Store
+from latte_cli.store.shipped import shipped_models
+from latte_cli.time_model.card import SCHEMA, Card
+from latte_cli.time_model.fitting import fit
+from latte_cli.time_model.model import Prior, TimeModel
+
+
+def time_model(
+    store: Store, slug: str, timings: Callable[[], Sequence[Timing]], note: Callable[[str], None] = lambda text: None
+) -> TimeModel | None:
+    """The model of the device's present rows: from the store's or the shipped models, else fitted and kept.
+
+    None where the device has no timings. `note` hears what takes a while, and why.
+    """
+    fingerprint = store.fingerprint(slug)
+    for models in (store.models_dir, shipped_models()):
+        kept = _load(models / folder_name(slug), fingerprint, store, note) if models else None
+        if kept:
+            return kept
+    rows = [timing for timing in timings() if not timing.task.layer.free]
+    if not rows:
+        return None
+    note(f"fitting the time model of `{slug}` on {len(rows)} timings")
+    model = fit(rows, store.device(slug), fingerprint, prior=prior_of(store, slug, note))
+    if store.models_dir:
+        folder = store.models_dir / folder_name(slug)
+        try:
+            save(model, folder)
+        except LatteError as exc:
+            note(f"the time model is not kept: {exc.message}")
+    return model
+
+
+def prior_of(store: Store, slug: str, note: Callable[[str], None] = lambda text: None) -> Prior | None:
+    """A shipped model of another device of the kind of `slug`, where the store has its rows."""
+    own, models = store.device(slug), shipped_models()
+    if models is None:
+        return None
+    for device in store.devices():
+        if device.kind == own.kind and device.slug != slug:
+            model = _load(models / folder_name(device.slug), store.fingerprint(device.slug), None, note)
+            if model:
+                return Prior(device, model)
+    return None
+
+
+def folder_name(slug: str) -> str:
+    """The name of the folder of a device's model, among others."""
+    return f"times-{slug}"
+
+
+def save(model: TimeModel, folder: Path) -> None:
+    """Write the trees under names of this fingerprint, then the card that names them, then drop older trees.
+
+    Raises LatteError where they cannot be written.
+    """
+    names = {
+        group: [f"{group}-{index}-{model.card.fingerprint[:12]}.ubj" for index in range(len(trees))]
+        for group, trees in model.trees.items()
+    }
+    content = {**asdict(model.card), "trees": names}
+    files.make_folder(folder)
+    for group, ours in names.items():
+        for name, booster in zip(ours, model.trees[group], strict=True):
+            files.write(folder / name, bytes(booster.save_raw(raw_format="ubj")))
+    files.write(folder / "card.json", json.dumps(content, indent=1).encode())
+    kept = {name for ours in names.values() for name in ours}
+    for path in folder.glob("*.ubj"):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
+
+
+def _load(folder: Path, fingerprint: str, store: Store | None, note: Callable[[str], None]) -> TimeModel | None:
+    """The model kept in `folder` if it was made of these rows with these features; derived data, so never an error.
+
+    Without a `store` only a model that needs no other device's.
+    """
+    source = Source(where=f"the time model in `{folder}`", fault="is damaged", hint="it is fitted again")
+    try:
+        card = _card(folder, fingerprint, source)
+    except LatteError as exc:
+        note(f"{exc.message}; it is fitted again")
+        return None
+    if card is None:
+        return None
+    prior = prior_of(store, card.device, note) if card.prior and store else None
+    known = (prior.device.slug, prior.model.card.fingerprint) if prior else ("", "")
+    if known != (card.prior, card.prior_fingerprint):
+        return None
+    try:
+        trees = {
+            group: [boosters.loaded((folder / name).read_bytes()) for name in names]
+            for group, names in card.trees.items()
+        }
+        return TimeModel(card, trees, prior)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        note(f"{source.error(str(exc)).message}; it is fitted again")
+        return None
+
+
+def _card(folder: Path, fingerprint: str, source: Source) -> Card | None:
+    """The card in `folder`; None where there is none of these rows and features, LatteError for a damaged one."""
+    try:
+        content = documents.read(folder / "card.json", source)
+    except Missing:
+        return None
+    if not _is_current(content, fingerprint):
+        return None
+    documents.check(content, SCHEMA, source)
+    card = Card(**{field.name: content[field.name] for field in fields(Card)})
+    kinds = {key.partition(" ")[0] for key in card.ranges}
+    if kinds - card.functions.keys() or (card.offsets and "" not in card.offsets):
+        raise source.error("its parts do not belong together")
+    return card
+
+
+def _is_current(content: object, fingerprint: str) -> bool:
+    """Whether a card is of this form, of these rows and of these features; what is no card is for its schema to say."""
+    if not isinstance(content, dict):
+        return True
+    wanted = {"schema": SCHEMA, "fingerprint": fingerprint, "feature_version": FEATURE_VERSION}
+    return {name: content.get(name) for name in wanted} == wanted and content.get("features") == list(FEATURES)

@@ -1,0 +1,118 @@
+"""The time model itself: what is known beforehand, corrected by trees, with its interval."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import exp, isnan, log2, nan
+from typing import Any
+
+import numpy as np
+
+from latte_cli import boosters
+from latte_cli.devices import Device
+from latte_cli.lookup import Source, Timing
+from latte_cli.tasks import Task
+from latte_cli.time_model.card import Card
+from latte_cli.time_model.groups import Array, by_group, columns_of, kind_and_phase, sizes_of
+from latte_cli.time_model.rooflines import log_rooflines, roofline_key
+
+_LEAST_HALF_WIDTHS = (0.1, 0.065, 0.065, 0.1)  # of the logarithm: no call repeats itself more exactly
+_BEYOND = 1.0  # a factor of two outside the range that was measured
+
+
+class TimeModel:
+    """Predicts the times of tasks that were not measured, many at once."""
+
+    def __init__(self, card: Card, trees: Mapping[str, Sequence[Any]], prior: "Prior | None" = None) -> None:
+        self.card, self.trees, self._prior = card, trees, prior
+
+    @property
+    def roofline(self) -> "TimeModel":
+        """The model without its trees and without another device's: a FLOPs + b bytes + c by kind and phase."""
+        return TimeModel(replace(self.card, offsets={}), {})
+
+    def predicted(self, tasks: Sequence[Task], device: Device) -> dict[Task, Timing]:
+        """A timing of each task whose kind and phase are known, with its 95 % interval."""
+        times = np.exp(self.log_times(tasks, device))
+        return {task: self._timing(task, float(time)) for task, time in zip(tasks, times, strict=True) if time > 0}
+
+    def log_times(self, tasks: Sequence[Task], device: Device) -> Array:
+        """The logarithm of each task's time; not a number where its kind and phase are not known."""
+        xgboost = boosters.library()
+        result = log_base(tasks, self.card, self._prior)
+        known = [row for row, time in enumerate(result) if not isnan(time)]
+        if not known or not self.trees:
+            return result
+        known_tasks = [tasks[row] for row in known]
+        columns = columns_of(known_tasks, device, self.card.algorithms, result[known])
+        for group, rows in by_group(known_tasks).items():
+            data = xgboost.DMatrix(columns[rows])
+            trees = self.trees.get(group, ())
+            if trees:
+                result[np.array(known)[rows]] += np.mean([booster.predict(data) for booster in trees], axis=0)
+        return result
+
+    def _timing(self, task: Task, seconds: float) -> Timing:
+        keys = (kind_and_phase(task), task.layer.kind, "")
+        quantiles = next(self.card.quantiles[key] for key in keys if key in self.card.quantiles)
+        beyond, doublings = self._beyond(task)
+        low, low_80, high_80, high = (
+            side * max(least, side * quantile) * (1 + doublings)
+            for side, least, quantile in zip((-1, -1, 1, 1), _LEAST_HALF_WIDTHS, quantiles, strict=True)
+        )
+        return Timing(
+            task=task,
+            device_s=seconds,
+            host_s=next((self.card.host_s[key] for key in keys if key in self.card.host_s), seconds),
+            power_w=next((self.card.power_w[key] for key in keys if key in self.card.power_w), None),
+            low_s=seconds * exp(low),
+            high_s=seconds * exp(high),
+            low_80_s=seconds * exp(low_80),
+            high_80_s=seconds * exp(high_80),
+            source=Source.PREDICTED,
+            alike=next((self.card.alike[key] for key in keys if key in self.card.alike), 1.0),
+            extrapolated=beyond,
+        )
+
+    def _beyond(self, task: Task) -> tuple[str, float]:
+        """The size furthest beyond those measured, in words, and by how many doublings; nothing within a factor of two.
+
+        A function that was not measured counts as one doubling.
+        """
+        layer, phase = task.layer, task.phase
+        if kind_and_phase(task) not in self.card.ranges:
+            return f"{layer.kind} {phase}, which was not measured", 1.0
+        if layer.variant not in self.card.functions[layer.kind]:
+            return f"{layer.kind} {layer.variant}", 1.0
+        furthest, what, sizes = 0.0, "", sizes_of(layer, phase)
+        for name, (least, most) in self.card.ranges[kind_and_phase(task)].items():
+            size = sizes.get(name, least)
+            doublings = max(log2(least / size), log2(size / most))
+            if doublings > max(furthest, _BEYOND):
+                furthest, what = doublings, f"{layer.kind} {name} {size:.3g}, measured {least:.3g} to {most:.3g}"
+        return what, furthest
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Another device of the same kind, and its model."""
+
+    device: Device
+    model: TimeModel
+
+    def log_times(self, tasks: Sequence[Task]) -> Array:
+        """What the model says of the tasks on its device; not a number where it knows nothing."""
+        return self.model.log_times(tasks, self.device)
+
+
+def log_base(tasks: Sequence[Task], card: Card, prior: Prior | None) -> Array:
+    """What is known before the trees; not a number where there is nothing."""
+    result = np.full(len(tasks), nan)
+    measured = [row for row, task in enumerate(tasks) if roofline_key(task, card.rooflines)]
+    result[measured] = log_rooflines([tasks[row] for row in measured], card.rooflines)
+    if prior and card.offsets:
+        known = prior.log_times(tasks)
+        for row, task in enumerate(tasks):
+            offset = card.offsets.get(kind_and_phase(task), card.offsets[""] if isnan(result[row]) else nan)
+            if not isnan(known[row] + offset):
+                result[row] = known[row] + offset
+    return result
