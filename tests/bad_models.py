@@ -104,7 +104,7 @@ class _Touch:
 
 def zipped(**entries: bytes) -> bytes:
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, data in entries.items():
             archive.writestr(name, data)
     return packed.getvalue()
@@ -149,7 +149,11 @@ def _foreign() -> Makers:
 
 
 def _length(data: bytes) -> bytes:
-    size, text = len(data), b""
+    return _number(len(data))
+
+
+def _number(size: int) -> bytes:
+    text = b""
     while size > 127:
         text, size = text + bytes([size & 127 | 128]), size >> 7
     return text + bytes([size])
@@ -351,30 +355,40 @@ def _sequence_input() -> bytes:
 # --- what grows
 
 
+_LEAF = helper.make_graph([node("Relu", "x", out="z")], "leaf", [], [value("z", None)]).SerializeToString()
+_OUTPUT = b"\x62" + _length(value("z", None).SerializeToString()) + value("z", None).SerializeToString()
+_IF, _GRAPH = b"\x0a\x01c\x12\x01z\x22\x02If", b"\xa0\x01\x05"
+"""The start of a node and the type of an attribute; by hand, since a message of that depth may not serialise."""
+
+
+def _branch(name: str, size: int) -> bytes:
+    """What stands before a graph of so many bytes that is an attribute of a node; `_GRAPH` follows it."""
+    start = b"\x0a\x0b" + name.encode() + b"\x32" + _number(size)
+    return b"\x2a" + _number(len(start) + size + len(_GRAPH)) + start
+
+
 def _nested(depth: int) -> bytes:
-    """If in If, `depth` deep."""
-    inner = helper.make_graph([node("Relu", "x", out="z")], "leaf", [], [value("z", None)])
+    """If in both branches of If, `depth` deep."""
+    text = _LEAF
     for _ in range(depth):
-        branch = helper.make_node("If", ["c"], ["z"], then_branch=inner, else_branch=inner)
-        inner = helper.make_graph([branch], "branch", [], [value("z", None)])
-    whole: bytes = model(
-        graph(node("If", "c", then_branch=inner, else_branch=inner), c=np.asarray(True))
-    ).SerializeToString()
-    return whole
+        made = _IF + b"".join(_branch(name, len(text)) + text + _GRAPH for name in ("then_branch", "else_branch"))
+        text = b"\x0a" + _length(made) + made + _OUTPUT
+    return _beside(text)
 
 
 def _chained(depth: int) -> bytes:
-    """If in the then-branch of If, `depth` deep; written by hand, since a message of that depth may not serialise."""
-    inner = helper.make_graph([node("Relu", "x", out="z")], "leaf", [], [value("z", None)])
-    leaf = inner.SerializeToString()
-    text: bytes = leaf
-    output = b"\x62" + _length(value("z", None).SerializeToString()) + value("z", None).SerializeToString()
+    """If in the then-branch of If, `depth` deep."""
+    other = _GRAPH + _branch("else_branch", len(_LEAF)) + _LEAF + _GRAPH
+    starts, size = [], len(_LEAF)
     for _ in range(depth):
-        then = b"\x0a\x0bthen_branch\x32" + _length(text) + text + b"\xa0\x01\x05"
-        other = b"\x0a\x0belse_branch\x32" + _length(leaf) + leaf + b"\xa0\x01\x05"
-        attributes = b"".join(b"\x2a" + _length(each) + each for each in (then, other))
-        branch = b"\x0a\x01c\x12\x01z\x22\x02If" + attributes
-        text = b"\x0a" + _length(branch) + branch + output
+        start = _IF + _branch("then_branch", size)
+        starts.append(b"\x0a" + _number(len(start) + size + len(other)) + start)
+        size += len(starts[-1]) + len(other) + len(_OUTPUT)
+    return _beside(b"".join((*reversed(starts), _LEAF, (other + _OUTPUT) * depth)))
+
+
+def _beside(text: bytes) -> bytes:
+    """A model of one node, and of a graph that a reader adds to its own."""
     whole = model(graph(node("Relu", "x"), c=np.asarray(True)))
     return whole.SerializeToString() + b"\x3a" + _length(text) + text
 

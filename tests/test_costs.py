@@ -1,9 +1,10 @@
+from functools import cache
 from itertools import product
 
 import made_rows
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latte_cli.allocator.costs import Costs
@@ -51,37 +52,50 @@ NETWORKS = {
 }
 
 
-def drawn(network, data):
-    return {group.name: group.width(data.draw(st.sampled_from((0.25, 0.5, 1)))) for group in channel_groups(network)}
+SOME = settings(max_examples=25)
+"""Each draws a share for every group of its network, which are up to 33."""
+
+
+@cache
+def resizing_of(name):
+    return Resizing(NETWORKS[name])
+
+
+@cache
+def costs_of(name, step):
+    return Costs(NETWORKS[name], step, levels(NETWORKS[name]), seconds)
+
+
+def drawn(name, data):
+    return {group.name: group.width(data.draw(st.sampled_from((0.25, 0.5, 1)))) for group in resizing_of(name).groups}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@SOME
 @given(data=st.data())
 def test_nodes_resized_one_by_one_are_those_of_the_resized_network(name, data):
-    network = NETWORKS[name]
-    widths = drawn(network, data)
-    resizing = Resizing(network)
+    network, resizing = NETWORKS[name], resizing_of(name)
+    widths = drawn(name, data)
     assert [resizing.layer(node, widths) for node in network.nodes] == list(resize(network, widths).layers)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@SOME
 @given(data=st.data())
 def test_costs_are_those_of_the_resized_network_but_for_a_straight_update(name, data):
     network, step = NETWORKS[name], Step(optimizer="none")
-    costs = Costs(network, step, levels(network), seconds)
-    widths = drawn(network, data)
+    costs, widths = costs_of(name, step), drawn(name, data)
     resized = resize(network, widths)
     assert costs.parameters(widths) == resized.parameters
     assert costs.seconds(widths) == pytest.approx(sum(seconds(list(training_step(resized, step)))))
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "concatenating"])
+@SOME
 @given(data=st.data())
 def test_tables_are_exact_where_two_groups_at_most_decide_a_node(name, data):
-    network = NETWORKS[name]
-    costs = Costs(network, Step(), levels(network), seconds)
-    widths = drawn(network, data)
-    time_table, parameter_table = costs.tables(drawn(network, data))
+    costs, widths = costs_of(name, Step()), drawn(name, data)
+    time_table, parameter_table = costs.tables(drawn(name, data))
     assert costs.tabular
     assert time_table.at(widths) == pytest.approx(costs.seconds(widths))
     assert parameter_table.at(widths) == pytest.approx(costs.parameters(widths))

@@ -5,7 +5,6 @@ import made_rows
 import onnx
 import pytest
 from made_rows import DEVICE, GEMM, SETTINGS, measurement, network, profile, seconds, step_layers, tasks, write
-from test_torch_program import MODULES, as_onnx
 
 import latte_cli
 from latte_cli import selector as selectors
@@ -419,19 +418,6 @@ def test_the_light_models_are_priced_whole(some_of_each_kind, path):
     found = Estimator(some_of_each_kind, DEVICE.slug).estimate(load(path, batch_size=8))
     assert not found.missing
     assert {part.name for part in found.parts} >= {node.name for node in found.network.nodes}
-
-
-@pytest.mark.parametrize("name", list(MODULES))
-def test_transformers_and_recurrent_networks_are_priced_whole(name, tmp_path):
-    kind, example = MODULES[name]
-    exported = as_onnx(kind().eval(), example(2), tmp_path / f"{name}.onnx", 23)
-    live = load(kind(), example(2))
-    store = open_store(str(tmp_path / "store"), shipped=False)
-    profile(store, [*step_layers(exported), *step_layers(live)])
-    for one in (exported, live):
-        found = Estimator(store, DEVICE.slug).estimate(one)
-        assert not found.missing
-        assert {part.name for part in found.parts} >= {node.name for node in one.nodes}
 
 
 @pytest.mark.parametrize("name", ZOO)

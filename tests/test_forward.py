@@ -1,29 +1,33 @@
-"""What was read from a file computes what the file says, with the file's weights, and trains as the original does."""
+"""Modules exported to ONNX and by torch.export compute, train and are priced as their originals, with their weights."""
 
-import sys
+import copy
 import warnings
-from collections import ChainMap, Counter
+from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import made_rows
 import numpy as np
 import pytest
 import torch
-from onnx import ModelProto, TensorProto, helper, numpy_helper
-from test_onnx_backend import Undecided
+from onnx import TensorProto, helper, numpy_helper
 from test_torch_program import MODULES
 from torch import nn
 
 from latte_cli.errors import LatteError
-from latte_cli.network import load
+from latte_cli.estimator import Estimator
+from latte_cli.layers import Layer
+from latte_cli.network import Network, load
 from latte_cli.network.module import NetworkModule, training_step
-from latte_cli.network.onnx import read
 from latte_cli.network.torch_program import exported
 from latte_cli.network.weights import Weights, weights
+from latte_cli.store import open_store
 
 
-def written(name: str, path: Path, opset: int) -> tuple[nn.Module, Any]:
-    """A module of its own weights, exported; and what it is called with."""
+@cache
+def original(name: str) -> tuple[nn.Module, Any]:
+    """A module of its own weights, which no test trains; and what it is called with."""
     kind, example = MODULES[name]
     torch.manual_seed(3)
     module = kind().eval()
@@ -33,37 +37,55 @@ def written(name: str, path: Path, opset: int) -> tuple[nn.Module, Any]:
         for buffer in module.buffers():
             if buffer.is_floating_point():
                 buffer += 0.1 * torch.rand(buffer.shape)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module, (example(2),), path, dynamo=True, opset_version=opset, external_data=False, verbose=False
-        )
     return module, example(2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exported")
+
+
+def onnx_file(folder: Path, name: str, opset: int) -> Path:
+    """The module's export, made once."""
+    path = folder / f"{name}-{opset}.onnx"
+    if not path.exists():
+        module, x = original(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(module, (x,), path, dynamo=True, opset_version=opset, external_data=False, verbose=False)
+    return path
+
+
+def program_file(folder: Path, name: str) -> Path:
+    """The module's program of torch.export, made once."""
+    path = folder / f"{name}.pt2"
+    if not path.exists():
+        path.write_bytes(exported(*original(name)))
+    return path
+
+
+def assert_computes_the_same(path: Path, name: str) -> None:
+    module, x = original(name)
+    again = NetworkModule(load(path), weights=weights(path)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), module(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", list(MODULES))
 @pytest.mark.parametrize("opset", [18, 23])
-def test_an_export_computes_what_the_module_does(name: str, opset: int, tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    module, x = written(name, path, opset)
-    again = NetworkModule(load(path), weights=weights(path)).eval()
-    with torch.no_grad():
-        torch.testing.assert_close(again(x), module(x), rtol=1e-4, atol=1e-5)
+def test_an_export_computes_what_the_module_does(name: str, opset: int, folder: Path) -> None:
+    assert_computes_the_same(onnx_file(folder, name, opset), name)
 
 
 @pytest.mark.parametrize("name", list(MODULES))
-def test_a_program_computes_what_the_module_does(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    module, x = written(name, path, 18)
-    path.write_bytes(exported(module, x))
-    again = NetworkModule(load(path), weights=weights(path)).eval()
-    with torch.no_grad():
-        torch.testing.assert_close(again(x), module(x), rtol=1e-4, atol=1e-5)
+def test_a_program_computes_what_the_module_does(name: str, folder: Path) -> None:
+    assert_computes_the_same(program_file(folder, name), name)
 
 
-def test_steps_of_training_change_the_output_as_in_the_module(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    module, x = written("convnext", path, 18)
+def test_steps_of_training_change_the_output_as_in_the_module(folder: Path) -> None:
+    path = onnx_file(folder, "convnext", 18)
+    whole, x = original("convnext")
+    module = copy.deepcopy(whole)
     again = NetworkModule(load(path), weights=weights(path))
     targets = torch.tensor([1, 2])
     for each in (module, again):
@@ -72,6 +94,30 @@ def test_steps_of_training_change_the_output_as_in_the_module(tmp_path: Path) ->
             training_step(each.train(), (x,), targets, update)
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(x), module.eval()(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+@pytest.mark.parametrize("opset", [18, 23])
+def test_torch_s_onnx_exporter_gives_the_same_products(name: str, opset: int, folder: Path) -> None:
+    first, second = load(program_file(folder, name)), load(onnx_file(folder, name, opset))
+    products = ("convolution", "linear", "recurrent", "embedding")
+
+    def count(network: Network) -> Counter[Layer]:
+        return Counter(layer for layer in network.layers if layer.kind in products)
+
+    assert count(second) == count(first)
+    assert second.unknown == ()
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+def test_transformers_and_recurrent_networks_are_priced_whole(name: str, folder: Path, tmp_path: Path) -> None:
+    networks = [load(onnx_file(folder, name, 23)), load(program_file(folder, name))]
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    made_rows.profile(store, [layer for network in networks for layer in made_rows.step_layers(network)])
+    for one in networks:
+        found = Estimator(store, made_rows.DEVICE.slug).estimate(one)
+        assert not found.missing
+        assert {part.name for part in found.parts} >= {node.name for node in one.nodes}
 
 
 # --- weights
@@ -109,63 +155,3 @@ def test_external_data_are_read_from_the_model_s_folder(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(bytes(20))
     with pytest.raises(LatteError, match="do not fill its shape"):
         weights(path)["w"]
-
-
-# --- ONNX's own cases
-
-
-def agrees(model: ModelProto, inputs: list[Any], outputs: list[Any]) -> str:
-    """`equal`, or why not: it cannot be read or run, or gives something else."""
-    content = model.SerializeToString()
-    try:
-        found = read(content, name="m", sha256="", batch_size=None, allow_unknown=False)
-        arrays = {value.name: np.asarray(array) for value, array in zip(model.graph.input, inputs, strict=True)}
-        module = NetworkModule(
-            found, weights=ChainMap(arrays, Weights(ModelProto.FromString(content), Path("m.onnx")))
-        ).eval()  # type: ignore[arg-type]
-    except (LatteError, Undecided):
-        return "not run"
-    given = {value.name: torch.tensor(array) for value, array in zip(model.graph.input, inputs, strict=True)}
-    try:
-        results = module(*(given[name] for name, _ in found.inputs))
-    except (TypeError, RuntimeError, ValueError) as error:
-        return f"fails: {error}"
-    results = results if isinstance(results, tuple) else (results,)
-    names = [value.name for value in model.graph.output]
-    for name, result in zip(found.outputs, results, strict=True):
-        expected = torch.tensor(np.asarray(outputs[names.index(name)]))
-        if expected.shape != result.shape or not torch.allclose(
-            result.detach().to(expected.dtype), expected, rtol=1e-3, atol=1e-4, equal_nan=True
-        ):
-            return "different"
-    return "equal"
-
-
-DIFFERENT = (
-    # dropout in training mode and random numbers differ from run to run; what is recorded is one of them
-    *("training_dropout", "dropout_random", "bernoulli", "random", "multinomial"),
-    "l2normalization_axis_0",  # 0 / 0, which ONNX's case takes for 0
-)
-
-
-def test_onnx_s_own_floating_point_cases_are_computed_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from onnx.backend.test.case.node import collect_testcases
-
-        cases = collect_testcases(None)
-    counts: Counter[str] = Counter()
-    wrong = []
-    for case in cases:
-        kinds = [value.type for value in (*case.model.graph.input, *case.model.graph.output)]
-        plain = all(kind.HasField("tensor_type") and kind.tensor_type.elem_type == TensorProto.FLOAT for kind in kinds)
-        if not plain or any(name in case.name for name in DIFFERENT) or "expanded" in case.name:
-            continue
-        inputs, outputs = case.data_sets[0]
-        ending = agrees(case.model, list(inputs), list(outputs))
-        counts[ending.partition(":")[0]] += 1
-        wrong += [f"{case.name}: {ending}"] * (ending not in ("equal", "not run"))
-    with capsys.disabled():
-        sys.stdout.write(f"\nONNX's floating-point cases: {dict(counts)}\n")
-    assert not wrong, "\n".join(wrong)
-    assert counts["equal"] > 0.6 * counts.total()

@@ -6,10 +6,10 @@ import json
 import pickle
 import subprocess
 import sys
-import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from latte_cli.network import Network, zoo
 from latte_cli.network.module import NetworkModule
 from latte_cli.network.torch_program import exported, model
 
-SIZES = {"alexnet": 63, "mobilenet_v2": 32, "resnet18": 32, "resnet34": 32, "resnet50": 32, "vgg11": 32, "vgg16": 32}
+SIZES = {"alexnet": 63, "mobilenet_v1": 32, "mobilenet_v2": 32, "resnet18": 32, "resnet50": 32, "vgg11": 32}
+DEEPER = ("resnet20", "resnet34", "vgg16")
+"""Networks with more of the same blocks as ResNet-8, ResNet-18 and VGG-11 have."""
 
 
 def work(network: Network) -> Counter[Layer]:
@@ -39,17 +41,16 @@ def flops(network: Network) -> dict[Phase, int]:
     return {phase: sum(layer.flops(phase) for layer in network.layers) for phase in Phase}
 
 
-@pytest.mark.parametrize("name", list(zoo.ZOO))
+@pytest.mark.parametrize("name", [name for name in zoo.ZOO if name not in DEEPER])
 def test_the_zoo_reads_the_same_both_ways(name: str, tmp_path: Path) -> None:
-    path = tmp_path / f"{name}.onnx"
+    path, program = tmp_path / f"{name}.onnx", tmp_path / f"{name}.pt2"
     path.write_bytes(zoo.export(name, image_size=SIZES.get(name)))
     first = load(path, batch_size=2)
-    second = load(NetworkModule(first), torch.randn(first.inputs[0][1]))
+    program.write_bytes(exported(NetworkModule(first), torch.randn(first.inputs[0][1])))
+    second = load(program)
     assert work(second) == work(first)
     assert flops(second) == flops(first)
     assert second.parameters == first.parameters
-    program = tmp_path / f"{name}.pt2"
-    program.write_bytes(exported(NetworkModule(first), torch.randn(first.inputs[0][1])))
     assert work(load(program, batch_size=4)) == work(load(path, batch_size=4))
 
 
@@ -148,45 +149,28 @@ WITHOUT_LAYERS = ("scale", "token", "places", "places.weight")
 """Trained tensors that are no layer's own: they stand in element-wise layers, or are looked up at constant places."""
 
 
-def as_onnx(module: nn.Module, example: Tensor, path: Path, opset: int) -> Network:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(module, (example,), path, dynamo=True, opset_version=opset, verbose=False)
-    return load(path)
+@cache
+def live(name: str) -> tuple[nn.Module, Network]:
+    """A module and what is read of it."""
+    kind, example = MODULES[name]
+    module = kind()
+    return module, load(module, example(2))
 
 
 @pytest.mark.parametrize("name", list(MODULES))
 def test_a_module_is_read_whole_with_its_parameters_and_flops(name: str) -> None:
-    kind, example = MODULES[name]
-    module = kind()
-    found = load(module, example(2))
+    module, found = live(name)
     own = sum(p.numel() for path, p in module.named_parameters() if path not in WITHOUT_LAYERS)
     assert found.parameters == own
     assert found.unknown == ()
-    again = load(module, example(2), batch_size=6)
+    again = load(module, MODULES[name][1](2), batch_size=6)
     assert again.batch_size == 6
     assert flops(again)[Phase.FORWARD] > 2 * flops(found)[Phase.FORWARD]
     assert again.parameters == own
 
 
-@pytest.mark.parametrize("name", list(MODULES))
-@pytest.mark.parametrize("opset", [18, 23])
-def test_torch_s_onnx_exporter_gives_the_same_products(name: str, opset: int, tmp_path: Path) -> None:
-    kind, example = MODULES[name]
-    module = kind().eval()
-    first = load(module, example(2))
-    second = as_onnx(module, example(2), tmp_path / "m.onnx", opset)
-    products = ("convolution", "linear", "recurrent", "embedding")
-
-    def count(network: Network) -> Counter[Layer]:
-        return Counter(layer for layer in network.layers if layer.kind in products)
-
-    assert count(second) == count(first)
-    assert second.unknown == ()
-
-
 def test_kinds_of_their_own_are_recognised() -> None:
-    gpt, speech = (load(kind(), example(2)) for kind, example in (MODULES["gpt"], MODULES["speech"]))
+    gpt, speech = (live(name)[1] for name in ("gpt", "speech"))
     attention = Attention(batch=2, heads=4, key_heads=4, queries=8, keys=8, width=8, value_width=8, causal=True)
     assert attention in gpt.layers
     assert Embedding(rows=16, entries=50, width=32) in gpt.layers
@@ -340,7 +324,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(each, (*path, key))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_changed_graph_is_a_network_or_one_line(saved: bytes, data: st.DataObject) -> None:
     from latte_cli.network.onnx import read

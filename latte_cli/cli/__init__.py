@@ -4,11 +4,11 @@ import io
 import signal
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+import typer.main
 
 from latte_cli import __version__
 from latte_cli.cli import console, streams
@@ -103,10 +103,16 @@ def main() -> None:
     sys.exit(code)
 
 
+@cache
+def _command() -> Callable[..., Any]:
+    """The commands with their options, which take longer to put together than most take to parse."""
+    return typer.main.get_command(app)
+
+
 def _run() -> int:
     """The exit code of the command; raises LatteError where stdout cannot be written."""
     try:
-        return int(app(standalone_mode=False) or ExitCode.DONE)
+        return int(_command()(standalone_mode=False) or ExitCode.DONE)
     except LatteError as error:
         return _tell(error)
     except _USAGE_ERRORS as error:

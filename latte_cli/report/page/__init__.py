@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -73,13 +74,17 @@ class Section:
 
 def page(title: str, sections: Sequence[Section]) -> str:
     """The sections as HTML."""
+    return str(_template().render(title=title, sections=sections, version=__version__))
+
+
+@cache
+def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
         autoescape=True, finalize=_shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string(_TEMPLATE.read_text("utf-8"))
-    return template.render(title=title, sections=sections, version=__version__)
+    return environment.from_string(_TEMPLATE.read_text("utf-8"))
 
 
 def _shown(value: Any) -> Any:
