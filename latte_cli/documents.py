@@ -211,8 +211,10 @@ def _problem(error: Any) -> tuple[str, str | None]:
         case "type":
             kinds = [wanted] if isinstance(wanted, str) else wanted
             return f"{_shown(value)} is not {' or '.join(_WORDS[kind] for kind in kinds)}", None
-        case "enum" | "const":
-            names = [each for each in (wanted if error.validator == "enum" else [wanted]) if isinstance(each, str)]
+        case "const":
+            return f"{_shown(value)} is not {_shown(wanted)}", None
+        case "enum":
+            names = [each for each in wanted if isinstance(each, str)]
             near = unknown("", value[:_MOST_SHOWN], names).hint or "" if isinstance(value, str) else ""
             hint = near if near.startswith("did") else None
             return f"{_shown(value)} is not one of {', '.join(names)}", hint

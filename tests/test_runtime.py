@@ -389,7 +389,7 @@ def test_a_layer_in_a_file_that_is_no_convolution_is_refused(tmp_path):
     }
     path = tmp_path / "choices.json"
     path.write_text(json.dumps(document))
-    with pytest.raises(LatteError, match="a layer is no convolution: linear"):
+    with pytest.raises(LatteError, match="`linear` is not `convolution`"):
         read_choices(path)
 
 
