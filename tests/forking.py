@@ -1,8 +1,8 @@
 """Run `latte` many times with standard streams of several kinds, each time in a fork of this one process.
 
 Reads cases as JSON from each line of stdin, `[{"arguments": [...], "out": KIND, "err": KIND}]`, and writes a line with
-what became of them. A kind is `kept`, `ascii` or `cp1252` (kept, with such an encoding), `full`, `closed`, or `gone` (a pipe
-closed after a line).
+what became of them. A kind is `kept`, `ascii` or `cp1252` (kept, with such an encoding), `full`, `closed`, or `gone` (a
+pipe closed after a line).
 """
 
 import base64
@@ -15,7 +15,7 @@ from typing import Any
 
 def main() -> None:
     import onnx  # noqa: F401 - imported once for all cases
-    import pyarrow.compute  # noqa: F401 - its thread pools are made anew after a fork
+    import pyarrow.compute
     import pyarrow.parquet  # noqa: F401
 
     import latte_cli.allocator
