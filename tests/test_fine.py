@@ -16,7 +16,7 @@ from latte_cli.network import zoo
 from latte_cli.network.channels import channel_groups, resize
 from latte_cli.store import open_store
 
-SHARES = (0.25, 0.5, 1.0)
+SHARES = (0.25, 0.5, 0.75, 1.0)
 PHONE = FleetClass(name="phone", device="made", samples=64, batch=2, up_bit_per_s=1e9, down_bit_per_s=1e9)
 
 
