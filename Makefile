@@ -31,14 +31,14 @@ check: .venv/ready ## format, lint, types and contracts, in under a minute
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-logo
 
-# Two lanes: tests that run beside each other, and then those marked `alone`, as they time this machine. Bytecode is kept
-# whatever the environment says: the tests start several hundred processes.
+# Two lanes: tests that run beside each other, and then those marked `alone`, as they time this machine; only the files
+# that have some are read. Bytecode is kept whatever the environment says: the tests start several hundred processes.
 WORKERS ?= 2
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 test: libraries ## all tests; ARGS='tests/test_layers.py -x' for some
 ifeq ($(strip $(ARGS)),)
 	@$(PYTEST) -m "not alone" -n $(WORKERS) --dist loadfile --durations=10; beside=$$?; \
-	$(PYTEST) -m alone --durations=10 && exit $$beside
+	$(PYTEST) -m alone --durations=10 $$(grep -l pytest.mark.alone tests/*.py) && exit $$beside
 else
 	$(PYTEST) $(ARGS)
 endif

@@ -19,7 +19,7 @@ def convolution(channels: int) -> Convolution:
     )  # fmt: skip
 
 
-LAYERS: list[Layer] = [convolution(8 * number) for number in range(1, 13)]
+LAYERS: list[Layer] = [convolution(8 * number) for number in range(1, 7)]
 
 
 def main(uri: str) -> None:

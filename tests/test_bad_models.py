@@ -250,7 +250,7 @@ def test_an_operator_that_cannot_be_is_explained(made: onnx.ModelProto, message:
 # --- anything
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), content=st.sampled_from([LENET, RESNET]))
 def test_changed_bytes_bring_out_nothing_but_an_error_with_a_hint(data: st.DataObject, content: bytes) -> None:
     changed = bytearray(content)
@@ -263,7 +263,7 @@ def test_changed_bytes_bring_out_nothing_but_an_error_with_a_hint(data: st.DataO
 ODD = [-(2**63), -(2**31), -2, -1, 0, 1, 2, 3, 7, 2**31, 2**39, 2**40, 2**62, 2**63 - 1]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), content=st.sampled_from([LENET, RESNET]))
 def test_changed_graphs_bring_out_nothing_but_an_error_with_a_hint(data: st.DataObject, content: bytes) -> None:
     graph_of = onnx.load_model_from_string(content)

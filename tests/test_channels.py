@@ -392,13 +392,13 @@ def test_there_are_nine_light_models():
 @pytest.mark.parametrize("model", REAL)
 def test_sub_models_of_real_networks_fit_together_and_shrink(model):
     whole = model()
-    parts = [sub_model(whole, width) for width in WIDTHS]
+    parts = [sub_model(whole, width) for width in WIDTHS[::2]]
     for part in parts:
         assert_fits_together(part)
         assert [part.shapes[name] for name in part.outputs] == [whole.shapes[name] for name in whole.outputs]
     counts = [part.parameters for part in parts]
     assert counts == sorted(set(counts), reverse=True)
-    assert counts[2] < 0.4 * counts[0]
+    assert counts[1] < 0.4 * counts[0]
 
 
 @pytest.mark.parametrize("model", REAL)

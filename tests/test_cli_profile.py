@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import hints
 import pytest
@@ -20,8 +21,6 @@ from latte_cli.network.channels import sub_model
 from latte_cli.network.zoo import export
 from latte_cli.store import open_store
 
-pytestmark = pytest.mark.alone  # it waits until other processes leave the cores alone
-
 LATTE = [sys.executable, "-m", "latte_cli"]
 
 
@@ -31,25 +30,64 @@ def latte(*words: object, **more: object) -> "subprocess.CompletedProcess[str]":
     return done
 
 
-def test_a_network_is_profiled_and_the_next_command_named(model: Path) -> None:
-    words = ("profile", model, "--batch-size", 2, "--phases", "forward", "--threads", 1, "--passes", 1)
-    words += ("--require-complete", "--format", "json")
-    done = latte(*words)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+WORDS = ("--batch-size", 2, "--phases", "forward", "--threads", 1, "--passes", 1)
+
+
+class Profiled(NamedTuple):
+    """A profile that was killed three times, then completed, and its store."""
+
+    done: "subprocess.CompletedProcess[str]"
+    store: Path
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.done.stdout)
+        return found
+
+
+@pytest.fixture(scope="module")
+def profiled(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Profiled:
+    """It waits until other processes leave the cores alone."""
+    store = tmp_path_factory.mktemp("profiled") / "store"
+    words = (model, *WORDS, "--store", store)
+    for rows in (0, 1, 4):
+        process = _started(*words)
+        _wait_for(process, rows, store)
+        process.kill()
+        process.communicate()
+    return Profiled(latte("profile", *words, "--require-complete", "--format", "json"), store)
+
+
+@pytest.mark.alone
+def test_a_network_is_profiled_and_the_next_command_named(profiled: Profiled, model: Path) -> None:
+    assert profiled.done.returncode == 0, profiled.done.stderr
+    document = profiled.document
     assert document["schema"] == "latte.profile/1"
     assert document["tasks_left"] == document["left"] == 0
     assert document["rows"]["ok"] > 30
     assert document["rows"]["unsupported"] > 5
-    assert "latte train-selector" in done.stderr
-    again = json.loads(latte(*words).stdout)
+    assert "latte train-selector" in profiled.done.stderr
+    again = json.loads(here("profile", model, *WORDS, "--store", profiled.store, "--format", "json").stdout)
     assert again["resumed"] == again["tasks"] == document["tasks"]
     assert again["rows"]["unsupported"] == 0
 
 
+@pytest.mark.alone
+def test_a_command_that_is_killed_goes_on_and_ends_with_each_task_exactly_once(profiled: Profiled) -> None:
+    document = profiled.document
+    assert document["resumed"] >= 1 + 4
+    store = open_store(str(profiled.store), shipped=False)
+    rows = store.measurements(document["device"])
+    times = Counter((row.task.id, row.sweep_pass) for row in rows)
+    assert set(times.values()) == {1}
+    assert sum(row.sweep_pass == 0 for row in rows) == document["tasks"]
+    findings = store.check()
+    assert findings.damaged == ()
+    assert findings.rows - findings.duplicates == len(rows)
+
+
 def test_a_budget_that_runs_out_keeps_what_was_measured() -> None:
-    done = latte("profile", "--suite", "quick", "--threads", 1, "--budget", "1s", "--format", "json")
-    assert done.returncode == 0, done.stderr
+    done = here("profile", "--suite", "quick", "--threads", 1, "--budget", "1s", "--format", "json")
     document = json.loads(done.stdout)
     assert document["tasks_left"] == document["left"] > 0
     rows = open_store(shipped=False).measurements(document["device"])
@@ -59,8 +97,7 @@ def test_a_budget_that_runs_out_keeps_what_was_measured() -> None:
 
 
 def test_who_requires_completeness_gets_code_4_for_a_budget_that_ended_first() -> None:
-    done = latte("profile", "--suite", "quick", "--threads", 1, "--budget", "1s", "--require-complete")
-    assert done.returncode == 4, done.stderr
+    done = here("profile", "--suite", "quick", "--threads", 1, "--budget", "1s", "--require-complete", code=4)
     assert "error: the budget ended first\nhint: run the same command again: " in done.stderr
     assert "tasks measured" in done.stdout
 
@@ -75,10 +112,10 @@ def _started(*words: object) -> "subprocess.Popen[str]":
     )
 
 
-def _wait_for(process: "subprocess.Popen[str]", rows: int) -> None:
+def _wait_for(process: "subprocess.Popen[str]", rows: int, store: Path | None = None) -> None:
     """Until the journal of `process` holds so many rows."""
-    give_up_at = time.monotonic() + 120
-    while not any(journal.live and journal.rows >= rows for journal in open_store(shipped=False).info().journals):
+    give_up_at, opened = time.monotonic() + 120, open_store(store and str(store), shipped=False)
+    while not any(journal.live and journal.rows >= rows for journal in opened.info().journals):
         assert process.poll() is None
         assert time.monotonic() < give_up_at
         time.sleep(0.05)
@@ -113,11 +150,12 @@ def _plan(path: Path, model: Path, slug: str) -> Path:
     return path
 
 
-def test_what_a_plan_wants_of_this_device_is_measured(model: Path, tmp_path: Path) -> None:
+@pytest.mark.alone
+def test_what_a_plan_wants_of_this_device_is_measured(profiled: Profiled, model: Path, tmp_path: Path) -> None:
     slug = cpu_slug(1)
     plan = _plan(tmp_path / "plan.json", model, slug)
-    here("profile", model, "--plan", plan, "--threads", 1, "--passes", 1, "--phases", "forward")
-    store = open_store(shipped=False)
+    here("profile", model, "--plan", plan, *WORDS[2:], "--store", profiled.store)
+    store = open_store(str(profiled.store), shipped=False)
     measured = {each.task.layer for each in store.measurements(slug)}
     half = sub_model(load(model, batch_size=3), 0.5)
     assert {layer for layer in half.layers if not layer.free} <= measured
@@ -154,24 +192,3 @@ def test_bad_input_is_one_line_and_a_hint(words: list[str], code: int, line: str
     done = here("profile", *words, code=code)
     assert line in done.stderr
     assert done.stdout == ""
-
-
-def test_a_command_that_is_killed_goes_on_and_ends_with_each_task_exactly_once(model: Path) -> None:
-    words = (model, "--batch-size", 1, "--phases", "forward", "--threads", 1, "--passes", 1, "--format", "json")
-    for rows in (0, 1, 4):
-        process = _started(*words)
-        _wait_for(process, rows)
-        process.kill()
-        process.communicate()
-    done = latte("profile", *words)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    assert document["resumed"] >= 1 + 4
-    store = open_store(shipped=False)
-    rows = store.measurements(document["device"])
-    times = Counter((row.task.id, row.sweep_pass) for row in rows)
-    assert set(times.values()) == {1}
-    assert sum(row.sweep_pass == 0 for row in rows) == document["tasks"]
-    findings = store.check()
-    assert findings.damaged == ()
-    assert findings.rows - findings.duplicates == len(rows)

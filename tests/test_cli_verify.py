@@ -22,8 +22,6 @@ from latte_cli.runtime.racing import Race, judged, raced_here
 from latte_cli.store import open_store
 from latte_cli.tasks import Layout, Precision, Settings
 
-pytestmark = pytest.mark.alone  # it times steps
-
 THREADS = 1
 
 
@@ -38,6 +36,7 @@ def store(tmp_path_factory, model):
     return found.uri
 
 
+@pytest.mark.alone  # it compares times
 def test_every_node_of_a_step_has_a_time_of_its_own(model):
     run = Run(model=str(model), batch_size=4, threads=THREADS, seconds=0.01, calls=True)
     threads = torch.get_num_threads()
@@ -57,15 +56,14 @@ def test_every_node_of_a_step_has_a_time_of_its_own(model):
 
 def test_estimated_and_measured_times_stand_side_by_side(model, store):
     named = ("--batch-size", 4, "--threads", THREADS, "--store", store, "--seconds", "20ms")
-    body = json.loads(latte("verify", model, *named, "--format", "json").stdout)
+    body = json.loads(here("verify", model, *named, "--format", "json").stdout)
     assert body["error"] == pytest.approx(
         body["totals"]["step"]["estimated_s"] / body["totals"]["step"]["measured_s"] - 1
     )
     assert {layer["name"] for layer in body["layers"]} >= {"conv1", "conv2"}
     assert all(layer["measured_s"] > 0 for layer in body["layers"])
-    table = latte("verify", model, *named).stdout
-    assert "measured in 3 processes" in table
     exceeded = latte("verify", model, *named, "--tolerance", "0.0001%", code=3)
+    assert "measured in 3 processes" in exceeded.stdout
     assert "the step is off by" in exceeded.stderr
 
 
@@ -86,8 +84,8 @@ def test_choices_are_tried_on_real_steps_and_written(model, store, tmp_path):
     assert found.measured
     assert found.key.threads == THREADS
     valid(path.read_text())
-    assert "already" in latte("tune", model, "-o", path, *named, code=1).stderr
-    latte("tune", model, "-o", path, *named, "--force", "--format", "json")
+    assert "already" in here("tune", model, "-o", path, *named, code=1).stderr
+    here("tune", model, "-o", path, *named, "--force", "--format", "json")
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
@@ -100,7 +98,7 @@ def test_choices_are_tried_on_real_steps_and_written(model, store, tmp_path):
 
 def test_without_a_profile_layouts_alone_are_tried(model, tmp_path):
     named = ("--batch-size", 2, "--threads", THREADS, "--store", tmp_path / "none", "--seconds", "20ms")
-    done = latte("tune", model, "-o", tmp_path / "choices.json", *named)
+    done = here("tune", model, "-o", tmp_path / "choices.json", *named)
     assert "only layouts are tried" in done.stderr
     [found] = read_choices(tmp_path / "choices.json")
     assert found.bindings == ()
@@ -151,7 +149,7 @@ def two_layouts() -> list[Choices]:
 
 def relus_run() -> Run:
     """Gradients of MobileNetV2 in PyTorch's two layouts are thousandths apart, as ReLUs decide otherwise."""
-    return Run(model="mobilenet_v2", batch_size=8, image_size=96, threads=torch.get_num_threads(), seconds=0.01)
+    return Run(model="mobilenet_v2", batch_size=4, image_size=32, threads=torch.get_num_threads(), seconds=0.01)
 
 
 def test_pytorchs_other_layout_is_right_though_relus_decide_otherwise():

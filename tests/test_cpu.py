@@ -22,8 +22,6 @@ from latte_cli.layers import Activation, Convolution, Layer, Optimizer, Phase
 from latte_cli.suites import Limits
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
-pytestmark = pytest.mark.alone  # it counts the page faults of a call
-
 
 @pytest.fixture(scope="module")
 def backend() -> CpuBackend:
@@ -133,6 +131,7 @@ def test_waiting_for_quiet_ends_at_its_limit(backend: CpuBackend) -> None:
     assert backend.settle(0.0) in (True, False)
 
 
+@pytest.mark.alone  # it counts the page faults of a call
 @pytest.mark.skipif(not host.Heap().warm, reason="another C library keeps its heap as it likes")
 @pytest.mark.parametrize("phase", [Phase.FORWARD, Phase.BACKWARD])
 def test_small_results_stay_on_the_heap_and_large_ones_are_mapped_anew(phase: Phase) -> None:

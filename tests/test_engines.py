@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from cudnn_libraries import complete, folder_of
-from running import latte
+from running import here
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends.cuda import deviceless
 from latte_cli.engines import Engine, Heuristic, Listed, family, is_engine
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
+from latte_cli.network import zoo
 from latte_cli.tasks import Layout, Precision
 
 TENSOR_CORE = frozenset({"TENSOR_CORE"})
@@ -204,13 +205,13 @@ def test_explain_lists_them_for_a_model(
 ) -> None:
     monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
     model = tmp_path / "lenet.onnx"
-    latte("zoo", "export", "lenet", model)
+    model.write_bytes(zoo.export("lenet"))
     options = ("--for-device", file, "--batch-size", 8, "--precision", "bf16")
-    table = latte("explain", model, *options).stdout
+    table = here("explain", model, *options).stdout
     assert "lenet on NVIDIA H200, cuDNN 9." in table.splitlines()[0]
-    found = json.loads(latte("explain", model, *options, "--format", "json").stdout)
+    found = json.loads(here("explain", model, *options, "--format", "json").stdout)
     assert len(found["calls"]) == 6
-    lines = latte("explain", model, *options, "--format", "csv").stdout.splitlines()
+    lines = here("explain", model, *options, "--format", "csv").stdout.splitlines()
     assert lines[0].startswith("name,phase,engine,family,")
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from hypothesis import Phase as Stage
 from hypothesis import assume, find, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -408,9 +409,13 @@ def test_a_layers_text_reads_back_as_the_same_layer(layer: Layer) -> None:
     assert layer_text(again) == text
 
 
+FOUND = settings(max_examples=2000, database=None, phases=[Stage.generate])
+"""The first that is drawn will do, however large."""
+
+
 @pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.kind)
 def test_the_layers_drawn_here_are_of_every_kind(kind: type[Layer]) -> None:
-    find(layers(), lambda layer: type(layer) is kind, settings=settings(max_examples=2000, database=None))
+    find(layers(), lambda layer: type(layer) is kind, settings=FOUND)
 
 
 def test_no_two_kinds_are_known_by_the_same_name_or_number() -> None:

@@ -76,17 +76,22 @@ def test_an_installed_latte_runs_from_its_own_files(installed: _Installed) -> No
     assert installed.run("latte", "--version") == installed.run("python", "-m", "latte_cli", "--version")
 
 
-def test_an_installed_latte_exports_a_network(installed: _Installed) -> None:
-    installed.run("latte", "zoo", "export", "resnet18", "resnet18.onnx", "--force")
-    assert (installed.home / "resnet18.onnx").stat().st_size > 0
+@pytest.fixture(scope="module")
+def exported(installed: _Installed) -> str:
+    """A network that the installed LATTE has exported into its home."""
+    installed.run("latte", "zoo", "export", "resnet18", "resnet18.onnx")
+    return "resnet18.onnx"
+
+
+def test_an_installed_latte_exports_a_network(installed: _Installed, exported: str) -> None:
+    assert (installed.home / exported).stat().st_size > 0
 
 
 @pytest.mark.skipif(not SHIPPED, reason="no shipped profile yet")
-def test_an_installed_latte_estimates_from_a_shipped_profile(installed: _Installed) -> None:
+def test_an_installed_latte_estimates_from_a_shipped_profile(installed: _Installed, exported: str) -> None:
     devices = json.loads(installed.run("latte", "store", "devices", "--format", "json"))["devices"]
     device = devices[0]["device"]
-    installed.run("latte", "zoo", "export", "resnet18", "resnet18.onnx", "--force")
-    estimate = ["latte", "estimate", "resnet18.onnx", "--batch-size", "8", "--device", device, "--format", "json"]
+    estimate = ["latte", "estimate", exported, "--batch-size", "8", "--device", device, "--format", "json"]
     (only,) = json.loads(installed.run(*estimate))["estimates"]
     assert (only["device"], only["missing"]) == (device, [])
     assert only["totals"]["step_s"] > 0

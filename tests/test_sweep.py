@@ -12,11 +12,9 @@ from latte_cli.backends.cpu.backend import CpuBackend
 from latte_cli.errors import LatteError
 from latte_cli.layers import Activation, Convolution, Layer, Linear, Phase
 from latte_cli.measure import Evidence, Mark, Measurement, Outcome
-from latte_cli.sweep import Budget, Depth, Sweep, Wanted
+from latte_cli.sweep import Budget, Depth, Summary, Sweep, Wanted
 from latte_cli.tasks import Task
 from latte_cli.worker import Opening, Order, Worker
-
-pytestmark = pytest.mark.alone  # it waits until other processes leave the cores alone
 
 SMALL = [
     Convolution(batch=2, in_channels=8, out_channels=8, input=(9, 9), kernel=(1, 1)),
@@ -48,9 +46,16 @@ def order(worker: Worker, layer: Layer) -> Order:
     return Order(task=task)
 
 
-def test_a_sweep_measures_every_task_once_and_keeps_its_samples(worker: Worker) -> None:
+@pytest.fixture(scope="module")
+def swept(worker: Worker) -> tuple[Sweep, Summary, Rows]:
+    """A whole sweep, which tests read and go on from: it waits until other processes leave the cores alone."""
     rows, run = Rows(), sweep(worker, SMALL)
-    summary = run.run(rows, Budget())
+    return run, run.run(rows, Budget(together=True)), rows
+
+
+@pytest.mark.alone
+def test_a_sweep_measures_every_task_once_and_keeps_its_samples(swept: tuple[Sweep, Summary, Rows]) -> None:
+    run, summary, rows = swept
     first = [row for row in rows if row.sweep_pass == 0]
     assert len({row.task.id for row in first}) == len(first) == run.size
     assert summary.left == 0
@@ -67,21 +72,24 @@ def test_a_sweep_measures_every_task_once_and_keeps_its_samples(worker: Worker) 
     assert {outcome for task, outcome in timed if task.algorithm.name == "DW_SHIFT"} == {Outcome.UNSUPPORTED}
 
 
-def test_the_framework_s_choice_of_all_layers_comes_before_any_alternative(worker: Worker) -> None:
-    rows = Rows()
-    sweep(worker, SMALL).run(rows, Budget(together=True))
-    first = [row.task for row in rows if row.sweep_pass == 0]
+@pytest.mark.alone
+def test_the_framework_s_choice_of_all_layers_comes_before_any_alternative(
+    swept: tuple[Sweep, Summary, Rows],
+) -> None:
+    first = [row.task for row in swept[-1] if row.sweep_pass == 0]
     own = [isinstance(task, Task) and task.algorithm == FRAMEWORK_DEFAULT for task in first]
     assert own == sorted(own, reverse=True)
 
 
-def test_a_sweep_goes_on_where_it_stopped(worker: Worker) -> None:
-    rows, rest = Rows(), Rows()
-    sweep(worker, SMALL).run(rows, Budget())
-    again = sweep(worker, SMALL, earlier=rows[:5])
+@pytest.mark.alone
+def test_a_sweep_goes_on_where_it_stopped(worker: Worker, swept: tuple[Sweep, Summary, Rows]) -> None:
+    run, _, rows = swept
+    before, rest = rows[: run.size - 5], Rows()
+    again = sweep(worker, SMALL, earlier=before)
     summary = again.run(rest, Budget())
-    assert summary.resumed == 5
-    first = [row.task.id for row in [*rows[:5], *rest] if row.sweep_pass == 0]
+    assert summary.resumed == len(before)
+    assert summary.left == 0
+    first = [row.task.id for row in [*before, *rest] if row.sweep_pass == 0]
     assert len(first) == len(set(first)) == again.size
 
 
@@ -93,10 +101,11 @@ def test_a_spent_budget_leaves_the_rest_for_later(worker: Worker) -> None:
     assert summary.left > 0
 
 
-def test_passes_repeat_what_can_change_a_choice(worker: Worker) -> None:
-    rows = Rows()
-    sweep(worker, SMALL[:1]).run(rows, Budget(passes=3))
-    repeated = [row for row in rows if row.sweep_pass > 0]
+@pytest.mark.alone
+def test_passes_repeat_what_can_change_a_choice(worker: Worker, swept: tuple[Sweep, Summary, Rows]) -> None:
+    run, _, rows = swept
+    repeated = Rows()
+    sweep(worker, SMALL[:1], earlier=rows[: run.size]).run(repeated, Budget(passes=3))
     assert {row.sweep_pass for row in repeated} == {1, 2}
     assert all(row.outcome is Outcome.OK and Mark.CUT not in row.marks for row in repeated)
     assert {row.task.phase for row in repeated} == set(Convolution.phases)
