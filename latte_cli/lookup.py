@@ -1,13 +1,14 @@
 """Look-up: a device's rows, combined over passes, found for a layer or between its measured neighbours."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import exp, isnan, log, nan, sqrt
 from statistics import fmean, median
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.errors import LatteError
@@ -143,6 +144,38 @@ def _log_spread(times_s: Sequence[float]) -> float:
     return sqrt(sum((value - mean) ** 2 for value in logs) / max(1, len(logs) - 1))
 
 
+class _Rows:
+    """What rows of a device say under any settings: the timings of its tasks, and the libraries' own rankings."""
+
+    def __init__(self, measurements: Sequence[Measurement]) -> None:
+        self.timings = tuple(combined(measurements))
+        self.rankings = {row.task: row.ranking for row in measurements if isinstance(row.task, Question)}
+
+    @cached_property
+    def layers(self) -> tuple[Timing, ...]:
+        """The timings, but for those of whole networks."""
+        return tuple(timing for timing in self.timings if not isinstance(timing.task.layer, Whole))
+
+    @cached_property
+    def algorithms(self) -> Mapping[tuple[Phase, Hashable], frozenset[Algorithm]]:
+        """What ran each phase of layers of each sort."""
+        found: defaultdict[tuple[Phase, Hashable], set[Algorithm]] = defaultdict(set)
+        for task in (timing.task for timing in self.layers):
+            found[task.phase, sort(task.layer)].add(task.algorithm)
+        return {key: frozenset(algorithms) for key, algorithms in found.items()}
+
+
+_READ: WeakKeyDictionary[Store, dict[str, tuple[str, _Rows]]] = WeakKeyDictionary()
+
+
+def _everything(store: Store, slug: str) -> _Rows:
+    """All rows of a device, read once for each set of parts that a store has of it."""
+    fingerprint, devices = store.fingerprint(slug), _READ.setdefault(store, {})
+    if slug not in devices or devices[slug][0] != fingerprint:
+        devices[slug] = fingerprint, _Rows(store.measurements(slug))
+    return devices[slug][1]
+
+
 class Lookup:
     """The timings of one device under one precision, layout and number of threads (None: whichever has most rows).
 
@@ -156,9 +189,9 @@ class Lookup:
         self.store, self.slug = store, slug
         self.precision, self.layout, self.threads = precision, layout, threads
         self._timings: dict[Pair, dict[Settings, list[Timing]]] = {}
-        self._rankings: dict[Question, tuple[str, ...]] = {}
+        self._rankings: Mapping[Question, tuple[str, ...]] = {}
         self._asked: set[Layer] = set()
-        self._everything: list[Timing] | None = None
+        self._everything: _Rows | None = None
         self._families: dict[Hashable, list[tuple[Sizes, Timing]]] | None = None
 
     def measured(self, pairs: Iterable[Pair], beside: Iterable[Pair] = ()) -> dict[Pair, tuple[Timing, ...]]:
@@ -191,12 +224,15 @@ class Lookup:
         timings = (_between(layer, neighbours) for neighbours in brackets.values())
         return tuple(timing for timing in timings if timing)
 
-    def everything(self) -> list[Timing]:
+    def everything(self) -> Sequence[Timing]:
         """Every layer's timings on the device, under any settings."""
+        return self._whole().layers
+
+    def _whole(self) -> "_Rows":
         if self._everything is None:
-            found = combined(self._noted(self.store.measurements(self.slug)))
-            self._everything = [timing for timing in found if not isinstance(timing.task.layer, Whole)]
-            self._index(found)
+            self._everything = _everything(self.store, self.slug)
+            self._rankings = self._everything.rankings
+            self._index(self._everything.timings)
         return self._everything
 
     def rankings(self, pairs: Iterable[Pair]) -> dict[Pair, tuple[str, ...]]:
@@ -227,19 +263,10 @@ class Lookup:
                 found[pair][mode] = names
         return dict(found)
 
-    def _noted(self, rows: Iterable[Measurement]) -> Iterator[Measurement]:
-        """`rows` as they come; the answers to questions are kept."""
-        for row in rows:
-            if isinstance(row.task, Question):
-                self._rankings[row.task] = row.ranking
-            yield row
-
     def run_before(self, pair: Pair) -> frozenset[Algorithm]:
         """The algorithms that ran this phase of a layer of the same sort on this device."""
         layer, phase = pair
-        wanted = sort(layer)
-        tasks = (timing.task for timing in self.everything())
-        return frozenset(task.algorithm for task in tasks if task.phase is phase and sort(task.layer) == wanted)
+        return self._whole().algorithms.get((phase, sort(layer)), frozenset())
 
     def versions(self) -> frozenset[tuple[tuple[str, str], ...]]:
         """The library versions that the rows read so far were measured with."""
@@ -260,8 +287,9 @@ class Lookup:
         if self._asked:
             self.everything()
         else:
-            rows = self.store.measurements(self.slug, layers=sorted(fresh | beside, key=repr))
-            self._index(combined(self._noted(rows)))
+            rows = _Rows(self.store.measurements(self.slug, layers=sorted(fresh | beside, key=repr)))
+            self._rankings = rows.rankings
+            self._index(rows.timings)
         self._asked |= layers
         if not self._covers(layers):
             self.everything()

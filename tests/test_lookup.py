@@ -269,3 +269,14 @@ def test_a_gpu_of_this_machine_needs_a_profile_of_its_own(store):
             meant(store, device)
         assert "latte profile --device cuda" in (caught.value.hint or "")
     assert meant(store, "lab") == "lab-nvidia-h200"
+
+
+def test_lookups_of_one_store_read_its_rows_once_until_there_are_others(store):
+    profile(store, [LAYER])
+    before = lookup(store).everything()
+    assert lookup(store, precision=Precision.BF16).everything() is before
+    profile(store, [convolution(1, 16, 16, 12)])
+    after = lookup(store).everything()
+    assert {timing.task.layer for timing in after} - {timing.task.layer for timing in before} == {
+        convolution(1, 16, 16, 12)
+    }

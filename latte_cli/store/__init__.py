@@ -13,7 +13,7 @@ from latte_cli.devices import Device
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Measurement
-from latte_cli.store import compaction, export, journal, schema
+from latte_cli.store import compaction, export, journal, reading, schema
 from latte_cli.store.parts import Damaged, Footer, Part, Place, steadily
 from latte_cli.store.shipped import shipped_models, shipped_profiles
 from latte_cli.store.writer import Writer
@@ -198,7 +198,7 @@ class Store:
         for column, wanted in (("phase", phases), ("kind", kinds)):
             if wanted is not None:
                 table = schema.among(table, column, wanted)
-        return [schema.measurement(row, device) for row in schema.latest(table).to_pylist()]
+        return reading.measurements(schema.latest(table), device)
 
     def table(self, slug: str | None = None, columns: Iterable[str] | None = None) -> Any:
         """A pyarrow.Table of the rows of a device, or of all devices, with the column `device` added.

@@ -1,4 +1,4 @@
-"""Rows: a measurement as the columns of a part, and back."""
+"""Rows: a measurement as the columns of a part, and tables of them."""
 
 import hashlib
 import json
@@ -9,20 +9,18 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
-from latte_cli.algorithms import RANKERS, Algorithm
+from latte_cli.algorithms import Algorithm
 from latte_cli.backends.contract import Conditions
 from latte_cli.devices import Device, kind_named
-from latte_cli.errors import LatteError
-from latte_cli.layers import Layer, Phase, layer_from_text, layer_text
-from latte_cli.measure import Evidence, Mark, Measurement, Outcome
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task, versions_from_text
+from latte_cli.layers import Layer, layer_text
+from latte_cli.measure import Measurement
+from latte_cli.tasks import Task
 
 VERSION = 3
 """Version of the columns; raised when an older reader would misread or refuse a newer part."""
 
 VERSION_KEY, DEVICE_KEY = b"latte.schema", b"latte.device"
 
-_NEWER_HINT = "was it written by a newer version? `pip install --upgrade latte-cli`"
 _CONDITIONS = tuple(field.name for field in fields(Conditions))
 
 # Text columns that repeat are dictionaries: a million rows of layers then take the memory of the distinct ones.
@@ -144,66 +142,6 @@ def row(measurement: Measurement) -> dict[str, Any]:
 
 def _conditions(conditions: Conditions) -> dict[str, Any]:
     return {name: getattr(conditions, name) for name in _CONDITIONS}
-
-
-def measurement(row: Mapping[str, Any], device: Device) -> Measurement:
-    """The inverse of `row`; times come back as 32-bit floats. Raises LatteError for words that are not known."""
-    try:
-        return _measurement(row, device)
-    except ValueError as exc:
-        raise LatteError(f"cannot read a row of device `{device.slug}`: {exc}", hint=_NEWER_HINT) from exc
-
-
-def _measurement(row: Mapping[str, Any], device: Device) -> Measurement:
-    return Measurement(
-        task=_task(row),
-        device=device,
-        sweep_pass=row["pass"],
-        outcome=Outcome(row["outcome"]),
-        evidence=Evidence(row["evidence"]),
-        device_times_s=tuple(row["device_times_s"]),
-        host_times_s=tuple(row["host_times_s"]),
-        summary_s=row["summary_s"],
-        cache_state=row["cache_state"],
-        workspace_bytes=row["workspace_bytes"],
-        marks=tuple(map(Mark, row["marks"])),
-        drift=row["drift"],
-        deterministic=row["deterministic"],
-        kernels=tuple(row["kernels"] or ()),
-        ranking=tuple(row["ranking"] or ()),
-        notes=tuple(row.get("notes") or ()),
-        detail=row["detail"],
-        before=Conditions(**row["before"]),
-        after=Conditions(**row["after"]),
-        origin=row["origin"],
-        measured_at=row["measured_at"],
-    )
-
-
-def _task(row: Mapping[str, Any]) -> Task | Question:
-    settings, library, name = _settings(*(row[name] for name in _SETTINGS)), row["library"], row["algorithm"]
-    layer, phase = layer_from_text(row["layer"]), Phase(row["phase"])
-    if ranker := RANKERS.get((library, name)):
-        return Question(layer=layer, phase=phase, ranker=ranker, settings=settings)
-    algorithm = Algorithm(library=library, name=name, vendor_id=row["vendor_id"])
-    return Task(layer=layer, phase=phase, algorithm=algorithm, settings=settings)
-
-
-_SETTINGS = ("precision", "layout", "threads", "cuda_graph", "power_mode", "library_versions")
-
-
-@lru_cache(maxsize=1024)
-def _settings(
-    precision: str, layout: str, threads: int, cuda_graph: bool, power_mode: str, library_versions: str
-) -> Settings:
-    return Settings(
-        precision=Precision(precision),
-        layout=Layout(layout),
-        threads=threads,
-        cuda_graph=cuda_graph,
-        power_mode=power_mode,
-        library_versions=versions_from_text(library_versions),
-    )
 
 
 def columns_of(version: int) -> tuple[str, ...]:
