@@ -75,6 +75,10 @@ def test_what_cannot_be_had_ends_with_3_and_says_what_can():
     with pytest.raises(LatteError, match="wait more than 1%") as caught:
         busiest(points, 0.01)
     assert caught.value.exit_code == ExitCode.EXCEEDED
+    assert "`--fine` with a `--round-duration`" in caught.value.hint
+    with pytest.raises(LatteError) as caught:
+        busiest(points, 0.01, fine=True)
+    assert "--fine" not in caught.value.hint
     small = replace(PHONE, memory_bytes=1)
     nothing = [(small, [round_of(sub, small, recorded(1.0)) for sub in THREE])]
     with pytest.raises(LatteError, match="at most 0% fit the memory"):

@@ -208,12 +208,12 @@ def _phases(text: str) -> tuple[Phase, ...]:
 
 def _networks(request: ProfileRequest) -> "list[Network]":
     """The networks to measure, at each batch size and width; raises LatteError where the suite takes or lacks them."""
+    models, widths, shapes = request.models or [], parse_widths(request.widths), parse_shapes(request.shape)
     for option, suites in _OF_SUITES.items():
         if option in request.given and request.chosen not in suites:
             message = f"`{option}` means nothing to the suite `{request.chosen}`"
             hint = f"it is for `--suite {suites[0]}`"
             raise LatteError(message, hint=hint, exit_code=ExitCode.USAGE)
-    models, widths, shapes = request.models or [], parse_widths(request.widths), parse_shapes(request.shape)
     if request.chosen is not Suite.NETWORK:
         if models:
             raise LatteError(
