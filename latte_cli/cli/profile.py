@@ -14,7 +14,7 @@ from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_
 from latte_cli.cli.request import Request, check_apart, from_options
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Phase
-from latte_cli.report import Format, sweeps
+from latte_cli.report import Format
 from latte_cli.tasks import Layout, Precision
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ def profile(request: ProfileRequest) -> None:
     Each algorithm and phase is timed. The same command goes on where it stopped. Rows are kept as they are measured.
     A budget that ends first is a normal end, with code 0; stderr and the JSON say what is left.
     """  # fmt: skip
+    from latte_cli.report import sweeps
     from latte_cli.store import open_store
     from latte_cli.sweep import Sweep
     from latte_cli.worker import Worker
