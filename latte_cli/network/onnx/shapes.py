@@ -20,6 +20,8 @@ from latte_cli.network.onnx.operation import (
     Tensor,
     Unreadable,
     checked_shape,
+    np_element,
+    stored,
     tensor_values,
 )
 
@@ -30,10 +32,10 @@ _FEW_INDICES = 1024
 def _constant(op: Operation) -> object:
     for name, attribute in op.attributes.items():
         if name == "value":
-            tensor = attribute.t
-            return op.constant(tuple(tensor.dims), tensor_values(tensor))
+            op.results[op.outputs[0]] = stored(attribute.t, op.place or op.outputs[0])
+            return None
         if name == "sparse_value":
-            return op.constant(tuple(attribute.sparse_tensor.dims))
+            return op.constant(tuple(attribute.sparse_tensor.dims), element=attribute.sparse_tensor.values.data_type)
         if name in ("value_int", "value_float"):
             return op.constant((), np.asarray(helper.get_attribute_value(attribute)))
         if name in ("value_ints", "value_floats"):
@@ -47,7 +49,7 @@ def _constant_of_shape(op: Operation) -> object:
     attribute = op.attributes.get("value")
     value = tensor_values(attribute.t) if attribute else np.zeros(1, np.float32)
     if value is None or value.size != 1 or prod(shape) > FOLDED_ELEMENTS:
-        return op.constant(shape)
+        return op.constant(shape, element=attribute.t.data_type if attribute else TensorProto.FLOAT)
     return op.constant(shape, np.full(shape, value.ravel()[0], value.dtype))
 
 
@@ -69,7 +71,7 @@ def _range(op: Operation) -> object:
     a, b, c = (values.ravel()[0].item() for values in (start, limit, step))
     count = max(0, int(-((a - b) // c)))
     if count > FOLDED_ELEMENTS:
-        return op.constant((count,))
+        return op.constant((count,), element=np_element(start))
     return op.constant((count,), np.asarray([a + c * index for index in range(count)], start.dtype))
 
 
@@ -97,7 +99,7 @@ def _cast_to(op: Operation, element: int) -> object:
         return op.view(x, x.shape)
     else:
         y = op.result(Copy(operation="cast", shape=x.shape, output=x.shape), x, attributes=(("to", element),))
-    op.results[y.name] = replace(y, element=element)
+    op.results[y.name] = replace(y, element=element, parts=x.parts)
     return y
 
 
@@ -181,7 +183,7 @@ def _copied(
     return op.result(Copy(operation=operation, shape=x.shape, output=output), x, attributes=attributes)
 
 
-def _slices(op: Operation) -> tuple[slice, ...]:
+def slices(op: Operation) -> tuple[slice, ...]:
     """What a Slice takes of each dimension."""
     shape = op.input().shape
     starts, ends = op.sizes(1, "starts"), op.sizes(2, "ends")
@@ -197,7 +199,7 @@ def _slices(op: Operation) -> tuple[slice, ...]:
 
 def _slice(op: Operation) -> object:
     shape = op.input().shape
-    found = [cut.indices(size) for cut, size in zip(_slices(op), shape, strict=True)]
+    found = [cut.indices(size) for cut, size in zip(slices(op), shape, strict=True)]
     starts, ends, steps = zip(*found, strict=True) if found else ((), (), ())
     attributes = (("starts", starts), ("ends", ends), ("steps", steps))
     turned = any(step < 0 for step in steps)
@@ -216,10 +218,9 @@ def _gather(op: Operation) -> object:
         attributes += (("indices", tuple(int(index) for index in indices.values.ravel())),)
     if op.folds:
         return op.constant(output)
-    inputs = (x,) if indices.constant else (x, indices)
-    if len(inputs) > 1:
-        layer = Other(operation="gather", shapes=tuple(tensor.shape for tensor in inputs), output=output)
-        return op.result(layer, *inputs, attributes=attributes)
+    if not indices.constant:
+        layer = Other(operation="gather", shapes=(x.shape, indices.shape), output=output)
+        return op.result(layer, x, indices, attributes=attributes)
     constants = op.constant_inputs
     if taken == output:
         return op.result(Copy(operation="gather", shape=x.shape, output=output), x, attributes=attributes)
@@ -229,14 +230,16 @@ def _gather(op: Operation) -> object:
 
 
 def _embedding(op: Operation, table: Tensor, indices: Tensor, axis: int) -> object:
-    """A look-up in a table of weights; of another axis or rank it is none that is trained so."""
-    if axis or len(table.shape) != 2 or op.folds:
-        output = (*table.shape[:axis], *indices.shape, *table.shape[axis + 1 :])
-        other = Other(operation="gather", shapes=(indices.shape,), output=output)
-        return op.result(other, indices, attributes=(("axis", axis),))
+    """A look-up in a table of weights, whatever an entry's rank; along another axis none that is trained so."""
+    own = table.shape[axis + 1 :]
+    if axis or len(table.shape) < 2 or not table.floating:
+        other = Other(
+            operation="gather", shapes=(table.shape, indices.shape), output=(*table.shape[:axis], *indices.shape, *own)
+        )
+        return op.result(other, table, indices, attributes=(("axis", axis),))
     rows = op.step("rows", View(shape=indices.shape, output=(prod(indices.shape),)), indices)
-    layer = Embedding(rows=rows.shape[0], entries=table.shape[0], width=table.shape[1])
-    shape = (*indices.shape, table.shape[1])
+    layer = Embedding(rows=rows.shape[0], entries=table.shape[0], width=prod(own))
+    shape = (*indices.shape, *own)
     if shape == layer.output_shape:
         return op.result(layer, rows, parameters=(table,))
     y = op.step("look_up", layer, rows, parameters=(table,))
@@ -302,6 +305,7 @@ def _concat(op: Operation) -> object:
     if op.folds:
         size = sum(tensor.shape[axis] for tensor in inputs)
         return op.constant((*inputs[0].shape[:axis], size, *inputs[0].shape[axis + 1 :]))
+    inputs = tuple(op.activation(tensor) if tensor.trained else tensor for tensor in inputs)
     whole = Concat(shapes=tuple(tensor.shape for tensor in inputs), axis=axis)
     varying = [tensor for tensor in inputs if not tensor.constant]
     if len(varying) == len(inputs):
@@ -330,7 +334,7 @@ def _resize(op: Operation) -> object:
     output = list(x.shape)
     for axis, size in zip(axes, sizes, strict=True):
         output[op.axis(axis, len(output))] = size
-    return _copied(op, "resize", (x.shape[0], *output[1:]), attributes=op.numbers)
+    return _copied(op, "resize", tuple(output), attributes=op.numbers)
 
 
 def _of_one_scale(op: Operation, before: Sequence[int], sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -470,7 +474,7 @@ def _folded(op: Operation, arrays: list[Array], shape: Shape) -> Array | None:
         case "Gather":
             return np.take(first, arrays[1], op.integer("axis"))
         case "Slice":
-            return first[_slices(op)]
+            return first[slices(op)]
         case "Transpose":
             return first.transpose(_order(op))
         case "Expand":
