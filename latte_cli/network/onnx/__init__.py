@@ -26,6 +26,7 @@ from latte_cli.network.onnx import (
     windows,
 )
 from latte_cli.network.onnx import stripped as stripped
+from latte_cli.network.onnx.batches import BATCH, Sizes, followed, plain, sizes_at
 from latte_cli.network.onnx.control import CONDITIONS, DEEPEST, FLOW, function_called
 from latte_cli.network.onnx.graph import DAMAGED, KEEPS_ORIGIN, Call, Graph, Input, parsed
 from latte_cli.network.onnx.operation import (
@@ -69,16 +70,18 @@ def read(
     batch_size: int | None,
     allow_unknown: bool,
     sizes: Mapping[str, int] | None = None,
+    batch_axis: int | None = None,
 ) -> Network:
     """The network in an ONNX file's `content`, at `batch_size` (default: the file's own, or 1 where it is open).
 
     `sizes` are those of dimensions that the file leaves open, by their symbols, as `x[2]` for an input's without one,
-    or as `y[0]` where only values decide. Shapes are worked out from the inputs; weights are never allocated, and
-    external data are never opened. Raises LatteError for whatever cannot be read, unless it is an operator that
-    `allow_unknown` lets pass.
+    or as `y[0]` where only values decide. `batch_axis` is the batch's dimension in the inputs (default: the one that is
+    called so, else the first). Shapes are worked out from the inputs; weights are never allocated, and external data
+    are never opened. Raises LatteError for whatever cannot be read, unless it is an operator that `allow_unknown` lets
+    pass.
     """
     try:
-        graph = parsed(content, name)
+        graph = parsed(content, name, batch_axis)
     except UnicodeDecodeError as exc:
         raise LatteError(f"`{name}` is damaged: it holds text that is not UTF-8", hint=DAMAGED) from exc
     given = dict(sizes or {})
@@ -86,12 +89,69 @@ def read(
     batch = _batch(graph, batch_size, given) if batch_size is not None or own is None else own
     if batch < 1 and batch != own:
         raise LatteError(f"the batch size cannot be {batch}", hint="it counts samples: 1 or more")
-    own_shapes: Mapping[str, tuple[Shape, Shape]] = {}
-    if own is not None and own != batch:
-        own_shapes = _walked(graph, own, {}, given, allow_unknown).reshaped
-    walk = _walked(graph, batch, own_shapes, given, allow_unknown)
+
+    def walked(batch: int, wanted: Mapping[str, Shape] | None = None, own: int | None = None) -> _Walk:
+        return _walked(graph, batch, given, allow_unknown, wanted or {}, own)
+
+    walk = walked(batch) if (own in (None, batch) and batch == 1) or own == batch else _at_another(graph, walked, batch)
     walk.check_sizes()
     return walk.network(name, sha256)
+
+
+def _at_another(graph: Graph, walked: "Callable[..., _Walk]", batch: int) -> "_Walk":
+    """The graph at a batch size that its export did not have; raises LatteError that says so where it cannot be."""
+    own = graph.batch if isinstance(graph.batch, int) else None
+    first = walked(own) if own is not None else None
+    try:
+        return _scaled(graph, first, walked, batch) if first is not None else walked(batch)
+    except Undecided:
+        raise
+    except LatteError as exc:
+        return _of_a_small_export(graph, walked, batch, exc)
+
+
+def _of_a_small_export(graph: Graph, walked: "Callable[..., _Walk]", batch: int, error: LatteError) -> "_Walk":
+    """The graph read as one that was exported at a batch of 1 or 2, which its numbers may say though it is open."""
+    for own in _EXPORTED_AT if not isinstance(graph.batch, int) else ():
+        try:
+            return _scaled(graph, walked(own), walked, batch)
+        except Undecided:
+            raise
+        except LatteError:
+            continue
+    if not isinstance(graph.batch, int) and not any(_readable(walked, own) for own in _EXPORTED_AT):
+        raise error
+    raise LatteError(f"it cannot be read at a batch of {batch}: {error.message}", hint=_REBATCH) from error
+
+
+def _readable(walked: "Callable[..., _Walk]", batch: int) -> bool:
+    try:
+        walked(batch)
+    except LatteError:
+        return False
+    return True
+
+
+_EXPORTED_AT = (1, 2)
+"""The batch sizes of most exports: 1, and what torch's exporter asks for of a dimension that is to be open."""
+
+_REBATCH = (
+    "`--batch-size` asks for it; export the model with an open batch (`dynamic_shapes`, or `dynamic_axes` of the older "
+    "exporter), or say which dimension of the inputs it is (`--batch-axis`)"
+)
+
+
+def _scaled(graph: Graph, first: "_Walk", walked: "Callable[..., _Walk]", batch: int) -> "_Walk":
+    """The graph at `batch`, where its own numbers are those of the `first` walk's."""
+    given = {each.name: first.sizes_of(each) for each in graph.inputs}
+    sizes = followed(given, first.nodes, first.batch)
+    wanted = {name: sizes_at(one, batch) for name, one in sizes.items()}
+    walk: _Walk = walked(batch, wanted, first.batch)
+    for name, shape in wanted.items():
+        found = walk.tensors.get(name)
+        if found is not None and found.shape != shape:
+            raise LatteError(f"`{name}` would have the shape {found.shape} where {shape} is expected")
+    return walk
 
 
 def _batch(graph: Graph, batch_size: int | None, sizes: Mapping[str, int]) -> int:
@@ -107,11 +167,13 @@ def _batch(graph: Graph, batch_size: int | None, sizes: Mapping[str, int]) -> in
 def _walked(
     graph: Graph,
     batch: int,
-    own_shapes: Mapping[str, tuple[Shape, Shape]],
     sizes: Mapping[str, int],
     allow_unknown: bool,
+    wanted: Mapping[str, Shape],
+    own: int | None,
 ) -> "_Walk":
-    walk = _Walk(graph=graph, batch=batch, own_shapes=own_shapes, sizes=sizes, allow_unknown=allow_unknown)
+    own_batch = own if own is not None else graph.batch if isinstance(graph.batch, int) else batch
+    walk = _Walk(graph=graph, batch=batch, own_batch=own_batch, wanted=wanted, sizes=sizes, allow_unknown=allow_unknown)
     walk.steps(graph.calls, {})
     return walk
 
@@ -122,12 +184,12 @@ class _Walk:
 
     graph: Graph
     batch: int
-    own_shapes: Mapping[str, tuple[Shape, Shape]]
+    own_batch: int
+    wanted: Mapping[str, Shape]
     sizes: Mapping[str, int]
     allow_unknown: bool
     tensors: dict[str, Tensor] = field(init=False)
     nodes: list[Node] = field(default_factory=list)
-    reshaped: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     asked: set[str] = field(default_factory=set)
@@ -154,16 +216,31 @@ class _Walk:
         own = self.graph.batch
         if isinstance(size, str):
             return size == own
-        return axis == 0 and (size is None or size == own)
+        return axis == self.graph.batch_axis and (size is None or size == own)
+
+    def sizes_of(self, each: Input) -> Sizes:
+        """The sizes of an input, with the batch where it is."""
+        own = plain(self.tensors[each.name].shape)
+        return tuple(
+            BATCH if self._is_batch(axis, size) and f"{each.name}[{axis}]" not in self.sizes else known
+            for axis, (size, known) in enumerate(zip(each.sizes, own, strict=True))
+        )
 
     def _open(self, each: Input) -> list[str]:
         """The names of an input's dimensions that are neither known nor the batch."""
-        named = enumerate(each.sizes)
         return [
             size or f"{each.name}[{axis}]"
-            for axis, size in named
-            if not isinstance(size, int) and not self._is_batch(axis, size)
+            for axis, size in enumerate(each.sizes)
+            if not isinstance(size, int) and not self._is_batch(axis, size) and self._placed(each, axis) is None
         ]
+
+    def _placed(self, each: Input, axis: int) -> int | None:
+        """The size of an input's dimension that is given by its place, where the file leaves it open."""
+        place = f"{each.name}[{axis}]"
+        if isinstance(each.sizes[axis], int):
+            return None
+        self.asked.add(place)
+        return self.sizes.get(place)
 
     def size_of(self, name: str) -> int | None:
         """What the user says that a dimension called `name` is; expressions follow from what they are made of."""
@@ -190,7 +267,10 @@ class _Walk:
     def _given(self, each: Input) -> Tensor:
         sizes: list[int] = []
         for axis, size in enumerate(each.sizes):
-            if self._is_batch(axis, size):
+            placed = self._placed(each, axis)
+            if placed is not None:
+                sizes.append(placed)
+            elif self._is_batch(axis, size):
                 sizes.append(self.batch)
             elif isinstance(size, int):
                 sizes.append(size)
@@ -261,16 +341,14 @@ class _Walk:
             outputs=call.outputs,
             attributes=call.attributes,
             opset=self.graph.opset,
-            own=self.own_shapes.get(call.outputs[0]),
-            own_batch=self.graph.batch if isinstance(self.graph.batch, int) else self.batch,
+            wanted=self.wanted,
+            own_batch=self.own_batch,
             batch=self.batch,
             named_sizes=_Asked(self),
             lift=self.lift,
         )
         _leave_layers(op)
         inferred.complete(op, self.graph.uses)
-        if call.kind in ("Reshape", "Expand"):
-            self.reshaped[call.outputs[0]] = (op.input().shape, op.results[call.outputs[0]].shape)
         if call.kind not in MAKING and op.folds:
             self._keep_constants(op, call)
             return

@@ -22,6 +22,9 @@ KEEPS_ORIGIN = (
 )
 """Operators that leave a parameter what it is, in another shape."""
 
+_BATCH = re.compile(r"(n|b|bs|nb|batch\w*|\w*_batch|\w*batch_?size)$", re.IGNORECASE)
+"""What exporters and people call the batch."""
+
 _OWN_DOMAINS = ("", "ai.onnx")
 _MOST_NODES = 50_000
 _MOST_WEIGHTS = 100_000
@@ -81,6 +84,7 @@ class Graph:
     calls: tuple[Call, ...]
     outputs: tuple[str, ...]
     functions: Mapping[str, FunctionProto] = field(default_factory=dict)
+    given_axis: int | None = None
 
     @cached_property
     def uses(self) -> Counter[str]:
@@ -88,12 +92,27 @@ class Graph:
         return Counter(self.outputs) + Counter(name for call in self.calls for name in call.reads)
 
     @property
+    def batch_axis(self) -> int:
+        """The dimension of the inputs that is the batch, where no symbol says it."""
+        return self.given_axis or 0
+
+    @cached_property
     def batch(self) -> int | str | None:
-        """The first dimension of the first input."""
-        return self.inputs[0].sizes[0] if self.inputs and self.inputs[0].sizes else None
+        """The batch: the dimension that the user says, else one that is called so, else the first of the first input.
+
+        Raises LatteError where the first input has no such dimension.
+        """
+        named = [size for each in self.inputs for size in each.sizes if isinstance(size, str) and _BATCH.match(size)]
+        if self.given_axis is None and named:
+            return named[0]
+        sizes = self.inputs[0].sizes if self.inputs else ()
+        if self.given_axis is not None and not 0 <= self.given_axis < len(sizes):
+            shown = f"the first input has {len(sizes)} dimensions"
+            raise LatteError(f"there is no batch axis {self.given_axis}: {shown}", hint="axes count from 0")
+        return sizes[self.batch_axis] if sizes else None
 
 
-def parsed(content: bytes | ModelProto, name: str) -> Graph:
+def parsed(content: bytes | ModelProto, name: str, batch_axis: int | None = None) -> Graph:
     """The graph in an ONNX file's `content`; raises LatteError where it holds none that could run."""
     model = content if isinstance(content, ModelProto) else _model(content, name)
     graph = model.graph
@@ -125,6 +144,7 @@ def parsed(content: bytes | ModelProto, name: str) -> Graph:
         calls=calls,
         outputs=outputs,
         functions=functions,
+        given_axis=batch_axis,
     )
 
 
@@ -288,7 +308,9 @@ def _input(value: ValueInfoProto) -> Input:
     if not kind.HasField("shape"):
         raise LatteError(f"input `{value.name}` is not a tensor with a shape", hint="export it with example inputs")
     sizes = tuple(
-        dimension.dim_value if dimension.HasField("dim_value") else dimension.dim_param or None
+        dimension.dim_value
+        if dimension.HasField("dim_value") and dimension.dim_value != -1
+        else dimension.dim_param or None
         for dimension in kind.shape.dim
     )
     checked_shape(tuple(size for size in sizes if isinstance(size, int)), f"input `{value.name}`")

@@ -120,8 +120,8 @@ def tensor_values(tensor: TensorProto) -> Array | None:
 class Operation:
     """An operator with its inputs; its reader adds `nodes` and the tensors it makes, `results`.
 
-    `own` is the (input, output) shape that the same operator had at the file's own batch size, `own_batch`, where
-    that differs from the one wanted, `batch`. `named_sizes` are what the user says of
+    `wanted` are the shapes that activations have at `batch`, where that differs from the one of which the file's
+    numbers are, `own_batch`. `named_sizes` are what the user says of
     dimensions by name. `lift` turns a constant into an activation; `lifted` are the names of those that were, `held`
     the parts that the parameters of its nodes consist of.
     """
@@ -133,7 +133,7 @@ class Operation:
     attributes: Mapping[str, AttributeProto]
     opset: int
     place: str = ""
-    own: tuple[Shape, Shape] | None = None
+    wanted: Mapping[str, Shape] = field(default_factory=dict)
     own_batch: int = 1
     batch: int = 1
     named_sizes: Mapping[str, int] = field(default_factory=dict)
@@ -170,6 +170,11 @@ class Operation:
         """All attributes that are numbers, texts or lists of numbers, by their names in ONNX."""
         found = ((name, _plain(attribute)) for name, attribute in self.attributes.items())
         return tuple((name, value) for name, value in found if value is not None)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the file's numbers are those of another batch size."""
+        return self.batch != self.own_batch
 
     @property
     def folds(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Concat, Copy, Embedding, Other, Shape, View, broadcast, scaled_reshape
+from latte_cli.layers import Concat, Copy, Embedding, Other, Shape, View, broadcast
 from latte_cli.network.graph import Value
 from latte_cli.network.onnx.operation import (
     FOLDED_ELEMENTS,
@@ -108,10 +108,12 @@ def _reshape(op: Operation) -> object:
     target = op.sizes(1, "shape")
     if target is None:
         raise LatteError("it names no shape")
-    wanted = op.optional(1)
-    if op.own is not None and not (wanted and wanted.computed):
-        own_input, own_output = op.own
-        return op.view(x, scaled_reshape(own_input, own_output, x.shape))
+    wanted, given = op.wanted.get(op.outputs[0]), op.optional(1)
+    if op.scaled and not op.folds and not (given is not None and given.computed):
+        if wanted is not None and prod(wanted) == prod(x.shape):
+            return op.view(x, wanted)
+        if target[:1] not in ((-1,), (0,)):
+            raise LatteError(f"its shape {target} holds the batch of the export, which cannot be followed to it")
     sizes = list(target)
     if not op.integer("allowzero"):
         sizes = [x.shape[at] if size == 0 else size for at, size in enumerate(sizes)]
@@ -203,7 +205,14 @@ def _slice(op: Operation) -> object:
     starts, ends, steps = zip(*found, strict=True) if found else ((), (), ())
     attributes = (("starts", starts), ("ends", ends), ("steps", steps))
     turned = any(step < 0 for step in steps)
-    return _copied(op, "slice", tuple(len(range(*cut)) for cut in found), attributes=attributes, moves=turned)
+    output = tuple(len(range(*cut)) for cut in found)
+    wanted = op.wanted.get(op.outputs[0], output)
+    if wanted != output and not turned:
+        pairs = enumerate(zip(wanted, output, starts, strict=True))
+        starts = tuple(start if new == old else start * op.batch // op.own_batch for _, (new, old, start) in pairs)
+        ends = tuple(start + size for start, size in zip(starts, wanted, strict=True))
+        attributes, output = (("starts", starts), ("ends", ends), ("steps", steps)), wanted
+    return _copied(op, "slice", output, attributes=attributes, moves=turned)
 
 
 def _gather(op: Operation) -> object:
@@ -254,6 +263,9 @@ def _split(op: Operation) -> object:
         raise LatteError(f"it writes {count} outputs of {op.integer('num_outputs')}")
     part = -(-x.shape[axis] // count)
     sizes = op.sizes(1, "split") or (part,) * (count - 1) + (x.shape[axis] - part * (count - 1),)
+    if op.scaled and not op.folds:
+        known = [op.wanted.get(name) for name in op.outputs]
+        sizes = tuple(size if shape is None else shape[axis] for size, shape in zip(sizes, known, strict=False))
     if sum(sizes) != x.shape[axis] or len(sizes) < len(op.outputs):
         raise LatteError(f"parts of {sizes[:8]} are not the whole of {x.shape[axis]}")
     start = 0
@@ -286,14 +298,19 @@ def _tile(op: Operation) -> object:
     x = op.input()
     repeats = op.sizes(1) or ()
     output = tuple(size * times for size, times in zip(x.shape, repeats, strict=True))
+    if op.scaled and not op.folds and not op.input(1).computed:
+        output = op.wanted.get(op.outputs[0], output)
     return _copied(op, "tile", output, attributes=(("repeats", repeats),))
 
 
 def _expand(op: Operation) -> object:
     x, wanted = op.input(), op.input(1)
     target = checked_shape(op.sizes(1) or (), "the result")
-    if op.own is not None and not wanted.computed and target[:1] == (op.own_batch,):
+    output = op.wanted.get(op.outputs[0])
+    if op.scaled and not wanted.computed and target[:1] == (op.own_batch,):
         target = (op.batch, *target[1:])
+    if op.scaled and not wanted.computed and output is not None:
+        return _copied(op, "expand", broadcast(x.shape, output))
     return _copied(op, "expand", broadcast(x.shape, target))
 
 
@@ -306,6 +323,7 @@ def _concat(op: Operation) -> object:
         size = sum(tensor.shape[axis] for tensor in inputs)
         return op.constant((*inputs[0].shape[:axis], size, *inputs[0].shape[axis + 1 :]))
     inputs = tuple(op.activation(tensor) if tensor.trained else tensor for tensor in inputs)
+    inputs = _repeated(op, inputs, axis) if op.scaled and not op.folds else inputs
     whole = Concat(shapes=tuple(tensor.shape for tensor in inputs), axis=axis)
     varying = [tensor for tensor in inputs if not tensor.constant]
     if len(varying) == len(inputs):
@@ -318,6 +336,19 @@ def _concat(op: Operation) -> object:
     sizes = tuple(tensor.shape[axis] for tensor in inputs)
     beside = (("axis", axis), ("sizes", sizes), ("varying", kept))
     return _copied(op, "concat_constants", whole.output_shape, first, beside)
+
+
+def _repeated(op: Operation, inputs: Sequence[Tensor], axis: int) -> tuple[Tensor, ...]:
+    """The inputs, of which those that an export at a batch of 1 left as they are are repeated for each sample."""
+    full = [max(tensor.shape[at] for tensor in inputs) for at in range(len(inputs[0].shape))]
+    found = []
+    for place, tensor in enumerate(inputs):
+        shape = tuple(size if at == axis else full[at] for at, size in enumerate(tensor.shape))
+        if shape != tensor.shape and shape == broadcast(tensor.shape, shape) and not tensor.constant:
+            layer = Copy(operation="expand", shape=tensor.shape, output=shape)
+            tensor = op.step(f"repeated_{place}", layer, tensor)
+        found.append(tensor)
+    return tuple(found)
 
 
 def _resize(op: Operation) -> object:
@@ -334,7 +365,10 @@ def _resize(op: Operation) -> object:
     output = list(x.shape)
     for axis, size in zip(axes, sizes, strict=True):
         output[op.axis(axis, len(output))] = size
-    return _copied(op, "resize", tuple(output), attributes=op.numbers)
+    given = op.optional(3)
+    fixed = op.scaled and given is not None and not given.computed
+    shape = op.wanted.get(op.outputs[0], tuple(output)) if fixed else tuple(output)
+    return _copied(op, "resize", shape, attributes=op.numbers)
 
 
 def _of_one_scale(op: Operation, before: Sequence[int], sizes: tuple[int, ...]) -> tuple[int, ...]:
