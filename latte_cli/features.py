@@ -203,7 +203,7 @@ def _still(layer: Layer) -> Matrix:
 
 
 def _general(layer: Layer) -> dict[str, float]:
-    first = layer.input_shapes[0]
+    first = next(iter(layer.input_shapes), ())
     name = layer.variant
     return {
         "kind": layer.code,

@@ -23,6 +23,7 @@ from latte_cli.layers import (
     Reduce,
     Softmax,
     SoftmaxCrossEntropy,
+    Stored,
     Transfer,
     View,
     Whole,
@@ -74,6 +75,11 @@ def every_layer() -> Iterator[Layer]:
         )
     yield Other(operation="scatter", shapes=((2, 3), (3,)), output=(2, 3))
     yield Transfer(elements=30)
+    for trained in (True, False):
+        yield Stored(shape=(1, 5, 1), trained=trained)
+    yield Norm(function="group", shape=(2, 6, 4), span=3, per_group=True)
+    yield Recurrent(function="lstm", steps=3, batch=2, inputs=4, hidden=5, initial=True, peepholes=True)
+    yield Recurrent(function="gru", steps=3, batch=2, inputs=4, hidden=5, initial=True)
     yield Whole(name="resnet8", batch=4, size=32)
 
 

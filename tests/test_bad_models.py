@@ -137,7 +137,7 @@ def test_thirty_thousand_nodes_are_read_and_twice_as_many_refused() -> None:
 # --- sizes
 
 
-@pytest.mark.parametrize("size", [-1, 2**40, 2**50, 2**63 - 1])
+@pytest.mark.parametrize("size", [-2, 2**40, 2**50, 2**63 - 1])
 def test_an_input_of_an_absurd_size_is_refused(size: int) -> None:
     refused(model(node("Relu", "x"), shape=(1, 3, size, 8)), "input `x` has an impossible shape")
 
@@ -149,6 +149,10 @@ def test_an_absurd_batch_is_refused(batch_size: int) -> None:
 
 def test_an_open_dimension_beside_the_batch_is_named() -> None:
     refused(model(node("Relu", "x"), shape=("N", 3, "height", 8)), "leaves the size of `height` open")
+
+
+def test_minus_one_is_an_open_dimension() -> None:
+    refused(model(node("Relu", "x"), shape=(-1, 3, -1, 8)), r"leaves the size of `x\[2\]` open")
 
 
 def test_an_input_without_a_shape_is_an_error() -> None:

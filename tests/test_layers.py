@@ -38,6 +38,7 @@ from latte_cli.layers import (
     Shape,
     Softmax,
     SoftmaxCrossEntropy,
+    Stored,
     Transfer,
     View,
     Whole,
@@ -183,6 +184,7 @@ def layers() -> st.SearchStrategy[Layer]:
         st.builds(Optimizer, function=st.just("adam"), tensors=SMALL, elements=SMALL),
         st.builds(Embedding, rows=SMALL, entries=SMALL, width=SMALL),
         st.builds(Transfer, elements=SMALL),
+        st.builds(Stored, shape=SOLID, trained=st.booleans()),
         st.builds(Whole, name=st.sampled_from(["resnet8", "vgg11"]), batch=SMALL, size=SMALL),
         st.builds(
             Recurrent,

@@ -25,9 +25,9 @@ from latte_cli.layers import (
     Linear,
     MatMul,
     Norm,
-    Other,
     Pool,
     Shape,
+    Stored,
     View,
 )
 from latte_cli.network import Network, load, zoo
@@ -48,8 +48,13 @@ def assert_sound(found: Network) -> None:
     """Every layer reads what an input or an earlier layer wrote, in the shape it was written."""
     shapes: dict[str, Shape] = dict(found.inputs)
     for node in found.nodes:
-        assert node.layer.input_shapes == tuple(shapes[name] for name in node.inputs), node
-        assert len(node.parameters) in (0, len(node.layer.parameter_shapes)), node
+        assert node.layer.input_shapes == tuple(shapes[name] for name in node.read), node
+        assert all(name in shapes for name in node.inputs), node
+        assert len(node.parameters) in (0, len(node.parameter_shapes)), node
+        if node.weights_given:
+            given = [shapes[name] for name in node.inputs[len(node.read) :]]
+            pairs = zip(node.layer.parameter_shapes, given, strict=False)
+            assert all(prod(wanted) == prod(shape) for wanted, shape in pairs), node
         assert node.output not in shapes
         shapes[node.output] = node.layer.output_shape
     assert len({node.name for node in found.nodes}) == len(found.nodes)
@@ -103,7 +108,7 @@ def test_there_are_nine_light_models() -> None:
 
 PUBLISHED = {
     "light_bvlc_alexnet": 60_965_224,
-    "light_densenet121": 7_978_856,
+    "light_densenet121": 7_978_856 + 4 * 64,  # and four scales and shifts behind norms that have their own
     "light_resnet50": 25_557_032,
     "light_squeezenet": 1_235_496,
     "light_vgg19": 143_667_240,
@@ -277,8 +282,7 @@ def test_an_export_has_the_layers_and_parameters_of_its_torch_module(name: str) 
     kinds: tuple[type[Layer], ...] = (Convolution, Linear, Norm, Pool)
     layers = Counter((layer.kind, layer.output_shape) for layer in found.layers if isinstance(layer, kinds))
     assert layers == torch_outputs(module, x)
-    slopes = sum(part.weight.numel() for part in module.modules() if isinstance(part, torch.nn.PReLU))
-    assert found.parameters == sum(parameter.numel() for parameter in module.parameters()) - slopes
+    assert found.parameters == sum(parameter.numel() for parameter in module.parameters())
     assert found.shapes[found.outputs[0]] == tuple(module(x).shape)
 
 
@@ -347,8 +351,9 @@ def test_a_sum_that_is_read_twice_keeps_its_addition() -> None:
         helper.make_node("Mul", ["h", "g"], ["y"]),
     ]
     found = network(model(nodes, inputs={"x": (3, 8)}, constants={"w": zeros(8, 4), "b": zeros(4)}))
-    assert [layer.kind for layer in found.layers] == ["linear", "activation", "elementwise"]
+    assert [layer.kind for layer in found.layers] == ["linear", "stored", "elementwise", "elementwise"]
     assert not found.layers[0].parameter_shapes[1:]
+    assert found.parameters == 8 * 4 + 4
 
 
 def test_a_product_of_two_activations_broadcasts_its_batches() -> None:
@@ -359,15 +364,27 @@ def test_a_product_of_two_activations_broadcasts_its_batches() -> None:
 
 def test_a_gemm_adds_what_is_no_bias() -> None:
     found = one("Gemm", (3, 8), constants={"w": zeros(4, 8), "c": zeros(3, 1)}, transB=1)
-    assert [layer.kind for layer in found.layers] == ["linear", "activation"]
+    assert [layer.kind for layer in found.layers] == ["stored", "linear", "elementwise"]
+    assert found.parameters == 32 + 3
 
 
 def test_a_constant_beside_one_activation_makes_an_activation() -> None:
     found = one("Mul", (2, 3), constants={"c": np.float32(0.1)})
     assert found.layers == (Activation(function="multiply_constant", shape=(2, 3)),)
     assert found.nodes[0].attributes == (("value", 0.1),)
-    wide = one("Add", (2, 1), constants={"c": zeros(2, 3)})
+    wide = one("Add", (2, 1), constants={"c": np.ones((2, 3), np.int64)})
     assert [type(layer) for layer in wide.layers] == [Copy, Activation]
+
+
+def test_real_numbers_beside_an_activation_are_trained() -> None:
+    found = one("Mul", (2, 3), constants={"scale": zeros(3)})
+    assert found.layers == (Stored(shape=(3,)), Elementwise(operation="multiply", shapes=((2, 3), (3,))))
+    assert (found.parameters, found.trained_sizes) == (3, {"scale": 3})
+
+
+def test_a_mask_is_not_trained() -> None:
+    found = one("Add", (2, 3), constants={"mask": np.array([0, 0, -np.inf], np.float32)})
+    assert [layer.kind for layer in found.layers] == ["activation"]
 
 
 def test_clips_are_named_by_their_bounds() -> None:
@@ -391,7 +408,8 @@ def test_a_permutation_that_moves_no_data_is_a_view() -> None:
 def test_a_concatenated_constant_is_written_beside_the_activations() -> None:
     found = one("Concat", (2, 3, 4), (2, 1, 4), constants={"token": zeros(2, 1, 4)}, axis=1)
     assert found.shapes["y"] == (2, 5, 4)
-    assert [layer.kind for layer in found.layers] == ["concat", "copy"]
+    assert [layer.kind for layer in found.layers] == ["stored", "concat"]
+    assert found.parameters == 2 * 1 * 4
 
 
 def test_dead_operators_are_left_out() -> None:
@@ -554,7 +572,8 @@ def test_an_operator_of_another_domain_is_named_with_it() -> None:
     assert network(made, allow_unknown=True).unknown[0] == "com.example.Relu (odd)"
 
 
-def test_a_form_without_a_kind_of_its_own_is_named_and_keeps_its_shape() -> None:
+def test_a_kernel_that_is_computed_is_read_beside_the_image() -> None:
     nodes = [helper.make_node("Relu", ["w"], ["made"]), helper.make_node("Conv", ["x", "made"], ["y"], name="odd")]
     found = network(model(nodes, inputs={"x": (1, 2, 5, 5), "w": (4, 2, 3, 3)}))
-    assert found.layers[-1] == Other(operation="conv", shapes=((1, 2, 5, 5), (4, 2, 3, 3)), output=(1, 4, 3, 3))
+    assert found.nodes[-1].layer.kind == "convolution"
+    assert (found.nodes[-1].inputs, found.nodes[-1].weights_given, found.parameters) == (("x", "made"), True, 0)

@@ -7,7 +7,7 @@ from math import prod
 from typing import TypeAlias
 
 from latte_cli.estimator.steps import LOSS, UPDATE, Step
-from latte_cli.layers import Phase
+from latte_cli.layers import Phase, Stored
 from latte_cli.network import Network, Node
 from latte_cli.optimizers import update_rule
 from latte_cli.tasks import Precision
@@ -87,6 +87,7 @@ class _Simulation:
         self.weight = precision.arithmetic.weight_bytes
         self.roots = _roots(network)
         self.sizes = {name: self.element * prod(shape) for name, shape in network.shapes.items()}
+        self.sizes |= {node.output: 0 for node in network.nodes if isinstance(node.layer, Stored)}
         self.reads = Counter(self.roots[name] for node in network.nodes for name in node.inputs)
         self.reads.update(self.roots[name] for name in network.outputs)
         self.saved = {node.name: self._saved(node) for node in network.nodes}

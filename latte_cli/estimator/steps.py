@@ -85,7 +85,7 @@ def phases(network: Network, node: Node) -> Iterator[Phase]:
     if Phase.BACKWARD in node.layer.phases:
         yield Phase.BACKWARD
         return
-    if Phase.BACKWARD_DATA in node.layer.phases and any(name in network.trained for name in node.inputs):
+    if Phase.BACKWARD_DATA in node.layer.phases and any(name in network.trained for name in node.read):
         yield Phase.BACKWARD_DATA
     if network.trains(node):
         yield Phase.BACKWARD_FILTER

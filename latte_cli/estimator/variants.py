@@ -72,6 +72,7 @@ class Variants:
         missing = (*names, *(f"operator {name}" for name in self._calls.network.unknown))
         if missing and not allow_unknown:
             raise self._nothing_known_of(missing)
+        missing = (*missing, *self._calls.network.unpriced)
         return compose_step(
             self._calls,
             rows,

@@ -20,6 +20,7 @@ from latte_cli.layers.reductions import Pool, Reduce
 from latte_cli.layers.shapes import Shape, broadcast, reshape_runs, scaled_reshape
 from latte_cli.layers.softmax import Softmax, SoftmaxCrossEntropy
 from latte_cli.layers.steps import Optimizer, Transfer, Whole
+from latte_cli.layers.stored import Stored
 
 __all__ = [
     "LAYERS",
@@ -45,6 +46,7 @@ __all__ = [
     "Shape",
     "Softmax",
     "SoftmaxCrossEntropy",
+    "Stored",
     "Transfer",
     "View",
     "Whole",
@@ -77,6 +79,7 @@ LAYERS: tuple[type[Layer], ...] = (
     Other,
     Transfer,
     Whole,
+    Stored,
 )
 """Every layer kind, in any order."""
 

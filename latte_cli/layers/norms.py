@@ -13,7 +13,7 @@ class Norm(Shaped):
     """A normalisation: `batch`, `layer`, `group`, `instance`, `rms` or `lrn`, in training mode.
 
     `span` is the number of groups of a group norm, of trailing dimensions of a layer or rms norm, or of channels
-    that a local response norm looks at.
+    that a local response norm looks at. `per_group` says that a group norm has a scale and a bias for each group.
     """
 
     kind: ClassVar[str] = "norm"
@@ -23,6 +23,7 @@ class Norm(Shaped):
     function: str
     span: int = 1
     affine: bool = True
+    per_group: bool = False
 
     def __post_init__(self) -> None:
         self._check(self.span > 0, f"a span of {self.span}")
@@ -38,7 +39,7 @@ class Norm(Shaped):
         if not self.affine or self.function == "lrn":
             return ()
         over_rows = self.function in ("layer", "rms")
-        own = self.shape[-self.span :] if over_rows else self.shape[1:2]
+        own = self.shape[-self.span :] if over_rows else (self.span,) if self.per_group else self.shape[1:2]
         return (own,) if self.function == "rms" else (own, own)
 
     def saved(self, *, trains: bool, flows: bool) -> Saved:

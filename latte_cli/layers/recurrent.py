@@ -15,7 +15,9 @@ _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 class Recurrent(Layer):
     """One recurrent layer, `lstm`, `gru` or `rnn`, over `steps` steps in one or two `directions`.
 
-    It reads (steps, batch, inputs) and writes the hidden states (steps, directions, batch, hidden).
+    It reads (steps, batch, inputs) and writes the hidden states (steps, directions, batch, hidden). With `initial` it
+    also reads the states before the first step, (directions, batch, hidden) each, of which an LSTM has two. With
+    `peepholes` an LSTM's gates see its cell through weights of their own.
     """
 
     kind: ClassVar[str] = "recurrent"
@@ -28,6 +30,8 @@ class Recurrent(Layer):
     hidden: int
     directions: int = 1
     bias: bool = True
+    initial: bool = False
+    peepholes: bool = False
 
     def __post_init__(self) -> None:
         self._check(self.function in _GATES, f"the function `{self.function}`")
@@ -41,7 +45,8 @@ class Recurrent(Layer):
 
     @property
     def input_shapes(self) -> tuple[Shape, ...]:
-        return ((self.steps, self.batch, self.inputs),)
+        states = (2 if self.function == "lstm" else 1) if self.initial else 0
+        return ((self.steps, self.batch, self.inputs), *((self.directions, self.batch, self.hidden),) * states)
 
     @property
     def output_shape(self) -> Shape:
@@ -49,10 +54,11 @@ class Recurrent(Layer):
 
     @property
     def parameter_shapes(self) -> tuple[Shape, ...]:
-        """Weights of the input and of the hidden state, then both biases as one, gates end to end."""
+        """Weights of the input and of the hidden state, then both biases as one, gates end to end, then peepholes."""
         rows = self.gates * self.hidden
         weights = ((self.directions, rows, self.inputs), (self.directions, rows, self.hidden))
-        return (*weights, (self.directions, 2 * rows)) if self.bias else weights
+        biases = ((self.directions, 2 * rows),) if self.bias else ()
+        return (*weights, *biases, *(((self.directions, 3 * self.hidden),) if self.peepholes else ()))
 
     def saved(self, *, trains: bool, flows: bool) -> Saved:
         return Saved(inputs=True, output=True, elements=self.gates * prod(self.output_shape))

@@ -60,7 +60,7 @@ def _ending(
 
 
 def _between(skip: str, branch: str, makers: Mapping[str, Node]) -> list[Node] | None:
-    """The nodes that lead from `skip` to `branch`, None where something else leads there too."""
+    """The nodes that lead from `skip` to `branch`, None where something else leads there too, or it does not."""
     found: dict[str, Node] = {}
     wanted = [branch]
     while wanted:
@@ -71,7 +71,7 @@ def _between(skip: str, branch: str, makers: Mapping[str, Node]) -> list[Node] |
             return None
         found[name] = makers[name]
         wanted += makers[name].inputs
-    return list(found.values())
+    return list(found.values()) if any(skip in node.inputs for node in found.values()) else None
 
 
 def dropped(network: Network, depth: float) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ class Node:
     `parameters` are the model file's names for the layer's trained tensors, in the order of its `parameter_shapes`;
     `attributes` are values that change what a layer computes but not how long it takes (a norm's epsilon, where a
     slice starts); `constants` are the constant tensors it reads besides, as (place among the operator's inputs, the
-    file's name for it).
+    file's name for it). What `inputs` has beyond those of the layer is read at no cost: numbers that say sizes, or,
+    with `weights_given`, what stands in for the layer's parameters in their order.
     """
 
     name: str
@@ -29,6 +30,17 @@ class Node:
     parameters: tuple[str, ...] = ()
     attributes: tuple[tuple[str, Value], ...] = ()
     constants: tuple[tuple[int, str], ...] = ()
+    weights_given: bool = False
+
+    @property
+    def parameter_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of what it trains itself: nothing where its weights are given."""
+        return () if self.weights_given else self.layer.parameter_shapes
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The inputs that its layer reads."""
+        return self.inputs[: len(self.layer.input_shapes)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +48,9 @@ class Network:
     """A model: nodes in an order in which they can run, the activations it is given and those it returns.
 
     `inputs` are (name, shape) pairs, batch first; `constants` are those of `outputs` that depend on no input.
-    `unknown` names the operators that were let pass unread, `notes` say what was assumed in reading; `frozen` are the
-    parameters that are not trained.
+    `unknown` names the operators that were let pass unread, `unpriced` the work of weights in operators that no kind of
+    layer describes; `notes` say what was assumed in reading; `frozen` are the parameters that are not trained, and
+    `shared` says of how many numbers of a parameter other ones before it consist too.
     """
 
     name: str
@@ -49,6 +62,8 @@ class Network:
     constants: tuple[tuple[str, Shape], ...] = ()
     notes: tuple[str, ...] = ()
     frozen: frozenset[str] = frozenset()
+    unpriced: tuple[str, ...] = ()
+    shared: tuple[tuple[str, int], ...] = ()
 
     @property
     def batch_size(self) -> int:
@@ -77,11 +92,13 @@ class Network:
 
     def parameter_names(self, node: Node) -> tuple[str, ...]:
         """The names of a node's parameters, made up where the file has none."""
-        count = len(node.layer.parameter_shapes)
+        count = len(node.parameter_shapes)
         return (*node.parameters[:count], *(f"{node.name}.{at}" for at in range(len(node.parameters), count)))
 
     def trains(self, node: Node) -> bool:
-        """Whether a parameter of the node itself is trained."""
+        """Whether a parameter of the node itself is trained, or what stands in for one."""
+        if node.weights_given:
+            return any(name in self.trained for name in node.inputs[len(node.read) :])
         return any(name not in self.frozen for name in self.parameter_names(node))
 
     @cached_property
@@ -95,7 +112,8 @@ class Network:
         """The activations a gradient flows back to: those that depend on a parameter that is trained."""
         found: set[str] = set()
         for node in self.nodes:
-            if self.trains(node) or any(name in found for name in node.inputs):
+            own = not node.weights_given and self.trains(node)
+            if own or any(name in found for name in node.inputs):
                 found.add(node.output)
         return frozenset(found)
 
@@ -123,8 +141,10 @@ class Network:
         return Optimizer(function=function, tensors=len(sizes), elements=sum(sizes.values()))
 
     def _parameter_sizes(self) -> dict[str, int]:
-        return {
-            name: prod(shape)
+        shared = dict(self.shared)
+        sizes = {
+            name: max(0, prod(shape) - shared.get(name, 0))
             for node in self.nodes
-            for name, shape in zip(self.parameter_names(node), node.layer.parameter_shapes, strict=True)
+            for name, shape in zip(self.parameter_names(node), node.parameter_shapes, strict=True)
         }
+        return {name: size for name, size in sizes.items() if size or name not in shared}

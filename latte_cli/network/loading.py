@@ -17,13 +17,15 @@ def load(
     batch_size: int | None = None,
     sizes: Mapping[str, int] | None = None,
     allow_unknown: bool = False,
+    batch_axis: int | None = None,
 ) -> Network:
     """Read a model file, or a live torch module together with an `example` of what it is called with.
 
     A file is an ONNX model or a program of `torch.export` (`.pt2`), told apart by what it holds. `batch_size` is the
-    one wanted (default: the file's own, or 1 where it is open), `sizes` are those of other dimensions that are left
-    open, by name. Weights are not read. Raises LatteError for a file that is missing, damaged, or of another format,
-    and for an operator that is not known (unless `allow_unknown`, when the network names it in `unknown`).
+    one wanted (default: the file's own, or 1 where it is open), `batch_axis` its dimension in the inputs (default: the
+    one that is called so, else the first), `sizes` are those of other dimensions that are left open, by name or by
+    place. Weights are not read. Raises LatteError for a file that is missing, damaged, or of another format, and for an
+    operator that is not known (unless `allow_unknown`, when the network names it in `unknown`).
     """
     from latte_cli.network import torch_program
     from latte_cli.network.onnx import read, stripped
@@ -43,6 +45,7 @@ def load(
         batch_size=batch_size,
         allow_unknown=allow_unknown,
         sizes=sizes,
+        batch_axis=batch_axis,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latte_cli.layers import Convolution
+from latte_cli.layers import Convolution, Stored
 from latte_cli.network.channels.groups import ChannelGroup
 from latte_cli.network.graph import Network, Node
 
@@ -31,5 +31,7 @@ def importance(
 
 def _squares(node: Node, network: Network, weights: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
     weight = weights[network.parameter_names(node)[0]].astype(np.float64)
+    if isinstance(node.layer, Stored):
+        return np.square(weight.ravel())
     axis = 1 if isinstance(node.layer, Convolution) and node.layer.transposed else 0
     return np.asarray(np.square(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1).sum(axis=1))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latte_cli.errors import LatteError, unknown
-from latte_cli.layers import Convolution, Linear, Norm, Shape
+from latte_cli.layers import Convolution, Linear, Norm, Shape, Stored
 from latte_cli.network.channels.groups import ChannelGroup, grouped
 from latte_cli.network.channels.trace import Ids, Trace, lost
 from latte_cli.network.graph import Network, Node
@@ -95,8 +95,8 @@ def positions(network: Network, kept: Mapping[str, Sequence[int]]) -> Places:
 def _dimensions(node: Node, trace: Trace) -> Iterator[tuple[str, Shape, tuple[Ids | None, ...]]]:
     """Each parameter of a node with the channels that its dimensions are of, None for those that are of none."""
     layer, ins, out = node.layer, trace.read[node.name], trace.written[node.name]
-    names = node.parameters or tuple(f"{node.name}.{at}" for at in range(len(layer.parameter_shapes)))
-    for at, (name, shape) in enumerate(zip(names, layer.parameter_shapes, strict=True)):
+    names = node.parameters or tuple(f"{node.name}.{at}" for at in range(len(node.parameter_shapes)))
+    for at, (name, shape) in enumerate(zip(names, node.parameter_shapes, strict=True)):
         match layer:
             case Convolution() if at == 0:
                 first, second = (ins[0], out) if layer.transposed else (out, ins[0])
@@ -106,6 +106,8 @@ def _dimensions(node: Node, trace: Trace) -> Iterator[tuple[str, Shape, tuple[Id
                 yield name, shape, (out, ins[0])
             case Convolution() | Linear():
                 yield name, shape, (out,)
+            case Stored() if layer.made_channels:
+                yield name, shape, tuple(_of_axis(out, axis) for axis in range(len(shape)))
             case Norm(function="batch" | "group" | "instance"):
                 yield name, shape, (_of_axis(ins[0], 1),)
             case Norm() if layer.span == 1:

@@ -58,7 +58,7 @@ def _cut(network: Network, groups: Sequence[ChannelGroup], widths: Mapping[str, 
     nodes = []
     for node in network.nodes:
         before = node.layer.input_shapes
-        inputs = [shapes.get(name, shape) for name, shape in zip(node.inputs, before, strict=True)]
+        inputs = [shapes.get(name, shape) for name, shape in zip(node.read, before, strict=True)]
         layer = _resized(node, inputs, dropped[node.name])
         shapes[node.output] = layer.output_shape
         nodes.append(replace(node, layer=layer))

@@ -21,6 +21,7 @@ from latte_cli.layers import (
     Reduce,
     Shape,
     Softmax,
+    Stored,
     View,
     reshape_runs,
 )
@@ -47,10 +48,10 @@ class Trace:
         self.written: dict[str, Ids] = {}
         self._parents = [FIXED]
         self._multiples: list[tuple[Node, Ids, int]] = []
-        self._owners: dict[str, tuple[Ids, Ids]] = {}
+        self._owners: dict[str, tuple[Ids, ...]] = {}
         known: dict[str, Ids] = {name: _unnumbered(shape) for name, shape in network.inputs}
         for node in network.nodes:
-            before = zip(node.inputs, node.layer.input_shapes, strict=True)
+            before = zip(node.read, node.layer.input_shapes, strict=True)
             ins = [known[name] if name in known else _unnumbered(shape) for name, shape in before]
             known[node.output] = self._outgoing(node, ins)
             self.read[node.name], self.written[node.name] = ins, known[node.output]
@@ -88,7 +89,15 @@ class Trace:
 
     def _outgoing(self, node: Node, ins: Sequence[Ids]) -> Ids:
         layer = node.layer
+        if node.weights_given:
+            for ids in ins:
+                self.tie(ids, np.array(FIXED))
+            return _unnumbered(layer.output_shape)
         match layer:
+            case Stored():
+                return (
+                    self._produced(node, _unnumbered(layer.shape)) if layer.made_channels else _unnumbered(layer.shape)
+                )
             case Convolution() | Linear():
                 return self._produced(node, ins[0])
             case Norm():
@@ -162,11 +171,11 @@ class Trace:
         """Tie the channels on both sides of nodes that train the same tensor."""
         if not node.parameters:
             return
-        own = (ins[0].ravel(), out.ravel())
+        own = tuple(ids.ravel() for ids in (*ins[:1], out))
         owner = self._owners.setdefault(node.parameters[0], own)
         if owner is own:
             return
-        if any(mine.shape != first.shape for mine, first in zip(own, owner, strict=True)):
+        if [mine.shape for mine in own] != [first.shape for first in owner]:
             raise lost(node)
         for mine, first in zip(own, owner, strict=True):
             self.tie(mine, first)

@@ -71,7 +71,28 @@ class NetworkModule(nn.Module):
 
 def _layer(node: Node, weights: Mapping[str, NDArray[Any]] | None) -> nn.Module:
     constants = constants_of(node, weights) if weights is not None else {}
-    return layer_module(node.layer, dict(node.attributes), constants, inputs=len(node.inputs))
+    layer = layer_module(node.layer, dict(node.attributes), constants, inputs=len(node.read))
+    extra = len(node.inputs) - len(node.read)
+    return _Given(layer, len(node.read), weights=node.weights_given) if extra else layer
+
+
+class _Given(nn.Module):
+    """A layer that reads more than its own inputs: weights that were computed, or sizes, which it knows."""
+
+    def __init__(self, layer: nn.Module, inputs: int, *, weights: bool) -> None:
+        super().__init__()
+        self.names = [name for name, _ in layer.named_parameters()] if weights else []
+        self.shapes = [parameter.shape for parameter in layer.parameters()] if weights else []
+        self.inputs, self.layer = inputs, layer
+        for parameter in layer.parameters() if weights else ():
+            parameter.requires_grad_(False)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        own, given = inputs[: self.inputs], inputs[self.inputs :]
+        if not self.names:
+            return self.layer(*own)
+        weights = {name: one.reshape(shape) for name, one, shape in zip(self.names, given, self.shapes, strict=False)}
+        return torch.func.functional_call(self.layer, weights, own)
 
 
 def _initialise(module: nn.Module) -> None:

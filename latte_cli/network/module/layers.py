@@ -29,6 +29,7 @@ from latte_cli.layers import (
     Reduce,
     Softmax,
     SoftmaxCrossEntropy,
+    Stored,
     View,
 )
 
@@ -105,6 +106,8 @@ def _with_constants(
             return Function(lambda x: torch.clamp(x, least, most))
         case Activation(function="prelu"):
             return _Beside(lambda x, slope: torch.where(x > 0, x, x * slope), constants, inputs)
+        case Stored():
+            return _Stored(layer, constants.get(0))
         case Attention():
             plain = _attention(layer, attributes).compute
             return _Beside(lambda q, k, v, mask: plain(q, k, v, mask), {3: constants[3]}, 3) if 3 in constants else None
@@ -444,6 +447,7 @@ _ELEMENTWISE = _ARITHMETIC | {
     "maximum": torch.maximum,
     "minimum": torch.minimum,
     "mean": _mean,
+    "prelu": lambda x, slope: torch.where(x > 0, x, x * slope),
     "where": _where,
     "and": torch.logical_and,
     "or": torch.logical_or,
@@ -680,6 +684,26 @@ def _view(layer: View, attributes: Attributes) -> nn.Module:
     return Function(partial(torch.reshape, shape=layer.output))
 
 
+class _Stored(nn.Module):
+    """A stored tensor as an activation."""
+
+    def __init__(self, layer: Stored, values: Tensor | None) -> None:
+        super().__init__()
+        start = torch.zeros(layer.shape) if values is None else values.reshape(layer.shape)
+        if layer.trained:
+            self.value = nn.Parameter(start)
+        else:
+            self.register_buffer("value", start)
+
+    def forward(self) -> Tensor:
+        value: Tensor = self.value
+        return value
+
+
+def _stored(layer: Stored, attributes: Attributes) -> nn.Module:
+    return _Stored(layer, None)
+
+
 _BUILDERS: dict[type[Layer], Callable[[Any, Attributes], nn.Module]] = {
     Convolution: _convolution,
     Linear: _linear,
@@ -698,4 +722,5 @@ _BUILDERS: dict[type[Layer], Callable[[Any, Attributes], nn.Module]] = {
     Embedding: _embedding,
     Recurrent: _recurrent,
     Attention: _attention,
+    Stored: _stored,
 }

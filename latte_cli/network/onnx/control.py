@@ -8,7 +8,7 @@ import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, TensorProto
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Concat, Copy, View
+from latte_cli.layers import Concat, Copy, Other, View
 from latte_cli.network.graph import Node
 from latte_cli.network.onnx.graph import DAMAGED, Call, calls_of, constants_of, ordered
 from latte_cli.network.onnx.operation import FOLDED_ELEMENTS, Array, Tensor, Undecided, Unreadable
@@ -16,7 +16,8 @@ from latte_cli.network.onnx.operation import FOLDED_ELEMENTS, Array, Tensor, Und
 MOST_CALLS = 20_000
 """Operators that functions and loops may become, all in all."""
 
-_DEEPEST = 60
+DEEPEST = 60
+"""So deep functions, branches and loops may lie in each other."""
 
 
 class Walk(Protocol):
@@ -31,6 +32,9 @@ class Walk(Protocol):
     def steps(self, calls: Sequence[Call], constants: Mapping[str, Tensor]) -> None:
         """Read more operators, which may use more constants."""
 
+    def lift(self, tensor: Tensor) -> Tensor:
+        """A constant as an activation."""
+
     def size_of(self, name: str) -> int | None:
         """What the user says that a dimension or a number of trips called `name` is."""
 
@@ -43,7 +47,7 @@ def function_called(walk: Walk, call: Call, function: FunctionProto) -> None:
     scope = dict.fromkeys(function.input, "") | dict(zip(function.input, call.inputs, strict=False))
     scope |= _inside(call.name, function.node, scope)
     results = [(scope.get(inner, inner), outer) for inner, outer in zip(function.output, call.outputs, strict=False)]
-    calls = calls_of(function.node, scope, f"{call.name}/", bound)
+    calls = calls_of(function.node, scope, f"{call.name}/", bound, place=f"{function.domain}.{function.name}/")
     _run(walk, calls, {}, [inner for inner, outer in results if outer])
     _named(walk, call, results)
 
@@ -53,22 +57,40 @@ def branched(walk: Walk, call: Call) -> None:
     condition = walk.tensors.get(call.inputs[0]) if call.inputs else None
     graphs = [_graph(call, name) for name in ("then_branch", "else_branch")]
     if condition is not None and condition.values is not None and condition.values.size == 1:
-        _named(walk, call, _branch(walk, call, graphs[0 if condition.values.ravel()[0] else 1], ""))
+        _named(walk, call, _branch(walk, call, graphs, 0 if condition.values.ravel()[0] else 1, ""))
         return
     costlier, (shapes, other) = _compared(walk, call, graphs)
     if shapes != other:
         raise Unreadable(f"its branches write {shapes[:3]} and {other[:3]}, and only values decide between them")
     walk.notes.append(f"`{call.name}` is taken to run its {('then', 'else')[costlier]} branch, which costs more")
-    _named(walk, call, _branch(walk, call, graphs[costlier], ""))
+    count, results = len(walk.nodes), _branch(walk, call, graphs, costlier, "")
+    if condition is not None and len(walk.nodes) == count:
+        _chosen(walk, call, condition, results)
+    else:
+        _named(walk, call, results)
+
+
+def _chosen(walk: Walk, call: Call, condition: Tensor, results: Sequence[tuple[str, str]]) -> None:
+    """Let a choice between what is there already read what decides it, and all that it may choose."""
+    for inner, outer in results:
+        known = walk.tensors.get(inner)
+        if known is None:
+            raise Unreadable(f"nothing inside of it writes `{inner}`")
+        chosen = walk.lift(known) if known.constant and known.trained else known
+        read = (condition,) if chosen.constant else (condition, chosen)
+        layer = Other(operation="choice", shapes=tuple(one.shape for one in read), output=known.shape)
+        inputs = tuple(one.name for one in read)
+        walk.nodes.append(Node(name=f"{call.name}:{outer}", layer=layer, inputs=inputs, output=outer))
+        walk.tensors[outer] = Tensor(name=outer, shape=known.shape, element=known.element)
 
 
 def _compared(walk: Walk, call: Call, graphs: Sequence[GraphProto]) -> tuple[int, list[list[tuple[int, ...]]]]:
     """Which branch costs more, and the shapes that each writes."""
     costs: list[tuple[int, int]] = []
     shapes = []
-    for at, graph in enumerate(graphs):
+    for at in range(len(graphs)):
         tensors, count, notes = dict(walk.tensors), len(walk.nodes), len(walk.notes)
-        results = _branch(walk, call, graph, f"try{at}/")
+        results = _branch(walk, call, graphs, at, f"try{at}/")
         shapes.append([walk.tensors[inner].shape for inner, _ in results if inner in walk.tensors])
         phases = [(node.layer, node.layer.phases[0]) for node in walk.nodes[count:]]
         costs.append((sum(layer.flops(p) for layer, p in phases), sum(layer.elements_moved(p) for layer, p in phases)))
@@ -78,14 +100,16 @@ def _compared(walk: Walk, call: Call, graphs: Sequence[GraphProto]) -> tuple[int
     return (0 if costs[0] >= costs[1] else 1), shapes
 
 
-def _branch(walk: Walk, call: Call, graph: GraphProto, label: str) -> list[tuple[str, str]]:
-    """Read a branch; the pairs of what it writes and of the outputs that stand for it."""
+def _branch(walk: Walk, call: Call, graphs: Sequence[GraphProto], at: int, label: str) -> list[tuple[str, str]]:
+    """Read one of two branches; the pairs of what it writes and of the outputs that stand for it."""
+    graph = graphs[at]
     scope = dict(call.scope) | _inside(f"{call.name}/{label}", graph.node, {}) | _weights(call, graph, label)
-    calls = calls_of(graph.node, scope, f"{call.name}/{label}")
+    place = f"{call.place or call.name}/{('then', 'else')[at]}/"
+    calls = calls_of(graph.node, scope, f"{call.name}/{label}", place=place)
     inner = [scope.get(value.name, value.name) for value in graph.output]
     if len(inner) < len(call.outputs):
         raise LatteError(f"its branch writes {len(inner)} of {len(call.outputs)} outputs")
-    _run(walk, calls, constants_of(graph, scope), inner)
+    _run(walk, calls, constants_of(graph, scope, place), inner)
     return list(zip(inner, call.outputs, strict=False))
 
 
@@ -153,7 +177,8 @@ def _trip(walk: Walk, call: Call, body: GraphProto, trip: int, given: Sequence[s
     formal = dict(zip((value.name for value in body.input), given, strict=True))
     scope = dict(call.scope) | _inside(prefix, body.node, {}) | _weights(call, body, f"{trip}/") | formal
     inner = [scope.get(value.name, value.name) for value in body.output]
-    _run(walk, calls_of(body.node, scope, prefix), constants_of(body, scope), inner)
+    place = f"{call.place or call.name}/"
+    _run(walk, calls_of(body.node, scope, prefix, place=place), constants_of(body, scope, place), inner)
     return inner
 
 
@@ -249,9 +274,9 @@ def _side_by_side(tensors: Sequence[Tensor], axis: int, whole: tuple[int, ...]) 
 def _run(walk: Walk, calls: Sequence[Call], constants: Mapping[str, Tensor], outputs: Sequence[str]) -> None:
     """Read `calls` in order, bounded in number and depth."""
     walk.expanded += max(1, len(calls))
-    if walk.expanded > MOST_CALLS or walk.depth >= _DEEPEST:
+    if walk.expanded > MOST_CALLS or walk.depth >= DEEPEST:
         raise LatteError(
-            f"its functions and loops become more than {MOST_CALLS} operators, or lie {_DEEPEST} deep",
+            f"its functions and loops become more than {MOST_CALLS} operators, or lie {DEEPEST} deep",
             hint="export a model with fewer trips",
         )
     outside = {name for call in calls for name in call.reads} | {*constants, *outputs}
@@ -320,3 +345,6 @@ def _integers(call: Call, name: str) -> list[int]:
 
 FLOW = {"If": branched, "Loop": looped, "Scan": scanned}
 """Operators that run others, each with what reads it."""
+
+CONDITIONS = {"If": 1, "Loop": 2, "Scan": 0}
+"""How many inputs, the first ones, say which others they run or how often."""

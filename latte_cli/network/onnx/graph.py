@@ -1,6 +1,7 @@
 """An ONNX file as a graph: its operators in an order in which they can run, its inputs, its constants."""
 
 import heapq
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from latte_cli.errors import LatteError
-from latte_cli.network.onnx.operation import Tensor, checked_shape, tensor_values
+from latte_cli.network.onnx.operation import Tensor, checked_shape, stored
+from latte_cli.network.onnx.origins import whole
 
 DAMAGED = "is the file complete? export it again, or try `latte zoo export resnet18 resnet18.onnx`"
 KEEPS_ORIGIN = (
@@ -19,6 +21,9 @@ KEEPS_ORIGIN = (
     *("DequantizeLinear", "QuantizeLinear"),
 )
 """Operators that leave a parameter what it is, in another shape."""
+
+_BATCH = re.compile(r"(n|b|bs|nb|batch\w*|\w*_batch|\w*batch_?size)$", re.IGNORECASE)
+"""What exporters and people call the batch."""
 
 _OWN_DOMAINS = ("", "ai.onnx")
 _MOST_NODES = 50_000
@@ -29,10 +34,17 @@ _TRAINED = (
 )
 """Operators that take an activation first and parameters from there on."""
 
+_CALLED = re.compile(r"\.|^onnx::|weight|bias|kernel|gamma|beta|running_|moving_")
+"""What the names of parameters have that an export leaves without values; other inputs are inputs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """An operator as the file has it; `scope` says what the names in its subgraphs are called outside of them."""
+    """An operator as the file has it; `scope` says what the names in its subgraphs are called outside of them.
+
+    `place` is where the file has it: the same for all trips of a loop and all calls of a function; "" where what it
+    does differs between them.
+    """
 
     kind: str
     name: str
@@ -40,6 +52,7 @@ class Call:
     outputs: tuple[str, ...]
     attributes: Mapping[str, AttributeProto]
     scope: Mapping[str, str] = field(default_factory=dict)
+    place: str = ""
 
     @cached_property
     def reads(self) -> tuple[str, ...]:
@@ -71,6 +84,7 @@ class Graph:
     calls: tuple[Call, ...]
     outputs: tuple[str, ...]
     functions: Mapping[str, FunctionProto] = field(default_factory=dict)
+    given_axis: int | None = None
 
     @cached_property
     def uses(self) -> Counter[str]:
@@ -78,12 +92,27 @@ class Graph:
         return Counter(self.outputs) + Counter(name for call in self.calls for name in call.reads)
 
     @property
+    def batch_axis(self) -> int:
+        """The dimension of the inputs that is the batch, where no symbol says it."""
+        return self.given_axis or 0
+
+    @cached_property
     def batch(self) -> int | str | None:
-        """The first dimension of the first input."""
-        return self.inputs[0].sizes[0] if self.inputs and self.inputs[0].sizes else None
+        """The batch: the dimension that the user says, else one that is called so, else the first of the first input.
+
+        Raises LatteError where the first input has no such dimension.
+        """
+        named = [size for each in self.inputs for size in each.sizes if isinstance(size, str) and _BATCH.match(size)]
+        if self.given_axis is None and named:
+            return named[0]
+        sizes = self.inputs[0].sizes if self.inputs else ()
+        if self.given_axis is not None and not 0 <= self.given_axis < len(sizes):
+            shown = f"the first input has {len(sizes)} dimensions"
+            raise LatteError(f"there is no batch axis {self.given_axis}: {shown}", hint="axes count from 0")
+        return sizes[self.batch_axis] if sizes else None
 
 
-def parsed(content: bytes | ModelProto, name: str) -> Graph:
+def parsed(content: bytes | ModelProto, name: str, batch_axis: int | None = None) -> Graph:
     """The graph in an ONNX file's `content`; raises LatteError where it holds none that could run."""
     model = content if isinstance(content, ModelProto) else _model(content, name)
     graph = model.graph
@@ -115,6 +144,7 @@ def parsed(content: bytes | ModelProto, name: str) -> Graph:
         calls=calls,
         outputs=outputs,
         functions=functions,
+        given_axis=batch_axis,
     )
 
 
@@ -129,26 +159,18 @@ def _stored(graph: GraphProto) -> dict[str, TensorProto | Tensor]:
     """The initializers by name; of a sparse one only the shape is known."""
     found: dict[str, TensorProto | Tensor] = {tensor.name: tensor for tensor in graph.initializer}
     for sparse in graph.sparse_initializer:
-        shape = checked_shape(tuple(sparse.dims), f"`{sparse.values.name}`")
-        found[sparse.values.name] = Tensor(name=sparse.values.name, shape=shape, constant=True)
+        name, shape = sparse.values.name, checked_shape(tuple(sparse.dims), f"`{sparse.values.name}`")
+        found[name] = Tensor(name=name, shape=shape, constant=True, parts=(whole(name, shape),))
     return found
 
 
-def _constant(tensor: TensorProto | Tensor) -> Tensor:
-    if isinstance(tensor, Tensor):
-        return tensor
-    return Tensor(
-        name=tensor.name,
-        shape=checked_shape(tuple(tensor.dims), f"`{tensor.name}`"),
-        constant=True,
-        values=tensor_values(tensor),
-        element=tensor.data_type,
-    )
+def _constant(tensor: TensorProto | Tensor, place: str = "") -> Tensor:
+    return tensor if isinstance(tensor, Tensor) else stored(tensor, f"{place}{tensor.name}")
 
 
-def constants_of(graph: GraphProto, scope: Mapping[str, str]) -> dict[str, Tensor]:
-    """The initializers of a subgraph, by the names they have outside of it."""
-    return {scope.get(name, name): _constant(tensor) for name, tensor in _stored(graph).items()}
+def constants_of(graph: GraphProto, scope: Mapping[str, str], place: str) -> dict[str, Tensor]:
+    """The initializers of a subgraph that stands at `place` in the file, by the names they have outside of it."""
+    return {scope.get(name, name): _constant(tensor, place) for name, tensor in _stored(graph).items()}
 
 
 def calls_of(
@@ -156,8 +178,9 @@ def calls_of(
     scope: Mapping[str, str] | None = None,
     prefix: str = "",
     bound: Mapping[str, AttributeProto] | None = None,
+    place: str = "",
 ) -> list[Call]:
-    """The operators of a graph, of a subgraph or of a function's body.
+    """The operators of a graph, of a subgraph or of a function's body at `place` in the file.
 
     `scope` renames what they read and write, `prefix` stands before their names, and `bound` are the attributes that
     a function's body refers to.
@@ -175,6 +198,9 @@ def calls_of(
                 outputs=tuple(scope.get(each, each) for each in node.output) if scope else tuple(node.output),
                 attributes={one.name: one for one in _bound(node.attribute, bound)},
                 scope=scope,
+                place=""
+                if any(one.ref_attr_name for one in node.attribute)
+                else f"{place}{next(iter(node.output), '')}",
             )
         )
     return calls
@@ -282,7 +308,9 @@ def _input(value: ValueInfoProto) -> Input:
     if not kind.HasField("shape"):
         raise LatteError(f"input `{value.name}` is not a tensor with a shape", hint="export it with example inputs")
     sizes = tuple(
-        dimension.dim_value if dimension.HasField("dim_value") else dimension.dim_param or None
+        dimension.dim_value
+        if dimension.HasField("dim_value") and dimension.dim_value != -1
+        else dimension.dim_param or None
         for dimension in kind.shape.dim
     )
     checked_shape(tuple(size for size in sizes if isinstance(size, int)), f"input `{value.name}`")
@@ -290,7 +318,7 @@ def _input(value: ValueInfoProto) -> Input:
 
 
 def _parameter_names(found: list[Input], calls: tuple[Call, ...], outputs: tuple[str, ...]) -> set[str]:
-    """Inputs that are read only as parameters, as a file without weights has them."""
+    """Inputs that are read only as parameters and are called as such, as a file without weights has them."""
     ranks = {each.name: len(each.sizes) for each in found}
     varying = set(outputs)
     for call in reversed(calls):
@@ -302,7 +330,7 @@ def _parameter_names(found: list[Input], calls: tuple[Call, ...], outputs: tuple
             bias = call.kind in ("Add", "Mul") and ranks.get(name, 2) <= 1
             if not trained and not bias:
                 varying.add(name)
-    return ranks.keys() - varying
+    return {name for name in ranks.keys() - varying if _CALLED.search(name)}
 
 
 def _parameter(each: Input) -> Tensor:

@@ -79,10 +79,10 @@ def _leave(op: Operation, index: int, found: Mapping[str, tuple[Sizes, int]], *,
     if element == TensorProto.STRING:
         raise Unreadable("text is not computed with")
     shape = op.decided(sizes, index)
-    inputs = tuple(tensor for tensor in op.given if not tensor.constant)
-    if not inputs:
+    if op.folds:
         op.results[name] = Tensor(name=name, shape=shape, constant=True, element=element)
         return
+    inputs = tuple(op.activation(tensor) for tensor in op.given if not tensor.constant or tensor.trained)
     layer = _layer(op, inputs, shape, label)
     reads = inputs[: len(layer.input_shapes)]
     op.result(layer, *reads, index=index, attributes=op.numbers, constants=op.constant_inputs)

@@ -1,5 +1,6 @@
 """One ONNX operator at its place in a graph: what it is given, and the tensors and nodes it leaves."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, prod
@@ -7,16 +8,26 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Shape, View
 from latte_cli.network.graph import Node, Value
+from latte_cli.network.onnx.origins import Part, whole
 
 Array: TypeAlias = NDArray[Any]
 
 LARGEST_RANK = 16
 LARGEST_SIZE = 2**40
+_FLOATING = (
+    *(TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16),
+    *(TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ),
+)
+_QUANTISED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+_LIKE_A_MASK = -1e4  # the least that exporters add to a score to hide it; weights are smaller
+_NAMED = re.compile(r"(^|[._/])(weight|bias|gamma|alpha|beta|gain|scale|slope|temperature)s?$|^\w+(\.\w+)+$")
+"""What the names of single numbers have that a module trains; others are constants of its code."""
+
 NO_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
 FOLDED_ELEMENTS = 65_536
 """Constants of up to so many elements are computed with; of larger ones only the shape is known."""
@@ -40,7 +51,8 @@ class Tensor:
 
     `name` is an activation's own name and, for a constant, the initializer it comes from; `values` are a constant's
     where they are at hand and few; `computed` marks what follows from the shape of an activation, `turned` a matrix
-    that is stored with its dimensions exchanged.
+    that is stored with its dimensions exchanged. `parts` are the numbers of stored tensors that it consists of, in
+    another order and shape at most; `derived` marks what is computed from such numbers in each step.
     """
 
     name: str
@@ -50,6 +62,36 @@ class Tensor:
     computed: bool = False
     turned: bool = False
     element: int = TensorProto.FLOAT
+    parts: tuple[Part, ...] = ()
+    derived: bool = False
+
+    @property
+    def floating(self) -> bool:
+        """Whether it holds floating-point numbers."""
+        return self.element in _FLOATING
+
+    @property
+    def countable(self) -> bool:
+        """Whether it counts among the parameters as what it is: stored, and a weight by its type."""
+        return bool(self.parts) and (self.floating or self.element in _QUANTISED)
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is a constant that holds what is trained, or follows from that."""
+        return self.constant and self.floating and (self.derived or bool(self.parts))
+
+
+def stored(tensor: TensorProto, name: str = "") -> Tensor:
+    """A stored tensor; one that holds several numbers, or one under a parameter's name, is trained if they are real.
+
+    A tensor of numbers as low as a mask's is no parameter.
+    """
+    shape, values = checked_shape(tuple(tensor.dims), f"`{tensor.name}`"), tensor_values(tensor)
+    name = name or tensor.name
+    mask = values is not None and values.dtype.kind == "f" and values.size > 0 and values.min() <= _LIKE_A_MASK
+    trained = prod(shape) > 1 or (prod(shape) == 1 and bool(_NAMED.search(name) if shape else "." in name))
+    parts = (whole(name, shape),) if trained and not mask else ()
+    return Tensor(name=name, shape=shape, constant=True, values=values, element=tensor.data_type, parts=parts)
 
 
 def checked_shape(shape: tuple[int, ...], what: str) -> Shape:
@@ -78,9 +120,10 @@ def tensor_values(tensor: TensorProto) -> Array | None:
 class Operation:
     """An operator with its inputs; its reader adds `nodes` and the tensors it makes, `results`.
 
-    `own` is the (input, output) shape that the same operator had at the file's own batch size, `own_batch`, where
-    that differs from the one wanted, `batch`. `named_sizes` are what the user says of
-    dimensions by name.
+    `wanted` are the shapes that activations have at `batch`, where that differs from the one of which the file's
+    numbers are, `own_batch`. `named_sizes` are what the user says of
+    dimensions by name. `lift` turns a constant into an activation; `lifted` are the names of those that were, `held`
+    the parts that the parameters of its nodes consist of.
     """
 
     kind: str
@@ -89,12 +132,16 @@ class Operation:
     outputs: tuple[str, ...]
     attributes: Mapping[str, AttributeProto]
     opset: int
-    own: tuple[Shape, Shape] | None = None
+    place: str = ""
+    wanted: Mapping[str, Shape] = field(default_factory=dict)
     own_batch: int = 1
     batch: int = 1
     named_sizes: Mapping[str, int] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     results: dict[str, Tensor] = field(default_factory=dict)
+    lift: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    lifted: set[str] = field(default_factory=set)
+    held: dict[str, tuple[Part, ...]] = field(default_factory=dict)
 
     def input(self, index: int = 0) -> Tensor:
         """The input at `index`; raises LatteError where it is left out."""
@@ -125,18 +172,28 @@ class Operation:
         return tuple((name, value) for name, value in found if value is not None)
 
     @property
+    def scaled(self) -> bool:
+        """Whether the file's numbers are those of another batch size."""
+        return self.batch != self.own_batch
+
+    @property
     def folds(self) -> bool:
         """Whether it computes a constant from constants."""
         return all(tensor.constant for tensor in self.given)
 
     def weight(self, index: int, *shape: int) -> Tensor:
-        """The constant at `index`, of `shape` if one is given; Unreadable for weights that are computed."""
+        """The weights at `index`, of `shape` if one is given."""
         tensor = self.input(index)
-        if not tensor.constant and not self.folds:
-            raise NotConstant(f"weights that are computed (`{tensor.name}`) are not known")
         if shape and tensor.shape != shape:
             raise LatteError(f"`{tensor.name}` has the shape {tensor.shape} where {shape} is wanted")
         return tensor
+
+    def activation(self, tensor: Tensor) -> Tensor:
+        """`tensor` as something that a layer reads, also where it is a constant."""
+        if not tensor.constant or self.folds:
+            return tensor
+        self.lifted.add(tensor.name)
+        return self.lift(tensor)
 
     def values(self, index: int) -> Array | None:
         """The values of the constant at `index`, None where it is left out; Unreadable where they are not known."""
@@ -243,8 +300,7 @@ class Operation:
         if index >= len(self.outputs) or not self.outputs[index]:
             raise LatteError(f"output {index} has no name")
         name = self.name if index == 0 else f"{self.name}/{index}"
-        own = (attributes or self.numbers, self._read_besides(parameters) if constants is None else constants)
-        return self._add(name, self.outputs[index], layer, inputs, parameters, *own)
+        return self._add(name, self.outputs[index], layer, inputs, parameters, attributes or self.numbers, constants)
 
     def step(
         self,
@@ -262,7 +318,7 @@ class Operation:
         return self._add(f"{self.name}/{label}", output, layer, inputs, parameters, attributes, constants)
 
     def _read_besides(self, parameters: tuple[Tensor, ...]) -> tuple[tuple[int, str], ...]:
-        trained = {tensor.name for tensor in parameters}
+        trained = {tensor.name for tensor in parameters} | self.lifted
         return tuple((index, name) for index, name in self.constant_inputs if name not in trained)
 
     def _add(
@@ -273,19 +329,23 @@ class Operation:
         inputs: tuple[Tensor, ...],
         parameters: tuple[Tensor, ...],
         attributes: tuple[tuple[str, Value], ...],
-        constants: tuple[tuple[int, str], ...],
+        constants: tuple[tuple[int, str], ...] | None,
     ) -> Tensor:
+        given = not self.folds and any(not tensor.constant or tensor.derived for tensor in parameters)
+        element = inputs[0].element if inputs else TensorProto.FLOAT
+        inputs = tuple(self.activation(tensor) for tensor in (*inputs, *(parameters if given else ())))
         node = Node(
             name=name,
             layer=layer,
             inputs=tuple(tensor.name for tensor in inputs),
             output=output,
-            parameters=tuple(tensor.name for tensor in parameters),
+            parameters=() if given else tuple(tensor.name for tensor in parameters),
             attributes=attributes,
-            constants=constants,
+            constants=self._read_besides(parameters) if constants is None else constants,
+            weights_given=given,
         )
         self.nodes.append(node)
-        element = inputs[0].element if inputs else TensorProto.FLOAT
+        self.held |= {} if given else {tensor.name: tensor.parts for tensor in parameters}
         tensor = Tensor(name=output, shape=layer.output_shape, element=element)
         self.results[output] = tensor
         return tensor
@@ -296,16 +356,26 @@ class Operation:
             return self.constant(shape)
         return self.result(View(shape=x.shape, output=checked_shape(shape, "the result")), x)
 
-    def constant(self, shape: Shape, values: Array | None = None, *, computed: bool = False) -> Tensor:
-        """Make the output a constant; its values are dropped where they are many."""
+    def constant(
+        self, shape: Shape, values: Array | None = None, *, computed: bool = False, element: int = TensorProto.UNDEFINED
+    ) -> Tensor:
+        """Make the output a constant; its values are dropped where they are many.
+
+        Its element type is that of the values or the one given, else that of the first input.
+        """
         shape = checked_shape(shape, "the result")
         kept = None if values is None or values.size > FOLDED_ELEMENTS else values
         computed = computed or any(tensor.computed for tensor in self.given)
-        element = np_element(kept) if kept is not None else TensorProto.FLOAT
+        if not element:
+            element = np_element(values) if values is not None else self._first_element
         tensor = self.results[self.outputs[0]] = Tensor(
             name=self.outputs[0], shape=shape, constant=True, values=kept, computed=computed, element=element
         )
         return tensor
+
+    @property
+    def _first_element(self) -> int:
+        return next((tensor.element for tensor in self.given), int(TensorProto.FLOAT))
 
 
 Reader: TypeAlias = Callable[[Operation], object]
@@ -334,10 +404,7 @@ def _plain(attribute: AttributeProto) -> Value | None:
 
 def np_element(values: Array) -> int:
     """ONNX's number for the element type of `values`."""
-    kinds: dict[str, int] = {
-        "f": TensorProto.FLOAT,
-        "i": TensorProto.INT64,
-        "u": TensorProto.INT64,
-        "b": TensorProto.BOOL,
-    }
-    return kinds.get(values.dtype.kind, int(TensorProto.UNDEFINED))
+    try:
+        return int(helper.np_dtype_to_tensor_dtype(values.dtype))
+    except (KeyError, ValueError):
+        return int(TensorProto.UNDEFINED)

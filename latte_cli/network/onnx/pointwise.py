@@ -9,7 +9,7 @@ from onnx import TensorProto
 from latte_cli.errors import LatteError
 from latte_cli.layers import Activation, Copy, Dropout, Elementwise, Norm, Other, Reduce, Softmax, View, broadcast
 from latte_cli.network.graph import Value
-from latte_cli.network.onnx.operation import NotConstant, Operation, Reader, Tensor, shortest
+from latte_cli.network.onnx.operation import Operation, Reader, Tensor, shortest
 
 
 def _batch_norm(op: Operation) -> object:
@@ -36,9 +36,13 @@ def _group_norm(op: Operation) -> object:
     x, groups = op.input(), op.integer("num_groups", 1)
     if len(x.shape) < 2 or groups < 1 or x.shape[1] % groups:
         raise LatteError(f"{x.shape} does not split into {groups} groups of channels")
-    layer = Norm(function="group", shape=x.shape, span=groups)
-    parameters = (op.weight(1), op.weight(2))
+    per_group = op.opset < _SCALES_BY_CHANNEL and op.input(1).shape == (groups,)
+    layer = Norm(function="group", shape=x.shape, span=groups, per_group=per_group and groups != x.shape[1])
+    parameters = (op.weight(1, groups if per_group else x.shape[1]), op.weight(2, groups if per_group else x.shape[1]))
     return op.result(layer, x, parameters=parameters, attributes=(("epsilon", op.real("epsilon", 1e-5)),))
+
+
+_SCALES_BY_CHANNEL = 21  # the opset since which a GroupNormalization has a scale for each channel, not each group
 
 
 def _instance_norm(op: Operation) -> object:
@@ -98,10 +102,24 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, float]]] = {
 
 def _activation(op: Operation) -> object:
     x = op.input()
+    if len(op.given) > 1 and (op.input(1).trained or not op.input(1).constant):  # the slope of a PRelu
+        return combined(op, "prelu", (x, _slope(op, x)))
     function, known = _ACTIVATIONS[op.kind]
     attributes: tuple[tuple[str, Value], ...] = tuple((name, op.real(name, value)) for name, value in known.items())
     attributes += tuple((name, value) for name, value in op.numbers if name not in known)
     return op.result(Activation(function=function, shape=x.shape), x, attributes=attributes)
+
+
+def _slope(op: Operation, x: Tensor) -> Tensor:
+    """The slopes of a PRelu, which before version 7 are one for each channel without saying so."""
+    slope = op.input(1)
+    if op.opset >= _BROADCASTING or len(slope.shape) != 1 or len(x.shape) < 3 or op.folds:
+        return slope
+    shape = (*slope.shape, *(1,) * (len(x.shape) - 2))
+    return op.step("slopes", View(shape=slope.shape, output=shape), op.activation(slope))
+
+
+_BROADCASTING = 7  # the opset since which operators broadcast by numpy's rules
 
 
 def _quantized(op: Operation, function: str) -> object:
@@ -127,13 +145,23 @@ def _hardmax(op: Operation) -> object:
 def _clip(op: Operation) -> object:
     x = op.input()
     if any(not tensor.constant for tensor in op.given[1:]):
-        raise NotConstant("bounds that are computed are not known")
+        return _clip_between(op, x, op.optional(1), op.optional(2))
     bounds = (("min", op.scalar(1, "min")), ("max", op.scalar(2, "max")))
     attributes = tuple((name, value) for name, value in bounds if value is not None)
     function = {(("min", 0.0), ("max", 6.0)): "relu6", (("min", 0.0),): "relu"}.get(attributes, "clip")
     return op.result(
         Activation(function=function, shape=x.shape), x, attributes=attributes if function == "clip" else ()
     )
+
+
+def _clip_between(op: Operation, x: Tensor, low: Tensor | None, high: Tensor | None) -> object:
+    """A clip whose bounds are computed, which it reads."""
+    if low is None or high is None:
+        operation, bound = ("maximum", low) if low is not None else ("minimum", high)
+        return combined(op, operation, (x, *((bound,) if bound else ())))
+    least = op.activation(low)
+    x = op.step("least", Elementwise(operation="maximum", shapes=(x.shape, least.shape)), x, least)
+    return combined(op, "minimum", (x, op.activation(high)))
 
 
 def _dropout(op: Operation) -> object:
@@ -153,16 +181,22 @@ def _softmax(op: Operation, *, log: bool) -> object:
 
 
 def _elementwise(op: Operation, operation: str) -> object:
-    return combined(op, operation, op.given)
+    y = combined(op, operation, op.given)
+    if op.kind in _COMPARING:
+        op.results[y.name] = replace(y, element=TensorProto.BOOL)
+    elif op.kind == "Where":
+        op.results[y.name] = replace(y, element=op.input(1).element)
+    return y
 
 
 def combined(op: Operation, operation: str, inputs: tuple[Tensor, ...]) -> Tensor:
-    """The element-wise `operation`, broadcast; with one activation among constants it is an activation of that one.
+    """The element-wise `operation`, broadcast; with one activation among numbers it is an activation of that one.
 
-    Such a constant is not counted among the parameters: whether it is trained is not to be told from the file.
+    Constants that hold several real numbers are taken to be trained, which a file does not say of them.
     """
     if not inputs:
         raise LatteError("it has no inputs")
+    inputs = tuple(op.activation(tensor) if tensor.trained else tensor for tensor in inputs)
     output = broadcast(*(tensor.shape for tensor in inputs))
     varying = [tensor for tensor in inputs if not tensor.constant] or list(inputs)
     if broadcast(*(tensor.shape for tensor in varying)) != output:
@@ -197,9 +231,12 @@ def _arg(op: Operation, operation: str) -> object:
     x = op.input()
     axis = op.axis(op.integer("axis"), len(x.shape))
     keep = bool(op.integer("keepdims", 1))
-    return op.result(Reduce(shape=x.shape, operation=operation, axes=(axis,), keep=keep), x)
+    y = op.result(Reduce(shape=x.shape, operation=operation, axes=(axis,), keep=keep), x)
+    op.results[y.name] = replace(y, element=TensorProto.INT64)
+    return y
 
 
+_COMPARING = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _ELEMENTWISE = {
     "Add": "add",
     "Sum": "add",

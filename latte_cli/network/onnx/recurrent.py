@@ -18,6 +18,8 @@ def _recurrent(op: Operation, function: str) -> object:
         x = _swapped(op, x, (1, 0, 2), "steps_first")
     steps, batch, inputs = x.shape
     bias = () if op.optional(3) is None else (op.weight(3),)
+    peepholes = () if op.optional(7) is None else (op.weight(7),)
+    states = _initial(op, weight.shape[0], batch, hidden_weight.shape[2], batch_first=batch_first)
     layer = Recurrent(
         function=function,
         steps=steps,
@@ -26,22 +28,51 @@ def _recurrent(op: Operation, function: str) -> object:
         hidden=hidden_weight.shape[2],
         directions=weight.shape[0],
         bias=bool(bias),
+        initial=bool(states),
+        peepholes=bool(peepholes),
     )
-    _check(layer.parameter_shapes, (weight, hidden_weight, *bias))
+    parameters = (weight, hidden_weight, *bias, *peepholes)
+    _check(layer.parameter_shapes, parameters)
     numbers = op.numbers
     if function == "gru":
         numbers += (("linear_before_reset", op.integer("linear_before_reset")),)
     if op.optional(4) is not None:
         numbers += (("activations", "of sequences of different lengths"),)
-    parameters, plain = (weight, hidden_weight, *bias), bool(op.outputs[_Y]) and not batch_first
+    lengths = op.optional(4)
+    masked = lengths is not None and not lengths.constant
+    plain = bool(op.outputs[_Y]) and not batch_first and not masked
     if plain:
-        y = op.result(layer, x, parameters=parameters, attributes=numbers)
+        y = op.result(layer, x, *states, parameters=parameters, attributes=numbers)
     else:
-        y = op.step("states", layer, x, parameters=parameters, attributes=numbers)
+        y = op.step("states", layer, x, *states, parameters=parameters, attributes=numbers)
+    if masked and lengths is not None:
+        mask = Other(operation="mask_steps", shapes=(y.shape, lengths.shape), output=y.shape)
+        whole = bool(op.outputs[_Y]) and not batch_first
+        y = op.result(mask, y, lengths) if whole else op.step("masked", mask, y, lengths)
     if op.outputs[_Y] and batch_first:
         op.result(_copy(y.shape, (2, 0, 1, 3)), y)
     _last(op, y, batch_first=batch_first)
     return None
+
+
+def _initial(op: Operation, directions: int, batch: int, hidden: int, *, batch_first: bool) -> tuple[Tensor, ...]:
+    """The states before the first step, where they vary or are trained; others are zeros."""
+    given = [op.optional(index) for index in ((5, 6) if op.kind == "LSTM" else (5,))]
+    if not any(tensor is not None and (not tensor.constant or _learnt(tensor)) for tensor in given) or op.folds:
+        return ()
+    shape = (batch, directions, hidden) if batch_first else (directions, batch, hidden)
+    found = []
+    for at, tensor in enumerate(given):
+        zeros = Tensor(name=f"{op.name}/zeros", shape=shape, constant=True)
+        state = op.activation(tensor if tensor is not None else zeros)
+        if state.shape != shape:
+            raise LatteError(f"its first state `{state.name}` has the shape {state.shape} where {shape} is wanted")
+        found.append(_swapped(op, state, (1, 0, 2), f"state_{at}") if batch_first else state)
+    return tuple(found)
+
+
+def _learnt(tensor: Tensor) -> bool:
+    return tensor.trained and (tensor.values is None or bool(tensor.values.any()))
 
 
 def _check(shapes: tuple[Shape, ...], parameters: tuple[Tensor, ...]) -> None:

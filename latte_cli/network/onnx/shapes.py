@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Concat, Copy, Embedding, Other, Shape, View, broadcast, scaled_reshape
+from latte_cli.layers import Concat, Copy, Embedding, Other, Shape, View, broadcast
 from latte_cli.network.graph import Value
 from latte_cli.network.onnx.operation import (
     FOLDED_ELEMENTS,
@@ -20,6 +20,8 @@ from latte_cli.network.onnx.operation import (
     Tensor,
     Unreadable,
     checked_shape,
+    np_element,
+    stored,
     tensor_values,
 )
 
@@ -30,10 +32,10 @@ _FEW_INDICES = 1024
 def _constant(op: Operation) -> object:
     for name, attribute in op.attributes.items():
         if name == "value":
-            tensor = attribute.t
-            return op.constant(tuple(tensor.dims), tensor_values(tensor))
+            op.results[op.outputs[0]] = stored(attribute.t, op.place or op.outputs[0])
+            return None
         if name == "sparse_value":
-            return op.constant(tuple(attribute.sparse_tensor.dims))
+            return op.constant(tuple(attribute.sparse_tensor.dims), element=attribute.sparse_tensor.values.data_type)
         if name in ("value_int", "value_float"):
             return op.constant((), np.asarray(helper.get_attribute_value(attribute)))
         if name in ("value_ints", "value_floats"):
@@ -47,7 +49,7 @@ def _constant_of_shape(op: Operation) -> object:
     attribute = op.attributes.get("value")
     value = tensor_values(attribute.t) if attribute else np.zeros(1, np.float32)
     if value is None or value.size != 1 or prod(shape) > FOLDED_ELEMENTS:
-        return op.constant(shape)
+        return op.constant(shape, element=attribute.t.data_type if attribute else TensorProto.FLOAT)
     return op.constant(shape, np.full(shape, value.ravel()[0], value.dtype))
 
 
@@ -69,7 +71,7 @@ def _range(op: Operation) -> object:
     a, b, c = (values.ravel()[0].item() for values in (start, limit, step))
     count = max(0, int(-((a - b) // c)))
     if count > FOLDED_ELEMENTS:
-        return op.constant((count,))
+        return op.constant((count,), element=np_element(start))
     return op.constant((count,), np.asarray([a + c * index for index in range(count)], start.dtype))
 
 
@@ -97,7 +99,7 @@ def _cast_to(op: Operation, element: int) -> object:
         return op.view(x, x.shape)
     else:
         y = op.result(Copy(operation="cast", shape=x.shape, output=x.shape), x, attributes=(("to", element),))
-    op.results[y.name] = replace(y, element=element)
+    op.results[y.name] = replace(y, element=element, parts=x.parts)
     return y
 
 
@@ -106,10 +108,12 @@ def _reshape(op: Operation) -> object:
     target = op.sizes(1, "shape")
     if target is None:
         raise LatteError("it names no shape")
-    wanted = op.optional(1)
-    if op.own is not None and not (wanted and wanted.computed):
-        own_input, own_output = op.own
-        return op.view(x, scaled_reshape(own_input, own_output, x.shape))
+    wanted, given = op.wanted.get(op.outputs[0]), op.optional(1)
+    if op.scaled and not op.folds and not (given is not None and given.computed):
+        if wanted is not None and prod(wanted) == prod(x.shape):
+            return op.view(x, wanted)
+        if target[:1] not in ((-1,), (0,)):
+            raise LatteError(f"its shape {target} holds the batch of the export, which cannot be followed to it")
     sizes = list(target)
     if not op.integer("allowzero"):
         sizes = [x.shape[at] if size == 0 else size for at, size in enumerate(sizes)]
@@ -181,7 +185,7 @@ def _copied(
     return op.result(Copy(operation=operation, shape=x.shape, output=output), x, attributes=attributes)
 
 
-def _slices(op: Operation) -> tuple[slice, ...]:
+def slices(op: Operation) -> tuple[slice, ...]:
     """What a Slice takes of each dimension."""
     shape = op.input().shape
     starts, ends = op.sizes(1, "starts"), op.sizes(2, "ends")
@@ -197,11 +201,18 @@ def _slices(op: Operation) -> tuple[slice, ...]:
 
 def _slice(op: Operation) -> object:
     shape = op.input().shape
-    found = [cut.indices(size) for cut, size in zip(_slices(op), shape, strict=True)]
+    found = [cut.indices(size) for cut, size in zip(slices(op), shape, strict=True)]
     starts, ends, steps = zip(*found, strict=True) if found else ((), (), ())
     attributes = (("starts", starts), ("ends", ends), ("steps", steps))
     turned = any(step < 0 for step in steps)
-    return _copied(op, "slice", tuple(len(range(*cut)) for cut in found), attributes=attributes, moves=turned)
+    output = tuple(len(range(*cut)) for cut in found)
+    wanted = op.wanted.get(op.outputs[0], output)
+    if wanted != output and not turned:
+        pairs = enumerate(zip(wanted, output, starts, strict=True))
+        starts = tuple(start if new == old else start * op.batch // op.own_batch for _, (new, old, start) in pairs)
+        ends = tuple(start + size for start, size in zip(starts, wanted, strict=True))
+        attributes, output = (("starts", starts), ("ends", ends), ("steps", steps)), wanted
+    return _copied(op, "slice", output, attributes=attributes, moves=turned)
 
 
 def _gather(op: Operation) -> object:
@@ -216,10 +227,9 @@ def _gather(op: Operation) -> object:
         attributes += (("indices", tuple(int(index) for index in indices.values.ravel())),)
     if op.folds:
         return op.constant(output)
-    inputs = (x,) if indices.constant else (x, indices)
-    if len(inputs) > 1:
-        layer = Other(operation="gather", shapes=tuple(tensor.shape for tensor in inputs), output=output)
-        return op.result(layer, *inputs, attributes=attributes)
+    if not indices.constant:
+        layer = Other(operation="gather", shapes=(x.shape, indices.shape), output=output)
+        return op.result(layer, x, indices, attributes=attributes)
     constants = op.constant_inputs
     if taken == output:
         return op.result(Copy(operation="gather", shape=x.shape, output=output), x, attributes=attributes)
@@ -229,14 +239,16 @@ def _gather(op: Operation) -> object:
 
 
 def _embedding(op: Operation, table: Tensor, indices: Tensor, axis: int) -> object:
-    """A look-up in a table of weights; of another axis or rank it is none that is trained so."""
-    if axis or len(table.shape) != 2 or op.folds:
-        output = (*table.shape[:axis], *indices.shape, *table.shape[axis + 1 :])
-        other = Other(operation="gather", shapes=(indices.shape,), output=output)
-        return op.result(other, indices, attributes=(("axis", axis),))
+    """A look-up in a table of weights, whatever an entry's rank; along another axis none that is trained so."""
+    own = table.shape[axis + 1 :]
+    if axis or len(table.shape) < 2 or not table.floating:
+        other = Other(
+            operation="gather", shapes=(table.shape, indices.shape), output=(*table.shape[:axis], *indices.shape, *own)
+        )
+        return op.result(other, table, indices, attributes=(("axis", axis),))
     rows = op.step("rows", View(shape=indices.shape, output=(prod(indices.shape),)), indices)
-    layer = Embedding(rows=rows.shape[0], entries=table.shape[0], width=table.shape[1])
-    shape = (*indices.shape, table.shape[1])
+    layer = Embedding(rows=rows.shape[0], entries=table.shape[0], width=prod(own))
+    shape = (*indices.shape, *own)
     if shape == layer.output_shape:
         return op.result(layer, rows, parameters=(table,))
     y = op.step("look_up", layer, rows, parameters=(table,))
@@ -251,6 +263,9 @@ def _split(op: Operation) -> object:
         raise LatteError(f"it writes {count} outputs of {op.integer('num_outputs')}")
     part = -(-x.shape[axis] // count)
     sizes = op.sizes(1, "split") or (part,) * (count - 1) + (x.shape[axis] - part * (count - 1),)
+    if op.scaled and not op.folds:
+        known = [op.wanted.get(name) for name in op.outputs]
+        sizes = tuple(size if shape is None else shape[axis] for size, shape in zip(sizes, known, strict=False))
     if sum(sizes) != x.shape[axis] or len(sizes) < len(op.outputs):
         raise LatteError(f"parts of {sizes[:8]} are not the whole of {x.shape[axis]}")
     start = 0
@@ -283,14 +298,19 @@ def _tile(op: Operation) -> object:
     x = op.input()
     repeats = op.sizes(1) or ()
     output = tuple(size * times for size, times in zip(x.shape, repeats, strict=True))
+    if op.scaled and not op.folds and not op.input(1).computed:
+        output = op.wanted.get(op.outputs[0], output)
     return _copied(op, "tile", output, attributes=(("repeats", repeats),))
 
 
 def _expand(op: Operation) -> object:
     x, wanted = op.input(), op.input(1)
     target = checked_shape(op.sizes(1) or (), "the result")
-    if op.own is not None and not wanted.computed and target[:1] == (op.own_batch,):
+    output = op.wanted.get(op.outputs[0])
+    if op.scaled and not wanted.computed and target[:1] == (op.own_batch,):
         target = (op.batch, *target[1:])
+    if op.scaled and not wanted.computed and output is not None:
+        return _copied(op, "expand", broadcast(x.shape, output))
     return _copied(op, "expand", broadcast(x.shape, target))
 
 
@@ -302,6 +322,8 @@ def _concat(op: Operation) -> object:
     if op.folds:
         size = sum(tensor.shape[axis] for tensor in inputs)
         return op.constant((*inputs[0].shape[:axis], size, *inputs[0].shape[axis + 1 :]))
+    inputs = tuple(op.activation(tensor) if tensor.trained else tensor for tensor in inputs)
+    inputs = _repeated(op, inputs, axis) if op.scaled and not op.folds else inputs
     whole = Concat(shapes=tuple(tensor.shape for tensor in inputs), axis=axis)
     varying = [tensor for tensor in inputs if not tensor.constant]
     if len(varying) == len(inputs):
@@ -314,6 +336,19 @@ def _concat(op: Operation) -> object:
     sizes = tuple(tensor.shape[axis] for tensor in inputs)
     beside = (("axis", axis), ("sizes", sizes), ("varying", kept))
     return _copied(op, "concat_constants", whole.output_shape, first, beside)
+
+
+def _repeated(op: Operation, inputs: Sequence[Tensor], axis: int) -> tuple[Tensor, ...]:
+    """The inputs, of which those that an export at a batch of 1 left as they are are repeated for each sample."""
+    full = [max(tensor.shape[at] for tensor in inputs) for at in range(len(inputs[0].shape))]
+    found = []
+    for place, tensor in enumerate(inputs):
+        shape = tuple(size if at == axis else full[at] for at, size in enumerate(tensor.shape))
+        if shape != tensor.shape and shape == broadcast(tensor.shape, shape) and not tensor.constant:
+            layer = Copy(operation="expand", shape=tensor.shape, output=shape)
+            tensor = op.step(f"repeated_{place}", layer, tensor)
+        found.append(tensor)
+    return tuple(found)
 
 
 def _resize(op: Operation) -> object:
@@ -330,7 +365,10 @@ def _resize(op: Operation) -> object:
     output = list(x.shape)
     for axis, size in zip(axes, sizes, strict=True):
         output[op.axis(axis, len(output))] = size
-    return _copied(op, "resize", (x.shape[0], *output[1:]), attributes=op.numbers)
+    given = op.optional(3)
+    fixed = op.scaled and given is not None and not given.computed
+    shape = op.wanted.get(op.outputs[0], tuple(output)) if fixed else tuple(output)
+    return _copied(op, "resize", shape, attributes=op.numbers)
 
 
 def _of_one_scale(op: Operation, before: Sequence[int], sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -470,7 +508,7 @@ def _folded(op: Operation, arrays: list[Array], shape: Shape) -> Array | None:
         case "Gather":
             return np.take(first, arrays[1], op.integer("axis"))
         case "Slice":
-            return first[_slices(op)]
+            return first[slices(op)]
         case "Transpose":
             return first.transpose(_order(op))
         case "Expand":

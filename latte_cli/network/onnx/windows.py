@@ -48,15 +48,15 @@ def _bias(op: Operation, index: int, size: int) -> tuple[Tensor, ...]:
     return () if op.optional(index) is None else (op.weight(index, size),)
 
 
-def _convolution(op: Operation) -> object:
-    x, weight = op.input(), op.weight(1)
+def _convolution(op: Operation, at: int = 1, bias_at: int | None = 2) -> object:
+    x, weight = op.input(), op.weight(at)
     spatial, groups = _spatial(op, x), op.integer("group", 1)
     if len(weight.shape) != len(x.shape) or weight.shape[1] * groups != x.shape[1]:
         raise LatteError(f"weights of {weight.shape} in {groups} groups do not fit an input of {x.shape}")
     kernel, rank = weight.shape[2:], len(spatial)
     stride, dilation = _window(op, "strides", rank, 1), _window(op, "dilations", rank, 1)
     before, after = _pads(op, spatial, kernel, stride, dilation)
-    bias = _bias(op, 2, weight.shape[0])
+    bias = () if bias_at is None else _bias(op, bias_at, weight.shape[0])
     layer = Convolution(
         batch=x.shape[0],
         in_channels=x.shape[1],
@@ -150,6 +150,8 @@ def _global_pool(op: Operation, function: str) -> object:
 
 READERS: dict[str, Reader] = {
     "Conv": _convolution,
+    "ConvInteger": partial(_convolution, bias_at=None),
+    "QLinearConv": partial(_convolution, at=3, bias_at=8),
     "ConvTranspose": _transposed_convolution,
     "MaxPool": partial(_pool, function="max"),
     "AveragePool": partial(_pool, function="average"),

@@ -1,0 +1,274 @@
+"""Where the batch is in each activation of a network, so that a file of one batch size can be read at another."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from math import prod
+from typing import TypeAlias
+
+from latte_cli.errors import LatteError
+from latte_cli.layers import (
+    Activation,
+    Attention,
+    Concat,
+    Convolution,
+    Copy,
+    Dropout,
+    Elementwise,
+    Embedding,
+    Linear,
+    MatMul,
+    Norm,
+    Pool,
+    Recurrent,
+    Reduce,
+    Shape,
+    Softmax,
+    View,
+)
+from latte_cli.network.graph import Node
+
+Size: TypeAlias = tuple[int | None, ...]
+"""A dimension as a product, outer factors first; None stands for the batch."""
+
+Sizes: TypeAlias = tuple[Size, ...]
+
+BATCH: Size = (None,)
+
+
+class Mixed(LatteError):
+    """A layer that computes across what was taken for the batch."""
+
+
+class _Lost(Exception):
+    """The batch cannot be followed any further."""
+
+
+def sizes_at(sizes: Sizes, batch: int) -> Shape:
+    """The shape at a batch size."""
+    return tuple(prod(batch if factor is None else factor for factor in size) for size in sizes)
+
+
+def plain(shape: Shape) -> Sizes:
+    """A shape that the batch has no part in."""
+    return tuple(_size([size]) for size in shape)
+
+
+def followed(inputs: Mapping[str, Sizes], nodes: Iterable[Node], batch: int) -> dict[str, Sizes]:
+    """The sizes of each activation that the batch can be followed to, in a network that was read at `batch`.
+
+    Raises Mixed where a layer computes across the batch, which it then is not.
+    """
+    known = dict(inputs)
+    for node in nodes:
+        if not all(name in known for name in node.read):
+            continue
+        try:
+            known[node.output] = _outgoing(node, [known[name] for name in node.read], batch)
+        except _Lost:
+            continue
+    return known
+
+
+def _size(factors: Iterable[int | None]) -> Size:
+    """Factors in normal form: numbers beside each other as one, without ones."""
+    found: list[int | None] = []
+    for factor in factors:
+        if factor == 1:
+            continue
+        if factor is not None and found and found[-1] is not None:
+            found[-1] *= factor
+        else:
+            found.append(factor)
+    return tuple(found)
+
+
+def _has(size: Size) -> bool:
+    return None in size
+
+
+def _check(node: Node, sizes: Iterable[Size], what: str) -> None:
+    if any(map(_has, sizes)):
+        raise Mixed(f"`{node.name}` ({node.layer.kind}) takes what should be its batch for {what}")
+
+
+def _outgoing(node: Node, ins: Sequence[Sizes], batch: int) -> Sizes:
+    layer, out = node.layer, node.layer.output_shape
+    if not any(_has(size) for sizes in ins for size in sizes):
+        if isinstance(layer, Copy) and layer.operation in ("expand", "tile"):
+            return _expanded(layer, ins[0], batch)
+        return plain(out)
+    match layer:
+        case View():
+            return _reshaped(ins[0], out, batch)
+        case Copy():
+            return _copied(node, layer, ins[0], batch)
+        case Concat():
+            return _joined(layer, ins)
+        case Elementwise():
+            return _together(ins)
+        case Activation() | Dropout():
+            return ins[0]
+        case Softmax():
+            _check(node, [ins[0][layer.axis]], "what it normalises")
+            return ins[0]
+        case Norm():
+            _check(node, ins[0][-layer.span :] if layer.function in ("layer", "rms") else ins[0][1:2], "channels")
+            return ins[0]
+        case Convolution() | Pool():
+            _check(node, ins[0][1:], "an image's sides or channels")
+            return (ins[0][0], *plain(out[1:]))
+        case Linear():
+            _check(node, ins[0][1:], "features")
+            return (ins[0][0], *plain(out[1:]))
+        case MatMul():
+            return _multiplied(node, ins)
+        case Embedding():
+            return (ins[0][0], *plain(out[1:]))
+        case Reduce():
+            axes = {axis % len(layer.shape) for axis in layer.axes}
+            kept = [() if axis in axes else size for axis, size in enumerate(ins[0])]
+            return tuple(size for axis, size in enumerate(kept) if layer.keep or axis not in axes)
+        case Recurrent():
+            _check(node, (ins[0][0], ins[0][2]), "steps of a sequence")
+            return (*plain(out[:2]), ins[0][1], *plain(out[3:]))
+        case Attention():
+            _check(node, [size for sizes in ins[:3] for size in sizes[1:]], "heads or steps")
+            return (ins[0][0], *plain(out[1:]))
+    return _of_another(ins, out, batch)
+
+
+def _of_another(ins: Sequence[Sizes], out: Shape, batch: int) -> Sizes:
+    """An operator that no other kind describes: the batch stays first, where it is first and nowhere else."""
+    first = all(sizes[:1] in ((BATCH,), ()) or not any(map(_has, sizes)) for sizes in ins)
+    alone = not any(_has(size) for sizes in ins for size in sizes[1:])
+    if not first or not alone or out[:1] != (batch,):
+        raise _Lost
+    return (BATCH, *plain(out[1:]))
+
+
+def _multiplied(node: Node, ins: Sequence[Sizes]) -> Sizes:
+    (left, rows, inner), (right, other, columns) = ins
+    _check(node, (inner, other), "what it sums over")
+    if left != right:
+        raise _Lost
+    return left, rows, columns
+
+
+def _together(ins: Sequence[Sizes]) -> Sizes:
+    """Sizes broadcast against each other."""
+    found: list[Size] = []
+    for column in zip_longest(*(sizes[::-1] for sizes in ins), fillvalue=()):
+        wide = {size for size in column if size}
+        if len(wide) > 1:
+            raise _Lost
+        found.append(wide.pop() if wide else ())
+    return tuple(found[::-1])
+
+
+def _joined(layer: Concat, ins: Sequence[Sizes]) -> Sizes:
+    axis = layer.axis % len(ins[0])
+    if not any(_has(sizes[axis]) for sizes in ins):
+        whole: Size = _size([sum(shape[axis] for shape in layer.shapes)])
+    else:
+        blocks = [_blocks(sizes[axis]) for sizes in ins]
+        if len({block for _, block in blocks}) > 1:
+            raise _Lost
+        whole = _size([sum(count for count, _ in blocks), *blocks[0][1]])
+    others = _together([(*sizes[:axis], (), *sizes[axis + 1 :]) for sizes in ins])
+    return (*others[:axis], whole, *others[axis + 1 :])
+
+
+def _blocks(size: Size) -> tuple[int, Size]:
+    """A dimension as so many of a block that begins with the batch."""
+    if size and size[0] is not None:
+        return size[0], size[1:]
+    return 1, size
+
+
+def _copied(node: Node, layer: Copy, sizes: Sizes, batch: int) -> Sizes:
+    if layer.operation == "transpose":
+        return tuple(sizes[axis] for axis in layer.order)
+    if layer.operation == "expand":
+        return _expanded(layer, sizes, batch)
+    if len(layer.shape) != len(layer.output):
+        raise _Lost
+    starts = _starts(node, layer)
+    return tuple(
+        size if before == after else _part(node, size, before, after, starts[axis], batch)
+        for axis, (size, before, after) in enumerate(zip(sizes, layer.shape, layer.output, strict=True))
+    )
+
+
+def _starts(node: Node, layer: Copy) -> list[int | None]:
+    """Where a slice or a split begins along each dimension; None where that is not known."""
+    found: list[int | None] = [None] * len(layer.shape)
+    values = dict(node.attributes)
+    starts, steps, axis = values.get("starts"), values.get("steps"), values.get("axis")
+    if layer.operation == "slice" and isinstance(starts, tuple) and isinstance(steps, tuple):
+        found = [int(start) if step == 1 else None for start, step in zip(starts, steps, strict=True)]
+    elif layer.operation == "split" and isinstance(axis, int | float):
+        found[int(axis)] = int(str(values.get("start", 0)))
+    return found
+
+
+def _part(node: Node, size: Size, before: int, after: int, start: int | None, batch: int) -> Size:
+    """A dimension of which a part is taken, or that is repeated."""
+    operation = node.layer.variant
+    if not _has(size):
+        return _size([after])
+    if operation == "tile" and after % before == 0:
+        return _size([after // before, *size])
+    _, block = _blocks(size)
+    length = prod(batch if factor is None else factor for factor in block)
+    if start is None or start % length or after % length or not after:
+        raise Mixed(f"`{node.name}` ({operation}) takes a part of its batch")
+    return _size([after // length, *block])
+
+
+def _expanded(layer: Copy, sizes: Sizes, batch: int) -> Sizes:
+    """What is repeated to as many as the batch along the first dimension is repeated for each sample."""
+    rank = len(layer.output)
+    before = (*((),) * (rank - len(sizes)), *sizes)
+    wide = (*(1,) * (rank - len(layer.shape)), *layer.shape)
+    found = []
+    for axis, (size, old, new) in enumerate(zip(before, wide, layer.output, strict=True)):
+        repeated = BATCH if axis == 0 and new == batch and not any(map(_has, before)) else _size([new])
+        found.append(size if old == new else repeated)
+    return tuple(found)
+
+
+def _reshaped(sizes: Sizes, output: Shape, batch: int) -> Sizes:
+    """The sizes behind a reshape: factors are taken in order, and the batch is never split."""
+    left = [factor for size in sizes for factor in (size or (1,)) if factor != 1]
+    found: list[list[int | None]] = []
+    for at, wanted in enumerate(output):
+        own: list[int | None] = []
+        while left and left[0] is None and batch == 1:
+            following = next((factor for factor in left[1:] if factor is not None), 1)
+            if at and wanted != 1 and following == wanted and found[at - 1] != [None]:
+                found[at - 1].append(None)
+            else:
+                own.append(None)
+            left.pop(0)
+            if wanted == 1:
+                break
+        while wanted > 1:
+            if not left:
+                raise _Lost
+            factor = left.pop(0)
+            value = batch if factor is None else factor
+            if wanted % value == 0:
+                own.append(factor)
+                wanted //= value
+            elif factor is not None and factor % wanted == 0:
+                own.append(wanted)
+                left.insert(0, factor // wanted)
+                wanted = 1
+            else:
+                raise _Lost
+        found.append(own)
+    if any(factor is not None for factor in left) or (left and not found):
+        raise _Lost
+    if left:
+        found[-1] += left
+    return tuple(_size(own) for own in found)
