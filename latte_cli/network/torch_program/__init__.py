@@ -10,8 +10,8 @@ from onnx import ModelProto, TensorProto, helper
 
 from latte_cli.errors import LatteError
 from latte_cli.network.torch_program.archive import DAMAGED, Arrays, archived, is_archive, is_pickle, pickled
-from latte_cli.network.torch_program.program import ELEMENTS, Aten, Lowering, Meta, Ref, Symbol
-from latte_cli.network.torch_program.rules import ARITHMETIC, RULES, Rule
+from latte_cli.network.torch_program.program import ELEMENTS, Aten, Lowering, Meta, Ref, Rule, Symbol
+from latte_cli.network.torch_program.rules import ARITHMETIC, RULES
 
 __all__ = ["arrays", "exported", "is_archive", "is_pickle", "model", "pickled"]
 

@@ -1,7 +1,7 @@
 """A `torch.export` program as ONNX: the tables that rules look into, and what they emit."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -199,3 +199,8 @@ class Lowering:
         if 0 in sizes[1:]:
             raise LatteError(f"the shape of `{name}` has several symbolic sizes", hint="export it with fewer")
         return sizes
+
+
+Rule: TypeAlias = Callable[[Lowering, Aten], object]
+Rules: TypeAlias = Mapping[str, Rule]
+"""What operators are in ONNX, by their names."""
