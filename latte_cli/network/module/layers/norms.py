@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Norm
@@ -20,7 +20,21 @@ def _of_rank(layer: Norm, *kinds: type[nn.Module]) -> type[nn.Module]:
 def _batch_norm(layer: Norm, common: dict[str, Any], attributes: Attributes) -> nn.Module:
     kind = _of_rank(layer, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     # ONNX's momentum weighs the running mean, torch's the new one
-    return kind(layer.shape[1], affine=layer.affine, momentum=1 - attributes.get("momentum", 0.9), **common)
+    module = kind(layer.shape[1], affine=layer.affine, momentum=1 - attributes.get("momentum", 0.9), **common)
+    return _Fixed(module) if layer.fixed else module
+
+
+class _Fixed(nn.Module):
+    """A norm that stays in evaluation mode."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm.eval()
+        normed: Tensor = self.norm(x)
+        return normed
 
 
 def _instance_norm(layer: Norm, common: dict[str, Any], attributes: Attributes) -> nn.Module:

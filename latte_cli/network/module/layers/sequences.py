@@ -60,6 +60,8 @@ def attention(layer: Attention, attributes: Attributes) -> Function:
     given: dict[str, Any] = {"is_causal": layer.causal, "enable_gqa": layer.key_heads < layer.heads}
     if layer.causal and layer.queries != layer.keys:
         raise LatteError("causal attention with a past cannot be run", hint="export it with a mask")
+    if layer.dropout:
+        given["dropout_p"] = attributes.get("dropout", 0.1)
     if "scale" in attributes:
         given["scale"] = attributes["scale"]
     return Function(partial(F.scaled_dot_product_attention, **given))
