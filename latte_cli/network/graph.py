@@ -30,6 +30,11 @@ class Node:
     attributes: tuple[tuple[str, Value], ...] = ()
     constants: tuple[tuple[int, str], ...] = ()
 
+    @property
+    def detached(self) -> bool:
+        """Whether no gradient passes it."""
+        return any(name == "detached" for name, _ in self.attributes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
@@ -37,7 +42,8 @@ class Network:
 
     `inputs` are (name, shape) pairs, batch first; `constants` are those of `outputs` that depend on no input.
     `unknown` names the operators that were let pass unread, `notes` say what was assumed in reading; `frozen` are the
-    parameters that are not trained.
+    parameters that are not trained. `bare` are parameters that no layer holds, with how many numbers each has;
+    `buffers` are tensors that are kept but are no parameters, even where layers hold them, with their bytes.
     """
 
     name: str
@@ -49,6 +55,8 @@ class Network:
     constants: tuple[tuple[str, Shape], ...] = ()
     notes: tuple[str, ...] = ()
     frozen: frozenset[str] = frozenset()
+    bare: tuple[tuple[str, int], ...] = ()
+    buffers: tuple[tuple[str, int], ...] = ()
 
     @property
     def batch_size(self) -> int:
@@ -81,8 +89,13 @@ class Network:
         return (*node.parameters[:count], *(f"{node.name}.{at}" for at in range(len(node.parameters), count)))
 
     def trains(self, node: Node) -> bool:
-        """Whether a parameter of the node itself is trained."""
-        return any(name not in self.frozen for name in self.parameter_names(node))
+        """Whether a parameter of the node itself is trained, or one that it reads beside its inputs."""
+        beside = (name for _, name in node.constants if name in self._bare_names)
+        return any(name not in self.frozen for name in (*self.parameter_names(node), *beside))
+
+    @cached_property
+    def _bare_names(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.bare)
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
@@ -95,8 +108,17 @@ class Network:
         """The activations a gradient flows back to: those that depend on a parameter that is trained."""
         found: set[str] = set()
         for node in self.nodes:
-            if self.trains(node) or any(name in found for name in node.inputs):
+            if not node.detached and (self.trains(node) or any(name in found for name in node.inputs)):
                 found.add(node.output)
+        return frozenset(found & self._reached) if any(node.detached for node in self.nodes) else frozenset(found)
+
+    @cached_property
+    def _reached(self) -> frozenset[str]:
+        """The activations that a gradient of an output would flow back to, whatever they depend on."""
+        found = set(self.outputs)
+        for node in reversed(self.nodes):
+            if node.output in found and not node.detached:
+                found.update(node.inputs)
         return frozenset(found)
 
     @cached_property
@@ -122,9 +144,16 @@ class Network:
             raise LatteError(f"`{self.name}` has no parameters to train", hint="use `--optimizer none`")
         return Optimizer(function=function, tensors=len(sizes), elements=sum(sizes.values()))
 
+    @property
+    def buffer_bytes(self) -> int:
+        """What the buffers hold."""
+        return sum(size for _, size in self.buffers)
+
     def _parameter_sizes(self) -> dict[str, int]:
-        return {
+        kept = dict(self.buffers)
+        sizes = {
             name: prod(shape)
             for node in self.nodes
             for name, shape in zip(self.parameter_names(node), node.layer.parameter_shapes, strict=True)
         }
+        return {name: size for name, size in (sizes | dict(self.bare)).items() if name not in kept}

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Linear, Shape, View
 from latte_cli.network.graph import Network, Node
-from latte_cli.network.onnx import attention, inferred, pointwise, products, recurrent, shapes, windows
+from latte_cli.network.onnx import attention, inferred, opaque, pointwise, products, recurrent, shapes, windows
 from latte_cli.network.onnx import stripped as stripped
 from latte_cli.network.onnx.control import FLOW, function_called
 from latte_cli.network.onnx.graph import DAMAGED, KEEPS_ORIGIN, Call, Graph, Input, parsed
@@ -27,6 +27,7 @@ OPERATORS = (
     | shapes.READERS
     | recurrent.READERS
     | attention.READERS
+    | opaque.READERS
     | MAKING
 )
 """Every operator that can be read, by name."""

@@ -1,5 +1,7 @@
 """Normalisations."""
 
+from typing import Any
+
 import numpy as np
 from onnx import numpy_helper
 
@@ -28,7 +30,10 @@ def _batch_norm(low: Lowering, op: Aten) -> object:
     x = op.tensor("input", "self")
     shape = [_channels(low, x)]
     given = [_ones(low, op, name, shape) for name in ("weight", "bias", "running_mean", "running_var")]
-    values = {"epsilon": op.number("eps", 1e-5), "momentum": 1.0 - op.number("momentum", 0.1)}
+    values: dict[str, Any] = {"epsilon": op.number("eps", 1e-5), "momentum": 1.0 - op.number("momentum", 0.1)}
+    if not op.flag("training", default=op.flag("train", default="no_training" not in op.kind)):
+        values["fixed"] = 1
+        low.idle["norm"] += 1
     return low.emit("BatchNormalization", [x, *given], op.outputs[0], **values)
 
 
@@ -63,10 +68,11 @@ RULES: Rules = {
         ("batch_norm", "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
         _batch_norm,
     ),
-    "_batch_norm_with_update": _batch_norm,
+    **dict.fromkeys(("_native_batch_norm_legit_functional", "_batch_norm_with_update"), _batch_norm),
+    **dict.fromkeys(("_batch_norm_no_update", "cudnn_batch_norm"), _batch_norm),
     "layer_norm": _layer_norm,
     "native_layer_norm": _layer_norm,
-    "rms_norm": _rms_norm,
-    "group_norm": _group_norm,
+    **dict.fromkeys(("rms_norm", "_fused_rms_norm"), _rms_norm),
+    **dict.fromkeys(("group_norm", "native_group_norm"), _group_norm),
     "instance_norm": _instance_norm,
 }

@@ -1,4 +1,4 @@
-"""Operators that go over a tensor element by element, and those that reduce it."""
+"""Operators that go over a tensor element by element."""
 
 from functools import partial
 from typing import Any
@@ -40,6 +40,7 @@ def _softmax(low: Lowering, op: Aten, kind: str) -> object:
 def _dropout(low: Lowering, op: Aten) -> object:
     x, ratio = op.tensor("input", "self"), op.number("p", 0.5)
     if not op.flag("train", default=True) or not ratio:
+        low.idle["dropout"] += bool(ratio)
         return low.emit("Identity", [x], op.outputs[0])
     return low.emit("Dropout", [x, low.constant(ratio, np.float32)], op.outputs[0])
 
@@ -68,37 +69,67 @@ def _where(low: Lowering, op: Aten) -> object:
     return low.emit("Where", [mask, *names], op.outputs[0])
 
 
-def _reduced(low: Lowering, op: Aten, kind: str) -> object:
-    x, axes = op.tensor("self", "input"), op.integers("dim")
-    given = [x, low.constant(axes)] if axes else [x]
-    return low.emit(kind, given, op.outputs[0], keepdims=int(op.flag("keepdim")))
+def _chain(low: Lowering, op: Aten, kinds: tuple[str, ...]) -> object:
+    """Operators of one operand, each of what the one before gives."""
+    x = op.tensor("self", "input")
+    for kind in kinds[:-1]:
+        x = low.emit(kind, [x])
+    return low.emit(kinds[-1], [x], op.outputs[0])
 
 
-def _variance(low: Lowering, op: Aten) -> object:
-    x, axes = op.tensor("self", "input"), op.integers("dim")
-    given = [low.constant(axes)] if axes else []
-    centred = low.emit("Sub", [x, low.emit("ReduceMean", [x, *given], keepdims=1)])
-    square = low.emit("Mul", [centred, centred])
-    keep = int(op.flag("keepdim"))
-    if op.kind == "var":
-        return low.emit("ReduceMean", [square, *given], op.outputs[0], keepdims=keep)
-    return low.emit("Sqrt", [low.emit("ReduceMean", [square, *given], keepdims=keep)], op.outputs[0])
+def _square(low: Lowering, op: Aten) -> object:
+    x = op.tensor("self", "input")
+    return low.emit("Mul", [x, x], op.outputs[0])
 
 
-def _arg(low: Lowering, op: Aten, kind: str) -> object:
-    x, keep = op.tensor("self", "input"), int(op.flag("keepdim"))
-    if not isinstance(op.arguments.get("dim"), int):
-        x = low.emit("Reshape", [x, low.constant([-1])])
-    return low.emit(kind, [x], op.outputs[0], axis=op.integer("dim", 0), keepdims=keep)
+def _with_number(low: Lowering, op: Aten, kind: str, value: float) -> object:
+    x = op.tensor("self", "input")
+    return low.emit(kind, [x, low.scalar(value, x)], op.outputs[0])
 
 
-def _cumulated(low: Lowering, op: Aten) -> object:
-    return low.emit("CumSum", [op.tensor("self", "input"), low.constant(op.integer("dim", 0))], op.outputs[0])
+def _exponential(low: Lowering, op: Aten) -> object:
+    """A number to the power of a tensor."""
+    base = op.arguments.get("self")
+    if isinstance(base, Ref):
+        return _two(low, op, kind="Pow")
+    exponent = op.tensor("exponent")
+    return low.emit("Pow", [low.scalar(base, op.outputs[0]), exponent], op.outputs[0])
 
 
-def _top(low: Lowering, op: Aten) -> object:
-    given = [op.tensor("self", "input"), low.vector(op.sizes("k"))]
-    return low.emit("TopK", given, *op.outputs, axis=op.integer("dim", -1))
+def _unequal(low: Lowering, op: Aten) -> object:
+    pair = [op.arguments.get("self"), op.arguments.get("other")]
+    tensors = [each.name for each in pair if isinstance(each, Ref)]
+    names = [each.name if isinstance(each, Ref) else low.scalar(each, tensors[0]) for each in pair]
+    return low.emit("Not", [low.emit("Equal", names)], op.outputs[0])
+
+
+def _combined(low: Lowering, op: Aten, kind: str) -> object:
+    """self + value · (tensor1 kind tensor2)."""
+    part = low.emit(kind, [op.tensor("tensor1"), op.tensor("tensor2")])
+    value = op.number("value", 1.0)
+    part = part if value == 1 else low.emit("Mul", [part, low.scalar(value, op.outputs[0])])
+    return low.emit("Add", [op.tensor("self"), part], op.outputs[0])
+
+
+def _interpolated(low: Lowering, op: Aten) -> object:
+    """self + weight · (end - self)."""
+    x, weight = op.tensor("self"), op.arguments.get("weight")
+    scale = weight.name if isinstance(weight, Ref) else low.scalar(weight, x)
+    step = low.emit("Mul", [low.emit("Sub", [op.tensor("end"), x]), scale])
+    return low.emit("Add", [x, step], op.outputs[0])
+
+
+def _gated(low: Lowering, op: Aten) -> object:
+    """One half of the channels times the sigmoid of the other."""
+    x = op.tensor("self", "input")
+    halves = [low.fresh("half") for _ in range(2)]
+    low.emit("Split", [x], *halves, axis=low.axis(op.integer("dim", -1), low.rank(x)), num_outputs=2)
+    return low.emit("Mul", [halves[0], low.emit("Sigmoid", [halves[1]])], op.outputs[0])
+
+
+def _shrunk(low: Lowering, op: Aten, *, soft: bool) -> object:
+    limit = op.number("lambd", 0.5)
+    return low.emit("Shrink", [op.tensor("self", "input")], op.outputs[0], lambd=limit, bias=limit if soft else 0.0)
 
 
 def _cast(low: Lowering, op: Aten) -> object:
@@ -120,17 +151,55 @@ _PLAIN = {
     "bitwise_not": "Not",
     "isnan": "IsNaN",
     "isinf": "IsInf",
+    **{name: name.capitalize() for name in ("asinh", "acosh", "atanh")},
 }
 _PAIRS = {
     **{"add": "Add", "sub": "Sub", "subtract": "Sub", "mul": "Mul", "multiply": "Mul", "div": "Div", "pow": "Pow"},
     **{"maximum": "Max", "minimum": "Min", "remainder": "Mod", "fmod": "Mod", "eq": "Equal", "gt": "Greater"},
     **{"lt": "Less", "ge": "GreaterOrEqual", "le": "LessOrEqual", "logical_and": "And", "bitwise_and": "And"},
+    **{"__and__": "And", "__or__": "Or", "__xor__": "Xor", "bitwise_xor": "Xor"},
+    **{"greater": "Greater", "greater_equal": "GreaterOrEqual", "less": "Less", "less_equal": "LessOrEqual"},
     **{"logical_or": "Or", "bitwise_or": "Or", "logical_xor": "Xor", "floor_divide": "Div", "true_divide": "Div"},
 }
+
+_CHAINS: dict[str, tuple[str, ...]] = {
+    "log_sigmoid": ("Neg", "Softplus", "Neg"),
+    "erfc": ("Erf",),
+    "isfinite": ("IsInf", "Not"),
+    "tanhshrink": ("Tanh", "Neg"),
+    "sgn": ("Sign",),
+    "trunc": ("Floor",),
+    "fix": ("Floor",),
+    "positive": ("Identity",),
+    "nan_to_num": ("Identity",),
+    "log2": ("Log",),
+    "log10": ("Log",),
+    "exp2": ("Exp",),
+    "expm1": ("Exp",),
+    "log1p": ("Log",),
+    "absolute": ("Abs",),
+    "negative": ("Neg",),
+    "arctan": ("Atan",),
+    "special_expit": ("Sigmoid",),
+}
+"""Operators of one operand that go over the tensor as often as these do, and take what these take."""
+
+_NUMBERS = {"deg2rad": ("Mul", 0.017453292), "rad2deg": ("Mul", 57.29578)}
 
 RULES: Rules = {
     **{name: partial(_one, kind=kind) for name, kind in _PLAIN.items()},
     **{name: partial(_two, kind=kind) for name, kind in _PAIRS.items()},
+    **{name: partial(_chain, kinds=kinds) for name, kinds in _CHAINS.items()},
+    **{name: partial(_with_number, kind=kind, value=value) for name, (kind, value) in _NUMBERS.items()},
+    "square": _square,
+    **dict.fromkeys(("ne", "not_equal"), _unequal),
+    "addcmul": partial(_combined, kind="Mul"),
+    "addcdiv": partial(_combined, kind="Div"),
+    "lerp": _interpolated,
+    "glu": _gated,
+    "softshrink": partial(_shrunk, soft=True),
+    "hardshrink": partial(_shrunk, soft=False),
+    "pow": _exponential,
     "rsub": partial(_two, kind="Sub", turned=True),
     "gelu": _gelu,
     "elu": partial(_one, kind="Elu", alpha=("alpha", 1.0)),
@@ -148,17 +217,5 @@ RULES: Rules = {
     **dict.fromkeys(("dropout", "native_dropout", "feature_dropout", "alpha_dropout"), _dropout),
     "where": _where,
     "masked_fill": _where,
-    "mean": partial(_reduced, kind="ReduceMean"),
-    "sum": partial(_reduced, kind="ReduceSum"),
-    "prod": partial(_reduced, kind="ReduceProd"),
-    "amax": partial(_reduced, kind="ReduceMax"),
-    "amin": partial(_reduced, kind="ReduceMin"),
-    "logsumexp": partial(_reduced, kind="ReduceLogSumExp"),
-    "var": _variance,
-    "std": _variance,
-    "argmax": partial(_arg, kind="ArgMax"),
-    "argmin": partial(_arg, kind="ArgMin"),
-    "cumsum": _cumulated,
-    "topk": _top,
     **dict.fromkeys(("to", "_to_copy", "type_as", "float", "half", "to_dtype"), _cast),
 }

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from onnx import TensorProto
+
 from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Rules, Symbol
 
 _FAR = 2**62
@@ -9,6 +11,19 @@ _FAR = 2**62
 
 def _same(low: Lowering, op: Aten) -> object:
     return low.emit("Identity", [op.tensor("self", "input", "data")], op.outputs[0])
+
+
+def _detached(low: Lowering, op: Aten) -> object:
+    """The same tensor, which no gradient passes."""
+    return low.emit("Identity", [op.tensor("self", "input")], op.outputs[0], detached=1)
+
+
+def _copied(low: Lowering, op: Aten) -> object:
+    """What is written over all of a tensor takes its place."""
+    x, source = op.tensor("self"), op.tensor("src")
+    if low.meta(x).sizes == low.meta(source).sizes:
+        return low.emit("Identity", [source], op.outputs[0])
+    return low.emit("Expand", [source, low.emit("Shape", [x])], op.outputs[0])
 
 
 def _reshaped(low: Lowering, op: Aten) -> object:
@@ -44,14 +59,16 @@ def _permuted(low: Lowering, op: Aten) -> object:
     order = list(range(rank))
     if op.kind == "permute":
         order = [low.axis(axis, rank) for axis in op.integers("dims")]
-    elif op.kind == "movedim":
+    elif op.kind in ("movedim", "moveaxis"):
         moved = [low.axis(axis, rank) for axis in op.integers("source")]
         places = [low.axis(axis, rank) for axis in op.integers("destination")]
         rest = iter(axis for axis in order if axis not in moved)
         order = [moved[places.index(at)] if at in places else next(rest) for at in order]
     elif rank > 1:
         plain = op.kind in ("t", "numpy_T")
-        a, b = (0, rank - 1) if plain else (op.integer("dim0", 0), op.integer("dim1", 1))
+        last = (-2, -1) if op.kind in ("mT", "mH", "adjoint", "matrix_H") else None
+        first = "axis" if op.kind == "swapaxes" else "dim"
+        a, b = last or ((0, rank - 1) if plain else (op.integer(f"{first}0", 0), op.integer(f"{first}1", 1)))
         a, b = low.axis(a, rank), low.axis(b, rank)
         order[a], order[b] = order[b], order[a]
     return low.emit("Transpose", [x], op.outputs[0], perm=order)
@@ -63,6 +80,16 @@ def _expanded(low: Lowering, op: Aten) -> object:
         return low.emit("Expand", [x, low.emit("Shape", [op.tensor("other")])], op.outputs[0])
     sizes = [1 if size == -1 else size for size in op.sizes("size")]
     return low.emit("Expand", [x, low.vector(sizes)], op.outputs[0])
+
+
+def _broadcast(low: Lowering, op: Aten) -> object:
+    """Several tensors in the shape that they have together."""
+    for x, output in zip(op.tensors("tensors"), op.outputs, strict=True):
+        if low.meta(x).sizes == low.meta(output).sizes:
+            low.emit("Identity", [x], output)
+        else:
+            low.emit("Expand", [x, low.constant(low.shape_of(output))], output)
+    return None
 
 
 def _repeated(low: Lowering, op: Aten) -> object:
@@ -95,13 +122,52 @@ def _selected(low: Lowering, op: Aten) -> object:
 
 
 def _indexed(low: Lowering, op: Aten) -> object:
-    """One index takes what a Gather takes; more of them side by side take what a GatherND does."""
+    """One index takes what a Gather takes; masks, and several indices side by side, are no layer's."""
     x, indices = op.tensor("self", "input"), op.tensors("indices")
     given = [(axis, name) for axis, name in enumerate(indices) if name]
-    if len(given) == 1:
+    masks = [name for _, name in given if low.meta(name).element in (TensorProto.BOOL, TensorProto.UINT8)]
+    if len(given) == 1 and not masks:
         axis, name = given[0]
         return low.emit("Gather", [x, name], op.outputs[0], axis=axis)
-    return low.emit("index", [x, *(name for _, name in given)], op.outputs[0], domain="aten")
+    return low.other(op, "index", [x, *(name for _, name in given)])
+
+
+def _blocks(low: Lowering, op: Aten) -> object:
+    """Channels as pixels of a finer image, or the other way."""
+    wide = op.kind == "pixel_shuffle"
+    factor = op.integer("upscale_factor" if wide else "downscale_factor", 1)
+    kind = "DepthToSpace" if wide else "SpaceToDepth"
+    return low.emit(kind, [op.tensor("self", "input")], op.outputs[0], blocksize=factor, mode="CRD")
+
+
+def _channels_shuffled(low: Lowering, op: Aten) -> object:
+    x, groups = op.tensor("self", "input"), op.integer("groups", 1)
+    channels = low.meta(x).sizes[1] or groups
+    rest = low.rank(x) - 2
+    apart = low.emit("Reshape", [x, low.constant([0, groups, channels // groups, *_rest(low, x, 2)])])
+    turned = low.emit("Transpose", [apart], perm=[0, 2, 1, *range(3, 3 + rest)])
+    return low.emit("Reshape", [turned, low.constant([0, channels, *_rest(low, x, 2)])], op.outputs[0])
+
+
+def _rest(low: Lowering, x: str, start: int) -> list[int]:
+    return [size if size is not None else -1 for size in low.meta(x).sizes[start:]]
+
+
+def _repeated_in_place(low: Lowering, op: Aten) -> object:
+    """Each element several times in a row."""
+    x, repeats, axis = op.tensor("self"), op.arguments.get("repeats"), op.arguments.get("dim")
+    if not isinstance(repeats, int) or not isinstance(axis, int):
+        return low.other(op)
+    axis = low.axis(axis, low.rank(x))
+    thin = low.emit("Unsqueeze", [x, low.constant([axis + 1])])
+    tiled = low.emit("Tile", [thin, low.constant([repeats if at == axis + 1 else 1 for at in range(low.rank(x) + 1)])])
+    return low.emit("Reshape", [tiled, low.constant(low.shape_of(op.outputs[0]))], op.outputs[0])
+
+
+def _looked_up_in_bags(low: Lowering, op: Aten) -> object:
+    """A look-up whose rows are then added up, bag by bag."""
+    rows = low.emit("Gather", [op.tensor("weight"), op.tensor("indices")], axis=0)
+    return low.other(op, "bags", [rows, *filter(None, [op.optional("offsets")])])
 
 
 def _split(low: Lowering, op: Aten) -> object:
@@ -123,6 +189,10 @@ def _joined(low: Lowering, op: Aten) -> object:
     axis, parts = op.integer("dim", 0), list(op.tensors("tensors"))
     if op.kind == "stack":
         parts = [low.emit("Unsqueeze", [part, low.constant([axis])]) for part in parts]
+    elif low.rank(op.outputs[0]) > 1:  # torch lets tensors of one dimension and no elements stand among others
+        parts = [part for part in parts if low.meta(part).sizes != (0,)] or parts[:1]
+    if len(parts) == 1:
+        return low.emit("Identity", parts, op.outputs[0])
     return low.emit("Concat", parts, op.outputs[0], axis=axis)
 
 
@@ -164,19 +234,27 @@ def _rolled(low: Lowering, op: Aten) -> object:
 
 
 RULES: Rules = {
-    **dict.fromkeys(("contiguous", "clone", "detach", "alias", "lift_fresh", "lift_fresh_copy", "lift"), _same),
+    **dict.fromkeys(("contiguous", "clone", "alias", "lift_fresh", "lift_fresh_copy", "lift"), _same),
+    **dict.fromkeys(("detach", "detach_copy"), _detached),
+    "copy": _copied,
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "_reshape_alias"), _reshaped),
     **dict.fromkeys(("flatten", "unflatten", "view_as", "reshape_as"), _reshaped_as_told),
     "squeeze": _squeezed,
     "unsqueeze": _unsqueezed,
     **dict.fromkeys(("permute", "transpose", "t", "numpy_T", "movedim", "swapaxes"), _permuted),
+    **dict.fromkeys(("swapdims", "moveaxis", "mT", "mH", "adjoint", "matrix_H"), _permuted),
     **dict.fromkeys(("expand", "expand_as"), _expanded),
+    "broadcast_tensors": _broadcast,
     **dict.fromkeys(("repeat", "tile"), _repeated),
     **dict.fromkeys(("slice", "narrow"), _sliced),
     **dict.fromkeys(("select", "index_select"), _selected),
-    "index": _indexed,
+    **dict.fromkeys(("index", "_unsafe_index"), _indexed),
+    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _blocks),
+    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), _channels_shuffled),
+    "repeat_interleave": _repeated_in_place,
+    **dict.fromkeys(("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"), _looked_up_in_bags),
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "unbind", "tensor_split", "unsafe_split"), _split),
-    **dict.fromkeys(("cat", "stack", "concat"), _joined),
+    **dict.fromkeys(("cat", "stack", "concat", "concatenate"), _joined),
     "embedding": _looked_up,
     "gather": partial(_gathered, kind="GatherElements"),
     "scatter": partial(_gathered, kind="ScatterElements"),

@@ -52,15 +52,44 @@ def _nothing(low: Lowering, op: Aten) -> object:
     return None
 
 
+def _drawn(low: Lowering, op: Aten) -> object:
+    """Random numbers in place of a tensor's: a tensor that is made."""
+    x = op.optional("self") or op.optional("input")
+    return low.emit("ConstantOfShape", [low.emit("Shape", [x])], op.outputs[0]) if x else _made(low, op, 0.0)
+
+
+def _filled(low: Lowering, op: Aten) -> object:
+    value = op.arguments.get("value", 0.0)
+    given = low.scalar(value, op.tensor("self")) if isinstance(value, int | float) else low.constant(0.0, np.float32)
+    return low.emit("Expand", [given, low.emit("Shape", [op.tensor("self")])], op.outputs[0])
+
+
+def _opaque_constant(low: Lowering, op: Aten) -> object:
+    """Numbers that follow from sizes, of which the shape is enough."""
+    meta = low.meta(op.outputs[0])
+    zeros = numpy_helper.from_array(np.zeros(1, np.int64 if meta.element == TensorProto.INT64 else np.float32))
+    return low.emit("ConstantOfShape", [low.constant(low.shape_of(op.outputs[0]))], op.outputs[0], value=zeros)
+
+
+_RANDOM = (
+    *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "empty_strided"),
+    *("new_empty", "new_empty_strided", "empty_permuted"),
+)
+
 RULES: Rules = {
     **dict.fromkeys(
         ("zeros", "zeros_like", "new_zeros", "full", "full_like", "new_full", "empty", "empty_like"), _made
     ),
     **{name: partial(_made, value=1.0) for name in ("ones", "ones_like", "new_ones")},
+    **dict.fromkeys(_RANDOM, _made),
+    **dict.fromkeys(("bernoulli", "normal", "uniform", "exponential", "random", "log_normal", "cauchy"), _drawn),
+    **dict.fromkeys(("fill", "zero"), _filled),
+    **dict.fromkeys(("eye", "linspace", "logspace", "triu_indices", "tril_indices", "hann_window"), _opaque_constant),
     "arange": _counted,
     "scalar_tensor": _scalar,
     "sym_size": _size,
     **dict.fromkeys(("_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range"), _nothing),
+    **dict.fromkeys(("_functional_assert_async", "_functional_assert_scalar", "record_stream"), _nothing),
     "sym_constrain_range_for_size": _nothing,
 }
 
