@@ -73,6 +73,8 @@ def every_layer() -> Iterator[Layer]:
         yield Attention(
             batch=2, heads=4, key_heads=key_heads, queries=3, keys=5, width=6, value_width=7, causal=causal, mask=mask
         )
+    yield Attention(batch=2, heads=4, key_heads=4, queries=3, keys=5, width=6, value_width=6, dropout=True)
+    yield Norm(function="batch", shape=(2, 4, 3), fixed=True)
     yield Other(operation="scatter", shapes=((2, 3), (3,)), output=(2, 3))
     yield Transfer(elements=30)
     for trained in (True, False):

@@ -159,7 +159,7 @@ def live(name: str) -> tuple[nn.Module, Network]:
 def test_a_module_is_read_whole_with_its_parameters_and_flops(name: str) -> None:
     module, found = live(name)
     own = sum(p.numel() for p in module.parameters())
-    assert found.parameters == own
+    assert found.parameters == found.trained_parameters == own
     assert found.unknown == ()
     again = load(module, MODULES[name][1](2), batch_size=6)
     assert again.batch_size == 6

@@ -97,7 +97,7 @@ class _Simulation:
         self.ready: set[str] = set()
         self.flowing: dict[str, int] = {}
         own = self.weight * network.parameters
-        self.parameters = own + sum(layer.buffer_bytes for layer in network.layers)
+        self.parameters = own + network.buffer_bytes + sum(layer.buffer_bytes for layer in network.layers)
         self.rule = update_rule(step.optimizer)
         self.states = self.weight * self.rule.states * network.trained_parameters
         self.given = sum(self.sizes[name] for name, _ in network.inputs)

@@ -13,7 +13,8 @@ class Attention(Layer):
     """Scaled dot-product attention as one call: softmax(q kᵀ) v, with `causal` or an added `mask` or neither.
 
     Queries are (batch, heads, queries, width), keys (batch, key_heads, keys, width), values
-    (batch, key_heads, keys, value_width); `mask` is the shape of the mask, () for none.
+    (batch, key_heads, keys, value_width); `mask` is the shape of the mask, () for none. With `dropout` some of the
+    scores are left out, which a CPU has no single call for.
     """
 
     kind: ClassVar[str] = "attention"
@@ -28,6 +29,7 @@ class Attention(Layer):
     value_width: int
     causal: bool = False
     mask: Shape = ()
+    dropout: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,7 +49,15 @@ class Attention(Layer):
         return (self.batch, self.heads, self.queries, self.value_width)
 
     def saved(self, *, trains: bool, flows: bool) -> Saved:
-        """Its softmax is made again from a logarithm of each row's sum, in single precision."""
+        """Its softmax is made again from a logarithm of each row's sum, in single precision.
+
+        With dropout that is one call on GPUs only: elsewhere queries and keys are scaled beforehand, and the scores,
+        what is left out of them and what remains are kept.
+        """
+        if self.dropout:
+            scores = self.batch * self.heads * self.queries * self.keys
+            scaled = self.batch * self.heads * (self.queries + self.keys) * self.width
+            return Saved(inputs=True, elements=3 * scores + scaled)
         return Saved(inputs=True, output=True, other_bytes=4 * self.batch * self.heads * self.queries)
 
     @property

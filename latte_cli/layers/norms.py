@@ -13,7 +13,8 @@ class Norm(Shaped):
     """A normalisation: `batch`, `layer`, `group`, `instance`, `rms` or `lrn`, in training mode.
 
     `span` is the number of groups of a group norm, of trailing dimensions of a layer or rms norm, or of channels
-    that a local response norm looks at. `per_group` says that a group norm has a scale and a bias for each group.
+    that a local response norm looks at. `per_group` says that a group norm has a scale and a bias for each group. A
+    `fixed` batch norm uses its running statistics, as in evaluation mode.
     """
 
     kind: ClassVar[str] = "norm"
@@ -24,6 +25,7 @@ class Norm(Shaped):
     span: int = 1
     affine: bool = True
     per_group: bool = False
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         self._check(self.span > 0, f"a span of {self.span}")
@@ -43,12 +45,14 @@ class Norm(Shaped):
         return (own,) if self.function == "rms" else (own, own)
 
     def saved(self, *, trains: bool, flows: bool) -> Saved:
-        return Saved(inputs=True, elements=self._statistics)
+        return Saved(inputs=trains or not self.fixed, elements=0 if self.fixed else self._statistics)
 
     @property
     def reduction(self) -> int:
         if self.function in ("layer", "rms"):
             return prod(self.shape[-self.span :])
+        if self.fixed:
+            return 1
         return prod(self.shape) // self.shape[1] if self.function == "batch" else super().reduction
 
     @property

@@ -42,6 +42,11 @@ class Node:
         """The inputs that its layer reads."""
         return self.inputs[: len(self.layer.input_shapes)]
 
+    @property
+    def detached(self) -> bool:
+        """Whether no gradient passes it."""
+        return any(name == "detached" for name, _ in self.attributes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
@@ -50,7 +55,9 @@ class Network:
     `inputs` are (name, shape) pairs, batch first; `constants` are those of `outputs` that depend on no input.
     `unknown` names the operators that were let pass unread, `unpriced` the work of weights in operators that no kind of
     layer describes; `notes` say what was assumed in reading; `frozen` are the parameters that are not trained, and
-    `shared` says of how many numbers of a parameter other ones before it consist too.
+    `shared` says of how many numbers of a parameter other ones before it consist too. `bare` are parameters that no
+    layer holds, with how many numbers each has; `buffers` are tensors that are kept but are no parameters, even where
+    layers hold them, with their bytes.
     """
 
     name: str
@@ -64,6 +71,8 @@ class Network:
     frozen: frozenset[str] = frozenset()
     unpriced: tuple[str, ...] = ()
     shared: tuple[tuple[str, int], ...] = ()
+    bare: tuple[tuple[str, int], ...] = ()
+    buffers: tuple[tuple[str, int], ...] = ()
 
     @property
     def batch_size(self) -> int:
@@ -96,10 +105,15 @@ class Network:
         return (*node.parameters[:count], *(f"{node.name}.{at}" for at in range(len(node.parameters), count)))
 
     def trains(self, node: Node) -> bool:
-        """Whether a parameter of the node itself is trained, or what stands in for one."""
+        """Whether a parameter of the node itself is trained, or what stands in for one, or is read beside its inputs."""
         if node.weights_given:
             return any(name in self.trained for name in node.inputs[len(node.read) :])
-        return any(name not in self.frozen for name in self.parameter_names(node))
+        beside = (name for _, name in node.constants if name in self._bare_names)
+        return any(name not in self.frozen for name in (*self.parameter_names(node), *beside))
+
+    @cached_property
+    def _bare_names(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.bare)
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
@@ -113,8 +127,17 @@ class Network:
         found: set[str] = set()
         for node in self.nodes:
             own = not node.weights_given and self.trains(node)
-            if own or any(name in found for name in node.inputs):
+            if not node.detached and (own or any(name in found for name in node.inputs)):
                 found.add(node.output)
+        return frozenset(found & self._reached) if any(node.detached for node in self.nodes) else frozenset(found)
+
+    @cached_property
+    def _reached(self) -> frozenset[str]:
+        """The activations that a gradient of an output would flow back to, whatever they depend on."""
+        found = set(self.outputs)
+        for node in reversed(self.nodes):
+            if node.output in found and not node.detached:
+                found.update(node.inputs)
         return frozenset(found)
 
     @cached_property
@@ -140,11 +163,17 @@ class Network:
             raise LatteError(f"`{self.name}` has no parameters to train", hint="use `--optimizer none`")
         return Optimizer(function=function, tensors=len(sizes), elements=sum(sizes.values()))
 
+    @property
+    def buffer_bytes(self) -> int:
+        """What the buffers hold."""
+        return sum(size for _, size in self.buffers)
+
     def _parameter_sizes(self) -> dict[str, int]:
-        shared = dict(self.shared)
+        shared, kept = dict(self.shared), dict(self.buffers)
         sizes = {
             name: max(0, prod(shape) - shared.get(name, 0))
             for node in self.nodes
             for name, shape in zip(self.parameter_names(node), node.parameter_shapes, strict=True)
         }
-        return {name: size for name, size in sizes.items() if size or name not in shared}
+        own = {name: size for name, size in sizes.items() if size or name not in shared}
+        return {name: size for name, size in (own | dict(self.bare)).items() if name not in kept}

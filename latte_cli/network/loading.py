@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnx import ModelProto
+
 from latte_cli.errors import LatteError
 from latte_cli.network.graph import Network
 
@@ -21,32 +23,42 @@ def load(
 ) -> Network:
     """Read a model file, or a live torch module together with an `example` of what it is called with.
 
-    A file is an ONNX model or a program of `torch.export` (`.pt2`), told apart by what it holds. `batch_size` is the
-    one wanted (default: the file's own, or 1 where it is open), `batch_axis` its dimension in the inputs (default: the
-    one that is called so, else the first), `sizes` are those of other dimensions that are left open, by name or by
-    place. Weights are not read. Raises LatteError for a file that is missing, damaged, or of another format, and for an
-    operator that is not known (unless `allow_unknown`, when the network names it in `unknown`).
+    A file is an ONNX model or a program of `torch.export` (`.pt2`), told apart by what it holds; its content may be
+    given as bytes, an ONNX model as a `ModelProto`, a program as an `ExportedProgram`. The example is a tensor, a tuple
+    of positional arguments, a dict of keyword arguments, or a tuple that ends in such a dict. `batch_size` is the one
+    wanted (default: the file's or the example's own, or 1 where it is open), `batch_axis` its dimension in the inputs
+    (default: the one that is called so, else the first), `sizes` are those of other dimensions that are left open, by
+    name or by place. Weights are not read. Raises LatteError for a file that is missing, damaged, or of another format,
+    and for an operator that is not known (unless `allow_unknown`, when the network names it in `unknown`).
     """
     from latte_cli.network import torch_program
     from latte_cli.network.onnx import read, stripped
 
-    if isinstance(model, str | os.PathLike):
+    content, name, tied, wanted = b"", type(model).__name__, None, batch_size
+    if isinstance(model, ModelProto):
+        content, name = stripped.stripped(model.SerializeToString()), model.graph.name or "model"
+    elif isinstance(model, bytes | bytearray | memoryview):
+        content, name = stripped.stripped(bytes(model)), "model"
+    elif isinstance(model, str | os.PathLike):
         path = Path(model)
         content, name = _content(path), path.stem
     else:
-        content, name = torch_program.exported(model, example), type(model).__name__
+        live = torch_program.live(model, example, batch_size)
+        content, tied = live.content, live.tied
+        wanted = batch_size if example is None else None
     if torch_program.is_pickle(content):
         raise torch_program.pickled(name)
-    program = torch_program.is_archive(content)
-    return read(
-        torch_program.model(content, name) if program else content,
+    program = torch_program.program(content, name, tied) if torch_program.is_archive(content) else None
+    network = read(
+        program.model if program else content,
         name=name,
         sha256=stripped.digest(content),
-        batch_size=batch_size,
+        batch_size=wanted,
         allow_unknown=allow_unknown,
         sizes=sizes,
         batch_axis=batch_axis,
     )
+    return program.described(network) if program else network
 
 
 def _content(path: Path) -> bytes:

@@ -58,11 +58,12 @@ def _normed(node: Node) -> Iterator[Node]:
 
 
 def frozen(network: Network, patterns: Sequence[str]) -> Network:
-    """`network` without training the parameters whose name, or whose node's name, matches one of `patterns`.
+    """`network` without training also the parameters whose name, or whose node's name, matches one of `patterns`.
 
     A pattern is one of the shell's (`layer1.*`, `*.bias`). Raises LatteError for one that matches nothing.
     """
     named = {name: node.name for node in network.nodes for name in network.parameter_names(node)}
+    named |= {name: name for name, _ in network.bare}
     found: set[str] = set()
     for pattern in patterns:
         matching = {name for name, node in named.items() if _matches(pattern, (name, node))}
@@ -70,7 +71,8 @@ def frozen(network: Network, patterns: Sequence[str]) -> Network:
             parents = {node.rpartition(".")[0] or node for node in named.values()}
             raise unknown("parameter or layer", pattern, [*named, *named.values(), *parents])
         found |= matching
-    if found and found == set(named):
+    found |= network.frozen
+    if found and found >= set(named):
         raise LatteError("all parameters are frozen", hint="leave something to train, or use `--optimizer none`")
     return replace(network, frozen=frozenset(found))
 

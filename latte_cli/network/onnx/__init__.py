@@ -19,6 +19,7 @@ from latte_cli.network.onnx import (
     deformable,
     equations,
     inferred,
+    opaque,
     pointwise,
     products,
     recurrent,
@@ -51,6 +52,7 @@ OPERATORS = (
     | shapes.READERS
     | recurrent.READERS
     | attention.READERS
+    | opaque.READERS
     | MAKING
 )
 """Every operator that can be read, by name."""

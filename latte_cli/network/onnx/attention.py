@@ -34,6 +34,7 @@ def _attention(op: Operation) -> object:
         width=q.shape[3],
         value_width=v.shape[3],
         causal=bool(op.integer("is_causal")),
+        dropout=op.real("dropout") > 0,
         mask=mask.shape if len(read) > 3 and mask is not None else (),
     )
     _check(layer, k, v)

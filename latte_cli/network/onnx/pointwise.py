@@ -18,7 +18,8 @@ def _batch_norm(op: Operation) -> object:
         raise LatteError(f"`{x.name}` of shape {x.shape} has no channels")
     parameters = (op.weight(1, x.shape[1]), op.weight(2, x.shape[1]))
     attributes = (("epsilon", op.real("epsilon", 1e-5)), ("momentum", op.real("momentum", 0.9)))
-    return op.result(Norm(function="batch", shape=x.shape), x, parameters=parameters, attributes=attributes)
+    layer = Norm(function="batch", shape=x.shape, fixed=bool(op.integer("fixed")))
+    return op.result(layer, x, parameters=parameters, attributes=attributes)
 
 
 def _row_norm(op: Operation, function: str) -> object:

@@ -61,6 +61,23 @@ def archived(content: bytes | memoryview, name: str) -> dict[str, Any]:
     return _checked(_parsed(text, name), name)
 
 
+def tied_weights(content: bytes | memoryview, name: str) -> dict[str, str]:
+    """The names of weights that are others by another name, as tied ones are, with the first name of each."""
+    found: dict[str, str] = {}
+    first: dict[Any, str] = {}
+    try:
+        config = Arrays(bytes(content), name, {}).metas
+        for key, meta in config.items():
+            tensor = meta["tensor_meta"]
+            place = (meta["path_name"], *(json.dumps(tensor[part]) for part in ("sizes", "strides", "storage_offset")))
+            owner = first.setdefault(place, key)
+            if owner != key:
+                found[key] = owner
+    except (LatteError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error):
+        return {}
+    return found
+
+
 class Arrays(Mapping[str, NDArray[Any]]):
     """The weights of a `.pt2` archive by their qualified names, unpacked when they are asked for.
 
@@ -69,7 +86,7 @@ class Arrays(Mapping[str, NDArray[Any]]):
 
     def __init__(self, content: bytes, name: str, elements: Mapping[int, int]) -> None:
         self._content, self._name, self._elements = content, name, elements
-        self._folder, self._metas = self._configured()
+        self._folder, self.metas = self._configured()
 
     def _configured(self) -> tuple[str, dict[str, Any]]:
         with zipfile.ZipFile(io.BytesIO(self._content)) as archive:
@@ -81,7 +98,7 @@ class Arrays(Mapping[str, NDArray[Any]]):
         return found[0].filename.rpartition("/")[0], plain
 
     def __getitem__(self, key: str) -> NDArray[Any]:
-        meta = self._metas[key]
+        meta = self.metas[key]
         try:
             tensor = meta["tensor_meta"]
             shape, strides = ([size["as_int"] for size in tensor[part]] for part in ("sizes", "strides"))
@@ -96,10 +113,10 @@ class Arrays(Mapping[str, NDArray[Any]]):
             raise LatteError(f"the data of `{key}` do not fill its shape", hint=DAMAGED) from exc
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._metas)
+        return iter(self.metas)
 
     def __len__(self) -> int:
-        return len(self._metas)
+        return len(self.metas)
 
 
 def _strided(flat: NDArray[Any], shape: list[int], strides: list[int]) -> NDArray[Any]:

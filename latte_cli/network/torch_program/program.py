@@ -1,7 +1,7 @@
 """A `torch.export` program as ONNX: the tables that rules look into, and what they emit."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -24,6 +24,12 @@ ELEMENTS = {
     13: TensorProto.BFLOAT16,
 }
 """ONNX's element types by the numbers that programs have for torch's."""
+
+WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL)
+"""Element types of whole numbers."""
+
+ROLE = "latte.role"
+"""The key under which a stored tensor says what the module has it for: `parameter`, `frozen` or `buffer`."""
 
 Size: TypeAlias = "int | Symbol"
 
@@ -50,15 +56,27 @@ class Meta:
     element: int
 
 
+@dataclass(frozen=True)
+class Region:
+    """A graph within the program, as JSON has it, that one of its nodes runs."""
+
+    graph: Mapping[str, Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Aten:
-    """A node of the program: `kind` without `torch.ops.aten.`, overload and the `_` of what works in place."""
+    """A node of the program: `kind` without `torch.ops.aten.`, overload and the `_` of what works in place.
+
+    `values` are its arguments in their order, `mutated` is what it writes to in place.
+    """
 
     target: str
     kind: str
     name: str
     arguments: Mapping[str, Any]
     outputs: tuple[str, ...]
+    values: tuple[Any, ...] = ()
+    mutated: str = ""
 
     def tensor(self, *names: str) -> str:
         """The name of the tensor that is the first given of `names`; raises LatteError where there is none."""
@@ -79,6 +97,12 @@ class Aten:
         if not isinstance(found, tuple):
             raise LatteError(f"`{self.target}` node `{self.name}` has no tensors `{name}`", hint=DAMAGED)
         return tuple(each.name if isinstance(each, Ref) else "" for each in found)
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The names of all tensors that it reads, each once."""
+        lists = (each if isinstance(each, tuple) else (each,) for each in self.values)
+        return tuple(dict.fromkeys(one.name for each in lists for one in each if isinstance(one, Ref)))
 
     def number(self, name: str, default: float) -> float:
         found = self.arguments.get(name)
@@ -116,13 +140,21 @@ class Aten:
 
 @dataclass(kw_only=True)
 class Lowering:
-    """The ONNX nodes and constants so far, and what the program says of each tensor."""
+    """The ONNX nodes and constants so far, and what the program says of each tensor.
 
-    metas: Mapping[str, Meta]
+    `views` are tensors that lie in others, by name, `stale` those that were changed through one of their views. `idle`
+    counts what does nothing in evaluation mode, `again` are the layers in regions that run a second time backward.
+    """
+
+    metas: dict[str, Meta]
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[str, TensorProto] = field(default_factory=dict)
     names: Counter[str] = field(default_factory=Counter)
     label: str = ""
+    stale: dict[str, str] = field(default_factory=dict)
+    views: dict[str, str] = field(default_factory=dict)
+    idle: Counter[str] = field(default_factory=Counter)
+    again: set[str] = field(default_factory=set)
 
     def meta(self, name: str) -> Meta:
         """What is known of the tensor `name`; raises LatteError for one that the program does not describe."""
@@ -152,6 +184,19 @@ class Lowering:
         self.nodes.append(helper.make_node(kind, given, list(written), name=name, **attributes))
         return written[0]
 
+    def other(self, op: Aten, name: str = "", inputs: Sequence[str] | None = None) -> object:
+        """Work that no ONNX operator describes: what it reads, and the shapes that the program says it writes."""
+        given = op.read if inputs is None else inputs
+        sizes = {
+            f"shape{at}": [-1 if size is None else size for size in self.meta(output).sizes]
+            for at, output in enumerate(op.outputs)
+            if self.metas.get(output) is not None and self.meta(output).sizes
+        }
+        elements = [self.metas[output].element if output in self.metas else 0 for output in op.outputs]
+        return self.emit(
+            "Other", given, *op.outputs, domain="latte", operation=name or op.kind, elements=elements, **sizes
+        )
+
     def fresh(self, hint: str) -> str:
         self.names["%"] += 1
         return f"%{hint.lower()}{self.names['%']}"
@@ -171,9 +216,11 @@ class Lowering:
         whole = element in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL) and not isinstance(value, float)
         return self.constant(value, np.int64 if whole else np.float32)
 
-    def filled(self, name: str, shape: Sequence[int], element: int = TensorProto.FLOAT) -> str:
-        """A constant of `shape` that says its shape and nothing more."""
+    def filled(self, name: str, shape: Sequence[int], element: int = TensorProto.FLOAT, role: str = "") -> str:
+        """A constant of `shape` that says its shape, its `role` in the module, and nothing more."""
         tensor = TensorProto(name=name, dims=list(shape), data_type=element)
+        if role:
+            tensor.metadata_props.add(key=ROLE, value=role)
         tensor.data_location = TensorProto.EXTERNAL
         self.constants.setdefault(name, tensor)
         return name
@@ -199,3 +246,8 @@ class Lowering:
         if 0 in sizes[1:]:
             raise LatteError(f"the shape of `{name}` has several symbolic sizes", hint="export it with fewer")
         return sizes
+
+
+Rule: TypeAlias = Callable[[Lowering, Aten], object]
+Rules: TypeAlias = Mapping[str, Rule]
+"""What operators are in ONNX, by their names."""

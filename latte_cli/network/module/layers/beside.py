@@ -1,0 +1,82 @@
+"""Layers that combine their inputs with constants of a model file."""
+
+from collections.abc import Mapping
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from latte_cli.layers import Activation, Attention, Copy, Elementwise, Layer, Stored
+from latte_cli.network.module.layers.function import Attributes, Compute, Function, named
+from latte_cli.network.module.layers.pointwise import CONSTANT, ELEMENTWISE
+from latte_cli.network.module.layers.sequences import attention
+from latte_cli.network.module.layers.stored import StoredTensor
+
+
+class _Beside(nn.Module):
+    """A layer with constants among what it combines: those that are floating-point numbers are trained."""
+
+    def __init__(self, compute: Compute, constants: Mapping[int, Tensor], inputs: int) -> None:
+        super().__init__()
+        self.compute, self.order = compute, []
+        given = iter(range(inputs))
+        for place in range(inputs + len(constants)):
+            self.order.append(next(given) if place not in constants else -1 - place)
+        for place, constant in constants.items():
+            if constant.is_floating_point() and constant.dim():
+                self.register_parameter(f"constant{place}", nn.Parameter(constant))
+            else:
+                self.register_buffer(f"constant{place}", constant)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.compute(*[inputs[at] if at >= 0 else getattr(self, f"constant{-1 - at}") for at in self.order])
+
+
+def with_constants(
+    layer: Layer, attributes: Attributes, constants: Mapping[int, Tensor], inputs: int
+) -> nn.Module | None:
+    """The layer's module where it combines its inputs with constants; None where they matter in another way."""
+    match layer:
+        case Activation(function=function) if function.endswith(CONSTANT) and "value" not in attributes:
+            compute = named("element-wise operation", function.removesuffix(CONSTANT), ELEMENTWISE)
+            return _Beside(_folded(compute, inputs + len(constants)), constants, inputs)
+        case Elementwise(operation=operation):
+            compute = torch.where if operation == "where" else named("operation", operation, ELEMENTWISE)
+            return _Beside(_folded(compute, inputs + len(constants)), constants, inputs)
+        case Activation(function="clip") if any(
+            place in constants and name not in attributes for place, name in ((1, "min"), (2, "max"))
+        ):
+            least, most = constants.get(1), constants.get(2)
+            return Function(lambda x: torch.clamp(x, least, most))
+        case Activation(function="prelu"):
+            return _Beside(lambda x, slope: torch.where(x > 0, x, x * slope), constants, inputs)
+        case Stored():
+            return StoredTensor(layer, constants.get(0))
+        case Attention():
+            plain = attention(layer, attributes).compute
+            return _Beside(lambda q, k, v, mask: plain(q, k, v, mask), {3: constants[3]}, 3) if 3 in constants else None
+        case Copy(operation="concat_constants"):
+            fixed = [constants[place] for place in sorted(constants)]
+            return _Beside(_joined(attributes), dict(enumerate(fixed, start=1)), 1)
+        case Copy(operation="gather") if 1 in constants:
+            axis, rows = attributes["axis"], constants[1].reshape(-1)
+            rows = torch.where(rows < 0, rows + layer.shape[axis], rows)
+            return Function(lambda x: x.index_select(axis, rows.to(x.device)))
+    return None
+
+
+def _folded(compute: Compute, operands: int) -> Compute:
+    return compute if (operands <= 3 and compute is torch.where) or operands == 2 else lambda *all: reduce(compute, all)
+
+
+def _joined(attributes: Attributes) -> Compute:
+    """Constants laid end to end with the parts of the input that go between them."""
+    axis, sizes, varying = attributes["axis"], attributes["sizes"], attributes["varying"]
+    own = [sizes[place] for place in varying]
+
+    def compute(*operands: Tensor) -> Tensor:
+        varied = iter(torch.split(operands[0], own, axis) if len(own) > 1 else operands[:1])
+        fixed = iter(operands[1:])
+        return torch.cat([next(varied) if at in varying else next(fixed) for at in range(len(sizes))], axis)
+
+    return compute

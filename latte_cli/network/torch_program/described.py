@@ -1,0 +1,137 @@
+"""What a program says of a network beside its graph: what is trained, what is a buffer, what was assumed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
+
+from latte_cli.layers import Norm
+from latte_cli.network.graph import Network, Node
+from latte_cli.network.torch_program.lowering import DETACHED
+from latte_cli.network.torch_program.program import Lowering
+from latte_cli.network.torch_program.signature import BUFFER, FROZEN, PARAMETER, Signature, count
+
+_STATISTICS = (3, 4)
+_NO_GRADIENT = frozenset(
+    (
+        *("ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor"),
+        *("Shape", "Sign", "Floor", "Ceil", "Round", "IsNaN", "IsInf", "OneHot"),
+    )
+)
+"""Operators that no gradient passes."""
+
+_MANY = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A program as an ONNX model, with what its signature says."""
+
+    model: ModelProto
+    low: Lowering
+    signature: Signature
+
+    def described(self, network: Network) -> Network:
+        """`network`, read from the model, with what the program says of its parameters and buffers."""
+        nodes = tuple(map(self._without_absent, network.nodes))
+        held = {name: node for node in nodes for name in node.parameters}
+        roles = {name: self._role(name) for node in nodes for name in network.parameter_names(node)}
+        bare = self._bare(held)
+        reached = self._reached
+        unreached = {
+            name
+            for name, role in (roles | {name: self._role(name) for name, _ in bare}).items()
+            if role == PARAMETER and not any(each in reached for each in _origins(name))
+        }
+        buffers = {name: 0 for name, role in roles.items() if role == BUFFER} | self._buffers(network)
+        frozen = {name for name, role in roles.items() if role != PARAMETER} | unreached
+        frozen |= {name for name, _ in bare if self.signature.roles[name] == FROZEN}
+        return replace(
+            network,
+            nodes=nodes,
+            bare=tuple(bare),
+            buffers=tuple(buffers.items()),
+            frozen=frozenset(frozen),
+            notes=(*network.notes, *self._notes(sorted(unreached))),
+        )
+
+    def _role(self, name: str) -> str:
+        """What the module has a parameter of a layer for; what no module has is treated as a buffer."""
+        roles = {self.signature.roles.get(each, BUFFER) for each in _origins(name)}
+        return next(role for role in (PARAMETER, FROZEN, BUFFER) if role in roles)
+
+    def _without_absent(self, node: Node) -> Node:
+        """A norm that has no parameters, which ONNX wants all the same."""
+        if isinstance(node.layer, Norm) and node.parameters and all(name.endswith("?") for name in node.parameters):
+            return replace(node, layer=replace(node.layer, affine=False), parameters=())
+        return node
+
+    def _bare(self, held: Mapping[str, Node]) -> list[tuple[str, int]]:
+        """The parameters that no layer holds, with how many numbers each has."""
+        names = {each for name in held for each in _origins(name)}
+        own = (name for name, role in self.signature.roles.items() if role in (PARAMETER, FROZEN))
+        return [(name, count(self.low.metas[name])) for name in own if name not in names]
+
+    def _buffers(self, network: Network) -> dict[str, int]:
+        """The bytes of each buffer, but for the running statistics that batch norms hold anyway."""
+        norms = [node for node in network.nodes if isinstance(node.layer, Norm)]
+        statistics = {name for node in norms for place, name in node.constants if place in _STATISTICS}
+        counters = {f"{name.rpartition('.')[0]}.num_batches_tracked" for name in statistics}
+        own = (name for name, role in self.signature.roles.items() if role == BUFFER)
+        return {name: self._bytes(name) for name in own if name not in statistics | counters}
+
+    def _bytes(self, name: str) -> int:
+        meta = self.low.metas[name]
+        return count(meta) * int(helper.tensor_dtype_to_np_dtype(meta.element).itemsize)
+
+    @cached_property
+    def _reached(self) -> frozenset[str]:
+        """Everything in the graph that a gradient of an output flows back to."""
+        graph = self.model.graph
+        return frozenset(_flowing(graph.node, {value.name for value in graph.output}))
+
+    def _notes(self, unreached: Sequence[str]) -> Iterator[str]:
+        if unreached:
+            yield f"no gradient reaches {_named(unreached)}, although it is to be trained"
+        if self.low.idle["norm"]:
+            yield (
+                f"{self.low.idle['norm']} batch norms use their running statistics, as in evaluation mode, and are "
+                "priced so: export the module after `module.train()` where training computes them"
+            )
+        if self.low.idle["dropout"]:
+            yield f"{self.low.idle['dropout']} dropouts do nothing: the module was exported in evaluation mode"
+        if self.low.again:
+            yield (
+                f"{_named(sorted(self.low.again))}: called where regions are checkpointed; that those run again in the "
+                "backward pass, and hold less until then, is not priced"
+            )
+
+
+def _origins(name: str) -> list[str]:
+    """The module's tensors that a parameter consists of: several end to end, or a part of one."""
+    return [each.partition("[")[0] for each in name.split("+")]
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:_MANY])
+    return shown + (f" and {len(names) - _MANY} more" if len(names) > _MANY else "")
+
+
+def _flowing(nodes: Sequence[NodeProto], wanted: set[str]) -> set[str]:
+    """`wanted` with all that its gradients flow back to."""
+    for node in reversed(nodes):
+        if wanted.isdisjoint(node.output) or node.op_type in _NO_GRADIENT or _detached(node):
+            continue
+        wanted.update(node.input)
+        for graph in _graphs(node):
+            wanted |= _flowing(graph.node, {value.name for value in graph.output})
+    return wanted
+
+
+def _detached(node: NodeProto) -> bool:
+    return any(attribute.name == DETACHED for attribute in node.attribute)
+
+
+def _graphs(node: NodeProto) -> Iterator[GraphProto]:
+    return (attribute.g for attribute in node.attribute if attribute.type == AttributeProto.GRAPH)

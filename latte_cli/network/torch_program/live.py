@@ -1,0 +1,257 @@
+"""Live torch modules: what they are called with, and the program that `torch.export` makes of them."""
+
+import inspect
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeAlias
+
+from latte_cli.errors import LatteError
+from latte_cli.network.torch_program.rules import OPAQUE, RULES
+
+EXAMPLE = (
+    "give what it is called with: a tensor, a tuple of positional arguments, a dict of keyword arguments, or a tuple "
+    "that ends in such a dict"
+)
+
+_Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+_ROUNDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """A program of a live module: its file's content, and its tensors that are others by another name."""
+
+    content: bytes
+    tied: Mapping[str, str]
+
+
+def exported(module: Any, example: Any, batch_size: int | None = None) -> bytes:
+    """A live torch module as the content of a `.pt2` file, exported with what it is called with.
+
+    With `batch_size` every tensor of the `example` that has the first one's batch is made as large. Raises LatteError
+    where torch cannot export it.
+    """
+    return live(module, example, batch_size).content
+
+
+def live(module: Any, example: Any = None, batch_size: int | None = None) -> Live:
+    """The program of a live module, or of an `ExportedProgram`, which needs no example."""
+    import torch
+
+    if isinstance(module, torch.export.ExportedProgram):
+        return _saved(module, type(module).__name__)
+    name = type(module).__name__
+    if not isinstance(module, torch.nn.Module):
+        raise LatteError(
+            f"a `{name}` is no model",
+            hint="give the path or the bytes of an ONNX or `.pt2` file, a `ModelProto`, an `ExportedProgram`, or a "
+            "`torch.nn.Module` with an example",
+        )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise LatteError(f"`{name}` is a TorchScript module", hint="give the `torch.nn.Module` that it was made of")
+    if example is None:
+        raise LatteError(f"`{name}` is a live module without an example", hint=EXAMPLE)
+    arguments, keywords = _call(module, example)
+    if batch_size is not None:
+        arguments, keywords = _at_batch((arguments, keywords), batch_size)
+    with _exporting(name), _plain_outputs(module):
+        program = torch.export.export(module, arguments, keywords)
+    return _saved(program, name)
+
+
+@contextmanager
+def _exporting(name: str) -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of what it does with a module's own lists of weights
+            yield
+    except LatteError:
+        raise
+    except Exception as exc:  # torch raises errors of many kinds
+        line = (" ".join(str(exc).split()) or type(exc).__name__)[:160]
+        raise LatteError(
+            f"torch cannot export `{name}`: {line}",
+            hint="export it as ONNX, or see https://pytorch.org/docs/stable/export.html",
+        ) from exc
+
+
+def _call(module: Any, example: Any) -> _Call:
+    """The positional and the keyword arguments that `example` stands for."""
+    if isinstance(example, Mapping) and _are_keywords(module, example):
+        return (), dict(example)
+    if not isinstance(example, tuple):
+        return (example,), {}
+    if example and isinstance(example[-1], Mapping) and _are_keywords(module, example[-1]):
+        return example[:-1], dict(example[-1])
+    return example, {}
+
+
+def _are_keywords(module: Any, given: Mapping[Any, Any]) -> bool:
+    known = inspect.signature(module.forward).parameters.values()
+    if not all(isinstance(name, str) for name in given):
+        return False
+    if any(each.kind is each.VAR_KEYWORD for each in known):
+        return True
+    return {str(name) for name in given} <= {each.name for each in known}
+
+
+def _at_batch(call: _Call, batch: int) -> _Call:
+    """The arguments with `batch` samples: those that are there, again and again."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    leaves, spec = pytree.tree_flatten(call)
+    own = next((leaf.shape[0] for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.dim()), None)
+    if own is None or own == batch or own == 0:
+        return call
+    rows = torch.arange(batch) % own
+    made: _Call = pytree.tree_unflatten(
+        [
+            leaf.detach().index_select(0, rows.to(leaf.device))
+            if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == own
+            else leaf
+            for leaf in leaves
+        ],
+        spec,
+    )
+    return made
+
+
+@contextmanager
+def _plain_outputs(module: Any) -> Iterator[None]:
+    """While `module` is exported it returns mappings, tuples and tensors, whatever records it returns by itself."""
+    hook = module.register_forward_hook(lambda module, arguments, result: _plain(result))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _plain(result: Any) -> Any:
+    """Records as mappings; what holds no tensor, such as a cache of its own class, is left out."""
+    import torch
+
+    if isinstance(result, torch.Tensor):
+        return result
+    if isinstance(result, Mapping):
+        return _kept_by_name(dict(result))
+    if hasattr(result, "_fields"):
+        return _kept_by_name(result._asdict())
+    if is_dataclass(result):
+        return _kept_by_name({field.name: getattr(result, field.name) for field in fields(result)})
+    if isinstance(result, Sequence) and not isinstance(result, str | bytes):
+        found = [each for each in map(_plain, result) if each is not None]
+        return tuple(found) or None
+    return None
+
+
+def _kept_by_name(found: Mapping[Any, Any]) -> dict[str, Any] | None:
+    plain = {str(name): _plain(value) for name, value in found.items()}
+    return {name: value for name, value in plain.items() if value is not None} or None
+
+
+def _saved(program: Any, name: str) -> Live:
+    """A program's graph as the content of a file; its weights stay where they are."""
+    import torch
+
+    with _exporting(name):
+        program = _functional(program)
+    for _ in range(_ROUNDS):
+        table = _decompositions(program)
+        if not table:
+            break
+        with _exporting(name):
+            program = _decomposed(program, table)
+    weights = program.state_dict
+    tied = _tied(weights)
+    kept, buffer = dict(weights), io.BytesIO()
+    try:
+        for key, tensor in kept.items():
+            empty = torch.empty_strided(tensor.shape, [0] * tensor.dim(), dtype=tensor.dtype)
+            wrapped = isinstance(tensor, torch.nn.Parameter)
+            weights[key] = torch.nn.Parameter(empty, tensor.requires_grad) if wrapped else empty
+        with _exporting(name):
+            torch.export.save(program, buffer)
+    finally:
+        weights.update(kept)
+    return Live(content=buffer.getvalue(), tied=tied)
+
+
+def _tied(weights: Mapping[str, Any]) -> dict[str, str]:
+    """The names of tensors that are others by another name, with the first name of each."""
+    first: dict[Any, str] = {}
+    places = {
+        key: (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
+        for key, tensor in weights.items()
+        if tensor.numel()
+    }
+    return {key: owner for key, place in places.items() if (owner := first.setdefault(place, key)) != key}
+
+
+def _nodes(program: Any) -> Iterator[Any]:
+    """The operators in a program's graphs."""
+    import torch
+
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            yield from (node for node in module.graph.nodes if node.op == "call_function")
+
+
+def _functional(program: Any) -> Any:
+    """The program without what changes a view in place, which then is a tensor of its own."""
+    through_views = any(
+        _works_in_place(node.target) and node.args and _is_view(node.args[0]) for node in _nodes(program)
+    )
+    return _decomposed(program, {}) if through_views else program
+
+
+def _works_in_place(target: Any) -> bool:
+    name = getattr(getattr(target, "_schema", None), "name", "")
+    return bool(name.endswith("_")) and not name.endswith("__")
+
+
+def _is_view(node: Any) -> bool:
+    return bool(getattr(getattr(node, "target", None), "is_view", False))
+
+
+def _decompositions(program: Any) -> dict[Any, Any]:
+    """torch's decompositions of the operators without a rule."""
+    from torch._decomp import decomposition_table
+    from torch.export import default_decompositions
+
+    targets = {node.target for node in _nodes(program) if str(node.target).startswith("aten.")}
+    strange = [target for target in targets if not _known(str(target))]
+    if not strange:
+        return {}
+    core = default_decompositions()
+    found = {target: core[target] if target in core else decomposition_table.get(target) for target in strange}
+    return {target: apart for target, apart in found.items() if apart is not None and not _of_primitives(apart)}
+
+
+def _of_primitives(decomposition: Any) -> bool:
+    """Whether it takes an operator apart into those of torch's own compiler, which are not read."""
+    return str(getattr(decomposition, "__module__", "")).startswith("torch._refs")
+
+
+def _known(target: str) -> bool:
+    kind = target.split(".")[1]
+    plain = kind[:-1] if kind.endswith("_") and not kind.endswith("__") else kind
+    return plain in RULES or plain in OPAQUE
+
+
+def _decomposed(program: Any, table: dict[Any, Any]) -> Any:
+    """The program with some operators taken apart; LatteError where that would lose where no gradient flows."""
+    switched = [
+        node
+        for node in _nodes(program)
+        if str(node.target) == "wrap_with_set_grad_enabled" and node.args and not node.args[0]
+    ]
+    if switched:
+        what = ", ".join(sorted(str(target) for target in table)[:3]) or "a view that is changed in place"
+        raise LatteError(
+            f"`{what}` cannot be read beside a `no_grad` region", hint="write it otherwise, or use `detach()` instead"
+        )
+    return program.run_decompositions(table)

@@ -1,0 +1,148 @@
+"""A program's graph becomes ONNX nodes, one operator after the other, with the graphs that lie within it."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from onnx import GraphProto, helper
+
+from latte_cli.errors import LatteError
+from latte_cli.network.torch_program.nodes import aten_of, meta_of
+from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Region, Rule
+from latte_cli.network.torch_program.rules import ARITHMETIC, OPAQUE, RULES
+
+FUNCTIONAL = "save it without: `torch.export.save(program.run_decompositions({}), path)`"
+DETACHED = "detached"
+"""The attribute of an Identity that no gradient passes."""
+
+_HIGHER = "torch.ops.higher_order."
+_VIEWS = frozenset(
+    (
+        *("view", "reshape", "select", "slice", "narrow", "transpose", "permute", "t", "squeeze", "unsqueeze"),
+        *("expand", "split", "chunk", "unbind", "detach", "alias", "flatten", "unflatten", "diagonal"),
+        *("split_with_sizes", "unfold", "as_strided", "view_as", "movedim", "swapaxes"),
+    )
+)
+_CHECKPOINT = re.compile(r"\bcheckpoint\(|gradient_checkpointing_func\(|checkpoint_sequential\(")
+"""What the line of code that made a node has where the node lies in a region that runs again backward."""
+
+
+def lower_graph(low: Lowering, graph: Mapping[str, Any], names: dict[str, str]) -> None:
+    """Add the nodes of `graph`; `names` says what its tensors are called, and is kept up with those that change."""
+    for node in graph["nodes"]:
+        op = aten_of(node, names)
+        if _CHECKPOINT.search(str((node.get("metadata") or {}).get("stack_trace", ""))):
+            low.again.add(op.name)
+        stale = next((name for name in op.read if name in low.stale), "")
+        if stale:
+            raise LatteError(
+                f"`{low.stale[stale]}` changes a part of `{stale}` in place, which is not followed", hint=FUNCTIONAL
+            )
+        lower(low, op)
+        if op.kind in _VIEWS and op.read:
+            low.views |= dict.fromkeys(op.outputs, op.read[0])
+        if op.mutated and op.outputs:
+            _changed(low, op)
+            names[op.mutated] = op.outputs[0]
+
+
+def _changed(low: Lowering, op: Aten) -> None:
+    """Remember what lies under the view that `op` writes to."""
+    base = low.views.get(op.read[0]) if op.read else None
+    while base is not None:
+        low.stale[base] = op.name
+        base = low.views.get(base)
+
+
+def lower(low: Lowering, op: Aten) -> None:
+    """Add what one node is in ONNX; what has no rule is named as it is."""
+    low.label = op.name
+    rule = _rule(op)
+    if rule is not None:
+        rule(low, op)
+    elif op.kind in OPAQUE and "torch.ops.aten." in op.target:
+        low.other(op)
+    elif op.outputs:
+        domain = "aten" if op.target.startswith("torch.ops.aten.") else "torch"
+        kind = op.target.removeprefix("torch.ops.").removeprefix("aten.")
+        low.emit(kind, op.read, *op.outputs, domain=domain)
+
+
+def _rule(op: Aten) -> Rule | None:
+    if op.target.startswith("_operator."):
+        return ARITHMETIC.get(op.target.removeprefix("_operator."))
+    if op.target.startswith(_HIGHER):
+        return _REGIONS.get(op.target.removeprefix(_HIGHER))
+    return RULES.get(op.kind) if "torch.ops.aten." in op.target else None
+
+
+def _inside(low: Lowering, op: Aten, region: Region, given: Sequence[Any], label: str) -> list[str]:
+    """Add the nodes of a region that reads `given`; the names of what it returns."""
+    graph, prefix = region.graph, f"{op.outputs[0] if op.outputs else op.name}/{label}"
+    names = {name: f"{prefix}{name}" for name in graph["tensor_values"]}
+    for formal, value in zip(graph["inputs"], given, strict=True):
+        if "as_tensor" in formal and isinstance(value, Ref):
+            names[formal["as_tensor"]["name"]] = value.name
+    for name, values in graph["tensor_values"].items():
+        low.metas.setdefault(names[name], meta_of(values))
+    lower_graph(low, graph, names)
+    low.label = op.name
+    return [names[str(each["as_tensor"]["name"])] for each in graph["outputs"] if "as_tensor" in each]
+
+
+def _inlined(low: Lowering, op: Aten, *, detached: bool = False, again: bool = False) -> object:
+    """A region that runs as if it stood in the graph; what it returns may be cut off from the gradient."""
+    at = next(at for at, value in enumerate(op.values) if isinstance(value, Region))
+    before, region = len(low.nodes), op.values[at]
+    results = _inside(low, op, region, _operands(op.values[at + 1 :]), "")
+    if again:
+        low.again.update(node.name for node in low.nodes[before:])
+    attributes = {DETACHED: 1} if detached else {}
+    for inner, outer in zip(results, op.outputs, strict=True):
+        low.emit("Identity", [inner], outer, **attributes)
+    return None
+
+
+def _operands(values: Sequence[Any]) -> list[Any]:
+    """The operands of a region, given one by one or in a list."""
+    tensors = [value for value in values if isinstance(value, Ref)]
+    return tensors or [one for value in values if isinstance(value, tuple) for one in value]
+
+
+def _gradient_switched(low: Lowering, op: Aten) -> object:
+    return _inlined(low, op, detached=not op.values[0])
+
+
+def _checkpointed(low: Lowering, op: Aten) -> object:
+    return _inlined(low, op, again=True)
+
+
+def _branched(low: Lowering, op: Aten) -> object:
+    """Both branches of a condition: an If."""
+    condition, *regions, operands = op.values
+    if not isinstance(condition, Ref):
+        chosen = regions[0 if condition else 1]
+        for inner, outer in zip(_inside(low, op, chosen, operands, ""), op.outputs, strict=True):
+            low.emit("Identity", [inner], outer)
+        return None
+    then, otherwise = (_branch(low, op, region, operands, label) for region, label in zip(regions, "01", strict=True))
+    return low.emit("If", [condition.name], *op.outputs, then_branch=then, else_branch=otherwise)
+
+
+def _branch(low: Lowering, op: Aten, region: Region, operands: Sequence[Any], label: str) -> GraphProto:
+    outside, low.nodes = low.nodes, []
+    results = _inside(low, op, region, operands, f"{label}/")
+    ends = [low.emit("Identity", [result]) for result in results]
+    inside, low.nodes = low.nodes, outside
+    values = [helper.make_tensor_value_info(end, low.meta(result).element, None)
+              for end, result in zip(ends, results, strict=True)]  # fmt: skip
+    return helper.make_graph(inside, f"branch{label}", [], values)
+
+
+_REGIONS: Mapping[str, Callable[[Lowering, Aten], object]] = {
+    "cond": _branched,
+    "wrap_with_set_grad_enabled": _gradient_switched,
+    **dict.fromkeys(("wrap_with_autocast", "wrap", "invoke_subgraph", "hints_wrapper"), _inlined),
+    **dict.fromkeys(("tag_activation_checkpoint", "wrap_activation_checkpoint"), _checkpointed),
+}
+"""Operators that run a graph within the program, by name."""

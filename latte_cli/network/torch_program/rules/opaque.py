@@ -1,0 +1,50 @@
+"""Operators that no kind of layer describes: they keep their name and their shapes."""
+
+OPAQUE: frozenset[str] = frozenset(
+    (
+        *("sort", "argsort", "msort", "median", "nanmedian", "mode", "kthvalue", "unique_dim", "_unique2"),
+        *("unique_consecutive", "histc", "bincount", "searchsorted", "bucketize", "isin", "multinomial"),
+        *(
+            "logcumsumexp",
+            "cumprod",
+            "cummax",
+            "cummin",
+            "_cdist_forward",
+            "cdist",
+            "_pdist_forward",
+            "_euclidean_dist",
+        ),
+        *("index_put", "_index_put_impl", "_unsafe_index_put", "index_add", "index_copy", "index_fill", "index_reduce"),
+        *("scatter_reduce", "masked_scatter", "masked_select", "take", "put", "nonzero", "nonzero_numpy"),
+        *("slice_scatter", "select_scatter", "diagonal_scatter"),
+        *("as_strided", "as_strided_scatter", "unfold", "im2col", "col2im", "diagonal", "diag_embed", "rot90"),
+        *("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "affine_grid_generator", "one_hot"),
+        *("max_unpool2d", "max_unpool3d", "fractional_max_pool2d", "fractional_max_pool3d"),
+        *("linalg_inv_ex", "linalg_inv", "linalg_svd", "_linalg_svd", "linalg_qr", "linalg_eigh", "_linalg_eigh"),
+        *("linalg_eig", "linalg_eigvals", "linalg_solve", "_linalg_solve_ex", "linalg_lu", "linalg_lu_factor_ex"),
+        *("linalg_cholesky", "linalg_cholesky_ex", "cholesky", "cholesky_solve", "triangular_solve", "linalg_det"),
+        *("linalg_solve_triangular", "_linalg_det", "_linalg_slogdet", "linalg_matrix_exp", "linalg_pinv"),
+        *("linalg_lstsq", "linalg_cross", "linalg_householder_product", "inverse", "trace", "dist", "renorm"),
+        *("fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "fft_fft2", "fft_ifft2", "fft_rfft2", "fft_irfft2"),
+        *("fft_fftn", "fft_ifftn", "fft_rfftn", "fft_irfftn", "_fft_r2c", "_fft_c2c", "_fft_c2r", "fft_hfft"),
+        *("stft", "istft", "complex", "polar", "view_as_real", "view_as_complex", "real", "imag", "angle", "conj"),
+        *(
+            "_conj",
+            "conj_physical",
+            "resolve_conj",
+            "_neg_view",
+            "segment_reduce",
+            "allclose",
+            "equal",
+            "count_nonzero",
+        ),
+        *("atan2", "hypot", "copysign", "nextafter", "logaddexp", "logaddexp2", "xlogy", "heaviside", "ldexp", "gcd"),
+        *("lcm", "bitwise_left_shift", "bitwise_right_shift", "erfinv", "lgamma", "digamma", "polygamma"),
+        *("special_i0", "i0", "special_i1", "special_log_ndtr", "special_erfcx", "special_zeta", "igamma", "igammac"),
+        *("frexp", "signbit", "frac", "threshold", "logit", "sinc", "special_xlog1py", "special_entr", "special_ndtr"),
+        *("mvlgamma", "ctc_loss", "_ctc_loss", "multi_margin_loss", "multilabel_margin_loss_forward"),
+        *("item", "_local_scalar_dense", "nonzero_static"),
+        *("resize", "embedding_renorm", "trapezoid", "cumulative_trapezoid", "is_same_size"),
+    )
+)
+"""By their names in ATen."""

@@ -1,0 +1,266 @@
+"""Operators that rearrange tensors or see them in another shape."""
+
+from functools import partial
+
+from onnx import TensorProto
+
+from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Rules, Symbol
+
+_FAR = 2**62
+
+
+def _same(low: Lowering, op: Aten) -> object:
+    return low.emit("Identity", [op.tensor("self", "input", "data")], op.outputs[0])
+
+
+def _detached(low: Lowering, op: Aten) -> object:
+    """The same tensor, which no gradient passes."""
+    return low.emit("Identity", [op.tensor("self", "input")], op.outputs[0], detached=1)
+
+
+def _copied(low: Lowering, op: Aten) -> object:
+    """What is written over all of a tensor takes its place."""
+    x, source = op.tensor("self"), op.tensor("src")
+    if low.meta(x).sizes == low.meta(source).sizes:
+        return low.emit("Identity", [source], op.outputs[0])
+    return low.emit("Expand", [source, low.emit("Shape", [x])], op.outputs[0])
+
+
+def _reshaped(low: Lowering, op: Aten) -> object:
+    name = "size" if "size" in op.arguments else "shape"
+    return low.emit("Reshape", [op.tensor("self", "input"), low.vector(op.sizes(name))], op.outputs[0])
+
+
+def _reshaped_as_told(low: Lowering, op: Aten) -> object:
+    x = op.tensor("self", "input")
+    ends = [low.axis(op.integer(*end), low.rank(x)) for end in (("start_dim", 0), ("end_dim", -1))]
+    if op.kind == "flatten" and ends == [1, low.rank(x) - 1]:
+        return low.emit("Flatten", [x], op.outputs[0], axis=1)
+    return low.emit("Reshape", [x, low.constant(low.shape_of(op.outputs[0]))], op.outputs[0])
+
+
+def _squeezed(low: Lowering, op: Aten) -> object:
+    x = op.tensor("self", "input")
+    wanted = op.integers("dim") or list(range(low.rank(x)))
+    axes = [low.axis(axis, low.rank(x)) for axis in wanted]
+    ones = [axis for axis in axes if low.rank(x) and low.meta(x).sizes[axis] == 1]
+    if not ones:
+        return low.emit("Identity", [x], op.outputs[0])
+    return low.emit("Squeeze", [x, low.constant(ones)], op.outputs[0])
+
+
+def _unsqueezed(low: Lowering, op: Aten) -> object:
+    return low.emit("Unsqueeze", [op.tensor("self", "input"), low.constant([op.integer("dim", 0)])], op.outputs[0])
+
+
+def _permuted(low: Lowering, op: Aten) -> object:
+    x = op.tensor("self", "input")
+    rank = low.rank(x)
+    order = list(range(rank))
+    if op.kind == "permute":
+        order = [low.axis(axis, rank) for axis in op.integers("dims")]
+    elif op.kind in ("movedim", "moveaxis"):
+        moved = [low.axis(axis, rank) for axis in op.integers("source")]
+        places = [low.axis(axis, rank) for axis in op.integers("destination")]
+        rest = iter(axis for axis in order if axis not in moved)
+        order = [moved[places.index(at)] if at in places else next(rest) for at in order]
+    elif rank > 1:
+        plain = op.kind in ("t", "numpy_T")
+        last = (-2, -1) if op.kind in ("mT", "mH", "adjoint", "matrix_H") else None
+        first = "axis" if op.kind == "swapaxes" else "dim"
+        a, b = last or ((0, rank - 1) if plain else (op.integer(f"{first}0", 0), op.integer(f"{first}1", 1)))
+        a, b = low.axis(a, rank), low.axis(b, rank)
+        order[a], order[b] = order[b], order[a]
+    return low.emit("Transpose", [x], op.outputs[0], perm=order)
+
+
+def _expanded(low: Lowering, op: Aten) -> object:
+    x = op.tensor("self", "input")
+    if op.kind == "expand_as":
+        return low.emit("Expand", [x, low.emit("Shape", [op.tensor("other")])], op.outputs[0])
+    sizes = [1 if size == -1 else size for size in op.sizes("size")]
+    return low.emit("Expand", [x, low.vector(sizes)], op.outputs[0])
+
+
+def _broadcast(low: Lowering, op: Aten) -> object:
+    """Several tensors in the shape that they have together."""
+    for x, output in zip(op.tensors("tensors"), op.outputs, strict=True):
+        if low.meta(x).sizes == low.meta(output).sizes:
+            low.emit("Identity", [x], output)
+        else:
+            low.emit("Expand", [x, low.constant(low.shape_of(output))], output)
+    return None
+
+
+def _repeated(low: Lowering, op: Aten) -> object:
+    x, repeats = op.tensor("self", "input"), op.sizes("dims" if op.kind == "tile" else "repeats")
+    more = len(repeats) - low.rank(x)
+    if more > 0:
+        x = low.emit("Unsqueeze", [x, low.constant(list(range(more)))])
+    return low.emit("Tile", [x, low.vector([*[1] * max(0, -more), *repeats])], op.outputs[0])
+
+
+def _sliced(low: Lowering, op: Aten) -> object:
+    x = op.tensor("self", "input")
+    start, end, step = (op.arguments.get(name) for name in ("start", "end", "step"))
+    if op.kind == "narrow" and isinstance(start, int):
+        length = op.arguments.get("length")
+        end = start + length if isinstance(length, int) else length
+    bounds = [0 if start is None else start, _FAR if end is None else end]
+    bounds = [min(bound, _FAR) if isinstance(bound, int) else bound for bound in bounds]
+    begin, stop = (low.vector([bound]) for bound in bounds)
+    axis, by = low.constant([op.integer("dim", 0)]), low.constant([1 if step is None else step])
+    return low.emit("Slice", [x, begin, stop, axis, by], op.outputs[0])
+
+
+def _selected(low: Lowering, op: Aten) -> object:
+    x, axis = op.tensor("self", "input"), op.integer("dim", 0)
+    index = op.arguments.get("index")
+    if isinstance(index, Ref | Symbol):
+        return low.emit("Gather", [x, index.name], op.outputs[0], axis=axis)
+    return low.emit("Gather", [x, low.constant(index)], op.outputs[0], axis=axis)
+
+
+def _indexed(low: Lowering, op: Aten) -> object:
+    """One index takes what a Gather takes; masks, and several indices side by side, are no layer's."""
+    x, indices = op.tensor("self", "input"), op.tensors("indices")
+    given = [(axis, name) for axis, name in enumerate(indices) if name]
+    masks = [name for _, name in given if low.meta(name).element in (TensorProto.BOOL, TensorProto.UINT8)]
+    if len(given) == 1 and not masks:
+        axis, name = given[0]
+        return low.emit("Gather", [x, name], op.outputs[0], axis=axis)
+    return low.other(op, "index", [x, *(name for _, name in given)])
+
+
+def _blocks(low: Lowering, op: Aten) -> object:
+    """Channels as pixels of a finer image, or the other way."""
+    wide = op.kind == "pixel_shuffle"
+    factor = op.integer("upscale_factor" if wide else "downscale_factor", 1)
+    kind = "DepthToSpace" if wide else "SpaceToDepth"
+    return low.emit(kind, [op.tensor("self", "input")], op.outputs[0], blocksize=factor, mode="CRD")
+
+
+def _channels_shuffled(low: Lowering, op: Aten) -> object:
+    x, groups = op.tensor("self", "input"), op.integer("groups", 1)
+    channels = low.meta(x).sizes[1] or groups
+    rest = low.rank(x) - 2
+    apart = low.emit("Reshape", [x, low.constant([0, groups, channels // groups, *_rest(low, x, 2)])])
+    turned = low.emit("Transpose", [apart], perm=[0, 2, 1, *range(3, 3 + rest)])
+    return low.emit("Reshape", [turned, low.constant([0, channels, *_rest(low, x, 2)])], op.outputs[0])
+
+
+def _rest(low: Lowering, x: str, start: int) -> list[int]:
+    return [size if size is not None else -1 for size in low.meta(x).sizes[start:]]
+
+
+def _repeated_in_place(low: Lowering, op: Aten) -> object:
+    """Each element several times in a row."""
+    x, repeats, axis = op.tensor("self"), op.arguments.get("repeats"), op.arguments.get("dim")
+    if not isinstance(repeats, int) or not isinstance(axis, int):
+        return low.other(op)
+    axis = low.axis(axis, low.rank(x))
+    thin = low.emit("Unsqueeze", [x, low.constant([axis + 1])])
+    tiled = low.emit("Tile", [thin, low.constant([repeats if at == axis + 1 else 1 for at in range(low.rank(x) + 1)])])
+    return low.emit("Reshape", [tiled, low.constant(low.shape_of(op.outputs[0]))], op.outputs[0])
+
+
+def _looked_up_in_bags(low: Lowering, op: Aten) -> object:
+    """A look-up whose rows are then added up, bag by bag."""
+    rows = low.emit("Gather", [op.tensor("weight"), op.tensor("indices")], axis=0)
+    return low.other(op, "bags", [rows, *filter(None, [op.optional("offsets")])])
+
+
+def _split(low: Lowering, op: Aten) -> object:
+    x = op.tensor("self", "input")
+    axis = low.axis(op.integer("dim", 0), low.rank(x))
+    sizes = [low.meta(output).sizes[axis] if low.rank(output) > axis else 1 for output in op.outputs]
+    if op.kind == "unbind":
+        parts = [low.fresh("part") for _ in op.outputs]
+        low.emit("Split", [x, low.constant([1] * len(parts))], *parts, axis=axis)
+        for part, output in zip(parts, op.outputs, strict=True):
+            low.emit("Squeeze", [part, low.constant([axis])], output)
+        return None
+    if None in sizes:
+        return low.emit("Split", [x], *op.outputs, axis=axis, num_outputs=len(sizes))
+    return low.emit("Split", [x, low.constant(sizes)], *op.outputs, axis=axis)
+
+
+def _joined(low: Lowering, op: Aten) -> object:
+    axis, parts = op.integer("dim", 0), list(op.tensors("tensors"))
+    if op.kind == "stack":
+        parts = [low.emit("Unsqueeze", [part, low.constant([axis])]) for part in parts]
+    elif low.rank(op.outputs[0]) > 1:  # torch lets tensors of one dimension and no elements stand among others
+        parts = [part for part in parts if low.meta(part).sizes != (0,)] or parts[:1]
+    if len(parts) == 1:
+        return low.emit("Identity", parts, op.outputs[0])
+    return low.emit("Concat", parts, op.outputs[0], axis=axis)
+
+
+def _looked_up(low: Lowering, op: Aten) -> object:
+    return low.emit("Gather", [op.tensor("weight"), op.tensor("indices")], op.outputs[0], axis=0)
+
+
+def _gathered(low: Lowering, op: Aten, kind: str) -> object:
+    given = [op.tensor("self", "input"), op.tensor("index")]
+    if "src" in op.arguments and op.optional("src"):
+        given.append(op.tensor("src"))
+    return low.emit(kind, given, op.outputs[0], axis=op.integer("dim", 0))
+
+
+def _triangle(low: Lowering, op: Aten) -> object:
+    given = [op.tensor("self", "input"), low.constant(op.integer("diagonal", 0))]
+    return low.emit("Trilu", given, op.outputs[0], upper=int(op.kind == "triu"))
+
+
+def _flipped(low: Lowering, op: Aten) -> object:
+    axes = op.integers("dims")
+    ends = [low.constant([value] * len(axes)) for value in (-1, -_FAR)]
+    given = [op.tensor("self", "input"), *ends, low.constant(axes), low.constant([-1] * len(axes))]
+    return low.emit("Slice", given, op.outputs[0])
+
+
+def _rolled(low: Lowering, op: Aten) -> object:
+    x, zero = op.tensor("self", "input"), 0
+    shifts, axes = op.integers("shifts"), op.integers("dims")
+    for at, (shift, axis) in enumerate(zip(shifts, axes, strict=True)):
+        ends = ((-shift, _FAR), (zero, -shift))
+        parts = [
+            low.emit("Slice", [x, low.constant([start]), low.constant([end]), low.constant([axis])])
+            for start, end in ends
+        ]
+        outputs = op.outputs[:1] if at == len(axes) - 1 else ()
+        x = low.emit("Concat", parts, *outputs, axis=axis)
+    return x
+
+
+RULES: Rules = {
+    **dict.fromkeys(("contiguous", "clone", "alias", "lift_fresh", "lift_fresh_copy", "lift"), _same),
+    **dict.fromkeys(("detach", "detach_copy"), _detached),
+    "copy": _copied,
+    **dict.fromkeys(("view", "reshape", "_unsafe_view", "_reshape_alias"), _reshaped),
+    **dict.fromkeys(("flatten", "unflatten", "view_as", "reshape_as"), _reshaped_as_told),
+    "squeeze": _squeezed,
+    "unsqueeze": _unsqueezed,
+    **dict.fromkeys(("permute", "transpose", "t", "numpy_T", "movedim", "swapaxes"), _permuted),
+    **dict.fromkeys(("swapdims", "moveaxis", "mT", "mH", "adjoint", "matrix_H"), _permuted),
+    **dict.fromkeys(("expand", "expand_as"), _expanded),
+    "broadcast_tensors": _broadcast,
+    **dict.fromkeys(("repeat", "tile"), _repeated),
+    **dict.fromkeys(("slice", "narrow"), _sliced),
+    **dict.fromkeys(("select", "index_select"), _selected),
+    **dict.fromkeys(("index", "_unsafe_index"), _indexed),
+    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _blocks),
+    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), _channels_shuffled),
+    "repeat_interleave": _repeated_in_place,
+    **dict.fromkeys(("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"), _looked_up_in_bags),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "unbind", "tensor_split", "unsafe_split"), _split),
+    **dict.fromkeys(("cat", "stack", "concat", "concatenate"), _joined),
+    "embedding": _looked_up,
+    "gather": partial(_gathered, kind="GatherElements"),
+    "scatter": partial(_gathered, kind="ScatterElements"),
+    "scatter_add": partial(_gathered, kind="ScatterElements"),
+    "tril": _triangle,
+    "triu": _triangle,
+    "flip": _flipped,
+    "roll": _rolled,
+}

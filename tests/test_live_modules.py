@@ -1,0 +1,616 @@
+"""Live modules as people write them: what is trained, what they are called with, what they do on the way."""
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from onnx import ModelProto
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+from latte_cli import load
+from latte_cli.errors import LatteError
+from latte_cli.estimator.steps import phases
+from latte_cli.layers import Norm, Phase, Softmax
+from latte_cli.network import Network, zoo
+from latte_cli.network.torch_program import exported
+from latte_cli.network.torch_program.rules import OPAQUE, RULES
+
+HEAVY = ("convolution", "linear", "matmul", "attention")
+
+
+def work(network: Network) -> tuple[float, float]:
+    """FLOPs of products and convolutions, forward and backward; a backward of attention that makes no scores again."""
+    forward = backward = 0.0
+    for node in network.nodes:
+        for phase in phases(network, node) if node.layer.kind in HEAVY else ():
+            share = 4 / 5 if node.layer.kind == "attention" else 1
+            forward += node.layer.flops(phase) if phase is Phase.FORWARD else 0
+            backward += node.layer.flops(phase) * share if phase is not Phase.FORWARD else 0
+    return forward, backward
+
+
+def of_convolution(grad: Any, x: Any, weight: Any, *rest: Any, out_shape: Any = None, **more: Any) -> int:
+    """torch's counter takes grouped convolutions for dense ones."""
+    grad, x, weight = (each.shape if isinstance(each, Tensor) else each for each in (grad, x, weight))
+    transposed, mask = rest[4], rest[7]
+    return int(2 * prod(x if transposed else grad) * prod(weight) // weight[0] * sum(mask[:2]))
+
+
+def counted(module: nn.Module, *arguments: Any, **keywords: Any) -> tuple[float, float, int]:
+    """The FLOPs of a forward and a backward pass as torch counts them, and how many numbers get a gradient."""
+    module.zero_grad(set_to_none=True)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
+        result = module(*arguments, **keywords)
+    mapping = {torch.ops.aten.convolution_backward: of_convolution}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=mapping) as backward:
+        result.float().sum().backward()
+    trained = sum(p.numel() for p in module.parameters() if p.grad is not None)
+    return forward.get_total_flops(), backward.get_total_flops(), trained
+
+
+def agrees(module: nn.Module, *arguments: Any) -> Network:
+    """Read `module` and compare with torch's own parameters and counts."""
+    found = load(module, arguments)
+    forward, backward, trained = counted(module, *arguments)
+    assert found.parameters == sum(p.numel() for p in module.parameters())
+    assert found.trained_parameters == trained
+    assert work(found) == pytest.approx((forward, backward), rel=0.01)
+    return found
+
+
+# --- random modules
+
+
+class Block(nn.Module):
+    """A residual block with whatever people put into one."""
+
+    def __init__(self, draw: random.Random, width: int) -> None:
+        super().__init__()
+        self.heads = draw.choice((1, 2, 4))
+        self.norm: nn.Module = draw.choice((nn.LayerNorm, nn.RMSNorm))(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=draw.random() < 0.5)
+        self.out = nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.scale = nn.Parameter(torch.full((width,), 0.1)) if draw.random() < 0.4 else None
+        self.gate = nn.Parameter(torch.zeros(())) if draw.random() < 0.3 else None
+        self.lora = draw.random() < 0.4
+        self.a, self.b = (
+            (nn.Linear(width, 2, bias=False), nn.Linear(2, width, bias=False)) if self.lora else (None, None)
+        )
+        self.fused, self.causal = draw.random() < 0.6, draw.random() < 0.5
+        self.cut = draw.choice((None, None, None, "detach", "no_grad"))
+
+    def attend(self, x: Tensor) -> Tensor:
+        batch, steps, width = x.shape
+        q, k, v = (part.view(batch, steps, self.heads, -1).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        else:
+            y = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).reshape(batch, steps, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.attend(self.norm(x))
+        if self.a is not None and self.b is not None:
+            y = y + self.b(self.a(x))
+        if self.scale is not None:
+            y = y * self.scale
+        x = x + y
+        if self.cut == "detach":
+            x = x.detach()
+        if self.cut == "no_grad":
+            with torch.no_grad():
+                y = self.down(F.gelu(self.up(x)))
+        else:
+            y = self.down(F.gelu(self.up(x)))
+        return x + (y if self.gate is None else y * self.gate)
+
+
+class Drawn(nn.Module):
+    """A network of random blocks over tokens or patches, parts of it frozen."""
+
+    def __init__(self, draw: random.Random) -> None:
+        super().__init__()
+        width = draw.choice((8, 16))
+        self.tokens = draw.random() < 0.5
+        self.embed = nn.Embedding(20, width) if self.tokens else nn.Conv2d(3, width, 4, 4)
+        length = 6 if self.tokens else 4
+        self.places = nn.Parameter(torch.zeros(1, length, width)) if draw.random() < 0.5 else None
+        self.blocks = nn.ModuleList(Block(draw, width) for _ in range(draw.choice((1, 2, 3))))
+        self.head = nn.Linear(width, 20, bias=draw.random() < 0.5)
+        if self.tokens and draw.random() < 0.4:
+            self.head.weight = self.embed.weight
+        self.register_buffer("mean", torch.zeros(width))
+        for part in (self.embed, *self.blocks):
+            if draw.random() < 0.35:
+                part.requires_grad_(False)
+        for block in self.blocks:
+            if draw.random() < 0.3:
+                block.norm.requires_grad_(False)
+        self.head.requires_grad_(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x if self.tokens else x.flatten(2).transpose(1, 2)
+        x = x - self.mean
+        x = x if self.places is None else x + self.places
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_modules_have_torch_s_own_parameters_and_flops(seed: int) -> None:
+    draw = random.Random(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = Drawn(draw)
+    agrees(module, torch.randint(20, (2, 6)) if module.tokens else torch.randn(2, 3, 8, 8))
+
+
+# --- what is trained
+
+
+class Probe(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten())
+        self.head = nn.Linear(8 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def test_a_linear_probe_goes_back_through_its_head_alone() -> None:
+    module = Probe()
+    module.body.requires_grad_(False)
+    found = agrees(module, torch.randn(2, 3, 8, 8))
+    assert [node.name for node in found.nodes if node.output in found.trained] == ["head"]
+    assert found.trained_parameters == 128 * 5 + 5
+
+
+def test_a_frozen_norm_and_a_dropout_in_evaluation_mode_are_what_they_are() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 4, 3))
+    trained = load(module, torch.randn(2, 3, 8, 8))
+    assert not any(layer.fixed for layer in trained.layers if isinstance(layer, Norm))
+    assert trained.notes == ()
+    module[1].eval()
+    module[2].eval()
+    found = load(module, torch.randn(2, 3, 8, 8))
+    assert [layer.fixed for layer in found.layers if isinstance(layer, Norm)] == [True]
+    assert "dropout" not in {layer.kind for layer in found.layers}
+    assert "1 batch norms use their running statistics" in " ".join(found.notes)
+    assert "1 dropouts do nothing" in " ".join(found.notes)
+
+
+def test_buffers_are_no_parameters_even_where_a_layer_has_them_for_weights(tmp_path: Any) -> None:
+    class Blurred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel: Tensor
+            self.register_buffer("kernel", torch.ones(3, 1, 5, 5) / 25)
+            self.mix = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mix(F.conv2d(x, self.kernel, groups=3, padding=2))
+
+    module = Blurred()
+    found = agrees(module, torch.randn(2, 3, 8, 8))
+    assert found.buffer_bytes == 4 * 75
+    path = tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(module, (torch.randn(2, 3, 8, 8),)), path)
+    assert load(path).trained_parameters == 8
+
+
+def test_norms_without_weights_and_layers_without_biases_have_no_parameters_of_their_own() -> None:
+    plain = nn.Sequential(
+        nn.Linear(6, 6, bias=False), nn.LayerNorm(6, elementwise_affine=False), nn.LayerNorm(6, bias=False)
+    )
+    agrees(plain, torch.randn(4, 6))
+    agrees(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)), torch.randn(2, 3, 8, 8))
+
+
+def test_tied_weights_count_once_and_unused_ones_are_named(tmp_path: Any) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(20, 8), nn.Linear(8, 20, bias=False)
+            self.head.weight = self.embed.weight
+            self.idle = nn.Parameter(torch.zeros(7))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.embed(x))
+
+    module = Tied()
+    path = tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(module, (torch.randint(20, (2, 3)),)), path)
+    for found in (load(module, torch.randint(20, (2, 3))), load(path)):
+        assert found.parameters == 167
+        assert found.trained_parameters == 160
+        assert any("no gradient reaches `idle`" in note for note in found.notes)
+
+
+def test_what_is_frozen_stays_frozen_beside_what_the_user_freezes() -> None:
+    from latte_cli.network.training import frozen
+
+    module = Probe()
+    module.body[0].requires_grad_(False)
+    found = frozen(load(module, torch.randn(2, 3, 8, 8)), ["body.3"])
+    assert {"body.0.weight", "body.3.weight"} <= found.frozen
+    with pytest.raises(LatteError, match="all parameters are frozen"):
+        frozen(found, ["body.1", "head"])
+
+
+# --- what modules are called with, and what they return
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 8), nn.Linear(6, 8)
+
+    def forward(self, left: Tensor, right: Tensor | None = None, *, double: bool = False) -> Tensor:
+        y = self.left(left)
+        y = y if right is None else y + self.right(right)
+        return y * 2 if double else y
+
+
+def test_examples_are_tensors_tuples_dicts_or_tuples_that_end_in_a_dict() -> None:
+    left, right = torch.randn(3, 4), torch.randn(3, 6)
+    assert load(Pair(), left).parameters == 40 + 56
+    for example in ((left, right), {"left": left, "right": right}, (left, {"right": right, "double": True})):
+        found = load(Pair(), example)
+        assert found.trained_parameters == 40 + 56
+        assert load(Pair(), example, batch_size=7).shapes[found.outputs[0]] == (7, 8)
+
+
+def test_a_dict_may_be_the_one_argument_itself() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {"out": self.fc(batch["x"]), "again": batch["x"] * 2}
+
+    found = load(Named(), {"x": torch.randn(3, 4)})
+    assert found.shapes[found.scores] == (3, 2)
+
+
+@dataclass
+class Record:
+    logits: Tensor
+    states: tuple[Tensor, ...]
+    cache: Any = None
+
+
+class Result(NamedTuple):
+    logits: Tensor
+    aux: Tensor
+
+
+@pytest.mark.parametrize("kind", ["record", "named tuple", "dict", "nested"])
+def test_the_scores_are_found_in_whatever_a_module_returns(kind: str) -> None:
+    class Returning(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head, self.aux = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Any:
+            h = self.body(x)
+            logits, aux = self.head(h), self.aux(h)
+            if kind == "record":
+                return Record(logits, (h, aux), object())
+            if kind == "named tuple":
+                return Result(logits, aux)
+            return {"logits": logits, "aux": aux} if kind == "dict" else {"logits": {"a": logits}, "rest": [h, (aux,)]}
+
+    module = Returning()
+    found = load(module, torch.randn(2, 4))
+    assert found.shapes[found.scores] == (2, 3)
+    assert found.parameters == sum(p.numel() for p in module.parameters())
+
+
+def test_a_loss_inside_the_forward_pass_is_the_start_of_the_backward_pass() -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 10)
+
+        def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            logits = self.head(x)
+            return F.cross_entropy(logits, labels), logits
+
+    found = load(WithLoss(), (torch.randn(6, 4), torch.randint(10, (6,))))
+    assert found.shapes[found.scores] == ()
+    assert Softmax(shape=(6, 10), axis=1, log=True) in found.layers
+
+
+def test_the_batch_of_a_live_module_is_that_of_an_export_at_it() -> None:
+    class TimeMajor(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attention(x, x, x, need_weights=False)[0].reshape(-1, 4)
+
+    small, large = (load(TimeMajor(), torch.randn(batch, 4, 8), batch_size=4) for batch in (4, 2))
+    assert work(small) == work(large)
+    assert small.shapes == large.shapes
+
+
+# --- what modules do on the way
+
+
+def reads(function: Callable[..., Any], *arguments: Any, **options: Any) -> Network:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(arguments[0].shape[-1], arguments[0].shape[-1])
+
+        def forward(self, x: Tensor, *rest: Any) -> Any:
+            return function(self.fc(x), *rest)
+
+    return load(Module(), arguments, **options)
+
+
+def test_the_costlier_branch_of_a_condition_is_taken() -> None:
+    class Either(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.thin = nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cond(x.sum() > 0, lambda x: self.wide(x).relu(), lambda x: x * 2, (x,))
+
+    found = load(Either(), torch.randn(3, 8))
+    assert [layer.kind for layer in found.layers if layer.kind in HEAVY] == ["linear"]
+    assert any("which costs more" in note for note in found.notes)
+
+
+def test_autocast_regions_are_read_where_they_stand() -> None:
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                x = self.first(x)
+            return self.second(x.float())
+
+    agrees(Cast(), torch.randn(3, 8))
+
+
+def test_checkpointed_regions_are_named() -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(checkpoint(self.body, x, use_reentrant=False))
+
+    assert any("`body`" in note and "checkpointed" in note for note in load(Again(), torch.randn(3, 8)).notes)
+
+
+def test_work_in_place_is_read_by_whoever_reads_the_tensor_afterwards() -> None:
+    def after(x: Tensor) -> Tensor:
+        y = x * 2
+        y.sigmoid_()
+        return y + 1
+
+    def through_a_view(x: Tensor) -> Tensor:
+        y = x * 2
+        y[:, 0].sigmoid_()
+        return y + 1
+
+    assert "sigmoid" in {layer.variant for layer in reads(after, torch.randn(3, 4)).layers}
+    assert "sigmoid" in {layer.variant for layer in reads(through_a_view, torch.randn(3, 4)).layers}
+
+
+def test_a_program_that_changes_a_part_in_place_is_refused_by_name(tmp_path: Any) -> None:
+    class Parts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * 2
+            y[:, 0].sigmoid_()
+            return y + 1
+
+    path = tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(Parts(), (torch.randn(3, 4),)), path)
+    with pytest.raises(LatteError, match="changes a part of `mul` in place") as caught:
+        load(path)
+    assert "run_decompositions" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+def test_computed_weights_are_named_or_read(norm: str) -> None:
+    module = nn.Sequential(getattr(nn.utils.parametrizations, norm)(nn.Linear(6, 4)), nn.Linear(4, 2))
+    try:
+        found = load(module, torch.randn(3, 6))
+    except LatteError as error:
+        assert error.hint
+    else:
+        assert found.parameters == sum(p.numel() for p in module.parameters())
+
+
+SIZED: dict[str, Callable[[Tensor], Any]] = {
+    "a mask": lambda x: x[x > 0],
+    "nonzero": lambda x: x.nonzero(),
+    "masked_select": lambda x: torch.masked_select(x, x > 0),
+}
+
+
+@pytest.mark.parametrize("name", list(SIZED))
+def test_sizes_that_values_decide_are_asked_for(name: str) -> None:
+    with pytest.raises(LatteError, match="only the values of the model's inputs decide") as caught:
+        reads(SIZED[name], torch.randn(3, 4))
+    asked = str(caught.value.hint).partition("'")[2].partition("=")[0]
+    assert reads(SIZED[name], torch.randn(3, 4), sizes={asked: 5}).shapes[asked.partition("[")[0]][0] == 5
+
+
+OPERATORS: dict[str, Callable[[Tensor], Any]] = {
+    "diff": lambda x: x.diff(dim=1),
+    "min of two": lambda x: torch.min(x, x * 2),
+    "ne": lambda x: x * (x != 0),
+    "glu": F.glu,
+    "addcmul": lambda x: torch.addcmul(x, x, x, value=0.5),
+    "lerp": lambda x: torch.lerp(x, x * 2, 0.3),
+    "vector norm": lambda x: torch.linalg.vector_norm(x, dim=-1),
+    "norm 3": lambda x: x.norm(3, dim=-1),
+    "vecdot": lambda x: torch.linalg.vecdot(x, x),
+    "cdist": lambda x: torch.cdist(x, x),
+    "argsort": lambda x: x.gather(1, x.argsort(1)),
+    "sort": lambda x: x.sort(1).values,
+    "topk": lambda x: x.topk(2).values,
+    "max": lambda x: x.max(1).values,
+    "any": lambda x: x * (x > 0).any(),
+    "one_hot": lambda x: x @ F.one_hot(torch.arange(8), 8).float(),
+    "pixel_shuffle": lambda x: F.pixel_shuffle(x.view(1, 4, 4, 4), 2),
+    "pixel_unshuffle": lambda x: F.pixel_unshuffle(x.view(1, 4, 4, 4), 2),
+    "channel_shuffle": lambda x: F.channel_shuffle(x.view(1, 4, 4, 4), 2),
+    "grid_sample": lambda x: F.grid_sample(x.view(1, 4, 4, 4), torch.zeros(1, 3, 3, 2), align_corners=False),
+    "unfold": lambda x: F.unfold(x.view(1, 4, 4, 4), 2),
+    "windows": lambda x: x.unfold(1, 4, 2),
+    "index_put": lambda x: x.index_put((torch.tensor([0, 1]),), torch.zeros(2, 8)),
+    "logcumsumexp": lambda x: x.logcumsumexp(1),
+    "inverse": lambda x: torch.linalg.inv(x @ x.T),
+    "svd": lambda x: torch.linalg.svd(x)[1],
+    "fft": lambda x: torch.fft.rfft(x).abs(),
+    "stft": lambda x: torch.stft(x, 4, return_complex=True, window=torch.ones(4)).abs(),
+    "rand": lambda x: x + torch.rand_like(x) + torch.rand(8, 8),
+    "drop path": lambda x: x * x.new_empty(8, 1).bernoulli_(0.9),
+    "roll": lambda x: x.roll(1, 0),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, dim=0),
+    "max_unpool": lambda x: F.max_unpool2d(*F.max_pool2d(x.view(1, 4, 4, 4), 2, return_indices=True), 2),
+    "mse": lambda x: F.mse_loss(x, x * 2),
+    "smooth l1": lambda x: F.smooth_l1_loss(x, x * 2),
+    "binary": lambda x: F.binary_cross_entropy_with_logits(x, x.sigmoid()),
+    "likelihood": lambda x: F.nll_loss(x.log_softmax(1), torch.zeros(8, dtype=torch.long)),
+    "cosine": lambda x: F.cosine_similarity(x, x * 2),
+    "normalize": lambda x: F.normalize(x, dim=1),
+    "addmv": lambda x: torch.addmv(x[0], x, x[1]),
+    "outer": lambda x: torch.outer(x[0], x[1]),
+    "var": lambda x: torch.var_mean(x, 1)[0],
+    "attention of 3": lambda x: F.scaled_dot_product_attention(*(x.view(2, 4, 8),) * 3),
+    "attention of 5": lambda x: F.scaled_dot_product_attention(*(x.view(1, 2, 1, 4, 8),) * 3),
+    "attention with dropout": lambda x: F.scaled_dot_product_attention(*(x.view(1, 2, 4, 8),) * 3, dropout_p=0.1),
+}
+
+
+@pytest.mark.parametrize("name", list(OPERATORS))
+def test_operators_that_real_networks_use_are_read(name: str) -> None:
+    found = reads(OPERATORS[name], torch.randn(8, 8))
+    own = OPERATORS[name](torch.randn(8, 8))
+    assert found.shapes[found.outputs[-1]] == tuple(own.shape)
+    assert found.unknown == ()
+
+
+CELLS: dict[str, Callable[[], nn.Module]] = {
+    "lstm": lambda: nn.LSTMCell(8, 6),
+    "gru": lambda: nn.GRUCell(8, 6),
+    "rnn": lambda: nn.RNNCell(8, 6),
+    "bilinear": lambda: nn.Bilinear(8, 6, 5),
+}
+
+
+@pytest.mark.parametrize("name", list(CELLS))
+def test_single_steps_have_their_parameters_and_products(name: str) -> None:
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = CELLS[name]()
+
+        def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+            y = self.cell(x, (hidden, hidden * 2) if name == "lstm" else hidden)
+            return y[0] + y[1] if isinstance(y, tuple) else y
+
+    module, arguments = One(), (torch.randn(3, 8), torch.randn(3, 6))
+    if name != "bilinear":  # which torch computes as one call that its counter does not know
+        agrees(module, *arguments)
+    found = load(module, arguments)
+    assert found.parameters == sum(p.numel() for p in module.parameters())
+
+
+def test_an_embedding_bag_is_a_look_up() -> None:
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bag, self.head = nn.EmbeddingBag(20, 8, mode="sum"), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.bag(x))
+
+    found = load(Bag(), torch.randint(20, (3, 5)))
+    assert found.parameters == 160 + 18
+    assert "embedding" in {layer.kind for layer in found.layers}
+
+
+def test_a_projecting_lstm_is_refused_by_name() -> None:
+    with pytest.raises(LatteError, match="proj_size"):
+        load(nn.LSTM(8, 6, proj_size=3), torch.randn(4, 2, 8))
+
+
+def core() -> Iterator[Any]:
+    for name in torch.ops.aten:
+        packet = getattr(torch.ops.aten, name)
+        for overload in packet.overloads():
+            operator = getattr(packet, overload)
+            if torch.Tag.core in operator.tags:
+                yield operator
+
+
+def test_every_core_operator_of_torch_is_read_taken_apart_or_known_by_name() -> None:
+    from torch._decomp import decomposition_table
+
+    missing = {
+        str(operator)
+        for operator in core()
+        if (kind := str(operator).split(".")[1].removesuffix("_")) not in RULES and kind not in OPAQUE
+        if operator not in decomposition_table and not kind.endswith("_backward") and not kind.startswith("sym_")
+    }
+    assert missing == set()
+
+
+# --- what may be loaded
+
+
+def test_programs_models_and_bytes_are_loaded_as_they_are() -> None:
+    module, example = nn.Linear(4, 2), torch.randn(3, 4)
+    program = torch.export.export(module, (example,))
+    onnx = zoo.export("alexnet", image_size=63)
+    for model in (program, exported(module, example), onnx, ModelProto.FromString(onnx)):
+        assert load(model).parameters in (10, load(onnx).parameters)
+    assert all(float(weight.detach().abs().sum()) > 0 for weight in program.state_dict.values())
+    assert load(program, batch_size=5).batch_size == 5
+
+
+@pytest.mark.parametrize("model", [3, [1, 2], object(), lambda x: x])
+def test_what_is_no_model_says_what_is(model: Any) -> None:
+    with pytest.raises(LatteError, match="is no model") as caught:
+        load(model)
+    assert "ExportedProgram" in str(caught.value.hint)
+
+
+def test_a_module_without_an_example_asks_for_one() -> None:
+    with pytest.raises(LatteError, match="without an example") as caught:
+        load(nn.Linear(2, 3))
+    assert "dict of keyword arguments" in str(caught.value.hint)
+
+
+def test_torchscript_is_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(nn.Linear(2, 3), torch.randn(1, 2))
+    with pytest.raises(LatteError, match="TorchScript"):
+        load(traced, torch.randn(1, 2))
