@@ -105,7 +105,7 @@ class Network:
         return (*node.parameters[:count], *(f"{node.name}.{at}" for at in range(len(node.parameters), count)))
 
     def trains(self, node: Node) -> bool:
-        """Whether a parameter of the node itself is trained, or what stands in for one, or is read beside its inputs."""
+        """Whether a parameter of the node is trained: its own, what stands in for it, or one beside its inputs."""
         if node.weights_given:
             return any(name in self.trained for name in node.inputs[len(node.read) :])
         beside = (name for _, name in node.constants if name in self._bare_names)
