@@ -26,9 +26,9 @@ from latte_cli.network.onnx import (
     windows,
 )
 from latte_cli.network.onnx import stripped as stripped
-from latte_cli.network.onnx.batches import BATCH, Sizes, followed, plain, sizes_at
+from latte_cli.network.onnx.batches import BATCH, GUESSES, Guess, Sizes, followed, plain, sizes_at
 from latte_cli.network.onnx.control import CONDITIONS, DEEPEST, FLOW, function_called
-from latte_cli.network.onnx.graph import DAMAGED, KEEPS_ORIGIN, Call, Graph, Input, parsed
+from latte_cli.network.onnx.graph import DAMAGED, KEEPS_ORIGIN, Call, Graph, Input, notes_of, parsed
 from latte_cli.network.onnx.operation import (
     NotConstant,
     Operation,
@@ -39,7 +39,7 @@ from latte_cli.network.onnx.operation import (
     np_element,
 )
 from latte_cli.network.onnx.origins import Part, overlaps
-from latte_cli.network.onnx.reads import check_reads, left_aside, rearranged
+from latte_cli.network.onnx.reads import check_reads, computes_with, left_aside, rearranged
 from latte_cli.network.onnx.shapes import MAKING, folded
 
 OPERATORS = (
@@ -143,8 +143,20 @@ _REBATCH = (
 
 def _scaled(graph: Graph, first: "_Walk", walked: "Callable[..., _Walk]", batch: int) -> "_Walk":
     """The graph at `batch`, where its own numbers are those of the `first` walk's."""
+    errors = []
+    for guess in GUESSES:
+        try:
+            return _guessed(graph, first, walked, batch, guess)
+        except Undecided:
+            raise
+        except LatteError as exc:
+            errors.append(exc)
+    raise errors[0]
+
+
+def _guessed(graph: Graph, first: "_Walk", walked: "Callable[..., _Walk]", batch: int, guess: Guess) -> "_Walk":
     given = {each.name: first.sizes_of(each) for each in graph.inputs}
-    sizes = followed(given, first.nodes, first.batch)
+    sizes = followed(given, first.nodes, first.batch, guess)
     wanted = {name: sizes_at(one, batch) for name, one in sizes.items()}
     walk: _Walk = walked(batch, wanted, first.batch)
     for name, shape in wanted.items():
@@ -216,7 +228,7 @@ class _Walk:
         own = self.graph.batch
         if isinstance(size, str):
             return size == own
-        return axis == self.graph.batch_axis and (size is None or size == own)
+        return axis == self.graph.batch_axis and (not size or size == own)
 
     def sizes_of(self, each: Input) -> Sizes:
         """The sizes of an input, with the batch where it is."""
@@ -369,8 +381,8 @@ class _Walk:
             )
         if op.nodes and all(isinstance(node.layer, Other) for node in op.nodes) and op.kind not in _MOVING:
             lifted = set(self.lifts.values())
-            held = [tensor for tensor in op.given if tensor.trained or tensor.name in lifted]
-            count = sum(prod(tensor.shape) for tensor in held)
+            named = [(index, one) for index, one in enumerate(op.inputs) if one and (one.trained or one.name in lifted)]
+            count = sum(prod(tensor.shape) for index, tensor in named if computes_with(op, index))
             if count:
                 self.unpriced.append(f"the work of `{op.kind}` (`{op.name}`) with its {count} parameters")
 
@@ -530,7 +542,7 @@ class _Walk:
             sha256=sha256,
             unknown=tuple(self.unknown),
             constants=tuple((output, tensor.shape) for output, tensor in outputs.items() if tensor.constant),
-            notes=tuple(dict.fromkeys(self.notes)),
+            notes=tuple(dict.fromkeys((*self.notes, *notes_of(self.graph)))),
             unpriced=tuple(dict.fromkeys(self.unpriced)),
             shared=self._shared(nodes),
         )

@@ -50,9 +50,13 @@ def left_aside(op: Operation) -> Iterator[Tensor]:
     """The trained tensors among the inputs that no node of `op` has, but for statistics and the like."""
     held = {name for node in op.nodes for name in node.parameters} | op.lifted
     for index, tensor in enumerate(op.inputs if op.nodes else ()):
-        known = tensor is None or not tensor.trained or tensor.name in held
-        if tensor is not None and not known and index not in (*_BESIDE.get(op.kind, ()), *_GRIDS.get(op.kind, ())):
+        if tensor is not None and tensor.trained and tensor.name not in held and computes_with(op, index):
             yield tensor
+
+
+def computes_with(op: Operation, index: int) -> bool:
+    """Whether what the input at `index` holds may be parameters: no sizes, grids, statistics or bounds."""
+    return index not in _BESIDE.get(op.kind, ()) and index not in _GRIDS.get(op.kind, ())
 
 
 def rearranged(op: Operation, index: int, shape: Shape) -> tuple[Part, ...]:
