@@ -10,6 +10,7 @@ from latte_cli.cli import console
 from latte_cli.cli.gating import Form, Gate
 from latte_cli.cli.options import (
     AllowUnknownOption,
+    BatchAxisOption,
     BatchSizeOption,
     DeviceOption,
     ModelArgument,
@@ -74,6 +75,7 @@ def estimate(
         ),
     ] = None,
     batch_size: BatchSizeOption = None,
+    batch_axis: BatchAxisOption = None,
     shape: ShapeOption = None,
     optimizer: OptimizerOption = "sgd",
     loss: Annotated[
@@ -153,7 +155,9 @@ def estimate(
     strategies = _strategies(strategy)
     for one in strategies:
         check_names(precision, layout, one, optimizer, loss, estimator)
-    network = load(model, batch_size=batch_size, sizes=parse_shapes(shape), allow_unknown=allow_unknown)
+    network = load(
+        model, batch_size=batch_size, batch_axis=batch_axis, sizes=parse_shapes(shape), allow_unknown=allow_unknown
+    )
     for text in network.notes:
         console.note(text)
     network = frozen(with_norms(network) if restore_norms else network, freeze or ())

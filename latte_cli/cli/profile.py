@@ -9,7 +9,15 @@ import typer
 
 from latte_cli import __version__
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_duration, parse_shapes, parse_widths
+from latte_cli.cli.options import (
+    BatchAxisOption,
+    FormatOption,
+    ShapeOption,
+    StoreOption,
+    parse_duration,
+    parse_shapes,
+    parse_widths,
+)
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Phase
 from latte_cli.report import Format, sweeps
@@ -61,6 +69,7 @@ def profile(
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, help="Batch size to read the models at. Repeatable.")
     ] = None,
+    batch_axis: BatchAxisOption = None,
     shape: ShapeOption = None,
     widths: Annotated[
         str, typer.Option(help="Measure the models' sub-models of these widths too, as in 1,0.75,0.5.")
@@ -110,7 +119,7 @@ def profile(
 
     chosen = suite or (Suite.NETWORK if models else Suite.QUICK)
     wanted_phases = _phases(phases)
-    networks = _networks(chosen, models or [], batch_size, parse_widths(widths), parse_shapes(shape))
+    networks = _networks(chosen, models or [], batch_size, batch_axis, parse_widths(widths), parse_shapes(shape))
     file = _plan_file(plan, networks)
     opened = open_store(store)
     opening = Opening(
@@ -163,6 +172,7 @@ def _networks(
     suite: Suite,
     models: Sequence[Path],
     batches: Sequence[int] | None,
+    batch_axis: int | None,
     widths: Sequence[float],
     shapes: Mapping[str, int],
 ) -> "list[Network]":
@@ -182,7 +192,7 @@ def _networks(
     from latte_cli.network.channels import sub_model
 
     sizes: Sequence[int | None] = batches or [None]
-    read = [load(path, batch_size=batch, sizes=shapes) for path in models for batch in sizes]
+    read = [load(path, batch_size=batch, batch_axis=batch_axis, sizes=shapes) for path in models for batch in sizes]
     return [network if width == 1 else sub_model(network, width) for width in widths for network in read]
 
 

@@ -7,6 +7,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import (
+    BatchAxisOption,
     BatchSizeOption,
     FormatOption,
     MemoryLimitOption,
@@ -35,6 +36,7 @@ def tune(
     ],
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda:N.")] = "cpu",
     batch_size: BatchSizeOption = None,
+    batch_axis: BatchAxisOption = None,
     shape: ShapeOption = None,
     precision: Annotated[str, typer.Option(metavar="NAME", help="fp32, bf16 or fp16.")] = Precision.FP32.value,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: all cores]")] = None,
@@ -69,7 +71,7 @@ def tune(
         raise unknown("precision", precision, TUNABLE)
     check_names(precision, None, strategy, optimizer)
     sizes = parse_shapes(shape)
-    network = load(model, batch_size=batch_size, sizes=sizes)
+    network = load(model, batch_size=batch_size, batch_axis=batch_axis, sizes=sizes)
     limits = Limits(workspace_bytes=workspace_limit, memory_bytes=memory_limit)
     key = key_here(device, Precision(precision), threads, limits)
     check_free(output, key, force=force)

@@ -6,6 +6,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import (
+    BatchAxisOption,
     BatchSizeOption,
     FormatOption,
     ModelArgument,
@@ -36,6 +37,7 @@ def verify(
         str | None, typer.Option(metavar="NAME", help="A profile of this machine, or `cpu` or `cuda:N`.")
     ] = None,
     batch_size: BatchSizeOption = None,
+    batch_axis: BatchAxisOption = None,
     shape: ShapeOption = None,
     precision: PrecisionOption = Precision.FP32.value,
     layout: Annotated[str, typer.Option(metavar="NAME", help="nchw or channels_last.")] = "nchw",
@@ -67,7 +69,7 @@ def verify(
     from latte_cli.store import open_store
 
     sizes = parse_shapes(shape)
-    network = load(model, batch_size=batch_size, sizes=sizes)
+    network = load(model, batch_size=batch_size, batch_axis=batch_axis, sizes=sizes)
     opened = open_store(store)
     estimate = estimated(
         opened,
