@@ -31,7 +31,8 @@ from latte_cli.layers import (
     View,
 )
 from latte_cli.network import Network, load, zoo
-from latte_cli.network.onnx import OPERATORS, read
+from latte_cli.network.onnx import read
+from latte_cli.network.onnx.operators import OPERATORS
 
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("light_*.onnx"))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, nump
 from test_onnx import assert_sound
 
 from latte_cli.errors import LatteError
-from latte_cli.network import Network
+from latte_cli.network import Network, load
 from latte_cli.network.onnx import read
 from latte_cli.network.onnx.origins import Part, overlaps, taken, whole
 
@@ -197,6 +198,20 @@ def test_operators_of_another_domain_are_named_as_such() -> None:
     for allow in (False, True):
         with pytest.raises(LatteError, match=r"own\.FusedConv"):
             network(model, allow_unknown=allow)
+
+
+def test_a_tied_table_that_is_stored_twice_is_noted_and_compared_when_asked(tmp_path: Path) -> None:
+    table = np.arange(28, dtype=np.float32).reshape(7, 4)
+    for second, parameters in ((table.T.copy(), 28), (table.T + 1, 56)):
+        nodes = [N("Gather", ["t", "x"], ["h"]), N("MatMul", ["h", "w"], ["y"])]
+        model = made(nodes, {"x": (2, 3)}, {"t": table, "w": second}, integers=["x"])
+        (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+        unread = load(tmp_path / "m.onnx")
+        assert unread.parameters == 56
+        assert unread.notes == ("`t` and `w` may be one weight that is stored twice; "
+                                "`--compare-weights` compares their numbers",)  # fmt: skip
+        compared = load(tmp_path / "m.onnx", compare_weights=True)
+        assert (compared.parameters, compared.notes) == (parameters, ())
 
 
 # --- equations

@@ -76,6 +76,9 @@ def estimate(
     ] = None,
     batch_size: BatchSizeOption = None,
     batch_axis: BatchAxisOption = None,
+    compare_weights: Annotated[
+        bool, typer.Option("--compare-weights", help="Read weights that may be stored twice, to count them once.")
+    ] = False,
     shape: ShapeOption = None,
     optimizer: OptimizerOption = "sgd",
     loss: Annotated[
@@ -156,7 +159,12 @@ def estimate(
     for one in strategies:
         check_names(precision, layout, one, optimizer, loss, estimator)
     network = load(
-        model, batch_size=batch_size, batch_axis=batch_axis, sizes=parse_shapes(shape), allow_unknown=allow_unknown
+        model,
+        batch_size=batch_size,
+        batch_axis=batch_axis,
+        sizes=parse_shapes(shape),
+        allow_unknown=allow_unknown,
+        compare_weights=compare_weights,
     )
     for text in network.notes:
         console.note(text)

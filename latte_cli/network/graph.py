@@ -78,7 +78,7 @@ class Network:
     @cached_property
     def parameters(self) -> int:
         """How many numbers its layers hold, frozen ones included; a tensor that several layers share counts once."""
-        return sum(self._parameter_sizes().values())
+        return sum(self.parameter_sizes.values())
 
     @cached_property
     def trained_parameters(self) -> int:
@@ -88,7 +88,7 @@ class Network:
     @cached_property
     def trained_sizes(self) -> Mapping[str, int]:
         """The parameters that are trained, with how many numbers each has."""
-        return {name: size for name, size in self._parameter_sizes().items() if name not in self.frozen}
+        return {name: size for name, size in self.parameter_sizes.items() if name not in self.frozen}
 
     def parameter_names(self, node: Node) -> tuple[str, ...]:
         """The names of a node's parameters, made up where the file has none."""
@@ -140,7 +140,9 @@ class Network:
             raise LatteError(f"`{self.name}` has no parameters to train", hint="use `--optimizer none`")
         return Optimizer(function=function, tensors=len(sizes), elements=sum(sizes.values()))
 
-    def _parameter_sizes(self) -> dict[str, int]:
+    @cached_property
+    def parameter_sizes(self) -> Mapping[str, int]:
+        """How many numbers each parameter has that no other one before it has."""
         shared = dict(self.shared)
         sizes = {
             name: max(0, prod(shape) - shared.get(name, 0))

@@ -18,14 +18,16 @@ def load(
     sizes: Mapping[str, int] | None = None,
     allow_unknown: bool = False,
     batch_axis: int | None = None,
+    compare_weights: bool = False,
 ) -> Network:
     """Read a model file, or a live torch module together with an `example` of what it is called with.
 
     A file is an ONNX model or a program of `torch.export` (`.pt2`), told apart by what it holds. `batch_size` is the
     one wanted (default: the file's own, or 1 where it is open), `batch_axis` its dimension in the inputs (default: the
     one that is called so, else the first), `sizes` are those of other dimensions that are left open, by name or by
-    place. Weights are not read. Raises LatteError for a file that is missing, damaged, or of another format, and for an
-    operator that is not known (unless `allow_unknown`, when the network names it in `unknown`).
+    place. Weights are not read, unless to `compare_weights` that a file may hold twice, which then count once. Raises
+    LatteError for a file that is missing, damaged, or of another format, and for an operator that is not known (unless
+    `allow_unknown`, when the network names it in `unknown`).
     """
     from latte_cli.network import torch_program
     from latte_cli.network.onnx import read, stripped
@@ -38,7 +40,7 @@ def load(
     if torch_program.is_pickle(content):
         raise torch_program.pickled(name)
     program = torch_program.is_archive(content)
-    return read(
+    network = read(
         torch_program.model(content, name) if program else content,
         name=name,
         sha256=stripped.digest(content),
@@ -47,6 +49,12 @@ def load(
         sizes=sizes,
         batch_axis=batch_axis,
     )
+    if not compare_weights or not isinstance(model, str | os.PathLike):
+        return network
+    from latte_cli.network.copies import tied
+    from latte_cli.network.weights import weights
+
+    return tied(network, weights(Path(model)))
 
 
 def _content(path: Path) -> bytes:

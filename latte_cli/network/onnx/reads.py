@@ -37,13 +37,14 @@ _GRIDS: dict[str, tuple[int, ...]] = {
 
 def check_reads(op: Operation) -> None:
     """Let what says sizes be read by the first node of `op`; raises Unreadable where another input is read by none."""
-    for index, tensor in enumerate(op.inputs):
-        read = {name for node in op.nodes for name in node.inputs}
-        if tensor is None or tensor.constant or tensor.name in read or not op.nodes:
+    read = {name for node in op.nodes for name in node.inputs}
+    for index, tensor in enumerate(op.inputs if op.nodes else ()):
+        if tensor is None or tensor.constant or tensor.name in read:
             continue
         if index not in _BESIDE.get(op.kind, ()) and not op.kind.startswith("Reduce"):
             raise Unreadable(f"what it does with its input `{tensor.name}` is not known")
         op.nodes[0] = replace(op.nodes[0], inputs=(*op.nodes[0].inputs, tensor.name))
+        read.add(tensor.name)
 
 
 def left_aside(op: Operation) -> Iterator[Tensor]:
