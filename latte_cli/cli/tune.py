@@ -92,6 +92,7 @@ def tune(request: TuneRequest) -> None:
         strategy=request.strategy,
         optimizer=request.optimizer,
         sizes=sizes,
+        batch_axis=request.batch_axis,
         seconds=_SECONDS if request.seconds is None else request.seconds,
         warn=console.warn,
     )
