@@ -23,7 +23,7 @@ from latte_cli.network.zoo import export
 PACKAGE = Path(latte_cli.__file__).parent
 MOST_LINES = 60
 MOST_LINES_OF_A_FILE = 500
-LONG_FILES = {"network/onnx/__init__.py", "network/onnx/shapes.py"}
+LONG_FILES = {"network/onnx/shapes.py"}
 """The files that are too long; one that no longer is leaves the list, and none comes in."""
 
 
