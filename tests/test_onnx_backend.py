@@ -20,8 +20,9 @@ from test_onnx import network
 from latte_cli.errors import LatteError
 from latte_cli.layers import Shape
 from latte_cli.network.module import NetworkModule
-from latte_cli.network.onnx.operators import OPERATORS, read
+from latte_cli.network.onnx import read
 from latte_cli.network.onnx.operation import Undecided
+from latte_cli.network.onnx.operators import OPERATORS
 from latte_cli.network.weights import Weights
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
