@@ -10,17 +10,20 @@ The right FLOPs are those of `FlopCounterMode`, with the rules of RULES where it
 is that of torch's allocator in a step of SGD, as in tests/test_memory.py. The loss is the cross-entropy of the last
 output and the sum of the others.
 
-Each network in each form is a line of `--output`, from a process of its own; a run that was cut off goes on where it
-was. Needs `pip install -c constraints.txt torchvision timm transformers diffusers segmentation-models-pytorch`.
+Each network in each form is a line of `--output`. A process of its own reads a few; where one hangs or dies, that is a
+line as well. A run that was cut off goes on where it was. Needs
+`pip install -c constraints.txt torchvision timm transformers diffusers segmentation-models-pytorch`.
 
     python benchmarks/reading_accuracy.py [--only REGEX] [--forms truth,module,pt2,dynamo,old] [--limit-s 60]
         [--for-s SECONDS] [--again OUTCOME] [--report] [--output build/reading-accuracy/rows.jsonl]
 """
 
 import argparse
+import gc
 import json
 import re
 import resource
+import signal
 import sys
 import time
 import warnings
@@ -42,6 +45,8 @@ EXPORTED, ASKED = 2, 3
 """How many samples a network is exported with, and how many it is asked for."""
 MEMORY_BYTES = 8 * 2**30
 WITHIN, PEAK_WITHIN = 0.01, 0.05
+AT_ONCE = 16
+"""How many networks one process reads, since what it imports takes longer than most."""
 KIND, SHOWN = 140, 6
 """How many characters of a reason tell it from others, and how many networks are named for each."""
 
@@ -296,33 +301,53 @@ def _weights(path: str) -> dict[str, int]:
     }
 
 
-def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """One line of the rows, in a process of its own."""
+def answer(request: Mapping[str, Any]) -> None:
+    """Append a row for each pair of a network and a form, in a process that ends where one takes too long."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     warnings.simplefilter("ignore")
-    if request["form"] == TRUTH:
-        return {"outcome": "run", **truth(request)}
-    return reading(request)
+    for name, form in request["pairs"]:
+        gc.collect()
+        start = time.perf_counter()
+        signal.setitimer(signal.ITIMER_REAL, request["limit_s"])
+        one = {**request, "name": name, "form": form}
+        found = {"outcome": "run", **truth(one)} if form == TRUTH else reading(one)
+        append(Path(request["output"]), (name, form), found, time.perf_counter() - start)
 
 
-def row(name: str, form: str, limit_s: float) -> dict[str, Any]:
-    start = time.perf_counter()
-    try:
-        found = child.ask(
-            f"{Path(__file__).stem}:answer", {"name": name, "form": form, "limit_s": limit_s}, limit_s=limit_s
-        )
-    except child.TimedOut as exc:
-        found = {"outcome": "timed out", "reason": str(exc)}
-    except child.Ended as exc:
-        found = {"outcome": "died", "reason": str(exc)}
-    return {"name": name, "form": form, "wall_s": round(time.perf_counter() - start, 1), **found}
+def append(output: Path, pair: Sequence[str], found: Mapping[str, Any], wall_s: float) -> None:
+    """Write a row in one piece, beside those of other processes."""
+    line = {"name": pair[0], "form": pair[1], "wall_s": round(wall_s, 1), **found}
+    with output.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    print(*pair, found["outcome"], found.get("reason", ""), f"{wall_s:.1f} s", file=sys.stderr)
+
+
+def run(pairs: Sequence[tuple[str, str]], limit_s: float, output: Path) -> None:
+    """Append a row for each pair; where the process dies, another goes on with the next."""
+    while pairs:
+        request = {"pairs": pairs, "limit_s": limit_s, "output": str(output.absolute())}
+        before = len(lines_of(output))
+        start = time.perf_counter()
+        try:
+            child.ask(f"{Path(__file__).stem}:answer", request)
+            return
+        except child.Ended as exc:
+            done = {(each["name"], each["form"]) for each in lines_of(output)[before:]}
+            pairs = [pair for pair in pairs if pair not in done]
+            late = exc.code == -signal.SIGALRM
+            found = {"outcome": "timed out" if late else "died", "reason": f"over {limit_s:g} s" if late else str(exc)}
+            append(output, pairs[0], found, time.perf_counter() - start)
+            pairs = pairs[1:]
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """All rows, in the order that they were written in."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def rows_of(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """The last line of each network in each form."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = [json.loads(line) for line in lines]
-    return {(each["name"], each["form"]): each for each in found}
+    return {(each["name"], each["form"]): each for each in lines_of(path)}
 
 
 def verdicts(found: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, bool | None]:
@@ -414,6 +439,10 @@ def _kind(reason: str) -> str:
     return re.sub(r"\d+", "N", re.sub(r"`[^`]*[_./ ][^`]*`", "`…`", reason))[:KIND]
 
 
+def _wanted(old: Mapping[str, Any] | None, again: str) -> bool:
+    return old is None or bool(again and re.fullmatch(again, old["outcome"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a regular expression for names")
@@ -426,16 +455,12 @@ def main() -> None:
     options = parser.parse_args()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     known, end_s = child.ask("reading_networks:names", None), time.monotonic() + options.for_s
-    for form in () if options.report else options.forms.split(","):
-        for name in known:
-            old = rows_of(options.output).get((name, form))
-            wanted = old is None or (options.again and re.fullmatch(options.again, old["outcome"]))
-            if not wanted or not re.search(options.only, name) or time.monotonic() > end_s:
-                continue
-            found = row(name, form, options.limit_s)
-            with options.output.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(found) + "\n")
-            print(form, name, found["outcome"], found.get("reason", ""), f"{found['wall_s']} s", file=sys.stderr)
+    chosen = [] if options.report else list(filter(re.compile(options.only).search, known))
+    for first in range(0, len(chosen), AT_ONCE):
+        old = rows_of(options.output)
+        pairs = [(name, form) for name in chosen[first : first + AT_ONCE] for form in options.forms.split(",")]
+        if time.monotonic() < end_s:
+            run([pair for pair in pairs if _wanted(old.get(pair), options.again)], options.limit_s, options.output)
     print(report(rows_of(options.output), known))
 
 
