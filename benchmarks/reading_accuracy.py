@@ -380,7 +380,10 @@ def report(rows: Mapping[tuple[str, str], Mapping[str, Any]], known: Iterable[st
         lines.append(_counts(form, rows, form, known))
         for library in libraries:
             own = [name for name in known if name.startswith(f"{library}/")]
-            lines.append(_counts(f"{form}, {library}", rows, form, own))
+            if any((name, form) in rows for name in own):
+                lines.append(_counts(f"{form}, {library}", rows, form, own))
+    missing = sum((name, form) not in rows for name in known for form in FORMS[1:])
+    lines += ["", f"Not yet run: {missing} of {len(known) * len(FORMS[1:])} pairs of a network and a form."]
     lines += ["", "| what | networks | reason | which |", "|---|---|---|---|", *_reasons(rows, known)]
     return "\n".join(lines)
 
@@ -436,7 +439,8 @@ def _wrong(found: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[tuple
 
 def _kind(reason: str) -> str:
     """A reason without the names and numbers of one network."""
-    return re.sub(r"\d+", "N", re.sub(r"`[^`]*[_./ ][^`]*`", "`…`", reason))[:KIND]
+    plain = re.sub(r"`([^`]*)`", lambda found: "`…`" if re.search("[_./ ]", found[1]) else found[0], reason)
+    return re.sub(r"\d+", "N", plain)[:KIND]
 
 
 def _wanted(old: Mapping[str, Any] | None, again: str) -> bool:
