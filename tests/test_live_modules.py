@@ -486,6 +486,7 @@ OPERATORS: dict[str, Callable[[Tensor], Any]] = {
     "indices": lambda x: x[torch.arange(8), torch.arange(8)],
     "indices of a grid": lambda x: x[torch.arange(3)[:, None], torch.arange(5)[None]],
     "indices apart": lambda x: x.view(2, 4, 8)[torch.tensor([0, 1]), :, torch.tensor([1, 2])],
+    "counted": lambda x: x * (x > 0).cumsum(1),
     "logcumsumexp": lambda x: x.logcumsumexp(1),
     "inverse": lambda x: torch.linalg.inv(x @ x.T),
     "svd": lambda x: torch.linalg.svd(x)[1],
