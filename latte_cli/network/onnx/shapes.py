@@ -1,9 +1,8 @@
-"""ONNX operators that rearrange tensors or compute with their shapes, and the folding of constants."""
+"""ONNX operators that rearrange tensors or compute with their shapes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -14,7 +13,6 @@ from latte_cli.network.graph import Value
 from latte_cli.network.onnx.operation import (
     FOLDED_ELEMENTS,
     NO_NUMBERS,
-    Array,
     Operation,
     Reader,
     Tensor,
@@ -159,7 +157,8 @@ def _unsqueeze(op: Operation) -> object:
     return op.view(x, tuple(1 if axis in axes else next(sizes) for axis in range(rank)), (("unsqueezed", axes),))
 
 
-def _order(op: Operation) -> tuple[int, ...]:
+def permutation(op: Operation) -> tuple[int, ...]:
+    """Where each dimension of a Transpose comes from; raises LatteError where each is not there once."""
     rank = len(op.input().shape)
     order = op.integers("perm") or tuple(reversed(range(rank)))
     order = tuple(op.axis(axis, rank) for axis in order)
@@ -169,7 +168,7 @@ def _order(op: Operation) -> tuple[int, ...]:
 
 
 def _transpose(op: Operation) -> object:
-    x, order = op.input(), _order(op)
+    x, order = op.input(), permutation(op)
     output = tuple(x.shape[axis] for axis in order)
     wide = [axis for axis in order if x.shape[axis] > 1]
     if wide == sorted(wide):
@@ -328,7 +327,7 @@ def _expand(op: Operation) -> object:
     before = (*(1,) * (rank - len(x.shape)), *x.shape)
     if op.scaled and not wanted.computed and len(target) == rank and target[:1] == (op.own_batch,) and before[0] == 1:
         target = (op.batch, *target[1:])
-    if op.scaled and op.folds and _uniform(x):
+    if op.scaled and op.folds and uniform(x):
         conflicts = zip(before, (*(1,) * (rank - len(target)), *target), strict=True)
         return op.constant(tuple(new if old == op.own_batch or old == 1 else old for old, new in conflicts))
     if op.scaled and not wanted.computed and output is not None:
@@ -336,7 +335,7 @@ def _expand(op: Operation) -> object:
     return _copied(op, "expand", broadcast(x.shape, target))
 
 
-def _uniform(x: Tensor) -> bool:
+def uniform(x: Tensor) -> bool:
     """Whether a constant holds one number over and over, as first states do, so that it may be of any size."""
     return x.values is not None and x.values.size > 0 and bool((x.values == x.values.flat[0]).all())
 
@@ -468,83 +467,3 @@ MAKING: dict[str, Reader] = {
     "Range": _range,
 }
 """Operators whose output is a constant, whatever they are given."""
-
-Fold = Callable[..., Any]
-
-
-def _quotient(a: Array, b: Array) -> Array:
-    if a.dtype.kind == "f":
-        return np.asarray(a / b)
-    return np.asarray(np.sign(a) * np.sign(b) * (abs(a) // abs(b)))
-
-
-_BY_VALUE: dict[str, Fold] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": _quotient,
-    "Mod": np.mod,
-    "Pow": np.power,
-    "Max": np.maximum,
-    "Min": np.minimum,
-    "Where": np.where,
-    "Equal": np.equal,
-    "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
-    "Less": np.less,
-    "LessOrEqual": np.less_equal,
-    "And": np.logical_and,
-    "Or": np.logical_or,
-    "Not": np.logical_not,
-    "Neg": np.negative,
-    "Abs": np.abs,
-    "Sqrt": np.sqrt,
-    "Floor": np.floor,
-    "Ceil": np.ceil,
-    "Reciprocal": np.reciprocal,
-}
-_BY_SHAPE = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_BY_REDUCTION: dict[str, Fold] = {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}
-
-
-def folded(op: Operation, shape: Shape) -> Array | None:
-    """The values, of `shape`, that `op` computes from constants; None where they are many or not known."""
-    arrays = [tensor.values for tensor in op.given]
-    if not arrays or prod(shape) > FOLDED_ELEMENTS:
-        return None
-    known = [values for values in arrays if values is not None]
-    if len(known) < len(arrays):
-        return None
-    with np.errstate(all="ignore"):
-        values = _folded(op, known, shape)
-    return values if values is not None and values.shape == shape else None
-
-
-def _folded(op: Operation, arrays: list[Array], shape: Shape) -> Array | None:
-    first = arrays[0]
-    if op.kind in _BY_VALUE:
-        return np.asarray(_BY_VALUE[op.kind](*arrays))
-    if op.kind in _BY_SHAPE:
-        return first.reshape(shape)
-    if op.kind in _BY_REDUCTION:
-        axes = tuple(op.sizes(1, "axes") or range(first.ndim))
-        return np.asarray(_BY_REDUCTION[op.kind](first, axis=axes, keepdims=bool(op.integer("keepdims", 1))))
-    match op.kind:
-        case "Concat":
-            return np.concatenate(arrays, op.integer("axis", 1))
-        case "Gather":
-            return np.take(first, arrays[1], op.integer("axis"))
-        case "Slice":
-            return first[slices(op)]
-        case "Transpose":
-            return first.transpose(_order(op))
-        case "Expand":
-            return (
-                np.full(shape, first.flat[0], first.dtype)
-                if first.size == 1 or _uniform(op.input())
-                else (np.broadcast_to(first, shape))
-            )
-        case "Cast" | "CastLike":
-            element = op.integer("to", TensorProto.FLOAT) if op.kind == "Cast" else op.input(1).element
-            return first.astype(helper.tensor_dtype_to_np_dtype(element))
-    return None

@@ -16,6 +16,7 @@ from latte_cli.network.graph import Network, Node
 from latte_cli.network.onnx import inferred
 from latte_cli.network.onnx.control import CONDITIONS, DEEPEST, FLOW, function_called
 from latte_cli.network.onnx.dimensions import Dimensions
+from latte_cli.network.onnx.folding import folded
 from latte_cli.network.onnx.graph import DAMAGED, KEEPS_ORIGIN, Call, Graph, notes_of
 from latte_cli.network.onnx.operation import (
     Operation,
@@ -28,7 +29,7 @@ from latte_cli.network.onnx.operation import (
 from latte_cli.network.onnx.operators import leave_layers
 from latte_cli.network.onnx.origins import Part, overlaps
 from latte_cli.network.onnx.reads import check_reads, computes_with, left_aside, rearranged
-from latte_cli.network.onnx.shapes import MAKING, folded
+from latte_cli.network.onnx.shapes import MAKING
 
 _MOVING = ("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "Compress")
 """Operators that compute nothing with the weights that they are given."""
