@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Activation, Dropout, Norm
+from latte_cli.layers import Activation, Dropout, Norm, Stored
 from latte_cli.network import Network, Node, zoo
 from latte_cli.network.onnx import read, stripped
 
@@ -39,9 +39,9 @@ def network(content: bytes, *, batch: int) -> Network:
     """
     found = read(content, name="model", sha256=stripped.digest(content), batch_size=batch, allow_unknown=False)
     for node in found.nodes:
-        if not _known_by_attributes(node):
+        if isinstance(node.layer, Stored) or not _known_by_attributes(node):
             raise LatteError(
-                f"`{node.name}` ({node.layer.kind}) reads constants, which cannot be trained in a federation yet",
+                f"`{node.name}` ({node.layer.kind}) holds constants, which cannot be trained in a federation yet",
                 hint="convolutions, linear layers and norms can",
             )
     return found

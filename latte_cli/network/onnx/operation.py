@@ -121,7 +121,7 @@ class Operation:
     """An operator with its inputs; its reader adds `nodes` and the tensors it makes, `results`.
 
     `wanted` are the shapes that activations have at `batch`, where that differs from the one of which the file's
-    numbers are, `own_batch`. `named_sizes` are what the user says of
+    numbers are, `own_batch`; `open_batch` says that the file leaves it open. `named_sizes` are what the user says of
     dimensions by name. `lift` turns a constant into an activation; `lifted` are the names of those that were, `held`
     the parts that the parameters of its nodes consist of.
     """
@@ -135,6 +135,7 @@ class Operation:
     place: str = ""
     wanted: Mapping[str, Shape] = field(default_factory=dict)
     own_batch: int = 1
+    open_batch: bool = False
     batch: int = 1
     named_sizes: Mapping[str, int] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)

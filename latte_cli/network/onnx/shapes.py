@@ -126,7 +126,7 @@ def _reshape(op: Operation) -> object:
 
 def _check_own(op: Operation, x: Tensor, target: Shape, given: Tensor | None) -> None:
     """Raise LatteError where the batch would go into another dimension because an export's batch was 1."""
-    fixed = not op.folds and not (given is not None and given.computed) and not op.scaled
+    fixed = op.open_batch and not (op.folds or op.scaled) and not (given is not None and given.computed)
     if fixed and target[:1] == (1,) and op.batch > 1 and x.shape[:1] == (op.batch,):
         raise LatteError(f"its shape {target} holds the batch of the export")
 

@@ -136,6 +136,7 @@ class Walk:
             opset=self.graph.opset,
             wanted=self.wanted,
             own_batch=self.own_batch,
+            open_batch=not isinstance(self.graph.batch, int),
             batch=self.dimensions.batch,
             named_sizes=self.dimensions,
             lift=self.lift,
