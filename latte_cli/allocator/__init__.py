@@ -10,7 +10,7 @@ from latte_cli.allocator.goal import Goal, Least, Target, curve_towards
 from latte_cli.allocator.many import Assignment, Devices, assigned
 from latte_cli.allocator.plan import Plan, PlannedDevice, Priced, allocate, largest, plan_of, planned, priced
 from latte_cli.allocator.plan_file import CATALOGUE, MANY, PlanFile, Trainee, shared_out
-from latte_cli.allocator.pricing import Price, Pricer, Round, pricer_of, round_of
+from latte_cli.allocator.pricing import Price, Pricer, Round, estimator_of, pricer_of, round_of
 from latte_cli.allocator.sub_models import SubModel, catalogue
 from latte_cli.fleet import Method, Objective
 
@@ -53,6 +53,7 @@ __all__ = [
     "coverage",
     "curve",
     "curve_towards",
+    "estimator_of",
     "kept",
     "largest",
     "outcome",

@@ -133,6 +133,28 @@ class Pricer:
         return self._estimators[key]
 
 
+def estimator_of(
+    store: Store,
+    slug: str,
+    fleet_class: FleetClass,
+    *,
+    strategy: str = "latte",
+    limits: Limits | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Estimator:
+    """The estimator of a class on the profile `slug`; `strategy` is for a class that names none."""
+    return Estimator(
+        store,
+        slug,
+        precision=fleet_class.precision,
+        layout=fleet_class.layout,
+        threads=fleet_class.threads,
+        strategy=fleet_class.strategy or strategy,
+        limits=limits or Limits(),
+        note=note,
+    )
+
+
 def pricer_of(
     model: Path,
     store: Store,
@@ -151,16 +173,8 @@ def pricer_of(
 
     def estimator(each: FleetClass) -> Estimator:
         slug = profile(store, each.device, each.threads)
-        return Estimator(
-            store,
-            slug,
-            precision=each.precision,
-            layout=each.layout,
-            threads=each.threads,
-            strategy=each.strategy or strategy,
-            limits=Limits(memory_bytes=each.memory_bytes or store.device(slug).memory_bytes),
-            note=note,
-        )
+        limits = Limits(memory_bytes=each.memory_bytes or store.device(slug).memory_bytes)
+        return estimator_of(store, slug, each, strategy=strategy, limits=limits, note=note)
 
     return Pricer(
         lambda batch: load(model, batch_size=batch, sizes=sizes, allow_unknown=allow_unknown),

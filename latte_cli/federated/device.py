@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latte_cli import child
-from latte_cli.allocator import Pricer, Round, SubModel
+from latte_cli.allocator import Pricer, Round, SubModel, estimator_of
 from latte_cli.allocator.channels import Frequencies, kept
 from latte_cli.errors import ExitCode, LatteError, unknown
-from latte_cli.estimator import Estimator
 from latte_cli.federated import data, models
 from latte_cli.federated.aggregation import Arrays, Update, groups, importance, part, trained_channels
 from latte_cli.federated.data import Examples
@@ -235,17 +234,7 @@ def rounds(
     own = fleet_class(node, settings, samples)
     slug = _profile(store, node, settings, model)
 
-    def estimator(each: FleetClass) -> Estimator:
-        return Estimator(
-            store,
-            slug,
-            precision=each.precision,
-            layout=each.layout,
-            threads=each.threads,
-            strategy=each.strategy or "latte",
-        )
-
-    pricer = Pricer(lambda batch: models.network(model, batch=batch), estimator)
+    pricer = Pricer(lambda batch: models.network(model, batch=batch), lambda each: estimator_of(store, slug, each))
     whole = pricer.whole(settings.batch).parameters
     return tuple(_later(pricer(each, own), 32 * (whole - each.parameters) / own.down_bit_per_s) for each in sub_models)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 
-from latte_cli.allocator import Pricer, Round, Search, SubModel, catalogue, largest
+from latte_cli.allocator import Pricer, Round, Search, SubModel, catalogue, estimator_of, largest
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Estimator, Step, training_step
 from latte_cli.federated import models
@@ -93,18 +93,7 @@ class Prices:
 
 
 def _estimators(store: Store) -> Callable[[FleetClass], Estimator]:
-    def estimator(each: FleetClass) -> Estimator:
-        slug = profile(store, each.device, each.threads)
-        return Estimator(
-            store,
-            slug,
-            precision=each.precision,
-            layout=each.layout,
-            threads=each.threads,
-            strategy=each.strategy or "latte",
-        )
-
-    return estimator
+    return lambda each: estimator_of(store, profile(store, each.device, each.threads), each)
 
 
 class Fleet:
