@@ -38,7 +38,7 @@ def read(
     except UnicodeDecodeError as exc:
         raise LatteError(f"`{name}` is damaged: it holds text that is not UTF-8", hint=DAMAGED) from exc
     given = dict(sizes or {})
-    own = graph.batch if isinstance(graph.batch, int) else None
+    own = graph.own_batch
     batch = _batch(graph, batch_size, given) if batch_size is not None or own is None else own
     if batch < 1 and batch != own:
         raise LatteError(f"the batch size cannot be {batch}", hint="it counts samples: 1 or more")
@@ -46,14 +46,15 @@ def read(
     def walked(batch: int, wanted: Mapping[str, Shape] | None = None, own: int | None = None) -> Walk:
         return _walked(graph, batch, given, allow_unknown, wanted or {}, own)
 
-    walk = walked(batch) if (own in (None, batch) and batch == 1) or own == batch else _at_another(graph, walked, batch)
+    as_exported = own == batch or (own is None and batch == 1)
+    walk = walked(batch) if as_exported else _at_another(graph, walked, batch)
     walk.dimensions.check()
     return walk.network(name, sha256)
 
 
 def _at_another(graph: Graph, walked: Callable[..., Walk], batch: int) -> Walk:
     """The graph at a batch size that its export did not have; raises LatteError that says so where it cannot be."""
-    own = graph.batch if isinstance(graph.batch, int) else None
+    own = graph.own_batch
     first = walked(own) if own is not None else None
     try:
         return _scaled(graph, first, walked, batch) if first is not None else walked(batch)
@@ -65,14 +66,14 @@ def _at_another(graph: Graph, walked: Callable[..., Walk], batch: int) -> Walk:
 
 def _of_a_small_export(graph: Graph, walked: Callable[..., Walk], batch: int, error: LatteError) -> Walk:
     """The graph read as one that was exported at a batch of 1 or 2, which its numbers may say though it is open."""
-    for own in _EXPORTED_AT if not isinstance(graph.batch, int) else ():
+    for own in _EXPORTED_AT if graph.own_batch is None else ():
         try:
             return _scaled(graph, walked(own), walked, batch)
         except Undecided:
             raise
         except LatteError:
             continue
-    if not isinstance(graph.batch, int) and not any(_readable(walked, own) for own in _EXPORTED_AT):
+    if graph.own_batch is None and not any(_readable(walked, own) for own in _EXPORTED_AT):
         raise error
     raise LatteError(f"it cannot be read at a batch of {batch}: {error.message}", hint=_REBATCH) from error
 
@@ -137,7 +138,7 @@ def _walked(
     wanted: Mapping[str, Shape],
     own: int | None,
 ) -> Walk:
-    own_batch = own if own is not None else graph.batch if isinstance(graph.batch, int) else batch
+    own_batch = next(size for size in (own, graph.own_batch, batch) if size is not None)
     walk = Walk(
         graph=graph,
         dimensions=Dimensions(graph=graph, batch=batch, sizes=sizes),

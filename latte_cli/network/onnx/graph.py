@@ -102,6 +102,11 @@ class Graph:
         """The dimension of the inputs that is the batch, where no symbol says it."""
         return self.given_axis or 0
 
+    @property
+    def own_batch(self) -> int | None:
+        """The batch size of the export, None where it is open."""
+        return self.batch if isinstance(self.batch, int) else None
+
     @cached_property
     def batch(self) -> int | str | None:
         """The batch: the dimension that the user says, else one that is called so, else the first of the first input.

@@ -136,7 +136,7 @@ class Walk:
             opset=self.graph.opset,
             wanted=self.wanted,
             own_batch=self.own_batch,
-            open_batch=not isinstance(self.graph.batch, int),
+            open_batch=self.graph.own_batch is None,
             batch=self.dimensions.batch,
             named_sizes=self.dimensions,
             lift=self.lift,
