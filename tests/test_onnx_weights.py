@@ -15,6 +15,7 @@ from test_onnx import assert_sound
 from latte_cli.errors import LatteError
 from latte_cli.network import Network, load
 from latte_cli.network.onnx import read
+from latte_cli.network.onnx.control import DEEPEST
 from latte_cli.network.onnx.origins import Part, overlaps, taken, whole
 
 FLOAT, INT64, BOOL, INT8, UINT8 = (
@@ -172,6 +173,19 @@ def test_a_constant_of_a_function_is_one_weight_however_often_it_is_called() -> 
     calls = [N("Linear", [a], [b], domain="own") for a, b in (("x", "h"), ("h", "y"))]
     found = network(made(calls, {"x": (2, 4)}, {}, functions=[function]))
     assert (found.parameters, heavy(found)) == (16, 128)
+
+
+def test_a_weight_that_follows_in_too_many_steps_leaves_later_functions_readable() -> None:
+    body = [N("Constant", [], ["k"], value=numpy_helper.from_array(reals(4, 4), "k")), N("MatMul", ["a", "k"], ["b"])]
+    own = helper.make_function("own", "Product", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    chain = [N("Mul", ["w" if at == 0 else f"w{at}", "w"], [f"w{at + 1}"]) for at in range(DEEPEST + 5)]
+    nodes = [*chain, N("MatMul", ["x", f"w{DEEPEST + 5}"], ["y"]), N("Product", ["y"], ["z"], domain="own")]
+    model = made(nodes, {"x": (2, 4)}, SQUARE, functions=[own])
+    with pytest.raises(LatteError, match="in more than"):
+        network(model)
+    found = read(model.SerializeToString(), name="m", sha256="", batch_size=None, allow_unknown=True)
+    assert heavy(found) == 2 * 2 * 4 * 4
+    assert found.unknown
 
 
 def test_quantised_products_are_priced_in_floating_point_with_a_note() -> None:

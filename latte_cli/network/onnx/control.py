@@ -1,6 +1,7 @@
 """Functions and control flow: calls of functions, branches and loops become the operators that they run."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from math import prod
 from typing import Protocol
 
@@ -28,6 +29,9 @@ class Walk(Protocol):
     notes: list[str]
     depth: int
     expanded: int
+
+    def deeper(self) -> AbstractContextManager[None]:
+        """What is read meanwhile lies one level deeper."""
 
     def steps(self, calls: Sequence[Call], constants: Mapping[str, Tensor]) -> None:
         """Read more operators, which may use more constants."""
@@ -281,9 +285,8 @@ def _run(walk: Walk, calls: Sequence[Call], constants: Mapping[str, Tensor], out
         )
     outside = {name for call in calls for name in call.reads} | {*constants, *outputs}
     made = {name for call in calls for name in call.outputs}
-    walk.depth += 1
-    walk.steps(ordered(calls, outside - made, outputs), constants)
-    walk.depth -= 1
+    with walk.deeper():
+        walk.steps(ordered(calls, outside - made, outputs), constants)
 
 
 def _inside(prefix: str, nodes: Sequence[object], formal: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A walk through the graph of an ONNX file: operator by operator, what is known of each tensor, and the layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -70,6 +71,15 @@ class Walk:
     def size_of(self, name: str) -> int | None:
         """What the user says that a dimension called `name` is."""
         return self.dimensions.size_of(name)
+
+    @contextmanager
+    def deeper(self) -> Iterator[None]:
+        """What is read meanwhile lies one level deeper, whether or not it can be read."""
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
 
     def steps(self, calls: Sequence[Call], constants: Mapping[str, Tensor]) -> None:
         """Read operators in order, which may use more constants."""
@@ -191,12 +201,11 @@ class Walk:
         call = self.makers[tensor.name]
         if not self.tensors[tensor.name].constant:
             return self.tensors[tensor.name]
-        self.depth += 1
-        if self.depth >= DEEPEST:
-            raise Unreadable(f"`{tensor.name}` follows from its weights in more than {DEEPEST} steps")
         given = [self.tensors[name] if name else None for name in call.inputs]
-        inputs = [self.lift(one) if one is not None and one.trained else one for one in given]
-        self.depth -= 1
+        with self.deeper():
+            if self.depth >= DEEPEST:
+                raise Unreadable(f"`{tensor.name}` follows from its weights in more than {DEEPEST} steps")
+            inputs = [self.lift(one) if one is not None and one.trained else one for one in given]
         for name in filter(None, call.outputs):
             self.replaced.append((name, self.tensors.pop(name)))
         self._read(call, inputs)
