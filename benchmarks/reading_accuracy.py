@@ -1,8 +1,8 @@
-"""How truly networks of five libraries are read: parameters, FLOPs and memory against torch's own, in four forms.
+"""How accurately LATTE reads networks of five libraries: parameters, FLOPs and memory against torch's, in four forms.
 
-Each network of `reading_networks.py` is read as a live module, as a `.pt2` program and from both of torch's ONNX
-exporters: exported with two samples, asked for three. Modules and `.pt2` are in training mode, ONNX files in evaluation
-mode, as they are mostly exported.
+LATTE reads each network of `reading_networks.py` as a live module, as a `.pt2` program and from both of torch's ONNX
+exporters. The export has a batch of two; LATTE reads it at a batch of three. Modules and `.pt2` files are in training
+mode, ONNX files in evaluation mode, as most exports are.
 
 For modules and `.pt2` the right parameters are those that receive a gradient, and the others, and the bytes of buffers;
 for ONNX the weights that the results depend on, or the file's own where an exporter has folded norms into convolutions.
@@ -10,8 +10,8 @@ The right FLOPs are those of `FlopCounterMode`, with the rules of RULES where it
 is that of torch's allocator in a step of SGD, as in tests/test_memory.py. The loss is the cross-entropy of the last
 output and the sum of the others.
 
-Each network in each form is a line of `--output`. A process of its own reads a few; where one hangs or dies, that is a
-line as well. A run that was cut off goes on where it was. Needs
+`--output` has a line for each network in each form. A child process reads a few networks; a line also records one that
+hangs or dies. A run that was interrupted goes on where it stopped. It needs
 `pip install -c constraints.txt torchvision timm transformers diffusers segmentation-models-pytorch`.
 
     python benchmarks/reading_accuracy.py [--only REGEX] [--forms truth,module,pt2,dynamo,old] [--limit-s 60]
@@ -42,7 +42,7 @@ from latte_cli import LatteError, child, load
 
 TRUTH, MODULE, PT2, DYNAMO, OLD = FORMS = ("truth", "module", "pt2", "dynamo", "old")
 EXPORTED, ASKED = 2, 3
-"""How many samples a network is exported with, and how many it is asked for."""
+"""The batch sizes of the export and of the reading."""
 MEMORY_BYTES = 8 * 2**30
 WITHIN, PEAK_WITHIN = 0.01, 0.05
 AT_ONCE = 16

@@ -19,7 +19,7 @@ TIMES = 5
 
 
 def read(path: str) -> dict[str, Any]:
-    """What it takes a process of its own to read a model file."""
+    """The time and memory that a child process takes to read a model file."""
     import latte_cli.network.onnx  # noqa: F401 - its import is no part of reading
     from latte_cli import load
 
@@ -63,7 +63,7 @@ def main() -> None:
         for name, path in files.items():
             path.write_bytes(zoo.export(name))
         files["1 GiB of weights"] = Path(folder, "c.onnx")
-        # In a process of its own, whose memory is not taken for a reader's.
+        # A child process writes it: the readers would inherit the peak memory of this process.
         child.ask("reading_speed:gigabyte", str(files["1 GiB of weights"]))
         for name, path in files.items():
             runs = [child.ask("reading_speed:read", str(path)) for _ in range(TIMES)]

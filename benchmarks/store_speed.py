@@ -18,7 +18,7 @@ _NETWORK = 60
 
 
 def answer(request: Mapping[str, Any]) -> list[float]:
-    """What `times` asks a process of its own for; nothing heavy is imported before."""
+    """The child process of `times`, which imports nothing heavy before."""
     start = time.perf_counter()
     import pyarrow.compute
     import pyarrow.fs

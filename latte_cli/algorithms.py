@@ -1,4 +1,4 @@
-"""Algorithms: an open set of names, what is known of the named ones, and who ranks them."""
+"""Algorithms: their names, what is known of them, and the libraries' rankings."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

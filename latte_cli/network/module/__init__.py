@@ -32,10 +32,8 @@ class NetworkModule(nn.Module):
     """`network` as a module: the activations it is given in, its output out (a tuple where it has several).
 
     Weights are those of `weights`, arrays by the names that nodes have for their parameters and constants, else drawn
-    from `seed` by Kaiming's rule; nodes that name the same parameters share them. Constants of element-wise layers that
-    are no single numbers are trained where they are floating-point weights of the file, beside what
-    `Network.parameters` counts. An activation is dropped after its last use, as in a model written by hand. Raises
-    LatteError for a layer that cannot be run.
+    from `seed` by Kaiming's rule; nodes that name the same parameters share them. An activation is dropped after its
+    last use, as in a model written by hand. Raises LatteError for a layer that cannot be run.
     """
 
     def __init__(self, network: Network, *, weights: Mapping[str, NDArray[Any]] | None = None, seed: int = 0) -> None:
