@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
 from latte_cli.errors import LatteError
+from latte_cli.network.torch_program.nodes import out_of_place
 from latte_cli.network.torch_program.rules import OPAQUE, RULES
 
 EXAMPLE = (
@@ -231,7 +232,7 @@ def _functional(program: Any) -> Any:
 
 def _works_in_place(target: Any) -> bool:
     name = getattr(getattr(target, "_schema", None), "name", "")
-    return bool(name.endswith("_")) and not name.endswith("__")
+    return bool(out_of_place(name) != name)
 
 
 def _is_view(node: Any) -> bool:
@@ -258,9 +259,8 @@ def _of_primitives(decomposition: Any) -> bool:
 
 
 def _known(target: str) -> bool:
-    kind = target.split(".")[1]
-    plain = kind[:-1] if kind.endswith("_") and not kind.endswith("__") else kind
-    return plain in RULES or plain in OPAQUE
+    kind = out_of_place(target.split(".")[1])
+    return kind in RULES or kind in OPAQUE
 
 
 def _decomposed(program: Any, table: dict[Any, Any]) -> Any:

@@ -43,11 +43,11 @@ def aten_of(node: Mapping[str, Any], names: Mapping[str, str]) -> Aten:
     """A node with the names that tensors have in ONNX."""
     target = str(node["target"])
     kind = target.removeprefix("torch.ops.aten.").partition(".")[0] if "torch.ops.aten." in target else target
-    plain = kind[:-1] if kind.endswith("_") and not kind.endswith("__") else kind
+    plain = out_of_place(kind)
     outputs = tuple(names.get(one, one) for argument in node["outputs"] for one in _output_names(argument))
     values = tuple(_value(given["arg"], names) for given in node["inputs"])
     arguments = {str(given["name"]): value for given, value in zip(node["inputs"], values, strict=True)}
-    mutated = mutated_by(node) if plain != kind else ""
+    mutated = _mutated_by(node) if plain != kind else ""
     return Aten(
         target=target,
         kind=plain,
@@ -59,7 +59,12 @@ def aten_of(node: Mapping[str, Any], names: Mapping[str, str]) -> Aten:
     )
 
 
-def mutated_by(node: Mapping[str, Any]) -> str:
+def out_of_place(name: str) -> str:
+    """The name of an operator without the `_` that says that it works in place."""
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def _mutated_by(node: Mapping[str, Any]) -> str:
     """The program's name for what a node that works in place writes to."""
     first = node["inputs"][0]["arg"] if node["inputs"] else {}
     return str(first["as_tensor"]["name"]) if "as_tensor" in first else ""
