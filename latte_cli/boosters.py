@@ -1,6 +1,7 @@
 """XGBoost: imported without what it does not need here, and its own files read without trusting them."""
 
 import sys
+from functools import lru_cache
 from typing import Any
 
 
@@ -21,8 +22,12 @@ def library() -> Any:
     return xgboost
 
 
+@lru_cache(maxsize=32)  # chosen: the trees of a few devices
 def loaded(content: bytes, features: int | None = None) -> Any:
-    """The booster that XGBoost wrote as `content`; raises ValueError for what is none, or has other `features`."""
+    """The booster that XGBoost wrote as `content`; raises ValueError for what is none, or has other `features`.
+
+    The same object for the same arguments: it is to predict with, not to be trained further.
+    """
     xgboost = library()
     booster = xgboost.Booster()
     try:

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from latte_cli.errors import LatteError
 from latte_cli.network import load, zoo
-from latte_cli.network.onnx import OPERATORS, read
+from latte_cli.network.onnx import read
+from latte_cli.network.onnx.operators import OPERATORS
 
 LENET = zoo.export("lenet")
 RESNET = zoo.export("resnet8", batch_size=2)

@@ -20,8 +20,9 @@ from test_onnx import network
 from latte_cli.errors import LatteError
 from latte_cli.layers import Shape
 from latte_cli.network.module import NetworkModule
-from latte_cli.network.onnx import OPERATORS, read
+from latte_cli.network.onnx import read
 from latte_cli.network.onnx.operation import Undecided
+from latte_cli.network.onnx.operators import OPERATORS
 from latte_cli.network.weights import Weights
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
@@ -120,12 +121,57 @@ def outcome(case: Case) -> str:
         return f"wrong: {wrong}" if wrong else ("named" if sizes else "equal")
 
 
+def is_open(case: Case) -> bool:
+    """Whether the first dimension of the first input is 0, which an export has for one that is open."""
+    tensor = case.model.graph.input[0].type.tensor_type if case.model.graph.input else None
+    return tensor is not None and len(tensor.shape.dim) > 0 and tensor.shape.dim[0].dim_value == 0
+
+
+ONLY_SHAPES = ("Shape", "Size")
+"""Operators of which the result follows from the shape alone."""
+
+
+def unread(case: Case) -> list[str] | None:
+    """The inputs of a case's one operator that none of its nodes reads; None where it is refused."""
+    (node,) = case.model.graph.node
+    sizes: dict[str, int] = {}
+    outputs = dict(zip((value.name for value in case.model.graph.output), case.shapes, strict=True))
+    while True:
+        try:
+            found = read(case.model, name="m", sha256="", batch_size=None, allow_unknown=False, sizes=sizes)
+            break
+        except Undecided as error:
+            wanted = re.findall(r"`(.+?)\[(\d+)\]`", error.message)
+            known = {f"{name}[{at}]": shape[int(at)] for name, at in wanted if (shape := outputs.get(name)) is not None}
+            if not known or known.keys() <= sizes.keys():
+                return None
+            sizes |= known
+        except LatteError:
+            return None
+    read_names = {name for one in found.nodes for name in one.inputs}
+    varying = {name for name, _ in found.inputs}
+    return [name for name in node.input if name in varying - read_names]
+
+
+def test_every_input_of_an_operator_is_read_by_one_of_its_nodes(cases: list[Case]) -> None:
+    single = [case for case in cases if case.folder == "node" and len(case.model.graph.node) == 1]
+    found = {case.name: unread(case) for case in single if case.model.graph.node[0].op_type not in ONLY_SHAPES}
+    assert {name: names for name, names in found.items() if names} == {}
+    assert sum(names is not None for names in found.values()) > 900
+
+
 def test_each_case_has_the_recorded_shapes_or_says_why_not(
     cases: list[Case], capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = [(case, outcome(case)) for case in cases]
     counts = Counter((case.folder, ending) for case, ending in found)
-    wrong = [f"{case.name}: {ending}" for case, ending in found if ending not in ("equal", "named", "refused")]
+    open_batch = [case.name for case in cases if is_open(case)]
+    assert len(open_batch) < 10
+    wrong = [
+        f"{case.name}: {ending}"
+        for case, ending in found
+        if ending not in ("equal", "named", "refused") and case.name not in open_batch
+    ]
     assert not wrong, "\n".join(wrong)
     with capsys.disabled():
         for folder in FOLDERS:
@@ -164,6 +210,8 @@ def test_every_operator_has_the_shapes_of_onnx_own_cases() -> None:
         try:
             found = network(case)
         except LatteError:  # a form that is refused by name, or an input without elements
+            continue
+        if 0 in shape:  # a size of 0 stands for one that is left open
             continue
         read_well += 1
         if found.shapes[found.outputs[0]] != shape:

@@ -13,7 +13,8 @@ from test_onnx import model, network
 from latte_cli.errors import LatteError
 from latte_cli.layers import Attention, Embedding, Linear, MatMul, Recurrent
 from latte_cli.network import Network, load, zoo
-from latte_cli.network.onnx import evaluated, read
+from latte_cli.network.onnx import read
+from latte_cli.network.onnx.dimensions import evaluated
 from latte_cli.network.onnx.external import external_file
 from latte_cli.network.onnx.stripped import LARGE_BYTES, digest, stripped
 

@@ -11,6 +11,7 @@ from latte_cli.cli import console
 from latte_cli.cli.gating import Form, Gate
 from latte_cli.cli.options import (
     AllowUnknownOption,
+    BatchAxisOption,
     BatchSizeOption,
     DeviceOption,
     ModelArgument,
@@ -80,6 +81,10 @@ class EstimateRequest(Request):
         ),
     ] = None
     batch_size: BatchSizeOption = None
+    batch_axis: BatchAxisOption = None
+    compare_weights: Annotated[
+        bool, typer.Option("--compare-weights", help="Read weights that may be stored twice, to count them once.")
+    ] = False
     shape: ShapeOption = None
     optimizer: OptimizerOption = "sgd"
     loss: Annotated[str, typer.Option(metavar="NAME", help="Of the last output: cross-entropy, mse or none.")] = (
@@ -209,6 +214,8 @@ def _network(request: EstimateRequest) -> "Network":
     network = load(
         request.model,
         batch_size=request.batch_size,
+        batch_axis=request.batch_axis,
+        compare_weights=request.compare_weights,
         sizes=parse_shapes(request.shape),
         allow_unknown=request.allow_unknown,
     )

@@ -10,6 +10,7 @@ import typer
 from latte_cli.cli import console
 from latte_cli.cli.options import (
     AllowUnknownOption,
+    BatchAxisOption,
     BatchSizeOption,
     FormatOption,
     MemoryLimitOption,
@@ -84,6 +85,7 @@ class ExplainRequest(Request):
         ),
     ] = None
     batch_size: BatchSizeOption = None
+    batch_axis: BatchAxisOption = None
     precision: PrecisionOption = Precision.FP32.value
     layout: Annotated[
         str | None, typer.Option(metavar="NAME", help="nchw or channels_last. [default: the strategy's]")
@@ -162,6 +164,7 @@ def _network(request: ExplainRequest) -> "Network":
     return load(
         request.model,
         batch_size=request.batch_size,
+        batch_axis=request.batch_axis,
         sizes=parse_shapes(request.shape),
         allow_unknown=request.allow_unknown,
     )

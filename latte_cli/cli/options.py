@@ -35,6 +35,10 @@ ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help=
 BatchSizeOption: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Samples of a step. [default: the model's]")
 ]
+BatchAxisOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=0, help="The inputs' dimension that is the batch. [default: the one called so, else the first]"),
+]
 PrecisionOption: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")]
 ThreadsOption: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")

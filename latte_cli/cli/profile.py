@@ -10,7 +10,15 @@ import typer
 
 from latte_cli import __version__
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, ShapeOption, StoreOption, parse_duration, parse_shapes, parse_widths
+from latte_cli.cli.options import (
+    BatchAxisOption,
+    FormatOption,
+    ShapeOption,
+    StoreOption,
+    parse_duration,
+    parse_shapes,
+    parse_widths,
+)
 from latte_cli.cli.request import Request, check_apart, from_options
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Phase
@@ -45,6 +53,7 @@ class Suite(StrEnum):
 _BUDGETS_S = {Suite.QUICK: 120.0, Suite.STANDARD: 900.0}
 _OF_SUITES = {
     "--batch-size": (Suite.NETWORK,),
+    "--batch-axis": (Suite.NETWORK,),
     "--shape": (Suite.NETWORK,),
     "--widths": (Suite.NETWORK,),
     "--configs": (Suite.PAPER, Suite.CONVOLUTIONS),
@@ -77,6 +86,7 @@ class ProfileRequest(Request):
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, help="Batch size to read the models at. Repeatable.")
     ] = None
+    batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
     widths: Annotated[
         str, typer.Option(help="Measure the models' sub-models of these widths too, as in 1,0.75,0.5.")
@@ -233,7 +243,8 @@ def _networks(request: ProfileRequest) -> "list[Network]":
     from latte_cli.network.channels import sub_model
 
     sizes: Sequence[int | None] = request.batch_size or [None]
-    read = [load(path, batch_size=batch, sizes=shapes) for path in models for batch in sizes]
+    axis = request.batch_axis
+    read = [load(path, batch_size=batch, batch_axis=axis, sizes=shapes) for path in models for batch in sizes]
     return [network if width == 1 else sub_model(network, width) for width in widths for network in read]
 
 

@@ -12,6 +12,7 @@ from latte_cli.cli import console
 from latte_cli.cli.options import (
     MODEL_HELP,
     AllowUnknownOption,
+    BatchAxisOption,
     BatchSizeOption,
     DeviceOption,
     OptimizerOption,
@@ -45,6 +46,7 @@ class ReportRequest(Request):
         typer.Option(metavar="NAME", help="Strategies to show side by side, the first layer by layer. Repeatable."),
     ] = None
     batch_size: BatchSizeOption = None
+    batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
     precision: PrecisionOption = Precision.FP32.value
     layout: Annotated[
@@ -108,7 +110,13 @@ def _sections(request: ReportRequest) -> "Iterator[Section]":
     slugs = [profile(store, name, request.threads) for name in names]
     if request.model:
         sizes = parse_shapes(request.shape)
-        network = load(request.model, batch_size=request.batch_size, sizes=sizes, allow_unknown=request.allow_unknown)
+        network = load(
+            request.model,
+            batch_size=request.batch_size,
+            batch_axis=request.batch_axis,
+            sizes=sizes,
+            allow_unknown=request.allow_unknown,
+        )
         for at, slug in enumerate(slugs):
             yield _network(store, slug, network, request, at)
     if file:

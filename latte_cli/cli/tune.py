@@ -8,6 +8,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import (
+    BatchAxisOption,
     BatchSizeOption,
     FormatOption,
     MemoryLimitOption,
@@ -43,6 +44,7 @@ class TuneRequest(Request):
     ]
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda:N.")] = "cpu"
     batch_size: BatchSizeOption = None
+    batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
     precision: Annotated[str, typer.Option(metavar="NAME", help="fp32, bf16 or fp16.")] = Precision.FP32.value
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: all cores]")] = None
@@ -77,7 +79,7 @@ def tune(request: TuneRequest) -> None:
 
     _check_names(request)
     sizes = parse_shapes(request.shape)
-    network = load(request.model, batch_size=request.batch_size, sizes=sizes)
+    network = load(request.model, batch_size=request.batch_size, batch_axis=request.batch_axis, sizes=sizes)
     key = _key(request)
     check_free(request.output, key, force=request.force)
     console.note(f"trying ways of running `{network.name}` at batch {network.batch_size} on real steps")
@@ -90,6 +92,7 @@ def tune(request: TuneRequest) -> None:
         strategy=request.strategy,
         optimizer=request.optimizer,
         sizes=sizes,
+        batch_axis=request.batch_axis,
         seconds=_SECONDS if request.seconds is None else request.seconds,
         warn=console.warn,
     )

@@ -7,6 +7,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import (
+    BatchAxisOption,
     BatchSizeOption,
     FormatOption,
     ModelArgument,
@@ -43,6 +44,7 @@ class VerifyRequest(Request):
         str | None, typer.Option(metavar="NAME", help="A profile of this machine, or `cpu` or `cuda:N`.")
     ] = None
     batch_size: BatchSizeOption = None
+    batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
     precision: PrecisionOption = Precision.FP32.value
     layout: Annotated[str, typer.Option(metavar="NAME", help="nchw or channels_last.")] = "nchw"
@@ -71,7 +73,8 @@ def verify(request: VerifyRequest) -> None:
     from latte_cli.network import load
     from latte_cli.report.verifications import Verification, write_verification
 
-    network = load(request.model, batch_size=request.batch_size, sizes=parse_shapes(request.shape))
+    sizes = parse_shapes(request.shape)
+    network = load(request.model, batch_size=request.batch_size, batch_axis=request.batch_axis, sizes=sizes)
     estimate = _estimate(request, network)
     found = Verification(estimate=estimate, runs=_runs(_run(request, estimate, network), network))
     write_verification(found, request.form)
@@ -112,6 +115,7 @@ def _run(request: VerifyRequest, estimate: "Estimate", network: "Network") -> "R
     return Run(
         model=str(request.model),
         batch_size=network.batch_size,
+        batch_axis=request.batch_axis,
         sizes=parse_shapes(request.shape),
         device=opening(estimate.device, estimate.settings).device,
         threads=estimate.settings.threads,

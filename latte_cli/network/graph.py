@@ -87,7 +87,7 @@ class Network:
     @cached_property
     def parameters(self) -> int:
         """How many numbers its layers hold, frozen ones included; a tensor that several layers share counts once."""
-        return sum(self._parameter_sizes().values())
+        return sum(self.parameter_sizes.values())
 
     @cached_property
     def trained_parameters(self) -> int:
@@ -97,7 +97,7 @@ class Network:
     @cached_property
     def trained_sizes(self) -> Mapping[str, int]:
         """The parameters that are trained, with how many numbers each has."""
-        return {name: size for name, size in self._parameter_sizes().items() if name not in self.frozen}
+        return {name: size for name, size in self.parameter_sizes.items() if name not in self.frozen}
 
     def parameter_names(self, node: Node) -> tuple[str, ...]:
         """The names of a node's parameters, made up where the file has none."""
@@ -168,7 +168,9 @@ class Network:
         """What the buffers hold."""
         return sum(size for _, size in self.buffers)
 
-    def _parameter_sizes(self) -> dict[str, int]:
+    @cached_property
+    def parameter_sizes(self) -> Mapping[str, int]:
+        """How many numbers each parameter has that no other one before it has."""
         shared, kept = dict(self.shared), dict(self.buffers)
         sizes = {
             name: max(0, prod(shape) - shared.get(name, 0))

@@ -20,6 +20,7 @@ def load(
     sizes: Mapping[str, int] | None = None,
     allow_unknown: bool = False,
     batch_axis: int | None = None,
+    compare_weights: bool = False,
 ) -> Network:
     """Read a model file, or a live torch module together with an `example` of what it is called with.
 
@@ -28,8 +29,9 @@ def load(
     of positional arguments, a dict of keyword arguments, or a tuple that ends in such a dict. `batch_size` is the one
     wanted (default: the file's or the example's own, or 1 where it is open), `batch_axis` its dimension in the inputs
     (default: the one that is called so, else the first), `sizes` are those of other dimensions that are left open, by
-    name or by place. Weights are not read. Raises LatteError for a file that is missing, damaged, or of another format,
-    and for an operator that is not known (unless `allow_unknown`, when the network names it in `unknown`).
+    name or by place. Weights are not read, unless to `compare_weights` that a file may hold twice: they count once.
+    Raises LatteError for a file that is missing, damaged, or of another format, and for an operator that is not known
+    (unless `allow_unknown`, when the network names it in `unknown`).
     """
     from latte_cli.network import torch_program
     from latte_cli.network.onnx import read, stripped
@@ -58,7 +60,12 @@ def load(
         sizes=sizes,
         batch_axis=batch_axis,
     )
-    return program.described(network) if program else network
+    network = program.described(network) if program else network
+    if not compare_weights or not isinstance(model, str | os.PathLike):
+        return network
+    from latte_cli.network import copies, weights
+
+    return copies.tied(network, weights.weights(Path(model)))
 
 
 def _content(path: Path) -> bytes:

@@ -60,6 +60,7 @@ def tuned(
     strategy: str = "latte",
     optimizer: str = "sgd",
     sizes: dict[str, int] | None = None,
+    batch_axis: int | None = None,
     seconds: float = 5.0,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Tuned:
@@ -81,6 +82,7 @@ def tuned(
         model=str(model),
         batch_size=network.batch_size,
         sizes=sizes or {},
+        batch_axis=batch_axis,
         device=place,
         threads=key.threads,
         precision=key.precision,

@@ -25,6 +25,7 @@ class Run:
     batch_size: int | None = None
     image_size: int | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
+    batch_axis: int | None = None
     device: str = "cpu"
     threads: int = 0
     precision: str = Precision.FP32
@@ -118,5 +119,5 @@ def network_of(run: Run) -> Any:
     from latte_cli.network import load, zoo
 
     if Path(run.model).suffix:
-        return load(run.model, batch_size=run.batch_size, sizes=run.sizes)
+        return load(run.model, batch_size=run.batch_size, batch_axis=run.batch_axis, sizes=run.sizes)
     return zoo.network(run.model, batch_size=run.batch_size, image_size=run.image_size)

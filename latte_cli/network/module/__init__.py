@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Embedding, View
+from latte_cli.layers import Embedding, Recurrent, View
 from latte_cli.network.graph import Network, Node
 from latte_cli.network.module.filling import constants_of, fill
 from latte_cli.network.module.layers import Compute, Function, layer_module
@@ -70,6 +70,9 @@ class NetworkModule(nn.Module):
 
 
 def _layer(node: Node, weights: Mapping[str, NDArray[Any]] | None) -> nn.Module:
+    if node.weights_given and (isinstance(node.layer, Recurrent) or getattr(node.layer, "function", "") == "batch"):
+        message = f"`{node.name}` computes with weights that another layer computes, or that are given"
+        raise LatteError(f"{message}: a {node.layer.kind} layer cannot be run so", hint="`latte estimate` prices it")
     constants = constants_of(node, weights) if weights is not None else {}
     layer = layer_module(node.layer, dict(node.attributes), constants, inputs=len(node.read))
     extra = len(node.inputs) - len(node.read)

@@ -44,7 +44,7 @@ def fill(node: Node, module: nn.Module, weights: Arrays) -> None:
     """
     arrays = [_found(weights, name) for name in node.parameters]
     if isinstance(node.layer, Recurrent):
-        if all(array is not None for array in arrays):
+        if arrays and all(array is not None for array in arrays):
             own_order = bool(dict(node.attributes).get("torch_order"))
             _fill_recurrent(node.layer, module, [array for array in arrays if array is not None], own_order)
         return

@@ -1,6 +1,7 @@
 """Where the batch is in each activation of a network, so that a file of one batch size can be read at another."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from math import prod
 from typing import TypeAlias
@@ -43,6 +44,22 @@ class _Lost(Exception):
     """The batch cannot be followed any further."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Guess:
+    """Where the batch is, where the numbers of a file do not say it.
+
+    What is repeated as often as the batch is large is repeated for each sample along the first dimension, or
+    `anywhere`. Of a batch of 1 between two dimensions that a reshape keeps, the `outer` one takes it.
+    """
+
+    anywhere: bool = False
+    outer: bool = True
+
+
+GUESSES = tuple(Guess(anywhere=anywhere, outer=outer) for anywhere in (False, True) for outer in (True, False))
+"""All of them, the likeliest first; each is held against the shapes that follow from it."""
+
+
 def sizes_at(sizes: Sizes, batch: int) -> Shape:
     """The shape at a batch size."""
     return tuple(prod(batch if factor is None else factor for factor in size) for size in sizes)
@@ -53,17 +70,18 @@ def plain(shape: Shape) -> Sizes:
     return tuple(_size([size]) for size in shape)
 
 
-def followed(inputs: Mapping[str, Sizes], nodes: Iterable[Node], batch: int) -> dict[str, Sizes]:
+def followed(inputs: Mapping[str, Sizes], nodes: Iterable[Node], batch: int, guess: Guess) -> dict[str, Sizes]:
     """The sizes of each activation that the batch can be followed to, in a network that was read at `batch`.
 
-    Raises Mixed where a layer computes across the batch, which it then is not.
+    Where the numbers leave it open where the batch is, it is where `guess` says. Raises Mixed where a layer computes
+    across the batch, which it then is not.
     """
     known = dict(inputs)
     for node in nodes:
         if not all(name in known for name in node.read):
             continue
         try:
-            known[node.output] = _outgoing(node, [known[name] for name in node.read], batch)
+            known[node.output] = _outgoing(node, [known[name] for name in node.read], batch, guess)
         except _Lost:
             continue
     return known
@@ -91,17 +109,17 @@ def _check(node: Node, sizes: Iterable[Size], what: str) -> None:
         raise Mixed(f"`{node.name}` ({node.layer.kind}) takes what should be its batch for {what}")
 
 
-def _outgoing(node: Node, ins: Sequence[Sizes], batch: int) -> Sizes:
+def _outgoing(node: Node, ins: Sequence[Sizes], batch: int, guess: Guess) -> Sizes:
     layer, out = node.layer, node.layer.output_shape
     if not any(_has(size) for sizes in ins for size in sizes):
         if isinstance(layer, Copy) and layer.operation in ("expand", "tile"):
-            return _expanded(layer, ins[0], batch)
+            return _expanded(layer, ins[0], batch, guess)
         return plain(out)
     match layer:
         case View():
-            return _reshaped(ins[0], out, batch)
+            return _seen(node, ins[0], out, batch, guess)
         case Copy():
-            return _copied(node, layer, ins[0], batch)
+            return _copied(node, layer, ins[0], batch, guess)
         case Concat():
             return _joined(layer, ins)
         case Elementwise():
@@ -185,11 +203,11 @@ def _blocks(size: Size) -> tuple[int, Size]:
     return 1, size
 
 
-def _copied(node: Node, layer: Copy, sizes: Sizes, batch: int) -> Sizes:
+def _copied(node: Node, layer: Copy, sizes: Sizes, batch: int, guess: Guess) -> Sizes:
     if layer.operation == "transpose":
         return tuple(sizes[axis] for axis in layer.order)
     if layer.operation == "expand":
-        return _expanded(layer, sizes, batch)
+        return _expanded(layer, sizes, batch, guess)
     if len(layer.shape) != len(layer.output):
         raise _Lost
     starts = _starts(node, layer)
@@ -225,27 +243,42 @@ def _part(node: Node, size: Size, before: int, after: int, start: int | None, ba
     return _size([after // length, *block])
 
 
-def _expanded(layer: Copy, sizes: Sizes, batch: int) -> Sizes:
-    """What is repeated to as many as the batch along the first dimension is repeated for each sample."""
+def _expanded(layer: Copy, sizes: Sizes, batch: int, guess: Guess) -> Sizes:
     rank = len(layer.output)
     before = (*((),) * (rank - len(sizes)), *sizes)
     wide = (*(1,) * (rank - len(layer.shape)), *layer.shape)
     found = []
     for axis, (size, old, new) in enumerate(zip(before, wide, layer.output, strict=True)):
-        repeated = BATCH if axis == 0 and new == batch and not any(map(_has, before)) else _size([new])
+        alike = new == batch and (axis == 0 or guess.anywhere) and not any(map(_has, before))
+        repeated = BATCH if alike else _size([new])
         found.append(size if old == new else repeated)
     return tuple(found)
 
 
-def _reshaped(sizes: Sizes, output: Shape, batch: int) -> Sizes:
+def _seen(node: Node, sizes: Sizes, output: Shape, batch: int, guess: Guess) -> Sizes:
+    """The sizes behind a view, which may be a transpose or a squeeze that moves no data."""
+    values = dict(node.attributes)
+    order, gone, new = (values.get(name) for name in ("perm", "squeezed", "unsqueezed"))
+    if isinstance(order, tuple) and len(order) == len(sizes) == len(output):
+        return tuple(sizes[int(axis)] for axis in order)
+    if isinstance(gone, tuple):
+        if any(_has(sizes[int(axis)]) for axis in gone):
+            raise _Lost
+        return tuple(size for axis, size in enumerate(sizes) if axis not in gone)
+    if isinstance(new, tuple):
+        left = iter(sizes)
+        return tuple(() if axis in new else next(left) for axis in range(len(output)))
+    return _reshaped(sizes, output, batch, guess)
+
+
+def _reshaped(sizes: Sizes, output: Shape, batch: int, guess: Guess) -> Sizes:
     """The sizes behind a reshape: factors are taken in order, and the batch is never split."""
     left = [factor for size in sizes for factor in (size or (1,)) if factor != 1]
     found: list[list[int | None]] = []
     for at, wanted in enumerate(output):
         own: list[int | None] = []
         while left and left[0] is None and batch == 1:
-            following = next((factor for factor in left[1:] if factor is not None), 1)
-            if at and wanted != 1 and following == wanted and found[at - 1] != [None]:
+            if at and wanted != 1 and guess.outer and _whole(left[1:], wanted) and found[at - 1] != [None]:
                 found[at - 1].append(None)
             else:
                 own.append(None)
@@ -272,3 +305,12 @@ def _reshaped(sizes: Sizes, output: Shape, batch: int) -> Sizes:
     if left:
         found[-1] += left
     return tuple(_size(own) for own in found)
+
+
+def _whole(factors: Sequence[int | None], wanted: int) -> bool:
+    """Whether the first of `factors` make a dimension of `wanted` without being split."""
+    for factor in factors:
+        if wanted == 1 or factor is None or wanted % factor:
+            break
+        wanted //= factor
+    return wanted == 1

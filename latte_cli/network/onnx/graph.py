@@ -25,6 +25,12 @@ KEEPS_ORIGIN = (
 _BATCH = re.compile(r"(n|b|bs|nb|batch\w*|\w*_batch|\w*batch_?size)$", re.IGNORECASE)
 """What exporters and people call the batch."""
 
+_KNOWN_OPSETS = (7, 28)  # since 7 operators broadcast as they do today; 28 is the latest that was read here
+_QUANTISING = (
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
+)
+
 _OWN_DOMAINS = ("", "ai.onnx")
 _MOST_NODES = 50_000
 _MOST_WEIGHTS = 100_000
@@ -109,7 +115,7 @@ class Graph:
         if self.given_axis is not None and not 0 <= self.given_axis < len(sizes):
             shown = f"the first input has {len(sizes)} dimensions"
             raise LatteError(f"there is no batch axis {self.given_axis}: {shown}", hint="axes count from 0")
-        return sizes[self.batch_axis] if sizes else None
+        return (sizes[self.batch_axis] or None) if sizes else None
 
 
 def parsed(content: bytes | ModelProto, name: str, batch_axis: int | None = None) -> Graph:
@@ -146,6 +152,15 @@ def parsed(content: bytes | ModelProto, name: str, batch_axis: int | None = None
         functions=functions,
         given_axis=batch_axis,
     )
+
+
+def notes_of(graph: Graph) -> Iterator[str]:
+    """What is assumed of a whole file."""
+    first, last = _KNOWN_OPSETS
+    if not first <= graph.opset <= last:
+        yield f"the model is of opset {graph.opset}; its operators are read as those of {first} to {last} are"
+    if any(call.kind in _QUANTISING for call in graph.calls):
+        yield "the model is quantised; its products and convolutions are priced in floating point"
 
 
 def _model(content: bytes, name: str) -> ModelProto:

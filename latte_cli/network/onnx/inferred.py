@@ -11,6 +11,7 @@ from onnx import NodeProto, OperatorSetIdProto, TensorProto, checker, defs, help
 from latte_cli.errors import LatteError
 from latte_cli.layers import Copy, Layer, Other, View
 from latte_cli.network.onnx.operation import FOLDED_ELEMENTS, Array, Operation, Tensor, Unreadable
+from latte_cli.network.onnx.reads import computes_with
 
 Sizes: TypeAlias = tuple[int | None, ...]
 
@@ -82,7 +83,11 @@ def _leave(op: Operation, index: int, found: Mapping[str, tuple[Sizes, int]], *,
     if op.folds:
         op.results[name] = Tensor(name=name, shape=shape, constant=True, element=element)
         return
-    inputs = tuple(op.activation(tensor) for tensor in op.given if not tensor.constant or tensor.trained)
+    inputs = tuple(
+        op.activation(tensor)
+        for index, tensor in enumerate(op.inputs)
+        if tensor is not None and (not tensor.constant or (tensor.trained and computes_with(op, index)))
+    )
     layer = _layer(op, inputs, shape, label)
     reads = inputs[: len(layer.input_shapes)]
     op.result(layer, *reads, index=index, attributes=op.numbers, constants=op.constant_inputs)

@@ -350,11 +350,11 @@ class Operation:
         self.results[output] = tensor
         return tensor
 
-    def view(self, x: Tensor, shape: Shape) -> Tensor:
+    def view(self, x: Tensor, shape: Shape, attributes: tuple[tuple[str, Value], ...] = ()) -> Tensor:
         """Make the output another view of `x`."""
         if self.folds:  # a constant may be empty, which no layer's input can be
             return self.constant(shape)
-        return self.result(View(shape=x.shape, output=checked_shape(shape, "the result")), x)
+        return self.result(View(shape=x.shape, output=checked_shape(shape, "the result")), x, attributes=attributes)
 
     def constant(
         self, shape: Shape, values: Array | None = None, *, computed: bool = False, element: int = TensorProto.UNDEFINED

@@ -182,7 +182,7 @@ def _softmax(op: Operation, *, log: bool) -> object:
 
 
 def _elementwise(op: Operation, operation: str) -> object:
-    y = combined(op, operation, op.given)
+    y = combined(op, operation, _aligned(op))
     if op.kind in _COMPARING:
         op.results[y.name] = replace(y, element=TensorProto.BOOL)
     elif op.kind == "Where":
@@ -235,6 +235,16 @@ def _arg(op: Operation, operation: str) -> object:
     y = op.result(Reduce(shape=x.shape, operation=operation, axes=(axis,), keep=keep), x)
     op.results[y.name] = replace(y, element=TensorProto.INT64)
     return y
+
+
+def _aligned(op: Operation) -> tuple[Tensor, ...]:
+    """The operands; before version 7 `axis` says where the second one's dimensions begin among the first one's."""
+    if op.opset >= _BROADCASTING or not op.integer("broadcast") or "axis" not in op.attributes or op.folds:
+        return op.given
+    x, other = op.input(), op.activation(op.input(1))
+    behind = len(x.shape) - op.axis(op.integer("axis"), len(x.shape)) - len(other.shape)
+    shape = (*other.shape, *(1,) * max(0, behind))
+    return x, op.step("aligned", View(shape=other.shape, output=shape), other)
 
 
 _COMPARING = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")

@@ -94,7 +94,7 @@ def _product(op: Operation, a: Tensor, b: Tensor, *, result: bool) -> Tensor:
     lead = broadcast(a.shape[:-2], b.shape[:-2])
     flat = [_flat_batch(op, x, lead, label) for x, label in ((a, "a"), (b, "b"))]
     m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
-    y = op.step("product", MatMul(batch=prod(lead), m=m, k=k, n=n), *flat)
+    y = op.step("product", MatMul(batch=prod(lead), m=m, k=k, n=n), *flat, attributes=_scales(op))
     view = View(shape=y.shape, output=(*lead, m, n))
     return op.result(view, y) if result else op.step("unflattened", view, y)
 

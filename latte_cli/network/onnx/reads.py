@@ -37,22 +37,27 @@ _GRIDS: dict[str, tuple[int, ...]] = {
 
 def check_reads(op: Operation) -> None:
     """Let what says sizes be read by the first node of `op`; raises Unreadable where another input is read by none."""
-    for index, tensor in enumerate(op.inputs):
-        read = {name for node in op.nodes for name in node.inputs}
-        if tensor is None or tensor.constant or tensor.name in read or not op.nodes:
+    read = {name for node in op.nodes for name in node.inputs}
+    for index, tensor in enumerate(op.inputs if op.nodes else ()):
+        if tensor is None or tensor.constant or tensor.name in read:
             continue
         if index not in _BESIDE.get(op.kind, ()) and not op.kind.startswith("Reduce"):
             raise Unreadable(f"what it does with its input `{tensor.name}` is not known")
         op.nodes[0] = replace(op.nodes[0], inputs=(*op.nodes[0].inputs, tensor.name))
+        read.add(tensor.name)
 
 
 def left_aside(op: Operation) -> Iterator[Tensor]:
     """The trained tensors among the inputs that no node of `op` has, but for statistics and the like."""
     held = {name for node in op.nodes for name in node.parameters} | op.lifted
     for index, tensor in enumerate(op.inputs if op.nodes else ()):
-        known = tensor is None or not tensor.trained or tensor.name in held
-        if tensor is not None and not known and index not in (*_BESIDE.get(op.kind, ()), *_GRIDS.get(op.kind, ())):
+        if tensor is not None and tensor.trained and tensor.name not in held and computes_with(op, index):
             yield tensor
+
+
+def computes_with(op: Operation, index: int) -> bool:
+    """Whether what the input at `index` holds may be parameters: no sizes, grids, statistics or bounds."""
+    return index not in _BESIDE.get(op.kind, ()) and index not in _GRIDS.get(op.kind, ())
 
 
 def rearranged(op: Operation, index: int, shape: Shape) -> tuple[Part, ...]:

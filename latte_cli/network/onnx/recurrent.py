@@ -95,10 +95,12 @@ def _last(op: Operation, y: Tensor, *, batch_first: bool) -> None:
         ends = (("starts", (-1,)), ("ends", (2**31,)), ("axes", (0,)))
         last = op.step("last", layer, y, attributes=ends)
         if batch_first:
-            last = op.step("last_flat", View(shape=last.shape, output=y.shape[1:]), last)
+            last = op.step(
+                "last_flat", View(shape=last.shape, output=y.shape[1:]), last, attributes=(("squeezed", (0,)),)
+            )
             op.result(_copy(last.shape, (1, 0, 2)), last, index=index)
         else:
-            op.result(View(shape=last.shape, output=output), last, index=index)
+            op.result(View(shape=last.shape, output=output), last, index=index, attributes=(("squeezed", (0,)),))
 
 
 def _copy(shape: Shape, order: tuple[int, ...]) -> Copy:

@@ -1,9 +1,8 @@
-"""ONNX operators that rearrange tensors or compute with their shapes, and the folding of constants."""
+"""ONNX operators that rearrange tensors or compute with their shapes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -14,7 +13,6 @@ from latte_cli.network.graph import Value
 from latte_cli.network.onnx.operation import (
     FOLDED_ELEMENTS,
     NO_NUMBERS,
-    Array,
     Operation,
     Reader,
     Tensor,
@@ -114,6 +112,7 @@ def _reshape(op: Operation) -> object:
             return op.view(x, wanted)
         if target[:1] not in ((-1,), (0,)):
             raise LatteError(f"its shape {target} holds the batch of the export, which cannot be followed to it")
+    _check_own(op, x, target, given)
     sizes = list(target)
     if not op.integer("allowzero"):
         sizes = [x.shape[at] if size == 0 else size for at, size in enumerate(sizes)]
@@ -123,6 +122,13 @@ def _reshape(op: Operation) -> object:
     if prod(sizes) != prod(x.shape):
         raise LatteError(f"{x.shape} does not reshape to {target}", hint="export the model with an open batch size")
     return op.view(x, tuple(sizes))
+
+
+def _check_own(op: Operation, x: Tensor, target: Shape, given: Tensor | None) -> None:
+    """Raise LatteError where the batch would go into another dimension because an export's batch was 1."""
+    fixed = not op.folds and not (given is not None and given.computed) and not op.scaled
+    if fixed and target[:1] == (1,) and op.batch > 1 and x.shape[:1] == (op.batch,):
+        raise LatteError(f"its shape {target} holds the batch of the export")
 
 
 def _flatten(op: Operation) -> object:
@@ -138,7 +144,8 @@ def _squeeze(op: Operation) -> object:
     if axes is None:
         axes = tuple(axis for axis, size in enumerate(x.shape) if size == 1)
     axes = op.axes(axes, len(x.shape))
-    return op.view(x, tuple(size for axis, size in enumerate(x.shape) if axis not in axes))
+    output = tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
+    return op.view(x, output, (("squeezed", axes),))
 
 
 def _unsqueeze(op: Operation) -> object:
@@ -147,10 +154,11 @@ def _unsqueeze(op: Operation) -> object:
     rank = len(x.shape) + len(axes)
     axes = op.axes(axes, rank)
     sizes = iter(x.shape)
-    return op.view(x, tuple(1 if axis in axes else next(sizes) for axis in range(rank)))
+    return op.view(x, tuple(1 if axis in axes else next(sizes) for axis in range(rank)), (("unsqueezed", axes),))
 
 
-def _order(op: Operation) -> tuple[int, ...]:
+def permutation(op: Operation) -> tuple[int, ...]:
+    """Where each dimension of a Transpose comes from; raises LatteError where each is not there once."""
     rank = len(op.input().shape)
     order = op.integers("perm") or tuple(reversed(range(rank)))
     order = tuple(op.axis(axis, rank) for axis in order)
@@ -160,11 +168,11 @@ def _order(op: Operation) -> tuple[int, ...]:
 
 
 def _transpose(op: Operation) -> object:
-    x, order = op.input(), _order(op)
+    x, order = op.input(), permutation(op)
     output = tuple(x.shape[axis] for axis in order)
     wide = [axis for axis in order if x.shape[axis] > 1]
     if wide == sorted(wide):
-        return op.view(x, output)
+        return op.view(x, output, (("perm", order),))
     return op.result(Copy(operation="transpose", shape=x.shape, output=output, order=order), x)
 
 
@@ -207,12 +215,20 @@ def _slice(op: Operation) -> object:
     turned = any(step < 0 for step in steps)
     output = tuple(len(range(*cut)) for cut in found)
     wanted = op.wanted.get(op.outputs[0], output)
+    if op.own_batch == 1 and op.scaled and _first_or_all(op, wanted):
+        raise LatteError("it takes the first sample or all of them, which was the same at the export's batch of 1")
     if wanted != output and not turned:
         pairs = enumerate(zip(wanted, output, starts, strict=True))
         starts = tuple(start if new == old else start * op.batch // op.own_batch for _, (new, old, start) in pairs)
         ends = tuple(start + size for start, size in zip(starts, wanted, strict=True))
         attributes, output = (("starts", starts), ("ends", ends), ("steps", steps)), wanted
     return _copied(op, "slice", output, attributes=attributes, moves=turned)
+
+
+def _first_or_all(op: Operation, wanted: Shape) -> bool:
+    """Whether it takes `:1` of a dimension that is the batch, which it may mean or not."""
+    pairs = enumerate(zip(slices(op), op.input().shape, strict=True))
+    return any(cut == slice(0, 1, 1) and size == op.batch == wanted[axis] for axis, (cut, size) in pairs)
 
 
 def _gather(op: Operation) -> object:
@@ -307,11 +323,21 @@ def _expand(op: Operation) -> object:
     x, wanted = op.input(), op.input(1)
     target = checked_shape(op.sizes(1) or (), "the result")
     output = op.wanted.get(op.outputs[0])
-    if op.scaled and not wanted.computed and target[:1] == (op.own_batch,):
+    rank = max(len(x.shape), len(target))
+    before = (*(1,) * (rank - len(x.shape)), *x.shape)
+    if op.scaled and not wanted.computed and len(target) == rank and target[:1] == (op.own_batch,) and before[0] == 1:
         target = (op.batch, *target[1:])
+    if op.scaled and op.folds and uniform(x):
+        conflicts = zip(before, (*(1,) * (rank - len(target)), *target), strict=True)
+        return op.constant(tuple(new if old == op.own_batch or old == 1 else old for old, new in conflicts))
     if op.scaled and not wanted.computed and output is not None:
         return _copied(op, "expand", broadcast(x.shape, output))
     return _copied(op, "expand", broadcast(x.shape, target))
+
+
+def uniform(x: Tensor) -> bool:
+    """Whether a constant holds one number over and over, as first states do, so that it may be of any size."""
+    return x.values is not None and x.values.size > 0 and bool((x.values == x.values.flat[0]).all())
 
 
 def _concat(op: Operation) -> object:
@@ -441,79 +467,3 @@ MAKING: dict[str, Reader] = {
     "Range": _range,
 }
 """Operators whose output is a constant, whatever they are given."""
-
-Fold = Callable[..., Any]
-
-
-def _quotient(a: Array, b: Array) -> Array:
-    if a.dtype.kind == "f":
-        return np.asarray(a / b)
-    return np.asarray(np.sign(a) * np.sign(b) * (abs(a) // abs(b)))
-
-
-_BY_VALUE: dict[str, Fold] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": _quotient,
-    "Mod": np.mod,
-    "Pow": np.power,
-    "Max": np.maximum,
-    "Min": np.minimum,
-    "Where": np.where,
-    "Equal": np.equal,
-    "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
-    "Less": np.less,
-    "LessOrEqual": np.less_equal,
-    "And": np.logical_and,
-    "Or": np.logical_or,
-    "Not": np.logical_not,
-    "Neg": np.negative,
-    "Abs": np.abs,
-    "Sqrt": np.sqrt,
-    "Floor": np.floor,
-    "Ceil": np.ceil,
-    "Reciprocal": np.reciprocal,
-}
-_BY_SHAPE = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_BY_REDUCTION: dict[str, Fold] = {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}
-
-
-def folded(op: Operation, shape: Shape) -> Array | None:
-    """The values, of `shape`, that `op` computes from constants; None where they are many or not known."""
-    arrays = [tensor.values for tensor in op.given]
-    if not arrays or prod(shape) > FOLDED_ELEMENTS:
-        return None
-    known = [values for values in arrays if values is not None]
-    if len(known) < len(arrays):
-        return None
-    with np.errstate(all="ignore"):
-        values = _folded(op, known, shape)
-    return values if values is not None and values.shape == shape else None
-
-
-def _folded(op: Operation, arrays: list[Array], shape: Shape) -> Array | None:
-    first = arrays[0]
-    if op.kind in _BY_VALUE:
-        return np.asarray(_BY_VALUE[op.kind](*arrays))
-    if op.kind in _BY_SHAPE:
-        return first.reshape(shape)
-    if op.kind in _BY_REDUCTION:
-        axes = tuple(op.sizes(1, "axes") or range(first.ndim))
-        return np.asarray(_BY_REDUCTION[op.kind](first, axis=axes, keepdims=bool(op.integer("keepdims", 1))))
-    match op.kind:
-        case "Concat":
-            return np.concatenate(arrays, op.integer("axis", 1))
-        case "Gather":
-            return np.take(first, arrays[1], op.integer("axis"))
-        case "Slice":
-            return first[slices(op)]
-        case "Transpose":
-            return first.transpose(_order(op))
-        case "Expand":
-            return np.broadcast_to(first, shape)
-        case "Cast" | "CastLike":
-            element = op.integer("to", TensorProto.FLOAT) if op.kind == "Cast" else op.input(1).element
-            return first.astype(helper.tensor_dtype_to_np_dtype(element))
-    return None

@@ -34,16 +34,26 @@ def exported(module: Any, example: Any, batch_size: int | None = None) -> bytes:
     With `batch_size` every tensor of the `example` that has the first one's batch is made as large. Raises LatteError
     where torch cannot export it.
     """
-    return live(module, example, batch_size).content
+    return _content(_program(module, example, batch_size), type(module).__name__)
 
 
 def live(module: Any, example: Any = None, batch_size: int | None = None) -> Live:
-    """The program of a live module, or of an `ExportedProgram`, which needs no example."""
+    """The program of a live module, or of an `ExportedProgram`, which needs no example; weights stay where they are.
+
+    Raises LatteError as `exported` does, and for what is no module.
+    """
+    program, name = _program(module, example, batch_size), type(module).__name__
+    with _without_weights(program) as tied:
+        return Live(content=_content(program, name), tied=tied)
+
+
+def _program(module: Any, example: Any, batch_size: int | None) -> Any:
+    """The program, with what has no rule taken apart."""
     import torch
 
-    if isinstance(module, torch.export.ExportedProgram):
-        return _saved(module, type(module).__name__)
     name = type(module).__name__
+    if isinstance(module, torch.export.ExportedProgram):
+        return _readable(module, name)
     if not isinstance(module, torch.nn.Module):
         raise LatteError(
             f"a `{name}` is no model",
@@ -59,7 +69,7 @@ def live(module: Any, example: Any = None, batch_size: int | None = None) -> Liv
         arguments, keywords = _at_batch((arguments, keywords), batch_size)
     with _exporting(name), _plain_outputs(module):
         program = torch.export.export(module, arguments, keywords)
-    return _saved(program, name)
+    return _readable(program, name)
 
 
 @contextmanager
@@ -153,31 +163,42 @@ def _kept_by_name(found: Mapping[Any, Any]) -> dict[str, Any] | None:
     return {name: value for name, value in plain.items() if value is not None} or None
 
 
-def _saved(program: Any, name: str) -> Live:
-    """A program's graph as the content of a file; its weights stay where they are."""
-    import torch
-
+def _readable(program: Any, name: str) -> Any:
+    """The program without what changes views in place, and with operators without a rule taken apart."""
     with _exporting(name):
         program = _functional(program)
-    for _ in range(_ROUNDS):
-        table = _decompositions(program)
-        if not table:
-            break
-        with _exporting(name):
+        for _ in range(_ROUNDS):
+            table = _decompositions(program)
+            if not table:
+                break
             program = _decomposed(program, table)
+    return program
+
+
+def _content(program: Any, name: str) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    with _exporting(name):
+        torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _without_weights(program: Any) -> Iterator[dict[str, str]]:
+    """While it is saved the program has weights without data; which of them are others by another name."""
+    import torch
+
     weights = program.state_dict
-    tied = _tied(weights)
-    kept, buffer = dict(weights), io.BytesIO()
+    kept = dict(weights)
     try:
         for key, tensor in kept.items():
             empty = torch.empty_strided(tensor.shape, [0] * tensor.dim(), dtype=tensor.dtype)
             wrapped = isinstance(tensor, torch.nn.Parameter)
             weights[key] = torch.nn.Parameter(empty, tensor.requires_grad) if wrapped else empty
-        with _exporting(name):
-            torch.export.save(program, buffer)
+        yield _tied(kept)
     finally:
         weights.update(kept)
-    return Live(content=buffer.getvalue(), tied=tied)
 
 
 def _tied(weights: Mapping[str, Any]) -> dict[str, str]:

@@ -33,7 +33,10 @@ def _arg(low: Lowering, op: Aten, kind: str) -> object:
 
 
 def _cumulated(low: Lowering, op: Aten) -> object:
-    return low.emit("CumSum", [op.tensor("self", "input"), low.constant(op.integer("dim", 0))], op.outputs[0])
+    x, element = op.tensor("self", "input"), low.meta(op.outputs[0]).element
+    if element != low.meta(x).element:  # booleans are counted, which ONNX has no sum for
+        x = low.emit("Cast", [x], to=element)
+    return low.emit("CumSum", [x, low.constant(op.integer("dim", 0))], op.outputs[0])
 
 
 def _top(low: Lowering, op: Aten) -> object:

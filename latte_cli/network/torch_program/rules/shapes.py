@@ -1,6 +1,7 @@
 """Operators that rearrange tensors or see them in another shape."""
 
 from functools import partial
+from math import prod
 
 from onnx import TensorProto
 
@@ -122,14 +123,31 @@ def _selected(low: Lowering, op: Aten) -> object:
 
 
 def _indexed(low: Lowering, op: Aten) -> object:
-    """One index takes what a Gather takes; masks, and several indices side by side, are no layer's."""
+    """Indices side by side take what a Gather takes; masks, and indices with dimensions between, are no layer's."""
     x, indices = op.tensor("self", "input"), op.tensors("indices")
     given = [(axis, name) for axis, name in enumerate(indices) if name]
     masks = [name for _, name in given if low.meta(name).element in (TensorProto.BOOL, TensorProto.UINT8)]
     if len(given) == 1 and not masks:
         axis, name = given[0]
         return low.emit("Gather", [x, name], op.outputs[0], axis=axis)
-    return low.other(op, "index", [x, *(name for _, name in given)])
+    adjacent = [axis for axis, _ in given] == list(range(given[0][0], given[0][0] + len(given))) if given else False
+    sizes = low.meta(x).sizes
+    if masks or not adjacent or None in sizes[given[0][0] + 1 :]:
+        return low.other(op, "index", [x, *(name for _, name in given)])
+    return _indexed_side_by_side(low, op, x, given)
+
+
+def _indexed_side_by_side(low: Lowering, op: Aten, x: str, given: list[tuple[int, str]]) -> object:
+    """Indices of adjacent dimensions are one of the dimension that these are together."""
+    sizes, first = low.meta(x).sizes, given[0][0]
+    last = first + len(given) - 1
+    places = ""
+    for axis, name in given:
+        step = prod(size or 1 for size in sizes[axis + 1 : last + 1])
+        part = low.emit("Mul", [name, low.constant(step)]) if step != 1 else name
+        places = low.emit("Add", [places, part]) if places else part
+    flat = low.constant([*[0] * first, -1, *(size or 0 for size in sizes[last + 1 :])])
+    return low.emit("Gather", [low.emit("Reshape", [x, flat]), places], op.outputs[0], axis=first)
 
 
 def _blocks(low: Lowering, op: Aten) -> object:

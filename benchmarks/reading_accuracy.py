@@ -1,0 +1,472 @@
+"""How truly networks of five libraries are read: parameters, FLOPs and memory against torch's own, in four forms.
+
+Each network of `reading_networks.py` is read as a live module, as a `.pt2` program and from both of torch's ONNX
+exporters: exported with two samples, asked for three. Modules and `.pt2` are in training mode, ONNX files in evaluation
+mode, as they are mostly exported.
+
+For modules and `.pt2` the right parameters are those that receive a gradient, and the others, and the bytes of buffers;
+for ONNX the weights that the results depend on, or the file's own where an exporter has folded norms into convolutions.
+The right FLOPs are those of `FlopCounterMode`, with the rules of RULES where it has none or a wrong one. The right peak
+is that of torch's allocator in a step of SGD, as in tests/test_memory.py. The loss is the cross-entropy of the last
+output and the sum of the others.
+
+Each network in each form is a line of `--output`. A process of its own reads a few; where one hangs or dies, that is a
+line as well. A run that was cut off goes on where it was. Needs
+`pip install -c constraints.txt torchvision timm transformers diffusers segmentation-models-pytorch`.
+
+    python benchmarks/reading_accuracy.py [--only REGEX] [--forms truth,module,pt2,dynamo,old] [--limit-s 60]
+        [--for-s SECONDS] [--again OUTCOME] [--report] [--output build/reading-accuracy/rows.jsonl]
+"""
+
+import argparse
+import gc
+import json
+import re
+import resource
+import signal
+import sys
+import time
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from itertools import accumulate
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from reading_networks import build
+
+from latte_cli import LatteError, child, load
+
+TRUTH, MODULE, PT2, DYNAMO, OLD = FORMS = ("truth", "module", "pt2", "dynamo", "old")
+EXPORTED, ASKED = 2, 3
+"""How many samples a network is exported with, and how many it is asked for."""
+MEMORY_BYTES = 8 * 2**30
+WITHIN, PEAK_WITHIN = 0.01, 0.05
+AT_ONCE = 16
+"""How many networks one process reads, since what it imports takes longer than most."""
+KIND, SHOWN = 140, 6
+"""How many characters of a reason tell it from others, and how many networks are named for each."""
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """The scores once more, and then four products."""
+    return 2 * prod(query[:-1]) * key[-2] * (3 * query[-1] + 2 * value[-1])
+
+
+def _convolution_backward(gradient: Any, x: Any, weight: Any, *rest: Any, **_: Any) -> int:
+    """Each gradient takes what forward takes; the counter's own rule forgets the groups."""
+    transposed, wanted = rest[4], rest[7]
+    places = (x if transposed else gradient)[2:]
+    return 2 * prod(places) * x[0] * prod(weight) * (bool(wanted[0]) + bool(wanted[1]))
+
+
+def _grouped(left: Any, right: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * prod(out_shape) * left[-1]
+
+
+def RULES() -> dict[Any, Callable[..., int]]:  # noqa: N802 - a constant that needs torch
+    import torch
+
+    aten = torch.ops.aten
+    return {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+        aten.convolution_backward: _convolution_backward,
+        aten._grouped_mm: _grouped,
+    }
+
+
+def tensors(result: Any) -> Iterator[Any]:
+    """The floating-point tensors in what a module returned, in their order, that a gradient can flow back to."""
+    import torch
+
+    if isinstance(result, torch.Tensor):
+        if result.requires_grad:
+            yield result
+    elif isinstance(result, Mapping):
+        for each in result.values():
+            yield from tensors(each)
+    elif isinstance(result, Sequence) and not isinstance(result, str):
+        for each in result:
+            yield from tensors(each)
+    elif is_dataclass(result):
+        for field in fields(result):
+            yield from tensors(getattr(result, field.name))
+
+
+def loss_of(result: Any) -> Any:
+    """The cross-entropy of the last output, and the sum of the others."""
+    import torch
+
+    *others, scores = tensors(result)
+    scores = scores.movedim(1, -1) if scores.dim() > 3 else scores
+    rows = scores.reshape(-1, scores.shape[-1] if scores.dim() else 1)
+    targets = torch.zeros(len(rows), dtype=torch.long)
+    return sum((each.sum() for each in others), torch.nn.functional.cross_entropy(rows, targets))
+
+
+def truth(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What torch says of a network: in training mode, and what differs in evaluation mode."""
+    module, arguments, keywords = build(request["name"], ASKED)
+    training = _work(module.train(), arguments, keywords)
+    found = {**training, **_tensors_of(module)}
+    found["peak_bytes"] = _peak_bytes(module, arguments, keywords)
+    module.zero_grad(set_to_none=True)
+    evaluation = _work(module.eval(), arguments, keywords)
+    reached = {id(p) for p in module.parameters() if p.grad is not None or not p.requires_grad}
+    used = sum(p.numel() for p in module.parameters() if id(p) in reached)
+    shape = [tuple(each.shape) for each in (*arguments, *keywords.values())]
+    return {**found, "evaluation": {**evaluation, "used": used}, "inputs": shape}
+
+
+def _work(module: Any, arguments: Any, keywords: Any) -> dict[str, int]:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False, custom_mapping=RULES()) as forward:
+        loss = loss_of(module(*arguments, **keywords))
+    with FlopCounterMode(display=False, custom_mapping=RULES()) as backward:
+        loss.backward()
+    return {"forward": forward.get_total_flops(), "backward": backward.get_total_flops()}
+
+
+def _tensors_of(module: Any) -> dict[str, int]:
+    own = list(module.parameters())
+    trained = sum(p.numel() for p in own if p.grad is not None)
+    norms = sum(type(each).__name__.startswith(("BatchNorm", "SyncBatch")) for each in module.modules())
+    return {
+        "parameters": sum(p.numel() for p in own),
+        "trained": trained,
+        "buffer_bytes": sum(buffer.nbytes for buffer in module.buffers()),
+        "batch_norms": norms,
+    }
+
+
+def _peak_bytes(module: Any, arguments: Any, keywords: Any) -> int:
+    """The peak of a step of SGD by the events of torch's allocator."""
+    import torch
+
+    update = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1e-6)
+    module.zero_grad(set_to_none=True)
+    with torch.autograd.profiler.profile(profile_memory=True) as seen:
+        result = module(*arguments, **keywords)
+        loss_of(result).backward()
+        update.step()
+    events = [event for event in seen.kineto_results.events() if event.name() == "[memory]"]
+    grown = accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    lasting = [*module.parameters(), *module.buffers(), *arguments, *keywords.values()]
+    return sum(tensor.nbytes for tensor in lasting) + max(grown)
+
+
+class NotExported(Exception):
+    """torch cannot make a file of a network."""
+
+
+def reading(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What LATTE says of a network in a form."""
+    form, start = request["form"], time.perf_counter()
+    module, arguments, keywords = build(request["name"], EXPORTED)
+    module.train(form in (MODULE, PT2))
+    with TemporaryDirectory() as folder:
+        try:
+            if form == MODULE:
+                model, example = module, (*arguments, keywords) if keywords else arguments
+            else:
+                model, example = _file(module, arguments, keywords, form, Path(folder)), None
+        except NotExported as exc:
+            return {"outcome": "not exported", "reason": str(exc)}
+        made_s = time.perf_counter() - start
+        try:
+            network = load(model, example, batch_size=ASKED)
+        except LatteError as exc:
+            if form == MODULE and (unable := _no_program(module, arguments, keywords, exc)):
+                return {"outcome": "not exported", "reason": unable}
+            return {"outcome": "refused", "reason": exc.message, "hint": exc.hint, "own": _own(model, example)}
+        said = _said(network, request["limit_s"] / 3 if form in (MODULE, PT2) else 0)
+        file = _weights(model) if form in (DYNAMO, OLD) else {}
+    return {"outcome": "read", "made_s": made_s, **said, **file}
+
+
+def _own(model: Any, example: Any) -> str:
+    """What comes of reading it with the samples that it was exported with."""
+    try:
+        load(model, example)
+    except LatteError as exc:
+        return exc.message
+    return "read"
+
+
+def _exception(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {' '.join(str(exc).split())[:300]}"
+
+
+def _no_program(module: Any, arguments: Any, keywords: Any, refused: LatteError) -> str:
+    """Why torch itself has no program of the module; "" where it has one, and LATTE refused that."""
+    import torch
+
+    if refused.message.startswith("torch cannot export"):
+        try:
+            torch.export.export(module, arguments, keywords)
+        except Exception as exc:
+            return _exception(exc)
+    return ""
+
+
+def _file(module: Any, arguments: Any, keywords: Any, form: str, folder: Path) -> str:
+    import torch
+
+    path = folder / ("model.pt2" if form == PT2 else "model.onnx")
+    try:
+        if form == PT2:
+            torch.export.save(torch.export.export(module, arguments, keywords), path)
+        else:
+            torch.onnx.export(module, arguments, path, kwargs=keywords, dynamo=form == DYNAMO, verbose=False)
+    except Exception as exc:
+        raise NotExported(_exception(exc)) from exc
+    return str(path)
+
+
+def _said(network: Any, workspaces_s: float) -> dict[str, Any]:
+    from latte_cli.estimator.memory import memory
+    from latte_cli.estimator.steps import Step, training_step
+    from latte_cli.layers import Phase
+    from latte_cli.tasks import Precision
+
+    work: Counter[bool] = Counter()
+    for call in training_step(network, Step(optimizer="none", loss="none")):
+        work[call.phase is Phase.FORWARD] += call.layer.flops(call.phase) if call.layer.workload else 0
+    said = {
+        "parameters": network.parameters,
+        "trained": network.trained_parameters,
+        "buffer_bytes": network.buffer_bytes + sum(layer.buffer_bytes for layer in network.layers),
+        "forward": work[True],
+        "backward": work[False],
+        "batch": network.batch_size,
+        "notes": [*network.notes],
+        "left_out": [*network.unpriced, *network.unknown],
+    }
+    if workspaces_s:
+        used = _workspaces(network, time.perf_counter() + workspaces_s)
+        if used is not None:
+            peak = memory(network, Step(optimizer="sgd"), Precision.FP32).with_workspaces(used).peak
+            said |= {"peak_bytes": peak.live_bytes, "peak_at": f"{peak.name} {peak.phase}"}
+    return said
+
+
+def _workspaces(network: Any, end_s: float) -> dict[Any, int] | None:
+    """The workspace of each call, measured; None where that would take longer."""
+    from latte_cli.algorithms import FRAMEWORK_DEFAULT
+    from latte_cli.backends.contract import Failed, Unsupported
+    from latte_cli.backends.cpu.backend import CpuBackend
+    from latte_cli.estimator.steps import Step, training_step
+    from latte_cli.layers import Phase
+    from latte_cli.tasks import Layout, Precision, Task
+
+    backend = CpuBackend(threads=1)
+    settings = backend.settings(Precision.FP32, Layout.NCHW)
+    known: dict[Any, int] = {}
+    found: dict[Any, int] = {}
+    for call in training_step(network, Step(optimizer="none", loss="none")):
+        if call.layer.free or call.phase is Phase.UPDATE:
+            continue
+        if time.perf_counter() > end_s:
+            return None
+        if call.pair not in known:
+            task = Task(layer=call.layer, phase=call.phase, algorithm=FRAMEWORK_DEFAULT, settings=settings)
+            try:
+                known[call.pair] = backend.prepare(task).facts().workspace_bytes or 0
+            except (Failed, Unsupported):
+                known[call.pair] = 0
+        found[call.name, call.phase] = known[call.pair]
+    return found
+
+
+def _weights(path: str) -> dict[str, int]:
+    """Of an ONNX file: the numbers of its floating-point weights without statistics, and its batch norms."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    norms = [node for node in graph.node if node.op_type == "BatchNormalization"]
+    statistics = {name for node in norms for name in node.input[3:]}
+    weights = [each for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT and prod(each.dims) > 1]
+    return {
+        "file_weights": sum(prod(each.dims) for each in weights if each.name not in statistics),
+        "file_norms": len(norms),
+    }
+
+
+def answer(request: Mapping[str, Any]) -> None:
+    """Append a row for each pair of a network and a form, in a process that ends where one takes too long."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    warnings.simplefilter("ignore")
+    for name, form in request["pairs"]:
+        gc.collect()
+        start = time.perf_counter()
+        signal.setitimer(signal.ITIMER_REAL, request["limit_s"])
+        one = {**request, "name": name, "form": form}
+        found = {"outcome": "run", **truth(one)} if form == TRUTH else reading(one)
+        append(Path(request["output"]), (name, form), found, time.perf_counter() - start)
+
+
+def append(output: Path, pair: Sequence[str], found: Mapping[str, Any], wall_s: float) -> None:
+    """Write a row in one piece, beside those of other processes."""
+    line = {"name": pair[0], "form": pair[1], "wall_s": round(wall_s, 1), **found}
+    with output.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    print(*pair, found["outcome"], found.get("reason", ""), f"{wall_s:.1f} s", file=sys.stderr)
+
+
+def run(pairs: Sequence[tuple[str, str]], limit_s: float, output: Path) -> None:
+    """Append a row for each pair; where the process dies, another goes on with the next."""
+    while pairs:
+        request = {"pairs": pairs, "limit_s": limit_s, "output": str(output.absolute())}
+        before = len(lines_of(output))
+        start = time.perf_counter()
+        try:
+            child.ask(f"{Path(__file__).stem}:answer", request)
+            return
+        except child.Ended as exc:
+            done = {(each["name"], each["form"]) for each in lines_of(output)[before:]}
+            pairs = [pair for pair in pairs if pair not in done]
+            late = exc.code == -signal.SIGALRM
+            found = {"outcome": "timed out" if late else "died", "reason": f"over {limit_s:g} s" if late else str(exc)}
+            append(output, pairs[0], found, time.perf_counter() - start)
+            pairs = pairs[1:]
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """All rows, in the order that they were written in."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def rows_of(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The last line of each network in each form."""
+    return {(each["name"], each["form"]): each for each in lines_of(path)}
+
+
+def verdicts(found: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Whether what was read is right, by what is compared; None where there is nothing to compare it with."""
+    if found["form"] in (MODULE, PT2):
+        parameters = all(found[key] == right[key] for key in ("parameters", "trained", "buffer_bytes"))
+        work = right
+    else:
+        folded = found["file_norms"] < right["batch_norms"]
+        work = right["evaluation"]
+        parameters = found["parameters"] == (found["file_weights"] if folded else work["used"])
+    flops = all(_close(found[key], work[key], WITHIN) for key in ("forward", "backward"))
+    peak = _close(found["peak_bytes"], right["peak_bytes"], PEAK_WITHIN) if "peak_bytes" in found else None
+    return {"parameters": parameters, "FLOPs": flops, "peak": peak}
+
+
+def _close(found: float, right: float, within: float) -> bool:
+    return abs(found - right) <= within * right
+
+
+def report(rows: Mapping[tuple[str, str], Mapping[str, Any]], known: Iterable[str]) -> str:
+    """The tables in Markdown: counts by form and library, then what is not right, by reason."""
+    known = list(known)
+    libraries = list(dict.fromkeys(name.partition("/")[0] for name in known))
+    lines = [
+        "| form | networks | run | torch exports | read | parameters | FLOPs | peak |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for form in FORMS[1:]:
+        lines.append(_counts(form, rows, form, known))
+        for library in libraries:
+            own = [name for name in known if name.startswith(f"{library}/")]
+            if any((name, form) in rows for name in own):
+                lines.append(_counts(f"{form}, {library}", rows, form, own))
+    missing = sum((name, form) not in rows for name in known for form in FORMS[1:])
+    lines += ["", f"Not yet run: {missing} of {len(known) * len(FORMS[1:])} pairs of a network and a form."]
+    lines += ["", "| what | networks | reason | which |", "|---|---|---|---|", *_reasons(rows, known)]
+    return "\n".join(lines)
+
+
+def _counts(title: str, rows: Mapping[tuple[str, str], Mapping[str, Any]], form: str, names: Sequence[str]) -> str:
+    run = [rows[name, form] for name in names if (name, form) in rows]
+    exported = [each for each in run if each["outcome"] in ("read", "refused")]
+    read = [each for each in exported if each["outcome"] == "read"]
+    against = [(each, rows[each["name"], TRUTH]) for each in read if _has_truth(rows, each["name"])]
+    found = [verdicts(each, right) for each, right in against]
+    cells = []
+    for key in ("parameters", "FLOPs", "peak"):
+        told = [each[key] for each in found if each[key] is not None]
+        cells.append(f"{sum(map(bool, told))} of {len(told)}" if told else "")
+    return f"| {title} | {len(names)} | {len(run)} | {len(exported)} | {len(read)} | {' | '.join(cells)} |"
+
+
+def _has_truth(rows: Mapping[tuple[str, str], Mapping[str, Any]], name: str) -> bool:
+    return rows.get((name, TRUTH), {}).get("outcome") == "run"
+
+
+def _reasons(rows: Mapping[tuple[str, str], Mapping[str, Any]], known: Sequence[str]) -> Iterator[str]:
+    """What is not right, the most frequent first: refused, then wrong, then what torch or the machine could not."""
+    groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in known:
+        for form in FORMS:
+            each = rows.get((name, form), {"outcome": "not run"})
+            if each["outcome"] in ("refused", "not exported", "timed out", "died"):
+                groups[each["outcome"]][_kind(each["reason"])].append(f"{name} ({form})")
+            elif each["outcome"] == "read" and _has_truth(rows, name):
+                for what, reason in _wrong(each, rows[name, TRUTH]):
+                    groups[f"wrong {what}"][reason].append(f"{name} ({form})")
+    for what, reasons in groups.items():
+        for reason, where in sorted(reasons.items(), key=lambda pair: -len(pair[1])):
+            shown = ", ".join(where[:SHOWN]) + (f" and {len(where) - SHOWN} more" if len(where) > SHOWN else "")
+            yield f"| {what} | {len(where)} | {reason.replace('|', '/')} | {shown} |"
+
+
+def _wrong(found: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    said = "left out is said" if found["left_out"] else "without a word"
+    told = verdicts(found, right)
+    whole = found["form"] in (MODULE, PT2)
+    work = right if whole else right["evaluation"]
+    if not told["parameters"]:
+        keys = [key for key in ("parameters", "trained", "buffer_bytes") if found[key] != right[key]]
+        yield "parameters", f"{', '.join(keys) if whole else 'total'}, {said}"
+    if not told["FLOPs"]:
+        off = [key for key in ("forward", "backward") if not _close(found[key], work[key], WITHIN)]
+        yield "FLOPs", f"{', '.join(off)}, {said}"
+    if told["peak"] is False:
+        yield "peak", "too high" if found["peak_bytes"] > right["peak_bytes"] else "too low"
+
+
+def _kind(reason: str) -> str:
+    """A reason without the names and numbers of one network."""
+    plain = re.sub(r"`([^`]*)`", lambda found: "`…`" if re.search("[_./ ]", found[1]) else found[0], reason)
+    return re.sub(r"\d+", "N", plain)[:KIND]
+
+
+def _wanted(old: Mapping[str, Any] | None, again: str) -> bool:
+    return old is None or bool(again and re.fullmatch(again, old["outcome"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="a regular expression for names")
+    parser.add_argument("--forms", default=",".join(FORMS))
+    parser.add_argument("--limit-s", type=float, default=60, help="the most that one network may take in one form")
+    parser.add_argument("--for-s", type=float, default=float("inf"), help="begin nothing after so long")
+    parser.add_argument("--again", default="", help="run again what came out so, such as `refused`")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--output", type=Path, default=Path("build/reading-accuracy/rows.jsonl"))
+    options = parser.parse_args()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    known, end_s = child.ask("reading_networks:names", None), time.monotonic() + options.for_s
+    chosen = [] if options.report else list(filter(re.compile(options.only).search, known))
+    for first in range(0, len(chosen), AT_ONCE):
+        old = rows_of(options.output)
+        pairs = [(name, form) for name in chosen[first : first + AT_ONCE] for form in options.forms.split(",")]
+        if time.monotonic() < end_s:
+            run([pair for pair in pairs if _wanted(old.get(pair), options.again)], options.limit_s, options.output)
+    print(report(rows_of(options.output), known))
+
+
+if __name__ == "__main__":
+    main()
