@@ -10,7 +10,7 @@ import torch
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.cpu.backend import CpuBackend
 from latte_cli.estimator.memory import memory
-from latte_cli.estimator.steps import Step, training_step
+from latte_cli.estimator.steps import LOSS, UPDATE, Step, training_step
 from latte_cli.layers import Layer, Phase
 from latte_cli.network import Network, zoo
 from latte_cli.network import training as views
@@ -46,7 +46,8 @@ def workspace_bytes(layer: Layer, phase: Phase) -> int:
 
 
 def workspaces(found: Network, step: Step) -> dict[tuple[str, Phase], int]:
-    works = [work for work in training_step(found, step) if not work.layer.free and work.phase is not Phase.UPDATE]
+    beside = (LOSS, UPDATE)
+    works = [work for work in training_step(found, step) if not work.layer.free and work.name not in beside]
     return {(work.name, work.phase): workspace_bytes(work.layer, work.phase) for work in works}
 
 

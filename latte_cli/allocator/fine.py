@@ -266,7 +266,8 @@ class Search:
     def _cut(self, widths: Widths, exceeding: Round) -> "_Cut":
         """What is live at that moment, as far as it follows from the parameters and from each group's width."""
         precision = self._class.precision
-        held = memory(resize(self._network, widths), self._step, precision)
+        fused = self._pricer.estimator(self._class).device.kind.queued
+        held = memory(resize(self._network, widths), self._step, precision, fused=fused)
         peak, parameters = held.peak, self._costs.parameters(widths)
         flowing = peak.activations_bytes + peak.temporary_bytes
         per_channel = {}
@@ -274,7 +275,7 @@ class Search:
             other = options[0] if widths[name] != options[0] else options[-1]
             if other == widths[name]:
                 continue
-            changed = memory(resize(self._network, {**widths, name: other}), self._step, precision)
+            changed = memory(resize(self._network, {**widths, name: other}), self._step, precision, fused=fused)
             moment = next(each for each in changed.timeline if (each.name, each.phase) == (peak.name, peak.phase))
             difference = moment.activations_bytes + moment.temporary_bytes - flowing
             per_channel[name] = difference / (other - widths[name])

@@ -91,7 +91,7 @@ class Estimator:
                 network=network,
                 step=step,
                 works=tuple(training_step(network, step)),
-                memory=memory(network, step, self._lookup.precision),
+                memory=memory(network, step, self._lookup.precision, fused=self.device.kind.queued),
             )
         )
         refused: DoesNotFit | None = None

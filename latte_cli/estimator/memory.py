@@ -7,7 +7,7 @@ from math import prod
 from typing import TypeAlias
 
 from latte_cli.estimator.steps import LOSS, UPDATE, Step
-from latte_cli.layers import Phase, Stored
+from latte_cli.layers import INDEX_BYTES, Phase, Stored
 from latte_cli.network import Network, Node
 from latte_cli.optimizers import update_rule
 from latte_cli.tasks import Precision
@@ -73,16 +73,20 @@ def moment_of(phase: Phase) -> Phase:
     return Phase.BACKWARD if phase in (Phase.BACKWARD_DATA, Phase.BACKWARD_FILTER) else phase
 
 
-def memory(network: Network, step: Step, precision: Precision) -> Memory:
-    """The memory of a training step of `network`, without the workspaces of its calls."""
-    return Memory(timeline=tuple(_Simulation(network, step, precision).run()))
+def memory(network: Network, step: Step, precision: Precision, *, fused: bool = False) -> Memory:
+    """The memory of a training step of `network`, without the workspaces of its calls.
+
+    The training loop holds the network's outputs until the step ends, as `scores = model(x)` does. `fused` says that
+    the step runs in the kernels of a GPU (see `Layer.saved`).
+    """
+    return Memory(timeline=tuple(_Simulation(network, step, precision, fused).run()))
 
 
 class _Simulation:
     """Walks through a step, with a count of how many hold each activation's storage."""
 
-    def __init__(self, network: Network, step: Step, precision: Precision) -> None:
-        self.network, self.step = network, step
+    def __init__(self, network: Network, step: Step, precision: Precision, fused: bool) -> None:
+        self.network, self.step, self.fused = network, step, fused
         self.element = precision.element_bytes
         self.weight = precision.arithmetic.weight_bytes
         self.roots = _roots(network)
@@ -100,7 +104,7 @@ class _Simulation:
         self.parameters = own + network.buffer_bytes + sum(layer.buffer_bytes for layer in network.layers)
         self.rule = update_rule(step.optimizer)
         self.states = self.weight * self.rule.states * network.trained_parameters
-        self.given = sum(self.sizes[name] for name, _ in network.inputs)
+        self.given = sum(self.sizes[name] for name, _ in network.inputs) + self._targets_bytes()
 
     def run(self) -> Iterator[Moment]:
         yield from self._forward()
@@ -109,6 +113,13 @@ class _Simulation:
             largest = max(self.network.trained_sizes.values(), default=0)
             temporary = self.weight * largest * self.rule.temporaries
             yield self._moment(UPDATE, Phase.UPDATE, temporary)
+
+    def _targets_bytes(self) -> int:
+        """What the scores are compared with: classes as 64-bit integers, or as many numbers."""
+        if not self.network.outputs or self.step.loss == "none":
+            return 0
+        classes = self.step.loss == "cross-entropy"
+        return INDEX_BYTES * self.network.loss().rows if classes else self.sizes[self.network.scores]
 
     def _moment(self, name: str, phase: Phase, temporary: int = 0) -> Moment:
         live = sum(self.sizes[root] for root, count in self.held.items() if count > 0)
@@ -145,7 +156,10 @@ class _Simulation:
         if not network.outputs or self.step.loss == "none" or network.scores not in network.trained:
             return
         scores = self.sizes[network.scores]
-        yield self._moment(LOSS, Phase.FORWARD, 2 * scores)
+        loss = network.loss().saved(trains=False, flows=(True,), fused=self.fused)
+        kept, gradients = (self.element * loss.elements, 2) if self.step.loss == "cross-entropy" else (0, 1)
+        yield self._moment(LOSS, Phase.FORWARD, kept)
+        yield self._moment(LOSS, Phase.BACKWARD, kept + gradients * scores)
         self.flowing[self.roots[network.scores]] = scores
         for node in reversed(network.nodes):
             if node.output in network.trained:
@@ -190,9 +204,10 @@ class _Simulation:
         """The activations that backward needs again, and bytes beside them."""
         if node.output not in self.network.trained:
             return (), 0
-        flows = any(name in self.network.trained for name in node.inputs)
-        saved = node.layer.saved(trains=self.network.trains(node), flows=flows)
-        names = (*(node.inputs if saved.inputs else ()), *((node.output,) if saved.output else ()))
+        flows = [name in self.network.trained for name in node.read]
+        saved = node.layer.saved(trains=self.network.trains(node), flows=flows, fused=self.fused)
+        inputs = (node.read[place] for place in saved.inputs if place < len(node.read))
+        names = (*inputs, *((node.output,) if saved.output else ()))
         return names, self.element * saved.elements + saved.other_bytes
 
 

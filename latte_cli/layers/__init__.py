@@ -7,7 +7,7 @@ from typing import Any, get_origin
 
 from latte_cli.errors import LatteError
 from latte_cli.layers.attention import Attention
-from latte_cli.layers.base import Layer, Phase, Saved
+from latte_cli.layers.base import INDEX_BYTES, Layer, Phase, Saved
 from latte_cli.layers.convolution import Convolution
 from latte_cli.layers.copies import Concat, Copy, View
 from latte_cli.layers.embedding import Embedding
@@ -23,6 +23,7 @@ from latte_cli.layers.steps import Optimizer, Transfer, Whole
 from latte_cli.layers.stored import Stored
 
 __all__ = [
+    "INDEX_BYTES",
     "LAYERS",
     "Activation",
     "Attention",

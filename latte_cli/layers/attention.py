@@ -48,17 +48,28 @@ class Attention(Layer):
     def output_shape(self) -> Shape:
         return (self.batch, self.heads, self.queries, self.value_width)
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """Its softmax is made again from a logarithm of each row's sum, in single precision.
 
-        With dropout that is one call on GPUs only: elsewhere queries and keys are scaled beforehand, and the scores,
-        what is left out of them and what remains are kept.
+        Where that is not one call, queries and keys are scaled beforehand, and the scores, with dropout what is left
+        out of them and what remains, are kept; each head then has keys and values of its own.
         """
-        if self.dropout:
-            scores = self.batch * self.heads * self.queries * self.keys
-            scaled = self.batch * self.heads * (self.queries + self.keys) * self.width
-            return Saved(inputs=True, elements=3 * scores + scaled)
-        return Saved(inputs=True, output=True, other_bytes=4 * self.batch * self.heads * self.queries)
+        heads = self.batch * self.heads
+        if fused or self._one_call(flows):
+            kept = tuple(range(len(self.input_shapes)))
+            return Saved(inputs=kept, output=True, other_bytes=4 * heads * self.queries)
+        scored = flows[0] or flows[1] or any(flows[3:])
+        tensors = scored * (2 if self.dropout else 1) + (flows[2] and (self.dropout or not scored))
+        kept_rows = self.keys * self.width * flows[0] + self.queries * self.width * flows[1]
+        if scored and self.key_heads < self.heads:
+            kept_rows += self.keys * self.value_width
+        own_values = scored and self.key_heads == self.heads
+        elements = heads * (tensors * self.queries * self.keys + kept_rows)
+        return Saved(inputs=(2,) if own_values else (), elements=elements)
+
+    def _one_call(self, flows: Sequence[bool]) -> bool:
+        """Whether torch has one call for it on a CPU."""
+        return not self.dropout and self.width == self.value_width and not any(flows[3:])
 
     @property
     def workload(self) -> int:

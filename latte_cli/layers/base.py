@@ -12,6 +12,8 @@ from latte_cli.layers.shapes import Shape
 
 _LARGEST_DIMENSION = 2**40
 
+INDEX_BYTES = 8  # torch keeps places in tensors as 64-bit integers
+
 
 class Phase(StrEnum):
     """A part of a training step; a layer without a split backward has the one phase `backward`."""
@@ -36,17 +38,23 @@ def elements(*shapes: Shape) -> int:
 class Saved:
     """What a layer keeps of its forward pass until its backward pass.
 
-    Its `inputs` and its `output`, which take nothing more where they are there anyway; `elements` more of the
-    activations' type, and `other_bytes` of types that are the same in each precision.
+    Its inputs in the places `inputs` and its `output`, which take nothing more where they are there anyway; `elements`
+    more of the activations' type, and `other_bytes` of types that are the same in each precision.
     """
 
-    inputs: bool = False
+    inputs: tuple[int, ...] = ()
     output: bool = False
     elements: int = 0
     other_bytes: int = 0
 
 
 NOTHING = Saved()
+
+
+def others_of(flows: Sequence[bool]) -> tuple[int, ...]:
+    """The factors of a product that the gradients of its other factors need."""
+    return tuple(place for place in range(len(flows)) if any(flows[:place]) or any(flows[place + 1 :]))
+
 
 Gemm: TypeAlias = tuple[int, int, int]
 """The sizes m, n, k of a product of matrices (m, k) by (k, n)."""
@@ -100,11 +108,12 @@ class Layer(ABC):
         """Shape of the activation it writes."""
 
     @abstractmethod
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """What autograd keeps for its backward pass.
 
-        `trains` says whether a parameter of its own is trained, `flows` whether a gradient flows back to an input; at
-        least one of them is true.
+        `trains` says whether a parameter of its own is trained, `flows` for each input whether a gradient flows back to
+        it; at least one of them is true. `fused` says that it runs in kernels of a GPU, which compute in one call what
+        a CPU computes in several.
         """
 
     @property

@@ -88,8 +88,13 @@ class Convolution(Layer):
     def parameter_shapes(self) -> tuple[Shape, ...]:
         return (self.weight_shape, (self.out_channels,)) if self.bias else (self.weight_shape,)
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
-        return Saved(inputs=trains)
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+        """Its input whatever is trained; padding on one side is a copy of the input, which is kept instead."""
+        if self.symmetric or self.transposed:
+            return Saved(inputs=(0,))
+        pads = zip(self.input, self.pad_before, self.pad_after, strict=True)
+        padded = prod(size + abs(before - after) for size, before, after in pads)
+        return Saved(elements=self.batch * self.in_channels * padded)
 
     @property
     def reduction(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import NOTHING, Layer, Saved
+from latte_cli.layers.base import INDEX_BYTES, NOTHING, Layer, Saved
 from latte_cli.layers.shapes import Shape, scaled_reshape
 
 
@@ -40,7 +40,7 @@ class Concat(Layer):
             self._check(alike, f"inputs of {first} and {shape}")
         return (*first[:axis], sum(shape[axis] for shape in self.shapes), *first[axis + 1 :])
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
 
     def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
@@ -76,8 +76,11 @@ class Copy(Layer):
     def output_shape(self) -> Shape:
         return self.output
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
-        return NOTHING
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+        if self.operation != "gather":
+            return NOTHING
+        gathered = (out for size, out in zip(self.shape, self.output, strict=False) if size != out)
+        return Saved(other_bytes=INDEX_BYTES * next(gathered, 0))
 
     @property
     def shares_storage(self) -> bool:
@@ -120,7 +123,7 @@ class View(Layer):
     def output_shape(self) -> Shape:
         return self.output
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
 
     @property

@@ -1,5 +1,6 @@
 """Normalisations."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
@@ -44,8 +45,14 @@ class Norm(Shaped):
         own = self.shape[-self.span :] if over_rows else (self.span,) if self.per_group else self.shape[1:2]
         return (own,) if self.function == "rms" else (own, own)
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
-        return Saved(inputs=trains or not self.fixed, elements=0 if self.fixed else self._statistics)
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+        """What it normalised by, and its input; a CPU has no single call for an RMS norm or a local response norm."""
+        if self.fixed:
+            return Saved(inputs=(0,))
+        if self.function == "rms" and not fused:
+            scaled = prod(self.shape) if trains else 0
+            return Saved(inputs=(0,), elements=self._statistics + scaled) if any(flows) else Saved(elements=scaled)
+        return Saved(inputs=(0,), elements=self._statistics)
 
     @property
     def reduction(self) -> int:
@@ -61,12 +68,13 @@ class Norm(Shaped):
         if self.function == "batch":
             return 2 * self.shape[1]
         if self.function == "lrn":
-            return prod(self.shape)
+            padded = prod(self.shape) // self.shape[1] * (self.shape[1] + self.span - 1)
+            return 2 * prod(self.shape) + padded  # squares, their means, and powers of these
         if self.function == "group":
             return 2 * self.shape[0] * self.span
-        if self.function == "instance":
-            return 2 * self.shape[0] * self.shape[1]
-        return 2 * prod(self.shape[: -self.span])
+        if self.function == "instance":  # torch repeats the scale for each image; two dimensions are one image
+            return (3 if self.affine else 2) * prod(self.shape[: max(1, min(2, len(self.shape) - 1))])
+        return (1 if self.function == "rms" else 2) * prod(self.shape[: -self.span])
 
     @property
     def buffer_bytes(self) -> int:

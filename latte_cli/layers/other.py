@@ -1,5 +1,6 @@
 """Operations that no other kind describes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,6 +28,6 @@ class Other(Layer):
     def output_shape(self) -> Shape:
         return self.output
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """All that it could need."""
-        return Saved(inputs=True, output=True)
+        return Saved(inputs=tuple(range(len(self.shapes))), output=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import SPLIT, Gemm, Layer, Phase, Saved, gemm_of
+from latte_cli.layers.base import SPLIT, Gemm, Layer, Phase, Saved, gemm_of, others_of
 from latte_cli.layers.shapes import Shape
 
 
@@ -35,8 +35,8 @@ class Linear(Layer):
         weight = (self.out_features, self.in_features)
         return (weight, (self.out_features,)) if self.bias else (weight,)
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
-        return Saved(inputs=trains)
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+        return Saved(inputs=(0,) if trains else ())
 
     @property
     def reduction(self) -> int:
@@ -78,8 +78,8 @@ class MatMul(Layer):
     def output_shape(self) -> Shape:
         return (self.batch, self.m, self.n)
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
-        return Saved(inputs=True)
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+        return Saved(inputs=others_of(flows))
 
     @property
     def reduction(self) -> int:

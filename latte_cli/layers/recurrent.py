@@ -8,7 +8,14 @@ from typing import ClassVar, Self
 from latte_cli.layers.base import Layer, Phase, Saved
 from latte_cli.layers.shapes import Shape
 
+_PAGE_BYTES = 4096  # what oneDNN aligns the parts of its workspace to
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+
+
+def _padded(row: int) -> int:
+    """The length that oneDNN gives rows of 32-bit numbers, against aliases in the cache."""
+    whole = -(-row // 16) * 16
+    return whole + 16 if whole % 256 == 0 else whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +67,43 @@ class Recurrent(Layer):
         biases = ((self.directions, 2 * rows),) if self.bias else ()
         return (*weights, *biases, *(((self.directions, 3 * self.hidden),) if self.peepholes else ()))
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
-        return Saved(inputs=True, output=True, elements=self.gates * prod(self.output_shape))
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+        """On a GPU the library's reserve; on a CPU oneDNN's workspace for an LSTM, each step's gates for the others."""
+        inputs = tuple(range(len(self.input_shapes)))
+        states = prod(self.output_shape)
+        one = self.batch * self.directions * self.hidden
+        first = 0 if self.initial else one
+        if fused:
+            return Saved(inputs=inputs, output=True, elements=(self.gates + (self.function == "lstm")) * states)
+        if self.function == "lstm":
+            return self._saved_by_onednn(inputs, 2 * first + 2 * one)
+        if not trains:
+            return Saved(elements=(2 * self.gates if self.function == "gru" else 1) * states)
+        return Saved(
+            inputs=inputs, elements=(2 * self.gates + 1) * states if self.function == "gru" else states + first
+        )
+
+    def _saved_by_onednn(self, inputs: tuple[int, ...], ends: int) -> Saved:
+        """Its workspace for each direction, states before and after; without biases also its copies of the weights.
+
+        Both directions are joined after they were computed, so that each direction's own states are kept.
+        """
+        kept = ends + (prod(self.output_shape) if self.directions > 1 else 0)
+        if not self.bias:
+            kept += prod(self.parameter_shapes[0]) + prod(self.parameter_shapes[1])
+        spaces = self.directions * self._onednn_workspace_bytes
+        return Saved(inputs=inputs, output=self.directions == 1, elements=kept, other_bytes=spaces)
+
+    @property
+    def _onednn_workspace_bytes(self) -> int:
+        """The workspace of an LSTM in oneDNN 3: gates, hidden states, and states and their gradients in turn.
+
+        Rows are padded to 64 bytes, and once more where they are a multiple of 256 numbers; each part to whole pages.
+        """
+        wide, steps = _padded(max(self.inputs, self.hidden)), 2 * (self.steps + 1)
+        parts = [self.steps * _padded(self.gates * self.hidden), self.steps * _padded(self.hidden)]
+        parts += [steps * wide] * 3 + [steps * self.hidden] * 2
+        return sum(-(-4 * self.batch * part // _PAGE_BYTES) * _PAGE_BYTES for part in parts)
 
     @property
     def workload(self) -> int:

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from operator import gt
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import NOTHING, Layer, Phase, Saved, Shaped, elements
+from latte_cli.layers.base import INDEX_BYTES, NOTHING, Layer, Phase, Saved, Shaped, elements
 from latte_cli.layers.shapes import Shape
-
-_INDEX_BYTES = 8  # torch keeps where each maximum lay as a 64-bit integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +60,22 @@ class Pool(Layer):
         return self.kernel == self.input and not any((*self.pad_before, *self.pad_after))
 
     @property
+    def reach(self) -> Shape:
+        """The spatial sizes of what the windows read."""
+        sizes = zip(self.output, self.kernel, self.stride, self.dilation, strict=True)
+        return tuple((o - 1) * s + d * (k - 1) + 1 for o, k, s, d in sizes)
+
+    @property
+    def torch_pads(self) -> bool:
+        """Whether torch's own pool has this padding: as much on both sides, at most half a window; none for lp."""
+        if self.function == "lp":
+            return not (self.ceil or any((*self.pad_before, *self.pad_after)))
+        if self.function == "average" and len(self.input) == 3 and any(map(gt, self.kernel, self.input)):
+            return False  # avg_pool3d alone refuses windows larger than the input without its padding
+        narrow = all(2 * pad <= kernel for pad, kernel in zip(self.pad_before, self.kernel, strict=True))
+        return self.whole or (self.pad_before == self.pad_after and narrow)
+
+    @property
     def input_shapes(self) -> tuple[Shape, ...]:
         return ((self.batch, self.channels, *self.input),)
 
@@ -68,10 +83,15 @@ class Pool(Layer):
     def output_shape(self) -> Shape:
         return (self.batch, self.channels, *self.output)
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+        """Its input, or the copy of it that is padded where torch's own pool cannot pad so; places of maxima."""
+        out, read = prod(self.output_shape), self.batch * self.channels * prod(self.reach)
+        kept = Saved(inputs=(0,)) if self.torch_pads else Saved(elements=read)
         if self.function == "max":
-            return Saved(inputs=True, other_bytes=_INDEX_BYTES * prod(self.output_shape))
-        return Saved(inputs=not self.whole)
+            return replace(kept, other_bytes=INDEX_BYTES * out)
+        if self.function == "lp":  # powers, and four steps from their means to the norm
+            return replace(kept, elements=kept.elements + read + 4 * out)
+        return NOTHING if self.whole else kept
 
     @property
     def reduction(self) -> int:
@@ -106,8 +126,12 @@ class Reduce(Shaped):
         sizes = [1 if axis in axes else size for axis, size in enumerate(self.shape)]
         return tuple(size for axis, size in enumerate(sizes) if self.keep or axis not in axes)
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
-        return NOTHING if self.operation in ("mean", "sum") else Saved(inputs=True, output=True)
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+        if self.operation in ("mean", "sum") or not self.axes:
+            return NOTHING
+        if self.operation == "log_sum":
+            return Saved(elements=elements(self.output_shape))
+        return Saved(inputs=(0,), output=self.operation != "sum_square")
 
     def flops(self, phase: Phase) -> int:
         return elements(self.shape) if phase in self.phases else 0

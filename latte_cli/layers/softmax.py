@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import NOTHING, Layer, Phase, Saved, Shaped
+from latte_cli.layers.base import Layer, Phase, Saved, Shaped
 from latte_cli.layers.shapes import Shape
 
 
@@ -24,7 +24,7 @@ class Softmax(Shaped):
         self._check_axes(self.axis, rank=len(self.shape))
         super().__post_init__()
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return Saved(output=True)
 
     @property
@@ -51,8 +51,9 @@ class SoftmaxCrossEntropy(Layer):
     def output_shape(self) -> Shape:
         return ()
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
-        return NOTHING
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+        """The logarithms of the shares."""
+        return Saved(elements=self.rows * self.classes)
 
     def flops(self, phase: Phase) -> int:
         return self.operations_per_element * self.rows * self.classes if phase in self.phases else 0

@@ -37,7 +37,7 @@ class Stored(Layer):
     def parameter_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,) if self.trained else ()
 
-    def saved(self, *, trains: bool, flows: bool) -> Saved:
+    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
 
     @property

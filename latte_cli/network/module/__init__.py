@@ -173,7 +173,8 @@ def training_step(
 ) -> Tensor:
     """One step as users write it: clear the gradients, forward, cross-entropy, backward, update; returns the loss."""
     (optimizer or module).zero_grad(set_to_none=True)
-    loss = scored(module, module(*inputs), targets)
+    result = module(*inputs)  # held until the step ends, as a training loop does
+    loss = scored(module, result, targets)
     loss.backward()  # type: ignore[no-untyped-call]
     if optimizer:
         optimizer.step()
@@ -183,7 +184,8 @@ def training_step(
 def scored(module: nn.Module, result: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tensor:
     """The cross-entropy of the scores among what `module` returned."""
     scores = result[_scores_at(module)] if isinstance(result, tuple) else result
-    scores = scores.movedim(1, -1) if scores.dim() > 3 else scores
+    if scores.dim() > 3:  # a map, whose channels are the classes
+        return F.cross_entropy(scores, targets.reshape(scores.shape[0], *scores.shape[2:]))
     return F.cross_entropy(scores.reshape(-1, scores.shape[-1]), targets)
 
 

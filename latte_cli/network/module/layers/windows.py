@@ -1,6 +1,5 @@
 """Layers that slide a window: convolutions and pools."""
 
-import operator
 from collections.abc import Sequence
 from functools import partial
 from math import prod
@@ -73,23 +72,13 @@ def _pool(layer: Pool, attributes: Attributes) -> nn.Module:
         sizes["dilation"] = layer.dilation
     elif max(layer.dilation) > 1:
         raise LatteError(f"a dilated {layer.function} pool cannot be run", hint="only max pools have a dilation")
-    if not _torch_pads(layer):
+    if not layer.torch_pads:
         return _PaddedPool(layer, partial(windows, **sizes))
     if layer.function != "lp":
         sizes |= {"padding": layer.pad_before, "ceil_mode": layer.ceil}
     if layer.function == "average":
         sizes["count_include_pad"] = layer.count_padding
     return Function(partial(windows, **sizes))
-
-
-def _torch_pads(layer: Pool) -> bool:
-    """Whether torch's own pool has this padding: as much on both sides, at most half a window; none for lp."""
-    if layer.function == "lp":
-        return not (layer.ceil or any((*layer.pad_before, *layer.pad_after)))
-    if layer.function == "average" and len(layer.input) == 3 and any(map(operator.gt, layer.kernel, layer.input)):
-        return False  # avg_pool3d alone refuses windows larger than the input without its padding
-    narrow = all(2 * pad <= kernel for pad, kernel in zip(layer.pad_before, layer.kernel, strict=True))
-    return layer.pad_before == layer.pad_after and narrow
 
 
 class _PaddedPool(nn.Module):
@@ -101,9 +90,7 @@ class _PaddedPool(nn.Module):
 
     def __init__(self, layer: Pool, windows: Compute) -> None:
         super().__init__()
-        numbers = zip(layer.output, layer.kernel, layer.stride, layer.dilation, strict=True)
-        reach = [(o - 1) * s + d * (k - 1) + 1 for o, k, s, d in numbers]
-        after = [r - i - before for r, i, before in zip(reach, layer.input, layer.pad_before, strict=True)]
+        after = [r - i - before for r, i, before in zip(layer.reach, layer.input, layer.pad_before, strict=True)]
         self.pad = pads(layer.pad_before, after)
         self.windows = windows
         self.value = float("-inf") if layer.function == "max" else 0.0

@@ -1,0 +1,123 @@
+"""What layers say that autograd keeps for their backward pass, against what it keeps on the CPU."""
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import pytest
+import torch
+from every_layer import every_layer
+from torch import Tensor
+
+from latte_cli.errors import LatteError
+from latte_cli.layers import (
+    Activation,
+    Attention,
+    Elementwise,
+    Embedding,
+    Layer,
+    Norm,
+    Optimizer,
+    Other,
+    Recurrent,
+    Reduce,
+    Saved,
+    Transfer,
+    Whole,
+    layer_text,
+)
+from latte_cli.network.module import layer_module
+
+FUNCTIONS = (
+    *("thresholded_relu", "shrink", "sin", "cos", "tan", "sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh"),
+    *("atanh", "maximum_constant", "minimum_constant", "mean_constant"),
+)
+SCALARS_BYTES = 16  # numbers that a kernel keeps beside its tensors, such as the seeds of random numbers
+LIKE_NO_OTHER = (Optimizer, Other, Transfer, Whole)
+"""Kinds without a module of their own, or without a backward pass."""
+
+
+def layers() -> Iterator[Layer]:
+    """The layers of every kind, and more forms of those whose calls are not one."""
+    yield from every_layer()
+    for function in FUNCTIONS:
+        yield Activation(function=function, shape=(2, 3, 4))
+    for operation, shapes in product(("modulo", "prelu"), (((2, 3), (2, 3)), ((2, 3), (3,)))):
+        yield Elementwise(operation=operation, shapes=shapes)
+    for operation in ("min", "l1", "prod", "log_sum", "log_sum_exp", "sum_square"):
+        yield Reduce(operation=operation, shape=(2, 3, 4), axes=(1,), keep=False)
+    yield Norm(function="lrn", shape=(2, 6, 5), span=3)
+    for function, (steps, batch, inputs, hidden), directions, bias in product(
+        ("lstm", "gru", "rnn"), ((1, 2, 3, 4), (7, 3, 40, 10), (4, 2, 8, 64), (3, 5, 300, 128)), (1, 2), (False, True)
+    ):
+        sizes = {"steps": steps, "batch": batch, "inputs": inputs, "hidden": hidden}
+        yield Recurrent(function=function, directions=directions, bias=bias, **sizes)
+    for (causal, mask), key_heads, values, dropout in product(
+        ((False, ()), (True, ()), (False, (5, 5)), (False, (2, 1, 5, 5)), (False, (2, 4, 5, 5))),
+        (4, 2, 1),
+        (6, 7),
+        (False, True),
+    ):
+        sizes = {"batch": 2, "heads": 4, "queries": 5, "keys": 5, "width": 6}
+        yield Attention(key_heads=key_heads, value_width=values, causal=causal, mask=mask, dropout=dropout, **sizes)
+
+
+def cases() -> Iterator[tuple[Layer, bool, tuple[bool, ...]]]:
+    """Each layer with its parameters trained or not, and gradients to all, to none, or to each one of its inputs."""
+    for layer in dict.fromkeys(layers()):
+        if isinstance(layer, LIKE_NO_OTHER):
+            continue
+        count = len(layer.input_shapes)
+        alone = [tuple(place == at for place in range(count)) for at in range(count)]
+        flowing = dict.fromkeys(((True,) * count, (False,) * count, *alone))
+        for trains, flows in product((True, False) if layer.parameter_shapes else (False,), flowing):
+            if (trains or any(flows)) and not (isinstance(layer, Embedding) and any(flows)):
+                yield layer, trains, flows
+
+
+def storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def kept(layer: Layer, trains: bool, flows: Sequence[bool]) -> tuple[Saved, int] | None:
+    """The inputs and the output that autograd keeps, and bytes beside them; None where nothing flows back."""
+    module = layer_module(layer)
+    for parameter in module.parameters():
+        parameter.requires_grad_(trains)
+    inputs = [
+        torch.randint(layer.entries, shape)
+        if isinstance(layer, Embedding)
+        else torch.rand(shape).add_(1.5 if "acosh" in layer.variant else 0.1).requires_grad_(flowing)
+        for shape, flowing in zip(layer.input_shapes, flows, strict=True)
+    ]
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        output = module(*inputs)
+    if not output.requires_grad:
+        return None
+    sizes = {storage(tensor): tensor.untyped_storage().nbytes() for tensor in saved}
+    own = {storage(tensor) for tensor in (*module.parameters(), *module.buffers(), *inputs, output)}
+    places = tuple(at for at, tensor in enumerate(inputs) if storage(tensor) in sizes)
+    beside = sum(size for place, size in sizes.items() if place not in own)
+    return Saved(inputs=places, output=storage(output) in sizes), beside
+
+
+@pytest.mark.filterwarnings("ignore:input's size at dim=0")  # two dimensions are one image to an instance norm
+@pytest.mark.parametrize("kind", sorted({layer.kind for layer, _, _ in cases()}))
+def test_a_layer_saves_what_autograd_keeps(kind: str) -> None:
+    tried = 0
+    for layer, trains, flows in cases():
+        if layer.kind != kind:
+            continue
+        try:
+            found = kept(layer, trains, flows)
+        except (LatteError, RuntimeError, ValueError, TypeError, IndexError):
+            continue  # a form that torch does not compute
+        if found is None:
+            continue
+        tried += 1
+        said = layer.saved(trains=trains, flows=flows, fused=False)
+        text = f"{layer_text(layer)} {trains=} {flows=}: {found} instead of {said}"
+        real, beside = found
+        assert (said.inputs, said.output) == (real.inputs, real.output), text
+        assert abs(4 * said.elements + said.other_bytes - beside) <= SCALARS_BYTES, text
+    assert tried or kind == "stored"
