@@ -1,9 +1,11 @@
 """Sub-models of networks with attention and recurrence, against the same modules written by hand with smaller sizes."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch mode
 from torch import Tensor, nn
 
 from latte_cli import load
+from latte_cli.allocator.sub_models import catalogue
 from latte_cli.layers import Copy, Layer, View
 from latte_cli.network import Network
-from latte_cli.network.channels import Resizing, positions, sub_model
+from latte_cli.network.channels import Resizing, importance, positions, sub_model
 from latte_cli.network.module import NetworkModule
 from latte_cli.network.weights import weights
 
@@ -151,12 +154,26 @@ CASES: dict[str, tuple[Callable[..., nn.Module], Tensor]] = {
 }  # fmt: skip
 
 
+class Whole(NamedTuple):
+    """A module, its network, and its weights by the network's names."""
+
+    module: nn.Module
+    network: Network
+    arrays: Mapping[str, np.ndarray]
+
+
 @cache
-def whole(name: str) -> tuple[nn.Module, Network]:
+def whole(name: str) -> Whole:
     make, example = CASES[name]
     torch.manual_seed(0)
     module = make().eval()
-    return module, load(module, example)
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The tensor attributes self.states")
+        path = Path(folder) / "whole.pt2"
+        torch.export.save(torch.export.export(module, (example,)), path)
+        network, found = load(path), weights(path)
+        names = {each for node in network.nodes for each in network.parameter_names(node)}
+        return Whole(module, network, {each: np.array(found[each]) for each in sorted(names)})
 
 
 def computing(network: Network) -> list[Layer]:
@@ -168,7 +185,7 @@ def computing(network: Network) -> list[Layer]:
 @pytest.mark.parametrize("name", CASES)
 def test_a_sub_model_is_the_module_written_with_smaller_sizes(name: str, scale: int) -> None:
     make, example = CASES[name]
-    found = sub_model(whole(name)[1], 1 / scale)
+    found = sub_model(whole(name).network, 1 / scale)
     small = make(scale).eval()
     written = load(small, example)
     assert computing(found) == computing(written)
@@ -194,18 +211,76 @@ def cut(network: Network, arrays: Mapping[str, np.ndarray], kept: dict[str, list
     }
 
 
-@pytest.mark.parametrize("scale", (2, 4))
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("lstm", "gru")])
-def test_with_weights_it_computes_what_the_smaller_module_computes(name: str, scale: int, tmp_path: Path) -> None:
+def apart(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Torch's tensors of a recurrent layer, which are stacked by direction in one array whose name names them all."""
+    found = {}
+    for name, array in arrays.items():
+        names = name.split("+")
+        ways = 2 if len(names) > 1 else 1
+        pieces = np.split(array, len(names) // ways, axis=1) if ways > 1 else [array[None]]
+        found |= {one: torch.tensor(pieces[at // ways][at % ways]) for at, one in enumerate(names)}
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_with_weights_it_computes_what_the_smaller_module_computes(name: str) -> None:
     make, example = CASES[name]
-    path = tmp_path / "whole.pt2"
-    torch.export.save(torch.export.export(whole(name)[0], (example,)), path)
-    network = load(path)
-    arrays = weights(path)
-    parts = cut(network, arrays, kept_of(network, scale))
-    small = make(scale).eval()
+    _, network, arrays = whole(name)
+    parts = cut(network, arrays, kept_of(network, 2))
+    small = make(2).eval()
     own = small.state_dict()
-    small.load_state_dict({**own, **{each: torch.from_numpy(value) for each, value in parts.items() if each in own}})
-    ours = NetworkModule(sub_model(network, 1 / scale), weights=parts).eval()
+    small.load_state_dict({**own, **{each: value for each, value in apart(parts).items() if each in own}})
+    ours = NetworkModule(sub_model(network, 1 / 2), weights=parts).eval()
     with torch.no_grad():
         torch.testing.assert_close(ours(example), small(example), rtol=1e-4, atol=1e-5)
+
+
+def rows_of(heads: list[int], size: int = HEAD) -> list[int]:
+    return [head * size + at for head in heads for at in range(size)]
+
+
+def test_whole_heads_are_cut_with_those_of_the_keys_that_they_read() -> None:
+    network = whole("llama").network
+    groups = {group.name: group for group in Resizing(network).groups}
+    heads = next(group for group in groups.values() if group.channels == 4)
+    where = positions(network, {heads.name: [0, 3]})
+    queries, keys = rows_of([0, 1, 6, 7]), rows_of([0, 3])
+    assert [where[f"{name}.weight"][0].tolist() for name in "qkv"] == [queries, keys, keys]
+    assert where["out.weight"][1].tolist() == queries
+    assert all(len(where[f"{name}.weight"][1]) == 32 for name in "qkv")
+
+
+@pytest.mark.parametrize(("way", "starts"), [("split", (0, 16, 32)), ("reshaped", (0, 16, 32))])
+def test_packed_projections_are_cut_in_each_of_their_parts(way: str, starts: tuple[int, ...]) -> None:
+    network = whole(f"gpt {way}").network
+    heads = next(group for group in Resizing(network).groups if group.channels == 16 // HEAD)
+    where = positions(network, {heads.name: [1, 2]})
+    assert where["block.qkv.weight"][0].tolist() == [start + row for start in starts for row in rows_of([1, 2])]
+    assert where["block.out.weight"][1].tolist() == rows_of([1, 2])
+
+
+def test_interleaved_projections_are_cut_head_by_head() -> None:
+    network = whole("gpt interleaved").network
+    heads = next(group for group in Resizing(network).groups if group.channels == 16 // HEAD)
+    where = positions(network, {heads.name: [3]})
+    assert where["block.qkv.weight"][0].tolist() == rows_of([3], 3 * HEAD)
+
+
+def test_the_importance_of_a_head_is_the_norm_of_all_that_makes_it() -> None:
+    _, network, arrays = whole("gpt split")
+    heads = next(group for group in Resizing(network).groups if group.channels == 16 // HEAD)
+    found = importance(network, (heads,), arrays)[heads.name]
+    assert found == pytest.approx(np.sqrt((arrays["block.qkv.weight"].reshape(3, 4, -1) ** 2).sum(axis=(0, 2))))
+
+
+def test_an_onnx_file_of_such_a_network_has_a_catalogue_of_sub_models(tmp_path: Path) -> None:
+    path, module = tmp_path / "model.onnx", Gpt().eval()
+    for parameter in module.parameters():  # equal ones become one in the file
+        nn.init.uniform_(parameter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (TOKENS,), path, dynamo=False)
+    entries = catalogue(load(path), (1, 0.5, 0.25))
+    assert [entry.width for entry in entries] == [1, 0.5, 0.25]
+    sizes = [sum(each.numel() for each in Gpt(scale).parameters()) for scale in (1, 2, 4)]
+    assert [entry.parameters for entry in entries] == sizes

@@ -13,17 +13,17 @@ FIXED = 0
 
 
 class Ties:
-    """Numbers from 0, and which of them are the same; the least of those that are stands for all."""
+    """Numbers from 0 up to `count`, and which of them are the same; the least of those that are stands for all."""
 
     def __init__(self) -> None:
-        self._count = 1
+        self.count = 1
         self._pending: list[tuple[Ids, Ids]] = []
         self._roots: Ids = np.zeros(1, dtype=np.int64)
 
     def new(self, *shape: int) -> Ids:
         """As many new numbers as a tensor of `shape` has places."""
-        first, self._count = self._count, self._count + int(np.prod(shape))
-        return np.arange(first, self._count, dtype=np.int64).reshape(shape)
+        first, self.count = self.count, self.count + int(np.prod(shape))
+        return np.arange(first, self.count, dtype=np.int64).reshape(shape)
 
     def tie(self, a: Ids, b: Ids) -> None:
         """Make the numbers of `a` and `b`, broadcast against each other, the same."""
@@ -42,13 +42,13 @@ class Ties:
 
     def roots(self, ids: Ids) -> Ids:
         """The numbers that stand for `ids`, in their shape."""
-        if self._pending or len(self._roots) < self._count:
+        if self._pending or len(self._roots) < self.count:
             self._resolve()
         return self._roots[ids]
 
     def _resolve(self) -> None:
         """Let each number point to the least that it is tied to, and follow what that points to, until all agree."""
-        every = np.arange(len(self._roots), self._count)
+        every = np.arange(len(self._roots), self.count)
         roots = np.concatenate([self._roots, every])
         self._pending.append((every, every))
         first, second = (np.concatenate(side) for side in zip(*self._pending, strict=True))
