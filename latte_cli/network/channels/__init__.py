@@ -3,7 +3,7 @@
 from latte_cli.network.channels.groups import ChannelGroup
 from latte_cli.network.channels.importance import importance
 from latte_cli.network.channels.positions import Indices, Positions, positions
-from latte_cli.network.channels.resizing import Resizing, channel_groups, groups_to_cut, resize, sub_model
+from latte_cli.network.channels.resizing import Resizing, channel_groups, groups_to_cut, kept_whole, resize, sub_model
 
 __all__ = [
     "ChannelGroup",
@@ -13,6 +13,7 @@ __all__ = [
     "channel_groups",
     "groups_to_cut",
     "importance",
+    "kept_whole",
     "positions",
     "resize",
     "sub_model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,11 +18,12 @@ from latte_cli.network.graph import Network, Node, Value
 
 @dataclass(frozen=True)
 class _Along:
-    """The channels along one dimension of an activation, and how often each of a group is there."""
+    """The channels along a dimension of an activation, and how often each of a group is there, if each is as often."""
 
     axis: int
     roots: Ids
     repeats: Counter[str]
+    even: bool = True
 
 
 _NOTHING = _Along(0, np.zeros(0, dtype=np.int64), Counter())
@@ -49,7 +50,9 @@ class Resizing:
         """Find the groups, and which of them lie along which dimension of each activation."""
         self.grouped = grouped(self.trace)
         self.groups = tuple(group for group, _ in self.grouped)
-        self._group_of = {root: group.name for group, roots in self.grouped for root in roots}
+        self._place = np.full(self.trace.ties.count, -1)  # of each number's group among all
+        for at, (_, roots) in enumerate(self.grouped):
+            self._place[roots] = at
         self._channels = {group.name: group.channels for group in self.groups}
         self._known: dict[int, _Along | None] = {}
         self._read = {
@@ -138,11 +141,10 @@ class Resizing:
         least = {group.name: group.multiple for group in self.groups}
         for ids in (*self.trace.read[node.name], self.trace.written[node.name]):
             along = self._known[id(ids)]
-            roots = self.trace.ties.roots(ids)
-            one = int(roots.flat[0])
-            if along is None and one in self._group_of and self._channels[self._group_of[one]] > 1:
+            one = int(self._place[self.trace.ties.roots(ids[(slice(0, 1),) * ids.ndim]).item()])
+            if along is None and one >= 0 and self.groups[one].channels > 1:
                 return False
-            if along is not None and self._repeats(along.roots) is None:
+            if along is not None and not along.even:
                 return False
         try:
             self.node(node, least)
@@ -155,21 +157,23 @@ class Resizing:
         if id(ids) not in self._known:
             found = self.trace.along(ids)
             repeats = self._repeats(found.roots) if found else None
-            made = _Along(found.axis, found.roots, repeats or Counter()) if found and repeats != {} else None
+            even = repeats is not None
+            made = _Along(found.axis, found.roots, repeats or Counter(), even) if found and repeats != {} else None
             self._known[id(ids)] = made
         return self._known[id(ids)]
 
     def _repeats(self, roots: Ids) -> Counter[str] | None:
         """How often each channel of the groups is there; None where not each of a group is as often."""
         each, counts = np.unique(roots, return_counts=True)
-        by_group: defaultdict[str, list[int]] = defaultdict(list)
-        for root, count in zip(each.tolist(), counts.tolist(), strict=True):
-            if root in self._group_of:
-                by_group[self._group_of[root]].append(count)
-        for name, found in by_group.items():
-            if len(set(found)) > 1 or len(found) != self._channels[name]:
+        places = self._place[each]
+        each, counts, places = each[places >= 0], counts[places >= 0], places[places >= 0]
+        found: Counter[str] = Counter()
+        for at in np.unique(places).tolist():
+            own, group = counts[places == at], self.groups[at]
+            if len(own) != group.channels or (own != own[0]).any():
                 return None
-        return Counter({name: found[0] for name, found in by_group.items()})
+            found[group.name] = int(own[0])
+        return found
 
 
 def _resized(node: Node, inputs: Sequence[Shape], output: Shape) -> Layer:
@@ -218,7 +222,7 @@ def groups_to_cut(network: Network) -> tuple[ChannelGroup, ...]:
 
 def _some(network: Network, resizing: Resizing) -> tuple[ChannelGroup, ...]:
     if not resizing.groups:
-        why = "".join(f": {note}" for note in notes(resizing)[:1])
+        why = "".join(f": {note}" for note in _notes(resizing)[:1])
         raise LatteError(f"`{network.name}` has no channels that can be cut{why}", hint=FULL_WIDTH)
     return resizing.groups
 
@@ -245,12 +249,16 @@ def _cut(resizing: Resizing, widths: Mapping[str, int]) -> Network:
     nodes = tuple(resizing.node(node, widths) for node in network.nodes)
     if all(after is before for after, before in zip(nodes, network.nodes, strict=True)):
         return network
-    return replace(network, nodes=nodes, sha256="", notes=(*network.notes, *notes(resizing)))
+    return replace(network, nodes=nodes, sha256="", notes=(*network.notes, *_notes(resizing)))
 
 
-def notes(resizing: Resizing) -> tuple[str, ...]:
-    """What keeps its width, and why."""
+def kept_whole(network: Network) -> tuple[str, ...]:
+    """What keeps its width in every sub-model of `network`, and why."""
+    return _notes(Resizing(network))
+
+
+def _notes(resizing: Resizing) -> tuple[str, ...]:
     return tuple(
-        f"what `{name}` reads keeps its width: channels cannot be followed through it ({kind})"
+        f"the channels that `{name}` ({kind}) reads keep their width: they cannot be cut there"
         for name, kind in resizing.kept_by.items()
     )

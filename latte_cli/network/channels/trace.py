@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latte_cli.errors import LatteError
 from latte_cli.layers import Shape, Stored
 from latte_cli.network.channels.dimensions import dimensions, first_along
 from latte_cli.network.channels.rules import Rules
@@ -139,8 +138,3 @@ class Trace:
 def unnumbered(shape: Shape) -> Ids:
     """What stands for an activation without channels that can be cut."""
     return np.full((1,) * len(shape), FIXED, dtype=np.int64)
-
-
-def lost(node: Node) -> LatteError:
-    """Channels that cannot be followed through a node."""
-    return LatteError(f"cannot follow the channels through `{node.name}` ({node.layer.kind})", hint=FULL_WIDTH)
