@@ -89,6 +89,7 @@ def _read(request: AllocateRequest) -> _Asked:
     """Read the fleet, the model and the plan before; raises LatteError for what they hold, and for lists of shares."""
     from latte_cli.allocator import SHARES, Goal, pricer_of
     from latte_cli.fleet import read_fleet
+    from latte_cli.network.channels import kept_whole
     from latte_cli.store import open_store
 
     widths = None if request.widths is None else parse_widths(request.widths)
@@ -110,6 +111,8 @@ def _read(request: AllocateRequest) -> _Asked:
     duration_s = None if goal else request.round_duration or fleet.round_duration_s
     if duration_s is None and not goal and not request.curve:
         raise _no_duration(request.fleet)
+    for text in kept_whole(whole) if widths != (1.0,) else ():
+        console.note(text)
     return _Asked(
         request=request,
         fleet=fleet,

@@ -1,12 +1,16 @@
 """Channel groups: which channels of a network go together."""
 
 from collections import Counter
-from dataclasses import dataclass
-from math import ceil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil, lcm
+
+import numpy as np
 
 from latte_cli.errors import LatteError
-from latte_cli.network.channels.trace import FIXED, Trace
-from latte_cli.network.graph import Network
+from latte_cli.network.channels.ties import FIXED, Ids
+from latte_cli.network.channels.trace import Trace
+from latte_cli.network.graph import Node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,31 +34,57 @@ class ChannelGroup:
         return min(self.channels, units * self.multiple)
 
 
-def channel_groups(network: Network) -> tuple[ChannelGroup, ...]:
-    """The groups of channels that can be cut, in the order of their first node.
-
-    The channels of the network's inputs and outputs, and whatever is added to them, belong to none. Raises LatteError
-    naming the node where channels cannot be followed.
-    """
-    return tuple(group for group, _ in grouped(Trace(network)))
-
-
 def grouped(trace: Trace) -> list[tuple[ChannelGroup, list[int]]]:
-    """The groups, each with the numbers that stand for its channels."""
+    """The groups of channels that can be cut, in the order of their first node, with the numbers of their channels.
+
+    The channels of the network's inputs and outputs, and whatever is added to them, belong to none. Those that are
+    split off from others are groups of their own.
+    """
+    while True:
+        found = list(_groups(trace))
+        uneven = [split for _, roots in found if (split := _uneven(trace, roots))]
+        if not uneven:
+            return [(_with_multiple(trace, group, roots), roots) for group, roots in found]
+        for node, ids in uneven:
+            trace.lose(node, [ids])
+
+
+def _groups(trace: Trace) -> Iterator[tuple[ChannelGroup, list[int]]]:
     makers: dict[int, list[str]] = {}
-    for node, ids in trace.made.items():
-        for root in trace.roots(ids):
+    for node, roots in trace.made.items():
+        for root in roots.tolist():
             makers.setdefault(root, []).append(node)
-    makers.pop(trace.root(FIXED), None)
-    members: dict[tuple[str, ...], list[int]] = {}
+    makers.pop(FIXED, None)
+    split = trace.memberships()
+    members: dict[tuple[tuple[str, ...], tuple[int, ...]], list[int]] = {}
     for root, nodes in makers.items():
-        members.setdefault(tuple(nodes), []).append(root)
+        members.setdefault((tuple(nodes), split.get(root, ())), []).append(root)
     repeats: Counter[str] = Counter()
-    groups = []
-    for nodes_of, roots in members.items():
+    for (nodes_of, _), each in members.items():
         first = nodes_of[0]
         repeats[first] += 1
         name = first if repeats[first] == 1 else f"{first}#{repeats[first]}"
-        multiple = trace.multiple(frozenset(roots))
-        groups.append((ChannelGroup(name=name, channels=len(roots), nodes=nodes_of, multiple=multiple), roots))
-    return groups
+        yield ChannelGroup(name=name, channels=len(each), nodes=nodes_of), each
+
+
+def _factors(trace: Trace, roots: list[int]) -> Iterator[tuple[Node, Ids, int]]:
+    """The nodes that split these channels into parts, and into how many, unless each part has the same ones."""
+    for node, ids, factor in trace.multiples:
+        found = trace.ties.roots(ids).ravel()
+        parts = np.sort(found.reshape(factor, -1)) if found.size % factor == 0 else found[:, None]
+        if not set(roots).isdisjoint(found.tolist()) and (parts != parts[0]).any():
+            yield node, ids, factor
+
+
+def _uneven(trace: Trace, roots: list[int]) -> tuple[Node, Ids] | None:
+    """The first node whose parts cannot have as many channels each, with what it splits."""
+    whole = 1
+    for node, ids, factor in _factors(trace, roots):
+        whole = lcm(whole, factor)
+        if len(roots) % whole:
+            return node, ids
+    return None
+
+
+def _with_multiple(trace: Trace, group: ChannelGroup, roots: list[int]) -> ChannelGroup:
+    return replace(group, multiple=lcm(1, *(factor for _, _, factor in _factors(trace, roots))))

@@ -6,32 +6,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latte_cli.layers import Convolution, Stored
+from latte_cli.network.channels.dimensions import dimensions
 from latte_cli.network.channels.groups import ChannelGroup
-from latte_cli.network.graph import Network, Node
+from latte_cli.network.channels.resizing import Resizing
+from latte_cli.network.graph import Network
 
 
 def importance(
     network: Network, groups: tuple[ChannelGroup, ...], weights: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[np.float64]]:
-    """For each channel of each of `groups` the Euclidean norm of the weights that make it.
+    """For each channel of each of `groups` the Euclidean norm of the weights that make it, such as all of a head.
 
-    `weights` are the network's parameters by name, in its shapes. Groups whose layers make several channels for each
-    of theirs are left out.
+    `weights` are the network's parameters by name, in its shapes.
     """
-    found: dict[str, NDArray[np.float64]] = {}
+    resizing = Resizing(network)
+    trace, wanted = resizing.trace, {group.name for group in groups}
     nodes = {node.name: node for node in network.nodes}
-    for group in groups:
-        squares = [_squares(nodes[name], network, weights) for name in group.nodes if group.nodes.count(name) == 1]
-        fitting = [each for each in squares if each.shape == (group.channels,)]
-        if fitting:
-            found[group.name] = np.sqrt(np.sum(fitting, axis=0))
-    return found
-
-
-def _squares(node: Node, network: Network, weights: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    weight = weights[network.parameter_names(node)[0]].astype(np.float64)
-    if isinstance(node.layer, Stored):
-        return np.square(weight.ravel())
-    axis = 1 if isinstance(node.layer, Convolution) and node.layer.transposed else 0
-    return np.asarray(np.square(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1).sum(axis=1))
+    squares = np.zeros(trace.ties.count)
+    for name, made in trace.made.items():
+        ins, out = trace.read[name], trace.written[name]
+        parameter, _, owners = next(dimensions(nodes[name], ins, out))
+        weight = weights[parameter].astype(np.float64)
+        for axis, ids in enumerate(owners):
+            roots = made[:0] if ids is None else trace.ties.roots(ids)
+            if len(roots) == weight.shape[axis] and set(made.tolist()) == set(roots.tolist()):
+                others = tuple(other for other in range(weight.ndim) if other != axis)
+                np.add.at(squares, roots, np.square(weight).sum(axis=others))
+                break
+    return {group.name: np.sqrt(squares[roots]) for group, roots in resizing.grouped if group.name in wanted}

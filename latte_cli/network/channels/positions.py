@@ -1,15 +1,17 @@
 """Positions: where the parameters of a sub-model lie in those of the whole network."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latte_cli.errors import LatteError, unknown
-from latte_cli.layers import Convolution, Linear, Norm, Shape, Stored
-from latte_cli.network.channels.groups import ChannelGroup, grouped
-from latte_cli.network.channels.trace import Ids, Trace, lost
+from latte_cli.layers import Convolution, Norm
+from latte_cli.network.channels.dimensions import dimensions, first_along
+from latte_cli.network.channels.groups import ChannelGroup
+from latte_cli.network.channels.resizing import Resizing
+from latte_cli.network.channels.ties import Ids
 from latte_cli.network.graph import Network, Node
 
 _STATISTICS = (3, 4)
@@ -31,8 +33,9 @@ class Positions:
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._trace = Trace(network)
-        self._grouped = {group.name: (group, roots) for group, roots in grouped(self._trace)}
+        resizing = Resizing(network)
+        self._trace = resizing.trace
+        self._grouped = {group.name: (group, roots) for group, roots in resizing.grouped}
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:
@@ -47,11 +50,8 @@ class Positions:
         """
         dropped, found = self._dropped(kept), Places()
         for node in self._network.nodes:
-            for name, shape, owners in _dimensions(node, self._trace):
-                index = tuple(
-                    np.arange(size) if ids is None else self._left(np.broadcast_to(ids.ravel(), size), dropped)
-                    for size, ids in zip(shape, owners, strict=True)
-                )
+            for name, shape, owners in dimensions(node, self._trace.read[node.name], self._trace.written[node.name]):
+                index = tuple(self._left(ids, size, dropped) for size, ids in zip(shape, owners, strict=True))
                 found.setdefault(name, _split_evenly(node, name, index))
         return found
 
@@ -60,9 +60,8 @@ class Positions:
         dropped, found = self._dropped(kept), Places()
         for node in self._network.nodes:
             if isinstance(node.layer, Norm) and node.layer.function == "batch":
-                ids = _of_axis(self._trace.read[node.name][0], 1)
-                size = node.layer.shape[1]
-                index = np.arange(size) if ids is None else self._left(np.broadcast_to(ids.ravel(), size), dropped)
+                ids = first_along(self._trace.read[node.name][0], 1)
+                index = self._left(ids, node.layer.shape[1], dropped)
                 found |= {name: (index,) for place, name in node.constants if place in _STATISTICS}
         return found
 
@@ -83,43 +82,17 @@ class Positions:
             for channel in set(range(group.channels)) - set(map(int, kept.get(group.name, range(group.channels))))
         )
 
-    def _left(self, ids: Ids, dropped: frozenset[int]) -> Indices:
-        return np.flatnonzero([root not in dropped for root in self._trace.roots(ids)])
+    def _left(self, ids: Ids | None, size: int, dropped: frozenset[int]) -> Indices:
+        """The places that stay along a dimension; all of one whose channels are the same."""
+        roots = np.zeros(1, dtype=np.int64) if ids is None else self._trace.ties.roots(ids)
+        if (roots == roots[0]).all():
+            return np.arange(size)
+        return np.flatnonzero([root not in dropped for root in roots.tolist()])
 
 
 def positions(network: Network, kept: Mapping[str, Sequence[int]]) -> Places:
     """Where in each parameter of `network` those of a sub-model lie; see `Positions`, which is quicker for several."""
     return Positions(network).parameters(kept)
-
-
-def _dimensions(node: Node, trace: Trace) -> Iterator[tuple[str, Shape, tuple[Ids | None, ...]]]:
-    """Each parameter of a node with the channels that its dimensions are of, None for those that are of none."""
-    layer, ins, out = node.layer, trace.read[node.name], trace.written[node.name]
-    names = node.parameters or tuple(f"{node.name}.{at}" for at in range(len(node.parameter_shapes)))
-    for at, (name, shape) in enumerate(zip(names, node.parameter_shapes, strict=True)):
-        match layer:
-            case Convolution() if at == 0:
-                first, second = (ins[0], out) if layer.transposed else (out, ins[0])
-                second_ids = None if layer.groups > 1 else second
-                yield name, shape, (first, second_ids, *(None,) * len(layer.kernel))
-            case Linear() if at == 0:
-                yield name, shape, (out, ins[0])
-            case Convolution() | Linear():
-                yield name, shape, (out,)
-            case Stored() if layer.made_channels:
-                yield name, shape, tuple(_of_axis(out, axis) for axis in range(len(shape)))
-            case Norm(function="batch" | "group" | "instance"):
-                yield name, shape, (_of_axis(ins[0], 1),)
-            case Norm() if layer.span == 1:
-                yield name, shape, (_of_axis(ins[0], ins[0].ndim - 1),)
-            case _ if isinstance(layer, Norm) or not any(ids.any() for ids in (*ins, out)):
-                yield name, shape, (None,) * len(shape)
-            case _:
-                raise lost(node)
-
-
-def _of_axis(ids: Ids, axis: int) -> Ids | None:
-    return ids if ids.size == ids.shape[axis] and ids.size > 1 else None
 
 
 def _split_evenly(node: Node, name: str, index: tuple[Indices, ...]) -> tuple[Indices, ...]:

@@ -1,14 +1,206 @@
 """Sub-models: a network with fewer channels in its groups."""
 
+from __future__ import annotations
+
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from latte_cli.errors import LatteError, unknown
-from latte_cli.layers import Layer, Shape
-from latte_cli.network.channels.groups import ChannelGroup, channel_groups, grouped
-from latte_cli.network.channels.trace import FULL_WIDTH, Ids, Trace, lost
-from latte_cli.network.graph import Network, Node
+from latte_cli.layers import Convolution, Copy, Embedding, Layer, Linear, MatMul, Recurrent, Shape, Stored, View
+from latte_cli.network.channels.groups import ChannelGroup, grouped
+from latte_cli.network.channels.ties import Ids
+from latte_cli.network.channels.trace import FULL_WIDTH, Trace
+from latte_cli.network.graph import Network, Node, Value
+
+
+@dataclass(frozen=True)
+class _Along:
+    """The channels along a dimension of an activation, and how often each of a group is there, if each is as often."""
+
+    axis: int
+    roots: Ids
+    repeats: Counter[str]
+    even: bool = True
+
+
+_NOTHING = _Along(0, np.zeros(0, dtype=np.int64), Counter())
+
+
+class Resizing:
+    """The nodes of `network` at any widths of its channel groups, one at a time.
+
+    What channels cannot be followed through keeps its width; `kept_by` names it, with the kind of layer.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.trace = Trace(network)
+        for _ in network.nodes:
+            self._follow()
+            failing = [node for node in network.nodes if not self._fits(node)]
+            if not failing:
+                break
+            for node in failing:
+                self.trace.lose(node)
+
+    def _follow(self) -> None:
+        """Find the groups, and which of them lie along which dimension of each activation."""
+        self.grouped = grouped(self.trace)
+        self.groups = tuple(group for group, _ in self.grouped)
+        self._place = np.full(self.trace.ties.count, -1)  # of each number's group among all
+        for at, (_, roots) in enumerate(self.grouped):
+            self._place[roots] = at
+        self._channels = {group.name: group.channels for group in self.groups}
+        self._known: dict[int, _Along | None] = {}
+        self._read = {
+            node.name: [self._along(ids) for ids in self.trace.read[node.name]] for node in self.network.nodes
+        }
+        self._written = {node.name: self._along(self.trace.written[node.name]) for node in self.network.nodes}
+
+    @property
+    def kept_by(self) -> Mapping[str, str]:
+        """The nodes that channels could not be followed through, with the kinds of their layers."""
+        return self.trace.kept_by
+
+    def owners(self, node: Node) -> tuple[str, ...]:
+        """The groups whose widths decide the node's layer, in the order of `groups`."""
+        names = {name for along in self._sides(node) for name in along.repeats}
+        return tuple(group.name for group in self.groups if group.name in names)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of groups, one that a node with weights reads and one that it makes, that weights lie between."""
+        making = {name for group in self.groups for name in group.nodes}
+        found = {
+            (first, second): None
+            for node in self.network.nodes
+            if node.name in making
+            for second in (self._written[node.name] or _NOTHING).repeats
+            for along in filter(None, self._read[node.name])
+            for first in along.repeats
+            if first != second
+        }
+        return tuple(found)
+
+    def node(self, node: Node, widths: Mapping[str, int]) -> Node:
+        """The node where each named group has that many channels, and the others all of theirs.
+
+        Raises LatteError for widths that it cannot have.
+        """
+        layer = self.layer(node, widths)
+        along = self._read[node.name][0] if isinstance(layer, Copy) else None
+        if along is None or layer is node.layer:
+            return node if layer is node.layer else replace(node, layer=layer)
+        return replace(node, layer=layer, attributes=tuple(self._attributes(node, layer, along, widths)))
+
+    def layer(self, node: Node, widths: Mapping[str, int]) -> Layer:
+        """The layer of `node` at these widths."""
+        before = zip(node.layer.input_shapes, self._read[node.name], strict=True)
+        inputs = [self._shape(shape, along, widths) for shape, along in before]
+        return _resized(node, inputs, self._shape(node.layer.output_shape, self._written[node.name], widths))
+
+    def _attributes(
+        self, node: Node, layer: Layer, along: _Along, widths: Mapping[str, int]
+    ) -> Iterator[tuple[str, Value]]:
+        """Those that say where a slice begins and ends, after fewer channels."""
+        given = dict(node.attributes)
+        axes = given.get("axes")
+        for name, value in node.attributes:
+            if name == "start" and given.get("axis") == along.axis and isinstance(value, float | int):
+                value = self._left(along, 0, int(value), widths)
+            elif name in ("starts", "ends") and isinstance(value, tuple) and not isinstance(axes, tuple):
+                size = node.layer.input_shapes[0][along.axis]
+                stop = min(int(value[along.axis]), size)
+                stop += size if stop < 0 else 0
+                at = self._left(along, 0, stop, widths)
+                value = (*value[: along.axis], at, *value[along.axis + 1 :])
+            yield name, value
+
+    def _sides(self, node: Node) -> Iterator[_Along]:
+        yield from filter(None, (*self._read[node.name], self._written[node.name]))
+
+    def _shape(self, shape: Shape, along: _Along | None, widths: Mapping[str, int]) -> Shape:
+        if along is None:
+            return shape
+        fewer = sum(times * self._fewer(name, widths) for name, times in along.repeats.items())
+        return (*shape[: along.axis], shape[along.axis] - fewer, *shape[along.axis + 1 :])
+
+    def _left(self, along: _Along, start: int, stop: int, widths: Mapping[str, int]) -> int:
+        """How many channels of these places are left."""
+        repeats = self._repeats(along.roots[start:stop])
+        return stop - start - sum(times * self._fewer(name, widths) for name, times in (repeats or {}).items())
+
+    def _fewer(self, name: str, widths: Mapping[str, int]) -> int:
+        return self._channels[name] - widths.get(name, self._channels[name])
+
+    def _fits(self, node: Node) -> bool:
+        """Whether the node can have the least widths, and each of its groups lies whole and even along a dimension."""
+        least = {group.name: group.multiple for group in self.groups}
+        for ids in (*self.trace.read[node.name], self.trace.written[node.name]):
+            along = self._known[id(ids)]
+            one = int(self._place[self.trace.ties.roots(ids[(slice(0, 1),) * ids.ndim]).item()])
+            if along is None and one >= 0 and self.groups[one].channels > 1:
+                return False
+            if along is not None and not along.even:
+                return False
+        try:
+            self.node(node, least)
+        except LatteError:
+            return False
+        return True
+
+    def _along(self, ids: Ids) -> _Along | None:
+        """The dimension that the channels lie along, and how often each of a group is there; None without any."""
+        if id(ids) not in self._known:
+            found = self.trace.along(ids)
+            repeats = self._repeats(found.roots) if found else None
+            even = repeats is not None
+            made = _Along(found.axis, found.roots, repeats or Counter(), even) if found and repeats != {} else None
+            self._known[id(ids)] = made
+        return self._known[id(ids)]
+
+    def _repeats(self, roots: Ids) -> Counter[str] | None:
+        """How often each channel of the groups is there; None where not each of a group is as often."""
+        each, counts = np.unique(roots, return_counts=True)
+        places = self._place[each]
+        each, counts, places = each[places >= 0], counts[places >= 0], places[places >= 0]
+        found: Counter[str] = Counter()
+        for at in np.unique(places).tolist():
+            own, group = counts[places == at], self.groups[at]
+            if len(own) != group.channels or (own != own[0]).any():
+                return None
+            found[group.name] = int(own[0])
+        return found
+
+
+def _resized(node: Node, inputs: Sequence[Shape], output: Shape) -> Layer:
+    layer = node.layer
+    if tuple(inputs) == layer.input_shapes and output == layer.output_shape:
+        return layer
+    made = output[1 if isinstance(layer, Convolution) else -1] if output else None
+    match layer:
+        case Copy() | View():
+            resized: Layer = replace(layer, shape=inputs[0], output=output)
+        case Stored():
+            resized = replace(layer, shape=output)
+        case MatMul():
+            (batch, m, k), (_, _, n) = inputs
+            resized = replace(layer, batch=batch, m=m, k=k, n=n)
+        case Convolution() | Linear() | Embedding() | Recurrent():
+            resized = layer.resized(inputs, made)
+        case _:
+            resized = layer.resized(inputs)
+    if resized.input_shapes != tuple(inputs) or resized.output_shape != output:
+        raise LatteError(f"cannot cut the channels at `{node.name}` ({layer.kind})", hint=FULL_WIDTH)
+    return resized
+
+
+def channel_groups(network: Network) -> tuple[ChannelGroup, ...]:
+    """The groups of channels that can be cut, in the order of their first node; see `Resizing`."""
+    return Resizing(network).groups
 
 
 def sub_model(network: Network, width: float) -> Network:
@@ -18,16 +210,21 @@ def sub_model(network: Network, width: float) -> Network:
     """
     if width == 1:
         return network
-    groups = groups_to_cut(network)
-    return _cut(network, groups, {group.name: group.width(width) for group in groups})
+    resizing = Resizing(network)
+    groups = _some(network, resizing)
+    return _cut(resizing, {group.name: group.width(width) for group in groups})
 
 
 def groups_to_cut(network: Network) -> tuple[ChannelGroup, ...]:
     """The network's channel groups; raises LatteError where there are none."""
-    groups = channel_groups(network)
-    if not groups:
-        raise LatteError(f"`{network.name}` has no channels that can be cut", hint=FULL_WIDTH)
-    return groups
+    return _some(network, Resizing(network))
+
+
+def _some(network: Network, resizing: Resizing) -> tuple[ChannelGroup, ...]:
+    if not resizing.groups:
+        why = "".join(f": {note}" for note in _notes(resizing)[:1])
+        raise LatteError(f"`{network.name}` has no channels that can be cut{why}", hint=FULL_WIDTH)
+    return resizing.groups
 
 
 def resize(network: Network, widths: Mapping[str, int]) -> Network:
@@ -35,8 +232,8 @@ def resize(network: Network, widths: Mapping[str, int]) -> Network:
 
     Raises LatteError for a group it does not have and for a number of channels that the group cannot have.
     """
-    groups = channel_groups(network)
-    named = {group.name: group for group in groups}
+    resizing = Resizing(network)
+    named = {group.name: group for group in resizing.groups}
     for name, width in widths.items():
         if name not in named:
             raise unknown("channel group", name, named)
@@ -44,108 +241,24 @@ def resize(network: Network, widths: Mapping[str, int]) -> Network:
         if not 0 < width <= group.channels or width % group.multiple:
             of = f"multiples of {group.multiple} up to {group.channels}"
             raise LatteError(f"channel group `{name}` cannot have {width} channels", hint=f"it can have {of}")
-    return _cut(network, groups, widths)
+    return _cut(resizing, widths)
 
 
-def _cut(network: Network, groups: Sequence[ChannelGroup], widths: Mapping[str, int]) -> Network:
-    dropped: Counter[str] = Counter()
-    for group in groups:
-        fewer = group.channels - widths.get(group.name, group.channels)
-        dropped.update({node: fewer * times for node, times in Counter(group.nodes).items()})
-    if not any(dropped.values()):
+def _cut(resizing: Resizing, widths: Mapping[str, int]) -> Network:
+    network = resizing.network
+    nodes = tuple(resizing.node(node, widths) for node in network.nodes)
+    if all(after is before for after, before in zip(nodes, network.nodes, strict=True)):
         return network
-    shapes: dict[str, Shape] = dict(network.inputs)
-    nodes = []
-    for node in network.nodes:
-        before = node.layer.input_shapes
-        inputs = [shapes.get(name, shape) for name, shape in zip(node.read, before, strict=True)]
-        layer = _resized(node, inputs, dropped[node.name])
-        shapes[node.output] = layer.output_shape
-        nodes.append(replace(node, layer=layer))
-    return replace(network, nodes=tuple(nodes), sha256="")
+    return replace(network, nodes=nodes, sha256="", notes=(*network.notes, *_notes(resizing)))
 
 
-def _resized(node: Node, inputs: Sequence[Shape], dropped: int) -> Layer:
-    layer = node.layer
-    if not dropped and tuple(inputs) == layer.input_shapes:
-        return layer
-    wide = layer.made_channels
-    try:
-        resized = layer.resized(inputs, wide - dropped if wide else None)
-    except LatteError as exc:
-        raise LatteError(f"cannot cut the channels at `{node.name}`: {exc.message}", hint=FULL_WIDTH) from exc
-    made = resized.output_shape[layer.channel_axis] if wide else 0
-    if resized.input_shapes != tuple(inputs) or made != wide - dropped:
-        raise LatteError(f"cannot cut the channels at `{node.name}` ({layer.kind})", hint=FULL_WIDTH)
-    return resized
+def kept_whole(network: Network) -> tuple[str, ...]:
+    """What keeps its width in every sub-model of `network`, and why."""
+    return _notes(Resizing(network))
 
 
-class Resizing:
-    """The nodes of `network` at any widths of its channel groups, one at a time."""
-
-    def __init__(self, network: Network) -> None:
-        """Raises LatteError naming the node where channels cannot be followed, or lie along two dimensions at once."""
-        self.network = network
-        self._trace = Trace(network)
-        found = grouped(self._trace)
-        self.groups = tuple(group for group, _ in found)
-        self._group_of = {root: group.name for group, roots in found for root in roots}
-        self._channels = {group.name: group.channels for group in self.groups}
-        made: dict[str, Counter[str]] = {node.name: Counter() for node in network.nodes}
-        for group in self.groups:
-            for name in group.nodes:
-                made[name][group.name] += 1
-        self._made = made
-        self._read = {
-            node.name: [self._along(node, ids) for ids in self._trace.read[node.name]] for node in network.nodes
-        }
-
-    def owners(self, node: Node) -> tuple[str, ...]:
-        """The groups whose widths decide the node's layer, in the order of `groups`."""
-        names = set(self._made[node.name])
-        for _, repeats in filter(None, self._read[node.name]):
-            names |= set(repeats)
-        return tuple(group.name for group in self.groups if group.name in names)
-
-    @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
-        """The pairs of groups, one that a node with weights reads and one that it makes, that weights lie between."""
-        found = {
-            (first, second): None
-            for node in self.network.nodes
-            for second in self._made[node.name]
-            for _, repeats in filter(None, self._read[node.name])
-            for first in repeats
-            if first != second
-        }
-        return tuple(found)
-
-    def layer(self, node: Node, widths: Mapping[str, int]) -> Layer:
-        """The node's layer where each named group has that many channels, and the others all of theirs.
-
-        Raises LatteError for widths that it cannot have.
-        """
-        inputs = []
-        for shape, along in zip(node.layer.input_shapes, self._read[node.name], strict=True):
-            if along is not None:
-                axis, repeats = along
-                fewer = sum(times * self._fewer(name, widths) for name, times in repeats.items())
-                shape = (*shape[:axis], shape[axis] - fewer, *shape[axis + 1 :])
-            inputs.append(shape)
-        dropped = sum(times * self._fewer(name, widths) for name, times in self._made[node.name].items())
-        return _resized(node, inputs, dropped)
-
-    def _fewer(self, name: str, widths: Mapping[str, int]) -> int:
-        return self._channels[name] - widths.get(name, self._channels[name])
-
-    def _along(self, node: Node, ids: Ids) -> tuple[int, Counter[str]] | None:
-        """The dimension that the channels lie along, and how often each of a group is there; None without any."""
-        if ids.size == 1:
-            return None
-        if ids.size != max(ids.shape):
-            raise lost(node)
-        counts = Counter(self._group_of[root] for root in self._trace.roots(ids) if root in self._group_of)
-        if any(count % self._channels[name] for name, count in counts.items()):
-            raise lost(node)
-        repeats = Counter({name: count // self._channels[name] for name, count in counts.items()})
-        return (ids.shape.index(ids.size), repeats) if repeats else None
+def _notes(resizing: Resizing) -> tuple[str, ...]:
+    return tuple(
+        f"the channels that `{name}` ({kind}) reads keep their width: they cannot be cut there"
+        for name, kind in resizing.kept_by.items()
+    )

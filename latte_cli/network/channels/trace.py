@@ -1,222 +1,140 @@
 """Traces: which channels of a network's activations are the same."""
 
-from collections.abc import Sequence
-from math import lcm
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from latte_cli.errors import LatteError
-from latte_cli.layers import (
-    Activation,
-    Concat,
-    Convolution,
-    Copy,
-    Dropout,
-    Elementwise,
-    Linear,
-    Norm,
-    Pool,
-    Reduce,
-    Shape,
-    Softmax,
-    Stored,
-    View,
-    reshape_runs,
-)
+from latte_cli.layers import Shape, Stored
+from latte_cli.network.channels.dimensions import dimensions, first_along
+from latte_cli.network.channels.rules import Rules
+from latte_cli.network.channels.ties import FIXED, Ids, Ties
 from latte_cli.network.graph import Network, Node
 
-Ids: TypeAlias = NDArray[np.int64]
-"""Who the channels of an activation are: as many dimensions as it has, of size 1 where the number does not matter."""
-
-FIXED = 0
-"""Stands for what cannot be cut."""
-
 FULL_WIDTH = "use `--widths 1`: sub-models of such networks are not known yet"
+
+
+@dataclass(frozen=True)
+class Along:
+    """The numbers that stand for the channels along the dimension `axis` of an activation."""
+
+    axis: int
+    roots: Ids
 
 
 class Trace:
     """Gives each channel that a node makes a number, follows them through the network and ties those that must agree.
 
-    Tying more than needed is safe: it leaves channels that cannot be cut apart.
+    Tying more than needed is safe: it leaves channels that cannot be cut apart. What cannot be followed keeps its
+    width; `kept_by` says at which nodes, with the kind of the layer.
     """
 
     def __init__(self, network: Network) -> None:
-        self.made: dict[str, Ids] = {}
-        self.read: dict[str, Sequence[Ids]] = {}
+        self.ties = Ties()
+        self.read: dict[str, list[Ids]] = {}
         self.written: dict[str, Ids] = {}
-        self._parents = [FIXED]
-        self._multiples: list[tuple[Node, Ids, int]] = []
-        self._owners: dict[str, tuple[Ids, ...]] = {}
-        known: dict[str, Ids] = {name: _unnumbered(shape) for name, shape in network.inputs}
+        self._rules = Rules(self.ties)
+        self._nodes = network.nodes
+        self._owners: dict[str, tuple[Shape, tuple[Ids | None, ...]]] = {}
+        known: dict[str, Ids] = {name: unnumbered(shape) for name, shape in network.inputs}
         for node in network.nodes:
             before = zip(node.read, node.layer.input_shapes, strict=True)
-            ins = [known[name] if name in known else _unnumbered(shape) for name, shape in before]
-            known[node.output] = self._outgoing(node, ins)
+            ins = [known[name] if name in known else unnumbered(shape) for name, shape in before]
+            for name in node.inputs[len(node.read) :]:
+                self.ties.fix(known.get(name, unnumbered(())))
+            known[node.output] = self._rules.outgoing(node, ins)
             self.read[node.name], self.written[node.name] = ins, known[node.output]
-            self._share(node, ins, known[node.output])
+            self._share(node)
         for name in network.outputs:
-            self.tie(known.get(name, _unnumbered(())), np.array(FIXED))
+            self.ties.fix(known.get(name, unnumbered(())))
+        self._settle()
 
-    def root(self, at: int) -> int:
-        """The number that stands for all those tied to `at`."""
-        parents = self._parents
-        while parents[at] != at:
-            parents[at] = at = parents[parents[at]]
-        return at
+    @property
+    def kept_by(self) -> dict[str, str]:
+        """The nodes that channels could not be followed through, with the kinds of their layers."""
+        making = {node.name for node in self._nodes if not isinstance(node.layer, Stored)}
+        makers = [ids.ravel() for name, ids in self._rules.made.items() if name in making]
+        numbers = np.concatenate([*makers, np.zeros(0, dtype=np.int64)])
+        lost = self._rules.lost.items()
+        return {name: kind for name, (kind, grids) in lost if any(np.isin(ids, numbers).any() for ids in grids)}
 
-    def roots(self, ids: Ids) -> list[int]:
-        return [self.root(at) for at in ids.ravel().tolist()]
+    @property
+    def made(self) -> dict[str, Ids]:
+        """For each node that makes channels the numbers that stand for them."""
+        grids = ((name, self.along(ids)) for name, ids in self._rules.made.items())
+        return {name: along.roots for name, along in grids if along}
 
-    def tie(self, a: Ids, b: Ids) -> None:
-        """Make the channels of `a` and `b`, broadcast against each other, the same."""
-        first, second = np.broadcast_arrays(a, b)
-        for one, other in set(zip(first.ravel().tolist(), second.ravel().tolist(), strict=True)):
-            low, high = sorted((self.root(one), self.root(other)))
-            self._parents[high] = low
+    @property
+    def multiples(self) -> list[tuple[Node, Ids, int]]:
+        """The nodes that channels are split evenly by, with the numbers of these and how many parts there are."""
+        return self._rules.multiples
 
-    def multiple(self, roots: frozenset[int]) -> int:
-        """What the number of channels kept of `roots`, a group, is a multiple of."""
-        found = 1
-        for node, ids, factor in self._multiples:
-            if roots.isdisjoint(self.roots(ids)):
-                continue
-            found = lcm(found, factor)
-            if len(roots) % found:
-                raise lost(node)
-        return found
+    def memberships(self) -> dict[int, tuple[int, ...]]:
+        """For each number in a part that is split off, the places of these parts among all."""
+        found: dict[int, list[int]] = {}
+        for at, ids in enumerate(self._rules.parts):
+            for root in np.unique(self.ties.roots(ids)).tolist():
+                found.setdefault(root, []).append(at)
+        return {root: tuple(places) for root, places in found.items()}
 
-    def _outgoing(self, node: Node, ins: Sequence[Ids]) -> Ids:
-        layer = node.layer
-        if node.weights_given:
-            for ids in ins:
-                self.tie(ids, np.array(FIXED))
-            return _unnumbered(layer.output_shape)
-        match layer:
-            case Stored():
-                return (
-                    self._produced(node, _unnumbered(layer.shape)) if layer.made_channels else _unnumbered(layer.shape)
-                )
-            case Convolution() | Linear():
-                return self._produced(node, ins[0])
-            case Norm():
-                if layer.function == "group":
-                    self._multiples.append((node, ins[0], layer.span))
-                return ins[0]
-            case Activation() | Dropout() | Softmax() | Pool():
-                return ins[0]
-            case Elementwise():
-                return self._together(node, ins, layer.output_shape)
-            case Concat():
-                return self._laid_end_to_end(node, layer, ins)
-            case Reduce():
-                return _reduced(node, layer, ins[0])
-            case Copy():
-                return _copied(node, layer, ins[0])
-            case View():
-                return _viewed(node, layer, ins[0])
-        if any(ids.any() for ids in ins):
-            raise lost(node)
-        return _unnumbered(layer.output_shape)
+    def along(self, ids: Ids) -> Along | None:
+        """The one dimension that channels lie along, with the numbers that stand for them; None without any."""
+        roots = self.ties.roots(ids)
+        for axis in range(roots.ndim):
+            along = first_along(roots, axis)
+            if along is not None and (along != along[0]).any():
+                return Along(axis, along)
+        return None
 
-    def _produced(self, node: Node, ids: Ids) -> Ids:
-        layer = node.layer
-        axis = layer.channel_axis
-        if ids.size != ids.shape[axis]:
-            raise lost(node)
-        count, shape = layer.made_channels, [1] * ids.ndim
-        if not count:
-            incoming = np.broadcast_to(ids.ravel(), layer.input_shapes[0][axis])
-            out = np.repeat(incoming, layer.output_shape[axis] // len(incoming))
-        else:
-            out = self.made[node.name] = np.arange(count) + len(self._parents)
-            self._parents.extend(out.tolist())
-            if isinstance(layer, Convolution) and layer.groups > 1:
-                self._multiples += [(node, ids, layer.groups), (node, out, layer.groups)]
-        shape[axis] = len(out)
-        return out.reshape(shape)
+    def lose(self, node: Node, grids: Sequence[Ids] = ()) -> None:
+        """Let these channels keep their width because of a node, by default all that it reads and writes."""
+        self._rules.lose(node, grids or (*self.read[node.name], self.written[node.name]))
 
-    def _together(self, node: Node, ins: Sequence[Ids], output: Shape) -> Ids:
-        """Tie the operands, but for those that are repeated along the channels, such as a map of one channel."""
-        rank = len(output)
-        shapes = [(1,) * (rank - len(shape)) + shape for shape in node.layer.input_shapes]
-        aligned = [ids.reshape((1,) * (rank - ids.ndim) + ids.shape) for ids in ins]
-        channels = [axis for axis in range(rank) if any(ids.shape[axis] > 1 for ids in aligned)]
-        tied = []
-        for ids, shape in zip(aligned, shapes, strict=True):
-            if all(shape[axis] == output[axis] for axis in channels):
-                tied.append(ids)
-            elif ids.size > 1:
-                raise lost(node)
-        if not tied:
-            raise lost(node)
-        for ids in tied[1:]:
-            self.tie(tied[0], ids)
-        return np.broadcast_to(tied[0], np.broadcast_shapes(*(ids.shape for ids in tied)))
+    def _settle(self) -> None:
+        """Leave each activation at most one dimension along which channels can be cut: the longest that has some.
 
-    def _laid_end_to_end(self, node: Node, layer: Concat, ins: Sequence[Ids]) -> Ids:
-        axis = layer.axis % len(layer.output_shape)
-        others = np.broadcast_shapes(*((*ids.shape[:axis], 1, *ids.shape[axis + 1 :]) for ids in ins))
-        if all(ids.shape[axis] == 1 for ids in ins) and max(others, default=1) > 1:
-            for ids in ins[1:]:
-                self.tie(ins[0], ids)
-            return np.broadcast_to(ins[0], others)
-        if max(others, default=1) > 1:
-            raise lost(node)
-        parts = zip(ins, layer.shapes, strict=True)
-        return np.concatenate([np.repeat(ids, shape[axis] // ids.shape[axis], axis) for ids, shape in parts], axis)
+        The groups of a channel shuffle, of which there are few, then keep the same channels each.
+        """
+        grids = list({id(ids): ids for ids in self._grids() if sum(size > 1 for size in ids.shape) > 1}.values())
+        again = True
+        while again:
+            again = False
+            for ids in grids:
+                varying = self._varying(ids)
+                if len(varying) > 1:
+                    longest = max(varying, key=lambda axis: ids.shape[axis])
+                    self.ties.stiffen(ids, tuple(axis for axis in varying if axis != longest))
+                    again = True
+            for node, ids, axis in self._rules.whole:
+                if axis in self._varying(ids):
+                    self.lose(node)
+                    again = True
 
-    def _share(self, node: Node, ins: Sequence[Ids], out: Ids) -> None:
+    def _grids(self) -> Iterator[Ids]:
+        for node in self._nodes:
+            yield from (*self.read[node.name], self.written[node.name])
+
+    def _varying(self, ids: Ids) -> tuple[int, ...]:
+        roots = self.ties.roots(ids)
+        return tuple(
+            axis for axis, size in enumerate(roots.shape) if size > 1 and (roots != roots.take([0], axis)).any()
+        )
+
+    def _share(self, node: Node) -> None:
         """Tie the channels on both sides of nodes that train the same tensor."""
-        if not node.parameters:
-            return
-        own = tuple(ids.ravel() for ids in (*ins[:1], out))
-        owner = self._owners.setdefault(node.parameters[0], own)
-        if owner is own:
-            return
-        if [mine.shape for mine in own] != [first.shape for first in owner]:
-            raise lost(node)
-        for mine, first in zip(own, owner, strict=True):
-            self.tie(mine, first)
+        for name, shape, owners in dimensions(node, self.read[node.name], self.written[node.name]):
+            first_shape, first = self._owners.setdefault(name, (shape, owners))
+            if first is owners:
+                continue
+            if shape != first_shape:
+                first, owners = (*owners, *first), (None,) * (len(owners) + len(first))
+            for mine, other in zip(owners, first, strict=True):
+                if mine is not None and other is not None:
+                    self.ties.tie(mine, other)
+                elif mine is not other:
+                    self.ties.fix(mine if other is None else other)  # type: ignore[arg-type]
 
 
-def _unnumbered(shape: Shape) -> Ids:
+def unnumbered(shape: Shape) -> Ids:
+    """What stands for an activation without channels that can be cut."""
     return np.full((1,) * len(shape), FIXED, dtype=np.int64)
-
-
-def lost(node: Node) -> LatteError:
-    """Channels that cannot be followed through a node."""
-    return LatteError(f"cannot follow the channels through `{node.name}` ({node.layer.kind})", hint=FULL_WIDTH)
-
-
-def _reduced(node: Node, layer: Reduce, ids: Ids) -> Ids:
-    axes = tuple(axis % ids.ndim for axis in layer.axes)
-    if any(ids.shape[axis] > 1 for axis in axes):
-        if ids.size != max(ids.shape):
-            raise lost(node)
-        return _unnumbered(layer.output_shape)
-    return ids if layer.keep else ids.squeeze(axes)
-
-
-def _copied(node: Node, layer: Copy, ids: Ids) -> Ids:
-    if layer.operation == "transpose":
-        return ids.transpose(layer.order)
-    pairs: Any = zip(ids.shape, layer.shape, layer.output, strict=False)
-    if len(layer.shape) != len(layer.output) or any(size > 1 and old != new for size, old, new in pairs):
-        raise lost(node)
-    return ids
-
-
-def _viewed(node: Node, layer: View, ids: Ids) -> Ids:
-    """Number the elements that a run of dimensions with channels holds; a flattened channel is there once a pixel."""
-    try:
-        runs = reshape_runs(layer.shape, layer.output)
-    except LatteError as exc:
-        raise lost(node) from exc
-    held, sizes = [1] * len(layer.shape), [1] * len(layer.output)
-    for ins, outs in runs:
-        if max(ids.shape[ins], default=1) > 1:
-            held[ins] = layer.shape[ins]
-            sizes[outs] = layer.output[outs]
-    return np.broadcast_to(ids, held).reshape(sizes)
