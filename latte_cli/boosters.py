@@ -1,10 +1,15 @@
 """Boosters: XGBoost's own files, read without trusting them."""
 
+from functools import lru_cache
 from typing import Any
 
 
+@lru_cache(maxsize=32)
 def loaded(content: bytes, features: int | None = None) -> Any:
-    """The booster that XGBoost wrote as `content`; raises ValueError for what is none, or has other `features`."""
+    """The booster that XGBoost wrote as `content`; raises ValueError for what is none, or has other `features`.
+
+    The same object for the same arguments: it is to predict with, not to be trained further.
+    """
     import xgboost
 
     booster = xgboost.Booster()
