@@ -8,7 +8,6 @@ from functools import cached_property, lru_cache
 from math import exp, isnan, log, nan, sqrt
 from statistics import fmean, median
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 from latte_cli.algorithms import ANSWERS, ENGINE_LISTS, HEURISTIC, LISTED, LISTED_BY, Algorithm
 from latte_cli.errors import LatteError
@@ -165,15 +164,21 @@ class _Rows:
         return {key: frozenset(algorithms) for key, algorithms in found.items()}
 
 
-_READ: WeakKeyDictionary[Store, dict[str, tuple[str, _Rows]]] = WeakKeyDictionary()
+_KEPT = 4  # devices whose rows stay in memory: a large profile takes about 50 MB (nvidia-h200-reference)
+_READ: dict[Hashable, _Rows] = {}
 
 
 def _everything(store: Store, slug: str) -> _Rows:
-    """All rows of a device, read once for each set of parts that a store has of it."""
-    fingerprint, devices = store.fingerprint(slug), _READ.setdefault(store, {})
-    if slug not in devices or devices[slug][0] != fingerprint:
-        devices[slug] = fingerprint, _Rows(store.measurements(slug))
-    return devices[slug][1]
+    """All rows of a device, read once for each set of parts, whichever store reads them."""
+    key = (slug, store.located_parts(slug))
+    if key in _READ:
+        return _READ[key]
+    rows = _Rows(store.measurements(slug))
+    if not store.skipped:
+        for oldest in list(_READ)[: len(_READ) + 1 - _KEPT]:
+            _READ.pop(oldest, None)
+        _READ[key] = rows
+    return rows
 
 
 class Lookup:
@@ -205,8 +210,7 @@ class Lookup:
         found = {}
         for pair in (*pairs, *beside):
             if groups := self._timings.get(pair):
-                newest = max(groups.values(), key=lambda group: max(timing.measured_at for timing in group))
-                found[pair] = tuple(newest)
+                found[pair] = tuple(_newest(tuple(groups.values())))
         return found
 
     def interpolated(self, pair: Pair) -> tuple[Timing, ...]:
@@ -338,6 +342,11 @@ class Lookup:
             f"the profile `{self.slug}` has no rows in {wish}",
             hint=f"it has {', '.join(said)} (`--precision`, `--layout`, `--threads`)" if said else _NO_TIMES,
         )
+
+
+def _newest(groups: Sequence[Sequence[Timing]]) -> Sequence[Timing]:
+    """The group with the timing that was measured last."""
+    return groups[0] if len(groups) == 1 else max(groups, key=lambda group: max(each.measured_at for each in group))
 
 
 def has_layout(layer: Layer) -> bool:

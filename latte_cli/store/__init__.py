@@ -229,6 +229,10 @@ class Store:
         parts = (part for place in self._places for part in place.parts(slug))
         return compaction.digest(f"{part.name} {part.size_bytes}" for part in parts)
 
+    def located_parts(self, slug: str) -> tuple[tuple[str, str, int], ...]:
+        """(place, name, bytes) of each part that a device has now: equal where two stores read the same rows."""
+        return tuple((place.identity, part.name, part.size_bytes) for place, part in self._located(slug))
+
     def info(self) -> StoreInfo:
         """What the store holds, from the footers of its parts alone."""
         devices = tuple(info for slug in self._slugs() for info in self._device_info(slug))
