@@ -1,0 +1,112 @@
+"""What the devices of a study are given to train, and how long a round takes them."""
+
+from dataclasses import replace
+
+import pytest
+from small_study import BANDWIDTH, CLASSES, CPU, GPU, study
+
+from latte_cli.federated.study import METHODS
+from latte_cli.federated.study.methods import LEVELS
+from latte_cli.federated.study.shares import Prices
+from latte_cli.store import open_store
+
+
+@pytest.fixture(scope="module")
+def prices(tmp_path_factory):
+    """Prices of the shipped profiles, for classes that differ in their strategy, and one that is slower."""
+    same = {"device": CPU, "bandwidth": BANDWIDTH}
+    classes = [
+        {"class": "best", **same, "strategy": "exhaustive"},
+        {"class": "default", **same, "strategy": "pytorch"},
+        {"class": "slower", **same, "strategy": "exhaustive", "slower": 4},
+        {"class": "GPU", **same, "device": GPU},
+    ]
+    found = study(scenarios=[{"scenario": "strategies", "classes": classes}], latte={"widths": [1, 0.7, 0.4, 0.2]})
+    return Prices(found, open_store(str(tmp_path_factory.mktemp("prices"))))
+
+
+@pytest.fixture(scope="module")
+def fleet(prices):
+    return prices.fleet(prices.study.scenarios[0], [100, 100, 100, 100])
+
+
+def test_a_slower_device_takes_so_many_times_as_long_for_its_steps_and_as_long_to_send(prices, fleet):
+    moving_s = 32 * prices.network.parameters * (1 / 20e6 + 1 / 100e6)
+    assert fleet.whole_s[2] - moving_s == pytest.approx(4 * (fleet.whole_s[0] - moving_s))
+    assert fleet.slowest_s == fleet.whole_s[2]
+
+
+def test_levels_go_by_peak_speed_and_do_not_see_the_strategy(prices, fleet):
+    shared = fleet.shared(METHODS["heterofl"], 0.3)
+    widths = [shared.sub_models[at].width for at in range(4)]
+    assert widths[0] == widths[1] == widths[3] == 1.0
+    assert widths[2] < 1
+    flops = [prices.flops(level) for level in prices.levels]
+    within = [level.width for level, each in zip(prices.levels, flops, strict=True) if each <= 0.3 * flops[0]]
+    assert widths[2] == max(within)
+    assert fleet.shared(METHODS["fedrolex"], 1e-9).sub_models[2].width == min(LEVELS)
+    assert shared.limit_s is None
+    assert fleet.shared(METHODS["hermes"], 0.3).shares[2].first_s == fleet.whole_s[2]
+
+
+def test_latte_gives_each_device_the_largest_that_meets_the_duration(prices, fleet):
+    shared = fleet.shared(METHODS["latte"], 0.6)
+    duration_s = 0.6 * fleet.slowest_s
+    assert shared.limit_s == duration_s
+    more_s = 32 * (prices.network.parameters - prices.catalogue[-1].parameters) / 100e6
+    for at, fleet_class in enumerate(fleet.classes):
+        meeting = []
+        for entry in prices.catalogue:
+            found = prices.round(entry, fleet_class)
+            down_s = 32 * (prices.network.parameters - entry.parameters) / 100e6
+            if found.high_s + down_s <= duration_s:
+                meeting.append((entry.parameters, entry.id, found.round_s + down_s))
+        parameters, name, round_s = max(meeting)
+        assert (shared.sub_models[at].id, shared.sub_models[at].parameters) == (name, parameters)
+        assert shared.shares[at].round_s == pytest.approx(round_s)
+    assert more_s > 0
+    assert shared.sub_models[2].width < 1
+
+
+def test_nobody_can_take_part_in_rounds_that_are_too_short(fleet):
+    assert fleet.shared(METHODS["latte"], 1e-6).shares == {}
+
+
+def test_latte_prunes_with_sizes_of_its_own(fleet):
+    shared = fleet.shared(METHODS["latte+hermes"], 0.6)
+    assert shared.shares[2].first_s == fleet.whole_s[2] > shared.shares[2].limit_s == shared.limit_s
+    assert shared.shares[2].round_s <= shared.limit_s
+
+
+def test_a_step_of_fjord_takes_the_mean_over_its_levels(prices, fleet):
+    shared = fleet.shared(METHODS["fjord"], 1.0)
+    assert shared.sub_models[0].width == 1.0
+    steps = []
+    for level in prices.levels:
+        moving_s = 32 * level.parameters * (1 / 20e6 + 1 / 100e6)
+        steps.append(prices.round(level, fleet.classes[0]).round_s - moving_s)
+    sending_s = 32 * prices.network.parameters * (1 / 20e6 + 1 / 100e6)
+    assert shared.shares[0].round_s == pytest.approx(sum(steps) / len(steps) + sending_s)
+
+
+def test_a_small_global_model_is_one_for_all(prices, fleet):
+    shared = fleet.shared(METHODS["fedavg-small"], 0.5)
+    assert shared.small.width == 0.5
+    assert {each.widths for each in shared.sub_models.values()} == {()}
+    assert shared.shares[2].round_s < fleet.whole_s[2]
+
+
+def test_fine_widths_meet_the_duration_and_keep_more(prices):
+    fine = Prices(replace(prices.study, fine=True), open_store(None))
+    fleet = fine.fleet(fine.study.scenarios[0], [100, 100, 100, 100])
+    shared = fleet.shared(METHODS["latte"], 0.6)
+    assert all(share.round_s <= shared.limit_s for share in shared.shares.values())
+    widths = dict(shared.sub_models[2].widths)
+    assert len({width / whole for width, whole in zip(widths.values(), (32, 64, 128, 256), strict=True)}) > 1
+
+
+def test_a_device_whose_memory_is_too_small_takes_no_part(prices):
+    tight = study(scenarios=[{"scenario": "s", "classes": [{**CLASSES[0], "memory": "1kB"}, CLASSES[1]]}])
+    fleet = Prices(tight, open_store(None)).fleet(tight.scenarios[0], [50] * 4)
+    for name in METHODS:
+        assert set(fleet.shared(METHODS[name], 1.0).shares) == {2, 3}, name
