@@ -17,8 +17,7 @@ def store() -> Store:
     """The store that $LATTE_STORE names, with the rows of one device."""
     store = open_store(shipped=False)
     with store.writer(DEVICE) as writer:
-        for measurement in profile(DEVICE):
-            writer.append(measurement)
+        writer.extend(profile(DEVICE))
     return store
 
 

@@ -14,10 +14,11 @@ from uuid import uuid4
 
 import pytest
 from append_rows import DEVICE, measurement
-from running import latte
+from running import here as latte
 
 from latte_cli.errors import LatteError
 from latte_cli.store import Store, open_store
+from latte_cli.store.compaction import MANY_PARTS
 
 WEED = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
 APPEND = [sys.executable, str(Path(__file__).with_name("append_rows.py"))]
@@ -111,16 +112,17 @@ def numbers(store: Store) -> list[int]:
 
 
 def test_processes_write_and_compact_an_object_store_at_once(uri: str) -> None:
+    rows = MANY_PARTS + 2  # each in a part of its own, so that each process compacts while the other one writes
     writers = [
-        subprocess.Popen([*APPEND, uri, str(50 * at), str(50 * at + 50), "0"], stdout=subprocess.DEVNULL)
-        for at in range(3)
+        subprocess.Popen([*APPEND, uri, str(rows * at), str(rows * (at + 1)), "0"], stdout=subprocess.DEVNULL)
+        for at in range(2)
     ]
-    assert [writer.wait() for writer in writers] == 3 * [0]
+    assert [writer.wait() for writer in writers] == 2 * [0]
     store = open_store(uri, shipped=False)
-    assert numbers(store) == list(range(150))
-    assert store.info().devices[0].parts < 50
+    assert numbers(store) == list(range(2 * rows))
+    assert store.info().devices[0].parts < MANY_PARTS
     store.compact()
-    assert numbers(store) == list(range(150))
+    assert numbers(store) == list(range(2 * rows))
     assert store.info().devices[0].parts == 1
     assert store.models_dir is None
 
@@ -128,7 +130,7 @@ def test_processes_write_and_compact_an_object_store_at_once(uri: str) -> None:
 def test_rows_of_a_killed_writer_reach_an_object_store(uri: str) -> None:
     with subprocess.Popen([*APPEND, uri, "0", "100000", "0.1"], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
-        printed = [int(writer.stdout.readline()) for _ in range(40)]
+        printed = [int(writer.stdout.readline()) for _ in range(20)]
         writer.kill()
         printed += [int(line) for line in writer.stdout.read().split("\n")[:-1]]
     store = open_store(uri, shipped=False)

@@ -27,11 +27,18 @@ def model():
     return fit(TIMINGS, DEVICE, "0123456789abcdef")
 
 
-@pytest.fixture
-def store(tmp_path):
-    store = open_store(str(tmp_path / "store"), shipped=False)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store with rows and the model that was fitted to them, which no test changes; and what was said."""
+    store = open_store(str(tmp_path_factory.mktemp("made") / "store"), shipped=False)
     profile(store, LAYERS)
-    return store
+    return store, *kept(store)
+
+
+@pytest.fixture
+def store(made, tmp_path):
+    """A copy of that store."""
+    return open_store(shutil.copytree(made[0].uri, tmp_path / "store"), shipped=False)
 
 
 def task(layer, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT):
@@ -114,8 +121,8 @@ def kept(store):
     return model, notes
 
 
-def test_the_model_is_kept_and_used_while_the_rows_are_the_same(store):
-    first, said = kept(store)
+def test_the_model_is_kept_and_used_while_the_rows_are_the_same(made):
+    store, first, said = made
     again, quiet = kept(store)
     wanted = [task(convolution(6, 48, 24, 16)), task(LAYERS[-1])]
     assert first.predicted(wanted, DEVICE) == again.predicted(wanted, DEVICE)
@@ -128,7 +135,6 @@ def test_the_model_is_kept_and_used_while_the_rows_are_the_same(store):
 
 
 def test_new_rows_make_a_new_model_and_drop_the_old_trees(store):
-    kept(store)
     folder = store.models_dir / f"times-{DEVICE.slug}"
     before = set(folder.glob("*.ubj"))
     profile(store, [convolution(2, 8, 8, 16)])
@@ -139,7 +145,6 @@ def test_new_rows_make_a_new_model_and_drop_the_old_trees(store):
 
 @pytest.mark.parametrize("damage", ["card", "trees", "no trees", "list", "other features"])
 def test_a_damaged_model_is_fitted_again(store, damage):
-    kept(store)
     folder = store.models_dir / f"times-{DEVICE.slug}"
     card, trees = folder / "card.json", min(folder.glob("*.ubj"))
     if damage == "card":
@@ -159,6 +164,7 @@ def test_a_damaged_model_is_fitted_again(store, damage):
 
 
 def test_where_the_model_cannot_be_kept_it_is_used_and_this_is_said(store):
+    shutil.rmtree(store.models_dir)
     store.models_dir.write_text("in the way")
     model, notes = kept(store)
     assert model.predicted([task(LAYERS[0])], DEVICE)
