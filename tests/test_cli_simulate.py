@@ -131,8 +131,8 @@ def test_bad_input_is_one_line_and_a_hint(latte, place, arguments, code, message
 
 def test_ctrl_c_keeps_what_is_finished_and_ends_with_130(tmp_path):
     path = tmp_path / "study.yaml"
-    classes = [{**CLASSES[0], "count": 4}]
-    changes = {"rounds": 10, "methods": ["fedavg"], "scenarios": [{"scenario": "one kind", "classes": classes}]}
+    scenarios = [{"scenario": "one kind", "classes": [{**CLASSES[0], "count": 4}]}]
+    changes = {"rounds": 6, "partition": "iid", "methods": ["fedavg"], "scenarios": scenarios}
     path.write_text(yaml.safe_dump(STUDY | changes))
     command = [str(Path(sys.executable).with_name("latte")), "simulate", str(path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -153,4 +153,4 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_with_130(tmp_path):
     assert found
     for each in found:
         assert each.suffix == ".json"
-        assert json.loads(each.read_text())["training"]["rounds"][-1] == 10
+        assert json.loads(each.read_text())["training"]["rounds"][-1] == 6

@@ -38,10 +38,9 @@ NODES = (
     },
     {"partition-id": 1, "num-partitions": 2, "device": "nvidia-h200-reference"},
 )
-CHANGES = {
-    "rounds": 2,
-    "partition": "iid",
-}  # flwr-datasets, which spreads by Dirichlet, takes each process 3 s to import
+CHANGES = {"rounds": 2, "partition": "iid"}
+"""To be quick: flwr-datasets, which spreads by Dirichlet, takes 3 s to import in each process."""
+
 PATIENCE_S = 200
 COMMANDS = Path(sys.executable).parent
 

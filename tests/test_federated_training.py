@@ -12,7 +12,7 @@ from latte_cli.errors import LatteError
 from latte_cli.federated import models
 from latte_cli.federated.aggregation import groups, part
 from latte_cli.federated.data import Examples, examples
-from latte_cli.federated.training import Recipe, evaluated, initial, trained
+from latte_cli.federated.training import Descent, Recipe, evaluated, initial, trained
 
 LENET = models.network(models.content("lenet", image_size=12), batch=16)
 RESNET = models.network(models.content("resnet8", image_size=8), batch=16)
@@ -55,6 +55,23 @@ def test_training_is_sgd_over_shuffled_batches_the_last_of_which_is_smaller():
     for parameter, (name, array) in zip(module.parameters(), found.arrays.items(), strict=True):
         np.testing.assert_allclose(array, parameter.detach().numpy(), rtol=1e-4, atol=1e-6, err_msg=name)
     assert found.loss == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.1), (0.9, 0.1)])
+def test_descent_is_torchs_sgd_bit_by_bit(momentum, weight_decay):
+    drawn = torch.Generator().manual_seed(3)
+    ours, theirs = ([torch.ones(5, 7), torch.ones(9)] for _ in range(2))
+    sgd = torch.optim.SGD(theirs, lr=0.03, momentum=momentum, weight_decay=weight_decay)
+    descent = Descent(Recipe(learning_rate=0.03, momentum=momentum, weight_decay=weight_decay), ours)
+    for step in range(4):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = None if step == 1 and mine.dim() == 1 else torch.randn(mine.shape, generator=drawn)
+            other.grad = None if mine.grad is None else mine.grad.clone()
+        descent.step()
+        sgd.step()
+        assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
+    descent.clear()
+    assert all(mine.grad is None for mine in ours)
 
 
 def test_fewer_examples_than_a_batch_count_once_each():

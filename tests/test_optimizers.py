@@ -32,10 +32,10 @@ def test_no_optimizer_is_made_for_none_and_an_unknown_one_has_a_near_match() -> 
     assert error.value.hint == "did you mean `momentum`?"
 
 
-def test_arguments_come_before_those_of_the_record() -> None:
-    update = optimizer("momentum", [torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+def test_an_optimizer_has_the_arguments_of_its_record() -> None:
+    update = optimizer("momentum", [torch.nn.Parameter(torch.zeros(1))])
     assert update is not None
-    assert (update.defaults["lr"], update.defaults["momentum"]) == (0.5, 0.9)
+    assert (update.defaults["lr"], update.defaults["momentum"]) == (1e-3, 0.9)
 
 
 def test_an_update_by_an_unknown_optimizer_is_no_layer() -> None:

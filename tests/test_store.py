@@ -400,7 +400,7 @@ def test_compaction_killed_at_any_moment_loses_nothing(store: Store) -> None:
         "store = open_store(sys.argv[1], shipped=False)\nstore.info()\nprint(flush=True)\nstore.compact()\n"
     )
     rows = [measurement(number) for number in range(60)]
-    for trial in range(8):
+    for trial in range(4):
         fill(store, *rows, parts=20)
         with subprocess.Popen([sys.executable, "-c", program, store.uri], stdout=subprocess.PIPE) as compaction:
             assert compaction.stdout is not None

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch model uses
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import Arrays
 from latte_cli.federated.data import Examples
 from latte_cli.layers import Convolution, Linear
 from latte_cli.network import Network
-from latte_cli.network.module import NetworkModule, optimizer
+from latte_cli.network.module import NetworkModule
 
 _IGNORED = -100
 """The target of an example that is there to fill up a batch."""
@@ -82,46 +83,66 @@ def trained(
     module = _filled(network, arrays)
     if recipe.scaled and whole is not None:
         _scale(network, module, whole)
-    optimizer = optimizer_of(recipe, module.parameters())
+    descent = Descent(recipe, module.parameters())
     absent = torch.from_numpy(~np.isin(np.arange(_classes(network)), examples.labels)) if recipe.masked else None
     order, loss = np.random.default_rng(seed), 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout
         for _ in range(recipe.epochs):
             batches = _batches(examples, network.batch_size, order.permutation(len(examples)))
-            loss = _epoch_loss(module, optimizer, batches, absent) / len(examples)
+            loss = _epoch_loss(module, descent, batches, absent) / len(examples)
     found = _read(network, module)
     if not all(np.isfinite(array).all() for array in found.values()):
         raise LatteError(f"training diverged after {recipe.epochs} epochs", hint="take a smaller learning rate")
     return Trained(arrays=found, loss=loss)
 
 
-def optimizer_of(recipe: Recipe, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """What updates `parameters` as `recipe` says."""
-    made = optimizer(
-        recipe.optimizer,
-        parameters,
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
-    assert made is not None
-    return made
+class Descent:
+    """SGD with momentum and weight decay, by torch's functional form.
+
+    An optimizer of torch imports its compiler when it is made, which takes 2 s; Flower starts a process a message.
+    """
+
+    def __init__(self, recipe: Recipe, parameters: Iterable[Tensor]) -> None:
+        self._recipe, self._parameters = recipe, tuple(parameters)
+        self._momenta: list[Tensor | None] = [None] * len(self._parameters)
+
+    def clear(self) -> None:
+        """Forget the gradients of the last step."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update each parameter that has a gradient."""
+        which = [at for at, parameter in enumerate(self._parameters) if parameter.grad is not None]
+        parameters, momenta = [self._parameters[at] for at in which], [self._momenta[at] for at in which]
+        sgd(
+            parameters,
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            momenta,
+            lr=self._recipe.learning_rate,
+            momentum=self._recipe.momentum,
+            weight_decay=self._recipe.weight_decay,
+            dampening=0,
+            nesterov=False,
+            maximize=False,
+        )
+        for at, momentum in zip(which, momenta, strict=True):
+            self._momenta[at] = momentum
 
 
 _Batch: TypeAlias = tuple[Tensor, Tensor, int]
 
 
-def _epoch_loss(
-    module: NetworkModule, optimizer: torch.optim.Optimizer, batches: Iterator[_Batch], absent: Tensor | None
-) -> float:
+def _epoch_loss(module: NetworkModule, descent: Descent, batches: Iterator[_Batch], absent: Tensor | None) -> float:
     """Train on the batches, a step each; returns the sum of the examples' losses."""
     total = 0.0
     for images, targets, count in batches:
-        optimizer.zero_grad(set_to_none=True)
+        descent.clear()
         loss = _loss(_scores(module.network, module(images)), targets, absent)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        descent.step()
         total += count * float(loss.detach())
     return total
 

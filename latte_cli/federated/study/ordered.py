@@ -13,7 +13,7 @@ from torch import Tensor
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import Arrays, Places
 from latte_cli.federated.data import Examples
-from latte_cli.federated.training import Recipe, Trained, optimizer_of
+from latte_cli.federated.training import Descent, Recipe, Trained
 from latte_cli.network import Network
 from latte_cli.network.module import NetworkModule
 
@@ -41,7 +41,7 @@ def trained(parts: Sequence[Part], arrays: Arrays, examples: Examples, recipe: R
     largest = max(parts, key=lambda part: part.network.parameters)
     values = {name: torch.tensor(array, requires_grad=True) for name, array in arrays.items()}
     chosen = [_named(part, largest.places) for part in parts]
-    optimizer = optimizer_of(recipe, values.values())
+    descent = Descent(recipe, values.values())
     order, loss = np.random.default_rng(seed), 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout
@@ -50,11 +50,11 @@ def trained(parts: Sequence[Part], arrays: Arrays, examples: Examples, recipe: R
             for images, targets, count in _batches(examples, largest.network.batch_size, order):
                 at = int(order.integers(len(parts)))
                 cut = {own: values[name][where] for own, (name, where) in chosen[at].items()}
-                optimizer.zero_grad(set_to_none=True)
+                descent.clear()
                 result = torch.func.functional_call(parts[at].module, cut, (images,))
                 found = F.cross_entropy(_scores(parts[at].network, result), targets, ignore_index=_IGNORED)
                 found.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+                descent.step()
                 loss += count * float(found.detach())
     arrays = {name: value.detach().numpy().copy() for name, value in values.items()}
     if not all(np.isfinite(array).all() for array in arrays.values()):

@@ -156,15 +156,12 @@ def random_targets(network: Network, *, seed: int = 0) -> Tensor:
     return torch.randint(loss.classes, (loss.rows,), generator=generator)
 
 
-def optimizer(name: str, parameters: Iterable[Tensor], **arguments: float) -> torch.optim.Optimizer | None:
-    """The optimizer `name`, None for `none`; raises LatteError for an unknown one.
-
-    `arguments` of torch's class come before those of its rule, and torch's defaults after both.
-    """
+def optimizer(name: str, parameters: Iterable[Tensor]) -> torch.optim.Optimizer | None:
+    """The optimizer `name` with the arguments of its rule, None for `none`; raises LatteError for an unknown one."""
     rule = update_rule(name)
     if not rule.torch_class:
         return None
-    made: torch.optim.Optimizer = getattr(torch.optim, rule.torch_class)(parameters, **{**rule.arguments, **arguments})
+    made: torch.optim.Optimizer = getattr(torch.optim, rule.torch_class)(parameters, **rule.arguments)
     return made
 
 
