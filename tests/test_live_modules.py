@@ -618,3 +618,8 @@ def test_torchscript_is_refused() -> None:
         traced = torch.jit.trace(nn.Linear(2, 3), torch.randn(1, 2))
     with pytest.raises(LatteError, match="TorchScript"):
         load(traced, torch.randn(1, 2))
+
+
+def test_the_batch_of_a_live_module_may_lie_along_another_axis() -> None:
+    found = load(nn.LSTM(8, 6), torch.randn(5, 2, 8), batch_size=4, batch_axis=1)
+    assert found.inputs[0][1] == (5, 4, 8)

@@ -10,7 +10,7 @@ from latte_cli.layers import Embedding, Linear
 from latte_cli.network.graph import Network, Node
 
 
-def suspected(nodes: Sequence[Node]) -> Iterator[tuple[str, str]]:
+def _suspected(nodes: Sequence[Node]) -> Iterator[tuple[str, str]]:
     """Pairs of a table and of a linear layer's weight, by name, that could be one: each is as large as the other."""
     tables = {
         (node.layer.entries, node.layer.width): node.parameters[0]
@@ -24,7 +24,12 @@ def suspected(nodes: Sequence[Node]) -> Iterator[tuple[str, str]]:
                 yield table, node.parameters[0]
 
 
-def note(table: str, weight: str) -> str:
+def noted(network: Network) -> Network:
+    """`network` with a note on each pair that could be one weight, for a file that does not say which weights are."""
+    return replace(network, notes=(*network.notes, *dict.fromkeys(_note(*pair) for pair in _suspected(network.nodes))))
+
+
+def _note(table: str, weight: str) -> str:
     """What is said of a pair whose numbers were not compared."""
     return (
         f"`{table}` and `{weight}` may be one weight that is stored twice; `--compare-weights` compares their numbers"
@@ -33,15 +38,10 @@ def note(table: str, weight: str) -> str:
 
 def tied(network: Network, weights: Mapping[str, Any]) -> Network:
     """`network` with those weights counted once that hold the same numbers as a table, which are read for it."""
-    pairs = dict.fromkeys(suspected(network.nodes))
+    pairs = dict.fromkeys(_suspected(network.nodes))
     same = [(table, weight) for table, weight in pairs if _alike(weights, table, weight)]
-    answered = {note(*pair) for pair in pairs}
     sizes = {name: size for name, size in network.parameter_sizes.items() if name in {weight for _, weight in same}}
-    return replace(
-        network,
-        notes=tuple(text for text in network.notes if text not in answered),
-        shared=(*network.shared, *sizes.items()),
-    )
+    return replace(network, shared=(*network.shared, *sizes.items()))
 
 
 def _alike(weights: Mapping[str, Any], table: str, weight: str) -> bool:

@@ -45,7 +45,7 @@ def load(
         path = Path(model)
         content, name = _content(path), path.stem
     else:
-        live = torch_program.live(model, example, batch_size)
+        live = torch_program.live(model, example, batch_size, batch_axis or 0)
         content, tied = live.content, live.tied
         wanted = batch_size if example is None else None
     if torch_program.is_pickle(content):
@@ -60,11 +60,12 @@ def load(
         sizes=sizes,
         batch_axis=batch_axis,
     )
-    network = program.described(network) if program else network
-    if not compare_weights or not isinstance(model, str | os.PathLike):
-        return network
+    if program:
+        return program.described(network)
     from latte_cli.network import copies, weights
 
+    if not compare_weights or not isinstance(model, str | os.PathLike):
+        return copies.noted(network)
     return copies.tied(network, weights.weights(Path(model)))
 
 

@@ -12,7 +12,6 @@ from onnx import ModelProto
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Linear, Other, Shape, Stored, View
-from latte_cli.network.copies import note, suspected
 from latte_cli.network.graph import Network, Node
 from latte_cli.network.onnx import inferred
 from latte_cli.network.onnx.control import CONDITIONS, DEEPEST, FLOW, function_called
@@ -228,7 +227,7 @@ class Walk:
         computed = any(tensor.computed for tensor in op.given)
         evaluated = inferred.computed(op)
         trained = any(tensor.trained for tensor in op.given)
-        for name, tensor in op.results.items():
+        for name, tensor in [(name, op.results[name]) for name in op.outputs if name in op.results]:
             values = folded(op, tensor.shape) if name == op.outputs[0] else None
             if values is None:
                 values = evaluated.get(name)
@@ -333,9 +332,7 @@ class Walk:
             sha256=sha256,
             unknown=tuple(self.unknown),
             constants=tuple((output, tensor.shape) for output, tensor in outputs.items() if tensor.constant),
-            notes=tuple(
-                dict.fromkeys((*self.notes, *notes_of(self.graph), *(note(*pair) for pair in suspected(nodes))))
-            ),
+            notes=tuple(dict.fromkeys((*self.notes, *notes_of(self.graph)))),
             unpriced=tuple(dict.fromkeys(self.unpriced)),
             shared=self._shared(nodes),
         )

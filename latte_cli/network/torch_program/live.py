@@ -38,17 +38,17 @@ def exported(module: Any, example: Any, batch_size: int | None = None) -> bytes:
     return _content(_program(module, example, batch_size), type(module).__name__)
 
 
-def live(module: Any, example: Any = None, batch_size: int | None = None) -> Live:
+def live(module: Any, example: Any = None, batch_size: int | None = None, batch_axis: int = 0) -> Live:
     """The program of a live module, or of an `ExportedProgram`, which needs no example; weights stay where they are.
 
     Raises LatteError as `exported` does, and for what is no module.
     """
-    program, name = _program(module, example, batch_size), type(module).__name__
+    program, name = _program(module, example, batch_size, batch_axis), type(module).__name__
     with _without_weights(program) as tied:
         return Live(content=_content(program, name), tied=tied)
 
 
-def _program(module: Any, example: Any, batch_size: int | None) -> Any:
+def _program(module: Any, example: Any, batch_size: int | None, batch_axis: int = 0) -> Any:
     """The program, with what has no rule taken apart."""
     import torch
 
@@ -67,7 +67,7 @@ def _program(module: Any, example: Any, batch_size: int | None) -> Any:
         raise LatteError(f"`{name}` is a live module without an example", hint=EXAMPLE)
     arguments, keywords = _call(module, example)
     if batch_size is not None:
-        arguments, keywords = _at_batch((arguments, keywords), batch_size)
+        arguments, keywords = _at_batch((arguments, keywords), batch_size, batch_axis)
     with _exporting(name), _plain_outputs(module):
         program = torch.export.export(module, arguments, keywords)
     return _readable(program, name)
@@ -109,22 +109,21 @@ def _are_keywords(module: Any, given: Mapping[Any, Any]) -> bool:
     return {str(name) for name in given} <= {each.name for each in known}
 
 
-def _at_batch(call: _Call, batch: int) -> _Call:
-    """The arguments with `batch` samples: those that are there, again and again."""
+def _at_batch(call: _Call, batch: int, axis: int) -> _Call:
+    """The arguments with `batch` samples along `axis`: those that are there, again and again."""
     import torch
     from torch.utils import _pytree as pytree
 
     leaves, spec = pytree.tree_flatten(call)
-    own = next((leaf.shape[0] for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.dim()), None)
+    sizes = [leaf.shape[axis] if isinstance(leaf, torch.Tensor) and leaf.dim() > axis else None for leaf in leaves]
+    own = next((size for size in sizes if size is not None), None)
     if own is None or own == batch or own == 0:
         return call
     rows = torch.arange(batch) % own
     made: _Call = pytree.tree_unflatten(
         [
-            leaf.detach().index_select(0, rows.to(leaf.device))
-            if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == own
-            else leaf
-            for leaf in leaves
+            leaf.detach().index_select(axis, rows.to(leaf.device)) if size == own else leaf
+            for leaf, size in zip(leaves, sizes, strict=True)
         ],
         spec,
     )
