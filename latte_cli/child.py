@@ -29,10 +29,10 @@ from typing import IO, Any, Self
 _START = "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('path'); "
 _START += "from latte_cli.child import live; live(**given)"
 
-_CHUNK_BYTES = 2**20
-_LAST_BYTES = 2**16
-_POLL_S = 0.1
-_POLL_AT_END_S = 0.005
+_CHUNK_BYTES = 2**20  # the most that a pipe of Linux holds (`pipe-max-size`)
+_LAST_BYTES = 2**16  # chosen: the end of a traceback, with room for a library's own words
+_POLL_S = 0.1  # chosen: a child that has died is noticed before a person does
+_POLL_AT_END_S = 0.005  # chosen: adds little to the end of a short child
 
 _MEANINGS: dict[int, str] = {
     signal.SIGABRT: "a library gave up",

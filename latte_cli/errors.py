@@ -27,7 +27,7 @@ class LatteError(Exception):
         self.exit_code = exit_code
 
 
-_SHOWN = 30
+_SHOWN = 30  # chosen: fits a screen
 
 
 def unknown(

@@ -39,8 +39,8 @@ _DEVICE = (
 FEATURES: tuple[str, ...] = (*_LAYER, *_CONVOLUTION, *_SETTINGS, *_COMBINED, *_DEVICE)
 """The names of the columns of `matrix`."""
 
-_UNITS = {"batch": (2, 4, 8, 16, 32), "in": (2, 4, 8, 16, 32, 64), "out": (2, 4, 8, 16, 32, 64, 128)}
-_TILES, _BLOCKS = (2, 3, 4, 6), (32, 64, 128, 256)
+_UNITS = {"batch": (2, 4, 8, 16, 32), "in": (2, 4, 8, 16, 32, 64), "out": (2, 4, 8, 16, 32, 64, 128)}  # powers of two
+_TILES, _BLOCKS = (2, 3, 4, 6), (32, 64, 128, 256)  # Winograd's output tiles; the blocks of GEMM kernels
 _EXACT = (
     *("batch", "in_channels", "out_channels", "groups", "in_per_group", "out_per_group"),
     *(f"{name}_{axis}" for name in ("input", "output") for axis in (1, 2)),
@@ -75,7 +75,7 @@ _FUNCTIONS = (
     *("sgd", "momentum", "adam", "adamw"),
 )
 _FUNCTION_CODES = {name: code for code, name in enumerate(_FUNCTIONS, start=1)}
-_UNKNOWN_FUNCTION = 0
+_UNKNOWN_FUNCTION = 0  # chosen: the codes of those that are known begin with 1
 
 _INDEX = {name: column for column, name in enumerate(FEATURES)}
 _LAYER_END = len(_LAYER) + len(_CONVOLUTION)

@@ -11,8 +11,8 @@ from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, durati
 from latte_cli.schedule import Schedule
 from latte_cli.tasks import Layout, Precision
 
-_LARGEST_FILE_BYTES = 1 << 20
-_MOST = 10**9
+_LARGEST_FILE_BYTES = 1 << 20  # chosen: thousands of classes, and no file given by mistake
+_MOST = 10**9  # chosen: more examples or devices than there are
 
 
 class Objective(StrEnum):

@@ -25,7 +25,7 @@ from latte_cli.measure import Evidence, Measurement
 from latte_cli.store import Store
 from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
-_NAMED = 5
+_NAMED = 5  # chosen: enough to see what sort of row was left out
 
 
 class Source(StrEnum):

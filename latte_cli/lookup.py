@@ -21,10 +21,10 @@ Pair: TypeAlias = tuple[Layer, Phase]
 Z95, Z80 = 1.96, 1.2816
 """Half the widths of a 95 % and an 80 % interval in standard deviations."""
 
-_LEAST_SPREAD = 0.03
+_LEAST_SPREAD = 0.03  # the least between passes, see the next line
 _SPREAD_OF_ONE = 0.05  # the same layer differs by 3 to 7 % between passes; taken where there is a single one
-_INTERPOLATION_SPREAD = 0.08
-_WIDEST_BRACKET = 8.0
+_INTERPOLATION_SPREAD = 0.08  # chosen: the 0.05 of one pass, and more for what lies between
+_WIDEST_BRACKET = 8.0  # chosen: over three doublings kernels change, and a line says little
 
 
 _NO_TIMES = "its rows tell which algorithms won, without a time; another `--device` of `latte store devices` has times"

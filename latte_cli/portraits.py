@@ -13,8 +13,8 @@ from latte_cli.lookup import Lookup, Timing
 from latte_cli.store import Store
 from latte_cli.tasks import Layout, Precision
 
-CHANNELS = (8, 16, 32, 64, 128, 256, 512, 1024)
-SIZES = (8, 16, 32, 64, 128, 256)
+CHANNELS = (8, 16, 32, 64, 128, 256, 512, 1024)  # powers of two, as networks are made
+SIZES = (8, 16, 32, 64, 128, 256)  # powers of two, as networks are made
 """Upper ends of the bins of channels (the geometric mean of in and out) and of input sizes; the last is open."""
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-_PARAMETER_BYTES = 4
+_PARAMETER_BYTES = 4  # float32, as parameters travel
 
 
 @dataclass(frozen=True, kw_only=True)

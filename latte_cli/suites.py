@@ -34,7 +34,7 @@ from latte_cli.layers import (
 from latte_cli.network import Network
 from latte_cli.sweep import Depth, Wanted
 
-_LARGEST_TENSOR = 2**31
+_LARGEST_TENSOR = 2**31  # elements: more than signed 32 bits count
 _UNKNOWN_PEAK_FLOP_PER_S = 1e12  # of a fast CPU
 _UNKNOWN_MEMORY_BYTES = 2**30  # what nearly every machine has
 _SIZES_OF_STANDARD_NETWORKS = {1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 16, 27, 28, 32, 55, 56, 64, 112, 224}

@@ -11,7 +11,7 @@ from functools import cached_property
 from latte_cli.algorithms import Algorithm, Ranker
 from latte_cli.layers import Layer, Phase, layer_text
 
-_TYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_TYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # IEEE 754, and bfloat16
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ Widths: TypeAlias = Mapping[str, int]
 Levels: TypeAlias = Mapping[str, tuple[int, ...]]
 """The widths that each channel group may have, least first."""
 
-_PAIR = 2
+_PAIR = 2  # a convolution knows two groups of channels: those it reads and those it makes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from latte_cli.network import Network
 from latte_cli.network.parts import Cutter, write_arrays
 from latte_cli.store.columns import named, read_columns, write_columns
 
-_MOST_PARTS = 1000
+_MOST_PARTS = 1000  # chosen: a catalogue has tens; more is a mistake that would fill a disk
 
 
 def read_devices(path: Path, fleet: Sequence[FleetClass]) -> tuple[Any, Devices]:

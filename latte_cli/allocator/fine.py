@@ -20,12 +20,12 @@ from latte_cli.network.channels import groups_to_cut, resize
 SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
 """The shares of a group's channels that it may keep, unless others are asked for."""
 
-_ATTEMPTS = 6
+_ATTEMPTS = 6  # chosen: the aim is corrected by what the last attempt took, which soon changes nothing
 _NEAR = 0.015  # of the round duration: what is left is not worth another attempt
-_STRICTER = 1.01
-_STARTS = (0.5, 0.0, 1.0)
-_POLISHING = 200
-_EXCHANGES = 8
+_STRICTER = 1.01  # chosen: less than a channel group is wide, more than rounding
+_STARTS = (0.5, 0.0, 1.0)  # chosen: the middle and both ends of what groups may keep
+_POLISHING = 200  # chosen: ends a search that no longer gains, each step of which prices a round
+_EXCHANGES = 8  # chosen: the groups that give most; pairs of all would be priced for little
 _ANYTHING = Least()
 
 

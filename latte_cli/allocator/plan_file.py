@@ -18,7 +18,7 @@ from latte_cli.network.depth import blocks
 CATALOGUE = "catalogue"
 """The objective of plans that give each class the largest sub-model of a catalogue."""
 
-MANY = 10_000
+MANY = 10_000  # chosen: the lists would be most of the file
 """Of more devices the channels are not listed one by one."""
 
 

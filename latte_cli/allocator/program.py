@@ -14,7 +14,7 @@ from latte_cli.allocator.costs import Array, Levels, Table
 GAP = 0.01
 """How far, relatively, a solution may be from the best."""
 
-_SOLVER_S = 20.0
+_SOLVER_S = 20.0  # chosen: what is found by then is taken; a user waits no longer for one class
 
 
 class Program:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from latte_cli.fleet import Fleet
     from latte_cli.network import Network
 
-_WIDTHS = (1.0, 0.75, 0.5, 0.25)
+_WIDTHS = (1.0, 0.75, 0.5, 0.25)  # chosen: quarters; halves would leave large gaps
 
 
 @from_options

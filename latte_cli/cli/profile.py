@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from latte_cli.sweep import Budget, Summary
     from latte_cli.worker import Opening, Worker
 
-_CALIBRATION_OF_QUICK = 2
-_PASSES_OF_NETWORKS = 4
-_MANY_MARKED = 0.3
+_CALIBRATION_OF_QUICK = 2  # chosen: leaves most of two minutes to the layers
+_PASSES_OF_NETWORKS = 4  # chosen: the spread between passes needs a few; a model has few layers
+_MANY_MARKED = 0.3  # chosen: then it is the machine, not single layers
 
 
 class Suite(StrEnum):
@@ -50,7 +50,7 @@ class Suite(StrEnum):
     NETWORK = "network"
 
 
-_BUDGETS_S = {Suite.QUICK: 120.0, Suite.STANDARD: 900.0}
+_BUDGETS_S = {Suite.QUICK: 120.0, Suite.STANDARD: 900.0}  # chosen: two minutes for a try, a quarter of an hour for all
 _OF_SUITES = {
     "--batch-size": (Suite.NETWORK,),
     "--batch-axis": (Suite.NETWORK,),

@@ -157,8 +157,8 @@ def _doubt(results: "Sequence[Result]", seeds: Sequence[int]) -> None:
         console.warn(f"{len(seeds)} seeds say little about chance; take at least {_ENOUGH}")
 
 
-_ENOUGH = 3
-_NOTE_EVERY_S = 300.0
+_ENOUGH = 3  # the fewest whose spread says anything: two have only a difference
+_NOTE_EVERY_S = 300.0  # chosen: a log of a day has under 300 lines of it
 
 
 class _Progress:

@@ -17,13 +17,13 @@ from latte_cli.network.calibration import calibration_networks
 Timings: TypeAlias = Mapping[Pair, Sequence[Timing]]
 
 _PARTS = (Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE)
-_PACE = 1.2
+_PACE = 1.2  # chosen: clearly more than the noise of either clock
 """By what factor the layers' time on the device has to exceed the host's for the device to set the pace of a step."""
 
-_NOISY = 2.0
+_NOISY = 2.0  # chosen: far over what a quiet machine shows
 """By what factor the ends of a whole network's 80 % interval may differ; one that was disturbed tells nothing."""
 
-_LEAST_SHARE = 0.25
+_LEAST_SHARE = 0.25  # chosen: few networks cannot make a call free
 """What is left of a call's time at least."""
 
 

@@ -10,7 +10,7 @@ from latte_cli.layers import Convolution
 from latte_cli.lookup import Source, Timing, fits
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, fixed_name
 
-_WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}
+_WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}  # chosen: of the step
 
 
 def how_to_measure(kind: Kind) -> str:

@@ -58,7 +58,7 @@ NODE_SETTINGS = (
 """What a node's configuration may say. All but the first two is optional: `device` is a profile's name (default: this
 machine's), `profile-budget` how long to measure where there is no profile, `data` a folder of the device's own."""
 
-MOST_DEVICES = 10**9
+MOST_DEVICES = 10**9  # chosen: more than any federation has, and exact in 32 bits
 """The numbers of devices are below it."""
 
 

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-_RUN, _SERVER, _FIRST_NODE = 1, 1, 2**63
+_RUN, _SERVER, _FIRST_NODE = 1, 1, 2**63  # chosen: any numbers, and a node that no float tells from others
 """Flower's numbers of nodes have 64 bits, more than a float keeps apart."""
 
 

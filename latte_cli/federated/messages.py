@@ -25,7 +25,7 @@ ARRAYS, FREQUENCIES, KEPT, TASK, TABLE, METRICS = "arrays", "frequencies", "kept
 SAME_VERSION = "server and devices need the same version of LATTE"
 _CATALOGUE = "latte.catalogue/1"
 _PROFILE = "profile the device again"
-_LONGEST_NAME = 100
+_LONGEST_NAME = 100  # chosen: a line of a log
 _LONGEST_ROUND_S = 1e10  # 300 years; a mean over devices of more might not be finite
 _MOST_LOSS = float(np.finfo(np.float32).max)  # devices compute it in single precision
 

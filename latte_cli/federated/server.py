@@ -30,7 +30,7 @@ app = ServerApp()
 
 log = logging.getLogger("flwr")
 
-_LOOK_AGAIN_S = 1.0
+_LOOK_AGAIN_S = 1.0  # chosen: devices take seconds to connect
 _SCHEMA = "latte-federation/1"
 
 

@@ -11,7 +11,7 @@ from latte_cli.federated.training import Recipe
 from latte_cli.fleet import Method
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s
 
-_MOST = 10**9
+_MOST = 10**9  # chosen: more than any round, batch or number of devices, and exact in 32 bits
 
 
 @dataclass(frozen=True, kw_only=True)

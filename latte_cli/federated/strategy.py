@@ -29,7 +29,7 @@ from latte_cli.network.channels import Resizing
 
 log = logging.getLogger("flwr")
 
-_SHOWN = 40
+_SHOWN = 40  # chosen: longer than the names that LATTE gives sub-models
 _PRICE_BYTES = 1024  # the name of a sub-model, and four numbers
 
 

@@ -18,7 +18,7 @@ from latte_cli.layers import Convolution, Linear
 from latte_cli.network import Network
 from latte_cli.network.module import NetworkModule
 
-_IGNORED = -100
+_IGNORED = -100  # torch's default `ignore_index`
 """The target of an example that is there to fill up a batch."""
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Self, TypeAlias
 from latte_cli.errors import LatteError
 from latte_cli.layers.shapes import Shape
 
-_LARGEST_DIMENSION = 2**40
+_LARGEST_DIMENSION = 2**40  # chosen: products of a few stay finite as floats; no memory holds more
 
 INDEX_BYTES = 8  # torch keeps places in tensors as 64-bit integers
 

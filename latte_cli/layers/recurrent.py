@@ -9,7 +9,7 @@ from latte_cli.layers.base import Layer, Phase, Saved
 from latte_cli.layers.shapes import Shape
 
 _PAGE_BYTES = 4096  # what oneDNN aligns the parts of its workspace to
-_GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+_GATES = {"lstm": 4, "gru": 3, "rnn": 1}  # blocks of rows in torch's `weight_ih_l0`
 
 
 def _padded(row: int) -> int:

@@ -14,7 +14,7 @@ _COLUMNS = (
     *("name", "phase", "engine", "family", "numerical", "behavior", "workspace_bytes"),
     *("pytorch_place", "pytorch_mode_b_place", "xla_place", "refused"),
 )
-_NAME_WIDTH = 20
+_NAME_WIDTH = 20  # chosen: leaves room for the other columns
 _PHASES = {Phase.BACKWARD_DATA: "data", Phase.BACKWARD_FILTER: "filter"}
 
 

@@ -32,7 +32,7 @@ _COLUMNS = (
     *("time_s", "low_s", "high_s", "low_80_s", "high_80_s", "workspace_bytes", "source", "confidence"),
     "memory_limit_bytes",
 )
-_MOST_COLUMNS = 4
+_MOST_COLUMNS = 4  # chosen: more do not fit a terminal side by side
 
 
 def write_estimates(

@@ -10,7 +10,7 @@ from latte_cli.layers import Convolution, Phase
 from latte_cli.report import Cell, Format, Table, duration, percent, shortened, size, write_csv, write_json, write_table
 from latte_cli.report.estimates import left_out
 
-_NAME_WIDTH, _NARROW = 22, 14
+_NAME_WIDTH, _NARROW = 22, 14  # chosen: leaves room for the other columns
 _PHASES = {Phase.BACKWARD_DATA: "data", Phase.BACKWARD_FILTER: "filter"}
 _COLUMNS = (
     *("what_if", "device", "strategy", "name", "kind", "phase", "algorithm", "time_s", "workspace_bytes"),

@@ -10,8 +10,8 @@ from latte_cli.gates import REGRESSION, Change, Check, Comparison
 from latte_cli.printable import printable
 from latte_cli.report import Table, duration, percent, shortened, size, write_table
 
-_MOST_CHANGES = 20
-_LEAST_CHANGE = 0.002
+_MOST_CHANGES = 20  # chosen: fits a screen
+_LEAST_CHANGE = 0.002  # chosen: a five-hundredth, which no one would act on
 
 
 class Annotate(StrEnum):

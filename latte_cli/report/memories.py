@@ -8,7 +8,7 @@ from latte_cli.estimator import Estimate, Memory
 from latte_cli.estimator.memory import Moment
 from latte_cli.report import Format, Table, shortened, size, write_csv, write_table
 
-_BAR = 16
+_BAR = 16  # chosen: characters; leaves room for the other columns
 _PARTS = ("parameters", "gradients", "optimizer", "activations", "temporary")
 
 

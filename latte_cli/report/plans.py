@@ -22,7 +22,7 @@ from latte_cli.report import (
     write_table,
 )
 
-_NAME_WIDTH = 18
+_NAME_WIDTH = 18  # chosen: leaves room for the other columns
 
 
 def write_plan(file: PlanFile, form: Format, out: TextIO | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from latte_cli import __version__
 from latte_cli.estimator import Estimate, LayerTime, schedule
 
-_PROCESS = 1
+_PROCESS = 1  # chosen: the number of the first process in the trace
 
 
 def trace(estimates: Sequence[Estimate]) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def trace(estimates: Sequence[Estimate]) -> dict[str, Any]:
     }
 
 
-_DEVICE, _HOST = 1, 2
+_DEVICE, _HOST = 1, 2  # chosen: rows in this order, the device above the host
 
 
 def _events(estimate: Estimate, process: int) -> Iterator[dict[str, Any]]:

@@ -20,12 +20,12 @@ from latte_cli.selector.decisions import Decision, Key
 from latte_cli.selector.model import Preferences, Selector, fit, too_few
 from latte_cli.tasks import Settings
 
-_LEAST_SHAPES = 8
+_LEAST_SHAPES = 8  # chosen: more than the usual number of folds
 _NETWORK = 159
 """Pairs of one prediction that is timed: three phases of the 53 convolutions of ResNet-50."""
 
 _CURVE = (8, 4, 2, 1)  # one layer of so many is learned from
-_BINS = 10
+_BINS = 10  # chosen: tenths of confidence
 
 Picks: TypeAlias = Mapping[int, Algorithm]
 Fit: TypeAlias = Callable[[Sequence[Decision]], Selector]

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
 _FILE = "weights.safetensors"
-_WIDTHS = (256, 128, 64, 32, 16)
+_WIDTHS = (256, 128, 64, 32, 16)  # LATTE's published code
 _IMPORTANCES = {9: 2.0, 10: 2.0, 2: 0.5, 3: 0.5, 4: 0.5}  # strides count double, extents and channels out half
-_INPUTS = 13
-_EPOCHS = 1500
+_INPUTS = 13  # LATTE's published code: the 13 numbers of a 2-D convolution
+_EPOCHS = 1500  # LATTE's published code
 
 
 class Perceptrons:

@@ -34,8 +34,8 @@ KINDS = ("xgboost", "mlp")
 
 _REFUSED = 1.0  # the loss of what did not run: that of an algorithm which takes for ever
 _LIBRARIES = {"xgboost": "xgboost", "mlp": "torch"}
-_SOFTNESS = {"xgboost": 0.1, "mlp": 1.0}
-_LEAST_SHAPES = 4
+_SOFTNESS = {"xgboost": 0.1, "mlp": 1.0}  # chosen: where no evaluation has fitted it
+_LEAST_SHAPES = 4  # chosen: from fewer there is nothing to learn but their names
 
 
 @dataclass(frozen=True, kw_only=True)

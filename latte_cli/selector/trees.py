@@ -21,14 +21,14 @@ LOSSES = "losses"
 _CATEGORIES = ("kind", "function", "phase", "device", "algorithm")
 _TYPES = ["c" if column in _CATEGORIES else "q" for column in SEEN]
 _WINS_COUNT = 0.1  # what a logarithm of the likelihood to win weighs beside a loss
-_LEAST_LIKELY = 1e-6
-_MANY_TIMES, _MANY = 25_000, 20_000
-_LEAST_WEIGHT, _MOST_GAIN = 0.1, 1.0
-_COMMON: dict[str, Any] = {"tree_method": "hist", "subsample": 0.8}
+_LEAST_LIKELY = 1e-6  # chosen: keeps the logarithm finite; a loss of 1.4 at most
+_MANY_TIMES, _MANY = 25_000, 20_000  # docs/selector-quality.md
+_LEAST_WEIGHT, _MOST_GAIN = 0.1, 1.0  # chosen: a choice that matters by a factor of two counts fully
+_COMMON: dict[str, Any] = {"tree_method": "hist", "subsample": 0.8}  # docs/selector-quality.md
 _OF_LOSSES = {"objective": "reg:squarederror", "base_score": 0.0, "min_child_weight": 5, "colsample_bytree": 0.8}
 _OF_WINS = {"objective": "multi:softprob", "min_child_weight": 1, "colsample_bytree": 0.3}
 # Depth, rate and rounds for losses and for wins: more decisions tell finer rules from noise.
-_FEW, _LARGE = ((8, 0.25, 40), (8, 0.25, 25)), ((10, 0.1, 300), (10, 0.07, 200))
+_FEW, _LARGE = ((8, 0.25, 40), (8, 0.25, 25)), ((10, 0.1, 300), (10, 0.07, 200))  # docs/selector-quality.md
 _SMOOTH = {"min_child_weight": 10, "colsample_bytree": 0.5}  # few decisions, between many candidates
 
 

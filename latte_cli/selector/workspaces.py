@@ -9,7 +9,7 @@ from latte_cli.features import Matrix, informative
 from latte_cli.selector.candidates import Array, Places
 
 FILE = "workspaces.ubj"
-_SMALL_BYTES = 4096
+_SMALL_BYTES = 4096  # chosen: a page, less than any limit tells apart
 _MARGIN = 1.1  # of those said to fit a limit, about one in a hundred exceeds it
 _TREES: dict[str, Any] = {
     "objective": "reg:squarederror",
@@ -19,7 +19,7 @@ _TREES: dict[str, Any] = {
     "min_child_weight": 1,
     "colsample_bytree": 0.8,
 }
-_ROUNDS = 60
+_ROUNDS = 60  # chosen: with the rate above
 
 
 class Workspaces:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from latte_cli.store import schema
 from latte_cli.store.parts import Part, Place
 
-MANY_PARTS = 32
+MANY_PARTS = 32  # chosen: each costs a request on an object store
 """So many small parts are worth merging."""
 
-_SMALL_BYTES = 16 * 2**20
+_SMALL_BYTES = 16 * 2**20  # chosen: reading a part then outweighs opening it
 
 
 def compact(place: Place, slug: str) -> int:

@@ -11,7 +11,7 @@ from latte_cli.files import text_over
 from latte_cli.layers import LAYERS, layer_from_text
 from latte_cli.printable import printable
 
-_BATCH_ROWS = 4096
+_BATCH_ROWS = 4096  # chosen: some MB of text at a time
 _NESTED = ("before", "after")
 
 

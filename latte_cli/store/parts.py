@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 _PREFIX, _SUFFIX = "part-", ".parquet"
 _SAFE_SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*")
 # A network's layers lie all over the layer ids, each in a row group of its own; small groups keep the rest unread.
-_ROWS_PER_GROUP = 4096
+_ROWS_PER_GROUP = 4096  # chosen: groups are skipped by their statistics, so they are small
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ _COLUMNS = {
 COLUMNS = tuple(_COLUMNS)
 """The columns of a part, in their order."""
 
-_SINCE = {"deterministic": 2, "kernels": 2, "ranking": 2, "notes": 3}
+_SINCE = {"deterministic": 2, "kernels": 2, "ranking": 2, "notes": 3}  # versions of the columns
 
 WORDS = tuple(name for name, kind in _COLUMNS.items() if kind == "words")
 """The columns of repeating text."""

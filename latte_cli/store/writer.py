@@ -15,7 +15,7 @@ from latte_cli.store import schema
 from latte_cli.store.compaction import MANY_PARTS, tidy
 from latte_cli.store.parts import Place
 
-_ROWS_TO_SEAL = 50_000
+_ROWS_TO_SEAL = 50_000  # chosen: bounds the rows held in memory
 
 
 class Writer:

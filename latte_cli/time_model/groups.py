@@ -19,7 +19,7 @@ Array: TypeAlias = npt.NDArray[np.float64]
 
 _GROUPS = {"convolution": "products", "linear": "products", "matmul": "products"}
 _OTHERS = "others"
-_FOLDS = 4
+_FOLDS = 4  # chosen: each learns from three quarters, at four times the time
 _EXTENTS = ("input", "kernel", "stride", "dilation")
 
 

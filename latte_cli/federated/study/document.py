@@ -18,7 +18,7 @@ from latte_cli.tasks import Layout, Precision
 EXAMPLE = "`latte simulate --help` shows one"
 FINE = "fine"
 
-_MOST_DEVICES = 100_000
+_MOST_DEVICES = 100_000  # chosen: a study keeps every device's examples and history in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ def _scalar(value: str) -> Any:
     return text(value)
 
 
-_LONGEST_NUMBER = 30
+_LONGEST_NUMBER = 30  # chosen: a float has 17 digits, a sign, a point and an exponent
 
 
 def _settings(fields: Fields, values: Mapping[str, Any]) -> Settings:

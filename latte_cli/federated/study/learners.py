@@ -127,7 +127,7 @@ class _Overlap:
         return None
 
 
-_MATRIX = 2
+_MATRIX = 2  # dimensions: a weight with fewer has no inputs to be cut
 
 
 def _roots(network: Network, sub_model: SubModel) -> dict[str, np.float32]:
@@ -307,7 +307,7 @@ class _Pruning:
         return (mine.network, mine.arrays) if mine else None
 
 
-_SHARED = 2
+_SHARED = 2  # a mean of one is that device's own value
 """Devices that have to hold a number for its mean to be taken."""
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from latte_cli.federated.aggregation import Rule
 from latte_cli.fleet import Method as Channels
 
-LEVELS = (1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
+LEVELS = (1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16)  # HeteroFL (Diao et al. 2021), a to e
 """The widths that HeteroFL, FedRolex and FjORD give their devices, and that others here are given by their rule."""
 
 

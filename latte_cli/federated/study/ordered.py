@@ -62,7 +62,7 @@ def trained(parts: Sequence[Part], arrays: Arrays, examples: Examples, recipe: R
     return Trained(arrays=arrays, loss=loss / len(examples))
 
 
-_IGNORED = -100
+_IGNORED = -100  # torch's default `ignore_index`
 
 
 def _scores(network: Network, result: Any) -> Tensor:

@@ -31,10 +31,10 @@ from latte_cli.store import Store
 _VERSION = 1
 """Goes up with every change of what trainings and runs compute, so that older files are left alone."""
 
-_STATISTICS = 512
+_STATISTICS = 512  # chosen: four of the batches below
 """Examples that batch norms' statistics are estimated from before evaluating."""
 
-_EVALUATED = 128
+_EVALUATED = 128  # chosen: fills a CPU's threads
 """The batch size of evaluations, which is only a matter of time."""
 
 Advance = Callable[[int], None]

@@ -11,7 +11,7 @@ from latte_cli.report.pictures.drawing import GRID, INK, figure_of, label
 PALETTE = ("#2F80C2", "#D98200", "#14996B", "#C46A9B", "#8A6FD1", "#C9503A", "#6E8B1E", "#1C9AA8", "#A0763B", "#7A7F87")
 """Colours that can be told apart, light on dark and dark on light."""
 
-_MOST_KERNELS = 4
+_MOST_KERNELS = 4  # chosen: so many colours and hatches are told apart
 _TITLES = {Phase.FORWARD: "forward", Phase.BACKWARD_DATA: "backward data", Phase.BACKWARD_FILTER: "backward filter"}
 
 

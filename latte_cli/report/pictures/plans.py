@@ -7,7 +7,7 @@ from latte_cli.allocator import Plan, PlannedDevice, Point
 from latte_cli.report.pictures.drawing import figure_of, label
 
 _DOWN, _COMPUTE, _UP, _WAIT, _LIMIT = "#56B4E9", "#0072B2", "#E69F00", "#9AA3AC", "#D55E00"
-_LARGEST = 40
+_LARGEST = 40  # chosen: so many bars fit a page
 
 
 def round_figure(plan: Plan, title: str) -> Any:
@@ -62,7 +62,7 @@ def _label(planned: PlannedDevice) -> str:
     return f"{label(short)} ({planned.fleet_class.count})"
 
 
-_NAME = 24
+_NAME = 24  # chosen: characters beside the bars
 
 
 def curve_figure(points: Sequence[Point], chosen: Point | None, title: str) -> Any:
