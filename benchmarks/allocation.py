@@ -37,11 +37,11 @@ from latte_cli.allocator import (
     Round,
     Search,
     SubModel,
-    as_json,
-    assigned,
+    assign,
     catalogue,
     largest,
-    planned,
+    plan_device,
+    plan_document,
     shared_out,
 )
 from latte_cli.errors import ExitCode
@@ -143,13 +143,13 @@ def measure_plans(machine: Machine, found: dict[tuple[Goal, str], Round]) -> Non
         classes = [replace(machine.fleet_class(name), name=str(at)) for at in range(len(rounds))]
         subs = [replace(each.sub_model, id=str(at)) for at, each in enumerate(rounds)]
         devices = [
-            planned(own, [each], replace(each, sub_model=sub))
+            plan_device(own, [each], replace(each, sub_model=sub))
             for own, each, sub in zip(classes, rounds, subs, strict=True)
         ]
         plan = Plan(round_duration_s=1.0, sub_models=tuple(subs), devices=tuple(devices))
         file = shared_out(plan, network, objective="catalogue", method=Method.NESTED)
         path = machine.folder / f"{name}.json"
-        path.write_text(json.dumps(as_json(file)), "utf-8")
+        path.write_text(json.dumps(plan_document(file)), "utf-8")
         machine.measure(name, "--plan", str(path))
 
 
@@ -197,7 +197,7 @@ def train(path: str) -> dict[str, Any]:
     from latte_cli.federated import data
     from latte_cli.network.module import NetworkModule, training_step
 
-    every = data.examples("mnist", channels=3, image_size=SIZE)
+    every = data.load_examples("mnist", channels=3, image_size=SIZE)
     order = np.random.default_rng(0).permutation(len(every.labels))
     images, labels = torch.from_numpy(every.images[order]), torch.from_numpy(every.labels[order])
     module = NetworkModule(load(path, batch_size=BATCH), seed=0)
@@ -295,7 +295,7 @@ def speed() -> Iterable[str]:
         },
     )
     started = time.process_time()
-    found = assigned(fleet, rounds, devices, 60.0)
+    found = assign(fleet, rounds, devices, 60.0)
     taken_s = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield "# Allocation: how long it takes"

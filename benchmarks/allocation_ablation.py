@@ -20,7 +20,7 @@ from statistics import median
 
 from latte_cli import child
 from latte_cli.allocator import SubModel, catalogue
-from latte_cli.backends.torch.training import Run
+from latte_cli.backends.torch.training import RunRequest
 from latte_cli.backends.torch.whole import run_apart
 from latte_cli.errors import ExitCode
 from latte_cli.estimator import Estimator
@@ -123,7 +123,7 @@ def measured(folder: Path, name: str, networks: Mapping[SubModel, Network]) -> d
         for form in FORMS:
             key = f"{sub_model.id} {form}"
             if key not in known:
-                run = Run(
+                run = RunRequest(
                     model=str(path), batch_size=BATCH, threads=form.threads, layout=form.layout, seconds=2.0, least=10
                 )
                 known[key] = [run_apart(run).median("step_s") for _ in range(2)]

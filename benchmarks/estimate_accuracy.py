@@ -23,11 +23,11 @@ from math import inf
 from pathlib import Path
 
 from latte_cli import child, suites
-from latte_cli.backends.torch.training import Run
+from latte_cli.backends.torch.training import RunRequest
 from latte_cli.backends.torch.whole import run_apart
 from latte_cli.estimator import CALIBRATED, ESTIMATORS, Estimate, Estimator, Source
 from latte_cli.estimator.calibration import Calibration
-from latte_cli.estimator.steps import Step, training_step
+from latte_cli.estimator.steps import Step, step_calls
 from latte_cli.layers import Layer, Phase
 from latte_cli.lookup import Pair
 from latte_cli.network import Network, load, zoo
@@ -117,7 +117,7 @@ class Setup:
 
     def real(self, case: Case) -> dict[str, float]:
         """Medians of a run of real steps, in a process of its own."""
-        run = Run(
+        run = RunRequest(
             model=case.model,
             batch_size=case.batch,
             image_size=case.size,
@@ -153,7 +153,7 @@ def profile_standard(setup: Setup, budget: str) -> None:
 
 def profile_networks(setup: Setup, cases: Sequence[Case]) -> None:
     """The framework's own choice for every layer of the cases, and the calibration, in passes over all of them."""
-    layers = (work.layer for case in cases for work in training_step(case.network(), Step()))
+    layers = (work.layer for case in cases for work in step_calls(case.network(), Step()))
     wanted = [Wanted(layer=layer, depth=Depth.DEFAULT) for layer in dict.fromkeys(layers) if not layer.free]
     opening = Opening(device=setup.device, precisions=(setup.precision,), layouts=(setup.layout,))
     store = setup.networks
@@ -237,7 +237,7 @@ def without(setup: Setup, layers: frozenset[Layer], name: str, stores: Sequence[
 
 
 def layers_of(cases: Iterable[Case]) -> frozenset[Layer]:
-    return frozenset(work.layer for case in cases for work in training_step(case.network(), Step()))
+    return frozenset(work.layer for case in cases for work in step_calls(case.network(), Step()))
 
 
 def layer_errors(profiled: Sequence[Estimate], found: Sequence[Estimate]) -> list[float]:

@@ -22,11 +22,11 @@ from pathlib import Path
 from estimate_accuracy import Case, precision
 
 from latte_cli import child, suites
-from latte_cli.backends.torch.training import Run
+from latte_cli.backends.torch.training import RunRequest
 from latte_cli.backends.torch.whole import PARTS, run_here
 from latte_cli.errors import ExitCode
 from latte_cli.estimator import Estimator
-from latte_cli.estimator.steps import Step, training_step
+from latte_cli.estimator.steps import Step, step_calls
 from latte_cli.layers import Phase
 from latte_cli.quantities import duration_s
 from latte_cli.store import Store, open_store
@@ -61,7 +61,7 @@ def real_steps(path: Path, device: str, cases: Sequence[Case], kinds: Sequence[P
     for case, kind in product(cases, kinds):
         if key(case, kind) in found:
             continue
-        run = Run(
+        run = RunRequest(
             model=case.model,
             batch_size=case.batch,
             image_size=case.size,
@@ -93,7 +93,7 @@ def run_real(path: Path, *given: object) -> None:
 
 def profile(store: Store, device: str, cases: Sequence[Case], kinds: Sequence[Precision], seconds: float) -> int:
     """The framework's own choice for all layers; how many tasks are left."""
-    layers = (work.layer for case in cases for work in training_step(case.network(), Step()))
+    layers = (work.layer for case in cases for work in step_calls(case.network(), Step()))
     wanted = [Wanted(layer=layer, depth=Depth.DEFAULT) for layer in dict.fromkeys(layers) if not layer.free]
     with Worker(Opening(device=device, precisions=tuple(kinds))) as worker, store.writer(worker.device) as writer:
         known = any(found.slug == worker.device.slug for found in store.devices(own=True))

@@ -23,7 +23,7 @@ from latte_cli import child
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.errors import ExitCode
 from latte_cli.layers import Convolution, Phase
-from latte_cli.lookup import combined
+from latte_cli.lookup import combine_passes
 from latte_cli.measure import Evidence, Measurement, Outcome
 from latte_cli.network.zoo import ZOO
 from latte_cli.quantities import duration_s
@@ -43,7 +43,7 @@ def latte(*arguments: object) -> int:
 def examined(output: Path, device: str) -> bool:
     """Write the doctor's report; whether the GPU can be measured."""
     kind = device.partition(":")[0]
-    found = child.run("latte_cli.cli:main", "-q", "doctor", "--device", kind, "--format", "json")
+    found = child.run_child("latte_cli.cli:main", "-q", "doctor", "--device", kind, "--format", "json")
     (output / "doctor.json").write_bytes(found.output)
     return found.code == ExitCode.DONE
 
@@ -87,7 +87,7 @@ def table(rows: Iterable[Measurement]) -> list[str]:
     won: Counter[tuple[str, ...]] = Counter()
     ratios: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
     for (precision, layout, phase, _), group in timed.items():
-        times = {timing.task.algorithm: timing.device_s for timing in combined(group)}
+        times = {timing.task.algorithm: timing.device_s for timing in combine_passes(group)}
         own = times.get(FRAMEWORK_DEFAULT)
         for algorithm, seconds in times.items():
             won[precision, layout, phase, algorithm.name] += seconds == min(times.values())

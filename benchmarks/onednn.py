@@ -32,7 +32,7 @@ from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Phase
 from latte_cli.report import Table, percent, write_table
 from latte_cli.selector import Decision, by_pass
-from latte_cli.selector.decisions import Key
+from latte_cli.selector.decisions import DecisionKey
 from latte_cli.store import open_store
 
 REPEATS = 9
@@ -103,7 +103,7 @@ COLUMNS = (
 )
 
 
-def judged(first: Iterable[Decision], later: Mapping[Key, Decision]) -> Iterator[Case]:
+def judged(first: Iterable[Decision], later: Mapping[DecisionKey, Decision]) -> Iterator[Case]:
     for decision in first:
         judge = later.get(decision.key, decision)
         if FRAMEWORK_DEFAULT in decision.times_s and FRAMEWORK_DEFAULT in judge.times_s:
@@ -111,7 +111,7 @@ def judged(first: Iterable[Decision], later: Mapping[Key, Decision]) -> Iterator
             yield Case(group=group, before=decision.times_s, after=judge.times_s, first=decision.heuristic)
 
 
-def repeatability(first: Iterable[Decision], later: Mapping[Key, Decision]) -> float:
+def repeatability(first: Iterable[Decision], later: Mapping[DecisionKey, Decision]) -> float:
     """The median |ratio - 1| of a time in later passes and in the first one."""
     return median(
         abs(judge.times_s[algorithm] / time_s - 1)
@@ -146,7 +146,7 @@ def in_both(decision: Decision, backend: CpuBackend) -> tuple[Case, Case]:
     for algorithm in decision.ran:
         call = partial(computation(algorithm, layer, phase, settings, "cpu"), o)
         hot[algorithm] = hot_s(call)
-        model[algorithm] = median(backend.timed(call, (first,)).device_s for _ in range(REPEATS))
+        model[algorithm] = median(backend.time_call(call, (first,)).device_s for _ in range(REPEATS))
     groups = [(f"{settings.layout}, {state}", str(phase)) for state in ("hot", "as in a model")]
     return tuple(  # type: ignore[return-value]
         Case(group=group, before=times, after=times, first=decision.heuristic)

@@ -23,7 +23,7 @@ from latte_cli import child
 from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
 from latte_cli.backends.cpu.onednn_calls import difference
 from latte_cli.backends.native import onednn
-from latte_cli.backends.native.onednn.geometry import placed
+from latte_cli.backends.native.onednn.geometry import dense_tensor
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, activations_type
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Phase
@@ -53,7 +53,7 @@ class Guarded:
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype, layout: Layout) -> Tensor:
         """The memory as a tensor of `shape`."""
         numbers = self._memory[_GUARD_BYTES : _GUARD_BYTES + self._size].view(dtype)
-        return numbers.as_strided(shape, placed(shape, layout).strides, numbers.storage_offset())
+        return numbers.as_strided(shape, dense_tensor(shape, layout).strides, numbers.storage_offset())
 
 
 def random_layer(dice: random.Random) -> Convolution:

@@ -234,12 +234,12 @@ def _file(module: Any, arguments: Any, keywords: Any, form: str, folder: Path) -
 
 def _said(network: Any, workspaces_s: float) -> dict[str, Any]:
     from latte_cli.estimator.memory import memory
-    from latte_cli.estimator.steps import Step, training_step
+    from latte_cli.estimator.steps import Step, step_calls
     from latte_cli.layers import Phase
     from latte_cli.tasks import Precision
 
     work: Counter[bool] = Counter()
-    for call in training_step(network, Step(optimizer="none", loss="none")):
+    for call in step_calls(network, Step(optimizer="none", loss="none")):
         work[call.phase is Phase.FORWARD] += call.layer.flops(call.phase) if call.layer.workload else 0
     said = {
         "parameters": network.parameters,
@@ -264,7 +264,7 @@ def _workspaces(network: Any, end_s: float) -> dict[Any, int] | None:
     from latte_cli.algorithms import FRAMEWORK_DEFAULT
     from latte_cli.backends.contract import Failed, Unsupported
     from latte_cli.backends.cpu.backend import CpuBackend
-    from latte_cli.estimator.steps import Step, training_step
+    from latte_cli.estimator.steps import Step, step_calls
     from latte_cli.layers import Phase
     from latte_cli.tasks import Layout, Precision, Task
 
@@ -272,7 +272,7 @@ def _workspaces(network: Any, end_s: float) -> dict[Any, int] | None:
     settings = backend.settings(Precision.FP32, Layout.NCHW)
     known: dict[Any, int] = {}
     found: dict[Any, int] = {}
-    for call in training_step(network, Step(optimizer="none", loss="none")):
+    for call in step_calls(network, Step(optimizer="none", loss="none")):
         if call.layer.free or call.phase is Phase.UPDATE:
             continue
         if time.perf_counter() > end_s:

@@ -20,14 +20,14 @@ from statistics import median
 from typing import Any
 
 from latte_cli import child
-from latte_cli.backends.torch.training import Run
+from latte_cli.backends.torch.training import RunRequest
 from latte_cli.errors import ExitCode
 from latte_cli.estimator import Limits
 from latte_cli.network import load, zoo
-from latte_cli.profiles import profile
+from latte_cli.profiles import resolve_profile
 from latte_cli.runtime import Choices, read_choices
-from latte_cli.runtime.deciding import Wish, decided
-from latte_cli.runtime.racing import Race, raced
+from latte_cli.runtime.deciding import Wish, decide
+from latte_cli.runtime.racing import Race, run_race
 from latte_cli.store import open_store
 from latte_cli.tasks import Layout, Precision
 
@@ -85,18 +85,18 @@ def outcome(folder: Path, name: str, device: str, budget: str, seconds: float) -
     opened = open_store(store, shipped=False)
     start = replace(tuned, layout=None, bindings=(), reasons=())
     threads = tuned.key.threads or None
-    slug = profile(opened, device, threads)
+    slug = resolve_profile(opened, device, threads)
     timed = _apart(model, batch, device, store, file)
     wish = Wish(precision=Precision.FP32, threads=threads, limits=Limits(), wrapper_s=timed["wrapper_s"])
-    by_estimates = replace(decided(opened, slug, load(model, batch_size=batch), wish), key=tuned.key)
+    by_estimates = replace(decide(opened, slug, load(model, batch_size=batch), wish), key=tuned.key)
     search = replace(start, strategy="pytorch-benchmark")
     ways = [start, start, replace(start, layout=Layout.CHANNELS_LAST), by_estimates, tuned]
     ways += [search] if device.startswith("cuda") else []
-    run = Run(model=str(model), batch_size=batch, device=device, threads=tuned.key.threads, seconds=seconds)
+    run = RunRequest(model=str(model), batch_size=batch, device=device, threads=tuned.key.threads, seconds=seconds)
     return Outcome(
         name=name,
         batch=batch,
-        race=raced(run, ways),
+        race=run_race(run, ways),
         by_estimates=by_estimates,
         tuned=tuned,
         tune_s=tune_s,
@@ -117,7 +117,7 @@ def times(request: tuple[str, int, str, str, str]) -> dict[str, float]:
     import torch
 
     import latte_cli
-    from latte_cli.backends.torch.training import Training
+    from latte_cli.backends.torch.training import NetworkTraining
     from latte_cli.runtime.convolution import wrapper_s
 
     def sync() -> None:
@@ -132,14 +132,14 @@ def times(request: tuple[str, int, str, str, str]) -> dict[str, float]:
         return time.perf_counter() - started
 
     found = {"wrapper_s": wrapper_s(device)}
-    run = Run(model=model, batch_size=int(batch), device=device)
+    run = RunRequest(model=model, batch_size=int(batch), device=device)
     options: dict[str, dict[str, Any]] = {
         "default": {},
         "profile": {"store": store},
         "file": {"choices": file},
     }
     for name, given in options.items():
-        training = Training(run)
+        training = NetworkTraining(run)
         example = tuple(training.inputs)
         if given:
             more = {**given, "example": example} if "store" in given else given

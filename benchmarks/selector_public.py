@@ -19,12 +19,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from latte_cli.algorithms import Algorithm
-from latte_cli.importers import Source, import_file
+from latte_cli.importers import ImportSource, import_file
 from latte_cli.layers import layer_text
 from latte_cli.report import Format
 from latte_cli.report.selectors import write_evaluation
-from latte_cli.selector import Decision, Evaluation, Score, decisions, fit
-from latte_cli.selector.evaluation import across_devices, majority, score_groups, selected
+from latte_cli.selector import Decision, Evaluation, SelectionScore, decisions, fit_selector
+from latte_cli.selector.evaluation import across_devices, majority, score_groups, selected_algorithms
 from latte_cli.store import Store, open_store
 from latte_cli.tasks import Precision
 
@@ -42,10 +42,10 @@ def fold(decision: Decision) -> int:
 
 def imported(data: Path, store: Store) -> Iterator[tuple[str, str]]:
     """Read what is there once; the titles and devices of the data."""
-    wanted = [(Source.LATTE_CSV, data / "latte/ground_truth.csv.gz", "latte-dataset", False)]
-    wanted += [(Source.LATTE_CSV, data / "latte/dataset_heuristic.csv.gz", "latte-dataset", True)]
-    wanted += [(Source.MIOPEN_FINDDB, path, None, False) for path in sorted((data / "miopen").glob("*.bz2"))]
-    wanted += [(Source.NEUSIGHT_CSV, path, None, False) for path in sorted((data / "neusight").glob("*.csv.gz"))]
+    wanted = [(ImportSource.LATTE_CSV, data / "latte/ground_truth.csv.gz", "latte-dataset", False)]
+    wanted += [(ImportSource.LATTE_CSV, data / "latte/dataset_heuristic.csv.gz", "latte-dataset", True)]
+    wanted += [(ImportSource.MIOPEN_FINDDB, path, None, False) for path in sorted((data / "miopen").glob("*.bz2"))]
+    wanted += [(ImportSource.NEUSIGHT_CSV, path, None, False) for path in sorted((data / "neusight").glob("*.csv.gz"))]
     found: dict[str, str] = {}
     for source, path, name, heuristic in wanted:
         if not path.exists():
@@ -80,16 +80,16 @@ def by_family(decision: Decision) -> Decision:
     return replace(decision, timings=tuple(best.values()), refused=())
 
 
-def judged(train: Sequence[Decision], test: Sequence[Decision], *, perceptron: bool) -> list[Score]:
+def judged(train: Sequence[Decision], test: Sequence[Decision], *, perceptron: bool) -> list[SelectionScore]:
     own = dict(enumerate(test))
     picks = {
-        "selector": selected(fit(train), own),
+        "selector": selected_algorithms(fit_selector(train), own),
         "majority_class": majority(train, own),
         "heuristic": {index: d.heuristic for index, d in own.items() if d.heuristic is not None},
         "oracle": {index: d.best for index, d in own.items()},
     }
     if perceptron:
-        picks["perceptron_as_published"] = selected(fit(train, kind="mlp"), own)
+        picks["perceptron_as_published"] = selected_algorithms(fit_selector(train, kind="mlp"), own)
     return [score for method, each in picks.items() for score in score_groups(test, method, each)]
 
 
@@ -102,7 +102,7 @@ def main() -> int:
     given = parser.parse_args()
     given.store.mkdir(parents=True, exist_ok=True)
     store = open_store(str(given.store), shipped=False)
-    scores: list[Score] = []
+    scores: list[SelectionScore] = []
     groups: defaultdict[str, list[tuple[list[Decision], list[Decision]]]] = defaultdict(list)
     for title, slug in imported(given.data, store):
         if given.only and given.only not in title:

@@ -26,7 +26,7 @@ from latte_cli.measure import Measurement
 from latte_cli.network import zoo
 from latte_cli.quantities import size_bytes
 from latte_cli.report import Table, duration, percent, size, write_table
-from latte_cli.selector import KINDS, Decision, Score, Selector, by_pass, decisions, evaluate, fit
+from latte_cli.selector import KINDS, Decision, SelectionScore, Selector, by_pass, decisions, evaluate, fit_selector
 from latte_cli.selector.evaluation import cold_prediction_s
 from latte_cli.store import open_store
 from latte_cli.tasks import Task
@@ -53,8 +53,8 @@ def spread(values: Iterable[float]) -> str:
     return f"{fmean(values):.3f}" + (f" ±{half:.3f}" if len(values) > 1 else "")
 
 
-def lines(scores: Sequence[Score]) -> Iterator[tuple[str, ...]]:
-    groups: defaultdict[tuple[str, str, str, str, int | None], list[Score]] = defaultdict(list)
+def lines(scores: Sequence[SelectionScore]) -> Iterator[tuple[str, ...]]:
+    groups: defaultdict[tuple[str, str, str, str, int | None], list[SelectionScore]] = defaultdict(list)
     for score in scores:
         groups[score.device, score.precision, score.phase, score.method, score.limit_bytes].append(score)
     for (device, precision, phase, method, limit), own in sorted(groups.items(), key=lambda item: item[0][:3]):
@@ -67,7 +67,7 @@ def lines(scores: Sequence[Score]) -> Iterator[tuple[str, ...]]:
         )
 
 
-def regret(scores: Sequence[Score], method: str, device: str) -> float:
+def regret(scores: Sequence[SelectionScore], method: str, device: str) -> float:
     """The geometric mean over seeds, precisions and phases."""
     own = [
         each
@@ -132,7 +132,7 @@ def main() -> int:
     for point in judged[0].curve:
         print(f"after {point.layers} layers: regret {point.regret_geomean:.3f}, top-1 {percent(point.top1)}")
     print(f"confidences are off by {percent(fmean(each.calibration_error for each in judged))} in the mean")
-    selector = fit(known, kind=arguments.kind)
+    selector = fit_selector(known, kind=arguments.kind)
     told = [f"{name} {percent(share)}" for name, share in list(selector.card.importance.items())[:10]]
     print(f"what tells most: {', '.join(told) or 'not known'}")
     cold_s, warm_s, different = resnet50_s(selector, known[0])

@@ -98,7 +98,7 @@ def times(store: str, what: str, network: list[str]) -> tuple[float, float, floa
 
 def main() -> None:
     from latte_cli.devices import CPU, Device
-    from latte_cli.store.parts import Place
+    from latte_cli.store.parts import PartDirectory
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -106,7 +106,7 @@ def main() -> None:
     texts = layers(rows)
     with tempfile.TemporaryDirectory() as folder:
         device = Device(slug="synthetic", kind=CPU, name="synthetic")
-        part = Place(folder).write(device, "all", table(texts))
+        part = PartDirectory(folder).write(device, "all", table(texts))
         print(f"{rows} rows of {len(texts)} layers, {part.size_bytes / 2**20:.1f} MiB")
         network = texts[:: max(1, len(texts) // _NETWORK)][:_NETWORK]
         for what, title in (("info", "info"), ("layers", f"look-up of {len(network)} layers")):

@@ -40,7 +40,7 @@ def swept(opening: Opening, folder: Path, *, minutes: float) -> tuple[list[Measu
     store = open_store(folder)
     with Worker(opening) as worker:
         device = worker.device
-        limits = suites.Limits(
+        limits = suites.LayerLimits(
             flops=CALL_S * (device.peak_flop_per_s or 1e12), tensor_bytes=0.3 * (device.memory_bytes or 2**30)
         )
         wanted = suites.paper(0, limits, configs=5000).wanted

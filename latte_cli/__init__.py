@@ -5,13 +5,13 @@ from typing import Any
 
 _HOMES = {
     "LatteError": "latte_cli.errors",
-    "applied": "latte_cli.runtime",
     "estimate": "latte_cli.estimator",
     "load": "latte_cli.network",
+    "optimization_of": "latte_cli.runtime",
     "optimize": "latte_cli.runtime",
 }
 
-__all__ = ["LatteError", "__version__", "applied", "estimate", "load", "optimize"]
+__all__ = ["LatteError", "__version__", "estimate", "load", "optimization_of", "optimize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -118,7 +118,7 @@ _KERNELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 # Families by a part of a kernel's name, the most telling first: a Winograd or FFT run has matrix products as well.
 
 
-def known(algorithm: Algorithm) -> Known | None:
+def known_algorithm(algorithm: Algorithm) -> Known | None:
     """What is known of `algorithm`, or None for a name that only its library knows."""
     return KNOWN.get((algorithm.library, algorithm.name))
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 
-def library() -> Any:
+def xgboost_module() -> Any:
     """The module `xgboost`, in a process of the command line without scikit-learn.
 
     XGBoost imports scikit-learn where it is installed, and scipy.stats and pandas with it: 1.3 s of 2, for classes that
@@ -23,12 +23,12 @@ def library() -> Any:
 
 
 @lru_cache(maxsize=32)  # chosen: the trees of a few devices
-def loaded(content: bytes, features: int | None = None) -> Any:
+def load_booster(content: bytes, features: int | None = None) -> Any:
     """The booster that XGBoost wrote as `content`; raises ValueError for what is none, or has other `features`.
 
     The same object for the same arguments: it is to predict with, not to be trained further.
     """
-    xgboost = library()
+    xgboost = xgboost_module()
     booster = xgboost.Booster()
     try:
         booster.load_model(bytearray(content))

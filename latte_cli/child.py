@@ -27,7 +27,7 @@ from typing import IO, Any, Self
 
 # With -P, modules are looked for where the parent does, and not in the current folder.
 _START = "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('path'); "
-_START += "from latte_cli.child import live; live(**given)"
+_START += "from latte_cli.child import live_as_child; live_as_child(**given)"
 
 _CHUNK_BYTES = 2**20  # the most that a pipe of Linux holds (`pipe-max-size`)
 _LAST_BYTES = 2**16  # chosen: the end of a traceback, with room for a library's own words
@@ -50,7 +50,7 @@ class Ended(Exception):
     """A child ended without an answer: its exit `code`, negative for a signal, and the last line of its errors."""
 
     def __init__(self, code: int, last: str) -> None:
-        super().__init__(_ending(code, last))
+        super().__init__(_how_it_ended(code, last))
         self.code, self.last = code, last
 
     @property
@@ -84,7 +84,7 @@ def last_line(errors: bytes) -> str:
     return " ".join(errors.decode(errors="replace").strip().rpartition("\n")[2].split())[:_LAST_BYTES]
 
 
-def _ending(code: int, last: str) -> str:
+def _how_it_ended(code: int, last: str) -> str:
     ended = f"ended by {signal_name(code)}" if code < 0 else f"ended with exit code {code}"
     return ": ".join(filter(None, (ended, last[:200] or meaning(code))))
 
@@ -196,7 +196,7 @@ class Done:
     errors: bytes
 
 
-def run(
+def run_child(
     target: str,
     *arguments: str,
     question: bytes = b"",
@@ -222,7 +222,7 @@ def ask(target: str, request: object, *, limit_s: float = inf) -> Any:
     What it prints is not part of the answer. It does not run to its end: a library that crashes as it is unloaded has
     done its work.
     """
-    done = run(f"{__name__}:reply", target, question=json.dumps(request).encode(), limit_s=limit_s)
+    done = run_child(f"{__name__}:reply", target, question=json.dumps(request).encode(), limit_s=limit_s)
     try:
         return json.loads(done.output)
     except ValueError:
@@ -262,7 +262,7 @@ def _read(fd: int, into: bytearray) -> bool:
     return bool(chunk)
 
 
-def live(*, target: str, arguments: list[str], watched: list[int]) -> None:
+def live_as_child(*, target: str, arguments: list[str], watched: list[int]) -> None:
     """The child's whole life: call `target`, with `arguments` in `sys.argv`, until one of those above is gone."""
     for pipe in watched:
         _die_with(pipe)

@@ -7,18 +7,18 @@ from pathlib import Path
 from latte_cli import child
 from latte_cli.backends import OPENERS, probes
 from latte_cli.backends.contract import Finding, Looks, Opener, State
-from latte_cli.backends.finding import module
+from latte_cli.backends.finding import module_finding
 
 _PACKAGES = {"pyarrow": True, "xgboost": False}
 """Python packages that are tried, and whether measuring needs them."""
 
 
-def devices() -> tuple[str, ...]:
+def device_choices() -> tuple[str, ...]:
     """The kinds of device that can be asked for, the host first."""
     return tuple(OPENERS)
 
 
-def findings(
+def all_findings(
     device: str = "",
     *,
     root: Path = Path("/"),
@@ -36,27 +36,27 @@ def findings(
 def looks_for(device: str = "", limit_s: float = probes.LIMIT_S) -> Looks:
     """The questions to this machine by name, each in a process of its own, which takes a second or more."""
     of_kinds = {name: look for opener in _openers(device) for name, look in opener.looks(limit_s).items()}
-    return of_kinds | {name: lambda name=name: probes.module(name, limit_s) for name in _PACKAGES}
+    return of_kinds | {name: lambda name=name: probes.probe_module(name, limit_s) for name in _PACKAGES}
 
 
 def _openers(device: str) -> list[Opener]:
     """Those for `device` and for its host, or all."""
-    return [OPENERS[name] for name in (_needed(device) if device else OPENERS)]
+    return [OPENERS[name] for name in (_needed_kinds(device) if device else OPENERS)]
 
 
-def _needed(device: str) -> tuple[str, ...]:
+def _needed_kinds(device: str) -> tuple[str, ...]:
     """The kinds whose findings `device` needs: the host's and its own."""
-    return tuple(dict.fromkeys((devices()[0], device)))
+    return tuple(dict.fromkeys((device_choices()[0], device)))
 
 
-def usable(found: Sequence[Finding], device: str) -> bool:
+def is_usable(found: Sequence[Finding], device: str) -> bool:
     """Whether `device` can be measured here, by the findings for it."""
-    return missing(found, device) is None
+    return first_missing(found, device) is None
 
 
-def missing(found: Sequence[Finding], device: str) -> Finding | None:
+def first_missing(found: Sequence[Finding], device: str) -> Finding | None:
     """The first finding without which `device` cannot be measured; None where it can."""
-    needs = _needed(device)
+    needs = _needed_kinds(device)
     return next((finding for finding in found if finding.device in needs and finding.state is not State.OK), None)
 
 
@@ -65,7 +65,7 @@ def _findings(device: str, root: Path, limit_s: float, advance: Callable[[float,
     for opener in _openers(device):
         yield from opener.findings(answers, root, limit_s)
     for name, needed in _PACKAGES.items():
-        yield module(name, answers[name], devices()[0] if needed else "")
+        yield module_finding(name, answers[name], device_choices()[0] if needed else "")
 
 
 def _answers(looks: Looks, advance: Callable[[float, str], None]) -> dict[str, object]:

@@ -39,7 +39,7 @@ def schema(name: str) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DocumentSource:
     """Where a document is from, for the one line that says what is wrong with it.
 
     The line begins with `where` and `fault`, as in "`FILE` is not a plan"; `hint` says how to make a good one, and
@@ -57,7 +57,9 @@ class Source:
         return LatteError(f"{self.where} {self.fault}: {said}", hint=hint or self.hint)
 
 
-def load(path: Path | str, name: str, source: Source, *, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+def load_document(
+    path: Path | str, name: str, source: DocumentSource, *, most_bytes: int = MOST_BYTES
+) -> dict[str, Any]:
     """The document in the file at `path`, which has to be one by the schema `name`.
 
     Raises LatteError naming the place that is wrong, Missing where there is no file.
@@ -67,8 +69,8 @@ def load(path: Path | str, name: str, source: Source, *, most_bytes: int = MOST_
     return document
 
 
-def read(path: Path | str, source: Source, *, most_bytes: int = MOST_BYTES, finite: bool = True) -> Any:
-    """What the JSON file at `path` holds, whatever it is; raises LatteError as `load` does."""
+def read(path: Path | str, source: DocumentSource, *, most_bytes: int = MOST_BYTES, finite: bool = True) -> Any:
+    """What the JSON file at `path` holds, whatever it is; raises LatteError as `load_document` does."""
     named = f"the {source.kind} {source.where}" if source.kind else source.where
     try:
         with Path(path).open("rb") as file:
@@ -80,10 +82,10 @@ def read(path: Path | str, source: Source, *, most_bytes: int = MOST_BYTES, fini
         raise LatteError(f"cannot read {named}: {reason}", hint=source.hint) from exc
     if len(content) > most_bytes:
         raise source.error(f"it has more than {most_bytes:,} bytes")
-    return parsed(content, source, finite=finite)
+    return parse(content, source, finite=finite)
 
 
-def parsed(content: bytes | str, source: Source, *, finite: bool = True) -> Any:
+def parse(content: bytes | str, source: DocumentSource, *, finite: bool = True) -> Any:
     """What the JSON text holds, each key of an object once; numbers are `finite` unless that is said."""
     try:
         document = json.loads(content, object_pairs_hook=_each_once, parse_constant=_refuse if finite else float)
@@ -96,7 +98,7 @@ def parsed(content: bytes | str, source: Source, *, finite: bool = True) -> Any:
     return document
 
 
-def check(document: object, name: str, source: Source) -> None:
+def check(document: object, name: str, source: DocumentSource) -> None:
     """Raise LatteError naming the place where `document` is none by the schema `name`."""
     if "schema" in schema(name).get("properties", ()):
         said = document.get("schema") if isinstance(document, dict) else None
@@ -210,26 +212,26 @@ def _problem(error: Any) -> tuple[str, str | None]:
             return exc.message, exc.hint
         case "type":
             kinds = [wanted] if isinstance(wanted, str) else wanted
-            return f"{_shown(value)} is not {' or '.join(_WORDS[kind] for kind in kinds)}", None
+            return f"{_show(value)} is not {' or '.join(_WORDS[kind] for kind in kinds)}", None
         case "const":
-            return f"{_shown(value)} is not {_shown(wanted)}", None
+            return f"{_show(value)} is not {_show(wanted)}", None
         case "enum":
             names = [each for each in wanted if isinstance(each, str)]
             near = unknown("", value[:_MOST_SHOWN], names).hint or "" if isinstance(value, str) else ""
             hint = near if near.startswith("did") else None
-            return f"{_shown(value)} is not one of {', '.join(names)}", hint
+            return f"{_show(value)} is not one of {', '.join(names)}", hint
         case "minimum" | "exclusiveMinimum":
-            return f"{_shown(value)} is too small", None
+            return f"{_show(value)} is too small", None
         case "maximum" | "exclusiveMaximum":
-            return f"{_shown(value)} is too large", None
+            return f"{_show(value)} is too large", None
         case "minItems" | "minProperties" | "minLength":
             return f"it has {len(value)} entries, not {wanted} or more", None
         case "maxItems" | "maxProperties" | "maxLength":
             return f"it has {len(value)} entries, not {wanted} or fewer", None
-    return f"{_shown(value)} is not what it can be", None
+    return f"{_show(value)} is not what it can be", None
 
 
-def _shown(value: object) -> str:
+def _show(value: object) -> str:
     """A value in an error: whole where it is short, else by its kind."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"

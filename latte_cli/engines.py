@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
-from latte_cli.algorithms import RANKERS, Algorithm, Ranker, known
+from latte_cli.algorithms import RANKERS, Algorithm, Ranker, known_algorithm
 from latte_cli.layers import Phase
 from latte_cli.tasks import Precision
 
@@ -136,7 +136,7 @@ def family(
     if is_engine(algorithm) and algorithm.name.removeprefix(PREFIX).isdecimal():
         index = int(algorithm.name.removeprefix(PREFIX))
         return Engine(index=index, numerical=frozenset(notes), workspace_bytes=workspace_bytes).family(operation)
-    about = known(algorithm)
+    about = known_algorithm(algorithm)
     return about.family.upper() if about else ""
 
 

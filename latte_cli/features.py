@@ -127,17 +127,17 @@ def details(layers: Sequence[Layer]) -> Matrix:
     at = {name: sizes[:, column] for column, name in enumerate(_EXACT)}
     area = np.maximum(at["output_1"] * at["output_2"], 1)
     columns = [*sizes.T]
-    columns += [_padded(at["output_1"], tile) * _padded(at["output_2"], tile) / area for tile in _TILES]
+    columns += [_pad(at["output_1"], tile) * _pad(at["output_2"], tile) / area for tile in _TILES]
     for block in _BLOCKS:
         sides = (at["positions"], at["out_channels"], at["reduction"])
-        columns += [_padded(side, block) / np.maximum(side, 1) for side in sides]
+        columns += [_pad(side, block) / np.maximum(side, 1) for side in sides]
     whole = {"batch": at["batch"], "in": at["in_channels"], "out": at["out_channels"]}
     columns += [whole[name] % unit for name, units in _UNITS.items() for unit in units]
     columns += [at["positions"] % unit for unit in (4, 16, 64, 128)]
     return np.column_stack(columns).astype(np.float32)
 
 
-def _padded(sizes: npt.NDArray[np.float64], unit: int) -> npt.NDArray[np.float64]:
+def _pad(sizes: npt.NDArray[np.float64], unit: int) -> npt.NDArray[np.float64]:
     """The sizes rounded up to multiples of `unit`."""
     result: npt.NDArray[np.float64] = np.ceil(sizes / unit) * unit
     return result

@@ -21,7 +21,7 @@ def cannot_write(what: str, exc: OSError) -> LatteError:
     return LatteError(f"cannot write {what}: {exc.strerror or exc}", hint=hint)
 
 
-class Sink(io.FileIO):
+class FileSink(io.FileIO):
     """An open file whose faults of writing are what `fault` makes of them; after the first it swallows the rest.
 
     So nobody who flushes once more, be it the interpreter at its end, meets the same fault again.
@@ -58,7 +58,7 @@ def check_free(path: Path, *, force: bool) -> None:
 
     What is no file of a disk, such as `/dev/null`, is written to as it is.
     """
-    with _told(path):
+    with _tell(path):
         if S_ISDIR(mode := _mode(path)):
             raise LatteError(f"`{path}` is not a file to write to", hint="name a file, not a folder")
         if S_ISREG(mode) and not force:
@@ -71,24 +71,24 @@ def check_free(path: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacement(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` at the end of the block; where something goes wrong, nothing does.
 
     Raises LatteError where it cannot be written; whether the old one may be lost is for `check_free` to say, before.
     """
     check_free(path, force=True)
-    with _told(path):
+    with _tell(path):
         target = Path(os.path.realpath(path))  # what a link points to is replaced, not the link
         on_disk = S_ISREG(mode := _mode(target)) or not mode
         place = target.with_name(f".latte-{uuid4().hex[:12]}.part") if on_disk else target
-        sink = Sink(place, lambda exc: cannot_write(f"`{path}`", exc))
+        sink = FileSink(place, lambda exc: cannot_write(f"`{path}`", exc))
     try:
         with io.BufferedWriter(sink) as out:
             yield out
         if sink.failure:  # whoever wrote has swallowed it
             raise sink.failure
         if on_disk:
-            with _told(path):
+            with _tell(path):
                 place.replace(target)
     finally:
         if on_disk:
@@ -97,9 +97,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing_text(path: Path) -> Iterator[TextIO]:
+def text_replacement(path: Path) -> Iterator[TextIO]:
     """The same for text, in UTF-8 and with ends of lines as they are written."""
-    with replacing(path) as out, text_over(out) as text:
+    with replacement(path) as out, text_over(out) as text:
         yield text
 
 
@@ -113,15 +113,15 @@ def text_over(out: BinaryIO) -> Iterator[TextIO]:
         text.detach()
 
 
-def write(path: Path, content: bytes | str) -> None:
+def write_file(path: Path, content: bytes | str) -> None:
     """Write a file whole or not at all, in place of the one there; raises LatteError where it cannot be."""
-    with replacing(path) as out:
+    with replacement(path) as out:
         out.write(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
 
 
 def make_folder(path: Path, what: str = "") -> None:
     """Make a folder and those above it, for `what` goes there; raises LatteError where it cannot be made."""
-    with _told(path, f"{what} `{path}`".lstrip()):
+    with _tell(path, f"{what} `{path}`".lstrip()):
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -133,7 +133,7 @@ def _mode(path: Path) -> int:
 
 
 @contextmanager
-def _told(path: Path, what: str = "") -> Iterator[None]:
+def _tell(path: Path, what: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as exc:

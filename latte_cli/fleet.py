@@ -106,7 +106,7 @@ def read_fleet(path: Path | str) -> Fleet:
 
 
 def file_content(path: Path | str, *, what: str = "fleet", example: str = "`latte allocate --help` shows one") -> bytes:
-    """What is in the file at `path`, as far as `document` takes it; LatteError where it cannot be read."""
+    """What is in the file at `path`, as far as `parse_yaml` takes it; LatteError where it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return file.read(_LARGEST_FILE_BYTES + 1)
@@ -117,9 +117,9 @@ def file_content(path: Path | str, *, what: str = "fleet", example: str = "`latt
 
 def parse_fleet(content: bytes, *, source: str) -> Fleet:
     """The fleet that `content` (YAML) describes; `source` names it in errors."""
-    fields = Fields(document(content, source), source)
-    fields.known(("classes", "round_duration"))
-    entries = fields.required("classes", listed)
+    fields = Fields(parse_yaml(content, source), source)
+    fields.check_names(("classes", "round_duration"))
+    entries = fields.require("classes", parse_list)
     classes: dict[str, FleetClass] = {}
     for number, entry in enumerate(entries, start=1):
         found = _fleet_class(entry, source, number)
@@ -132,20 +132,20 @@ def parse_fleet(content: bytes, *, source: str) -> Fleet:
 def _fleet_class(entry: object, source: str, number: int) -> FleetClass:
     if not isinstance(entry, dict):
         raise LatteError(f"{source}: class {number} is not a mapping of fields", hint="begin it with `- class: NAME`")
-    name = Fields(entry, f"{source}, class {number}").required("class", text)
+    name = Fields(entry, f"{source}, class {number}").require("class", text)
     fields = Fields(entry, f"{source}, class `{name}`")
-    fields.known(_CLASS_FIELDS)
-    bandwidth = Fields(fields.required("bandwidth", mapping), f"{fields.where}, `bandwidth`")
-    bandwidth.known(("up", "down"))
+    fields.check_names(_CLASS_FIELDS)
+    bandwidth = Fields(fields.require("bandwidth", mapping), f"{fields.where}, `bandwidth`")
+    bandwidth.check_names(("up", "down"))
     return FleetClass(
         name=name,
-        device=fields.required("device", text),
+        device=fields.require("device", text),
         count=fields.optional("count", whole_number) or 1,
-        samples=fields.required("samples", whole_number),
+        samples=fields.require("samples", whole_number),
         epochs=fields.optional("epochs", whole_number) or 1,
-        batch=fields.required("batch", whole_number),
-        up_bit_per_s=bandwidth.required("up", bandwidth_bit_per_s),
-        down_bit_per_s=bandwidth.required("down", bandwidth_bit_per_s),
+        batch=fields.require("batch", whole_number),
+        up_bit_per_s=bandwidth.require("up", bandwidth_bit_per_s),
+        down_bit_per_s=bandwidth.require("down", bandwidth_bit_per_s),
         overhead_s=fields.optional("overhead", duration_or_zero_s) or 0.0,
         memory_bytes=fields.optional("memory", size_bytes),
         threads=fields.optional("threads", whole_number),
@@ -185,14 +185,14 @@ class Fields:
     where: str
     example: str = "`latte allocate --help` shows a fleet file"
 
-    def known(self, names: Collection[str]) -> None:
+    def check_names(self, names: Collection[str]) -> None:
         """Raise LatteError for a field that is none of `names`."""
         for name in self.values:
             if name not in names:
                 error = unknown("field", " ".join(name.split())[:40], names)
                 raise LatteError(f"{self.where}: {error.message}", hint=error.hint)
 
-    def required(self, name: str, parse: Callable[[Any], Any]) -> Any:
+    def require(self, name: str, parse: Callable[[Any], Any]) -> Any:
         """What `parse` makes of a field that has to be there."""
         found = self.optional(name, parse)
         if found is None:
@@ -204,7 +204,7 @@ class Fields:
         values = self.optional(name, _values, single=False)
         entries = {f"{name}[{at}]": value for at, value in enumerate(values or (), start=1)}
         fields = Fields(entries, self.where, self.example)
-        return tuple(fields.required(each, parse) for each in entries)
+        return tuple(fields.require(each, parse) for each in entries)
 
     def optional(self, name: str, parse: Callable[[Any], Any], *, single: bool = True) -> Any:
         """What `parse` makes of a field, None where it is not there; it is one value, unless `single` is false."""
@@ -212,7 +212,7 @@ class Fields:
         if value is None or value in ("", "~", "null"):
             return None
         try:
-            if not isinstance(value, str) and single and parse not in (listed, mapping):
+            if not isinstance(value, str) and single and parse not in (parse_list, mapping):
                 raise LatteError("it is not a single value", hint="write it on one line, without dashes or braces")
             return parse(value)
         except LatteError as exc:
@@ -220,10 +220,10 @@ class Fields:
 
 
 def _values(value: Any) -> list[Any]:
-    return listed(value.split(",") if isinstance(value, str) else value)
+    return parse_list(value.split(",") if isinstance(value, str) else value)
 
 
-def listed(value: Any) -> list[Any]:
+def parse_list(value: Any) -> list[Any]:
     """A list that is not empty; like its siblings it raises LatteError for another value."""
     if not isinstance(value, list) or not value:
         raise LatteError("there has to be a list of at least one", hint="begin each with a dash, as in `- class: NAME`")
@@ -268,7 +268,7 @@ def _check(value: str, kind: type[StrEnum]) -> None:
         raise unknown(kind.__name__.lower(), " ".join(value.split())[:40], kind)
 
 
-def document(
+def parse_yaml(
     content: bytes, source: str, *, what: str = "fleet", example: str = "`latte allocate --help` shows one"
 ) -> dict[str, Any]:
     """The mapping in `content` with every scalar as text: YAML's guesses at types (`no`, `1:30`) would mislead.

@@ -28,7 +28,7 @@ from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 _NAMED = 5  # chosen: enough to see what sort of row was left out
 
 
-class Source(StrEnum):
+class ImportSource(StrEnum):
     """The formats that are read."""
 
     LATTE_CSV = "latte-csv"
@@ -40,7 +40,7 @@ class Dropped(ValueError):
     """A line that was understood and makes no row; the text says why, the same for all of its sort."""
 
 
-Reader: TypeAlias = Callable[[IO[str], Device, "Tally"], Iterator[Measurement]]
+FileReader: TypeAlias = Callable[[IO[str], Device, "Tally"], Iterator[Measurement]]
 
 
 @dataclass(kw_only=True)
@@ -75,7 +75,7 @@ class Progress(Protocol):
 
 def import_file(
     path: Path,
-    source: Source,
+    source: ImportSource,
     store: Store,
     *,
     name: str | None = None,
@@ -91,14 +91,14 @@ def import_file(
     try:
         origin = f"{source} {path.name} sha256:{_digest(path)[:12]}"
         written_at, device, tally = path.stat().st_mtime, _device(path, source, name), Tally()
-        with _opened(path) as text, store.writer(device) as writer:
-            reader: Reader = {
-                Source.LATTE_CSV: _latte_heuristic if heuristic else _latte_winners,
-                Source.MIOPEN_FINDDB: _miopen,
-                Source.NEUSIGHT_CSV: _neusight,
+        with _open(path) as text, store.writer(device) as writer:
+            reader: FileReader = {
+                ImportSource.LATTE_CSV: _latte_heuristic if heuristic else _latte_winners,
+                ImportSource.MIOPEN_FINDDB: _read_miopen,
+                ImportSource.NEUSIGHT_CSV: _neusight,
             }[source]
             rows = (replace(row, origin=origin, measured_at=written_at) for row in reader(text, device, tally))
-            writer.extend(_counted(rows, tally, progress))
+            writer.extend(_count(rows, tally, progress))
     except (OSError, EOFError, UnicodeDecodeError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         raise LatteError(f"cannot read `{path}`: {reason}", hint=f"a {source} file, plain or .gz or .bz2") from exc
@@ -108,7 +108,7 @@ def import_file(
     return device, tally
 
 
-def _counted(rows: Iterable[Measurement], tally: Tally, progress: Progress) -> Iterator[Measurement]:
+def _count(rows: Iterable[Measurement], tally: Tally, progress: Progress) -> Iterator[Measurement]:
     for row in rows:
         tally.rows += 1
         if tally.rows % 10_000 == 0:
@@ -116,7 +116,7 @@ def _counted(rows: Iterable[Measurement], tally: Tally, progress: Progress) -> I
         yield row
 
 
-def _opened(path: Path) -> IO[str]:
+def _open(path: Path) -> IO[str]:
     opened = {".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix, open)
     text: IO[str] = opened(path, "rt", encoding="utf-8", newline="")
     return text
@@ -127,7 +127,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _checked(layer: Convolution) -> Convolution:
+def _check(layer: Convolution) -> Convolution:
     for shape in (*layer.input_shapes, layer.output_shape, *layer.parameter_shapes):
         if prod(shape) > LARGEST_TENSOR:
             raise Dropped("a tensor of 2^31 elements or more")
@@ -168,7 +168,7 @@ def _latte(text: IO[str], tally: Tally) -> Iterator[tuple[Convolution, Algorithm
     for number, row in _csv(text, _LATTE_COLUMNS, tally):
         try:
             values = [int(row[name]) for name in _LATTE_COLUMNS]
-            layer = _checked(_latte_layer(*values[:-1]))
+            layer = _check(_latte_layer(*values[:-1]))
             algorithm = algorithms[_within(values[-1], len(algorithms))]
         except (ValueError, TypeError, LatteError) as exc:
             tally.refuse(number, exc)
@@ -185,7 +185,7 @@ def _within(number: int, count: int) -> int:
 
 @lru_cache(maxsize=2**16)
 def _latte_layer(n: int, c: int, h: int, w: int, k: int, *sizes: int) -> Convolution:
-    pads, strides, dilations = (tuple(sizes[place : place + 2]) for place in (2, 4, 6))
+    pads, strides, dilations = (tuple(sizes[index : index + 2]) for index in (2, 4, 6))
     return Convolution(
         batch=n,
         in_channels=c,
@@ -232,7 +232,7 @@ _MIOPEN_NUMBERS = {"GEMM": 0, "Direct": 1, "FFT": 2, "Winograd": 3, "ImplicitGEM
 _FAMILY = re.compile(r"miopenConvolution(?:Fwd|BwdData|BwdWeights)Algo(\w+)")
 
 
-def _miopen(text: IO[str], device: Device, tally: Tally) -> Iterator[Measurement]:
+def _read_miopen(text: IO[str], device: Device, tally: Tally) -> Iterator[Measurement]:
     """Every solver of every problem: `key=solver:ms,workspace,family;…`, or `key=family:solver,ms,workspace,…;…`."""
     for number, line in enumerate(text, start=1):
         tally.lines = number
@@ -279,7 +279,7 @@ def _problem(key: str) -> tuple[Convolution, Phase, Settings]:
     if not 1 <= rank <= 3 or len(sizes) != 7 + 2 * rank:
         raise ValueError(f"{len(sizes)} sizes")
     given, made = _channels_first(sizes[: 1 + rank]), _channels_first(sizes[2 + rank : 3 + 2 * rank])
-    kernel, *rest = (_times(sizes[place]) for place in (1 + rank, 4 + 2 * rank, 5 + 2 * rank, 6 + 2 * rank))
+    kernel, *rest = (_times(sizes[index]) for index in (1 + rank, 4 + 2 * rank, 5 + 2 * rank, 6 + 2 * rank))
     phase, batch = _PHASES[matched[1]], int(sizes[3 + 2 * rank])
     x, y = (given, made) if phase is Phase.FORWARD else (made, given)
     groups = int(matched[2] or 1)
@@ -301,7 +301,7 @@ def _problem(key: str) -> tuple[Convolution, Phase, Settings]:
         raise Dropped("of sizes that do not belong together") from exc
     if layer.output != y[1:]:
         raise Dropped("of sizes that do not belong together")
-    return _checked(layer), phase, _miopen_settings(_PRECISIONS[kind], _LAYOUTS[layout])
+    return _check(layer), phase, _miopen_settings(_PRECISIONS[kind], _LAYOUTS[layout])
 
 
 @lru_cache
@@ -365,7 +365,7 @@ def _neusight(text: IO[str], device: Device, tally: Tally) -> Iterator[Measureme
             seconds = float(row["Latency"]) * 1e-3
             if not 0 < seconds < float("inf"):
                 raise ValueError(f"a latency of {row['Latency']} ms")
-            task = Task(layer=_checked(layer), phase=Phase.FORWARD, algorithm=FRAMEWORK_BENCHMARK, settings=settings)
+            task = Task(layer=_check(layer), phase=Phase.FORWARD, algorithm=FRAMEWORK_BENCHMARK, settings=settings)
         except (ValueError, TypeError, LatteError) as exc:
             tally.refuse(number, exc)
             continue
@@ -395,10 +395,10 @@ def _neusight_settings(cudnn: str, torch: str) -> Settings:
 # Whose rows they are
 
 
-def _device(path: Path, source: Source, name: str | None) -> Device:
-    if source is Source.MIOPEN_FINDDB:
+def _device(path: Path, source: ImportSource, name: str | None) -> Device:
+    if source is ImportSource.MIOPEN_FINDDB:
         return _miopen_device(path.name, name)
-    if source is Source.NEUSIGHT_CSV:
+    if source is ImportSource.NEUSIGHT_CSV:
         shown = name or _first_device(path)
         return Device(slug=slug(shown), kind=CUDA, name=shown)
     shown = name or "GPU of LATTE's dataset"
@@ -421,7 +421,7 @@ def _miopen_device(file: str, name: str | None) -> Device:
 
 
 def _first_device(path: Path) -> str:
-    with _opened(path) as text:
+    with _open(path) as text:
         row = next(iter(csv.DictReader(text)), {})
     if not row.get("Device"):
         raise LatteError(f"`{path}` does not say which device it is of", hint="name it: `--name SLUG`")

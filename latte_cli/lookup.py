@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from latte_cli.algorithms import Algorithm
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Whole
-from latte_cli.measure import Mark, Measurement, Outcome
+from latte_cli.measure import Measurement, Outcome, QualityFlag
 from latte_cli.store import Store
 from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
@@ -83,12 +83,12 @@ def workspace_bytes(timing: Timing) -> int:
     return timing.workspace_bytes or 0
 
 
-def fits(timing: Timing, limit_bytes: int | None) -> bool:
+def fits_workspace(timing: Timing, limit_bytes: int | None) -> bool:
     """Whether one call's workspace is within the limit."""
     return limit_bytes is None or workspace_bytes(timing) <= limit_bytes
 
 
-def combined(measurements: Iterable[Measurement]) -> list[Timing]:
+def combine_passes(measurements: Iterable[Measurement]) -> list[Timing]:
     """One timing for each task that ran: the median of its passes' medians.
 
     The interval is that of one call: exp(±1.96 s) times the median, where s² is the variance of the logarithm
@@ -98,10 +98,10 @@ def combined(measurements: Iterable[Measurement]) -> list[Timing]:
     for row in measurements:
         if isinstance(row.task, Task) and row.outcome is Outcome.OK and row.seconds:
             passes[row.task].append(row)
-    return [_timing(task, rows) for task, rows in passes.items()]
+    return [_timing_of(task, rows) for task, rows in passes.items()]
 
 
-def _timing(task: Task, rows: Sequence[Measurement]) -> Timing:
+def _timing_of(task: Task, rows: Sequence[Measurement]) -> Timing:
     medians = [row.seconds or 0.0 for row in rows]
     device_s = median(medians)
     within = median(_log_spread(row.device_times_s) for row in rows)
@@ -115,7 +115,7 @@ def _timing(task: Task, rows: Sequence[Measurement]) -> Timing:
         low_s=device_s * exp(-Z95 * spread),
         high_s=device_s * exp(Z95 * spread),
         workspace_bytes=max(workspaces, default=None),
-        noisy=all(Mark.NOISY in row.marks or Mark.DISTURBED in row.marks for row in rows),
+        noisy=all(QualityFlag.NOISY in row.flags or QualityFlag.DISTURBED in row.flags for row in rows),
         drift=tuple(row.drift for row in rows),
         measured_at=max(row.measured_at for row in rows),
         deterministic=min((row.deterministic for row in rows if row.deterministic is not None), default=None),
@@ -147,7 +147,7 @@ class _Rows:
     """What rows of a device say under any settings: the timings of its tasks, and the libraries' own rankings."""
 
     def __init__(self, measurements: Sequence[Measurement]) -> None:
-        self.timings = tuple(combined(measurements))
+        self.timings = tuple(combine_passes(measurements))
         self.rankings = {row.task: row.ranking for row in measurements if isinstance(row.task, Question)}
 
     @cached_property
@@ -174,7 +174,7 @@ def _everything(store: Store, slug: str) -> _Rows:
     if key in _READ:
         return _READ[key]
     rows = _Rows(store.measurements(slug))
-    if not store.skipped:
+    if not store.skipped_parts:
         for oldest in list(_READ)[: len(_READ) + 1 - _KEPT]:
             _READ.pop(oldest, None)
         _READ[key] = rows
@@ -197,9 +197,9 @@ class Lookup:
         self._rankings: Mapping[Question, tuple[str, ...]] = {}
         self._asked: set[Layer] = set()
         self._everything: _Rows | None = None
-        self._families: dict[Hashable, list[tuple[Sizes, Timing]]] | None = None
+        self._families: dict[Hashable, list[tuple[LayerSizes, Timing]]] | None = None
 
-    def measured(self, pairs: Iterable[Pair], beside: Iterable[Pair] = ()) -> dict[Pair, tuple[Timing, ...]]:
+    def measured_timings(self, pairs: Iterable[Pair], beside: Iterable[Pair] = ()) -> dict[Pair, tuple[Timing, ...]]:
         """The timings of each measured pair; where it was measured with several library versions, the newest.
 
         Those of pairs `beside` them come along if they are there. Raises NotProfiled where the device has no row at
@@ -213,7 +213,7 @@ class Lookup:
                 found[pair] = tuple(_newest(tuple(groups.values())))
         return found
 
-    def interpolated(self, pair: Pair) -> tuple[Timing, ...]:
+    def interpolate(self, pair: Pair) -> tuple[Timing, ...]:
         """Timings between the two nearest measured layers that differ from the pair's in one size only.
 
         The size is any that all tensors share, such as the batch or the channels; the logarithm of the time is linear
@@ -225,7 +225,7 @@ class Lookup:
         for other, timing in self._family((phase, frame)):
             if step := _single_step(sizes, other):
                 brackets[timing.task.algorithm].append(_Neighbour(*step, timing))
-        timings = (_between(layer, neighbours) for neighbours in brackets.values())
+        timings = (_interpolate(layer, neighbours) for neighbours in brackets.values())
         return tuple(timing for timing in timings if timing)
 
     def everything(self) -> Sequence[Timing]:
@@ -249,12 +249,12 @@ class Lookup:
             for question, names in self._rankings.items()
             if not question.ranker.mode and self.matches(question)
         }
-        places: defaultdict[Phase, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        indices: defaultdict[Phase, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for (_, phase), names in asked.items():
-            for place, name in enumerate(names):
-                places[phase][name].append(place)
+            for index, name in enumerate(names):
+                indices[phase][name].append(index)
         usual = {
-            phase: tuple(sorted(seen, key=lambda name: (fmean(seen[name]), name))) for phase, seen in places.items()
+            phase: tuple(sorted(seen, key=lambda name: (fmean(seen[name]), name))) for phase, seen in indices.items()
         }
         return {pair: asked.get(pair) or usual.get(pair[1], ()) for pair in pairs}
 
@@ -323,11 +323,11 @@ class Lookup:
         same_layout = settings.layout is self.layout or not has_layout(task.layer)
         return settings.precision is self.precision and same_layout and self.threads in (None, settings.threads)
 
-    def _family(self, key: Hashable) -> Sequence[tuple["Sizes", Timing]]:
+    def _family(self, key: Hashable) -> Sequence[tuple["LayerSizes", Timing]]:
         if self._families is None:
             self.everything()
             self._families = defaultdict(list)
-            for (layer, phase), found in self.measured(tuple(self._timings)).items():
+            for (layer, phase), found in self.measured_timings(tuple(self._timings)).items():
                 frame, sizes = _frame(layer)
                 self._families[phase, frame] += [(sizes, timing) for timing in found]
         return self._families.get(key, ())
@@ -364,7 +364,7 @@ def sort(layer: Layer) -> Hashable:
 
 # Neighbours: layers that are the same but for one size
 
-Sizes: TypeAlias = tuple[int, ...]
+LayerSizes: TypeAlias = tuple[int, ...]
 
 _SCALING = frozenset(
     (
@@ -375,7 +375,7 @@ _SCALING = frozenset(
 
 
 @lru_cache(maxsize=65536)
-def _frame(layer: Layer) -> tuple[Hashable, Sizes]:
+def _frame(layer: Layer) -> tuple[Hashable, LayerSizes]:
     """A layer as what must be equal between neighbours, and the sizes of which one may differ."""
     frame: list[Hashable] = [layer.kind]
     sizes: list[int] = []
@@ -397,34 +397,34 @@ def _flat(value: Any) -> list[int]:
 
 @dataclass(frozen=True)
 class _Neighbour:
-    """A measured layer `factor` times as large in the size at `places`."""
+    """A measured layer `factor` times as large in the size at `indices`."""
 
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     factor: float
     timing: Timing
 
 
-def _single_step(wanted: Sizes, other: Sizes) -> tuple[tuple[int, ...], float] | None:
+def _single_step(wanted: LayerSizes, other: LayerSizes) -> tuple[tuple[int, ...], float] | None:
     """Where two layers' sizes differ and by which factor, if all differences are of one size to one other."""
-    places = tuple(index for index, (a, b) in enumerate(zip(wanted, other, strict=True)) if a != b)
-    if len({(wanted[place], other[place]) for place in places}) != 1:
+    indices = tuple(index for index, (a, b) in enumerate(zip(wanted, other, strict=True)) if a != b)
+    if len({(wanted[index], other[index]) for index in indices}) != 1:
         return None
-    return places, other[places[0]] / wanted[places[0]]
+    return indices, other[indices[0]] / wanted[indices[0]]
 
 
-def _between(layer: Layer, neighbours: Sequence[_Neighbour]) -> Timing | None:
+def _interpolate(layer: Layer, neighbours: Sequence[_Neighbour]) -> Timing | None:
     """The timing of `layer` within its narrowest bracket of neighbours along one size, or None without one."""
     best: tuple[float, _Neighbour, _Neighbour] | None = None
-    for places in {neighbour.places for neighbour in neighbours}:
-        along = [neighbour for neighbour in neighbours if neighbour.places == places]
+    for indices in {neighbour.indices for neighbour in neighbours}:
+        along = [neighbour for neighbour in neighbours if neighbour.indices == indices]
         below = max((n for n in along if n.factor < 1), key=lambda n: n.factor, default=None)
         above = min((n for n in along if n.factor > 1), key=lambda n: n.factor, default=None)
         if below and above and (width := above.factor / below.factor) <= _WIDEST_BRACKET:
             best = min(best or (width, below, above), (width, below, above), key=lambda bracket: bracket[0])
-    return _weighted(layer, best[1], best[2]) if best else None
+    return _weigh(layer, best[1], best[2]) if best else None
 
 
-def _weighted(layer: Layer, below: _Neighbour, above: _Neighbour) -> Timing:
+def _weigh(layer: Layer, below: _Neighbour, above: _Neighbour) -> Timing:
     low, high = below.timing, above.timing
     weight = -log(below.factor) / (log(above.factor) - log(below.factor))
 

@@ -1,4 +1,4 @@
-"""Measuring one task: warm up, sample, judge; knows no device."""
+"""Measuring one task: warm up, sample, flag; knows no device."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -39,8 +39,8 @@ class Evidence(StrEnum):
     LABEL = "label"
 
 
-class Mark(StrEnum):
-    """A doubt about a measurement."""
+class QualityFlag(StrEnum):
+    """A doubt about a measurement; the column of the store is called marks."""
 
     CUT = "cut"
     NOISY = "noisy"
@@ -69,7 +69,7 @@ class Measurement:
     summary_s: float | None = None
     cache_state: str = ""
     workspace_bytes: int | None = None
-    marks: tuple[Mark, ...] = ()
+    flags: tuple[QualityFlag, ...] = ()
     drift: float = 1.0
     deterministic: bool | None = None
     kernels: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class Measurement:
         return median(self.device_times_s) if self.device_times_s else self.summary_s
 
 
-class Judge:
+class DriftMonitor:
     """Watches the reference kernel over a sweep and says how far the device is from its usual speed."""
 
     def __init__(self, *, every_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -109,7 +109,7 @@ def measure(
     task: Task | Question,
     *,
     plan: Sampling,
-    judge: Judge,
+    monitor: DriftMonitor,
     best_s: float | None = None,
     sweep_pass: int = 0,
     origin: str = "",
@@ -125,7 +125,7 @@ def measure(
         if isinstance(task, Question):
             return replace(row, evidence=Evidence.LABEL, ranking=backend.ranking(task))
         prepared = backend.prepare(task)
-        before, drift = backend.conditions(), judge.drift(backend)
+        before, drift = backend.conditions(), monitor.drift(backend)
         samples, cut = _samples(prepared, plan, best_s)
         facts = prepared.facts() if sweep_pass == 0 and not cut else Facts()
     except Unsupported as exc:
@@ -134,7 +134,7 @@ def measure(
         return replace(row, outcome=Outcome.OUT_OF_MEMORY, detail=str(exc))
     except Failed as exc:
         return replace(row, outcome=Outcome.FAILED, detail=str(exc))
-    kept = _undisturbed(samples)
+    kept = _drop_disturbed(samples)
     disturbed = len(kept) < min(2, len(samples))
     kept = samples if disturbed else kept
     times = tuple(sample.device_s for sample in kept)
@@ -147,7 +147,7 @@ def measure(
         kernels=facts.kernels,
         notes=facts.notes,
         cache_state=prepared.cache_state,
-        marks=_marks(times, plan, drift=drift, cut=cut, disturbed=disturbed),
+        flags=_quality_flags(times, plan, drift=drift, cut=cut, disturbed=disturbed),
         drift=drift,
         before=before,
         after=backend.conditions(),
@@ -163,14 +163,14 @@ def _samples(prepared: Prepared, plan: Sampling, best_s: float | None) -> tuple[
         if again.device_s > plan.cut * best_s:
             return [again], True
     samples: list[Sample] = []
-    while count := _wanted(samples, plan, warm_up):
+    while count := _count_wanted(samples, plan, warm_up):
         samples += prepared.samples(count)
     return samples, False
 
 
-def _wanted(samples: Sequence[Sample], plan: Sampling, warm_up: Sample) -> int:
+def _count_wanted(samples: Sequence[Sample], plan: Sampling, warm_up: Sample) -> int:
     """How many samples to take at once now; 0 for no more."""
-    good, spent = _undisturbed(samples), sum(map(_lasts, samples))
+    good, spent = _drop_disturbed(samples), sum(map(_lasts, samples))
     if len(samples) >= 2 * plan.most or (spent > 10 * plan.enough_s and len(samples) >= 2):
         return 0
     if len(good) >= plan.least and spent >= plan.enough_s:
@@ -192,18 +192,20 @@ def _lasts(sample: Sample) -> float:
     return max(sample.device_s, sample.host_s)
 
 
-def _undisturbed(samples: Sequence[Sample]) -> list[Sample]:
+def _drop_disturbed(samples: Sequence[Sample]) -> list[Sample]:
     return [sample for sample in samples if not sample.disturbed]
 
 
-def _marks(times: tuple[float, ...], plan: Sampling, *, drift: float, cut: bool, disturbed: bool) -> tuple[Mark, ...]:
+def _quality_flags(
+    times: tuple[float, ...], plan: Sampling, *, drift: float, cut: bool, disturbed: bool
+) -> tuple[QualityFlag, ...]:
     found = {
-        Mark.CUT: cut,
-        Mark.NOISY: spread(times) > plan.noisy,
-        Mark.DRIFTED: abs(drift - 1) > plan.drifted,
-        Mark.DISTURBED: disturbed,
+        QualityFlag.CUT: cut,
+        QualityFlag.NOISY: spread(times) > plan.noisy,
+        QualityFlag.DRIFTED: abs(drift - 1) > plan.drifted,
+        QualityFlag.DISTURBED: disturbed,
     }
-    return tuple(mark for mark, holds in found.items() if holds)
+    return tuple(flag for flag, holds in found.items() if holds)
 
 
 def spread(times: tuple[float, ...]) -> float:

@@ -53,13 +53,13 @@ def without_secrets(text: str) -> str:
     if "%3" in text:
         text = _ENCODED.sub(rf"\1{BLANK}", text)
     if ":/" in text:
-        text = _ADDRESS.sub(_blanked, text)
+        text = _ADDRESS.sub(_blank, text)
     if "@" in text:
         text = _USER_INFO.sub(f"{BLANK}@", text)
     return _VALUE.sub(rf"\1{BLANK}", text) if "=" in text else text
 
 
-def _blanked(found: re.Match[str]) -> str:
+def _blank(found: re.Match[str]) -> str:
     if _is_unclear(found):
         return found["start"] + BLANK
     user = f"{BLANK}@" if found["user"] else ""

@@ -11,7 +11,7 @@ from latte_cli.store import Store
 _MOST_DEVICES = 16  # of one kind in a machine: as many as the largest servers hold
 
 
-def profile(store: Store, device: str | None = None, threads: int | None = None) -> str:
+def resolve_profile(store: Store, device: str | None = None, threads: int | None = None) -> str:
     """The slug of the profile meant by `device`: a slug, its beginning (the fleet name it was made under), or a device
     of this machine: `cpu`, `cuda:1`, `auto` or None (its first GPU if that has a profile, else its CPU).
 
@@ -57,13 +57,13 @@ def _of_this_machine(spec: Spec, store: Store, threads: int | None) -> list[str]
         if spec.kind is None and threads is not None and not kind.threaded:
             continue  # threads that are set ask for a device that has them
         own = opener_of(kind).slug(spec.index, threads) if measurable(kind) else None
-        found = _named(slugs, own, any_threads=kind.threaded and threads is None) if own else []
+        found = _slugs_named(slugs, own, any_threads=kind.threaded and threads is None) if own else []
         if found:
             return found
     return []
 
 
-def _named(slugs: Sequence[str], own: str, *, any_threads: bool) -> list[str]:
+def _slugs_named(slugs: Sequence[str], own: str, *, any_threads: bool) -> list[str]:
     """Those of `slugs` that are `own`: the very one, else those with a fleet name, else those with most threads."""
     if own in slugs:
         return [own]

@@ -96,7 +96,7 @@ def _quantity(kind: _Kind, text: str | float, before: str) -> float:
     if value is not None and 0 < value <= kind.most:
         return value
     shown = " ".join(str(text).split())[:40]
-    meant = [f"`{before}{each}`" for each in _meant(kind, text)]
+    meant = [f"`{before}{each}`" for each in _probable_texts(kind, text)]
     if meant:
         why, hint = ": the unit is missing", f"did you mean {' or '.join(meant)}?"
     else:
@@ -121,7 +121,7 @@ def _bare(text: str | float) -> Decimal | None:
     return number if number.is_finite() else None
 
 
-def _meant(kind: _Kind, text: str | float) -> list[str]:
+def _probable_texts(kind: _Kind, text: str | float) -> list[str]:
     """A number without a unit, with each unit that it probably has."""
     number = _bare(text)
     if number is None or number <= 0 or not -_MOST_DIGITS < number.adjusted() < _MOST_DIGITS:

@@ -48,14 +48,16 @@ class Rates:
     low: float
     high: float
 
-    def predicted(self, tasks: Sequence[Task], device: Device) -> dict[Task, Timing]:
+    def predict(self, tasks: Sequence[Task], device: Device) -> dict[Task, Timing]:
         """A timing of each task whose coefficient is known, with its 95 % interval."""
         known = ((task, *self.amount(task)) for task in tasks)
         return {
-            task: self._timing(task, self.seconds[name] * units) for task, name, units in known if name in self.seconds
+            task: self._timing_of(task, self.seconds[name] * units)
+            for task, name, units in known
+            if name in self.seconds
         }
 
-    def _timing(self, task: Task, seconds: float) -> Timing:
+    def _timing_of(self, task: Task, seconds: float) -> Timing:
         return Timing(
             task=task,
             device_s=seconds,
@@ -66,7 +68,7 @@ class Rates:
         )
 
 
-def fit(amount: Amount, timings: Sequence[Timing]) -> Rates:
+def fit_rates(amount: Amount, timings: Sequence[Timing]) -> Rates:
     """The coefficients β of each name that make the squared relative errors least: β = Σ (C / T) / Σ (C / T)²."""
     speeds: defaultdict[str, list[float]] = defaultdict(list)
     for timing in timings:

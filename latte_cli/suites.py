@@ -42,16 +42,16 @@ _WIDTHS_OF_STANDARD_NETWORKS = {84, 120, 256, 400, 512, 1000, 1280, 2048, 4096, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class LayerLimits:
     """What a drawn layer may need: FLOPs of one phase, bytes of all its tensors together."""
 
     flops: float
     tensor_bytes: float
 
 
-def limits_of(device: Device, memory_share: float) -> Limits:
+def limits_of(device: Device, memory_share: float) -> LayerLimits:
     """What a drawn layer may need on a device, of whose memory it may take a share."""
-    return Limits(
+    return LayerLimits(
         flops=device.kind.call_limit_s * (device.peak_flop_per_s or _UNKNOWN_PEAK_FLOP_PER_S),
         tensor_bytes=memory_share * (device.memory_bytes or _UNKNOWN_MEMORY_BYTES),
     )
@@ -242,7 +242,7 @@ def _recurrent(draw: _Draw) -> Layer:
     )
 
 
-def _embedding(draw: _Draw) -> Layer:
+def _draw_embedding(draw: _Draw) -> Layer:
     return Embedding(rows=draw.log(8, 16_384), entries=draw.log(100, 60_000), width=draw.channels(16, 1024))
 
 
@@ -324,11 +324,11 @@ _OTHERS: tuple[tuple[float, _Maker], ...] = (
     (6, _optimizer),
     (3, _attention),
     (2, _recurrent),
-    (2, _embedding),
+    (2, _draw_embedding),
 )
 
 
-def fits(layer: Layer, limits: Limits) -> bool:
+def fits_limits(layer: Layer, limits: LayerLimits) -> bool:
     """Whether every tensor can be indexed with 32 bits and the layer stays within `limits`."""
     shapes = (*layer.input_shapes, *layer.parameter_shapes, layer.output_shape)
     sizes = [math.prod(shape) for shape in shapes]
@@ -337,7 +337,9 @@ def fits(layer: Layer, limits: Limits) -> bool:
     return inside and max(layer.flops(phase) for phase in layer.phases) <= limits.flops
 
 
-def _drawn(makers: tuple[tuple[float, _Maker], ...], count: int, seed: int, limits: Limits) -> tuple[list[Layer], int]:
+def _draw_layers(
+    makers: tuple[tuple[float, _Maker], ...], count: int, seed: int, limits: LayerLimits
+) -> tuple[list[Layer], int]:
     """Distinct layers within `limits`, the first of them one of each sort."""
     layers: dict[Layer, None] = {}
     rejected = 0
@@ -351,17 +353,17 @@ def _drawn(makers: tuple[tuple[float, _Maker], ...], count: int, seed: int, limi
         except LatteError:  # a kernel larger than its input
             rejected += 1
             continue
-        if fits(layer, limits):
+        if fits_limits(layer, limits):
             layers[layer] = None
         else:
             rejected += 1
     return list(layers), rejected
 
 
-def _mixed(convolutions: int, others: int, seed: int, limits: Limits, *, usual: int, deep: int) -> Drawn:
+def _mix(convolutions: int, others: int, seed: int, limits: LayerLimits, *, usual: int, deep: int) -> Drawn:
     """Convolutions, one in `usual` with its alternatives and one in `deep` with all, others evenly between them."""
-    first, lost = _drawn(_CONVOLUTIONS, convolutions, seed, limits)
-    second, lost_too = _drawn(_OTHERS, others, seed + 1, limits)
+    first, lost = _draw_layers(_CONVOLUTIONS, convolutions, seed, limits)
+    second, lost_too = _draw_layers(_OTHERS, others, seed + 1, limits)
     placed = [
         (index / len(first), Wanted(layer=layer, depth=_depth(index, usual, deep))) for index, layer in enumerate(first)
     ]
@@ -375,27 +377,27 @@ def _depth(index: int, usual: int, deep: int) -> Depth:
     return Depth.USUAL if index % usual == 0 else Depth.DEFAULT
 
 
-def _within(limits: Limits, flops: float, tensor_bytes: float) -> Limits:
-    return Limits(flops=min(limits.flops, flops), tensor_bytes=min(limits.tensor_bytes, tensor_bytes))
+def _within(limits: LayerLimits, flops: float, tensor_bytes: float) -> LayerLimits:
+    return LayerLimits(flops=min(limits.flops, flops), tensor_bytes=min(limits.tensor_bytes, tensor_bytes))
 
 
-def quick(seed: int, limits: Limits) -> Drawn:
+def quick(seed: int, limits: LayerLimits) -> Drawn:
     """Two minutes' worth: every kind of layer, a third of the convolutions with their alternatives."""
-    return _mixed(150, 150, seed, _within(limits, 4e9, 4e8), usual=3, deep=50)
+    return _mix(150, 150, seed, _within(limits, 4e9, 4e8), usual=3, deep=50)
 
 
-def standard(seed: int, limits: Limits) -> Drawn:
+def standard(seed: int, limits: LayerLimits) -> Drawn:
     """Fifteen minutes' worth: every kind of layer and phase, a quarter of the convolutions with their alternatives."""
-    return _mixed(900, 800, seed, _within(limits, 12e9, 2.6e9), usual=4, deep=64)
+    return _mix(900, 800, seed, _within(limits, 12e9, 2.6e9), usual=4, deep=64)
 
 
-def convolutions(seed: int, limits: Limits, *, configs: int) -> Drawn:
+def convolutions(seed: int, limits: LayerLimits, *, configs: int) -> Drawn:
     """What a selector learns from: the convolutions that networks have, each with its alternatives."""
-    layers, rejected = _drawn(_CONVOLUTIONS, configs, seed, _within(limits, 4e9, 4e8))
+    layers, rejected = _draw_layers(_CONVOLUTIONS, configs, seed, _within(limits, 4e9, 4e8))
     return Drawn(wanted=tuple(Wanted(layer=layer) for layer in layers), rejected=rejected)
 
 
-def paper(seed: int, limits: Limits, *, configs: int) -> Drawn:
+def paper(seed: int, limits: LayerLimits, *, configs: int) -> Drawn:
     """The LATTE paper's space, log-uniformly: N 4-64, H = W 32-512, K 16-1024, R = S 1-7, stride 1-2; with C 3-1024
     and groups."""
 
@@ -409,15 +411,15 @@ def paper(seed: int, limits: Limits, *, configs: int) -> Drawn:
             kernel=(kernel, kernel), stride=(stride, stride), pad_before=pads, pad_after=pads,
         )  # fmt: skip
 
-    layers, rejected = _drawn(((1.0, layer),), configs, seed, limits)
+    layers, rejected = _draw_layers(((1.0, layer),), configs, seed, limits)
     return Drawn(wanted=tuple(Wanted(layer=item, depth=Depth.ALL) for item in layers), rejected=rejected)
 
 
-def deepbench(limits: Limits) -> Drawn:
+def deepbench(limits: LayerLimits) -> Drawn:
     """The convolutions of Baidu's DeepBench training benchmark."""
     from latte_cli.deepbench import CONVOLUTIONS
 
-    kept = tuple(Wanted(layer=layer, depth=Depth.ALL) for layer in CONVOLUTIONS if fits(layer, limits))
+    kept = tuple(Wanted(layer=layer, depth=Depth.ALL) for layer in CONVOLUTIONS if fits_limits(layer, limits))
     return Drawn(wanted=kept, rejected=len(CONVOLUTIONS) - len(kept))
 
 

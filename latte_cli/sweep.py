@@ -9,10 +9,10 @@ from random import Random
 from statistics import median
 from typing import Protocol
 
-from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm, known
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm, known_algorithm
 from latte_cli.engines import rankers
 from latte_cli.layers import Layer, Phase
-from latte_cli.measure import Mark, Measurement, Outcome
+from latte_cli.measure import Measurement, Outcome, QualityFlag
 from latte_cli.tasks import Question, Settings, Task
 from latte_cli.worker import Order, Worker
 
@@ -96,7 +96,7 @@ class Sweep:
         self._times: dict[str, list[float]] = defaultdict(list)
         self._best: dict[tuple[Layer, Phase, Settings], float] = {}
         self._last: dict[str, Measurement] = {}
-        self._tasks = self._expanded(wanted, frozenset(phases))
+        self._tasks = self._expand(wanted, frozenset(phases))
         self._left = {task.id for tasks in self._tasks for task in tasks}
         self._size, ids = len(self._left), frozenset(self._left)
         for row in earlier:
@@ -126,17 +126,17 @@ class Sweep:
             quiet_s = min(1.0, max(0.0, _QUIET_SHARE * (passed + 5.0) - summary.waited_s))
             before = clock()
             row = self._worker.measure(self._order(step, quiet_s))
-            if row.marks and Mark.DISTURBED in row.marks:
+            if row.flags and QualityFlag.DISTURBED in row.flags:
                 summary.waited_s += min(quiet_s, clock() - before)
             sink.append(row)
             self._note(row)
             summary.rows[row.outcome] += 1
-            summary.marked += bool(row.marks)
+            summary.marked += bool(row.flags)
             progress(self._size - len(self._left), _label(step.task))
         summary.left = len(self._left)
         return summary
 
-    def _expanded(self, wanted: Sequence[Wanted], phases: frozenset[Phase]) -> list[list[Task | Question]]:
+    def _expand(self, wanted: Sequence[Wanted], phases: frozenset[Phase]) -> list[list[Task | Question]]:
         """For each wanted layer and settings its tasks, the framework's own choice first, then what to ask of them."""
         unique = list({item.layer: item for item in wanted}.values())
         asked = [
@@ -188,14 +188,14 @@ class Sweep:
     def _ran(self, task: Task | Question) -> bool:
         """Whether `task` was timed, and not given up as slow."""
         row = self._last.get(task.id)
-        return row is not None and row.seconds is not None and Mark.CUT not in row.marks
+        return row is not None and row.seconds is not None and QualityFlag.CUT not in row.flags
 
     def _again(self, task: Task | Question, everything: bool) -> bool:
         """Whether another pass over `task` can change a choice or a total."""
         if not self._ran(task):
             return False
         close = median(self._times[task.id]) <= _REPEAT_WITHIN * self._best[_choice(task)]
-        return (close or _is_default(task)) and (everything or bool(self._last[task.id].marks))
+        return (close or _is_default(task)) and (everything or bool(self._last[task.id].flags))
 
     def _order(self, step: _Step, quiet_s: float) -> Order:
         return Order(
@@ -219,7 +219,7 @@ class Sweep:
             self._best[key] = min(row.seconds, self._best.get(key, row.seconds))
 
 
-def timed(
+def time_tasks(
     worker: Worker,
     tasks: Iterable[Task],
     sink: Sink,
@@ -249,7 +249,7 @@ def _is_default(task: Task | Question) -> bool:
 def _depth(algorithm: Algorithm) -> Depth:
     if algorithm == FRAMEWORK_DEFAULT:
         return Depth.DEFAULT
-    about = known(algorithm)
+    about = known_algorithm(algorithm)
     return Depth.ALL if about is not None and about.rarely_wins else Depth.USUAL
 
 

@@ -18,7 +18,7 @@ from latte_cli.backends.contract import Backend, Opener
 from latte_cli.devices import Device, Sampling
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Phase
-from latte_cli.measure import Judge, Mark, Measurement, Outcome, measure
+from latte_cli.measure import DriftMonitor, Measurement, Outcome, QualityFlag, measure
 from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 _START_LIMIT_S = 120.0  # chosen: far beyond importing torch and opening a device
@@ -138,9 +138,9 @@ class Worker:
         try:
             answer = self._answer(self._opening, _START_LIMIT_S)
         except TimeoutError as exc:
-            raise _unopened(f"no answer within {_START_LIMIT_S:g} s") from exc
+            raise _unopened_error(f"no answer within {_START_LIMIT_S:g} s") from exc
         except (EOFError, ConnectionError) as exc:
-            raise _unopened(self._verdict()[1]) from exc
+            raise _unopened_error(self._verdict()[1]) from exc
         if isinstance(answer, LatteError):
             self._stop()
             raise answer
@@ -173,7 +173,7 @@ class Worker:
         return code
 
 
-def _unopened(reason: str) -> LatteError:
+def _unopened_error(reason: str) -> LatteError:
     return LatteError(f"the device could not be opened: {reason}", hint="try `--device cpu`")
 
 
@@ -194,7 +194,7 @@ def serve() -> None:
     if not backend.device.kind.own_memory:
         _bound_memory(opening.memory_share)
     connection.send((backend.device, settings))
-    judge = Judge()
+    monitor = DriftMonitor()
     with suppress(EOFError):
         while True:
             request = connection.recv()
@@ -204,18 +204,18 @@ def serve() -> None:
                     backend,
                     request.task,
                     plan=request.plan,
-                    judge=judge,
+                    monitor=monitor,
                     best_s=request.best_s,
                     sweep_pass=request.sweep_pass,
                     origin=request.origin,
                 )
-                connection.send((row if quiet else replace(row, marks=_disturbed(row)), backend.sound))
+                connection.send((row if quiet else replace(row, flags=_with_disturbed(row)), backend.sound))
             else:
                 connection.send([backend.candidates(*wanted) for wanted in request])
 
 
-def _disturbed(row: Measurement) -> tuple[Mark, ...]:
-    return tuple(dict.fromkeys((*row.marks, Mark.DISTURBED))) if row.outcome is Outcome.OK else row.marks
+def _with_disturbed(row: Measurement) -> tuple[QualityFlag, ...]:
+    return tuple(dict.fromkeys((*row.flags, QualityFlag.DISTURBED))) if row.outcome is Outcome.OK else row.flags
 
 
 def _bound_memory(share: float) -> None:

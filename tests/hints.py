@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from latte_cli.cli.advice import options
+from latte_cli.cli.advice import long_options
 from latte_cli.cli.commands import COMMANDS, GROUPS
 
 _CODE = re.compile(r"`([^`]*)`")
@@ -43,7 +43,7 @@ def wrong_commands(text: str) -> Iterator[str]:
         name = named(words)
         if name is None and not (words.split()[0] in GROUPS or words.startswith("-")):
             yield f"there is no such command as `{code}`"
-        elif missing := asked - (options(commands()[name]) if name else set()):
+        elif missing := asked - (long_options(commands()[name]) if name else set()):
             yield f"`{code}` has no {', '.join(sorted(missing))}"
 
 
@@ -63,6 +63,6 @@ def check(arguments: Iterable[object], stderr: str) -> None:
     for line in stderr.splitlines():
         if line.startswith(_ADVICE):
             wrong = list(wrong_commands(line))
-            if missing := bare(line) - options(commands()[name]):
+            if missing := bare(line) - long_options(commands()[name]):
                 wrong.append(f"`latte {name}` has no {', '.join(sorted(missing))}")
             assert not wrong, f"{'; '.join(wrong)}: {line}"

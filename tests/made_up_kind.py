@@ -9,7 +9,7 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import add
 from latte_cli.backends.contract import (
     Backend,
-    Compute,
+    Computation,
     Conditions,
     Facts,
     Finding,
@@ -130,7 +130,7 @@ class AbacusOpener:
 
     def computation(
         self, algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str
-    ) -> Compute:
+    ) -> Computation:
         raise Unsupported(f"no {algorithm.name} in torch")
 
     def looks(self, limit_s: float) -> Looks:

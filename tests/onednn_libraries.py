@@ -19,7 +19,7 @@ import platformdirs
 import pytest
 import torch as torch  # whose pool of threads the library is to share
 
-from latte_cli.backends.native.onednn.find import Candidate, candidates
+from latte_cli.backends.native.onednn.find import Candidate, find_copies
 from latte_cli.backends.native.onednn.library import Library, open_library
 
 CACHE = Path(os.environ.get("LATTE_TEST_LIBRARIES") or platformdirs.user_cache_path("latte-cli") / "test-libraries")
@@ -30,7 +30,7 @@ FOLDER = CACHE / "onednn-2"
 
 def packaged() -> Candidate | None:
     """The library of the installed package."""
-    return next((found for found in candidates({}) if found.origin.startswith("package")), None)
+    return next((found for found in find_copies({}) if found.origin.startswith("package")), None)
 
 
 def debians() -> Candidate | None:

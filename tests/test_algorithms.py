@@ -2,30 +2,30 @@
 
 import pytest
 
-from latte_cli.algorithms import FRAMEWORK_DEFAULT, KNOWN, Algorithm, kernel_family, known
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, KNOWN, Algorithm, kernel_family, known_algorithm
 from latte_cli.backends.native.cudnn.convolutions import ALGORITHMS
 from latte_cli.layers import Phase
 
 
 def test_the_frameworks_own_choice_computes_every_phase() -> None:
-    found = known(FRAMEWORK_DEFAULT)
+    found = known_algorithm(FRAMEWORK_DEFAULT)
     assert found is not None
     assert set(found.phases) == set(Phase)
 
 
 def test_a_name_that_nobody_described_is_an_algorithm_of_which_nothing_is_known() -> None:
     algorithm = Algorithm(library="onednn", name="jit:avx512_core_fancy", vendor_id=7)
-    assert known(algorithm) is None
+    assert known_algorithm(algorithm) is None
     assert str(algorithm) == "jit:avx512_core_fancy"
 
 
 def test_a_name_belongs_to_its_library() -> None:
-    assert known(Algorithm(library="torch", name="FFT")) is not None
-    assert known(Algorithm(library="elsewhere", name="FFT")) is None
+    assert known_algorithm(Algorithm(library="torch", name="FFT")) is not None
+    assert known_algorithm(Algorithm(library="elsewhere", name="FFT")) is None
 
 
 def test_the_vendors_number_does_not_matter_for_what_is_known() -> None:
-    assert known(Algorithm(library="torch", name="FFT", vendor_id=3)) == KNOWN["torch", "FFT"]
+    assert known_algorithm(Algorithm(library="torch", name="FFT", vendor_id=3)) == KNOWN["torch", "FFT"]
 
 
 @pytest.mark.parametrize(("library", "name"), KNOWN)
@@ -45,7 +45,7 @@ def test_algorithms_sort_by_library_and_name() -> None:
     ("phase", "algorithm"), [(phase, found) for phase, all_ in ALGORITHMS.items() for found in all_]
 )
 def test_each_algorithm_of_cudnn_is_known_for_its_phase(phase: Phase, algorithm: Algorithm) -> None:
-    found = known(algorithm)
+    found = known_algorithm(algorithm)
     assert found is not None
     assert phase in found.phases
     assert not found.rarely_wins

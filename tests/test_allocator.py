@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from latte_cli.allocator import Pricer, SubModel, allocate, catalogue, round_of
 from latte_cli.devices import CPU, Device
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.estimator import Estimate, Estimator, Limits, Memory, Step, Warn
+from latte_cli.estimator import Diagnostic, Estimate, Estimator, Limits, Memory, Step
 from latte_cli.estimator.memory import Moment
 from latte_cli.fleet import Fleet, FleetClass
 from latte_cli.layers import Convolution, Linear, Phase, View
@@ -131,13 +131,13 @@ def test_memory_that_is_not_known_bounds_nothing_and_is_a_doubt():
     unknown = replace(DEVICE, memory_bytes=None)
     found = planned(1e6, price=lambda sub, _: recorded(1.0, memory_bytes=1 << 60, device=unknown))
     assert found.sub_model is WHOLE
-    assert [doubt.code for doubt in found.warnings] == ["unknown_memory"]
+    assert [diagnostic.code for diagnostic in found.warnings] == ["unknown_memory"]
 
 
 def test_the_doubts_are_those_of_the_sub_model_that_was_chosen():
-    doubts = {sub: (Warn(code=sub.id, message="look again"),) for sub in THREE}
-    found = planned(26 * 1.2, price=lambda sub, _: recorded(STEPS_S[sub], warnings=doubts[sub]))
-    assert [doubt.code for doubt in found.warnings] == ["w0.5"]
+    diagnostics = {sub: (Diagnostic(code=sub.id, message="look again"),) for sub in THREE}
+    found = planned(26 * 1.2, price=lambda sub, _: recorded(STEPS_S[sub], warnings=diagnostics[sub]))
+    assert [diagnostic.code for diagnostic in found.warnings] == ["w0.5"]
 
 
 def test_of_equally_large_sub_models_the_faster_then_the_first_is_taken():

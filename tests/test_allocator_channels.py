@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latte_cli.allocator import Frequencies, Method, coverage, kept
+from latte_cli.allocator import Frequencies, Method, coverage, kept_channels
 from latte_cli.allocator.channels import windows
 from latte_cli.errors import LatteError
 from latte_cli.network import zoo
@@ -21,7 +21,7 @@ widths = st.fixed_dictionaries({"a": st.integers(1, 12), "b": st.integers(1, 7),
 
 
 def chosen(method, wide, *, number=0, device=0, seed=0, frequencies=None):
-    return kept(
+    return kept_channels(
         method,
         GROUPS,
         wide,
@@ -90,7 +90,7 @@ def test_taking_the_least_trained_keeps_counts_within_one_device_of_each_other()
 def test_the_most_important_are_kept_and_importance_has_to_be_known():
     assert chosen(Method.IMPORTANCE, {"b": 2})["b"].tolist() == [5, 6]
     with pytest.raises(LatteError, match="importance of channel group `a` is not known"):
-        kept(Method.IMPORTANCE, GROUPS, {"a": 1}, round_number=0, device=0)
+        kept_channels(Method.IMPORTANCE, GROUPS, {"a": 1}, round_number=0, device=0)
 
 
 def test_groups_that_stay_whole_are_trained_whole():
@@ -120,7 +120,7 @@ def test_offsets_of_their_own_train_pairs_that_windows_in_lock_step_never_do():
 
     def share(method):
         devices = (
-            kept(method, groups, {"a": 8, "b": 8}, round_number=number, device=device)
+            kept_channels(method, groups, {"a": 8, "b": 8}, round_number=number, device=device)
             for number in range(25)
             for device in range(8)
         )
@@ -161,6 +161,6 @@ def test_what_is_kept_can_be_cut_out_of_a_network_with_grouped_and_residual_chan
         resizing = Resizing(network)
         for method in (Method.ROLLING, Method.RANDOM, Method.LOCK_STEP):
             wide = {group.name: group.width(0.5) for group in resizing.groups}
-            mine = kept(method, resizing.groups, wide, round_number=5, device=2)
+            mine = kept_channels(method, resizing.groups, wide, round_number=5, device=2)
             assert positions(network, mine)
         assert all({first, second} <= set(wide) for first, second in resizing.pairs)

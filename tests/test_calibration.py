@@ -8,8 +8,8 @@ import pytest
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.devices import CPU, KINDS
-from latte_cli.estimator.calibration import Calibration, calibrated, calibration_pairs
-from latte_cli.estimator.steps import LOSS, UPDATE, Step, training_step
+from latte_cli.estimator.calibration import Calibration, calibrate, calibration_pairs
+from latte_cli.estimator.steps import LOSS, UPDATE, Step, step_calls
 from latte_cli.layers import Phase, Whole
 from latte_cli.lookup import Timing
 from latte_cli.network.calibration import calibration_networks
@@ -26,7 +26,7 @@ def profile(forward_s, backward_s, count, layer_s=1.0):
     """Each layer takes `layer_s`; within the first `count` networks it takes so much less, forward and backward."""
     measured = {pair: timing(pair, layer_s) for pair in calibration_pairs(CPU) if not isinstance(pair[0], Whole)}
     for whole, network in calibration_networks(CPU)[:count]:
-        works = [work for work in training_step(network, Step()) if not work.layer.free]
+        works = [work for work in step_calls(network, Step()) if not work.layer.free]
         own = [work for work in works if work.name not in (LOSS, UPDATE)]
         calls = sum(work.phase is Phase.FORWARD for work in own)
         times = ((layer_s - forward_s) * calls, (layer_s - backward_s) * (len(own) - calls), 1.5 * layer_s)
@@ -36,20 +36,20 @@ def profile(forward_s, backward_s, count, layer_s=1.0):
 
 
 def test_a_profile_without_whole_networks_leaves_the_sums_alone():
-    assert calibrated(profile(0.2, 0.2, 0), CPU) == Calibration()
+    assert calibrate(profile(0.2, 0.2, 0), CPU) == Calibration()
 
 
 def test_what_a_call_takes_less_within_a_network_is_found_and_drawn_to_nothing():
-    found = calibrated(profile(0.2, 0.1, 4), CPU)
+    found = calibrate(profile(0.2, 0.1, 4), CPU)
     assert found.networks == 4
     assert found.forward_s == pytest.approx(0.2 * 4 / 5)
     assert found.backward_s == pytest.approx(0.1 * 4 / 5)
-    assert calibrated(profile(0.2, 0.1, 1), CPU).forward_s == pytest.approx(0.1)
+    assert calibrate(profile(0.2, 0.1, 1), CPU).forward_s == pytest.approx(0.1)
     assert 0 < found.spread < 0.1
 
 
 def test_a_call_may_take_longer_within_a_network():
-    found = calibrated(profile(-0.2, -0.1, 4), CPU)
+    found = calibrate(profile(-0.2, -0.1, 4), CPU)
     assert found.forward_s == pytest.approx(-0.16)
     assert found.factor("conv1", Phase.FORWARD, 1.0) == pytest.approx(1.16)
 
@@ -58,7 +58,7 @@ def test_a_network_with_an_unmeasured_layer_does_not_count():
     measured = profile(0.2, 0.2, 2)
     first = next(iter(measured))
     del measured[first]
-    assert calibrated(measured, CPU).networks < 2
+    assert calibrate(measured, CPU).networks < 2
 
 
 def test_a_network_that_was_disturbed_does_not_count():
@@ -69,13 +69,13 @@ def test_a_network_that_was_disturbed_does_not_count():
         backward, device_s=3 * backward.device_s, low_80_s=backward.device_s, high_80_s=5 * backward.device_s
     )
     measured[whole, Phase.BACKWARD] = (slower,)
-    found = calibrated(measured, CPU)
+    found = calibrate(measured, CPU)
     assert found.networks == 2
-    assert found.spread == pytest.approx(calibrated(profile(0.2, 0.2, 2), CPU).spread, rel=0.5)
+    assert found.spread == pytest.approx(calibrate(profile(0.2, 0.2, 2), CPU).spread, rel=0.5)
 
 
 def test_the_loss_keeps_its_time_and_no_call_takes_none():
-    found = calibrated(profile(0.2, 0.1, 4), CPU)
+    found = calibrate(profile(0.2, 0.1, 4), CPU)
     assert found.factor(LOSS, Phase.BACKWARD, 1.0) == 1
     assert found.factor(UPDATE, Phase.UPDATE, 1.0) == pytest.approx(1.5 ** (4 / 5))
     assert found.factor("conv1", Phase.BACKWARD_FILTER, 2.0) == pytest.approx(1 - found.backward_s / 2)

@@ -388,7 +388,7 @@ def test_groups_do_not_depend_on_the_batch():
     shapes = [(name, (5, *shape[1:])) for name, shape in large.inputs]
     nodes, known = [], dict(shapes)
     for node in large.nodes:
-        resized = node.layer.resized([known[name] for name in node.inputs])
+        resized = node.layer.resize([known[name] for name in node.inputs])
         known[node.output] = resized.output_shape
         nodes.append(replace(node, layer=resized))
     large = replace(large, inputs=tuple(shapes), nodes=tuple(nodes))

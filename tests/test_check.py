@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_allocator import GIB, PHONE, recorded
 from test_plan_files import model, network, planned, price, shared  # noqa: F401 - fixtures
 
-from latte_cli.allocator import Method, check, round_of, shared_out
+from latte_cli.allocator import Method, check_plan, round_of, shared_out
 from latte_cli.errors import LatteError
 
 
@@ -41,7 +41,7 @@ def test_every_class_trains_and_finishes_or_is_named(network, counts, duration_s
     plan = planned(network, duration_s=duration_s, classes=classes)
     file = shared_out(plan, network, objective="catalogue", method=Method.NESTED)
     prices = Prices(network, changes)
-    found = check(file, prices, lambda each: each)
+    found = check_plan(file, prices, lambda each: each)
     named = [each.name for each in (*found.late, *found.too_large, *found.without)]
     finishing = [
         each.fleet_class.name
@@ -61,4 +61,4 @@ def test_a_sub_model_of_another_size_is_named(network):  # noqa: F811
     wrong = replace(first, sub_model=replace(first.sub_model, parameters=1))
     plan = replace(file.plan, devices=(wrong, *file.plan.devices[1:]))
     with pytest.raises(LatteError, match="parameters, not 1 as the plan says"):
-        check(replace(file, plan=plan), Prices(network, {}), lambda each: each)
+        check_plan(replace(file, plan=plan), Prices(network, {}), lambda each: each)

@@ -182,11 +182,11 @@ def test_a_flood_of_errors_is_read_and_its_end_is_kept() -> None:
     with pytest.raises(child.Ended) as found:
         ask("flood")
     assert found.value.last == "MemoryError: the last words"
-    assert len(child.run("asked:flood").errors) <= 2**16
+    assert len(child.run_child("asked:flood").errors) <= 2**16
 
 
 def test_output_that_is_no_answer_is_heard_whole() -> None:
-    done = child.run("asked:chatter")
+    done = child.run_child("asked:chatter")
     assert (done.code, done.output, done.errors) == (0, b"no JSON " * 100_000, b"")
 
 

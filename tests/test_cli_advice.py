@@ -9,7 +9,7 @@ import pytest
 from hints import bare, commands, wrong_commands
 
 import latte_cli
-from latte_cli.cli.advice import in_words_of, options
+from latte_cli.cli.advice import in_words_of, long_options
 
 PACKAGE = Path(latte_cli.__file__).parent
 SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
@@ -66,7 +66,7 @@ def test_every_command_that_a_page_names_in_a_sentence_can_be_typed(page):
 @pytest.mark.parametrize("source", SOURCES)
 def test_options_in_backticks_are_those_of_the_commands_that_come_to_a_module(source):
     named = {option for text in texts(PACKAGE / source) for option in bare(only_code(text))}
-    assert named <= frozenset().union(*(options(commands()[name]) for name in of_module(source)))
+    assert named <= frozenset().union(*(long_options(commands()[name]) for name in of_module(source)))
 
 
 def only_code(text: str) -> str:
@@ -75,8 +75,8 @@ def only_code(text: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(commands()))
 def test_advice_of_the_estimator_names_only_options_of_the_command_that_gives_it(name):
-    own = options(commands()[name])
-    for option in sorted(options(commands()["estimate"])):
+    own = long_options(commands()[name])
+    for option in sorted(long_options(commands()["estimate"])):
         for text in (f"`{option}` helps", f"a smaller `{option} 2GiB` helps", f"give it: {option} x=SIZE"):
             said = in_words_of(name, commands()[name], text)
             hints.check(name.split(), f"hint: {said}")

@@ -15,7 +15,7 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.host import cpu_slug
 from latte_cli.layers import Phase
 from latte_cli.network import load
-from latte_cli.report.estimates import document
+from latte_cli.report.estimates import estimates_document
 from latte_cli.store import open_store
 from latte_cli.tasks import Layout
 
@@ -215,7 +215,7 @@ def test_a_document_needs_no_samples(store, model):
     from latte_cli.estimator import Estimator
 
     found = Estimator(store, DEVICE.slug).estimate(load(model, batch_size=8))
-    assert document([found])["estimates"][0]["totals"]["epoch_s"] is None
+    assert estimates_document([found])["estimates"][0]["totals"]["epoch_s"] is None
 
 
 # Several strategies and limits, and measuring where the selector is unsure
@@ -271,7 +271,9 @@ def test_where_the_selector_is_unsure_the_likeliest_are_timed(latte, model, stor
         replace(row, task=replace(row.task, settings=settings)) for row in made_choices.profile(here, phases=phases)
     ]
     write(store, learned)
-    selectors.save(selectors.fit(selectors.decisions(learned)), store.models_dir / f"selector-{here.slug}")
+    selectors.save_selector(
+        selectors.fit_selector(selectors.decisions(learned)), store.models_dir / f"selector-{here.slug}"
+    )
 
     def convolutions(*words):
         code, out, err = latte("--device", "cpu", "--threads", 1, "--format", "json", *words, device=None)
@@ -297,7 +299,9 @@ def test_where_the_selector_is_unsure_the_likeliest_are_timed(latte, model, stor
 
 def test_another_machine_s_layers_are_not_measured_here(latte, store):
     learned = made_choices.profile(DEVICE, phases=(Phase.FORWARD, Phase.BACKWARD_DATA, Phase.BACKWARD_FILTER))
-    selectors.save(selectors.fit(selectors.decisions(learned)), store.models_dir / f"selector-{DEVICE.slug}")
+    selectors.save_selector(
+        selectors.fit_selector(selectors.decisions(learned)), store.models_dir / f"selector-{DEVICE.slug}"
+    )
     write(store, learned)
     code, _, err = latte("--measure-below", 1, "--batch-size", 64)
     assert code == 1

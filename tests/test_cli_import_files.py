@@ -8,7 +8,7 @@ import pytest
 from test_importers import LATTE_ROWS, NEUSIGHT, written
 
 from latte_cli import cli
-from latte_cli.importers import Source, import_file
+from latte_cli.importers import ImportSource, import_file
 from latte_cli.network.zoo import export
 from latte_cli.store import open_store
 
@@ -74,9 +74,9 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("imported")
     (folder / "r.onnx").write_bytes(export("resnet18", batch_size=2, image_size=64))
     store = open_store(str(folder / "store"), shipped=False)
-    import_file(written(folder / "gfx90878.HIP.fdb.txt", FIND_DATABASE), Source.MIOPEN_FINDDB, store)
-    import_file(written(folder / "truth.csv", LATTE_ROWS), Source.LATTE_CSV, store)
-    import_file(written(folder / "a100.csv", NEUSIGHT), Source.NEUSIGHT_CSV, store)
+    import_file(written(folder / "gfx90878.HIP.fdb.txt", FIND_DATABASE), ImportSource.MIOPEN_FINDDB, store)
+    import_file(written(folder / "truth.csv", LATTE_ROWS), ImportSource.LATTE_CSV, store)
+    import_file(written(folder / "a100.csv", NEUSIGHT), ImportSource.NEUSIGHT_CSV, store)
     return folder
 
 

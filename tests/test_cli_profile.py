@@ -13,7 +13,7 @@ import hints
 import pytest
 from running import here
 
-from latte_cli.allocator import Method, Plan, Round, as_json, catalogue, planned, shared_out
+from latte_cli.allocator import Method, Plan, Round, catalogue, plan_device, plan_document, shared_out
 from latte_cli.backends.host import cpu_slug
 from latte_cli.fleet import FleetClass
 from latte_cli.network import load
@@ -144,9 +144,9 @@ def _plan(path: Path, model: Path, slug: str) -> Path:
     network = load(model)
     half = catalogue(network, (0.5,))[0]
     entry = Round(sub_model=half, device=slug, memory_bytes=1, round_s=1.0, low_s=1.0, high_s=1.0, step_high_s=1.0)
-    plan = Plan(round_duration_s=1.0, sub_models=(half,), devices=(planned(fleet_class, [entry], entry),))
+    plan = Plan(round_duration_s=1.0, sub_models=(half,), devices=(plan_device(fleet_class, [entry], entry),))
     file = shared_out(plan, network, objective="catalogue", method=Method.NESTED)
-    path.write_text(json.dumps(as_json(file)), "utf-8")
+    path.write_text(json.dumps(plan_document(file)), "utf-8")
     return path
 
 

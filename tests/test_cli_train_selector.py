@@ -70,9 +70,9 @@ def test_devices_are_learned_together_or_as_asked(store: Store, tmp_path: Path) 
     fill(store, LAPTOP)
     run("--folds", "2")
     assert store.models_dir is not None
-    assert selectors.load(store.models_dir / "selector-all").card.devices == ["desk", "lap"]
+    assert selectors.load_selector(store.models_dir / "selector-all").card.devices == ["desk", "lap"]
     run("--folds", "2", "--device", "lap")
-    assert selectors.load(store.models_dir / "selector-lap").card.devices == ["lap"]
+    assert selectors.load_selector(store.models_dir / "selector-lap").card.devices == ["lap"]
 
 
 def test_a_store_without_rows_names_the_next_command() -> None:

@@ -12,13 +12,13 @@ from schemas import valid
 import latte_cli
 from latte_cli.backends.cpu.backend import libraries
 from latte_cli.backends.host import cpu_slug
-from latte_cli.backends.torch.training import Run
+from latte_cli.backends.torch.training import RunRequest
 from latte_cli.backends.torch.whole import run_here
 from latte_cli.devices import CPU, Device
 from latte_cli.network import load
 from latte_cli.network.module import NetworkModule
 from latte_cli.runtime import Choices, read_choices
-from latte_cli.runtime.racing import Race, judged, raced_here
+from latte_cli.runtime.racing import Race, raced_here, winning_choices
 from latte_cli.store import open_store
 from latte_cli.tasks import Layout, Precision, Settings
 
@@ -38,7 +38,7 @@ def store(tmp_path_factory, model):
 
 @pytest.mark.alone  # it compares times
 def test_every_node_of_a_step_has_a_time_of_its_own(model):
-    run = Run(model=str(model), batch_size=4, threads=THREADS, seconds=0.01, calls=True)
+    run = RunRequest(model=str(model), batch_size=4, threads=THREADS, seconds=0.01, calls=True)
     threads = torch.get_num_threads()
     try:
         steps = run_here(run)
@@ -91,7 +91,7 @@ def test_choices_are_tried_on_real_steps_and_written(model, store, tmp_path):
     try:
         module = NetworkModule(load(model, batch_size=4))
         latte_cli.optimize(module, choices=path)
-        assert latte_cli.applied(module).choices == list(read_choices(path))
+        assert latte_cli.optimization_of(module).choices == list(read_choices(path))
     finally:
         torch.set_num_threads(threads)
 
@@ -135,7 +135,7 @@ def test_a_way_has_to_be_clearly_quicker_to_be_taken(own, other, winner):
     assert race.winner == winner
     assert replace(race, differences=(0.0, 1.1)).winner == 0
     ways = two_layouts()
-    best = judged(race, ways)
+    best = winning_choices(race, ways)
     assert best.layout == ways[winner].layout
     assert best.measured
 
@@ -147,9 +147,9 @@ def two_layouts() -> list[Choices]:
     return [first, replace(first, layout=Layout.CHANNELS_LAST)]
 
 
-def relus_run() -> Run:
+def relus_run() -> RunRequest:
     """Gradients of MobileNetV2 in PyTorch's two layouts are thousandths apart, as ReLUs decide otherwise."""
-    return Run(model="mobilenet_v2", batch_size=4, image_size=32, threads=torch.get_num_threads(), seconds=0.01)
+    return RunRequest(model="mobilenet_v2", batch_size=4, image_size=32, threads=torch.get_num_threads(), seconds=0.01)
 
 
 def test_pytorchs_other_layout_is_right_though_relus_decide_otherwise():

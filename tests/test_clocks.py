@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from latte_cli.estimator.clocks import Spans, one_clock, schedule, two_clocks
+from latte_cli.estimator.clocks import Spans, one_clock, schedule_calls, two_clocks
 from latte_cli.estimator.steps import LOSS, UPDATE
 from latte_cli.layers import Phase
 
@@ -67,7 +67,7 @@ def test_repeated_calls_are_made_as_often() -> None:
 @pytest.mark.parametrize(("device_s", "host_s"), [(2.0, 0.5), (0.5, 2.0)])
 def test_a_step_lasts_until_its_last_scheduled_call_ends(device_s: float, host_s: float, asked_at_once: bool) -> None:
     calls = step(device_s, host_s)
-    times = list(schedule(calls, asked_at_once=asked_at_once))
+    times = list(schedule_calls(calls, asked_at_once=asked_at_once))
     assert two_clocks(calls, asked_at_once=asked_at_once).step_s == pytest.approx(times[-1].end_s)
     assert all(before.end_s <= after.start_s for before, after in pairwise(times))
     assert all(each.start_s >= each.asked_s + (0.0 if asked_at_once else host_s) for each in times)

@@ -12,7 +12,7 @@ from latte_cli.backends.cpu import onednn_calls
 from latte_cli.backends.cuda import calls
 from latte_cli.backends.native import cudnn as cudnn_binding
 from latte_cli.backends.native import onednn as onednn_binding
-from latte_cli.backends.native.closing import KEPT, SelfClosing
+from latte_cli.backends.native.closeable import KEPT, SelfClosing
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, operands
 from latte_cli.layers import Convolution, Phase
 from latte_cli.runtime import convolution as runtime
@@ -107,28 +107,28 @@ def test_descriptors_of_cudnn_live_as_long_as_a_call_of_them(cudnn: cudnn_bindin
 @needs_onednn
 def test_the_process_keeps_a_bounded_number_of_computations_and_each_that_is_used_goes_on() -> None:
     settings, o = Settings(threads=1), operands(layer(4), Settings())
-    onednn_calls.checked.cache_clear()
+    onednn_calls.checked_computation.cache_clear()
     (algorithm, *_) = onednn_calls.candidates(layer(4), Phase.FORWARD, settings)
 
     def task(size: int) -> Task:
         return Task(layer=layer(size), phase=Phase.FORWARD, algorithm=algorithm, settings=settings)
 
-    used, unused = onednn_calls.checked(task(4)), ref(onednn_calls.checked(task(5)))
+    used, unused = onednn_calls.checked_computation(task(4)), ref(onednn_calls.checked_computation(task(5)))
     for size in range(6, 6 + KEPT):
-        onednn_calls.checked(task(size))
-    assert onednn_calls.checked.cache_info().currsize == KEPT
+        onednn_calls.checked_computation(task(size))
+    assert onednn_calls.checked_computation.cache_info().currsize == KEPT
     assert unused() is None
     assert torch.allclose(used(o), FRAMEWORK_CONVOLUTIONS[Phase.FORWARD](layer(4), o), atol=1e-5)
 
 
-@pytest.mark.parametrize("kept", [calls._described, calls._planned, onednn_calls.checked])
+@pytest.mark.parametrize("kept", [calls._problem_of, calls._plan_of, onednn_calls.checked_computation])
 def test_every_cache_of_a_library_s_memory_has_the_bound(kept: Any) -> None:
     assert kept.cache_info().maxsize == KEPT
 
 
 def test_a_module_keeps_the_calls_of_a_bounded_number_of_shapes() -> None:
     module = torch.nn.Conv2d(1, 1, 1)
-    runtime.tune(module, runtime.Bindings())
+    runtime.tune_module(module, runtime.Bindings())
     for size in range(1, runtime._MOST_SHAPES + 20):
         module(torch.ones(1, 1, size, 1))
     assert len(module.calls) == runtime._MOST_SHAPES

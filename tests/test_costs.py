@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latte_cli.allocator.costs import Costs
-from latte_cli.estimator import Step, training_step
+from latte_cli.estimator import Step, step_calls
 from latte_cli.layers import Activation, Concat, Convolution, Elementwise, Norm
 from latte_cli.network import Network, Node, zoo
 from latte_cli.network.channels import Resizing, channel_groups, resize
@@ -87,7 +87,7 @@ def test_costs_are_those_of_the_resized_network_but_for_a_straight_update(name, 
     costs, widths = costs_of(name, step), drawn(name, data)
     resized = resize(network, widths)
     assert costs.parameters(widths) == resized.parameters
-    assert costs.seconds(widths) == pytest.approx(sum(seconds(list(training_step(resized, step)))))
+    assert costs.seconds(widths) == pytest.approx(sum(seconds(list(step_calls(resized, step)))))
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "concatenating"])

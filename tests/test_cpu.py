@@ -19,7 +19,7 @@ from latte_cli.backends.cpu.backend import CpuBackend
 from latte_cli.backends.torch.layers import layer_call
 from latte_cli.devices import CPU
 from latte_cli.layers import Activation, Convolution, Layer, Optimizer, Phase
-from latte_cli.suites import Limits
+from latte_cli.suites import LayerLimits
 from latte_cli.tasks import Layout, Precision, Settings, Task
 
 
@@ -62,7 +62,7 @@ def test_every_kind_of_layer_can_be_timed_in_every_phase(
     backend: CpuBackend, precision: Precision, layout: Layout
 ) -> None:
     kinds: dict[tuple[str, str], Layer] = {}
-    for item in suites.quick(0, Limits(flops=2e7, tensor_bytes=2e7)).wanted:
+    for item in suites.quick(0, LayerLimits(flops=2e7, tensor_bytes=2e7)).wanted:
         kinds.setdefault((item.layer.kind, getattr(item.layer, "function", "")), item.layer)
     if precision is Precision.BF16:
         del kinds["norm", "lrn"]  # torch has no bfloat16 kernel for its average over channels

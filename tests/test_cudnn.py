@@ -98,7 +98,7 @@ def test_both_majors_work_in_one_process() -> None:
 def test_statuses_have_the_names_that_cudnn_gives_them(cudnn: Library, major: int) -> None:
     numbers = [number for number in statuses.NAMES if number == 0 or (number >= 1000) == (major == 9)]
     for number in numbers:
-        assert statuses.name(number) == cudnn.function("cudnnGetErrorString")(number).decode()
+        assert statuses.status_name(number) == cudnn.function("cudnnGetErrorString")(number).decode()
 
 
 def test_no_status_of_cudnn_is_missing(cudnn: Library, major: int) -> None:
@@ -109,32 +109,32 @@ def test_no_status_of_cudnn_is_missing(cudnn: Library, major: int) -> None:
 
 @pytest.mark.parametrize("status", [6, 9, 11, 3000, 3002, 3999, 3, 2000, 2005, 2999])
 def test_a_layer_that_an_algorithm_does_not_run_is_unsupported(status: int) -> None:
-    raised = statuses.error("cudnnGetConvolutionForwardWorkspaceSize", status)
+    raised = statuses.status_error("cudnnGetConvolutionForwardWorkspaceSize", status)
     assert type(raised) is Unsupported
     assert "cudnnGetConvolutionForwardWorkspaceSize: CUDNN_STATUS" in str(raised)
 
 
 @pytest.mark.parametrize("status", [3005, 3006, 3008, 3009])
 def test_a_broken_installation_says_nothing_of_a_layer(status: int) -> None:
-    assert type(statuses.error("cudnnGetConvolutionForwardWorkspaceSize", status)) is Failed
+    assert type(statuses.status_error("cudnnGetConvolutionForwardWorkspaceSize", status)) is Failed
 
 
 @pytest.mark.parametrize("status", [2, 4003, 4004])
 def test_a_failed_allocation_is_out_of_memory(status: int) -> None:
-    assert type(statuses.error("cudnnConvolutionForward", status)) is OutOfMemory
+    assert type(statuses.status_error("cudnnConvolutionForward", status)) is OutOfMemory
 
 
 @pytest.mark.parametrize("status", [1, 4, 5, 7, 8, 10, 12, 13, 14, 77, 1001, 1002, 4000, 4002, 5000, 5003, 7000])
 def test_everything_else_is_a_failure(status: int) -> None:
-    raised = statuses.error("cudnnConvolutionForward", status, "a remark")
+    raised = statuses.status_error("cudnnConvolutionForward", status, "a remark")
     assert type(raised) is Failed
     assert str(raised).endswith("(a remark)")
 
 
 @pytest.mark.parametrize("status", [3, 2000])
 def test_a_bad_parameter_of_a_call_that_knows_no_layer_is_a_failure(status: int) -> None:
-    assert type(statuses.error("cudnnSetStream", status)) is Failed
-    assert type(statuses.error("cudnnSetTensor4dDescriptor", status)) is Unsupported
+    assert type(statuses.status_error("cudnnSetStream", status)) is Failed
+    assert type(statuses.status_error("cudnnSetTensor4dDescriptor", status)) is Unsupported
 
 
 def test_a_refused_call_names_itself_and_its_status(cudnn: Library) -> None:

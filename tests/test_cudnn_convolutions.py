@@ -10,7 +10,7 @@ import pytest
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends.contract import Unsupported
 from latte_cli.backends.native.cudnn import ALGORITHMS, Library, algorithms, problem
-from latte_cli.backends.native.cudnn.convolutions import operand_shapes, ranked, sane_workspace
+from latte_cli.backends.native.cudnn.convolutions import operand_shapes, performance_rows, sane_workspace
 from latte_cli.backends.native.cudnn.signatures import BackwardData, BackwardFilter, Forward, Math
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
@@ -140,12 +140,12 @@ def test_without_a_handle_every_call_is_refused_by_its_name(cudnn: Library, laye
         with pytest.raises(Unsupported, match=f"^cudnnGet{name}WorkspaceSize: CUDNN_STATUS_BAD_PARAM"):
             described.workspace_bytes(0, phase, algorithm)
         with pytest.raises(Unsupported, match=f"^cudnn{name}: CUDNN_STATUS_BAD_PARAM"):
-            described.bound(0, phase, algorithm, x=256, w=512, y=768, workspace=1024, workspace_bytes=8)()
+            described.bind(0, phase, algorithm, x=256, w=512, y=768, workspace=1024, workspace_bytes=8)()
 
 
 def test_a_bound_call_can_be_repeated(cudnn: Library) -> None:
     with problem(cudnn, PLAIN, Precision.FP32, Layout.NCHW) as described:
-        call = described.bound(0, Phase.BACKWARD_FILTER, ALGO_1, x=256, w=512, y=768)
+        call = described.bind(0, Phase.BACKWARD_FILTER, ALGO_1, x=256, w=512, y=768)
         for _ in range(3):
             with pytest.raises(Unsupported, match=r"^cudnnConvolutionBackwardFilter: CUDNN_STATUS_BAD_PARAM"):
                 call()
@@ -171,7 +171,7 @@ ROWS = bytes.fromhex(
 
 def test_the_rows_of_a_result_are_read_in_their_order() -> None:
     assert row(1, 0, 0.5, 2304, 1, 3) + row(7, 0, -1.0, 231211008, 1, 1) + row(6, 3000, -1.0, 0, 0, 0) == ROWS
-    first, second, third = ranked(Phase.FORWARD, ROWS)
+    first, second, third = performance_rows(Phase.FORWARD, ROWS)
     assert [str(each.algorithm) for each in (first, second, third)] == [
         "IMPLICIT_PRECOMP_GEMM",
         "WINOGRAD_NONFUSED",
@@ -187,14 +187,14 @@ def test_the_rows_of_a_result_are_read_in_their_order() -> None:
 
 def test_the_numbers_of_a_result_are_those_of_its_operation() -> None:
     data = row(3, 0, 1.0, 0, 1, 0)
-    assert [str(ranked(phase, data)[0].algorithm) for phase in SPLIT] == ["DIRECT", "FFT_TILING", "ALGO_3"]
+    assert [str(performance_rows(phase, data)[0].algorithm) for phase in SPLIT] == ["DIRECT", "FFT_TILING", "ALGO_3"]
 
 
 def test_a_number_that_nobody_knows_yet_is_kept() -> None:
-    (found,) = ranked(Phase.BACKWARD_DATA, row(42, 0, 1.0, 2**40, 1, max(Math) + 1))
+    (found,) = performance_rows(Phase.BACKWARD_DATA, row(42, 0, 1.0, 2**40, 1, max(Math) + 1))
     assert found.algorithm == Algorithm(library="cudnn", name="ALGORITHM_42", vendor_id=42)
     assert (found.workspace_bytes, found.math) == (2**40, "4")
-    assert ranked(Phase.FORWARD, b"") == ()
+    assert performance_rows(Phase.FORWARD, b"") == ()
 
 
 def test_random_layers_are_of_every_kind() -> None:

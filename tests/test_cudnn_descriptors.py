@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from latte_cli.backends.contract import Unsupported
 from latte_cli.backends.native.cudnn import Library
-from latte_cli.backends.native.cudnn.descriptors import DATA_TYPES, FORMATS, MATH_TYPES, convolution, filter_, tensor
+from latte_cli.backends.native.cudnn.descriptors import (
+    DATA_TYPES,
+    FORMATS,
+    MATH_TYPES,
+    convolution,
+    filter_,
+    tensor_descriptor,
+)
 from latte_cli.backends.native.cudnn.signatures import DataType, Math, Mode
 from latte_cli.tasks import Layout, Precision
 
@@ -38,7 +45,7 @@ def test_a_tensor_has_the_type_shape_and_strides_it_was_given(
 ) -> None:
     data_type, rank, bytes_ = c_int(), c_int(), c_size_t()
     dims, steps = (c_int * 5)(), (c_int * 5)()
-    with tensor(cudnn, shape, precision, layout) as made:
+    with tensor_descriptor(cudnn, shape, precision, layout) as made:
         cudnn.call("cudnnGetTensorNdDescriptor", made, 5, byref(data_type), byref(rank), dims, steps)
         cudnn.call("cudnnGetTensorSizeInBytes", made, byref(bytes_))
     assert (data_type.value, rank.value) == (DATA_TYPES[precision], len(shape))
@@ -50,7 +57,7 @@ def test_a_tensor_has_the_type_shape_and_strides_it_was_given(
 @pytest.mark.parametrize("layout", Layout)
 def test_a_flat_tensor_reads_back_by_the_4d_call(cudnn: Library, layout: Layout) -> None:
     shape, parts = [2, 3, 5, 7], numbers(9)
-    with tensor(cudnn, shape, Precision.FP16, layout) as made:
+    with tensor_descriptor(cudnn, shape, Precision.FP16, layout) as made:
         cudnn.call("cudnnGetTensor4dDescriptor", made, *map(byref, parts))
     assert [part.value for part in parts] == [DataType.HALF, *shape, *strides(shape, layout)]
 
@@ -103,23 +110,23 @@ def test_only_what_was_asked_for_may_compute_in_less() -> None:
 def test_cudnn_itself_refuses_a_tensor_of_2_to_31_elements(cudnn: Library, shape: tuple[int, ...]) -> None:
     with (
         pytest.raises(Unsupported, match=r"^cudnnSetTensor.*: CUDNN_STATUS_"),
-        tensor(cudnn, shape, Precision.FP32, Layout.NCHW),
+        tensor_descriptor(cudnn, shape, Precision.FP32, Layout.NCHW),
     ):
         pass
-    with tensor(cudnn, (*shape[:-1], shape[-1] - 1), Precision.FP32, Layout.NCHW):
+    with tensor_descriptor(cudnn, (*shape[:-1], shape[-1] - 1), Precision.FP32, Layout.NCHW):
         pass
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only glibc 2.33 and later tells its heap")
 def test_descriptors_are_destroyed_also_after_an_error(cudnn: Library) -> None:
     def refused() -> None:
-        with pytest.raises(Unsupported), tensor(cudnn, (0, 1, 1, 1), Precision.FP32, Layout.NCHW):
+        with pytest.raises(Unsupported), tensor_descriptor(cudnn, (0, 1, 1, 1), Precision.FP32, Layout.NCHW):
             pass
 
     def broken() -> None:
         with (
             pytest.raises(KeyError),
-            tensor(cudnn, (1, 1, 1, 1), Precision.FP32, Layout.NCHW),
+            tensor_descriptor(cudnn, (1, 1, 1, 1), Precision.FP32, Layout.NCHW),
             filter_(cudnn, (1, 1, 1, 1), Precision.FP32, Layout.NCHW),
             convolution(cudnn, Precision.FP32, padding=(0, 0), stride=(1, 1), dilation=(1, 1)),
         ):

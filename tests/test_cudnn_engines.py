@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import pytest
 
 from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
-from latte_cli.backends.native.cudnn import Target, graph
-from latte_cli.backends.native.cudnn.attributes import Attribute, Kind, Type
-from latte_cli.backends.native.cudnn.engines import Descriptor
+from latte_cli.backends.native.cudnn import EngineTarget, graph
+from latte_cli.backends.native.cudnn.attributes import Attribute, DescriptorKind, Type
+from latte_cli.backends.native.cudnn.engines import BackendDescriptor
 from latte_cli.backends.native.cudnn.library import Library
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision
@@ -29,10 +29,12 @@ def stack() -> Iterator[ExitStack]:
         yield opened
 
 
-def tensor(cudnn: Library, stack: ExitStack, uid: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Descriptor:
+def tensor(
+    cudnn: Library, stack: ExitStack, uid: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> BackendDescriptor:
     if cudnn.version >= (9, 0, 0):
         pytest.skip("version 9 looks for the driver")
-    made = stack.enter_context(Descriptor(cudnn, Kind.TENSOR))
+    made = stack.enter_context(BackendDescriptor(cudnn, DescriptorKind.TENSOR))
     made.set(Attribute.TENSOR_UNIQUE_ID, Type.INT64, uid)
     made.set(Attribute.TENSOR_DATA_TYPE, Type.DATA_TYPE, 0)
     made.set(Attribute.TENSOR_BYTE_ALIGNMENT, Type.INT64, 16)
@@ -52,9 +54,9 @@ def test_what_is_fixed_cannot_be_set_and_what_is_missing_cannot_be_fixed(cudnn: 
     with pytest.raises(Failed, match="cudnnBackendSetAttribute: CUDNN_STATUS_"):
         made.set(Attribute.TENSOR_UNIQUE_ID, Type.INT64, 8)
     with pytest.raises(Failed, match="cudnnBackendFinalize: CUDNN_STATUS_"):
-        stack.enter_context(Descriptor(cudnn, Kind.TENSOR)).finalize()
+        stack.enter_context(BackendDescriptor(cudnn, DescriptorKind.TENSOR)).finalize()
     with pytest.raises((Failed, OutOfMemory), match="cudnnBackendCreateDescriptor: CUDNN_STATUS_"):
-        Descriptor(cudnn, 9999)  # type: ignore[arg-type]
+        BackendDescriptor(cudnn, 9999)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("phase", Convolution.phases)
@@ -62,7 +64,7 @@ def test_each_operation_takes_its_tensors(cudnn: Library, stack: ExitStack, phas
     x = tensor(cudnn, stack, 1, (2, 8, 9, 9), (648, 81, 9, 1))
     w = tensor(cudnn, stack, 2, (4, 8, 3, 3), (72, 9, 3, 1))
     y = tensor(cudnn, stack, 3, (2, 4, 5, 4), (80, 20, 4, 1))
-    convolution = stack.enter_context(Descriptor(cudnn, Kind.CONVOLUTION))
+    convolution = stack.enter_context(BackendDescriptor(cudnn, DescriptorKind.CONVOLUTION))
     convolution.set(Attribute.CONVOLUTION_COMP_TYPE, Type.DATA_TYPE, 0)
     convolution.set(Attribute.CONVOLUTION_CONV_MODE, Type.CONVOLUTION_MODE, 1)
     convolution.set(Attribute.CONVOLUTION_SPATIAL_DIMS, Type.INT64, 2)
@@ -72,7 +74,7 @@ def test_each_operation_takes_its_tensors(cudnn: Library, stack: ExitStack, phas
     convolution.set(Attribute.CONVOLUTION_POST_PADDINGS, Type.INT64, 1, 0)
     convolution.finalize()
     assert convolution.get(Attribute.CONVOLUTION_FILTER_STRIDES, Type.INT64, 4) == [2, 2]
-    described = stack.enter_context(Descriptor(cudnn, Kind[phase.name]))
+    described = stack.enter_context(BackendDescriptor(cudnn, DescriptorKind[phase.name]))
     for name, made in {"X": x, "W": w, "Y": y, "CONV_DESC": convolution}.items():
         described.set(Attribute[f"{phase.name}_{name}"], Type.BACKEND_DESCRIPTOR, made)
     described.set(Attribute[f"{phase.name}_ALPHA"], Type.FLOAT, 1.0)
@@ -82,16 +84,16 @@ def test_each_operation_takes_its_tensors(cudnn: Library, stack: ExitStack, phas
 
 def test_without_a_handle_or_properties_there_is_no_graph(cudnn: Library) -> None:
     with pytest.raises(Failed, match="cudnnBackendFinalize: CUDNN_STATUS_"):
-        graph(Target(cudnn), PLAIN, Phase.FORWARD, Precision.FP32, Layout.NCHW)
+        graph(EngineTarget(cudnn), PLAIN, Phase.FORWARD, Precision.FP32, Layout.NCHW)
 
 
 def test_what_cudnn_cannot_describe_is_unsupported(cudnn: Library) -> None:
     uneven = Convolution(batch=1, in_channels=1, out_channels=1, input=(5, 5), kernel=(3, 3), pad_before=(1, 0))
     with pytest.raises(Unsupported, match="pads both sides alike"):
-        graph(Target(cudnn), uneven, Phase.FORWARD, Precision.FP32, Layout.NCHW)
+        graph(EngineTarget(cudnn), uneven, Phase.FORWARD, Precision.FP32, Layout.NCHW)
 
 
 def test_a_device_that_is_not_here_needs_a_newer_library(cudnn: Library) -> None:
     if cudnn.version < (9, 8, 0):
         with pytest.raises(Unsupported, match=r"knows no device that is not here; 9\.8\.0 does"):
-            Target(cudnn, json="{}")
+            EngineTarget(cudnn, json="{}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from latte_cli.backends.native.cudnn.find import Candidate, candidates
+from latte_cli.backends.native.cudnn.find import Candidate, find_copies
 from latte_cli.backends.native.cudnn.signatures import LIBRARIES
 from latte_cli.errors import LatteError
 
@@ -48,7 +48,7 @@ def places(tmp_path: Path, folder: Path, major: int) -> Iterator[dict[str, Path]
 def test_places_are_tried_in_order(places: dict[str, Path], tmp_path: Path, major: int) -> None:
     environment = {name: str(tmp_path / name.split("_")[1].lower()) for name in ("CUDA_HOME", "CUDA_PATH")}
     environment["CONDA_PREFIX"] = str(tmp_path / "conda")
-    found = candidates(environment, [str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "root")
+    found = find_copies(environment, [str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "root")
     assert told(found) == [
         (major, places["wheel"], "NVIDIA's wheel"),
         (major, places["torch"], "torch's wheel"),
@@ -63,12 +63,12 @@ def test_places_are_tried_in_order(places: dict[str, Path], tmp_path: Path, majo
 
 
 def test_where_nothing_is_only_the_systems_loader_is_asked(tmp_path: Path) -> None:
-    assert told(candidates({}, [str(tmp_path)], tmp_path)) == SYSTEM
+    assert told(find_copies({}, [str(tmp_path)], tmp_path)) == SYSTEM
 
 
 def test_a_place_under_two_names_is_tried_once(places: dict[str, Path], tmp_path: Path, major: int) -> None:
     (tmp_path / "root/usr/local/cuda").symlink_to(tmp_path / "root/usr/local/cuda-13.0")
-    found = told(candidates({"CUDA_HOME": str(tmp_path / "root/usr/local/cuda")}, [], tmp_path / "root"))
+    found = told(find_copies({"CUDA_HOME": str(tmp_path / "root/usr/local/cuda")}, [], tmp_path / "root"))
     assert [(place, origin) for _, place, origin in found if origin.startswith("CUDA")] == [
         (tmp_path / "root/usr/local/cuda/lib64", "CUDA_HOME"),
         (places["old"], "CUDA"),
@@ -77,21 +77,21 @@ def test_a_place_under_two_names_is_tried_once(places: dict[str, Path], tmp_path
 
 def test_the_override_stands_alone(places: dict[str, Path], tmp_path: Path, major: int, folder: Path) -> None:
     for place in (folder, folder / LIBRARIES[major][0]):
-        found = candidates({"LATTE_CUDNN": str(place), "CUDA_HOME": str(tmp_path / "home")}, [str(tmp_path / "b")])
+        found = find_copies({"LATTE_CUDNN": str(place), "CUDA_HOME": str(tmp_path / "home")}, [str(tmp_path / "b")])
         assert [(each.major, each.folder, each.origin) for each in found] == [(major, folder, "LATTE_CUDNN")]
 
 
 def test_a_library_of_the_override_tells_the_major(tmp_path: Path, major: int, folder: Path) -> None:
     for each in LIBRARIES:
         (tmp_path / LIBRARIES[each][0]).touch()
-    assert [found.major for found in candidates({"LATTE_CUDNN": str(tmp_path)})] == [9, 8]
+    assert [found.major for found in find_copies({"LATTE_CUDNN": str(tmp_path)})] == [9, 8]
     for each in LIBRARIES:
         file = tmp_path / LIBRARIES[each][0]
-        assert [found.major for found in candidates({"LATTE_CUDNN": str(file)})] == [each]
+        assert [found.major for found in find_copies({"LATTE_CUDNN": str(file)})] == [each]
 
 
 def test_an_empty_override_is_none(tmp_path: Path) -> None:
-    assert told(candidates({"LATTE_CUDNN": ""}, [], tmp_path)) == SYSTEM
+    assert told(find_copies({"LATTE_CUDNN": ""}, [], tmp_path)) == SYSTEM
 
 
 def test_a_bad_override_is_told_in_words(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_bad_override_is_told_in_words(tmp_path: Path) -> None:
     }
     for value, words in cases.items():
         with pytest.raises(LatteError, match=r"^LATTE_CUDNN is ") as raised:
-            candidates({"LATTE_CUDNN": value})
+            find_copies({"LATTE_CUDNN": value})
         assert words in raised.value.message
         assert value in raised.value.message
         assert raised.value.hint
@@ -112,12 +112,12 @@ FIND = """
 import ctypes, sys
 from pathlib import Path
 from latte_cli.backends.native.cudnn import open_library
-from latte_cli.backends.native.cudnn.find import candidates
+from latte_cli.backends.native.cudnn.find import find_copies
 from latte_cli.errors import LatteError
 keep = ctypes.CDLL(sys.argv[1]) if sys.argv[1] else None
 try:
-    print(open_library(candidates(path=[sys.argv[2]], root=Path("/nowhere"))).path)
-    print(candidates(path=[sys.argv[2]], root=Path("/nowhere"))[0].origin)
+    print(open_library(find_copies(path=[sys.argv[2]], root=Path("/nowhere"))).path)
+    print(find_copies(path=[sys.argv[2]], root=Path("/nowhere"))[0].origin)
 except LatteError as error:
     print(error.message)
 copies = {line.split()[-1] for line in open("/proc/self/maps") if "libcudnn_ops" in line}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_allocator import HALF, PHONE, QUARTER, STEPS_S, THREE, WHOLE, recorded
 
-from latte_cli.allocator import allocate, busiest, curve, point, round_of, shortest
+from latte_cli.allocator import allocate, busiest, curve, point, round_of, shortest_point
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.fleet import Fleet
 from latte_cli.report import Format
@@ -52,12 +52,12 @@ def test_a_point_says_what_the_plan_of_its_duration_does():
 
 def test_the_shortest_rounds_that_keep_a_share_are_no_longer_than_they_have_to_be():
     points = curve(priced((3, 1), (1, 10)))
-    half = shortest(points, capacity=0.8)
+    half = shortest_point(points, capacity=0.8)
     assert half.capacity >= 0.8
     assert half.taking_part == 1
     earlier = [each for each in points if each.round_duration_s < half.round_duration_s]
     assert all(each.capacity < 0.8 or each.taking_part < 1 for each in earlier)
-    quarter = shortest(points, floor=0.25)
+    quarter = shortest_point(points, floor=0.25)
     assert quarter.floor >= 0.25
     assert all(each.floor < 0.25 for each in points if each.round_duration_s < quarter.round_duration_s)
 
@@ -82,9 +82,9 @@ def test_what_cannot_be_had_ends_with_3_and_says_what_can():
     small = replace(PHONE, memory_bytes=1)
     nothing = [(small, [round_of(sub, small, recorded(1.0)) for sub in THREE])]
     with pytest.raises(LatteError, match="at most 0% fit the memory"):
-        shortest(curve(nothing), capacity=0.5)
+        shortest_point(curve(nothing), capacity=0.5)
     with pytest.raises(LatteError, match="every device train 20%"):
-        shortest(curve(nothing), floor=0.2)
+        shortest_point(curve(nothing), floor=0.2)
 
 
 def test_any_duration_has_a_point():

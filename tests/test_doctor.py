@@ -12,7 +12,7 @@ from latte_cli.backends.cpu.findings import instruction_sets
 from latte_cli.backends.cuda.findings import has_code
 from latte_cli.backends.native.onednn.find import Candidate
 from latte_cli.backends.probes import Module, Trouble
-from latte_cli.doctor import findings, missing, usable
+from latte_cli.doctor import all_findings, first_missing, is_usable
 
 pytest_plugins = ["cudnn_libraries", "onednn_libraries"]
 
@@ -79,21 +79,21 @@ def finding(state: State, device: str) -> Finding:
 
 def test_a_device_is_usable_if_nothing_that_it_needs_is_wanting() -> None:
     found = (finding(State.OK, "cpu"), finding(State.BROKEN, ""), finding(State.ABSENT, "cuda"))
-    assert usable(found, "cpu")
-    assert not usable(found, "cuda")
-    assert missing(found, "cuda") == found[2]
+    assert is_usable(found, "cpu")
+    assert not is_usable(found, "cuda")
+    assert first_missing(found, "cuda") == found[2]
 
 
 def test_a_gpu_needs_what_the_cpu_needs() -> None:
     found = (finding(State.BROKEN, "cpu"), finding(State.OK, "cuda"))
-    assert missing(found, "cuda") == missing(found, "cpu") == found[0]
+    assert first_missing(found, "cuda") == first_missing(found, "cpu") == found[0]
 
 
 def test_a_library_that_aborts_is_trouble_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "aborting.py").write_text("import os\nos.write(2, b'line 1\\ncannot go on\\n')\nos.abort()\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert probes.module("aborting") == Trouble(reason="ended by SIGABRT: cannot go on")
+    assert probes.probe_module("aborting") == Trouble(reason="ended by SIGABRT: cannot go on")
     assert [path.name for path in tmp_path.iterdir() if "core" in path.name] == []
 
 
@@ -102,13 +102,13 @@ def test_a_library_that_hangs_is_trouble_once_the_limit_has_passed(
 ) -> None:
     (tmp_path / "hanging.py").write_text("import threading\nthreading.Event().wait()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert probes.module("hanging", 0.5) == Trouble(reason="no answer within 0.5 s")
+    assert probes.probe_module("hanging", 0.5) == Trouble(reason="no answer within 0.5 s")
 
 
 def test_a_library_that_chatters_is_heard_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "chattering.py").write_text("print('hello'); print('{}')\n__version__ = '1.2'\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert probes.module("chattering") == Module(version="1.2", path=str(tmp_path))
+    assert probes.probe_module("chattering") == Module(version="1.2", path=str(tmp_path))
 
 
 def test_a_package_that_is_not_there_is_told_from_one_that_lacks_another(
@@ -116,8 +116,8 @@ def test_a_package_that_is_not_there_is_told_from_one_that_lacks_another(
 ) -> None:
     (tmp_path / "needy.py").write_text("import nowhere\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert probes.module("nowhere") == Trouble(reason="not installed", missing=True)
-    assert probes.module("needy") == Trouble(reason="needs the module `nowhere`")
+    assert probes.probe_module("nowhere") == Trouble(reason="not installed", missing=True)
+    assert probes.probe_module("needy") == Trouble(reason="needs the module `nowhere`")
 
 
 def test_a_file_of_the_current_folder_is_not_taken_for_a_library(
@@ -125,7 +125,7 @@ def test_a_file_of_the_current_folder_is_not_taken_for_a_library(
 ) -> None:
     (tmp_path / "pyarrow.py").write_text("raise SystemExit('wrong one')\n")
     monkeypatch.chdir(tmp_path)
-    assert isinstance(probes.module("pyarrow"), Module)
+    assert isinstance(probes.probe_module("pyarrow"), Module)
 
 
 def test_a_text_file_in_place_of_cudnn_is_broken_and_not_absent(
@@ -150,8 +150,8 @@ def test_a_real_cudnn_is_named_with_its_version_and_place(folder: Path, monkeypa
 
 def test_the_cpu_of_this_machine_can_be_measured() -> None:
     steps: list[float] = []
-    found = {each.subject: each for each in findings("cpu", advance=lambda done, label: steps.append(done))}
-    assert usable(tuple(found.values()), "cpu")
+    found = {each.subject: each for each in all_findings("cpu", advance=lambda done, label: steps.append(done))}
+    assert is_usable(tuple(found.values()), "cpu")
     told = ["processor", "memory", "Python", "latte", "torch", "oneDNN", "oneDNN beside torch", "pyarrow", "xgboost"]
     assert list(found) == told
     assert found["torch"].state is State.OK
@@ -171,7 +171,7 @@ def test_a_jetson_without_a_build_of_torch_for_it_is_told_where_to_find_one(tmp_
     torch = probes.torch()
     if not isinstance(torch, probes.Torch) or torch.cuda:
         pytest.skip("this torch is built for CUDA")
-    found = {each.subject: each for each in findings(root=tmp_path)}
+    found = {each.subject: each for each in all_findings(root=tmp_path)}
     assert (found["NVIDIA driver"].state, found["NVIDIA driver"].text) == (State.OK, "L4T 36.4.3")
     assert (found["power mode"].state, found["power mode"].text) == (State.OK, "25W")
     assert found["torch for CUDA"].state is State.ABSENT
@@ -180,7 +180,7 @@ def test_a_jetson_without_a_build_of_torch_for_it_is_told_where_to_find_one(tmp_
 
 def test_the_doctor_does_not_load_torch_into_its_own_process() -> None:
     code = (
-        "import sys; from latte_cli.doctor import findings; findings('cpu');"
+        "import sys; from latte_cli.doctor import all_findings; all_findings('cpu');"
         "sys.exit(str({'torch', 'xgboost', 'pyarrow', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -193,14 +193,14 @@ def test_a_real_onednn_is_named_with_its_version_and_place(copy: Candidate, monk
     found = probes.onednn()
     assert isinstance(found, probes.Onednn)
     assert (found.path, found.origin, found.one_pool) == (copy.file, "LATTE_ONEDNN", True)
-    beside = next(each for each in findings("cpu") if each.subject == "oneDNN beside torch")
+    beside = next(each for each in all_findings("cpu") if each.subject == "oneDNN beside torch")
     assert (beside.state, beside.text) == (State.OK, f"{found.version} (LATTE_ONEDNN)")
 
 
 def test_a_onednn_that_is_not_there_hinders_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATTE_ONEDNN", str(tmp_path))
-    found = findings("cpu")
+    found = all_findings("cpu")
     beside = next(each for each in found if each.subject == "oneDNN beside torch")
     assert (beside.state, beside.device) == (State.BROKEN, "")
     assert "pip install onednn-cpu-gomp" in beside.hint
-    assert usable(found, "cpu")
+    assert is_usable(found, "cpu")

@@ -17,22 +17,22 @@ from jsonschema import Draft202012Validator
 from schemas import valid
 
 from latte_cli import documents
-from latte_cli.allocator import Method, as_json, read_plan
+from latte_cli.allocator import Method, plan_document, read_plan
 from latte_cli.backends.cuda import deviceless
-from latte_cli.documents import Source
+from latte_cli.documents import DocumentSource
 from latte_cli.errors import LatteError
 from latte_cli.federated.study.files import Files
-from latte_cli.gates import read_estimates
 from latte_cli.layers import Convolution, Phase, layer_text
 from latte_cli.network import zoo
 from latte_cli.runtime import read_choices
 from latte_cli.selector import artefact
 from latte_cli.tasks import Layout, Precision
+from latte_cli.thresholds import read_estimates
 
 ROOT = Path(__file__).parents[1]
 FROZEN = Path(__file__).parent / "frozen"
 NAMES = sorted(json.loads(path.read_text())["$id"] for path in documents.SCHEMAS.glob("*.json"))
-SOURCE = Source(where="`file.json`", fault="is not a plan", hint="make another")
+SOURCE = DocumentSource(where="`file.json`", fault="is not a plan", hint="make another")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,19 +143,19 @@ def read_study(path: Path, kind: str) -> Any:
 
 
 def checked(name: str) -> Callable[[Path], Any]:
-    return lambda path: documents.load(path, name, SOURCE)
+    return lambda path: documents.load_document(path, name, SOURCE)
 
 
 def read_selector(path: Path) -> Any:
     """The card alone is the document; where it can be read, its trees are missing here."""
-    return artefact.load(path.parent)
+    return artefact.load_selector(path.parent)
 
 
 READERS: dict[str, tuple[Callable[[], Any], Callable[[Path], Any]]] = {
-    "plan": (plan, lambda path: as_json(read_plan(path))),
+    "plan": (plan, lambda path: plan_document(read_plan(path))),
     "estimate": (lambda: frozen("estimate"), read_estimates),
     "choices": (lambda: {"schema": "latte.choices/1", "entries": [ENTRY]}, read_choices),
-    "device": (lambda: {"deviceName": "a GPU", "deviceVer": 900, "more": [1, 2]}, deviceless.read),
+    "device": (lambda: {"deviceName": "a GPU", "deviceVer": 900, "more": [1, 2]}, deviceless.read_properties),
     "selector": (lambda: card("selector"), read_selector),
     "times": (lambda: card("times"), checked("latte.times/2")),
     "run": (
@@ -322,9 +322,9 @@ def test_what_is_wrong_is_named_by_its_place(content: str, said: str, hint: str 
 def test_no_more_is_read_than_a_document_may_have(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(" " * 100)
     with pytest.raises(LatteError, match="more than 99 bytes"):
-        documents.load(tmp_path / "a.json", "latte.plan/1", SOURCE, most_bytes=99)
+        documents.load_document(tmp_path / "a.json", "latte.plan/1", SOURCE, most_bytes=99)
     with pytest.raises(documents.Missing, match="No such file"):
-        documents.load(tmp_path / "b.json", "latte.plan/1", SOURCE)
+        documents.load_document(tmp_path / "b.json", "latte.plan/1", SOURCE)
     for path in (tmp_path, "a\0b"):
         with pytest.raises(LatteError, match="cannot read"):
-            documents.load(path, "latte.plan/1", SOURCE)
+            documents.load_document(path, "latte.plan/1", SOURCE)

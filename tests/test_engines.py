@@ -220,13 +220,13 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "gpu.json"
     file.write_text(content)
     with pytest.raises(LatteError, match=r"`.*gpu\.json` holds no properties of a GPU: "):
-        deviceless.read(file)
+        deviceless.read_properties(file)
     with pytest.raises(LatteError, match="No such file"):
-        deviceless.read(tmp_path / "missing.json")
+        deviceless.read_properties(tmp_path / "missing.json")
 
 
 def test_a_machine_without_a_gpu_has_nothing_to_write(tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
     with pytest.raises(LatteError, match="cuDNN describes no GPU here: "):
-        deviceless.write(file)
+        deviceless.write_properties(file)
     assert not file.exists()

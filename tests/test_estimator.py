@@ -19,13 +19,13 @@ from latte_cli.estimator import (
     Estimator,
     Limits,
     Source,
-    compared,
-    estimated,
+    estimate_each,
+    estimate_one,
 )
-from latte_cli.estimator.steps import Step, training_step
+from latte_cli.estimator.steps import Step, step_calls
 from latte_cli.layers import Norm, Phase
 from latte_cli.lookup import NotProfiled
-from latte_cli.measure import Mark
+from latte_cli.measure import QualityFlag
 from latte_cli.network import Network, Node, load
 from latte_cli.network.onnx import read
 from latte_cli.network.zoo import ZOO, export
@@ -91,7 +91,7 @@ def test_nothing_goes_back_to_what_depends_on_no_parameter():
     plain = Norm(shape=shape, function="batch", affine=False)
     node = Node(name="norm", layer=plain, inputs=("image",), output="norm")
     only = Network(name="plain", inputs=(("image", shape),), nodes=(node,), outputs=("norm",))
-    assert [(work.name, work.phase) for work in training_step(only, Step(optimizer="none"))] == [
+    assert [(work.name, work.phase) for work in step_calls(only, Step(optimizer="none"))] == [
         ("norm", Phase.FORWARD),
         (LOSS, Phase.FORWARD),
     ]
@@ -184,7 +184,7 @@ def test_an_interval_is_never_narrower_than_a_step_against_itself(measured):
 
 
 def test_noisy_rows_are_said(store):
-    write(store, [measurement(task, marks=(Mark.NOISY,)) for task in tasks(step_layers(NETWORK))])
+    write(store, [measurement(task, flags=(QualityFlag.NOISY,)) for task in tasks(step_layers(NETWORK))])
     assert codes(Estimator(store, DEVICE.slug).estimate(NETWORK)) == {"noisy"}
 
 
@@ -198,7 +198,7 @@ def test_rows_of_other_library_versions_are_said(measured):
 
 def test_each_warning_ends_in_an_action(store):
     layers = [layer for layer in step_layers(NETWORK) if layer.kind != "norm"]
-    write(store, [measurement(task, marks=(Mark.NOISY,)) for task in tasks(layers)])
+    write(store, [measurement(task, flags=(QualityFlag.NOISY,)) for task in tasks(layers)])
     estimator = Estimator(store, DEVICE.slug, strategy="fixed:IM2COL_GEMM", limits=Limits(workspace_bytes=1))
     found = estimator.estimate(network(batch=64), allow_unknown=True)
     assert {"missing", "predicted_share", "extrapolated"} <= codes(found)
@@ -277,8 +277,8 @@ def test_the_least_counts_learned_workspaces_where_nothing_was_measured(tmp_path
         if task.layer.kind != "convolution" or task.layer in convolutions
     ]
     write(store, [replace(row, workspace_bytes=KIB) if row.task.layer.kind != "convolution" else row for row in roomy])
-    selectors.save(
-        selectors.fit(selectors.decisions(store.measurements(DEVICE.slug, kinds={"convolution"}))),
+    selectors.save_selector(
+        selectors.fit_selector(selectors.decisions(store.measurements(DEVICE.slug, kinds={"convolution"}))),
         store.models_dir / f"selector-{DEVICE.slug}",
     )
     with pytest.raises(DoesNotFit) as caught:
@@ -311,7 +311,7 @@ def test_a_framework_that_knows_no_limit_is_said_to_exceed_it(store):
 
 def test_strategies_are_compared_on_the_same_timings(measured):
     names = ("latte", "pytorch", "tensorflow", "mindspore")
-    found = compared(measured, DEVICE.slug, NETWORK, strategies=names)
+    found = estimate_each(measured, DEVICE.slug, NETWORK, strategies=names)
     assert [each.strategy for each in found] == list(names)
     latte, pytorch, tensorflow, mindspore = found
     assert latte.step_s == tensorflow.step_s < pytorch.step_s == mindspore.step_s
@@ -324,17 +324,17 @@ def test_strategies_are_compared_on_the_same_timings(measured):
 def test_limits_that_the_step_does_not_fit_are_left_out(measured):
     least = peak(measured, strategy="pytorch").peak.live_bytes
     limits = [Limits(memory_bytes=most) for most in (KIB, least, 2 * least, None)]
-    found = compared(measured, DEVICE.slug, NETWORK, limits=limits)
+    found = estimate_each(measured, DEVICE.slug, NETWORK, limits=limits)
     assert [each.limits for each in found] == limits[1:]
     assert [each.step_s for each in found] == sorted((each.step_s for each in found), reverse=True)
     for each in found:
         assert each == Estimator(measured, DEVICE.slug, limits=each.limits).estimate(NETWORK)
     with pytest.raises(DoesNotFit):
-        compared(measured, DEVICE.slug, NETWORK, limits=limits[:1] * 2)
+        estimate_each(measured, DEVICE.slug, NETWORK, limits=limits[:1] * 2)
 
 
 def test_rules_choose_by_predicted_times_where_nothing_was_measured(measured):
-    found = compared(
+    found = estimate_each(
         measured, DEVICE.slug, network(batch=32), strategies=("exhaustive", "pytorch", "fixed:IM2COL_GEMM")
     )
     exhaustive, *others = found
@@ -361,19 +361,19 @@ def test_a_fixed_algorithm_that_the_device_never_ran_gets_a_near_match(measured)
 
 def test_auto_takes_the_layout_that_is_faster_in_total(measured):
     profile(measured, step_layers(NETWORK), replace(SETTINGS, layout=Layout.CHANNELS_LAST))
-    found = estimated(measured, DEVICE.slug, NETWORK, layout="auto")
+    found = estimate_one(measured, DEVICE.slug, NETWORK, layout="auto")
     assert found.settings.layout is Layout.CHANNELS_LAST
     assert {part.layout for part in found.parts} == {Layout.CHANNELS_LAST}
 
 
 def test_auto_takes_the_layout_that_has_rows(measured):
-    assert estimated(measured, DEVICE.slug, NETWORK, layout="auto").settings.layout is Layout.NCHW
+    assert estimate_one(measured, DEVICE.slug, NETWORK, layout="auto").settings.layout is Layout.NCHW
 
 
 @pytest.mark.parametrize("wish", [{"precision": "bf16"}, {"layout": "channels_last"}, {"threads": 7}])
 def test_settings_that_were_not_profiled_are_an_error(measured, wish):
     with pytest.raises(LatteError, match="has no rows in") as caught:
-        estimated(measured, DEVICE.slug, NETWORK, **wish)
+        estimate_one(measured, DEVICE.slug, NETWORK, **wish)
     assert caught.value.exit_code is ExitCode.BAD_INPUT
 
 
@@ -389,7 +389,7 @@ def test_settings_that_were_not_profiled_are_an_error(measured, wish):
 )
 def test_an_unknown_name_is_a_usage_error_with_a_near_match(measured, wish, near):
     with pytest.raises(LatteError, match="unknown") as caught:
-        estimated(measured, DEVICE.slug, NETWORK, **wish)
+        estimate_one(measured, DEVICE.slug, NETWORK, **wish)
     assert caught.value.exit_code is ExitCode.USAGE
     assert near in (caught.value.hint or "")
 
@@ -446,12 +446,12 @@ def test_a_layout_that_nobody_asked_for_gives_way_to_one_that_was_measured(store
     layers = [*step_layers(NETWORK), NETWORK.transfer()]
     settings = replace(SETTINGS, precision=Precision.TF32)
     write(store, [measurement(task, device=gpu) for task in tasks(layers, settings)])
-    own, other = compared(store, gpu.slug, NETWORK, strategies=("pytorch", "tensorflow"), precision="tf32")
+    own, other = estimate_each(store, gpu.slug, NETWORK, strategies=("pytorch", "tensorflow"), precision="tf32")
     assert (own.settings.layout, other.settings.layout) == (Layout.NCHW, Layout.NCHW)
     assert "other_layout" not in codes(own)
     [said] = [warning.message for warning in other.warnings if warning.code == "other_layout"]
     assert said.startswith("`tensorflow` takes channels_last at tf32, which was not measured")
     with pytest.raises(NotProfiled, match="no rows in tf32 channels_last"):
-        compared(store, gpu.slug, NETWORK, precision="tf32", layout="channels_last")
+        estimate_each(store, gpu.slug, NETWORK, precision="tf32", layout="channels_last")
     with pytest.raises(NotProfiled, match="no rows in fp16 channels_last"):
-        compared(store, gpu.slug, NETWORK, strategies=("tensorflow",), precision="fp16")
+        estimate_each(store, gpu.slug, NETWORK, strategies=("tensorflow",), precision="fp16")

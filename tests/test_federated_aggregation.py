@@ -6,23 +6,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latte_cli.allocator import catalogue
-from latte_cli.allocator.channels import Method, kept
+from latte_cli.allocator.channels import Method, kept_channels
 from latte_cli.errors import LatteError
 from latte_cli.federated import models
 from latte_cli.federated.aggregation import (
     MOST_EXAMPLES,
-    Rule,
+    AggregationRule,
     Update,
-    aggregated,
-    checked,
+    aggregate,
+    channel_importance,
+    check_update,
     groups,
-    importance,
+    indices_of,
     part,
-    places,
 )
 
-LENET = models.network(models.content("lenet", image_size=16), batch=4)
-RESNET20 = models.network(models.content("resnet20", image_size=8), batch=4)
+LENET = models.network_from(models.content("lenet", image_size=16), batch=4)
+RESNET20 = models.network_from(models.content("resnet20", image_size=8), batch=4)
 PIXELS = {"fc1.weight": 4}
 """Of lenet's second input dimension, where a channel is there once a pixel."""
 SIDES = {
@@ -47,7 +47,7 @@ def arrays(network, seed):
 
 def update(network, seed, *, width=0.5, method=Method.RANDOM, examples=10, depth=1.0):
     sub_model = catalogue(network, (width,), (depth,))[0]
-    channels = kept(method, groups(network), dict(sub_model.widths), round_number=0, device=seed)
+    channels = kept_channels(method, groups(network), dict(sub_model.widths), round_number=0, device=seed)
     drawn = part(network, arrays(network, seed), channels, sub_model.dropped)
     return Update(kept=channels, arrays=drawn, examples=examples, dropped=sub_model.dropped)
 
@@ -56,15 +56,15 @@ def held(update, name, at):
     """The value that `update` has for a number of lenet's parameter, None where it does not hold it."""
     layer, kind = name.split(".")
     reads, writes = SIDES[layer]
-    place = list(at)
+    index = list(at)
     for axis, (group, pixels) in enumerate([(writes, 1), (reads, PIXELS.get(name, 1))][: 2 if kind == "weight" else 1]):
         if group is not None and group in update.kept:
             channel, pixel = divmod(at[axis], pixels)
             channels = update.kept[group].tolist()
             if channel not in channels:
                 return None
-            place[axis] = channels.index(channel) * pixels + pixel
-    return float(update.arrays[name][tuple(place)])
+            index[axis] = channels.index(channel) * pixels + pixel
+    return float(update.arrays[name][tuple(index)])
 
 
 def by_hand(whole, updates, weights):
@@ -79,15 +79,15 @@ def by_hand(whole, updates, weights):
     return found
 
 
-@pytest.mark.parametrize("rule", Rule)
+@pytest.mark.parametrize("rule", AggregationRule)
 @pytest.mark.parametrize("method", [Method.NESTED, Method.ROLLING, Method.RANDOM])
 def test_each_number_is_the_mean_over_those_that_hold_it(rule, method):
     whole = arrays(LENET, 99)
     updates = [
         update(LENET, at, width=width, method=method, examples=7 + at**3) for at, width in enumerate((0.25, 0.5, 0.75))
     ]
-    found = aggregated(LENET, whole, updates, rule)
-    wanted = by_hand(whole, updates, [each.examples if rule is Rule.EXAMPLES else 1 for each in updates])
+    found = aggregate(LENET, whole, updates, rule)
+    wanted = by_hand(whole, updates, [each.examples if rule is AggregationRule.EXAMPLES else 1 for each in updates])
     assert set(found) == set(wanted) == set(whole)
     for name, value in found.items():
         assert value.dtype == np.float32
@@ -96,7 +96,7 @@ def test_each_number_is_the_mean_over_those_that_hold_it(rule, method):
 
 def test_whole_networks_give_the_weighted_mean_of_fedavg():
     updates = [replace(update(RESNET20, at, width=1.0), examples=count) for at, count in enumerate((3, 50))]
-    found = aggregated(RESNET20, arrays(RESNET20, 9), updates)
+    found = aggregate(RESNET20, arrays(RESNET20, 9), updates)
     for name, value in found.items():
         both = [each.arrays[name] for each in updates]
         np.testing.assert_allclose(value, np.average(both, axis=0, weights=(3, 50)), rtol=2e-5, atol=1e-6)
@@ -104,19 +104,19 @@ def test_whole_networks_give_the_weighted_mean_of_fedavg():
 
 def test_what_nobody_holds_keeps_its_value_and_the_rest_is_taken_over():
     whole, only = arrays(RESNET20, 1), update(RESNET20, 2, width=0.25, method=Method.NESTED)
-    found = aggregated(RESNET20, whole, [only])
+    found = aggregate(RESNET20, whole, [only])
     changed = {name: found[name] != value for name, value in whole.items()}
     assert found["layer1.0.conv1.weight"].shape == (16, 16, 3, 3)
     assert changed["layer1.0.conv1.weight"].sum() == 4 * 4 * 9
     np.testing.assert_array_equal(found["layer1.0.conv1.weight"][:4, :4], only.arrays["layer1.0.conv1.weight"])
     np.testing.assert_array_equal(found["fc.bias"], only.arrays["fc.bias"])
-    assert aggregated(RESNET20, whole, []).keys() == whole.keys()
+    assert aggregate(RESNET20, whole, []).keys() == whole.keys()
 
 
 def test_blocks_that_a_sub_model_lacks_keep_their_values():
     whole, shallow = arrays(RESNET20, 1), update(RESNET20, 2, width=1.0, depth=0.34)
     assert "layer1.2.add" in shallow.dropped
-    found = aggregated(RESNET20, whole, [checked(RESNET20, shallow)])
+    found = aggregate(RESNET20, whole, [check_update(RESNET20, shallow)])
     np.testing.assert_array_equal(found["layer1.2.conv1.weight"], whole["layer1.2.conv1.weight"])
     assert (found["layer1.0.conv1.weight"] != whole["layer1.0.conv1.weight"]).all()
 
@@ -126,22 +126,22 @@ def test_blocks_that_a_sub_model_lacks_keep_their_values():
 def test_a_part_that_comes_back_as_it_was_changes_nothing(seed, width, method):
     whole = arrays(LENET, seed)
     widths = dict(catalogue(LENET, (width,))[0].widths)
-    channels = kept(method, groups(LENET), widths, round_number=seed, device=3, seed=seed)
+    channels = kept_channels(method, groups(LENET), widths, round_number=seed, device=3, seed=seed)
     same = Update(kept=channels, arrays=part(LENET, whole, channels), examples=5)
-    found = aggregated(LENET, whole, [checked(LENET, same)] * 3)
+    found = aggregate(LENET, whole, [check_update(LENET, same)] * 3)
     for name, value in whole.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
 
 
 def test_places_of_the_same_channels_are_worked_out_once():
     channels = {"conv1": np.array([0, 2])}
-    assert places(LENET, channels) is places(LENET, {"conv1": np.array([0, 2])})
-    assert places(LENET, channels) is not places(LENET, {"conv1": np.array([0, 3])})
+    assert indices_of(LENET, channels) is indices_of(LENET, {"conv1": np.array([0, 2])})
+    assert indices_of(LENET, channels) is not indices_of(LENET, {"conv1": np.array([0, 3])})
 
 
 def test_the_importance_of_a_channel_is_the_norm_of_the_weights_that_make_it():
     whole = arrays(RESNET20, 4)
-    found = importance(RESNET20, whole)
+    found = channel_importance(RESNET20, whole)
     inner = next(group for group in groups(RESNET20) if group.name == "layer1.0.conv1")
     np.testing.assert_allclose(
         found[inner.name], np.linalg.norm(whole["layer1.0.conv1.weight"].reshape(16, -1), axis=1), rtol=1e-6
@@ -219,10 +219,10 @@ BAD = {
 def test_a_bad_update_is_named(case):
     bad, message = BAD[case]
     with pytest.raises(LatteError) as error:
-        checked(LENET, bad)
+        check_update(LENET, bad)
     assert message in error.value.message
     assert error.value.hint
 
 
 def test_a_good_update_passes():
-    assert checked(LENET, GOOD) is GOOD
+    assert check_update(LENET, GOOD) is GOOD

@@ -3,11 +3,11 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from latte_cli.errors import LatteError
-from latte_cli.federated.data import Examples, Partition, examples, partitions, split
+from latte_cli.federated.data import Examples, Partition, load_examples, partitions, split_examples
 
 
 def test_digits_are_images_from_minus_one_to_one():
-    found = examples("digits", channels=1, image_size=8)
+    found = load_examples("digits", channels=1, image_size=8)
     assert (found.images.shape, found.images.dtype) == ((1797, 1, 8, 8), np.float32)
     assert (found.images.min(), found.images.max()) == (-1, 1)
     assert (len(found), found.labels.dtype) == (1797, np.int64)
@@ -15,7 +15,7 @@ def test_digits_are_images_from_minus_one_to_one():
 
 
 def test_images_take_the_size_and_channels_that_the_network_has():
-    small, large = (examples("mnist", channels=channels, image_size=size) for channels, size in ((1, 14), (3, 28)))
+    small, large = (load_examples("mnist", channels=channels, image_size=size) for channels, size in ((1, 14), (3, 28)))
     assert small.images.shape == (5000, 1, 14, 14)
     assert large.images.shape == (5000, 3, 28, 28)
     np.testing.assert_array_equal(large.images[:, 0], large.images[:, 2])
@@ -25,7 +25,7 @@ def test_images_take_the_size_and_channels_that_the_network_has():
 
 
 def test_an_image_that_keeps_its_size_is_not_touched():
-    same, larger = (examples("digits", channels=1, image_size=size) for size in (8, 16))
+    same, larger = (load_examples("digits", channels=1, image_size=size) for size in (8, 16))
     np.testing.assert_allclose(same.images[0, 0, 0, :4], np.array([0, 0, 5, 13]) / 8 - 1, rtol=1e-6)
     flat = larger.images[0, 0]
     assert same.images[0].mean() == pytest.approx(flat.mean(), abs=0.05)
@@ -33,7 +33,7 @@ def test_an_image_that_keeps_its_size_is_not_touched():
 
 @pytest.mark.parametrize("partition", Partition)
 def test_each_example_is_on_one_device(partition):
-    labels = examples("digits", channels=1, image_size=8).labels
+    labels = load_examples("digits", channels=1, image_size=8).labels
     found = partitions(labels, 10, partition=partition, seed=3)
     assert sorted(np.concatenate(found).tolist()) == list(range(1797))
     again = partitions(labels, 10, partition=partition, seed=3)
@@ -43,7 +43,7 @@ def test_each_example_is_on_one_device(partition):
 
 
 def test_partitions_are_as_skewed_as_asked():
-    labels = examples("digits", channels=1, image_size=8).labels
+    labels = load_examples("digits", channels=1, image_size=8).labels
 
     def most_common(partition, **choices):
         parts = partitions(labels, 10, partition=partition, seed=1, **choices)
@@ -67,15 +67,15 @@ def test_partitions_that_cannot_be_are_refused():
 
 
 def test_what_is_held_out_has_its_share_of_each_class():
-    whole = examples("digits", channels=1, image_size=8)
-    first, second = split(whole, held_out=0.25, seed=2)
+    whole = load_examples("digits", channels=1, image_size=8)
+    first, second = split_examples(whole, held_out=0.25, seed=2)
     counts = np.bincount(whole.labels)
     np.testing.assert_array_equal(np.bincount(second.labels), np.round(0.25 * counts))
     assert len(first) + len(second) == 1797
     rows = np.concatenate([first.images, second.images]).reshape(1797, -1)
     np.testing.assert_allclose(rows.sum(0), whole.images.reshape(1797, -1).sum(0), rtol=1e-3)
     with pytest.raises(LatteError, match="a share of 1 cannot be held out"):
-        split(whole, held_out=1, seed=2)
+        split_examples(whole, held_out=1, seed=2)
 
 
 def saved(folder, images, labels, features=None, *, nested=False):
@@ -88,31 +88,33 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3), dtype=np.uint8)
     labels = [0, 1, 2, 0, 1, 2]
     features = Features({"image": Image(), "label": ClassLabel(num_classes=3)})
-    coloured = examples(saved(tmp_path / "a", list(pixels), labels, features, nested=True), channels=3, image_size=5)
+    coloured = load_examples(
+        saved(tmp_path / "a", list(pixels), labels, features, nested=True), channels=3, image_size=5
+    )
     np.testing.assert_allclose(coloured.images, np.moveaxis(pixels, -1, 1) / 127.5 - 1, atol=1e-5)
     assert coloured.labels.tolist() == labels
-    grey = examples(str(tmp_path / "a"), channels=1, image_size=5)
+    grey = load_examples(str(tmp_path / "a"), channels=1, image_size=5)
     np.testing.assert_allclose(grey.images[:, 0], coloured.images.mean(1), atol=1e-5)
 
 
 def test_lists_of_numbers_are_images_too(tmp_path):
     pixels = np.random.default_rng(0).random((4, 3, 3)).astype(np.float32)
-    found = examples(saved(tmp_path / "b", pixels.tolist(), [0, 1, 0, 1]), channels=1, image_size=3)
+    found = load_examples(saved(tmp_path / "b", pixels.tolist(), [0, 1, 0, 1]), channels=1, image_size=3)
     np.testing.assert_allclose(found.images[:, 0], 2 * pixels - 1, atol=1e-6)
 
 
 def test_data_that_is_not_there_or_no_images_is_named(tmp_path):
     with pytest.raises(LatteError, match="unknown data set `digit`") as error:
-        examples("digit", channels=1, image_size=8)
+        load_examples("digit", channels=1, image_size=8)
     assert error.value.hint == "did you mean `digits`?"
     with pytest.raises(LatteError, match="is no saved data set"):
-        examples(str(tmp_path), channels=1, image_size=8)
+        load_examples(str(tmp_path), channels=1, image_size=8)
     table = Dataset.from_dict(
         {"text": ["a"], "label": [1]}, features=Features({"text": Value("string"), "label": Value("int64")})
     )
     table.save_to_disk(str(tmp_path / "texts"))
     with pytest.raises(LatteError, match="has no column `image`"):
-        examples(str(tmp_path / "texts"), channels=1, image_size=8)
+        load_examples(str(tmp_path / "texts"), channels=1, image_size=8)
 
 
 def test_taking_examples_keeps_images_with_their_labels():

@@ -22,8 +22,8 @@ from safetensors.numpy import load_file
 
 from latte_cli.federated import client, server
 from latte_cli.federated.device import NODE_SETTINGS
-from latte_cli.federated.grid import run
-from latte_cli.federated.settings import Settings, settings
+from latte_cli.federated.grid import run_federation
+from latte_cli.federated.settings import FederationSettings, settings
 from latte_cli.federated.study import Workshop, parse_study
 from latte_cli.store import open_store
 
@@ -46,8 +46,8 @@ COMMANDS = Path(sys.executable).parent
 
 
 def test_the_documented_settings_are_all_there_are_and_the_defaults():
-    assert settings(CONFIG) == Settings(learning_rate=0.02, round_duration_s=1.0)
-    assert len(CONFIG) == len(Settings.__dataclass_fields__)
+    assert settings(CONFIG) == FederationSettings(learning_rate=0.02, round_duration_s=1.0)
+    assert len(CONFIG) == len(FederationSettings.__dataclass_fields__)
 
 
 def free_ports(count):
@@ -153,7 +153,7 @@ def flower(tmp_path_factory):
 @pytest.mark.usefixtures("one_thread")
 def test_flwr_run_gives_what_the_same_federation_gives_in_this_process(flower, tmp_path):
     output, theirs = flower
-    run(server.app, client.app, NODES, {**CONFIG, **CHANGES, "output": str(tmp_path / "here")})
+    run_federation(server.app, client.app, NODES, {**CONFIG, **CHANGES, "output": str(tmp_path / "here")})
     ours = json.loads((tmp_path / "here" / "rounds.json").read_text())
     first, second = (load_file(folder / "model.safetensors") for folder in (tmp_path / "here", output))
     assert first.keys() == second.keys()
@@ -199,10 +199,10 @@ def test_latte_learns_under_flwr_run_what_the_simulation_of_a_study_says(flower,
     workshop = Workshop(study, open_store(str(tmp_path / "store")), tmp_path / "study")
     seed = CONFIG["seed"]
     (scenario,) = study.scenarios
-    whole = workshop.planned("fedavg", scenario, 1.0, seed)
+    whole = workshop.plan_run("fedavg", scenario, 1.0, seed)
     slowest_s = max(share.round_s for share in whole.shared.shares.values())
-    planned = workshop.planned("latte", scenario, float(CONFIG["round-duration"].removesuffix("s")) / slowest_s, seed)
-    simulated = workshop.trained(planned)
+    planned = workshop.plan_run("latte", scenario, float(CONFIG["round-duration"].removesuffix("s")) / slowest_s, seed)
+    simulated = workshop.train(planned)
 
     _, found = flower
     for tick, each in zip(planned.ticks, found["rounds"], strict=True):

@@ -34,7 +34,7 @@ def fields(descr="'<f4'", fortran="False", shape="(1,)", payload=b"1234"):
 def read_or_none(data):
     """What is read; None for a refusal."""
     try:
-        return npy.read(data)
+        return npy.read_array(data)
     except ValueError:
         return None
 
@@ -52,7 +52,7 @@ def check_refused_or_right(data):
 @given(hnp.arrays(PLAIN, SHAPES), st.booleans())
 def test_what_numpy_writes_of_plain_numbers_comes_back(array, fortran):
     array = np.asfortranarray(array) if fortran else array
-    found = npy.read(saved(array))
+    found = npy.read_array(saved(array))
     assert (found.dtype, found.shape, found.tobytes()) == (array.dtype, array.shape, array.tobytes())
     assert found.flags.writeable
 
@@ -116,7 +116,7 @@ def test_no_memory_is_taken_for_what_the_bytes_do_not_hold(data):
     tracemalloc.start()
     try:
         with pytest.raises(ValueError):
-            npy.read(data)
+            npy.read_array(data)
         assert tracemalloc.get_traced_memory()[1] < 3 * len(data) + 20_000
     finally:
         tracemalloc.stop()

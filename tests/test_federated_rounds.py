@@ -11,12 +11,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
-from latte_cli.allocator import Round, SubModel, allocate, as_json, catalogue, largest, shared_out
+from latte_cli.allocator import Round, SubModel, allocate, catalogue, largest, plan_document, shared_out
 from latte_cli.errors import LatteError
 from latte_cli.federated import client, device, messages, models, server
-from latte_cli.federated.aggregation import Rule, aggregated, places
-from latte_cli.federated.grid import LocalGrid, run
-from latte_cli.federated.messages import Task
+from latte_cli.federated.aggregation import AggregationRule, aggregate, indices_of
+from latte_cli.federated.grid import LocalGrid, run_federation
+from latte_cli.federated.messages import RoundTask
 from latte_cli.federated.settings import settings
 from latte_cli.federated.strategy import Overlap
 from latte_cli.federated.training import initial
@@ -44,7 +44,7 @@ def _messages(caplog):
 def whole_run(tmp_path_factory):
     """Two rounds of two devices, once."""
     folder = tmp_path_factory.mktemp("run") / "out"
-    run(server.app, client.app, NODES, {**CONFIG, "output": str(folder)})
+    run_federation(server.app, client.app, NODES, {**CONFIG, "output": str(folder)})
     return folder
 
 
@@ -64,7 +64,7 @@ def test_devices_train_what_fits_them_and_the_network_learns(whole_run):
 def test_the_frequency_table_counts_the_examples_of_each_channel(whole_run):
     found = json.loads((whole_run / "rounds.json").read_text())
     narrow, wide = (each["examples"] for each in found["devices"])
-    network = models.network(models.content("custom_cnn", image_size=8), batch=32)
+    network = models.network_from(models.content("custom_cnn", image_size=8), batch=32)
     widths = {each.id: dict(each.widths) for each in catalogue(network, (1, 0.75, 0.5, 0.25))}
     for name, counts in found["frequencies"].items():
         width = widths[found["rounds"][0]["trained"][0]["sub_model"]][name]
@@ -74,7 +74,7 @@ def test_the_frequency_table_counts_the_examples_of_each_channel(whole_run):
 
 
 def test_the_same_run_gives_the_same_network(whole_run, tmp_path):
-    run(server.app, client.app, NODES, {**CONFIG, "output": str(tmp_path / "again")})
+    run_federation(server.app, client.app, NODES, {**CONFIG, "output": str(tmp_path / "again")})
     first, second = (load_file(str(folder / "model.safetensors")) for folder in (whole_run, tmp_path / "again"))
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first)
@@ -83,7 +83,7 @@ def test_the_same_run_gives_the_same_network(whole_run, tmp_path):
 
 def test_a_result_is_not_overwritten(whole_run):
     with pytest.raises(LatteError, match="holds a federation's result already"):
-        run(server.app, client.app, NODES, {**CONFIG, "output": str(whole_run)})
+        run_federation(server.app, client.app, NODES, {**CONFIG, "output": str(whole_run)})
 
 
 # One priced pair of devices, whose second one answers as each test says
@@ -102,7 +102,7 @@ class Federation:
         self.grid = LocalGrid(app, list(NODES), CONFIG)
         self.settings = settings(CONFIG)
         self.model = models.content("custom_cnn", image_size=8)
-        self.network = models.network(self.model, batch=32)
+        self.network = models.network_from(self.model, batch=32)
         self.sub_models = catalogue(self.network, self.settings.widths)
         self.whole = initial(self.network, seed=0)
         priced = self.strategy()
@@ -148,7 +148,7 @@ def test_a_round_is_the_overlap_of_what_devices_return(federation):
     assert [each.name for each in strategy.rounds[0].trained] == ["device-0", "workstation"]
     alone, _ = federation.round(lambda reply, message: Message(RecordDict(), reply_to=message))
     assert alone.frequencies.examples["conv1"].max() < strategy.frequencies.examples["conv1"].max()
-    only_second = aggregated(federation.network, federation.whole, [returned[0].update])
+    only_second = aggregate(federation.network, federation.whole, [returned[0].update])
     assert any(not np.array_equal(found[name], only_second[name]) for name in found)
     assert set(returned[0].frequencies["conv1"]) == {float(returned[0].update.examples)}
 
@@ -473,7 +473,7 @@ def test_rounds_are_as_long_as_the_wanted_capacity_needs(federation):
 
 def test_the_rule_and_the_method_are_those_of_the_settings(federation):
     _, examples = federation.round()
-    _, holders = federation.round(rule=Rule.HOLDERS)
+    _, holders = federation.round(rule=AggregationRule.HOLDERS)
     assert any(not np.array_equal(examples[name], holders[name]) for name in examples)
 
 
@@ -486,14 +486,14 @@ def test_a_plan_brings_its_sub_models_and_its_round_duration(federation, tmp_pat
     plan = allocate([own], fleet, lambda entry, _: rounds[entry.id], 7.0)
     file = shared_out(plan, federation.network, objective="parameters", method=Method.ROLLING)
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps(as_json(file)))
+    path.write_text(json.dumps(plan_document(file)))
     config = {**CONFIG, "round-duration": "", "rounds": 1, "plan": str(path)}
     strategy, result = server.federation(LocalGrid(client.app, list(NODES), config), settings(config))
     assert strategy.round_duration_s == 7.0
     assert [each.sub_model for each in strategy.rounds[0].trained] == ["fine", "fine"]
     changed = messages.arrays_in(result.arrays)["conv1.weight"] != federation.whole["conv1.weight"]
     assert 20 <= changed.any((1, 2, 3)).sum() <= 32
-    assert strategy.covered().share < 1
+    assert strategy.coverage().share < 1
     with pytest.raises(LatteError, match="the plan is for another model"):
         other = {**config, "image-size": 16}
         server.federation(LocalGrid(client.app, list(NODES), other), settings(other))
@@ -507,7 +507,7 @@ def test_blocks_that_are_left_out_are_not_counted_as_trained():
     counts, examples = strategy.frequencies.examples, [each.examples for each in strategy.rounds[0].trained]
     assert not counts["layer1.2.conv1"].any()
     assert counts["layer1.0.conv1"].sum() == 8 * sum(examples)
-    network = models.network(models.content("resnet20", image_size=8), batch=32)
+    network = models.network_from(models.content("resnet20", image_size=8), batch=32)
     first, found = initial(network, seed=0), messages.arrays_in(result.arrays)
     assert np.array_equal(first["layer1.2.conv1.weight"], found["layer1.2.conv1.weight"])
     assert not np.array_equal(first["layer1.0.conv1.weight"], found["layer1.0.conv1.weight"])
@@ -538,7 +538,7 @@ def a_context(node, config=CONFIG):
 
 
 def content(federation, **changes):
-    task = Task(model=federation.model, sub_models=federation.sub_models, round_duration_s=1.0)
+    task = RoundTask(model=federation.model, sub_models=federation.sub_models, round_duration_s=1.0)
     return RecordDict(
         {
             "task": messages.task_record(replace(task, **changes)),
@@ -623,7 +623,7 @@ def test_a_device_returns_the_part_that_it_was_to_train(federation, remembered):
     context = a_context(NODES[0])
     context.state = remembered
     returned = messages.returned_in(asked(context, content(federation)).content)
-    wanted = places(federation.network, returned.update.kept)
+    wanted = indices_of(federation.network, returned.update.kept)
     assert {name: each.shape for name, each in returned.update.arrays.items()} == {
         name: tuple(map(len, index)) for name, index in wanted.items()
     }

@@ -1,11 +1,11 @@
 import pytest
 
 from latte_cli.errors import LatteError
-from latte_cli.federated.settings import Settings, settings
+from latte_cli.federated.settings import FederationSettings, settings
 
 
 def test_what_is_not_said_is_as_by_default():
-    assert settings({}) == settings({"round-duration": "", "output": ""}) == Settings()
+    assert settings({}) == settings({"round-duration": "", "output": ""}) == FederationSettings()
 
 
 def test_quantities_and_names_are_read():

@@ -7,17 +7,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from latte_cli.allocator import catalogue
-from latte_cli.allocator.channels import Method, kept
+from latte_cli.allocator.channels import Method, kept_channels
 from latte_cli.errors import LatteError
 from latte_cli.federated import models
 from latte_cli.federated.aggregation import groups, part
-from latte_cli.federated.data import Examples, examples
-from latte_cli.federated.training import Descent, Recipe, evaluated, initial, trained
+from latte_cli.federated.data import Examples, load_examples
+from latte_cli.federated.training import Descent, Recipe, evaluate_network, initial, train_network
 
-LENET = models.network(models.content("lenet", image_size=12), batch=16)
-RESNET = models.network(models.content("resnet8", image_size=8), batch=16)
-DIGITS = examples("digits", channels=1, image_size=12).take(np.arange(90))
-COLOURED = examples("digits", channels=3, image_size=8).take(np.arange(400))
+LENET = models.network_from(models.content("lenet", image_size=12), batch=16)
+RESNET = models.network_from(models.content("resnet8", image_size=8), batch=16)
+DIGITS = load_examples("digits", channels=1, image_size=12).take(np.arange(90))
+COLOURED = load_examples("digits", channels=3, image_size=8).take(np.arange(400))
 RECIPE = Recipe(epochs=2, learning_rate=0.02)
 
 
@@ -51,7 +51,7 @@ def test_training_is_sgd_over_shuffled_batches_the_last_of_which_is_smaller():
             loss.backward()
             optimizer.step()
             losses += [float(loss.detach())] * len(batch)
-    found = trained(LENET, first, DIGITS, replace(RECIPE, weight_decay=0.01), seed=5)
+    found = train_network(LENET, first, DIGITS, replace(RECIPE, weight_decay=0.01), seed=5)
     for parameter, (name, array) in zip(module.parameters(), found.arrays.items(), strict=True):
         np.testing.assert_allclose(array, parameter.detach().numpy(), rtol=1e-4, atol=1e-6, err_msg=name)
     assert found.loss == pytest.approx(np.mean(losses), rel=1e-4)
@@ -79,14 +79,14 @@ def test_fewer_examples_than_a_batch_count_once_each():
     module = by_hand(first)
     loss = F.cross_entropy(module(torch.from_numpy(few.images)), torch.from_numpy(few.labels))
     loss.backward()
-    found = trained(LENET, first, few, Recipe(learning_rate=0.1, momentum=0.0), seed=0)
+    found = train_network(LENET, first, few, Recipe(learning_rate=0.1, momentum=0.0), seed=0)
     wanted = first["fc3.bias"] - 0.1 * module[-1].bias.grad.numpy()
     np.testing.assert_allclose(found.arrays["fc3.bias"], wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_the_seed_decides_all_of_it():
     first = initial(RESNET, seed=0)
-    one, same, other = (trained(RESNET, first, COLOURED, RECIPE, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (train_network(RESNET, first, COLOURED, RECIPE, seed=seed) for seed in (1, 1, 2))
     assert all(np.array_equal(one.arrays[name], same.arrays[name]) for name in first)
     assert any(not np.array_equal(one.arrays[name], other.arrays[name]) for name in first)
     assert not np.array_equal(initial(RESNET, seed=1)["conv1.weight"], first["conv1.weight"])
@@ -98,30 +98,32 @@ def test_training_leaves_the_arrays_it_began_with_and_torchs_seed_alone():
     torch.manual_seed(7)
     wanted = torch.rand(1)
     torch.manual_seed(7)
-    trained(RESNET, first, COLOURED.take(np.arange(20)), Recipe(), seed=1)
+    train_network(RESNET, first, COLOURED.take(np.arange(20)), Recipe(), seed=1)
     assert torch.rand(1) == wanted
     assert all(np.array_equal(before[name], first[name]) for name in first)
 
 
 def sub_model(network, width):
     entry = catalogue(network, (width,))[0]
-    channels = kept(Method.ROLLING, groups(network), dict(entry.widths), round_number=1, device=2)
+    channels = kept_channels(Method.ROLLING, groups(network), dict(entry.widths), round_number=1, device=2)
     return entry.of(network), channels
 
 
 def test_a_sub_model_learns_in_its_own_shapes():
     small, channels = sub_model(RESNET, 0.5)
     cut = part(RESNET, initial(RESNET, seed=0), channels)
-    found = trained(small, cut, COLOURED, replace(RECIPE, epochs=4), seed=1, whole=RESNET)
+    found = train_network(small, cut, COLOURED, replace(RECIPE, epochs=4), seed=1, whole=RESNET)
     assert {name: each.shape for name, each in found.arrays.items()} == {name: each.shape for name, each in cut.items()}
     assert found.arrays["layer1.0.conv1.weight"].shape == (8, 8, 3, 3)
-    assert found.loss < 1.2 < trained(small, cut, COLOURED, replace(RECIPE, learning_rate=0.0), seed=1).loss
+    assert found.loss < 1.2 < train_network(small, cut, COLOURED, replace(RECIPE, learning_rate=0.0), seed=1).loss
 
 
 def test_masked_scores_do_not_teach_classes_that_are_not_there():
     present = DIGITS.take(np.flatnonzero(DIGITS.labels < 3))
     first = initial(LENET, seed=1)
-    masked, plain = (trained(LENET, first, present, replace(RECIPE, masked=each), seed=0) for each in (True, False))
+    masked, plain = (
+        train_network(LENET, first, present, replace(RECIPE, masked=each), seed=0) for each in (True, False)
+    )
     np.testing.assert_array_equal(masked.arrays["fc3.weight"][3:], first["fc3.weight"][3:])
     assert (masked.arrays["fc3.bias"][:3] != first["fc3.bias"][:3]).all()
     assert (plain.arrays["fc3.bias"][3:] != first["fc3.bias"][3:]).all()
@@ -131,7 +133,7 @@ def test_scaled_layers_return_as_much_as_whole_ones():
     small, channels = sub_model(LENET, 0.5)
     cut = part(LENET, initial(LENET, seed=1), channels)
     still = Recipe(learning_rate=0.0, momentum=0.0, scaled=True)
-    found = trained(small, cut, DIGITS, still, seed=0, whole=LENET)
+    found = train_network(small, cut, DIGITS, still, seed=0, whole=LENET)
     x = torch.from_numpy(DIGITS.images)
     w = {name: torch.from_numpy(array) for name, array in cut.items()}
     for name, padding in (("conv1", 2), ("conv2", 0)):
@@ -141,32 +143,36 @@ def test_scaled_layers_return_as_much_as_whole_ones():
         x = F.relu(2 * F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"]))
     loss = F.cross_entropy(F.linear(x, w["fc3.weight"], w["fc3.bias"]), torch.from_numpy(DIGITS.labels))
     assert found.loss == pytest.approx(float(loss), rel=1e-4)
-    assert found.loss != pytest.approx(trained(small, cut, DIGITS, replace(still, scaled=False), seed=0).loss, rel=1e-2)
+    assert found.loss != pytest.approx(
+        train_network(small, cut, DIGITS, replace(still, scaled=False), seed=0).loss, rel=1e-2
+    )
 
 
 def test_a_score_is_the_share_of_right_answers_and_the_mean_loss():
     arrays = initial(LENET, seed=1)
     scores = by_hand(arrays)(torch.from_numpy(DIGITS.images)).detach()
     labels = torch.from_numpy(DIGITS.labels)
-    found = evaluated(LENET, arrays, DIGITS, statistics=DIGITS)
+    found = evaluate_network(LENET, arrays, DIGITS, statistics=DIGITS)
     assert found.accuracy == pytest.approx(float((scores.argmax(1) == labels).float().mean()))
     assert found.loss == pytest.approx(float(F.cross_entropy(scores, labels).detach()), rel=1e-5)
 
 
 def test_statistics_of_batch_norms_are_those_of_the_given_examples():
-    found = trained(RESNET, initial(RESNET, seed=0), COLOURED, replace(RECIPE, epochs=5), seed=1)
-    score = evaluated(RESNET, found.arrays, COLOURED, statistics=COLOURED)
+    found = train_network(RESNET, initial(RESNET, seed=0), COLOURED, replace(RECIPE, epochs=5), seed=1)
+    score = evaluate_network(RESNET, found.arrays, COLOURED, statistics=COLOURED)
     assert score.accuracy > 0.9
     louder = {**found.arrays, "conv1.weight": 100 * found.arrays["conv1.weight"]}
-    assert evaluated(RESNET, louder, COLOURED, statistics=COLOURED).accuracy == pytest.approx(score.accuracy, abs=0.01)
+    assert evaluate_network(RESNET, louder, COLOURED, statistics=COLOURED).accuracy == pytest.approx(
+        score.accuracy, abs=0.01
+    )
     dark = Examples(images=COLOURED.images - 5, labels=COLOURED.labels)
-    assert evaluated(RESNET, found.arrays, COLOURED, statistics=dark).accuracy < score.accuracy - 0.2
+    assert evaluate_network(RESNET, found.arrays, COLOURED, statistics=dark).accuracy < score.accuracy - 0.2
 
 
 def test_a_score_does_not_depend_on_the_batch_size():
     arrays = initial(RESNET, seed=3)
-    other = models.network(models.content("resnet8", image_size=8), batch=40)
-    first, second = (evaluated(each, arrays, COLOURED, statistics=COLOURED) for each in (RESNET, other))
+    other = models.network_from(models.content("resnet8", image_size=8), batch=40)
+    first, second = (evaluate_network(each, arrays, COLOURED, statistics=COLOURED) for each in (RESNET, other))
     assert first.loss == pytest.approx(second.loss, rel=0.02)
 
 
@@ -181,21 +187,21 @@ def test_a_score_does_not_depend_on_the_batch_size():
 )
 def test_examples_that_do_not_suit_the_network_are_named(bad, message):
     with pytest.raises(LatteError, match=message) as error:
-        trained(LENET, initial(LENET, seed=0), bad, RECIPE, seed=0)
+        train_network(LENET, initial(LENET, seed=0), bad, RECIPE, seed=0)
     assert error.value.hint
     with pytest.raises(LatteError, match=message):
-        evaluated(LENET, initial(LENET, seed=0), bad, statistics=DIGITS)
+        evaluate_network(LENET, initial(LENET, seed=0), bad, statistics=DIGITS)
 
 
 def test_training_that_diverges_is_no_result():
     with pytest.raises(LatteError, match="training diverged after 2 epochs"):
-        trained(LENET, initial(LENET, seed=0), DIGITS, Recipe(epochs=2, learning_rate=1e9), seed=0)
+        train_network(LENET, initial(LENET, seed=0), DIGITS, Recipe(epochs=2, learning_rate=1e9), seed=0)
 
 
 def test_arrays_of_another_sub_model_are_named():
     small, _ = sub_model(LENET, 0.5)
     with pytest.raises(LatteError, match=r"`conv1.weight` has the shape \(6, 1, 5, 5\)"):
-        trained(small, initial(LENET, seed=0), DIGITS, RECIPE, seed=0)
+        train_network(small, initial(LENET, seed=0), DIGITS, RECIPE, seed=0)
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path):
@@ -213,8 +219,8 @@ def test_a_model_file_is_sent_as_its_graph(tmp_path):
     path.write_bytes(zoo.export("custom_cnn", weights=True, image_size=28, seed=4))
     sent = models.content(str(path))
     assert len(sent) < path.stat().st_size / 2
-    network = models.network(sent, batch=8)
-    assert network is models.network(sent, batch=8)
+    network = models.network_from(sent, batch=8)
+    assert network is models.network_from(sent, batch=8)
     found = initial(network, seed=0, weights=weights(path))
     np.testing.assert_array_equal(found["conv1.weight"], weights(path)["conv1.weight"])
 
@@ -237,4 +243,4 @@ def test_a_network_with_trained_constants_is_refused():
     content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
     assert onnx.load_model_from_string(content)
     with pytest.raises(LatteError, match=r"slope.* holds constants"):
-        models.network(content, batch=2)
+        models.network_from(content, batch=2)

@@ -18,12 +18,12 @@ from latte_cli.report.pictures.drawing import figure_of
 from latte_cli.store.columns import write_columns
 
 WRITERS = {
-    "text": lambda path: files.write(path, "a" * 100_000),
-    "bytes": lambda path: files.write(path, b"a" * 100_000),
+    "text": lambda path: files.write_file(path, "a" * 100_000),
+    "bytes": lambda path: files.write_file(path, b"a" * 100_000),
     "columns.csv": lambda path: write_columns(path, {"device": [f"d{n}" for n in range(20_000)]}),
     "columns.parquet": lambda path: write_columns(path, {"number": np.random.default_rng(1).random(20_000)}),
-    "picture.png": lambda path: pictures.save(figure_of(4, 3)[0], path),
-    "picture.svg": lambda path: pictures.save(figure_of(4, 3)[0], path),
+    "picture.png": lambda path: pictures.save_figure(figure_of(4, 3)[0], path),
+    "picture.svg": lambda path: pictures.save_figure(figure_of(4, 3)[0], path),
     "arrays.safetensors": lambda path: write_arrays(path, {"a": np.zeros(20_000)}),
 }
 
@@ -72,7 +72,7 @@ def test_a_disk_without_room_leaves_the_old_file_and_nothing_else(name: str, tmp
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, LatteError])
 def test_whatever_interrupts_writing_leaves_the_old_file(error: type[BaseException], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(error), files.replacing_text(tmp_path / "file") as out:
+    with pytest.raises(error), files.text_replacement(tmp_path / "file") as out:
         out.write("half")
         raise error("interrupted")
     assert everything(tmp_path) == ["file"]
@@ -80,7 +80,7 @@ def test_whatever_interrupts_writing_leaves_the_old_file(error: type[BaseExcepti
 
 
 def test_a_fault_that_the_writing_library_swallows_is_told_at_the_end(tmp_path: Path) -> None:
-    with pytest.raises(LatteError, match="No space left"), files.replacing(Path("/dev/full")) as out:
+    with pytest.raises(LatteError, match="No space left"), files.replacement(Path("/dev/full")) as out:
         for _ in range(2):
             with suppress(LatteError):
                 out.write(b"a" * 100_000)
@@ -89,11 +89,11 @@ def test_a_fault_that_the_writing_library_swallows_is_told_at_the_end(tmp_path: 
 def test_a_link_stays_a_link_and_a_device_a_device(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to("target")
-    files.write(tmp_path / "link", "new")
+    files.write_file(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").read_text() == "new"
     files.check_free(Path("/dev/null"), force=False)
-    files.write(Path("/dev/null"), "new")
+    files.write_file(Path("/dev/null"), "new")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
@@ -108,7 +108,7 @@ def test_a_file_there_is_lost_only_by_force(tmp_path: Path) -> None:
 def test_a_name_longer_than_any_file_s_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(LatteError, match="cannot write"):
         files.check_free(tmp_path / ("a" * 300), force=False)
-    files.write(tmp_path / ("a" * 255), "as long as they get")
+    files.write_file(tmp_path / ("a" * 255), "as long as they get")
 
 
 OTHERS = {

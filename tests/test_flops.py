@@ -28,7 +28,7 @@ def ours(found: Network) -> tuple[int, int]:
         layer = node.layer
         if isinstance(layer, COUNTED):
             forward += layer.flops(Phase.FORWARD)
-            flows = any(name in found.trained for name in node.inputs)
+            flows = any(name in found.trained_activations for name in node.inputs)
             backward += layer.flops(Phase.BACKWARD_DATA) * flows + layer.flops(Phase.BACKWARD)
             backward += layer.flops(Phase.BACKWARD_FILTER) * overcounted(layer)
     return forward, backward

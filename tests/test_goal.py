@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_fine import PHONE, SHARES, Case
 
-from latte_cli.allocator import Goal, Objective, Pricer, Search, allocate_fine, catalogue, curve, plan_of, priced
+from latte_cli.allocator import Goal, Objective, Pricer, Search, allocate_fine, catalogue, curve, plan_of, price_classes
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Estimator
 from latte_cli.fleet import Fleet
@@ -93,7 +93,7 @@ def test_what_is_asked_for_holds_for_the_plan_or_is_refused(residual, seed):
     generator = np.random.default_rng(seed)
     fleet = drawn(generator)
     whole, shares = network.parameters, SHARES[-generator.integers(1, 5) :]
-    rounds = priced(catalogue(network, shares), fleet, pricer)
+    rounds = price_classes(catalogue(network, shares), fleet, pricer)
     goal = goal_of(generator, curve(rounds, whole))
     try:
         duration_s = goal.point(rounds, whole).round_duration_s
@@ -145,16 +145,18 @@ def test_a_search_finds_what_the_shortest_round_and_one_width_for_all_meet(case)
 
 
 def test_shares_are_of_the_model_and_not_of_the_largest_sub_model(case):
-    rounds = priced(catalogue(case.network, (0.5, 0.25)), Fleet(classes=(PHONE,)), case.pricer())
+    rounds = price_classes(catalogue(case.network, (0.5, 0.25)), Fleet(classes=(PHONE,)), case.pricer())
     with pytest.raises(LatteError, match=r"every device train 50% .* at most 2[0-9.]+% fit the memory"):
         Goal(floor=0.5).point(rounds, case.network.parameters)
 
 
 def test_a_share_that_is_nearly_kept_is_not_said_to_be_kept(case):
-    rounds = priced(catalogue(case.network, SHARES), Fleet(classes=(replace(PHONE, memory_bytes=1),)), case.pricer())
+    rounds = price_classes(
+        catalogue(case.network, SHARES), Fleet(classes=(replace(PHONE, memory_bytes=1),)), case.pricer()
+    )
     with pytest.raises(LatteError, match="no sub-model fits the memory of any device"):
         Goal(idle=0.5).point(rounds, case.network.parameters)
-    half = priced(catalogue(case.network, (0.5,)), Fleet(classes=(PHONE,)), case.pricer())
+    half = price_classes(catalogue(case.network, (0.5,)), Fleet(classes=(PHONE,)), case.pricer())
     share = half[0][1][0].sub_model.parameters / case.network.parameters
     with pytest.raises(LatteError) as caught:
         Goal(floor=round(share, 4) + 1e-4).point(half, case.network.parameters)

@@ -10,8 +10,8 @@ from latte_cli.backends.contract import Conditions
 from latte_cli.devices import CPU, CUDA
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator import Estimator
-from latte_cli.estimator.calibration import calibrated, calibration_pairs
-from latte_cli.estimator.steps import Step, training_step
+from latte_cli.estimator.calibration import calibrate, calibration_pairs
+from latte_cli.estimator.steps import Step, step_calls
 from latte_cli.layers import Phase, Whole
 from latte_cli.lookup import Timing
 from latte_cli.network.calibration import calibration_networks
@@ -43,7 +43,7 @@ def profiled(folder, device_s, host_s, power_w=WATTS):
 
 
 def calls():
-    return sum(not work.layer.free for work in training_step(NETWORK, Step()))
+    return sum(not work.layer.free for work in step_calls(NETWORK, Step()))
 
 
 def codes(estimate):
@@ -106,7 +106,7 @@ def timing(pair, device_s, host_s):
 def parts(network):
     """The calls of each part of a step but its loss."""
     count = dict.fromkeys((Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE), 0)
-    for work in training_step(network, Step()):
+    for work in step_calls(network, Step()):
         if not work.layer.free and work.name != "(loss)":
             count[work.phase if work.phase in count else Phase.BACKWARD] += 1
     return count
@@ -125,7 +125,7 @@ def measured(layer_device_s, device_factor, host_factor):
 
 
 def test_networks_that_the_host_paces_tell_of_the_host_alone():
-    found = calibrated(measured(0.5, 3.0, 1.5), CUDA)
+    found = calibrate(measured(0.5, 3.0, 1.5), CUDA)
     assert found.networks == 6
     assert (found.forward_s, found.backward_s, found.spread) == (0.0, 0.0, 0.0)
     for phase in (Phase.FORWARD, Phase.BACKWARD_DATA, Phase.UPDATE):
@@ -133,7 +133,7 @@ def test_networks_that_the_host_paces_tell_of_the_host_alone():
 
 
 def test_networks_that_the_device_paces_tell_of_both():
-    found = calibrated(measured(5.0, 1.1, 0.8), CUDA)
+    found = calibrate(measured(5.0, 1.1, 0.8), CUDA)
     assert found.forward_s == pytest.approx(-0.5 * 6 / 7)
     assert found.backward_s == pytest.approx(-0.5 * 6 / 7)
     assert found.host_forward == pytest.approx(0.8 ** (6 / 7))
@@ -145,11 +145,11 @@ def test_hosts_that_differ_from_network_to_network_widen_what_is_known_of_them()
         for phase in (Phase.FORWARD, Phase.BACKWARD):
             (one,) = different[whole, phase]
             different[whole, phase] = (replace(one, host_s=2 * one.host_s),)
-    assert calibrated(different, CUDA).host_spread > calibrated(alike, CUDA).host_spread + 0.2
+    assert calibrate(different, CUDA).host_spread > calibrate(alike, CUDA).host_spread + 0.2
 
 
 def test_a_cpu_has_one_clock():
     whole_and_layers = {pair: timing(pair, 1.0, 7.0) for pair in calibration_pairs(CPU)}
-    found = calibrated(whole_and_layers, CPU)
+    found = calibrate(whole_and_layers, CPU)
     assert found.networks
     assert found.host_forward == found.host_backward == found.host_update == 1.0

@@ -16,7 +16,7 @@ from sweep_recorded import ROUNDS, convolution
 from latte_cli.algorithms import HEURISTIC
 from latte_cli.devices import CUDA
 from latte_cli.layers import Activation, Layer, Phase
-from latte_cli.measure import Evidence, Mark, Measurement, Outcome
+from latte_cli.measure import Evidence, Measurement, Outcome, QualityFlag
 from latte_cli.store import open_store
 from latte_cli.sweep import Budget, Sweep, Wanted
 from latte_cli.tasks import Layout, Precision, Question, Task
@@ -82,7 +82,7 @@ def test_what_did_not_run_or_was_given_up_is_not_repeated() -> None:
     rows = swept()
     repeated = {row.task.algorithm.name for row in rows if row.sweep_pass}
     assert repeated == set(TIMES_S) - {"FFT"}
-    cut = [row for row in rows if Mark.CUT in row.marks]
+    cut = [row for row in rows if QualityFlag.CUT in row.flags]
     assert {row.task.algorithm.name for row in cut} == {"FFT"}
     assert all(row.seconds or CUDA.sampling.cut * TIMES_S["WINOGRAD_NONFUSED"] < 0 for row in cut)
     assert all(len(row.device_times_s) == CUDA.sampling.least for row in rows if row.sweep_pass)

@@ -12,7 +12,7 @@ from running import here
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, HEURISTIC, Algorithm, kernel_family
 from latte_cli.devices import CUDA, ROCM
 from latte_cli.errors import LatteError
-from latte_cli.importers import Source, import_file
+from latte_cli.importers import ImportSource, import_file
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Evidence
 from latte_cli.store import open_store
@@ -76,7 +76,7 @@ def rows(store):
 
 
 def test_winners_become_labels_and_what_cudnn_cannot_describe_is_counted(store, tmp_path):
-    device, tally = import_file(written(tmp_path / "truth.csv.gz", LATTE_ROWS), Source.LATTE_CSV, store)
+    device, tally = import_file(written(tmp_path / "truth.csv.gz", LATTE_ROWS), ImportSource.LATTE_CSV, store)
     assert (device.slug, device.kind) == ("latte-dataset", CUDA)
     assert (tally.rows, tally.dropped, tally.unreadable) == (3, {"a tensor of 2^31 elements or more": 1}, 2)
     assert tally.named[0].startswith("line 6: label 12")
@@ -96,7 +96,9 @@ def test_winners_become_labels_and_what_cudnn_cannot_describe_is_counted(store, 
 
 
 def test_what_the_heuristic_answered_is_its_ranking(store, tmp_path):
-    import_file(written(tmp_path / "heuristic.csv", LATTE_ROWS), Source.LATTE_CSV, store, name="My GPU", heuristic=True)
+    import_file(
+        written(tmp_path / "heuristic.csv", LATTE_ROWS), ImportSource.LATTE_CSV, store, name="My GPU", heuristic=True
+    )
     assert [device.slug for device in store.devices()] == ["my-gpu"]
     assert {row.task.ranker for row in rows(store)} == {HEURISTIC}
     assert {row.ranking for row in rows(store)} == {
@@ -108,7 +110,7 @@ def test_what_the_heuristic_answered_is_its_ranking(store, tmp_path):
 
 def test_every_solver_of_a_find_database_is_a_row_with_its_workspace(store, tmp_path):
     path = written(tmp_path / "gfx90878.HIP.fdb.txt.bz2", MIOPEN)
-    device, tally = import_file(path, Source.MIOPEN_FINDDB, store)
+    device, tally = import_file(path, ImportSource.MIOPEN_FINDDB, store)
     assert (device.slug, device.kind, device.multiprocessors) == ("amd-gfx908-120cu", ROCM, 120)
     assert tally.rows == 4
     assert tally.dropped == {
@@ -139,19 +141,19 @@ def test_every_solver_of_a_find_database_is_a_row_with_its_workspace(store, tmp_
     [("gfx1030_36.HIP.fdb.txt", "amd-gfx1030-36cu", 36), ("gfx90a68.HIP.3_1_0.ufdb.txt", "amd-gfx90a-104cu", 104)],
 )
 def test_the_name_of_a_find_database_says_whose_it_is(store, tmp_path, file, slug, units):
-    device, _ = import_file(written(tmp_path / file, FORWARD), Source.MIOPEN_FINDDB, store)
+    device, _ = import_file(written(tmp_path / file, FORWARD), ImportSource.MIOPEN_FINDDB, store)
     assert (device.slug, device.multiprocessors) == (slug, units)
 
 
 def test_a_find_database_of_no_known_gpu_needs_a_name(store, tmp_path):
     path = written(tmp_path / "mine.txt", FORWARD)
     with pytest.raises(LatteError, match="does not say which GPU"):
-        import_file(path, Source.MIOPEN_FINDDB, store)
-    assert import_file(path, Source.MIOPEN_FINDDB, store, name="Mine")[0].slug == "mine"
+        import_file(path, ImportSource.MIOPEN_FINDDB, store)
+    assert import_file(path, ImportSource.MIOPEN_FINDDB, store, name="Mine")[0].slug == "mine"
 
 
 def test_kernels_of_a_benchmarked_layer_tell_the_family(store, tmp_path):
-    device, tally = import_file(written(tmp_path / "a.csv", NEUSIGHT), Source.NEUSIGHT_CSV, store)
+    device, tally = import_file(written(tmp_path / "a.csv", NEUSIGHT), ImportSource.NEUSIGHT_CSV, store)
     assert (device.slug, tally.rows, tally.unreadable) == ("some-gpu-80gb", 4, 1)
     first, second = (row for row in rows(store) if row.evidence is Evidence.SUMMARY)
     families = [row for row in rows(store) if row.evidence is Evidence.LABEL]
@@ -169,20 +171,20 @@ def test_kernels_of_a_benchmarked_layer_tell_the_family(store, tmp_path):
 
 def test_a_file_that_is_read_again_adds_nothing(store, tmp_path):
     path = written(tmp_path / "gfx1030_36.HIP.fdb.txt", MIOPEN)
-    import_file(path, Source.MIOPEN_FINDDB, store)
+    import_file(path, ImportSource.MIOPEN_FINDDB, store)
     before = rows(store)
-    import_file(path, Source.MIOPEN_FINDDB, store)
+    import_file(path, ImportSource.MIOPEN_FINDDB, store)
     assert rows(store) == before
 
 
 @pytest.mark.parametrize(
     ("source", "file", "text", "message"),
     [
-        (Source.LATTE_CSV, "a.csv", "a,b\n1,2\n", "no column `input_n`"),
-        (Source.NEUSIGHT_CSV, "a.csv", "Device,b\nX,2\n", "no column `Latency`"),
-        (Source.NEUSIGHT_CSV, "a.csv", "a,b\n1,2\n", "does not say which device"),
-        (Source.MIOPEN_FINDDB, "gfx1030_36.txt", "nothing\n", "no line of .* makes a row"),
-        (Source.MIOPEN_FINDDB, "gfx1030_36.txt", "", "no line of .* makes a row"),
+        (ImportSource.LATTE_CSV, "a.csv", "a,b\n1,2\n", "no column `input_n`"),
+        (ImportSource.NEUSIGHT_CSV, "a.csv", "Device,b\nX,2\n", "no column `Latency`"),
+        (ImportSource.NEUSIGHT_CSV, "a.csv", "a,b\n1,2\n", "does not say which device"),
+        (ImportSource.MIOPEN_FINDDB, "gfx1030_36.txt", "nothing\n", "no line of .* makes a row"),
+        (ImportSource.MIOPEN_FINDDB, "gfx1030_36.txt", "", "no line of .* makes a row"),
     ],
 )
 def test_a_file_of_another_kind_is_one_clear_line(store, tmp_path, source, file, text, message):
@@ -194,7 +196,7 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(store, tmp_path):
     (tmp_path / "gfx1030_36.txt.bz2").write_bytes(b"no archive")
     for path in (tmp_path / "gfx1030_36.txt.bz2", tmp_path / "gfx1030_36.gone"):
         with pytest.raises(LatteError, match="cannot read"):
-            import_file(path, Source.MIOPEN_FINDDB, store)
+            import_file(path, ImportSource.MIOPEN_FINDDB, store)
 
 
 run = partial(here, "import")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from latte_cli.errors import LatteError
 from latte_cli.store import Store, open_store, schema
 from latte_cli.store import journal as journals
-from latte_cli.store.journal import Journal, journals_dir, lines, live, orphans
+from latte_cli.store.journal import Journal, is_live, journals_dir, lines, orphans
 
 HEAD = {"schema": 1, "store": "here", "device": schema.device_text(DEVICE), "sequence": 0}
 
@@ -77,7 +77,7 @@ def test_a_changed_byte_costs_the_line_it_is_in(
 
 def test_an_orphan_is_recovered_by_the_next_writer(store: Store) -> None:
     path = orphan(journals_dir(store.uri), 1, 2, 3)
-    assert not live(path)
+    assert not is_live(path)
     assert recovered(store) == [1, 2, 3]
     assert not path.exists()
 
@@ -86,7 +86,7 @@ def test_the_journal_of_a_living_writer_is_left_alone(store: Store) -> None:
     with store.writer(DEVICE) as writer:
         writer.append(measurement(1))
         (path,) = journals_dir(store.uri).glob("*.journal")
-        assert live(path)
+        assert is_live(path)
         assert list(orphans(path.parent)) == []
         store.writer(DEVICE).close()
         assert identities(store) == set()

@@ -547,7 +547,7 @@ def test_a_resized_convolution_takes_the_new_input_and_makes_the_new_channels(
     layer: Convolution, batch: int, channels: int, wide: int
 ) -> None:
     shape = (batch, channels, *layer.input)
-    resized = layer.resized([shape], wide)
+    resized = layer.resize([shape], wide)
     assert resized.input_shapes == (shape,)
     assert runs(resized) == resized.output_shape == (batch, wide, *layer.output)
 
@@ -555,7 +555,7 @@ def test_a_resized_convolution_takes_the_new_input_and_makes_the_new_channels(
 @UNTIMED
 @given(convolutions(in_channels=4, out_channels=8, groups=4), st.integers(1, 6))
 def test_a_resized_depthwise_convolution_keeps_its_multiplier(layer: Convolution, channels: int) -> None:
-    resized = layer.resized([(layer.batch, channels, *layer.input)])
+    resized = layer.resize([(layer.batch, channels, *layer.input)])
     assert (resized.groups, resized.out_channels) == (channels, 2 * channels)
     assert runs(resized) == resized.output_shape
 
@@ -564,20 +564,20 @@ def test_a_resized_depthwise_convolution_keeps_its_multiplier(layer: Convolution
 @given(layers())
 def test_a_layer_resized_to_the_shapes_it_has_is_itself(layer: Layer) -> None:
     assume(not isinstance(layer, MatMul | Optimizer | Other | Transfer | Whole))
-    assert layer.resized(layer.input_shapes) == layer
+    assert layer.resize(layer.input_shapes) == layer
 
 
 @UNTIMED
 @given(pools(), SMALL, SMALL)
 def test_a_resized_pool_takes_the_new_batch_and_channels(layer: Pool, batch: int, channels: int) -> None:
-    resized = layer.resized([(batch, channels, *layer.input)])
+    resized = layer.resize([(batch, channels, *layer.input)])
     assert runs(resized) == resized.output_shape == (batch, channels, *layer.output)
 
 
 @UNTIMED
 @given(st.builds(Linear, rows=SMALL, in_features=SMALL, out_features=SMALL), SOLID, SMALL)
 def test_a_resized_linear_layer_counts_all_leading_dimensions_as_rows(layer: Linear, shape: Shape, wide: int) -> None:
-    resized = layer.resized([shape], wide)
+    resized = layer.resize([shape], wide)
     assert runs(resized) == resized.output_shape == (prod(shape[:-1]), wide)
 
 
@@ -585,12 +585,12 @@ def test_a_resized_linear_layer_counts_all_leading_dimensions_as_rows(layer: Lin
 @given(transposes(), st.data())
 def test_a_resized_transpose_keeps_its_order(layer: Copy, data: st.DataObject) -> None:
     shape = sizes(data.draw, len(layer.shape), 1, 5)
-    assert runs(layer.resized([shape])) == layer.resized([shape]).output_shape
+    assert runs(layer.resize([shape])) == layer.resize([shape]).output_shape
 
 
 def test_a_layer_without_another_form_says_so() -> None:
     with pytest.raises(LatteError, match="a matmul layer cannot be resized"):
-        MatMul(m=1, k=2, n=3).resized([(1, 2), (2, 3)])
+        MatMul(m=1, k=2, n=3).resize([(1, 2), (2, 3)])
 
 
 @UNTIMED

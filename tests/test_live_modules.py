@@ -174,7 +174,7 @@ def test_a_linear_probe_goes_back_through_its_head_alone() -> None:
     module = Probe()
     module.body.requires_grad_(False)
     found = agrees(module, torch.randn(2, 3, 8, 8))
-    assert [node.name for node in found.nodes if node.output in found.trained] == ["head"]
+    assert [node.name for node in found.nodes if node.output in found.trained_activations] == ["head"]
     assert found.trained_parameters == 128 * 5 + 5
 
 
@@ -240,14 +240,14 @@ def test_tied_weights_count_once_and_unused_ones_are_named(tmp_path: Any) -> Non
 
 
 def test_what_is_frozen_stays_frozen_beside_what_the_user_freezes() -> None:
-    from latte_cli.network.training import frozen
+    from latte_cli.network.training import freeze_parameters
 
     module = Probe()
     module.body[0].requires_grad_(False)
-    found = frozen(load(module, torch.randn(2, 3, 8, 8)), ["body.3"])
+    found = freeze_parameters(load(module, torch.randn(2, 3, 8, 8)), ["body.3"])
     assert {"body.0.weight", "body.3.weight"} <= found.frozen
     with pytest.raises(LatteError, match="all parameters are frozen"):
-        frozen(found, ["body.1", "head"])
+        freeze_parameters(found, ["body.1", "head"])
 
 
 # --- what modules are called with, and what they return

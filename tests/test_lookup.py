@@ -9,9 +9,9 @@ from latte_cli.algorithms import ENGINE_LISTS, FRAMEWORK_DEFAULT, HEURISTIC, LIS
 from latte_cli.backends.host import cpu_slug
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Convolution, Elementwise, Linear, Optimizer, Phase
-from latte_cli.lookup import Lookup, NotProfiled, Source, combined
-from latte_cli.measure import Evidence, Mark, Measurement, Outcome
-from latte_cli.profiles import profile as meant
+from latte_cli.lookup import Lookup, NotProfiled, Source, combine_passes
+from latte_cli.measure import Evidence, Measurement, Outcome, QualityFlag
+from latte_cli.profiles import resolve_profile as meant
 from latte_cli.store import open_store
 from latte_cli.tasks import Layout, Precision, Question, Task
 
@@ -31,32 +31,32 @@ def lookup(store, **wish):
 
 def test_passes_are_combined_as_the_median_of_their_medians():
     rows = [measurement(FORWARD, time_s=time_s, sweep_pass=index) for index, time_s in enumerate((1.0, 9.0, 1.2))]
-    [timing] = combined(rows)
+    [timing] = combine_passes(rows)
     assert timing.device_s == 1.2
     assert timing.low_s < 1.0 < 1.2 < timing.high_s
 
 
 def test_an_interval_has_a_floor_and_widens_with_the_spread_between_passes():
-    [calm] = combined([measurement(FORWARD, time_s=1.0, sweep_pass=index) for index in range(3)])
-    [wild] = combined([measurement(FORWARD, time_s=exp(0.2 * index), sweep_pass=index) for index in range(3)])
+    [calm] = combine_passes([measurement(FORWARD, time_s=1.0, sweep_pass=index) for index in range(3)])
+    [wild] = combine_passes([measurement(FORWARD, time_s=exp(0.2 * index), sweep_pass=index) for index in range(3)])
     assert log(calm.high_s / calm.device_s) == pytest.approx(1.96 * 0.03)
     assert log(wild.high_s / wild.device_s) == pytest.approx(1.96 * 0.2, rel=0.02)
 
 
 def test_what_did_not_run_has_no_timing():
     failed = replace(measurement(FORWARD), outcome=Outcome.UNSUPPORTED, device_times_s=(), host_times_s=())
-    assert combined([failed]) == []
+    assert combine_passes([failed]) == []
 
 
 def test_a_timing_is_noisy_only_if_every_pass_was():
-    rows = [measurement(FORWARD, sweep_pass=0, marks=(Mark.NOISY,)), measurement(FORWARD, sweep_pass=1)]
-    assert not combined(rows)[0].noisy
-    assert combined(rows[:1])[0].noisy
+    rows = [measurement(FORWARD, sweep_pass=0, flags=(QualityFlag.NOISY,)), measurement(FORWARD, sweep_pass=1)]
+    assert not combine_passes(rows)[0].noisy
+    assert combine_passes(rows[:1])[0].noisy
 
 
 def test_a_measured_layer_is_found_with_all_its_algorithms(store):
     profile(store, [LAYER])
-    found = lookup(store).measured([(LAYER, Phase.FORWARD), (convolution(9, 16, 32, 16), Phase.FORWARD)])
+    found = lookup(store).measured_timings([(LAYER, Phase.FORWARD), (convolution(9, 16, 32, 16), Phase.FORWARD)])
     assert {timing.task.algorithm for timing in found.pop((LAYER, Phase.FORWARD))} == {FRAMEWORK_DEFAULT, GEMM}
     assert not found
 
@@ -65,7 +65,7 @@ def test_rows_of_other_settings_are_not_mixed_in(store):
     profile(store, [LAYER])
     profile(store, [LAYER], replace(SETTINGS, layout=Layout.CHANNELS_LAST))
     profile(store, [LAYER], replace(SETTINGS, precision=Precision.BF16))
-    found = lookup(store).measured([(LAYER, Phase.FORWARD)])[LAYER, Phase.FORWARD]
+    found = lookup(store).measured_timings([(LAYER, Phase.FORWARD)])[LAYER, Phase.FORWARD]
     assert {timing.task.settings for timing in found} == {SETTINGS}
 
 
@@ -74,8 +74,8 @@ def test_the_number_of_threads_with_most_rows_is_taken_if_none_is_named(store):
     profile(store, [LAYER, convolution(1, 3, 8, 8)])
     profile(store, [LAYER], one)
     pairs = [(LAYER, Phase.FORWARD), (convolution(1, 3, 8, 8), Phase.FORWARD)]
-    assert {t.task.settings for found in lookup(store).measured(pairs).values() for t in found} == {SETTINGS}
-    assert {t.task.settings for t in lookup(store, threads=1).measured(pairs)[pairs[0]]} == {one}
+    assert {t.task.settings for found in lookup(store).measured_timings(pairs).values() for t in found} == {SETTINGS}
+    assert {t.task.settings for t in lookup(store, threads=1).measured_timings(pairs)[pairs[0]]} == {one}
 
 
 def test_of_several_library_versions_the_newest_measured_is_taken(store):
@@ -83,7 +83,7 @@ def test_of_several_library_versions_the_newest_measured_is_taken(store):
     write(store, [measurement(task, measured_at=1.0) for task in tasks([LAYER])])
     write(store, [measurement(task, measured_at=2.0) for task in tasks([LAYER], newer)])
     found = lookup(store)
-    [timings] = found.measured([(LAYER, Phase.FORWARD)]).values()
+    [timings] = found.measured_timings([(LAYER, Phase.FORWARD)]).values()
     assert {timing.task.settings for timing in timings} == {newer}
     assert found.settings() == newer
     assert len(found.versions()) == 2
@@ -92,7 +92,7 @@ def test_of_several_library_versions_the_newest_measured_is_taken(store):
 def test_settings_without_any_row_are_an_error_that_says_what_there_is(store):
     profile(store, [LAYER])
     with pytest.raises(NotProfiled, match="no rows in bf16 nchw") as caught:
-        lookup(store, precision=Precision.BF16).measured([(LAYER, Phase.FORWARD)])
+        lookup(store, precision=Precision.BF16).measured_timings([(LAYER, Phase.FORWARD)])
     assert "fp32 nchw with 2 threads" in (caught.value.hint or "")
 
 
@@ -101,15 +101,15 @@ def test_a_layer_without_spatial_dimensions_is_found_in_any_layout(store):
     profile(store, [LAYER], replace(SETTINGS, layout=Layout.CHANNELS_LAST))
     profile(store, [linear])
     pairs = [(LAYER, Phase.FORWARD), (linear, Phase.FORWARD)]
-    assert set(lookup(store, layout=Layout.CHANNELS_LAST).measured(pairs)) == set(pairs)
+    assert set(lookup(store, layout=Layout.CHANNELS_LAST).measured_timings(pairs)) == set(pairs)
 
 
 def test_layers_asked_for_later_are_found_too(store):
     profile(store, network().layers)
     found = lookup(store)
-    assert found.measured([(LAYER, Phase.FORWARD)])
+    assert found.measured_timings([(LAYER, Phase.FORWARD)])
     relu = (Activation(shape=(8, 16, 32, 32), function="relu"), Phase.BACKWARD)
-    assert found.measured([relu])[relu]
+    assert found.measured_timings([relu])[relu]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_layers_asked_for_later_are_found_too(store):
 def test_a_layer_between_two_that_differ_in_one_size_is_interpolated(store, below, wanted, above):
     profile(store, [below, above])
     phase = wanted.phases[0]
-    found = {timing.task.algorithm: timing for timing in lookup(store).interpolated((wanted, phase))}
+    found = {timing.task.algorithm: timing for timing in lookup(store).interpolate((wanted, phase))}
     timing = found[FRAMEWORK_DEFAULT]
     assert timing.source is Source.INTERPOLATED
     assert timing.task.layer == wanted
@@ -149,14 +149,14 @@ def test_a_layer_between_two_that_differ_in_one_size_is_interpolated(store, belo
 )
 def test_nothing_is_interpolated_without_a_bracket_along_one_size(store, others):
     profile(store, others)
-    assert lookup(store).interpolated((LAYER, Phase.FORWARD)) == ()
+    assert lookup(store).interpolate((LAYER, Phase.FORWARD)) == ()
 
 
 def test_the_narrowest_bracket_is_used(store):
     rows = [measurement(task, time_s=1.0) for task in tasks([convolution(n, 16, 32, 16) for n in (4, 16)])]
     rows += [measurement(task, time_s=5.0) for task in tasks([convolution(8, c, 32, 16) for c in (14, 18)])]
     write(store, rows)
-    assert all(t.device_s == pytest.approx(5.0) for t in lookup(store).interpolated((LAYER, Phase.FORWARD)))
+    assert all(t.device_s == pytest.approx(5.0) for t in lookup(store).interpolate((LAYER, Phase.FORWARD)))
 
 
 def answered(question, names):

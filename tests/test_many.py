@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_allocator import PHONE, recorded
 
-from latte_cli.allocator import Devices, SubModel, assigned, catalogue, largest, round_of
+from latte_cli.allocator import Devices, SubModel, assign, catalogue, largest, round_of
 from latte_cli.allocator.files import read_devices, write_assignment
-from latte_cli.allocator.plan_file import left_out
+from latte_cli.allocator.plan_file import left_out_widths
 from latte_cli.errors import LatteError
 from latte_cli.network import zoo
 from latte_cli.network.channels import channel_groups
@@ -49,12 +49,12 @@ def test_a_device_is_given_what_it_would_be_given_by_itself(data):
         [round_of(sub, each, e) for sub, e in zip(subs, its, strict=True)]
         for each, its in zip(fleet, estimates, strict=True)
     ]
-    found = assigned(fleet, rounds, Devices(classes=classes, own=own), duration_s)
-    for device, place in enumerate(classes):
+    found = assign(fleet, rounds, Devices(classes=classes, own=own), duration_s)
+    for device, index in enumerate(classes):
         mine = {name: values[device] for name, values in own.items() if not np.isnan(values[device])}
         whole = {name: int(value) if name in ("samples", "memory_bytes") else value for name, value in mine.items()}
-        each = replace(fleet[place], **whole)
-        alone = [round_of(sub, each, e) for sub, e in zip(subs, estimates[place], strict=True)]
+        each = replace(fleet[index], **whole)
+        alone = [round_of(sub, each, e) for sub, e in zip(subs, estimates[index], strict=True)]
         best = largest(alone, duration_s)
         assert (found.chosen[device] >= 0) == (best is not None)
         if best:
@@ -88,7 +88,7 @@ def large(devices, sub_models=512, classes=200):
 def test_a_hundred_thousand_devices_take_little_memory():
     fleet, rounds, devices = large(100_000, sub_models=128, classes=20)
     tracemalloc.start()
-    found = assigned(fleet, rounds, devices, 30.0)
+    found = assign(fleet, rounds, devices, 30.0)
     assert tracemalloc.get_traced_memory()[1] < 200e6
     tracemalloc.stop()
     assert len(found.chosen) == 100_000
@@ -104,7 +104,7 @@ def test_devices_and_what_they_are_given_are_files_of_columns(tmp_path, suffix):
     names, devices = read_devices(path, fleet)
     assert list(names) == ["a", "b", "c"]
     assert devices.classes.tolist() == [1, 0, 1]
-    found = assigned(fleet, rounds, devices, 30.0)
+    found = assign(fleet, rounds, devices, 30.0)
     write_assignment(out, fleet, names, devices, found)
     back = read_columns(
         out, ("device", "class", "sub_model"), ("round_s", "low_s", "high_s", "memory_bytes", "least_s")
@@ -122,7 +122,7 @@ def test_each_device_gets_windows_that_train_all_channels_alike(tmp_path):
     subs = catalogue(network, (1, 0.5, 0.25))
     rounds = [[round_of(sub, PHONE, recorded(1.0 if sub.width == 1 else 0.01)) for sub in subs]]
     devices = Devices(classes=np.zeros(50, dtype=int), own={})
-    found = assigned([PHONE], rounds, devices, 30.0)
+    found = assign([PHONE], rounds, devices, 30.0)
     write_assignment(tmp_path / "out.parquet", [PHONE], [f"d{n}" for n in range(50)], devices, found, network)
     starts = np.array(pq.read_table(tmp_path / "out.parquet").column("window").to_pylist())
     assert {found.sub_models[at].id for at in found.chosen} == {"w0.5"}
@@ -143,12 +143,12 @@ def test_devices_without_a_block_take_no_turn_in_its_windows(tmp_path):
         [round_of(sub, each, recorded(0.01, memory_bytes=50 if sub.dropped else 150)) for sub in subs] for each in fleet
     ]
     devices = Devices(classes=np.array([0, 1, 0]), own={})
-    found = assigned(fleet, rounds, devices, 1e9)
+    found = assign(fleet, rounds, devices, 1e9)
     assert [bool(found.sub_models[at].dropped) for at in found.chosen] == [False, True, False]
     write_assignment(tmp_path / "out.parquet", fleet, list("abc"), devices, found, network)
     starts = np.array(pq.read_table(tmp_path / "out.parquet").column("window").to_pylist())
     groups = channel_groups(network)
-    gone = left_out(network, groups, found.sub_models[found.chosen[1]])
+    gone = left_out_widths(network, groups, found.sub_models[found.chosen[1]])
     assert gone
     assert starts[2].tolist() == [group.channels // 2 if group.name in gone else 0 for group in groups]
 

@@ -10,7 +10,7 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT, HEURISTIC, Algorithm
 from latte_cli.backends.contract import Conditions, Facts, Failed, OutOfMemory, Sample, Unsupported
 from latte_cli.devices import CPU, CUDA, Device, Sampling
 from latte_cli.layers import Layer, Linear, Phase
-from latte_cli.measure import Evidence, Judge, Mark, Measurement, Outcome, measure, spread
+from latte_cli.measure import DriftMonitor, Evidence, Measurement, Outcome, QualityFlag, measure, spread
 from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 TASK = Task(
@@ -72,7 +72,7 @@ class Recorded:
 
 
 def row(backend: Recorded, **more: float | int | None) -> Measurement:
-    return measure(backend, TASK, plan=Sampling(), judge=Judge(), clock=lambda: 5.0, **more)  # type: ignore[arg-type]
+    return measure(backend, TASK, plan=Sampling(), monitor=DriftMonitor(), clock=lambda: 5.0, **more)  # type: ignore[arg-type]
 
 
 def test_the_first_call_warms_up_and_is_not_kept() -> None:
@@ -80,7 +80,7 @@ def test_the_first_call_warms_up_and_is_not_kept() -> None:
     assert measured.outcome is Outcome.OK
     assert measured.device_times_s == (0.03, 0.03, 0.03)
     assert measured.host_times_s == (0.030001, 0.030001, 0.030001)
-    assert measured.marks == ()
+    assert measured.flags == ()
     assert measured.measured_at == 5.0
 
 
@@ -92,19 +92,19 @@ def test_short_calls_are_sampled_more_often_than_long_ones() -> None:
 def test_disturbed_samples_are_replaced() -> None:
     measured = row(Recorded([1e-3, 1e-3, 9e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3], disturbed=[2]))
     assert 9e-3 not in measured.device_times_s
-    assert Mark.DISTURBED not in measured.marks
+    assert QualityFlag.DISTURBED not in measured.flags
 
 
 def test_a_row_of_disturbed_samples_only_says_so_and_keeps_them() -> None:
     measured = row(Recorded([1e-3], disturbed=range(100)))
-    assert Mark.DISTURBED in measured.marks
+    assert QualityFlag.DISTURBED in measured.flags
     assert measured.device_times_s
 
 
 def test_an_algorithm_far_behind_the_best_is_cut_and_says_so() -> None:
     backend = Recorded([0.1])
     measured = row(backend, best_s=0.01)
-    assert measured.marks == (Mark.CUT,)
+    assert measured.flags == (QualityFlag.CUT,)
     assert measured.device_times_s == (0.1,)
     assert measured.workspace_bytes is None
     assert backend.calls == 1
@@ -112,22 +112,22 @@ def test_an_algorithm_far_behind_the_best_is_cut_and_says_so() -> None:
 
 def test_a_slow_first_call_alone_does_not_cut() -> None:
     measured = row(Recorded([0.04, 0.001]), best_s=0.001)
-    assert Mark.CUT not in measured.marks
+    assert QualityFlag.CUT not in measured.flags
     assert len(measured.device_times_s) == 6
 
 
 def test_scattered_samples_are_marked_as_noisy() -> None:
-    assert Mark.NOISY in row(Recorded([1e-3, 1e-3, 3e-3, 1e-3, 3e-3, 1e-3, 3e-3])).marks
+    assert QualityFlag.NOISY in row(Recorded([1e-3, 1e-3, 3e-3, 1e-3, 3e-3, 1e-3, 3e-3])).flags
 
 
 def test_a_reference_kernel_off_its_median_marks_the_drift() -> None:
     backend, now = Recorded([1e-3]), iter(range(100))
-    judge = Judge(every_s=1.0, clock=lambda: float(next(now)))
-    assert [judge.drift(backend) for _ in range(3)] == [1.0, 1.0, 1.0]
+    monitor = DriftMonitor(every_s=1.0, clock=lambda: float(next(now)))
+    assert [monitor.drift(backend) for _ in range(3)] == [1.0, 1.0, 1.0]
     backend.reference = lambda: Sample(device_s=2e-3, host_s=2e-3)  # type: ignore[method-assign]
-    measured = measure(backend, TASK, plan=Sampling(), judge=judge)
+    measured = measure(backend, TASK, plan=Sampling(), monitor=monitor)
     assert measured.drift == 2.0
-    assert Mark.DRIFTED in measured.marks
+    assert QualityFlag.DRIFTED in measured.flags
 
 
 @pytest.mark.parametrize(
@@ -155,38 +155,38 @@ GPU = CUDA.sampling
 
 def test_a_steady_kernel_on_a_gpu_is_sampled_as_little_as_allowed() -> None:
     backend = Recorded([9e-3, 2e-3, *[1e-3] * 200])
-    measured = measure(backend, TASK, plan=GPU, judge=Judge())
+    measured = measure(backend, TASK, plan=GPU, monitor=DriftMonitor())
     assert measured.device_times_s == (1e-3,) * GPU.least
     assert backend.calls == GPU.warm_ups + GPU.least
 
 
 def test_a_scattered_kernel_is_sampled_until_its_mean_is_known() -> None:
     scattered = [1e-3, 1.08e-3, 0.94e-3, 1.02e-3] * 50
-    kept = measure(Recorded(scattered), TASK, plan=GPU, judge=Judge()).device_times_s
+    kept = measure(Recorded(scattered), TASK, plan=GPU, monitor=DriftMonitor()).device_times_s
     cv = stdev(kept) / fmean(kept)
     assert GPU.least < len(kept) < GPU.most
     assert 1.96 * cv / sqrt(len(kept)) <= 1.1 * GPU.confidence
 
 
 def test_wild_and_long_kernels_end_at_the_limits() -> None:
-    wild = measure(Recorded([1e-4, 1e-4, *[1e-4, 9e-4] * 100]), TASK, plan=GPU, judge=Judge())
+    wild = measure(Recorded([1e-4, 1e-4, *[1e-4, 9e-4] * 100]), TASK, plan=GPU, monitor=DriftMonitor())
     assert len(wild.device_times_s) == GPU.most
-    long = measure(Recorded([0.4]), TASK, plan=GPU, judge=Judge())
+    long = measure(Recorded([0.4]), TASK, plan=GPU, monitor=DriftMonitor())
     assert len(long.device_times_s) == GPU.least
 
 
 def test_spoiled_samples_are_repeated_and_left_out() -> None:
-    measured = measure(Recorded([1e-3] * 99, disturbed=[2, 3]), TASK, plan=GPU, judge=Judge())
+    measured = measure(Recorded([1e-3] * 99, disturbed=[2, 3]), TASK, plan=GPU, monitor=DriftMonitor())
     assert measured.device_times_s == (1e-3,) * GPU.least
-    assert Mark.DISTURBED not in measured.marks
+    assert QualityFlag.DISTURBED not in measured.flags
 
 
 def test_a_library_s_own_answer_is_a_row_without_times() -> None:
     question = Question(layer=TASK.layer, phase=TASK.phase, ranker=HEURISTIC, settings=TASK.settings)
-    measured = measure(Recorded([]), question, plan=GPU, judge=Judge())
+    measured = measure(Recorded([]), question, plan=GPU, monitor=DriftMonitor())
     assert (measured.outcome, measured.evidence, measured.seconds) == (Outcome.OK, Evidence.LABEL, None)
     assert measured.ranking == ("WINOGRAD_NONFUSED", "IMPLICIT_GEMM")
-    refused = measure(Recorded([], fails=Unsupported("no")), question, plan=GPU, judge=Judge())
+    refused = measure(Recorded([], fails=Unsupported("no")), question, plan=GPU, monitor=DriftMonitor())
     assert (refused.outcome, refused.ranking, refused.detail) == (Outcome.UNSUPPORTED, (), "no")
 
 

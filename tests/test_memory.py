@@ -10,7 +10,7 @@ import torch
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.cpu.backend import CpuBackend
 from latte_cli.estimator.memory import memory
-from latte_cli.estimator.steps import LOSS, UPDATE, Step, training_step
+from latte_cli.estimator.steps import LOSS, UPDATE, Step, step_calls
 from latte_cli.layers import Layer, Phase
 from latte_cli.network import Network, zoo
 from latte_cli.network import training as views
@@ -47,7 +47,7 @@ def workspace_bytes(layer: Layer, phase: Phase) -> int:
 
 def workspaces(found: Network, step: Step) -> dict[tuple[str, Phase], int]:
     beside = (LOSS, UPDATE)
-    works = [work for work in training_step(found, step) if not work.layer.free and work.name not in beside]
+    works = [work for work in step_calls(found, step) if not work.layer.free and work.name not in beside]
     return {(work.name, work.phase): workspace_bytes(work.layer, work.phase) for work in works}
 
 
@@ -92,7 +92,7 @@ def test_the_peak_is_that_of_torch_s_allocator(name: str, function: str, batch_s
 
 def test_a_network_that_is_half_frozen_holds_less() -> None:
     whole = network("resnet18", 8)
-    half = views.frozen(whole, ["conv1", "bn1", "layer1", "layer2"])
+    half = views.freeze_parameters(whole, ["conv1", "bn1", "layer1", "layer2"])
     step = Step(optimizer="momentum")
     estimated = [
         memory(one, step, Precision.FP32).with_workspaces(workspaces(one, step)).peak.live_bytes

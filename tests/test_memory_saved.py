@@ -115,7 +115,7 @@ def test_a_layer_saves_what_autograd_keeps(kind: str) -> None:
         if found is None:
             continue
         tried += 1
-        said = layer.saved(trains=trains, flows=flows, fused=False)
+        said = layer.saved_tensors(trains=trains, flows=flows, fused=False)
         text = f"{layer_text(layer)} {trains=} {flows=}: {found} instead of {said}"
         real, beside = found
         assert (said.inputs, said.output) == (real.inputs, real.output), text

@@ -3,7 +3,7 @@ import pytest
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution
 from latte_cli.network import zoo
-from latte_cli.network.depth import blocks, dropped, without
+from latte_cli.network.depth import blocks, dropped_blocks, without
 from latte_cli.network.module import NetworkModule, random_inputs
 
 
@@ -22,7 +22,7 @@ def test_mobilenets_blocks_are_the_inverted_residuals_with_a_skip():
 @pytest.mark.parametrize("depth", [1, 0.5, 0.25])
 def test_without_blocks_the_network_still_runs_and_keeps_its_shapes(depth):
     network = zoo.network("resnet34", batch_size=2, image_size=32)
-    names = dropped(network, depth)
+    names = dropped_blocks(network, depth)
     shorter = without(network, names)
     assert len(names) == {1: 0, 0.5: 1 + 1 + 2 + 1, 0.25: 2 + 2 + 3 + 1}[depth]
     gone = sum(isinstance(layer, Convolution) for layer in network.layers) - sum(
@@ -46,13 +46,13 @@ def test_without_a_block_its_skip_goes_on():
 @pytest.mark.parametrize("depth", [0, -1, 1.5, float("nan")])
 def test_a_depth_is_a_share(depth):
     with pytest.raises(LatteError, match="depth"):
-        dropped(zoo.network("resnet8", batch_size=1), depth)
+        dropped_blocks(zoo.network("resnet8", batch_size=1), depth)
 
 
 def test_a_network_without_residual_blocks_has_no_depth_to_choose():
     with pytest.raises(LatteError, match="no residual blocks"):
-        dropped(zoo.network("vgg11", batch_size=1), 0.5)
-    assert dropped(zoo.network("vgg11", batch_size=1), 1) == ()
+        dropped_blocks(zoo.network("vgg11", batch_size=1), 0.5)
+    assert dropped_blocks(zoo.network("vgg11", batch_size=1), 1) == ()
 
 
 def test_a_block_that_is_not_there_is_named():

@@ -12,7 +12,7 @@ from onednn_libraries import packaged
 from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
 from latte_cli.backends.native.library import loaded_path
 from latte_cli.backends.native.onednn import Library, open_library, statuses
-from latte_cli.backends.native.onednn.find import Candidate, candidates
+from latte_cli.backends.native.onednn.find import Candidate, find_copies
 from latte_cli.backends.native.onednn.signatures import FUNCTIONS, LIBRARIES
 from latte_cli.errors import LatteError
 
@@ -98,12 +98,12 @@ print(alone, threads_after_a_run_on(3) - alone, "torch" in sys.modules)
 
 def test_statuses_become_what_they_say_of_a_layer() -> None:
     call = "dnnl_convolution_forward_primitive_desc_create"
-    assert type(statuses.error(call, 1)) is OutOfMemory
-    assert type(statuses.error(call, 2)) is type(statuses.error(call, 3)) is Unsupported
-    assert type(statuses.error("dnnl_primitive_execute", 2)) is Failed
-    assert type(statuses.error(call, 5)) is type(statuses.error(call, 99)) is Failed
-    assert str(statuses.error(call, 3)) == f"{call}: dnnl_unimplemented"
-    assert str(statuses.error(call, 99)) == f"{call}: dnnl_status 99"
+    assert type(statuses.status_error(call, 1)) is OutOfMemory
+    assert type(statuses.status_error(call, 2)) is type(statuses.status_error(call, 3)) is Unsupported
+    assert type(statuses.status_error("dnnl_primitive_execute", 2)) is Failed
+    assert type(statuses.status_error(call, 5)) is type(statuses.status_error(call, 99)) is Failed
+    assert str(statuses.status_error(call, 3)) == f"{call}: dnnl_unimplemented"
+    assert str(statuses.status_error(call, 99)) == f"{call}: dnnl_status 99"
 
 
 def test_a_refused_call_names_itself_and_its_status(onednn: Library) -> None:
@@ -152,7 +152,7 @@ assert "libdnnl" not in open("/proc/self/maps").read()
 
 
 def test_without_the_package_only_the_systems_loader_is_asked() -> None:
-    assert [(each.file, each.origin) for each in candidates({}, [])] == [
+    assert [(each.file, each.origin) for each in find_copies({}, [])] == [
         ("libdnnl.so.3", "system"),
         ("libdnnl.so.2", "system"),
     ]
@@ -165,14 +165,14 @@ def test_the_package_comes_first_and_conda_next(tmp_path: Path) -> None:
     library = tmp_path / "lib" / "libdnnl.so.3"
     library.parent.mkdir()
     shutil.copy(sys.executable, library)
-    found = candidates({"CONDA_PREFIX": str(tmp_path)})
+    found = find_copies({"CONDA_PREFIX": str(tmp_path)})
     assert [each.origin for each in found][:2] == ["package onednn-cpu-gomp", "CONDA_PREFIX"]
     assert found[1].file == str(library)
 
 
 def test_the_override_stands_alone(copy: Candidate) -> None:
     for place in (Path(copy.file), Path(copy.file).parent):
-        (found,) = candidates({"LATTE_ONEDNN": str(place), "CONDA_PREFIX": "/conda"})
+        (found,) = find_copies({"LATTE_ONEDNN": str(place), "CONDA_PREFIX": "/conda"})
         assert (Path(found.file).resolve(), found.origin) == (Path(copy.file).resolve(), "LATTE_ONEDNN")
 
 
@@ -182,7 +182,7 @@ def test_the_override_stands_alone(copy: Candidate) -> None:
 )
 def test_an_override_that_names_nothing_is_told_in_words(tmp_path: Path, place: str, words: str) -> None:
     with pytest.raises(LatteError, match="LATTE_ONEDNN is `") as raised:
-        candidates({"LATTE_ONEDNN": place or str(tmp_path)})
+        find_copies({"LATTE_ONEDNN": place or str(tmp_path)})
     assert words in raised.value.message
 
 

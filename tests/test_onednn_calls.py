@@ -15,7 +15,7 @@ from latte_cli.backends import computation
 from latte_cli.backends.contract import Failed, Unsupported
 from latte_cli.backends.cpu import onednn_calls
 from latte_cli.backends.cpu.backend import CpuBackend, libraries
-from latte_cli.backends.cpu.onednn_calls import check, difference
+from latte_cli.backends.cpu.onednn_calls import check_result, difference
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, operands
 from latte_cli.engines import rankers
 from latte_cli.layers import Convolution, Phase
@@ -154,10 +154,10 @@ def test_each_of_them_can_be_timed(precision: Precision, layout: Layout) -> None
 def test_a_wrong_result_is_a_failure() -> None:
     o = operands(PLAIN, Settings())
     right = FRAMEWORK_CONVOLUTIONS[Phase.FORWARD](PLAIN, o)
-    check(Settings(), right, right.double())
+    check_result(Settings(), right, right.double())
     for wrong in (right + 0.01, right * float("nan"), right[:1], right.index_fill(0, torch.tensor([1]), 0.0)):
         with pytest.raises(Failed, match="wrong result: off by"):
-            check(Settings(), wrong, right.double())
+            check_result(Settings(), wrong, right.double())
 
 
 WITHOUT = """

@@ -10,7 +10,7 @@ import torch
 
 from latte_cli.backends.contract import Unsupported
 from latte_cli.backends.native.onednn import Library, problem
-from latte_cli.backends.native.onednn.geometry import geometry, placed
+from latte_cli.backends.native.onednn.geometry import dense_tensor, geometry
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision
@@ -29,7 +29,7 @@ def test_elements_lie_where_torch_puts_them(shape: tuple[int, ...], layout: Layo
     last = layout is Layout.CHANNELS_LAST
     form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape)) if last else None
     tensor = torch.empty(shape, memory_format=form or torch.contiguous_format)
-    assert placed(shape, layout).strides == tensor.stride()
+    assert dense_tensor(shape, layout).strides == tensor.stride()
 
 
 def test_weights_of_groups_have_them_as_a_dimension() -> None:

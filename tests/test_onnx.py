@@ -99,7 +99,7 @@ def test_a_light_model_reads_whole_at_any_batch(path: Path, batch_size: int | No
     assert found.unknown == ()
     assert found.batch_size == (batch_size or 1)
     assert found.shapes[found.outputs[0]][:2] == (found.batch_size, 1000)
-    assert all(name in found.trained for name in found.outputs)
+    assert all(name in found.trained_activations for name in found.outputs)
 
 
 def test_there_are_nine_light_models() -> None:

@@ -9,7 +9,7 @@ from onnx.reference import ReferenceEvaluator
 from latte_cli.errors import LatteError
 from latte_cli.network import load, zoo
 from latte_cli.network.channels import Positions, channel_groups, resize
-from latte_cli.network.depth import dropped, without
+from latte_cli.network.depth import dropped_blocks, without
 from latte_cli.network.module import NetworkModule
 from latte_cli.network.parts import Cutter
 from latte_cli.network.weights import weights
@@ -41,10 +41,10 @@ def test_a_part_computes_what_the_resized_module_does_with_the_weights_at_its_po
     part = Cutter(path, network).part(kept)
     (tmp_path / "part.onnx").write_bytes(part.onnx)
     onnx.checker.check_model(part.onnx)
-    whole, places = weights(path), Positions(network)
+    whole, indices = weights(path), Positions(network)
     expected = {
         key: np.asarray(whole[key])[np.ix_(*index)]
-        for key, index in {**places.parameters(kept), **places.statistics(kept)}.items()
+        for key, index in {**indices.parameters(kept), **indices.statistics(kept)}.items()
     }
     assert {key: value.shape for key, value in part.arrays.items()} == {k: v.shape for k, v in expected.items()}
     assert all(np.array_equal(part.arrays[key], value) for key, value in expected.items())
@@ -57,7 +57,7 @@ def test_a_part_computes_what_the_resized_module_does_with_the_weights_at_its_po
         own = module(torch.from_numpy(image)).numpy()
         again = NetworkModule(read, weights=weights(tmp_path / "part.onnx")).eval()(torch.from_numpy(image)).numpy()
     assert np.array_equal(own, again)
-    if not places.statistics({}):  # the evaluator takes a batch's own statistics
+    if not indices.statistics({}):  # the evaluator takes a batch's own statistics
         assert np.allclose(run(tmp_path / "part.onnx", image), own, rtol=1e-3, atol=1e-4 * np.abs(own).max())
 
 
@@ -73,7 +73,7 @@ def test_the_whole_kept_is_the_whole(tmp_path):
 def test_residual_blocks_are_left_out_with_all_that_only_they_need(tmp_path):
     path = saved(tmp_path, "resnet20")
     network = load(path)
-    names = dropped(network, 0.5)
+    names = dropped_blocks(network, 0.5)
     part = Cutter(path, network).part({}, names)
     (tmp_path / "part.onnx").write_bytes(part.onnx)
     shorter = without(network, names)

@@ -13,9 +13,19 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from test_allocator import PHONE, recorded
 
-from latte_cli.allocator import Method, Plan, allocate, as_json, catalogue, changes, read_plan, round_of, shared_out
+from latte_cli.allocator import (
+    Method,
+    Plan,
+    allocate,
+    catalogue,
+    changes,
+    plan_document,
+    read_plan,
+    round_of,
+    shared_out,
+)
 from latte_cli.allocator.document import runs
-from latte_cli.allocator.files import materialised
+from latte_cli.allocator.files import materialise
 from latte_cli.errors import LatteError
 from latte_cli.fleet import Fleet
 from latte_cli.network import load, zoo
@@ -51,7 +61,7 @@ def shared(network, *, method=Method.LEAST_TRAINED, before=None, **choices):
 
 
 def written(path, file):
-    path.write_text(json.dumps(as_json(file)), "utf-8")
+    path.write_text(json.dumps(plan_document(file)), "utf-8")
     return path
 
 
@@ -60,7 +70,7 @@ def test_a_plan_file_is_read_as_it_was_written(tmp_path, network, method):
     file = shared(network, method=method)
     assert [each.sub_model.id for each in file.plan.devices] == ["w0.5", "w0.25"]
     found = read_plan(written(tmp_path / "plan.json", file))
-    assert as_json(found) == as_json(file)
+    assert plan_document(found) == plan_document(file)
     assert found.plan == replace(file.plan, devices=tuple(replace(each, warnings=()) for each in file.plan.devices))
     assert found.groups == file.groups
     for mine, other in zip(found.trainees, file.trainees, strict=True):
@@ -71,7 +81,7 @@ def test_a_plan_file_is_read_as_it_was_written(tmp_path, network, method):
 def test_a_plan_without_a_sub_model_for_some_is_read_too(tmp_path, network):
     file = shared(network, duration_s=2.0)
     assert [each.feasible for each in file.plan.devices] == [True, False]
-    assert as_json(read_plan(written(tmp_path / "plan.json", file))) == as_json(file)
+    assert plan_document(read_plan(written(tmp_path / "plan.json", file))) == plan_document(file)
 
 
 def test_devices_are_numbered_through_the_fleet_and_counted_in_the_table(network):
@@ -122,7 +132,7 @@ def test_counts_that_are_not_known_are_not_made_up(tmp_path, network):
     assert (after.round_number, after.frequencies, after.listed) == (1, None, True)
     with pytest.raises(LatteError, match="does not say how often each channel was trained"):
         shared(network, before=many)
-    older = json.loads(json.dumps(as_json(shared(network, duration_s=1e6, widths=(1,)))))
+    older = json.loads(json.dumps(plan_document(shared(network, duration_s=1e6, widths=(1,)))))
     older["model"]["groups"], older["frequencies"], older["coverage"] = [], None, None
     (tmp_path / "plan.json").write_text(json.dumps(older), "utf-8")
     found = shared(network, before=read_plan(tmp_path / "plan.json"))
@@ -131,7 +141,7 @@ def test_counts_that_are_not_known_are_not_made_up(tmp_path, network):
 
 
 def test_a_plan_with_fine_widths_names_no_least_round_whoever_wrote_it(tmp_path, network):
-    document = json.loads(json.dumps(as_json(shared(network, duration_s=2.0))))
+    document = json.loads(json.dumps(plan_document(shared(network, duration_s=2.0))))
     assert all(each["least_s"] for each in document["devices"])
     document["objective"] = "balanced"
     (tmp_path / "plan.json").write_text(json.dumps(document), "utf-8")
@@ -161,7 +171,7 @@ def a_round_outside_its_interval(document):
 
 @pytest.mark.parametrize("damage", [no_classes, a_class_twice, no_duration, a_round_outside_its_interval])
 def test_a_plan_that_contradicts_itself_is_not_read(tmp_path, network, damage):
-    document = json.loads(json.dumps(as_json(shared(network))))
+    document = json.loads(json.dumps(plan_document(shared(network))))
     damage(document)
     (tmp_path / "plan.json").write_text(json.dumps(document), "utf-8")
     with pytest.raises(LatteError, match="is not a plan"):
@@ -198,7 +208,7 @@ def test_more_devices_than_can_be_listed_are_not(network):
 def test_sub_models_of_devices_that_are_not_listed_are_not_said_to_be_written(tmp_path, model, network):
     file = shared(network, classes=(replace(PHONE, count=10_001),))
     with pytest.raises(LatteError, match="more than 10,000 devices are not listed"):
-        materialised(file, model, network, tmp_path / "parts", lambda _: None)
+        materialise(file, model, network, tmp_path / "parts", lambda _: None)
 
 
 @given(st.sets(st.integers(0, 60), min_size=1))
@@ -220,7 +230,7 @@ def places(part, path=()):
 
 @given(data=st.data(), odd=st.sampled_from((None, -1, 1e400, float("nan"), "x", [], {}, True, [[5, 2]], [[0, 10**9]])))
 def test_a_damaged_plan_is_one_line_or_a_plan(tmp_path_factory, network, data, odd):
-    document = json.loads(json.dumps(as_json(shared(network))))
+    document = json.loads(json.dumps(plan_document(shared(network))))
     path = data.draw(st.sampled_from([each for each in places(document) if each]))
     part = document
     for key in path[:-1]:
@@ -237,7 +247,7 @@ def test_a_damaged_plan_is_one_line_or_a_plan(tmp_path_factory, network, data, o
         assert "plan" in exc.message
         assert "\n" not in exc.message
     else:
-        json.dumps(as_json(found))
+        json.dumps(plan_document(found))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +286,7 @@ def test_changes_are_by_class(network):
 def test_each_distinct_sub_model_is_a_model_file_with_its_weights(tmp_path, model, network, method, count):
     file = shared(network, method=method)
     done = []
-    assert materialised(file, model, network, tmp_path / "out", done.append) == count == done[-1]
+    assert materialise(file, model, network, tmp_path / "out", done.append) == count == done[-1]
     with (tmp_path / "out/devices.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     assert [(row["number"], row["class"], row["sub_model"]) for row in rows] == [

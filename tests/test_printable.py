@@ -20,14 +20,14 @@ from latte_cli import cli, report
 from latte_cli.algorithms import Algorithm
 from latte_cli.cli import console
 from latte_cli.errors import LatteError
-from latte_cli.gates import Check
 from latte_cli.network import zoo
 from latte_cli.printable import address, printable, secrets, without_secrets
-from latte_cli.report.gates import write_github, write_junit
-from latte_cli.report.page import Cell, Column, Rows, Section, page
+from latte_cli.report.page import Column, Rows, Section, SortedCell, page
 from latte_cli.report.pictures.drawing import figure_of, inline, label
+from latte_cli.report.thresholds import write_github, write_junit
 from latte_cli.store import open_store
 from latte_cli.store.columns import write_columns
+from latte_cli.thresholds import ThresholdCheck
 
 SIGNS = "\x1b[31m\r\n\t\x00\x7f\x9b\u202e\u2066\u200b\u2028\ufeff\ud800\ue000"
 OUTSIDE = st.text(st.one_of(st.sampled_from(SIGNS), st.characters()), max_size=12)
@@ -59,7 +59,7 @@ def test_every_writer_of_lines_makes_them_printable(name: str, other: str) -> No
     report.write_table(table, out)
     assert len(out.getvalue().splitlines()) == out.getvalue().count("\n") <= 5
     report.write_csv((name, "number"), [(other, 1.5)], out)
-    check = Check(quantity="step", strategy=name, device=other, value=2.0, most=1.0)
+    check = ThresholdCheck(quantity="step", strategy=name, device=other, value=2.0, most=1.0)
     write_github([check], name, out)
     write_junit([check], name, out)
     assert not ugly(out.getvalue().replace("\n", ""))
@@ -97,7 +97,7 @@ def test_messages_are_single_lines(name: str) -> None:
 @given(OUTSIDE)
 @example(SIGNS)
 def test_a_page_shows_names_printable(name: str) -> None:
-    rows = Rows(caption=name, columns=[Column(title=name)], rows=[[Cell(shown=name, value=name)]])
+    rows = Rows(caption=name, columns=[Column(title=name)], rows=[[SortedCell(shown=name, value=name)]])
     text = page(name, [Section(title=name, anchor="a", facts=[(name, name)], notes=[name], tables=[rows])])
     assert not ugly(text.replace("\n", ""))
     assert SIGNS[:5] not in text

@@ -8,10 +8,17 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 import latte_cli
-from latte_cli.estimator import compared, estimated
+from latte_cli.estimator import estimate_each, estimate_one
 
 ROOT = Path(__file__).parents[1]
-FUNCTIONS = [latte_cli.estimate, latte_cli.load, latte_cli.optimize, latte_cli.applied, estimated, compared]
+FUNCTIONS = [
+    latte_cli.estimate,
+    latte_cli.load,
+    latte_cli.optimize,
+    latte_cli.optimization_of,
+    estimate_one,
+    estimate_each,
+]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
@@ -27,7 +34,7 @@ def defaults(function):
     return {one.name: None if callable(one.default) else one.default for one in keywords}
 
 
-@pytest.mark.parametrize(("outer", "inner"), [(latte_cli.estimate, estimated), (estimated, compared)])
+@pytest.mark.parametrize(("outer", "inner"), [(latte_cli.estimate, estimate_one), (estimate_one, estimate_each)])
 def test_what_is_passed_on_has_the_same_default_at_each_step(outer, inner):
     own, further = defaults(outer), defaults(inner)
     assert further.keys() - own.keys() <= {"strategies", "limits"}

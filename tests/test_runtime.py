@@ -24,7 +24,7 @@ from latte_cli.layers import Convolution, Phase
 from latte_cli.network import load, zoo
 from latte_cli.network.module import NetworkModule
 from latte_cli.runtime import Binding, Choices, read_choices, write_choices
-from latte_cli.runtime.choices import as_json
+from latte_cli.runtime.choices import choices_document
 from latte_cli.runtime.convolution import TunedConv2d, layer_of, wrapper_s
 from latte_cli.runtime.optimizing import own_key
 from latte_cli.store import open_store
@@ -96,7 +96,7 @@ def test_every_algorithm_computes_what_torch_does(name, algorithm, phase, layout
     close(gradients(tuned, x), gradients(plain, x))
     [call] = tuned[0].calls.values()
     assert getattr(call, phase) is not None
-    assert latte_cli.applied(tuned).reasons == ()
+    assert latte_cli.optimization_of(tuned).reasons == ()
 
 
 @pytest.mark.skipif(onednn_calls.library() is None, reason="no oneDNN beside torch's own")
@@ -111,7 +111,7 @@ def test_every_implementation_of_onednn_computes_what_torch_does(name, layout):
             close(gradients(tuned, x), gradients(plain, x))
             [call] = tuned[0].calls.values()
             assert getattr(call, phase) is not None
-            assert latte_cli.applied(tuned).reasons == ()
+            assert latte_cli.optimization_of(tuned).reasons == ()
 
 
 def test_all_phases_at_once_and_frozen_weights():
@@ -214,7 +214,7 @@ def test_what_an_algorithm_refuses_torch_computes_and_it_is_said_once():
     with pytest.warns(UserWarning, match="GEMM_1X1 refuses forward") as said:
         close(gradients(tuned, x), gradients(plain, x))
     assert len(said) == 1
-    assert latte_cli.applied(tuned).reasons
+    assert latte_cli.optimization_of(tuned).reasons
 
 
 def test_channels_last_changes_strides_and_nothing_else():
@@ -223,14 +223,14 @@ def test_channels_last_changes_strides_and_nothing_else():
     y = tuned(x)
     assert y.is_contiguous(memory_format=torch.channels_last)
     close(gradients(tuned, x), gradients(plain, x))
-    assert latte_cli.applied(tuned).layout is Layout.CHANNELS_LAST
+    assert latte_cli.optimization_of(tuned).layout is Layout.CHANNELS_LAST
 
 
 def test_what_would_corrupt_memory_in_channels_last_stays_as_it_is():
     plain = nn.Sequential(nn.Conv2d(8, 16, 1, stride=2), nn.Conv2d(16, 8, 3))
     choices = chosen(layer_of(plain[1], (2, 16, 5, 5)), {Phase.FORWARD: "ONEDNN_NHWC"}, Layout.CHANNELS_LAST)
     tuned = latte_cli.optimize(plain, choices=choices)
-    assert "past its buffers at `0`" in " ".join(latte_cli.applied(tuned).reasons)
+    assert "past its buffers at `0`" in " ".join(latte_cli.optimization_of(tuned).reasons)
     assert tuned[0].weight.is_contiguous()
     assert not any(isinstance(each, TunedConv2d) for each in tuned)
 
@@ -276,7 +276,7 @@ def test_the_profile_decides_for_an_example(tmp_path, network):
     x = torch.randn(network.inputs[0][1])
     expected = copy.deepcopy(module)
     assert latte_cli.optimize(module, x, store=uri) is module
-    state = latte_cli.applied(module)
+    state = latte_cli.optimization_of(module)
     assert state.tuned
     assert "has no rows in channels_last" in " ".join(state.reasons)
     close((module(x),), (expected(x),))
@@ -288,7 +288,7 @@ def test_without_an_example_it_decides_when_a_shape_comes_first(tmp_path):
     shapes = [SHAPE, (3, *SHAPE[1:])]
     rows = [row for shape in shapes for row in slow_default(load(plain, torch.randn(shape)))]
     module = latte_cli.optimize(copy.deepcopy(plain), store=store_with(tmp_path, rows))
-    state = latte_cli.applied(module)
+    state = latte_cli.optimization_of(module)
     assert state.choices == []
     for count, shape in enumerate(shapes, start=1):
         x = torch.randn(shape)
@@ -303,7 +303,7 @@ def test_where_little_is_won_the_module_stays_as_it_is(tmp_path, network):
     uri = store_with(tmp_path, slow_default(network, factor=1.0))
     module = latte_cli.optimize(NetworkModule(network), torch.randn(network.inputs[0][1]), store=uri)
     assert not any(isinstance(each, TunedConv2d) for each in module.modules())
-    assert "nothing is expected to make a step 3% shorter" in " ".join(latte_cli.applied(module).reasons)
+    assert "nothing is expected to make a step 3% shorter" in " ".join(latte_cli.optimization_of(module).reasons)
 
 
 def test_a_machine_without_a_profile_is_an_error_with_a_hint(tmp_path, network):
@@ -323,7 +323,7 @@ def test_a_module_that_cannot_be_read_stays_as_it_is(tmp_path, network):
 
     uri = store_with(tmp_path, slow_default(network))
     module = latte_cli.optimize(Odd(), torch.randn(SHAPE), store=uri)
-    assert "cannot export" in " ".join(latte_cli.applied(module).reasons)
+    assert "cannot export" in " ".join(latte_cli.optimization_of(module).reasons)
     module(torch.randn(SHAPE))
 
 
@@ -356,7 +356,7 @@ def test_a_file_decides_without_a_profile(tmp_path):
     write_choices(path, chosen(layer_of(plain[0], SHAPE), {Phase.FORWARD: "NNPACK"}))
     tuned = latte_cli.optimize(copy.deepcopy(plain), choices=path)
     close(gradients(tuned, x), gradients(plain, x))
-    assert latte_cli.applied(tuned).tuned == ("0",)
+    assert latte_cli.optimization_of(tuned).tuned == ("0",)
     with pytest.raises(LatteError, match="no choices for"):
         latte_cli.optimize(copy.deepcopy(plain).to(torch.bfloat16), choices=path)
 
@@ -380,7 +380,7 @@ def test_files_that_are_no_choices_are_refused(tmp_path, content):
 
 
 def test_a_layer_in_a_file_that_is_no_convolution_is_refused(tmp_path):
-    document = as_json([chosen(load_layer(), {Phase.FORWARD: "NNPACK"})])
+    document = choices_document([chosen(load_layer(), {Phase.FORWARD: "NNPACK"})])
     document["entries"][0]["convolutions"][0]["layer"] = {
         "kind": "linear",
         "rows": 1,

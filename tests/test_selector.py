@@ -35,7 +35,7 @@ def known() -> list[Decision]:
 
 @pytest.fixture(scope="module")
 def fitted(known: list[Decision]) -> Selector:
-    return selectors.fit(known, seed=3)
+    return selectors.fit_selector(known, seed=3)
 
 
 def chosen(selector: Selector, layer: Layer, **limits: object) -> selectors.Choice:
@@ -206,8 +206,8 @@ def test_from_many_times_more_trees_are_learned(
     known: list[Decision], fitted: Selector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("latte_cli.selector.trees._MANY_TIMES", 1)
-    large = selectors.fit(known, seed=3)
-    assert len(large.model.saved()["losses.ubj"]) > 2 * len(fitted.model.saved()["losses.ubj"])
+    large = selectors.fit_selector(known, seed=3)
+    assert len(large.model.as_files()["losses.ubj"]) > 2 * len(fitted.model.as_files()["losses.ubj"])
     chosen_alike = [chosen(large, one.layer).algorithm == chosen(fitted, one.layer).algorithm for one in known]
     assert sum(chosen_alike) > 0.8 * len(chosen_alike)
 
@@ -225,8 +225,8 @@ def test_the_card_says_which_features_tell_most(fitted: Selector) -> None:
 @pytest.fixture(scope="module")
 def perceptron(known: list[Decision]) -> Selector:
     algorithms = sorted({algorithm for decision in known for algorithm in decision.ran})
-    trained = mlp.fit(known, algorithms, seed=0, epochs=60)
-    card = selectors.fit(known).card
+    trained = mlp.fit_perceptrons(known, algorithms, seed=0, epochs=60)
+    card = selectors.fit_selector(known).card
     return Selector(replace(card, kind="mlp", algorithms=algorithms, softness=1.0), trained, Workspaces())
 
 
@@ -237,8 +237,8 @@ def test_the_perceptron_learns_the_rule_from_the_raw_sizes(perceptron: Selector,
 
 
 def test_numpy_computes_what_torch_trained(perceptron: Selector, known: list[Decision], tmp_path: Path) -> None:
-    selectors.save(perceptron, tmp_path)
-    again = selectors.load(tmp_path)
+    selectors.save_selector(perceptron, tmp_path)
+    again = selectors.load_selector(tmp_path)
     assert (again.card.kind, again.model.kind) == ("mlp", "mlp")
     pairs = [(decision.layer, decision.phase) for decision in known]
     assert again.choose(pairs, SETTINGS, DEVICE) == perceptron.choose(pairs, SETTINGS, DEVICE)
@@ -246,13 +246,13 @@ def test_numpy_computes_what_torch_trained(perceptron: Selector, known: list[Dec
         tensors = {name.partition("/")[2]: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     x = torch.tensor(mlp.sizes([layer for layer, _ in pairs]))
     x = x * torch.sigmoid(x @ tensors["gate/weight"].T + tensors["gate/bias"]) * tensors["importance"]
-    for place in range(6):
-        x = x @ tensors[f"{place}/weight"].T + tensors[f"{place}/bias"]
-        x = torch.relu(x) if place < 5 else x
+    for index in range(6):
+        x = x @ tensors[f"{index}/weight"].T + tensors[f"{index}/bias"]
+        x = torch.relu(x) if index < 5 else x
     wanted = -torch.log_softmax(x, dim=1)
     for right, own, pair in zip(wanted, again.rank(pairs, SETTINGS, DEVICE), pairs, strict=True):
-        places = [again.card.algorithms.index(algorithm) for algorithm in own.algorithms]
-        assert own.losses == pytest.approx(right[places].numpy(), rel=1e-3, abs=1e-4), pair
+        indices = [again.card.algorithms.index(algorithm) for algorithm in own.algorithms]
+        assert own.losses == pytest.approx(right[indices].numpy(), rel=1e-3, abs=1e-4), pair
 
 
 def test_the_perceptron_sees_the_paper_s_thirteen_numbers() -> None:
@@ -352,7 +352,7 @@ def test_no_choice_exceeds_a_limit_that_it_was_measured_to_exceed(known: list[De
 
 def test_an_algorithm_without_a_known_workspace_fits_any_limit() -> None:
     rows = [replace(each, workspace_bytes=None) for each in profile()]
-    blind = selectors.fit(selectors.decisions(rows))
+    blind = selectors.fit_selector(selectors.decisions(rows))
     assert chosen(blind, convolution(160, 28), workspace_limit_bytes=0).algorithm == TRANSFORMED
 
 
@@ -362,7 +362,7 @@ def test_devices_with_opposite_habits_share_a_selector() -> None:
         replace(each, summary_s=each.summary_s and each.summary_s * (9 if each.task.algorithm == TRANSFORMED else 1))
         for each in profile(laptop)
     ]
-    both = selectors.fit(selectors.decisions([*profile(), *slow]))
+    both = selectors.fit_selector(selectors.decisions([*profile(), *slow]))
     layer = convolution(160, 28)
     (here,), (there,) = (both.choose([(layer, FORWARD)], SETTINGS, device) for device in (DEVICE, laptop))
     assert (here.algorithm, there.algorithm) == (TRANSFORMED, FRAMEWORK_DEFAULT)
@@ -412,7 +412,7 @@ def test_a_choice_that_did_not_run_counts_as_the_slowest(known: list[Decision]) 
 
 
 def test_too_few_layers_are_an_error_that_names_the_next_command(known: list[Decision]) -> None:
-    for attempt in (lambda: selectors.evaluate(known[:6]), lambda: selectors.fit([])):
+    for attempt in (lambda: selectors.evaluate(known[:6]), lambda: selectors.fit_selector([])):
         with pytest.raises(LatteError, match="too few rows") as caught:
             attempt()
         assert "latte profile" in (caught.value.hint or "")
@@ -427,16 +427,16 @@ def test_the_time_of_a_prediction_is_the_median_of_seven(fitted: Selector, known
 
 
 def test_what_is_loaded_chooses_as_what_was_saved(fitted: Selector, known: list[Decision], tmp_path: Path) -> None:
-    selectors.save(fitted, tmp_path / "s")
-    loaded = selectors.load(tmp_path / "s")
+    selectors.save_selector(fitted, tmp_path / "s")
+    loaded = selectors.load_selector(tmp_path / "s")
     pairs = [(decision.layer, decision.phase) for decision in known]
     assert loaded.choose(pairs, SETTINGS, DEVICE) == fitted.choose(pairs, SETTINGS, DEVICE)
     assert loaded.card.ran == fitted.card.ran
 
 
 def test_the_same_rows_and_seed_make_the_same_files(fitted: Selector, known: list[Decision], tmp_path: Path) -> None:
-    selectors.save(fitted, tmp_path / "a")
-    selectors.save(selectors.fit(known, seed=3), tmp_path / "b")
+    selectors.save_selector(fitted, tmp_path / "a")
+    selectors.save_selector(selectors.fit_selector(known, seed=3), tmp_path / "b")
     first, second = (
         {path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())} for name in ("a", "b")
     )
@@ -445,7 +445,7 @@ def test_the_same_rows_and_seed_make_the_same_files(fitted: Selector, known: lis
 
 def test_the_card_says_how_it_was_made(fitted: Selector, known: list[Decision], tmp_path: Path) -> None:
     scores = selectors.evaluate(known, folds=2).scores
-    selectors.save(selectors.fit(known, seed=5, scores=scores, made_at=12.5), tmp_path)
+    selectors.save_selector(selectors.fit_selector(known, seed=5, scores=scores, made_at=12.5), tmp_path)
     card = json.loads((tmp_path / "card.json").read_text())
     assert card["schema"] == "latte.selector/2"
     assert (card["seed"], card["made_at"], card["devices"], card["decisions"]) == (5, 12.5, ["desk"], 36)
@@ -458,9 +458,9 @@ def test_the_card_says_how_it_was_made(fitted: Selector, known: list[Decision], 
 def test_a_newer_selector_replaces_the_older_and_leaves_nothing(
     fitted: Selector, known: list[Decision], tmp_path: Path
 ) -> None:
-    selectors.save(fitted, tmp_path)
-    selectors.save(selectors.fit(known, seed=4), tmp_path)
-    assert selectors.load(tmp_path).card.seed == 4
+    selectors.save_selector(fitted, tmp_path)
+    selectors.save_selector(selectors.fit_selector(known, seed=4), tmp_path)
+    assert selectors.load_selector(tmp_path).card.seed == 4
     names = sorted(path.name.partition("-")[0] for path in tmp_path.iterdir())
     assert names == ["card.json", "forward", "losses", "workspaces"]
 
@@ -508,10 +508,10 @@ def _model(folder: Path) -> Path:
 def test_what_cannot_be_loaded_is_one_line_and_a_hint(
     fitted: Selector, tmp_path: Path, harm: Callable[[Path], object], said: str
 ) -> None:
-    selectors.save(fitted, tmp_path)
+    selectors.save_selector(fitted, tmp_path)
     harm(tmp_path)
     with pytest.raises(LatteError, match=said) as caught:
-        selectors.load(tmp_path)
+        selectors.load_selector(tmp_path)
     assert "\n" not in caught.value.message
     assert "latte train-selector" in (caught.value.hint or "")
 
@@ -519,7 +519,7 @@ def test_what_cannot_be_loaded_is_one_line_and_a_hint(
 def test_a_folder_that_cannot_be_written_is_an_error(fitted: Selector, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LatteError, match="cannot write the selector"):
-        selectors.save(fitted, tmp_path / "file" / "s")
+        selectors.save_selector(fitted, tmp_path / "file" / "s")
 
 
 def test_the_newest_selector_that_knows_the_device_is_found(fitted: Selector, tmp_path: Path) -> None:
@@ -528,7 +528,9 @@ def test_the_newest_selector_that_knows_the_device_is_found(fitted: Selector, tm
     assert models is not None
     assert selectors.find(store, "desk") is None
     for name, made_at in (("selector-all", 2.0), ("selector-desk", 1.0)):
-        selectors.save(Selector(replace(fitted.card, made_at=made_at), fitted.model, fitted.workspaces), models / name)
+        selectors.save_selector(
+            Selector(replace(fitted.card, made_at=made_at), fitted.model, fitted.workspaces), models / name
+        )
     (models / "selector-of-nobody").mkdir()
     found = selectors.find(store, "desk")
     assert found is not None and found.card.made_at == 2.0
@@ -539,21 +541,21 @@ def test_a_damaged_selector_of_the_device_is_not_passed_over(fitted: Selector, t
     store = open_store(str(tmp_path), shipped=False)
     assert store.models_dir is not None
     folder = store.models_dir / "selector-desk"
-    selectors.save(fitted, folder)
+    selectors.save_selector(fitted, folder)
     (folder / "card.json").write_text("")
     with pytest.raises(LatteError, match="damaged"):
         selectors.find(store, "desk")
 
 
 def test_neither_importing_nor_fitting_needs_torch_or_scikit_learn(fitted: Selector, tmp_path: Path) -> None:
-    selectors.save(fitted, tmp_path)
+    selectors.save_selector(fitted, tmp_path)
     code = (
         "import sys\n"
         "sys.modules['sklearn'] = None\n"  # XGBoost imports it where it is installed
         "from pathlib import Path\n"
         "from latte_cli import selector\n"
         "assert not {'xgboost', 'torch'} & sys.modules.keys()\n"
-        f"selector.load(Path({str(tmp_path)!r}))\n"
+        f"selector.load_selector(Path({str(tmp_path)!r}))\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

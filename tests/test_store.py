@@ -19,9 +19,9 @@ from latte_cli.backends.contract import Conditions
 from latte_cli.devices import CPU, Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Linear, Optimizer, Phase, View, layer_from_text
-from latte_cli.measure import Evidence, Mark, Measurement, Outcome
+from latte_cli.measure import Evidence, Measurement, Outcome, QualityFlag
 from latte_cli.store import Store, open_store, shipped_models, shipped_profiles
-from latte_cli.store.parts import Place
+from latte_cli.store.parts import PartDirectory
 from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 APPEND = [sys.executable, str(Path(__file__).with_name("append_rows.py"))]
@@ -101,7 +101,7 @@ measurements = st.builds(
     summary_s=numbers_or_none,
     cache_state=texts,
     workspace_bytes=st.none() | st.integers(0, 2**50),
-    marks=st.lists(st.sampled_from(Mark), max_size=2).map(tuple),
+    flags=st.lists(st.sampled_from(QualityFlag), max_size=2).map(tuple),
     drift=st.floats(0.1, 10),
     deterministic=st.none() | st.booleans(),
     kernels=st.lists(texts, max_size=2).map(tuple),
@@ -261,7 +261,7 @@ def test_a_fingerprint_changes_with_the_rows(store: Store) -> None:
 def test_shipped_profiles_are_read_behind_the_store(tmp_path: Path) -> None:
     behind = open_store(str(tmp_path / "shipped"), shipped=False)
     fill(behind, measurement(1), measurement(2, measured_at=7.0))
-    store = Store(Place(tmp_path / "own"), [Place(tmp_path / "shipped")])
+    store = Store(PartDirectory(tmp_path / "own"), [PartDirectory(tmp_path / "shipped")])
     assert store.info().devices[0].shipped
     fill(store, measurement(2, measured_at=7.0, detail="own"), measurement(3))
     assert {row.detail for row in store.measurements(DEVICE.slug)} == {"", "own"}
@@ -469,7 +469,7 @@ def test_a_damaged_part_is_named_and_left_out_only_on_request(store: Store, dama
         store.compact()
     reading = open_store(store.uri, shipped=False, skip_damaged=True)
     assert len(reading.measurements(DEVICE.slug)) == 10
-    assert [name for name, _ in reading.skipped] == [f"device=numbered/{victim.name}"]
+    assert [name for name, _ in reading.skipped_parts] == [f"device=numbered/{victim.name}"]
 
     findings = store.check()
     assert [name for name, _ in findings.damaged] == [f"device=numbered/{victim.name}"]

@@ -11,7 +11,7 @@ from latte_cli.engines import Engine
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Phase
 from latte_cli.lookup import Timing
-from latte_cli.strategies import NAMES, Candidates, Need, Selection, by_name, fastest, ranked
+from latte_cli.strategies import NAMES, Candidates, Need, Selection, by_name, fastest, rank_timings
 from latte_cli.tasks import Layout, Precision, Task
 
 CONVOLUTION = (convolution(1, 16, 16, 8), Phase.FORWARD)
@@ -61,7 +61,7 @@ def chosen(
     lists=None,
 ):
     """What `strategy` takes for `pair`."""
-    timings = ranked([timing(pair, algorithm, *values) for algorithm, values in times.items()], ranking)
+    timings = rank_timings([timing(pair, algorithm, *values) for algorithm, values in times.items()], ranking)
     known = candidates(pair, timings, limit_bytes=limit, precision=precision, lists=lists or {})
     selection = by_name(strategy).choose(known)
     assert selection.timing in (*timings, None)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from latte_cli.errors import LatteError
 from latte_cli.federated.data import Partition
 from latte_cli.federated.study import METHODS, parse_study, read_study
-from latte_cli.federated.study.files import Files, key
+from latte_cli.federated.study.files import Files, configuration_key
 from latte_cli.fleet import Method
 
 CPU = "reference-amd-epyc-family-26-model-2-2c-2t"
@@ -66,7 +66,7 @@ def test_a_study_says_what_it_says_and_has_defaults():
     assert (study.tuning.target, study.tuning.round_durations, study.tuning.levels) == (0.5, (0.5, 1.0), (1.0,))
     (scenario,) = study.scenarios
     assert [tier.fleet_class.name for tier in scenario.devices] == ["phone"] * 4
-    assert (scenario.weather.noise, scenario.tiers[0].slower) == (0.0, 1)
+    assert (scenario.availability.noise, scenario.tiers[0].slower) == (0.0, 1)
     assert not study.fine
     assert study.settings.method is Method.ROLLING
 
@@ -232,7 +232,7 @@ RUN = {"times_s": [0, 2.5], "accuracies": [0.1, 0.5], "idle": 0.25, "late": 0, "
 
 def test_a_document_is_written_whole_and_read_again(tmp_path):
     kept = Files(tmp_path, "runs")
-    name = key({"a": 1})
+    name = configuration_key({"a": 1})
     assert kept.read(name) is None
     kept.write(name, {"run": RUN, "configuration": {}})
     assert kept.read(name)["run"] == RUN
@@ -240,7 +240,11 @@ def test_a_document_is_written_whole_and_read_again(tmp_path):
 
 
 def test_keys_are_those_of_the_content():
-    assert key({"a": 1, "b": [2]}) == key({"b": [2], "a": 1}) != key({"a": 1, "b": [3]})
+    assert (
+        configuration_key({"a": 1, "b": [2]})
+        == configuration_key({"b": [2], "a": 1})
+        != configuration_key({"a": 1, "b": [3]})
+    )
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema": "latte.study-runs/1", "key": "other"}', "\0"])

@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from latte_cli.allocator import SubModel, catalogue
-from latte_cli.allocator.channels import kept
+from latte_cli.allocator.channels import kept_channels
 from latte_cli.federated import device, models
-from latte_cli.federated.aggregation import Update, aggregated, groups, importance, places
-from latte_cli.federated.settings import Settings
+from latte_cli.federated.aggregation import Update, aggregate, channel_importance, groups, indices_of
+from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.study import METHODS
 from latte_cli.federated.study.learners import Federation, learner, personal_accuracy
 from latte_cli.federated.study.methods import LEVELS
-from latte_cli.federated.study.ordered import Part
-from latte_cli.federated.study.ordered import trained as trained_ordered
-from latte_cli.federated.study.overlap import Held, block, sums
-from latte_cli.federated.training import Recipe, evaluated, initial, trained
+from latte_cli.federated.study.ordered import NestedPart
+from latte_cli.federated.study.ordered import train_parts as trained_ordered
+from latte_cli.federated.study.overlap import HeldPart, block, sums
+from latte_cli.federated.training import Recipe, evaluate_network, initial, train_network
 from latte_cli.fleet import Method as Channels
 
 DEVICES = 4
-SETTINGS = Settings(image_size=8, batch=32, learning_rate=0.02, data="digits", alpha=0.3, seed=5)
+SETTINGS = FederationSettings(image_size=8, batch=32, learning_rate=0.02, data="digits", alpha=0.3, seed=5)
 WHOLE = SubModel(id="whole", widths=(), parameters=0)
 
 
@@ -35,14 +35,14 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def network():
-    return models.network(models.content("custom_cnn", image_size=8), batch=32)
+    return models.network_from(models.content("custom_cnn", image_size=8), batch=32)
 
 
 @pytest.fixture(scope="module")
 def examples(network):
     """A third of each device's examples: steps of some batches, the last of which is smaller."""
     nodes = [{"partition-id": at, "num-partitions": DEVICES} for at in range(DEVICES)]
-    whole = [device.examples(node, SETTINGS, network)[0] for node in nodes]
+    whole = [device.device_examples(node, SETTINGS, network)[0] for node in nodes]
     return [each.take(np.arange(0, len(each), 3)) for each in whole]
 
 
@@ -65,7 +65,7 @@ def seed(number, at):
 
 
 def mean(whole, held, fewest=1):
-    """For each number the weighted mean over its holders, by full arrays; `held` are places, arrays and weights."""
+    """For each number the weighted mean over its holders, by full arrays; `held` are indices, arrays and weights."""
     found = {}
     for name, value in whole.items():
         total, weight, holders = np.zeros(value.shape), np.zeros(value.shape), np.zeros(value.shape)
@@ -88,8 +88,8 @@ def assert_same(found, wanted):
 
 
 def cut(network, whole, widths, channels, **how):
-    chosen = kept(channels, groups(network), dict(widths), device=how.pop("at", 0), **how)
-    where = places(network, chosen)
+    chosen = kept_channels(channels, groups(network), dict(widths), device=how.pop("at", 0), **how)
+    where = indices_of(network, chosen)
     return where, {name: whole[name][np.ix_(*index)] for name, index in where.items()}
 
 
@@ -98,15 +98,16 @@ def test_sums_are_those_of_the_federation(network):
     updates = []
     for at, width in enumerate((1.0, 0.5, 0.3, 0.9)):
         widths = {group.name: group.width(width) for group in groups(network)}
-        chosen = kept(Channels.ROLLING, groups(network), widths, round_number=3, device=at)
-        where = places(network, chosen)
+        chosen = kept_channels(Channels.ROLLING, groups(network), widths, round_number=3, device=at)
+        where = indices_of(network, chosen)
         arrays = {name: random.normal(size=tuple(map(len, index))).astype(np.float32) for name, index in where.items()}
         updates.append(Update(kept=chosen, arrays=arrays, examples=int(random.integers(1, 500))))
     held = [
-        Held(places=places(network, each.kept), arrays=each.arrays, weight=float(each.examples)) for each in updates
+        HeldPart(indices=indices_of(network, each.kept), arrays=each.arrays, weight=float(each.examples))
+        for each in updates
     ]
     found = {name: each.mean(whole[name]) for name, each in sums(whole, held).items()}
-    wanted = aggregated(network, whole, updates)
+    wanted = aggregate(network, whole, updates)
     for name in wanted:
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
 
@@ -125,7 +126,7 @@ def test_fedavg_is_plain_federated_averaging(network, examples):
     for number in range(2):
         assert learning.round(number, range(DEVICES)) == []
         each = [
-            trained(network, whole, mine, SETTINGS.recipe, seed=seed(number, at)).arrays
+            train_network(network, whole, mine, SETTINGS.recipe, seed=seed(number, at)).arrays
             for at, mine in enumerate(examples)
         ]
         counts = [len(mine) for mine in examples]
@@ -168,7 +169,7 @@ def test_levels_are_averaged_over_their_holders_and_classes_over_those_that_have
             }
             arrays = {each: array / roots[each] for each, array in arrays.items()}
             small = sub_models[at].of(network)
-            arrays = trained(small, arrays, examples[at], recipe, seed=seed(number, at), whole=network).arrays
+            arrays = train_network(small, arrays, examples[at], recipe, seed=seed(number, at), whole=network).arrays
             arrays = {each: array * roots[each] for each, array in arrays.items()}
             present = np.unique(examples[at].labels)
             where = where | {head: (present, *where[head][1:]) for head in ("fc2.weight", "fc2.bias")}
@@ -198,7 +199,7 @@ def test_fjord_averages_nested_parts_by_examples(network, examples, levels):
     for at in (0, 1, 3):
         smaller = levels[levels.index(sub_models[at]) :]
         parts = [
-            Part.of(each.of(network), cut(network, whole, each.widths, Channels.NESTED, round_number=0)[0])
+            NestedPart.of(each.of(network), cut(network, whole, each.widths, Channels.NESTED, round_number=0)[0])
             for each in smaller
         ]
         where, arrays = cut(network, whole, sub_models[at].widths, Channels.NESTED, round_number=0)
@@ -209,7 +210,7 @@ def test_fjord_averages_nested_parts_by_examples(network, examples, levels):
 
 def test_a_single_level_trains_as_the_network_itself(network, examples):
     whole = initial(network, seed=1)
-    part = Part.of(network, places(network, {}))
+    part = NestedPart.of(network, indices_of(network, {}))
     found = trained_ordered([part], whole, examples[0], SETTINGS.recipe, seed=7).arrays
     order, recipe = np.random.default_rng(7).permutation(len(examples[0])), SETTINGS.recipe
     from latte_cli.network.module import NetworkModule
@@ -237,7 +238,7 @@ def test_a_single_level_trains_as_the_network_itself(network, examples):
 def test_a_step_of_fjord_leaves_wider_channels_alone(network, examples, levels):
     whole = initial(network, seed=1)
     parts = [
-        Part.of(each.of(network), cut(network, whole, each.widths, Channels.NESTED, round_number=0)[0])
+        NestedPart.of(each.of(network), cut(network, whole, each.widths, Channels.NESTED, round_number=0)[0])
         for each in levels[:2]
     ]
     recipe = Recipe(learning_rate=0.02, momentum=0.0)
@@ -256,8 +257,10 @@ def test_devices_prune_what_matters_least_and_share_what_others_hold(network, ex
 
     # the first round: everybody trains the whole network, and keeps what matters
     assert learning.round(0, [0, 1, 2]) == []
-    first = {at: trained(network, before, examples[at], SETTINGS.recipe, seed=seed(0, at)).arrays for at in (0, 1, 2)}
-    everything = places(network, {})
+    first = {
+        at: train_network(network, before, examples[at], SETTINGS.recipe, seed=seed(0, at)).arrays for at in (0, 1, 2)
+    }
+    everything = indices_of(network, {})
     whole = mean(before, [(everything, first[at], 1.0) for at in first], fewest=2)
     assert_same(learning.whole, whole)
 
@@ -266,7 +269,7 @@ def test_devices_prune_what_matters_least_and_share_what_others_hold(network, ex
         matter = first[at]
         if by_data:
             matter = {each: np.sqrt(np.abs(array * (array - before[each]))) for each, array in matter.items()}
-        scores = importance(network, matter)
+        scores = channel_importance(network, matter)
         widths = dict(sub_models[at].widths)
         channels[at] = {
             group: np.sort(np.argsort(-score, kind="stable")[: widths[group]]) for group, score in scores.items()
@@ -278,10 +281,10 @@ def test_devices_prune_what_matters_least_and_share_what_others_hold(network, ex
     assert learning.round(1, [0, 1]) == []
     held, mine = [], {}
     for at in (0, 1):
-        where = places(network, channels[at])
+        where = indices_of(network, channels[at])
         start = {each: whole[each][np.ix_(*index)] for each, index in where.items()}
         small = sub_models[at].of(network)
-        mine[at] = trained(small, start, examples[at], SETTINGS.recipe, seed=seed(1, at)).arrays
+        mine[at] = train_network(small, start, examples[at], SETTINGS.recipe, seed=seed(1, at)).arrays
         held.append((where, mine[at], weights[at]))
     second = mean(whole, held, fewest=2)
     assert_same(learning.whole, second)
@@ -290,15 +293,15 @@ def test_devices_prune_what_matters_least_and_share_what_others_hold(network, ex
     # the third: the first device goes on with its own where it was alone, else with what both made
     assert learning.round(2, [0, 2]) == []
     alone = {}
-    for each, index in places(network, channels[0]).items():
+    for each, index in indices_of(network, channels[0]).items():
         other = np.zeros(before[each].shape, bool)
-        other[np.ix_(*places(network, channels[1])[each])] = True
+        other[np.ix_(*indices_of(network, channels[1])[each])] = True
         alone[each] = ~other[np.ix_(*index)]
     start = {
         each: np.where(alone[each], mine[0][each], second[each][np.ix_(*index)])
-        for each, index in places(network, channels[0]).items()
+        for each, index in indices_of(network, channels[0]).items()
     }
-    wanted = trained(sub_models[0].of(network), start, examples[0], SETTINGS.recipe, seed=seed(2, 0)).arrays
+    wanted = train_network(sub_models[0].of(network), start, examples[0], SETTINGS.recipe, seed=seed(2, 0)).arrays
     found_network, found = learning.own(0)
     assert found_network.parameters == sub_models[0].parameters
     assert_same(found, wanted)
@@ -326,7 +329,7 @@ def test_a_small_global_model_is_a_network_of_its_own(network, examples, levels)
         name: value.shape for name, value in initial(small, seed=0).items()
     }
     _, held_out = device.whole(SETTINGS, network)
-    assert evaluated(small, learning.whole, held_out, statistics=held_out).accuracy > 0.2
+    assert evaluate_network(small, learning.whole, held_out, statistics=held_out).accuracy > 0.2
 
 
 def test_who_diverges_is_named_and_the_round_goes_on(network, examples, levels):

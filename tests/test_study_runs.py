@@ -13,9 +13,9 @@ from latte_cli.errors import LatteError
 from latte_cli.federated import client, server
 from latte_cli.federated.grid import LocalGrid
 from latte_cli.federated.settings import settings
-from latte_cli.federated.study import METHODS, Run, Spread, Workshop, bands, results
-from latte_cli.federated.study.methods import Sizes
-from latte_cli.federated.study.results import Result, best
+from latte_cli.federated.study import METHODS, MethodRun, Spread, Workshop, bands, results
+from latte_cli.federated.study.methods import SubModelSizes
+from latte_cli.federated.study.results import Result, best_option
 from latte_cli.report import pictures
 from latte_cli.store import open_store
 
@@ -82,7 +82,7 @@ def test_a_run_is_a_file_and_a_training_is_shared_where_only_the_clock_differs(m
     whole = [rounds for rounds in by_learning[False] if rounds == [[0, 1, 2, 3]] * 2]
     assert len(whole) == 2
     slower = workshop(folder, scenarios=[{"scenario": "other", "classes": [*CLASSES[:1], {**CLASSES[1], "slower": 9}]}])
-    planned = slower.planned("fedavg", slower.study.scenarios[0], 1.0, 1)
+    planned = slower.plan_run("fedavg", slower.study.scenarios[0], 1.0, 1)
     assert is_trained(folder, planned)
     assert not (folder / "runs" / f"{planned.key}.json").exists()
     before = stamps(folder)
@@ -106,10 +106,10 @@ def test_what_is_there_is_not_made_again(made):
 
 def test_more_rounds_are_another_training(made):
     longer = workshop(made.folder, rounds=4)
-    planned = longer.planned("fedavg", longer.study.scenarios[0], 1.0, 1)
+    planned = longer.plan_run("fedavg", longer.study.scenarios[0], 1.0, 1)
     assert not is_trained(made.folder, planned)
     other = workshop(made.folder, recipe={"learning-rate": 0.03})
-    assert not is_trained(made.folder, other.planned("fedavg", other.study.scenarios[0], 1.0, 1))
+    assert not is_trained(made.folder, other.plan_run("fedavg", other.study.scenarios[0], 1.0, 1))
 
 
 def test_progress_is_reported(made):
@@ -127,7 +127,7 @@ def test_curves_are_bands_over_the_seeds(made, tmp_path):
         assert band.times_s[-1] == min(run.times_s[-1] for run in result.runs)
         assert all(low <= middle <= high for low, middle, high in zip(band.low, band.median, band.high, strict=True))
     for suffix in (".png", ".svg"):
-        pictures.save(pictures.accuracies_figure(panels, (0.3, 0.6), "a study"), tmp_path / f"curves{suffix}")
+        pictures.save_figure(pictures.accuracies_figure(panels, (0.3, 0.6), "a study"), tmp_path / f"curves{suffix}")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "curves.svg").read_text()
 
@@ -135,7 +135,7 @@ def test_curves_are_bands_over_the_seeds(made, tmp_path):
 def a_run(*pairs, **more):
     times, accuracies = zip(*pairs, strict=True)
     fields = {"idle": 0.0, "late": 0, "gone": 0, "failed": 0, "devices": 1} | more
-    return Run(times_s=times, accuracies=accuracies, **fields)
+    return MethodRun(times_s=times, accuracies=accuracies, **fields)
 
 
 def test_an_accuracy_stays_until_the_next_evaluation():
@@ -149,16 +149,16 @@ def test_an_accuracy_stays_until_the_next_evaluation():
 
 def test_the_option_that_is_there_first_wins_else_the_most_accurate():
     quick, sure = a_run((0.0, 0.1), (2.0, 0.7), (4.0, 0.75)), a_run((0.0, 0.1), (3.0, 0.9), (6.0, 0.92))
-    assert best([(0.2, quick), (0.8, sure)], 0.7) == 0.2
-    assert best([(0.2, quick), (0.8, sure)], 0.9) == 0.8
-    assert best([(0.2, quick), (0.8, sure)], 0.99) == 0.8
+    assert best_option([(0.2, quick), (0.8, sure)], 0.7) == 0.2
+    assert best_option([(0.2, quick), (0.8, sure)], 0.9) == 0.8
+    assert best_option([(0.2, quick), (0.8, sure)], 0.99) == 0.8
 
 
 def test_what_half_of_the_seeds_did_not_reach_has_no_median():
     runs = tuple(a_run((0.0, 0.1), (float(at), accuracy)) for at, accuracy in ((1, 0.9), (2, 0.9), (3, 0.5)))
     found = Result(scenario="s", method="m", option=1.0, runs=runs)
     assert found.time_s(0.8) == Spread(median=2.0, low=1.0, high=inf)
-    assert found.reached(0.8) == 2
+    assert found.count_reaching(0.8) == 2
     assert found.time_s(0.95).median == inf
     assert found.personal is None
 
@@ -166,7 +166,7 @@ def test_what_half_of_the_seeds_did_not_reach_has_no_median():
 def test_a_profile_that_is_not_there_is_named(tmp_path):
     one = workshop(tmp_path, scenarios=[{"scenario": "s", "classes": [{**CLASSES[0], "device": "nowhere"}]}])
     with pytest.raises(LatteError, match=r"class `slow`.*unknown device `nowhere`"):
-        one.planned("fedavg", one.study.scenarios[0], 1.0, 1)
+        one.plan_run("fedavg", one.study.scenarios[0], 1.0, 1)
 
 
 def test_a_method_that_nobody_can_take_part_in_has_no_result(tmp_path):
@@ -177,7 +177,7 @@ def test_a_method_that_nobody_can_take_part_in_has_no_result(tmp_path):
 
 
 def test_every_method_trains(tmp_path):
-    names = [name for name in METHODS if METHODS[name].sizes is not Sizes.WHOLE]
+    names = [name for name in METHODS if METHODS[name].sizes is not SubModelSizes.WHOLE]
     one = workshop(
         tmp_path,
         methods=names,
@@ -200,8 +200,8 @@ def test_latte_learns_what_the_same_federation_on_flower_learns(tmp_path):
     alike = [{key: value for key, value in each.items() if key != "slower"} for each in CLASSES]
     changes = {"devices-per-round": 3, "scenarios": [{"scenario": "s", "classes": alike}]}
     one = workshop(tmp_path, **changes)
-    planned = one.planned("latte", one.study.scenarios[0], 0.9, 7)
-    simulated = one.trained(planned)
+    planned = one.plan_run("latte", one.study.scenarios[0], 0.9, 7)
+    simulated = one.train(planned)
 
     nodes = [{"partition-id": at, "num-partitions": 4, "device": CPU if at < 2 else GPU} for at in range(4)]
     config = {"image-size": 8, "rounds": 2, "learning-rate": 0.02, "per-round": 3, "devices": 4, "seed": 7}

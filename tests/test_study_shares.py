@@ -7,7 +7,7 @@ from small_study import BANDWIDTH, CLASSES, CPU, GPU, study
 
 from latte_cli.federated.study import METHODS
 from latte_cli.federated.study.methods import LEVELS
-from latte_cli.federated.study.shares import Prices
+from latte_cli.federated.study.shares import ScenarioPrices
 from latte_cli.store import open_store
 
 
@@ -22,7 +22,7 @@ def prices(tmp_path_factory):
         {"class": "GPU", **same, "device": GPU},
     ]
     found = study(scenarios=[{"scenario": "strategies", "classes": classes}], latte={"widths": [1, 0.7, 0.4, 0.2]})
-    return Prices(found, open_store(str(tmp_path_factory.mktemp("prices"))))
+    return ScenarioPrices(found, open_store(str(tmp_path_factory.mktemp("prices"))))
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +37,20 @@ def test_a_slower_device_takes_so_many_times_as_long_for_its_steps_and_as_long_t
 
 
 def test_levels_go_by_peak_speed_and_do_not_see_the_strategy(prices, fleet):
-    shared = fleet.shared(METHODS["heterofl"], 0.3)
+    shared = fleet.share_out(METHODS["heterofl"], 0.3)
     widths = [shared.sub_models[at].width for at in range(4)]
     assert widths[0] == widths[1] == widths[3] == 1.0
     assert widths[2] < 1
     flops = [prices.flops(level) for level in prices.levels]
     within = [level.width for level, each in zip(prices.levels, flops, strict=True) if each <= 0.3 * flops[0]]
     assert widths[2] == max(within)
-    assert fleet.shared(METHODS["fedrolex"], 1e-9).sub_models[2].width == min(LEVELS)
+    assert fleet.share_out(METHODS["fedrolex"], 1e-9).sub_models[2].width == min(LEVELS)
     assert shared.limit_s is None
-    assert fleet.shared(METHODS["hermes"], 0.3).shares[2].first_s == fleet.whole_s[2]
+    assert fleet.share_out(METHODS["hermes"], 0.3).shares[2].first_s == fleet.whole_s[2]
 
 
 def test_latte_gives_each_device_the_largest_that_meets_the_duration(prices, fleet):
-    shared = fleet.shared(METHODS["latte"], 0.6)
+    shared = fleet.share_out(METHODS["latte"], 0.6)
     duration_s = 0.6 * fleet.slowest_s
     assert shared.limit_s == duration_s
     more_s = 32 * (prices.network.parameters - prices.catalogue[-1].parameters) / 100e6
@@ -69,17 +69,17 @@ def test_latte_gives_each_device_the_largest_that_meets_the_duration(prices, fle
 
 
 def test_nobody_can_take_part_in_rounds_that_are_too_short(fleet):
-    assert fleet.shared(METHODS["latte"], 1e-6).shares == {}
+    assert fleet.share_out(METHODS["latte"], 1e-6).shares == {}
 
 
 def test_latte_prunes_with_sizes_of_its_own(fleet):
-    shared = fleet.shared(METHODS["latte+hermes"], 0.6)
+    shared = fleet.share_out(METHODS["latte+hermes"], 0.6)
     assert shared.shares[2].first_s == fleet.whole_s[2] > shared.shares[2].limit_s == shared.limit_s
     assert shared.shares[2].round_s <= shared.limit_s
 
 
 def test_a_step_of_fjord_takes_the_mean_over_its_levels(prices, fleet):
-    shared = fleet.shared(METHODS["fjord"], 1.0)
+    shared = fleet.share_out(METHODS["fjord"], 1.0)
     assert shared.sub_models[0].width == 1.0
     steps = []
     for level in prices.levels:
@@ -90,16 +90,16 @@ def test_a_step_of_fjord_takes_the_mean_over_its_levels(prices, fleet):
 
 
 def test_a_small_global_model_is_one_for_all(prices, fleet):
-    shared = fleet.shared(METHODS["fedavg-small"], 0.5)
+    shared = fleet.share_out(METHODS["fedavg-small"], 0.5)
     assert shared.small.width == 0.5
     assert {each.widths for each in shared.sub_models.values()} == {()}
     assert shared.shares[2].round_s < fleet.whole_s[2]
 
 
 def test_fine_widths_meet_the_duration_and_keep_more(prices):
-    fine = Prices(replace(prices.study, fine=True), open_store(None))
+    fine = ScenarioPrices(replace(prices.study, fine=True), open_store(None))
     fleet = fine.fleet(fine.study.scenarios[0], [100, 100, 100, 100])
-    shared = fleet.shared(METHODS["latte"], 0.6)
+    shared = fleet.share_out(METHODS["latte"], 0.6)
     assert all(share.round_s <= shared.limit_s for share in shared.shares.values())
     widths = dict(shared.sub_models[2].widths)
     assert len({width / whole for width, whole in zip(widths.values(), (32, 64, 128, 256), strict=True)}) > 1
@@ -107,6 +107,6 @@ def test_fine_widths_meet_the_duration_and_keep_more(prices):
 
 def test_a_device_whose_memory_is_too_small_takes_no_part(prices):
     tight = study(scenarios=[{"scenario": "s", "classes": [{**CLASSES[0], "memory": "1kB"}, CLASSES[1]]}])
-    fleet = Prices(tight, open_store(None)).fleet(tight.scenarios[0], [50] * 4)
+    fleet = ScenarioPrices(tight, open_store(None)).fleet(tight.scenarios[0], [50] * 4)
     for name in METHODS:
-        assert set(fleet.shared(METHODS[name], 1.0).shares) == {2, 3}, name
+        assert set(fleet.share_out(METHODS[name], 1.0).shares) == {2, 3}, name

@@ -8,10 +8,10 @@ from latte_cli import suites
 from latte_cli.layers import LAYERS, Convolution, Other, Phase, Stored, Transfer, View, Whole
 from latte_cli.network import load
 from latte_cli.network.zoo import ZOO, export
-from latte_cli.suites import Limits, fits
+from latte_cli.suites import LayerLimits, fits_limits
 from latte_cli.sweep import Depth
 
-ROOMY = Limits(flops=2e10, tensor_bytes=8e9)
+ROOMY = LayerLimits(flops=2e10, tensor_bytes=8e9)
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +71,20 @@ def test_the_paper_s_space_is_kept_to_and_rejects_are_counted() -> None:
         assert 3 <= layer.in_channels <= 1024
         assert 1 <= layer.kernel[0] == layer.kernel[1] <= 7
         assert layer.stride[0] in (1, 2)
-        assert fits(layer, ROOMY)
+        assert fits_limits(layer, ROOMY)
     assert any(item.layer.groups > 1 for item in drawn.wanted if isinstance(item.layer, Convolution))
 
 
 def test_limits_reject_what_is_too_large() -> None:
     layer = Convolution(batch=64, in_channels=64, out_channels=64, input=(725, 725), kernel=(1, 1))
-    assert not fits(layer, Limits(flops=1e15, tensor_bytes=1e15))  # 2^31 elements and more
-    assert not fits(layer, Limits(flops=1e3, tensor_bytes=1e15))
+    assert not fits_limits(layer, LayerLimits(flops=1e15, tensor_bytes=1e15))  # 2^31 elements and more
+    assert not fits_limits(layer, LayerLimits(flops=1e3, tensor_bytes=1e15))
     small = Convolution(batch=1, in_channels=64, out_channels=64, input=(72, 72), kernel=(1, 1))
-    assert fits(small, ROOMY)
+    assert fits_limits(small, ROOMY)
 
 
 def test_deepbench_is_the_whole_benchmark_without_its_four_repeats() -> None:
-    drawn = suites.deepbench(Limits(flops=1e15, tensor_bytes=1e15))
+    drawn = suites.deepbench(LayerLimits(flops=1e15, tensor_bytes=1e15))
     assert (len(drawn.wanted), drawn.rejected) == (90, 0)
 
 

@@ -11,7 +11,7 @@ from latte_cli.backends.contract import Prepared
 from latte_cli.backends.cpu.backend import CpuBackend
 from latte_cli.errors import LatteError
 from latte_cli.layers import Activation, Convolution, Layer, Linear, Phase
-from latte_cli.measure import Evidence, Mark, Measurement, Outcome
+from latte_cli.measure import Evidence, Measurement, Outcome, QualityFlag
 from latte_cli.sweep import Budget, Depth, Summary, Sweep, Wanted
 from latte_cli.tasks import Task
 from latte_cli.worker import Opening, Order, Worker
@@ -107,7 +107,7 @@ def test_passes_repeat_what_can_change_a_choice(worker: Worker, swept: tuple[Swe
     repeated = Rows()
     sweep(worker, SMALL[:1], earlier=rows[: run.size]).run(repeated, Budget(passes=3))
     assert {row.sweep_pass for row in repeated} == {1, 2}
-    assert all(row.outcome is Outcome.OK and Mark.CUT not in row.marks for row in repeated)
+    assert all(row.outcome is Outcome.OK and QualityFlag.CUT not in row.flags for row in repeated)
     assert {row.task.phase for row in repeated} == set(Convolution.phases)
 
 

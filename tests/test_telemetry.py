@@ -12,7 +12,7 @@ import pytest
 
 from latte_cli.backends.contract import Conditions
 from latte_cli.backends.telemetry import GpuFacts, gpu_count, open_telemetry
-from latte_cli.backends.telemetry.nvml import NvmlTelemetry, rated_bandwidth, throttled
+from latte_cli.backends.telemetry.nvml import NvmlTelemetry, is_throttled, rated_bandwidth
 
 H200 = {
     "nvmlInit": lambda: None,
@@ -149,16 +149,16 @@ def test_an_old_driver_is_asked_for_the_reasons_by_their_old_name(nvml: Callable
 
 @pytest.mark.parametrize("reasons", [0x8, 0x20, 0x40, 0x80, 0x4 | 0x20])
 def test_heat_and_slowdown_spoil_a_sample(reasons: int) -> None:
-    assert throttled(reasons) is True
+    assert is_throttled(reasons) is True
 
 
 @pytest.mark.parametrize("reasons", [0x0, 0x1, 0x2, 0x4, 0x10, 0x100, 0x7])
 def test_idleness_the_power_cap_and_set_clocks_do_not(reasons: int) -> None:
-    assert throttled(reasons) is False
+    assert is_throttled(reasons) is False
 
 
 def test_what_is_not_known_to_throttle_is_not_known() -> None:
-    assert throttled(None) is None
+    assert is_throttled(None) is None
 
 
 @pytest.mark.parametrize(

@@ -9,22 +9,22 @@ from made_rows import DEVICE, GEMM, SETTINGS, convolution, measurement, profile,
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.layers import Activation, Linear, Norm, Phase
-from latte_cli.lookup import Source, combined
+from latte_cli.lookup import Source, combine_passes
 from latte_cli.store import open_store
 from latte_cli.tasks import Task
-from latte_cli.time_model import Prior, fit, folder_name, save, time_model
+from latte_cli.time_model import Prior, fit_time_model, folder_name, save_time_model, time_model
 
 LAYERS = [
     *(convolution(n, c, k, 16) for n in (1, 4, 8) for c in (4, 8, 32, 64) for k in (8, 64)),
     *(Activation(shape=(n, c, 16, 16), function="relu") for n in (1, 4, 8) for c in (4, 32, 64)),
     *(Linear(rows=n, in_features=k, out_features=10) for n in (1, 4, 8) for k in (64, 512)),
 ]
-TIMINGS = combined([measurement(task) for task in tasks(LAYERS)])
+TIMINGS = combine_passes([measurement(task) for task in tasks(LAYERS)])
 
 
 @pytest.fixture(scope="module")
 def model():
-    return fit(TIMINGS, DEVICE, "0123456789abcdef")
+    return fit_time_model(TIMINGS, DEVICE, "0123456789abcdef")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_unseen_layers_within_the_range_are_predicted_within_their_interval(mode
         for phase in convolution(1, 1, 1, 1).phases
         for algorithm in (FRAMEWORK_DEFAULT, GEMM)
     ]
-    found = model.predicted(unseen, DEVICE)
+    found = model.predict(unseen, DEVICE)
     assert set(found) == set(unseen)
     for one, timing in found.items():
         assert abs(log(timing.device_s / seconds(one))) < 0.5
@@ -64,12 +64,12 @@ def test_unseen_layers_within_the_range_are_predicted_within_their_interval(mode
 def test_the_algorithm_counts(model):
     layer = convolution(6, 48, 24, 16)
     default, gemm = (task(layer, algorithm=algorithm) for algorithm in (FRAMEWORK_DEFAULT, GEMM))
-    found = model.predicted([default, gemm], DEVICE)
+    found = model.predict([default, gemm], DEVICE)
     assert found[gemm].device_s < found[default].device_s
 
 
 def test_a_kind_that_was_not_measured_is_not_predicted(model):
-    assert model.predicted([task(Norm(shape=(1, 8, 4, 4), function="batch"))], DEVICE) == {}
+    assert model.predict([task(Norm(shape=(1, 8, 4, 4), function="batch"))], DEVICE) == {}
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,14 @@ def test_a_kind_that_was_not_measured_is_not_predicted(model):
     ],
 )
 def test_what_lies_outside_the_measured_range_is_named(model, layer, size):
-    [timing] = model.predicted([task(layer)], DEVICE).values()
+    [timing] = model.predict([task(layer)], DEVICE).values()
     assert timing.extrapolated == size
 
 
 def test_intervals_widen_with_the_distance_from_what_was_measured(model):
     widths = []
     for batch in (8, 32, 128):
-        [timing] = model.predicted([task(convolution(batch, 48, 24, 16))], DEVICE).values()
+        [timing] = model.predict([task(convolution(batch, 48, 24, 16))], DEVICE).values()
         assert timing.low_s < timing.low_80_s < timing.device_s < timing.high_80_s < timing.high_s
         widths.append(log(timing.high_s / timing.low_s))
     assert widths == sorted(set(widths))
@@ -97,27 +97,27 @@ def test_intervals_widen_with_the_distance_from_what_was_measured(model):
 
 def test_what_layers_have_in_common_of_their_errors_is_a_share():
     many = [convolution(n, c, k, 16) for n in (1, 2, 4, 8) for c in (4, 8, 16, 32, 64) for k in (8, 32, 64)]
-    alike = fit(combined([measurement(one) for one in tasks(many)]), DEVICE).card.alike
+    alike = fit_time_model(combine_passes([measurement(one) for one in tasks(many)]), DEVICE).card.alike
     assert set(alike) == {f"convolution {phase}" for phase in many[0].phases}
     assert all(0 <= share <= 1 for share in alike.values())
 
 
 def test_few_rows_are_enough_for_a_roofline():
-    few = combined([measurement(task(Linear(rows=n, in_features=64, out_features=10))) for n in (1, 64)])
+    few = combine_passes([measurement(task(Linear(rows=n, in_features=64, out_features=10))) for n in (1, 64)])
     wanted = task(Linear(rows=8, in_features=64, out_features=10))
-    [timing] = fit(few, DEVICE).predicted([wanted], DEVICE).values()
+    [timing] = fit_time_model(few, DEVICE).predict([wanted], DEVICE).values()
     assert timing.device_s == pytest.approx(seconds(wanted), rel=0.3)
 
 
 def test_one_row_is_enough_for_that_layer():
     only = task(Linear(rows=8, in_features=64, out_features=10))
-    [timing] = fit(combined([measurement(only)]), DEVICE).predicted([only], DEVICE).values()
+    [timing] = fit_time_model(combine_passes([measurement(only)]), DEVICE).predict([only], DEVICE).values()
     assert timing.device_s == pytest.approx(seconds(only), rel=0.01)
 
 
 def kept(store):
     notes = []
-    model = time_model(store, DEVICE.slug, lambda: combined(store.measurements(DEVICE.slug)), notes.append)
+    model = time_model(store, DEVICE.slug, lambda: combine_passes(store.measurements(DEVICE.slug)), notes.append)
     return model, notes
 
 
@@ -125,7 +125,7 @@ def test_the_model_is_kept_and_used_while_the_rows_are_the_same(made):
     store, first, said = made
     again, quiet = kept(store)
     wanted = [task(convolution(6, 48, 24, 16)), task(LAYERS[-1])]
-    assert first.predicted(wanted, DEVICE) == again.predicted(wanted, DEVICE)
+    assert first.predict(wanted, DEVICE) == again.predict(wanted, DEVICE)
     assert len(said) == 1
     assert quiet == []
     folder = store.models_dir / f"times-{DEVICE.slug}"
@@ -167,7 +167,7 @@ def test_where_the_model_cannot_be_kept_it_is_used_and_this_is_said(store):
     shutil.rmtree(store.models_dir)
     store.models_dir.write_text("in the way")
     model, notes = kept(store)
-    assert model.predicted([task(LAYERS[0])], DEVICE)
+    assert model.predict([task(LAYERS[0])], DEVICE)
     assert any("is not kept" in note for note in notes)
 
 
@@ -184,27 +184,27 @@ SLOWER = 3.0
 
 def slower(tasks):
     """Timings of a device that takes three times as long for everything."""
-    return combined([measurement(one, time_s=SLOWER * seconds(one), device=OTHER) for one in tasks])
+    return combine_passes([measurement(one, time_s=SLOWER * seconds(one), device=OTHER) for one in tasks])
 
 
 def test_few_rows_of_one_kind_are_enough_where_another_device_is_known(model):
     few = slower(tasks([Activation(shape=(n, 16, 16, 16), function="relu") for n in (2, 3, 5)]))
     unseen = task(convolution(6, 48, 24, 16))
-    assert not fit(few, OTHER).predicted([unseen], OTHER)
-    [timing] = fit(few, OTHER, prior=Prior(DEVICE, model)).predicted([unseen], OTHER).values()
+    assert not fit_time_model(few, OTHER).predict([unseen], OTHER)
+    [timing] = fit_time_model(few, OTHER, prior=Prior(DEVICE, model)).predict([unseen], OTHER).values()
     assert timing.device_s == pytest.approx(SLOWER * seconds(unseen), rel=0.4)
     assert timing.extrapolated
 
 
 def test_a_device_like_none_other_keeps_its_own_rooflines(model):
-    strange = combined(
+    strange = combine_passes(
         [
             measurement(one, time_s=1e-3 + 1e-12 * one.layer.flops(one.phase), device=OTHER)
             for one in tasks(LAYERS)
             if one.algorithm == FRAMEWORK_DEFAULT
         ]
     )
-    card = fit(strange, OTHER, prior=Prior(DEVICE, model)).card
+    card = fit_time_model(strange, OTHER, prior=Prior(DEVICE, model)).card
     assert "convolution forward" not in card.offsets
     assert card.prior == DEVICE.slug
 
@@ -217,16 +217,16 @@ def test_a_model_with_a_prior_is_read_back_where_that_is_shipped_and_fitted_agai
     write(store, [measurement(one, device=OTHER) for one in tasks(LAYERS[-3:])])
     shipped = tmp_path / "shipped"
     monkeypatch.setattr("latte_cli.time_model.keeping.shipped_models", lambda: shipped)
-    own = fit(TIMINGS, DEVICE, store.fingerprint(DEVICE.slug))
-    save(own, shipped / folder_name(DEVICE.slug))
-    rows = combined(store.measurements(OTHER.slug))
+    own = fit_time_model(TIMINGS, DEVICE, store.fingerprint(DEVICE.slug))
+    save_time_model(own, shipped / folder_name(DEVICE.slug))
+    rows = combine_passes(store.measurements(OTHER.slug))
     heard: list[str] = []
     first = time_model(store, OTHER.slug, lambda: rows, heard.append)
     assert first.card.prior == DEVICE.slug
     again = time_model(store, OTHER.slug, lambda: pytest.fail("the rows were read again"), heard.append)
     unseen = task(convolution(6, 48, 24, 16))
-    assert again.predicted([unseen], OTHER)[unseen].device_s == pytest.approx(
-        first.predicted([unseen], OTHER)[unseen].device_s
+    assert again.predict([unseen], OTHER)[unseen].device_s == pytest.approx(
+        first.predict([unseen], OTHER)[unseen].device_s
     )
     assert len([text for text in heard if "fitting" in text]) == 1
     shutil.rmtree(shipped)
@@ -234,7 +234,7 @@ def test_a_model_with_a_prior_is_read_back_where_that_is_shipped_and_fitted_agai
 
 
 def test_of_very_many_timings_some_layers_are_learned_from_whole():
-    few, again = (fit(TIMINGS, DEVICE, most=len(TIMINGS) // 2).card for _ in range(2))
+    few, again = (fit_time_model(TIMINGS, DEVICE, most=len(TIMINGS) // 2).card for _ in range(2))
     assert few == again
     assert len(TIMINGS) // 4 < few.rows < 3 * len(TIMINGS) // 4
-    assert fit(TIMINGS, DEVICE, most=len(TIMINGS)).card.rows == len(TIMINGS)
+    assert fit_time_model(TIMINGS, DEVICE, most=len(TIMINGS)).card.rows == len(TIMINGS)

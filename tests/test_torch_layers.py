@@ -47,7 +47,7 @@ def test_elsewhere_weights_are_what_is_computed_with(precision: Precision) -> No
 
 def test_recorded_operands_make_autograd_follow_and_leave_the_others_alone() -> None:
     o = operands(LAYER, Settings())
-    out = FRAMEWORK_CONVOLUTIONS[Phase.FORWARD](LAYER, o.recorded())
+    out = FRAMEWORK_CONVOLUTIONS[Phase.FORWARD](LAYER, o.record())
     assert out.requires_grad
     assert not o.w.requires_grad
     assert not FRAMEWORK_CONVOLUTIONS[Phase.FORWARD](LAYER, o).requires_grad
@@ -111,9 +111,9 @@ def test_a_module_s_type_says_its_arithmetic_where_there_is_one() -> None:
 
 
 STEP = """
-from latte_cli.backends.torch.training import Run, Training
+from latte_cli.backends.torch.training import RunRequest, NetworkTraining
 
-training = Training(Run(model="resnet8", batch_size=2, precision="made_up"))
+training = NetworkTraining(RunRequest(model="resnet8", batch_size=2, precision="made_up"))
 print({tensor.dtype for tensor in (*training.module.parameters(), *training.inputs)})
 """
 

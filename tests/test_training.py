@@ -11,11 +11,11 @@ from onnx import helper, numpy_helper
 
 from latte_cli.errors import LatteError
 from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimator, Step
-from latte_cli.estimator.steps import training_step
+from latte_cli.estimator.steps import step_calls
 from latte_cli.layers import Convolution, Elementwise, Norm, Phase
 from latte_cli.network import Network, zoo
 from latte_cli.network.onnx import read
-from latte_cli.network.training import folded_norms, frozen, with_norms
+from latte_cli.network.training import folded_norms, freeze_parameters, with_norms
 from latte_cli.store import open_store
 
 
@@ -96,11 +96,11 @@ NET = network(zoo.export("resnet8"))
 
 
 def works(found: Network, **step: object) -> Counter[tuple[str, Phase]]:
-    return Counter((work.name, work.phase) for work in training_step(found, Step(**step)))  # type: ignore[arg-type]
+    return Counter((work.name, work.phase) for work in step_calls(found, Step(**step)))  # type: ignore[arg-type]
 
 
 def test_frozen_layers_have_no_filter_gradient_and_no_update() -> None:
-    half = frozen(NET, ["layer3.0.conv1"])
+    half = freeze_parameters(NET, ["layer3.0.conv1"])
     assert ("layer3.0.conv1", Phase.BACKWARD_FILTER) not in works(half)
     assert ("layer3.0.conv1", Phase.BACKWARD_DATA) in works(half)
     weight = next(node.layer.parameters for node in NET.nodes if node.name == "layer3.0.conv1")
@@ -109,7 +109,7 @@ def test_frozen_layers_have_no_filter_gradient_and_no_update() -> None:
 
 
 def test_what_lies_before_the_first_trained_layer_has_no_backward_at_all() -> None:
-    late = frozen(NET, ["conv1", "bn1", "layer1.*", "layer2.*"])
+    late = freeze_parameters(NET, ["conv1", "bn1", "layer1.*", "layer2.*"])
     backward = {name for name, phase in works(late) if phase not in (Phase.FORWARD, Phase.UPDATE)}
     assert not {name for name in backward if name.startswith(("conv1", "bn1", "relu", "layer1", "layer2"))}
     assert ("layer3.0.conv1", Phase.BACKWARD_FILTER) in works(late)
@@ -117,18 +117,18 @@ def test_what_lies_before_the_first_trained_layer_has_no_backward_at_all() -> No
 
 
 def test_patterns_match_parameters_layers_and_what_is_inside_them() -> None:
-    assert frozen(NET, ["fc"]).frozen == {"fc.weight", "fc.bias"}
-    assert frozen(NET, ["layer1"]).frozen == frozen(NET, ["layer1.*"]).frozen
-    assert frozen(NET, ["*.bias"]).frozen == {name for name in NET.trained_sizes if name.endswith(".bias")}
-    assert frozen(NET, []) == NET
+    assert freeze_parameters(NET, ["fc"]).frozen == {"fc.weight", "fc.bias"}
+    assert freeze_parameters(NET, ["layer1"]).frozen == freeze_parameters(NET, ["layer1.*"]).frozen
+    assert freeze_parameters(NET, ["*.bias"]).frozen == {name for name in NET.trained_sizes if name.endswith(".bias")}
+    assert freeze_parameters(NET, []) == NET
 
 
 def test_a_pattern_that_matches_nothing_gets_a_near_match() -> None:
     with pytest.raises(LatteError, match="unknown parameter or layer `layr3") as caught:
-        frozen(NET, ["layr3.0"])
+        freeze_parameters(NET, ["layr3.0"])
     assert caught.value.hint == "did you mean `layer3.0`?"
     with pytest.raises(LatteError, match="all parameters are frozen"):
-        frozen(NET, ["*"])
+        freeze_parameters(NET, ["*"])
 
 
 # --- accumulation and losses
@@ -150,7 +150,7 @@ def test_accumulated_passes_share_one_update_and_add_their_gradients(tmp_path) -
 
 def test_the_loss_may_be_another_or_none() -> None:
     kinds = {
-        loss: [w.layer.kind for w in training_step(NET, Step(loss=loss)) if w.name == LOSS] for loss in ("mse", "none")
+        loss: [w.layer.kind for w in step_calls(NET, Step(loss=loss)) if w.name == LOSS] for loss in ("mse", "none")
     }
     assert set(kinds["mse"]) == {"elementwise", "reduce"}
     assert kinds["none"] == []

@@ -13,11 +13,11 @@ from latte_cli.cli import app
 from latte_cli.cli.explain import other_values
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.federated.device import fleet_class, rounds
-from latte_cli.federated.settings import Settings, settings
+from latte_cli.federated.settings import FederationSettings, settings
 from latte_cli.federated.study import parse_study
 from latte_cli.fleet import parse_fleet
-from latte_cli.gates import QUANTITIES, limit
 from latte_cli.strategies import by_name
+from latte_cli.thresholds import QUANTITIES, parse_threshold
 
 DURATION = "did you mean `{0}7ms` or `{0}7s`?"
 RATE = "did you mean `{0}7kbit` or `{0}7Mbit`?"
@@ -40,8 +40,8 @@ OPTIONS = {
     "allocate --round-duration": DURATION,
 }
 TYPED = {
-    **{f"{name}=": (limit, DURATION) for name in QUANTITIES if name != "memory"},
-    "memory=": (limit, SIZE),
+    **{f"{name}=": (parse_threshold, DURATION) for name in QUANTITIES if name != "memory"},
+    "memory=": (parse_threshold, SIZE),
     "tensorflow:workspace-limit=": (by_name, SIZE),
     "xla:tolerance=": (by_name, DURATION),
     "workspace-limit=": (other_values, SIZE),
@@ -189,13 +189,13 @@ def test_a_setting_of_a_federation_wants_the_unit(key, expected):
 @pytest.mark.parametrize(("key", "expected"), [("up", RATE), ("down", RATE), ("memory", SIZE)])
 def test_a_setting_of_a_node_wants_the_unit(key, expected):
     node = {"partition-id": 0, "num-partitions": 1}
-    message, hint = refused(fleet_class, node | {key: 7}, Settings(), 5)
+    message, hint = refused(fleet_class, node | {key: 7}, FederationSettings(), 5)
     assert message.startswith(f"node setting `{key}`: ")
     assert hint == expected.format("")
-    assert all(fleet_class(node | {key: each}, Settings(), 5) for each in named(hint))
+    assert all(fleet_class(node | {key: each}, FederationSettings(), 5) for each in named(hint))
 
 
 def test_the_budget_of_a_nodes_profile_wants_the_unit():
-    message, hint = refused(rounds, {"partition-id": 0, "profile-budget": 7}, Settings(), b"", [], 5)
+    message, hint = refused(rounds, {"partition-id": 0, "profile-budget": 7}, FederationSettings(), b"", [], 5)
     assert message.startswith("node setting `profile-budget`: ")
     assert hint == DURATION.format("")

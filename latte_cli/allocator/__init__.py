@@ -1,14 +1,14 @@
 """Allocation: each device of a fleet gets the best sub-model whose estimated round meets the round duration."""
 
-from latte_cli.allocator.changes import Change, changes
-from latte_cli.allocator.channels import Coverage, Frequencies, Kept, coverage, kept
-from latte_cli.allocator.check import Check, check
-from latte_cli.allocator.curve import Point, busiest, curve, point, shortest
-from latte_cli.allocator.document import SCHEMA, as_json, outcome, read_plan
+from latte_cli.allocator.changes import ClassChange, changes
+from latte_cli.allocator.channels import Coverage, Frequencies, Kept, coverage, kept_channels
+from latte_cli.allocator.check import PlanCheck, check_plan
+from latte_cli.allocator.curve import CurvePoint, busiest, curve, point, shortest_point
+from latte_cli.allocator.document import SCHEMA, outcome, plan_document, read_plan
 from latte_cli.allocator.fine import SHARES, Search, allocate_fine
-from latte_cli.allocator.goal import Goal, Least, Target, curve_towards
-from latte_cli.allocator.many import Assignment, Devices, assigned
-from latte_cli.allocator.plan import Plan, PlannedDevice, Priced, allocate, largest, plan_of, planned, priced
+from latte_cli.allocator.goal import Goal, Least, PlanTarget, curve_towards
+from latte_cli.allocator.many import Assignment, Devices, assign
+from latte_cli.allocator.plan import Plan, PlannedDevice, Priced, allocate, largest, plan_device, plan_of, price_classes
 from latte_cli.allocator.plan_file import CATALOGUE, MANY, PlanFile, Trainee, shared_out
 from latte_cli.allocator.pricing import Price, Pricer, Round, estimator_of, pricer_of, round_of
 from latte_cli.allocator.sub_models import SubModel, catalogue
@@ -20,8 +20,8 @@ __all__ = [
     "SCHEMA",
     "SHARES",
     "Assignment",
-    "Change",
-    "Check",
+    "ClassChange",
+    "PlanCheck",
     "Coverage",
     "Devices",
     "Frequencies",
@@ -33,37 +33,37 @@ __all__ = [
     "Plan",
     "PlanFile",
     "PlannedDevice",
-    "Point",
+    "CurvePoint",
     "Price",
     "Priced",
     "Pricer",
     "Round",
     "Search",
     "SubModel",
-    "Target",
+    "PlanTarget",
     "Trainee",
     "allocate",
     "allocate_fine",
-    "as_json",
-    "assigned",
+    "plan_document",
+    "assign",
     "busiest",
     "catalogue",
     "changes",
-    "check",
+    "check_plan",
     "coverage",
     "curve",
     "curve_towards",
     "estimator_of",
-    "kept",
+    "kept_channels",
     "largest",
     "outcome",
     "plan_of",
-    "planned",
+    "plan_device",
     "point",
-    "priced",
+    "price_classes",
     "pricer_of",
     "read_plan",
     "round_of",
     "shared_out",
-    "shortest",
+    "shortest_point",
 ]

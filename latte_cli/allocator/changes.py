@@ -7,7 +7,7 @@ from latte_cli.allocator.plan import PlannedDevice
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class ClassChange:
     """What a class did in the plan before and does in the one after; None where it is not there."""
 
     name: str
@@ -19,16 +19,16 @@ class Change:
         """Whether as many devices train the same in the same way, and take as long."""
         if self.before is None or self.after is None:
             return False
-        return _trained(self.before) == _trained(self.after)
+        return _part_trained(self.before) == _part_trained(self.after)
 
 
-def _trained(planned: PlannedDevice) -> object:
+def _part_trained(planned: PlannedDevice) -> object:
     part = (planned.sub_model.widths, planned.sub_model.dropped) if planned.sub_model else None
     return part, planned.fleet_class.count, planned.device, planned.round_s, planned.low_s, planned.high_s
 
 
-def changes(before: Iterable[PlannedDevice], after: Sequence[PlannedDevice]) -> list[Change]:
+def changes(before: Iterable[PlannedDevice], after: Sequence[PlannedDevice]) -> list[ClassChange]:
     """Each class of either plan, in the order of the later one, then those that are gone."""
     old = {each.fleet_class.name: each for each in before}
     new = {each.fleet_class.name: each for each in after}
-    return [Change(name=name, before=old.get(name), after=new.get(name)) for name in dict.fromkeys((*new, *old))]
+    return [ClassChange(name=name, before=old.get(name), after=new.get(name)) for name in dict.fromkeys((*new, *old))]

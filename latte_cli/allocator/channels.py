@@ -36,7 +36,7 @@ class Frequencies:
         return Frequencies(examples=added)
 
 
-def kept(
+def kept_channels(
     method: Method,
     groups: Sequence[ChannelGroup],
     widths: Mapping[str, int],
@@ -105,9 +105,9 @@ def _random(group: ChannelGroup, seed: int, round_number: int, device: int) -> n
 def _start(group: ChannelGroup, seed: int, round_number: int, device: int) -> int:
     """The start of a window: the group's own permutation of all starts, read at a place of its own each round."""
     units = group.channels // group.multiple
-    place = np.random.default_rng((_number(group.name), seed, round_number)).integers(units)
+    index = np.random.default_rng((_number(group.name), seed, round_number)).integers(units)
     order = np.random.default_rng((_number(group.name), seed)).permutation(units)
-    return int(order[(int(place) + device) % units])
+    return int(order[(int(index) + device) % units])
 
 
 def _number(name: str) -> int:
@@ -175,11 +175,13 @@ def windows(
         counts = before.examples[group.name]
         first = int(np.argmin(counts))
         starts[group.name] = (first + np.cumsum(wide, dtype=np.int64) - wide) % group.channels
-        after[group.name] = counts + _covered(starts[group.name], wide, examples, group.channels)
+        after[group.name] = counts + _examples_covered(starts[group.name], wide, examples, group.channels)
     return Windows(starts=starts, frequencies=Frequencies(examples=after))
 
 
-def _covered(starts: Indices, widths: Indices, examples: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
+def _examples_covered(
+    starts: Indices, widths: Indices, examples: NDArray[np.float64], channels: int
+) -> NDArray[np.float64]:
     """The examples that each channel gets from all windows."""
     change = np.zeros(2 * channels + 1)
     trained = np.where(widths > 0, examples, 0.0)

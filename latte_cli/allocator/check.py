@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from latte_cli.allocator.plan import Plan, PlannedDevice, planned
+from latte_cli.allocator.plan import Plan, PlannedDevice, plan_device
 from latte_cli.allocator.plan_file import PlanFile
 from latte_cli.allocator.pricing import Pricer, Round
 from latte_cli.allocator.sub_models import SubModel
@@ -13,7 +13,7 @@ from latte_cli.network import Network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class PlanCheck:
     """A plan, and for each of its classes the round of its sub-model today; None where it has none."""
 
     plan: Plan
@@ -23,7 +23,7 @@ class Check:
     def devices(self) -> tuple[PlannedDevice, ...]:
         """What each class trains today; nothing where its sub-model does not finish."""
         return tuple(
-            planned(each.fleet_class, [found], found if self._finishes(found) else None, complete=False)
+            plan_device(each.fleet_class, [found], found if self._finishes(found) else None, complete=False)
             if found
             else each
             for each, found in zip(self.plan.devices, self.rounds, strict=True)
@@ -52,7 +52,7 @@ class Check:
         return tuple(each.fleet_class for each, found in pairs if which(found))
 
 
-def check(file: PlanFile, price: Pricer, as_today: Callable[[FleetClass], FleetClass]) -> Check:
+def check_plan(file: PlanFile, price: Pricer, as_today: Callable[[FleetClass], FleetClass]) -> PlanCheck:
     """Price the sub-models of a plan again, those of each class with the settings of `as_today` of it.
 
     Raises LatteError where the plan is for another model, and as `price` does.
@@ -64,7 +64,7 @@ def check(file: PlanFile, price: Pricer, as_today: Callable[[FleetClass], FleetC
         if each.sub_model:
             _check_size(each.sub_model, network)
         rounds.append(price(each.sub_model, as_today(each.fleet_class)) if each.sub_model else None)
-    return Check(plan=file.plan, rounds=tuple(rounds))
+    return PlanCheck(plan=file.plan, rounds=tuple(rounds))
 
 
 def _check_size(sub_model: SubModel, network: Network) -> None:

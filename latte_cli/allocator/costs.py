@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from latte_cli.estimator import LOSS, UPDATE, Step, Work, phases, training_step
+from latte_cli.estimator import LOSS, UPDATE, Step, Work, phases, step_calls
 from latte_cli.layers import Layer, Optimizer, Phase
 from latte_cli.network import Network, Node
 from latte_cli.network.channels import Resizing
@@ -26,7 +26,7 @@ _PAIR = 2  # a convolution knows two groups of channels: those it reads and thos
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class CostTable:
     """A sum over groups and pairs of them: constant + Σ single[g][i] + Σ pairs[g, h][i, j] at the levels i and j."""
 
     levels: Levels
@@ -68,7 +68,7 @@ class Costs:
         self.levels = levels
         self._seconds: dict[tuple[Layer, Phase], float] = {}
         self._layers: dict[tuple[str, tuple[int, ...]], Layer] = {}
-        self._made: tuple[Table, Table] | None = None
+        self._made: tuple[CostTable, CostTable] | None = None
         self._owned = tuple(self._of_nodes())
         self._of_group = {name: [each for each in self._owned if name in each.owners] for name in levels}
 
@@ -93,7 +93,7 @@ class Costs:
     def seconds(self, widths: Widths) -> float:
         """The seconds of all calls of a step at these widths."""
         layers = [(each, self._layer(each, [widths[name] for name in each.owners])) for each in self._owned]
-        self._priced((each, layer) for each, layer in layers)
+        self._price_new((each, layer) for each, layer in layers)
         return sum(self._of(each, layer) for each, layer in layers) + self._besides(self.parameters(widths))
 
     def parameters(self, widths: Widths) -> int:
@@ -110,7 +110,7 @@ class Costs:
             ]
             for name, width in others.items()
         }
-        self._priced((each, layer) for change in changes.values() for each, *pair in change for layer in pair)
+        self._price_new((each, layer) for change in changes.values() for each, *pair in change for layer in pair)
         _, slope = self._update
         found = {}
         for name, change in changes.items():
@@ -119,14 +119,14 @@ class Costs:
             found[name] = seconds + slope * parameters, parameters
         return found
 
-    def tables(self, at: Widths) -> tuple[Table, Table]:
+    def tables(self, at: Widths) -> tuple[CostTable, CostTable]:
         """The seconds and the parameters, where nodes that many groups decide are near `at`."""
         if self._made is None or not self.tabular:
-            self._made = self._tabled(at)
+            self._made = self._tabulate(at)
         return self._made
 
-    def _tabled(self, at: Widths) -> tuple[Table, Table]:
-        self._priced(
+    def _tabulate(self, at: Widths) -> tuple[CostTable, CostTable]:
+        self._price_new(
             (each, self._layer(each, widths)) for each in self._owned for widths in self._combinations(each, at)
         )
         parameters = self._table(at, lambda each, layer: float(_count(each, layer)))
@@ -137,7 +137,7 @@ class Costs:
         for name, values in parameters.single.items():
             single[name] = single.get(name, 0.0) + slope * values
         pairs = {key: values + slope * parameters.pairs[key] for key, values in seconds.pairs.items()}
-        return Table(levels=self.levels, constant=constant, single=single, pairs=pairs), parameters
+        return CostTable(levels=self.levels, constant=constant, single=single, pairs=pairs), parameters
 
     def _combinations(self, each: _Owned, at: Widths) -> Iterator[tuple[int, ...]]:
         """The widths of the node's groups that its tables need."""
@@ -149,7 +149,7 @@ class Costs:
         for place, name in enumerate(each.owners):
             yield from ((*here[:place], width, *here[place + 1 :]) for width in self.levels[name])
 
-    def _table(self, at: Widths, amount: Callable[[_Owned, Layer], float]) -> Table:
+    def _table(self, at: Widths, amount: Callable[[_Owned, Layer], float]) -> CostTable:
         constant = 0.0
         single = {name: np.zeros(len(levels)) for name, levels in self.levels.items()}
         pairs: dict[tuple[str, str], Array] = {}
@@ -169,7 +169,7 @@ class Costs:
                     constant += here
                     for name in owners:
                         single[name] += [next(rest) - here for _ in self.levels[name]]
-        return Table(levels=self.levels, constant=constant, single=single, pairs=pairs)
+        return CostTable(levels=self.levels, constant=constant, single=single, pairs=pairs)
 
     def _layer(self, each: _Owned, widths: Sequence[int]) -> Layer:
         key = (each.node.name, tuple(widths))
@@ -178,7 +178,7 @@ class Costs:
             self._layers[key] = self._resizing.layer(each.node, named)
         return self._layers[key]
 
-    def _priced(self, layers: Iterable[tuple[_Owned, Layer]]) -> None:
+    def _price_new(self, layers: Iterable[tuple[_Owned, Layer]]) -> None:
         """Price what was not priced yet, all at once."""
         wanted = {
             (layer, phase): Work(name=each.node.name, layer=layer, phase=phase)
@@ -200,7 +200,7 @@ class Costs:
 
     @cached_property
     def _loss(self) -> float:
-        works = [work for work in training_step(self._network, self._step) if work.name == LOSS]
+        works = [work for work in step_calls(self._network, self._step) if work.name == LOSS]
         return sum(self._price(works)) if works else 0.0
 
     @cached_property

@@ -9,7 +9,7 @@ from latte_cli.errors import ExitCode, LatteError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class CurvePoint:
     """A round duration, and what comes of it.
 
     `capacity` is the mean share of the model's parameters that the devices train, `floor` the least share of any
@@ -24,7 +24,7 @@ class Point:
     taking_part: float
 
 
-def curve(priced: Priced, parameters: int | None = None) -> list[Point]:
+def curve(priced: Priced, parameters: int | None = None) -> list[CurvePoint]:
     """The points where what some class trains changes, in the order of their durations.
 
     The model has `parameters`; unless they are given, the largest sub-model is the whole of it.
@@ -33,7 +33,7 @@ def curve(priced: Priced, parameters: int | None = None) -> list[Point]:
     return [point(priced, duration_s, parameters) for duration_s in durations]
 
 
-def point(priced: Priced, duration_s: float, parameters: int | None = None) -> Point:
+def point(priced: Priced, duration_s: float, parameters: int | None = None) -> CurvePoint:
     """What comes of rounds of `duration_s`; `parameters` as for `curve`."""
     whole = parameters or max(each.sub_model.parameters for _, rounds in priced for each in rounds)
     counts, trained, waits = [], [], []
@@ -45,7 +45,7 @@ def point(priced: Priced, duration_s: float, parameters: int | None = None) -> P
     devices = sum(counts)
     training = sum(count for count, wait in zip(counts, waits, strict=True) if wait is not None)
     waited = sum(count * wait for count, wait in zip(counts, waits, strict=True) if wait is not None)
-    return Point(
+    return CurvePoint(
         round_duration_s=duration_s,
         capacity=sum(count * each for count, each in zip(counts, trained, strict=True)) / (devices * whole),
         floor=min(trained) / whole,
@@ -54,7 +54,7 @@ def point(priced: Priced, duration_s: float, parameters: int | None = None) -> P
     )
 
 
-def shortest(points: Iterable[Point], *, capacity: float = 0.0, floor: float = 0.0) -> Point:
+def shortest_point(points: Iterable[CurvePoint], *, capacity: float = 0.0, floor: float = 0.0) -> CurvePoint:
     """The point with the shortest rounds that keeps this mean and this least share.
 
     All devices take part that can at all. Raises LatteError (code 3) where there is none.
@@ -74,7 +74,7 @@ def shortest(points: Iterable[Point], *, capacity: float = 0.0, floor: float = 0
     )
 
 
-def busiest(points: Iterable[Point], idle: float, *, fine: bool = False) -> Point:
+def busiest(points: Iterable[CurvePoint], idle: float, *, fine: bool = False) -> CurvePoint:
     """The point that keeps most among those where all take part that can, and wait at most `idle`.
 
     Raises LatteError (code 3) where there is none; its advice is for a plan whose widths are `fine`, or are not.
@@ -98,7 +98,7 @@ def busiest(points: Iterable[Point], idle: float, *, fine: bool = False) -> Poin
     )
 
 
-def _with_all(points: Iterable[Point]) -> list[Point]:
+def _with_all(points: Iterable[CurvePoint]) -> list[CurvePoint]:
     """The points where all take part that ever do."""
     points = list(points)
     most = max((each.taking_part for each in points), default=0.0)

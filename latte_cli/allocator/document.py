@@ -12,7 +12,7 @@ from latte_cli.allocator.channels import Coverage, Frequencies, Indices
 from latte_cli.allocator.plan import Plan, PlannedDevice
 from latte_cli.allocator.plan_file import CATALOGUE, PlanFile, Trainee
 from latte_cli.allocator.sub_models import SubModel
-from latte_cli.documents import Source
+from latte_cli.documents import DocumentSource
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network.channels import ChannelGroup
 from latte_cli.tasks import Layout, Precision
@@ -22,7 +22,7 @@ SCHEMA = "latte.plan/1"
 _MOST_BYTES = 1 << 30  # the channels of 10,000 devices, each of their own, take about half of it
 
 
-def as_json(file: PlanFile) -> dict[str, Any]:
+def plan_document(file: PlanFile) -> dict[str, Any]:
     """The plan file as the document `latte.plan/1`.
 
     `devices` has an entry a class. Its `windows` are, for each of its devices, runs of channels by group, each as
@@ -101,11 +101,11 @@ def runs(channels: Indices) -> list[list[int]]:
 def read_plan(path: Path | str) -> PlanFile:
     """The plan in the JSON file at `path`; raises LatteError naming what is wrong with it."""
     hint = "`latte allocate MODEL --fleet FILE -o plan.json` makes one"
-    source = Source(where=f"`{path}`", fault="is not a plan", kind="plan", hint=hint)
-    return _plan_file(documents.load(path, SCHEMA, source, most_bytes=_MOST_BYTES), source)
+    source = DocumentSource(where=f"`{path}`", fault="is not a plan", kind="plan", hint=hint)
+    return _plan_file(documents.load_document(path, SCHEMA, source, most_bytes=_MOST_BYTES), source)
 
 
-def _plan_file(document: Mapping[str, Any], source: Source) -> PlanFile:
+def _plan_file(document: Mapping[str, Any], source: DocumentSource) -> PlanFile:
     model, chosen = document["model"], document["channels"]
     groups = tuple(map(_group, model["groups"]))
     channels = {group.name: group.channels for group in groups}
@@ -124,7 +124,7 @@ def _plan_file(document: Mapping[str, Any], source: Source) -> PlanFile:
             round_duration_s=float(document["round_duration_s"]),
             sub_models=tuple(sub_models),
             devices=tuple(
-                _planned(each, by_id, source, complete=document["objective"] == CATALOGUE)
+                _parse_planned(each, by_id, source, complete=document["objective"] == CATALOGUE)
                 for each in document["devices"]
             ),
         ),
@@ -151,7 +151,7 @@ def _group(part: Mapping[str, Any]) -> ChannelGroup:
     )
 
 
-def _sub_model(part: Mapping[str, Any], channels: Mapping[str, int], source: Source) -> SubModel:
+def _sub_model(part: Mapping[str, Any], channels: Mapping[str, int], source: DocumentSource) -> SubModel:
     for name, width in part["widths"].items():
         if width > channels.get(name, 0):
             raise source.error(f"the width of `{name}` in `{part['id']}` is wrong")
@@ -169,8 +169,8 @@ def _float(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _planned(
-    part: Mapping[str, Any], sub_models: Mapping[str, SubModel], source: Source, *, complete: bool
+def _parse_planned(
+    part: Mapping[str, Any], sub_models: Mapping[str, SubModel], source: DocumentSource, *, complete: bool
 ) -> PlannedDevice:
     """What a class trains; older plans with fine widths call the shortest round that was looked at the least."""
     chosen = part["sub_model"]
@@ -198,7 +198,7 @@ def _fleet_class(part: Mapping[str, Any]) -> FleetClass:
     return FleetClass(name=part["class"], count=part["count"], **{**training, **numbers, **kinds})
 
 
-def _numbers(found: Any, name: str, channels: Mapping[str, int], source: Source) -> Indices:
+def _numbers(found: Any, name: str, channels: Mapping[str, int], source: DocumentSource) -> Indices:
     """The channels in runs of them, which ascend; all checks are here, for there may be millions of runs."""
     last, numbers = -1, []
     pairs: list[Any] = found if isinstance(found, list) else [None]
@@ -211,7 +211,9 @@ def _numbers(found: Any, name: str, channels: Mapping[str, int], source: Source)
     return np.concatenate(numbers) if numbers else np.arange(0)
 
 
-def _frequencies(found: Mapping[str, Any] | None, channels: Mapping[str, int], source: Source) -> Frequencies | None:
+def _frequencies(
+    found: Mapping[str, Any] | None, channels: Mapping[str, int], source: DocumentSource
+) -> Frequencies | None:
     if not found:
         return None
     if {name: len(counts) for name, counts in found.items()} != dict(channels):

@@ -10,12 +10,12 @@ import numpy as np
 from latte_cli import files
 from latte_cli.allocator.channels import Frequencies, windows
 from latte_cli.allocator.many import OWN, Assignment, Devices
-from latte_cli.allocator.plan_file import MANY, PlanFile, left_out
+from latte_cli.allocator.plan_file import MANY, PlanFile, left_out_widths
 from latte_cli.errors import LatteError
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network
 from latte_cli.network.parts import Cutter, write_arrays
-from latte_cli.store.columns import named, read_columns, write_columns
+from latte_cli.store.columns import column_of_names, read_columns, write_columns
 
 _MOST_PARTS = 1000  # chosen: a catalogue has tens; more is a mistake that would fill a disk
 
@@ -31,11 +31,11 @@ def read_devices(path: Path, fleet: Sequence[FleetClass]) -> tuple[Any, Devices]
     for name in ("device", "class"):
         if name not in columns:
             raise LatteError(f"`{path}`: the column `{name}` is missing", hint="a device has a name and a class")
-    places = {each.name: place for place, each in enumerate(fleet)}
+    indices = {each.name: index for index, each in enumerate(fleet)}
     kinds, inverse = np.unique(columns["class"].astype(str), return_inverse=True)
     for kind in kinds:
-        if kind not in places:
-            hint = f"the fleet has {', '.join(list(places)[:5])}"
+        if kind not in indices:
+            hint = f"the fleet has {', '.join(list(indices)[:5])}"
             raise LatteError(f"`{path}`: the class `{kind[:40]}` is not in the fleet", hint=hint)
     own = {name: columns[name] for name in OWN if name in columns}
     for name, values in own.items():
@@ -45,7 +45,7 @@ def read_devices(path: Path, fleet: Sequence[FleetClass]) -> tuple[Any, Devices]
             raise LatteError(
                 f"`{path}`: row {bad[0] + 1}: `{name}` cannot be {values[bad[0]]:g}", hint=f"it is {least:g} or more"
             )
-    classes = np.array([places[kind] for kind in kinds], dtype=np.int64)[inverse]
+    classes = np.array([indices[kind] for kind in kinds], dtype=np.int64)[inverse]
     return columns["device"], Devices(classes=classes, own=own)
 
 
@@ -64,8 +64,8 @@ def write_assignment(
     """
     columns: dict[str, Any] = {
         "device": names,
-        "class": named([each.name for each in fleet], devices.classes),
-        "sub_model": named([each.id for each in found.sub_models], found.chosen),
+        "class": column_of_names([each.name for each in fleet], devices.classes),
+        "sub_model": column_of_names([each.id for each in found.sub_models], found.chosen),
         "round_s": found.round_s,
         "low_s": found.low_s,
         "high_s": found.high_s,
@@ -82,7 +82,9 @@ def _starts(fleet: Sequence[FleetClass], devices: Devices, found: Assignment, ne
 
     groups = channel_groups(network)
     # the last width, 0, is that of devices without a sub-model
-    by_sub_model = [dict(each.widths) | dict.fromkeys(left_out(network, groups, each), 0) for each in found.sub_models]
+    by_sub_model = [
+        dict(each.widths) | dict.fromkeys(left_out_widths(network, groups, each), 0) for each in found.sub_models
+    ]
     widths = {
         group.name: np.array([*(each.get(group.name, group.channels) for each in by_sub_model), 0])[found.chosen]
         for group in groups
@@ -92,7 +94,7 @@ def _starts(fleet: Sequence[FleetClass], devices: Devices, found: Assignment, ne
     return np.stack([laid.starts[group.name] for group in groups], axis=1).astype(np.int32)
 
 
-def materialised(file: PlanFile, model: Path, network: Network, folder: Path, done: Callable[[int], None]) -> int:
+def materialise(file: PlanFile, model: Path, network: Network, folder: Path, done: Callable[[int], None]) -> int:
     """Write every distinct sub-model of the plan into `folder`, as ONNX and its weights as safetensors; their number.
 
     `devices.csv` says which device trains which. Raises LatteError where a sub-model cannot be cut out of the file,
@@ -122,12 +124,12 @@ def materialised(file: PlanFile, model: Path, network: Network, folder: Path, do
                     hint="`--channels nested` gives all devices with the same widths the same channels",
                 )
             part = cutter.part({name: list(map(int, each)) for name, each in trainee.kept.items()}, sub_model.dropped)
-            files.write(folder / f"{names[key]}.onnx", part.onnx)
+            files.write_file(folder / f"{names[key]}.onnx", part.onnx)
             if part.arrays:
                 write_arrays(folder / f"{names[key]}.safetensors", part.arrays)
             done(len(names))
         lines.append((trainee.number, trainee.class_name, sub_model.id, f"{names[key]}.onnx"))
-    with files.replacing_text(folder / "devices.csv") as out:
+    with files.text_replacement(folder / "devices.csv") as out:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(("number", "class", "sub_model", "file"))
         writer.writerows(lines)

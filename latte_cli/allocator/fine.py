@@ -8,7 +8,7 @@ import numpy as np
 
 from latte_cli.allocator.costs import Array, Costs, Levels, Widths
 from latte_cli.allocator.goal import Least
-from latte_cli.allocator.plan import Plan, planned
+from latte_cli.allocator.plan import Plan, plan_device
 from latte_cli.allocator.pricing import Pricer, Round
 from latte_cli.allocator.program import GAP, Program
 from latte_cli.allocator.sub_models import SubModel
@@ -68,7 +68,7 @@ class Search:
     @property
     def narrowest(self) -> Round:
         """The round of the least widths."""
-        return self.priced(self._at(0.0))
+        return self.price(self._at(0.0))
 
     def best(self, duration_s: float, least: Least = _ANYTHING) -> Round | None:
         """The round with the highest objective that was found to meet `duration_s` and to have `least`; None for none.
@@ -76,8 +76,8 @@ class Search:
         What the `shortest` round and one width for all groups meet is always found.
         """
         aim = _Aim(duration_s=duration_s, least=least)
-        if aim.met_by(self.priced(self._at(1.0))):
-            return self.priced(self._at(1.0))
+        if aim.met_by(self.price(self._at(1.0))):
+            return self.price(self._at(1.0))
         for share in self._starts():
             self._look_from(self._at(share), aim)
             best = self._best_known(aim)
@@ -91,11 +91,11 @@ class Search:
 
         It starts from the shortest with one width for all groups, and goes on with the shortest that seems to be.
         """
-        uniform = [self.priced(self._uniform(share)) for share in self._shares]
+        uniform = [self.price(self._uniform(share)) for share in self._shares]
         best = min((each for each in uniform if each.high_s is not None), key=_high_s, default=None)
         while best:
             program, round_row, _ = self._program(dict(best.sub_model.widths), _Aim(), cuts=())
-            made = self.priced(program.solved(-round_row) or self._at(0.0))
+            made = self.price(program.solve(-round_row) or self._at(0.0))
             if made.high_s is None or made.high_s >= _high_s(best):
                 break
             best = made
@@ -103,7 +103,7 @@ class Search:
 
     def _starts(self) -> tuple[float, ...]:
         """Where to look from; nowhere if nothing seems to fit the memory."""
-        if all(self.priced(self._at(share)).high_s is None for share in (0.5, 0.0)):
+        if all(self.price(self._at(share)).high_s is None for share in (0.5, 0.0)):
             return ()
         return (0.5,) if self._costs.tabular else _STARTS
 
@@ -116,14 +116,14 @@ class Search:
         seen: set[tuple[int, ...]] = set()
         duration_s = aim.duration_s
         for _ in range(_ATTEMPTS):
-            found = self._solved(widths, aim) or self._shortest(widths, aim)
-            widths = self._polished(found, aim)
+            found = self._solve(widths, aim) or self._shortest(widths, aim)
+            widths = self._polish(found, aim)
             again = tuple(widths.values()) in seen
             seen.add(tuple(widths.values()))
-            made = self.priced(widths)
+            made = self.price(widths)
             near = made.high_s is not None and (1 - _NEAR) * duration_s <= made.high_s and aim.met_by(made)
             if made.high_s is None and not again:
-                self._cuts.append(self._cut(widths, made))
+                self._cuts.append(self._cut_for(widths, made))
             elif near or (again and aim.met_by(made)) or self._little_more(widths, aim):
                 return
             elif again:
@@ -145,7 +145,7 @@ class Search:
         """This share of the channels of each group."""
         return {group.name: group.width(share) for group in self._groups}
 
-    def priced(self, widths: Widths) -> Round:
+    def price(self, widths: Widths) -> Round:
         """The round at these widths, as the estimator has it."""
         key = tuple(widths[name] for name in self.levels)
         if key not in self._rounds:
@@ -157,7 +157,7 @@ class Search:
 
     def _ratio(self, widths: Widths) -> float:
         """The upper end of a step's interval over the sum of its calls; near `widths`, as far as known."""
-        near = self.priced(widths)
+        near = self.price(widths)
         if near.step_high_s is None:
             timed = [(key, each) for key, each in self._rounds.items() if each.step_high_s is not None]
             key, near = timed[-1]
@@ -172,18 +172,18 @@ class Search:
 
     # The integer program
 
-    def _solved(self, at: Widths, aim: "_Aim") -> dict[str, int] | None:
+    def _solve(self, at: Widths, aim: "_Aim") -> dict[str, int] | None:
         """The widths with the highest objective whose round seems to meet the aim, seen from `at`."""
         program, round_row, fixed_s = self._program(at, aim, self._cuts)
         program.limit(round_row, aim.duration_s - fixed_s)
         _, parameters = self._costs.tables(at)
         goal = program.row(parameters) if self._objective is Objective.PARAMETERS else program.alone(self._logarithms)
-        return program.solved(goal)
+        return program.solve(goal)
 
     def _shortest(self, at: Widths, aim: "_Aim") -> dict[str, int]:
         """The widths with the shortest round, seen from `at`; the least of all where the memory is not enough."""
         program, round_row, _ = self._program(at, replace(aim, stricter=1.0), self._cuts)
-        return program.solved(-round_row) or self._at(0.0)
+        return program.solve(-round_row) or self._at(0.0)
 
     def _program(self, at: Widths, aim: "_Aim", cuts: Sequence["_Cut"]) -> tuple[Program, Array, float]:
         """The program with its limits on what is kept, and the round as coefficients and a constant, in seconds."""
@@ -204,7 +204,7 @@ class Search:
 
     # Behind concatenations tables are exact nearby only: from what they say, single steps that are priced exactly
 
-    def _polished(self, widths: dict[str, int], aim: "_Aim") -> dict[str, int]:
+    def _polish(self, widths: dict[str, int], aim: "_Aim") -> dict[str, int]:
         """Better widths nearby: quicker ones until the round seems to be short enough, then those worth more."""
         if self._costs.tabular:
             return widths
@@ -263,7 +263,7 @@ class Search:
 
     # Memory: a limit on what is live at the moment that exceeded it
 
-    def _cut(self, widths: Widths, exceeding: Round) -> "_Cut":
+    def _cut_for(self, widths: Widths, exceeding: Round) -> "_Cut":
         """What is live at that moment, as far as it follows from the parameters and from each group's width."""
         precision = self._class.precision
         fused = self._pricer.estimator(self._class).device.kind.queued
@@ -361,7 +361,7 @@ def allocate_fine(
         if best:
             name = named.setdefault(best.sub_model.widths, f"fine{len(named) + 1}")
             best = replace(best, sub_model=replace(best.sub_model, id=name))
-        devices.append(planned(each, [best or looking.narrowest], best, complete=False))
+        devices.append(plan_device(each, [best or looking.narrowest], best, complete=False))
         done(number, each.name)
     if not all(each.feasible for each in devices):
         shortest = [search(each).shortest() for each in fleet.classes]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from latte_cli.allocator.curve import Point, busiest, curve, point, shortest
+from latte_cli.allocator.curve import CurvePoint, busiest, curve, point, shortest_point
 from latte_cli.allocator.plan import Priced, largest
 from latte_cli.allocator.pricing import Round
 
@@ -22,7 +22,7 @@ class Least:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class PlanTarget:
     """What a plan is made for: rounds of `duration_s`, in which each class keeps at least `least` (None: anything)."""
 
     duration_s: float
@@ -45,7 +45,7 @@ class Goal:
     def __bool__(self) -> bool:
         return (self.capacity, self.floor, self.idle) != (None, None, None)
 
-    def point(self, priced: Priced, parameters: int) -> Point:
+    def point(self, priced: Priced, parameters: int) -> CurvePoint:
         """The round duration for it, in which each class trains the largest of its rounds.
 
         `parameters` are those of the whole model. Raises LatteError (code 3) where there is none.
@@ -53,12 +53,14 @@ class Goal:
         points = curve(priced, parameters)
         if self.idle is not None:
             return busiest(points, self.idle, fine=self.fine)
-        return shortest(points, capacity=self.capacity or 0.0, floor=self.floor or 0.0)
+        return shortest_point(points, capacity=self.capacity or 0.0, floor=self.floor or 0.0)
 
-    def target(self, priced: Priced, parameters: int) -> Target:
+    def target(self, priced: Priced, parameters: int) -> PlanTarget:
         """The duration of its `point`, and what each class has to keep there; raises LatteError as `point` does."""
         duration_s = self.point(priced, parameters).round_duration_s
-        return Target(duration_s=duration_s, least=[self.least(rounds, parameters, duration_s) for _, rounds in priced])
+        return PlanTarget(
+            duration_s=duration_s, least=[self.least(rounds, parameters, duration_s) for _, rounds in priced]
+        )
 
     def least(self, rounds: Sequence[Round], parameters: int, duration_s: float) -> Least:
         """What a class has to keep for the goal to hold at the `point`, whatever else it may train.
@@ -79,7 +81,7 @@ class Goal:
 
 def curve_towards(
     priced: Priced, parameters: int, *, goal: Goal, duration_s: float | None = None
-) -> tuple[list[Point], Point | None]:
+) -> tuple[list[CurvePoint], CurvePoint | None]:
     """The points of the curve, and the one that `goal`, or else `duration_s`, asks for; None where neither does.
 
     A point that is asked for by its duration is among them. Raises LatteError as `Goal.point` does.

@@ -11,7 +11,7 @@ from latte_cli.allocator.sub_models import SubModel
 from latte_cli.fleet import FleetClass
 
 Floats = NDArray[np.float64]
-Whole = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 _CELLS = 1 << 21  # of a table of devices by sub-models, held at once
 NONE = -1
@@ -20,15 +20,15 @@ NONE = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Devices:
-    """Devices by columns of one length: the class of each, by its place in the fleet, and what is its own.
+    """Devices by columns of one length: the class of each, by its index in the fleet, and what is its own.
 
     Of the mappings, by the names of a class's fields, each column holds numbers, not a number where the class's holds.
     """
 
-    classes: Whole
+    classes: Integers
     own: Mapping[str, Floats]
 
-    def of(self, fleet_class: FleetClass, chosen: Whole) -> Iterator[tuple[str, Floats]]:
+    def of(self, fleet_class: FleetClass, chosen: Integers) -> Iterator[tuple[str, Floats]]:
         """The numbers of the devices `chosen`, of this class, by field."""
         for name in OWN:
             value = getattr(fleet_class, name)
@@ -45,13 +45,13 @@ OWN = ("samples", "up_bit_per_s", "down_bit_per_s", "overhead_s", "memory_bytes"
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """For each device the place of its sub-model in `sub_models`, or NONE, and its round: seconds, and their interval.
+    """For each device the index of its sub-model in `sub_models`, or NONE, and its round: seconds, and their interval.
 
     `least_s` is the shortest round that it can meet, not a number where nothing fits its memory.
     """
 
     sub_models: tuple[SubModel, ...]
-    chosen: Whole
+    chosen: Integers
     round_s: Floats
     low_s: Floats
     high_s: Floats
@@ -69,7 +69,7 @@ class Assignment:
         return int(((self.chosen == NONE) & np.isnan(self.least_s)).sum())
 
 
-def assigned(
+def assign(
     fleet: Sequence[FleetClass], rounds: Sequence[Sequence[Round]], devices: Devices, duration_s: float
 ) -> Assignment:
     """The largest sub-model for each device whose round meets `duration_s` and whose step fits the memory.
@@ -82,10 +82,10 @@ def assigned(
     chosen = np.full(count, NONE, dtype=np.int64)
     order = np.argsort(devices.classes, kind="stable")
     starts = np.searchsorted(devices.classes[order], np.arange(len(fleet) + 1))
-    for place, fleet_class in enumerate(fleet):
-        own = order[starts[place] : starts[place + 1]]
-        table = _Table(fleet_class, rounds[place], dict(devices.of(fleet_class, own)))
-        step = max(1, _CELLS // max(1, len(table.places)))
+    for index, fleet_class in enumerate(fleet):
+        own = order[starts[index] : starts[index + 1]]
+        table = _Table(fleet_class, rounds[index], dict(devices.of(fleet_class, own)))
+        step = max(1, _CELLS // max(1, len(table.indices)))
         for at in range(0, len(own), step):
             part = own[at : at + step]
             found, values = table.best(dict(devices.of(fleet_class, part)), duration_s)
@@ -113,7 +113,7 @@ class _Table:
         self._class = fleet_class
         timed = [(at, each) for at, each in enumerate(rounds) if each.high_s is not None]
         timed.sort(key=lambda pair: (-pair[1].sub_model.parameters, pair[1].high_s))
-        self.places = np.array([at for at, _ in timed], dtype=np.int64)
+        self.indices = np.array([at for at, _ in timed], dtype=np.int64)
         self._parameters = np.array([each.sub_model.parameters for _, each in timed], dtype=float)
         self._memory = np.array([each.memory_bytes for _, each in timed], dtype=float)
         self._steps = [np.array([_step_s(each, name, fleet_class) for _, each in timed]) for name in _ENDS]
@@ -121,8 +121,8 @@ class _Table:
             self._keep(self._worth(self._of(own)[0].min(), self._of(own)[1].max()))
 
     def _keep(self, which: NDArray[np.bool_]) -> None:
-        self.places, self._parameters, self._memory = (
-            each[which] for each in (self.places, self._parameters, self._memory)
+        self.indices, self._parameters, self._memory = (
+            each[which] for each in (self.indices, self._parameters, self._memory)
         )
         self._steps = [each[which] for each in self._steps]
 
@@ -141,10 +141,10 @@ class _Table:
         steps = self._class.epochs * np.ceil(own["samples"] / self._class.batch)
         return steps, bits / own["up_bit_per_s"] + bits / own["down_bit_per_s"]
 
-    def best(self, own: Mapping[str, Floats], duration_s: float) -> tuple[Whole, tuple[Floats, ...]]:
-        """For devices with these numbers: the places of their sub-models, and round, low, high, memory and least."""
+    def best(self, own: Mapping[str, Floats], duration_s: float) -> tuple[Integers, tuple[Floats, ...]]:
+        """For devices with these numbers: the indices of their sub-models, and round, low, high, memory and least."""
         devices = len(own["samples"])
-        if not len(self.places):
+        if not len(self.indices):
             nothing = np.full(devices, np.nan)
             return np.full(devices, NONE, dtype=np.int64), (nothing,) * 5
         steps, each_s = self._of(own)
@@ -161,7 +161,7 @@ class _Table:
         times = [np.where(found, steps * step_s[first] + moving_s, np.nan) for step_s in self._steps]
         memory_bytes = np.where(found, self._memory[first], np.nan)
         least_s = np.where(np.isinf(least_s), np.nan, least_s)
-        return np.where(found, self.places[first], NONE), (*times, memory_bytes, least_s)
+        return np.where(found, self.indices[first], NONE), (*times, memory_bytes, least_s)
 
 
 _ENDS = ("round_s", "low_s", "high_s")

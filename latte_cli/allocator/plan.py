@@ -7,7 +7,7 @@ from typing import TypeAlias
 from latte_cli.allocator.pricing import Price, Round
 from latte_cli.allocator.sub_models import SubModel
 from latte_cli.errors import LatteError
-from latte_cli.estimator import Warn
+from latte_cli.estimator import Diagnostic
 from latte_cli.fleet import Fleet, FleetClass
 
 Priced: TypeAlias = Sequence[tuple[FleetClass, Sequence[Round]]]
@@ -33,7 +33,7 @@ class PlannedDevice:
     memory_bytes: int
     least_s: float | None
     found_s: float | None = None
-    warnings: tuple[Warn, ...] = ()
+    warnings: tuple[Diagnostic, ...] = ()
 
     @property
     def feasible(self) -> bool:
@@ -75,7 +75,7 @@ class Plan:
         return [(batch, sub_model) for (batch, _, _), sub_model in found.items()]
 
     @property
-    def training(self) -> int:
+    def training_devices(self) -> int:
         """The devices that have a sub-model."""
         return sum(each.fleet_class.count for each in self.devices if each.feasible)
 
@@ -106,7 +106,7 @@ def largest(rounds: Iterable[Round], duration_s: float) -> Round | None:
     return max(meeting, key=lambda each: (each.sub_model.parameters, -(each.high_s or 0.0)), default=None)
 
 
-def priced(
+def price_classes(
     sub_models: Sequence[SubModel], fleet: Fleet, price: Price, done: Callable[[int, str], None] = lambda *_: None
 ) -> Priced:
     """Each class of `fleet` with its rounds of all `sub_models`; `done` hears how many classes are, and of the last.
@@ -127,19 +127,19 @@ def plan_of(priced: Priced, round_duration_s: float) -> Plan:
     return Plan(
         round_duration_s=round_duration_s,
         sub_models=tuple(each.sub_model for each in priced[0][1]),
-        devices=tuple(planned(each, rounds, largest(rounds, round_duration_s)) for each, rounds in priced),
+        devices=tuple(plan_device(each, rounds, largest(rounds, round_duration_s)) for each, rounds in priced),
     )
 
 
 def allocate(sub_models: Sequence[SubModel], fleet: Fleet, price: Price, round_duration_s: float) -> Plan:
     """The plan for `fleet`: each class gets the `largest` of its rounds, each with one of `sub_models`.
 
-    Raises LatteError as `priced` does.
+    Raises LatteError as `price_classes` does.
     """
-    return plan_of(priced(sub_models, fleet, price), round_duration_s)
+    return plan_of(price_classes(sub_models, fleet, price), round_duration_s)
 
 
-def planned(
+def plan_device(
     fleet_class: FleetClass,
     rounds: Sequence[Round],
     best: Round | None,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from latte_cli.allocator.channels import Coverage, Frequencies, Kept, coverage, kept
+from latte_cli.allocator.channels import Coverage, Frequencies, Kept, coverage, kept_channels
 from latte_cli.allocator.plan import Plan
 from latte_cli.allocator.sub_models import SubModel
 from latte_cli.errors import LatteError
@@ -55,7 +55,7 @@ class PlanFile:
     @property
     def listed(self) -> bool:
         """Whether every device that trains is among the trainees."""
-        return len(self.trainees) == self.plan.training
+        return len(self.trainees) == self.plan.training_devices
 
     @property
     def complete(self) -> bool:
@@ -88,8 +88,8 @@ def shared_out(
     """
     if before:
         before.check_model(network)
-    listed = plan.training <= MANY
-    resizing = _resizing(network, cut=any(each.sub_model and each.sub_model.widths for each in plan.devices))
+    listed = plan.training_devices <= MANY
+    resizing = _resizing_of(network, cut=any(each.sub_model and each.sub_model.widths for each in plan.devices))
     groups = resizing.groups if resizing else ()
     frequencies = _so_far(before, groups) if listed else None
     if listed and frequencies is None and method is Method.LEAST_TRAINED:
@@ -100,10 +100,10 @@ def shared_out(
     round_number = before.round_number + 1 if before else 0
     trainees, number = [], 0
     for each in plan.devices if listed else ():
-        gone = left_out(network, groups, each.sub_model)
+        gone = left_out_widths(network, groups, each.sub_model)
         for _ in range(each.fleet_class.count):
             if each.sub_model:
-                mine = kept(
+                mine = kept_channels(
                     method,
                     groups,
                     dict(each.sub_model.widths),
@@ -134,7 +134,7 @@ def shared_out(
     )
 
 
-def _resizing(network: Network, *, cut: bool) -> Resizing | None:
+def _resizing_of(network: Network, *, cut: bool) -> Resizing | None:
     """The network's channels; None where they cannot be followed and, since nothing is `cut`, need not be."""
     try:
         return Resizing(network)
@@ -164,7 +164,7 @@ def _examples(fleet_class: FleetClass) -> int:
     return fleet_class.samples * fleet_class.epochs
 
 
-def left_out(network: Network, groups: Iterable[ChannelGroup], sub_model: SubModel | None) -> Kept:
+def left_out_widths(network: Network, groups: Iterable[ChannelGroup], sub_model: SubModel | None) -> Kept:
     """Nothing of the groups that lie in the residual blocks that the sub-model is without."""
     dropped = sub_model.dropped if sub_model else ()
     gone = {node for block in blocks(network) if block.name in dropped for node in block.nodes} if dropped else set()

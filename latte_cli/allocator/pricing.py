@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 from latte_cli.allocator.sub_models import SubModel
 from latte_cli.errors import LatteError
-from latte_cli.estimator import DoesNotFit, Estimate, Estimator, Limits, Memory, Warn, check_names
+from latte_cli.estimator import Diagnostic, DoesNotFit, Estimate, Estimator, Limits, Memory, check_names
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network, load
-from latte_cli.profiles import profile
+from latte_cli.profiles import resolve_profile
 from latte_cli.store import Store
 
 
@@ -30,7 +30,7 @@ class Round:
     high_s: float | None = None
     step_high_s: float | None = None
     limit_bytes: int | None = None
-    warnings: tuple[Warn, ...] = ()
+    warnings: tuple[Diagnostic, ...] = ()
 
     def meets(self, duration_s: float) -> bool:
         """Whether it fits the memory and its upper end is within `duration_s`."""
@@ -60,11 +60,11 @@ def round_of(sub_model: SubModel, fleet_class: FleetClass, estimate: Estimate) -
     )
 
 
-def _memory_doubts(limit_bytes: int | None) -> tuple[Warn, ...]:
+def _memory_doubts(limit_bytes: int | None) -> tuple[Diagnostic, ...]:
     if limit_bytes is not None:
         return ()
     message = "its memory is not known, so nothing bounds the sub-model; say `memory:` in the fleet file"
-    return (Warn(code="unknown_memory", message=message),)
+    return (Diagnostic(code="unknown_memory", message=message),)
 
 
 class Pricer:
@@ -94,7 +94,7 @@ class Pricer:
             estimator = self.estimator(fleet_class)
             key = (estimator, fleet_class.batch, self.optimizer(fleet_class), sub_model.widths, sub_model.dropped)
             if key not in self._estimates:
-                self._estimates[key] = self._estimated(estimator, sub_model, fleet_class)
+                self._estimates[key] = self._estimate(estimator, sub_model, fleet_class)
             found = self._estimates[key]
             if isinstance(found, int):
                 return Round(sub_model=sub_model, device=estimator.device.slug, memory_bytes=found)
@@ -103,7 +103,7 @@ class Pricer:
             where = f"class `{fleet_class.name}`, sub-model `{sub_model.id}`"
             raise LatteError(f"{where}: {exc.message}", hint=exc.hint, exit_code=exc.exit_code) from exc
 
-    def _estimated(self, estimator: Estimator, sub_model: SubModel, fleet_class: FleetClass) -> Estimate | int:
+    def _estimate(self, estimator: Estimator, sub_model: SubModel, fleet_class: FleetClass) -> Estimate | int:
         """The estimate without its rows, or the least memory that a step needs where it does not fit."""
         network = sub_model.of(self.whole(fleet_class.batch))
         try:
@@ -172,7 +172,7 @@ def pricer_of(
     """
 
     def estimator(each: FleetClass) -> Estimator:
-        slug = profile(store, each.device, each.threads)
+        slug = resolve_profile(store, each.device, each.threads)
         limits = Limits(memory_bytes=each.memory_bytes or store.device(slug).memory_bytes)
         return estimator_of(store, slug, each, strategy=strategy, limits=limits, note=note)
 

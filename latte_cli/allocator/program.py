@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from latte_cli.allocator.costs import Array, Levels, Table
+from latte_cli.allocator.costs import Array, CostTable, Levels
 
 GAP = 0.01
 """How far, relatively, a solution may be from the best."""
@@ -44,7 +44,7 @@ class Program:
             row[self._single[name]] = values
         return row
 
-    def row(self, table: Table) -> Array:
+    def row(self, table: CostTable) -> Array:
         """The coefficients of a table's sum, without its constant."""
         row = self.alone(table.single)
         for key, values in table.pairs.items():
@@ -56,7 +56,7 @@ class Program:
         scale = np.abs(row).max() or 1.0
         self._limits.append((row / scale, most / scale))
 
-    def solved(self, goal: Array) -> dict[str, int] | None:
+    def solve(self, goal: Array) -> dict[str, int] | None:
         """The widths with the most of `goal`, to 1 %; None where nothing is within the limits."""
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from latte_cli.network import Network
 from latte_cli.network.channels import groups_to_cut, resize
-from latte_cli.network.depth import dropped, without
+from latte_cli.network.depth import dropped_blocks, without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +38,16 @@ def catalogue(network: Network, widths: Iterable[float], depths: Iterable[float]
     groups = groups_to_cut(network) if any(width < 1 for width in shares) else ()
     found: dict[tuple[object, ...], SubModel] = {}
     for depth in sorted(set(depths), reverse=True):
-        left_out = dropped(network, depth)
+        left_out = dropped_blocks(network, depth)
         for width in shares:
             kept = tuple((group.name, group.width(width)) for group in groups)
             if (kept, left_out) in found:
                 continue
             name = f"w{width:.12g}" + (f"-d{depth:.12g}" if left_out else "")
             made = SubModel(id=name, widths=kept, parameters=0, width=width, depth=depth, dropped=left_out)
-            found[kept, left_out] = _counted(made, network)
+            found[kept, left_out] = _with_parameters(made, network)
     return tuple(sorted(found.values(), key=lambda each: -each.parameters))
 
 
-def _counted(sub_model: SubModel, network: Network) -> SubModel:
+def _with_parameters(sub_model: SubModel, network: Network) -> SubModel:
     return replace(sub_model, parameters=sub_model.of(network).parameters)

@@ -1,7 +1,7 @@
 """Backends: where a task becomes something that can be timed on a device."""
 
 from latte_cli.algorithms import Algorithm
-from latte_cli.backends.contract import Backend, Compute, Opener
+from latte_cli.backends.contract import Backend, Computation, Opener
 from latte_cli.backends.cpu import CpuOpener
 from latte_cli.backends.cuda import CudaOpener
 from latte_cli.devices import AUTO, KINDS, Kind, Spec, kind_of_torch, spec_named
@@ -43,7 +43,7 @@ def open_backend(
     if meant is None:
         raise unknown("device", spec, [AUTO, *OPENERS])
     if meant.kind is None:
-        meant = Spec(kind=best(threads))
+        meant = Spec(kind=best_kind(threads))
     assert meant.kind is not None
     if threads is not None and not meant.kind.threaded:
         raise LatteError(
@@ -52,7 +52,7 @@ def open_backend(
     return opener_of(meant.kind).open(index=meant.index, threads=threads, name=name, memory_share=memory_share)
 
 
-def computation(algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str) -> Compute:
+def computation(algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str) -> Computation:
     """The function with which `algorithm` computes `phase` of `layer` from its operands on `device`, as torch names it.
 
     Backward filter gives the gradient of the weight alone. Raises Unsupported for an algorithm that does not; the
@@ -62,7 +62,7 @@ def computation(algorithm: Algorithm, layer: Convolution, phase: Phase, settings
     return opener_of(kind).computation(algorithm, layer, phase, settings, device)
 
 
-def best(threads: int | None = None) -> Kind:
+def best_kind(threads: int | None = None) -> Kind:
     """The kind of the best device that works here; threads that are set ask for one that has them."""
     there = [each for each in OPENERS.values() if threads is None or each.kind.threaded]
     return next((each.kind for each in reversed(there) if each.usable()), there[0].kind)

@@ -114,7 +114,7 @@ class Backend(Protocol):
         """Wait, at most `limit_s`, for the device to be left alone by others; whether it is."""
 
 
-Compute: TypeAlias = Callable[[Any], "Tensor"]
+Computation: TypeAlias = Callable[[Any], "Tensor"]
 """What computes a convolution's phase from its tensors, `backends.torch.layers.Operands`, as torch tensors."""
 
 Looks: TypeAlias = Mapping[str, Callable[[], object]]
@@ -167,7 +167,7 @@ class Opener(Protocol):
 
     def computation(
         self, algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str
-    ) -> Compute:
+    ) -> Computation:
         """The function with which `algorithm` of a library of this kind computes; raises Unsupported."""
 
     def looks(self, limit_s: float) -> Looks:

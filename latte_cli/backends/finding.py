@@ -7,7 +7,7 @@ from latte_cli.backends.contract import Finding, State
 from latte_cli.backends.probes import Module, Trouble
 
 
-def module(name: str, answer: object, device: str) -> Finding:
+def module_finding(name: str, answer: object, device: str) -> Finding:
     """Whether a Python package could be imported."""
     if isinstance(answer, Trouble):
         return trouble(name, answer, hint=f"`pip install --force-reinstall {name}`", device=device)

@@ -84,7 +84,7 @@ class Onednn:
     one_pool: bool
 
 
-def module(name: str, limit_s: float = LIMIT_S) -> Module | Trouble:
+def probe_module(name: str, limit_s: float = LIMIT_S) -> Module | Trouble:
     """Import the package `name` in a child process."""
     answer = _ask(name, limit_s)
     return answer if isinstance(answer, Trouble) else Module(**answer)
@@ -233,13 +233,13 @@ def _engines(question: Mapping[str, Any]) -> dict[str, Any]:
         assert isinstance(layer, Convolution)
         try:
             with cudnn.graph(target, layer, Phase(phase), Precision(precision), Layout(layout)) as graph:
-                lists = {mode.name: graph.listed(mode) for mode in Heuristic}
+                lists = {mode.name: graph.list_engines(mode) for mode in Heuristic}
                 return {"engines": [_as_json(engine) for engine in graph.engines()], "lists": lists}
         except (Unsupported, OutOfMemory) as exc:
             return {"refused": str(exc)}
 
     try:
-        with cudnn.Target(library, json=question["properties"]) as target:
+        with cudnn.EngineTarget(library, json=question["properties"]) as target:
             found = [listed(target, text, phase) for text, phase in question["pairs"]]
     except (Failed, Unsupported) as exc:
         raise LatteError(str(exc)) from exc

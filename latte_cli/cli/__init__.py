@@ -12,7 +12,7 @@ import typer.main
 
 from latte_cli import __version__
 from latte_cli.cli import console, streams
-from latte_cli.cli.advice import advising
+from latte_cli.cli.advice import with_advice
 from latte_cli.cli.help import Command, Group
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.printable import address
@@ -62,12 +62,14 @@ def _register() -> None:
     from latte_cli.cli import commands
 
     for name, command in commands.COMMANDS.items():
-        app.command(name, cls=Command)(_interruptible(advising(name, command)))
+        app.command(name, cls=Command)(_interruptible(with_advice(name, command)))
     for name, group in commands.GROUPS.items():
         for info in group.registered_commands:
             info.cls = Command
             if info.callback:
-                info.callback = _interruptible(advising(f"{name} {info.name or info.callback.__name__}", info.callback))
+                info.callback = _interruptible(
+                    with_advice(f"{name} {info.name or info.callback.__name__}", info.callback)
+                )
         app.add_typer(group, name=name, cls=Group)
 
 
@@ -118,7 +120,7 @@ def _run() -> int:
     except _USAGE_ERRORS as error:
         with io.StringIO() as said:
             error.show(file=said)
-            console.usage(_hidden(said.getvalue()))
+            console.usage(_hide_secrets(said.getvalue()))
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _tell(LatteError("interrupted", exit_code=ExitCode.INTERRUPTED))
@@ -130,11 +132,11 @@ _USAGE_ERRORS: Any = next(base for base in reversed(typer.BadParameter.__mro__) 
 def _tell(error: LatteError) -> int:
     """Say what failed, unless there is nobody to say it to; the exit code."""
     if error.exit_code is not ExitCode.READER_GONE:
-        console.error(_hidden(error.message), error.hint and _hidden(error.hint))
+        console.error(_hide_secrets(error.message), error.hint and _hide_secrets(error.hint))
     return error.exit_code
 
 
-def _hidden(text: str) -> str:
+def _hide_secrets(text: str) -> str:
     """`text` where it repeats an address of the command line without its secrets, whatever signs they hold."""
     for argument in sys.argv[1:]:
         value = argument.partition("=")[2] if argument.startswith("--") else argument

@@ -37,7 +37,7 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
 """By the name of a command that is given a file: the fields in it that say what others are told by options."""
 
 
-def advising(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
+def with_advice(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
     """`command`, which is called `name`, with its hints and warnings in its own words."""
 
     @wraps(command)
@@ -57,8 +57,8 @@ def in_words_of(name: str, command: Callable[..., Any], text: str) -> str:
         return text
     from latte_cli.cli.commands import COMMANDS
 
-    own, fields = options(command), _FIELDS.get(name, MappingProxyType({}))
-    others = options(COMMANDS["estimate"])
+    own, fields = long_options(command), _FIELDS.get(name, MappingProxyType({}))
+    others = long_options(COMMANDS["estimate"])
 
     def said(found: re.Match[str]) -> str:
         span = found["bare"] or found["code"]
@@ -74,7 +74,7 @@ def in_words_of(name: str, command: Callable[..., Any], text: str) -> str:
 
 
 @cache
-def options(command: Callable[..., Any]) -> frozenset[str]:
+def long_options(command: Callable[..., Any]) -> frozenset[str]:
     """The long options of a command, as they are typed."""
     alone = typer.Typer(add_completion=False)
     alone.command()(command)

@@ -17,7 +17,7 @@ from latte_cli.fleet import Method
 from latte_cli.report import Format, duration_at_most, few
 
 if TYPE_CHECKING:
-    from latte_cli.allocator import Assignment, Goal, Plan, PlanFile, Priced, Pricer, Target
+    from latte_cli.allocator import Assignment, Goal, Plan, PlanFile, PlanTarget, Priced, Pricer
     from latte_cli.fleet import Fleet
     from latte_cli.network import Network
 
@@ -78,11 +78,11 @@ class _Asked:
 
     @cached_property
     def priced(self) -> "Priced":
-        from latte_cli.allocator import catalogue, priced
+        from latte_cli.allocator import catalogue, price_classes
 
         sub_models = catalogue(self.whole, self.widths, self.depths)
         with console.progress("pricing", len(self.fleet.classes)) as bar:
-            return priced(sub_models, self.fleet, self.pricer, bar.advance)
+            return price_classes(sub_models, self.fleet, self.pricer, bar.advance)
 
 
 def _read(request: AllocateRequest) -> _Asked:
@@ -149,19 +149,19 @@ def _show_curve(asked: _Asked) -> None:
     write_curve(points, chosen, asked.request.form)
     if picture := asked.request.picture:
         title = f"{asked.whole.name}: what rounds of a duration give"
-        pictures.save(pictures.curve_figure(points, chosen, title), picture)
+        pictures.save_figure(pictures.curve_figure(points, chosen, title), picture)
         console.note(f"wrote `{picture}`")
 
 
 def _allocate_devices(asked: _Asked, path: Path) -> None:
-    from latte_cli.allocator import assigned
+    from latte_cli.allocator import assign
     from latte_cli.allocator.files import read_devices, write_assignment
     from latte_cli.report.plans import write_assignments
 
     request, classes, duration_s = asked.request, asked.fleet.classes, _target(asked).duration_s
     rounds = [each for _, each in asked.priced]
     names, devices = read_devices(path, classes)
-    found = assigned(classes, rounds, devices, duration_s)
+    found = assign(classes, rounds, devices, duration_s)
     write_assignments(classes, devices, found, duration_s, request.form)
     if request.output:
         write_assignment(request.output, classes, names, devices, found, asked.whole)
@@ -191,22 +191,22 @@ def _allocate_classes(asked: _Asked) -> None:
     if request.materialise:
         _materialise(file, request.model, asked.whole, request.materialise)
     if not file.plan.feasible:
-        raise _exceeded(file)
+        raise _exceeded_error(file)
     console.note(_next(request, file.plan))
 
 
-def _target(asked: _Asked) -> "Target":
+def _target(asked: _Asked) -> "PlanTarget":
     """The duration of the rounds, and what the goal wants of each class; raises LatteError where it wants too much."""
-    from latte_cli.allocator import Target
+    from latte_cli.allocator import PlanTarget
 
     if asked.duration_s is not None:
-        return Target(duration_s=asked.duration_s)
+        return PlanTarget(duration_s=asked.duration_s)
     target = asked.goal.target(asked.priced, asked.whole.parameters)
     console.note(f"rounds of {duration_at_most(target.duration_s)}")
     return target
 
 
-def _plan(asked: _Asked, target: "Target") -> "Plan":
+def _plan(asked: _Asked, target: "PlanTarget") -> "Plan":
     from latte_cli.allocator import allocate_fine, plan_of
 
     if not asked.request.fine:
@@ -247,12 +247,12 @@ def _write(file: "PlanFile", form: Format, output: Path | None, picture: Path | 
 
     write_plan(file, form)
     if output:
-        with files.replacing_text(output) as out:
+        with files.text_replacement(output) as out:
             write_plan(file, Format.JSON, out)
         console.note(f"wrote `{output}`")
     if picture:
         title = f"{file.model}: a round of {duration_at_most(file.plan.round_duration_s)}"
-        pictures.save(pictures.round_figure(file.plan, title), picture)
+        pictures.save_figure(pictures.round_figure(file.plan, title), picture)
         console.note(f"wrote `{picture}`")
     if not file.listed:
         console.warn(
@@ -262,10 +262,10 @@ def _write(file: "PlanFile", form: Format, output: Path | None, picture: Path | 
 
 
 def _materialise(file: "PlanFile", model: Path, whole: "Network", folder: Path) -> None:
-    from latte_cli.allocator.files import materialised
+    from latte_cli.allocator.files import materialise
 
     with console.progress("writing", None) as bar:
-        count = materialised(file, model, whole, folder, lambda done: bar.advance(done))
+        count = materialise(file, model, whole, folder, lambda done: bar.advance(done))
     console.note(f"wrote {count} sub-models and `{folder / 'devices.csv'}`")
 
 
@@ -277,7 +277,7 @@ def _next(request: AllocateRequest, plan: "Plan") -> str:
     return f"next: `latte estimate {model} --device {first.device} --batch-size {batch}` shows a step layer by layer"
 
 
-def _exceeded(file: "PlanFile") -> LatteError:
+def _exceeded_error(file: "PlanFile") -> LatteError:
     plan = file.plan
     names = few([each.fleet_class.name for each in plan.devices if not each.feasible])
     if plan.least_s is not None:

@@ -71,7 +71,7 @@ def _say(line: str) -> None:
     sys.stderr.write(f"{printable(line)}\n")
 
 
-class Progress(Protocol):
+class ProgressBar(Protocol):
     """A progress bar, or nothing where there is no terminal."""
 
     def advance(self, done: float, label: str = "") -> None:
@@ -84,7 +84,7 @@ class _Silent:
 
 
 @contextmanager
-def progress(title: str, total: float | None) -> Iterator[Progress]:
+def progress(title: str, total: float | None) -> Iterator[ProgressBar]:
     """A bar on stderr with rate and time left (None: of no known end); nothing unless stderr is a terminal."""
     if _verbosity.quiet or not sys.stderr.isatty():
         yield _Silent()

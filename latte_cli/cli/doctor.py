@@ -54,24 +54,24 @@ def doctor(request: DoctorRequest) -> None:
 def _describe_gpu(file: Path, *, force: bool) -> None:
     from latte_cli.backends.cuda import deviceless
 
-    console.note(f"wrote `{file}`, {deviceless.write(file, force=force)}")
+    console.note(f"wrote `{file}`, {deviceless.write_properties(file, force=force)}")
     console.note(f"next: `latte explain MODEL --for-device {file}` on any machine with cuDNN")
 
 
 def _examine(device: str | None, form: Format) -> None:
     """Write what there is of a device, or of all; raises LatteError where it, or else the CPU, cannot be measured."""
-    from latte_cli.doctor import devices, findings, looks_for, missing, usable
+    from latte_cli.doctor import all_findings, device_choices, first_missing, is_usable, looks_for
     from latte_cli.report.doctors import write_findings
 
-    if device is not None and device not in devices():
-        raise unknown("device", device, devices())
+    if device is not None and device not in device_choices():
+        raise unknown("device", device, device_choices())
     with console.progress("looking", len(looks_for(device or ""))) as bar:
-        found = findings(device or "", advance=bar.advance)
-    can = {name: usable(found, name) for name in ([device] if device else devices())}
+        found = all_findings(device or "", advance=bar.advance)
+    can = {name: is_usable(found, name) for name in ([device] if device else device_choices())}
     write_findings(found, can, form)
-    lacking = missing(found, device or devices()[0])
+    lacking = first_missing(found, device or device_choices()[0])
     if lacking:
-        message = f"`{device or devices()[0]}` cannot be measured here: {lacking.subject}: {lacking.text}"
+        message = f"`{device or device_choices()[0]}` cannot be measured here: {lacking.subject}: {lacking.text}"
         raise LatteError(message, hint=lacking.hint or None)
     best = [name for name, measurable in can.items() if measurable][-1]
     console.note(f"next: `latte profile --device {best} --budget 2m`")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.gating import Form, Gate
 from latte_cli.cli.options import (
     AllowUnknownOption,
     BatchAxisOption,
@@ -27,11 +26,12 @@ from latte_cli.cli.options import (
     parse_size,
 )
 from latte_cli.cli.request import Request, from_options
-from latte_cli.gates import Limit, limit
+from latte_cli.cli.thresholds import EstimateFormat, Requirements
 from latte_cli.report import Format, size
-from latte_cli.report.gates import Annotate
+from latte_cli.report.thresholds import Annotate
 from latte_cli.schedule import Schedule
 from latte_cli.tasks import Precision
+from latte_cli.thresholds import Threshold, parse_threshold
 
 if TYPE_CHECKING:
     from latte_cli.devices import Device
@@ -122,9 +122,9 @@ class EstimateRequest(Request):
     ] = False
     allow_unknown: AllowUnknownOption = False
     fail_above: Annotated[
-        list[Limit] | None,
+        list[Threshold] | None,
         typer.Option(
-            parser=limit,
+            parser=parse_threshold,
             metavar="LIMIT",
             help="End with code 3 if a step takes longer, as in 50ms; or another quantity, as in backward=30ms or "
             "memory=2GiB. Repeatable.",
@@ -146,7 +146,7 @@ class EstimateRequest(Request):
             help="Say what was held to a limit for GitHub's runner, on stderr, or as JUnit's XML in place of the table."
         ),
     ] = None
-    form: Annotated[Form, typer.Option("--format", help="How to write the result.")] = Form.TABLE
+    form: Annotated[EstimateFormat, typer.Option("--format", help="How to write the result.")] = EstimateFormat.TABLE
     store: StoreOption = None
 
     @property
@@ -171,33 +171,35 @@ class EstimateRequest(Request):
 @from_options
 def estimate(request: EstimateRequest) -> None:
     """Estimate the training time of MODEL, layer by layer."""
-    from latte_cli.report.estimates import document
+    from latte_cli.report.estimates import estimates_document
 
-    gate = Gate.of(request.fail_above, request.baseline, request.max_regression, request.annotate, request.form)
+    requirements = Requirements.of(
+        request.fail_above, request.baseline, request.max_regression, request.annotate, request.form
+    )
     estimates = _estimates(request)
-    body = document(estimates, request.schedule)
-    held = gate.held(body)
-    if request.form is Form.JSON:
-        body |= held.as_json()
-    _write(request, estimates, body, replaced=gate.replaces_the_table)
+    body = estimates_document(estimates, request.schedule)
+    results = requirements.check(body)
+    if request.form is EstimateFormat.JSON:
+        body |= results.as_json()
+    _write(request, estimates, body, replaced=requirements.replaces_the_table)
     _say_doubts(estimates)
-    held.write(request.model.name, request.form)
-    if request.form is Form.TABLE:
+    results.write(request.model.name, request.form)
+    if request.form is EstimateFormat.TABLE:
         console.note(f"next: `latte allocate {request.model} --fleet FILE --round-duration 10m`")
-    held.enforce()
+    results.enforce()
 
 
 def _estimates(request: EstimateRequest) -> "list[Estimate]":
     """The estimates on each device under each strategy and limit; what is doubtful is measured first, if so asked."""
-    from latte_cli.profiles import profile
+    from latte_cli.profiles import resolve_profile
     from latte_cli.store import open_store
 
     network = _network(request)
     store = open_store(request.store)
     names: list[str] | list[None] = request.device or [None]
-    slugs = [profile(store, name, request.threads) for name in names]
+    slugs = [resolve_profile(store, name, request.threads) for name in names]
     estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network)]
-    if request.measure_below is not None and _measured(store, estimates, request.measure_below):
+    if request.measure_below is not None and _measure_unsure(store, estimates, request.measure_below):
         estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network)]
     _say_left_out(estimates, slugs, request.memory_limit or ())
     return estimates
@@ -207,7 +209,7 @@ def _network(request: EstimateRequest) -> "Network":
     """The model as it is trained; raises LatteError for names that there are none of before it is read."""
     from latte_cli.estimator import check_names
     from latte_cli.network import load
-    from latte_cli.network.training import frozen, with_norms
+    from latte_cli.network.training import freeze_parameters, with_norms
 
     for strategy in request.strategies:
         check_names(request.precision, request.layout, strategy, request.optimizer, request.loss, request.estimator)
@@ -221,14 +223,14 @@ def _network(request: EstimateRequest) -> "Network":
     )
     for text in network.notes:
         console.note(text)
-    return frozen(with_norms(network) if request.restore_norms else network, request.freeze or ())
+    return freeze_parameters(with_norms(network) if request.restore_norms else network, request.freeze or ())
 
 
 def _estimates_on(slug: str, request: EstimateRequest, store: "Store", network: "Network") -> "list[Estimate]":
-    from latte_cli.estimator import Limits, compared
+    from latte_cli.estimator import Limits, estimate_each
 
     memories: list[int] | list[None] = request.memory_limit or [None]
-    return compared(
+    return estimate_each(
         store,
         slug,
         network,
@@ -254,9 +256,9 @@ def _write(request: EstimateRequest, estimates: "Sequence[Estimate]", body: dict
     from latte_cli.report.memories import write_memory
     from latte_cli.report.traces import trace
 
-    if request.form is Form.TRACE:
+    if request.form is EstimateFormat.TRACE:
         write_json(trace(estimates))
-    elif request.form is Form.JSON:
+    elif request.form is EstimateFormat.JSON:
         write_json(body)
     elif not replaced:
         write_estimates(estimates, Format(request.form), schedule=request.schedule)
@@ -272,7 +274,7 @@ def _say_left_out(estimates: "Sequence[Estimate]", slugs: Sequence[str], memorie
             console.warn(f"the step does not fit {', '.join(map(size, left))} (`{slug}`): left out")
 
 
-def _measured(store: "Store", estimates: "Sequence[Estimate]", below: float) -> bool:
+def _measure_unsure(store: "Store", estimates: "Sequence[Estimate]", below: float) -> bool:
     """Whether anything was measured in place of choices of low confidence."""
     from latte_cli.cli.measuring import measure_here
     from latte_cli.estimator import doubtful

@@ -116,16 +116,16 @@ def explain(request: ExplainRequest) -> None:
 def _explain_here(request: ExplainRequest) -> None:
     """Write what rules take on a device of the store, as asked and with each set of other values."""
     from latte_cli.estimator import doubts_of
-    from latte_cli.profiles import profile
+    from latte_cli.profiles import resolve_profile
     from latte_cli.report.explanations import write_explanations
     from latte_cli.store import open_store
     from latte_cli.strategies import usual
 
     cases = [("", request), *((text, replace(request, **other_values(text))) for text in request.what_if or ())]
     store = open_store(request.store)
-    slug = profile(store, request.device, request.threads)
+    slug = resolve_profile(store, request.device, request.threads)
     names = request.strategy or usual(store.device(slug).kind)
-    found = [_explained(store, slug, names, case, text) for text, case in cases]
+    found = [_explain(store, slug, names, case, text) for text, case in cases]
     write_explanations(found, request.form)
     for message in dict.fromkeys(text for each in found for text in doubts_of(each.best, each.others)):
         console.warn(message)
@@ -136,11 +136,11 @@ def _explain_here(request: ExplainRequest) -> None:
         )
 
 
-def _explained(store: "Store", slug: str, names: Sequence[str], request: ExplainRequest, what_if: str) -> "Explanation":
-    from latte_cli.estimator import Limits, compared
+def _explain(store: "Store", slug: str, names: Sequence[str], request: ExplainRequest, what_if: str) -> "Explanation":
+    from latte_cli.estimator import Limits, estimate_each
     from latte_cli.report.explanations import Explanation
 
-    found = compared(
+    found = estimate_each(
         store,
         slug,
         _network(request),
@@ -175,7 +175,7 @@ def _explain_elsewhere(request: ExplainRequest, file: Path) -> None:
     from latte_cli.backends.cuda import deviceless
     from latte_cli.report.engines import Elsewhere, write_elsewhere
 
-    name, properties = deviceless.read(file)
+    name, properties = deviceless.read_properties(file)
     precision = Precision(_PARSERS["precision"](request.precision))
     layout = Layout(_PARSERS["layout"](request.layout or Layout.NCHW.value))
     network = _network(request)

@@ -15,7 +15,7 @@ class Command(TyperCommand):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        described = _described(self.callback)
+        described = _help_texts(self.callback)
         params: Any = self.params
         for param in params:
             param.help = described.get(param.name, param.help)
@@ -58,7 +58,7 @@ class _Unescaped:
         self._formatter.write_dl([(name.replace("\\[", "["), text.replace("\\[", "[")) for name, text in rows])
 
 
-def _described(command: Any) -> dict[str, str]:
+def _help_texts(command: Any) -> dict[str, str]:
     """The help texts of a command's arguments, by name: click 8.5 drops those that typer before 0.26 hands on."""
     parameters = inspect.signature(command, eval_str=True).parameters if command else {}
     return {

@@ -33,7 +33,7 @@ def latte_csv(
 
     The calls are forward convolutions.
     """
-    _imported(files, "latte-csv", name, form, store, heuristic=heuristic)
+    _import(files, "latte-csv", name, form, store, heuristic=heuristic)
 
 
 @app.command("miopen-finddb")
@@ -47,7 +47,7 @@ def miopen_finddb(
 
     It is the one that MIOpen ships, or the one that ROCm keeps for its user.
     """
-    _imported(files, "miopen-finddb", name, form, store)
+    _import(files, "miopen-finddb", name, form, store)
 
 
 @app.command("neusight-csv")
@@ -61,10 +61,10 @@ def neusight_csv(
 
     They ran in torch's benchmark mode.
     """
-    _imported(files, "neusight-csv", name, form, store)
+    _import(files, "neusight-csv", name, form, store)
 
 
-def _imported(
+def _import(
     files: list[Path],
     source: str,
     name: str | None,
@@ -73,7 +73,7 @@ def _imported(
     *,
     heuristic: bool = False,
 ) -> None:
-    from latte_cli.importers import Source, import_file
+    from latte_cli.importers import ImportSource, import_file
     from latte_cli.report.imports import Import, write_imports
     from latte_cli.store import open_store
 
@@ -82,7 +82,7 @@ def _imported(
     with console.progress("importing", None) as bar:
         for path in files:
             device, tally = import_file(
-                path, Source(source), opened, name=name, heuristic=heuristic, progress=bar.advance
+                path, ImportSource(source), opened, name=name, heuristic=heuristic, progress=bar.advance
             )
             found.append(Import(path=path, device=device, tally=tally))
     write_imports(found, form)

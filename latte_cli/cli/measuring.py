@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 def measure_here(store: "Store", device: "Device", tasks: Sequence["Task"], label: str) -> None:
     """Time `tasks` on the profiled `device`, and keep the rows; raises LatteError where it is not this machine's."""
-    from latte_cli.sweep import timed
+    from latte_cli.sweep import time_tasks
     from latte_cli.worker import Worker
 
-    with Worker(opening(device, tasks[0].settings)) as worker:
+    with Worker(opening_of(device, tasks[0].settings)) as worker:
         if worker.device.slug != device.slug:
             raise _elsewhere(device)
         with store.writer(worker.device) as writer, console.progress(label, len(tasks)) as bar:
-            timed(worker, tasks, writer, origin=f"latte {__version__} estimate", progress=bar.advance)
+            time_tasks(worker, tasks, writer, origin=f"latte {__version__} estimate", progress=bar.advance)
 
 
-def opening(device: "Device", settings: "Settings") -> "Opening":
+def opening_of(device: "Device", settings: "Settings") -> "Opening":
     """How to open `device`, if it is one of this machine's; raises LatteError where it is not."""
     from latte_cli.profiles import spec_here
     from latte_cli.worker import Opening

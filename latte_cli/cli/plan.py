@@ -20,7 +20,7 @@ from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, duration_at_most, few
 
 if TYPE_CHECKING:
-    from latte_cli.allocator import Check
+    from latte_cli.allocator import PlanCheck
     from latte_cli.fleet import FleetClass
 
 app = typer.Typer(help="Show, check and compare plans of `latte allocate`.", no_args_is_help=True)
@@ -47,7 +47,7 @@ def show(
     write_plan(found, form)
     if picture:
         title = f"{found.model}: a round of {duration_at_most(found.plan.round_duration_s)}"
-        pictures.save(pictures.round_figure(found.plan, title), picture)
+        pictures.save_figure(pictures.round_figure(found.plan, title), picture)
         console.note(f"wrote `{picture}`")
     console.note(f"next: `latte plan check {shlex.quote(str(plan))} MODEL` prices it again")
 
@@ -75,9 +75,8 @@ def check(
     The prices are from what the store holds today. Ends with code 1 where the plan is for another model, and with 3 if
     a class trains nothing, or would no longer finish in time.
     """
-    from latte_cli.allocator import changes, pricer_of, read_plan
-    from latte_cli.allocator import check as check_plan
-    from latte_cli.report.plans import write_changes
+    from latte_cli.allocator import changes, check_plan, pricer_of, read_plan
+    from latte_cli.report.plans import write_plan_changes
     from latte_cli.store import open_store
 
     def as_today(each: "FleetClass") -> "FleetClass":
@@ -88,9 +87,9 @@ def check(
         model, open_store(store), sizes=parse_shapes(shape), allow_unknown=allow_unknown, note=console.note
     )
     checked = check_plan(found, price, as_today)
-    write_changes(changes(found.plan.devices, checked.devices), form)
+    write_plan_changes(changes(found.plan.devices, checked.devices), form)
     duration_s = found.plan.round_duration_s
-    failing = _failing(checked, duration_s)
+    failing = _failing_classes(checked, duration_s)
     if failing:
         hint = "make the plan again with `latte allocate`"
         raise LatteError(", ".join(failing), hint=hint, exit_code=ExitCode.EXCEEDED)
@@ -99,7 +98,7 @@ def check(
     )
 
 
-def _failing(checked: "Check", duration_s: float) -> list[str]:
+def _failing_classes(checked: "PlanCheck", duration_s: float) -> list[str]:
     """Which classes do not train and finish, and how many devices they are."""
     return [
         f"{said.format(few([each.name for each in classes]))} "
@@ -121,9 +120,9 @@ def diff(
 ) -> None:
     """Show what classes train in two plans, and how long their rounds take."""
     from latte_cli.allocator import changes, read_plan
-    from latte_cli.report.plans import write_changes
+    from latte_cli.report.plans import write_plan_changes
 
     first, second = read_plan(before), read_plan(after)
     if first.sha256 != second.sha256:
         console.warn(f"the plans are for different models, `{first.model}` and `{second.model}`")
-    write_changes(changes(first.plan.devices, second.plan.devices), form)
+    write_plan_changes(changes(first.plan.devices, second.plan.devices), form)

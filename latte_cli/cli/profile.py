@@ -135,7 +135,7 @@ class ProfileRequest(Request):
         """What the rows say that they come from."""
         return f"latte {__version__} profile {self.chosen} seed {self.seed}"
 
-    def opening(self) -> "Opening":
+    def worker_opening(self) -> "Opening":
         """How the device is opened."""
         from latte_cli.worker import Opening
 
@@ -176,23 +176,23 @@ def profile(request: ProfileRequest) -> None:
     phases, networks = _phases(request.phases), _networks(request)
     file = _plan_file(request.plan, networks)
     store = open_store(request.store)
-    with Worker(request.opening()) as worker:
+    with Worker(request.worker_opening()) as worker:
         if file:
             networks = _sub_models(file, request, worker.device.slug)
-        drawn = _drawn(request, networks, worker.device)
+        drawn = _draw(request, networks, worker.device)
         if request.dry_run:
             sweep = Sweep(worker, drawn.wanted, phases=phases, origin=request.origin)
-            sweeps.write_plan(drawn, device=worker.device.slug, tasks=sweep.size, form=request.form)
+            sweeps.write_sweep_plan(drawn, device=worker.device.slug, tasks=sweep.size, form=request.form)
             return
-        summary, tasks = _measured(request, store, worker, drawn, phases)
-    place = sweeps.Place(device=worker.device.slug, store=store.uri)
-    sweeps.write_summary(summary, drawn, place, tasks=tasks, form=request.form)
+        summary, tasks = _measure(request, store, worker, drawn, phases)
+    target = sweeps.SweepTarget(device=worker.device.slug, store=store.uri)
+    sweeps.write_summary(summary, drawn, target, tasks=tasks, form=request.form)
     _advise(summary, request.models or [], worker.device.slug)
     if summary.left:
         _say_left(summary.left, tasks, required=request.require_complete)
 
 
-def _measured(
+def _measure(
     request: ProfileRequest, store: "Store", worker: "Worker", drawn: "Drawn", phases: Sequence[Phase]
 ) -> "tuple[Summary, int]":
     """Measure what the store lacks into it; what came of it, and of how many calls."""
@@ -274,7 +274,7 @@ def _sub_models(file: "PlanFile", request: ProfileRequest, slug: str) -> "list[N
     return [sub_model.of(load(model, batch_size=batch, sizes=sizes)) for batch, sub_model in wanted]
 
 
-def _drawn(request: ProfileRequest, networks: "list[Network]", device: "Device") -> "Drawn":
+def _draw(request: ProfileRequest, networks: "list[Network]", device: "Device") -> "Drawn":
     from latte_cli import suites
 
     limits, seed, configs = suites.limits_of(device, request.memory_share), request.seed, request.configs

@@ -79,7 +79,7 @@ def report(request: ReportRequest) -> None:
     title = "LATTE: " + (sections[0].title if len(sections) == 1 else f"{model.stem if model else 'a report'}")
     if request.figures:
         _write_figures(request.figures, [(each.name, each.figure) for each in all_pictures(sections)], request.force)
-    files.write(output, page(title, sections))
+    files.write_file(output, page(title, sections))
     console.note(f"wrote `{output}`: open it in a browser")
 
 
@@ -91,7 +91,7 @@ def _write_figures(folder: Path, found: list[tuple[str, object]], force: bool) -
     for path, _ in paths:
         files.check_free(path, force=force)
     for path, figure in paths:
-        pictures.save(figure, path)
+        pictures.save_figure(figure, path)
     console.note(f"wrote {len(paths)} files into `{folder}`")
 
 
@@ -99,15 +99,15 @@ def _sections(request: ReportRequest) -> "Iterator[Section]":
     """What there is to show: the network first, then the plan, then the devices."""
     from latte_cli.allocator import read_plan
     from latte_cli.network import load
-    from latte_cli.portraits import portraits
-    from latte_cli.profiles import profile
+    from latte_cli.profiles import resolve_profile
     from latte_cli.report.page import device_section, plan_section
     from latte_cli.store import open_store
+    from latte_cli.summaries import device_summaries
 
     store = open_store(request.store)
     file = read_plan(request.plan) if request.plan else None
     names: list[str] | list[None] = request.device or ([None] if request.model or not request.plan else [])
-    slugs = [profile(store, name, request.threads) for name in names]
+    slugs = [resolve_profile(store, name, request.threads) for name in names]
     if request.model:
         sizes = parse_shapes(request.shape)
         network = load(
@@ -122,18 +122,18 @@ def _sections(request: ReportRequest) -> "Iterator[Section]":
     if file:
         yield plan_section(file)
     for at, slug in enumerate(slugs):
-        found = portraits(store, slug)
+        found = device_summaries(store, slug)
         if found:
             yield device_section(found, at)
 
 
 def _network(store: "Store", slug: str, network: "Network", request: ReportRequest, at: int) -> "Section":
-    from latte_cli.estimator import compared
+    from latte_cli.estimator import estimate_each
     from latte_cli.report.page import network_section
     from latte_cli.strategies import usual
 
     names = request.strategy or list(dict.fromkeys(["latte", *usual(store.device(slug).kind), "exhaustive"]))
-    found = compared(
+    found = estimate_each(
         store,
         slug,
         network,
@@ -145,10 +145,10 @@ def _network(store: "Store", slug: str, network: "Network", request: ReportReque
         allow_unknown=request.allow_unknown,
         note=console.note,
     )
-    return network_section([_advised(each) for each in found], at)
+    return network_section([_with_advice(each) for each in found], at)
 
 
-def _advised(estimate: "Estimate") -> "Estimate":
-    """The estimate with its doubts in the words of this command."""
+def _with_advice(estimate: "Estimate") -> "Estimate":
+    """The estimate with its diagnostics in the words of this command."""
     warnings = tuple(replace(each, message=console.advice(each.message)) for each in estimate.warnings)
     return replace(estimate, warnings=warnings)

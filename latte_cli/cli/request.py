@@ -31,7 +31,7 @@ def from_options(command: Callable[[Asked], None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*, context: typer.Context, **options: Any) -> None:
-        command(made(given=_typed(context), **options))
+        command(made(given=_typed_options(context), **options))
 
     parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     parameters += [
@@ -50,7 +50,7 @@ def from_options(command: Callable[[Asked], None]) -> Callable[..., None]:
     return run
 
 
-def _typed(context: typer.Context) -> frozenset[str]:
+def _typed_options(context: typer.Context) -> frozenset[str]:
     sources = {param: context.get_parameter_source(param.name or "") for param in context.command.params}
     return frozenset(
         max(param.opts, key=len) for param, source in sources.items() if source and source.name == "COMMANDLINE"

@@ -134,7 +134,7 @@ def _draw(study: "Study", results: "Sequence[Result]", folder: Path) -> None:
 
     for suffix in (".png", ".svg"):
         path = folder / f"curves{suffix}"
-        pictures.save(pictures.accuracies_figure(bands(results), study.targets, _title(study)), path)
+        pictures.save_figure(pictures.accuracies_figure(bands(results), study.targets, _title(study)), path)
         console.note(f"wrote `{path}`")
 
 
@@ -169,7 +169,7 @@ class _Progress:
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack, self._what = stack, ""
-        self._bar: console.Progress | None = None
+        self._bar: console.ProgressBar | None = None
         self._began_s = self._noted_s = self._first = 0.0
 
     def report(self, what: str, done: int, of: int, share: float) -> None:

@@ -13,7 +13,7 @@ from latte_cli.cli.options import FormatOption, StoreOption, asked_of
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format
 from latte_cli.store import DeviceInfo, Findings, JournalInfo, open_store
-from latte_cli.store.export import Form
+from latte_cli.store.export import ExportFormat
 
 app = typer.Typer(help="Look at, check, join and export what was measured.", no_args_is_help=True)
 
@@ -36,21 +36,21 @@ def info(store: StoreOption = None, form: FormatOption = Format.TABLE) -> None:
             "store_schema": found.schema,
             "rows": sum(device.rows for device in found.devices),
             "size_bytes": sum(device.size_bytes for device in found.devices),
-            "devices": [_held(device) for device in found.devices],
+            "devices": [_held_row(device) for device in found.devices],
             "journals": [_journal(journal) for journal in found.journals],
         }
         report.write_json(document)
     elif form is Format.CSV:
-        rows = [tuple(_held(device).values()) for device in found.devices]
+        rows = [tuple(_held_row(device).values()) for device in found.devices]
         report.write_csv(("device", "rows", "parts", "size_bytes", "first_s", "last_s", "shipped"), rows)
     else:
         rows = [_info_cells(device) for device in found.devices]
         columns = ("device", ">rows", ">parts", ">size", "last measured", "from")
-        footer = [_waiting(journal) for journal in found.journals] or ["no rows wait in journals"]
+        footer = [_waiting_line(journal) for journal in found.journals] or ["no rows wait in journals"]
         report.write_table(report.Table(columns=columns, rows=rows, title=f"store {found.uri}", footer=footer))
 
 
-def _held(found: DeviceInfo) -> dict[str, Any]:
+def _held_row(found: DeviceInfo) -> dict[str, Any]:
     return {
         "device": found.device.slug,
         "rows": found.rows,
@@ -72,7 +72,7 @@ def _journal(journal: JournalInfo) -> dict[str, Any]:
     return {"path": str(journal.path), "rows": journal.rows, "live": journal.live}
 
 
-def _waiting(journal: JournalInfo) -> str:
+def _waiting_line(journal: JournalInfo) -> str:
     state = "being written" if journal.live else "added by the next `latte profile`"
     return f"journal {journal.path}, {state}: {journal.rows} rows"
 
@@ -82,7 +82,7 @@ def devices(store: StoreOption = None, form: FormatOption = Format.TABLE) -> Non
     """The devices with a profile, by the names that `--device` takes."""
     found = open_store(store).info().devices
     if form is Format.JSON:
-        report.write_json({"schema": "latte.store-devices/1", "devices": [_described(each) for each in found]})
+        report.write_json({"schema": "latte.store-devices/1", "devices": [_device_row(each) for each in found]})
     elif form is Format.CSV:
         lines = [(each.device.slug, each.device.kind.name, each.device.name, each.rows) for each in found]
         report.write_csv(("device", "kind", "name", "rows"), lines)
@@ -105,7 +105,7 @@ def devices(store: StoreOption = None, form: FormatOption = Format.TABLE) -> Non
         console.note("next: `latte profile --budget 2m` makes a profile of this machine")
 
 
-def _described(found: DeviceInfo) -> dict[str, Any]:
+def _device_row(found: DeviceInfo) -> dict[str, Any]:
     device = found.device
     return {
         "device": device.slug,
@@ -134,14 +134,16 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="[default: stdout, for CSV]")
     ] = None,
-    form: Annotated[Form | None, typer.Option("--format", help="[default: by the file's ending, else csv]")] = None,
+    form: Annotated[
+        ExportFormat | None, typer.Option("--format", help="[default: by the file's ending, else csv]")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
     skip_damaged: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
     """Write the rows of one device, or of all, as CSV or Parquet."""
-    chosen = form or (Form.PARQUET if output and output.suffix == ".parquet" else Form.CSV)
-    if output is None and chosen is Form.PARQUET:
+    chosen = form or (ExportFormat.PARQUET if output and output.suffix == ".parquet" else ExportFormat.CSV)
+    if output is None and chosen is ExportFormat.PARQUET:
         raise LatteError("parquet needs a file", hint="add `--output FILE`", exit_code=ExitCode.USAGE)
     if output:
         files.check_free(output, force=force)
@@ -149,10 +151,10 @@ def export(
     if output is None:
         opened.export(device, chosen, sys.stdout.buffer)
     else:
-        with files.replacing(output) as out:
+        with files.replacement(output) as out:
             rows = opened.export(device, chosen, out)
         console.note(f"{rows} rows written to `{output}`")
-    _name_skipped(opened.skipped)
+    _name_skipped(opened.skipped_parts)
 
 
 def _name_skipped(skipped: tuple[tuple[str, str], ...]) -> None:
@@ -179,7 +181,7 @@ def merge(
     opened = open_store(destination or store, skip_damaged=skip_damaged)
     for slug, rows in opened.merge(source).items():
         console.note(f"{rows} rows of {slug} added")
-    _name_skipped(opened.skipped)
+    _name_skipped(opened.skipped_parts)
     console.note(f"next: `latte store devices --store {opened.uri}`")
 
 

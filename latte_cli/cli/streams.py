@@ -7,7 +7,7 @@ import sys
 from typing import Any, TextIO
 
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.files import Sink, cannot_write
+from latte_cli.files import FileSink, cannot_write
 
 _DEGRADE = "latte-degrade"
 _SIGNS = {
@@ -33,11 +33,11 @@ def prepare() -> None:
     Streams that a program has put in the place of the process's own stay as they are.
     """
     _take_closed()
-    codecs.register_error(_DEGRADE, _degraded)
+    codecs.register_error(_DEGRADE, _degrade)
     if sys.stdout is sys.__stdout__:
-        sys.stdout = _stream(sys.stdout, Sink(1, _unwritten), line_buffering=False)
+        sys.stdout = _stream(sys.stdout, FileSink(1, _unwritten_error), line_buffering=False)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _stream(sys.stderr, _Deaf(2, _unwritten), line_buffering=True)
+        sys.stderr = _stream(sys.stderr, _Deaf(2, _unwritten_error), line_buffering=True)
 
 
 def _take_closed() -> None:
@@ -49,7 +49,7 @@ def _take_closed() -> None:
             os.open(os.devnull, os.O_RDONLY)  # gets the lowest free number; writing to it fails as on a closed one
 
 
-def _stream(given: TextIO | None, sink: Sink, *, line_buffering: bool) -> TextIO:
+def _stream(given: TextIO | None, sink: FileSink, *, line_buffering: bool) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(sink),
         encoding=given.encoding if given else "utf-8",
@@ -58,7 +58,7 @@ def _stream(given: TextIO | None, sink: Sink, *, line_buffering: bool) -> TextIO
     )
 
 
-def _unwritten(exc: OSError) -> LatteError:
+def _unwritten_error(exc: OSError) -> LatteError:
     error = cannot_write("to standard output", exc)
     error.hint = "make room, or send the output to a file elsewhere"
     if isinstance(exc, BrokenPipeError):
@@ -66,7 +66,7 @@ def _unwritten(exc: OSError) -> LatteError:
     return error
 
 
-class _Deaf(Sink):
+class _Deaf(FileSink):
     """A stream for messages: one that cannot be written is lost, and the result is not."""
 
     def write(self, data: Any) -> int:
@@ -76,7 +76,7 @@ class _Deaf(Sink):
             return memoryview(data).nbytes
 
 
-def _degraded(error: UnicodeError) -> tuple[str, int]:
+def _degrade(error: UnicodeError) -> tuple[str, int]:
     """What stands for signs that a stream's encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error

@@ -30,7 +30,7 @@ def train_estimator(
     from latte_cli.lookup import Lookup
     from latte_cli.report.time_models import write_errors
     from latte_cli.store import open_store
-    from latte_cli.time_model import fit, folder_name, prior_of, save
+    from latte_cli.time_model import fit_time_model, folder_name, prior_of, save_time_model
 
     opened = open_store(store)
     slugs = learned_from(opened, device)
@@ -43,12 +43,12 @@ def train_estimator(
             if not rows:
                 raise LatteError(f"`{slug}` has no times to learn from", hint="`latte profile --budget 2m` makes some")
             prior = None if output else prior_of(opened, slug, console.note)  # what is given away stands for itself
-            models.append(fit(rows, opened.device(slug), opened.fingerprint(slug), prior=prior))
+            models.append(fit_time_model(rows, opened.device(slug), opened.fingerprint(slug), prior=prior))
             bar.advance(done, slug)
     write_errors([model.card for model in models], form)
     for model in models:
         place = folder / folder_name(model.card.device)
-        save(model, place)
+        save_time_model(model, place)
         console.note(f"estimator in `{place}`")
     if output is None:
         console.note(f"next: `latte estimate MODEL.onnx {asked_of(opened.device(slugs[0]))}`")

@@ -16,8 +16,8 @@ from latte_cli.errors import unknown
 from latte_cli.report import Format, duration
 
 if TYPE_CHECKING:
-    from latte_cli.selector import Decision, Evaluation, Score, Selector
-    from latte_cli.selector.decisions import Key
+    from latte_cli.selector import Decision, Evaluation, SelectionScore, Selector
+    from latte_cli.selector.decisions import DecisionKey
     from latte_cli.store import Store
 
 
@@ -52,25 +52,27 @@ def train_selector(request: TrainSelectorRequest) -> None:
     learned from. Regret is the time of the choice over the best time: its geometric mean, 95 % and 99 % quantiles, and
     that of the total time. A selector of the same devices is replaced.
     """
-    from latte_cli.selector import KINDS, name, prediction_s, save
+    from latte_cli.selector import KINDS, prediction_s, save_selector, selector_name
     from latte_cli.store import open_store
 
     if request.kind not in KINDS:
         raise unknown("kind of selector", request.kind, KINDS)
     store = open_store(request.store)
     slugs = learned_from(store, request.device)
-    folder = models_folder(store, request.output) / name(slugs, all_devices=not request.device)
+    folder = models_folder(store, request.output) / selector_name(slugs, all_devices=not request.device)
     known, first, later = _decisions(store, slugs)
-    judged, selector = _learned(request, known, first, later)
+    judged, selector = _learn(request, known, first, later)
     _write(request, judged, selector, prediction_s(selector, known), later=len(later))
     _warn(judged.scores)
-    save(selector, folder)
+    save_selector(selector, folder)
     console.note(f"selector in `{folder}`")
     if request.output is None:
         console.note(f"next: `latte estimate MODEL.onnx {asked_of(store.device(slugs[0]))} --strategy latte`")
 
 
-def _decisions(store: "Store", slugs: Sequence[str]) -> "tuple[list[Decision], list[Decision], dict[Key, Decision]]":
+def _decisions(
+    store: "Store", slugs: Sequence[str]
+) -> "tuple[list[Decision], list[Decision], dict[DecisionKey, Decision]]":
     """The choices by all passes, by those that teach, and by those that judge."""
     from latte_cli.layers import Convolution
     from latte_cli.selector import by_pass, decisions
@@ -79,14 +81,14 @@ def _decisions(store: "Store", slugs: Sequence[str]) -> "tuple[list[Decision], l
     return decisions(rows), *by_pass(rows)
 
 
-def _learned(
+def _learn(
     request: TrainSelectorRequest,
     known: "Sequence[Decision]",
     first: "Sequence[Decision]",
-    later: "Mapping[Key, Decision]",
+    later: "Mapping[DecisionKey, Decision]",
 ) -> "tuple[Evaluation, Selector]":
     """The selector of all that is `known`, and how well those choose that are fitted on parts of the `first` pass."""
-    from latte_cli.selector import evaluate, fit
+    from latte_cli.selector import evaluate, fit_selector
 
     with console.progress("fitting", request.folds + 1) as bar:
         judged = evaluate(
@@ -99,7 +101,7 @@ def _learned(
             curve=request.kind == "xgboost",
             done=bar.advance,
         )
-        selector = fit(
+        selector = fit_selector(
             known,
             kind=request.kind,
             seed=request.seed,
@@ -126,7 +128,7 @@ def _write(
         console.note(took)
 
 
-def _warn(scores: Sequence["Score"]) -> None:
+def _warn(scores: Sequence["SelectionScore"]) -> None:
     """Say where it would be better not to choose at all."""
     regrets = {
         (each.device, each.precision, each.method): each.regret_geomean

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 def learned_from(store: "Store", devices: Sequence[str] | None) -> list[str]:
     """The devices meant, or else those with rows in the store itself; shipped profiles bring their own selectors."""
-    from latte_cli.profiles import profile
+    from latte_cli.profiles import resolve_profile
 
     if devices:
-        return sorted({profile(store, device) for device in devices})
+        return sorted({resolve_profile(store, device) for device in devices})
     slugs = [info.device.slug for info in store.info().devices if not info.shipped]
     if not slugs:
         raise LatteError(

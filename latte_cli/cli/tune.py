@@ -73,17 +73,17 @@ def tune(request: TuneRequest) -> None:
     from latte_cli.network import load
     from latte_cli.report.choices import write_tuned
     from latte_cli.runtime import write_choices
-    from latte_cli.runtime.choices import check_free
-    from latte_cli.runtime.tuning import tuned
+    from latte_cli.runtime.choices import check_choices_free
+    from latte_cli.runtime.tuning import tune_network
     from latte_cli.store import open_store
 
     _check_names(request)
     sizes = parse_shapes(request.shape)
     network = load(request.model, batch_size=request.batch_size, batch_axis=request.batch_axis, sizes=sizes)
     key = _key(request)
-    check_free(request.output, key, force=request.force)
+    check_choices_free(request.output, key, force=request.force)
     console.note(f"trying ways of running `{network.name}` at batch {network.batch_size} on real steps")
-    found = tuned(
+    found = tune_network(
         open_store(request.store),
         request.model,
         network,

@@ -26,7 +26,7 @@ from latte_cli.report import Format, percent
 from latte_cli.tasks import Precision
 
 if TYPE_CHECKING:
-    from latte_cli.backends.torch.training import Run
+    from latte_cli.backends.torch.training import RunRequest
     from latte_cli.backends.torch.whole import Steps
     from latte_cli.estimator import Estimate
     from latte_cli.network import Network
@@ -89,14 +89,14 @@ def verify(request: VerifyRequest) -> None:
 
 
 def _estimate(request: VerifyRequest, network: "Network") -> "Estimate":
-    from latte_cli.estimator import estimated
-    from latte_cli.profiles import profile
+    from latte_cli.estimator import estimate_one
+    from latte_cli.profiles import resolve_profile
     from latte_cli.store import open_store
 
     store = open_store(request.store)
-    return estimated(
+    return estimate_one(
         store,
-        profile(store, request.device, request.threads),
+        resolve_profile(store, request.device, request.threads),
         network,
         strategy="pytorch",
         precision=request.precision,
@@ -107,17 +107,17 @@ def _estimate(request: VerifyRequest, network: "Network") -> "Estimate":
     )
 
 
-def _run(request: VerifyRequest, estimate: "Estimate", network: "Network") -> "Run":
+def _run(request: VerifyRequest, estimate: "Estimate", network: "Network") -> "RunRequest":
     """The steps to run; raises LatteError where the profile is not of this machine."""
-    from latte_cli.backends.torch.training import Run
-    from latte_cli.cli.measuring import opening
+    from latte_cli.backends.torch.training import RunRequest
+    from latte_cli.cli.measuring import opening_of
 
-    return Run(
+    return RunRequest(
         model=str(request.model),
         batch_size=network.batch_size,
         batch_axis=request.batch_axis,
         sizes=parse_shapes(request.shape),
-        device=opening(estimate.device, estimate.settings).device,
+        device=opening_of(estimate.device, estimate.settings).device,
         threads=estimate.settings.threads,
         precision=request.precision,
         layout=request.layout,
@@ -126,7 +126,7 @@ def _run(request: VerifyRequest, estimate: "Estimate", network: "Network") -> "R
     )
 
 
-def _runs(run: "Run", network: "Network") -> "list[Steps]":
+def _runs(run: "RunRequest", network: "Network") -> "list[Steps]":
     """Steps in several processes; those of the first tell the calls apart."""
     from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
     from latte_cli.backends.torch.whole import run_apart

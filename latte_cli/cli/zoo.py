@@ -62,10 +62,10 @@ def export_model(
     """Write a standard network as an ONNX file."""
     from latte_cli.network import zoo
 
-    zoo.model(name)
+    zoo.zoo_entry(name)
     files.check_free(file, force=force)
     content = zoo.export(
         name, weights=weights, batch_size=batch_size, image_size=image_size, classes=classes, seed=seed
     )
-    files.write(file, content)
+    files.write_file(file, content)
     console.note(f"wrote `{file}` ({len(content):,} bytes); next: `latte estimate {file}`")

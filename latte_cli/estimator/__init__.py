@@ -10,17 +10,17 @@ from latte_cli import rates
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.devices import Kind
 from latte_cli.errors import unknown
-from latte_cli.estimator.clocks import schedule
-from latte_cli.estimator.doubts import Warn
+from latte_cli.estimator.clocks import schedule_calls
+from latte_cli.estimator.diagnostics import Diagnostic
 from latte_cli.estimator.estimator import CALIBRATED, Estimator
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
-from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, UPDATE, Step, Work, phases, training_step
+from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, UPDATE, Step, Work, phases, step_calls
 from latte_cli.lookup import NotProfiled, Source
 from latte_cli.network import Network, load
 from latte_cli.optimizers import OPTIMIZERS
-from latte_cli.profiles import profile
+from latte_cli.profiles import resolve_profile
 from latte_cli.store import Store, open_store
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, by_name
 from latte_cli.tasks import Layout, Precision, Task
@@ -40,16 +40,16 @@ __all__ = [
     "Memory",
     "Source",
     "Step",
-    "Warn",
+    "Diagnostic",
     "Work",
     "check_names",
-    "compared",
+    "estimate_each",
     "doubtful",
     "doubts_of",
-    "estimated",
+    "estimate_one",
     "phases",
-    "schedule",
-    "training_step",
+    "schedule_calls",
+    "step_calls",
 ]
 
 ESTIMATORS = (LOOKUP, "xgboost", "roofline", *rates.AMOUNTS)
@@ -60,7 +60,7 @@ AUTO = "auto"
 """Stands for whichever measured layout is fastest."""
 
 
-def estimated(
+def estimate_one(
     store: Store,
     slug: str,
     network: Network,
@@ -79,8 +79,8 @@ def estimated(
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Estimate:
-    """One network on one device under one strategy; all choices mean, and raise, what they do in `compared`."""
-    (only,) = compared(
+    """One network on one device under one strategy; all choices mean, and raise, what they do in `estimate_each`."""
+    (only,) = estimate_each(
         store,
         slug,
         network,
@@ -100,7 +100,7 @@ def estimated(
     return only
 
 
-def compared(
+def estimate_each(
     store: Store,
     slug: str,
     network: Network,
@@ -192,13 +192,13 @@ def doubts_of(first: Estimate, others: Sequence[Estimate]) -> list[str]:
     return list(dict.fromkeys(warn.message for warn in said))
 
 
-def _other_layout(estimate: Estimate, own: Layout) -> Warn:
+def _other_layout(estimate: Estimate, own: Layout) -> Diagnostic:
     precision, layout = estimate.settings.precision, estimate.settings.layout
     message = (
         f"`{estimate.strategy}` takes {own} at {precision}, which was not measured: these are times in {layout}; "
         f"`latte profile MODEL --precision {precision} --layout {own}` measures it"
     )
-    return Warn(code=_OTHER_LAYOUT, message=message)
+    return Diagnostic(code=_OTHER_LAYOUT, message=message)
 
 
 def doubtful(store: Store, estimate: Estimate, below: float, *, most: int = 3) -> list[Task]:
@@ -253,9 +253,9 @@ def estimate(
     """
     opened = open_store(store)
     network = model if isinstance(model, Network) else load(model, batch_size=batch_size)
-    return estimated(
+    return estimate_one(
         opened,
-        profile(opened, device, threads),
+        resolve_profile(opened, device, threads),
         network,
         strategy=strategy,
         workspace_limit_bytes=workspace_limit_bytes,

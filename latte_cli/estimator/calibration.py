@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.devices import Kind
-from latte_cli.estimator.steps import ACCUMULATION, LOSS, UPDATE, Step, Work, training_step
+from latte_cli.estimator.steps import ACCUMULATION, LOSS, UPDATE, Step, Work, step_calls
 from latte_cli.layers import Phase, Whole
 from latte_cli.lookup import Pair, Timing
 from latte_cli.network.calibration import calibration_networks
@@ -95,12 +95,12 @@ class _Sums:
 
 
 def calibration_pairs(kind: Kind) -> tuple[Pair, ...]:
-    """What `calibrated` needs the timings of, for a kind of device."""
+    """What `calibrate` needs the timings of, for a kind of device."""
     pairs = [work.pair for _, works in _works(kind) for work in works]
     return (*dict.fromkeys(pairs), *((whole, phase) for whole, _ in _works(kind) for phase in _PARTS))
 
 
-def calibrated(measured: Timings, kind: Kind) -> Calibration:
+def calibrate(measured: Timings, kind: Kind) -> Calibration:
     """What the networks tell that were measured whole and layer by layer, in the framework's own way.
 
     Of n networks the mean counts as n / (n + 1) of itself: a network without a difference is assumed. On a GPU every
@@ -146,7 +146,7 @@ def _drawn_to_zero(logs: Sequence[float]) -> float:
 def _works(kind: Kind) -> tuple[tuple[Whole, tuple[Work, ...]], ...]:
     found = []
     for whole, network in calibration_networks(kind):
-        works = (work for work in training_step(network, Step()) if not work.layer.free)
+        works = (work for work in step_calls(network, Step()) if not work.layer.free)
         found.append((whole, tuple(work for work in works if work.name != LOSS)))
     return tuple(found)
 

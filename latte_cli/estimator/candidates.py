@@ -7,10 +7,10 @@ from typing import TypeAlias
 from latte_cli.estimator.predictions import Predictions
 from latte_cli.layers import Convolution
 from latte_cli.lookup import Lookup, Pair, Timing
-from latte_cli.strategies import OWN, Candidates, EngineLists, Need, ranked
+from latte_cli.strategies import OWN, Candidates, EngineLists, Need, rank_timings
 from latte_cli.tasks import Precision
 
-Call: TypeAlias = tuple[Pair, int | None]
+CallRequest: TypeAlias = tuple[Pair, int | None]
 """A layer's phase at its place in a step, and the workspace in bytes that it may take there (None: any)."""
 
 
@@ -38,17 +38,19 @@ class KnownTimings:
 def known_timings(lookup: Lookup, measured: Mapping[Pair, tuple[Timing, ...]], pairs: Sequence[Pair]) -> KnownTimings:
     """What is known of `pairs`: what was `measured`, else what lies between neighbours."""
     known = dict(measured)
-    known |= {pair: found for pair in pairs if pair not in known and (found := lookup.interpolated(pair))}
+    known |= {pair: found for pair in pairs if pair not in known and (found := lookup.interpolate(pair))}
     rankings = lookup.rankings(known)
     return KnownTimings(
-        timings={pair: tuple(ranked(timings, rankings[pair])) for pair, timings in known.items()},
+        timings={pair: tuple(rank_timings(timings, rankings[pair])) for pair, timings in known.items()},
         lists=lookup.engine_lists(known),
         precision=lookup.precision,
         versions=len(lookup.versions()),
     )
 
 
-def candidates(calls: Sequence[Call], need: Need, known: KnownTimings, predictions: Predictions) -> list[Candidates]:
+def candidates_for(
+    calls: Sequence[CallRequest], need: Need, known: KnownTimings, predictions: Predictions
+) -> list[Candidates]:
     """What there is to choose from for each call; where nothing is known of it, what a strategy has a `need` of."""
     unknown = [call for call in calls if call[0] not in known.timings]
     convolutions = [call for call in unknown if isinstance(call[0][0], Convolution)]
@@ -56,7 +58,7 @@ def candidates(calls: Sequence[Call], need: Need, known: KnownTimings, predictio
     if convolutions and need is Need.TIMINGS:
         timings = {**predictions.alternatives(pair for pair, _ in convolutions), **timings}
     if convolutions and need is Need.SELECTION:
-        selected = dict(zip(convolutions, predictions.selected(convolutions), strict=True))
+        selected = dict(zip(convolutions, predictions.select(convolutions), strict=True))
     if unknown and need is Need.ALGORITHMS:
         untimed = {pair: predictions.models.lookup.run_before(pair) for pair in dict.fromkeys(p for p, _ in unknown)}
     return [

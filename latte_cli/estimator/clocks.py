@@ -9,8 +9,8 @@ from latte_cli.estimator.steps import ACCUMULATION, LOSS, UPDATE
 from latte_cli.layers import Phase
 
 
-class Call(Protocol):
-    """A call of a step, made `count` times: seconds on the device, and for the host to ask for it."""
+class ClockedCall(Protocol):
+    """A call of a step, made `count` times: its seconds on the device, and its launch overhead."""
 
     @property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class Call(Protocol):
         """How often a step makes it."""
 
 
-Call_ = TypeVar("Call_", bound=Call)
+Call_ = TypeVar("Call_", bound=ClockedCall)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Scheduled(Generic[Call_]):
     end_s: float
 
 
-def one_clock(calls: Iterable[Call]) -> Spans:
+def one_clock(calls: Iterable[ClockedCall]) -> Spans:
     """Calls that the host itself carries out, as on a CPU: the sums of their times."""
     spent = _no_time()
     for call in calls:
@@ -72,21 +72,21 @@ def one_clock(calls: Iterable[Call]) -> Spans:
     return Spans(**spent)
 
 
-def two_clocks(calls: Sequence[Call], *, asked_at_once: bool = False) -> Spans:
-    """Calls that a device queues, as `schedule` has them.
+def two_clocks(calls: Sequence[ClockedCall], *, asked_at_once: bool = False) -> Spans:
+    """Calls that a device queues, as `schedule_calls` has them.
 
     What a call adds to the device's clock, with the waiting before it, is its part's.
     """
     spent = _no_time()
     before_s = 0.0
-    for _, times in groupby(schedule(calls, asked_at_once=asked_at_once), key=lambda each: id(each.call)):
+    for _, times in groupby(schedule_calls(calls, asked_at_once=asked_at_once), key=lambda each: id(each.call)):
         *_, last = times
         spent[_part(last.call)] += last.end_s - before_s
         before_s = last.end_s
     return Spans(**spent)
 
 
-def schedule(calls: Sequence[Call_], *, asked_at_once: bool = False) -> Iterator[Scheduled[Call_]]:
+def schedule_calls(calls: Sequence[Call_], *, asked_at_once: bool = False) -> Iterator[Scheduled[Call_]]:
     """The calls of a step in their order: each begins when the one before has ended and the host has asked for it.
 
     A step begins with an empty queue, as one does whose loss was read. `asked_at_once`, as by a CUDA graph or where
@@ -106,7 +106,7 @@ def _no_time() -> dict[str, float]:
     return dict.fromkeys(("forward_s", "backward_s", "update_s", "other_s"), 0.0)
 
 
-def _part(call: Call) -> str:
+def _part(call: ClockedCall) -> str:
     if call.name == UPDATE:
         return "update_s"
     if call.name in (LOSS, ACCUMULATION):

@@ -10,7 +10,7 @@ from latte_cli.devices import Device, Kind
 from latte_cli.estimator.calibration import Calibration
 from latte_cli.estimator.clocks import one_clock, two_clocks
 from latte_cli.estimator.intervals import intervals
-from latte_cli.estimator.memory import Memory, Place
+from latte_cli.estimator.memory import CallPosition, Memory
 from latte_cli.estimator.records import Estimate, LayerTime
 from latte_cli.estimator.steps import LOSS, UPDATE, Step, Work
 from latte_cli.lookup import Source, Timing
@@ -147,7 +147,7 @@ def _row(work: Work, timing: Timing, layout: Layout, calibration: Calibration, c
     )
 
 
-def _workspaces(parts: Iterable[LayerTime]) -> dict[Place, int]:
+def _workspaces(parts: Iterable[LayerTime]) -> dict[CallPosition, int]:
     return {
         (part.name, part.phase): part.workspace_bytes
         for part in parts

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.estimator.calibration import Calibration, calibrated, calibration_pairs
+from latte_cli.estimator.calibration import Calibration, calibrate, calibration_pairs
 from latte_cli.estimator.candidates import known_timings
 from latte_cli.estimator.composition import StepCalls
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory, memory
 from latte_cli.estimator.models import Models
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
-from latte_cli.estimator.steps import Step, Work, training_step
+from latte_cli.estimator.steps import Step, Work, step_calls
 from latte_cli.estimator.variants import Variants
 from latte_cli.lookup import Lookup, Pair, Timing
 from latte_cli.network import Network
@@ -56,7 +56,7 @@ class Estimator:
     def calibration(self) -> Calibration:
         """What the device's rows tell of calls within networks."""
         if self._uncalibrated:
-            self._measured(calibration_pairs(self.device.kind))
+            self._measured_timings(calibration_pairs(self.device.kind))
         return self._calibration
 
     def estimate(self, network: Network, step: Step | str = "sgd", allow_unknown: bool = False) -> Estimate:
@@ -90,7 +90,7 @@ class Estimator:
             StepCalls(
                 network=network,
                 step=step,
-                works=tuple(training_step(network, step)),
+                works=tuple(step_calls(network, step)),
                 memory=memory(network, step, self._lookup.precision, fused=self.device.kind.queued),
             )
         )
@@ -118,13 +118,13 @@ class Estimator:
 
     def _variants(self, calls: StepCalls) -> Variants:
         pairs = tuple(dict.fromkeys(work.pair for work in calls.costly))
-        known = known_timings(self._lookup, self._measured(pairs), pairs)
+        known = known_timings(self._lookup, self._measured_timings(pairs), pairs)
         return Variants(calls, known, self._models, self._calibration)
 
-    def _measured(self, pairs: Sequence[Pair]) -> dict[Pair, tuple[Timing, ...]]:
+    def _measured_timings(self, pairs: Sequence[Pair]) -> dict[Pair, tuple[Timing, ...]]:
         """The measured timings of `pairs`; the first reading brings the calibration too, if it is used."""
         beside = calibration_pairs(self.device.kind) if self._uncalibrated else ()
-        found = self._lookup.measured(pairs, beside)
+        found = self._lookup.measured_timings(pairs, beside)
         if self._uncalibrated:
-            self._calibration, self._uncalibrated = calibrated(found, self.device.kind), False
+            self._calibration, self._uncalibrated = calibrate(found, self.device.kind), False
         return {pair: found[pair] for pair in pairs if pair in found}

@@ -13,13 +13,13 @@ from latte_cli.lookup import Z80, Z95, Source, Timing
 _COMMON_SPREAD = 0.05  # a whole model against itself, minutes later: facts of the reference machine
 
 Interval: TypeAlias = tuple[float, float]
-Part: TypeAlias = tuple[LayerTime, Timing | None]
+StepPart: TypeAlias = tuple[LayerTime, Timing | None]
 """A call's row, and the timing that it was made from."""
 
 Bound: TypeAlias = Callable[[LayerTime], float]
 
 
-def intervals(parts: Sequence[Part], total: float, calibrated: float) -> tuple[Interval, Interval]:
+def intervals(parts: Sequence[StepPart], total: float, calibrated: float) -> tuple[Interval, Interval]:
     """The step's 95 and 80 % intervals: T ∓ sqrt(Σ h² + (z d T)²).
 
     h is half the interval of what errs together: all calls of one layer and phase, which share their rows, and the
@@ -41,7 +41,7 @@ def intervals(parts: Sequence[Part], total: float, calibrated: float) -> tuple[I
     return wide, interval(Z80, lambda part: part.low_80_s, lambda part: part.high_80_s)
 
 
-def _halves(parts: Sequence[Part], half: Callable[[LayerTime], float]) -> float:
+def _halves(parts: Sequence[StepPart], half: Callable[[LayerTime], float]) -> float:
     """The root of the sum of h² (see `intervals`), where `half` is a call's own."""
     groups: defaultdict[object, defaultdict[Layer, float]] = defaultdict(lambda: defaultdict(float))
     alike: dict[object, float] = {}

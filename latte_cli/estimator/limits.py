@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.candidates import KnownTimings
-from latte_cli.estimator.memory import Memory, Place, moment_of
+from latte_cli.estimator.memory import CallPosition, Memory, moment_of
 from latte_cli.estimator.predictions import Predictions
 from latte_cli.estimator.steps import LOSS, UPDATE, Work
 from latte_cli.layers import Convolution
@@ -27,7 +27,7 @@ class DoesNotFit(LatteError):
         self.least_bytes = least_bytes
 
 
-def workspace_limits(works: Sequence[Work], live_bytes: Mapping[Place, int], limits: Limits) -> list[int | None]:
+def workspace_limits(works: Sequence[Work], live_bytes: Mapping[CallPosition, int], limits: Limits) -> list[int | None]:
     """The workspace that each call may take: what one call may, and what `live_bytes` leave free at that point."""
     if limits.memory_bytes is None:
         return [limits.workspace_bytes] * len(works)
@@ -41,7 +41,7 @@ def least_bytes(works: Sequence[Work], memory: Memory, known: KnownTimings, pred
     return memory.with_workspaces(_least_workspaces(works, known, predictions)).peak.live_bytes
 
 
-def _least_workspaces(works: Sequence[Work], known: KnownTimings, predictions: Predictions) -> dict[Place, int]:
+def _least_workspaces(works: Sequence[Work], known: KnownTimings, predictions: Predictions) -> dict[CallPosition, int]:
     works = [work for work in works if work.name not in (LOSS, UPDATE)]
     least = {
         (work.name, work.phase): min(map(workspace_bytes, timings))

@@ -12,7 +12,7 @@ from latte_cli.network import Network, Node
 from latte_cli.optimizers import update_rule
 from latte_cli.tasks import Precision
 
-Place: TypeAlias = tuple[str, Phase]
+CallPosition: TypeAlias = tuple[str, Phase]
 """A node's name, or UPDATE or LOSS, and a phase."""
 
 
@@ -46,12 +46,12 @@ class Memory:
         """The moment with the most live bytes."""
         return max(self.timeline, key=lambda moment: moment.live_bytes)
 
-    def with_workspaces(self, workspaces: Mapping[Place, int]) -> "Memory":
+    def with_workspaces(self, workspaces: Mapping[CallPosition, int]) -> "Memory":
         """The same step with the workspace bytes that are known of its calls; those of one moment come one by one."""
-        most: dict[Place, int] = {}
+        most: dict[CallPosition, int] = {}
         for (name, phase), needed_bytes in workspaces.items():
-            place = (name, moment_of(phase))
-            most[place] = max(needed_bytes, most.get(place, 0))
+            position = (name, moment_of(phase))
+            most[position] = max(needed_bytes, most.get(position, 0))
         timeline = (
             replace(moment, temporary_bytes=moment.temporary_bytes + extra) if extra else moment
             for moment in self.timeline
@@ -59,12 +59,12 @@ class Memory:
         )
         return Memory(timeline=tuple(timeline))
 
-    def live_bytes(self) -> dict[Place, int]:
+    def live_bytes(self) -> dict[CallPosition, int]:
         """What is live at each call, the most if a place comes again."""
-        live: dict[Place, int] = {}
+        live: dict[CallPosition, int] = {}
         for moment in self.timeline:
-            place = (moment.name, moment.phase)
-            live[place] = max(moment.live_bytes, live.get(place, 0))
+            position = (moment.name, moment.phase)
+            live[position] = max(moment.live_bytes, live.get(position, 0))
         return live
 
 
@@ -94,7 +94,7 @@ class _Simulation:
         self.sizes |= {node.output: 0 for node in network.nodes if isinstance(node.layer, Stored)}
         self.reads = Counter(self.roots[name] for node in network.nodes for name in node.inputs)
         self.reads.update(self.roots[name] for name in network.outputs)
-        self.saved = {node.name: self._saved(node) for node in network.nodes}
+        self.saved = {node.name: self._saved_activations(node) for node in network.nodes}
         self.held: Counter[str] = Counter()
         self.extra = 0
         self.gradients = 0
@@ -140,7 +140,7 @@ class _Simulation:
             root = self.roots[node.output]
             if root == node.output and root not in inputs:
                 self.held[root] += 1  # until its last reader in forward
-            for name in self._kept(node):
+            for name in self._kept_storages(node):
                 self.held[name] += 1
             self.extra += self.saved[node.name][1]
             yield self._moment(node.name, Phase.FORWARD)
@@ -153,18 +153,18 @@ class _Simulation:
 
     def _backward(self) -> Iterator[Moment]:
         network = self.network
-        if not network.outputs or self.step.loss == "none" or network.scores not in network.trained:
+        if not network.outputs or self.step.loss == "none" or network.scores not in network.trained_activations:
             return
         scores = self.sizes[network.scores]
-        loss = network.loss().saved(trains=False, flows=(True,), fused=self.fused)
+        loss = network.loss().saved_tensors(trains=False, flows=(True,), fused=self.fused)
         kept, gradients = (self.element * loss.elements, 2) if self.step.loss == "cross-entropy" else (0, 1)
         yield self._moment(LOSS, Phase.FORWARD, kept)
         yield self._moment(LOSS, Phase.BACKWARD, kept + gradients * scores)
         self.flowing[self.roots[network.scores]] = scores
         for node in reversed(network.nodes):
-            if node.output in network.trained:
+            if node.output in network.trained_activations:
                 yield self._step_back(node)
-            for name in self._kept(node):
+            for name in self._kept_storages(node):
                 self.held[name] -= 1
             self.extra -= self.saved[node.name][1]
 
@@ -173,7 +173,7 @@ class _Simulation:
         network, own = self.network, self.roots[node.output]
         arriving = self.flowing.pop(own, 0) if node.layer.passes_gradient else 0
         added = 0
-        for name in dict.fromkeys(name for name in node.inputs if name in network.trained):
+        for name in dict.fromkeys(name for name in node.inputs if name in network.trained_activations):
             root = self.roots[name]
             if root in self.flowing and root != own:
                 added += self.sizes[name]  # two gradients are added into a third
@@ -193,20 +193,20 @@ class _Simulation:
         self.ready |= fresh
         self.gradients += self.weight * sum(sizes[name] for name in fresh)
 
-    def _kept(self, node: Node) -> Iterable[str]:
+    def _kept_storages(self, node: Node) -> Iterable[str]:
         """The storages that a node holds for its backward pass; the network's inputs are there anyway."""
-        if node.output not in self.network.trained:
+        if node.output not in self.network.trained_activations:
             return ()
         inputs = {name for name, _ in self.network.inputs}
         return {self.roots[name] for name in self.saved[node.name][0]} - inputs
 
-    def _saved(self, node: Node) -> tuple[tuple[str, ...], int]:
+    def _saved_activations(self, node: Node) -> tuple[tuple[str, ...], int]:
         """The activations that backward needs again, and bytes beside them."""
-        if node.output not in self.network.trained:
+        if node.output not in self.network.trained_activations:
             return (), 0
-        flows = [name in self.network.trained for name in node.read]
-        saved = node.layer.saved(trains=self.network.trains(node), flows=flows, fused=self.fused)
-        inputs = (node.read[place] for place in saved.inputs if place < len(node.read))
+        flows = [name in self.network.trained_activations for name in node.read]
+        saved = node.layer.saved_tensors(trains=self.network.trains(node), flows=flows, fused=self.fused)
+        inputs = (node.read[position] for position in saved.inputs if position < len(node.read))
         names = (*inputs, *((node.output,) if saved.output else ()))
         return names, self.element * saved.elements + saved.other_bytes
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Predicting(Protocol):
     """What predicts the times of tasks."""
 
-    def predicted(self, tasks: Sequence[Task], device: Device) -> dict[Task, Timing]:
+    def predict(self, tasks: Sequence[Task], device: Device) -> dict[Task, Timing]:
         """A timing of each task that it can say something of."""
 
 
@@ -59,7 +59,7 @@ class Models:
         """What the estimator's name stands for, fitted on the device's rows under these settings."""
         if self.estimator in rates.AMOUNTS:
             rows = [timing for timing in self.lookup.everything() if self.lookup.matches(timing.task)]
-            return rates.fit(rates.AMOUNTS[self.estimator], [row for row in rows if not row.task.layer.free])
+            return rates.fit_rates(rates.AMOUNTS[self.estimator], [row for row in rows if not row.task.layer.free])
         if self.time_model and self.estimator == "roofline":
             return self.time_model.roofline
         return self.time_model

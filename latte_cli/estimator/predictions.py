@@ -8,7 +8,7 @@ from latte_cli.algorithms import Algorithm
 from latte_cli.estimator.models import Models, Predicting
 from latte_cli.layers import Convolution
 from latte_cli.lookup import Pair, Timing
-from latte_cli.strategies import Selection, ranked
+from latte_cli.strategies import Selection, rank_timings
 from latte_cli.tasks import Task
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Predictions:
         """The estimator's timing of each way; None where nothing can be said."""
         fresh = [way for way in dict.fromkeys(ways) if way not in self._timings]
         if fresh:
-            predicted = self._predicted(fresh, self.models.predictor)
+            predicted = self._predict(fresh, self.models.predictor)
             if not self.models.replaces_rows:
                 predicted = self._with_workspaces(predicted)
             self._timings.update({way: predicted.get(way) for way in fresh})
@@ -42,15 +42,15 @@ class Predictions:
         fresh = [pair for pair in dict.fromkeys(pairs) if pair not in self._alternatives]
         if fresh:
             ways = [(pair, algorithm) for pair in fresh for algorithm in sorted(self.models.lookup.run_before(pair))]
-            predicted = self._with_workspaces(self._predicted(ways, self.models.time_model)) if ways else {}
+            predicted = self._with_workspaces(self._predict(ways, self.models.time_model)) if ways else {}
             found: dict[Pair, list[Timing]] = {pair: [] for pair in fresh}
             for (pair, _), timing in predicted.items():
                 found[pair].append(timing)
             rankings = self.models.lookup.rankings(found)
-            self._alternatives.update({pair: tuple(ranked(own, rankings[pair])) for pair, own in found.items()})
+            self._alternatives.update({pair: tuple(rank_timings(own, rankings[pair])) for pair, own in found.items()})
         return self._alternatives
 
-    def selected(self, calls: Sequence[tuple[Pair, int | None]]) -> list[Selection | None]:
+    def select(self, calls: Sequence[tuple[Pair, int | None]]) -> list[Selection | None]:
         """What the selector prefers for each call, a pair and the limit of its workspace; None without a selector."""
         preferences = self.preferences([pair for pair, _ in calls])
         if preferences is None:
@@ -73,7 +73,7 @@ class Predictions:
             self._preferences.update(zip(fresh, preferences, strict=True))
         return self._preferences
 
-    def _predicted(self, ways: Sequence[Way], model: Predicting | None) -> dict[Way, Timing]:
+    def _predict(self, ways: Sequence[Way], model: Predicting | None) -> dict[Way, Timing]:
         if model is None:
             return {}
         settings = self.models.lookup.settings()
@@ -81,7 +81,7 @@ class Predictions:
             (pair, algorithm): Task(layer=pair[0], phase=pair[1], algorithm=algorithm, settings=settings)
             for pair, algorithm in ways
         }
-        predicted = model.predicted(tuple(tasks.values()), self.models.device)
+        predicted = model.predict(tuple(tasks.values()), self.models.device)
         return {way: predicted[task] for way, task in tasks.items() if task in predicted}
 
     def _with_workspaces(self, predicted: Mapping[Way, Timing]) -> dict[Way, Timing]:

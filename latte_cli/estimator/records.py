@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from latte_cli.algorithms import Algorithm
 from latte_cli.devices import Device
 from latte_cli.engines import family
-from latte_cli.estimator.doubts import Warn
+from latte_cli.estimator.diagnostics import Diagnostic
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.steps import Step
 from latte_cli.layers import Convolution, Layer, Phase
@@ -81,7 +81,7 @@ class Estimate:
     transfer_s: float | None = None
     estimator: str = LOOKUP
     missing: tuple[str, ...] = ()
-    warnings: tuple[Warn, ...] = ()
+    warnings: tuple[Diagnostic, ...] = ()
 
     @property
     def step_s(self) -> float:

@@ -43,14 +43,14 @@ class Work:
         return self.layer, self.phase
 
 
-def training_step(network: Network, step: Step) -> Iterator[Work]:
+def step_calls(network: Network, step: Step) -> Iterator[Work]:
     """The calls of one training step as autograd makes them: no gradient for what depends on no trained parameter.
 
     Raises LatteError where there are no layers, and where there is an optimizer but nothing to train.
     """
     if not network.nodes:
         raise LatteError(f"`{network.name}` holds no layers that depend on its inputs", hint="is it the right file?")
-    count, trained = step.accumulate, network.trained
+    count, trained = step.accumulate, network.trained_activations
     for node in network.nodes:
         for phase in phases(network, node):
             yield Work(name=node.name, layer=node.layer, phase=phase, count=count)
@@ -80,12 +80,12 @@ def loss_layers(network: Network, loss: str) -> tuple[Layer, ...]:
 def phases(network: Network, node: Node) -> Iterator[Phase]:
     """The phases of a node in a training step."""
     yield Phase.FORWARD
-    if node.output not in network.trained:
+    if node.output not in network.trained_activations:
         return
     if Phase.BACKWARD in node.layer.phases:
         yield Phase.BACKWARD
         return
-    if Phase.BACKWARD_DATA in node.layer.phases and any(name in network.trained for name in node.read):
+    if Phase.BACKWARD_DATA in node.layer.phases and any(name in network.trained_activations for name in node.read):
         yield Phase.BACKWARD_DATA
     if network.trains(node):
         yield Phase.BACKWARD_FILTER

@@ -7,10 +7,10 @@ from math import inf
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.estimator.calibration import Calibration
-from latte_cli.estimator.candidates import KnownTimings, candidates
+from latte_cli.estimator.candidates import KnownTimings, candidates_for
 from latte_cli.estimator.choices import selections
 from latte_cli.estimator.composition import Row, StepCalls, compose_rows, compose_step, waiting_share
-from latte_cli.estimator.doubts import Warn, doubts, how_to_measure
+from latte_cli.estimator.diagnostics import Diagnostic, diagnose, how_to_measure
 from latte_cli.estimator.limits import DoesNotFit, least_bytes, workspace_limits
 from latte_cli.estimator.models import Models
 from latte_cli.estimator.predictions import Predictions
@@ -40,7 +40,7 @@ class Variants:
             self._composed[key] = self._compose(strategy, selected, allow_unknown)
         timings = [one.timing for one in selected if one.timing]
         found = replace(self._composed[key], limits=limits)
-        return replace(found, warnings=tuple(self._doubts(found, strategy, timings)))
+        return replace(found, warnings=tuple(self._diagnostics(found, strategy, timings)))
 
     def rows(self, strategy: Strategy, limits: Limits) -> list[Row]:
         """The rows of the calls; raises LatteError for what can be neither looked up nor predicted."""
@@ -62,7 +62,9 @@ class Variants:
         works = self._calls.costly
         pairs = [work.pair for work in works]
         calls = list(zip(pairs, workspace_limits(works, self._live_bytes, limits), strict=True))
-        return selections(strategy, candidates(calls, strategy.need, self._known, self._predictions), self._predictions)
+        return selections(
+            strategy, candidates_for(calls, strategy.need, self._known, self._predictions), self._predictions
+        )
 
     def _rows(self, selected: Sequence[Selection]) -> tuple[list[Row], tuple[str, ...]]:
         return compose_rows(self._calls, selected, self._models.lookup.layout, self._calibration)
@@ -89,12 +91,12 @@ class Variants:
         if not self._models.device.kind.own_memory:
             return None
         pair = (network.transfer(), Phase.FORWARD)
-        found = self._models.lookup.measured((pair,)).get(pair) or self._models.lookup.interpolated(pair)
+        found = self._models.lookup.measured_timings((pair,)).get(pair) or self._models.lookup.interpolate(pair)
         return found[0].device_s if found else None
 
-    def _doubts(self, found: Estimate, strategy: Strategy, timings: Sequence[Timing]) -> Iterator[Warn]:
+    def _diagnostics(self, found: Estimate, strategy: Strategy, timings: Sequence[Timing]) -> Iterator[Diagnostic]:
         device = self._models.device
-        return doubts(
+        return diagnose(
             timings,
             strategy=strategy,
             limits=found.limits,

@@ -23,7 +23,7 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Kept: TypeAlias = Mapping[str, NDArray[np.int64]]
 """The channels kept of each channel group, ascending; a group that is not named stays whole."""
 
-Places: TypeAlias = Mapping[str, tuple[NDArray[np.int64], ...]]
+ParameterIndices: TypeAlias = Mapping[str, tuple[NDArray[np.int64], ...]]
 """For each parameter by name, the indices kept of each dimension."""
 
 MOST_EXAMPLES = 10**9
@@ -33,7 +33,7 @@ MOST_CHANGE = 10.0
 """Measured on docs/federation: up to 0.6 where networks learn, 6 where training (learning rate 0.2) nearly diverges."""
 
 
-class Rule(StrEnum):
+class AggregationRule(StrEnum):
     """How the values that several devices return for a number of a parameter become one.
 
     `EXAMPLES` weighs each device by the examples it trained on (FedAvg, FjORD). `HOLDERS` weighs all that hold the
@@ -62,13 +62,13 @@ def groups(network: Network) -> tuple[ChannelGroup, ...]:
     return _positions(network).groups
 
 
-def places(network: Network, kept: Kept, dropped: tuple[str, ...] = ()) -> Places:
+def indices_of(network: Network, kept: Kept, dropped: tuple[str, ...] = ()) -> ParameterIndices:
     """Where in each parameter of `network` those of the sub-model lie; known for channels that were kept before.
 
     Raises LatteError for a group or a block there is none of and for channels it does not have.
     """
     chosen = tuple(sorted((name, _numbers(name, channels)) for name, channels in kept.items()))
-    return _places(network, chosen, dropped)
+    return _cached_indices(network, chosen, dropped)
 
 
 @lru_cache(maxsize=8)
@@ -77,7 +77,9 @@ def _positions(network: Network) -> Positions:
 
 
 @lru_cache(maxsize=1024)
-def _places(network: Network, kept: tuple[tuple[str, tuple[int, ...]], ...], dropped: tuple[str, ...]) -> Places:
+def _cached_indices(
+    network: Network, kept: tuple[tuple[str, tuple[int, ...]], ...], dropped: tuple[str, ...]
+) -> ParameterIndices:
     found = _positions(network).parameters(dict(kept))
     if not dropped:
         return found
@@ -96,9 +98,9 @@ def _numbers(name: str, channels: NDArray[np.int64]) -> tuple[int, ...]:
 def part(network: Network, whole: Arrays, kept: Kept, dropped: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
     """The parameters of the sub-model that keeps these channels, cut out of the `whole` network's.
 
-    Raises LatteError as `places` does.
+    Raises LatteError as `indices_of` does.
     """
-    return {name: whole[name][np.ix_(*index)] for name, index in places(network, kept, dropped).items()}
+    return {name: whole[name][np.ix_(*index)] for name, index in indices_of(network, kept, dropped).items()}
 
 
 def trained_channels(network: Network, kept: Kept, dropped: tuple[str, ...] = ()) -> Kept:
@@ -110,7 +112,7 @@ def trained_channels(network: Network, kept: Kept, dropped: tuple[str, ...] = ()
     return {**kept, **gone}
 
 
-def checked(network: Network, update: Update) -> Update:
+def check_update(network: Network, update: Update) -> Update:
     """`update`, if it can be put together with others.
 
     Raises LatteError for channels that the network does not have or that do not ascend, parameters that are missing,
@@ -130,7 +132,7 @@ def checked(network: Network, update: Update) -> Update:
 
 def check_arrays(network: Network, arrays: Arrays, kept: Kept, dropped: tuple[str, ...] = ()) -> None:
     """Raise LatteError where `arrays` are not the parameters of the sub-model that keeps these channels."""
-    wanted = places(network, kept, dropped)
+    wanted = indices_of(network, kept, dropped)
     for name in arrays:
         if name not in wanted:
             raise unknown("parameter", name, wanted)
@@ -139,7 +141,7 @@ def check_arrays(network: Network, arrays: Arrays, kept: Kept, dropped: tuple[st
 
 
 def check_change(network: Network, whole: Arrays, update: Update) -> None:
-    """Raise LatteError where an update that passed `checked` changes the parameters by more than a training does.
+    """Raise LatteError where an update that passed `check_update` changes the parameters by more than a training does.
 
     The bound is on the Euclidean norm of the change of all its parameters together (norm thresholding: Sun et al.,
     "Can You Really Backdoor Federated Learning?", 2019), MOST_CHANGE times the norm that they had in `whole`.
@@ -169,21 +171,21 @@ def _check_array(name: str, array: NDArray[Any] | None, shape: tuple[int, ...]) 
         raise LatteError(f"the parameter `{name}` holds what is no number", hint="a smaller learning rate may help")
 
 
-def importance(network: Network, whole: Arrays) -> dict[str, NDArray[np.float64]]:
+def channel_importance(network: Network, whole: Arrays) -> dict[str, NDArray[np.float64]]:
     """How much each channel of each group matters, by the weights that make it."""
     return importance_of(network, groups(network), whole)
 
 
-def aggregated(
-    network: Network, whole: Arrays, updates: Sequence[Update], rule: Rule = Rule.EXAMPLES
+def aggregate(
+    network: Network, whole: Arrays, updates: Sequence[Update], rule: AggregationRule = AggregationRule.EXAMPLES
 ) -> dict[str, NDArray[Any]]:
     """The parameters of `whole` after a round: each number is the mean, by `rule`, over the devices that hold it.
 
     What no device holds keeps its value. Sums are made in double precision, in the order of `updates`, which have
-    passed `checked`.
+    passed `check_update`.
     """
-    weights = [float(update.examples) if rule is Rule.EXAMPLES else 1.0 for update in updates]
-    held = [places(network, update.kept, update.dropped) for update in updates]
+    weights = [float(update.examples) if rule is AggregationRule.EXAMPLES else 1.0 for update in updates]
+    held = [indices_of(network, update.kept, update.dropped) for update in updates]
     return {
         name: _mean(
             value,

@@ -16,10 +16,10 @@ from latte_cli.allocator.channels import Frequencies
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, messages, models
 from latte_cli.federated.aggregation import check_arrays, groups
-from latte_cli.federated.device import Prices
-from latte_cli.federated.messages import ARRAYS, FREQUENCIES, METRICS, TABLE, Task
+from latte_cli.federated.device import DevicePrices
+from latte_cli.federated.messages import ARRAYS, FREQUENCIES, METRICS, TABLE, RoundTask
 from latte_cli.federated.settings import settings
-from latte_cli.federated.training import evaluated
+from latte_cli.federated.training import evaluate_network
 from latte_cli.network import Network
 
 app = ClientApp()
@@ -27,7 +27,7 @@ app = ClientApp()
 _Answer = Callable[[Message, Context], RecordDict]
 
 
-def _answering(answer: _Answer) -> Callable[[Message, Context], Message]:
+def _answer_errors(answer: _Answer) -> Callable[[Message, Context], Message]:
     """A handler whose LatteErrors become error replies, which the server names."""
 
     @wraps(answer)
@@ -42,19 +42,19 @@ def _answering(answer: _Answer) -> Callable[[Message, Context], Message]:
 
 
 @app.query()
-@_answering
+@_answer_errors
 def prices(message: Message, context: Context) -> RecordDict:
     """Price the server's catalogue of sub-models by this device's own profile."""
     task = messages.task_in(message.content)
     try:
         found = _prices(task, context)
     except LatteError as exc:  # the server does not know the device's name yet
-        raise LatteError(f"`{device.name(context.node_config)}`: {exc.message}", hint=exc.hint) from exc
+        raise LatteError(f"`{device.device_name(context.node_config)}`: {exc.message}", hint=exc.hint) from exc
     return RecordDict({TABLE: messages.prices_record(found)})
 
 
 @app.train()
-@_answering
+@_answer_errors
 def train(message: Message, context: Context) -> RecordDict:
     """Train the largest sub-model whose round meets the round duration, and return it with what F gains by it."""
     task, own = messages.task_in(message.content), settings(context.run_config)
@@ -62,9 +62,9 @@ def train(message: Message, context: Context) -> RecordDict:
     best = largest(table.rounds, task.round_duration_s)
     if best is None:
         raise device.too_slow(table.rounds, task.round_duration_s)
-    network = models.network(task.model, batch=own.batch)
-    training, _ = device.examples(context.node_config, own, network)
-    returned = device.returned(
+    network = models.network_from(task.model, batch=own.batch)
+    training, _ = device.device_examples(context.node_config, own, network)
+    returned = device.train_round(
         network,
         _whole(message.content, network),
         _frequencies(message.content, network),
@@ -78,19 +78,19 @@ def train(message: Message, context: Context) -> RecordDict:
 
 
 @app.evaluate()
-@_answering
-def evaluate(message: Message, context: Context) -> RecordDict:
+@_answer_errors
+def answer_evaluation(message: Message, context: Context) -> RecordDict:
     """Evaluate the whole network on what this device holds out."""
     task, own = messages.task_in(message.content), settings(context.run_config)
-    network = models.network(task.model, batch=own.batch)
-    training, held_out = device.examples(context.node_config, own, network)
+    network = models.network_from(task.model, batch=own.batch)
+    training, held_out = device.device_examples(context.node_config, own, network)
     if not len(held_out):
         raise LatteError("nothing is held out for evaluating", hint="set `held-out-locally`")
-    score = evaluated(network, _whole(message.content, network), held_out, statistics=training)
+    score = evaluate_network(network, _whole(message.content, network), held_out, statistics=training)
     return RecordDict({METRICS: messages.score_record(score, len(held_out))})
 
 
-def _prices(task: Task, context: Context) -> Prices:
+def _prices(task: RoundTask, context: Context) -> DevicePrices:
     """The prices of the task's catalogue: those this device remembers, else made and remembered."""
     key = sha256(
         task.model + str(messages.task_record(replace(task, round_number=0))["catalogue"]).encode()
@@ -99,11 +99,11 @@ def _prices(task: Task, context: Context) -> Prices:
     if isinstance(known, ConfigRecord) and known.get("key") == key:
         return messages.prices_in(known, task.sub_models)
     node, own = context.node_config, settings(context.run_config)
-    network = models.network(task.model, batch=own.batch)
-    training, _ = device.examples(node, own, network)
+    network = models.network_from(task.model, batch=own.batch)
+    training, _ = device.device_examples(node, own, network)
     rounds = device.rounds(node, own, task.model, task.sub_models, len(training))
-    found = Prices(
-        name=device.name(node),
+    found = DevicePrices(
+        name=device.device_name(node),
         number=device.number(node),
         device=rounds[0].device,
         examples=len(training),

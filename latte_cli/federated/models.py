@@ -32,7 +32,7 @@ def content(model: str, *, image_size: int | None = None, classes: int | None = 
 
 
 @lru_cache(maxsize=16)
-def network(content: bytes, *, batch: int) -> Network:
+def network_from(content: bytes, *, batch: int) -> Network:
     """The network in `content` at this batch size; the same object for the same arguments.
 
     Raises LatteError for what is no network, and for one with constant tensors, which are in no graph without weights.
@@ -53,7 +53,7 @@ _NAMES = {"clip": {1: "min", 2: "max"}, "dropout": {1: "ratio"}}
 def _known_by_attributes(node: Node) -> bool:
     """Whether a node computes the same without the constants it reads: single numbers stand in its attributes too."""
     known = {name for name, _ in node.attributes}
-    places = {place for place, _ in node.constants}
+    indices = {index for index, _ in node.constants}
     match node.layer:
         case Norm() | Activation(function="relu6"):
             return True
@@ -61,5 +61,5 @@ def _known_by_attributes(node: Node) -> bool:
             return "value" in known
         case Activation(function=kind) | Dropout(kind=kind):
             names = _NAMES.get(kind, {})
-            return all(names.get(place) in known for place in places)
-    return not places
+            return all(names.get(index) in known for index in indices)
+    return not indices

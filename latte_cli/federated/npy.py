@@ -22,7 +22,7 @@ _TYPES = {
 }
 
 
-def read(data: bytes) -> NDArray[Any]:
+def read_array(data: bytes) -> NDArray[Any]:
     """The array of plain numbers in `data`, the bytes that `numpy.save` writes for it.
 
     The header is matched, not evaluated, and its sizes are compared with the number of bytes before anything is

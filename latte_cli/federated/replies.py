@@ -35,7 +35,7 @@ def answers(
     message that the node was asked; its content has at most `most_bytes`. `read` raises LatteError for what it
     refuses. Nodes that replied without having been asked come last, refused.
     """
-    of_node, strays = _sorted(asked, replies)
+    of_node, strays = _sort(asked, replies)
     for node, message in asked.items():
         try:
             yield node, read(node, _content(message, of_node[node], most_bytes, stray=node in strays))
@@ -60,7 +60,7 @@ def reason(refused: LatteError) -> str:
     return plain if len(plain) <= _SHOWN else f"{plain[:_SHOWN]}..."
 
 
-def _sorted(asked: Mapping[int, Message], replies: Iterable[Message]) -> tuple[dict[int, list[Message]], set[int]]:
+def _sort(asked: Mapping[int, Message], replies: Iterable[Message]) -> tuple[dict[int, list[Message]], set[int]]:
     """The replies of each node to the message that it was asked, and the nodes that sent others.
 
     For what does not arrive Flower replies itself, in its own name.

@@ -19,9 +19,9 @@ from latte_cli.allocator import catalogue, read_plan
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, messages, models
 from latte_cli.federated.receiving import Receiving
-from latte_cli.federated.settings import Settings, settings
+from latte_cli.federated.settings import FederationSettings, settings
 from latte_cli.federated.strategy import Overlap
-from latte_cli.federated.training import evaluated, initial
+from latte_cli.federated.training import evaluate_network, initial
 from latte_cli.network import Network
 from latte_cli.network.parts import write_arrays
 from latte_cli.network.weights import weights
@@ -35,20 +35,20 @@ _SCHEMA = "latte-federation/1"
 
 
 @app.main()
-def main(grid: Grid, context: Context) -> None:
+def serve_federation(grid: Grid, context: Context) -> None:
     """Run the federation that the run's configuration describes."""
     federation(grid, settings(context.run_config))
 
 
-def federation(grid: Grid, chosen: Settings) -> tuple[Overlap, Result]:
+def federation(grid: Grid, chosen: FederationSettings) -> tuple[Overlap, Result]:
     """Run the rounds of a federation over `grid`, and write what comes of them to the folder `output`, if any.
 
     Raises LatteError for a model that cannot be trained so, an `output` that is there already, devices that do not
     come, and where none of them can take part.
     """
-    grid, output = Receiving(grid), _opened(chosen.output)
+    grid, output = Receiving(grid), _open_output(chosen.output)
     model = models.content(chosen.model, image_size=chosen.image_size, classes=chosen.classes)
-    network = models.network(model, batch=chosen.batch)
+    network = models.network_from(model, batch=chosen.batch)
     strategy = _strategy(network, model, chosen)
     first = initial(network, seed=chosen.seed, weights=weights(chosen.model) if chosen.pretrained else None)
     _wait(grid, chosen)
@@ -69,7 +69,7 @@ def federation(grid: Grid, chosen: Settings) -> tuple[Overlap, Result]:
     return strategy, result
 
 
-def _strategy(network: Network, model: bytes, chosen: Settings) -> Overlap:
+def _strategy(network: Network, model: bytes, chosen: FederationSettings) -> Overlap:
     """The strategy with the catalogue of the settings, or with a plan's sub-models and round duration."""
     if not chosen.plan:
         return Overlap(network, model, catalogue(network, chosen.widths, chosen.depths), chosen)
@@ -79,7 +79,7 @@ def _strategy(network: Network, model: bytes, chosen: Settings) -> Overlap:
     return Overlap(network, model, file.plan.sub_models, replace(chosen, round_duration_s=duration_s))
 
 
-def _opened(output: str) -> Path | None:
+def _open_output(output: str) -> Path | None:
     if not output:
         return None
     folder = Path(output)
@@ -89,7 +89,7 @@ def _opened(output: str) -> Path | None:
     return folder
 
 
-def _wait(grid: Grid, chosen: Settings) -> None:
+def _wait(grid: Grid, chosen: FederationSettings) -> None:
     """Wait until as many devices as wanted have registered."""
     until = time.monotonic() + chosen.timeout_s
     while len(list(grid.get_node_ids())) < chosen.devices:
@@ -99,14 +99,14 @@ def _wait(grid: Grid, chosen: Settings) -> None:
         time.sleep(_LOOK_AGAIN_S)
 
 
-def _evaluation(network: Network, chosen: Settings) -> Any:
+def _evaluation(network: Network, chosen: FederationSettings) -> Any:
     """What evaluates the whole network after each round; None where the server has no data."""
     if not chosen.data or not chosen.held_out:
         return None
     training, held_out = device.whole(chosen, network)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        score = evaluated(network, messages.arrays_in(arrays), held_out, statistics=training)
+        score = evaluate_network(network, messages.arrays_in(arrays), held_out, statistics=training)
         return MetricRecord({"accuracy": score.accuracy, "loss": score.loss})
 
     return evaluate
@@ -133,7 +133,7 @@ def _write(folder: Path, arrays: dict[str, NDArray[Any]], strategy: Overlap, res
             | {"local_evaluation": _plain(result.evaluate_metrics_clientapp.get(each.number, {}))}
             for each in strategy.rounds
         ],
-        "coverage": asdict(covered) if (covered := strategy.covered()) else None,
+        "coverage": asdict(covered) if (covered := strategy.coverage()) else None,
         "frequencies": {name: each.tolist() for name, each in strategy.frequencies.examples.items()},
     }
-    files.write(folder / "rounds.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    files.write_file(folder / "rounds.json", json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from latte_cli.errors import LatteError, unknown
-from latte_cli.federated.aggregation import Rule
+from latte_cli.federated.aggregation import AggregationRule
 from latte_cli.federated.data import Partition
 from latte_cli.federated.training import Recipe
 from latte_cli.fleet import Method
@@ -15,7 +15,7 @@ _MOST = 10**9  # chosen: more than any round, batch or number of devices, and ex
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class FederationSettings:
     """A federation: its model, the rounds, how devices train, which channels, and their data.
 
     `widths` and `depths` are those of the catalogue of sub-models; a `plan` of `latte allocate` brings its own, and its
@@ -40,7 +40,7 @@ class Settings:
     per_round: int = 0
     timeout_s: float = 3600.0
     method: Method = Method.ROLLING
-    rule: Rule = Rule.EXAMPLES
+    rule: AggregationRule = AggregationRule.EXAMPLES
     batch: int = 32
     epochs: int = 1
     learning_rate: float = 0.05
@@ -77,7 +77,7 @@ class Settings:
         return self.recipe.optimizer
 
 
-def settings(config: Mapping[str, Any]) -> Settings:
+def settings(config: Mapping[str, Any]) -> FederationSettings:
     """The settings in a run's configuration, whose keys are those of Settings with dashes.
 
     `round-duration`, `timeout`, `up` and `down` are quantities with their unit; what is an empty text or missing is
@@ -94,7 +94,7 @@ def settings(config: Mapping[str, Any]) -> Settings:
             found[name] = parse(value)
         except LatteError as exc:
             raise LatteError(f"setting `{key}`: {exc.message}", hint=exc.hint) from exc
-    return Settings(**found)
+    return FederationSettings(**found)
 
 
 def _whole(least: int) -> Callable[[Any], int]:
@@ -162,7 +162,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "per_round": _whole(0),
     "timeout_s": duration_s,
     "method": _one_of(Method),
-    "rule": _one_of(Rule),
+    "rule": _one_of(AggregationRule),
     "batch": _whole(1),
     "epochs": _whole(1),
     "learning_rate": _number(0, 1e3),
@@ -187,4 +187,4 @@ def _key(name: str) -> str:
     return name.removesuffix("_bit_per_s").removesuffix("_s").replace("_", "-")
 
 
-_FIELDS = {_key(field.name): (field.name, _PARSERS[field.name]) for field in fields(Settings)}
+_FIELDS = {_key(field.name): (field.name, _PARSERS[field.name]) for field in fields(FederationSettings)}

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from latte_cli.allocator import SubModel, largest
 from latte_cli.allocator.channels import Coverage, Frequencies, coverage
-from latte_cli.allocator.curve import curve, shortest
+from latte_cli.allocator.curve import curve, shortest_point
 from latte_cli.errors import LatteError, unknown
 from latte_cli.federated import messages
-from latte_cli.federated.aggregation import Kept, aggregated, check_change, checked, groups, trained_channels
-from latte_cli.federated.device import Prices, Returned, too_slow
-from latte_cli.federated.messages import ARRAYS, FREQUENCIES, TABLE, TASK, Task
+from latte_cli.federated.aggregation import Kept, aggregate, check_change, check_update, groups, trained_channels
+from latte_cli.federated.device import DevicePrices, Returned, too_slow
+from latte_cli.federated.messages import ARRAYS, FREQUENCIES, TABLE, TASK, RoundTask
 from latte_cli.federated.replies import SMALL_BYTES, answers, reason, update_bytes
-from latte_cli.federated.settings import Settings
-from latte_cli.federated.training import Score
+from latte_cli.federated.settings import FederationSettings
+from latte_cli.federated.training import NetworkScore
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network
 from latte_cli.network.channels import Resizing
@@ -60,11 +60,13 @@ class Overlap(Strategy):
     on so far.
     """
 
-    def __init__(self, network: Network, model: bytes, sub_models: tuple[SubModel, ...], settings: Settings) -> None:
+    def __init__(
+        self, network: Network, model: bytes, sub_models: tuple[SubModel, ...], settings: FederationSettings
+    ) -> None:
         self.rounds: list[RoundLog] = []
         self.frequencies = Frequencies.none(groups(network))
         self.round_duration_s = settings.round_duration_s
-        self.devices: dict[int, Prices] = {}
+        self.devices: dict[int, DevicePrices] = {}
         self._trained: list[Kept] = []
         self._network, self._model, self._sub_models, self._settings = network, model, sub_models, settings
         self.refused: dict[int, str] = {}
@@ -83,11 +85,11 @@ class Overlap(Strategy):
         new = there - self.devices.keys() - self.refused.keys()
         if not new:
             return
-        content = RecordDict({TASK: messages.task_record(Task(model=self._model, sub_models=self._sub_models))})
+        content = RecordDict({TASK: messages.task_record(RoundTask(model=self._model, sub_models=self._sub_models))})
         asked = {node: Message(content, dst_node_id=node, message_type=MessageType.QUERY) for node in sorted(new)}
         replies = grid.send_and_receive(list(asked.values()), timeout=self._settings.timeout_s)
         most_bytes = SMALL_BYTES + _PRICE_BYTES * len(self._sub_models)
-        for node, found in answers(asked, replies, self._priced, most_bytes=most_bytes):
+        for node, found in answers(asked, replies, self._read_prices, most_bytes=most_bytes):
             if node not in new:
                 log.warning("a reply of node %d is left out: %s", node, found)
             elif isinstance(found, LatteError):
@@ -97,7 +99,7 @@ class Overlap(Strategy):
             else:
                 self.devices[node] = found
 
-    def _priced(self, _: int, content: RecordDict) -> Prices:
+    def _read_prices(self, _: int, content: RecordDict) -> DevicePrices:
         prices = messages.prices_in(messages.config(content, TABLE), self._sub_models)
         if all(each.high_s is None for each in prices.rounds):
             error = too_slow(prices.rounds, inf)
@@ -124,7 +126,7 @@ class Overlap(Strategy):
         if self.round_duration_s is None:
             priced = [(_fleet_class(each), each.rounds) for each in self.devices.values()]
             points = curve(priced, self._network.parameters)
-            self.round_duration_s = shortest(points, capacity=self._settings.capacity).round_duration_s
+            self.round_duration_s = shortest_point(points, capacity=self._settings.capacity).round_duration_s
             log.info("\trounds take %.3g s", self.round_duration_s)
         return self.round_duration_s
 
@@ -141,14 +143,14 @@ class Overlap(Strategy):
         named = {node: prices for node, prices in self.devices.items() if node in there}
         if not named:
             return []
-        task = Task(
+        task = RoundTask(
             model=self._model,
             sub_models=self._sub_models,
             round_number=server_round - 1,
             round_duration_s=self.duration_s(),
         )
         asked = []
-        for node in self._drawn(named, server_round):
+        for node in self._draw(named, server_round):
             if largest(named[node].rounds, task.round_duration_s) is None:
                 self._leave_out(node, too_slow(named[node].rounds, task.round_duration_s))
             else:
@@ -169,7 +171,7 @@ class Overlap(Strategy):
         }
         return list(self._asked.values())
 
-    def _drawn(self, named: Mapping[int, Prices], server_round: int) -> list[int]:
+    def _draw(self, named: Mapping[int, DevicePrices], server_round: int) -> list[int]:
         """The nodes of this round, by the numbers that devices have of their own: node ids are random."""
         order = sorted(named, key=lambda node: (named[node].number, named[node].name, node))
         count = self._settings.per_round
@@ -184,7 +186,7 @@ class Overlap(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         found = []
-        for node, returned in answers(self._asked, replies, self._returned, most_bytes=self._update_bytes):
+        for node, returned in answers(self._asked, replies, self._read_returned, most_bytes=self._update_bytes):
             if isinstance(returned, LatteError):
                 self._leave_out(node, returned)
             else:
@@ -194,7 +196,7 @@ class Overlap(Strategy):
             log.warning("round %d: no device trained, the parameters stay as they are", server_round)
             return None, None
         updates = [each.update for each in found]
-        whole = aggregated(self._network, self._whole, updates, self._settings.rule)
+        whole = aggregate(self._network, self._whole, updates, self._settings.rule)
         for update in updates:
             channels = trained_channels(self._network, update.kept, update.dropped)
             self._trained.append(channels)
@@ -203,11 +205,11 @@ class Overlap(Strategy):
         loss = sum(each.loss * each.update.examples for each in found) / examples
         return messages.array_record(whole), MetricRecord({"examples": examples, "loss": loss, "devices": len(found)})
 
-    def _returned(self, node: int, content: RecordDict) -> Returned:
+    def _read_returned(self, node: int, content: RecordDict) -> Returned:
         """What a device returned, checked; raises LatteError where it is of no use."""
         returned = messages.returned_in(content)
         update, priced = returned.update, self.devices[node].examples
-        checked(self._network, update)
+        check_update(self._network, update)
         self._check_sub_model(returned)
         self._check_gain(returned)
         if update.examples > priced:
@@ -243,7 +245,7 @@ class Overlap(Strategy):
         if set(found) != set(wanted) or not all(np.array_equal(found[name], wanted[name]) for name in wanted):
             raise LatteError("its frequency table is not that of the channels it kept", hint="is it the same model?")
 
-    def covered(self) -> Coverage | None:
+    def coverage(self) -> Coverage | None:
         """The share of the pairs of channels that were trained together so far; None where no channels were cut."""
         if not any(each.widths for each in self._sub_models):
             return None
@@ -266,18 +268,18 @@ class Overlap(Strategy):
             {
                 ARRAYS: arrays,
                 TASK: messages.task_record(
-                    Task(model=self._model, sub_models=self._sub_models, round_number=server_round - 1)
+                    RoundTask(model=self._model, sub_models=self._sub_models, round_number=server_round - 1)
                 ),
             }
         )
-        nodes = self._drawn({node: each for node, each in self.devices.items() if node in there}, server_round)
+        nodes = self._draw({node: each for node, each in self.devices.items() if node in there}, server_round)
         return self._messages(content, nodes, MessageType.EVALUATE, server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         if not self._settings.held_out_locally:
             return None
         found = []
-        for node, scored in answers(self._asked, replies, self._scored):
+        for node, scored in answers(self._asked, replies, self._read_score):
             if isinstance(scored, LatteError):
                 self._leave_out(node, scored)
             else:
@@ -294,14 +296,14 @@ class Overlap(Strategy):
             }
         )
 
-    def _scored(self, node: int, content: RecordDict) -> tuple[int, Score]:
-        """A device's score; it holds out a share of each class, which `data.split` rounds to at least one example."""
+    def _read_score(self, node: int, content: RecordDict) -> tuple[int, NetworkScore]:
+        """A device's score; it holds out a share of each class, at least one example (`data.split_examples`)."""
         share, classes = self._settings.held_out_locally, self._network.shapes[self._network.scores][-1]
         most = ceil((share * self.devices[node].examples + classes) / (1 - share))
         return messages.score_in(content, most_examples=most)
 
 
-def _fleet_class(prices: Prices) -> FleetClass:
+def _fleet_class(prices: DevicePrices) -> FleetClass:
     """The device as a class of one, for the curve of round durations, which has its rounds already."""
     return FleetClass(
         name=prices.name, device=prices.device, samples=prices.examples, batch=1, up_bit_per_s=1.0, down_bit_per_s=1.0

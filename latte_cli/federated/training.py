@@ -52,7 +52,7 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class NetworkScore:
     """How good a network is: the share of examples it gets right, and its mean loss."""
 
     accuracy: float
@@ -61,10 +61,10 @@ class Score:
 
 def initial(network: Network, *, seed: int, weights: Arrays | None = None) -> dict[str, NDArray[Any]]:
     """The parameters that training begins with: those of `weights`, else drawn from `seed` by Kaiming's rule."""
-    return _read(network, NetworkModule(network, weights=weights, seed=seed))
+    return _parameters_of(network, NetworkModule(network, weights=weights, seed=seed))
 
 
-def trained(
+def train_network(
     network: Network,
     arrays: Arrays,
     examples: Examples,
@@ -80,7 +80,7 @@ def trained(
     that the network cannot take, layers that cannot be trained so, and where training diverges.
     """
     _check_examples(network, examples)
-    module = _filled(network, arrays)
+    module = _module_with(network, arrays)
     if recipe.scaled and whole is not None:
         _scale(network, module, whole)
     descent = Descent(recipe, module.parameters())
@@ -91,7 +91,7 @@ def trained(
         for _ in range(recipe.epochs):
             batches = _batches(examples, network.batch_size, order.permutation(len(examples)))
             loss = _epoch_loss(module, descent, batches, absent) / len(examples)
-    found = _read(network, module)
+    found = _parameters_of(network, module)
     if not all(np.isfinite(array).all() for array in found.values()):
         raise LatteError(f"training diverged after {recipe.epochs} epochs", hint="take a smaller learning rate")
     return Trained(arrays=found, loss=loss)
@@ -147,15 +147,15 @@ def _epoch_loss(module: NetworkModule, descent: Descent, batches: Iterator[_Batc
     return total
 
 
-def evaluated(network: Network, arrays: Arrays, examples: Examples, *, statistics: Examples) -> Score:
+def evaluate_network(network: Network, arrays: Arrays, examples: Examples, *, statistics: Examples) -> NetworkScore:
     """How good `network` is on `examples` with the parameters `arrays`.
 
     The running statistics of batch norms, which devices do not send, are the means over the batches of `statistics`.
-    Raises LatteError as `trained` does.
+    Raises LatteError as `train_network` does.
     """
     for each in (examples, statistics):
         _check_examples(network, each)
-    module = _filled(network, arrays).eval()
+    module = _module_with(network, arrays).eval()
     right = loss = 0.0
     with torch.no_grad():
         _estimate_statistics(network, module, statistics)
@@ -163,7 +163,7 @@ def evaluated(network: Network, arrays: Arrays, examples: Examples, *, statistic
             scores = _scores(network, module(images))
             right += float((scores.argmax(1) == targets).sum())
             loss += count * float(_loss(scores, targets, None))
-    return Score(accuracy=right / len(examples), loss=loss / len(examples))
+    return NetworkScore(accuracy=right / len(examples), loss=loss / len(examples))
 
 
 def _batches(examples: Examples, size: int, order: NDArray[np.int64]) -> Iterator[_Batch]:
@@ -210,7 +210,7 @@ def _check_examples(network: Network, examples: Examples) -> None:
         )
 
 
-def _filled(network: Network, arrays: Arrays) -> NetworkModule:
+def _module_with(network: Network, arrays: Arrays) -> NetworkModule:
     """The network as a module with these parameters."""
     module = NetworkModule(network)
     with torch.no_grad():
@@ -224,7 +224,7 @@ def _filled(network: Network, arrays: Arrays) -> NetworkModule:
     return module
 
 
-def _read(network: Network, module: NetworkModule) -> dict[str, NDArray[Any]]:
+def _parameters_of(network: Network, module: NetworkModule) -> dict[str, NDArray[Any]]:
     return {name: parameter.detach().numpy().copy() for name, parameter in _parameters(network, module).items()}
 
 

@@ -105,18 +105,18 @@ def layer_from_text(text: str) -> Layer:
         body = json.loads(text)
         layer = _BY_KIND[body.pop("kind")]
         types = {field.name: get_origin(field.type) or field.type for field in fields(layer)}
-        return layer(**{name: _typed(_tupled(value), types[name]) for name, value in body.items()})
+        return layer(**{name: _check_type(_as_tuples(value), types[name]) for name, value in body.items()})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise LatteError(f"not a layer: {text[:80]}", hint="was it written by a newer version?") from exc
 
 
-def _tupled(value: Any) -> Any:
+def _as_tuples(value: Any) -> Any:
     if not isinstance(value, list):
         return value
-    return tuple(_tupled(item) if isinstance(item, list) else _typed(item, int) for item in value)
+    return tuple(_as_tuples(item) if isinstance(item, list) else _check_type(item, int) for item in value)
 
 
-def _typed(value: Any, kind: object) -> Any:
+def _check_type(value: Any, kind: object) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{value!r} is not of {kind}")
     return value

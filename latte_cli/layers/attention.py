@@ -48,7 +48,7 @@ class Attention(Layer):
     def output_shape(self) -> Shape:
         return (self.batch, self.heads, self.queries, self.value_width)
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """Its softmax is made again from a logarithm of each row's sum, in single precision.
 
         Where that is not one call, queries and keys are scaled beforehand, and the scores, with dropout what is left
@@ -82,7 +82,7 @@ class Attention(Layer):
             return 2 * self.batch * self.heads * self.queries * self.keys * products
         return super().flops(phase)
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         (batch, heads, queries, width), (_, key_heads, keys, _), (*_, value_width) = inputs[:3]
         return replace(
             self,

@@ -108,7 +108,7 @@ class Layer(ABC):
         """Shape of the activation it writes."""
 
     @abstractmethod
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """What autograd keeps for its backward pass.
 
         `trains` says whether a parameter of its own is trained, `flows` for each input whether a gradient flows back to
@@ -194,7 +194,7 @@ class Layer(ABC):
         """Bytes read plus bytes written at `element_bytes` an element, each tensor once."""
         return element_bytes * self.elements_moved(phase)
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         """The same layer for other input shapes and, where it makes channels, another number of them.
 
         Raises LatteError where the layer has no such form.
@@ -216,5 +216,5 @@ class Shaped(Layer):
     def output_shape(self) -> Shape:
         return self.shape
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         return replace(self, shape=tuple(inputs[0]))

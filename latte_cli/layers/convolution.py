@@ -88,7 +88,7 @@ class Convolution(Layer):
     def parameter_shapes(self) -> tuple[Shape, ...]:
         return (self.weight_shape, (self.out_channels,)) if self.bias else (self.weight_shape,)
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """Its input whatever is trained; padding on one side is a copy of the input, which is kept instead."""
         if self.symmetric or self.transposed:
             return Saved(inputs=(0,))
@@ -141,7 +141,7 @@ class Convolution(Layer):
         swapped = {Phase.FORWARD: Phase.BACKWARD_DATA, Phase.BACKWARD_DATA: Phase.FORWARD}
         return swapped.get(phase, phase) if self.transposed else phase
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         batch, in_channels, *spatial = inputs[0]
         groups, wide = self.groups, out_channels or self.out_channels
         if groups == self.in_channels > 1:

@@ -40,10 +40,10 @@ class Concat(Layer):
             self._check(alike, f"inputs of {first} and {shape}")
         return (*first[:axis], sum(shape[axis] for shape in self.shapes), *first[axis + 1 :])
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         return replace(self, shapes=tuple(tuple(shape) for shape in inputs))
 
 
@@ -76,7 +76,7 @@ class Copy(Layer):
     def output_shape(self) -> Shape:
         return self.output
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         if self.operation != "gather":
             return NOTHING
         gathered = (out for size, out in zip(self.shape, self.output, strict=False) if size != out)
@@ -86,7 +86,7 @@ class Copy(Layer):
     def shares_storage(self) -> bool:
         return self.operation in ("transpose", "slice", "split", "expand")
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         shape = tuple(inputs[0])
         if self.operation == "transpose":
             return replace(self, shape=shape, output=tuple(shape[axis] for axis in self.order))
@@ -123,13 +123,13 @@ class View(Layer):
     def output_shape(self) -> Shape:
         return self.output
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
 
     @property
     def shares_storage(self) -> bool:
         return True
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         shape = tuple(inputs[0])
         return replace(self, shape=shape, output=scaled_reshape(self.shape, self.output, shape))

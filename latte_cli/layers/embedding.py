@@ -41,8 +41,8 @@ class Embedding(Layer):
         moved = self.rows + 2 * self.rows * self.width
         return moved + self.parameters if phase is Phase.BACKWARD_FILTER else moved
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return Saved(inputs=(0,) if trains else ())
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         return replace(self, rows=prod(inputs[0]), width=out_channels or self.width)

@@ -45,7 +45,7 @@ class Norm(Shaped):
         own = self.shape[-self.span :] if over_rows else (self.span,) if self.per_group else self.shape[1:2]
         return (own,) if self.function == "rms" else (own, own)
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """What it normalised by, and its input; a CPU has no single call for an RMS norm or a local response norm."""
         if self.fixed:
             return Saved(inputs=(0,))

@@ -28,6 +28,6 @@ class Other(Layer):
     def output_shape(self) -> Shape:
         return self.output
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """All that it could need."""
         return Saved(inputs=tuple(range(len(self.shapes))), output=True)

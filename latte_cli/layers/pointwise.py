@@ -33,7 +33,7 @@ class Activation(Shaped):
 
     function: str
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """By `trains` the constant that it combines its input with is a parameter, which then needs the input."""
         if self.function in _SAVING_NOTHING:
             return Saved(inputs=(0,)) if trains and self.function in _SCALING else NOTHING
@@ -59,7 +59,7 @@ class Dropout(Shaped):
     kind: ClassVar[str] = "dropout"
     code: ClassVar[int] = 5
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """Its mask, in bytes where mask and product are one call."""
         count = prod(self.shape)
         return Saved(other_bytes=count) if fused else Saved(elements=count)
@@ -91,7 +91,7 @@ class Elementwise(Layer):
     def passes_gradient(self) -> bool:
         return self.operation == "add" and all(shape == self.output_shape for shape in self.shapes)
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """The operands that a gradient needs, and what came before the last of more than two."""
         if self.operation in _LINEAR or len(self.shapes) < 2 or not any(flows):
             return NOTHING
@@ -124,5 +124,5 @@ class Elementwise(Layer):
     def flops(self, phase: Phase) -> int:
         return super().flops(phase) * max(1, len(self.shapes) - 1)
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         return replace(self, shapes=tuple(tuple(shape) for shape in inputs))

@@ -35,7 +35,7 @@ class Linear(Layer):
         weight = (self.out_features, self.in_features)
         return (weight, (self.out_features,)) if self.bias else (weight,)
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return Saved(inputs=(0,) if trains else ())
 
     @property
@@ -53,7 +53,7 @@ class Linear(Layer):
     def workload(self) -> int:
         return self.rows * self.in_features * self.out_features
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         rows, in_features = prod(inputs[0][:-1]), inputs[0][-1]
         return replace(self, rows=rows, in_features=in_features, out_features=out_channels or self.out_features)
 
@@ -78,7 +78,7 @@ class MatMul(Layer):
     def output_shape(self) -> Shape:
         return (self.batch, self.m, self.n)
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return Saved(inputs=others_of(flows))
 
     @property

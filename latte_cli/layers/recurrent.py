@@ -12,7 +12,7 @@ _PAGE_BYTES = 4096  # what oneDNN aligns the parts of its workspace to
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}  # blocks of rows in torch's `weight_ih_l0`
 
 
-def _padded(row: int) -> int:
+def _padded_row(row: int) -> int:
     """The length that oneDNN gives rows of 32-bit numbers, against aliases in the cache."""
     whole = -(-row // 16) * 16
     return whole + 16 if whole % 256 == 0 else whole
@@ -67,7 +67,7 @@ class Recurrent(Layer):
         biases = ((self.directions, 2 * rows),) if self.bias else ()
         return (*weights, *biases, *(((self.directions, 3 * self.hidden),) if self.peepholes else ()))
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """On a GPU the library's reserve; on a CPU oneDNN's workspace for an LSTM, each step's gates for the others."""
         inputs = tuple(range(len(self.input_shapes)))
         states = prod(self.output_shape)
@@ -100,8 +100,8 @@ class Recurrent(Layer):
 
         Rows are padded to 64 bytes, and once more where they are a multiple of 256 numbers; each part to whole pages.
         """
-        wide, steps = _padded(max(self.inputs, self.hidden)), 2 * (self.steps + 1)
-        parts = [self.steps * _padded(self.gates * self.hidden), self.steps * _padded(self.hidden)]
+        wide, steps = _padded_row(max(self.inputs, self.hidden)), 2 * (self.steps + 1)
+        parts = [self.steps * _padded_row(self.gates * self.hidden), self.steps * _padded_row(self.hidden)]
         parts += [steps * wide] * 3 + [steps * self.hidden] * 2
         return sum(-(-4 * self.batch * part // _PAGE_BYTES) * _PAGE_BYTES for part in parts)
 
@@ -113,6 +113,6 @@ class Recurrent(Layer):
     def flops(self, phase: Phase) -> int:
         return super().flops(phase) * (2 if phase is Phase.BACKWARD else 1)
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         steps, batch, features = inputs[0]
         return replace(self, steps=steps, batch=batch, inputs=features, hidden=out_channels or self.hidden)

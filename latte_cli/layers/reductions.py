@@ -83,7 +83,7 @@ class Pool(Layer):
     def output_shape(self) -> Shape:
         return (self.batch, self.channels, *self.output)
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """Its input, or the copy of it that is padded where torch's own pool cannot pad so; places of maxima."""
         out, read = prod(self.output_shape), self.batch * self.channels * prod(self.reach)
         kept = Saved(inputs=(0,)) if self.torch_pads else Saved(elements=read)
@@ -100,7 +100,7 @@ class Pool(Layer):
     def flops(self, phase: Phase) -> int:
         return super().flops(phase) * prod(self.kernel)
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         batch, channels, *spatial = inputs[0]
         return replace(self, batch=batch, channels=channels, input=tuple(spatial))
 
@@ -126,7 +126,7 @@ class Reduce(Shaped):
         sizes = [1 if axis in axes else size for axis, size in enumerate(self.shape)]
         return tuple(size for axis, size in enumerate(sizes) if self.keep or axis not in axes)
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         if self.operation in ("mean", "sum") or not self.axes:
             return NOTHING
         if self.operation == "log_sum":

@@ -24,7 +24,7 @@ class Softmax(Shaped):
         self._check_axes(self.axis, rank=len(self.shape))
         super().__post_init__()
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return Saved(output=True)
 
     @property
@@ -51,12 +51,12 @@ class SoftmaxCrossEntropy(Layer):
     def output_shape(self) -> Shape:
         return ()
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """The logarithms of the shares."""
         return Saved(elements=self.rows * self.classes)
 
     def flops(self, phase: Phase) -> int:
         return self.operations_per_element * self.rows * self.classes if phase in self.phases else 0
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         return replace(self, rows=prod(inputs[0][:-1]), classes=inputs[0][-1])

@@ -41,7 +41,7 @@ class Optimizer(Layer):
         """Weights and states read and written, gradients read."""
         return (3 + 2 * OPTIMIZERS[self.function].states) * self.elements if phase in self.phases else 0
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
 
 
@@ -64,7 +64,7 @@ class Transfer(Layer):
     def output_shape(self) -> Shape:
         return (self.elements,)
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
 
 
@@ -91,5 +91,5 @@ class Whole(Layer):
     def output_shape(self) -> Shape:
         return self.input_shapes[0]
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING

@@ -37,7 +37,7 @@ class Stored(Layer):
     def parameter_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,) if self.trained else ()
 
-    def saved(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
 
     @property
@@ -49,7 +49,7 @@ class Stored(Layer):
     def channel_axis(self) -> int:
         return self.shape.index(max(self.shape)) if self.shape else 0
 
-    def resized(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
+    def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:
         if out_channels is None:
             return self
         axis = self.channel_axis

@@ -10,7 +10,7 @@ from latte_cli.layers import Embedding, Linear
 from latte_cli.network.graph import Network, Node
 
 
-def _suspected(nodes: Sequence[Node]) -> Iterator[tuple[str, str]]:
+def _possible_copies(nodes: Sequence[Node]) -> Iterator[tuple[str, str]]:
     """Pairs of a table and of a linear layer's weight, by name, that could be one: each is as large as the other."""
     tables = {
         (node.layer.entries, node.layer.width): node.parameters[0]
@@ -24,9 +24,11 @@ def _suspected(nodes: Sequence[Node]) -> Iterator[tuple[str, str]]:
                 yield table, node.parameters[0]
 
 
-def noted(network: Network) -> Network:
+def with_notes(network: Network) -> Network:
     """`network` with a note on each pair that could be one weight, for a file that does not say which weights are."""
-    return replace(network, notes=(*network.notes, *dict.fromkeys(_note(*pair) for pair in _suspected(network.nodes))))
+    return replace(
+        network, notes=(*network.notes, *dict.fromkeys(_note(*pair) for pair in _possible_copies(network.nodes)))
+    )
 
 
 def _note(table: str, weight: str) -> str:
@@ -36,9 +38,9 @@ def _note(table: str, weight: str) -> str:
     )
 
 
-def tied(network: Network, weights: Mapping[str, Any]) -> Network:
+def tie_weights(network: Network, weights: Mapping[str, Any]) -> Network:
     """`network` with those weights counted once that hold the same numbers as a table, which are read for it."""
-    pairs = dict.fromkeys(_suspected(network.nodes))
+    pairs = dict.fromkeys(_possible_copies(network.nodes))
     same = [(table, weight) for table, weight in pairs if _alike(weights, table, weight)]
     sizes = {name: size for name, size in network.parameter_sizes.items() if name in {weight for _, weight in same}}
     return replace(network, shared=(*network.shared, *sizes.items()))

@@ -35,11 +35,11 @@ def blocks(network: Network) -> tuple[Block, ...]:
         block
         for node in network.nodes
         if node.output not in network.outputs
-        for block in list(_ending(node, makers, readers, frozenset(network.outputs)))[:1]
+        for block in list(_blocks_ending_in(node, makers, readers, frozenset(network.outputs)))[:1]
     )
 
 
-def _ending(
+def _blocks_ending_in(
     node: Node, makers: Mapping[str, Node], readers: Mapping[str, set[str]], outputs: Collection[str]
 ) -> Iterator[Block]:
     """The block that ends in `node`, if it adds one to what another began with."""
@@ -47,7 +47,7 @@ def _ending(
     if not isinstance(layer, Elementwise) or layer.operation != "add" or len(set(layer.shapes)) > 1:
         return
     for skip, branch in (node.inputs, node.inputs[::-1]) if len(node.inputs) == len(("skip", "branch")) else ():
-        inside = _between(skip, branch, makers)
+        inside = _nodes_between(skip, branch, makers)
         names = {each.name for each in inside or ()}
         closed = all(
             readers[each.output] <= {*names, node.name} and each.output not in outputs for each in inside or ()
@@ -59,7 +59,7 @@ def _ending(
             )
 
 
-def _between(skip: str, branch: str, makers: Mapping[str, Node]) -> list[Node] | None:
+def _nodes_between(skip: str, branch: str, makers: Mapping[str, Node]) -> list[Node] | None:
     """The nodes that lead from `skip` to `branch`, None where something else leads there too, or it does not."""
     found: dict[str, Node] = {}
     wanted = [branch]
@@ -74,7 +74,7 @@ def _between(skip: str, branch: str, makers: Mapping[str, Node]) -> list[Node] |
     return list(found.values()) if any(skip in node.inputs for node in found.values()) else None
 
 
-def dropped(network: Network, depth: float) -> tuple[str, ...]:
+def dropped_blocks(network: Network, depth: float) -> tuple[str, ...]:
     """The names of the blocks that the share `depth` leaves out: the last ones of each stage (0 < depth <= 1).
 
     Raises LatteError for another share, and for a network without blocks.

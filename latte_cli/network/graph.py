@@ -107,7 +107,7 @@ class Network:
     def trains(self, node: Node) -> bool:
         """Whether a parameter of the node is trained: its own, what stands in for it, or one beside its inputs."""
         if node.weights_given:
-            return any(name in self.trained for name in node.inputs[len(node.read) :])
+            return any(name in self.trained_activations for name in node.inputs[len(node.read) :])
         beside = (name for _, name in node.constants if name in self._bare_names)
         return any(name not in self.frozen for name in (*self.parameter_names(node), *beside))
 
@@ -122,7 +122,7 @@ class Network:
         return dict(self.inputs) | dict(self.constants) | made
 
     @cached_property
-    def trained(self) -> frozenset[str]:
+    def trained_activations(self) -> frozenset[str]:
         """The activations a gradient flows back to: those that depend on a parameter that is trained."""
         found: set[str] = set()
         for node in self.nodes:
@@ -143,7 +143,7 @@ class Network:
     @cached_property
     def scores(self) -> str:
         """The output that the loss is taken of: the last one that a gradient flows back to, else the last."""
-        trained = (name for name in reversed(self.outputs) if name in self.trained)
+        trained = (name for name in reversed(self.outputs) if name in self.trained_activations)
         return next(trained, self.outputs[-1])
 
     def loss(self) -> SoftmaxCrossEntropy:

@@ -65,8 +65,8 @@ def load(
     from latte_cli.network import copies, weights
 
     if not compare_weights or not isinstance(model, str | os.PathLike):
-        return copies.noted(network)
-    return copies.tied(network, weights.weights(Path(model)))
+        return copies.with_notes(network)
+    return copies.tie_weights(network, weights.weights(Path(model)))
 
 
 def _content(path: Path) -> bytes:

@@ -20,7 +20,7 @@ from latte_cli.network.weights import Array, weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class SubModelFile:
     """A sub-model's ONNX file, weights included, and the same weights by the names of the whole model's file.
 
     `arrays` has none where the file holds no weights.
@@ -50,24 +50,24 @@ class Cutter:
             if isinstance(node.layer, Linear) and node.parameters and dict(node.attributes).get("stored_by_inputs")
         }
 
-    def part(self, kept: Mapping[str, Sequence[int]], dropped: Collection[str] = ()) -> Part:
+    def part(self, kept: Mapping[str, Sequence[int]], dropped: Collection[str] = ()) -> SubModelFile:
         """The sub-model with the channels `kept` of each group and without the residual blocks `dropped`.
 
         Raises LatteError where the cut file would not be read as that sub-model.
         """
         wanted = {name: channels for name, channels in kept.items() if len(channels)}
-        expected = self._expected(wanted, dropped)
-        places = {**self._positions.parameters(wanted), **self._positions.statistics(wanted)}
+        expected = self._expected_network(wanted, dropped)
+        indices = {**self._positions.parameters(wanted), **self._positions.statistics(wanted)}
         model = ModelProto()
         model.CopyFrom(self._model)
         graph = model.graph
         self._skip(graph, dropped)
         _drop_unused(graph)
-        arrays = self._cut(graph, places)
+        arrays = self._cut_tensors(graph, indices)
         _set_groups(graph, expected)
         del graph.value_info[:]
         self._check(model, expected)
-        return Part(onnx=model.SerializeToString(), arrays=arrays)
+        return SubModelFile(onnx=model.SerializeToString(), arrays=arrays)
 
     def importance(self) -> dict[str, Array]:
         """How much each channel of each group matters, by the weights that make it.
@@ -97,23 +97,23 @@ class Cutter:
                     source = instead[source]
                 node.input[at] = source
 
-    def _cut(self, graph: GraphProto, places: Mapping[str, tuple[Indices, ...]]) -> dict[str, Array]:
+    def _cut_tensors(self, graph: GraphProto, indices: Mapping[str, tuple[Indices, ...]]) -> dict[str, Array]:
         """Replace each tensor by its part; those that are made without values get the part's shape."""
         arrays, made = {}, {node.output[0]: node for node in graph.node if node.op_type == "ConstantOfShape"}
         stored = {tensor.name: tensor for tensor in graph.initializer}
-        for name, index in places.items():
+        for name, index in indices.items():
             index = index[::-1] if name in self._turned else index
             if name in made:
                 _reshape(graph, made[name], tuple(map(len, index)))
             elif name in stored:
-                arrays[name] = _indexed(np.asarray(self._weights[name]), index, name)
+                arrays[name] = _index(np.asarray(self._weights[name]), index, name)
                 stored[name].CopyFrom(numpy_helper.from_array(arrays[name], name))
         given = {value.name: value for value in graph.input}
         for name in arrays.keys() & given.keys():  # old files list their weights among the inputs
             graph.input.remove(given[name])
         return arrays
 
-    def _expected(self, kept: Mapping[str, Sequence[int]], dropped: Collection[str]) -> Network:
+    def _expected_network(self, kept: Mapping[str, Sequence[int]], dropped: Collection[str]) -> Network:
         widths = {name: len(channels) for name, channels in kept.items()}
         return without(resize(self._network, widths) if widths else self._network, dropped)
 
@@ -140,7 +140,7 @@ class Cutter:
             )
 
 
-def _indexed(array: Array, index: tuple[Indices, ...], name: str) -> Array:
+def _index(array: Array, index: tuple[Indices, ...], name: str) -> Array:
     """The part of a tensor; one with more dimensions than the layer's has them of size 1."""
     if array.ndim == len(index):
         return np.ascontiguousarray(array[np.ix_(*index)])
@@ -202,4 +202,4 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write arrays as safetensors; raises LatteError where they cannot be written."""
     from safetensors.numpy import save
 
-    files.write(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    files.write_file(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))

@@ -40,11 +40,11 @@ def with_norms(network: Network) -> Network:
     nodes: list[Node] = []
     for node in network.nodes:
         restored = _may_be_folded(node, network) and node.output not in normed
-        nodes += _normed(node) if restored else [node]
+        nodes += _norm_nodes(node) if restored else [node]
     return replace(network, nodes=tuple(nodes))
 
 
-def _normed(node: Node) -> Iterator[Node]:
+def _norm_nodes(node: Node) -> Iterator[Node]:
     assert isinstance(node.layer, Convolution)
     inner = f"{node.output}/norm"
     yield replace(node, layer=replace(node.layer, bias=False), output=inner, parameters=node.parameters[:1])
@@ -57,7 +57,7 @@ def _normed(node: Node) -> Iterator[Node]:
     )
 
 
-def frozen(network: Network, patterns: Sequence[str]) -> Network:
+def freeze_parameters(network: Network, patterns: Sequence[str]) -> Network:
     """`network` without training also the parameters whose name, or whose node's name, matches one of `patterns`.
 
     A pattern is one of the shell's (`layer1.*`, `*.bias`). Raises LatteError for one that matches nothing.

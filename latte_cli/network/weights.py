@@ -34,7 +34,7 @@ class Weights(Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._known:
-            self._known[name] = self._stored(name) if name in self._tensors else self._computed(name)
+            self._known[name] = self._read_stored(name) if name in self._tensors else self._compute(name)
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -51,7 +51,7 @@ class Weights(Mapping[str, Array]):
     def _makers(self) -> Mapping[str, NodeProto]:
         return {name: node for node in self._graph.node for name in node.output if name}
 
-    def _stored(self, name: str) -> Array:
+    def _read_stored(self, name: str) -> Array:
         if name in self._elsewhere_stored:
             return self._elsewhere_stored[name]
         tensor = self._tensors[name]
@@ -71,7 +71,7 @@ class Weights(Mapping[str, Array]):
             raise ValueError("beyond the file's end")
         return np.memmap(file, dtype, "r", offset, tuple(tensor.dims))
 
-    def _computed(self, name: str) -> Array:
+    def _compute(self, name: str) -> Array:
         """What the constant part of the graph before `name` gives."""
         from onnx.reference import ReferenceEvaluator
 

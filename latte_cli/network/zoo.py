@@ -52,7 +52,7 @@ class _Builder:
     ) -> _Value:
         shape = (channels, x.channels // groups, kernel, kernel)
         inputs = [self._random(f"{name}.weight", shape)] + ([self._fill(f"{name}.bias", channels, 0.0)] * bias)
-        y = self._windowed("Conv", name, x, kernel, stride, pad, inputs, group=groups)
+        y = self._window("Conv", name, x, kernel, stride, pad, inputs, group=groups)
         return replace(y, channels=channels)
 
     def batch_norm(self, name: str, x: _Value) -> _Value:
@@ -68,14 +68,14 @@ class _Builder:
         return self._add("Clip", name, x, [self._scalar("relu6.min", 0.0), self._scalar("relu6.max", 6.0)])
 
     def max_pool(self, name: str, x: _Value, kernel: int, *, stride: int, pad: int = 0) -> _Value:
-        return self._windowed("MaxPool", name, x, kernel, stride, pad)
+        return self._window("MaxPool", name, x, kernel, stride, pad)
 
     def average_pool(self, name: str, x: _Value, size: int) -> _Value:
         """Average to `size` · `size` by equal windows; an image that is already smaller stays as it is."""
         if x.size <= size:
             return x
         stride = x.size // size
-        return self._windowed("AveragePool", name, x, x.size - stride * (size - 1), stride, 0)
+        return self._window("AveragePool", name, x, x.size - stride * (size - 1), stride, 0)
 
     def global_pool(self, name: str, x: _Value) -> _Value:
         return replace(self._add("GlobalAveragePool", name, x), size=1)
@@ -93,7 +93,7 @@ class _Builder:
     def add(self, name: str, x: _Value, other: _Value) -> _Value:
         return self._add("Add", name, x, [other.name])
 
-    def _windowed(
+    def _window(
         self,
         kind: str,
         name: str,
@@ -221,7 +221,7 @@ def _mobilenet_v1(net: _Builder, x: _Value) -> _Value:
 def _basic_block(net: _Builder, name: str, x: _Value, width: int, stride: int) -> _Value:
     y = net.batch_norm(f"{name}.bn1", net.conv(f"{name}.conv1", x, width, 3, stride=stride, pad=1))
     y = net.conv(f"{name}.conv2", net.relu(f"{name}.relu1", y), width, 3, pad=1)
-    return _joined(net, name, x, net.batch_norm(f"{name}.bn2", y), stride)
+    return _join(net, name, x, net.batch_norm(f"{name}.bn2", y), stride)
 
 
 def _bottleneck(net: _Builder, name: str, x: _Value, width: int, stride: int) -> _Value:
@@ -229,10 +229,10 @@ def _bottleneck(net: _Builder, name: str, x: _Value, width: int, stride: int) ->
     y = net.conv(f"{name}.conv2", y, width, 3, stride=stride, pad=1)
     y = net.relu(f"{name}.relu2", net.batch_norm(f"{name}.bn2", y))
     y = net.batch_norm(f"{name}.bn3", net.conv(f"{name}.conv3", y, 4 * width, 1))
-    return _joined(net, name, x, y, stride)
+    return _join(net, name, x, y, stride)
 
 
-def _joined(net: _Builder, name: str, x: _Value, y: _Value, stride: int) -> _Value:
+def _join(net: _Builder, name: str, x: _Value, y: _Value, stride: int) -> _Value:
     """The block's output plus its input, which a 1x1 convolution brings to the same shape."""
     if stride > 1 or x.channels != y.channels:
         x = net.conv(f"{name}.downsample.0", x, y.channels, 1, stride=stride)
@@ -329,7 +329,7 @@ ZOO: Mapping[str, ZooModel] = {
 """The networks by name."""
 
 
-def model(name: str) -> ZooModel:
+def zoo_entry(name: str) -> ZooModel:
     """The entry of the zoo called `name`; raises LatteError for one that is not there."""
     found = ZOO.get(name)
     if found is None:
@@ -362,7 +362,7 @@ def export(
     windows, and for smaller ones the classifier takes what is left, with fewer weights.
     Raises LatteError for an unknown name and for sizes that make no network.
     """
-    entry = model(name)
+    entry = zoo_entry(name)
     size = entry.image_size if image_size is None else image_size
     classes = entry.classes if classes is None else classes
     if not entry.smallest <= size <= _LARGEST_IMAGE:
@@ -374,10 +374,10 @@ def export(
     net = _Builder(classes=classes, generator=np.random.default_rng(seed) if weights else None)
     output = entry.build(net, _Value(name="input", channels=entry.channels, size=size))
     shapes = {"input": (entry.channels, size, size), output.name: (classes,)}
-    return _serialized(name, net, {key: (batch_size or "N", *shape) for key, shape in shapes.items()})
+    return _serialize(name, net, {key: (batch_size or "N", *shape) for key, shape in shapes.items()})
 
 
-def _serialized(name: str, net: _Builder, shapes: Mapping[str, tuple[int | str, ...]]) -> bytes:
+def _serialize(name: str, net: _Builder, shapes: Mapping[str, tuple[int | str, ...]]) -> bytes:
     from onnx import TensorProto, helper
 
     first, last = (helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in shapes.items())

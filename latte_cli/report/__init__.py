@@ -90,19 +90,19 @@ def _write_plain(table: Table, out: TextIO) -> None:
 def write_json(document: Mapping[str, Any], out: TextIO | None = None) -> None:
     """Write `document` as one indented JSON object; numbers that are not finite become null, secrets are blanked."""
     out = out or sys.stdout
-    json.dump(_fit(document), out, indent=2, allow_nan=False)
+    json.dump(_fit_cell(document), out, indent=2, allow_nan=False)
     out.write("\n")
 
 
-def _fit(value: Any) -> Any:
+def _fit_cell(value: Any) -> Any:
     if isinstance(value, str):
         return without_secrets(value)  # JSON itself escapes the rest
     if isinstance(value, float) and (value != value or abs(value) == float("inf")):
         return None
     if isinstance(value, Mapping):
-        return {_fit(key): _fit(item) for key, item in value.items()}
+        return {_fit_cell(key): _fit_cell(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_fit(item) for item in value]
+        return [_fit_cell(item) for item in value]
     return value
 
 
@@ -113,7 +113,7 @@ def write_csv(columns: Sequence[str], rows: Sequence[Sequence[Cell]], out: TextI
     writer.writerows([printable(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
 
 
-def shortened(name: str, width: int = 24) -> str:
+def shorten(name: str, width: int = 24) -> str:
     """The end of a layer's name that is longer than `width`: what tells it from others."""
     return name if len(name) <= width else "…" + name[1 - width :]
 
@@ -129,7 +129,7 @@ def few(names: Sequence[str]) -> str:
 
 def duration(seconds: float | None) -> str:
     """Three significant digits in the unit that suits: `34.9 ms`."""
-    return _scaled(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")))
+    return _scale(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")))
 
 
 def duration_at_most(seconds: float) -> str:
@@ -147,14 +147,14 @@ def size(count: float | None) -> str:
     """A number of bytes in binary units: `12.5 MiB`."""
     if count is not None and abs(count) < 1024:
         return f"{count:.0f} B"
-    return _scaled(count, ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")))
+    return _scale(count, ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")))
 
 
 def count(number: float | None) -> str:
     """A large number with its prefix: `11.7 M`."""
     if number is not None and abs(number) < 1000:
         return f"{number:g}"
-    return _scaled(number, ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")))
+    return _scale(number, ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")))
 
 
 def percent(share: float | None) -> str:
@@ -167,7 +167,7 @@ def ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _scaled(value: float | None, units: Sequence[tuple[float, str]]) -> str:
+def _scale(value: float | None, units: Sequence[tuple[float, str]]) -> str:
     if value is None:
         return "-"
     if value == 0:

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 from latte_cli.engines import Engine, Listed
 from latte_cli.layers import Convolution, Phase, layer_text
 from latte_cli.network import Network
-from latte_cli.report import Cell, Format, Table, shortened, size, write_csv, write_json, write_table
+from latte_cli.report import Cell, Format, Table, shorten, size, write_csv, write_json, write_table
 from latte_cli.tasks import Layout, Precision
 
 _COLUMNS = (
@@ -34,14 +34,14 @@ class Elsewhere:
 def write_elsewhere(found: Elsewhere, form: Format, out: TextIO | None = None) -> None:
     """Write the engines of each call: as a table what frameworks take first, else all of them."""
     if form is Format.JSON:
-        write_json(document(found), out)
+        write_json(engines_document(found), out)
     elif form is Format.CSV:
         write_csv(_COLUMNS, list(_lines(found)), out)
     else:
         write_table(_table(found), out)
 
 
-def document(found: Elsewhere) -> dict[str, Any]:
+def engines_document(found: Elsewhere) -> dict[str, Any]:
     """The engines as the document `latte.engines/1`."""
     return {
         "schema": "latte.engines/1",
@@ -98,13 +98,15 @@ def _lines(found: Elsewhere) -> Iterator[Sequence[Cell]]:
 def _table(found: Elsewhere) -> Table:
     rows: list[Sequence[str]] = []
     for name, _, phase, listed in found.calls:
-        start = (shortened(name, _NAME_WIDTH), _PHASES.get(phase, str(phase)))
+        start = (shorten(name, _NAME_WIDTH), _PHASES.get(phase, str(phase)))
         if isinstance(listed, str):
             rows.append((*start, "0", "none", "", ""))
             continue
         first = next(iter(listed.pytorch(found.precision)), None)
         others = next(iter(listed.xla(found.precision)), None)
-        rows.append((*start, str(len(listed.engines)), *_shown(first, listed), others.name if others else "none"))
+        rows.append(
+            (*start, str(len(listed.engines)), *_engine_cells(first, listed), others.name if others else "none")
+        )
     return Table(
         title=f"{found.network.name} on {found.device}, cuDNN {found.version}, {found.precision}, {found.layout}",
         columns=("layer", "phase", ">engines", "PyTorch's first", ">workspace", "XLA's first"),
@@ -112,7 +114,7 @@ def _table(found: Elsewhere) -> Table:
     )
 
 
-def _shown(engine: Engine | None, listed: Listed) -> tuple[str, str]:
+def _engine_cells(engine: Engine | None, listed: Listed) -> tuple[str, str]:
     if engine is None:
         return "none", ""
     return f"{engine.name} {engine.family(listed.operation).lower()}", size(engine.workspace_bytes)

@@ -5,7 +5,6 @@ from string import ascii_uppercase
 from typing import Any, TextIO
 
 from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate, LayerTime
-from latte_cli.gates import ESTIMATES
 from latte_cli.layers import Phase
 from latte_cli.lookup import Source
 from latte_cli.report import (
@@ -15,13 +14,14 @@ from latte_cli.report import (
     duration,
     memories,
     percent,
-    shortened,
+    shorten,
     size,
     write_csv,
     write_json,
     write_table,
 )
 from latte_cli.schedule import Schedule
+from latte_cli.thresholds import ESTIMATES
 
 NO_SCHEDULE = Schedule()
 
@@ -44,7 +44,7 @@ def write_estimates(
 ) -> None:
     """Write estimates of one network; the `schedule` adds the times of an epoch and of all steps."""
     if form is Format.JSON:
-        write_json(document(estimates, schedule), out)
+        write_json(estimates_document(estimates, schedule), out)
     elif form is Format.CSV:
         write_csv(_COLUMNS, list(_lines(estimates)), out)
     elif len(estimates) == 1:
@@ -55,13 +55,13 @@ def write_estimates(
         write_table(_summary(estimates, schedule), out)
 
 
-def left_out(estimates: Sequence[Estimate]) -> list[str]:
+def left_out_line(estimates: Sequence[Estimate]) -> list[str]:
     """A line that names what some of the estimates of a step leave out; none where nothing is."""
     names = dict.fromkeys(name for each in estimates for name in each.missing)
     return [f"left out: {', '.join(names)}"] if names else []
 
 
-def document(estimates: Sequence[Estimate], schedule: Schedule = NO_SCHEDULE) -> dict[str, Any]:
+def estimates_document(estimates: Sequence[Estimate], schedule: Schedule = NO_SCHEDULE) -> dict[str, Any]:
     """Estimates as the document `latte.estimate/1`."""
     network = estimates[0].network
     return {
@@ -107,7 +107,7 @@ def _entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
             "step_high_s": estimate.step_high_s,
             "step_low_80_s": estimate.step_low_80_s,
             "step_high_80_s": estimate.step_high_80_s,
-            **_scheduled(estimate, schedule),
+            **_schedule_times(estimate, schedule),
             "memory_bytes": estimate.memory_bytes,
             "energy_j": estimate.energy_j,
             "transfer_s": estimate.transfer_s,
@@ -119,7 +119,7 @@ def _entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
     }
 
 
-def _scheduled(estimate: Estimate, schedule: Schedule) -> dict[str, float | int | None]:
+def _schedule_times(estimate: Estimate, schedule: Schedule) -> dict[str, float | int | None]:
     """The times that the schedule asks for; null for those that it says nothing of."""
     batch, parameters = estimate.samples_per_step, estimate.network.parameters
     epoch = schedule.epoch_steps(batch)
@@ -140,7 +140,7 @@ def _scheduled(estimate: Estimate, schedule: Schedule) -> dict[str, float | int 
 
 def _schedule_lines(estimate: Estimate, schedule: Schedule) -> dict[str, str]:
     """What the schedule asks for, by name, for people."""
-    found = _scheduled(estimate, schedule)
+    found = _schedule_times(estimate, schedule)
     lines = {}
     if (paced_s := found["paced_step_s"]) and paced_s > estimate.step_s:
         lines["step, waiting for data"] = duration(paced_s)
@@ -217,7 +217,7 @@ def _row(name: str, parts: Sequence[LayerTime]) -> tuple[str, ...]:
     others = [part for part in parts if part.phase is not Phase.FORWARD]
     names = [part.algorithm.name for part in parts]
     algorithms = names[:1] if len(set(names)) == 1 else names
-    return shortened(name), _time(forward), _time(others), " ".join(algorithms)
+    return shorten(name), _time(forward), _time(others), " ".join(algorithms)
 
 
 def _time(parts: Sequence[LayerTime]) -> str:
@@ -247,7 +247,7 @@ def _totals(estimate: Estimate, schedule: Schedule) -> Iterator[str]:
         yield f"copying a batch to the GPU {duration(estimate.transfer_s)}, beside the step"
     if estimate.energy_j:
         yield f"energy {estimate.energy_j:.3g} J"
-    yield from left_out([estimate])
+    yield from left_out_line([estimate])
 
 
 def _shares(estimate: Estimate) -> str:
@@ -262,7 +262,7 @@ def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
     """A column for each estimate, a line for each layer and total; letters stand for what tells them apart."""
     layers = [_by_name(estimate) for estimate in estimates]
     names = [name for name in layers[0] if name not in (LOSS, UPDATE, ACCUMULATION)]
-    rows = [(shortened(name), *(_time(found.get(name, ())) for found in layers)) for name in names]
+    rows = [(shorten(name), *(_time(found.get(name, ())) for found in layers)) for name in names]
     totals = [_total_cells(estimate, schedule) for estimate in estimates]
     rows += [("", *("" for _ in estimates)), *((title, *(cells[title] for cells in totals)) for title in totals[0])]
     letters = ascii_uppercase[: len(estimates)]
@@ -290,13 +290,13 @@ def _what(estimate: Estimate, among: Sequence[Estimate]) -> str:
     if len({one.strategy for one in among}) > 1:
         words.append(estimate.strategy)
     if len({one.limits for one in among}) > 1:
-        words.append(_limited(estimate))
+        words.append(_limit_line(estimate))
     if len({_on(one) for one in among}) > 1 or not words:
         words.append(_on(estimate))
     return ", ".join(words)
 
 
-def _limited(estimate: Estimate) -> str:
+def _limit_line(estimate: Estimate) -> str:
     limit = estimate.limits.memory_bytes
     return "any memory" if limit is None else f"at most {size(limit)}"
 
@@ -330,7 +330,7 @@ def _total_cells(estimate: Estimate, schedule: Schedule) -> dict[str, str]:
         "step, most (95 %)": duration(estimate.step_high_s),
         "memory": size(estimate.memory_bytes),
     }
-    found = _scheduled(estimate, schedule)
+    found = _schedule_times(estimate, schedule)
     for title, seconds in ((f"epoch of {schedule.samples}", found["epoch_s"]), ("round", found["round_s"])):
         if seconds:
             cells[title] = duration(seconds)

@@ -7,8 +7,8 @@ from typing import Any, TextIO
 
 from latte_cli.estimator import Estimate, LayerTime
 from latte_cli.layers import Convolution, Phase
-from latte_cli.report import Cell, Format, Table, duration, percent, shortened, size, write_csv, write_json, write_table
-from latte_cli.report.estimates import left_out
+from latte_cli.report import Cell, Format, Table, duration, percent, shorten, size, write_csv, write_json, write_table
+from latte_cli.report.estimates import left_out_line
 
 _NAME_WIDTH, _NARROW = 22, 14  # chosen: leaves room for the other columns
 _PHASES = {Phase.BACKWARD_DATA: "data", Phase.BACKWARD_FILTER: "filter"}
@@ -46,7 +46,7 @@ def _largest_workspace(estimate: Estimate) -> int:
 def write_explanations(explanations: Sequence[Explanation], form: Format, out: TextIO | None = None) -> None:
     """Write explanations of one network on one device, one for each way in which it was asked."""
     if form is Format.JSON:
-        write_json(document(explanations), out)
+        write_json(explanations_document(explanations), out)
     elif form is Format.CSV:
         write_csv(_COLUMNS, [line for each in explanations for line in _lines(each)], out)
     else:
@@ -55,7 +55,7 @@ def write_explanations(explanations: Sequence[Explanation], form: Format, out: T
         write_table(_totals(explanations), out)
 
 
-def document(explanations: Sequence[Explanation]) -> dict[str, Any]:
+def explanations_document(explanations: Sequence[Explanation]) -> dict[str, Any]:
     """Explanations as the document `latte.explanation/1`."""
     network = explanations[0].best.network
     return {
@@ -142,9 +142,9 @@ def _one(explanation: Explanation) -> Table:
     rows = []
     for best, [part] in explanation.calls():
         same = part.algorithm == best.algorithm
-        more = "" if same else _signed(size, (best.workspace_bytes or 0) - (part.workspace_bytes or 0))
-        changes = ("", "", "") if same else (best.algorithm.name, _lost(part, best), more)
-        rows.append((shortened(part.name, _NARROW), _phase(part), part.algorithm.name, *changes))
+        more = "" if same else _with_sign(size, (best.workspace_bytes or 0) - (part.workspace_bytes or 0))
+        changes = ("", "", "") if same else (best.algorithm.name, _lost_text(part, best), more)
+        rows.append((shorten(part.name, _NARROW), _phase(part), part.algorithm.name, *changes))
     columns = ("layer", "phase", strategy, "best", ">lost", ">workspace")
     return Table(
         title=_title(explanation),
@@ -162,8 +162,8 @@ def _several(explanation: Explanation) -> Table:
         if all(part.algorithm == best.algorithm for part in others):
             agreed += 1
             continue
-        lost = ("=" if part.algorithm == best.algorithm else _lost(part, best) for part in others)
-        rows.append((shortened(best.name, _NAME_WIDTH), _phase(best), best.algorithm.name, _spent(best), *lost))
+        lost = ("=" if part.algorithm == best.algorithm else _lost_text(part, best) for part in others)
+        rows.append((shorten(best.name, _NAME_WIDTH), _phase(best), best.algorithm.name, _spent_text(best), *lost))
     footer = [f"all take the best for {agreed} more calls of convolutions"] if agreed else []
     footer += [f"{letter}: {each.strategy}" for letter, each in zip(letters, explanation.others, strict=True)]
     columns = ("layer", "phase", "best", ">time", *(f">{letter}" for letter in letters))
@@ -178,15 +178,15 @@ def _phase(part: LayerTime) -> str:
     return _PHASES.get(part.phase, part.phase)
 
 
-def _spent(part: LayerTime) -> str:
+def _spent_text(part: LayerTime) -> str:
     return duration(part.count * part.device_s)
 
 
-def _lost(part: LayerTime, best: LayerTime) -> str:
-    return _signed(duration, _lost_s(part, best))
+def _lost_text(part: LayerTime, best: LayerTime) -> str:
+    return _with_sign(duration, _lost_s(part, best))
 
 
-def _signed(shown: Callable[[float], str], value: float) -> str:
+def _with_sign(shown: Callable[[float], str], value: float) -> str:
     return ("-" if value < 0 else "+") + shown(abs(value))
 
 
@@ -198,7 +198,7 @@ def _totals(explanations: Sequence[Explanation]) -> Table:
         for explanation in explanations
         for each in (*explanation.others, explanation.best)
     ]
-    footer = [line for each in explanations for line in left_out((each.best, *each.others))]
+    footer = [line for each in explanations for line in left_out_line((each.best, *each.others))]
     columns = (*(["what if"] if asked else []), "strategy", ">step", ">lost", ">of the step", ">largest workspace")
     return Table(columns=columns, rows=rows, title="the whole step", footer=list(dict.fromkeys(footer)))
 

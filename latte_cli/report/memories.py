@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 from latte_cli.estimator import Estimate, Memory
 from latte_cli.estimator.memory import Moment
-from latte_cli.report import Format, Table, shortened, size, write_csv, write_table
+from latte_cli.report import Format, Table, shorten, size, write_csv, write_table
 
 _BAR = 16  # chosen: characters; leaves room for the other columns
 _PARTS = ("parameters", "gradients", "optimizer", "activations", "temporary")
@@ -53,7 +53,7 @@ def _rows(memory: Memory) -> Iterator[tuple[str, ...]]:
     peak = memory.peak
     for moment in memory.timeline:
         bar = "#" * max(1, round(_BAR * moment.live_bytes / peak.live_bytes))
-        yield shortened(moment.name), moment.phase, size(moment.live_bytes), bar + (" peak" if moment is peak else "")
+        yield shorten(moment.name), moment.phase, size(moment.live_bytes), bar + (" peak" if moment is peak else "")
 
 
 def _footer(memory: Memory) -> Iterator[str]:

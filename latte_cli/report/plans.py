@@ -5,7 +5,17 @@ from typing import TextIO
 
 import numpy as np
 
-from latte_cli.allocator import Assignment, Change, Devices, Plan, PlanFile, PlannedDevice, Point, as_json, outcome
+from latte_cli.allocator import (
+    Assignment,
+    ClassChange,
+    CurvePoint,
+    Devices,
+    Plan,
+    PlanFile,
+    PlannedDevice,
+    outcome,
+    plan_document,
+)
 from latte_cli.fleet import FleetClass
 from latte_cli.report import (
     Cell,
@@ -28,7 +38,7 @@ _NAME_WIDTH = 18  # chosen: leaves room for the other columns
 def write_plan(file: PlanFile, form: Format, out: TextIO | None = None) -> None:
     """Write a plan."""
     if form is Format.JSON:
-        write_json(as_json(file), out)
+        write_json(plan_document(file), out)
     elif form is Format.CSV:
         rows = [outcome(planned) for planned in file.plan.devices]
         write_csv(list(rows[0]), [list(row.values()) for row in rows], out)
@@ -90,11 +100,13 @@ def _of_channels(file: PlanFile) -> Iterator[str]:
 
 
 def _totals(plan: Plan) -> Iterator[str]:
-    waiting = f"; on average they wait {percent(plan.idle_share)} of a round" if plan.training else ""
-    yield f"{plan.training} of {plan.count} devices have a sub-model{waiting}"
+    waiting = f"; on average they wait {percent(plan.idle_share)} of a round" if plan.training_devices else ""
+    yield f"{plan.training_devices} of {plan.count} devices have a sub-model{waiting}"
 
 
-def write_curve(points: Sequence[Point], chosen: Point | None, form: Format, out: TextIO | None = None) -> None:
+def write_curve(
+    points: Sequence[CurvePoint], chosen: CurvePoint | None, form: Format, out: TextIO | None = None
+) -> None:
     """Write what each round duration gives."""
     columns = ("round_duration_s", "capacity", "floor", "idle", "taking_part")
     rows = [[getattr(each, column) for column in columns] for each in points]
@@ -139,7 +151,7 @@ def write_assignments(
 ) -> None:
     """Write how many devices of each class train which sub-model, and how long their rounds take."""
     columns = ("class", "sub_model", "parameters", "devices", "round_s", "high_s")
-    rows = list(_assigned(fleet, devices, found))
+    rows = list(_assigned_rows(fleet, devices, found))
     if form is Format.JSON:
         entries = [dict(zip(columns, row, strict=True)) for row in rows]
         document = {"schema": "latte.assignment/1", "round_duration_s": duration_s, "classes": entries}
@@ -165,7 +177,7 @@ def write_assignments(
         )
 
 
-def _assigned(
+def _assigned_rows(
     fleet: Sequence[FleetClass], devices: Devices, found: Assignment
 ) -> Iterator[tuple[str, str | None, int | None, int, float | None, float | None]]:
     """Class, sub-model, its parameters, the number of devices, and the median and the highest end of their rounds."""
@@ -174,8 +186,8 @@ def _assigned(
     order = np.argsort(keys, kind="stable")
     kinds, starts = np.unique(keys[order], return_index=True)
     for kind, own in zip(kinds.tolist(), np.split(order, starts[1:]), strict=True):
-        place, chosen = kind // size, kind % size - 1
-        name, number = fleet[place].name, len(own)
+        index, chosen = kind // size, kind % size - 1
+        name, number = fleet[index].name, len(own)
         if chosen < 0:
             yield name, None, None, number, None, None
             continue
@@ -184,7 +196,7 @@ def _assigned(
         yield name, sub_model.id, sub_model.parameters, number, median_s, high_s
 
 
-def write_changes(changes: Sequence[Change], form: Format, out: TextIO | None = None) -> None:
+def write_plan_changes(changes: Sequence[ClassChange], form: Format, out: TextIO | None = None) -> None:
     """Write how two plans differ, a row a class."""
     columns = (
         "class",
@@ -231,7 +243,7 @@ def write_changes(changes: Sequence[Change], form: Format, out: TextIO | None = 
         )
 
 
-def _change(change: Change) -> list[Cell]:
+def _change(change: ClassChange) -> list[Cell]:
     pair = change.before, change.after
     what = "same" if change.alike else "new" if change.before is None else "gone" if change.after is None else "changed"
     subs = [each.sub_model if each else None for each in pair]

@@ -6,7 +6,7 @@ from math import inf, isnan
 from typing import Any, TextIO
 
 from latte_cli.report import Format, Table, percent, ratio, size, write_csv, write_json, write_table
-from latte_cli.selector import Evaluation, Score
+from latte_cli.selector import Evaluation, SelectionScore
 
 SCHEMA = "latte.selector-evaluation/1"
 
@@ -32,25 +32,23 @@ def write_evaluation(
 ) -> None:
     """Write an evaluation; for people with the lines of `footer` below."""
     if form is Format.JSON:
-        write_json(document(evaluation, importance, prediction_s), out)
+        write_json(evaluation_document(evaluation, importance, prediction_s), out)
     elif form is Format.CSV:
-        scores = _sorted(evaluation.scores)
+        scores = _sort(evaluation.scores)
         write_csv(_COLUMNS, [[asdict(score)[column] for column in _COLUMNS] for score in scores], out)
     else:
         lines = [*footer, *_lines(evaluation, importance or {})]
-        write_table(
-            Table(columns=_TITLES, rows=[_row(score) for score in _sorted(evaluation.scores)], footer=lines), out
-        )
+        write_table(Table(columns=_TITLES, rows=[_row(score) for score in _sort(evaluation.scores)], footer=lines), out)
 
 
-def document(
+def evaluation_document(
     evaluation: Evaluation, importance: Mapping[str, float] | None = None, prediction_s: float | None = None
 ) -> dict[str, Any]:
     """An evaluation as the document `latte.selector-evaluation/1`."""
     return {
         "schema": SCHEMA,
         "results": [
-            {column: _number(asdict(score)[column]) for column in _COLUMNS} for score in _sorted(evaluation.scores)
+            {column: _number(asdict(score)[column]) for column in _COLUMNS} for score in _sort(evaluation.scores)
         ],
         "learning_curve": [
             {name: _number(value) for name, value in asdict(point).items()} for point in evaluation.curve
@@ -69,7 +67,7 @@ def _number(value: Any) -> Any:
 def _lines(evaluation: Evaluation, importance: Mapping[str, float]) -> Iterator[str]:
     if evaluation.curve:
         points = (
-            f"{point.layers} layers {ratio(_known(point.regret_geomean))} ({percent(point.top1)})"
+            f"{point.layers} layers {ratio(_known_or_none(point.regret_geomean))} ({percent(point.top1)})"
             for point in evaluation.curve
         )
         yield f"regret and top-1 after learning from {', '.join(points)}"
@@ -83,26 +81,29 @@ def _first(importance: Mapping[str, float]) -> list[tuple[str, float]]:
     return list(importance.items())[:_MOST_FEATURES]
 
 
-def _sorted(scores: Sequence[Score]) -> list[Score]:
+def _sort(scores: Sequence[SelectionScore]) -> list[SelectionScore]:
     """By device, precision, limit and phase, the sum last; methods stay in their order."""
     phases = ("forward", "backward_data", "backward_filter", "all")
 
-    def place(score: Score) -> tuple[str, str, float, int]:
+    def place(score: SelectionScore) -> tuple[str, str, float, int]:
         limit = -inf if score.limit_bytes is None else -score.limit_bytes
         return score.device, score.precision, limit, phases.index(score.phase)
 
     return sorted(scores, key=place)
 
 
-def _row(score: Score) -> tuple[str, ...]:
+def _row(score: SelectionScore) -> tuple[str, ...]:
     limit = "" if score.limit_bytes is None else f" within {size(score.limit_bytes)}"
     return (
         *(score.device, score.phase, score.precision, score.method.replace("_", " ") + limit),
-        *(percent(score.top1), percent(_known(score.within_5pct))),
-        *map(ratio, map(_known, (score.regret_geomean, score.regret_p95, score.regret_p99, score.regret_total_time))),
+        *(percent(score.top1), percent(_known_or_none(score.within_5pct))),
+        *map(
+            ratio,
+            map(_known_or_none, (score.regret_geomean, score.regret_p95, score.regret_p99, score.regret_total_time)),
+        ),
         str(score.layers),
     )
 
 
-def _known(value: float) -> float | None:
+def _known_or_none(value: float) -> float | None:
     return None if isnan(value) else value

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from math import inf, isfinite
 from typing import Any, TextIO
 
-from latte_cli.federated.study import Result, Run, Spread, Study
+from latte_cli.federated.study import MethodRun, Result, Spread, Study
 from latte_cli.report import Cell, Format, Table, duration, percent, write_csv, write_json, write_table
 
 
@@ -35,18 +35,18 @@ def _document(study: Study, results: Sequence[Result]) -> dict[str, Any]:
 
 def _entry(study: Study, result: Result) -> dict[str, Any]:
     found: dict[str, Any] = {"scenario": result.scenario, "method": result.method, "option": result.option}
-    found["runs"] = [_run(study, run) for run in result.runs]
+    found["runs"] = [_run_json(study, run) for run in result.runs]
     if not result.runs:
         return found
     return found | {
-        "time_s": {f"{target:g}": _spread(result.time_s(target)) for target in study.targets},
-        "accuracy": _spread(result.accuracy),
-        "personal_accuracy": _spread(result.personal) if result.personal else None,
-        "idle": _spread(result.idle),
+        "time_s": {f"{target:g}": _spread_json(result.time_s(target)) for target in study.targets},
+        "accuracy": _spread_json(result.accuracy),
+        "personal_accuracy": _spread_json(result.personal) if result.personal else None,
+        "idle": _spread_json(result.idle),
     }
 
 
-def _run(study: Study, run: Run) -> dict[str, Any]:
+def _run_json(study: Study, run: MethodRun) -> dict[str, Any]:
     return {
         "time_s": {f"{target:g}": run.time_s(target) for target in study.targets},
         "accuracy": run.accuracy,
@@ -60,7 +60,7 @@ def _run(study: Study, run: Run) -> dict[str, Any]:
     }
 
 
-def _spread(spread: Spread) -> dict[str, float]:
+def _spread_json(spread: Spread) -> dict[str, float]:
     return {"median": spread.median, "low": spread.low, "high": spread.high}
 
 
@@ -70,7 +70,7 @@ def _rows(study: Study, results: Sequence[Result]) -> Iterator[dict[str, Cell]]:
         row["seeds"] = len(result.runs)
         for target in study.targets:
             row |= _cells(f"time_to_{target:g}_s", result.time_s(target) if result.runs else None)
-            row[f"reached_{target:g}"] = result.reached(target)
+            row[f"reached_{target:g}"] = result.count_reaching(target)
         row |= _cells("accuracy", result.accuracy if result.runs else None)
         row |= _cells("personal_accuracy", result.personal)
         row |= _cells("idle", result.idle if result.runs else None)

@@ -10,14 +10,14 @@ from latte_cli.sweep import Summary
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class SweepTarget:
     """Where rows come from and go to: a device's slug and a store's URI."""
 
     device: str
     store: str
 
 
-def write_plan(drawn: Drawn, *, device: str, tasks: int, form: Format) -> None:
+def write_sweep_plan(drawn: Drawn, *, device: str, tasks: int, form: Format) -> None:
     """The layers by kind that a sweep would measure, `tasks` tasks in all."""
     kinds = Counter(item.layer.kind for item in drawn.wanted).most_common()
     if form is Format.JSON:
@@ -31,19 +31,19 @@ def write_plan(drawn: Drawn, *, device: str, tasks: int, form: Format) -> None:
         write_table(Table(columns=("kind", ">layers"), rows=rows, title=f"to measure on {device}", footer=footer))
 
 
-def write_summary(summary: Summary, drawn: Drawn, place: Place, *, tasks: int, form: Format) -> None:
+def write_summary(summary: Summary, drawn: Drawn, target: SweepTarget, *, tasks: int, form: Format) -> None:
     """New rows by outcome, and how much of the sweep is done."""
     outcomes = {str(outcome): summary.rows.get(outcome, 0) for outcome in Outcome}
     if form is Format.JSON:
         left = {"left": summary.left, "tasks_left": summary.left}  # `left` was its name first; keys stay
         document = {"tasks": tasks, **left, "resumed": summary.resumed, "rows": outcomes}
         more = {"marked": summary.marked, "rejected_draws": drawn.rejected}
-        write_json({"schema": "latte.profile/1", "device": place.device, "store": place.store, **document, **more})
+        write_json({"schema": "latte.profile/1", "device": target.device, "store": target.store, **document, **more})
     elif form is Format.CSV:
         write_csv(["outcome", "rows"], list(outcomes.items()))
     else:
         rows = [(outcome, str(number)) for outcome, number in outcomes.items() if number]
         done = f"{tasks - summary.left} of {tasks} tasks measured, {summary.resumed} of them earlier"
-        title = f"measured on {place.device}"
-        footer = [f"{done}; store {place.store}"]
+        title = f"measured on {target.device}"
+        footer = [f"{done}; store {target.store}"]
         write_table(Table(columns=("outcome", ">new rows"), rows=rows, title=title, footer=footer))

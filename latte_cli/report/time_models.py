@@ -5,14 +5,14 @@ from math import exp
 from typing import Any, TextIO
 
 from latte_cli.report import Cell, Format, Table, percent, write_csv, write_json, write_table
-from latte_cli.time_model import Card
+from latte_cli.time_model import TimeModelCard
 
 SCHEMA = "latte.estimator-evaluation/1"
 
 _COLUMNS = ("device", "kind", "phase", "rows", "median_error", "low_95", "low_80", "high_80", "high_95")
 
 
-def write_errors(cards: Sequence[Card], form: Format, *, out: TextIO | None = None) -> None:
+def write_errors(cards: Sequence[TimeModelCard], form: Format, *, out: TextIO | None = None) -> None:
     """Write the errors of models by kind and phase, on layers left out; bounds are measured over predicted times."""
     rows = [row for card in cards for row in _rows(card)]
     if form is Format.JSON:
@@ -26,7 +26,7 @@ def write_errors(cards: Sequence[Card], form: Format, *, out: TextIO | None = No
         write_table(Table(columns=titles, rows=[_line(row) for row in rows], footer=footer), out)
 
 
-def _rows(card: Card) -> Iterator[tuple[Cell, ...]]:
+def _rows(card: TimeModelCard) -> Iterator[tuple[Cell, ...]]:
     for key in sorted(card.median_errors):
         kind, _, phase = key.partition(" ")
         if not phase:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from latte_cli import __version__
-from latte_cli.estimator import Estimate, LayerTime, schedule
+from latte_cli.estimator import Estimate, LayerTime, schedule_calls
 
 _PROCESS = 1  # chosen: the number of the first process in the trace
 
@@ -31,12 +31,12 @@ def _events(estimate: Estimate, process: int) -> Iterator[dict[str, Any]]:
     name = (
         f"{estimate.network.name}, batch {estimate.network.batch_size}: {estimate.strategy} on {estimate.device.slug}"
     )
-    yield _named("process_name", process, _DEVICE, name)
-    yield _named("thread_name", process, _DEVICE, kind.title)
+    yield _name_event("process_name", process, _DEVICE, name)
+    yield _name_event("thread_name", process, _DEVICE, kind.title)
     queued = kind.queued and not estimate.step.cuda_graph
     if queued:
-        yield _named("thread_name", process, _HOST, "host")
-    for each in schedule(estimate.parts, asked_at_once=not queued):
+        yield _name_event("thread_name", process, _HOST, "host")
+    for each in schedule_calls(estimate.parts, asked_at_once=not queued):
         part = each.call
         if not part.device_s and not part.host_s:
             continue
@@ -45,7 +45,7 @@ def _events(estimate: Estimate, process: int) -> Iterator[dict[str, Any]]:
         yield _event(part, process, _DEVICE, each.start_s, part.device_s)
 
 
-def _named(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
+def _name_event(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
     return {"name": what, "ph": "M", "pid": process, "tid": thread, "args": {"name": name}}
 
 

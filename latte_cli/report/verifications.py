@@ -15,7 +15,7 @@ from latte_cli.report import (
     duration,
     percent,
     ratio,
-    shortened,
+    shorten,
     write_csv,
     write_json,
     write_table,
@@ -83,14 +83,14 @@ def _totals(found: Verification) -> dict[str, tuple[float, float]]:
 def write_verification(found: Verification, form: Format, out: TextIO | None = None) -> None:
     """Write the times side by side."""
     if form is Format.JSON:
-        write_json(document(found), out)
+        write_json(verification_document(found), out)
     elif form is Format.CSV:
         write_csv(_COLUMNS, list(_lines(found)), out)
     else:
         write_table(_table(found), out)
 
 
-def document(found: Verification) -> dict[str, Any]:
+def verification_document(found: Verification) -> dict[str, Any]:
     """A verification as the document `latte.verification/1`."""
     estimate = found.estimate
     return {
@@ -138,7 +138,7 @@ def _quotient(estimated_s: float, measured_s: float) -> float | None:
 def _table(found: Verification) -> Table:
     rows = [
         (
-            shortened(layer.name),
+            shorten(layer.name),
             *(duration(seconds) for seconds in (layer.estimated_s[0], layer.measured_s[0])),
             *(duration(seconds) for seconds in (layer.estimated_s[1], layer.measured_s[1])),
             ratio(_quotient(sum(layer.estimated_s), sum(layer.measured_s))),

@@ -9,7 +9,7 @@ from typing import Any
 from latte_cli import documents, files
 from latte_cli.algorithms import Algorithm
 from latte_cli.devices import Kind, kind_named
-from latte_cli.documents import Source
+from latte_cli.documents import DocumentSource
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, layer_from_text, layer_text
 from latte_cli.lookup import Pair
@@ -70,7 +70,7 @@ class Choices:
         return {(each.layer, each.phase): each.algorithm for each in self.bindings}
 
 
-def as_json(entries: Sequence[Choices]) -> dict[str, Any]:
+def choices_document(entries: Sequence[Choices]) -> dict[str, Any]:
     """Choices as the document `latte.choices/1`, an entry for each device and settings."""
     return {"schema": SCHEMA, "entries": [_entry(each) for each in entries]}
 
@@ -112,12 +112,12 @@ def write_choices(path: Path, choices: Choices, *, force: bool = False) -> None:
 
     Raises LatteError for a file that has some for the same already, unless `force`, and for one that cannot be written.
     """
-    check_free(path, choices.key, force=force)
+    check_choices_free(path, choices.key, force=force)
     others = [each for each in (read_choices(path) if path.exists() else ()) if each.key != choices.key]
-    files.write(path, json.dumps(as_json([*others, choices]), indent=1) + "\n")
+    files.write_file(path, json.dumps(choices_document([*others, choices]), indent=1) + "\n")
 
 
-def check_free(path: Path, key: Key, *, force: bool = False) -> None:
+def check_choices_free(path: Path, key: Key, *, force: bool = False) -> None:
     """Raise LatteError where `path` cannot take choices for `key`: another file, or one that has some already."""
     if path.exists() and any(each.key == key for each in read_choices(path)) and not force:
         raise LatteError(
@@ -127,16 +127,16 @@ def check_free(path: Path, key: Key, *, force: bool = False) -> None:
 
 def read_choices(path: Path) -> tuple[Choices, ...]:
     """The choices in a file; raises LatteError for another file."""
-    source = Source(where=f"`{path}`", fault="holds no choices", hint="`latte tune MODEL -o FILE` writes some")
-    document = documents.load(path, SCHEMA, source)
+    source = DocumentSource(where=f"`{path}`", fault="holds no choices", hint="`latte tune MODEL -o FILE` writes some")
+    document = documents.load_document(path, SCHEMA, source)
     try:
-        return parsed(document)
+        return parse_choices(document)
     except LatteError as exc:
         raise source.error(exc.message, exc.hint) from exc
 
 
-def parsed(document: Mapping[str, Any]) -> tuple[Choices, ...]:
-    """The choices in the document `latte.choices/1`, the inverse of `as_json`.
+def parse_choices(document: Mapping[str, Any]) -> tuple[Choices, ...]:
+    """The choices in the document `latte.choices/1`, the inverse of `choices_document`.
 
     Raises LatteError for a kind of device and for a layer that this version does not know.
     """
@@ -157,7 +157,7 @@ def _choices(entry: Mapping[str, Any]) -> Choices:
         ),
         strategy=entry["strategy"],
         layout=None if entry["layout"] is None else Layout(entry["layout"]),
-        bindings=tuple(_binding(each) for each in entry["convolutions"]),
+        bindings=tuple(_parse_binding(each) for each in entry["convolutions"]),
         default_s=step["default_s"],
         layout_s=step["layout_s"],
         chosen_s=step["chosen_s"],
@@ -166,7 +166,7 @@ def _choices(entry: Mapping[str, Any]) -> Choices:
     )
 
 
-def _binding(body: Mapping[str, Any]) -> Binding:
+def _parse_binding(body: Mapping[str, Any]) -> Binding:
     layer = layer_from_text(json.dumps(body["layer"], separators=(",", ":")))
     if not isinstance(layer, Convolution):
         raise LatteError(f"a layer is no convolution: {layer.kind}")
@@ -174,7 +174,7 @@ def _binding(body: Mapping[str, Any]) -> Binding:
     return Binding(layer=layer, phase=Phase(body["phase"]), algorithm=algorithm, gain_s=float(body["gain_s"]))
 
 
-def matching(entries: Iterable[Choices], own: Key) -> Choices | None:
+def matching_choices(entries: Iterable[Choices], own: Key) -> Choices | None:
     """The choices for `own` device, libraries and arithmetic, under whatever limits; a fleet's name does not matter."""
     for each in entries:
         key = each.key

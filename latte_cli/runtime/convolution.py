@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends import computation
-from latte_cli.backends.contract import Compute, Failed, OutOfMemory, Unsupported
+from latte_cli.backends.contract import Computation, Failed, OutOfMemory, Unsupported
 from latte_cli.backends.torch.layers import REFUSALS, Operands, aten, module_precision, synchronizer
 from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import Pair
@@ -52,22 +52,22 @@ class Bindings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
+class TunedCall:
     """A convolution of one input: each phase's function where an algorithm was chosen, None where PyTorch computes."""
 
     layer: Convolution
     bindings: Bindings
     layout: Layout
-    forward: Compute | None
-    backward_data: Compute | None
-    backward_filter: Compute | None
+    forward: Computation | None
+    backward_data: Computation | None
+    backward_filter: Computation | None
 
 
 class TunedConv2d(nn.Conv2d):
-    """A `torch.nn.Conv2d` whose phases run with the algorithms of `bindings`; `tune` makes one of a Conv2d."""
+    """A `torch.nn.Conv2d` whose phases run with the algorithms of `bindings`; `tune_module` makes one of a Conv2d."""
 
     bindings: Bindings
-    calls: dict[tuple[Any, ...], Call | None]
+    calls: dict[tuple[Any, ...], TunedCall | None]
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
         if torch.compiler.is_compiling():
@@ -85,7 +85,7 @@ class TunedConv2d(nn.Conv2d):
             return result
         return _forward(call, x, weight, bias)
 
-    def _call(self, x: Tensor, weight: Tensor) -> Call | None:
+    def _call(self, x: Tensor, weight: Tensor) -> TunedCall | None:
         """How to compute an input like `x`; None where nothing was chosen for it or PyTorch has to see it itself."""
         if (
             type(x) is not Tensor
@@ -101,10 +101,10 @@ class TunedConv2d(nn.Conv2d):
         if key not in self.calls:
             if len(self.calls) >= _MOST_SHAPES:
                 del self.calls[next(iter(self.calls))]
-            self.calls[key] = self._made(x, Layout.CHANNELS_LAST if last else Layout.NCHW)
+            self.calls[key] = self._make_call(x, Layout.CHANNELS_LAST if last else Layout.NCHW)
         return self.calls[key]
 
-    def _made(self, x: Tensor, layout: Layout) -> Call | None:
+    def _make_call(self, x: Tensor, layout: Layout) -> TunedCall | None:
         if module_precision(x.dtype) is not self.bindings.precision:
             return None
         layer = layer_of(self, tuple(x.shape))
@@ -112,18 +112,18 @@ class TunedConv2d(nn.Conv2d):
             return None
         settings = Settings(precision=self.bindings.precision, layout=layout)
         device = str(x.device)
-        found = {phase: self._computing(layer, phase, settings, device) for phase in Convolution.phases}
+        found = {phase: self._function_for(layer, phase, settings, device) for phase in Convolution.phases}
         if not any(found.values()):
             return None
-        return Call(layer=replace(layer, bias=False), bindings=self.bindings, layout=layout, **_by_phase(found))
+        return TunedCall(layer=replace(layer, bias=False), bindings=self.bindings, layout=layout, **_by_phase(found))
 
-    def _computing(self, layer: Convolution, phase: Phase, settings: Settings, device: str) -> Compute | None:
+    def _function_for(self, layer: Convolution, phase: Phase, settings: Settings, device: str) -> Computation | None:
         algorithm = self.bindings.algorithm(layer, phase)
         if algorithm == FRAMEWORK_DEFAULT:
             return None
         own = layer if phase is Phase.FORWARD else replace(layer, bias=False)
         try:
-            return _guarded(computation(algorithm, own, phase, settings, device), self, layer, phase)
+            return _guard(computation(algorithm, own, phase, settings, device), self, layer, phase)
         except _REFUSALS as exc:
             self.bindings.refuse(layer, phase, exc)
             return None
@@ -138,11 +138,11 @@ def _outside(module: TunedConv2d, x: Tensor, weight: Tensor, bias: Tensor | None
     return module.run(x, weight, bias)
 
 
-def _by_phase(found: dict[Phase, Compute | None]) -> dict[str, Compute | None]:
+def _by_phase(found: dict[Phase, Computation | None]) -> dict[str, Computation | None]:
     return {str(phase): compute for phase, compute in found.items()}
 
 
-def _guarded(compute: Compute, module: TunedConv2d, layer: Convolution, phase: Phase) -> Compute:
+def _guard(compute: Computation, module: TunedConv2d, layer: Convolution, phase: Phase) -> Computation:
     """`compute`, or None for what it refuses once, when its module asks for it anew."""
 
     def call(o: Operands) -> Tensor:
@@ -160,7 +160,7 @@ class _Refused(Exception):
     """An algorithm does not compute what it was chosen for: PyTorch has to."""
 
 
-def tune(module: nn.Conv2d, bindings: Bindings) -> None:
+def tune_module(module: nn.Conv2d, bindings: Bindings) -> None:
     """Make `module` run with `bindings`, its parameters, hooks and state untouched."""
     module.__class__ = TunedConv2d
     module.bindings, module.calls = bindings, {}  # type: ignore[assignment]
@@ -168,7 +168,7 @@ def tune(module: nn.Conv2d, bindings: Bindings) -> None:
 
 def layer_of(module: nn.Conv2d, shape: tuple[int, ...]) -> Convolution:
     """The layer that `module` is for an input of `shape`; raises LatteError for one that is none."""
-    before, after = _padding(module)
+    before, after = _padding_of(module)
     return Convolution(
         batch=shape[0],
         in_channels=shape[1],
@@ -184,7 +184,7 @@ def layer_of(module: nn.Conv2d, shape: tuple[int, ...]) -> Convolution:
     )
 
 
-def _padding(module: nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _padding_of(module: nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if module.padding == "same":
         total = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
         before = tuple(pad // 2 for pad in total)
@@ -194,7 +194,7 @@ def _padding(module: nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(module.padding), tuple(module.padding)
 
 
-def _forward(call: Call, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+def _forward(call: TunedCall, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     if call.forward:
         try:
             return call.forward(Operands(x=x, w=w, b=b, gy=_NO_GRADIENT))
@@ -215,7 +215,7 @@ class _Convolution(torch.autograd.Function):
     """The phases of a convolution by the functions of a Call."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, call: Call) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, call: TunedCall) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.call = call
         ctx.bias = None if b is None else [b.shape[0]]
@@ -232,9 +232,9 @@ class _Convolution(torch.autograd.Function):
         gx = gw = gb = None
         operands = Operands(x=x, w=w, b=None, gy=gy)
         if wants_x and call.backward_data:
-            gx = _tried(call.backward_data, operands)
+            gx = _try(call.backward_data, operands)
         if wants_w and call.backward_filter:
-            gw = _tried(call.backward_filter, operands)
+            gw = _try(call.backward_filter, operands)
         rest = [wants_x and gx is None, wants_w and gw is None]
         if any(rest):
             own = _by_torch(ctx, gy, x, w, [*rest, wants_b])
@@ -249,7 +249,7 @@ def _by_torch(ctx: Any, gy: Tensor, x: Tensor, w: Tensor, mask: list[bool]) -> t
     return tuple(one if wanted else None for one, wanted in zip(found, mask, strict=True))
 
 
-def _tried(compute: Compute, operands: Operands) -> Tensor | None:
+def _try(compute: Computation, operands: Operands) -> Tensor | None:
     try:
         return compute(operands)
     except _Refused:
@@ -271,8 +271,8 @@ def wrapper_s(device: str, clock: Callable[[], float] = time.perf_counter) -> fl
     wrapped = nn.Conv2d(8, 8, 1).to(device)
     x = torch.randn(1, 8, 4, 4, device=device, requires_grad=True)
     layer = layer_of(wrapped, tuple(x.shape))
-    tune(wrapped, Bindings())
-    call = Call(
+    tune_module(wrapped, Bindings())
+    call = TunedCall(
         layer=replace(layer, bias=False),
         bindings=Bindings(),
         layout=Layout.NCHW,

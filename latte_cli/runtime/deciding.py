@@ -37,12 +37,12 @@ class Wish:
     optimizer: str = "sgd"
 
 
-def decided(store: Store, slug: str, network: Network, wish: Wish) -> Choices:
+def decide(store: Store, slug: str, network: Network, wish: Wish) -> Choices:
     """The candidate with the shortest step, or nothing where none is at least LEAST_GAIN shorter than the default.
 
     Raises LatteError where the device has no rows in the default layout, or lacks what a layer can be priced with.
     """
-    default, *others = candidates(store, slug, network, wish)
+    default, *others = ways_to_run(store, slug, network, wish)
     best = min((each for each in others if each.chosen_s), key=lambda each: each.chosen_s or 0.0, default=default)
     default_s, best_s = default.default_s or 0.0, best.chosen_s or 0.0
     if best_s < (1 - LEAST_GAIN) * default_s:
@@ -51,10 +51,10 @@ def decided(store: Store, slug: str, network: Network, wish: Wish) -> Choices:
     return replace(default, reasons=(*default.reasons, less))
 
 
-def candidates(store: Store, slug: str, network: Network, wish: Wish) -> list[Choices]:
+def ways_to_run(store: Store, slug: str, network: Network, wish: Wish) -> list[Choices]:
     """Ways to run `network`: as it is, then each layout alone and with its bindings, where that changes anything.
 
-    A layout that the device has no rows in comes without times. Raises LatteError as `decided` does.
+    A layout that the device has no rows in comes without times. Raises LatteError as `decide` does.
     """
     given = wish.layout or Layout.NCHW
     layouts = (given,) if wish.layout else (given, *(each for each in Layout if each is not given))

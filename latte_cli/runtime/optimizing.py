@@ -16,10 +16,10 @@ from latte_cli.devices import kind_of_torch
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Limits
 from latte_cli.network import Network, load
-from latte_cli.profiles import profile
-from latte_cli.runtime.choices import Choices, Key, matching, read_choices
-from latte_cli.runtime.convolution import Bindings, layer_of, tune, wrapper_s
-from latte_cli.runtime.deciding import Wish, decided
+from latte_cli.profiles import resolve_profile
+from latte_cli.runtime.choices import Choices, Key, matching_choices, read_choices
+from latte_cli.runtime.convolution import Bindings, layer_of, tune_module, wrapper_s
+from latte_cli.runtime.deciding import Wish, decide
 from latte_cli.store import open_store
 from latte_cli.strategies import by_name
 from latte_cli.tasks import Layout, Precision
@@ -30,7 +30,7 @@ _ATTRIBUTE = "_latte_applied"
 
 
 @dataclass(kw_only=True)
-class Applied:
+class Optimization:
     """What `optimize` did to a module: the `choices` for each input it has decided on, and the bindings in force.
 
     `tuned` are the names of the convolutions that run with a chosen algorithm; `reasons` say why no more was done.
@@ -53,10 +53,10 @@ class Applied:
             yield self.bindings.algorithms[pair], why
 
 
-def applied(module: nn.Module) -> Applied | None:
+def optimization_of(module: nn.Module) -> Optimization | None:
     """What `optimize` did to `module`; None for a module that it has not seen."""
     found = getattr(module, _ATTRIBUTE, None)
-    return found if isinstance(found, Applied) else None
+    return found if isinstance(found, Optimization) else None
 
 
 def optimize(
@@ -83,10 +83,10 @@ def optimize(
     there.
     """
     by_name(strategy)
-    state = Applied(bindings=Bindings(precision=_precision(module)))
+    state = Optimization(bindings=Bindings(precision=_precision(module)))
     object.__setattr__(module, _ATTRIBUTE, state)
     if choices is not None:
-        _apply(module, state, _given(choices, module, state.bindings.precision))
+        _apply(module, state, _given_choices(choices, module, state.bindings.precision))
         return module
     limits = Limits(workspace_bytes=workspace_limit, memory_bytes=memory_limit)
     deciding = _Deciding(store=store, device=device, wish=Wish(strategy=strategy, limits=limits), state=state)
@@ -128,13 +128,13 @@ def _threads(place: torch.device) -> int | None:
     return torch.get_num_threads() if kind_of_torch(place.type).threaded else None
 
 
-def _given(choices: str | Path | Choices, module: nn.Module, precision: Precision) -> Choices:
+def _given_choices(choices: str | Path | Choices, module: nn.Module, precision: Precision) -> Choices:
     """The choices for this device, in a file or as they are."""
     if isinstance(choices, Choices):
         return choices
     own = own_key(_place(module), precision)
     entries = read_choices(Path(choices))
-    found = matching(entries, own)
+    found = matching_choices(entries, own)
     if found is None:
         there = "; ".join(dict.fromkeys(f"{each.key.device} in {each.key.precision}" for each in entries))
         raise LatteError(
@@ -151,7 +151,7 @@ class _Deciding:
     store: str | None
     device: str | None
     wish: Wish
-    state: Applied
+    state: Optimization
     seen: set[tuple[Any, ...]] = field(default_factory=set)
     busy: bool = False
 
@@ -170,17 +170,17 @@ class _Deciding:
     def _slug(self, module: nn.Module) -> str:
         place = _place(module)
         name = self.device or (place.type if place.index is None else str(place))
-        return profile(open_store(self.store), name, _threads(place))
+        return resolve_profile(open_store(self.store), name, _threads(place))
 
     def decide(self, module: nn.Module, given: tuple[Any, ...]) -> None:
         self.busy = True
         try:
-            found = self._decided(module, given)
+            found = self._decide(module, given)
         finally:
             self.busy = False
         _apply(module, self.state, found)
 
-    def _decided(self, module: nn.Module, given: tuple[Any, ...]) -> Choices:
+    def _decide(self, module: nn.Module, given: tuple[Any, ...]) -> Choices:
         place = _place(module)
         threads = _threads(place)
         first = not self.state.choices
@@ -194,7 +194,7 @@ class _Deciding:
         try:
             with _without_hooks(module):
                 network = network_of(module, given)
-            return decided(open_store(self.store), self._slug(module), network, wish)
+            return decide(open_store(self.store), self._slug(module), network, wish)
         except LatteError as exc:
             own = own_key(place, self.state.bindings.precision)
             return Choices(key=own, strategy=wish.strategy, reasons=(exc.message,))
@@ -240,7 +240,7 @@ def _without_hooks(module: nn.Module) -> Iterator[None]:
             getattr(each, kind).update(hooks)
 
 
-def _apply(module: nn.Module, state: Applied, choices: Choices) -> None:
+def _apply(module: nn.Module, state: Optimization, choices: Choices) -> None:
     """Put `choices` into force beside those that are; not for a module that would not be safe with them."""
     if choices.layout is Layout.CHANNELS_LAST and (name := _unsafe(module)):
         reason = f"in channels_last PyTorch's own operator would write past its buffers at `{name}`"
@@ -262,7 +262,7 @@ def _apply(module: nn.Module, state: Applied, choices: Choices) -> None:
         if type(each) is nn.Conv2d:
             key = (tuple(each.weight.shape), tuple(each.stride), tuple(each.dilation), each.groups)
         if key in wanted and type(each) is nn.Conv2d:
-            tune(each, state.bindings)
+            tune_module(each, state.bindings)
             names[name] = None
         elif hasattr(each, "calls") and hasattr(each, "bindings"):
             each.calls.clear()

@@ -9,9 +9,9 @@ from statistics import median, quantiles
 from typing import Any
 
 from latte_cli import child
-from latte_cli.backends.torch.training import Run, Training
+from latte_cli.backends.torch.training import NetworkTraining, RunRequest
 from latte_cli.errors import LatteError
-from latte_cli.runtime.choices import Choices, as_json, parsed
+from latte_cli.runtime.choices import Choices, choices_document, parse_choices
 from latte_cli.tasks import Precision
 
 _LEAST_ROUNDS, _MOST_ROUNDS, _STEPS = 5, 15, 3  # chosen: quartiles need five; a warm step in each
@@ -59,10 +59,10 @@ class Race:
         return min(filter(self.right, quicker), key=self.ratio, default=0)
 
 
-def raced(run: Run, variants: Sequence[Choices]) -> Race:
+def run_race(run: RunRequest, variants: Sequence[Choices]) -> Race:
     """Race `variants` on `run`'s model for about `run.seconds` each; raises LatteError where a step does not run."""
     limit_s = _LIMIT_S + _LIMIT_FACTOR * run.seconds * len(variants)
-    request = {"run": asdict(run), "choices": as_json(variants)}
+    request = {"run": asdict(run), "choices": choices_document(variants)}
     try:
         body = child.ask(f"{__name__}:answer", request, limit_s=limit_s)
     except child.TimedOut as exc:
@@ -84,12 +84,12 @@ gradients 1e-2 (bf16: 0.2) apart.
 """
 
 
-def raced_here(run: Run, variants: Sequence[Choices]) -> dict[str, Any]:
-    """`raced` in this process: `times_s` of a step of each variant, round by round, and `differences`.
+def raced_here(run: RunRequest, variants: Sequence[Choices]) -> dict[str, Any]:
+    """`run_race` in this process: `times_s` of a step of each variant, round by round, and `differences`.
 
     A variant of the strategy `pytorch-benchmark` runs with torch's own search switched on.
     """
-    trainings = [_training(run, each) for each in variants]
+    trainings = [_training_of(run, each) for each in variants]
     expected, tolerances = trainings[0].answers(), _TOLERANCES[Precision(run.precision)]
     differences = [max(map(_difference, training.answers(), expected, tolerances)) for training in trainings]
     from latte_cli.backends.torch.layers import synchronizer
@@ -126,10 +126,10 @@ def _difference(found: Sequence[Any], expected: Sequence[Any], tolerance: float)
     return max((inf if isnan(share) else share for share in shares), default=0.0)
 
 
-def _training(run: Run, choices: Choices) -> Training:
+def _training_of(run: RunRequest, choices: Choices) -> NetworkTraining:
     from latte_cli.runtime.optimizing import optimize
 
-    training = Training(run)
+    training = NetworkTraining(run)
     if not choices.nothing:
         optimize(training.module, choices=choices)
     return training
@@ -144,7 +144,7 @@ def _set_search(choices: Choices) -> None:
 def _no_mark() -> None: ...
 
 
-def _step_s(training: Training, synchronize: Callable[[], object]) -> float:
+def _step_s(training: NetworkTraining, synchronize: Callable[[], object]) -> float:
     """The median of a few steps after one that is not timed: another model has used the caches."""
     training.step(_no_mark)
     times_s = []
@@ -157,7 +157,7 @@ def _step_s(training: Training, synchronize: Callable[[], object]) -> float:
     return median(times_s)
 
 
-def judged(race: Race, variants: Sequence[Choices]) -> Choices:
+def winning_choices(race: Race, variants: Sequence[Choices]) -> Choices:
     """The variant that won, with what was measured in place of what was estimated."""
     best = variants[race.winner]
     alone = next((at for at, each in enumerate(variants) if each.layout == best.layout and not each.bindings), None)
@@ -175,5 +175,5 @@ def judged(race: Race, variants: Sequence[Choices]) -> Choices:
 
 
 def answer(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What `raced` asks a process of its own for."""
-    return raced_here(Run(**body["run"]), parsed(body["choices"]))
+    """What `run_race` asks a process of its own for."""
+    return raced_here(RunRequest(**body["run"]), parse_choices(body["choices"]))

@@ -7,17 +7,17 @@ from pathlib import Path
 import torch
 
 from latte_cli.backends import OPENERS, opener_of
-from latte_cli.backends.torch.training import Run
+from latte_cli.backends.torch.training import RunRequest
 from latte_cli.devices import spec_named
 from latte_cli.errors import LatteError, unknown
 from latte_cli.estimator import Limits
 from latte_cli.network import Network
-from latte_cli.profiles import profile
+from latte_cli.profiles import resolve_profile
 from latte_cli.runtime.choices import Choices, Key
 from latte_cli.runtime.convolution import wrapper_s
-from latte_cli.runtime.deciding import Wish, candidates, unsafe
+from latte_cli.runtime.deciding import Wish, unsafe, ways_to_run
 from latte_cli.runtime.optimizing import own_key
-from latte_cli.runtime.racing import Race, judged, raced
+from latte_cli.runtime.racing import Race, run_race, winning_choices
 from latte_cli.store import Store
 from latte_cli.tasks import Layout, Precision
 
@@ -50,7 +50,7 @@ def key_here(device: str, precision: Precision, threads: int | None, limits: Lim
     return replace(own, workspace_limit_bytes=limits.workspace_bytes, memory_limit_bytes=limits.memory_bytes)
 
 
-def tuned(
+def tune_network(
     store: Store,
     model: Path,
     network: Network,
@@ -78,7 +78,7 @@ def tuned(
         optimizer=optimizer,
     )
     ways = [replace(each, key=key) for each in _ways(store, device, network, wish, key, warn)]
-    run = Run(
+    run = RunRequest(
         model=str(model),
         batch_size=network.batch_size,
         sizes=sizes or {},
@@ -89,8 +89,8 @@ def tuned(
         optimizer=optimizer,
         seconds=seconds,
     )
-    race = raced(run, ways)
-    return Tuned(ways=tuple(ways), race=race, best=judged(race, ways))
+    race = run_race(run, ways)
+    return Tuned(ways=tuple(ways), race=race, best=winning_choices(race, ways))
 
 
 def _ways(
@@ -98,7 +98,7 @@ def _ways(
 ) -> list[Choices]:
     """What there is to try: by the profile of this machine, or layouts alone where there is none."""
     try:
-        return candidates(store, profile(store, device, wish.threads), network, wish)
+        return ways_to_run(store, resolve_profile(store, device, wish.threads), network, wish)
     except LatteError as exc:
         warn(f"{exc.message}: only layouts are tried" + (f" ({exc.hint})" if exc.hint else ""))
     reasons = ("no profile says which algorithms to try", unsafe(network, key.kind))

@@ -1,26 +1,26 @@
 """The learned selector: which algorithm each convolution should run with, fitted on a store's rows."""
 
-from latte_cli.selector.artefact import find, load, name, save
+from latte_cli.selector.artefact import find, load_selector, save_selector, selector_name
 from latte_cli.selector.decisions import Decision, by_pass, decisions
-from latte_cli.selector.evaluation import Evaluation, Score, evaluate, prediction_s
-from latte_cli.selector.model import KINDS, Card, Choice, Preferences, Selector, fit
+from latte_cli.selector.evaluation import Evaluation, SelectionScore, evaluate, prediction_s
+from latte_cli.selector.model import KINDS, Choice, Preferences, Selector, SelectorCard, fit_selector
 
 __all__ = [
     "KINDS",
-    "Card",
+    "SelectorCard",
     "Choice",
     "Decision",
     "Evaluation",
     "Preferences",
-    "Score",
+    "SelectionScore",
     "Selector",
     "by_pass",
     "decisions",
     "evaluate",
     "find",
-    "fit",
-    "load",
-    "name",
+    "fit_selector",
+    "load_selector",
+    "selector_name",
     "prediction_s",
-    "save",
+    "save_selector",
 ]

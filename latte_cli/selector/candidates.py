@@ -13,23 +13,23 @@ from latte_cli.lookup import Pair
 from latte_cli.tasks import Settings
 
 Array: TypeAlias = npt.NDArray[np.float64]
-Places: TypeAlias = npt.NDArray[np.int64]
+Indices: TypeAlias = npt.NDArray[np.int64]
 
 COLUMNS = (*FEATURES, *DETAILS)
 """The features of a layer's phase that a model may look at."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidates:
-    """Which algorithms may compute which pairs: `rows` are places in `pairs`, `places` those in the card's algorithms,
+class CandidateTable:
+    """Which algorithms may compute which pairs: `rows` index `pairs`, `indices` the card's algorithms,
     of which there are `algorithms`; `features` has a row of `COLUMNS` for each pair."""
 
     pairs: Sequence[Pair]
     features: Matrix
     settings: Settings
     device: Device
-    rows: Places
-    places: Places
+    rows: Indices
+    indices: Indices
     algorithms: int
 
 
@@ -38,8 +38,8 @@ class Model(Protocol):
 
     kind: str
 
-    def losses(self, candidates: Candidates) -> Array:
+    def losses(self, candidates: CandidateTable) -> Array:
         """The loss of each candidate."""
 
-    def saved(self) -> dict[str, bytes]:
+    def as_files(self) -> dict[str, bytes]:
         """The model as files, by name."""

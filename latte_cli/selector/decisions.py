@@ -10,7 +10,7 @@ from typing import TypeAlias
 from latte_cli.algorithms import Algorithm
 from latte_cli.devices import Device
 from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.lookup import Timing, combined, fits
+from latte_cli.lookup import Timing, combine_passes, fits_workspace
 from latte_cli.measure import Evidence, Measurement
 from latte_cli.tasks import Question, Settings, Task
 
@@ -44,7 +44,7 @@ class Decision:
         return tuple(self.times_s) or self.candidates
 
     @property
-    def tried(self) -> tuple[Algorithm, ...]:
+    def tried_algorithms(self) -> tuple[Algorithm, ...]:
         """Every algorithm with a row, whatever became of it."""
         return (*self.ran, *self.refused)
 
@@ -72,15 +72,15 @@ class Decision:
         return replace(self.layer, batch=1, bias=False)
 
     @property
-    def key(self) -> "Key":
+    def key(self) -> "DecisionKey":
         """What tells decisions apart."""
         return self.device.slug, self.settings, self.layer, self.phase
 
     def within(self, limit_bytes: int) -> "Decision":
         """The choice among the algorithms whose workspace fits the limit."""
-        return replace(self, timings=tuple(timing for timing in self.timings if fits(timing, limit_bytes)))
+        return replace(self, timings=tuple(timing for timing in self.timings if fits_workspace(timing, limit_bytes)))
 
-    def completed(self, earlier: "Decision") -> "Decision":
+    def complete_with(self, earlier: "Decision") -> "Decision":
         """This one with what was timed only earlier, at the speed that the others of both have now."""
         both = [algorithm for algorithm in self.times_s if algorithm in earlier.times_s]
         if not both:
@@ -98,10 +98,10 @@ class Decision:
         return replace(self, timings=(*own, *filled), refused=earlier.refused)
 
 
-Key: TypeAlias = tuple[str, Settings, Convolution, Phase]
+DecisionKey: TypeAlias = tuple[str, Settings, Convolution, Phase]
 
 
-def by_pass(measurements: Iterable[Measurement]) -> tuple[list[Decision], dict[Key, Decision]]:
+def by_pass(measurements: Iterable[Measurement]) -> tuple[list[Decision], dict[DecisionKey, Decision]]:
     """The choices as the first pass of a sweep knows them, and as later passes do, for those that have one.
 
     Where later passes judge less than half of them, all passes together are the first, and there are no later ones.
@@ -111,7 +111,7 @@ def by_pass(measurements: Iterable[Measurement]) -> tuple[list[Decision], dict[K
     earlier = {decision.key: decision for decision in first}
     again = (row for row in rows if row.sweep_pass > 0 and row.evidence is not Evidence.LABEL)
     later = {decision.key: decision for decision in decisions(again, least=1)}
-    judges = {key: decision.completed(earlier[key]) for key, decision in later.items() if key in earlier}
+    judges = {key: decision.complete_with(earlier[key]) for key, decision in later.items() if key in earlier}
     return (first, judges) if 2 * len(judges) >= len(first) else (decisions(rows), {})
 
 
@@ -119,9 +119,9 @@ def decisions(measurements: Iterable[Measurement], *, least: int = 2) -> list[De
     """The choices there are: convolutions of which at least two (or `least`) algorithms ran, their passes combined, or
     of which it is known who won among several."""
     devices: dict[str, Device] = {}
-    rows: defaultdict[Key, list[Measurement]] = defaultdict(list)
-    wins: defaultdict[Key, Counter[Algorithm]] = defaultdict(Counter)
-    answers: dict[Key, str] = {}
+    rows: defaultdict[DecisionKey, list[Measurement]] = defaultdict(list)
+    wins: defaultdict[DecisionKey, Counter[Algorithm]] = defaultdict(Counter)
+    answers: dict[DecisionKey, str] = {}
     for row in measurements:
         task = row.task
         if isinstance(task.layer, Convolution):
@@ -134,17 +134,17 @@ def decisions(measurements: Iterable[Measurement], *, least: int = 2) -> list[De
                 wins[key][task.algorithm] += 1
             else:
                 rows[key].append(row)
-    found = [_timed(devices[key[0]], key, each) for key, each in rows.items()]
+    found = [_timed_decision(devices[key[0]], key, each) for key, each in rows.items()]
     found = [decision for decision in found if len(decision.timings) >= least]
     timed = {decision.key for decision in found}
-    found += _labelled(devices, {key: each for key, each in wins.items() if key not in timed})
-    return [replace(decision, heuristic=_named(decision, answers.get(decision.key))) for decision in found]
+    found += _labelled_decisions(devices, {key: each for key, each in wins.items() if key not in timed})
+    return [replace(decision, heuristic=_algorithm_named(decision, answers.get(decision.key))) for decision in found]
 
 
-def _timed(device: Device, key: Key, rows: Iterable[Measurement]) -> Decision:
+def _timed_decision(device: Device, key: DecisionKey, rows: Iterable[Measurement]) -> Decision:
     _, settings, layer, phase = key
     rows = tuple(rows)
-    timings = tuple(combined(rows))
+    timings = tuple(combine_passes(rows))
     tried = {row.task.algorithm for row in rows if isinstance(row.task, Task)}
     refused = tried - {timing.task.algorithm for timing in timings}
     return Decision(
@@ -157,7 +157,9 @@ def _timed(device: Device, key: Key, rows: Iterable[Measurement]) -> Decision:
     )
 
 
-def _labelled(devices: Mapping[str, Device], wins: Mapping[Key, Counter[Algorithm]]) -> Iterator[Decision]:
+def _labelled_decisions(
+    devices: Mapping[str, Device], wins: Mapping[DecisionKey, Counter[Algorithm]]
+) -> Iterator[Decision]:
     """Decisions by who won; the candidates are all that win somewhere under the same settings."""
     classes: defaultdict[tuple[str, Settings, Phase], set[Algorithm]] = defaultdict(set)
     for (slug, settings, _, phase), each in wins.items():
@@ -175,5 +177,5 @@ def _labelled(devices: Mapping[str, Device], wins: Mapping[Key, Counter[Algorith
             )
 
 
-def _named(decision: Decision, name: str | None) -> Algorithm | None:
-    return next((algorithm for algorithm in decision.tried if algorithm.name == name), None)
+def _algorithm_named(decision: Decision, name: str | None) -> Algorithm | None:
+    return next((algorithm for algorithm in decision.tried_algorithms if algorithm.name == name), None)

@@ -16,8 +16,8 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.devices import Device
 from latte_cli.layers import layer_text
 from latte_cli.lookup import Pair
-from latte_cli.selector.decisions import Decision, Key
-from latte_cli.selector.model import Preferences, Selector, fit, too_few
+from latte_cli.selector.decisions import Decision, DecisionKey
+from latte_cli.selector.model import Preferences, Selector, fit_selector, too_few
 from latte_cli.tasks import Settings
 
 _LEAST_SHAPES = 8  # chosen: more than the usual number of folds
@@ -32,7 +32,7 @@ Fit: TypeAlias = Callable[[Sequence[Decision]], Selector]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class SelectionScore:
     """How good a method's choices are; regret is the time of the choice over the best time.
 
     `regret_total_time` is the ratio of the sums over all decisions; `layers` counts different layers. Where it is known
@@ -55,7 +55,7 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class LearningPoint:
     """A point of the learning curve: choices after learning from `layers` different layers."""
 
     layers: int
@@ -71,8 +71,8 @@ class Evaluation:
     confidences are from how often they were right, in the mean.
     """
 
-    scores: tuple[Score, ...]
-    curve: tuple[Point, ...] = ()
+    scores: tuple[SelectionScore, ...]
+    curve: tuple[LearningPoint, ...] = ()
     softness: float = 1.0
     calibration_error: float = nan
 
@@ -80,7 +80,7 @@ class Evaluation:
 def evaluate(
     decisions: Sequence[Decision],
     *,
-    later: Mapping[Key, Decision] | None = None,
+    later: Mapping[DecisionKey, Decision] | None = None,
     kind: str = "xgboost",
     seed: int = 0,
     folds: int = 5,
@@ -101,13 +101,13 @@ def evaluate(
         raise too_few(decisions)
 
     def fitted(train: Sequence[Decision]) -> Selector:
-        return fit(train, seed=seed, kind=kind)
+        return fit_selector(train, seed=seed, kind=kind)
 
     judges = [decision if later is None else later.get(decision.key) for decision in decisions]
     own = fold_numbers(decisions, seed=seed, folds=folds)
     most_frequent: dict[int, Algorithm] = {}
     ranked: dict[int, Preferences] = {}
-    points: tuple[Point, ...] = ()
+    points: tuple[LearningPoint, ...] = ()
     for fold in range(folds):
         train = [decision for decision, number in zip(decisions, own, strict=True) if number != fold]
         test = {index: judge for index, judge in enumerate(judges) if judge and own[index] == fold}
@@ -141,20 +141,22 @@ def evaluate(
 
 def across_devices(
     train: Sequence[Decision], test: Sequence[Decision], *, seed: int = 0, kind: str = "xgboost"
-) -> list[Score]:
+) -> list[SelectionScore]:
     """Scores on each device's part of `test` of one selector for all devices, `all_devices`, and of one that has not
-    seen that device, `other_devices`; both know devices by their features. Raises LatteError as `fit` does."""
+    seen that device, `other_devices`; both know devices by their features. Raises LatteError as `fit_selector` does."""
     scores = []
-    together = fit(train, seed=seed, kind=kind)
+    together = fit_selector(train, seed=seed, kind=kind)
     for slug in sorted({decision.device.slug for decision in test}):
         own = {index: decision for index, decision in enumerate(test) if decision.device.slug == slug}
         others = [decision for decision in train if decision.device.slug != slug]
-        scores += score_groups(own, "all_devices", selected(together, own))
-        scores += score_groups(own, "other_devices", selected(fit(others, seed=seed, kind=kind), own))
+        scores += score_groups(own, "all_devices", selected_algorithms(together, own))
+        scores += score_groups(
+            own, "other_devices", selected_algorithms(fit_selector(others, seed=seed, kind=kind), own)
+        )
     return scores
 
 
-def _within(decisions: Mapping[int, Decision], picks: Picks, limit_bytes: int) -> Iterator[Score]:
+def _within(decisions: Mapping[int, Decision], picks: Picks, limit_bytes: int) -> Iterator[SelectionScore]:
     """Scores under a limit, of the selector and of the framework's default where that fits."""
     fitting = {index: decision.within(limit_bytes) for index, decision in decisions.items()}
     fitting = {index: decision for index, decision in fitting.items() if len(decision.timings) > 1}
@@ -164,7 +166,7 @@ def _within(decisions: Mapping[int, Decision], picks: Picks, limit_bytes: int) -
             yield replace(score, limit_bytes=limit_bytes)
 
 
-def _curve(train: Sequence[Decision], test: Mapping[int, Decision], fitted: Fit) -> tuple[Point, ...]:
+def _curve(train: Sequence[Decision], test: Mapping[int, Decision], fitted: Fit) -> tuple[LearningPoint, ...]:
     """Quality after a part of the layers: an eighth, a quarter, half and all of them."""
     points = []
     shapes = fold_numbers(train, seed=1, folds=_CURVE[0])
@@ -172,10 +174,10 @@ def _curve(train: Sequence[Decision], test: Mapping[int, Decision], fitted: Fit)
         some = [decision for decision, number in zip(train, shapes, strict=True) if number < _CURVE[0] // part]
         if len({decision.shape for decision in some}) < _LEAST_SHAPES:
             continue
-        picks = selected(fitted(some), test)
+        picks = selected_algorithms(fitted(some), test)
         score = _score("selector", ("", "", "all"), list(test.values()), list(picks.values()))
         layers = len({decision.layer for decision in some})
-        points.append(Point(layers=layers, top1=score.top1, regret_geomean=score.regret_geomean))
+        points.append(LearningPoint(layers=layers, top1=score.top1, regret_geomean=score.regret_geomean))
     return tuple(points)
 
 
@@ -196,12 +198,12 @@ def rankings(selector: Selector, decisions: Mapping[int, Decision]) -> dict[int,
     found: dict[int, Preferences] = {}
     for (device, settings), indices in batches.items():
         pairs = [(decisions[index].layer, decisions[index].phase) for index in indices]
-        tried = [decisions[index].tried for index in indices]
+        tried = [decisions[index].tried_algorithms for index in indices]
         found.update(zip(indices, selector.rank(pairs, settings, device, tried), strict=True))
     return {index: found[index] for index in decisions}
 
 
-def selected(selector: Selector, decisions: Mapping[int, Decision]) -> dict[int, Algorithm]:
+def selected_algorithms(selector: Selector, decisions: Mapping[int, Decision]) -> dict[int, Algorithm]:
     """What `selector` takes for each decision, among the algorithms that were tried."""
     return _best(rankings(selector, decisions))
 
@@ -214,7 +216,9 @@ def fitted_softness(ranked: Mapping[int, Preferences], decisions: Mapping[int, D
     """The softness under which what won was likeliest (temperature scaling: Guo et al., ICML 2017)."""
     from scipy.optimize import minimize_scalar
 
-    choices = [(each.losses, _won(each, decisions[index])) for index, each in ranked.items() if len(each.losses) > 1]
+    choices = [
+        (each.losses, _winner_index(each, decisions[index])) for index, each in ranked.items() if len(each.losses) > 1
+    ]
     gaps = [(np.array(losses) - min(losses), won) for losses, won in choices if won is not None]
     if not gaps:
         return 1.0
@@ -243,7 +247,7 @@ def calibration_error(ranked: Mapping[int, Preferences], decisions: Mapping[int,
     )
 
 
-def _won(preferences: Preferences, decision: Decision) -> int | None:
+def _winner_index(preferences: Preferences, decision: Decision) -> int | None:
     return preferences.algorithms.index(decision.best) if decision.best in preferences.algorithms else None
 
 
@@ -253,7 +257,7 @@ def majority(train: Sequence[Decision], test: Mapping[int, Decision]) -> dict[in
     for decision in train:
         wins[_class(decision)].update(dict(decision.wins) or {decision.best: 1})
     return {
-        index: max(decision.tried, key=lambda algorithm: (wins[_class(decision)][algorithm], str(algorithm)))
+        index: max(decision.tried_algorithms, key=lambda algorithm: (wins[_class(decision)][algorithm], str(algorithm)))
         for index, decision in test.items()
     }
 
@@ -262,7 +266,9 @@ def _class(decision: Decision) -> tuple[str, str, str]:
     return decision.device.slug, decision.settings.precision, decision.phase
 
 
-def score_groups(decisions: Sequence[Decision] | Mapping[int, Decision], method: str, picks: Picks) -> list[Score]:
+def score_groups(
+    decisions: Sequence[Decision] | Mapping[int, Decision], method: str, picks: Picks
+) -> list[SelectionScore]:
     """Scores of `method`, which picked algorithms for some of `decisions`, by device, precision and phase."""
     groups: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
     for index in sorted(picks):
@@ -275,7 +281,9 @@ def score_groups(decisions: Sequence[Decision] | Mapping[int, Decision], method:
     ]
 
 
-def _score(method: str, key: tuple[str, str, str], decisions: Sequence[Decision], picks: Sequence[Algorithm]) -> Score:
+def _score(
+    method: str, key: tuple[str, str, str], decisions: Sequence[Decision], picks: Sequence[Algorithm]
+) -> SelectionScore:
     slug, precision, phase = key
     pairs = list(zip(decisions, picks, strict=True))
     timed = [(decision, pick) for decision, pick in pairs if decision.times_s]
@@ -283,7 +291,7 @@ def _score(method: str, key: tuple[str, str, str], decisions: Sequence[Decision]
     chosen = np.array([taken_s(decision, pick) for decision, pick in timed])
     regret: npt.NDArray[np.float64] = chosen / best
     rows = sum(decision.count for decision in decisions)
-    return Score(
+    return SelectionScore(
         device=slug,
         phase=phase,
         precision=precision,

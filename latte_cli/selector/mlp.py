@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.selector.candidates import Array, Candidates
+from latte_cli.selector.candidates import Array, CandidateTable
 from latte_cli.tasks import Settings
 
 if TYPE_CHECKING:
@@ -38,36 +38,36 @@ class Perceptrons:
     def __init__(self, tensors: Tensors) -> None:
         self._tensors = tensors
 
-    def losses(self, candidates: Candidates) -> Array:
+    def losses(self, candidates: CandidateTable) -> Array:
         """Minus the logarithm of each candidate's likelihood; equal ones where nothing like it was learned from."""
         groups: defaultdict[str, list[int]] = defaultdict(list)
         for row, (_, phase) in enumerate(candidates.pairs):
-            groups[key(candidates.device.slug, candidates.settings, phase)].append(row)
+            groups[perceptron_key(candidates.device.slug, candidates.settings, phase)].append(row)
         logits = np.zeros((len(candidates.pairs), candidates.algorithms))
         for name, rows in groups.items():
             if f"{name}/0/weight" in self._tensors:
                 logits[rows] = self._logits(name, sizes([candidates.pairs[row][0] for row in rows]))
         shifted = logits - logits.max(axis=1, keepdims=True)
         likely = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        result: Array = -likely[candidates.rows, candidates.places]
+        result: Array = -likely[candidates.rows, candidates.indices]
         return result
 
     def _logits(self, name: str, x: npt.NDArray[np.float32]) -> Array:
         at = self._tensors
         gate = 1 / (1 + np.exp(-np.clip(x @ at[f"{name}/gate/weight"].T + at[f"{name}/gate/bias"], -60, 60)))
         x = x * gate * at[f"{name}/importance"]
-        for place in range(len(_WIDTHS) + 1):
-            x = x @ at[f"{name}/{place}/weight"].T + at[f"{name}/{place}/bias"]
-            x = np.maximum(x, 0) if place < len(_WIDTHS) else x
+        for index in range(len(_WIDTHS) + 1):
+            x = x @ at[f"{name}/{index}/weight"].T + at[f"{name}/{index}/bias"]
+            x = np.maximum(x, 0) if index < len(_WIDTHS) else x
         return x.astype(np.float64)
 
-    def saved(self) -> dict[str, bytes]:
+    def as_files(self) -> dict[str, bytes]:
         from safetensors.numpy import save
 
         return {_FILE: save({name: np.ascontiguousarray(tensor) for name, tensor in self._tensors.items()})}
 
 
-def load(content: Mapping[str, bytes]) -> Perceptrons:
+def load_perceptrons(content: Mapping[str, bytes]) -> Perceptrons:
     """Perceptrons from their safetensors file; raises ValueError for what is none."""
     from safetensors import SafetensorError
     from safetensors.numpy import load as read
@@ -78,7 +78,7 @@ def load(content: Mapping[str, bytes]) -> Perceptrons:
         raise ValueError("unreadable weights") from exc
 
 
-def key(slug: str, settings: Settings, phase: Phase) -> str:
+def perceptron_key(slug: str, settings: Settings, phase: Phase) -> str:
     """What a perceptron is for."""
     return f"{slug} {phase} {settings.precision} {settings.layout}"
 
@@ -105,22 +105,24 @@ def _sizes(layer: Layer) -> tuple[int, ...]:
     return (layer.batch, layer.in_channels, *first, layer.out_channels, *(size for axes in others for size in axes))
 
 
-def fit(decisions: Sequence["Decision"], algorithms: Sequence[Any], *, seed: int, epochs: int = _EPOCHS) -> Perceptrons:
+def fit_perceptrons(
+    decisions: Sequence["Decision"], algorithms: Sequence[Any], *, seed: int, epochs: int = _EPOCHS
+) -> Perceptrons:
     """Perceptrons trained on who won, each row of conflicting ones for itself."""
     groups: defaultdict[str, list[Decision]] = defaultdict(list)
     for decision in decisions:
-        groups[key(decision.device.slug, decision.settings, decision.phase)].append(decision)
-    places = {algorithm: place for place, algorithm in enumerate(algorithms)}
+        groups[perceptron_key(decision.device.slug, decision.settings, decision.phase)].append(decision)
+    indices = {algorithm: index for index, algorithm in enumerate(algorithms)}
     tensors: dict[str, npt.NDArray[np.float32]] = {}
     for name, own in groups.items():
-        rows = [(d.layer, places[won]) for d in own for won, count in d.wins or ((d.best, 1),) for _ in range(count)]
+        rows = [(d.layer, indices[won]) for d in own for won, count in d.wins or ((d.best, 1),) for _ in range(count)]
         labels = np.array([label for _, label in rows])
-        trained = _trained(sizes([layer for layer, _ in rows]), labels, len(algorithms), seed, epochs)
+        trained = _train(sizes([layer for layer, _ in rows]), labels, len(algorithms), seed, epochs)
         tensors |= {f"{name}/{part}": tensor for part, tensor in trained.items()}
     return Perceptrons(tensors)
 
 
-def _trained(
+def _train(
     x: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], classes: int, seed: int, epochs: int
 ) -> dict[str, npt.NDArray[np.float32]]:
     import torch
@@ -132,8 +134,8 @@ def _trained(
     given, right = torch.from_numpy(x), torch.from_numpy(labels)
     gate = nn.Linear(_INPUTS, _INPUTS)
     importance = nn.Parameter(torch.ones(_INPUTS))
-    for place, value in _IMPORTANCES.items():
-        importance.data[place] = value
+    for index, value in _IMPORTANCES.items():
+        importance.data[index] = value
     widths = (_INPUTS, *_WIDTHS, classes)
     layers = nn.ModuleList(nn.Linear(wide, out) for wide, out in pairwise(widths))
     parameters = [*gate.parameters(), importance, *layers.parameters()]
@@ -148,7 +150,7 @@ def _trained(
         return result
 
     def state() -> dict[str, npt.NDArray[np.float32]]:
-        named = {"gate": gate, **{str(place): layer for place, layer in enumerate(layers)}}
+        named = {"gate": gate, **{str(index): layer for index, layer in enumerate(layers)}}
         kept = {f"{name}/{part}": value for name, own in named.items() for part, value in own.named_parameters()}
         return {name: tensor.detach().numpy().copy() for name, tensor in (*kept.items(), ("importance", importance))}
 

@@ -19,13 +19,13 @@ from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION, Matrix, details, matrix
 from latte_cli.layers import Convolution, Layer, Phase, layer_text
 from latte_cli.lookup import Pair, sort
-from latte_cli.selector.candidates import COLUMNS, Array, Candidates, Model, Places
+from latte_cli.selector.candidates import COLUMNS, Array, CandidateTable, Indices, Model
 from latte_cli.selector.decisions import Decision
 from latte_cli.selector.workspaces import Workspaces
 from latte_cli.tasks import Layout, Precision, Settings
 
 if TYPE_CHECKING:
-    from latte_cli.selector.trees import Examples
+    from latte_cli.selector.trees import TreeExamples
 
 SCHEMA = "latte.selector/2"
 
@@ -71,10 +71,10 @@ class Preferences:
         """
         if not self.algorithms:
             return FRAMEWORK_DEFAULT, self.otherwise
-        places, losses, needed = range(len(self.algorithms)), list(self.losses), list(self.workspaces_bytes)
-        fitting = [at for at in places if limit_bytes is None or needed[at] <= limit_bytes]
+        indices, losses, needed = range(len(self.algorithms)), list(self.losses), list(self.workspaces_bytes)
+        fitting = [at for at in indices if limit_bytes is None or needed[at] <= limit_bytes]
         if not fitting:
-            return self.algorithms[min(places, key=needed.__getitem__)], 0.0
+            return self.algorithms[min(indices, key=needed.__getitem__)], 0.0
         best = min(fitting, key=losses.__getitem__)
         shares = (exp((losses[best] - losses[at]) / self.softness) for at in fitting)
         return self.algorithms[best], 1 / sum(shares)
@@ -82,7 +82,7 @@ class Preferences:
     def likeliest(self, count: int) -> list[Algorithm]:
         """The `count` algorithms with the least losses, best first."""
         order = sorted(zip(self.losses, range(len(self.algorithms)), strict=True))
-        return [self.algorithms[place] for _, place in order[:count]]
+        return [self.algorithms[index] for _, index in order[:count]]
 
     def workspaces(self) -> dict[Algorithm, int]:
         """The workspace that each may take, in bytes."""
@@ -90,10 +90,10 @@ class Preferences:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class SelectorCard:
     """What a selector was made of, and what it needs beside its trees; JSON beside them.
 
-    `ran` holds the places in `algorithms` of those that ran a sort of layer, `classes` of those that won in a phase;
+    `ran` holds the indices in `algorithms` of those that ran a sort of layer, `classes` of those that won in a phase;
     a candidate is e times less likely for a loss `softness` higher, fitted to left-out
     layers as far as the `calibration_error` says; `importance` is what the model says of its features.
     """
@@ -122,9 +122,9 @@ class Card:
 class Selector:
     """Chooses algorithms for convolutions that were not measured, a whole network at once."""
 
-    def __init__(self, card: Card, model: Model, workspaces: Workspaces) -> None:
+    def __init__(self, card: SelectorCard, model: Model, workspaces: Workspaces) -> None:
         self.card, self.model, self.workspaces = card, model, workspaces
-        self._places = {algorithm: place for place, algorithm in enumerate(card.algorithms)}
+        self._indices = {algorithm: index for index, algorithm in enumerate(card.algorithms)}
 
     def choose(
         self,
@@ -168,45 +168,45 @@ class Selector:
             return []
         able = [self._able(pair, settings, device) for pair in layers_phases]
         if candidates is not None:
-            able = [self._among(places, own) for places, own in zip(able, candidates, strict=True)]
-        counts = [len(places) for places in able]
-        asked = Candidates(
+            able = [self._among(indices, own) for indices, own in zip(able, candidates, strict=True)]
+        counts = [len(indices) for indices in able]
+        asked = CandidateTable(
             pairs=layers_phases,
-            features=_seen(layers_phases, settings, device),
+            features=_seen_columns(layers_phases, settings, device),
             settings=settings,
             device=device,
             rows=np.repeat(np.arange(len(able)), counts),
-            places=np.array([place for places in able for place in places], dtype=np.int64),
+            indices=np.array([index for indices in able for index in indices], dtype=np.int64),
             algorithms=len(self.card.algorithms),
         )
         losses = self.model.losses(asked) if sum(counts) else np.zeros(0)
         needed = np.zeros(sum(counts))
         if with_workspaces:
-            needed = self.workspaces.needed(asked.features, asked.rows, asked.places)
+            needed = self.workspaces.predict_bytes(asked.features, asked.rows, asked.indices)
         ends = np.cumsum(counts)[:-1]
         return [
             Preferences(
-                algorithms=tuple(self.card.algorithms[place] for place in places),
+                algorithms=tuple(self.card.algorithms[index] for index in indices),
                 losses=own.tolist(),
                 workspaces_bytes=need.tolist(),
                 softness=self.card.softness,
                 otherwise=float(not isinstance(pair[0], Convolution)),
             )
-            for pair, places, own, need in zip(
+            for pair, indices, own, need in zip(
                 layers_phases, able, np.split(losses, ends), np.split(needed, ends), strict=True
             )
         ]
 
     def _able(self, pair: Pair, settings: Settings, device: Device) -> Sequence[int]:
-        """Places of the algorithms that ran the sort of layer with this kernel, or else with any."""
+        """Indices of the algorithms that ran the sort of layer with this kernel, or else with any."""
         if not isinstance(pair[0], Convolution):
             return ()
         keys = _sort_keys(device, settings, *pair)
         return next((self.card.ran[key] for key in keys if key in self.card.ran), ())
 
-    def _among(self, places: Sequence[int], wanted: Collection[Algorithm]) -> Sequence[int]:
-        own = {self._places.get(algorithm) for algorithm in wanted}
-        return [place for place in places if place in own]
+    def _among(self, indices: Sequence[int], wanted: Collection[Algorithm]) -> Sequence[int]:
+        own = {self._indices.get(algorithm) for algorithm in wanted}
+        return [index for index in indices if index in own]
 
 
 def _choice(pair: Pair, settings: Settings, best: tuple[Algorithm, float]) -> Choice:
@@ -220,7 +220,7 @@ def _choice(pair: Pair, settings: Settings, best: tuple[Algorithm, float]) -> Ch
     )
 
 
-def fit(
+def fit_selector(
     decisions: Sequence[Decision],
     *,
     kind: str = "xgboost",
@@ -246,11 +246,11 @@ def fit(
     importance: Mapping[str, float] = {}
     classes: Mapping[str, Sequence[int]] = {}
     if kind == "mlp":
-        model = mlp.fit(decisions, algorithms, seed=seed)
+        model = mlp.fit_perceptrons(decisions, algorithms, seed=seed)
     else:
-        model = boosted = trees.fit(_examples(decisions, algorithms, devices, features), devices, seed=seed)
+        model = boosted = trees.fit_trees(_examples(decisions, algorithms, devices, features), devices, seed=seed)
         importance, classes = boosted.importance(), boosted.classes
-    card = Card(
+    card = SelectorCard(
         kind=kind,
         softness=_SOFTNESS[kind] if softness is None else softness,
         calibration_error=calibration_error,
@@ -271,7 +271,7 @@ def fit(
             "python": platform.python_version(),
         },
     )
-    return Selector(card, model, workspaces.fit(features, *_needs(decisions, algorithms), seed=seed))
+    return Selector(card, model, workspaces.fit_workspaces(features, *_needs(decisions, algorithms), seed=seed))
 
 
 def too_few(decisions: Sequence[Decision]) -> LatteError:
@@ -289,22 +289,22 @@ def _order(algorithm: Algorithm) -> tuple[str, str, int]:
 
 def _examples(
     decisions: Sequence[Decision], algorithms: Sequence[Algorithm], devices: Sequence[str], features: Matrix
-) -> "Examples":
+) -> "TreeExamples":
     """Everything that was tried: its loss is 1 - best time / time, or how often it did not win."""
-    from latte_cli.selector.trees import Examples
+    from latte_cli.selector.trees import TreeExamples
 
-    at = {algorithm: place for place, algorithm in enumerate(algorithms)}
+    at = {algorithm: index for index, algorithm in enumerate(algorithms)}
     cells: list[tuple[int, int, float, float]] = []
     for row, decision in enumerate(decisions):
         cells += [(row, at[one], _loss(decision, one), decision.share(one)) for one in decision.ran]
         cells += [(row, at[refused], _REFUSED, 0.0) for refused in decision.refused if refused in at]
-    rows, places, losses, wins = (np.array(column) for column in zip(*cells, strict=True))
-    return Examples(
+    rows, indices, losses, wins = (np.array(column) for column in zip(*cells, strict=True))
+    return TreeExamples(
         features=features,
         devices=np.array([devices.index(decision.device.slug) for decision in decisions]),
         phases=[decision.phase for decision in decisions],
         rows=rows,
-        places=places,
+        indices=indices,
         losses=losses,
         wins=wins,
         gains=np.array([_gain(decision) for decision in decisions]),
@@ -313,17 +313,17 @@ def _examples(
     )
 
 
-def _needs(decisions: Sequence[Decision], algorithms: Sequence[Algorithm]) -> tuple[Places, Places, Array]:
+def _needs(decisions: Sequence[Decision], algorithms: Sequence[Algorithm]) -> tuple[Indices, Indices, Array]:
     """Decision, algorithm and bytes of each workspace that was measured."""
-    at = {algorithm: place for place, algorithm in enumerate(algorithms)}
+    at = {algorithm: index for index, algorithm in enumerate(algorithms)}
     cells = [
         (row, at[timing.task.algorithm], timing.workspace_bytes)
         for row, decision in enumerate(decisions)
         for timing in decision.timings
         if timing.workspace_bytes is not None
     ]
-    rows, places, needed = np.array(cells, dtype=np.int64).reshape(-1, 3).T
-    return rows, places, needed.astype(np.float64)
+    rows, indices, needed = np.array(cells, dtype=np.int64).reshape(-1, 3).T
+    return rows, indices, needed.astype(np.float64)
 
 
 def _gain(decision: Decision) -> float:
@@ -338,7 +338,7 @@ def _loss(decision: Decision, algorithm: Algorithm) -> float:
     return 1 - decision.share(algorithm)
 
 
-def _seen(pairs: Sequence[Pair], settings: Settings, device: Device) -> Matrix:
+def _seen_columns(pairs: Sequence[Pair], settings: Settings, device: Device) -> Matrix:
     """The columns that a model may look at."""
     return np.hstack([matrix(pairs, settings, device), details([layer for layer, _ in pairs])])
 
@@ -350,7 +350,7 @@ def _features(decisions: Sequence[Decision]) -> Matrix:
         groups[decision.device, decision.settings].append(row)
     result = np.empty((len(decisions), len(COLUMNS)), dtype=np.float32)
     for (device, settings), rows in groups.items():
-        result[rows] = _seen([(decisions[row].layer, decisions[row].phase) for row in rows], settings, device)
+        result[rows] = _seen_columns([(decisions[row].layer, decisions[row].phase) for row in rows], settings, device)
     return result
 
 
@@ -381,5 +381,5 @@ def _ran(decisions: Sequence[Decision], algorithms: Sequence[Algorithm]) -> dict
     for decision in decisions:
         for key in _sort_keys(decision.device, decision.settings, decision.layer, decision.phase):
             found[key].update(decision.ran)
-    places = {algorithm: place for place, algorithm in enumerate(algorithms)}
-    return {key: sorted(places[algorithm] for algorithm in each) for key, each in sorted(found.items())}
+    indices = {algorithm: index for index, algorithm in enumerate(algorithms)}
+    return {key: sorted(indices[algorithm] for algorithm in each) for key, each in sorted(found.items())}

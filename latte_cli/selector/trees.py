@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from latte_cli.boosters import library, loaded
+from latte_cli.boosters import load_booster, xgboost_module
 from latte_cli.features import FEATURES, Matrix, informative
 from latte_cli.layers import Phase
-from latte_cli.selector.candidates import COLUMNS, Array, Candidates, Places
+from latte_cli.selector.candidates import COLUMNS, Array, CandidateTable, Indices
 
 SEEN = (*COLUMNS, "device", "algorithm")
-"""What the trees see of a candidate; the last two are places in the card. Those that tell who wins see no algorithm."""
+"""What the trees see of a candidate; the last two are the card's indices. Those that tell who wins see no algorithm."""
 
 LOSSES = "losses"
 """The name of the booster that predicts losses; the others have those of their phases."""
@@ -33,17 +33,17 @@ _SMOOTH = {"min_child_weight": 10, "colsample_bytree": 0.5}  # few decisions, be
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examples:
+class TreeExamples:
     """What trees are fitted to: for each decision its features, its device's place and its phase; for each candidate
-    the decision (`rows`), the algorithm (`places`), its loss, and how often it won; the `gain` of the best candidate
+    the decision (`rows`), the algorithm (`indices`), its loss, and how often it won; the `gain` of the best candidate
     over the next is in logarithms of time, and `counts` are how many rows stand behind a decision. The times of `times`
     candidates are known."""
 
     features: Matrix
-    devices: Places
+    devices: Indices
     phases: Sequence[Phase]
-    rows: Places
-    places: Places
+    rows: Indices
+    indices: Indices
     losses: Array
     wins: Array
     gains: Array
@@ -64,11 +64,11 @@ class Trees:
     ) -> None:
         self._boosters, self._devices, self.classes = boosters, list(devices), classes
 
-    def losses(self, candidates: Candidates) -> Array:
+    def losses(self, candidates: CandidateTable) -> Array:
         slug = candidates.device.slug
         code = self._devices.index(slug) if slug in self._devices else np.nan
         whole = _columns(candidates.features, np.full(len(candidates.features), code, dtype=np.float32))
-        one_each = np.column_stack([whole[candidates.rows], candidates.places.astype(np.float32)])
+        one_each = np.column_stack([whole[candidates.rows], candidates.indices.astype(np.float32)])
         losses: Array = self._boosters[LOSSES].inplace_predict(one_each).astype(np.float64)
         likely = np.full((len(whole), candidates.algorithms), _LEAST_LIKELY)
         for phase in {phase for _, phase in candidates.pairs}:
@@ -76,7 +76,7 @@ class Trees:
                 own = np.array([index for index, pair in enumerate(candidates.pairs) if pair[1] is phase])
                 won = booster.inplace_predict(whole[own])
                 likely[np.ix_(own, np.array(self.classes[phase]))] = np.maximum(won, _LEAST_LIKELY)
-        losses -= _WINS_COUNT * np.log(likely[candidates.rows, candidates.places])
+        losses -= _WINS_COUNT * np.log(likely[candidates.rows, candidates.indices])
         return losses
 
     def importance(self) -> dict[str, float]:
@@ -86,45 +86,45 @@ class Trees:
         named = {SEEN[int(name.removeprefix("f"))]: gain / total for name, gain in gains.items()}
         return dict(sorted(named.items(), key=lambda item: -item[1]))
 
-    def saved(self) -> dict[str, bytes]:
+    def as_files(self) -> dict[str, bytes]:
         return {f"{name}.ubj": bytes(booster.save_raw(raw_format="ubj")) for name, booster in self._boosters.items()}
 
 
-def fit(examples: Examples, devices: Sequence[str], *, seed: int) -> Trees:
+def fit_trees(examples: TreeExamples, devices: Sequence[str], *, seed: int) -> Trees:
     """Trees fitted to `examples`, the same for the same seed."""
     many = len(examples.features) >= _MANY
     detailed = many or examples.times >= _MANY_TIMES
     of_losses, of_wins = _LARGE if detailed else _FEW
     smooth = _SMOOTH if detailed and not many else {}
     whole = _columns(examples.features, examples.devices.astype(np.float32))
-    columns = np.column_stack([whole[examples.rows], examples.places.astype(np.float32)])
+    columns = np.column_stack([whole[examples.rows], examples.indices.astype(np.float32)])
     data = _data(columns, examples.losses, examples.counts[examples.rows], detailed=detailed)
-    boosters = {LOSSES: _boosted(data, {**_OF_LOSSES, **smooth}, of_losses, seed)}
+    boosters = {LOSSES: _boost(data, {**_OF_LOSSES, **smooth}, of_losses, seed)}
     classes: dict[str, list[int]] = {}
     phases = np.array([str(phase) for phase in examples.phases])
     weights = examples.wins * examples.counts[examples.rows]
     weights = weights * (_LEAST_WEIGHT + np.minimum(examples.gains[examples.rows], _MOST_GAIN))
     for phase in sorted(set(phases)):
         won = np.flatnonzero((examples.wins > 0) & (phases[examples.rows] == phase))
-        present, labels = np.unique(examples.places[won], return_inverse=True)
+        present, labels = np.unique(examples.indices[won], return_inverse=True)
         if len(present) > 1:
             data = _data(whole[examples.rows[won]], labels, weights[won], detailed=detailed)
-            boosters[phase] = _boosted(data, {**_OF_WINS, "num_class": len(present)}, of_wins, seed)
-            classes[phase] = [int(place) for place in present]
+            boosters[phase] = _boost(data, {**_OF_WINS, "num_class": len(present)}, of_wins, seed)
+            classes[phase] = [int(index) for index in present]
     return Trees(boosters, devices, classes)
 
 
-def _boosted(data: Any, objective: Mapping[str, Any], size: tuple[int, float, int], seed: int) -> Any:
-    xgboost = library()
+def _boost(data: Any, objective: Mapping[str, Any], size: tuple[int, float, int], seed: int) -> Any:
+    xgboost = xgboost_module()
     depth, rate, rounds = size
     parameters = {**_COMMON, **objective, "max_depth": depth, "eta": rate, "seed": seed}
     return xgboost.train(parameters, data, num_boost_round=rounds)
 
 
-def load(content: Mapping[str, bytes], devices: Sequence[str], classes: Mapping[str, Sequence[int]]) -> Trees:
+def load_trees(content: Mapping[str, bytes], devices: Sequence[str], classes: Mapping[str, Sequence[int]]) -> Trees:
     """Trees from XGBoost's own files; raises ValueError for what is none, or is of other features."""
     stems = {name.removesuffix(".ubj"): one for name, one in content.items()}
-    boosters = {stem: loaded(one, len(SEEN) - (stem != LOSSES)) for stem, one in stems.items()}
+    boosters = {stem: load_booster(one, len(SEEN) - (stem != LOSSES)) for stem, one in stems.items()}
     if LOSSES not in boosters or set(classes) != set(boosters) - {LOSSES}:
         raise ValueError("trees that are not complete")
     return Trees(boosters, devices, classes)
@@ -135,7 +135,7 @@ def _columns(features: Matrix, devices: npt.NDArray[np.float32]) -> Matrix:
 
 
 def _data(columns: Matrix, target: npt.ArrayLike, counts: Array, *, detailed: bool) -> Any:
-    xgboost = library()
+    xgboost = xgboost_module()
     data = xgboost.DMatrix(
         columns, label=target, weight=counts, feature_types=_TYPES[: columns.shape[1]], enable_categorical=True
     )

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from latte_cli.boosters import library, loaded
+from latte_cli.boosters import load_booster, xgboost_module
 from latte_cli.features import Matrix, informative
-from latte_cli.selector.candidates import Array, Places
+from latte_cli.selector.candidates import Array, Indices
 
 FILE = "workspaces.ubj"
 _SMALL_BYTES = 4096  # chosen: a page, less than any limit tells apart
@@ -28,25 +28,25 @@ class Workspaces:
     def __init__(self, booster: Any | None = None) -> None:
         self._booster = booster
 
-    def needed(self, features: Matrix, rows: Places, places: Places) -> Array:
-        """Bytes that each candidate, algorithm `places` for the pairs `rows` of `features`, may need."""
+    def predict_bytes(self, features: Matrix, rows: Indices, indices: Indices) -> Array:
+        """Bytes that each candidate, algorithm `indices` for the pairs `rows` of `features`, may need."""
         if self._booster is None or not len(rows):
             return np.zeros(len(rows))
-        logs = self._booster.inplace_predict(_columns(features, rows, places)).astype(np.float64)
+        logs = self._booster.inplace_predict(_columns(features, rows, indices)).astype(np.float64)
         needed: Array = _MARGIN * np.maximum(np.exp2(logs) - _SMALL_BYTES, 0.0)
         return np.where(needed < _SMALL_BYTES / 2, 0.0, needed)
 
-    def saved(self) -> dict[str, bytes]:
+    def as_files(self) -> dict[str, bytes]:
         """The trees as XGBoost's own file."""
         return {} if self._booster is None else {FILE: bytes(self._booster.save_raw(raw_format="ubj"))}
 
 
-def fit(features: Matrix, rows: Places, places: Places, needed_bytes: Array, *, seed: int) -> Workspaces:
+def fit_workspaces(features: Matrix, rows: Indices, indices: Indices, needed_bytes: Array, *, seed: int) -> Workspaces:
     """Trees fitted to what candidates needed, one number each."""
-    xgboost = library()
+    xgboost = xgboost_module()
     if not len(rows):
         return Workspaces()
-    columns = _columns(features, rows, places)
+    columns = _columns(features, rows, indices)
     types = ["q"] * features.shape[1] + ["c"]
     target = np.log2(needed_bytes + _SMALL_BYTES)
     data = xgboost.DMatrix(columns, label=target, feature_types=types, enable_categorical=True)
@@ -54,10 +54,10 @@ def fit(features: Matrix, rows: Places, places: Places, needed_bytes: Array, *, 
     return Workspaces(xgboost.train({**_TREES, "seed": seed}, data, num_boost_round=_ROUNDS))
 
 
-def load(content: bytes, columns: int) -> Workspaces:
+def load_workspaces(content: bytes, columns: int) -> Workspaces:
     """Trees from XGBoost's own file; raises ValueError for what is none, or is of other features."""
-    return Workspaces(loaded(content, columns + 1))
+    return Workspaces(load_booster(content, columns + 1))
 
 
-def _columns(features: Matrix, rows: Places, places: Places) -> Matrix:
-    return np.column_stack([features[rows], places.astype(np.float32)])
+def _columns(features: Matrix, rows: Indices, indices: Indices) -> Matrix:
+    return np.column_stack([features[rows], indices.astype(np.float32)])

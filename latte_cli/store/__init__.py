@@ -14,7 +14,7 @@ from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Measurement
 from latte_cli.store import compaction, export, journal, reading, schema
-from latte_cli.store.parts import Damaged, Footer, Part, Place, steadily
+from latte_cli.store.parts import Damaged, Footer, Part, PartDirectory, steadily
 from latte_cli.store.shipped import shipped_models, shipped_profiles
 from latte_cli.store.writer import Writer
 
@@ -85,30 +85,32 @@ class Store:
     a place that cannot be read.
     """
 
-    def __init__(self, place: Place, behind: Sequence[Place] = (), *, skip_damaged: bool = False) -> None:
+    def __init__(
+        self, directory: PartDirectory, behind: Sequence[PartDirectory] = (), *, skip_damaged: bool = False
+    ) -> None:
         """See `open_store`."""
-        self._place = place
-        self._places = (*behind, place)
+        self._directory = directory
+        self._directories = (*behind, directory)
         self._skip_damaged = skip_damaged
         self._skipped: dict[str, str] = {}
 
     @property
     def uri(self) -> str:
         """Where the store is, to be shown: a path, or a URI without its secrets."""
-        return self._place.uri
+        return self._directory.uri
 
     @property
     def full_uri(self) -> str:
         """Where the store is, with its credentials: for the environment of another process, never to be shown."""
-        return self._place.full_uri
+        return self._directory.full_uri
 
     @property
     def models_dir(self) -> Path | None:
         """The folder for artefacts fitted on this store's rows; None for a remote store."""
-        return self._place.local / ".models" if self._place.local else None
+        return self._directory.local / ".models" if self._directory.local else None
 
     @property
-    def skipped(self) -> tuple[tuple[str, str], ...]:
+    def skipped_parts(self) -> tuple[tuple[str, str], ...]:
         """(part, problem) for each damaged part that was left out so far."""
         return tuple(self._skipped.items())
 
@@ -117,7 +119,7 @@ class Store:
 
         `own` leaves out those that are only shipped.
         """
-        found = (self._newest(slug) for slug in (self._place.slugs() if own else self._slugs()))
+        found = (self._newest(slug) for slug in (self._directory.slugs() if own else self._slugs()))
         return tuple(device for device in found if device)
 
     def device(self, slug: str) -> Device:
@@ -136,29 +138,35 @@ class Store:
         return error
 
     def _slugs(self) -> tuple[str, ...]:
-        return tuple(sorted({slug for place in self._places for slug in place.slugs() if place.parts(slug)}))
+        return tuple(
+            sorted({slug for directory in self._directories for slug in directory.slugs() if directory.parts(slug)})
+        )
 
     def _newest(self, slug: str) -> Device | None:
         footers = [footer for _, footer in self._footers(slug)]
         return max(footers, key=lambda footer: footer.last_s).device if footers else None
 
-    def _footers(self, slug: str) -> list[tuple[Place, Footer]]:
-        return self._each(slug, lambda place, part: (place, place.footer(part)))
+    def _footers(self, slug: str) -> list[tuple[PartDirectory, Footer]]:
+        return self._each(slug, lambda directory, part: (directory, directory.footer(part)))
 
-    def _each(self, slug: str, read: Callable[[Place, Part], _T]) -> list[_T]:
+    def _each(self, slug: str, read: Callable[[PartDirectory, Part], _T]) -> list[_T]:
         """`read` of every part of a device, shipped ones first."""
 
         def attempt() -> list[_T]:
-            return [found for place, part in self._located(slug) for found in self._whole(read, place, part)]
+            return [
+                found
+                for directory, part in self._parts_with_directories(slug)
+                for found in self._whole(read, directory, part)
+            ]
 
         return steadily(attempt)
 
-    def _located(self, slug: str) -> list[tuple[Place, Part]]:
-        return [(place, part) for place in self._places for part in place.parts(slug)]
+    def _parts_with_directories(self, slug: str) -> list[tuple[PartDirectory, Part]]:
+        return [(directory, part) for directory in self._directories for part in directory.parts(slug)]
 
-    def _whole(self, read: Callable[[Place, Part], _T], place: Place, part: Part) -> tuple[_T, ...]:
+    def _whole(self, read: Callable[[PartDirectory, Part], _T], directory: PartDirectory, part: Part) -> tuple[_T, ...]:
         try:
-            return (read(place, part),)
+            return (read(directory, part),)
         except Damaged as error:
             if not self._skip_damaged:
                 raise
@@ -178,7 +186,7 @@ class Store:
         Rows become a part every `seal_every_s` seconds and at the end. Raises LatteError where the store or the
         journal cannot be written.
         """
-        return Writer(self._place, device, seal_every_s=seal_every_s, clock=clock, journal_dir=journal_dir)
+        return Writer(self._directory, device, seal_every_s=seal_every_s, clock=clock, journal_dir=journal_dir)
 
     def measurements(
         self,
@@ -215,23 +223,25 @@ class Store:
         read = set(wanted) | set(_KEYS)
         slugs = self._slugs() if slug is None else (slug,)
         tables = [schema.with_device(schema.latest(self._rows(each, read)), each) for each in slugs]
-        return schema.joined([schema.with_device(schema.empty(read), ""), *tables]).select(
+        return schema.join_tables([schema.with_device(schema.empty(read), ""), *tables]).select(
             ["device", *(name for name in wanted if name != "device")]
         )
 
     def _rows(self, slug: str, columns: Collection[str], layer_ids: Collection[str] | None = None) -> Any:
         """All rows of a device, duplicates included."""
-        tables = self._each(slug, lambda place, part: place.read(part, columns=columns, layer_ids=layer_ids))
-        return schema.joined([schema.empty(columns), *tables])
+        tables = self._each(slug, lambda directory, part: directory.read(part, columns=columns, layer_ids=layer_ids))
+        return schema.join_tables([schema.empty(columns), *tables])
 
     def fingerprint(self, slug: str) -> str:
         """Names the set of parts that a device has now; another one means that rows came or went."""
-        parts = (part for place in self._places for part in place.parts(slug))
-        return compaction.digest(f"{part.name} {part.size_bytes}" for part in parts)
+        parts = (part for directory in self._directories for part in directory.parts(slug))
+        return compaction.digest_of_texts(f"{part.name} {part.size_bytes}" for part in parts)
 
     def located_parts(self, slug: str) -> tuple[tuple[str, str, int], ...]:
         """(place, name, bytes) of each part that a device has now: equal where two stores read the same rows."""
-        return tuple((place.identity, part.name, part.size_bytes) for place, part in self._located(slug))
+        return tuple(
+            (directory.identity, part.name, part.size_bytes) for directory, part in self._parts_with_directories(slug)
+        )
 
     def info(self) -> StoreInfo:
         """What the store holds, from the footers of its parts alone."""
@@ -251,30 +261,30 @@ class Store:
                 size_bytes=sum(footer.part.size_bytes for footer in footers),
                 first_s=min(footer.first_s for footer in footers),
                 last_s=max(footer.last_s for footer in footers),
-                shipped=all(place is not self._place for place, _ in found),
+                shipped=all(directory is not self._directory for directory, _ in found),
             ),
         )
 
     def journals(self) -> tuple[JournalInfo, ...]:
         """The journals on this machine whose rows are not yet parts of the store."""
         found = []
-        for path in sorted(journal.journals_dir(self._place.identity).glob("*.journal")):
+        for path in sorted(journal.journals_dir(self._directory.identity).glob("*.journal")):
             with suppress(FileNotFoundError):
                 rows = max(0, len(journal.lines(path)[0]) - 1)
-                found.append(JournalInfo(path=path, rows=rows, live=journal.live(path)))
+                found.append(JournalInfo(path=path, rows=rows, live=journal.is_live(path)))
         return tuple(found)
 
     def check(self, *, set_aside: bool = False) -> Findings:
         """Read every part of the store's own whole; `set_aside` moves damaged ones to its folder `.damaged`."""
         damaged: list[Damaged] = []
         parts = rows = distinct = 0
-        for slug in self._place.slugs():
-            tables, faults = steadily(partial(self._checked, slug))
+        for slug in self._directory.slugs():
+            tables, faults = steadily(partial(self._check, slug))
             damaged += faults
             parts += len(tables)
             rows += sum(table.num_rows for table in tables)
-            distinct += schema.latest(schema.joined([schema.empty(_KEYS), *tables])).num_rows
-        moved = [self._place.set_aside(fault.part) for fault in damaged if set_aside]
+            distinct += schema.latest(schema.join_tables([schema.empty(_KEYS), *tables])).num_rows
+        moved = [self._directory.set_aside(fault.part) for fault in damaged if set_aside]
         return Findings(
             parts=parts,
             rows=rows,
@@ -283,20 +293,20 @@ class Store:
             set_aside=tuple(moved),
         )
 
-    def _checked(self, slug: str) -> tuple[list[Any], list[Damaged]]:
+    def _check(self, slug: str) -> tuple[list[Any], list[Damaged]]:
         """The keys of each part that can be read whole, and what is wrong with the others."""
         tables, faults = [], []
-        for part in self._place.parts(slug):
+        for part in self._directory.parts(slug):
             try:
-                tables.append(self._place.read(part, columns=schema.COLUMNS).select(_KEYS))
+                tables.append(self._directory.read(part, columns=schema.COLUMNS).select(_KEYS))
             except Damaged as fault:
                 faults.append(fault)
         return tables, faults
 
     def compact(self, slug: str | None = None) -> int:
         """Merge the parts of a device, or of each, into one; returns how many parts there were."""
-        slugs = self._place.slugs() if slug is None else (self.device(slug).slug,)
-        return sum(steadily(partial(compaction.compact, self._place, each)) for each in slugs)
+        slugs = self._directory.slugs() if slug is None else (self.device(slug).slug,)
+        return sum(steadily(partial(compaction.compact_parts, self._directory, each)) for each in slugs)
 
     def merge(self, source_uri: str) -> dict[str, int]:
         """Add the rows of another store that this one lacks; returns how many were added of each device.
@@ -314,11 +324,11 @@ class Store:
         theirs = schema.latest(source._rows(slug, schema.COLUMNS))
         fresh = [(at, key) for at, key in enumerate(_key_rows(theirs)) if key[2] > own.get(key[:2], float("-inf"))]
         if fresh:
-            name = compaction.digest(f"{slug} {key}" for _, key in fresh)
-            self._place.write(source.device(slug), name, schema.rows_at(theirs, [at for at, _ in fresh]))
+            name = compaction.digest_of_texts(f"{slug} {key}" for _, key in fresh)
+            self._directory.write(source.device(slug), name, schema.rows_at(theirs, [at for at, _ in fresh]))
         return len(fresh)
 
-    def export(self, slug: str | None, form: export.Form, out: BinaryIO) -> int:
+    def export(self, slug: str | None, form: export.ExportFormat, out: BinaryIO) -> int:
         """Write the rows of a device, or of all, to `out` as one table; returns how many there were."""
         table = self.table(slug)
         export.WRITERS[form](table, out)
@@ -333,13 +343,13 @@ def open_store(uri: str | None = None, *, shipped: bool = True, skip_damaged: bo
     """The store at `uri`: a local path or a URI that pyarrow.fs opens, by default $LATTE_STORE or the user's data.
 
     The profiles shipped with the package are read behind it if `shipped`. With `skip_damaged`, damaged parts are left
-    out and named in `Store.skipped`. Raises LatteError for a URI that cannot be opened; a directory that is not there
-    yet is an empty store.
+    out and named in `Store.skipped_parts`. Raises LatteError for a URI that cannot be opened; a directory that is not
+    there yet is an empty store.
     """
-    place = Place(uri or os.environ.get("LATTE_STORE") or _default())
+    directory = PartDirectory(uri or os.environ.get("LATTE_STORE") or _default())
     profiles = shipped_profiles() if shipped else None
-    behind = [Place(profiles)] if profiles and profiles != place.local else []
-    return Store(place, behind, skip_damaged=skip_damaged)
+    behind = [PartDirectory(profiles)] if profiles and profiles != directory.local else []
+    return Store(directory, behind, skip_damaged=skip_damaged)
 
 
 def _default() -> str:

@@ -56,9 +56,9 @@ def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
     import pyarrow.parquet as pq
 
     arrays = {name: _array(values) for name, values in columns.items()}
-    with files.replacing(path) as out:
+    with files.replacement(path) as out:
         if path.suffix == ".csv":
-            flat = {name: _shown(each) for name, each in arrays.items() if not pa.types.is_nested(each.type)}
+            flat = {name: _show(each) for name, each in arrays.items() if not pa.types.is_nested(each.type)}
             pyarrow.csv.write_csv(pa.table(flat), out)
         else:
             pq.write_table(pa.table(arrays), out, compression="zstd")
@@ -72,7 +72,7 @@ def _array(values: Any) -> Any:
     return values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
 
 
-def _shown(column: Any) -> Any:
+def _show(column: Any) -> Any:
     """A column of a CSV file, its words made printable."""
     import pyarrow as pa
 
@@ -83,7 +83,7 @@ def _shown(column: Any) -> Any:
     return pa.DictionaryArray.from_arrays(words.indices, shown)
 
 
-def named(names: Sequence[str | None], places: NDArray[np.int64]) -> Any:
+def column_of_names(names: Sequence[str | None], places: NDArray[np.int64]) -> Any:
     """A column of the names at these places; -1 stands for none."""
     import pyarrow as pa
 

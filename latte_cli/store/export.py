@@ -15,7 +15,7 @@ _BATCH_ROWS = 4096  # chosen: some MB of text at a time
 _NESTED = ("before", "after")
 
 
-class Form(StrEnum):
+class ExportFormat(StrEnum):
     """The file formats of an export."""
 
     PARQUET = "parquet"
@@ -69,5 +69,8 @@ def _cell(value: Any, separator: str) -> Any:
     return printable(shown) if isinstance(shown, str) else shown
 
 
-WRITERS: dict[Form, Callable[[Any, BinaryIO], None]] = {Form.PARQUET: _write_parquet, Form.CSV: _write_csv}
+WRITERS: dict[ExportFormat, Callable[[Any, BinaryIO], None]] = {
+    ExportFormat.PARQUET: _write_parquet,
+    ExportFormat.CSV: _write_csv,
+}
 """How each form is written: a table of all columns, into a binary file."""

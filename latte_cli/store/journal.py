@@ -43,7 +43,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             journal = None
             while journal is None:
-                journal = _held(folder / f"{uuid4().hex[:12]}{_SUFFIX}", os.O_CREAT | os.O_EXCL)
+                journal = _hold(folder / f"{uuid4().hex[:12]}{_SUFFIX}", os.O_CREAT | os.O_EXCL)
         except OSError as exc:
             raise _unwritable(folder, exc) from exc
         journal.restart(head)
@@ -88,15 +88,15 @@ def orphans(folder: Path) -> Iterator[Journal]:
     """The journals that no process holds any more, each held by this one until it is closed."""
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         with suppress(FileNotFoundError):
-            journal = _held(path, 0)
+            journal = _hold(path, 0)
             if journal is not None:
                 yield journal
 
 
-def live(path: Path) -> bool:
+def is_live(path: Path) -> bool:
     """Whether a process holds the journal at `path`."""
     try:
-        journal = _held(path, 0)
+        journal = _hold(path, 0)
     except FileNotFoundError:
         return False
     if journal is None:
@@ -125,7 +125,7 @@ def _digest(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=8).hexdigest().encode()
 
 
-def _held(path: Path, flags: int) -> Journal | None:
+def _hold(path: Path, flags: int) -> Journal | None:
     """The journal at `path` with its lock; None if another process holds it or removed it meanwhile."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | flags, 0o644)
     try:

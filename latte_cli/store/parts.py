@@ -61,7 +61,7 @@ class Damaged(LatteError):
         self.problem = problem
 
 
-class Place:
+class PartDirectory:
     """A directory of parts, `device=<slug>/part-*.parquet`, on whatever file system its URI names."""
 
     def __init__(self, uri: str | Path) -> None:
@@ -86,13 +86,13 @@ class Place:
         return str(self.local) if self.local else re.sub(r"//[^/@]*@", "//", self.full_uri)
 
     def _open(self) -> None:
-        _, root = self._opened
-        if self._opened[0].type_name == "local":
+        _, root = self._filesystem_and_root
+        if self._filesystem_and_root[0].type_name == "local":
             self.local = Path(root)
             self.full_uri = self.local.as_uri()
 
     @cached_property
-    def _opened(self) -> tuple[Any, str]:
+    def _filesystem_and_root(self) -> tuple[Any, str]:
         import pyarrow as pa
         from pyarrow.fs import FileSystem, LocalFileSystem
 
@@ -104,12 +104,12 @@ class Place:
         try:
             filesystem, root = FileSystem.from_uri(self.full_uri)
         except (pa.ArrowException, OSError, ValueError) as exc:
-            raise self._failed("cannot open the store", exc, _URI_HINT) from self._harmless(exc)
+            raise self._failure("cannot open the store", exc, _URI_HINT) from self._harmless(exc)
         if not root.strip("/"):
             raise LatteError(f"cannot open the store `{self.uri}`: it names no bucket or directory", hint=_URI_HINT)
         return filesystem, root.rstrip("/")
 
-    def _failed(self, what: str, exc: BaseException, hint: str | None = None) -> LatteError:
+    def _failure(self, what: str, exc: BaseException, hint: str | None = None) -> LatteError:
         return LatteError(f"{what} `{self.uri}`: {self._reason(exc)}", hint=hint)
 
     def _reason(self, exc: BaseException) -> str:
@@ -129,20 +129,20 @@ class Place:
 
     @property
     def _files(self) -> Any:
-        return self._opened[0]
+        return self._filesystem_and_root[0]
 
     @property
     def _root(self) -> str:
-        return self._opened[1]
+        return self._filesystem_and_root[1]
 
     def slugs(self) -> tuple[str, ...]:
         """The devices that have a directory here, in the order of their names."""
-        names = (entry.base_name for entry in self._listing(self._root))
+        names = (entry.base_name for entry in self._list_folder(self._root))
         return tuple(sorted(name.removeprefix("device=") for name in names if name.startswith("device=")))
 
     def parts(self, slug: str) -> tuple[Part, ...]:
         """The parts of a device, in the order of their names."""
-        entries = (e for e in self._listing(self._folder(slug)) if e.is_file)
+        entries = (e for e in self._list_folder(self._folder(slug)) if e.is_file)
         found = (
             Part(slug=slug, path=entry.path, size_bytes=entry.size)
             for entry in entries
@@ -153,7 +153,7 @@ class Place:
     def _folder(self, slug: str) -> str:
         return f"{self._root}/device={slug}"
 
-    def _listing(self, folder: str) -> list[Any]:
+    def _list_folder(self, folder: str) -> list[Any]:
         import pyarrow as pa
         from pyarrow.fs import FileSelector
 
@@ -161,11 +161,11 @@ class Place:
         try:
             return steadily(lambda: list(self._files.get_file_info(wanted)))
         except (pa.ArrowException, OSError, ValueError) as exc:
-            raise self._failed("cannot list the store", exc, _URI_HINT) from self._harmless(exc)
+            raise self._failure("cannot list the store", exc, _URI_HINT) from self._harmless(exc)
 
     def footer(self, part: Part) -> Footer:
         """What `part` says of itself, without reading its rows; raises Damaged, FileNotFoundError."""
-        with self._reading(part) as file:
+        with self._open_part(part) as file:
             known = [span for span in _spans(file.metadata, "measured_at") if span]
             return Footer(
                 part=part,
@@ -177,7 +177,7 @@ class Place:
 
     def read(self, part: Part, *, columns: Collection[str], layer_ids: Collection[str] | None = None) -> Any:
         """The rows of `part` as an Arrow table, of some layers only; raises Damaged, FileNotFoundError."""
-        with self._reading(part) as file:
+        with self._open_part(part) as file:
             wanted = [name for name in schema.COLUMNS if name in columns]
             there = [name for name in schema.columns_of(_version(file)) if name in columns]
             if layer_ids is None:
@@ -186,10 +186,10 @@ class Place:
                 groups = _groups_with(file.metadata, layer_ids)
                 table = file.read_row_groups(groups, columns=[*there, *({"layer_id"} - set(there))])
                 table = schema.among(table, "layer_id", layer_ids)
-            return schema.upgraded(table, wanted) if _version(file) < schema.VERSION else table.select(wanted)
+            return schema.upgrade(table, wanted) if _version(file) < schema.VERSION else table.select(wanted)
 
     @contextmanager
-    def _reading(self, part: Part) -> Iterator[Any]:
+    def _open_part(self, part: Part) -> Iterator[Any]:
         """The open Parquet file of a part; what goes wrong inside is told apart: gone, out of reach, damaged."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -225,7 +225,7 @@ class Place:
         except FileNotFoundError:
             raise
         except OSError as exc:
-            raise self._failed(f"cannot read `{part.name}` of the store", exc) from self._harmless(exc)
+            raise self._failure(f"cannot read `{part.name}` of the store", exc) from self._harmless(exc)
 
     def prepare(self, slug: str) -> None:
         """Make sure that parts of a device can be written here, as far as that can be told; raises LatteError."""
@@ -236,7 +236,7 @@ class Place:
             if self.local is not None:
                 Path(folder).mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise self._failed("cannot write to the store", exc, _WRITE_HINT) from self._harmless(exc)
+            raise self._failure("cannot write to the store", exc, _WRITE_HINT) from self._harmless(exc)
         if self.local is not None and not os.access(folder, os.W_OK):
             raise LatteError(f"cannot write to the store `{self.uri}`", hint=_WRITE_HINT)
 
@@ -251,7 +251,7 @@ class Place:
         try:
             self._put(path, content)
         except OSError as exc:
-            raise self._failed("cannot write to the store", exc, _WRITE_HINT) from self._harmless(exc)
+            raise self._failure("cannot write to the store", exc, _WRITE_HINT) from self._harmless(exc)
         return Part(slug=device.slug, path=path, size_bytes=len(content))
 
     def _put(self, path: str, content: Any) -> None:
@@ -278,7 +278,7 @@ class Place:
             with suppress(FileNotFoundError):
                 self._files.delete_file(part.path)
         except OSError as exc:
-            raise self._failed(f"cannot delete `{part.name}` of the store", exc, _READ_ONLY_HINT) from self._harmless(
+            raise self._failure(f"cannot delete `{part.name}` of the store", exc, _READ_ONLY_HINT) from self._harmless(
                 exc
             )
 
@@ -289,11 +289,13 @@ class Place:
             self._files.create_dir(target.rpartition("/")[0], recursive=True)
             self._files.move(part.path, target)
         except OSError as exc:
-            raise self._failed(f"cannot move `{part.name}` of the store", exc, _READ_ONLY_HINT) from self._harmless(exc)
+            raise self._failure(f"cannot move `{part.name}` of the store", exc, _READ_ONLY_HINT) from self._harmless(
+                exc
+            )
         return target
 
     @contextmanager
-    def locked(self, *, wait: bool) -> Iterator[bool]:
+    def lock(self, *, wait: bool) -> Iterator[bool]:
         """Hold the lock of a local store, so that one process at a time rewrites parts; yields whether it is held.
 
         A remote store has none: there two may do the same work, and no row is lost by it.

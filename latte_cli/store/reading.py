@@ -10,7 +10,7 @@ from latte_cli.backends.contract import Conditions
 from latte_cli.devices import Device
 from latte_cli.errors import LatteError
 from latte_cli.layers import Phase, layer_from_text
-from latte_cli.measure import Evidence, Mark, Measurement, Outcome
+from latte_cli.measure import Evidence, Measurement, Outcome, QualityFlag
 from latte_cli.tasks import Layout, Precision, Question, Settings, Task, versions_from_text
 
 _NEWER_HINT = "was it written by a newer version? `pip install --upgrade latte-cli`"
@@ -46,9 +46,9 @@ def _fields(table: Any, device: Device) -> dict[str, Sequence[Any]]:
         "task": _tasks(column),
         "device": [device] * table.num_rows,
         "sweep_pass": column("pass"),
-        "outcome": _known(column("outcome"), Outcome),
-        "evidence": _known(column("evidence"), Evidence),
-        "marks": _known(column("marks"), lambda marks: tuple(map(Mark, marks))),
+        "outcome": _meanings(column("outcome"), Outcome),
+        "evidence": _meanings(column("evidence"), Evidence),
+        "flags": _meanings(column("marks"), lambda flags: tuple(map(QualityFlag, flags))),
         "before": _conditions(table.column("before")),
         "after": _conditions(table.column("after")),
         "measured_at": column("measured_at"),
@@ -57,7 +57,7 @@ def _fields(table: Any, device: Device) -> dict[str, Sequence[Any]]:
 
 
 def _tasks(column: Callable[[str], Sequence[Any]]) -> list[Task | Question]:
-    layers, phases = _known(column("layer"), layer_from_text), _known(column("phase"), Phase)
+    layers, phases = _meanings(column("layer"), layer_from_text), _meanings(column("phase"), Phase)
     subjects = map(_subject, *map(column, ("library", "algorithm", "vendor_id")))
     settings = map(_settings, *map(column, _SETTINGS))
     return [
@@ -87,7 +87,7 @@ def _settings(
     )
 
 
-def _known(values: Sequence[Any], meaning: Callable[[Any], Any]) -> list[Any]:
+def _meanings(values: Sequence[Any], meaning: Callable[[Any], Any]) -> list[Any]:
     """What each value means; one that repeats is asked for once."""
     found = {value: meaning(value) for value in set(values)}
     return [found[value] for value in values]
@@ -96,7 +96,7 @@ def _known(values: Sequence[Any], meaning: Callable[[Any], Any]) -> list[Any]:
 def _conditions(column: Any) -> list[Conditions]:
     names = [field.name for field in column.type]
     parts = [_values(part) for part in column.combine_chunks().flatten()]
-    return _known(list(zip(*parts, strict=True)), lambda each: Conditions(**dict(zip(names, each, strict=True))))
+    return _meanings(list(zip(*parts, strict=True)), lambda each: Conditions(**dict(zip(names, each, strict=True))))
 
 
 def _values(column: Any) -> Sequence[Any]:

@@ -125,7 +125,7 @@ def row(measurement: Measurement) -> dict[str, Any]:
         "summary_s": measurement.summary_s,
         "cache_state": measurement.cache_state,
         "workspace_bytes": measurement.workspace_bytes,
-        "marks": [mark.value for mark in measurement.marks],
+        "marks": [flag.value for flag in measurement.flags],
         "drift": measurement.drift,
         "deterministic": measurement.deterministic,
         "kernels": list(measurement.kernels),
@@ -149,7 +149,7 @@ def columns_of(version: int) -> tuple[str, ...]:
     return tuple(name for name in COLUMNS if _SINCE.get(name, 1) <= version)
 
 
-def upgraded(table: Any, columns: Iterable[str]) -> Any:
+def upgrade(table: Any, columns: Iterable[str]) -> Any:
     """`table` from an older part, with what its version did not know as nulls, and `columns` in their order."""
     import pyarrow as pa
 
@@ -199,7 +199,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Any:
     return pa.Table.from_pylist(rows, schema=arrow_schema())
 
 
-def joined(tables: Sequence[Any]) -> Any:
+def join_tables(tables: Sequence[Any]) -> Any:
     """The rows of `tables` one after the other, with one dictionary for each text column."""
     import pyarrow as pa
 

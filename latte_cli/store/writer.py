@@ -13,7 +13,7 @@ from latte_cli.measure import Measurement
 from latte_cli.store import journal as journals
 from latte_cli.store import schema
 from latte_cli.store.compaction import MANY_PARTS, tidy
-from latte_cli.store.parts import Place
+from latte_cli.store.parts import PartDirectory
 
 _ROWS_TO_SEAL = 50_000  # chosen: bounds the rows held in memory
 
@@ -26,13 +26,19 @@ class Writer:
     """
 
     def __init__(
-        self, place: Place, device: Device, *, seal_every_s: float, clock: Callable[[], float], journal_dir: Path | None
+        self,
+        directory: PartDirectory,
+        device: Device,
+        *,
+        seal_every_s: float,
+        clock: Callable[[], float],
+        journal_dir: Path | None,
     ) -> None:
         """Recover what killed writers of this store left behind, then begin a journal in `journal_dir`."""
-        place.prepare(device.slug)
-        folder = journal_dir or journals.journals_dir(place.identity)
-        recover(place, folder)
-        self._place, self._device = place, device
+        directory.prepare(device.slug)
+        folder = journal_dir or journals.journals_dir(directory.identity)
+        recover(directory, folder)
+        self._directory, self._device = directory, device
         self._seal_every_s, self._clock = seal_every_s, clock
         self._sequence = 0
         self._journal = journals.Journal.create(folder, self._head())
@@ -43,7 +49,7 @@ class Writer:
     def _head(self) -> dict[str, Any]:
         return {
             "schema": schema.VERSION,
-            "store": self._place.uri,
+            "store": self._directory.uri,
             "device": schema.device_text(self._device),
             "sequence": self._sequence,
         }
@@ -85,7 +91,7 @@ class Writer:
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         # The name follows from the journal: sealing again after a crash writes the same part over itself.
-        self._place.write(self._device, _name(self._journal, self._sequence), schema.table(rows))
+        self._directory.write(self._device, _name(self._journal, self._sequence), schema.table(rows))
         self._sequence += 1
         self._journal.restart(self._head())
         if self._sequence % MANY_PARTS == 0:
@@ -105,7 +111,7 @@ class Writer:
     def _tidy(self, *, wait: bool) -> None:
         # A damaged part must not end a sweep: it is named to whoever reads the store next.
         with suppress(LatteError, FileNotFoundError):
-            tidy(self._place, self._device.slug, wait=wait)
+            tidy(self._directory, self._device.slug, wait=wait)
 
     def __enter__(self) -> Self:
         return self
@@ -120,16 +126,16 @@ class Writer:
             self.close()
 
 
-def recover(place: Place, folder: Path) -> int:
+def recover(directory: PartDirectory, folder: Path) -> int:
     """Seal the journals that killed writers left in `folder`; returns how many rows they held.
 
     A journal with lines that cannot be read is kept beside, as `<id>.damaged`, once its other rows are sealed; one of
     a newer schema is left for its own version.
     """
-    return sum(_recovered(place, journal) for journal in journals.orphans(folder))
+    return sum(_recover(directory, journal) for journal in journals.orphans(folder))
 
 
-def _recovered(place: Place, journal: journals.Journal) -> int:
+def _recover(directory: PartDirectory, journal: journals.Journal) -> int:
     import pyarrow as pa
 
     found, damaged = journals.lines(journal.path)
@@ -139,7 +145,7 @@ def _recovered(place: Place, journal: journals.Journal) -> int:
         if rows and not newer:
             table = schema.table(rows)
             device = schema.device_from_text(head["device"])
-            place.write(device, _name(journal, head["sequence"]), table)
+            directory.write(device, _name(journal, head["sequence"]), table)
     except (pa.ArrowException, ValueError, KeyError, OverflowError):
         damaged, rows = 1, []
     except LatteError:

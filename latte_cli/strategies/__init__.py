@@ -8,7 +8,7 @@ from latte_cli.strategies.candidates import (
     Limits,
     Selection,
     fastest,
-    ranked,
+    rank_timings,
 )
 from latte_cli.strategies.names import NAMES, by_name, fixed_name, usual
 from latte_cli.strategies.strategy import Need, Strategy
@@ -26,6 +26,6 @@ __all__ = [
     "by_name",
     "fastest",
     "fixed_name",
-    "ranked",
+    "rank_timings",
     "usual",
 ]

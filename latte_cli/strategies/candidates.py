@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorithm, known
+from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorithm, known_algorithm
 from latte_cli.engines import PREFIX, Heuristic, is_engine
 from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.lookup import Pair, Timing, fits, workspace_bytes
+from latte_cli.lookup import Pair, Timing, fits_workspace, workspace_bytes
 from latte_cli.tasks import Precision
 
 OWN = (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK)
@@ -44,7 +44,7 @@ class Selection:
 class Candidates:
     """What there is to choose from for one call of `phase` of `layer`, whose workspace has a limit (None: any).
 
-    `timings` are known or predicted, in the order of `ranked`; `lists` are what cuDNN's heuristics answered where
+    `timings` are known or predicted, in the order of `rank_timings`; `lists` are what cuDNN's heuristics answered where
     engines were asked for. Where nothing was timed, a strategy may need `untimed`, the algorithms that ran layers of
     this sort, or `selected`, what the learned selector takes. A rule tries no more than `narrowed`, where that is set.
     """
@@ -75,7 +75,7 @@ class Candidates:
         return isinstance(self.layer, Convolution) and self.layer.depthwise
 
     @property
-    def tried(self) -> Sequence[Timing]:
+    def tried_timings(self) -> Sequence[Timing]:
         """What a rule tries: the library's own algorithms as it ranks them.
 
         Where its ranking is not known, they are in the order of its numbers; where no library's algorithm was timed,
@@ -99,21 +99,21 @@ class Candidates:
         """The candidates of which a rule tries `engines` alone; as they are where there are none."""
         return replace(self, narrowed=engines) if engines else self
 
-    def fitting(self) -> list[Timing]:
+    def fitting_timings(self) -> list[Timing]:
         """What is tried, best rank first, if its workspace fits what is free."""
-        return [timing for timing in self.tried if fits(timing, self.limit_bytes)]
+        return [timing for timing in self.tried_timings if fits_workspace(timing, self.limit_bytes)]
 
-    def timed(self, algorithm: Algorithm) -> Timing | None:
+    def timing_of(self, algorithm: Algorithm) -> Timing | None:
         """The timing of `algorithm`, whether or not it fits."""
         return next((timing for timing in self.timings if timing.task.algorithm == algorithm), None)
 
-    def numbered(self, vendor_id: int) -> Timing | None:
+    def timing_numbered(self, vendor_id: int) -> Timing | None:
         """What is tried and has the library's number `vendor_id`."""
-        return next((timing for timing in self.tried if timing.task.algorithm.vendor_id == vendor_id), None)
+        return next((timing for timing in self.tried_timings if timing.task.algorithm.vendor_id == vendor_id), None)
 
     def smallest(self) -> Timing:
         """What is tried with the least workspace: what is left where nothing fits."""
-        return min(self.tried, key=workspace_bytes)
+        return min(self.tried_timings, key=workspace_bytes)
 
 
 def quickest(timings: Iterable[Timing]) -> Timing | None:
@@ -123,7 +123,7 @@ def quickest(timings: Iterable[Timing]) -> Timing | None:
 
 def fastest(timings: Sequence[Timing], limit_bytes: int | None = None) -> Timing:
     """The fastest of `timings` whose workspace fits the limit; where none fits, the one with the least workspace."""
-    found = quickest(timing for timing in timings if fits(timing, limit_bytes))
+    found = quickest(timing for timing in timings if fits_workspace(timing, limit_bytes))
     return found or min(timings, key=workspace_bytes)
 
 
@@ -131,20 +131,20 @@ def repeats(timing: Timing) -> bool:
     """Whether results repeat bit by bit, as observed or else as known of the algorithm."""
     if timing.deterministic is not None:
         return timing.deterministic
-    about = known(timing.task.algorithm)
+    about = known_algorithm(timing.task.algorithm)
     return about is None or about.deterministic
 
 
-def ranked(timings: Sequence[Timing], ranking: Sequence[str] = ()) -> Sequence[Timing]:
+def rank_timings(timings: Sequence[Timing], ranking: Sequence[str] = ()) -> Sequence[Timing]:
     """The timings in the order of the library's own heuristic, `ranking`, which names its algorithms.
 
     What it does not name follows: the framework's own first, then by the library's numbers.
     """
-    places = {name: place for place, name in enumerate(ranking)}
+    indices = {name: index for index, name in enumerate(ranking)}
 
-    def place(timing: Timing) -> tuple[int, bool, int, str]:
+    def index(timing: Timing) -> tuple[int, bool, int, str]:
         algorithm = timing.task.algorithm
         number = len(timings) if algorithm.vendor_id is None else algorithm.vendor_id
-        return places.get(algorithm.name, len(places)), algorithm not in OWN, number, algorithm.name
+        return indices.get(algorithm.name, len(indices)), algorithm not in OWN, number, algorithm.name
 
-    return sorted(timings, key=place)
+    return sorted(timings, key=index)

@@ -9,7 +9,7 @@ from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.lookup import Timing
 from latte_cli.quantities import duration_s, size_bytes
 from latte_cli.strategies import rules
-from latte_cli.strategies.strategy import Need, Strategy, by_rule, fixed, latte
+from latte_cli.strategies.strategy import Need, Strategy, by_rule, choose_fixed, latte
 from latte_cli.tasks import Layout, Precision
 
 _TENSOR_CORES = {Precision.FP16: Layout.CHANNELS_LAST, Precision.TF32: Layout.CHANNELS_LAST}
@@ -73,7 +73,7 @@ def by_name(text: str) -> Strategy:
     Raises LatteError (exit code 2) for a name or a knob there is none of, and for a value that cannot be read.
     """
     if text.startswith(_FIXED) and text != _FIXED:
-        return Strategy(name=text, choose=fixed(text.removeprefix(_FIXED)), need=Need.ALGORITHMS)
+        return Strategy(name=text, choose=choose_fixed(text.removeprefix(_FIXED)), need=Need.ALGORITHMS)
     name, *knobs = text.split(":")
     if name == "latte" and not knobs:
         return Strategy(name=text, choose=latte, need=Need.SELECTION)

@@ -8,11 +8,11 @@ from typing import TypeAlias
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, LISTED
 from latte_cli.engines import PYTORCH_FALLBACK, XLA_MODES, Heuristic
-from latte_cli.lookup import Timing, fits, workspace_bytes
+from latte_cli.lookup import Timing, fits_workspace, workspace_bytes
 from latte_cli.strategies.candidates import Candidates, fastest, quickest, repeats
 from latte_cli.tasks import Precision
 
-Rule: TypeAlias = Callable[[Candidates], Timing]
+StrategyRule: TypeAlias = Callable[[Candidates], Timing]
 """Takes one of the timings, of which there is at least one."""
 
 
@@ -21,14 +21,14 @@ def pytorch(candidates: Candidates, *, deterministic: bool = False) -> Timing:
     ranking that can be allocated (aten/src/ATen/native/cudnn/Conv_v8.cpp, `try_plans`). `deterministic` is torch's flag
     of that name: the first of the listed engines whose results repeat, where engines were timed."""
     limit_bytes = candidates.limit_bytes
-    repeating = [one for one in _tried_by_pytorch(candidates) if repeats(one) and fits(one, limit_bytes)]
+    repeating = [one for one in _tried_by_pytorch(candidates) if repeats(one) and fits_workspace(one, limit_bytes)]
     if deterministic and repeating:
         return repeating[0]
-    default = candidates.timed(FRAMEWORK_DEFAULT)
-    if default and fits(default, limit_bytes):
+    default = candidates.timing_of(FRAMEWORK_DEFAULT)
+    if default and fits_workspace(default, limit_bytes):
         return default
     candidates = candidates.among(_tried_by_pytorch(candidates))
-    others = (timing for timing in candidates.fitting() if timing.task.algorithm.library == HEURISTIC.library)
+    others = (timing for timing in candidates.fitting_timings() if timing.task.algorithm.library == HEURISTIC.library)
     return next(others, default or candidates.smallest())
 
 
@@ -42,11 +42,11 @@ def pytorch_benchmark(candidates: Candidates, *, benchmark_limit: int = 10) -> T
     `get_plans_from_find`)."""
     if candidates.depthwise:
         return pytorch(candidates)
-    measured = candidates.timed(FRAMEWORK_BENCHMARK)
-    if measured and fits(measured, candidates.limit_bytes) and benchmark_limit == 10:
+    measured = candidates.timing_of(FRAMEWORK_BENCHMARK)
+    if measured and fits_workspace(measured, candidates.limit_bytes) and benchmark_limit == 10:
         return measured
     candidates = candidates.among(_tried_by_pytorch(candidates))
-    tried = candidates.fitting()[: benchmark_limit or None]
+    tried = candidates.fitting_timings()[: benchmark_limit or None]
     return quickest(tried) or candidates.smallest()
 
 
@@ -56,10 +56,14 @@ def pytorch_legacy(candidates: Candidates, *, benchmark: bool = False, determini
     if candidates.depthwise:
         return pytorch(candidates)
     if deterministic and not benchmark:
-        return candidates.numbered(1) or deterministic_only(candidates)
+        return candidates.timing_numbered(1) or deterministic_only(candidates)
     if benchmark:
-        return deterministic_only(candidates) if deterministic else fastest(candidates.tried, candidates.limit_bytes)
-    return next(iter(candidates.fitting()), candidates.smallest())
+        return (
+            deterministic_only(candidates)
+            if deterministic
+            else fastest(candidates.tried_timings, candidates.limit_bytes)
+        )
+    return next(iter(candidates.fitting_timings()), candidates.smallest())
 
 
 def _listed_for_xla(candidates: Candidates) -> list[Timing]:
@@ -71,9 +75,11 @@ def tensorflow(candidates: Candidates, *, workspace_limit: int = 4096 * 2**20, a
     the fastest that needs none. Without autotuning the first candidate (core/kernels/conv_ops_gpu.cc,
     `AllocateScratchOrFallback`; TF_CUDNN_WORKSPACE_LIMIT_IN_MB, TF_CUDNN_USE_AUTOTUNE)."""
     candidates = candidates.among(_listed_for_xla(candidates))
-    allowed = [timing for timing in candidates.tried if fits(timing, workspace_limit)] or [candidates.smallest()]
+    allowed = [timing for timing in candidates.tried_timings if fits_workspace(timing, workspace_limit)] or [
+        candidates.smallest()
+    ]
     chosen = quickest(allowed) if autotune else allowed[0]
-    if chosen and fits(chosen, candidates.limit_bytes):
+    if chosen and fits_workspace(chosen, candidates.limit_bytes):
         return chosen
     return quickest(timing for timing in allowed if not workspace_bytes(timing)) or candidates.smallest()
 
@@ -82,7 +88,7 @@ def xla(candidates: Candidates, *, tolerance: float = 4e-6) -> Timing:
     """XLA, and so JAX: of the results within `tolerance` seconds of the fastest the one with the least scratch, among
     those that can be allocated (xla/service/gpu/autotuning/conv_algorithm_picker.cc, at autotune level 4)."""
     candidates = candidates.among(_listed_for_xla(candidates))
-    able = candidates.fitting() or [candidates.smallest()]
+    able = candidates.fitting_timings() or [candidates.smallest()]
     least_s = min(timing.device_s for timing in able)
     close = [timing for timing in able if timing.device_s <= least_s + tolerance]
     return min(close, key=lambda timing: (workspace_bytes(timing), timing.device_s))
@@ -91,24 +97,24 @@ def xla(candidates: Candidates, *, tolerance: float = 4e-6) -> Timing:
 def onednn_default(candidates: Candidates) -> Timing:
     """oneDNN by itself: the first of its list that fits, with the formats that it likes best
     (`dnnl_primitive_desc_create`); PyTorch's own op where it lists none."""
-    listed = (timing for timing in candidates.fitting() if timing.task.algorithm.library == LISTED.library)
+    listed = (timing for timing in candidates.fitting_timings() if timing.task.algorithm.library == LISTED.library)
     return next(listed, None) or pytorch(candidates)
 
 
 def mindspore(candidates: Candidates) -> Timing:
     """MindSpore with `conv_fprop_algo=normal` and its siblings: the first of `cudnnGet…_v7`, whatever workspace it
     takes; in fp16 algorithm 1 (`SelectForwardAlgorithm` and its siblings, of its GPU plugin)."""
-    return _half(candidates) or candidates.tried[0]
+    return _half(candidates) or candidates.tried_timings[0]
 
 
 def mindspore_performance(candidates: Candidates) -> Timing:
     """MindSpore with `conv_fprop_algo=performance`: the first of `cudnnFind…`, which can try only what it can allocate;
     in fp16 algorithm 1 (`SelectForwardAlgorithm` and its siblings, of its GPU plugin)."""
-    return _half(candidates) or fastest(candidates.tried, candidates.limit_bytes)
+    return _half(candidates) or fastest(candidates.tried_timings, candidates.limit_bytes)
 
 
 def _half(candidates: Candidates) -> Timing | None:
-    return candidates.numbered(1) if candidates.precision is Precision.FP16 else None
+    return candidates.timing_numbered(1) if candidates.precision is Precision.FP16 else None
 
 
 def exhaustive(candidates: Candidates) -> Timing:

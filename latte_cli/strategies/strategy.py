@@ -10,7 +10,7 @@ from latte_cli.devices import Kind
 from latte_cli.layers import Convolution
 from latte_cli.lookup import Timing
 from latte_cli.strategies.candidates import Candidates, Selection, fastest
-from latte_cli.strategies.rules import Rule
+from latte_cli.strategies.rules import StrategyRule
 from latte_cli.tasks import Layout, Precision
 
 
@@ -54,7 +54,7 @@ def latte(candidates: Candidates) -> Selection:
     return candidates.selected or framework_default(candidates)
 
 
-def by_rule(rule: Rule) -> Choose:
+def by_rule(rule: StrategyRule) -> Choose:
     """What `rule` takes for a convolution; the framework's default for other layers."""
 
     def choose(candidates: Candidates) -> Selection:
@@ -65,7 +65,7 @@ def by_rule(rule: Rule) -> Choose:
     return choose
 
 
-def fixed(name: str) -> Choose:
+def choose_fixed(name: str) -> Choose:
     """The algorithm `name` wherever it computes the call, and the framework's default elsewhere."""
 
     def choose(candidates: Candidates) -> Selection:
@@ -81,7 +81,7 @@ def fixed(name: str) -> Choose:
 
 def framework_default(candidates: Candidates) -> Selection:
     """The framework's own choice, whether or not it was timed."""
-    return Selection(algorithm=FRAMEWORK_DEFAULT, timing=candidates.timed(FRAMEWORK_DEFAULT))
+    return Selection(algorithm=FRAMEWORK_DEFAULT, timing=candidates.timing_of(FRAMEWORK_DEFAULT))
 
 
 def _is_named(algorithm: Algorithm, name: str) -> bool:

@@ -4,9 +4,19 @@ Known beforehand is, for each kind and phase, a roofline, or what the shipped mo
 constant: whichever is nearer to rows that it was not fitted on.
 """
 
-from latte_cli.time_model.card import SCHEMA, Card
-from latte_cli.time_model.fitting import fit
-from latte_cli.time_model.keeping import folder_name, prior_of, save, time_model
+from latte_cli.time_model.card import SCHEMA, TimeModelCard
+from latte_cli.time_model.fitting import fit_time_model
+from latte_cli.time_model.keeping import folder_name, prior_of, save_time_model, time_model
 from latte_cli.time_model.model import Prior, TimeModel
 
-__all__ = ["SCHEMA", "Card", "Prior", "TimeModel", "fit", "folder_name", "prior_of", "save", "time_model"]
+__all__ = [
+    "SCHEMA",
+    "TimeModelCard",
+    "Prior",
+    "TimeModel",
+    "fit_time_model",
+    "folder_name",
+    "prior_of",
+    "save_time_model",
+    "time_model",
+]

@@ -9,7 +9,7 @@ SCHEMA = "latte.times/2"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class TimeModelCard:
     """What a model was made of, and what it needs beside its trees; JSON beside them.
 
     `rooflines` are (seconds a FLOP, seconds a byte, seconds a call) by kind and phase, also for one precision and

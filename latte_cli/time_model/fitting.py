@@ -17,8 +17,8 @@ from latte_cli.features import informative
 from latte_cli.layers import Layer, layer_text
 from latte_cli.lookup import Timing
 from latte_cli.tasks import Task
-from latte_cli.time_model.card import Card
-from latte_cli.time_model.groups import Array, by_group, columns_of, fold_of, kind_and_phase, label_of, sizes_of
+from latte_cli.time_model.card import TimeModelCard
+from latte_cli.time_model.groups import Array, by_group, feature_columns, fold_of, kind_and_phase, label_of, sizes_of
 from latte_cli.time_model.model import Prior, TimeModel, log_base
 from latte_cli.time_model.rooflines import LEAST_ROWS, log_rooflines, roofline_of, rooflines_of
 
@@ -41,7 +41,7 @@ _LEAST_RESIDUALS = 40  # the fewest with one beyond a 2.5 % quantile on average
 _QUANTILES = (0.025, 0.1, 0.9, 0.975)  # the ends of 95 % and 80 % intervals
 
 
-def fit(
+def fit_time_model(
     timings: Sequence[Timing],
     device: Device,
     fingerprint: str = "",
@@ -55,7 +55,7 @@ def fit(
     """
     timings = _of_some_layers(timings, most)
     tasks = [timing.task for timing in timings]
-    card = Card(
+    card = TimeModelCard(
         device=device.slug,
         fingerprint=fingerprint,
         rows=len(tasks),
@@ -66,14 +66,14 @@ def fit(
         prior_fingerprint=prior.model.card.fingerprint if prior else "",
     )
     base = log_base(tasks, card, prior)
-    columns = columns_of(tasks, device, card.algorithms, base)
+    columns = feature_columns(tasks, device, card.algorithms, base)
     residuals = np.array([log(timing.device_s) for timing in timings]) - base
     folds = np.array([fold_of(task.layer) for task in tasks])
     errors = residuals.copy()
     trees = {}
     for group, rows in by_group(tasks).items():
         if len(rows) >= LEAST_ROWS:
-            trees[group], left_out = _boosted(columns[rows], residuals[rows], folds[rows])
+            trees[group], left_out = _boost(columns[rows], residuals[rows], folds[rows])
             errors[rows] -= left_out
     quantiles, medians = _quantiles(tasks, errors)
     card = replace(
@@ -102,9 +102,9 @@ def _place(layer: Layer) -> float:
     return int.from_bytes(sha256(layer_text(layer).encode()).digest()[1:5]) / 2**32
 
 
-def _boosted(columns: Any, target: Array, folds: npt.NDArray[np.int64]) -> tuple[list[Any], Array]:
+def _boost(columns: Any, target: Array, folds: npt.NDArray[np.int64]) -> tuple[list[Any], Array]:
     """Trees fitted without each fold in turn, which predict together, and what each row's own were not fitted on."""
-    xgboost = boosters.library()
+    xgboost = boosters.xgboost_module()
     data, weights = xgboost.DMatrix(columns, label=target), informative(columns)
     trees, left_out = [], np.zeros_like(target)
     for fold in sorted(set(folds)):

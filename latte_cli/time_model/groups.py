@@ -46,7 +46,7 @@ def by_group(tasks: Sequence[Task]) -> Mapping[str, npt.NDArray[np.int64]]:
     return {group: np.array(rows) for group, rows in groups.items()}
 
 
-def columns_of(tasks: Sequence[Task], device: Device, algorithms: Sequence[str], base: Array) -> Any:
+def feature_columns(tasks: Sequence[Task], device: Device, algorithms: Sequence[str], base: Array) -> Any:
     """The features, the roofline's logarithm and one column per algorithm."""
     features = matrix([(task.layer, task.phase) for task in tasks], [task.settings for task in tasks], device)
     labels = [label_of(task.algorithm) for task in tasks]

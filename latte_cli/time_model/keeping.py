@@ -6,14 +6,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from latte_cli import boosters, documents, files
-from latte_cli.documents import Missing, Source
+from latte_cli.documents import DocumentSource, Missing
 from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION, FEATURES
 from latte_cli.lookup import Timing
 from latte_cli.store import Store
 from latte_cli.store.shipped import shipped_models
-from latte_cli.time_model.card import SCHEMA, Card
-from latte_cli.time_model.fitting import fit
+from latte_cli.time_model.card import SCHEMA, TimeModelCard
+from latte_cli.time_model.fitting import fit_time_model
 from latte_cli.time_model.model import Prior, TimeModel
 
 
@@ -33,11 +33,11 @@ def time_model(
     if not rows:
         return None
     note(f"fitting the time model of `{slug}` on {len(rows)} timings")
-    model = fit(rows, store.device(slug), fingerprint, prior=prior_of(store, slug, note))
+    model = fit_time_model(rows, store.device(slug), fingerprint, prior=prior_of(store, slug, note))
     if store.models_dir:
         folder = store.models_dir / folder_name(slug)
         try:
-            save(model, folder)
+            save_time_model(model, folder)
         except LatteError as exc:
             note(f"the time model is not kept: {exc.message}")
     return model
@@ -61,7 +61,7 @@ def folder_name(slug: str) -> str:
     return f"times-{slug}"
 
 
-def save(model: TimeModel, folder: Path) -> None:
+def save_time_model(model: TimeModel, folder: Path) -> None:
     """Write the trees under names of this fingerprint, then the card that names them, then drop older trees.
 
     Raises LatteError where they cannot be written.
@@ -74,8 +74,8 @@ def save(model: TimeModel, folder: Path) -> None:
     files.make_folder(folder)
     for group, ours in names.items():
         for name, booster in zip(ours, model.trees[group], strict=True):
-            files.write(folder / name, bytes(booster.save_raw(raw_format="ubj")))
-    files.write(folder / "card.json", json.dumps(content, indent=1).encode())
+            files.write_file(folder / name, bytes(booster.save_raw(raw_format="ubj")))
+    files.write_file(folder / "card.json", json.dumps(content, indent=1).encode())
     kept = {name for ours in names.values() for name in ours}
     for path in folder.glob("*.ubj"):
         if path.name not in kept:
@@ -87,7 +87,7 @@ def _load(folder: Path, fingerprint: str, store: Store | None, note: Callable[[s
 
     Without a `store` only a model that needs no other device's.
     """
-    source = Source(where=f"the time model in `{folder}`", fault="is damaged", hint="it is fitted again")
+    source = DocumentSource(where=f"the time model in `{folder}`", fault="is damaged", hint="it is fitted again")
     try:
         card = _card(folder, fingerprint, source)
     except LatteError as exc:
@@ -101,7 +101,7 @@ def _load(folder: Path, fingerprint: str, store: Store | None, note: Callable[[s
         return None
     try:
         trees = {
-            group: [boosters.loaded((folder / name).read_bytes()) for name in names]
+            group: [boosters.load_booster((folder / name).read_bytes()) for name in names]
             for group, names in card.trees.items()
         }
         return TimeModel(card, trees, prior)
@@ -112,7 +112,7 @@ def _load(folder: Path, fingerprint: str, store: Store | None, note: Callable[[s
         return None
 
 
-def _card(folder: Path, fingerprint: str, source: Source) -> Card | None:
+def _card(folder: Path, fingerprint: str, source: DocumentSource) -> TimeModelCard | None:
     """The card in `folder`; None where there is none of these rows and features, LatteError for a damaged one."""
     try:
         content = documents.read(folder / "card.json", source)
@@ -121,7 +121,7 @@ def _card(folder: Path, fingerprint: str, source: Source) -> Card | None:
     if not _is_current(content, fingerprint):
         return None
     documents.check(content, SCHEMA, source)
-    card = Card(**{field.name: content[field.name] for field in fields(Card)})
+    card = TimeModelCard(**{field.name: content[field.name] for field in fields(TimeModelCard)})
     kinds = {key.partition(" ")[0] for key in card.ranges}
     if kinds - card.functions.keys() or (card.offsets and "" not in card.offsets):
         raise source.error("its parts do not belong together")

@@ -11,8 +11,8 @@ from latte_cli import boosters
 from latte_cli.devices import Device
 from latte_cli.lookup import Source, Timing
 from latte_cli.tasks import Task
-from latte_cli.time_model.card import Card
-from latte_cli.time_model.groups import Array, by_group, columns_of, kind_and_phase, sizes_of
+from latte_cli.time_model.card import TimeModelCard
+from latte_cli.time_model.groups import Array, by_group, feature_columns, kind_and_phase, sizes_of
 from latte_cli.time_model.rooflines import log_rooflines, roofline_key
 
 _LEAST_HALF_WIDTHS = (0.1, 0.065, 0.065, 0.1)  # of the logarithm: no call repeats itself more exactly
@@ -22,7 +22,7 @@ _BEYOND = 1.0  # a factor of two outside the range that was measured
 class TimeModel:
     """Predicts the times of tasks that were not measured, many at once."""
 
-    def __init__(self, card: Card, trees: Mapping[str, Sequence[Any]], prior: "Prior | None" = None) -> None:
+    def __init__(self, card: TimeModelCard, trees: Mapping[str, Sequence[Any]], prior: "Prior | None" = None) -> None:
         self.card, self.trees, self._prior = card, trees, prior
 
     @property
@@ -30,20 +30,20 @@ class TimeModel:
         """The model without its trees and without another device's: a FLOPs + b bytes + c by kind and phase."""
         return TimeModel(replace(self.card, offsets={}), {})
 
-    def predicted(self, tasks: Sequence[Task], device: Device) -> dict[Task, Timing]:
+    def predict(self, tasks: Sequence[Task], device: Device) -> dict[Task, Timing]:
         """A timing of each task whose kind and phase are known, with its 95 % interval."""
         times = np.exp(self.log_times(tasks, device))
-        return {task: self._timing(task, float(time)) for task, time in zip(tasks, times, strict=True) if time > 0}
+        return {task: self._timing_of(task, float(time)) for task, time in zip(tasks, times, strict=True) if time > 0}
 
     def log_times(self, tasks: Sequence[Task], device: Device) -> Array:
         """The logarithm of each task's time; not a number where its kind and phase are not known."""
-        xgboost = boosters.library()
+        xgboost = boosters.xgboost_module()
         result = log_base(tasks, self.card, self._prior)
         known = [row for row, time in enumerate(result) if not isnan(time)]
         if not known or not self.trees:
             return result
         known_tasks = [tasks[row] for row in known]
-        columns = columns_of(known_tasks, device, self.card.algorithms, result[known])
+        columns = feature_columns(known_tasks, device, self.card.algorithms, result[known])
         for group, rows in by_group(known_tasks).items():
             data = xgboost.DMatrix(columns[rows])
             trees = self.trees.get(group, ())
@@ -51,7 +51,7 @@ class TimeModel:
                 result[np.array(known)[rows]] += np.mean([booster.predict(data) for booster in trees], axis=0)
         return result
 
-    def _timing(self, task: Task, seconds: float) -> Timing:
+    def _timing_of(self, task: Task, seconds: float) -> Timing:
         keys = (kind_and_phase(task), task.layer.kind, "")
         quantiles = next(self.card.quantiles[key] for key in keys if key in self.card.quantiles)
         beyond, doublings = self._beyond(task)
@@ -104,7 +104,7 @@ class Prior:
         return self.model.log_times(tasks, self.device)
 
 
-def log_base(tasks: Sequence[Task], card: Card, prior: Prior | None) -> Array:
+def log_base(tasks: Sequence[Task], card: TimeModelCard, prior: Prior | None) -> Array:
     """What is known before the trees; not a number where there is nothing."""
     result = np.full(len(tasks), nan)
     measured = [row for row, task in enumerate(tasks) if roofline_key(task, card.rooflines)]

@@ -31,7 +31,7 @@ class _Breaking:
 
     def samples(self, count: int) -> Sequence[Sample]:
         call = LayerCall(call=lambda: self._values[self._outside])
-        return self._backend.guarded(lambda: self._backend.clock.samples(call, count, Pace()))
+        return self._backend.guard(lambda: self._backend.clock.samples(call, count, Pace()))
 
     def facts(self) -> Facts:
         return Facts()

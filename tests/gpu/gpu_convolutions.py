@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
 
-from latte_cli.algorithms import Algorithm, known
+from latte_cli.algorithms import Algorithm, known_algorithm
 from latte_cli.backends.native import cudnn
 from latte_cli.backends.torch.layers import Operands, activations_type
 from latte_cli.layers import Convolution, Phase
@@ -120,7 +120,7 @@ class Case:
     @property
     def tolerance(self) -> float:
         """The error that its result may have."""
-        about = known(self.algorithm)
+        about = known_algorithm(self.algorithm)
         loose = about is not None and about.family in ("winograd", "fft")
         return TOLERANCES[self.precision][_LOOSE if loose else _EXACT]
 
@@ -246,7 +246,7 @@ def bound(library: cudnn.Library, handle: int, case: Case, operands: Operands | 
     with cudnn.problem(library, case.layer, case.precision, case.layout) as problem:
         size = problem.workspace_bytes(handle, case.phase, case.algorithm)
         workspace = Guarded(size)
-        run = problem.bound(
+        run = problem.bind(
             handle, case.phase, case.algorithm, **addresses, workspace=workspace.address, workspace_bytes=size
         )
         yield Call(case=case, operands=o, out=out, workspace=workspace, run=run)

@@ -8,7 +8,7 @@ from gpu_convolutions import LAYERS, PHASES, PLAIN, PRECISIONS, Call, Case, boun
 from tally import Tally
 from trying_cases import Answer, Trial
 
-from latte_cli.algorithms import known
+from latte_cli.algorithms import known_algorithm
 from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
 from latte_cli.backends.native import cudnn
 from latte_cli.layers import Convolution, Phase
@@ -92,7 +92,7 @@ def test_algorithms_known_as_deterministic_repeat_bit_by_bit(
     differ: list[str] = []
     checked = 0
     for call in runnable(library, handle, layer, precision):
-        about = known(call.case.algorithm)
+        about = known_algorithm(call.case.algorithm)
         if about is None or not about.deterministic:
             continue
         results = []
@@ -119,7 +119,7 @@ def test_cudnn_calls_those_algorithms_deterministic_that_we_do(library: cudnn.Li
                     except REFUSED:
                         continue
                     for ranked in found:
-                        about = known(ranked.algorithm)
+                        about = known_algorithm(ranked.algorithm)
                         if ranked.status_ok and about is not None:
                             pair = (ranked.deterministic, about.deterministic)
                             flags.setdefault((phase, ranked.algorithm.name), set()).add(pair)

@@ -9,19 +9,26 @@ import pytest
 import torch
 from gpu_convolutions import LAYERS, TOLERANCES, convolution, reference, relative_error
 
-from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, Algorithm, kernel_family, known
+from latte_cli.algorithms import (
+    FRAMEWORK_BENCHMARK,
+    FRAMEWORK_DEFAULT,
+    HEURISTIC,
+    Algorithm,
+    kernel_family,
+    known_algorithm,
+)
 from latte_cli.backends.contract import OutOfMemory, Prepared, Unsupported
 from latte_cli.backends.cuda import backend as cuda
 from latte_cli.backends.cuda.backend import CudaBackend
-from latte_cli.backends.cuda.calls import Calls, kernels
+from latte_cli.backends.cuda.calls import Calls, kernel_names
 from latte_cli.backends.native import cudnn
 from latte_cli.backends.native.cudnn.library import version
 from latte_cli.backends.torch.layers import operands
 from latte_cli.devices import CUDA
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Convolution, Layer, Linear, Phase
-from latte_cli.measure import Evidence, Judge, Mark, Measurement, Outcome, measure
-from latte_cli.suites import Limits, quick
+from latte_cli.measure import DriftMonitor, Evidence, Measurement, Outcome, QualityFlag, measure
+from latte_cli.suites import LayerLimits, quick
 from latte_cli.tasks import Layout, Precision, Question, Settings, Task
 
 # What torch warns of depends on its version: the summary shows it, and no test fails for it.
@@ -47,10 +54,10 @@ def measured(
     phase: Phase,
     settings: Settings,
     algorithm: Algorithm = FRAMEWORK_DEFAULT,
-    judge: Judge | None = None,
+    monitor: DriftMonitor | None = None,
 ) -> Measurement:
     task = Task(layer=layer, phase=phase, algorithm=algorithm, settings=settings)
-    return measure(backend, task, plan=CUDA.sampling, judge=judge or Judge())
+    return measure(backend, task, plan=CUDA.sampling, monitor=monitor or DriftMonitor())
 
 
 def prepared(backend: CudaBackend, layer: Layer, settings: Settings) -> Prepared:
@@ -123,14 +130,14 @@ def sort(layer: Layer) -> tuple[object, ...]:
 def kinds() -> list[Layer]:
     """One layer of each sort that the quick suite draws."""
     found: dict[tuple[object, ...], Layer] = {}
-    for wanted in quick(0, Limits(flops=2e8, tensor_bytes=2e8)).wanted:
+    for wanted in quick(0, LayerLimits(flops=2e8, tensor_bytes=2e8)).wanted:
         found.setdefault(sort(wanted.layer), wanted.layer)
     return list(found.values())
 
 
 def described(row: Measurement) -> str:
     task = row.task
-    return f"{task.layer} {task.phase}: {row.outcome} {row.detail} {row.seconds} {row.marks}"
+    return f"{task.layer} {task.phase}: {row.outcome} {row.detail} {row.seconds} {row.flags}"
 
 
 @pytest.mark.parametrize(
@@ -146,16 +153,16 @@ def described(row: Measurement) -> str:
 def test_every_kind_of_layer_is_measured_in_every_phase(
     precision: Precision, layout: Layout, backend: CudaBackend
 ) -> None:
-    settings, judge = settings_of(backend, precision, layout), Judge()
+    settings, monitor = settings_of(backend, precision, layout), DriftMonitor()
     pairs = [(layer, phase) for layer in kinds() for phase in layer.phases]
     assert len({layer.kind for layer, _ in pairs}) >= 13
     assert all(FRAMEWORK_DEFAULT in backend.candidates(layer, phase, settings) for layer, phase in pairs)
-    rows = [measured(backend, layer, phase, settings, judge=judge) for layer, phase in pairs]
+    rows = [measured(backend, layer, phase, settings, monitor=monitor) for layer, phase in pairs]
     failures = [row for row in rows if row.outcome is not Outcome.OK or not (row.seconds or 0) > 0]
     assert not failures, "\n".join(map(described, failures))
     assert all(time_s > 0 for row in rows for time_s in (*row.device_times_s, *row.host_times_s))
     assert all(row.workspace_bytes is not None for row in rows)
-    disturbed = [row for row in rows if Mark.DISTURBED in row.marks]
+    disturbed = [row for row in rows if QualityFlag.DISTURBED in row.flags]
     assert len(disturbed) < len(rows) / 2, "\n".join(map(described, disturbed))
     assert backend.sound
 
@@ -167,7 +174,7 @@ def test_a_large_product_runs_near_the_measured_peak(precision: Precision, backe
     row = measured(backend, layer, Phase.FORWARD, settings)
     assert row.seconds is not None, described(row)
     rate = layer.flops(Phase.FORWARD) / row.seconds
-    assert 0.2 < rate / peaks[precision] < 1.05, (rate, peaks[precision], row.marks)
+    assert 0.2 < rate / peaks[precision] < 1.05, (rate, peaks[precision], row.flags)
 
 
 def test_caches_are_flushed_before_each_long_call_and_before_ten_short_ones(backend: CudaBackend) -> None:
@@ -204,7 +211,7 @@ def test_the_workspace_of_an_algorithm_is_what_cudnn_asks_for(backend: CudaBacke
             if row.outcome is Outcome.OK:
                 with cudnn.problem(library, LARGE, Precision.FP32, Layout.NCHW) as problem:
                     assert row.workspace_bytes == problem.workspace_bytes(handle, phase, algorithm), algorithm
-                about = known(algorithm)
+                about = known_algorithm(algorithm)
                 assert row.deterministic is (about.deterministic if about else None)
                 checked[phase] += 1
             assert row.outcome in (Outcome.OK, Outcome.UNSUPPORTED), described(row)
@@ -215,7 +222,7 @@ def test_cudnn_s_heuristic_answers_with_names_of_algorithms(backend: CudaBackend
     for phase in LARGE.phases:
         settings = backend.settings(Precision.FP32, Layout.NCHW)
         question = Question(layer=LARGE, phase=phase, ranker=HEURISTIC, settings=settings)
-        row = measure(backend, question, plan=CUDA.sampling, judge=Judge())
+        row = measure(backend, question, plan=CUDA.sampling, monitor=DriftMonitor())
         assert row.evidence is Evidence.LABEL, described(row)
         assert row.ranking
         assert set(row.ranking) <= {algorithm.name for algorithm in cudnn.algorithms(LARGE, phase)}
@@ -236,7 +243,7 @@ def test_kernels_of_a_convolution_and_a_product_are_found(dtype: torch.dtype, ba
 
     for call in (convolve, multiply):
         call()
-    of_convolution, of_product = kernels(convolve), kernels(multiply)
+    of_convolution, of_product = kernel_names(convolve), kernel_names(multiply)
     if not (of_convolution or of_product):
         pytest.skip("torch's profiler lists no kernels here")
     assert of_convolution
@@ -261,8 +268,8 @@ def results(backend: CudaBackend, calls: Calls, layer: Convolution, settings: Se
             task = Task(layer=layer, phase=phase, algorithm=algorithm, settings=settings)
             try:
                 backend.prepare(task)  # sets torch's flags, too
-                ready = backend.guarded(lambda task=task: calls.ready(task))  # type: ignore[misc]
-                yield task, backend.guarded(ready.call.call)
+                ready = backend.guard(lambda task=task: calls.ready(task))  # type: ignore[misc]
+                yield task, backend.guard(ready.call.call)
             except (Unsupported, OutOfMemory):
                 assert algorithm not in (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK), task
 
@@ -277,7 +284,7 @@ def test_tasks_compute_the_whole_layer_bias_included(
     for layer in [LAYERS[name] for name in NAMES]:
         right = reference(layer, operands(layer, settings, "cuda"))
         for task, out in results(backend, calls, layer, settings):
-            about = known(task.algorithm)
+            about = known_algorithm(task.algorithm)
             # What torch takes may be any family, Winograd as well.
             loose = about is not None and about.family in ("winograd", "fft", "framework")
             error = relative_error(out, right[task.phase])

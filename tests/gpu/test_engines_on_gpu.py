@@ -20,7 +20,7 @@ from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, op
 from latte_cli.devices import CUDA
 from latte_cli.engines import is_engine, rankers
 from latte_cli.layers import Convolution, Phase
-from latte_cli.measure import Judge, Outcome, measure
+from latte_cli.measure import DriftMonitor, Outcome, measure
 from latte_cli.tasks import Layout, Precision, Question, Task
 
 RANDOM_LAYER = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/onednn_correctness.py"))["random_layer"]
@@ -71,7 +71,7 @@ def test_each_engine_computes_what_float64_does(
 
 
 def test_rows_of_engines_have_notes_workspaces_and_times(backend: CudaBackend) -> None:
-    settings, judge = backend.settings(Precision.TF32, Layout.NCHW), Judge()
+    settings, monitor = backend.settings(Precision.TF32, Layout.NCHW), DriftMonitor()
     for phase in PLAIN.phases:
         candidates = backend.candidates(PLAIN, phase, settings)
         assert rankers(candidates) == (HEURISTIC, *ENGINE_LISTS)
@@ -84,7 +84,7 @@ def test_rows_of_engines_have_notes_workspaces_and_times(backend: CudaBackend) -
                 backend,
                 Task(layer=PLAIN, phase=phase, algorithm=algorithm, settings=settings),
                 plan=CUDA.sampling,
-                judge=judge,
+                monitor=monitor,
             )
             for algorithm in candidates
             if is_engine(algorithm)
@@ -100,17 +100,17 @@ def test_rows_of_engines_have_notes_workspaces_and_times(backend: CudaBackend) -
 def test_pytorch_runs_the_kernels_of_the_engine_that_its_rule_takes(
     backend: CudaBackend, library: cudnn.Library, handle: int, record_property: Callable[[str, object], None]
 ) -> None:
-    from latte_cli.backends.cuda.calls import kernels
+    from latte_cli.backends.cuda.calls import kernel_names
     from latte_cli.engines import Heuristic, Listed
 
     settings, agreed, asked = backend.settings(Precision.TF32, Layout.NCHW), 0, 0
-    target = cudnn.Target(library, handle=handle)
+    target = cudnn.EngineTarget(library, handle=handle)
     for layer in [layer for layer in layers(80) if not layer.depthwise and not layer.transposed][:30]:
         o = operands(layer, settings, "cuda")
         bare = Operands(x=o.x, w=o.w, b=None, gy=o.gy)
         for phase in layer.phases:
             with cudnn.graph(target, layer, phase, settings.precision, settings.layout) as graph:
-                lists = {mode: graph.listed(mode) for mode in Heuristic}
+                lists = {mode: graph.list_engines(mode) for mode in Heuristic}
                 listed = Listed(operation=layer.computed_as(phase), engines=list(graph.engines()), lists=lists)
             own = computation(FRAMEWORK_DEFAULT, layer, phase, settings, "cuda:0")
             for engine in listed.pytorch(settings.precision):
@@ -123,7 +123,7 @@ def test_pytorch_runs_the_kernels_of_the_engine_that_its_rule_takes(
             else:
                 continue
             own(bare)
-            ran, expected = (set(kernels(partial(call, bare))) for call in (own, predicted))
+            ran, expected = (set(kernel_names(partial(call, bare))) for call in (own, predicted))
             asked += 1
             agreed += bool(expected & ran)
     record_property("prediction", f"{agreed} of {asked} calls share a kernel with the engine that PyTorch's rule takes")
@@ -137,8 +137,10 @@ def test_the_gpu_describes_itself_for_other_machines(library: cudnn.Library, han
     text = cudnn.properties(library, handle)
     found = json.loads(text)
     assert found["deviceName"] == torch.cuda.get_device_name(0)
-    with cudnn.Target(library, json=text) as target:
+    with cudnn.EngineTarget(library, json=text) as target:
         graph = cudnn.graph(target, PLAIN, Phase.FORWARD, Precision.TF32, Layout.NCHW)
-        here = cudnn.graph(cudnn.Target(library, handle=handle), PLAIN, Phase.FORWARD, Precision.TF32, Layout.NCHW)
+        here = cudnn.graph(
+            cudnn.EngineTarget(library, handle=handle), PLAIN, Phase.FORWARD, Precision.TF32, Layout.NCHW
+        )
         with graph, here:
             assert [each.index for each in graph.engines()] == [each.index for each in here.engines()]

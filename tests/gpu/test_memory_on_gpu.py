@@ -7,7 +7,7 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.contract import Unsupported
 from latte_cli.backends.cuda.backend import CudaBackend
 from latte_cli.estimator.memory import memory
-from latte_cli.estimator.steps import LOSS, UPDATE, Step, training_step
+from latte_cli.estimator.steps import LOSS, UPDATE, Step, step_calls
 from latte_cli.layers import Phase
 from latte_cli.network import zoo
 from latte_cli.network.module import NetworkModule, optimizer, random_inputs, random_targets
@@ -24,7 +24,7 @@ def test_the_peak_is_that_of_torch_s_allocator(name: str, function: str, backend
     found = read(zoo.export(name), name=name, sha256="", batch_size=16, allow_unknown=False)
     step, settings = Step(optimizer=function), backend.settings(Precision.FP32, Layout.NCHW)
     workspaces: dict[tuple[str, Phase], int] = {}
-    for work in training_step(found, step):
+    for work in step_calls(found, step):
         if work.layer.free or work.name in (LOSS, UPDATE):
             continue
         task = Task(layer=work.layer, phase=work.phase, algorithm=FRAMEWORK_DEFAULT, settings=settings)

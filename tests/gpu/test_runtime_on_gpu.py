@@ -50,7 +50,7 @@ def test_every_algorithm_of_cudnn_computes_what_torch_does(name, phase, layout):
         assert isinstance(tuned[0], TunedConv2d)
         for one, other in zip(gradients(tuned, x), expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
-        ran += not latte_cli.applied(tuned).reasons
+        ran += not latte_cli.optimization_of(tuned).reasons
     assert ran
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends import host
-from latte_cli.backends.contract import Backend, Compute, Finding, Looks
+from latte_cli.backends.contract import Backend, Computation, Finding, Looks
 from latte_cli.devices import CPU
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Settings
@@ -34,10 +34,10 @@ class CpuOpener:
 
     def computation(
         self, algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str
-    ) -> Compute:
-        from latte_cli.backends.cpu.computing import computation
+    ) -> Computation:
+        from latte_cli.backends.cpu.computations import cpu_computation
 
-        return computation(algorithm, layer, phase, settings)
+        return cpu_computation(algorithm, layer, phase, settings)
 
     def looks(self, limit_s: float) -> Looks:
         from latte_cli.backends.cpu.findings import looks

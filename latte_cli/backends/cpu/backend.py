@@ -14,16 +14,16 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT, LISTED, Algorithm
 from latte_cli.backends import host
 from latte_cli.backends.contract import Conditions, Facts, OutOfMemory, Prepared, Sample, Unsupported
 from latte_cli.backends.cpu import onednn_calls
-from latte_cli.backends.cpu.computing import computation
+from latte_cli.backends.cpu.computations import cpu_computation
 from latte_cli.backends.cpu.convolutions import CONVOLUTIONS
 from latte_cli.backends.torch.layers import (
     REFUSALS,
     LayerCall,
     bias_gradient,
+    cpu_peak_bytes,
     layer_call,
     operands,
     overhead_s,
-    peak_bytes,
     refusal,
 )
 from latte_cli.backends.torch.whole import Runs
@@ -107,7 +107,7 @@ class CpuBackend:
 
     def prepare(self, task: Task) -> Prepared:
         if isinstance(task.layer, Whole):
-            return self._runs.prepared(task)
+            return self._runs.prepare(task)
         try:
             return _Timed(self, self._call(task), task.phase)
         except MemoryError as exc:
@@ -133,7 +133,7 @@ class CpuBackend:
             torch.mm(self._reference, self._reference)
             target.copy_(source)
 
-        return self.timed(both)
+        return self.time_call(both)
 
     def conditions(self) -> Conditions:
         return Conditions(sm_clock_hz=host.clock_hz(), load=self._load.read(), governor=host.governor())
@@ -147,7 +147,7 @@ class CpuBackend:
             time.sleep(0.05)  # five steps of /proc/stat
         return True
 
-    def timed(
+    def time_call(
         self,
         call: Callable[[], object],
         first: Sequence[Tensor] = (),
@@ -180,13 +180,13 @@ class CpuBackend:
 
     def _peak(self) -> float:
         a = torch.ones(1024, 1024)
-        best = min(self.timed(lambda: torch.mm(a, a), (a,)).device_s for _ in range(7))
+        best = min(self.time_call(lambda: torch.mm(a, a), (a,)).device_s for _ in range(7))
         return float(f"{2 * 1024**3 / best:.3g}")
 
     def _bandwidth(self) -> float:
         source = torch.ones(32 * 2**20)
         target = torch.empty_like(source)
-        best = min(self.timed(lambda: target.copy_(source)).device_s for _ in range(4))
+        best = min(self.time_call(lambda: target.copy_(source)).device_s for _ in range(4))
         return float(f"{2 * source.nbytes / best:.3g}")
 
 
@@ -229,7 +229,7 @@ class _Timed:
         layer = self._layer
         layer.reset()
         try:
-            return self._backend.timed(
+            return self._backend.time_call(
                 layer.call,
                 layer.first,
                 overhead_s=self._overhead_s,
@@ -244,7 +244,7 @@ class _Timed:
     def facts(self) -> Facts:
         self._layer.reset()
         known = self._layer.workspace_bytes
-        return Facts(workspace_bytes=peak_bytes(self._layer.call) if known is None else known)
+        return Facts(workspace_bytes=cpu_peak_bytes(self._layer.call) if known is None else known)
 
 
 def _largest_bytes(task: Task) -> int:
@@ -263,7 +263,7 @@ def _layer_call(task: Task) -> LayerCall:
 def _convolution(task: Task, layer: Convolution) -> LayerCall:
     if task.algorithm.library == LISTED.library:
         return _by_onednn(task, layer)
-    compute = computation(task.algorithm, layer, task.phase, task.settings)
+    compute = cpu_computation(task.algorithm, layer, task.phase, task.settings)
     ready = operands(layer, task.settings)
     return LayerCall(call=lambda: compute(ready), first=ready.just_written(task.phase))
 
@@ -273,7 +273,7 @@ def _by_onednn(task: Task, layer: Convolution) -> LayerCall:
 
     The gradient of a bias is a sum of its own, as it is where the implementation runs in a model.
     """
-    compute, ready = onednn_calls.checked(task), operands(layer, task.settings)
+    compute, ready = onednn_calls.checked_computation(task), operands(layer, task.settings)
 
     def call() -> Tensor:
         if task.phase is Phase.BACKWARD_FILTER:

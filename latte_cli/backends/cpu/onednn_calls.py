@@ -13,7 +13,7 @@ from torch import Tensor
 from latte_cli.algorithms import LISTED, Algorithm
 from latte_cli.backends.contract import Failed, Unsupported
 from latte_cli.backends.native import onednn
-from latte_cli.backends.native.closing import KEPT
+from latte_cli.backends.native.closeable import KEPT
 from latte_cli.backends.native.onednn.find import VARIABLE
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, activations_type, operands
 from latte_cli.errors import LatteError
@@ -62,7 +62,7 @@ def library() -> onednn.Library | None:
 def candidates(layer: Convolution, phase: Phase, settings: Settings) -> tuple[Algorithm, ...]:
     """oneDNN's implementations of `phase` as they are listed; none where there is no library or it refuses"""
     try:
-        names = _asked(layer, phase, settings, lambda found: found.implementations())
+        names = _ask(layer, phase, settings, lambda found: found.implementations())
     except Unsupported:
         return ()
     return tuple(Algorithm(library=LISTED.library, name=name) for name in names)
@@ -70,10 +70,10 @@ def candidates(layer: Convolution, phase: Phase, settings: Settings) -> tuple[Al
 
 def ranking(layer: Convolution, phase: Phase, settings: Settings) -> tuple[str, ...]:
     """The names of oneDNN's implementations in the order in which it takes them; raises Unsupported where it cannot."""
-    return _asked(layer, phase, settings, onednn.Problem.ranking)
+    return _ask(layer, phase, settings, onednn.Problem.ranking)
 
 
-def _asked(
+def _ask(
     layer: Convolution, phase: Phase, settings: Settings, ask: Callable[[onednn.Problem], tuple[str, ...]]
 ) -> tuple[str, ...]:
     found = library()
@@ -104,7 +104,7 @@ class _Wanted:
         return torch.empty(self.shape, dtype=self.dtype, memory_format=self.form)
 
 
-class Computation:
+class OnednnComputation:
     """One implementation of a layer's phase as a function of torch's tensors; it is made anew for each thread count.
 
     Raises Unsupported for an implementation that this layer, library or processor does not have.
@@ -119,7 +119,7 @@ class Computation:
         self._executions: dict[int, onednn.Execution] = {}
         self._execution()
         self._x, self._w, self._y, self._b = (
-            _wanted(shape, settings)
+            _wanted_tensor(shape, settings)
             for shape in (layer.input_shapes[0], layer.weight_shape, layer.output_shape, (layer.out_channels,))
         )
         self._fused = layer.bias and phase is Phase.FORWARD and not layer.transposed
@@ -161,10 +161,10 @@ class Computation:
         threads = torch.get_num_threads()
         found = self._executions.get(threads)
         if found is None:
-            found = self._executions[threads] = self._made(threads)
+            found = self._executions[threads] = self._make(threads)
         return found
 
-    def _made(self, threads: int) -> onednn.Execution:
+    def _make(self, threads: int) -> onednn.Execution:
         precision, layout = self._settings.precision, self._settings.layout
         with onednn.problem(self._library, self._layer, self._phase, precision, layout) as described:
             try:
@@ -173,20 +173,20 @@ class Computation:
                 raise Unsupported(exc.message) from exc
 
 
-_CALLS: dict[Phase, Callable[[Computation, Operands], Tensor]] = {
-    Phase.FORWARD: Computation.forward,
-    Phase.BACKWARD_DATA: Computation.backward_data,
-    Phase.BACKWARD_FILTER: Computation.backward_filter,
+_CALLS: dict[Phase, Callable[[OnednnComputation, Operands], Tensor]] = {
+    Phase.FORWARD: OnednnComputation.forward,
+    Phase.BACKWARD_DATA: OnednnComputation.backward_data,
+    Phase.BACKWARD_FILTER: OnednnComputation.backward_filter,
 }
 
 
-def _wanted(shape: Shape, settings: Settings) -> _Wanted:
+def _wanted_tensor(shape: Shape, settings: Settings) -> _Wanted:
     last = settings.layout is Layout.CHANNELS_LAST
     form = _LAST.get(len(shape), torch.contiguous_format) if last else torch.contiguous_format
     return _Wanted(shape=shape, dtype=activations_type(settings.precision), form=form)
 
 
-def check(settings: Settings, result: Tensor, expected: Tensor) -> None:
+def check_result(settings: Settings, result: Tensor, expected: Tensor) -> None:
     """Compare a result with the `expected` one; raises Failed where it is wrong."""
     off, most = difference(result, expected), TOLERANCES[settings.precision.arithmetic.activations]
     if not off <= most:
@@ -204,12 +204,12 @@ def difference(result: Tensor, expected: Tensor) -> float:
 
 
 @lru_cache(maxsize=KEPT)  # what it evicts closes itself
-def checked(task: Task) -> Computation:
-    """What computes `task`, after a `check` of what it makes of random operands against float64."""
+def checked_computation(task: Task) -> OnednnComputation:
+    """What computes `task`, after a `check_result` of what it makes of random operands against float64."""
     assert isinstance(task.layer, Convolution)
-    compute = Computation(task.algorithm, task.layer, task.phase, task.settings)
+    compute = OnednnComputation(task.algorithm, task.layer, task.phase, task.settings)
     o, expected = _reference(task.layer, task.phase, task.settings)
-    check(task.settings, compute(o), expected)
+    check_result(task.settings, compute(o), expected)
     return compute
 
 

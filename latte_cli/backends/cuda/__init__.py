@@ -5,7 +5,7 @@ from pathlib import Path
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends import host
-from latte_cli.backends.contract import Backend, Compute, Finding, Looks
+from latte_cli.backends.contract import Backend, Computation, Finding, Looks
 from latte_cli.devices import CUDA
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Settings
@@ -17,9 +17,9 @@ class CudaOpener:
     kind = CUDA
 
     def usable(self) -> bool:
-        from latte_cli.backends.cuda.backend import usable
+        from latte_cli.backends.cuda.backend import gpu_usable
 
-        return usable()
+        return gpu_usable()
 
     def slug(self, index: int = 0, threads: int | None = None) -> str | None:
         from latte_cli.backends.telemetry import open_telemetry
@@ -39,10 +39,10 @@ class CudaOpener:
 
     def computation(
         self, algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str
-    ) -> Compute:
-        from latte_cli.backends.cuda.calls import computed
+    ) -> Computation:
+        from latte_cli.backends.cuda.calls import cudnn_computation
 
-        return computed(algorithm, layer, phase, settings, device)
+        return cudnn_computation(algorithm, layer, phase, settings, device)
 
     def looks(self, limit_s: float) -> Looks:
         from latte_cli.backends.cuda.findings import looks

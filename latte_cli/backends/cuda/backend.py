@@ -64,7 +64,7 @@ class CudaBackend:
         self.sound = True
         cache_bytes = getattr(self._properties, "L2_cache_size", 0) or _ASSUMED_CACHE_BYTES
         clock_hz = self._telemetry.facts.sm_clock_hz or 1e9
-        self.clock = Clock(flush_bytes=2 * cache_bytes, clock_hz=clock_hz, spoiled=self._spoiled)
+        self.clock = Clock(flush_bytes=2 * cache_bytes, clock_hz=clock_hz, spoiled=self._is_spoiled)
         self._reference = self._square(2048, Precision.FP16 if self._offers(Precision.FP16) else Precision.FP32)
 
     @cached_property
@@ -115,26 +115,26 @@ class CudaBackend:
             return (FRAMEWORK_DEFAULT,)
         if settings.precision.arithmetic.autocast:
             return FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK  # cuDNN's own are those of its activations' type
-        engines = self.guarded(lambda: self._calls.engines(layer, phase, settings))
+        engines = self.guard(lambda: self._calls.engines(layer, phase, settings))
         return (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK, *cudnn.algorithms(layer, phase), *engines)
 
     def ranking(self, question: Question) -> tuple[str, ...]:
         _set_precision(question.settings.precision)
-        return self.guarded(lambda: self._calls.ranking(question))
+        return self.guard(lambda: self._calls.ranking(question))
 
     def prepare(self, task: Task) -> Prepared:
         if isinstance(task.layer, Whole):
-            return self.guarded(lambda: self._whole(task))
+            return self.guard(lambda: self._whole(task))
         _set_precision(task.settings.precision)
         torch.backends.cudnn.benchmark = task.algorithm == FRAMEWORK_BENCHMARK
-        ready = self.guarded(lambda: self._calls.ready(task))
+        ready = self.guard(lambda: self._calls.ready(task))
         return _Timed(self, ready, self._backward_overhead_s if ready.call.by_autograd else 0.0)
 
     def _whole(self, task: Task) -> Prepared:
         _set_precision(Precision.FP32)  # a run sets its own
         torch.backends.cudnn.benchmark = False
         torch.cuda.empty_cache()
-        steps = self._runs.prepared(task)
+        steps = self._runs.prepare(task)
         torch.cuda.empty_cache()
         return steps
 
@@ -155,7 +155,7 @@ class CudaBackend:
     def settle(self, limit_s: float) -> bool:
         return True
 
-    def _spoiled(self) -> bool:
+    def _is_spoiled(self) -> bool:
         return bool(self.conditions().throttled)
 
     def _offers(self, precision: Precision) -> bool:
@@ -183,7 +183,7 @@ class CudaBackend:
         seconds = self._best_s(LayerCall(call=lambda: target.copy_(source)))
         return float(f"{2 * count / seconds:.3g}")
 
-    def guarded(self, call: Callable[[], T]) -> T:
+    def guard(self, call: Callable[[], T]) -> T:
         """`call()`, with what torch and CUDA raise as our answers; a device that no longer answers makes us unsound."""
         try:
             return call()
@@ -224,22 +224,22 @@ class _Timed:
 
     def samples(self, count: int) -> list[Sample]:
         if not self._set_up:  # the first call chooses, loads and allocates, and the device waits meanwhile
-            self._sampled(1)
-            device_s = self._sampled(1)[0].device_s
+            self._sample(1)
+            device_s = self._sample(1)[0].device_s
             call, clock = self._ready.call, self._backend.clock
-            self._pace.call_s = self._backend.guarded(lambda: clock.dispatched_s(call, device_s))
+            self._pace.call_s = self._backend.guard(lambda: clock.dispatched_s(call, device_s))
             self._set_up = True
-        found = self._sampled(count)
+        found = self._sample(count)
         return [replace(sample, host_s=max(sample.host_s - self._overhead_s, 1e-9)) for sample in found]
 
-    def _sampled(self, count: int) -> list[Sample]:
-        return self._backend.guarded(lambda: self._backend.clock.samples(self._ready.call, count, self._pace))
+    def _sample(self, count: int) -> list[Sample]:
+        return self._backend.guard(lambda: self._backend.clock.samples(self._ready.call, count, self._pace))
 
     def facts(self) -> Facts:
-        return self._backend.guarded(self._ready.facts)
+        return self._backend.guard(self._ready.facts)
 
 
-def usable() -> bool:
+def gpu_usable() -> bool:
     """Whether torch can use a GPU here."""
     return torch.version.cuda is not None and torch.cuda.is_available()
 

@@ -15,11 +15,11 @@ from latte_cli.algorithms import (
     FRAMEWORK_DEFAULT,
     HEURISTIC,
     Algorithm,
-    known,
+    known_algorithm,
 )
 from latte_cli.backends.contract import Facts, Failed, Unsupported
 from latte_cli.backends.native import cudnn
-from latte_cli.backends.native.closing import KEPT
+from latte_cli.backends.native.closeable import KEPT
 from latte_cli.backends.torch.layers import (
     FRAMEWORK_CONVOLUTIONS,
     LayerCall,
@@ -55,7 +55,7 @@ class _Tensors:
     operands: Operands
     problem: cudnn.Problem | Unsupported
 
-    def described(self) -> cudnn.Problem:
+    def describe(self) -> cudnn.Problem:
         if isinstance(self.problem, Unsupported):
             raise self.problem
         return self.problem
@@ -66,10 +66,10 @@ class Calls:
 
     def __init__(self, library: cudnn.Library, handle: int) -> None:
         self._library, self._handle = library, handle
-        self._target = cudnn.Target(library, handle=handle)
+        self._target = cudnn.EngineTarget(library, handle=handle)
         self._kept: _Tensors | None = None
-        self._graph: cudnn.Graph | None = None
-        self._plan: cudnn.Plan | None = None
+        self._graph: cudnn.EngineGraph | None = None
+        self._plan: cudnn.ExecutionPlan | None = None
 
     def ready(self, task: Task) -> Ready:
         """The call of `task`; raises Unsupported and what torch raises. The call before it can be made no more."""
@@ -85,7 +85,7 @@ class Calls:
             raise Unsupported(f"no {task.algorithm.name} on a GPU")
         layer, compute = task.layer, FRAMEWORK_CONVOLUTIONS[task.phase]
         o = self._tensors(layer, task.settings).operands
-        used = o.recorded() if task.phase is Phase.FORWARD else o
+        used = o.record() if task.phase is Phase.FORWARD else o
         return _by_torch(task, LayerCall(call=lambda: compute(layer, used), first=o.just_written(task.phase)))
 
     def ranking(self, question: Question) -> tuple[str, ...]:
@@ -94,33 +94,33 @@ class Calls:
         if ranker.library != HEURISTIC.library or not isinstance(layer, Convolution):
             raise Unsupported(f"no {ranker} on a GPU for a {layer.kind} layer")
         if ranker.mode:
-            with self._described(layer, phase, settings) as graph:
-                return tuple(f"{PREFIX}{index}" for index in graph.listed(Heuristic[ranker.mode]))
-        found = self._tensors(layer, settings).described().heuristic(self._handle, phase)
+            with self._graph_of(layer, phase, settings) as graph:
+                return tuple(f"{PREFIX}{index}" for index in graph.list_engines(Heuristic[ranker.mode]))
+        found = self._tensors(layer, settings).describe().heuristic(self._handle, phase)
         return tuple(dict.fromkeys(ranked.algorithm.name for ranked in found if ranked.status_ok))
 
     def engines(self, layer: Convolution, phase: Phase, settings: Settings) -> tuple[Algorithm, ...]:
         """cuDNN's engines that take `phase` of `layer` and keep its precision; none where it cannot be described."""
         try:
-            with self._described(layer, phase, settings) as graph:
+            with self._graph_of(layer, phase, settings) as graph:
                 return tuple(engine.algorithm for engine in graph.engines() if engine.keeps(settings.precision))
         except (Unsupported, Failed):
             return ()
 
-    def _described(self, layer: Convolution, phase: Phase, settings: Settings) -> cudnn.Graph:
+    def _graph_of(self, layer: Convolution, phase: Phase, settings: Settings) -> cudnn.EngineGraph:
         _check_placed(layer, settings)
         return cudnn.graph(self._target, layer, phase, settings.precision, settings.layout)
 
     def _by_engine(self, task: Task, layer: Convolution) -> Ready:
         o = self._tensors(layer, task.settings).operands
-        self._graph = self._described(layer, task.phase, task.settings)
+        self._graph = self._graph_of(layer, task.phase, task.settings)
         engine = self._graph.engine(task.algorithm.name)
         self._plan = plan = self._graph.plan(task.algorithm.name)
-        into = _written(o, task.phase)
+        into = _written_tensor(o, task.phase)
         addresses = {name: tensor.data_ptr() for name, tensor in _with(o, task.phase, into).items()}
         size = plan.workspace_bytes
         workspace = torch.empty(size, dtype=torch.uint8, device="cuda") if size else None
-        run = plan.bound(self._handle, **addresses, workspace=workspace.data_ptr() if workspace is not None else 0)
+        run = plan.bind(self._handle, **addresses, workspace=workspace.data_ptr() if workspace is not None else 0)
         facts = Facts(workspace_bytes=size, deterministic=engine.deterministic, notes=engine.notes)
         return _without_bias(task, layer, o, into, run, facts, workspace)
 
@@ -132,12 +132,12 @@ class Calls:
 
     def _by_cudnn(self, task: Task, layer: Convolution) -> Ready:
         tensors = self._tensors(layer, task.settings)
-        problem, o = tensors.described(), tensors.operands
+        problem, o = tensors.describe(), tensors.operands
         size = problem.workspace_bytes(self._handle, task.phase, task.algorithm)
         workspace = torch.empty(size, dtype=torch.uint8, device="cuda") if size else None
-        into = _written(o, task.phase)
+        into = _written_tensor(o, task.phase)
         addresses = {name: tensor.data_ptr() for name, tensor in _with(o, task.phase, into).items()}
-        run = problem.bound(
+        run = problem.bind(
             self._handle,
             task.phase,
             task.algorithm,
@@ -145,7 +145,7 @@ class Calls:
             workspace=workspace.data_ptr() if workspace is not None else 0,
             workspace_bytes=size,
         )
-        about = known(task.algorithm)
+        about = known_algorithm(task.algorithm)
         facts = Facts(workspace_bytes=size, deterministic=about.deterministic if about else None)
         return _without_bias(task, layer, o, into, run, facts, workspace)
 
@@ -203,45 +203,45 @@ def _without_bias(
         return into
 
     def told() -> Facts:
-        return replace(facts, kernels=kernels(run) if is_engine(task.algorithm) and _profiled(task) else ())
+        return replace(facts, kernels=kernel_names(run) if is_engine(task.algorithm) and _is_profiled(task) else ())
 
     return Ready(call=LayerCall(call=call, first=o.just_written(task.phase)), facts=told, holds=(workspace,))
 
 
 @lru_cache
-def _opened(index: int) -> tuple[cudnn.Library, int]:
+def _open_once(index: int) -> tuple[cudnn.Library, int]:
     library = cudnn.open_library()
     return library, library.handle(index)
 
 
 @lru_cache(maxsize=KEPT)  # what it evicts closes itself
-def _described(layer: Convolution, precision: Precision, layout: Layout, index: int) -> cudnn.Problem:
-    library, _ = _opened(index)
+def _problem_of(layer: Convolution, precision: Precision, layout: Layout, index: int) -> cudnn.Problem:
+    library, _ = _open_once(index)
     return cudnn.problem(library, layer, precision, layout)
 
 
 @lru_cache(maxsize=KEPT)  # what it evicts closes itself
-def _planned(
+def _plan_of(
     name: str, layer: Convolution, phase: Phase, precision: Precision, layout: Layout, index: int
-) -> cudnn.Plan:
-    library, handle = _opened(index)
-    return cudnn.graph(cudnn.Target(library, handle=handle), layer, phase, precision, layout).plan(name)
+) -> cudnn.ExecutionPlan:
+    library, handle = _open_once(index)
+    return cudnn.graph(cudnn.EngineTarget(library, handle=handle), layer, phase, precision, layout).plan(name)
 
 
-def _prepared(
+def _prepare(
     algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, index: int
 ) -> tuple[int, Callable[[c_void_p, c_void_p, c_void_p, c_void_p], None]]:
     """The bytes of workspace that a call takes, and the call, which is given addresses; raises Unsupported."""
-    _, handle = _opened(index)
+    _, handle = _open_once(index)
     if is_engine(algorithm):
-        plan = _planned(algorithm.name, layer, phase, settings.precision, settings.layout, index)
+        plan = _plan_of(algorithm.name, layer, phase, settings.precision, settings.layout, index)
         return plan.workspace_bytes, plan.caller(handle)
-    problem = _described(layer, settings.precision, settings.layout, index)
+    problem = _problem_of(layer, settings.precision, settings.layout, index)
     size = problem.workspace_bytes(handle, phase, algorithm)
     return size, problem.caller(handle, phase, algorithm, workspace_bytes=size)
 
 
-def computed(
+def cudnn_computation(
     algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str
 ) -> Callable[[Operands], Tensor]:
     """A function that computes `phase` with cuDNN's `algorithm` on the current stream of the GPU `device`.
@@ -254,8 +254,8 @@ def computed(
     if algorithm.library != HEURISTIC.library:
         raise Unsupported(f"no {algorithm.name} on {device}")
     index = torch.device(device).index or 0
-    library, handle = _opened(index)
-    size, call = _prepared(algorithm, layer, phase, settings, index)
+    library, handle = _open_once(index)
+    size, call = _prepare(algorithm, layer, phase, settings, index)
     form = torch.channels_last if settings.layout is Layout.CHANNELS_LAST else torch.contiguous_format
     shape = {
         Phase.FORWARD: layer.output_shape,
@@ -281,7 +281,7 @@ def computed(
 _WRITTEN = {Phase.FORWARD: "y", Phase.BACKWARD_DATA: "x", Phase.BACKWARD_FILTER: "w"}
 
 
-def _written(o: Operands, phase: Phase) -> Tensor:
+def _written_tensor(o: Operands, phase: Phase) -> Tensor:
     """Memory for what a phase writes."""
     return torch.empty_like({Phase.FORWARD: o.gy, Phase.BACKWARD_DATA: o.x, Phase.BACKWARD_FILTER: o.w}[phase])
 
@@ -296,14 +296,14 @@ def _with(o: Operands, phase: Phase, into: Tensor) -> dict[str, Tensor]:
 def _by_torch(task: Task, call: LayerCall) -> Ready:
     def facts() -> Facts:
         call.reset()
-        workspace_bytes = peak_bytes(call.call)
+        workspace_bytes = gpu_peak_bytes(call.call)
         call.reset()
-        return Facts(workspace_bytes=workspace_bytes, kernels=kernels(call.call) if _profiled(task) else ())
+        return Facts(workspace_bytes=workspace_bytes, kernels=kernel_names(call.call) if _is_profiled(task) else ())
 
     return Ready(call=call, facts=facts)
 
 
-def _profiled(task: Task) -> bool:
+def _is_profiled(task: Task) -> bool:
     """Whether the kernels of this layer and phase belong to the share that is looked at."""
     return (
         isinstance(task.layer, Convolution)
@@ -311,7 +311,7 @@ def _profiled(task: Task) -> bool:
     )
 
 
-def peak_bytes(call: Callable[[], object]) -> int:
+def gpu_peak_bytes(call: Callable[[], object]) -> int:
     """The peak that torch's allocator holds on the GPU during `call`, less what the call leaves or returns."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
@@ -322,7 +322,7 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return max(0, peak - max(torch.cuda.memory_allocated() - before, nbytes(result)))
 
 
-def kernels(call: Callable[[], object]) -> tuple[str, ...]:
+def kernel_names(call: Callable[[], object]) -> tuple[str, ...]:
     """The names of the kernels that `call` runs on the GPU, in their order; nothing where no profiler can be had."""
     from torch.profiler import ProfilerActivity, profile, supported_activities
 

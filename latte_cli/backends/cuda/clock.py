@@ -11,7 +11,7 @@ import torch
 from latte_cli.backends.contract import Sample
 from latte_cli.backends.torch.layers import LayerCall
 
-Pair: TypeAlias = tuple[Any, Any]
+EventPair: TypeAlias = tuple[Any, Any]
 
 cuda: Any = torch.cuda  # its events are untyped
 
@@ -55,7 +55,7 @@ class Clock:
         """`clock_hz` is the clock of the multiprocessors; `spoiled` says whether the device is throttled now."""
         self._flush = torch.empty(flush_bytes, dtype=torch.uint8, device="cuda")
         self._clock_hz, self._spoiled = clock_hz, spoiled
-        self._events: list[Pair] = []
+        self._events: list[EventPair] = []
         self.overhead_s = 0.0
         self.overhead_s = self._measured_overhead_s()
 
@@ -117,7 +117,7 @@ class Clock:
         )
         return max(0.0, alone - of_many)
 
-    def _enqueue(self, layer: LayerCall, pair: Pair, launches: int) -> tuple[float, bool]:
+    def _enqueue(self, layer: LayerCall, pair: EventPair, launches: int) -> tuple[float, bool]:
         """Dispatch one repetition; the host time of a call, and whether the device was there before its work was."""
         layer.reset()
         self._flush.zero_()
@@ -134,7 +134,7 @@ class Clock:
         pair[1].record()
         return passed, starved
 
-    def _pairs(self, count: int) -> list[Pair]:
+    def _pairs(self, count: int) -> list[EventPair]:
         while len(self._events) < count:
             self._events.append((cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)))
         return self._events[:count]

@@ -11,7 +11,7 @@ from typing import Any
 
 from latte_cli import documents, files
 from latte_cli.backends import probes
-from latte_cli.documents import Source
+from latte_cli.documents import DocumentSource
 from latte_cli.engines import Engine, Heuristic, Listed
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, layer_text
@@ -36,7 +36,7 @@ class Answer:
     listed: tuple[Listed | str, ...]
 
 
-def write(file: Path, *, force: bool = False) -> str:
+def write_properties(file: Path, *, force: bool = False) -> str:
     """Write the properties of this machine's first GPU to `file`; returns the GPU's name.
 
     Raises LatteError where there is none that cuDNN can describe, where `file` cannot be written, and where it is there
@@ -46,15 +46,15 @@ def write(file: Path, *, force: bool = False) -> str:
     found = probes.gpu_properties()
     if isinstance(found, probes.Trouble):
         raise LatteError(f"cuDNN describes no GPU here: {found.reason}", hint=found.hint or "run `latte doctor`")
-    files.write(file, f"{found}\n")
+    files.write_file(file, f"{found}\n")
     return str(json.loads(found)["deviceName"])
 
 
-def read(file: Path) -> tuple[str, str]:
-    """The name of the GPU that a file of `write` describes, and its properties; raises LatteError for any other."""
+def read_properties(file: Path) -> tuple[str, str]:
+    """The GPU's name in a file of `write_properties`, and its properties; raises LatteError for any other file."""
     hint = "`latte doctor --device-json FILE` writes one on the machine with the GPU"
-    source = Source(where=f"`{file}`", fault="holds no properties of a GPU", hint=hint)
-    found = documents.load(file, SCHEMA, source)
+    source = DocumentSource(where=f"`{file}`", fault="holds no properties of a GPU", hint=hint)
+    found = documents.load_document(file, SCHEMA, source)
     return str(found["deviceName"]), json.dumps(found)
 
 
@@ -98,10 +98,10 @@ def answer(
     if isinstance(found, probes.Trouble):
         raise LatteError(f"cuDNN does not tell its engines here: {found.reason}", hint=found.hint or HINT)
     listed = zip(pairs, found["listed"], strict=True)
-    return Answer(version=found["version"], listed=tuple(_listed(pair, each) for pair, each in listed))
+    return Answer(version=found["version"], listed=tuple(_list_engines(pair, each) for pair, each in listed))
 
 
-def _listed(pair: tuple[Convolution, Phase], found: dict[str, Any]) -> Listed | str:
+def _list_engines(pair: tuple[Convolution, Phase], found: dict[str, Any]) -> Listed | str:
     layer, phase = pair
     if "refused" in found:
         return str(found["refused"])

@@ -23,7 +23,7 @@ class _LinkMap(ctypes.Structure):
     _fields_ = (("address", ctypes.c_void_p), ("name", ctypes.c_char_p))
 
 
-Function: TypeAlias = Callable[..., Any]
+LibraryFunction: TypeAlias = Callable[..., Any]
 
 
 class Opened:
@@ -31,7 +31,7 @@ class Opened:
 
     version: tuple[int, int, int]
 
-    def __init__(self, functions: dict[str, Function]) -> None:
+    def __init__(self, functions: dict[str, LibraryFunction]) -> None:
         self._functions = functions
 
     @property
@@ -39,7 +39,7 @@ class Opened:
         """The version with dots: `9.28.1`."""
         return ".".join(map(str, self.version))
 
-    def function(self, name: str) -> Function:
+    def function(self, name: str) -> LibraryFunction:
         """The foreign function `name` of the library's `signatures.FUNCTIONS`; its status is not checked."""
         return self._functions[name]
 

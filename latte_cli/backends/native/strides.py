@@ -1,4 +1,4 @@
-"""Placing: where torch puts the elements of a dense tensor."""
+"""Strides: where torch puts the elements of a dense tensor."""
 
 from collections.abc import Sequence
 from itertools import accumulate

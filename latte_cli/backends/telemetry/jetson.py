@@ -20,10 +20,10 @@ _OFFLINE_BELOW_C = -100  # a Tegra reads -256 where a zone is switched off
 
 def is_jetson(root: Path = Path("/")) -> bool:
     """Whether the machine whose file system is at `root` is a Jetson board."""
-    return "jetson" in model(root).lower() or (root / "etc/nv_tegra_release").exists()
+    return "jetson" in board_model(root).lower() or (root / "etc/nv_tegra_release").exists()
 
 
-def model(root: Path = Path("/")) -> str:
+def board_model(root: Path = Path("/")) -> str:
     """The board's name as its device tree has it, "" where there is none."""
     return _text(root / "proc/device-tree/model").rstrip("\0").strip()
 
@@ -69,7 +69,7 @@ class JetsonTelemetry:
     def facts(self) -> GpuFacts:
         """What the board states of its GPU; the clock is the power mode's highest, the memory the host's."""
         return GpuFacts(
-            name=model(self._root),
+            name=board_model(self._root),
             driver=release(self._root),
             sm_clock_hz=_number(self._clock / "max_freq") if self._clock else None,
             memory_clock_hz=_number(self._root / _EMC / "max_rate"),

@@ -15,10 +15,10 @@ _MHZ = 1e6
 
 def gpu_count() -> int:
     """How many GPUs NVML sees; 0 where there is no NVML."""
-    return _opened(lambda nvml: int(nvml.nvmlDeviceGetCount()))[0] or 0
+    return _open(lambda nvml: int(nvml.nvmlDeviceGetCount()))[0] or 0
 
 
-def throttled(reasons: int | None) -> bool | None:
+def is_throttled(reasons: int | None) -> bool | None:
     """Whether NVML's clock event `reasons` (bits) spoil a sample; None where they are not known.
 
     The power cap (0x4), idleness (0x1) and application clocks (0x2) do not: the device works as it always does.
@@ -32,7 +32,7 @@ class NvmlTelemetry:
     power_mode = ""
 
     def __init__(self, *, uuid: str | None = None, pci_bus_id: str | None = None, index: int | None = None) -> None:
-        opened, self.reason = _opened(lambda nvml: (nvml, _handle(nvml, uuid, pci_bus_id, index or 0)))
+        opened, self.reason = _open(lambda nvml: (nvml, _handle(nvml, uuid, pci_bus_id, index or 0)))
         self._readings = _readings(*opened) if opened else {}
         self.facts = _facts(*opened) if opened else GpuFacts()
 
@@ -43,7 +43,7 @@ class NvmlTelemetry:
             memory_clock_hz=self._read("memory_clock_mhz", _MHZ),
             temperature_c=self._read("temperature_c", 1.0),
             power_w=self._read("power_mw", 1e-3),
-            throttled=throttled(reasons),
+            throttled=is_throttled(reasons),
             throttle_reasons=reasons,
         )
 
@@ -53,7 +53,7 @@ class NvmlTelemetry:
         return value if value is None or unit is None else value * unit
 
 
-def _opened(use: Callable[[Any], Any]) -> tuple[Any, str]:
+def _open(use: Callable[[Any], Any]) -> tuple[Any, str]:
     """What `use` makes of an open NVML, or None and the reason why there is none.
 
     NVML stays open: closing it would end the readings of others in this process, and opening it takes its time.
@@ -87,17 +87,17 @@ def _readings(nvml: Any, handle: Any) -> dict[str, Callable[[], int | None]]:
         "temperature_c": (nvml.nvmlDeviceGetTemperature, (nvml.NVML_TEMPERATURE_GPU,)),
         "power_mw": (nvml.nvmlDeviceGetPowerUsage, ()),
         # Drivers before 535 know the reasons by their old name only.
-        "throttle_reasons": (reasons if _asked(nvml, reasons, handle) is not None else old_reasons, ()),
+        "throttle_reasons": (reasons if _ask(nvml, reasons, handle) is not None else old_reasons, ()),
     }
-    bound = {name: _bound(nvml, call, handle, *more) for name, (call, more) in calls.items()}
+    bound = {name: _bind(nvml, call, handle, *more) for name, (call, more) in calls.items()}
     return {name: reading for name, reading in bound.items() if reading() is not None}
 
 
-def _bound(nvml: Any, call: Callable[..., Any] | None, *arguments: Any) -> Callable[[], Any]:
-    return lambda: _asked(nvml, call, *arguments)
+def _bind(nvml: Any, call: Callable[..., Any] | None, *arguments: Any) -> Callable[[], Any]:
+    return lambda: _ask(nvml, call, *arguments)
 
 
-def _asked(nvml: Any, call: Callable[..., Any] | None, *arguments: Any) -> Any:
+def _ask(nvml: Any, call: Callable[..., Any] | None, *arguments: Any) -> Any:
     """What NVML answers; None where it has no answer, or this pynvml no such question."""
     if call is None:
         return None
@@ -108,7 +108,7 @@ def _asked(nvml: Any, call: Callable[..., Any] | None, *arguments: Any) -> Any:
 
 def _facts(nvml: Any, handle: Any) -> GpuFacts:
     def ask(name: str, *arguments: Any) -> Any:
-        return _asked(nvml, getattr(nvml, name, None), *arguments)
+        return _ask(nvml, getattr(nvml, name, None), *arguments)
 
     sm_clock, memory_clock = (
         ask("nvmlDeviceGetMaxClockInfo", handle, kind) for kind in (nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM)

@@ -65,7 +65,7 @@ class Operands:
         """The weight as the forward pass gets it, cast first under autocast."""
         return self.w if self.master is None else self.master.to(self.w.dtype)
 
-    def recorded(self) -> "Operands":
+    def record(self) -> "Operands":
         """The same tensors, as leaves whose use autograd records, as it does in a model."""
         leaves = (None if one is None else one.detach().requires_grad_() for one in (self.x, self.w, self.b))
         x, w, b = leaves
@@ -126,7 +126,7 @@ def _backward_s(device: str, nodes: int, clock: Callable[[], float]) -> float:
     return sorted(times)[len(times) // 2]
 
 
-def peak_bytes(call: Callable[[], object]) -> int:
+def cpu_peak_bytes(call: Callable[[], object]) -> int:
     """The peak of what torch's allocator holds on the CPU during `call`, less what the call leaves or returns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -274,7 +274,7 @@ def _linear(layer: Linear, phase: Phase, settings: Settings, device: str) -> Lay
             gy.sum(0)
         return o.gradient(gy.t().mm(x))
 
-    used = o.recorded() if kind_of(device).queued else o
+    used = o.record() if kind_of(device).queued else o
     calls: dict[Phase, Callable[[], Tensor]] = {
         Phase.FORWARD: lambda: F.linear(used.x, used.weight(), used.b),
         Phase.BACKWARD_DATA: lambda: gy.mm(w),

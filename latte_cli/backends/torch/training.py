@@ -13,7 +13,7 @@ Mark: TypeAlias = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunRequest:
     """What to run: a model file, or the zoo's network of this name, at a batch size and, for the zoo, an image size.
 
     Steps follow each other for `seconds`, at least `least` and at most `most` of them, after three that are not timed;
@@ -38,10 +38,10 @@ class Run:
     calls: bool = False
 
 
-class Training:
+class NetworkTraining:
     """A network in training, set up as a run wants it; `module` is what is trained."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunRequest) -> None:
         import torch
 
         from latte_cli.backends.torch.layers import activations_type, weights_type
@@ -52,7 +52,7 @@ class Training:
         if run.threads:
             torch.set_num_threads(run.threads)
         torch.empty(LARGE_BLOCK_BYTES - 2**16, dtype=torch.uint8)  # freed at once: see LARGE_BLOCK_BYTES
-        self.network = network_of(run)
+        self.network = network_to_run(run)
         torch.backends.cuda.matmul.allow_tf32 = precision.arithmetic.tf32
         torch.backends.cudnn.allow_tf32 = precision.arithmetic.tf32
         kind = weights_type(precision)
@@ -114,7 +114,7 @@ class Training:
         mark()
 
 
-def network_of(run: Run) -> Any:
+def network_to_run(run: RunRequest) -> Any:
     """The network to run."""
     from latte_cli.network import load, zoo
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from latte_cli import child
 from latte_cli.backends.contract import Facts, Failed, OutOfMemory, Sample, Unsupported
-from latte_cli.backends.torch.training import Mark, Run, Training
+from latte_cli.backends.torch.training import Mark, NetworkTraining, RunRequest
 from latte_cli.devices import Kind, kind_of_torch
 from latte_cli.layers import Layer, Phase, Whole
 from latte_cli.tasks import Settings, Task
@@ -59,13 +59,13 @@ class Runs:
         self._last: tuple[Layer, Settings] | None = None
         self._served: set[Phase] = set()
 
-    def prepared(self, task: Task) -> "RunSteps":
+    def prepare(self, task: Task) -> "RunSteps":
         """The steps of the network that `task` names; raises Unsupported, OutOfMemory or Failed."""
         key = (task.layer, task.settings)
         if key != self._last or task.phase in self._served:
             assert isinstance(task.layer, Whole)
             settings = task.settings
-            run = Run(
+            run = RunRequest(
                 model=task.layer.name,
                 batch_size=task.layer.batch,
                 image_size=task.layer.size,
@@ -106,7 +106,7 @@ def _kind_of(device: str) -> Kind:
     return kind_of_torch(device.partition(":")[0])
 
 
-def run_apart(run: Run) -> Steps:
+def run_apart(run: RunRequest) -> Steps:
     """`run` in a new process, whose heap is that of a training script a few steps after its start.
 
     Raises Unsupported, OutOfMemory or Failed.
@@ -125,7 +125,7 @@ def run_apart(run: Run) -> Steps:
 
 def answer(body: Mapping[str, Any]) -> dict[str, Any]:
     """What `run_apart` asks a process of its own for."""
-    return asdict(run_here(Run(**body)))
+    return asdict(run_here(RunRequest(**body)))
 
 
 def steps_from(body: Mapping[str, Any]) -> Steps:
@@ -136,21 +136,21 @@ def steps_from(body: Mapping[str, Any]) -> Steps:
     return Steps(**times, host=host, faults=body["faults"], calls=calls)
 
 
-def run_here(run: Run) -> Steps:
+def run_here(run: RunRequest) -> Steps:
     """`run` in this process; raises what torch and LATTE raise."""
-    training = Training(run)
+    training = NetworkTraining(run)
 
     def step(mark: Mark) -> None:
         training.step(mark)
 
     if not _kind_of(run.device).queued:
-        timed = _timed(step, run, _host_marks)
+        timed = _time_steps(step, run, _host_marks)
     else:
-        timed = _timed(_captured(step) if run.cuda_graph else step, run, _DeviceMarks())
+        timed = _time_steps(_capture(step) if run.cuda_graph else step, run, _DeviceMarks())
     return replace(timed, calls=_calls(training, run)) if run.calls else timed
 
 
-def _calls(training: Training, run: Run) -> dict[str, tuple[float, float]]:
+def _calls(training: NetworkTraining, run: RunRequest) -> dict[str, tuple[float, float]]:
     """The median seconds of each node, forward and backward, in steps in which every node marks its time.
 
     A node's backward pass begins when the gradient of its output is there, and ends when that of another node's is.
@@ -170,7 +170,7 @@ _FORWARD, _BACKWARD, _START, _OTHER = "forward", "backward", "start", "other"
 _Key: TypeAlias = tuple[int, str]
 
 
-def _one(training: Training, run: Run) -> dict[_Key, float]:
+def _one(training: NetworkTraining, run: RunRequest) -> dict[_Key, float]:
     """The seconds of each node and direction in one step."""
     clock = _DeviceClock() if _kind_of(run.device).queued else _HostClock()
     marks: list[_Key] = []
@@ -228,12 +228,12 @@ class _DeviceClock:
         return [a.elapsed_time(b) / 1e3 for a, b in pairwise(self._events)]
 
 
-Step: TypeAlias = Callable[[Mark], None]
+StepFunction: TypeAlias = Callable[[Mark], None]
 Clocks: TypeAlias = tuple[Sequence[float], Sequence[float]]
 """The device's clock at each mark, and the host's."""
 
 
-def _timed(step: Step, run: Run, clock: Callable[[Step], Clocks]) -> Steps:
+def _time_steps(step: StepFunction, run: RunRequest, clock: Callable[[StepFunction], Clocks]) -> Steps:
     """Repeat `step`, which marks its start, and the ends of clearing, forward, loss, backward and update."""
     for _ in range(_WARM_UPS):
         step(lambda: None)
@@ -242,7 +242,7 @@ def _timed(step: Step, run: Run, clock: Callable[[Step], Clocks]) -> Steps:
     while len(rows) < run.least or (time.perf_counter() - start < run.seconds and len(rows) < run.most):
         rows.append(clock(step))
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
-    device, host = (_parts([row[place] for row in rows]) for place in (0, 1))
+    device, host = (_parts([row[index] for row in rows]) for index in (0, 1))
     return Steps(**device, host=host, faults=faults / len(rows), calls={})
 
 
@@ -257,7 +257,7 @@ def _parts(rows: Sequence[Sequence[float]]) -> dict[str, tuple[float, ...]]:
     }
 
 
-def _host_marks(step: Step) -> Clocks:
+def _host_marks(step: StepFunction) -> Clocks:
     marks: list[float] = []
     step(lambda: marks.append(time.perf_counter()))
     return marks, marks
@@ -269,7 +269,7 @@ class _DeviceMarks:
     def __init__(self) -> None:
         self._events: list[Any] = []
 
-    def __call__(self, step: Step) -> Clocks:
+    def __call__(self, step: StepFunction) -> Clocks:
         import torch
 
         create: Callable[..., Any] = torch.cuda.Event
@@ -287,7 +287,7 @@ class _DeviceMarks:
         return [self._events[0].elapsed_time(event) / 1e3 for event in self._events[: len(host)]], host
 
 
-def _captured(step: Step) -> Step:
+def _capture(step: StepFunction) -> StepFunction:
     """`step` as one CUDA graph, all of whose time counts as forward."""
     import torch
 

@@ -34,7 +34,7 @@ class Tick:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weather:
+class Availability:
     """What happens to devices by chance.
 
     A round of a device takes exp(`noise` · z) times as long as estimated, with z drawn from the normal distribution;
@@ -62,26 +62,26 @@ def tick(seconds: Mapping[int, float], limits: Mapping[int, float], gone: Collec
     )
 
 
-def schedule(
-    shares: Mapping[int, Share], weather: Weather, *, devices: int, per_round: int, rounds: int, seed: int
+def schedule_rounds(
+    shares: Mapping[int, Share], availability: Availability, *, devices: int, per_round: int, rounds: int, seed: int
 ) -> tuple[Tick, ...]:
     """The rounds of a federation of `devices`, of which `per_round` (0: all) are drawn for each.
 
-    Those without a share are drawn too, and do nothing. The draws, and the weather, depend on the seed, the round and
+    Those without a share are drawn too, and do nothing. Draws and availability depend on the seed, the round and
     the device, so that they are the same for all methods.
     """
-    return tuple(_ticks(shares, weather, devices, per_round, rounds, seed))
+    return tuple(_ticks(shares, availability, devices, per_round, rounds, seed))
 
 
 def _ticks(
-    shares: Mapping[int, Share], weather: Weather, devices: int, per_round: int, rounds: int, seed: int
+    shares: Mapping[int, Share], availability: Availability, devices: int, per_round: int, rounds: int, seed: int
 ) -> Iterator[Tick]:
     returned: set[int] = set()
     for number in range(rounds):
         drawn = [device for device in participants(devices, per_round, number, seed) if device in shares]
         seconds, limits, gone = {}, {}, set()
         for device in drawn:
-            factor, lost = _chance(weather, number, device, seed)
+            factor, lost = _chance(availability, number, device, seed)
             own = shares[device]
             seconds[device] = (own.round_s if device in returned else own.first_s) * factor
             limits[device] = own.limit_s if device in returned or own.first_s <= own.limit_s else inf
@@ -100,9 +100,9 @@ def participants(devices: int, per_round: int, number: int, seed: int) -> list[i
     return sorted(chosen.tolist())
 
 
-def _chance(weather: Weather, number: int, device: int, seed: int) -> tuple[float, bool]:
+def _chance(availability: Availability, number: int, device: int, seed: int) -> tuple[float, bool]:
     """How many times as long as estimated the device takes, and whether it is lost."""
-    if not weather.noise and not weather.dropout:
+    if not availability.noise and not availability.dropout:
         return 1.0, False
     random = np.random.default_rng((seed, number, device))
-    return exp(weather.noise * random.standard_normal()), bool(random.random() < weather.dropout)
+    return exp(availability.noise * random.standard_normal()), bool(random.random() < availability.dropout)

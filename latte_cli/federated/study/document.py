@@ -8,10 +8,20 @@ from typing import Any
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.estimator import check_names
-from latte_cli.federated.settings import Settings, settings
-from latte_cli.federated.study.clock import Weather
+from latte_cli.federated.settings import FederationSettings, settings
+from latte_cli.federated.study.clock import Availability
 from latte_cli.federated.study.methods import METHODS
-from latte_cli.fleet import Fields, FleetClass, Objective, document, file_content, listed, mapping, text, whole_number
+from latte_cli.fleet import (
+    Fields,
+    FleetClass,
+    Objective,
+    file_content,
+    mapping,
+    parse_list,
+    parse_yaml,
+    text,
+    whole_number,
+)
 from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, size_bytes
 from latte_cli.tasks import Layout, Precision
 
@@ -38,7 +48,7 @@ class Scenario:
 
     name: str
     tiers: tuple[Tier, ...]
-    weather: Weather = Weather()
+    availability: Availability = Availability()
 
     @property
     def devices(self) -> tuple[Tier, ...]:
@@ -67,7 +77,7 @@ class Study:
     group, with this `objective`. The network is evaluated after every `every` rounds; `targets` are accuracies.
     """
 
-    settings: Settings
+    settings: FederationSettings
     every: int
     seeds: tuple[int, ...]
     tuning: Tuning
@@ -85,8 +95,8 @@ def read_study(path: Path | str) -> Study:
 
 def parse_study(content: bytes, *, source: str) -> Study:
     """The study that `content` (YAML) describes; `source` names it in errors."""
-    fields = Fields(document(content, source, what="study", example=EXAMPLE), source, EXAMPLE)
-    fields.known((*_DATA, *_OWN))
+    fields = Fields(parse_yaml(content, source, what="study", example=EXAMPLE), source, EXAMPLE)
+    fields.check_names((*_DATA, *_OWN))
     recipe, latte = _inner(fields, "recipe", _RECIPE), _inner(fields, "latte", _LATTE)
     fine = latte.values.get("widths") == FINE
     chosen = _settings(
@@ -110,7 +120,7 @@ def parse_study(content: bytes, *, source: str) -> Study:
         settings=chosen,
         every=fields.optional("evaluate-every", whole_number) or 1,
         seeds=seeds,
-        tuning=_tuning(fields, targets),
+        tuning=_parse_tuning(fields, targets),
         targets=tuple(sorted(targets)),
         methods=tuple(dict.fromkeys(fields.several("methods", _method))) or tuple(METHODS),
         scenarios=_scenarios(fields, chosen),
@@ -136,7 +146,7 @@ _CLASS = ("class", "count", "device", "threads", "strategy", "slower", "bandwidt
 def _inner(fields: Fields, name: str, known: tuple[str, ...]) -> Fields:
     """The fields of a mapping in the file; none where it is not there."""
     found = Fields(fields.optional(name, mapping) or {}, f"{fields.where}, `{name}`", fields.example)
-    found.known(known)
+    found.check_names(known)
     return found
 
 
@@ -162,7 +172,7 @@ def _scalar(value: str) -> Any:
 _LONGEST_NUMBER = 30  # chosen: a float has 17 digits, a sign, a point and an exponent
 
 
-def _settings(fields: Fields, values: Mapping[str, Any]) -> Settings:
+def _settings(fields: Fields, values: Mapping[str, Any]) -> FederationSettings:
     try:
         return settings(values)
     except LatteError as exc:
@@ -170,21 +180,21 @@ def _settings(fields: Fields, values: Mapping[str, Any]) -> Settings:
         raise LatteError(f"{fields.where}: {message}", hint=exc.hint) from exc
 
 
-def _tuning(fields: Fields, targets: tuple[float, ...]) -> Tuning:
+def _parse_tuning(fields: Fields, targets: tuple[float, ...]) -> Tuning:
     found = _inner(fields, "tuning", _TUNING)
     if not found.values:
         raise LatteError(f"{fields.where}: `tuning` is missing", hint=EXAMPLE)
     return Tuning(
-        seed=found.required("seed", _seed),
+        seed=found.require("seed", _seed),
         target=found.optional("target", _share) or max(targets),
         round_durations=tuple(sorted(found.several("round-durations", _share))) or (1.0,),
         levels=tuple(sorted(found.several("levels", _share))) or (1.0,),
     )
 
 
-def _scenarios(fields: Fields, chosen: Settings) -> tuple[Scenario, ...]:
+def _scenarios(fields: Fields, chosen: FederationSettings) -> tuple[Scenario, ...]:
     found: dict[str, Scenario] = {}
-    for number, entry in enumerate(fields.required("scenarios", listed), start=1):
+    for number, entry in enumerate(fields.require("scenarios", parse_list), start=1):
         scenario = _scenario(entry, fields.where, number, chosen)
         if scenario.name in found:
             raise LatteError(f"{fields.where}: two scenarios are called `{scenario.name}`", hint="rename one of them")
@@ -192,14 +202,14 @@ def _scenarios(fields: Fields, chosen: Settings) -> tuple[Scenario, ...]:
     return tuple(found.values())
 
 
-def _scenario(entry: object, source: str, number: int, chosen: Settings) -> Scenario:
+def _scenario(entry: object, source: str, number: int, chosen: FederationSettings) -> Scenario:
     if not isinstance(entry, dict):
         raise LatteError(f"{source}: scenario {number} is not a mapping of fields", hint="begin it with `- scenario:`")
-    name = Fields(entry, f"{source}, scenario {number}", EXAMPLE).required("scenario", text)
+    name = Fields(entry, f"{source}, scenario {number}", EXAMPLE).require("scenario", text)
     fields = Fields(entry, f"{source}, scenario `{name}`", EXAMPLE)
-    fields.known(_SCENARIO)
+    fields.check_names(_SCENARIO)
     tiers: dict[str, Tier] = {}
-    for at, each in enumerate(fields.required("classes", listed), start=1):
+    for at, each in enumerate(fields.require("classes", parse_list), start=1):
         tier = _tier(each, fields.where, at, chosen)
         if tier.fleet_class.name in tiers:
             message = f"{fields.where}: two classes are called `{tier.fleet_class.name}`"
@@ -208,7 +218,7 @@ def _scenario(entry: object, source: str, number: int, chosen: Settings) -> Scen
     scenario = Scenario(
         name=name,
         tiers=tuple(tiers.values()),
-        weather=Weather(
+        availability=Availability(
             noise=fields.optional("noise", _number(0, 2)) or 0.0,
             dropout=fields.optional("dropout", _number(0, 0.9)) or 0.0,
         ),
@@ -223,23 +233,23 @@ def _scenario(entry: object, source: str, number: int, chosen: Settings) -> Scen
     return scenario
 
 
-def _tier(entry: object, source: str, number: int, chosen: Settings) -> Tier:
+def _tier(entry: object, source: str, number: int, chosen: FederationSettings) -> Tier:
     if not isinstance(entry, dict):
         raise LatteError(f"{source}: class {number} is not a mapping of fields", hint="begin it with `- class: NAME`")
-    name = Fields(entry, f"{source}, class {number}", EXAMPLE).required("class", text)
+    name = Fields(entry, f"{source}, class {number}", EXAMPLE).require("class", text)
     fields = Fields(entry, f"{source}, class `{name}`", EXAMPLE)
-    fields.known(_CLASS)
-    bandwidth = Fields(fields.required("bandwidth", mapping), f"{fields.where}, `bandwidth`", EXAMPLE)
-    bandwidth.known(("up", "down"))
+    fields.check_names(_CLASS)
+    bandwidth = Fields(fields.require("bandwidth", mapping), f"{fields.where}, `bandwidth`", EXAMPLE)
+    bandwidth.check_names(("up", "down"))
     fleet_class = FleetClass(
         name=name,
-        device=fields.required("device", text),
+        device=fields.require("device", text),
         count=fields.optional("count", whole_number) or 1,
         samples=1,
         epochs=chosen.epochs,
         batch=chosen.batch,
-        up_bit_per_s=bandwidth.required("up", bandwidth_bit_per_s),
-        down_bit_per_s=bandwidth.required("down", bandwidth_bit_per_s),
+        up_bit_per_s=bandwidth.require("up", bandwidth_bit_per_s),
+        down_bit_per_s=bandwidth.require("down", bandwidth_bit_per_s),
         overhead_s=fields.optional("overhead", duration_or_zero_s) or 0.0,
         memory_bytes=fields.optional("memory", size_bytes),
         threads=fields.optional("threads", whole_number),
@@ -308,6 +318,6 @@ def _strategy(value: str) -> str:
     return value
 
 
-def of_seed(study: Study, seed: int) -> Settings:
+def of_seed(study: Study, seed: int) -> FederationSettings:
     """The settings of the study's data, and of LATTE's own method, with this seed."""
     return replace(study.settings, seed=seed)

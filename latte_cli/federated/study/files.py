@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from latte_cli import documents, files
-from latte_cli.documents import Missing, Source
+from latte_cli.documents import DocumentSource, Missing
 
 TRAININGS, RUNS = "trainings", "runs"
 """The folders of a study."""
 
 
-def key(configuration: Mapping[str, Any]) -> str:
+def configuration_key(configuration: Mapping[str, Any]) -> str:
     """The hash of a configuration of plain values."""
     return sha256(json.dumps(configuration, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
@@ -31,9 +31,9 @@ class Files:
     def read(self, name: str) -> dict[str, Any] | None:
         """The document with this key; None where there is none, LatteError for a file that holds another thing."""
         path = self.path(name)
-        source = Source(where=f"`{path}`", fault="is damaged", hint="delete it, and it is made again")
+        source = DocumentSource(where=f"`{path}`", fault="is damaged", hint="delete it, and it is made again")
         try:
-            found = documents.load(path, self._schema, source)
+            found = documents.load_document(path, self._schema, source)
         except Missing:
             return None
         if found["key"] != name:
@@ -45,4 +45,4 @@ class Files:
         path = self.path(name)
         content = json.dumps({"schema": self._schema, "key": name, **document}, allow_nan=False)
         files.make_folder(self._folder)
-        files.write(path, content + "\n")
+        files.write_file(path, content + "\n")

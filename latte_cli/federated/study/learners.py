@@ -8,26 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latte_cli.allocator import SubModel
-from latte_cli.allocator.channels import Frequencies, kept
+from latte_cli.allocator.channels import Frequencies, kept_channels
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import (
+    AggregationRule,
     Kept,
-    Places,
-    Rule,
+    ParameterIndices,
     Update,
+    channel_importance,
     groups,
-    importance,
+    indices_of,
     part,
-    places,
     trained_channels,
 )
 from latte_cli.federated.data import Examples
-from latte_cli.federated.device import returned
-from latte_cli.federated.settings import Settings
+from latte_cli.federated.device import train_round
+from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.study import ordered
-from latte_cli.federated.study.methods import Learning, Method
-from latte_cli.federated.study.overlap import Held, Sum, block, sums
-from latte_cli.federated.training import Trained, evaluated, initial, trained
+from latte_cli.federated.study.methods import Learning, StudyMethod
+from latte_cli.federated.study.overlap import HeldPart, Sum, block, sums
+from latte_cli.federated.training import Trained, evaluate_network, initial, train_network
 from latte_cli.fleet import Method as Channels
 from latte_cli.layers import Shape
 from latte_cli.network import Network
@@ -45,8 +45,8 @@ class Federation:
     """
 
     network: Network
-    settings: Settings
-    method: Method
+    settings: FederationSettings
+    method: StudyMethod
     examples: Sequence[Examples]
     sub_models: Mapping[int, SubModel]
     levels: Sequence[SubModel] = ()
@@ -86,7 +86,7 @@ class _Overlap:
                 updates.append((device, self._update(number, device)))
             except LatteError as exc:
                 failed.append((device, exc.message))
-        held = [self._held(device, update) for device, update in updates]
+        held = [self._held_part(device, update) for device, update in updates]
         for _, update in updates:
             channels = trained_channels(self._federation.network, update.kept, update.dropped)
             examples = self._federation.settings.epochs * update.examples
@@ -97,7 +97,7 @@ class _Overlap:
     def _update(self, number: int, device: int) -> Update:
         own = self._federation
         roots = self._roots(device)
-        found = returned(
+        found = train_round(
             own.network,
             {name: value / roots[name] if name in roots else value for name, value in self.whole.items()},
             self._frequencies,
@@ -109,13 +109,13 @@ class _Overlap:
         )
         return found.update
 
-    def _held(self, device: int, update: Update) -> Held:
+    def _held_part(self, device: int, update: Update) -> HeldPart:
         """What the device returns, at its place in the whole network."""
         roots, rule = self._roots(device), self._federation.settings.rule
-        held = Held(
-            places=places(self._federation.network, update.kept, update.dropped),
+        held = HeldPart(
+            indices=indices_of(self._federation.network, update.kept, update.dropped),
             arrays={name: array * roots[name] if name in roots else array for name, array in update.arrays.items()},
-            weight=float(update.examples) if rule is Rule.EXAMPLES else 1.0,
+            weight=float(update.examples) if rule is AggregationRule.EXAMPLES else 1.0,
         )
         return _of_classes(held, self._heads, self._federation.examples[device])
 
@@ -156,17 +156,17 @@ def _heads(network: Network) -> tuple[str, ...]:
     return tuple(name for name, shape in shapes if shape[0] == classes)
 
 
-def _of_classes(held: Held, heads: Sequence[str], examples: Examples) -> Held:
+def _of_classes(held: HeldPart, heads: Sequence[str], examples: Examples) -> HeldPart:
     """Without the rows of `heads` for classes that the device has no examples of, as in HeteroFL."""
     if not heads:
         return held
     present = np.unique(examples.labels)
-    where, arrays = dict(held.places), dict(held.arrays)
+    where, arrays = dict(held.indices), dict(held.arrays)
     for name in heads:
         rows, *others = where[name]
         where[name] = (rows[present], *others)
         arrays[name] = arrays[name][present]
-    return Held(places=where, arrays=arrays, weight=held.weight)
+    return HeldPart(indices=where, arrays=arrays, weight=held.weight)
 
 
 class _Ordered:
@@ -178,24 +178,24 @@ class _Ordered:
         largest_first = sorted(federation.levels, key=lambda each: -each.parameters)
         self._parts = {each.id: self._part(each) for each in largest_first}
 
-    def _part(self, level: SubModel) -> ordered.Part:
+    def _part(self, level: SubModel) -> ordered.NestedPart:
         network = self._federation.network
-        return ordered.Part.of(level.of(network), places(network, _nested(level, network)))
+        return ordered.NestedPart.of(level.of(network), indices_of(network, _nested_channels(level, network)))
 
     def round(self, number: int, devices: Sequence[int]) -> Failures:
         own, held, failed = self._federation, [], []
         for device in devices:
             names = list(self._parts)
             parts = [self._parts[name] for name in names[names.index(own.sub_models[device].id) :]]
-            examples, where = own.examples[device], parts[0].places
+            examples, where = own.examples[device], parts[0].indices
             arrays = {name: self.whole[name][block(index)] for name, index in where.items()}
             try:
                 seed = _seed(own.settings.seed, number, device)
-                found = ordered.trained(parts, arrays, examples, own.settings.recipe, seed=seed)
+                found = ordered.train_parts(parts, arrays, examples, own.settings.recipe, seed=seed)
             except LatteError as exc:
                 failed.append((device, exc.message))
                 continue
-            held.append(Held(places=where, arrays=found.arrays, weight=float(len(examples))))
+            held.append(HeldPart(indices=where, arrays=found.arrays, weight=float(len(examples))))
         self.whole = {name: each.mean(self.whole[name]) for name, each in sums(self.whole, held).items()}
         return failed
 
@@ -203,8 +203,8 @@ class _Ordered:
         return None
 
 
-def _nested(level: SubModel, network: Network) -> Kept:
-    return kept(Channels.NESTED, groups(network), dict(level.widths), round_number=0, device=0)
+def _nested_channels(level: SubModel, network: Network) -> Kept:
+    return kept_channels(Channels.NESTED, groups(network), dict(level.widths), round_number=0, device=0)
 
 
 def _seed(*parts: int) -> int:
@@ -219,7 +219,7 @@ class _Pruned:
     """
 
     network: Network
-    places: Places
+    indices: ParameterIndices
     arrays: dict[str, NDArray[Any]]
     alone: dict[str, NDArray[np.bool_]]
     weight: float
@@ -248,27 +248,27 @@ class _Pruning:
             self._share(self._kept[device], found)
         return failed
 
-    def _first(self, number: int, device: int) -> Held:
+    def _first(self, number: int, device: int) -> HeldPart:
         """Train the whole network, and prune it."""
         own, network = self._federation, self._federation.network
-        found = self._trained(network, self.whole, number, device)
-        channels = self._chosen(found.arrays, number, device)
+        found = self._train(network, self.whole, number, device)
+        channels = self._choose_channels(found.arrays, number, device)
         self._kept[device] = _Pruned(
             network=own.sub_models[device].of(network),
-            places=places(network, channels),
+            indices=indices_of(network, channels),
             arrays=part(network, found.arrays, channels),
             alone={},
             weight=self._share_kept(channels) if own.method.by_data else 1.0,
         )
-        return Held(places=places(network, {}), arrays=found.arrays)
+        return HeldPart(indices=indices_of(network, {}), arrays=found.arrays)
 
-    def _chosen(self, after: Mapping[str, NDArray[Any]], number: int, device: int) -> Kept:
+    def _choose_channels(self, after: Mapping[str, NDArray[Any]], number: int, device: int) -> Kept:
         """The channels that matter most to the device: by their weights, or by how much its data moved them."""
         own, network = self._federation, self._federation.network
         if own.method.by_data:
             after = {name: np.sqrt(np.abs(array * (array - self.whole[name]))) for name, array in after.items()}
-        matter = importance(network, after)
-        return kept(
+        matter = channel_importance(network, after)
+        return kept_channels(
             Channels.IMPORTANCE,
             groups(network),
             dict(own.sub_models[device].widths),
@@ -278,24 +278,24 @@ class _Pruning:
             importance={each.name: matter.get(each.name, np.zeros(each.channels)) for each in groups(network)},
         )
 
-    def _again(self, number: int, device: int) -> Held:
+    def _again(self, number: int, device: int) -> HeldPart:
         """Train the part that the device kept, with what others have changed of it since."""
         mine = self._kept[device]
         for name, array in mine.arrays.items():
-            shared = self.whole[name][block(mine.places[name])]
+            shared = self.whole[name][block(mine.indices[name])]
             alone = mine.alone.get(name)
             mine.arrays[name] = shared if alone is None else np.where(alone, array, shared)
-        mine.arrays = self._trained(mine.network, mine.arrays, number, device).arrays
-        return Held(places=mine.places, arrays=mine.arrays, weight=mine.weight)
+        mine.arrays = self._train(mine.network, mine.arrays, number, device).arrays
+        return HeldPart(indices=mine.indices, arrays=mine.arrays, weight=mine.weight)
 
-    def _trained(self, network: Network, arrays: Mapping[str, NDArray[Any]], number: int, device: int) -> Trained:
+    def _train(self, network: Network, arrays: Mapping[str, NDArray[Any]], number: int, device: int) -> Trained:
         settings = self._federation.settings
         seed = _seed(settings.seed, number, device)
-        return trained(network, arrays, self._federation.examples[device], settings.recipe, seed=seed)
+        return train_network(network, arrays, self._federation.examples[device], settings.recipe, seed=seed)
 
     def _share(self, mine: _Pruned, found: Mapping[str, Sum]) -> None:
         """Note which of the device's numbers no other device of the round held."""
-        mine.alone = {name: found[name].holders[block(index)] < _SHARED for name, index in mine.places.items()}
+        mine.alone = {name: found[name].holders[block(index)] < _SHARED for name, index in mine.indices.items()}
 
     def _share_kept(self, channels: Kept) -> float:
         """The share of all channels that stay: 1 less the pruning rate."""
@@ -328,7 +328,7 @@ def personal_accuracy(learner: Learner, federation: Federation, held_out: Exampl
         own = learner.own(device)
         alike = _alike(examples, held_out, most, federation.settings.seed, device) if own else None
         if own and alike is not None and len(alike):
-            found.append(evaluated(*own, alike, statistics=examples).accuracy)
+            found.append(evaluate_network(*own, alike, statistics=examples).accuracy)
     return float(np.mean(found)) if found else None
 
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from latte_cli.federated.aggregation import Rule
+from latte_cli.federated.aggregation import AggregationRule
 from latte_cli.fleet import Method as Channels
 
 LEVELS = (1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16)  # HeteroFL (Diao et al. 2021), a to e
 """The widths that HeteroFL, FedRolex and FjORD give their devices, and that others here are given by their rule."""
 
 
-class Sizes(StrEnum):
+class SubModelSizes(StrEnum):
     """Who decides how large a device's sub-model is.
 
     `WHOLE`: nobody, all train the whole network. `SMALL`: one small network for all, of a width that is tuned.
@@ -39,7 +39,7 @@ class Learning(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class StudyMethod:
     """A method by its parts; `channels` None leaves them to the study's `latte` section, and so `rule` and the recipe.
 
     `masked` and `scaled` are those of the recipe; in networks without norms, weights are scaled by roots instead (see
@@ -48,10 +48,10 @@ class Method:
     """
 
     name: str
-    sizes: Sizes
+    sizes: SubModelSizes
     learning: Learning = Learning.OVERLAP
     channels: Channels | None = Channels.NESTED
-    rule: Rule = Rule.EXAMPLES
+    rule: AggregationRule = AggregationRule.EXAMPLES
     masked: bool = False
     scaled: bool = False
     by_data: bool = False
@@ -59,31 +59,41 @@ class Method:
     @property
     def chooses_itself(self) -> bool:
         """Whether a device picks its channels from the whole network, so that all of it is sent down."""
-        return self.learning is Learning.OVERLAP and self.sizes is Sizes.ESTIMATES
+        return self.learning is Learning.OVERLAP and self.sizes is SubModelSizes.ESTIMATES
 
 
-def _named(*methods: Method) -> Mapping[str, Method]:
+def _by_name(*methods: StudyMethod) -> Mapping[str, StudyMethod]:
     return {each.name: each for each in methods}
 
 
-METHODS = _named(
-    Method(name="fedavg", sizes=Sizes.WHOLE),
-    Method(name="fedavg-small", sizes=Sizes.SMALL),
-    Method(name="heterofl", sizes=Sizes.TIERS, rule=Rule.HOLDERS, masked=True, scaled=True),
-    Method(
+METHODS = _by_name(
+    StudyMethod(name="fedavg", sizes=SubModelSizes.WHOLE),
+    StudyMethod(name="fedavg-small", sizes=SubModelSizes.SMALL),
+    StudyMethod(name="heterofl", sizes=SubModelSizes.TIERS, rule=AggregationRule.HOLDERS, masked=True, scaled=True),
+    StudyMethod(
         name="fedrolex",
-        sizes=Sizes.TIERS,
+        sizes=SubModelSizes.TIERS,
         channels=Channels.LOCK_STEP,
-        rule=Rule.HOLDERS,
+        rule=AggregationRule.HOLDERS,
         masked=True,
         scaled=True,
     ),
-    Method(name="fjord", sizes=Sizes.TIERS, learning=Learning.ORDERED),
-    Method(name="hermes", sizes=Sizes.TIERS, learning=Learning.PRUNED, rule=Rule.HOLDERS),
-    Method(name="tailorfl", sizes=Sizes.TIERS, learning=Learning.PRUNED, rule=Rule.HOLDERS, by_data=True),
-    Method(name="latte", sizes=Sizes.ESTIMATES, channels=None),
-    Method(name="latte+hermes", sizes=Sizes.ESTIMATES, learning=Learning.PRUNED, rule=Rule.HOLDERS),
-    Method(name="latte+tailorfl", sizes=Sizes.ESTIMATES, learning=Learning.PRUNED, rule=Rule.HOLDERS, by_data=True),
+    StudyMethod(name="fjord", sizes=SubModelSizes.TIERS, learning=Learning.ORDERED),
+    StudyMethod(name="hermes", sizes=SubModelSizes.TIERS, learning=Learning.PRUNED, rule=AggregationRule.HOLDERS),
+    StudyMethod(
+        name="tailorfl", sizes=SubModelSizes.TIERS, learning=Learning.PRUNED, rule=AggregationRule.HOLDERS, by_data=True
+    ),
+    StudyMethod(name="latte", sizes=SubModelSizes.ESTIMATES, channels=None),
+    StudyMethod(
+        name="latte+hermes", sizes=SubModelSizes.ESTIMATES, learning=Learning.PRUNED, rule=AggregationRule.HOLDERS
+    ),
+    StudyMethod(
+        name="latte+tailorfl",
+        sizes=SubModelSizes.ESTIMATES,
+        learning=Learning.PRUNED,
+        rule=AggregationRule.HOLDERS,
+        by_data=True,
+    ),
 )
 """The methods by name.
 

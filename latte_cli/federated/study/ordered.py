@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latte_cli.errors import LatteError
-from latte_cli.federated.aggregation import Arrays, Places
+from latte_cli.federated.aggregation import Arrays, ParameterIndices
 from latte_cli.federated.data import Examples
 from latte_cli.federated.training import Descent, Recipe, Trained
 from latte_cli.network import Network
@@ -19,20 +19,22 @@ from latte_cli.network.module import NetworkModule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class NestedPart:
     """A nested part: its `network`, where its parameters lie in the `whole` network's, and the module that runs it."""
 
     network: Network
-    places: Places
+    indices: ParameterIndices
     module: NetworkModule
 
     @staticmethod
-    def of(network: Network, places: Places) -> "Part":
+    def of(network: Network, indices: ParameterIndices) -> "NestedPart":
         """The part, with a module whose own parameters are never used."""
-        return Part(network=network, places=places, module=NetworkModule(network))
+        return NestedPart(network=network, indices=indices, module=NetworkModule(network))
 
 
-def trained(parts: Sequence[Part], arrays: Arrays, examples: Examples, recipe: Recipe, *, seed: int) -> Trained:
+def train_parts(
+    parts: Sequence[NestedPart], arrays: Arrays, examples: Examples, recipe: Recipe, *, seed: int
+) -> Trained:
     """Train `arrays`, the parameters of the largest of `parts`; each step trains one of them, drawn uniformly.
 
     Momentum goes on in what a step leaves out. The same seed gives the same result. Raises LatteError where training
@@ -40,7 +42,7 @@ def trained(parts: Sequence[Part], arrays: Arrays, examples: Examples, recipe: R
     """
     largest = max(parts, key=lambda part: part.network.parameters)
     values = {name: torch.tensor(array, requires_grad=True) for name, array in arrays.items()}
-    chosen = [_named(part, largest.places) for part in parts]
+    chosen = [_named_blocks(part, largest.indices) for part in parts]
     descent = Descent(recipe, values.values())
     order, loss = np.random.default_rng(seed), 0.0
     with torch.random.fork_rng(devices=[]):
@@ -70,22 +72,22 @@ def _scores(network: Network, result: Any) -> Tensor:
     return found
 
 
-def _named(part: Part, outer: Places) -> dict[str, tuple[str, Any]]:
+def _named_blocks(part: NestedPart, outer: ParameterIndices) -> dict[str, tuple[str, Any]]:
     """For each parameter of the part's module, the network's name of it and where it lies in the largest part's."""
     names = {id(parameter): name for name, parameter in part.module.named_parameters()}
     found = {}
     for node, layer in zip(part.network.nodes, part.module.layers, strict=True):
         for name, parameter in zip(part.network.parameter_names(node), layer.parameters(), strict=True):
-            found[names[id(parameter)]] = (name, _block(part.places[name], outer[name]))
+            found[names[id(parameter)]] = (name, _block(part.indices[name], outer[name]))
     return found
 
 
 def _block(inner: tuple[NDArray[np.int64], ...], outer: tuple[NDArray[np.int64], ...]) -> Any:
     """The first numbers of each dimension as slices; else lists of them."""
-    places = [np.searchsorted(whole, part) for part, whole in zip(inner, outer, strict=True)]
-    if all(len(each) == each[-1] + 1 for each in places):
-        return tuple(slice(0, len(each)) for each in places)
-    return tuple(torch.from_numpy(each) for each in np.ix_(*places))
+    indices = [np.searchsorted(whole, part) for part, whole in zip(inner, outer, strict=True)]
+    if all(len(each) == each[-1] + 1 for each in indices):
+        return tuple(slice(0, len(each)) for each in indices)
+    return tuple(torch.from_numpy(each) for each in np.ix_(*indices))
 
 
 def _batches(examples: Examples, size: int, order: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, int]]:

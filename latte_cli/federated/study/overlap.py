@@ -32,15 +32,15 @@ class Sum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """What a device holds of a network: its `arrays`, each at the place that `places` has for it, with a `weight`."""
+class HeldPart:
+    """What a device holds of a network: its `arrays`, each at the place that `indices` has for it, with a `weight`."""
 
-    places: Mapping[str, Index]
+    indices: Mapping[str, Index]
     arrays: Arrays
     weight: float = 1.0
 
 
-def sums(whole: Arrays, held: Iterable[Held]) -> dict[str, Sum]:
+def sums(whole: Arrays, held: Iterable[HeldPart]) -> dict[str, Sum]:
     """The sums over all that are `held`, in double precision and in their order, for each parameter of `whole`."""
     found = {
         name: Sum(total=np.zeros(value.shape), weight=np.zeros(value.shape), holders=np.zeros(value.shape, np.int16))
@@ -48,7 +48,7 @@ def sums(whole: Arrays, held: Iterable[Held]) -> dict[str, Sum]:
     }
     for each in held:
         for name, array in each.arrays.items():
-            where = block(each.places[name])
+            where = block(each.indices[name])
             found[name].total[where] += each.weight * array.astype(np.float64)
             found[name].weight[where] += each.weight
             found[name].holders[where] += 1

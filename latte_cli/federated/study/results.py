@@ -10,8 +10,8 @@ import numpy as np
 from latte_cli.errors import LatteError
 from latte_cli.federated.study.document import Scenario
 from latte_cli.federated.study.methods import METHODS
-from latte_cli.federated.study.runs import Planned, Run, Workshop
-from latte_cli.federated.study.shares import options
+from latte_cli.federated.study.runs import MethodRun, Planned, Workshop
+from latte_cli.federated.study.shares import tuning_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,13 @@ class Result:
     scenario: str
     method: str
     option: float | None
-    runs: tuple[Run, ...]
+    runs: tuple[MethodRun, ...]
 
     def time_s(self, accuracy: float) -> Spread:
         """When the accuracy was reached."""
         return Spread.of(run.time_s(accuracy) for run in self.runs)
 
-    def reached(self, accuracy: float) -> int:
+    def count_reaching(self, accuracy: float) -> int:
         """How many runs reached the accuracy."""
         return sum(run.time_s(accuracy) < inf for run in self.runs)
 
@@ -94,15 +94,15 @@ def results(
     """The results of `methods` in each scenario of the workshop's study with these `seeds`, in their order."""
     study = workshop.study
     cells = [(scenario, name) for scenario in study.scenarios for name in methods]
-    tuned = _tuned(workshop, cells, report)
+    tuned = _tune(workshop, cells, report)
     wanted = [
-        workshop.planned(name, scenario, option, seed)
+        workshop.plan_run(name, scenario, option, seed)
         for scenario, name in cells
         if (option := tuned[scenario.name, name]) is not None
         for seed in seeds
     ]
-    made: dict[tuple[str, str], list[Run]] = {}
-    for planned, run in _made(workshop, wanted, "runs", report):
+    made: dict[tuple[str, str], list[MethodRun]] = {}
+    for planned, run in _make_runs(workshop, wanted, "runs", report):
         made.setdefault((planned.scenario.name, planned.method.name), []).append(run)
     return [
         Result(
@@ -115,7 +115,7 @@ def results(
     ]
 
 
-def _tuned(
+def _tune(
     workshop: Workshop, cells: Sequence[tuple[Scenario, str]], report: Report
 ) -> Mapping[tuple[str, str], float | None]:
     """The best option of each method in each scenario; None where none of them lets any device take part."""
@@ -123,27 +123,29 @@ def _tuned(
     found: dict[tuple[str, str], float | None] = {}
     wanted: list[Planned] = []
     for scenario, name in cells:
-        choices = options(METHODS[name], study)
+        choices = tuning_options(METHODS[name], study)
         found[scenario.name, name] = choices[0] if len(choices) == 1 else None
         if len(choices) > 1:
-            each = [workshop.planned(name, scenario, option, seed) for option in choices]
+            each = [workshop.plan_run(name, scenario, option, seed) for option in choices]
             wanted += [planned for planned in each if planned.shared.shares]
-    tried: dict[tuple[str, str], list[tuple[float, Run]]] = {}
-    for planned, run in _made(workshop, wanted, "tuning", report):
+    tried: dict[tuple[str, str], list[tuple[float, MethodRun]]] = {}
+    for planned, run in _make_runs(workshop, wanted, "tuning", report):
         tried.setdefault((planned.scenario.name, planned.method.name), []).append((planned.option, run))
-    return found | {cell: best(runs, study.tuning.target) for cell, runs in tried.items()}
+    return found | {cell: best_option(runs, study.tuning.target) for cell, runs in tried.items()}
 
 
-def best(tried: Sequence[tuple[float, Run]], target: float) -> float:
+def best_option(tried: Sequence[tuple[float, MethodRun]], target: float) -> float:
     """The option whose run reached `target` first; where none did, the one with the highest accuracy."""
 
-    def worth(pair: tuple[float, Run]) -> tuple[float, float]:
+    def worth(pair: tuple[float, MethodRun]) -> tuple[float, float]:
         return -pair[1].time_s(target), max(pair[1].accuracies)
 
     return max(tried, key=worth)[0]
 
 
-def _made(workshop: Workshop, wanted: Sequence[Planned], what: str, report: Report) -> Iterable[tuple[Planned, Run]]:
+def _make_runs(
+    workshop: Workshop, wanted: Sequence[Planned], what: str, report: Report
+) -> Iterable[tuple[Planned, MethodRun]]:
     """The runs, one after the other; reports how many are done."""
     for done, planned in enumerate(wanted):
         rounds = len(planned.ticks)
@@ -172,7 +174,7 @@ def _band(result: Result) -> Band:
     """Between evaluations an accuracy stays as it is; the band ends with the shortest run."""
     end_s = min(run.times_s[-1] for run in result.runs)
     times = np.unique([time_s for run in result.runs for time_s in run.times_s if time_s <= end_s])
-    at = np.array([_held(run, times) for run in result.runs])
+    at = np.array([_held_accuracies(run, times) for run in result.runs])
     return Band(
         method=result.method,
         times_s=tuple(times.tolist()),
@@ -182,6 +184,6 @@ def _band(result: Result) -> Band:
     )
 
 
-def _held(run: Run, times: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> "list[float]":
-    places = np.searchsorted(np.array(run.times_s), times, side="right") - 1
-    return [run.accuracies[place] for place in places.tolist()]
+def _held_accuracies(run: MethodRun, times: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> "list[float]":
+    indices = np.searchsorted(np.array(run.times_s), times, side="right") - 1
+    return [run.accuracies[index] for index in indices.tolist()]

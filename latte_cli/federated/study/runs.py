@@ -15,15 +15,15 @@ from latte_cli.allocator import SubModel
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, models
 from latte_cli.federated.data import Examples
-from latte_cli.federated.settings import Settings
+from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.study import files
-from latte_cli.federated.study.clock import Tick, schedule
+from latte_cli.federated.study.clock import Tick, schedule_rounds
 from latte_cli.federated.study.document import Scenario, Study, of_seed
 from latte_cli.federated.study.files import RUNS, TRAININGS, Files
 from latte_cli.federated.study.learners import Federation, learner, personal_accuracy
-from latte_cli.federated.study.methods import METHODS, Learning, Method
-from latte_cli.federated.study.shares import Prices, Shared
-from latte_cli.federated.training import evaluated
+from latte_cli.federated.study.methods import METHODS, Learning, StudyMethod
+from latte_cli.federated.study.shares import ScenarioPrices, Shared
+from latte_cli.federated.training import evaluate_network
 from latte_cli.layers import Norm
 from latte_cli.network import Network
 from latte_cli.store import Store
@@ -45,7 +45,7 @@ _Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainingHistory:
     """The accuracies and losses (None: no number) of the network after some `rounds` (0: before the first).
 
     `personal` is the mean accuracy of models of their own, where they have them; `failed` counts trainings of devices
@@ -61,7 +61,7 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class MethodRun:
     """A method's accuracy over virtual time: `times_s` are the ends of the rounds whose `accuracies` are known.
 
     `idle` is the share of their time that devices waited; `late` and `gone` count trainings lost to the round duration
@@ -93,7 +93,7 @@ class Run:
 class Planned:
     """A run that can be made: what each device does, the rounds on the clock, and the keys of its two files."""
 
-    method: Method
+    method: StudyMethod
     scenario: Scenario
     option: float
     seed: int
@@ -105,12 +105,12 @@ class Planned:
     @cached_property
     def key(self) -> str:
         """The name of the run's file."""
-        return files.key(self.configuration)
+        return files.configuration_key(self.configuration)
 
     @cached_property
     def training_key(self) -> str:
         """The name of the file of its training."""
-        return files.key(self.training)
+        return files.configuration_key(self.training)
 
 
 class Workshop:
@@ -121,18 +121,18 @@ class Workshop:
 
     def __init__(self, study: Study, store: Store, folder: Path) -> None:
         self.study = study
-        self.prices = Prices(study, store)
+        self.prices = ScenarioPrices(study, store)
         self._runs, self._trainings = Files(folder, RUNS), Files(folder, TRAININGS)
         self._fleets = lru_cache(maxsize=None)(self._fleet)
         self._source = _digest(study.settings, self.prices.network)
 
-    def planned(self, name: str, scenario: Scenario, option: float, seed: int) -> Planned:
+    def plan_run(self, name: str, scenario: Scenario, option: float, seed: int) -> Planned:
         """The run of the method `name` in a scenario; its duration or level is `option`."""
         method, settings = METHODS[name], self.study.settings
-        shared = self._fleets(scenario, seed).shared(method, option)
-        ticks = schedule(
+        shared = self._fleets(scenario, seed).share_out(method, option)
+        ticks = schedule_rounds(
             shared.shares,
-            scenario.weather,
+            scenario.availability,
             devices=len(scenario.devices),
             per_round=settings.per_round,
             rounds=settings.rounds,
@@ -145,7 +145,7 @@ class Workshop:
             "scenario": _plain(asdict(scenario)),
             "option": option,
             "seed": seed,
-            "training": files.key(training),
+            "training": files.configuration_key(training),
             "limit_s": shared.limit_s,
             "seconds": {str(at): [each.round_s, each.first_s] for at, each in shared.shares.items()},
         }
@@ -170,14 +170,14 @@ class Workshop:
     def _examples(self, scenario: Scenario, seed: int) -> Sequence[Examples]:
         settings, count = of_seed(self.study, seed), len(scenario.devices)
         nodes = ({"partition-id": at, "num-partitions": count} for at in range(count))
-        return [device.examples(node, settings, self.prices.network)[0] for node in nodes]
+        return [device.device_examples(node, settings, self.prices.network)[0] for node in nodes]
 
     # Trainings
 
     def _training_configuration(
-        self, method: Method, scenario: Scenario, seed: int, shared: Shared, ticks: Sequence[Tick]
+        self, method: StudyMethod, scenario: Scenario, seed: int, shared: Shared, ticks: Sequence[Tick]
     ) -> dict[str, Any]:
-        settings, rooted = self._rooted(self._settings(method, seed))
+        settings, rooted = self._with_roots(self._settings(method, seed))
         used = sorted({at for tick in ticks for at in tick.done})
         ordered = method.learning is Learning.ORDERED
         return {
@@ -206,30 +206,30 @@ class Workshop:
             "every": self.study.every,
         }
 
-    def _settings(self, method: Method, seed: int) -> Settings:
+    def _settings(self, method: StudyMethod, seed: int) -> FederationSettings:
         """The settings that the method trains with: the study's own for LATTE's."""
         settings = of_seed(self.study, seed)
         if method.channels is None:
             return settings
         return replace(settings, method=method.channels, rule=method.rule, masked=method.masked, scaled=method.scaled)
 
-    def _rooted(self, settings: Settings) -> tuple[Settings, bool]:
+    def _with_roots(self, settings: FederationSettings) -> tuple[FederationSettings, bool]:
         """The settings, and whether sub-models are scaled by roots: where they are to be scaled and there are no norms,
         without which dividing by the share itself makes narrow ones diverge."""
         rooted = settings.scaled and not any(isinstance(layer, Norm) for layer in self.prices.network.layers)
         return (replace(settings, scaled=False), True) if rooted else (settings, False)
 
-    def trained(self, planned: Planned, advance: Advance = lambda rounds: None) -> Training:
+    def train(self, planned: Planned, advance: Advance = lambda rounds: None) -> TrainingHistory:
         """The run's training: what is in the folder, else made and written there."""
         known = self._trainings.read(planned.training_key)
         if known is None:
-            found = self._made(planned, advance)
+            found = self._make(planned, advance)
             known = {"training": asdict(found), "configuration": planned.training}
             self._trainings.write(planned.training_key, known)
-        return _record(Training, known["training"])
+        return _record(TrainingHistory, known["training"])
 
-    def _made(self, planned: Planned, advance: Advance) -> Training:
-        settings, rooted = self._rooted(self._settings(planned.method, planned.seed))
+    def _make(self, planned: Planned, advance: Advance) -> TrainingHistory:
+        settings, rooted = self._with_roots(self._settings(planned.method, planned.seed))
         small = planned.shared.small
         whole = self.prices.network
         network = small.of(whole) if small else whole
@@ -244,16 +244,16 @@ class Workshop:
         )
         training, held_out = device.whole(of_seed(self.study, planned.seed), whole)
         statistics = training.take(np.arange(min(_STATISTICS, len(training))))
-        wide = models.network(self.prices.model, batch=_EVALUATED)
+        wide = models.network_from(self.prices.model, batch=_EVALUATED)
         wide = small.of(wide) if small else wide
         learning, failures = learner(federation), list[str]()
-        scores = [(0, evaluated(wide, learning.whole, held_out, statistics=statistics))]
+        scores = [(0, evaluate_network(wide, learning.whole, held_out, statistics=statistics))]
         for number, tick in enumerate(planned.ticks, start=1):
             failures += [reason for _, reason in learning.round(number - 1, tick.done)]
             if number % self.study.every == 0 or number == len(planned.ticks):
-                scores.append((number, evaluated(wide, learning.whole, held_out, statistics=statistics)))
+                scores.append((number, evaluate_network(wide, learning.whole, held_out, statistics=statistics)))
             advance(number)
-        return Training(
+        return TrainingHistory(
             rounds=tuple(number for number, _ in scores),
             accuracies=tuple(score.accuracy for _, score in scores),
             losses=tuple(score.loss if isfinite(score.loss) else None for _, score in scores),
@@ -264,21 +264,21 @@ class Workshop:
 
     # Runs
 
-    def run(self, planned: Planned, advance: Advance = lambda rounds: None) -> Run:
+    def run(self, planned: Planned, advance: Advance = lambda rounds: None) -> MethodRun:
         """The run: what is in the folder, else made and written there."""
         known = self._runs.read(planned.key)
         if known is None:
-            found = on_clock(self.trained(planned, advance), planned.ticks, len(planned.shared.shares))
+            found = on_clock(self.train(planned, advance), planned.ticks, len(planned.shared.shares))
             known = {"run": asdict(found), "configuration": planned.configuration}
             self._runs.write(planned.key, known)
-        return _record(Run, known["run"])
+        return _record(MethodRun, known["run"])
 
 
-def on_clock(training: Training, ticks: Sequence[Tick], devices: int) -> Run:
+def on_clock(training: TrainingHistory, ticks: Sequence[Tick], devices: int) -> MethodRun:
     """The accuracies of a training at the ends of its rounds."""
     ends = [0.0, *accumulate(tick.duration_s for tick in ticks)]
     there_s = sum(tick.duration_s * (len(tick.done) + len(tick.late)) for tick in ticks)
-    return Run(
+    return MethodRun(
         times_s=tuple(ends[number] for number in training.rounds),
         accuracies=training.accuracies,
         idle=sum(tick.waited_s for tick in ticks) / there_s if there_s else 0.0,
@@ -296,7 +296,7 @@ def _record(kind: Callable[..., _Record], fields: Mapping[str, Any]) -> _Record:
     return kind(**{name: tuple(each) if isinstance(each, list) else each for name, each in fields.items()})
 
 
-def _digest(settings: Settings, network: Network) -> str:
+def _digest(settings: FederationSettings, network: Network) -> str:
     """What the data are called in configurations: a name that packages ship, else the hash of what is in the folder."""
     if not Path(settings.data).is_dir():
         return settings.data

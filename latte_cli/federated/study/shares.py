@@ -7,13 +7,13 @@ from math import inf
 
 from latte_cli.allocator import Pricer, Round, Search, SubModel, catalogue, estimator_of, largest
 from latte_cli.errors import LatteError
-from latte_cli.estimator import Estimator, Step, training_step
+from latte_cli.estimator import Estimator, Step, step_calls
 from latte_cli.federated import models
 from latte_cli.federated.study.clock import Share
 from latte_cli.federated.study.document import Scenario, Study, Tier
-from latte_cli.federated.study.methods import LEVELS, Learning, Method, Sizes
+from latte_cli.federated.study.methods import LEVELS, Learning, StudyMethod, SubModelSizes
 from latte_cli.fleet import FleetClass
-from latte_cli.profiles import profile
+from latte_cli.profiles import resolve_profile
 from latte_cli.store import Store
 
 
@@ -30,7 +30,7 @@ class Shared:
     limit_s: float | None = None
 
 
-class Prices:
+class ScenarioPrices:
     """What sub-models cost the classes of scenarios; each is estimated once.
 
     Raises LatteError for profiles that are not in the store, and as the estimator does.
@@ -40,9 +40,9 @@ class Prices:
         settings = study.settings
         self.model = models.content(settings.model, image_size=settings.image_size, classes=settings.classes)
         self.study = study
-        self.network = models.network(self.model, batch=settings.batch)
+        self.network = models.network_from(self.model, batch=settings.batch)
         self.whole = SubModel(id="whole", widths=(), parameters=self.network.parameters)
-        self._pricer = Pricer(lambda batch: models.network(self.model, batch=batch), _estimators(store))
+        self._pricer = Pricer(lambda batch: models.network_from(self.model, batch=batch), _estimators(store))
         self._searches: dict[FleetClass, Search] = {}
         self._flops: dict[str, float] = {}
 
@@ -60,9 +60,9 @@ class Prices:
         """The small global model of this width."""
         return catalogue(self.network, (width,))[0]
 
-    def fleet(self, scenario: Scenario, samples: Sequence[int]) -> "Fleet":
+    def fleet(self, scenario: Scenario, samples: Sequence[int]) -> "ScenarioFleet":
         """The scenario's devices, with so many samples each."""
-        return Fleet(self, scenario, samples)
+        return ScenarioFleet(self, scenario, samples)
 
     def round(self, sub_model: SubModel, fleet_class: FleetClass) -> Round:
         """The round of a device of the class."""
@@ -87,26 +87,26 @@ class Prices:
     def flops(self, sub_model: SubModel) -> float:
         """The floating-point operations of a training step."""
         if sub_model.id not in self._flops:
-            works = training_step(sub_model.of(self.network), Step(optimizer=self.study.settings.optimizer))
+            works = step_calls(sub_model.of(self.network), Step(optimizer=self.study.settings.optimizer))
             self._flops[sub_model.id] = float(sum(work.count * work.layer.flops(work.phase) for work in works))
         return self._flops[sub_model.id]
 
 
 def _estimators(store: Store) -> Callable[[FleetClass], Estimator]:
-    return lambda each: estimator_of(store, profile(store, each.device, each.threads), each)
+    return lambda each: estimator_of(store, resolve_profile(store, each.device, each.threads), each)
 
 
-class Fleet:
+class ScenarioFleet:
     """The devices of a scenario; `whole_s` is the round of each with the whole network, None where it does not fit."""
 
-    def __init__(self, prices: Prices, scenario: Scenario, samples: Sequence[int]) -> None:
+    def __init__(self, prices: ScenarioPrices, scenario: Scenario, samples: Sequence[int]) -> None:
         self._prices = prices
         self._tiers = scenario.devices
         self.classes = tuple(
             replace(
                 tier.fleet_class,
                 count=1,
-                samples=_filled(count, tier.fleet_class.batch),
+                samples=_fill_batches(count, tier.fleet_class.batch),
                 epochs=tier.fleet_class.epochs * tier.slower,
             )
             for tier, count in zip(self._tiers, samples, strict=True)
@@ -121,14 +121,14 @@ class Fleet:
             raise LatteError("no device has the memory for the whole network", hint="a smaller `batch` needs less")
         return max(found)
 
-    def shared(self, method: Method, option: float) -> Shared:
+    def share_out(self, method: StudyMethod, option: float) -> Shared:
         """What the devices do under `method`, tuned to `option`: a level, or a share of the whole's slowest round."""
-        if method.sizes is Sizes.WHOLE:
+        if method.sizes is SubModelSizes.WHOLE:
             return self._alike(self._prices.whole, None)
-        if method.sizes is Sizes.SMALL:
+        if method.sizes is SubModelSizes.SMALL:
             small = self._prices.small(option)
             return self._alike(small, small)
-        if method.sizes is Sizes.TIERS:
+        if method.sizes is SubModelSizes.TIERS:
             return self._by_tiers(method, option)
         return self._by_estimates(method, option * self.slowest_s)
 
@@ -139,7 +139,7 @@ class Fleet:
         shares = {device: _once(round_s) for device, round_s in rounds.items() if round_s is not None}
         return Shared(sub_models=dict.fromkeys(shares, whole), shares=shares, small=small)
 
-    def _by_tiers(self, method: Method, option: float) -> Shared:
+    def _by_tiers(self, method: StudyMethod, option: float) -> Shared:
         """Levels by peak speed: the largest whose step takes at most the share `option` of the slowest whole one's."""
         peaks = [self._prices.peak_flop_per_s(tier) for tier in self._tiers]
         levels, flops = self._prices.levels, self._prices.flops
@@ -151,22 +151,22 @@ class Fleet:
         shares = {device: share for device, each in chosen.items() if (share := self._share(method, device, each))}
         return Shared(sub_models={device: chosen[device] for device in shares}, shares=shares)
 
-    def _by_estimates(self, method: Method, duration_s: float) -> Shared:
+    def _by_estimates(self, method: StudyMethod, duration_s: float) -> Shared:
         chosen, shares = {}, {}
         for device, fleet_class in enumerate(self.classes):
-            found = self._prices.best(self._receiving(method, fleet_class), duration_s)
+            found = self._prices.best(self._with_whole_download(method, fleet_class), duration_s)
             share = self._share(method, device, found.sub_model, duration_s) if found else None
             if found and share:
                 chosen[device], shares[device] = found.sub_model, share
         return Shared(sub_models=chosen, shares=shares, limit_s=duration_s)
 
-    def _share(self, method: Method, device: int, sub_model: SubModel, limit_s: float = inf) -> Share | None:
+    def _share(self, method: StudyMethod, device: int, sub_model: SubModel, limit_s: float = inf) -> Share | None:
         """The device's time for the sub-model; None where a step does not fit its memory."""
         fleet_class, whole_s = self.classes[device], self.whole_s[device]
         if method.learning is Learning.ORDERED:
             round_s = self._mean_s(sub_model, fleet_class)
         else:
-            round_s = self._round_s(sub_model, self._receiving(method, fleet_class))
+            round_s = self._round_s(sub_model, self._with_whole_download(method, fleet_class))
         first_s = whole_s if method.learning is Learning.PRUNED else round_s
         if round_s is None or first_s is None:
             return None
@@ -183,7 +183,7 @@ class Fleet:
         known = [each for each in steps if each is not None]
         return sum(known) / len(known) + moving(sub_model.parameters) if len(known) == len(steps) else None
 
-    def _receiving(self, method: Method, fleet_class: FleetClass) -> FleetClass:
+    def _with_whole_download(self, method: StudyMethod, fleet_class: FleetClass) -> FleetClass:
         """The class as it is where all parameters come down, whatever it trains of them, if they do."""
         if not method.chooses_itself:
             return fleet_class
@@ -195,7 +195,7 @@ class Fleet:
         return self._prices.round(sub_model, fleet_class).round_s
 
 
-def _filled(samples: int, batch: int) -> int:
+def _fill_batches(samples: int, batch: int) -> int:
     """The samples of whole batches: the last one of a round takes as long as the others."""
     return -(-samples // batch) * batch
 
@@ -204,12 +204,12 @@ def _once(round_s: float) -> Share:
     return Share(round_s=round_s, first_s=round_s)
 
 
-def options(method: Method, study: Study) -> tuple[float, ...]:
+def tuning_options(method: StudyMethod, study: Study) -> tuple[float, ...]:
     """What the method is tuned over; a single one where there is nothing to tune."""
     match method.sizes:
-        case Sizes.WHOLE:
+        case SubModelSizes.WHOLE:
             return (1.0,)
-        case Sizes.SMALL:
+        case SubModelSizes.SMALL:
             return study.tuning.levels
         case _:
             return study.tuning.round_durations

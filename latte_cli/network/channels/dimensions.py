@@ -20,7 +20,7 @@ def first_along(ids: Ids, axis: int) -> Ids | None:
     return np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)[:, 0]
 
 
-def dimensions(node: Node, ins: Sequence[Ids], out: Ids) -> Iterator[Owned]:
+def channels_of_parameters(node: Node, ins: Sequence[Ids], out: Ids) -> Iterator[Owned]:
     """Each parameter of a node with the channels of its dimensions."""
     names = node.parameters or tuple(f"{node.name}.{at}" for at in range(len(node.parameter_shapes)))
     for at, (name, shape) in enumerate(zip(names, node.parameter_shapes, strict=False)):

@@ -34,7 +34,7 @@ class ChannelGroup:
         return min(self.channels, units * self.multiple)
 
 
-def grouped(trace: Trace) -> list[tuple[ChannelGroup, list[int]]]:
+def group_channels(trace: Trace) -> list[tuple[ChannelGroup, list[int]]]:
     """The groups of channels that can be cut, in the order of their first node, with the numbers of their channels.
 
     The channels of the network's inputs and outputs, and whatever is added to them, belong to none. Those that are

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latte_cli.network.channels.dimensions import dimensions
+from latte_cli.network.channels.dimensions import channels_of_parameters
 from latte_cli.network.channels.groups import ChannelGroup
 from latte_cli.network.channels.resizing import Resizing
 from latte_cli.network.graph import Network
@@ -25,7 +25,7 @@ def importance(
     squares = np.zeros(trace.ties.count)
     for name, made in trace.made.items():
         ins, out = trace.read[name], trace.written[name]
-        parameter, _, owners = next(dimensions(nodes[name], ins, out))
+        parameter, _, owners = next(channels_of_parameters(nodes[name], ins, out))
         weight = weights[parameter].astype(np.float64)
         for axis, ids in enumerate(owners):
             roots = made[:0] if ids is None else trace.ties.roots(ids)

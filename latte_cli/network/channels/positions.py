@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Convolution, Norm
-from latte_cli.network.channels.dimensions import dimensions, first_along
+from latte_cli.network.channels.dimensions import channels_of_parameters, first_along
 from latte_cli.network.channels.groups import ChannelGroup
 from latte_cli.network.channels.resizing import Resizing
 from latte_cli.network.channels.ties import Ids
@@ -20,7 +20,7 @@ Indices: TypeAlias = NDArray[np.int64]
 """Positions along a dimension of a parameter."""
 
 
-Places: TypeAlias = dict[str, tuple[Indices, ...]]
+IndicesByName: TypeAlias = dict[str, tuple[Indices, ...]]
 """For each tensor by name, the indices kept of each dimension."""
 
 
@@ -42,30 +42,32 @@ class Positions:
         """The network's channel groups."""
         return tuple(group for group, _ in self._grouped.values())
 
-    def parameters(self, kept: Mapping[str, Sequence[int]]) -> Places:
+    def parameters(self, kept: Mapping[str, Sequence[int]]) -> IndicesByName:
         """Those of the parameters.
 
         Raises LatteError for a group there is none of, channels it does not have, and groups of convolutions that
         would keep different channels.
         """
-        dropped, found = self._dropped(kept), Places()
+        dropped, found = self._dropped_numbers(kept), IndicesByName()
         for node in self._network.nodes:
-            for name, shape, owners in dimensions(node, self._trace.read[node.name], self._trace.written[node.name]):
-                index = tuple(self._left(ids, size, dropped) for size, ids in zip(shape, owners, strict=True))
+            for name, shape, owners in channels_of_parameters(
+                node, self._trace.read[node.name], self._trace.written[node.name]
+            ):
+                index = tuple(self._remainder(ids, size, dropped) for size, ids in zip(shape, owners, strict=True))
                 found.setdefault(name, _split_evenly(node, name, index))
         return found
 
-    def statistics(self, kept: Mapping[str, Sequence[int]]) -> Places:
+    def statistics(self, kept: Mapping[str, Sequence[int]]) -> IndicesByName:
         """Those of the running means and variances of batch norms, by the names that the file has for them."""
-        dropped, found = self._dropped(kept), Places()
+        dropped, found = self._dropped_numbers(kept), IndicesByName()
         for node in self._network.nodes:
             if isinstance(node.layer, Norm) and node.layer.function == "batch":
                 ids = first_along(self._trace.read[node.name][0], 1)
-                index = self._left(ids, node.layer.shape[1], dropped)
+                index = self._remainder(ids, node.layer.shape[1], dropped)
                 found |= {name: (index,) for place, name in node.constants if place in _STATISTICS}
         return found
 
-    def _dropped(self, kept: Mapping[str, Sequence[int]]) -> frozenset[int]:
+    def _dropped_numbers(self, kept: Mapping[str, Sequence[int]]) -> frozenset[int]:
         """The numbers of the channels that go."""
         for name, channels in kept.items():
             if name not in self._grouped:
@@ -82,7 +84,7 @@ class Positions:
             for channel in set(range(group.channels)) - set(map(int, kept.get(group.name, range(group.channels))))
         )
 
-    def _left(self, ids: Ids | None, size: int, dropped: frozenset[int]) -> Indices:
+    def _remainder(self, ids: Ids | None, size: int, dropped: frozenset[int]) -> Indices:
         """The places that stay along a dimension; all of one whose channels are the same."""
         roots = np.zeros(1, dtype=np.int64) if ids is None else self._trace.ties.roots(ids)
         if (roots == roots[0]).all():
@@ -90,7 +92,7 @@ class Positions:
         return np.flatnonzero([root not in dropped for root in roots.tolist()])
 
 
-def positions(network: Network, kept: Mapping[str, Sequence[int]]) -> Places:
+def positions(network: Network, kept: Mapping[str, Sequence[int]]) -> IndicesByName:
     """Where in each parameter of `network` those of a sub-model lie; see `Positions`, which is quicker for several."""
     return Positions(network).parameters(kept)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Convolution, Copy, Embedding, Layer, Linear, MatMul, Recurrent, Shape, Stored, View
-from latte_cli.network.channels.groups import ChannelGroup, grouped
+from latte_cli.network.channels.groups import ChannelGroup, group_channels
 from latte_cli.network.channels.ties import Ids
 from latte_cli.network.channels.trace import FULL_WIDTH, Trace
 from latte_cli.network.graph import Network, Node, Value
@@ -48,7 +48,7 @@ class Resizing:
 
     def _follow(self) -> None:
         """Find the groups, and which of them lie along which dimension of each activation."""
-        self.grouped = grouped(self.trace)
+        self.grouped = group_channels(self.trace)
         self.groups = tuple(group for group, _ in self.grouped)
         self._place = np.full(self.trace.ties.count, -1)  # of each number's group among all
         for at, (_, roots) in enumerate(self.grouped):
@@ -100,7 +100,7 @@ class Resizing:
         """The layer of `node` at these widths."""
         before = zip(node.layer.input_shapes, self._read[node.name], strict=True)
         inputs = [self._shape(shape, along, widths) for shape, along in before]
-        return _resized(node, inputs, self._shape(node.layer.output_shape, self._written[node.name], widths))
+        return _resize_layer(node, inputs, self._shape(node.layer.output_shape, self._written[node.name], widths))
 
     def _attributes(
         self, node: Node, layer: Layer, along: _Along, widths: Mapping[str, int]
@@ -110,12 +110,12 @@ class Resizing:
         axes = given.get("axes")
         for name, value in node.attributes:
             if name == "start" and given.get("axis") == along.axis and isinstance(value, float | int):
-                value = self._left(along, 0, int(value), widths)
+                value = self._kept_before(along, 0, int(value), widths)
             elif name in ("starts", "ends") and isinstance(value, tuple) and not isinstance(axes, tuple):
                 size = node.layer.input_shapes[0][along.axis]
                 stop = min(int(value[along.axis]), size)
                 stop += size if stop < 0 else 0
-                at = self._left(along, 0, stop, widths)
+                at = self._kept_before(along, 0, stop, widths)
                 value = (*value[: along.axis], at, *value[along.axis + 1 :])
             yield name, value
 
@@ -128,7 +128,7 @@ class Resizing:
         fewer = sum(times * self._fewer(name, widths) for name, times in along.repeats.items())
         return (*shape[: along.axis], shape[along.axis] - fewer, *shape[along.axis + 1 :])
 
-    def _left(self, along: _Along, start: int, stop: int, widths: Mapping[str, int]) -> int:
+    def _kept_before(self, along: _Along, start: int, stop: int, widths: Mapping[str, int]) -> int:
         """How many channels of these places are left."""
         repeats = self._repeats(along.roots[start:stop])
         return stop - start - sum(times * self._fewer(name, widths) for name, times in (repeats or {}).items())
@@ -176,7 +176,7 @@ class Resizing:
         return found
 
 
-def _resized(node: Node, inputs: Sequence[Shape], output: Shape) -> Layer:
+def _resize_layer(node: Node, inputs: Sequence[Shape], output: Shape) -> Layer:
     layer = node.layer
     if tuple(inputs) == layer.input_shapes and output == layer.output_shape:
         return layer
@@ -190,9 +190,9 @@ def _resized(node: Node, inputs: Sequence[Shape], output: Shape) -> Layer:
             (batch, m, k), (_, _, n) = inputs
             resized = replace(layer, batch=batch, m=m, k=k, n=n)
         case Convolution() | Linear() | Embedding() | Recurrent():
-            resized = layer.resized(inputs, made)
+            resized = layer.resize(inputs, made)
         case _:
-            resized = layer.resized(inputs)
+            resized = layer.resize(inputs)
     if resized.input_shapes != tuple(inputs) or resized.output_shape != output:
         raise LatteError(f"cannot cut the channels at `{node.name}` ({layer.kind})", hint=FULL_WIDTH)
     return resized
@@ -212,7 +212,7 @@ def sub_model(network: Network, width: float) -> Network:
         return network
     resizing = Resizing(network)
     groups = _some(network, resizing)
-    return _cut(resizing, {group.name: group.width(width) for group in groups})
+    return _cut_channels(resizing, {group.name: group.width(width) for group in groups})
 
 
 def groups_to_cut(network: Network) -> tuple[ChannelGroup, ...]:
@@ -241,10 +241,10 @@ def resize(network: Network, widths: Mapping[str, int]) -> Network:
         if not 0 < width <= group.channels or width % group.multiple:
             of = f"multiples of {group.multiple} up to {group.channels}"
             raise LatteError(f"channel group `{name}` cannot have {width} channels", hint=f"it can have {of}")
-    return _cut(resizing, widths)
+    return _cut_channels(resizing, widths)
 
 
-def _cut(resizing: Resizing, widths: Mapping[str, int]) -> Network:
+def _cut_channels(resizing: Resizing, widths: Mapping[str, int]) -> Network:
     network = resizing.network
     nodes = tuple(resizing.node(node, widths) for node in network.nodes)
     if all(after is before for after, before in zip(nodes, network.nodes, strict=True)):

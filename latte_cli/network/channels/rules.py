@@ -51,27 +51,27 @@ class Rules:
         self.whole: list[tuple[Node, Ids, int]] = []
         self.lost: dict[str, tuple[str, list[Ids]]] = {}
 
-    def outgoing(self, node: Node, ins: Sequence[Ids]) -> Ids:
+    def numbers_of_output(self, node: Node, ins: Sequence[Ids]) -> Ids:
         """The numbers of what a node writes."""
         layer = node.layer
         if node.weights_given:
-            return self._fixed(node, ins)
+            return self._fix_all(node, ins)
         match layer:
             case Stored():
-                return self._stored(node, layer)
+                return self._number_stored(node, layer)
             case Convolution() | Linear():
-                return self._produced(node, ins[0])
+                return self._number_products(node, ins[0])
             case Embedding():
-                self._fixed(node, ins)
+                self._fix_all(node, ins)
                 return self._new(node, layer.width)
             case Recurrent():
                 return self._recurrent(node, layer, ins)
             case Attention():
-                return self._attended(layer, ins)
+                return self._pass_attention(layer, ins)
             case MatMul():
-                return self._multiplied(node, ins)
+                return self._pass_product(node, ins)
             case Norm():
-                return self._normalised(node, layer, ins[0])
+                return self._pass_norm(node, layer, ins[0])
             case Activation() | Dropout() | Softmax() | Pool():
                 return ins[0]
             case Elementwise():
@@ -79,14 +79,14 @@ class Rules:
             case Concat():
                 return self._laid_end_to_end(layer, ins)
             case Reduce():
-                return self._reduced(layer, ins[0])
+                return self._pass_reduction(layer, ins[0])
             case Copy():
-                return self._copied(node, layer, ins[0])
+                return self._pass_copy(node, layer, ins[0])
             case View():
-                return self._viewed(node, layer, ins[0])
-        return self._fixed(node, ins)
+                return self._pass_view(node, layer, ins[0])
+        return self._fix_all(node, ins)
 
-    def _fixed(self, node: Node, ins: Sequence[Ids]) -> Ids:
+    def _fix_all(self, node: Node, ins: Sequence[Ids]) -> Ids:
         """Let all that it reads keep its width."""
         self.lose(node, ins)
         return np.full((1,) * len(node.layer.output_shape), FIXED, dtype=np.int64)
@@ -109,7 +109,7 @@ class Rules:
         self._ties.stiffen(ids, tuple(other for other in range(ids.ndim) if other != axis % ids.ndim))
         return np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)[:, 0]
 
-    def _stored(self, node: Node, layer: Stored) -> Ids:
+    def _number_stored(self, node: Node, layer: Stored) -> Ids:
         """Those of each place, as what it is combined with says which of its dimensions are channels."""
         shape = layer.shape
         if not layer.trained or not shape:
@@ -119,7 +119,7 @@ class Rules:
         self.made[node.name] = self._ties.new(*shape)
         return self.made[node.name]
 
-    def _produced(self, node: Node, ids: Ids) -> Ids:
+    def _number_products(self, node: Node, ids: Ids) -> Ids:
         layer, axis = node.layer, node.layer.channel_axis
         incoming = self._along(ids, axis)
         if layer.made_channels:
@@ -140,7 +140,7 @@ class Rules:
             self._ties.tie(state, out[0])
         return out
 
-    def _attended(self, layer: Attention, ins: Sequence[Ids]) -> Ids:
+    def _pass_attention(self, layer: Attention, ins: Sequence[Ids]) -> Ids:
         """Heads go whole, and with them those of keys and values that they read; a single one of these stays."""
         for ids in ins[:3]:
             self._ties.stiffen(ids, (0, 2, 3))
@@ -167,7 +167,7 @@ class Rules:
         else:
             self._ties.tie(aligned, heads)
 
-    def _multiplied(self, node: Node, ins: Sequence[Ids]) -> Ids:
+    def _pass_product(self, node: Node, ins: Sequence[Ids]) -> Ids:
         """Products of heads keep their size; others may sum over fewer channels."""
         left, right = ins
         if left.shape[0] > 1 or right.shape[0] > 1:
@@ -176,7 +176,7 @@ class Rules:
             self._ties.tie(left[:, :1, :1], right[:, :1, :1])
             return left[:, :1, :1] if left.shape[0] > 1 else right[:, :1, :1]
         if left.shape[1] > 1 and right.shape[2] > 1:
-            return self._fixed(node, ins)
+            return self._fix_all(node, ins)
         self._ties.stiffen(left, (1,) if left.shape[2] > 1 else ())
         self._ties.stiffen(right, (2,) if right.shape[1] > 1 else ())
         if left.shape[2] > 1 or right.shape[1] > 1:
@@ -185,7 +185,7 @@ class Rules:
         columns = right[:, :1, :] if right.shape[1] == 1 else np.zeros((1, 1, 1), dtype=np.int64)
         return rows if rows.shape[1] > 1 else columns
 
-    def _normalised(self, node: Node, layer: Norm, ids: Ids) -> Ids:
+    def _pass_norm(self, node: Node, layer: Norm, ids: Ids) -> Ids:
         """Let the dimension that it has parameters for be cut alone, or stay."""
         if layer.function == "group":
             self.multiples.append((node, self._along(ids, 1), layer.span))
@@ -194,7 +194,7 @@ class Rules:
         if layer.function in ("layer", "rms") and layer.affine:
             last = ids.ndim - 1
             if layer.span > 1 and max(ids.shape[-layer.span :]) > 1:
-                return np.broadcast_to(self._fixed(node, [ids]), (1,) * ids.ndim)
+                return np.broadcast_to(self._fix_all(node, [ids]), (1,) * ids.ndim)
             if ids.size > ids.shape[last] > 1:
                 self._ties.stiffen(ids, (last,))
         elif layer.affine and ids.ndim > 1 and ids.size > ids.shape[1] > 1:
@@ -218,7 +218,7 @@ class Rules:
             (whole if everywhere else repeated).append((ids, shape))
         for ids, _ in repeated:
             if ids.size > 1:
-                self._fixed(node, [ids])
+                self._fix_all(node, [ids])
         if not whole:
             return np.full((1,) * rank, FIXED, dtype=np.int64)
         least: Ids = min((ids for ids, _ in whole), key=lambda ids: ids.size if ids.size > 1 else np.inf)
@@ -240,7 +240,7 @@ class Rules:
             [np.broadcast_to(ids, (*others[:axis], shape[axis], *others[axis + 1 :])) for ids, shape in parts], axis
         )
 
-    def _reduced(self, layer: Reduce, ids: Ids) -> Ids:
+    def _pass_reduction(self, layer: Reduce, ids: Ids) -> Ids:
         axes = tuple(axis % ids.ndim for axis in layer.axes)
         if any(size > 1 for axis, size in enumerate(ids.shape) if axis not in axes):
             self._ties.stiffen(ids, axes)
@@ -250,24 +250,24 @@ class Rules:
             first = np.full((1,) * ids.ndim, FIXED, dtype=np.int64) if varies else ids
         return first if layer.keep else first.squeeze(axes)
 
-    def _copied(self, node: Node, layer: Copy, ids: Ids) -> Ids:
+    def _pass_copy(self, node: Node, layer: Copy, ids: Ids) -> Ids:
         if layer.operation == "transpose":
             return ids.transpose(layer.order)
         if layer.operation == "expand" and len(layer.output) > len(layer.shape):
             ids = ids.reshape((1,) * (len(layer.output) - len(layer.shape)) + ids.shape)
         shape = (1,) * (len(layer.output) - len(layer.shape)) + layer.shape
         if len(shape) != len(layer.output):
-            return self._fixed(node, [ids])
+            return self._fix_all(node, [ids])
         out = ids
         for axis, (old, new) in enumerate(zip(shape, layer.output, strict=True)):
             if ids.shape[axis] > 1:
-                picked = self._picked(node, layer, out, axis, (old, new))
+                picked = self._pick_along(node, layer, out, axis, (old, new))
                 if picked is None:
-                    return self._fixed(node, [ids])
+                    return self._fix_all(node, [ids])
                 out = picked
         return out
 
-    def _picked(self, node: Node, layer: Copy, ids: Ids, axis: int, sizes: tuple[int, int]) -> Ids | None:
+    def _pick_along(self, node: Node, layer: Copy, ids: Ids, axis: int, sizes: tuple[int, int]) -> Ids | None:
         """The numbers left along `axis`; None where that is not known."""
         attributes, (old, new) = dict(node.attributes), sizes
         match layer.operation:
@@ -299,12 +299,12 @@ class Rules:
                 return np.concatenate([ids] * (new // old), axis)
         return ids if layer.operation in _PASSING and old == new else None
 
-    def _viewed(self, node: Node, layer: View, ids: Ids) -> Ids:
+    def _pass_view(self, node: Node, layer: View, ids: Ids) -> Ids:
         """Number the elements that a run of dimensions with channels holds; a flattened one is there once a pixel."""
         try:
             runs = reshape_runs(layer.shape, layer.output)
         except LatteError:
-            return self._fixed(node, [ids])
+            return self._fix_all(node, [ids])
         held, sizes = [1] * len(layer.shape), [1] * len(layer.output)
         for ins, outs in runs:
             if max(ids.shape[ins], default=1) > 1:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latte_cli.layers import Shape, Stored
-from latte_cli.network.channels.dimensions import dimensions, first_along
+from latte_cli.network.channels.dimensions import channels_of_parameters, first_along
 from latte_cli.network.channels.rules import Rules
 from latte_cli.network.channels.ties import FIXED, Ids, Ties
 from latte_cli.network.graph import Network, Node
@@ -36,17 +36,17 @@ class Trace:
         self._rules = Rules(self.ties)
         self._nodes = network.nodes
         self._owners: dict[str, tuple[Shape, tuple[Ids | None, ...]]] = {}
-        known: dict[str, Ids] = {name: unnumbered(shape) for name, shape in network.inputs}
+        known: dict[str, Ids] = {name: fixed_numbers(shape) for name, shape in network.inputs}
         for node in network.nodes:
             before = zip(node.read, node.layer.input_shapes, strict=True)
-            ins = [known[name] if name in known else unnumbered(shape) for name, shape in before]
+            ins = [known[name] if name in known else fixed_numbers(shape) for name, shape in before]
             for name in node.inputs[len(node.read) :]:
-                self.ties.fix(known.get(name, unnumbered(())))
-            known[node.output] = self._rules.outgoing(node, ins)
+                self.ties.fix(known.get(name, fixed_numbers(())))
+            known[node.output] = self._rules.numbers_of_output(node, ins)
             self.read[node.name], self.written[node.name] = ins, known[node.output]
             self._share(node)
         for name in network.outputs:
-            self.ties.fix(known.get(name, unnumbered(())))
+            self.ties.fix(known.get(name, fixed_numbers(())))
         self._settle()
 
     @property
@@ -100,13 +100,13 @@ class Trace:
         while again:
             again = False
             for ids in grids:
-                varying = self._varying(ids)
+                varying = self._axes_with_channels(ids)
                 if len(varying) > 1:
                     longest = max(varying, key=lambda axis: ids.shape[axis])
                     self.ties.stiffen(ids, tuple(axis for axis in varying if axis != longest))
                     again = True
             for node, ids, axis in self._rules.whole:
-                if axis in self._varying(ids):
+                if axis in self._axes_with_channels(ids):
                     self.lose(node)
                     again = True
 
@@ -114,7 +114,7 @@ class Trace:
         for node in self._nodes:
             yield from (*self.read[node.name], self.written[node.name])
 
-    def _varying(self, ids: Ids) -> tuple[int, ...]:
+    def _axes_with_channels(self, ids: Ids) -> tuple[int, ...]:
         roots = self.ties.roots(ids)
         return tuple(
             axis for axis, size in enumerate(roots.shape) if size > 1 and (roots != roots.take([0], axis)).any()
@@ -122,7 +122,7 @@ class Trace:
 
     def _share(self, node: Node) -> None:
         """Tie the channels on both sides of nodes that train the same tensor."""
-        for name, shape, owners in dimensions(node, self.read[node.name], self.written[node.name]):
+        for name, shape, owners in channels_of_parameters(node, self.read[node.name], self.written[node.name]):
             first_shape, first = self._owners.setdefault(name, (shape, owners))
             if first is owners:
                 continue
@@ -135,6 +135,6 @@ class Trace:
                     self.ties.fix(mine if other is None else other)  # type: ignore[arg-type]
 
 
-def unnumbered(shape: Shape) -> Ids:
+def fixed_numbers(shape: Shape) -> Ids:
     """What stands for an activation without channels that can be cut."""
     return np.full((1,) * len(shape), FIXED, dtype=np.int64)

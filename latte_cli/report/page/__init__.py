@@ -10,10 +10,10 @@ from typing import Any
 from latte_cli import __version__
 from latte_cli.allocator import PlanFile
 from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate, doubts_of
-from latte_cli.portraits import CHANNELS, SIZES, Portrait, typical_spread
 from latte_cli.printable import printable
 from latte_cli.report import count, duration, duration_at_most, percent, pictures, size
-from latte_cli.report.estimates import left_out
+from latte_cli.report.estimates import left_out_line
+from latte_cli.summaries import CHANNELS, SIZES, DeviceSummary, typical_spread
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -27,7 +27,7 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class SortedCell:
     """What a cell shows, and what it is sorted by."""
 
     shown: str
@@ -40,7 +40,7 @@ class Rows:
 
     caption: str
     columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[SortedCell]]
     folded: bool = False
 
 
@@ -82,12 +82,12 @@ def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        autoescape=True, finalize=_shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, finalize=_show, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(_TEMPLATE.read_text("utf-8"))
 
 
-def _shown(value: Any) -> Any:
+def _show(value: Any) -> Any:
     """What the template writes of a value: text made printable, save for what is HTML already."""
     return printable(value) if type(value) is str else value
 
@@ -99,14 +99,14 @@ def all_pictures(sections: Sequence[Section]) -> Iterator[Picture]:
         yield from all_pictures(section.parts)
 
 
-def _text(shown: str) -> Cell:
-    return Cell(shown=shown, value=shown)
+def _text(shown: str) -> SortedCell:
+    return SortedCell(shown=shown, value=shown)
 
 
 # Devices
 
 
-def device_section(found: Sequence[Portrait], at: int) -> Section:
+def device_section(found: Sequence[DeviceSummary], at: int) -> Section:
     """What the rows of one device tell: a part for each precision, layout and number of threads."""
     device = found[0].device
     facts = [
@@ -117,11 +117,11 @@ def device_section(found: Sequence[Portrait], at: int) -> Section:
         ("fp32 arithmetic", f"{count(device.peak_flop_per_s)}FLOP/s"),
         ("libraries", " ".join(f"{name} {version}" for name, version in device.libraries)),
     ]
-    parts = [_portrait(each, f"device{at}-{number}") for number, each in enumerate(found)]
+    parts = [_summary(each, f"device{at}-{number}") for number, each in enumerate(found)]
     return Section(title=f"Device {device.slug}", anchor=f"device{at}", facts=facts, parts=parts)
 
 
-def _portrait(found: Portrait, name: str) -> Section:
+def _summary(found: DeviceSummary, name: str) -> Section:
     threads = f", {found.threads} threads" if found.threads else ""
     pictures_ = [
         Picture(
@@ -165,7 +165,7 @@ def _portrait(found: Portrait, name: str) -> Section:
     )
 
 
-def _winners_table(found: Portrait) -> Rows:
+def _winners_table(found: DeviceSummary) -> Rows:
     columns = [
         *(Column(title=title) for title in ("kernel", "phase")),
         *(Column(title=title, number=True) for title in ("channels up to", "size up to", "layers")),
@@ -176,12 +176,12 @@ def _winners_table(found: Portrait) -> Rows:
         [
             _text(cell.kernel),
             _text(cell.phase.replace("_", " ")),
-            Cell(shown=_end(CHANNELS, cell.channels), value=CHANNELS[cell.channels]),
-            Cell(shown=_end(SIZES, cell.size), value=SIZES[cell.size]),
-            Cell(shown=str(cell.layers), value=cell.layers),
+            SortedCell(shown=_end(CHANNELS, cell.channels), value=CHANNELS[cell.channels]),
+            SortedCell(shown=_end(SIZES, cell.size), value=SIZES[cell.size]),
+            SortedCell(shown=str(cell.layers), value=cell.layers),
             _text(cell.algorithm.name),
-            Cell(shown=percent(cell.share), value=cell.share),
-            Cell(shown=f"{cell.gain:.2f}" if cell.gain else "-", value=cell.gain or 0.0),
+            SortedCell(shown=percent(cell.share), value=cell.share),
+            SortedCell(shown=f"{cell.gain:.2f}" if cell.gain else "-", value=cell.gain or 0.0),
         ]
         for cell in sorted(found.cells, key=lambda cell: (cell.kernel, cell.phase, cell.channels, cell.size))
     ]
@@ -239,7 +239,7 @@ def network_section(estimates: Sequence[Estimate], at: int) -> Section:
         title=f"{network.name} on {first.device.slug}",
         anchor=name,
         facts=facts,
-        notes=[*doubts_of(first, estimates[1:]), *left_out(estimates)],
+        notes=[*doubts_of(first, estimates[1:]), *left_out_line(estimates)],
         pictures=shown,
         tables=[_strategies_table(estimates), _layers_table(first)],
     )
@@ -252,10 +252,10 @@ def _strategies_table(estimates: Sequence[Estimate]) -> Rows:
         [
             _text(each.strategy),
             *(
-                Cell(shown=duration(seconds), value=seconds)
+                SortedCell(shown=duration(seconds), value=seconds)
                 for seconds in (each.forward_s, each.backward_s, each.update_s, each.step_s)
             ),
-            Cell(shown=size(each.memory_bytes), value=each.memory_bytes),
+            SortedCell(shown=size(each.memory_bytes), value=each.memory_bytes),
         ]
         for each in estimates
     ]
@@ -279,11 +279,11 @@ def _layers_table(estimate: Estimate) -> Rows:
         rows.append(
             [
                 _text(part.name),
-                Cell(shown=duration(spent_s), value=spent_s),
+                SortedCell(shown=duration(spent_s), value=spent_s),
                 _text(part.phase.replace("_", " ")),
                 _text(part.algorithm.name),
-                Cell(shown=percent(spent_s / total_s), value=spent_s / total_s),
-                Cell(shown=size(part.workspace_bytes), value=part.workspace_bytes or 0),
+                SortedCell(shown=percent(spent_s / total_s), value=spent_s / total_s),
+                SortedCell(shown=size(part.workspace_bytes), value=part.workspace_bytes or 0),
                 _text(part.layer.kind),
                 _text(part.source),
             ]
@@ -307,15 +307,15 @@ def plan_section(file: PlanFile) -> Section:
         [
             _text(each.fleet_class.name),
             _text(each.device),
-            Cell(shown=str(each.fleet_class.count), value=each.fleet_class.count),
+            SortedCell(shown=str(each.fleet_class.count), value=each.fleet_class.count),
             _text(each.sub_model.id if each.sub_model else "none"),
-            Cell(
+            SortedCell(
                 shown=f"{each.sub_model.parameters:,}" if each.sub_model else "-",
                 value=each.sub_model.parameters if each.sub_model else 0,
             ),
-            Cell(shown=duration(each.round_s), value=each.round_s or 0.0),
-            Cell(shown=duration(each.high_s), value=each.high_s or 0.0),
-            Cell(shown=size(each.memory_bytes if each.feasible else None), value=each.memory_bytes),
+            SortedCell(shown=duration(each.round_s), value=each.round_s or 0.0),
+            SortedCell(shown=duration(each.high_s), value=each.high_s or 0.0),
+            SortedCell(shown=size(each.memory_bytes if each.feasible else None), value=each.memory_bytes),
         ]
         for each in plan.devices
     ]

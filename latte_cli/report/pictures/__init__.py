@@ -1,7 +1,7 @@
 """Pictures: what a device, a network, a plan and a study look like, as PNG, SVG or PDF, or in a page."""
 
 from latte_cli.report.pictures.devices import gains_figure, roofline_figure, winners_figure
-from latte_cli.report.pictures.drawing import SUFFIXES, check_suffix, inline, save
+from latte_cli.report.pictures.drawing import SUFFIXES, check_suffix, inline, save_figure
 from latte_cli.report.pictures.networks import layers_figure, memory_figure, strategies_figure
 from latte_cli.report.pictures.plans import curve_figure, round_figure
 from latte_cli.report.pictures.studies import accuracies_figure
@@ -17,7 +17,7 @@ __all__ = [
     "memory_figure",
     "roofline_figure",
     "round_figure",
-    "save",
+    "save_figure",
     "strategies_figure",
     "winners_figure",
 ]

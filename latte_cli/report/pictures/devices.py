@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from latte_cli.layers import Convolution, Phase
-from latte_cli.portraits import CHANNELS, SIZES, Cell, Portrait
 from latte_cli.report.pictures.drawing import GRID, INK, figure_of, label
+from latte_cli.summaries import CHANNELS, SIZES, DeviceSummary, LayerBin
 
 PALETTE = ("#2F80C2", "#D98200", "#14996B", "#C46A9B", "#8A6FD1", "#C9503A", "#6E8B1E", "#1C9AA8", "#A0763B", "#7A7F87")
 """Colours that can be told apart, light on dark and dark on light."""
@@ -15,7 +15,7 @@ _MOST_KERNELS = 4  # chosen: so many colours and hatches are told apart
 _TITLES = {Phase.FORWARD: "forward", Phase.BACKWARD_DATA: "backward data", Phase.BACKWARD_FILTER: "backward filter"}
 
 
-def kernels(found: Portrait) -> list[str]:
+def main_kernels(found: DeviceSummary) -> list[str]:
     """The kernels with most layers, at most four, in the order of their names."""
     counts: Counter[str] = Counter()
     for cell in found.cells:
@@ -23,7 +23,7 @@ def kernels(found: Portrait) -> list[str]:
     return sorted(name for name, _ in counts.most_common(_MOST_KERNELS))
 
 
-def colours(found: Portrait) -> Mapping[str, tuple[str, str]]:
+def colours(found: DeviceSummary) -> Mapping[str, tuple[str, str]]:
     """A colour and a letter for each algorithm that wins somewhere, the most frequent first."""
     counts: Counter[str] = Counter()
     for cell in found.cells:
@@ -35,14 +35,14 @@ def colours(found: Portrait) -> Mapping[str, tuple[str, str]]:
     }
 
 
-def winners_figure(found: Portrait) -> Any:
+def winners_figure(found: DeviceSummary) -> Any:
     """Heat maps: for each kernel and phase, the algorithm that is fastest most often, by channels and input size.
 
     The number in a cell is how many times as long the framework's own choice takes, where that is 1.05 and more.
     """
     from matplotlib.patches import Patch
 
-    columns, legend = kernels(found), colours(found)
+    columns, legend = main_kernels(found), colours(found)
     figure, places = figure_of(1.4 + 2.5 * len(columns), 8.2, len(Convolution.phases), len(columns))
     cells = {(cell.kernel, cell.phase, cell.channels, cell.size): cell for cell in found.cells}
     for at, axes in enumerate(places):
@@ -61,7 +61,7 @@ def winners_figure(found: Portrait) -> Any:
     return figure
 
 
-def _draw_cells(axes: Any, cells: Sequence[Cell], legend: Mapping[str, tuple[str, str]]) -> None:
+def _draw_cells(axes: Any, cells: Sequence[LayerBin], legend: Mapping[str, tuple[str, str]]) -> None:
     from matplotlib.patches import Rectangle
 
     for cell in cells:
@@ -85,7 +85,7 @@ def _draw_cells(axes: Any, cells: Sequence[Cell], legend: Mapping[str, tuple[str
     plain(axes)
 
 
-def roofline_figure(found: Portrait) -> Any:
+def roofline_figure(found: DeviceSummary) -> Any:
     """What the fastest algorithm of every convolution reaches, below the device's roof."""
     figure, [axes] = figure_of(8, 3.8)
     for at, phase in enumerate(Convolution.phases):
@@ -117,7 +117,7 @@ def roofline_figure(found: Portrait) -> Any:
     return figure
 
 
-def gains_figure(found: Portrait) -> Any:
+def gains_figure(found: DeviceSummary) -> Any:
     """For each phase the share of layers at which the framework's choice takes so many times as long as the best."""
     figure, [axes] = figure_of(8, 3.2)
     for at, (phase, gains) in enumerate(found.gains):

@@ -34,13 +34,13 @@ def figure_of(width: float, height: float, rows: int = 1, columns: int = 1) -> t
     return figure, axes
 
 
-def save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     """Write a figure, in place of a file there; one figure gives one file, and an SVG's words can be searched."""
     from matplotlib import rc_context
 
     dates = {".svg": "Date", ".pdf": "CreationDate"}
     metadata = {dates[path.suffix]: None} if path.suffix in dates else None
-    with files.replacing(path) as out, rc_context({"svg.hashsalt": "latte", "svg.fonttype": "none"}):
+    with files.replacement(path) as out, rc_context({"svg.hashsalt": "latte", "svg.fonttype": "none"}):
         figure.savefig(out, format=path.suffix[1:], metadata=metadata)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate
 from latte_cli.layers import Phase
-from latte_cli.report import shortened
+from latte_cli.report import shorten
 from latte_cli.report.pictures.devices import PALETTE, plain
 from latte_cli.report.pictures.drawing import INK, figure_of, label
 
@@ -28,7 +28,7 @@ def layers_figure(estimate: Estimate) -> Any:
         widths = [1e3 * spent[name][at] for name in names]
         axes.barh(range(len(names)), widths, left=left, color=PALETTE[at], height=0.75, label=title)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(names)), [label(shortened(name, _NAME_WIDTH)) for name in names])
+    axes.set_yticks(range(len(names)), [label(shorten(name, _NAME_WIDTH)) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("milliseconds", fontsize=8, color=INK)
     plain(axes)

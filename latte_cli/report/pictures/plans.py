@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from latte_cli.allocator import Plan, PlannedDevice, Point
+from latte_cli.allocator import CurvePoint, Plan, PlannedDevice
 from latte_cli.report.pictures.drawing import figure_of, label
 
 _DOWN, _COMPUTE, _UP, _WAIT, _LIMIT = "#56B4E9", "#0072B2", "#E69F00", "#9AA3AC", "#D55E00"
@@ -65,7 +65,7 @@ def _label(planned: PlannedDevice) -> str:
 _NAME = 24  # chosen: characters beside the bars
 
 
-def curve_figure(points: Sequence[Point], chosen: Point | None, title: str) -> Any:
+def curve_figure(points: Sequence[CurvePoint], chosen: CurvePoint | None, title: str) -> Any:
     """The curve of round durations: capacity, floor and idle share above them, and the one that was chosen."""
     figure, [axes] = figure_of(8, 3.6)
     durations = [each.round_duration_s for each in points]

@@ -5,12 +5,12 @@ from torch import Tensor
 
 from latte_cli.algorithms import corrupts_heap
 from latte_cli.backends.cpu.convolutions.shared import (
-    Call,
     CpuAlgorithm,
+    PhaseFunction,
     is_plane,
     plain_fp32,
     rotatable,
-    rotated,
+    rotate,
     rotated_pad,
 )
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, aten
@@ -26,7 +26,7 @@ def _last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def _through_channels_last(phase: Phase) -> Call:
+def _through_channels_last(phase: Phase) -> PhaseFunction:
     def call(layer: Convolution, o: Operands) -> Tensor:
         there = Operands(x=_last(o.x), w=_last(o.w), b=o.b, gy=_last(o.gy) if phase is not Phase.FORWARD else o.gy)
         inner = _onednn_forward if phase is Phase.FORWARD else FRAMEWORK_CONVOLUTIONS[phase]
@@ -41,7 +41,7 @@ def _heap_safe(layer: Convolution, phase: Phase) -> bool:
 
 
 def _onednn_rotated(layer: Convolution, o: Operands) -> Tensor:
-    w = rotated(layer, o.w).contiguous(
+    w = rotate(layer, o.w).contiguous(
         memory_format=torch.channels_last
         if o.gy.is_contiguous(memory_format=torch.channels_last)
         else torch.contiguous_format
@@ -86,7 +86,7 @@ def _nnpack_forward(layer: Convolution, o: Operands) -> Tensor:
 
 
 def _nnpack_backward_data(layer: Convolution, o: Operands) -> Tensor:
-    w = rotated(layer, o.w).contiguous()
+    w = rotate(layer, o.w).contiguous()
     return aten._nnpack_spatial_convolution(o.gy, w, None, rotated_pad(layer), layer.stride)
 
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
 
 from latte_cli.backends.cpu.convolutions.shared import (
-    Call,
     CpuAlgorithm,
+    PhaseFunction,
     fp32_plane_applies,
     is_last,
     is_plane,
@@ -27,8 +27,8 @@ def _im2col_backward(layer: Convolution, o: Operands, mask: list[bool]) -> Tenso
     return grads[1] if mask[1] else grads[0]
 
 
-def _without_onednn(phase: Phase) -> Call:
-    ungrouped: dict[Phase, Call] = {
+def _without_onednn(phase: Phase) -> PhaseFunction:
+    ungrouped: dict[Phase, PhaseFunction] = {
         Phase.FORWARD: _im2col_forward,
         Phase.BACKWARD_DATA: lambda layer, o: _im2col_backward(layer, o, [True, False, False]),
         Phase.BACKWARD_FILTER: lambda layer, o: _im2col_backward(layer, o, [False, True, layer.bias]),
@@ -51,7 +51,7 @@ def _pointwise_applies(layer: Convolution, phase: Phase, settings: Settings) -> 
     return is_plane(layer, stride=True, dilation=True) and layer.kernel == (1, 1) and not any(layer.pad_before)
 
 
-def _strided(layer: Convolution, x: Tensor) -> Tensor:
+def _subsample(layer: Convolution, x: Tensor) -> Tensor:
     return x if layer.stride == (1, 1) else x[:, :, :: layer.stride[0], :: layer.stride[1]]
 
 
@@ -61,7 +61,7 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def _pointwise_forward(layer: Convolution, o: Operands) -> Tensor:
-    x, w = _strided(layer, o.x), o.w.reshape(layer.out_channels, -1)
+    x, w = _subsample(layer, o.x), o.w.reshape(layer.out_channels, -1)
     n, p, q = x.shape[0], *layer.output
     if is_last(o.x):
         y = torch.mm(_rows(x), w.t()) if o.b is None else torch.addmm(o.b, _rows(x), w.t())
@@ -81,12 +81,12 @@ def _pointwise_backward_data(layer: Convolution, o: Operands) -> Tensor:
     if layer.stride == (1, 1):
         return gx
     whole = torch.zeros_like(o.x)
-    _strided(layer, whole).copy_(gx)
+    _subsample(layer, whole).copy_(gx)
     return whole
 
 
 def _pointwise_backward_filter(layer: Convolution, o: Operands) -> Tensor:
-    x = _strided(layer, o.x)
+    x = _subsample(layer, o.x)
     bias_gradient(layer, o)
     if is_last(o.gy):
         return torch.mm(_rows(o.gy).t(), _rows(x)).view_as(o.w)

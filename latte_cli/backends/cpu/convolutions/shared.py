@@ -11,16 +11,16 @@ from latte_cli.backends.torch.layers import ConvolutionCall
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Layout, Precision, Settings
 
-Call: TypeAlias = ConvolutionCall
-Rule: TypeAlias = Callable[[Convolution, Phase, Settings], bool]
+PhaseFunction: TypeAlias = ConvolutionCall
+Applicability: TypeAlias = Callable[[Convolution, Phase, Settings], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CpuAlgorithm:
     """One algorithm: `applies` says for which layer, phase and settings, `calls` computes a phase's result."""
 
-    applies: Rule
-    calls: dict[Phase, Call]
+    applies: Applicability
+    calls: dict[Phase, PhaseFunction]
 
 
 def is_plane(layer: Convolution, **without: bool) -> bool:
@@ -40,12 +40,14 @@ def plain_fp32(settings: Settings) -> bool:
     return settings.precision is Precision.FP32 and settings.layout is Layout.NCHW
 
 
-def three(forward: Call, backward_data: Call, backward_filter: Call) -> dict[Phase, Call]:
+def three(
+    forward: PhaseFunction, backward_data: PhaseFunction, backward_filter: PhaseFunction
+) -> dict[Phase, PhaseFunction]:
     """The calls by their phases."""
     return {Phase.FORWARD: forward, Phase.BACKWARD_DATA: backward_data, Phase.BACKWARD_FILTER: backward_filter}
 
 
-def rotated(layer: Convolution, w: Tensor) -> Tensor:
+def rotate(layer: Convolution, w: Tensor) -> Tensor:
     """The filter turned by 180 degrees with input and output channels exchanged: (C, K/g, R, S)."""
     g = layer.groups
     split = w.view(g, layer.out_channels // g, layer.in_channels // g, *layer.kernel)

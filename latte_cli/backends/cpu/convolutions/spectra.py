@@ -11,7 +11,7 @@ from latte_cli.backends.cpu.convolutions.shared import (
     pair,
     plain_fp32,
     rotatable,
-    rotated,
+    rotate,
     rotated_pad,
     three,
     with_bias,
@@ -86,7 +86,7 @@ def _fft_backward_filter(layer: Convolution, o: Operands) -> Tensor:
     return _filter_gradient(F.pad(o.x, pads(layer)), _spread_gradient(layer, o.gy), pair(layer.kernel))
 
 
-def _overlapping(x: Tensor, before: list[int], step: tuple[int, int], output: tuple[int, int]) -> Tensor:
+def _overlapping_tiles(x: Tensor, before: list[int], step: tuple[int, int], output: tuple[int, int]) -> Tensor:
     """Tiles of side 32 that advance by `step`: (N, rows, columns, C, 32, 32)."""
     grid = [-(-size // by) for size, by in zip(output, step, strict=True)]
     ends = [g * by + _TILE - by for g, by in zip(grid, step, strict=True)]
@@ -97,7 +97,7 @@ def _overlapping(x: Tensor, before: list[int], step: tuple[int, int], output: tu
 
 def _tiled_correlation(x: Tensor, w: Tensor, before: list[int], output: tuple[int, int]) -> Tensor:
     step = (_TILE - w.shape[2] + 1, _TILE - w.shape[3] + 1)
-    tiles = _overlapping(x, before, step, output)
+    tiles = _overlapping_tiles(x, before, step, output)
     n, rows, columns = tiles.shape[:3]
     y = _correlate(tiles.flatten(0, 2), w, step).view(n, rows, columns, w.shape[0], *step)
     whole = y.permute(0, 3, 1, 4, 2, 5).reshape(n, w.shape[0], rows * step[0], columns * step[1])
@@ -109,12 +109,12 @@ def _tiled_forward(layer: Convolution, o: Operands) -> Tensor:
 
 
 def _tiled_backward_data(layer: Convolution, o: Operands) -> Tensor:
-    return _tiled_correlation(o.gy, rotated(layer, o.w), rotated_pad(layer), pair(layer.input))
+    return _tiled_correlation(o.gy, rotate(layer, o.w), rotated_pad(layer), pair(layer.input))
 
 
 def _tiled_backward_filter(layer: Convolution, o: Operands) -> Tensor:
     step = (_TILE - layer.kernel[0] + 1, _TILE - layer.kernel[1] + 1)
-    tiles = _overlapping(o.x, list(layer.pad_before), step, pair(layer.output))
+    tiles = _overlapping_tiles(o.x, list(layer.pad_before), step, pair(layer.output))
     rows, columns = tiles.shape[1:3]
     padding = [0, columns * step[1] - layer.output[1], 0, rows * step[0] - layer.output[0]]
     gy = F.pad(o.gy, padding).unfold(2, step[0], step[0]).unfold(3, step[1], step[1])

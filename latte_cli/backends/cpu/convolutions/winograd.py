@@ -7,12 +7,12 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
 
 from latte_cli.backends.cpu.convolutions.shared import (
-    Call,
     CpuAlgorithm,
+    PhaseFunction,
     is_plane,
     pair,
     plain_fp32,
-    rotated,
+    rotate,
     rotated_pad,
     with_bias,
 )
@@ -96,14 +96,14 @@ def _winograd_filter_gradient(layer: Convolution, o: Operands, m: int) -> Tensor
     return g.t() @ spread @ g
 
 
-def _winograd(m: int) -> dict[Phase, Call]:
+def _winograd(m: int) -> dict[Phase, PhaseFunction]:
     def forward(layer: Convolution, o: Operands) -> Tensor:
         y = _winograd_convolution(o.x, o.w, m, pair(layer.output), pair(layer.pad_before))
         return with_bias(y, o.b)
 
     def backward_data(layer: Convolution, o: Operands) -> Tensor:
         pad = rotated_pad(layer)
-        return _winograd_convolution(o.gy, rotated(layer, o.w), m, pair(layer.input), (pad[0], pad[1]))
+        return _winograd_convolution(o.gy, rotate(layer, o.w), m, pair(layer.input), (pad[0], pad[1]))
 
     return {
         Phase.FORWARD: forward,

@@ -6,9 +6,9 @@ from latte_cli.backends.native.cudnn.convolutions import Problem as Problem
 from latte_cli.backends.native.cudnn.convolutions import Ranked as Ranked
 from latte_cli.backends.native.cudnn.convolutions import algorithms as algorithms
 from latte_cli.backends.native.cudnn.convolutions import problem as problem
-from latte_cli.backends.native.cudnn.engines import Graph as Graph
-from latte_cli.backends.native.cudnn.engines import Plan as Plan
-from latte_cli.backends.native.cudnn.engines import Target as Target
+from latte_cli.backends.native.cudnn.engines import EngineGraph as EngineGraph
+from latte_cli.backends.native.cudnn.engines import EngineTarget as EngineTarget
+from latte_cli.backends.native.cudnn.engines import ExecutionPlan as ExecutionPlan
 from latte_cli.backends.native.cudnn.engines import graph as graph
 from latte_cli.backends.native.cudnn.engines import properties as properties
 from latte_cli.backends.native.cudnn.library import Library as Library

@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import Any
 
 
-class Kind(IntEnum):
+class DescriptorKind(IntEnum):
     """`cudnnBackendDescriptorType_t`."""
 
     CONVOLUTION = 1

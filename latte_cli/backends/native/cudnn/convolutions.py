@@ -12,9 +12,9 @@ from typing import Any
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends.contract import Unsupported
-from latte_cli.backends.native.closing import SelfClosing
+from latte_cli.backends.native.closeable import SelfClosing
 from latte_cli.backends.native.cudnn import statuses
-from latte_cli.backends.native.cudnn.descriptors import Descriptor, convolution, filter_, integers, tensor
+from latte_cli.backends.native.cudnn.descriptors import Descriptor, convolution, filter_, integers, tensor_descriptor
 from latte_cli.backends.native.cudnn.library import Library
 from latte_cli.backends.native.cudnn.signatures import (
     AlgoPerf,
@@ -37,14 +37,14 @@ LARGEST_WORKSPACE_BYTES = 2**40 - 1
 _ONE, _ZERO = c_float(1), c_float(0)
 
 
-def _named(numbers: type[IntEnum]) -> tuple[Algorithm, ...]:
+def _algorithms(numbers: type[IntEnum]) -> tuple[Algorithm, ...]:
     return tuple(Algorithm(library="cudnn", name=number.name, vendor_id=number.value) for number in numbers)
 
 
 ALGORITHMS: dict[Phase, tuple[Algorithm, ...]] = {
-    Phase.FORWARD: _named(Forward),
-    Phase.BACKWARD_DATA: _named(BackwardData),
-    Phase.BACKWARD_FILTER: _named(BackwardFilter),
+    Phase.FORWARD: _algorithms(Forward),
+    Phase.BACKWARD_DATA: _algorithms(BackwardData),
+    Phase.BACKWARD_FILTER: _algorithms(BackwardFilter),
 }
 """The algorithms of each of cuDNN's three operations, in the order of their numbers."""
 
@@ -86,10 +86,10 @@ class Problem(SelfClosing):
         self.layer = layer
         shapes = operand_shapes(layer)
         with ExitStack() as stack:
-            self._x = stack.enter_context(tensor(library, shapes["x"], precision, layout))
+            self._x = stack.enter_context(tensor_descriptor(library, shapes["x"], precision, layout))
             self._w = stack.enter_context(filter_(library, shapes["w"], precision, layout))
-            self._y = stack.enter_context(tensor(library, shapes["y"], precision, layout))
-            self._convolution = stack.enter_context(_described(library, layer, precision))
+            self._y = stack.enter_context(tensor_descriptor(library, shapes["y"], precision, layout))
+            self._convolution = stack.enter_context(_descriptor_of(library, layer, precision))
             self.output_dim = self._output_dim(len(shapes["y"]))
             if self.output_dim != shapes["y"]:
                 raise Unsupported(f"cuDNN computes an output of {self.output_dim}, the layer has {shapes['y']}")
@@ -103,7 +103,7 @@ class Problem(SelfClosing):
         self.library.call(f"cudnnGet{name}WorkspaceSize", handle, *described, number, byref(size))
         return sane_workspace(size.value, algorithm)
 
-    def bound(
+    def bind(
         self,
         handle: int,
         phase: Phase,
@@ -127,7 +127,7 @@ class Problem(SelfClosing):
     def caller(
         self, handle: int, phase: Phase, algorithm: Algorithm, *, workspace_bytes: int = 0
     ) -> Callable[[c_void_p, c_void_p, c_void_p, c_void_p], None]:
-        """`bound` without its memory: a call that is given the addresses x, w, y and of the workspace each time."""
+        """`bind` without its memory: a call that is given the addresses x, w, y and of the workspace each time."""
         name, operands, (a_desc, b_desc, conv, out_desc) = self._operation(phase)
         places = {"x": 2, "w": 1, "y": 0} if self.layer.transposed else {"x": 0, "w": 1, "y": 2}
         a, b, out = (places[operand] for operand in operands)
@@ -135,7 +135,7 @@ class Problem(SelfClosing):
         function, call = self.library.function(f"cudnn{name}"), f"cudnn{name}"
         kinds = function.argtypes  # type: ignore[attr-defined]
         values = (handle, byref(_ONE), a_desc, None, b_desc, None, conv, number, None, workspace_bytes, byref(_ZERO))
-        fixed = [_converted(kind, value) for kind, value in zip(kinds, (*values, out_desc, None), strict=True)]
+        fixed = [_convert(kind, value) for kind, value in zip(kinds, (*values, out_desc, None), strict=True)]
         (first, alpha, a_fixed, _, b_fixed, _, conv_fixed, number_fixed, _, size, beta, out_fixed, _) = fixed
 
         def run(x: c_void_p, w: c_void_p, y: c_void_p, workspace: c_void_p) -> None:
@@ -167,7 +167,7 @@ class Problem(SelfClosing):
         self.library.call(f"cudnnGet{name}AlgorithmMaxCount", handle, byref(most))
         rows = (AlgoPerf * most.value)()
         self.library.call(f"cudnnGet{name}Algorithm_v7", handle, *described, most, byref(found), rows)
-        return ranked(self.layer.computed_as(phase), bytes(rows)[: found.value * sizeof(AlgoPerf)])
+        return performance_rows(self.layer.computed_as(phase), bytes(rows)[: found.value * sizeof(AlgoPerf)])
 
     def _operation(self, phase: Phase) -> tuple[str, tuple[str, str, str], tuple[Descriptor, ...]]:
         name, operands = _OPERATIONS[self.layer.computed_as(phase)]
@@ -195,13 +195,13 @@ class Problem(SelfClosing):
 def problem(library: Library, layer: Convolution, precision: Precision, layout: Layout) -> Problem:
     """`layer` described to cuDNN; to be closed, or used as a context manager.
 
-    Raises Unsupported as `checked` does, and for an output shape of another convention.
+    Raises Unsupported as `check_describable` does, and for an output shape of another convention.
     """
-    checked(layer)
+    check_describable(layer)
     return Problem(library, layer, precision, layout)
 
 
-def checked(layer: Convolution) -> None:
+def check_describable(layer: Convolution) -> None:
     """Raise Unsupported for a layer that cuDNN cannot describe: padding that differs between the sides, a tensor of
     2**31 or more elements, a number as large."""
     if not layer.symmetric:
@@ -229,19 +229,19 @@ def sane_workspace(size: int, algorithm: Algorithm | str) -> int:
     return size
 
 
-def ranked(of: Phase, data: bytes) -> tuple[Ranked, ...]:
+def performance_rows(of: Phase, data: bytes) -> tuple[Ranked, ...]:
     """The rows of an array of `cudnnConvolution…AlgoPerf_t` (48 bytes each) that the operation `of` returned."""
     names = {algorithm.vendor_id: algorithm for algorithm in ALGORITHMS[of]}
     rows = (AlgoPerf * (len(data) // sizeof(AlgoPerf))).from_buffer_copy(data)
-    return tuple(_ranked(row, names) for row in rows)
+    return tuple(_performance_row(row, names) for row in rows)
 
 
-def _ranked(row: AlgoPerf, names: dict[int | None, Algorithm]) -> Ranked:
+def _performance_row(row: AlgoPerf, names: dict[int | None, Algorithm]) -> Ranked:
     unheard = Algorithm(library="cudnn", name=f"ALGORITHM_{row.algo}", vendor_id=row.algo)
     return Ranked(
         algorithm=names.get(row.algo, unheard),
         status_ok=row.status == 0,
-        status=statuses.name(row.status),
+        status=statuses.status_name(row.status),
         time_s=row.time / 1e3 if row.time > 0 else None,
         workspace_bytes=row.memory,
         deterministic=row.determinism == Determinism.DETERMINISTIC,
@@ -249,7 +249,7 @@ def _ranked(row: AlgoPerf, names: dict[int | None, Algorithm]) -> Ranked:
     )
 
 
-def _described(library: Library, layer: Convolution, precision: Precision) -> AbstractContextManager[Descriptor]:
+def _descriptor_of(library: Library, layer: Convolution, precision: Precision) -> AbstractContextManager[Descriptor]:
     return convolution(
         library,
         precision,
@@ -260,7 +260,7 @@ def _described(library: Library, layer: Convolution, precision: Precision) -> Ab
     )
 
 
-def _converted(kind: type[Any], value: Any) -> Any:
+def _convert(kind: type[Any], value: Any) -> Any:
     # Objects of ctypes are passed on as they are; converting a number takes time on each call.
     return kind(value) if value is None or isinstance(value, int) else value
 

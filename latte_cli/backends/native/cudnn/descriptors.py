@@ -6,7 +6,7 @@ from ctypes import Array, byref, c_int, c_void_p
 from typing import TypeAlias
 
 from latte_cli.backends.native.cudnn.library import Library
-from latte_cli.backends.native.cudnn.signatures import DataType, Format, Math, Mode
+from latte_cli.backends.native.cudnn.signatures import DataType, Math, Mode, TensorFormat
 from latte_cli.tasks import Layout, Precision
 
 Descriptor: TypeAlias = c_void_p
@@ -23,18 +23,20 @@ MATH_TYPES: dict[Precision, Math] = {
 }
 """The math type that lets a convolution compute in the precision asked for: FMA forbids TF32, DEFAULT allows it."""
 
-FORMATS: dict[Layout, Format] = {Layout.NCHW: Format.NCHW, Layout.CHANNELS_LAST: Format.NHWC}
+FORMATS: dict[Layout, TensorFormat] = {Layout.NCHW: TensorFormat.NCHW, Layout.CHANNELS_LAST: TensorFormat.NHWC}
 """How cuDNN names a layout."""
 
 
 @contextmanager
-def tensor(library: Library, shape: Sequence[int], precision: Precision, layout: Layout) -> Iterator[Descriptor]:
+def tensor_descriptor(
+    library: Library, shape: Sequence[int], precision: Precision, layout: Layout
+) -> Iterator[Descriptor]:
     """A tensor of `shape`, (batch, channels, *spatial) with two or more spatial dimensions, whatever its layout.
 
     Raises Unsupported for sizes that cuDNN refuses, as do the others.
     """
     data_type, form = DATA_TYPES[precision], FORMATS[layout]
-    with _created(library, "Tensor") as made:
+    with _create(library, "Tensor") as made:
         if len(shape) == 4:
             library.call("cudnnSetTensor4dDescriptor", made, form, data_type, *shape)
         else:
@@ -46,7 +48,7 @@ def tensor(library: Library, shape: Sequence[int], precision: Precision, layout:
 def filter_(library: Library, shape: Sequence[int], precision: Precision, layout: Layout) -> Iterator[Descriptor]:
     """A filter of `shape`, (out channels, in channels of a group, *kernel), whatever its layout."""
     data_type, form = DATA_TYPES[precision], FORMATS[layout]
-    with _created(library, "Filter") as made:
+    with _create(library, "Filter") as made:
         if len(shape) == 4:
             library.call("cudnnSetFilter4dDescriptor", made, data_type, form, *shape)
         else:
@@ -66,7 +68,7 @@ def convolution(
 ) -> Iterator[Descriptor]:
     """A cross-correlation that accumulates in 32-bit floats, `padding` elements on each side."""
     how = (Mode.CROSS_CORRELATION, DataType.FLOAT)
-    with _created(library, "Convolution") as made:
+    with _create(library, "Convolution") as made:
         if len(padding) == 2:
             library.call("cudnnSetConvolution2dDescriptor", made, *padding, *stride, *dilation, *how)
         else:
@@ -83,7 +85,7 @@ def integers(values: Sequence[int]) -> Array[c_int]:
 
 
 @contextmanager
-def _created(library: Library, kind: str) -> Iterator[Descriptor]:
+def _create(library: Library, kind: str) -> Iterator[Descriptor]:
     made = c_void_p()
     library.call(f"cudnnCreate{kind}Descriptor", byref(made))
     try:

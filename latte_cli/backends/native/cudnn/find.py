@@ -37,7 +37,7 @@ class Candidate:
         return f"{self.file(LIBRARIES[self.major][0])} ({self.origin})"
 
 
-def candidates(
+def find_copies(
     environment: Mapping[str, str] | None = None, path: Iterable[str] | None = None, root: Path = Path("/")
 ) -> tuple[Candidate, ...]:
     """The copies of cuDNN worth trying, best first; where `LATTE_CUDNN` is set, that one alone.
@@ -72,7 +72,7 @@ def _override(place: Path) -> Iterator[Candidate]:
 
 def _everywhere(environment: Mapping[str, str], path: tuple[str, ...], root: Path) -> Iterator[Candidate]:
     # A second copy of a loaded library would be loaded under another path, so what is there comes first.
-    yield from _loaded()
+    yield from _loaded_copies()
     for entry in path:
         yield from _in(Path(entry, "nvidia/cudnn/lib"), "NVIDIA's wheel")
     for entry in path:
@@ -83,7 +83,7 @@ def _everywhere(environment: Mapping[str, str], path: tuple[str, ...], root: Pat
         yield from _in(folder, origin)
 
 
-def _loaded() -> Iterator[Candidate]:
+def _loaded_copies() -> Iterator[Candidate]:
     for major, names in LIBRARIES.items():
         for name in (*names, f"libcudnn_graph.so.{major}", f"libcudnn.so.{major}"):
             place = loaded_path(name)

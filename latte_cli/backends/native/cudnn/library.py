@@ -8,10 +8,10 @@ from pathlib import Path
 
 from latte_cli.backends.contract import OutOfMemory
 from latte_cli.backends.native.cudnn.context import current
-from latte_cli.backends.native.cudnn.find import INSTALL_HINT, Candidate, candidates
+from latte_cli.backends.native.cudnn.find import INSTALL_HINT, Candidate, find_copies
 from latte_cli.backends.native.cudnn.signatures import FUNCTIONS, LIBRARIES
-from latte_cli.backends.native.cudnn.statuses import error, name
-from latte_cli.backends.native.library import Function, Opened, dlopen, path_of
+from latte_cli.backends.native.cudnn.statuses import status_error, status_name
+from latte_cli.backends.native.library import LibraryFunction, Opened, dlopen, path_of
 from latte_cli.errors import LatteError
 
 _NOT_INITIALIZED = (1, 1001)
@@ -28,7 +28,7 @@ class _Handles(threading.local):
 class Library(Opened):
     """An open cuDNN: `path` is the file that holds its convolutions, `origin` how it was found."""
 
-    def __init__(self, path: Path, origin: str, functions: dict[str, Function]) -> None:
+    def __init__(self, path: Path, origin: str, functions: dict[str, LibraryFunction]) -> None:
         super().__init__(functions)
         self.path = path
         self.origin = origin
@@ -41,7 +41,7 @@ class Library(Opened):
     def check(self, name: str, status: int) -> None:
         """Raise what `status`, returned by `name`, stands for, if anything."""
         if status:
-            raise error(name, status, self._last_error())
+            raise status_error(name, status, self._last_error())
 
     def handle(self, device_index: int) -> int:
         """This thread's handle on a device, made at its first use and never destroyed.
@@ -66,7 +66,7 @@ class Library(Opened):
         return made.value or 0
 
     def _no_handle(self, status: int) -> Exception:
-        raised = error("cudnnCreate", status, self._last_error())
+        raised = status_error("cudnnCreate", status, self._last_error())
         if isinstance(raised, OutOfMemory):
             return raised
         fault = "finds no usable NVIDIA driver or GPU" if status in _NOT_INITIALIZED else "does not start"
@@ -83,14 +83,14 @@ class Library(Opened):
 
 @lru_cache
 def open_library(where: tuple[Candidate, ...] | None = None) -> Library:
-    """The first copy of cuDNN of `where` (by default what `find.candidates` finds) that opens, the same one each time.
+    """The first copy of cuDNN of `where` (by default what `find.find_copies` finds) that opens, the same one each time.
 
     Raises LatteError that tells what was tried, and why it was not taken, where none opens.
     """
     tried = []
-    for candidate in candidates() if where is None else where:
+    for candidate in find_copies() if where is None else where:
         try:
-            return _opened(candidate)
+            return _open(candidate)
         except OSError as exc:
             tried.append(f"{candidate}: {exc}")
     raise LatteError(f"cuDNN cannot be opened; tried {'; '.join(tried) or 'nothing'}", hint=INSTALL_HINT)
@@ -102,17 +102,17 @@ def version(number: int) -> tuple[int, int, int]:
     return number // unit, number % unit // 100, number % 100
 
 
-def _opened(candidate: Candidate) -> Library:
+def _open(candidate: Candidate) -> Library:
     opened = {library: dlopen(candidate.file(library)) for library in LIBRARIES[candidate.major]}
-    functions = dict(_resolved(candidate.major, opened))
+    functions = dict(_functions(candidate.major, opened))
     for check in _VERSION_CHECKS:
         status = functions[check]() if check in functions else 0
         if status:
-            raise OSError(f"its parts are of different versions ({check}: {name(status)})")
+            raise OSError(f"its parts are of different versions ({check}: {status_name(status)})")
     return Library(path_of(opened[LIBRARIES[candidate.major][0]]), candidate.origin, functions)
 
 
-def _resolved(major: int, opened: dict[str, ctypes.CDLL]) -> Iterator[tuple[str, Function]]:
+def _functions(major: int, opened: dict[str, ctypes.CDLL]) -> Iterator[tuple[str, LibraryFunction]]:
     for function, signature in FUNCTIONS.items():
         if major in signature.majors:
             try:

@@ -25,7 +25,7 @@ class DataType(IntEnum):
     BFLOAT16 = 9
 
 
-class Format(IntEnum):
+class TensorFormat(IntEnum):
     """`cudnnTensorFormat_t`: how a tensor lies in memory."""
 
     NCHW = 0

@@ -77,18 +77,18 @@ _NOT_SUPPORTED = {6, 9, 11, *range(3000, 4000)} - _INSTALLATION
 _BAD_PARAMETER = {3, *range(2000, 3000)}
 
 
-def name(status: int) -> str:
+def status_name(status: int) -> str:
     """The status as cuDNN's headers name it: `CUDNN_STATUS_NOT_SUPPORTED`, or `CUDNN_STATUS 3999` for a new one."""
     return f"CUDNN_STATUS_{NAMES[status]}" if status in NAMES else f"CUDNN_STATUS {status}"
 
 
-def error(call: str, status: int, detail: str = "") -> Exception:
+def status_error(call: str, status: int, detail: str = "") -> Exception:
     """The exception for `status` (not 0), returned by the function `call`; `detail` is cuDNN's own remark.
 
     Unsupported where this layer cannot be run this way, OutOfMemory, or Failed, which a part of the library that is
     missing or too old is too: it says nothing of the layer.
     """
-    message = f"{call}: {name(status)}" + (f" ({detail})" if detail else "")
+    message = f"{call}: {status_name(status)}" + (f" ({detail})" if detail else "")
     if status in _ALLOCATION:
         return OutOfMemory(message)
     if status in _NOT_SUPPORTED or (status in _BAD_PARAMETER and _describes_a_layer(call)):

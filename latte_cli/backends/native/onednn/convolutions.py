@@ -7,17 +7,17 @@ from dataclasses import replace
 
 from latte_cli.algorithms import corrupts_heap
 from latte_cli.backends.contract import Unsupported
-from latte_cli.backends.native.closing import SelfClosing
+from latte_cli.backends.native.closeable import SelfClosing
 from latte_cli.backends.native.onednn.descriptors import (
     DATA_TYPES,
     Description,
     Formats,
     equal,
+    implementation_name,
     implementations,
-    name,
-    strided,
-    unspecified,
-    wanted,
+    open_format,
+    strided_format,
+    wanted_format,
 )
 from latte_cli.backends.native.onednn.execution import B, Execution, Operand, W, X, Y
 from latte_cli.backends.native.onednn.geometry import geometry
@@ -68,17 +68,17 @@ class Problem(SelfClosing):
             self._addresses |= {"src": Y, "dst": X}
         with ExitStack() as stack:
             shape, data_type = self._geometry, DATA_TYPES[precision]
-            bias = stack.enter_context(strided(library, shape.bias, data_type)) if shape.bias else None
+            bias = stack.enter_context(strided_format(library, shape.bias, data_type)) if shape.bias else None
             self._torchs = Formats(
-                src=stack.enter_context(strided(library, shape.src, data_type)),
-                weights=stack.enter_context(strided(library, shape.weights, data_type)),
-                dst=stack.enter_context(strided(library, shape.dst, data_type)),
+                src=stack.enter_context(strided_format(library, shape.src, data_type)),
+                weights=stack.enter_context(strided_format(library, shape.weights, data_type)),
+                dst=stack.enter_context(strided_format(library, shape.dst, data_type)),
                 bias=bias,
             )
             self._free = Formats(
-                src=stack.enter_context(unspecified(library, shape.src, data_type)),
-                weights=stack.enter_context(unspecified(library, shape.weights, data_type)),
-                dst=stack.enter_context(unspecified(library, shape.dst, data_type)),
+                src=stack.enter_context(open_format(library, shape.src, data_type)),
+                weights=stack.enter_context(open_format(library, shape.weights, data_type)),
+                dst=stack.enter_context(open_format(library, shape.dst, data_type)),
                 bias=bias,
             )
             super().__init__(stack.pop_all())
@@ -100,7 +100,7 @@ class Problem(SelfClosing):
         Those that it does not list then follow.
         """
         there = [each for each, _ in self._each()]
-        preferred = [each for each, _ in self._named(self._free) if each in there]
+        preferred = [each for each, _ in self._named_implementations(self._free) if each in there]
         return tuple(dict.fromkeys((*preferred, *there)))
 
     def execution(self, name: str, threads: int = 1) -> Execution:
@@ -119,11 +119,11 @@ class Problem(SelfClosing):
 
     def _each(self) -> Iterator[tuple[str, Description]]:
         """The implementations with their names, each valid for its turn."""
-        yield from self._named(replace(self._torchs, weights=self._free.weights))
+        yield from self._named_implementations(replace(self._torchs, weights=self._free.weights))
         # Those that leave the activations where torch has them are among the first.
-        yield from ((text, each) for text, each in self._named(self._free) if REORDERING in text)
+        yield from ((text, each) for text, each in self._named_implementations(self._free) if REORDERING in text)
 
-    def _named(self, formats: Formats) -> Iterator[tuple[str, Description]]:
+    def _named_implementations(self, formats: Formats) -> Iterator[tuple[str, Description]]:
         """The implementations on `formats` with their names, each valid for its turn.
 
         Left out are those that are wrong, and oneDNN's reference code, which it lists last, where there is another: it
@@ -131,7 +131,7 @@ class Problem(SelfClosing):
         """
         counts = Counter[str]()
         for each in implementations(self.library, self.operation, self._geometry, formats):
-            text = name(self.library, each) + (REORDERING if self._reorders(each) else "")
+            text = implementation_name(self.library, each) + (REORDERING if self._reorders(each) else "")
             if (text.startswith(_REFERENCE) and counts) or self._wrong(text):
                 continue
             counts[text] += 1
@@ -147,7 +147,7 @@ class Problem(SelfClosing):
     def _reorders(self, implementation: Description) -> bool:
         """Whether an implementation wants its input or output elsewhere than torch has them."""
         pairs = ((self._arguments["src"], self._torchs.src), (self._arguments["dst"], self._torchs.dst))
-        return any(not equal(self.library, wanted(self.library, implementation, a), form) for a, form in pairs)
+        return any(not equal(self.library, wanted_format(self.library, implementation, a), form) for a, form in pairs)
 
     def _operands(self) -> dict[Argument, Operand]:
         forms, written = self._torchs, list(self._arguments)[-1]

@@ -10,14 +10,14 @@ from ctypes import Array, byref, c_char_p, c_int64, c_void_p
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from latte_cli.backends.native.onednn.geometry import Geometry, Placed
+from latte_cli.backends.native.onednn.geometry import Geometry, PlacedTensor
 from latte_cli.backends.native.onednn.library import Library
 from latte_cli.backends.native.onednn.signatures import DIRECT, FORMAT_ANY, FORWARD_TRAINING, Argument, DataType, Query
 from latte_cli.backends.native.onednn.statuses import LAST_REACHED, UNIMPLEMENTED
 from latte_cli.layers import Phase
 from latte_cli.tasks import Precision
 
-Format: TypeAlias = int
+MemoryFormat: TypeAlias = int
 Description: TypeAlias = int
 
 _DATA_TYPES = {"float32": DataType.F32, "bfloat16": DataType.BF16}
@@ -38,14 +38,14 @@ _WORDS = {Phase.FORWARD: "forward", Phase.BACKWARD_DATA: "backward_data", Phase.
 class Formats:
     """The formats of a convolution's tensors; `bias` is None where it has none."""
 
-    src: Format
-    weights: Format
-    dst: Format
-    bias: Format | None
+    src: MemoryFormat
+    weights: MemoryFormat
+    dst: MemoryFormat
+    bias: MemoryFormat | None
 
 
 @contextmanager
-def strided(library: Library, tensor: Placed, data_type: DataType) -> Iterator[Format]:
+def strided_format(library: Library, tensor: PlacedTensor, data_type: DataType) -> Iterator[MemoryFormat]:
     """The format of a tensor that lies as `tensor` says."""
     sizes, strides = dimensions(tensor.sizes), dimensions(tensor.strides)
     with _format(library, "strides", len(sizes), sizes, data_type, strides) as made:
@@ -53,7 +53,7 @@ def strided(library: Library, tensor: Placed, data_type: DataType) -> Iterator[F
 
 
 @contextmanager
-def unspecified(library: Library, tensor: Placed, data_type: DataType) -> Iterator[Format]:
+def open_format(library: Library, tensor: PlacedTensor, data_type: DataType) -> Iterator[MemoryFormat]:
     """The format of a tensor that an implementation may lay out as it likes."""
     with _format(library, "tag", len(tensor.sizes), dimensions(tensor.sizes), data_type, FORMAT_ANY) as made:
         yield made
@@ -74,25 +74,25 @@ def implementations(library: Library, operation: Phase, geometry: Geometry, form
     yield from each(library, operation, arguments)
 
 
-def name(library: Library, implementation: Description) -> str:
+def implementation_name(library: Library, implementation: Description) -> str:
     """What oneDNN calls an implementation: `brgconv:avx512_core`, `gemm:acl`, `ref:any`."""
     text = c_char_p()
     library.call("dnnl_primitive_desc_query", implementation, Query.IMPL_INFO_STR, 0, byref(text))
     return (text.value or b"").decode(errors="replace")
 
 
-def wanted(library: Library, implementation: Description, argument: Argument) -> Format:
+def wanted_format(library: Library, implementation: Description, argument: Argument) -> MemoryFormat:
     """The format in which an implementation wants an argument; it lives as long as the implementation."""
     found = library.function("dnnl_primitive_desc_query_md")(implementation, Query.EXEC_ARG_MD, argument)
     return int(found or 0)
 
 
-def equal(library: Library, one: Format, other: Format) -> bool:
+def equal(library: Library, one: MemoryFormat, other: MemoryFormat) -> bool:
     """Whether two formats are the same."""
     return bool(library.function("dnnl_memory_desc_equal")(one, other))
 
 
-def size_bytes(library: Library, form: Format) -> int:
+def format_size_bytes(library: Library, form: MemoryFormat) -> int:
     """The bytes of a tensor of a format, padding included."""
     return int(library.function("dnnl_memory_desc_get_size")(form)) if form else 0
 
@@ -103,7 +103,7 @@ def dimensions(values: Sequence[int]) -> Array[c_int64]:
 
 
 @contextmanager
-def _format(library: Library, by: str, *arguments: object) -> Iterator[Format]:
+def _format(library: Library, by: str, *arguments: object) -> Iterator[MemoryFormat]:
     if library.major < 3:
         memory = ctypes.create_string_buffer(_FORMAT_BYTES)
         library.call(f"dnnl_memory_desc_init_by_{by}", memory, *arguments)
@@ -144,7 +144,7 @@ def _implementations_of_2(library: Library, operation: Phase, arguments: Sequenc
     library.check(create, status)
     try:
         while status != LAST_REACHED:
-            yield from _fetched(library, iterator)
+            yield from _fetch(library, iterator)
             status = library.function("dnnl_primitive_desc_iterator_next")(iterator)
             if status != LAST_REACHED:
                 library.check("dnnl_primitive_desc_iterator_next", status)
@@ -152,7 +152,7 @@ def _implementations_of_2(library: Library, operation: Phase, arguments: Sequenc
         library.call("dnnl_primitive_desc_iterator_destroy", iterator)
 
 
-def _fetched(library: Library, iterator: c_void_p) -> Iterator[Description]:
+def _fetch(library: Library, iterator: c_void_p) -> Iterator[Description]:
     found = library.function("dnnl_primitive_desc_iterator_fetch")(iterator)
     if found:
         try:

@@ -8,7 +8,13 @@ from functools import partial
 from threading import Lock
 from weakref import finalize
 
-from latte_cli.backends.native.onednn.descriptors import Description, Format, equal, size_bytes, wanted
+from latte_cli.backends.native.onednn.descriptors import (
+    Description,
+    MemoryFormat,
+    equal,
+    format_size_bytes,
+    wanted_format,
+)
 from latte_cli.backends.native.onednn.library import Library
 from latte_cli.backends.native.onednn.signatures import Argument, ExecArg
 
@@ -24,7 +30,7 @@ class Operand:
     """A tensor of a convolution: the caller's address it is at (X, W, Y or B), its format there, if it is written."""
 
     address: int
-    form: Format
+    form: MemoryFormat
     written: bool = False
 
 
@@ -98,7 +104,7 @@ class Execution:
     def _run(self, program: _Program, addresses: tuple[int, ...]) -> None:
         for number in program.needed:
             if not addresses[number]:
-                raise self._missing(number)
+                raise self._missing_error(number)
         library = self.library
         execute = library.function("dnnl_primitive_execute")
         with self._lock:
@@ -118,7 +124,7 @@ class Execution:
                 self.library.call("dnnl_memory_set_data_handle", memory.handle, address)
                 self._placed[number] = address
 
-    def _missing(self, number: int) -> ValueError:
+    def _missing_error(self, number: int) -> ValueError:
         if number < len(_NAMES):
             return ValueError(f"no address is given for {_NAMES[number]}")
         return ValueError(f"a workspace of {self.workspace_bytes} bytes is needed")
@@ -134,25 +140,25 @@ class _Parts:
     scratch_offset: int = 0
     scratch_bytes: int = 0
 
-    def memory(self, form: Format, address: int, offset: int = 0) -> _Memory:
-        handle = self._made("dnnl_memory_create", "dnnl_memory_destroy", form, self.library.engine, None)
+    def memory(self, form: MemoryFormat, address: int, offset: int = 0) -> _Memory:
+        handle = self._make("dnnl_memory_create", "dnnl_memory_destroy", form, self.library.engine, None)
         self.memories.append(_Memory(handle=handle, address=address, offset=offset))
         return self.memories[-1]
 
     def step(self, described: Description, memories: Mapping[Argument, _Memory]) -> _Step:
-        form = wanted(self.library, described, Argument.SCRATCHPAD)
-        size, used = size_bytes(self.library, form), dict(memories)
+        form = wanted_format(self.library, described, Argument.SCRATCHPAD)
+        size, used = format_size_bytes(self.library, form), dict(memories)
         if size:
             self.scratch_bytes = max(self.scratch_bytes, size)
             used[Argument.SCRATCHPAD] = self.memory(form, _WORKSPACE, self.scratch_offset)
         return _Step(
-            primitive=self._made("dnnl_primitive_create", "dnnl_primitive_destroy", described),
+            primitive=self._make("dnnl_primitive_create", "dnnl_primitive_destroy", described),
             count=len(used),
             arguments=(ExecArg * len(used))(*(ExecArg(argument, memory.handle) for argument, memory in used.items())),
             addresses=frozenset(memory.address for memory in used.values()),
         )
 
-    def reorder(self, source: tuple[Format, _Memory], target: tuple[Format, _Memory]) -> _Step:
+    def reorder(self, source: tuple[MemoryFormat, _Memory], target: tuple[MemoryFormat, _Memory]) -> _Step:
         library, made = self.library, c_void_p()
         pairs = (source[0], library.engine, target[0], library.engine)
         library.call("dnnl_reorder_primitive_desc_create", byref(made), *pairs, library.attributes)
@@ -161,7 +167,7 @@ class _Parts:
         finally:
             library.call("dnnl_primitive_desc_destroy", made)
 
-    def _made(self, create: str, destroy: str, *arguments: object) -> int:
+    def _make(self, create: str, destroy: str, *arguments: object) -> int:
         made = c_void_p()
         self.library.call(create, byref(made), *arguments)
         self.stack.callback(partial(self.library.call, destroy, made))
@@ -173,7 +179,7 @@ class _Copy:
     """An operand that an implementation wants in a format of its own, and the memory it has there."""
 
     operand: Operand
-    form: Format
+    form: MemoryFormat
     own: _Memory
     size: int
 
@@ -196,9 +202,9 @@ def _copies(
     """
     copies, end = {}, 0
     for argument, operand in sorted(operands.items(), key=lambda item: item[1].address != W):
-        form = wanted(parts.library, implementation, argument)
+        form = wanted_format(parts.library, implementation, argument)
         if not equal(parts.library, form, operand.form):
-            size = -(-size_bytes(parts.library, form) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+            size = -(-format_size_bytes(parts.library, form) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
             packable = operand.address == W and not operand.written
             own = parts.memory(form, _PACKED) if packable else parts.memory(form, _WORKSPACE, end)
             copies[argument] = _Copy(operand=operand, form=form, own=own, size=size)

@@ -39,7 +39,7 @@ class Candidate:
         return f"{self.file} ({self.origin})"
 
 
-def candidates(
+def find_copies(
     environment: Mapping[str, str] | None = None, path: Iterable[str] | None = None
 ) -> tuple[Candidate, ...]:
     """The copies of oneDNN worth trying, best first; where `LATTE_ONEDNN` is set, that one alone.
@@ -71,7 +71,7 @@ def _override(place: Path) -> Candidate:
 
 
 def _everywhere(environment: Mapping[str, str], path: list[str]) -> Iterator[Candidate]:
-    yield from _packaged(path)
+    yield from _packaged_copies(path)
     if environment.get("CONDA_PREFIX"):
         folder = Path(environment["CONDA_PREFIX"], "lib")
         yield from (Candidate(file=str(file), origin="CONDA_PREFIX") for file in _in(folder))
@@ -79,7 +79,7 @@ def _everywhere(environment: Mapping[str, str], path: list[str]) -> Iterator[Can
         yield Candidate(file=name, origin="system")
 
 
-def _packaged(path: list[str]) -> Iterator[Candidate]:
+def _packaged_copies(path: list[str]) -> Iterator[Candidate]:
     # The library lies beside the environment's programs, outside the package's folder: its own list tells where.
     for distribution in distributions(name=PACKAGE, path=path):
         files = [Path(str(file.locate())).resolve() for file in distribution.files or () if _FILE.fullmatch(file.name)]

@@ -15,7 +15,7 @@ LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed:
+class PlacedTensor:
     """A tensor's sizes, and how many elements lie between neighbours in each dimension."""
 
     sizes: Shape
@@ -29,10 +29,10 @@ class Geometry:
     `dilations` count the elements that are passed over, so that 0 is an ordinary kernel.
     """
 
-    src: Placed
-    weights: Placed
-    dst: Placed
-    bias: Placed | None
+    src: PlacedTensor
+    weights: PlacedTensor
+    dst: PlacedTensor
+    bias: PlacedTensor | None
     strides: Shape
     dilations: Shape
     pad_before: Shape
@@ -53,10 +53,10 @@ def geometry(layer: Convolution, phase: Phase, layout: Layout) -> Geometry:
     _check(layer, (src, dst, layer.weight_shape))
     biased = layer.bias and phase is Phase.FORWARD and not layer.transposed
     return Geometry(
-        src=placed(src, layout),
-        weights=_grouped(placed(layer.weight_shape, layout), layer.groups),
-        dst=placed(dst, layout),
-        bias=placed((layer.out_channels,), Layout.NCHW) if biased else None,
+        src=dense_tensor(src, layout),
+        weights=_group(dense_tensor(layer.weight_shape, layout), layer.groups),
+        dst=dense_tensor(dst, layout),
+        bias=dense_tensor((layer.out_channels,), Layout.NCHW) if biased else None,
         strides=layer.stride,
         dilations=tuple(step - 1 for step in layer.dilation),
         pad_before=layer.pad_before,
@@ -64,17 +64,17 @@ def geometry(layer: Convolution, phase: Phase, layout: Layout) -> Geometry:
     )
 
 
-def placed(shape: Shape, layout: Layout) -> Placed:
+def dense_tensor(shape: Shape, layout: Layout) -> PlacedTensor:
     """A dense tensor as torch lays it out."""
-    return Placed(sizes=shape, strides=strides(shape, layout))
+    return PlacedTensor(sizes=shape, strides=strides(shape, layout))
 
 
-def _grouped(weights: Placed, groups: int) -> Placed:
+def _group(weights: PlacedTensor, groups: int) -> PlacedTensor:
     if groups == 1:
         return weights
     (out, *sizes), (step, *strides) = weights.sizes, weights.strides
     each = out // groups
-    return Placed(sizes=(groups, each, *sizes), strides=(each * step, step, *strides))
+    return PlacedTensor(sizes=(groups, each, *sizes), strides=(each * step, step, *strides))
 
 
 def _check(layer: Convolution, shapes: Sequence[Shape]) -> None:

@@ -14,7 +14,7 @@ _OPENMP = "libgomp.so.1"
 _TORCH = "libtorch_cpu.so"
 
 
-def opened(file: str, torchs: Path | None) -> ctypes.CDLL:
+def open_with_pool(file: str, torchs: Path | None) -> ctypes.CDLL:
     """Open the library `file` so that its OpenMP is `torchs`, if there is one.
 
     Raises OSError where it cannot be opened.

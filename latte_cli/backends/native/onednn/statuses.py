@@ -20,17 +20,17 @@ NAMES: dict[int, str] = {
 OUT_OF_MEMORY, INVALID_ARGUMENTS, UNIMPLEMENTED, LAST_REACHED = 1, 2, 3, 4
 
 
-def name(status: int) -> str:
+def status_name(status: int) -> str:
     """The status as oneDNN's headers name it: `dnnl_unimplemented`, or `dnnl_status 99` for a new one."""
     return f"dnnl_{NAMES[status]}" if status in NAMES else f"dnnl_status {status}"
 
 
-def error(call: str, status: int) -> Exception:
+def status_error(call: str, status: int) -> Exception:
     """The exception for `status` (not 0), returned by the function `call`.
 
     Unsupported where this layer cannot be run this way, OutOfMemory, or Failed.
     """
-    message = f"{call}: {name(status)}"
+    message = f"{call}: {status_name(status)}"
     if status == OUT_OF_MEMORY:
         return OutOfMemory(message)
     if status == UNIMPLEMENTED or (status == INVALID_ARGUMENTS and _describes_a_layer(call)):

@@ -1,4 +1,4 @@
-"""Gates: limits that estimates must keep to, and how far they may be from those of an earlier run."""
+"""Thresholds: limits that estimates must keep to, and how far they may be from those of an earlier run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from latte_cli import documents
-from latte_cli.documents import Source
+from latte_cli.documents import DocumentSource
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.quantities import duration_s, size_bytes
 
@@ -22,7 +22,7 @@ Document: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limit:
+class Threshold:
     """The `most` that a quantity may be: seconds, or bytes of memory."""
 
     quantity: str
@@ -30,7 +30,7 @@ class Limit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class PhaseChange:
     """One phase of a layer in two runs: seconds and algorithms; None where a run does not have it."""
 
     name: str
@@ -54,7 +54,7 @@ class Comparison:
     strategy: str
     before_s: float
     after_s: float
-    changes: tuple[Change, ...]
+    changes: tuple[PhaseChange, ...]
 
     @property
     def growth(self) -> float:
@@ -63,7 +63,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class ThresholdCheck:
     """One thing that was asked of one estimate: `value` may be `most`.
 
     `quantity` is one of QUANTITIES, or `regression`, whose numbers are shares of the step.
@@ -84,7 +84,7 @@ class Check:
 REGRESSION = "regression"
 
 
-def limit(text: str) -> Limit:
+def parse_threshold(text: str) -> Threshold:
     """The limit in `50ms`, which is one of the step, `backward=30ms` or `memory=2GiB`.
 
     Raises LatteError (exit code 2) for what is none.
@@ -94,17 +94,17 @@ def limit(text: str) -> Limit:
     if quantity not in QUANTITIES:
         raise unknown("quantity", quantity, QUANTITIES)
     parse = size_bytes if quantity == "memory" else duration_s
-    return Limit(quantity=quantity, most=parse(value, before=f"{quantity}=" if equals else ""))
+    return Threshold(quantity=quantity, most=parse(value, before=f"{quantity}=" if equals else ""))
 
 
 def read_estimates(path: Path) -> Document:
     """The document that `latte estimate --format json` wrote to `path`; raises LatteError for another file."""
     hint = "`latte estimate MODEL --format json > FILE` writes one"
-    source = Source(where=f"`{path}`", fault="holds no estimates", kind="baseline", hint=hint)
-    return documents.load(path, ESTIMATES, source)
+    source = DocumentSource(where=f"`{path}`", fault="holds no estimates", kind="baseline", hint=hint)
+    return documents.load_document(path, ESTIMATES, source)
 
 
-def checks(document: Document, limits: Sequence[Limit]) -> list[Check]:
+def check_thresholds(document: Document, limits: Sequence[Threshold]) -> list[ThresholdCheck]:
     """What every estimate of the document has of each limited quantity.
 
     Raises LatteError (exit code 2) for the time of an epoch or a round where none was asked for.
@@ -120,19 +120,19 @@ def checks(document: Document, limits: Sequence[Limit]) -> list[Check]:
                     exit_code=ExitCode.USAGE,
                 )
             names = {"device": entry["device"], "strategy": entry["strategy"]}
-            found.append(Check(**names, quantity=each.quantity, value=value, most=each.most))
+            found.append(ThresholdCheck(**names, quantity=each.quantity, value=value, most=each.most))
     return found
 
 
-def regressions(comparisons: Sequence[Comparison], most: float) -> list[Check]:
+def check_regressions(comparisons: Sequence[Comparison], most: float) -> list[ThresholdCheck]:
     """Every comparison's growth of the step as a check against the share `most`."""
     return [
-        Check(device=each.device, strategy=each.strategy, quantity=REGRESSION, value=each.growth, most=most)
+        ThresholdCheck(device=each.device, strategy=each.strategy, quantity=REGRESSION, value=each.growth, most=most)
         for each in comparisons
     ]
 
 
-def comparisons(before: Document, after: Document) -> list[Comparison]:
+def compare_estimates(before: Document, after: Document) -> list[Comparison]:
     """Each estimate of `after` beside its like in `before`.
 
     Raises LatteError for one without its like: another device, strategy, estimator, precision, layout or limit.
@@ -142,9 +142,9 @@ def comparisons(before: Document, after: Document) -> list[Comparison]:
     for entry in after["estimates"]:
         other = known.get(_identity(entry))
         if other is None:
-            there = "; ".join(dict.fromkeys(_shown(each) for each in known))
+            there = "; ".join(dict.fromkeys(_identity_text(each) for each in known))
             raise LatteError(
-                f"the baseline has no estimate for {_shown(_identity(entry))}", hint=f"it has those for {there}"
+                f"the baseline has no estimate for {_identity_text(_identity(entry))}", hint=f"it has those for {there}"
             )
         found.append(
             Comparison(
@@ -168,16 +168,16 @@ def _identity(entry: Mapping[str, Any]) -> _Identity:
     return tuple(map(str, (*named, *chosen, limits["workspace_bytes"], limits["memory_bytes"])))
 
 
-def _shown(identity: _Identity) -> str:
+def _identity_text(identity: _Identity) -> str:
     return " ".join(part for part in identity if part != "None")
 
 
-def _changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[Change]:
+def _changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[PhaseChange]:
     """Every phase of every layer of either run, in the order of the later one, and what it no longer has at the end."""
     earlier = {(layer["name"], layer["phase"]): layer for layer in before}
     later = {(layer["name"], layer["phase"]): layer for layer in after}
     return [
-        Change(
+        PhaseChange(
             name=name,
             phase=phase,
             before_s=_seconds(earlier.get((name, phase))),

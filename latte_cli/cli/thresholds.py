@@ -1,4 +1,4 @@
-"""Holding estimates to limits and to a baseline, for pipelines."""
+"""Checking estimates against thresholds and a baseline, for pipelines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from latte_cli import gates
+from latte_cli import thresholds
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.report.gates import Annotate, as_json, sentence, write_changes, write_github, write_junit
+from latte_cli.report.thresholds import Annotate, checks_json, sentence, write_github, write_junit, write_phase_changes
 
 
-class Form(StrEnum):
+class EstimateFormat(StrEnum):
     """How `estimate` writes its result."""
 
     TABLE = "table"
@@ -21,24 +21,24 @@ class Form(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
+class Requirements:
     """What estimates are held to: `limits`, and a growth of at most `most` beyond the `baseline`."""
 
-    limits: Sequence[gates.Limit]
-    baseline: gates.Document | None
+    limits: Sequence[thresholds.Threshold]
+    baseline: thresholds.Document | None
     most: float | None
     annotate: Annotate | None
 
     @classmethod
     def of(
         cls,
-        limits: Sequence[gates.Limit] | None,
+        limits: Sequence[thresholds.Threshold] | None,
         baseline: Path | None,
         most: float | None,
         annotate: Annotate | None,
-        form: Form,
-    ) -> "Gate":
-        """The gate that the options ask for; reads the baseline, and raises LatteError as that does."""
+        form: EstimateFormat,
+    ) -> "Requirements":
+        """The requirements that the options state; reads the baseline, and raises LatteError as that does."""
         if most is not None and baseline is None:
             raise LatteError(
                 "`--max-regression` needs something to compare with",
@@ -51,13 +51,13 @@ class Gate:
                 hint="add `--fail-above 50ms`, or `--baseline FILE --max-regression 5%`",
                 exit_code=ExitCode.USAGE,
             )
-        if annotate is Annotate.JUNIT and form is not Form.TABLE:
+        if annotate is Annotate.JUNIT and form is not EstimateFormat.TABLE:
             raise LatteError(
                 f"`--annotate junit` and `--format {form}` both write to stdout",
                 hint="run the command twice",
                 exit_code=ExitCode.USAGE,
             )
-        document = None if baseline is None else gates.read_estimates(baseline)
+        document = None if baseline is None else thresholds.read_estimates(baseline)
         return cls(limits=tuple(limits or ()), baseline=document, most=most, annotate=annotate)
 
     @property
@@ -65,34 +65,34 @@ class Gate:
         """Whether stdout is for the annotations."""
         return self.annotate is Annotate.JUNIT
 
-    def held(self, document: gates.Document) -> "Held":
+    def check(self, document: thresholds.Document) -> "CheckResults":
         """What came of the estimates in `document`; raises LatteError where there is nothing to compare."""
-        compared = gates.comparisons(self.baseline, document) if self.baseline else []
-        checks = gates.checks(document, self.limits)
+        compared = thresholds.compare_estimates(self.baseline, document) if self.baseline else []
+        checks = thresholds.check_thresholds(document, self.limits)
         if self.most is not None:
-            checks += gates.regressions(compared, self.most)
-        return Held(checks=checks, comparisons=compared, annotate=self.annotate)
+            checks += thresholds.check_regressions(compared, self.most)
+        return CheckResults(checks=checks, comparisons=compared, annotate=self.annotate)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """The outcome of a gate."""
+class CheckResults:
+    """What came of checking estimates."""
 
-    checks: Sequence[gates.Check]
-    comparisons: Sequence[gates.Comparison]
+    checks: Sequence[thresholds.ThresholdCheck]
+    comparisons: Sequence[thresholds.Comparison]
     annotate: Annotate | None
 
     def as_json(self) -> dict[str, Any]:
         """What the document of the estimates says of it."""
-        return as_json(self.checks, self.comparisons)
+        return checks_json(self.checks, self.comparisons)
 
-    def write(self, model: str, form: Form) -> None:
+    def write(self, model: str, form: EstimateFormat) -> None:
         """Write the comparisons below a table, and the annotations."""
         if self.annotate is Annotate.JUNIT:
             write_junit(self.checks, model)
-        elif form is Form.TABLE:
+        elif form is EstimateFormat.TABLE:
             for each in self.comparisons:
-                write_changes(each)
+                write_phase_changes(each)
         if self.annotate is Annotate.GITHUB:
             write_github(self.checks, model)
 

@@ -6,9 +6,9 @@ from enum import StrEnum
 from typing import Any, TextIO
 from xml.etree import ElementTree
 
-from latte_cli.gates import REGRESSION, Change, Check, Comparison
 from latte_cli.printable import printable
-from latte_cli.report import Table, duration, percent, shortened, size, write_table
+from latte_cli.report import Table, duration, percent, shorten, size, write_table
+from latte_cli.thresholds import REGRESSION, Comparison, PhaseChange, ThresholdCheck
 
 _MOST_CHANGES = 20  # chosen: fits a screen
 _LEAST_CHANGE = 0.002  # chosen: a five-hundredth, which no one would act on
@@ -21,7 +21,7 @@ class Annotate(StrEnum):
     JUNIT = "junit"
 
 
-def sentence(check: Check) -> str:
+def sentence(check: ThresholdCheck) -> str:
     """What a check found, in words."""
     if check.quantity == REGRESSION:
         than = f"{percent(abs(check.value))} {'longer' if check.value >= 0 else 'shorter'} than in the baseline"
@@ -31,7 +31,7 @@ def sentence(check: Check) -> str:
     return f"{check.quantity} {shown(check.value)} {verb} {shown(check.most)}"
 
 
-def as_json(checks: Sequence[Check], comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def checks_json(checks: Sequence[ThresholdCheck], comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """The keys `checks` and `comparisons` of an estimate's document, each only where there are some."""
     found: dict[str, Any] = {}
     if checks:
@@ -54,14 +54,14 @@ def as_json(checks: Sequence[Check], comparisons: Sequence[Comparison]) -> dict[
                 "before_step_s": each.before_s,
                 "after_step_s": each.after_s,
                 "growth": each.growth,
-                "changes": [_change(change) for change in _changed(each)],
+                "changes": [_change(change) for change in _largest_changes(each)],
             }
             for each in comparisons
         ]
     return found
 
 
-def _change(change: Change) -> dict[str, Any]:
+def _change(change: PhaseChange) -> dict[str, Any]:
     return {
         "name": change.name,
         "phase": change.phase,
@@ -72,7 +72,7 @@ def _change(change: Change) -> dict[str, Any]:
     }
 
 
-def _changed(comparison: Comparison) -> list[Change]:
+def _largest_changes(comparison: Comparison) -> list[PhaseChange]:
     """What differs by a five-hundredth of the step, or in its algorithm; the largest differences first."""
     least_s = _LEAST_CHANGE * comparison.before_s
     found = [
@@ -83,14 +83,14 @@ def _changed(comparison: Comparison) -> list[Change]:
     return sorted(found, key=lambda each: -abs(each.difference_s))
 
 
-def write_changes(comparison: Comparison, out: TextIO | None = None) -> None:
+def write_phase_changes(comparison: Comparison, out: TextIO | None = None) -> None:
     """Write what became of the layers since the baseline."""
-    changed = _changed(comparison)
+    changed = _largest_changes(comparison)
     footer = [f"and {len(changed) - _MOST_CHANGES} more"] if len(changed) > _MOST_CHANGES else []
     before, after = duration(comparison.before_s), duration(comparison.after_s)
-    footer.append(f"step {before} before, {after} now: {_signed(comparison.growth)}")
+    footer.append(f"step {before} before, {after} now: {_signed_percent(comparison.growth)}")
     rows = [
-        (shortened(each.name), each.phase.replace("_", " "), *_times(each), _algorithms(each))
+        (shorten(each.name), each.phase.replace("_", " "), *_times(each), _algorithms(each))
         for each in changed[:_MOST_CHANGES]
     ]
     title = f"since the baseline: {comparison.strategy} on {comparison.device}"
@@ -105,24 +105,24 @@ def write_changes(comparison: Comparison, out: TextIO | None = None) -> None:
     )
 
 
-def _times(change: Change) -> tuple[str, str, str]:
+def _times(change: PhaseChange) -> tuple[str, str, str]:
     sign = "+" if change.difference_s > 0 else "-" if change.difference_s < 0 else ""
     return duration(change.before_s), duration(change.after_s), sign + duration(abs(change.difference_s))
 
 
-def _algorithms(change: Change) -> str:
+def _algorithms(change: PhaseChange) -> str:
     names = [name for name in (change.before_algorithm, change.after_algorithm) if name]
     return " -> ".join(dict.fromkeys(names)) if len(set(names)) > 1 else ""
 
 
-def _signed(share: float) -> str:
+def _signed_percent(share: float) -> str:
     return f"{100 * share:+.1f} %"
 
 
 # For pipelines
 
 
-def write_github(checks: Sequence[Check], model: str, out: TextIO | None = None) -> None:
+def write_github(checks: Sequence[ThresholdCheck], model: str, out: TextIO | None = None) -> None:
     """Write the checks as GitHub's workflow commands, which its runner shows beside the change."""
     out = out or sys.stderr
     for each in checks:
@@ -131,7 +131,7 @@ def write_github(checks: Sequence[Check], model: str, out: TextIO | None = None)
         out.write(f"::{level} title={title}::{_data(printable(_line(each)))}\n")
 
 
-def _line(check: Check) -> str:
+def _line(check: ThresholdCheck) -> str:
     return f"{sentence(check)} ({check.strategy} on {check.device})"
 
 
@@ -143,7 +143,7 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def write_junit(checks: Sequence[Check], model: str, out: TextIO | None = None) -> None:
+def write_junit(checks: Sequence[ThresholdCheck], model: str, out: TextIO | None = None) -> None:
     """Write the checks as a JUnit test suite in XML, a test case each."""
     out = out or sys.stdout
     failed = sum(not each.passed for each in checks)

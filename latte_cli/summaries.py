@@ -1,4 +1,4 @@
-"""Portraits: what a device's rows tell of it, such as which algorithm wins where and how much that matters."""
+"""Device summaries: what a device's rows tell of it, such as which algorithm wins where and how much that matters."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,11 +19,11 @@ SIZES = (8, 16, 32, 64, 128, 256)  # powers of two, as networks are made
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class LayerBin:
     """Layers of one sort: which algorithm is fastest most often (`share` of `layers`), and what the best gain.
 
     `gain` is the geometric mean of the framework's own time over the best; None where that was not timed. Bins are
-    places in CHANNELS and SIZES.
+    indices in CHANNELS and SIZES.
     """
 
     kernel: str
@@ -37,7 +37,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reached:
+class RooflinePoint:
     """What one convolution's fastest algorithm reaches: FLOP per byte that has to be moved, and FLOP per second."""
 
     phase: Phase
@@ -46,7 +46,7 @@ class Reached:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Portrait:
+class DeviceSummary:
     """A device under one precision, layout and number of threads: its convolutions, `pairs` layers and phases of them.
 
     `gains` are the framework's own times over the best, for every pair that has both, by phase; `spreads` how far the
@@ -58,8 +58,8 @@ class Portrait:
     layout: Layout
     threads: int
     pairs: int
-    cells: tuple[Cell, ...]
-    reached: tuple[Reached, ...]
+    cells: tuple[LayerBin, ...]
+    reached: tuple[RooflinePoint, ...]
     gains: tuple[tuple[Phase, tuple[float, ...]], ...]
     spreads: tuple[float, ...]
 
@@ -70,8 +70,8 @@ class Portrait:
         return peak is not None and any(each.flop_per_s > 1.1 * peak for each in self.reached)
 
 
-def portraits(store: Store, slug: str) -> list[Portrait]:
-    """A portrait for each precision, layout and number of threads that the device was profiled in, largest first."""
+def device_summaries(store: Store, slug: str) -> list[DeviceSummary]:
+    """A summary for each precision, layout and number of threads that the device was profiled in, largest first."""
     device = store.device(slug)
     timings = Lookup(store, slug, precision=Precision.FP32, layout=Layout.NCHW).everything()
     groups: defaultdict[tuple[Precision, Layout, int], list[Timing]] = defaultdict(list)
@@ -79,12 +79,14 @@ def portraits(store: Store, slug: str) -> list[Portrait]:
         if isinstance(timing.task.layer, Convolution):
             settings = timing.task.settings
             groups[settings.precision, settings.layout, settings.threads].append(timing)
-    found = [portrait(device, own, *key) for key, own in groups.items()]
+    found = [device_summary(device, own, *key) for key, own in groups.items()]
     return sorted(found, key=lambda each: -each.pairs)
 
 
-def portrait(device: Device, timings: Iterable[Timing], precision: Precision, layout: Layout, threads: int) -> Portrait:
-    """The portrait of `device` by timings of convolutions that share their settings."""
+def device_summary(
+    device: Device, timings: Iterable[Timing], precision: Precision, layout: Layout, threads: int
+) -> DeviceSummary:
+    """The summary of `device` by timings of convolutions that share their settings."""
     pairs: defaultdict[tuple[Convolution, Phase], list[Timing]] = defaultdict(list)
     for timing in timings:
         if isinstance(timing.task.layer, Convolution):
@@ -93,14 +95,14 @@ def portrait(device: Device, timings: Iterable[Timing], precision: Precision, la
     for (_, phase), own in pairs.items():
         if (gain := _gain(own)) and len(own) > 1:
             gains[phase].append(gain)
-    return Portrait(
+    return DeviceSummary(
         device=device,
         precision=precision,
         layout=layout,
         threads=threads,
         pairs=len(pairs),
         cells=tuple(_cells(pairs.items())),
-        reached=tuple(_reached(layer, phase, own, precision) for (layer, phase), own in pairs.items()),
+        reached=tuple(_roofline_point(layer, phase, own, precision) for (layer, phase), own in pairs.items()),
         gains=tuple((phase, tuple(gains[phase])) for phase in Convolution.phases if gains[phase]),
         spreads=tuple(timing.high_s / timing.device_s - 1 for own in pairs.values() for timing in own),
     )
@@ -115,7 +117,7 @@ def _gain(timings: Sequence[Timing]) -> float | None:
     return own.device_s / _best(timings).device_s if own else None
 
 
-def _cells(pairs: Iterable[tuple[tuple[Convolution, Phase], Sequence[Timing]]]) -> Iterator[Cell]:
+def _cells(pairs: Iterable[tuple[tuple[Convolution, Phase], Sequence[Timing]]]) -> Iterator[LayerBin]:
     bins: defaultdict[tuple[str, Phase, int, int], list[Sequence[Timing]]] = defaultdict(list)
     for (layer, phase), timings in pairs:
         if len(layer.input) == 2 and not layer.transposed:
@@ -124,7 +126,7 @@ def _cells(pairs: Iterable[tuple[tuple[Convolution, Phase], Sequence[Timing]]]) 
         winners = Counter(_best(timings).task.algorithm for timings in found)
         algorithm, count = winners.most_common(1)[0]
         gains = [gain for timings in found if (gain := _gain(timings))]
-        yield Cell(
+        yield LayerBin(
             kernel=name,
             phase=phase,
             channels=channels,
@@ -151,13 +153,13 @@ def _bin(value: float, ends: Sequence[int]) -> int:
     return min(max(0, ceil(log2(value)) - int(log2(ends[0]))), len(ends) - 1)
 
 
-def _reached(layer: Convolution, phase: Phase, timings: Sequence[Timing], precision: Precision) -> Reached:
+def _roofline_point(layer: Convolution, phase: Phase, timings: Sequence[Timing], precision: Precision) -> RooflinePoint:
     flops, moved = layer.flops(phase), layer.bytes_moved(phase, precision.element_bytes)
-    return Reached(
+    return RooflinePoint(
         phase=phase, flop_per_byte=flops / moved if moved else 0.0, flop_per_s=flops / _best(timings).device_s
     )
 
 
-def typical_spread(found: Portrait) -> float:
+def typical_spread(found: DeviceSummary) -> float:
     """The median of the spreads."""
     return median(found.spreads) if found.spreads else 0.0

@@ -1,4 +1,4 @@
-"""Doubts about an estimate: what it rests on, said with what to do about it."""
+"""Diagnostics of an estimate: what it rests on, said with what to do about it."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from latte_cli.backends import measurable
 from latte_cli.devices import CPU, Kind
 from latte_cli.layers import Convolution
-from latte_cli.lookup import Source, Timing, fits
+from latte_cli.lookup import Source, Timing, fits_workspace
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, fixed_name
 
 _WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}  # chosen: of the step
@@ -21,14 +21,14 @@ def how_to_measure(kind: Kind) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warn:
+class Diagnostic:
     """A doubt about an estimate: a stable code, and a sentence that ends in an action."""
 
     code: str
     message: str
 
 
-def doubts(
+def diagnose(
     calls: Sequence[Timing],
     *,
     strategy: Strategy,
@@ -42,7 +42,7 @@ def doubts(
     memory_share: float = 0.0,
     norms_folded: int = 0,
     waiting_share: float = 0.0,
-) -> Iterator[Warn]:
+) -> Iterator[Diagnostic]:
     """What there is to say of a step's `calls`, chosen by `strategy` under `limits` on a device of `kind`.
 
     `missing` parts were left out; rows of that many library `versions` were read; `unselected` convolutions took the
@@ -53,40 +53,44 @@ def doubts(
     measure = how_to_measure(kind)
     if norms_folded:
         message = f"no norms, and {norms_folded} convolutions with biases: an export for inference may have folded "
-        yield Warn(code="norms-folded", message=message + "norms into them; `--restore-norms` puts them back")
+        yield Diagnostic(code="norms-folded", message=message + "norms into them; `--restore-norms` puts them back")
     if missing:
-        yield Warn(code="missing", message=f"{missing} parts of the step are left out, so it takes longer; {measure}")
+        yield Diagnostic(
+            code="missing", message=f"{missing} parts of the step are left out, so it takes longer; {measure}"
+        )
     yield from _shares(calls, measure)
     if versions > 1:
         message = f"there are rows of {versions} library versions, each layer's newest are used; profile again"
-        yield Warn(code="other_versions", message=message)
+        yield Diagnostic(code="other_versions", message=message)
     if unselected:
         message = "convolutions that were not measured take the framework's default; "
-        yield Warn(code="no_selector", message=message + "`latte train-selector` learns to choose for them")
+        yield Diagnostic(code="no_selector", message=message + "`latte train-selector` learns to choose for them")
     if waiting_share > _WORTH_SAYING["host_bound"]:
         message = (
             f"the GPU waits for the host {waiting_share:.0%} of the step, which depends on the host's other load; "
         )
-        yield Warn(code="host_bound", message=message + "a larger `--batch-size` or `--cuda-graph` keeps it busy")
+        yield Diagnostic(code="host_bound", message=message + "a larger `--batch-size` or `--cuda-graph` keeps it busy")
     if memory_share > 1:
         message = f"the step holds {memory_share:.3g} times the device's memory; lower `--batch-size`"
-        yield Warn(code="memory", message=message)
+        yield Diagnostic(code="memory", message=message)
     if limits.memory_bytes is not None and needed_bytes > limits.memory_bytes:
         over = needed_bytes / limits.memory_bytes
         message = f"with the algorithms of `{strategy.name}` the step holds {over:.3g} times the memory limit; "
-        yield Warn(code="memory_limit", message=message + "compare with `--strategy latte`")
+        yield Diagnostic(code="memory_limit", message=message + "compare with `--strategy latte`")
     if strategy.rule_of_gpu and not kind.offers_choice:
         message = f"`{strategy.name}` chooses on GPUs alone: this is its rule on the CPU's algorithms, a stand-in; "
-        yield Warn(code="stand_in", message=message + "compare with `--strategy pytorch`")
+        yield Diagnostic(code="stand_in", message=message + "compare with `--strategy pytorch`")
     elif strategy.rule_of_gpu and alone:
         message = (
             f"{alone} convolution phases were measured with torch's own choice alone, which `{strategy.name}` takes; "
         )
-        yield Warn(code="no_alternatives", message=message + "`latte profile --suite network FILE` measures the others")
+        yield Diagnostic(
+            code="no_alternatives", message=message + "`latte profile --suite network FILE` measures the others"
+        )
     yield from _unmet(list({id(timing): timing for timing in calls}.values()), strategy.name, limits.workspace_bytes)
 
 
-def _shares(calls: Sequence[Timing], measure: str) -> Iterator[Warn]:
+def _shares(calls: Sequence[Timing], measure: str) -> Iterator[Diagnostic]:
     sources: dict[str, tuple[Callable[[Timing], bool], str, str]] = {
         "predicted_share": (lambda call: call.source is Source.PREDICTED, "predicted, not measured", measure),
         "extrapolated": (lambda call: bool(call.extrapolated), "beyond what was measured", measure),
@@ -99,7 +103,7 @@ def _shares(calls: Sequence[Timing], measure: str) -> Iterator[Warn]:
         if share > _WORTH_SAYING[code]:
             longest = max(found, key=lambda call: call.device_s)
             which = longest.extrapolated if code == "extrapolated" else _main_kinds(found)
-            yield Warn(code=code, message=f"{share:.0%} of the step is {what} ({which}); {action}")
+            yield Diagnostic(code=code, message=f"{share:.0%} of the step is {what} ({which}); {action}")
 
 
 def _main_kinds(calls: Sequence[Timing]) -> str:
@@ -111,12 +115,12 @@ def _main_kinds(calls: Sequence[Timing]) -> str:
     return ", ".join(kinds[:3]) + (", …" if len(kinds) > 3 else "")
 
 
-def _unmet(timings: Sequence[Timing], strategy: str, workspace_limit_bytes: int | None) -> Iterator[Warn]:
+def _unmet(timings: Sequence[Timing], strategy: str, workspace_limit_bytes: int | None) -> Iterator[Diagnostic]:
     convolutions = [timing.task for timing in timings if isinstance(timing.task.layer, Convolution)]
     name = fixed_name(strategy)
     if name and (others := sum(task.algorithm.name.upper() != name.upper() for task in convolutions)):
         message = f"{others} of {len(convolutions)} convolution phases cannot run {name} and take the default; "
-        yield Warn(code="not_supported", message=message + "compare with `--strategy latte`")
-    if over := sum(not fits(timing, workspace_limit_bytes) for timing in timings):
+        yield Diagnostic(code="not_supported", message=message + "compare with `--strategy latte`")
+    if over := sum(not fits_workspace(timing, workspace_limit_bytes) for timing in timings):
         message = f"{over} layer phases need more workspace than the limit; raise `--workspace-limit`"
-        yield Warn(code="workspace_limit", message=message)
+        yield Diagnostic(code="workspace_limit", message=message)

@@ -1,4 +1,4 @@
-"""Closing: what holds memory of a library's, and lets it go when it is closed, left or no longer used."""
+"""Closeable: what holds memory of a library's, and lets it go when it is closed, left or no longer used."""
 
 from contextlib import ExitStack
 from types import TracebackType
@@ -10,7 +10,7 @@ KEPT = 256
 and each may be trained and evaluated at batches of their own."""
 
 
-class Closing:
+class Closeable:
     """A context manager whose block ends with `close`."""
 
     def __enter__(self) -> Self:
@@ -26,7 +26,7 @@ class Closing:
         raise NotImplementedError
 
 
-class SelfClosing(Closing):
+class SelfClosing(Closeable):
     """What a stack holds: let go by `close`, else when nobody refers to it any more, or when Python ends.
 
     So a bounded cache, such as `lru_cache`, closes what it evicts, but never under the hands of a call: each call that
