@@ -138,10 +138,10 @@ def _shares(value: Any) -> tuple[float, ...]:
     return found
 
 
-def _one_of(kind: Any) -> Callable[[Any], Any]:
+def _one_of(what: str, kind: Any) -> Callable[[Any], Any]:
     def parse(value: Any) -> Any:
         if value not in tuple(kind):
-            raise unknown(kind.__name__.lower(), str(value)[:40], kind)
+            raise unknown(what, str(value)[:40], kind)
         return kind(value)
 
     return parse
@@ -161,8 +161,8 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "devices": _whole(1),
     "per_round": _whole(0),
     "timeout_s": duration_s,
-    "method": _one_of(Method),
-    "rule": _one_of(AggregationRule),
+    "method": _one_of("method", Method),
+    "rule": _one_of("rule", AggregationRule),
     "batch": _whole(1),
     "epochs": _whole(1),
     "learning_rate": _number(0, 1e3),
@@ -171,7 +171,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "masked": _truth,
     "scaled": _truth,
     "data": _text,
-    "partition": _one_of(Partition),
+    "partition": _one_of("partition", Partition),
     "alpha": _number(1e-3, 1e6),
     "classes_each": _whole(1),
     "held_out": _number(0, 0.9),
