@@ -24,7 +24,7 @@ SIZES = {
     **{"vgg11": 32, "vgg16": 32},
 }
 WITHIN = 0.05
-STATELESS = ("alexnet", "resnet34", "resnet50", "vgg16")
+STATELESS = ("alexnet", "resnet34", "resnet50", "vgg11", "vgg16")
 """Adam has twice their many weights to update, which are kinds of layers that the smaller networks have as well."""
 
 
