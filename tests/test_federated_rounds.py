@@ -99,6 +99,7 @@ class Federation:
         app.query()(lambda message, context: client.app(message, context))
         app.train()(self._train)
         app.evaluate()(lambda message, context: client.app(message, context))
+        self.app = app
         self.grid = LocalGrid(app, list(NODES), CONFIG)
         self.settings = settings(CONFIG)
         self.model = models.content("custom_cnn", image_size=8)

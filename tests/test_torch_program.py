@@ -27,9 +27,9 @@ from latte_cli.network import Network, zoo
 from latte_cli.network.module import NetworkModule
 from latte_cli.network.torch_program import exported, model
 
-SIZES = {"alexnet": 63, "mobilenet_v1": 32, "mobilenet_v2": 32, "resnet18": 32, "resnet50": 32, "vgg11": 32}
-DEEPER = ("resnet20", "resnet34", "vgg16")
-"""Networks with more of the same blocks as ResNet-8, ResNet-18 and VGG-11 have."""
+SIZES = {"alexnet": 63, "mobilenet_v1": 32, "mobilenet_v2": 32, "resnet18": 32}
+DEEPER = ("resnet20", "resnet34", "resnet50", "vgg11", "vgg16")
+"""Networks with more of the same layers as ResNet-8, ResNet-18, the MobileNets and AlexNet have."""
 
 
 def work(network: Network) -> Counter[Layer]:
