@@ -18,7 +18,6 @@ from latte_cli.federated import data, models
 from latte_cli.federated.aggregation import Arrays, Update, channel_importance, groups, part, trained_channels
 from latte_cli.federated.data import Examples
 from latte_cli.federated.settings import FederationSettings
-from latte_cli.federated.training import train_network
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
 from latte_cli.profiles import resolve_profile
@@ -188,6 +187,8 @@ def train_round(
     It chooses its channels by the settings' method and the frequency table, and trains them on `examples`. Raises
     LatteError as training does.
     """
+    from latte_cli.federated.training import train_network
+
     channels = kept_channels(
         settings.method,
         groups(network),

@@ -20,9 +20,9 @@ from latte_cli.federated import messages
 from latte_cli.federated.aggregation import Kept, aggregate, check_change, check_update, groups, trained_channels
 from latte_cli.federated.device import DevicePrices, Returned, too_slow
 from latte_cli.federated.messages import ARRAYS, FREQUENCIES, TABLE, TASK, RoundTask
+from latte_cli.federated.recipe import NetworkScore
 from latte_cli.federated.replies import SMALL_BYTES, answers, reason, update_bytes
 from latte_cli.federated.settings import FederationSettings
-from latte_cli.federated.training import NetworkScore
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network
 from latte_cli.network.channels import Resizing

@@ -14,6 +14,7 @@ from torch.optim.sgd import sgd
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import Arrays
 from latte_cli.federated.data import Examples
+from latte_cli.federated.recipe import NetworkScore, Recipe
 from latte_cli.layers import Convolution, Linear
 from latte_cli.network import Network
 from latte_cli.network.module import NetworkModule
@@ -23,39 +24,10 @@ _IGNORED = -100  # torch's default `ignore_index`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a device trains: `epochs` over its examples by SGD.
-
-    `masked` takes the scores of classes that the device has no example of for 0, and `scaled` divides what a layer
-    with fewer channels returns by the share of channels it kept (both from HeteroFL, Diao et al., 2021).
-    """
-
-    epochs: int = 1
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    masked: bool = False
-    scaled: bool = False
-
-    @property
-    def optimizer(self) -> str:
-        """The optimizer's name."""
-        return "momentum" if self.momentum else "sgd"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Trained:
     """The `arrays` after training, and the mean `loss` of the last epoch."""
 
     arrays: dict[str, NDArray[Any]]
-    loss: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkScore:
-    """How good a network is: the share of examples it gets right, and its mean loss."""
-
-    accuracy: float
     loss: float
 
 

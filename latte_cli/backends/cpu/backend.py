@@ -198,7 +198,7 @@ def libraries() -> tuple[tuple[str, str], ...]:
     onednn = getattr(torch.backends.mkldnn, "VERSION", None) or _onednn_version()
     external = onednn_calls.library()
     beside = (("onednn_external", external.version_text),) if external else ()
-    return (("onednn", onednn), *beside, ("torch", torch.__version__))
+    return (("onednn", onednn), *beside, ("torch", str(torch.__version__)))
 
 
 def _onednn_version() -> str:

@@ -208,7 +208,7 @@ class CudaBackend:
 def libraries(library: cudnn.Library | None = None) -> tuple[tuple[str, str], ...]:
     """The libraries that compute on this machine's GPUs, with their versions, in the order of their names."""
     found = library or cudnn.open_library()
-    return (("cuda", torch.version.cuda or "none"), ("cudnn", found.version_text), ("torch", torch.__version__))
+    return (("cuda", torch.version.cuda or "none"), ("cudnn", found.version_text), ("torch", str(torch.__version__)))
 
 
 class _Timed:

@@ -13,7 +13,8 @@ from torch import Tensor
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import Arrays, ParameterIndices
 from latte_cli.federated.data import Examples
-from latte_cli.federated.training import Descent, Recipe, Trained
+from latte_cli.federated.recipe import Recipe
+from latte_cli.federated.training import Descent, Trained
 from latte_cli.network import Network
 from latte_cli.network.module import NetworkModule
 
