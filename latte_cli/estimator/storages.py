@@ -13,6 +13,10 @@ Strides: TypeAlias = tuple[int, ...]
 """How many numbers apart neighbours lie, dimension by dimension, as torch counts."""
 
 
+_LAID_ANEW = ("contiguous", "clone")
+"""How torch.export calls what these operators return, which are read as views."""
+
+
 class Storages:
     """The storages of a network's activations, as torch's operators leave them.
 
@@ -91,7 +95,7 @@ def _strides(node: Node, network: Network, strides: Mapping[str, Strides]) -> St
         case Copy(operation="expand", output=output):
             sizes = zip(shape, output[len(output) - len(shape) :], own, strict=True)
             return (*(0,) * (len(output) - len(shape)), *(step if size == out else 0 for size, out, step in sizes))
-        case View(output=output) if output == shape:  # what `contiguous` is read as
+        case View() if node.output.startswith(_LAID_ANEW):
             return own if _is_contiguous(strides, shapes, node.inputs[0]) else None
         case View(output=output):
             return view_strides(shape, own, output)
