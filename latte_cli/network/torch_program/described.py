@@ -83,7 +83,7 @@ class Program:
         statistics = {name for node in norms for place, name in node.constants if place in _STATISTICS}
         counters = {f"{name.rpartition('.')[0]}.num_batches_tracked" for name in statistics}
         own = (name for name, role in self.signature.roles.items() if role == BUFFER)
-        own = (name for name in own if not name.startswith(_LITERAL))
+        own = (name for name in own if not name.rpartition(".")[2].startswith(_LITERAL))
         return {name: self._bytes(name) for name in own if name not in statistics | counters}
 
     def _bytes(self, name: str) -> int:
