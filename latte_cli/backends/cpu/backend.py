@@ -244,7 +244,7 @@ class _Timed:
     def facts(self) -> Facts:
         self._layer.reset()
         known = self._layer.workspace_bytes
-        return Facts(workspace_bytes=cpu_peak_bytes(self._layer.call) if known is None else known)
+        return Facts(workspace_bytes=known() if known else cpu_peak_bytes(self._layer.call))
 
 
 def _largest_bytes(task: Task) -> int:
@@ -280,4 +280,4 @@ def _by_onednn(task: Task, layer: Convolution) -> LayerCall:
             bias_gradient(layer, ready)
         return compute(ready)
 
-    return LayerCall(call=call, first=ready.just_written(task.phase), workspace_bytes=compute.workspace_bytes)
+    return LayerCall(call=call, first=ready.just_written(task.phase), workspace_bytes=lambda: compute.workspace_bytes)
