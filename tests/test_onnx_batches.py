@@ -88,12 +88,56 @@ def enlarged(batch: int) -> ModelProto:
     return made(nodes, {"x": (batch, 3, 6, 6)}, {"v": reals(3, 3, 3, 3), "s": whole_numbers(batch, 3, 12, 12)})
 
 
+def constant_mask(batch: int) -> ModelProto:
+    nodes = [N("Add", ["x", "mask"], ["s"]), N("Softmax", ["s"], ["p"], axis=-1), N("MatMul", ["p", "m"], ["y"])]
+    hidden = np.triu(np.full((batch, 1, 4, 4), -np.inf, np.float32), 1)
+    return made(nodes, {"x": (batch, 2, 4, 4)}, M | {"mask": hidden})
+
+
+def constant_positions(batch: int) -> ModelProto:
+    """Looked up for each sample, with numbers that the graph computes from constants."""
+    nodes = [N("Add", ["i", "two"], ["j"]), N("Gather", ["t", "j"], ["e"]), N("Gather", ["k", "j"], ["f"]),
+             N("Add", ["e", "f"], ["g"]), N("Add", ["x", "g"], ["h"]), N("Reshape", ["h", "s"], ["r"]),
+             N("MatMul", ["r", "m"], ["y"])]  # fmt: skip
+    numbers = {"i": np.tile(np.arange(6), (batch, 1)), "two": whole_numbers(2), "s": whole_numbers(batch, 6, 2, 4)}
+    return made(nodes, {"x": (batch, 6, 8)}, M | numbers | {"t": reals(9, 8), "k": reals(9, 8)})
+
+
+def repeated_token(batch: int) -> ModelProto:
+    """A parameter that the exporter has repeated for each sample."""
+    nodes = [N("Concat", ["t", "x"], ["c"], axis=1), N("MatMul", ["c", "m"], ["y"])]
+    return made(nodes, {"x": (batch, 5, 4)}, M | {"t": np.tile(np.arange(4, dtype=np.float32), (batch, 1, 1))})
+
+
+def drawn_for_each_sample(batch: int) -> ModelProto:
+    nodes = [N("ConstantOfShape", ["s"], ["d"]), N("Div", ["d", "keep"], ["e"]), N("Mul", ["x", "e"], ["z"]),
+             N("MatMul", ["z", "m"], ["y"])]  # fmt: skip
+    return made(nodes, {"x": (batch, 5, 4)}, M | {"s": whole_numbers(batch, 1, 1), "keep": np.float32(0.5)})
+
+
+def biases_of_heads(batch: int) -> ModelProto:
+    """One for each head of each sample, in one dimension."""
+    nodes = [N("Reshape", ["x", "s"], ["q"]), N("Add", ["q", "alibi"], ["r"]), N("MatMul", ["r", "m"], ["y"])]
+    slopes = np.tile(np.arange(3, dtype=np.float32), batch)[:, None, None] * np.arange(4, dtype=np.float32)
+    lowest = np.minimum(slopes, 0) - 1e5
+    return made(nodes, {"x": (batch, 3, 5, 4)}, M | {"s": whole_numbers(batch * 3, 5, 4), "alibi": lowest})
+
+
+def places_in_a_flat_batch(batch: int) -> ModelProto:
+    nodes = [N("Add", ["z", "at"], ["i"]), N("Reshape", ["x", "s"], ["f"]), N("Gather", ["f", "i"], ["g"]),
+             N("MatMul", ["g", "m"], ["y"])]  # fmt: skip
+    numbers = {"at": np.arange(batch) * 5, "s": whole_numbers(-1, 4)}
+    return made(nodes, {"x": (batch, 5, 4), "z": (batch,)}, M | numbers, integers=["z"])
+
+
 def steps_first(batch: int) -> ModelProto:
     return made([N("LSTM", ["x", "lw", "lr"], ["y"], hidden_size=6)], {"x": (5, batch, 4)}, LSTM)
 
 
 MAKERS = (
     *(split_apart, sliced_apart, token, queries_behind_steps, heads, steps_of_heads, windows, last_state, enlarged),
+    *(constant_mask, constant_positions, repeated_token, drawn_for_each_sample, biases_of_heads),
+    places_in_a_flat_batch,
 )
 
 

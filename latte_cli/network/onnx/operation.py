@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, prod
 from typing import Any, TypeAlias
 
@@ -92,6 +92,26 @@ def stored(tensor: TensorProto, name: str = "") -> Tensor:
     trained = prod(shape) > 1 or (prod(shape) == 1 and bool(_NAMED.search(name) if shape else "." in name))
     parts = (whole(name, shape),) if trained and not mask else ()
     return Tensor(name=name, shape=shape, constant=True, values=values, element=tensor.data_type, parts=parts)
+
+
+def at_shape(tensor: Tensor, shape: Shape) -> Tensor:
+    """A constant that was made for another batch: its values stay where they are the same for each sample."""
+    if shape == tensor.shape:
+        return tensor
+    values = tensor.values
+    for axis, (old, new) in enumerate(zip(tensor.shape, shape, strict=True)):
+        if values is not None and old != new:
+            values = np.repeat(values.take([0], axis), new, axis) if axis in uniform_axes(tensor) else None
+    parts = tuple(replace(part, axes=None) for part in tensor.parts)
+    return replace(tensor, shape=shape, values=values, parts=parts)
+
+
+def uniform_axes(tensor: Tensor) -> tuple[int, ...]:
+    """The axes along which a constant is known to repeat the same numbers."""
+    values = tensor.values
+    if values is None or not values.size:
+        return ()
+    return tuple(axis for axis in range(values.ndim) if (values == values.take([0], axis)).all())
 
 
 def checked_shape(shape: tuple[int, ...], what: str) -> Shape:

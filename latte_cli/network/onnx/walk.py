@@ -23,13 +23,16 @@ from latte_cli.network.onnx.operation import (
     Tensor,
     Undecided,
     Unreadable,
+    at_shape,
     checked_shape,
     np_element,
+    uniform_axes,
 )
 from latte_cli.network.onnx.operators import leave_layers
 from latte_cli.network.onnx.origins import Part, overlaps
 from latte_cli.network.onnx.reads import check_reads, computes_with, left_aside, rearranged
 from latte_cli.network.onnx.shapes import MAKING
+from latte_cli.network.onnx.unified import Constant, Sizes
 
 _MOVING = ("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "Compress")
 """Operators that compute nothing with the weights that they are given."""
@@ -54,6 +57,7 @@ class Walk:
     unpriced: list[str] = field(default_factory=list)
     held: dict[str, tuple[Part, ...]] = field(default_factory=dict)
     makers: dict[str, Call] = field(default_factory=dict)
+    constants: dict[str, dict[int, Constant]] = field(default_factory=dict)
     lifts: dict[tuple[str, Shape], str] = field(default_factory=dict)
     joined: dict[tuple[str, ...], str] = field(default_factory=dict)
     replaced: list[tuple[str, Tensor | None]] = field(default_factory=list)
@@ -65,7 +69,12 @@ class Walk:
             each.name: Tensor(name=each.name, shape=self.dimensions.shape_of(each), element=each.element)
             for each in self.graph.inputs
         }
-        self.tensors = {**self.graph.constants, **given}
+        self.tensors = {**{name: self._at_batch(name, one) for name, one in self.graph.constants.items()}, **given}
+
+    @property
+    def given(self) -> Mapping[str, Sizes]:
+        """Where the batch is in the inputs."""
+        return {each.name: self.dimensions.sizes_of(each) for each in self.graph.inputs}
 
     def size_of(self, name: str) -> int | None:
         """What the user says that a dimension called `name` is."""
@@ -155,10 +164,13 @@ class Walk:
         if call.kind not in MAKING and op.folds:
             self._keep_constants(op, call)
             return
+        if call.kind in MAKING:
+            op.results = {name: self._at_batch(name, one) for name, one in op.results.items()}
         twice = self.tensors.keys() & op.results.keys()
         if twice:
             raise LatteError(f"`{min(twice)}` is written twice")
         check_reads(op)
+        self._note_constants(op, call)
         self.tensors |= op.results
         self.nodes += op.nodes
         self.held |= op.held
@@ -185,6 +197,9 @@ class Walk:
         if self.lifts.get(key) not in self.tensors:
             count = sum(name == tensor.name for name, _ in self.lifts)
             output = f"{tensor.name}/value" + (f"#{count + 1}" if count else "")
+            axes = uniform_axes(tensor) if tensor.countable else tuple(range(len(tensor.shape)))
+            self.constants[output] = {0: Constant(name=output, shape=tensor.shape, axes=axes, trained=tensor.countable)}
+            tensor = at_shape(tensor, self.wanted.get(output, tensor.shape))
             layer = Stored(shape=tensor.shape, trained=tensor.countable)
             own = (tensor.name,) if tensor.countable else ()
             beside = () if own else ((0, tensor.name),)
@@ -245,7 +260,20 @@ class Walk:
             elif trained and made.floating:
                 made = replace(made, name=name, turned=False, derived=True)
                 self.makers[name] = call
-            self.tensors[name] = made
+            self.tensors[name] = self._at_batch(name, made)
+
+    def _at_batch(self, name: str, tensor: Tensor) -> Tensor:
+        """A constant at the batch of the walk, where the export made it for its own."""
+        return at_shape(tensor, self.wanted.get(name, tensor.shape)) if tensor.constant else tensor
+
+    def _note_constants(self, op: Operation, call: Call) -> None:
+        """Remember what the nodes read beside activations, which may hold the batch."""
+        for node in op.nodes:
+            self.constants[node.output] = {
+                place: Constant(name=call.inputs[place], shape=one.shape, axes=tuple(range(len(one.shape))))
+                for place, _ in node.constants
+                if place < len(op.inputs) and (one := op.inputs[place]) is not None and one.constant
+            }
 
     def _label(self, parts: tuple[Part, ...], name: str) -> str:
         """What parts of stored tensors are called: the same parts put together twice are one parameter."""
