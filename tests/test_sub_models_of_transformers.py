@@ -73,6 +73,14 @@ class Gpt(nn.Module):
         return self.head(self.norm(self.block(x)))
 
 
+class LongGpt(Gpt):
+    """Has more positions than channels, as most have."""
+
+    def __init__(self, scale: int = 1) -> None:
+        super().__init__(scale)
+        self.position = nn.Embedding(16, 16 // scale)
+
+
 class VisionTransformer(nn.Module):
     def __init__(self, scale: int = 1) -> None:
         super().__init__()
@@ -146,6 +154,7 @@ class Classifier(nn.Module):
 CASES: dict[str, tuple[Callable[..., nn.Module], Tensor]] = {
     **{f"gpt {way}": (lambda scale=1, way=way: Gpt(scale, way), TOKENS)
        for way in ("split", "sliced", "reshaped", "interleaved")},
+    "gpt long": (LongGpt, TOKENS),
     "gpt tied": (lambda scale=1: Gpt(scale, tied=True), TOKENS),
     "vit": (VisionTransformer, IMAGES),
     "llama": (Llama, TOKENS),
