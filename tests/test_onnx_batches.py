@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 from test_onnx_weights import N, heavy, made, network, reals, whole_numbers
 
 from latte_cli.errors import LatteError
+from latte_cli.layers import Shape
 from latte_cli.network import Network
 
 WANTED = 6
@@ -109,6 +110,18 @@ def repeated_token(batch: int) -> ModelProto:
     return made(nodes, {"x": (batch, 5, 4)}, M | {"t": np.tile(np.arange(4, dtype=np.float32), (batch, 1, 1))})
 
 
+def mask_of_places(batch: int) -> ModelProto:
+    """Places that are looked up and that a mask is computed from as well, all from constants."""
+    nodes = [N("Gather", ["t", "i"], ["e"]), N("Add", ["x", "e"], ["h"]), N("Reshape", ["i", "s"], ["j"]),
+             N("Expand", ["j", "whole"], ["k"]), N("Equal", ["k", "zero"], ["b"]),
+             N("Where", ["b", "low", "no"], ["f"]),
+             N("Transpose", ["h"], ["u"], perm=[0, 2, 1]), N("MatMul", ["h", "u"], ["r"]),
+             N("Add", ["r", "f"], ["q"]), N("MatMul", ["q", "m"], ["y"])]  # fmt: skip
+    numbers = {"i": np.tile(np.arange(4), (batch, 1)), "s": whole_numbers(batch, 1, 4), "zero": np.int64(0)}
+    numbers |= {"whole": whole_numbers(batch, 4, 4), "low": np.float32(-np.inf), "no": np.float32(0)}
+    return made(nodes, {"x": (batch, 4, 8)}, M | numbers | {"t": reals(9, 8)})
+
+
 def drawn_for_each_sample(batch: int) -> ModelProto:
     nodes = [N("ConstantOfShape", ["s"], ["d"]), N("Div", ["d", "keep"], ["e"]), N("Mul", ["x", "e"], ["z"]),
              N("MatMul", ["z", "m"], ["y"])]  # fmt: skip
@@ -137,7 +150,7 @@ def steps_first(batch: int) -> ModelProto:
 MAKERS = (
     *(split_apart, sliced_apart, token, queries_behind_steps, heads, steps_of_heads, windows, last_state, enlarged),
     *(constant_mask, constant_positions, repeated_token, drawn_for_each_sample, biases_of_heads),
-    places_in_a_flat_batch,
+    *(places_in_a_flat_batch, mask_of_places),
 )
 
 
@@ -149,6 +162,16 @@ def facts(found: Network) -> tuple[object, ...]:
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_a_file_read_at_another_batch_is_its_export_there(make: Callable[[int], ModelProto], batch: int) -> None:
     assert facts(network(make(batch), batch_size=WANTED)) == facts(network(make(WANTED)))
+
+
+@pytest.mark.parametrize(("shape", "what", "count"), [((2, 1, 4), "a parameter", 16), ((2, 5, 4), "a constant", 12)])
+def test_what_an_unseen_constant_of_the_batch_is_taken_for_is_said(shape: Shape, what: str, count: int) -> None:
+    nodes = [N("Add", ["x", "t"], ["c"]), N("MatMul", ["c", "m"], ["y"])]
+    model = made(nodes, {"x": (2, 5, 4)}, M | {"t": reals(*shape)})
+    model.graph.initializer[1].data_location = TensorProto.EXTERNAL
+    found = network(model, batch_size=3)
+    assert found.parameters == count
+    assert any(what in note for note in found.notes)
 
 
 @pytest.mark.parametrize("batch", [1, 2])

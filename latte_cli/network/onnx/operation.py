@@ -28,6 +28,9 @@ _LIKE_A_MASK = -1e4  # the least that exporters add to a score to hide it; weigh
 _NAMED = re.compile(r"(^|[._/])(weight|bias|gamma|alpha|beta|gain|scale|slope|temperature)s?$|^\w+(\.\w+)+$")
 """What the names of single numbers have that a module trains; others are constants of its code."""
 
+_DOTTED = re.compile(r"^[^/%]*\.[^/%]*$")
+"""The name of a module's own single number; one in its code is called as `/layer.0/Constant` or as a value is."""
+
 NO_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
 FOLDED_ELEMENTS = 65_536
 """Constants of up to so many elements are computed with; of larger ones only the shape is known."""
@@ -89,7 +92,7 @@ def stored(tensor: TensorProto, name: str = "") -> Tensor:
     shape, values = checked_shape(tuple(tensor.dims), f"`{tensor.name}`"), tensor_values(tensor)
     name = name or tensor.name
     mask = values is not None and values.dtype.kind == "f" and values.size > 0 and values.min() <= _LIKE_A_MASK
-    trained = prod(shape) > 1 or (prod(shape) == 1 and bool(_NAMED.search(name) if shape else "." in name))
+    trained = prod(shape) > 1 or (prod(shape) == 1 and bool(_NAMED.search(name) if shape else _DOTTED.search(name)))
     parts = (whole(name, shape),) if trained and not mask else ()
     return Tensor(name=name, shape=shape, constant=True, values=values, element=tensor.data_type, parts=parts)
 

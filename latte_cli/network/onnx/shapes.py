@@ -330,7 +330,7 @@ def _expand(op: Operation) -> object:
     if op.scaled and op.folds and uniform(x):
         conflicts = zip(before, (*(1,) * (rank - len(target)), *target), strict=True)
         return op.constant(tuple(new if old == op.own_batch or old == 1 else old for old, new in conflicts))
-    if op.scaled and not wanted.computed and output is not None:
+    if op.scaled and not op.folds and not wanted.computed and output is not None:
         return _copied(op, "expand", broadcast(x.shape, output))
     return _copied(op, "expand", broadcast(x.shape, target))
 

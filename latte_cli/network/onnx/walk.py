@@ -37,6 +37,9 @@ from latte_cli.network.onnx.unified import Constant, Sizes
 _MOVING = ("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "Compress")
 """Operators that compute nothing with the weights that they are given."""
 
+_VECTOR_FOR_EACH = 2
+"""How many dimensions over 1 a parameter has that is repeated for each sample: the batch, and its own."""
+
 _MALFORMED = (ValueError, TypeError, IndexError, ArithmeticError)
 """What Python and numpy raise for numbers that do not fit together."""
 
@@ -58,6 +61,7 @@ class Walk:
     held: dict[str, tuple[Part, ...]] = field(default_factory=dict)
     makers: dict[str, Call] = field(default_factory=dict)
     constants: dict[str, dict[int, Constant]] = field(default_factory=dict)
+    exported: dict[str, Tensor] = field(default_factory=dict)
     lifts: dict[tuple[str, Shape], str] = field(default_factory=dict)
     joined: dict[tuple[str, ...], str] = field(default_factory=dict)
     replaced: list[tuple[str, Tensor | None]] = field(default_factory=list)
@@ -131,7 +135,22 @@ class Walk:
             FLOW[call.kind](self, call)
             self._read_besides(call, count)
         else:
+            self._read_at_batch(call)
+
+    def _read_at_batch(self, call: Call) -> None:
+        """Read an operator; constants that do not fit together at the walk's batch are folded as the export had them.
+
+        What it writes is brought to the batch where it is read with activations.
+        """
+        try:
             self._read(call, [self.tensors[name] if name else None for name in call.inputs])
+        except Undecided:
+            raise
+        except LatteError:
+            own = [self.exported.get(name, self.tensors[name]) if name else None for name in call.inputs]
+            if self.exported.keys().isdisjoint(call.inputs) or not all(one.constant for one in own if one):
+                raise
+            self._read(call, own)
 
     def _read_besides(self, call: Call, count: int) -> None:
         """Let the first of the nodes since `count` read what decides how the operators in `call` run."""
@@ -197,9 +216,7 @@ class Walk:
         if self.lifts.get(key) not in self.tensors:
             count = sum(name == tensor.name for name, _ in self.lifts)
             output = f"{tensor.name}/value" + (f"#{count + 1}" if count else "")
-            axes = uniform_axes(tensor) if tensor.countable else tuple(range(len(tensor.shape)))
-            self.constants[output] = {0: Constant(name=output, shape=tensor.shape, axes=axes, trained=tensor.countable)}
-            tensor = at_shape(tensor, self.wanted.get(output, tensor.shape))
+            tensor = self._once_for_all(tensor, output)
             layer = Stored(shape=tensor.shape, trained=tensor.countable)
             own = (tensor.name,) if tensor.countable else ()
             beside = () if own else ((0, tensor.name),)
@@ -210,6 +227,25 @@ class Walk:
             self._put(output, Tensor(name=output, shape=tensor.shape, element=tensor.element))
             self.lifts[key] = output
         return self.tensors[self.lifts[key]]
+
+    def _once_for_all(self, tensor: Tensor, output: str) -> Tensor:
+        """A constant that an activation `output` stands for, at the walk's batch: what a parameter repeats, once.
+
+        What has a matrix for each sample is no parameter: a mask, a first state.
+        """
+        known, shape = tensor.values is not None, tensor.shape
+        matrix = sum(size > 1 for size in shape) > _VECTOR_FOR_EACH
+        trained = tensor.countable and not matrix
+        axes = uniform_axes(tensor) if known and tensor.countable else tuple(range(len(shape)))
+        axes = () if trained and sum(size > 1 for size in shape) < _VECTOR_FOR_EACH else axes
+        self.constants[output] = {0: Constant(name=output, shape=shape, axes=axes, trained=trained)}
+        wanted = self.wanted.get(output, shape)
+        if wanted == shape:
+            return tensor
+        if tensor.countable and not (known and trained):
+            what = "a parameter that is repeated for each sample" if trained else "a constant for each sample"
+            self.notes.append(f"`{tensor.name}` is taken for {what} of the export's batch")
+        return replace(at_shape(tensor, wanted), parts=tensor.parts if trained else ())
 
     def _computed_in_each_step(self, tensor: Tensor) -> Tensor:
         call = self.makers[tensor.name]
@@ -264,7 +300,11 @@ class Walk:
 
     def _at_batch(self, name: str, tensor: Tensor) -> Tensor:
         """A constant at the batch of the walk, where the export made it for its own."""
-        return at_shape(tensor, self.wanted.get(name, tensor.shape)) if tensor.constant else tensor
+        wanted = self.wanted.get(name, tensor.shape)
+        if not tensor.constant or wanted == tensor.shape:
+            return tensor
+        self.exported[name] = tensor
+        return at_shape(tensor, wanted)
 
     def _note_constants(self, op: Operation, call: Call) -> None:
         """Remember what the nodes read beside activations, which may hold the batch."""
