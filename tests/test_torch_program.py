@@ -187,6 +187,23 @@ def test_symbolic_sizes_are_open_dimensions(tmp_path: Path) -> None:
     assert load(path, batch_size=5, sizes={name: 12}).shapes["conv1d"] == (5, 4, 10)
 
 
+def test_differences_of_neighbours_are_followed() -> None:
+    class Differing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            starts = torch.diff(x > 0, dim=1, prepend=x[:, :1] > 0)
+            return torch.diff(x, n=2, dim=1, append=x[:, :1]) + starts[:, 1:]
+
+    found = load(Differing(), torch.randn(2, 5))
+    assert found.shapes[found.outputs[0]] == (2, 4)
+
+
+def test_a_weight_with_a_length_of_its_own_has_both_as_parameters() -> None:
+    module = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3), dim=2)
+    found = load(module, torch.randn(2, 4, 8))
+    assert found.trained_parameters == sum(each.numel() for each in module.parameters())
+    assert not found.unpriced
+
+
 def test_an_operator_without_a_rule_is_named() -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import typer
 from latte_cli import files
 from latte_cli.cli.options import (
     AllowUnknownOption,
+    BatchAxisOption,
     FormatOption,
     ModelArgument,
     OptimizerOption,
@@ -108,6 +109,7 @@ class AllocateRequest(Request):
         Path | None, typer.Option(metavar="FILE", help="Draw the round, or the curve, as .png, .svg or .pdf.")
     ] = None
     force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False
+    batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")
