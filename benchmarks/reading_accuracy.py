@@ -270,7 +270,7 @@ def _said(network: Any, workspaces_s: float) -> dict[str, Any]:
     from latte_cli.estimator.memory import memory
     from latte_cli.estimator.steps import Step, step_calls
     from latte_cli.layers import Phase
-    from latte_cli.tasks import Precision
+    from latte_cli.precisions import Precision
 
     work: Counter[bool] = Counter()
     for call in step_calls(network, Step(optimizer="none", loss="none")):
@@ -300,7 +300,8 @@ def _workspaces(network: Any, end_s: float) -> dict[Any, int] | None:
     from latte_cli.backends.cpu.backend import CpuBackend
     from latte_cli.estimator.steps import Step, step_calls
     from latte_cli.layers import Phase
-    from latte_cli.tasks import Layout, Precision, Task
+    from latte_cli.precisions import Layout, Precision
+    from latte_cli.tasks import Task
 
     backend = CpuBackend(threads=1)
     settings = backend.settings(Precision.FP32, Layout.NCHW)

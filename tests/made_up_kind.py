@@ -23,7 +23,8 @@ from latte_cli.backends.contract import (
 from latte_cli.backends.probes import Module
 from latte_cli.devices import Device, Kind, Sampling
 from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Settings, Task
 
 ABACUS = Kind(
     name="abacus",

@@ -18,13 +18,14 @@ from latte_cli.devices import CPU, Device
 from latte_cli.estimator import estimate_one
 from latte_cli.network import load
 from latte_cli.network.module import NetworkModule
+from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Format
 from latte_cli.report.verifications import Verification, write_verification
 from latte_cli.runtime import Choices, read_choices, write_choices
 from latte_cli.runtime.optimizing import own_key
 from latte_cli.runtime.racing import Race, raced_here, winning_choices
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.tasks import Settings
 
 THREADS = 1
 

@@ -19,8 +19,9 @@ from latte_cli.backends.cpu.backend import CpuBackend
 from latte_cli.backends.torch.layers import layer_call
 from latte_cli.devices import CPU
 from latte_cli.layers import Activation, Convolution, Layer, Optimizer, Phase
+from latte_cli.precisions import Layout, Precision
 from latte_cli.suites import LayerLimits
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Settings, Task
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ from latte_cli.algorithms import HEURISTIC
 from latte_cli.devices import CUDA
 from latte_cli.layers import Activation, Layer, Phase
 from latte_cli.measure import Evidence, Measurement, Outcome, QualityFlag
+from latte_cli.precisions import Layout, Precision
 from latte_cli.store import open_store
 from latte_cli.sweep import Budget, Sweep, Wanted
-from latte_cli.tasks import Layout, Precision, Question, Task
+from latte_cli.tasks import Question, Task
 from latte_cli.worker import Opening, Worker
 
 LAYERS: list[Layer] = [convolution(128), Activation(function="relu", shape=(32, 64, 56, 56)), convolution(64)]

@@ -19,7 +19,8 @@ from latte_cli.network import training as views
 from latte_cli.network.module import NetworkModule, optimizer, random_inputs, random_targets
 from latte_cli.network.module import training_step as real_step
 from latte_cli.network.onnx import read
-from latte_cli.tasks import Layout, Precision, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Task
 
 SIZES = {
     **{"alexnet": 63, "mobilenet_v1": 64, "mobilenet_v2": 64, "resnet18": 64, "resnet34": 32, "resnet50": 64},

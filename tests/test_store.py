@@ -20,9 +20,10 @@ from latte_cli.devices import CPU, Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Linear, Optimizer, Phase, View, layer_from_text
 from latte_cli.measure import Evidence, Measurement, Outcome, QualityFlag
+from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store, open_store, shipped_models, shipped_profiles
 from latte_cli.store.parts import PartDirectory
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.tasks import Question, Settings, Task
 
 APPEND = [sys.executable, str(Path(__file__).with_name("append_rows.py"))]
 

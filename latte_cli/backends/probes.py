@@ -234,7 +234,7 @@ def _engines(question: Mapping[str, Any]) -> dict[str, Any]:
     from latte_cli.backends.native import cudnn
     from latte_cli.engines import Heuristic
     from latte_cli.layers import Convolution, Phase, layer_from_text
-    from latte_cli.tasks import Layout, Precision
+    from latte_cli.precisions import Layout, Precision
 
     library = _named_cudnn() if os.environ.get(_VARIABLES["cudnn"]) else _opened_cudnn()
 

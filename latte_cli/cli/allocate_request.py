@@ -21,8 +21,8 @@ from latte_cli.cli.options import (
 from latte_cli.cli.request import Request, check_apart, check_needed
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.fleet import Method, Objective
+from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Format
-from latte_cli.tasks import Layout, Precision
 
 _DURATIONS = ("--round-duration", "--target-capacity", "--floor", "--max-idle")
 _APART = (

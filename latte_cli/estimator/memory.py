@@ -11,7 +11,7 @@ from latte_cli.estimator.storages import Storages
 from latte_cli.layers import INDEX_BYTES, Phase, Stored
 from latte_cli.network import Network, Node
 from latte_cli.optimizers import update_rule
-from latte_cli.tasks import Precision
+from latte_cli.precisions import Precision
 
 CallPosition: TypeAlias = tuple[str, Phase]
 """A node's name, or UPDATE or LOSS, and a phase."""

@@ -30,7 +30,8 @@ from latte_cli.backends.torch.whole import Runs
 from latte_cli.devices import CPU, Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Transfer, Whole
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Settings, Task
 
 _ASSUMED_CACHE_BYTES = 32 * 2**20  # where the system tells none: a last level of a desktop's size
 _QUIET_CORES = 0.3  # chosen: above one of the 10 ms that /proc/stat counts in, over the 50 ms between two readings

@@ -21,7 +21,8 @@ from latte_cli.backends.torch.whole import Runs
 from latte_cli.devices import CUDA, Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Whole
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Settings, Task
 
 T = TypeVar("T")
 

@@ -19,7 +19,8 @@ from latte_cli.errors import LatteError
 from latte_cli.layers import Attention, Convolution, Embedding, Layer, Linear, Optimizer, Phase, Transfer
 from latte_cli.network.module import layer_module
 from latte_cli.network.module import optimizer as make_optimizer
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Settings
 
 aten: Any = torch.ops.aten
 
