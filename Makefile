@@ -37,7 +37,7 @@ WORKERS ?= 2
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 test: libraries ## all tests; ARGS='tests/test_layers.py -x' for some
 ifeq ($(strip $(ARGS)),)
-	@$(PYTEST) -m "not alone" -n $(WORKERS) --dist loadfile --durations=10; beside=$$?; \
+	@$(PYTEST) -m "not alone" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10; beside=$$?; \
 	$(PYTEST) -m alone --durations=10 $$(grep -l pytest.mark.alone tests/*.py) && exit $$beside
 else
 	$(PYTEST) $(ARGS)
@@ -56,12 +56,12 @@ WIDTHS := 1,0.5
 PROFILE = $(LATTE) profile --suite network $(MODEL) --batch-size 8 --widths $(WIDTHS)
 demo: export LATTE_STORE := $(CURDIR)/$(DEMO)/store
 demo: LATTE := $(BIN)/latte
-demo: .venv/ready ## profile this machine for three minutes; an estimate and a plan from what was measured
+demo: .venv/ready ## profile this machine for two minutes; an estimate and a plan from what was measured
 	@mkdir -p $(DEMO)
 	$(LATTE) zoo export resnet18 $(MODEL) --force
-	$(PROFILE) --budget 100s
-	$(PROFILE) --budget 46s --threads 1
-	$(PROFILE) --budget 26s --precision bf16 --layout channels_last
+	$(PROFILE) --budget 60s
+	$(PROFILE) --budget 24s --threads 1
+	$(PROFILE) --budget 14s --precision bf16 --layout channels_last
 	$(LATTE) train-selector
 	$(LATTE) estimate $(MODEL) --batch-size 8
 	$(LATTE) allocate $(MODEL) --fleet docs/fleet.yaml --widths $(WIDTHS) --round-duration 60s || [ $$? -eq 3 ]
