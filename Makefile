@@ -56,12 +56,12 @@ WIDTHS := 1,0.5
 PROFILE = $(LATTE) profile --suite network $(MODEL) --batch-size 8 --widths $(WIDTHS)
 demo: export LATTE_STORE := $(CURDIR)/$(DEMO)/store
 demo: LATTE := $(BIN)/latte
-demo: .venv/ready ## profile this machine for two minutes; an estimate and a plan from what was measured
+demo: .venv/ready ## profile this machine for three minutes; an estimate and a plan from what was measured
 	@mkdir -p $(DEMO)
 	$(LATTE) zoo export resnet18 $(MODEL) --force
-	$(PROFILE) --budget 60s
+	$(PROFILE) --budget 100s
 	$(PROFILE) --budget 24s --threads 1
-	$(PROFILE) --budget 14s --precision bf16 --layout channels_last
+	$(PROFILE) --budget 26s --precision bf16 --layout channels_last
 	$(LATTE) train-selector
 	$(LATTE) estimate $(MODEL) --batch-size 8
 	$(LATTE) allocate $(MODEL) --fleet docs/fleet.yaml --widths $(WIDTHS) --round-duration 60s || [ $$? -eq 3 ]
