@@ -230,13 +230,27 @@ def test_tied_weights_count_once_and_unused_ones_are_named(tmp_path: Any) -> Non
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.embed(x))
 
-    module = Tied()
     path = tmp_path / "m.pt2"
+    with torch.device("meta"):
+        without_data = load(Tied(), torch.zeros(2, 3, dtype=torch.long))
+    module = Tied()
     torch.export.save(torch.export.export(module, (torch.randint(20, (2, 3)),)), path)
-    for found in (load(module, torch.randint(20, (2, 3))), load(path)):
+    for found in (load(module, torch.randint(20, (2, 3))), load(path), without_data):
         assert found.parameters == 167
         assert found.trained_parameters == 160
         assert any("no gradient reaches `idle`" in note for note in found.notes)
+
+
+def test_weights_without_data_are_told_apart_or_counted_by_themselves_with_a_note(tmp_path: Any) -> None:
+    with torch.device("meta"):
+        module = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.LayerNorm(6))
+        example = torch.zeros(2, 6)
+    agrees(module, example)
+    path = tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(module, (example,)), path)
+    found = load(path)
+    assert found.parameters == sum(parameter.numel() for parameter in module.parameters())
+    assert any("has no data for 6 of its weights" in note for note in found.notes)
 
 
 def test_what_is_frozen_stays_frozen_beside_what_the_user_freezes() -> None:

@@ -9,6 +9,7 @@ from latte_cli.errors import LatteError
 from latte_cli.network.torch_program.archive import (
     DAMAGED,
     Arrays,
+    Ties,
     archived,
     is_archive,
     is_pickle,
@@ -56,7 +57,7 @@ def program(content: bytes | memoryview, name: str, tied: Mapping[str, str] | No
     """
     module = archived(content, name)
     try:
-        return _lowered(module, name, tied_weights(content, name) if tied is None else tied)
+        return _lowered(module, name, tied_weights(content, name) if tied is None else Ties(owners=tied))
     except LatteError:
         raise
     except _MALFORMED as exc:
@@ -69,8 +70,8 @@ def arrays(content: bytes, name: str) -> Arrays:
     return Arrays(content, name, ELEMENTS)
 
 
-def _lowered(module: Mapping[str, Any], name: str, tied: Mapping[str, str]) -> Program:
-    graph, signature = module["graph"], signature_of(module, tied)
+def _lowered(module: Mapping[str, Any], name: str, ties: Ties) -> Program:
+    graph, signature = module["graph"], signature_of(module, ties.owners)
     names = dict(signature.names)
     low = Lowering(metas={names.get(own, own): meta_of(values) for own, values in graph["tensor_values"].items()})
     for weight, role in signature.roles.items():
@@ -88,4 +89,4 @@ def _lowered(module: Mapping[str, Any], name: str, tied: Mapping[str, str]) -> P
     body = helper.make_graph(low.nodes, name, given, made, initializer=list(low.constants.values()))
     opsets = [helper.make_opsetid("", _OPSET), *(helper.make_opsetid(domain, 1) for domain in ("aten", "latte"))]
     lowered = helper.make_model(body, opset_imports=opsets, ir_version=_IR_VERSION)
-    return Program(model=lowered, low=low, signature=signature)
+    return Program(model=lowered, low=low, signature=signature, without_data=ties.without_data)

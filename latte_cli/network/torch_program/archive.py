@@ -5,6 +5,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,21 +62,34 @@ def archived(content: bytes | memoryview, name: str) -> dict[str, Any]:
     return _checked(_parsed(text, name), name)
 
 
-def tied_weights(content: bytes | memoryview, name: str) -> dict[str, str]:
-    """The names of weights that are others by another name, as tied ones are, with the first name of each."""
-    found: dict[str, str] = {}
+@dataclass(frozen=True, kw_only=True)
+class Ties:
+    """Which weights are others by another name, as tied ones are, with the first name of each.
+
+    `without_data` are weights of a file that was written from the meta device: all of them lie in one empty entry, so
+    that nothing tells which are tied.
+    """
+
+    owners: Mapping[str, str]
+    without_data: tuple[str, ...] = ()
+
+
+def tied_weights(content: bytes | memoryview, name: str) -> Ties:
+    """The ties that a `.pt2` file's entries show; none for a file whose weights cannot be read."""
+    owners: dict[str, str] = {}
     first: dict[Any, str] = {}
     try:
-        config = Arrays(bytes(content), name, {}).metas
-        for key, meta in config.items():
+        arrays = Arrays(bytes(content), name, {})
+        empty = set(arrays.without_data())
+        for key, meta in arrays.metas.items():
             tensor = meta["tensor_meta"]
             place = (meta["path_name"], *(json.dumps(tensor[part]) for part in ("sizes", "strides", "storage_offset")))
             owner = first.setdefault(place, key)
-            if owner != key:
-                found[key] = owner
+            if owner != key and key not in empty:
+                owners[key] = owner
     except (LatteError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error):
-        return {}
-    return found
+        return Ties(owners={})
+    return Ties(owners=owners, without_data=tuple(empty))
 
 
 class Arrays(Mapping[str, NDArray[Any]]):
@@ -96,6 +110,15 @@ class Arrays(Mapping[str, NDArray[Any]]):
             config = _parsed(archive.read(found[0]), self._name).get("config")
         plain = {key: meta for key, meta in dict(config).items() if not meta.get("use_pickle")}
         return found[0].filename.rpartition("/")[0], plain
+
+    def without_data(self) -> Iterator[str]:
+        """The weights that hold numbers by their shape, but none in the file."""
+        with zipfile.ZipFile(io.BytesIO(self._content)) as archive:
+            empty = {entry.filename for entry in archive.infolist() if not entry.file_size}
+        for key, meta in self.metas.items():
+            sizes = (size["as_int"] for size in meta["tensor_meta"]["sizes"])
+            if f"{self._folder}/{meta['path_name']}" in empty and all(sizes):
+                yield key
 
     def __getitem__(self, key: str) -> NDArray[Any]:
         meta = self.metas[key]

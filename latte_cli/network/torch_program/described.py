@@ -27,11 +27,12 @@ _MANY = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program as an ONNX model, with what its signature says."""
+    """A program as an ONNX model, with what its signature says; its file may have weights `without_data`."""
 
     model: ModelProto
     low: Lowering
     signature: Signature
+    without_data: tuple[str, ...] = ()
 
     def described(self, network: Network) -> Network:
         """`network`, read from the model, with what the program says of its parameters and buffers."""
@@ -97,6 +98,11 @@ class Program:
         return frozenset(_flowing(graph.node, {value.name for value in graph.output}))
 
     def _notes(self, unreached: Sequence[str]) -> Iterator[str]:
+        if len(self.without_data) > 1:
+            yield (
+                f"the file has no data for {len(self.without_data)} of its weights: tied ones cannot be told from "
+                "others, so that each counts by itself; export the module from the CPU where some are tied"
+            )
         if unreached:
             yield f"no gradient reaches {_named(unreached)}, although it is to be trained"
         if self.low.idle["norm"]:

@@ -205,11 +205,16 @@ def _tied(weights: Mapping[str, Any]) -> dict[str, str]:
     """The names of tensors that are others by another name, with the first name of each."""
     first: dict[Any, str] = {}
     places = {
-        key: (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
+        key: (_storage(tensor), tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()))
         for key, tensor in weights.items()
         if tensor.numel()
     }
     return {key: owner for key, place in places.items() if (owner := first.setdefault(place, key)) != key}
+
+
+def _storage(tensor: Any) -> int:
+    """What tells the storage of a tensor from others; tensors of the meta device have one, though no data."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _nodes(program: Any) -> Iterator[Any]:
