@@ -4,7 +4,9 @@ from pathlib import Path
 import made_rows
 import onnx
 import pytest
+import torch
 from made_rows import DEVICE, GEMM, SETTINGS, measurement, network, profile, seconds, step_layers, tasks, write
+from torch import nn
 
 import latte_cli
 from latte_cli import selector as selectors
@@ -456,3 +458,15 @@ def test_a_layout_that_nobody_asked_for_gives_way_to_one_that_was_measured(store
         estimate_each(store, gpu.slug, NETWORK, precision="tf32", layout="channels_last")
     with pytest.raises(NotProfiled, match="no rows in fp16 channels_last"):
         estimate_each(store, gpu.slug, NETWORK, strategies=("tensorflow",), precision="fp16")
+
+
+def test_gradients_that_the_heap_gives_back_are_named_with_what_keeps_them(store):
+    with torch.device("meta"):
+        deep = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(40)))
+        found = load(deep, (torch.zeros(2, 1024),))
+    profile(store, step_layers(found))
+    [said] = [each for each in estimate_one(store, DEVICE.slug, found).warnings if each.code == "returned_memory"]
+    assert "glibc gives 160 MiB of gradients back after each step" in said.message
+    assert "MALLOC_TRIM_THRESHOLD_" in said.message
+    profile(store, step_layers(NETWORK))
+    assert "returned_memory" not in codes(estimate_one(store, DEVICE.slug, NETWORK))

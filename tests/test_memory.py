@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from latte_cli import load
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.cpu.backend import CpuBackend
-from latte_cli.estimator.memory import memory
+from latte_cli.estimator.memory import memory, returned_bytes
 from latte_cli.estimator.steps import LOSS, UPDATE, Step, step_calls
 from latte_cli.layers import Layer, Phase
 from latte_cli.network import Network, zoo
@@ -178,3 +178,22 @@ def test_sixteen_bits_halve_the_activations_and_autocast_keeps_the_weights() -> 
     assert half.activations_bytes < 0.6 * full.activations_bytes
     assert mixed.parameters_bytes == full.parameters_bytes
     assert half.parameters_bytes < 0.6 * full.parameters_bytes
+
+
+def test_what_glibc_gives_back_after_a_step_is_gradients_above_all_that_forward_held():
+    with torch.device("meta"):
+        deep = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(40)))
+        short = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(15)))
+        wide = nn.Sequential(nn.Linear(1024, 10 * 1024, bias=False), nn.Linear(10 * 1024, 1024, bias=False))
+        examples = torch.zeros(2, 1024), torch.zeros(20_000, 1024)
+    returned = {}
+    for name, module, example in (
+        ("deep", deep, examples[0]),
+        ("much held", deep, examples[1]),
+        ("under the threshold", short, examples[0]),
+        ("blocks beside the heap", wide, examples[0]),
+    ):
+        found = load(module, (example,))
+        returned[name] = returned_bytes(found, memory(found, Step(), Precision.FP32).timeline, Precision.FP32)
+    assert 0.95 * 40 * 4 * 1024**2 < returned.pop("deep") < 40 * 4 * 1024**2
+    assert set(returned.values()) == {0}

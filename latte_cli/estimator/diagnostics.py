@@ -12,6 +12,9 @@ from latte_cli.strategies import NO_LIMITS, Limits, Strategy, fixed_name
 
 _WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}  # chosen: of the step
 
+_KEEP = "`MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000`"
+"""What makes glibc keep the memory that it was given (mallopt(3))."""
+
 
 def how_to_measure(kind: Kind) -> str:
     """How layers get times that were not measured on a device of `kind`."""
@@ -42,13 +45,15 @@ def diagnose(
     memory_share: float = 0.0,
     norms_folded: int = 0,
     waiting_share: float = 0.0,
+    returned_bytes: int = 0,
 ) -> Iterator[Diagnostic]:
     """What there is to say of a step's `calls`, chosen by `strategy` under `limits` on a device of `kind`.
 
     `missing` parts were left out; rows of that many library `versions` were read; `unselected` convolutions took the
     default for want of a selector; `alone` phases of convolutions were timed with nothing to choose from; the step
     holds `needed_bytes`, `memory_share` of the device's memory; an export may have folded `norms_folded` norms into
-    convolutions; a GPU waits for its host for `waiting_share` of the step.
+    convolutions; a GPU waits for its host for `waiting_share` of the step; a CPU's heap may give `returned_bytes` of
+    gradients back to the system after each step.
     """
     measure = how_to_measure(kind)
     if norms_folded:
@@ -70,6 +75,9 @@ def diagnose(
             f"the GPU waits for the host {waiting_share:.0%} of the step, which depends on the host's other load; "
         )
         yield Diagnostic(code="host_bound", message=message + "a larger `--batch-size` or `--cuda-graph` keeps it busy")
+    if returned_bytes and not kind.own_memory:
+        message = f"glibc gives {returned_bytes / 2**20:.0f} MiB of gradients back after each step and gets them anew, "
+        yield Diagnostic(code="returned_memory", message=f"{message}which these times leave out; {_KEEP} avoids it")
     if memory_share > 1:
         message = f"the step holds {memory_share:.3g} times the device's memory; lower `--batch-size`"
         yield Diagnostic(code="memory", message=message)

@@ -6,12 +6,16 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TypeAlias
 
+from latte_cli.backends.host import LARGE_BLOCK_BYTES
 from latte_cli.estimator.steps import LOSS, UPDATE, Step
 from latte_cli.estimator.storages import Storages
 from latte_cli.layers import INDEX_BYTES, Phase, Stored
 from latte_cli.network import Network, Node
 from latte_cli.optimizers import update_rule
 from latte_cli.precisions import Precision
+
+RETURNED_BYTES = 2 * LARGE_BLOCK_BYTES  # mallopt(3): M_TRIM_THRESHOLD follows M_MMAP_THRESHOLD, at twice its value
+"""How much may be free at the top of glibc's heap."""
 
 CallPosition: TypeAlias = tuple[str, Phase]
 """A node's name, or UPDATE or LOSS, and a phase."""
@@ -67,6 +71,20 @@ class Memory:
             position = (moment.name, moment.phase)
             live[position] = max(moment.live_bytes, live.get(position, 0))
         return live
+
+
+def returned_bytes(network: Network, timeline: Iterable[Moment], precision: Precision) -> int:
+    """The gradients that a step frees at its end above all that its forward pass held; 0 for at most RETURNED_BYTES.
+
+    glibc gives what is free at the top of its heap back to the system, and the next step gets it again page by page.
+    Below lies what forward used, which the scores keep in place. Blocks of over LARGE_BLOCK_BYTES are not of the heap:
+    they are got anew within each call that is timed.
+    """
+    sizes = (precision.arithmetic.weight_bytes * size for size in network.trained_sizes.values())
+    gradients = sum(size for size in sizes if size <= LARGE_BLOCK_BYTES)
+    forward = (moment for moment in timeline if moment.phase is Phase.FORWARD)
+    above = gradients - max((moment.activations_bytes + moment.temporary_bytes for moment in forward), default=0)
+    return above if above > RETURNED_BYTES else 0
 
 
 def moment_of(phase: Phase) -> Phase:

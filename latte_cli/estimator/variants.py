@@ -12,6 +12,7 @@ from latte_cli.estimator.choices import selections
 from latte_cli.estimator.composition import Row, StepCalls, compose_rows, compose_step, waiting_share
 from latte_cli.estimator.diagnostics import Diagnostic, diagnose, how_to_measure
 from latte_cli.estimator.limits import DoesNotFit, least_bytes, workspace_limits
+from latte_cli.estimator.memory import returned_bytes
 from latte_cli.estimator.models import Models
 from latte_cli.estimator.predictions import Predictions
 from latte_cli.estimator.records import Estimate
@@ -109,7 +110,13 @@ class Variants:
             memory_share=found.memory_bytes / (device.memory_bytes or inf),
             norms_folded=folded_norms(found.network),
             waiting_share=waiting_share(found.parts, found.step_s, device.kind),
+            returned_bytes=self._returned_bytes,
         )
+
+    @cached_property
+    def _returned_bytes(self) -> int:
+        precision = self._models.lookup.precision
+        return returned_bytes(self._calls.network, self._calls.memory.timeline, precision)
 
     @cached_property
     def _unselected(self) -> bool:
