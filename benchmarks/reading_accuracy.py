@@ -11,7 +11,8 @@ is that of torch's allocator in a step of SGD, as in tests/test_memory.py. The l
 output and the sum of the others. Before an ONNX export each parameter is drawn, since exporters store equal ones once.
 ONNX files are read with `compare_weights`; their attention is products of matrices, whose backward holds the scores.
 
-For modules it also prints the share of the parameters that sub-models at WIDTHS keep, or why there are none.
+For modules it also prints the share of the parameters that sub-models at WIDTHS keep, or why there are none, and how
+many of the wider ones, as modules, run a step and have the parameters and the FLOPs that were said.
 
 `--output` has a line for each network in each form. A child process reads a few networks; a line also records one that
 hangs or dies. A run that was interrupted goes on where it stopped. It needs
@@ -30,7 +31,7 @@ import signal
 import sys
 import time
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import accumulate
@@ -216,7 +217,24 @@ def _sub_models(network: Any) -> dict[str, Any]:
         shares = [sub_model(network, width).parameters / network.parameters for width in WIDTHS]
     except LatteError as exc:
         return {"shrinks": exc.message}
-    return {"shrinks": "", "shares": [round(share, 4) for share in shares], "kept": [*kept_whole(network)]}
+    found = {"shrinks": "", "shares": [round(share, 4) for share in shares], "kept": [*kept_whole(network)]}
+    return found | {"ran": _ran(sub_model(network, WIDTHS[0]))}
+
+
+def _ran(sub: Any) -> str:
+    """What a step of a sub-model's module has otherwise than was said; "" for nothing."""
+    from latte_cli.network.module import NetworkModule, random_inputs
+
+    said = _work_said(sub)
+    try:
+        module = NetworkModule(sub).train()
+        made = _work(module, random_inputs(sub), {})
+    except Exception as exc:
+        return _exception(exc)
+    if (own := sum(p.numel() for p in module.parameters())) != sub.parameters:
+        return f"{own} parameters instead of {sub.parameters}"
+    off = [key for key in made if not _close(said[key], made[key], WITHIN)]
+    return f"other FLOPs: {', '.join(off)}" if off else ""
 
 
 def _own(model: Any, example: Any) -> str:
@@ -266,21 +284,27 @@ def _draw(module: Any) -> None:
         torch.nn.init.uniform_(parameter, -0.1, 0.1)
 
 
-def _said(network: Any, workspaces_s: float) -> dict[str, Any]:
-    from latte_cli.estimator.memory import memory
+def _work_said(network: Any) -> dict[str, int]:
     from latte_cli.estimator.steps import Step, step_calls
     from latte_cli.layers import Phase
+
+    work = {"forward": 0, "backward": 0}
+    for call in step_calls(network, Step(optimizer="none", loss="none")):
+        key = "forward" if call.phase is Phase.FORWARD else "backward"
+        work[key] += call.layer.flops(call.phase) if call.layer.workload else 0
+    return work
+
+
+def _said(network: Any, workspaces_s: float) -> dict[str, Any]:
+    from latte_cli.estimator.memory import memory
+    from latte_cli.estimator.steps import Step
     from latte_cli.precisions import Precision
 
-    work: Counter[bool] = Counter()
-    for call in step_calls(network, Step(optimizer="none", loss="none")):
-        work[call.phase is Phase.FORWARD] += call.layer.flops(call.phase) if call.layer.workload else 0
     said = {
         "parameters": network.parameters,
         "trained": network.trained_parameters,
         "buffer_bytes": network.buffer_bytes + sum(layer.buffer_bytes for layer in network.layers),
-        "forward": work[True],
-        "backward": work[False],
+        **_work_said(network),
         "batch": network.batch_size,
         "notes": [*network.notes],
         "left_out": [*network.unpriced, *network.unknown],
@@ -408,8 +432,9 @@ def report(rows: Mapping[tuple[str, str], Mapping[str, Any]], known: Iterable[st
     known = list(known)
     libraries = list(dict.fromkeys(name.partition("/")[0] for name in known))
     lines = [
-        "| form | networks | run | torch exports | read | parameters | FLOPs | peak | sub-models | at 1/2 | at 1/4 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| form | networks | run | torch exports | read | parameters | FLOPs | peak "
+        "| sub-models | at 1/2 | at 1/4 | run as said |",
+        f"|{'---|' * 12}",
     ]
     for form in FORMS[1:]:
         lines.append(_counts(form, rows, form, known))
@@ -441,7 +466,8 @@ def _shrunk(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """How many networks have sub-models, and the median share of the parameters at each width."""
     shares = [each["shares"] for each in rows if not each["shrinks"]]
     middle = [f"{median(column):.0%}" for column in zip(*shares, strict=True)] or [""] * len(WIDTHS)
-    return [f"{len(shares)} of {len(rows)}" if rows else "", *middle]
+    ran = [not each["ran"] for each in rows if "ran" in each]
+    return [f"{len(shares)} of {len(rows)}" if rows else "", *middle, f"{sum(ran)} of {len(ran)}" if ran else ""]
 
 
 def _has_truth(rows: Mapping[tuple[str, str], Mapping[str, Any]], name: str) -> bool:
@@ -458,6 +484,8 @@ def _reasons(rows: Mapping[tuple[str, str], Mapping[str, Any]], known: Sequence[
                 groups[each["outcome"]][_kind(each["reason"])].append(f"{name} ({form})")
             elif each.get("shrinks"):
                 groups["no sub-models"][_kind(each["shrinks"])].append(name)
+            elif each.get("ran"):
+                groups["sub-models run otherwise"][_kind(each["ran"])].append(name)
             if each["outcome"] == "read" and _has_truth(rows, name):
                 for what, reason in _wrong(each, rows[name, TRUTH]):
                     groups[f"wrong {what}"][reason].append(f"{name} ({form})")
