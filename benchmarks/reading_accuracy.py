@@ -231,8 +231,8 @@ def _ran(sub: Any) -> str:
         made = _work(module, random_inputs(sub), {})
     except Exception as exc:
         return _exception(exc)
-    if (own := sum(p.numel() for p in module.parameters())) != sub.parameters:
-        return f"{own} parameters instead of {sub.parameters}"
+    if (own := sum(p.numel() for p in module.parameters() if p.requires_grad)) != sub.trained_parameters:
+        return f"{own} trained parameters instead of {sub.trained_parameters}"
     off = [key for key in made if not _close(said[key], made[key], WITHIN)]
     return f"other FLOPs: {', '.join(off)}" if off else ""
 

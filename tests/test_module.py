@@ -394,6 +394,31 @@ def test_without_an_optimizer_the_weights_stay() -> None:
     assert module.layers[0].weight.grad is not None
 
 
+def test_what_is_frozen_and_what_is_a_buffer_stays_as_it_is() -> None:
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept, self.down, self.up = nn.Linear(6, 6), nn.Linear(6, 2), nn.Linear(2, 6)
+            self.kept.requires_grad_(False)
+            self.norm = nn.LayerNorm(6)
+            self.norm.bias.requires_grad_(False)
+            self.register_buffer("scale", torch.linspace(0.5, 1, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.kept(x * self.scale) + self.up(self.down(x)))
+
+    found = load(Adapted(), torch.randn(4, 6))
+    module = NetworkModule(found)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    assert sum(parameter.numel() for parameter in trained) == found.trained_parameters == 6 * 2 + 2 + 2 * 6 + 6 + 6
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    inputs, targets = random_inputs(found), random_targets(found)
+    training_step(module, inputs, targets, optimizer("sgd", module.parameters()))
+    changed = [not torch.equal(*pair) for pair in zip(before, module.parameters(), strict=True)]
+    assert changed == [parameter.requires_grad for parameter in module.parameters()]
+    assert 0 < sum(changed) < len(changed)
+
+
 def test_an_unknown_optimizer_is_an_error() -> None:
     with pytest.raises(LatteError, match="unknown optimizer `adan`"):
         optimizer("adan", [])

@@ -32,8 +32,9 @@ class NetworkModule(nn.Module):
     """`network` as a module: the activations it is given in, its output out (a tuple where it has several).
 
     Weights are those of `weights`, arrays by the names that nodes have for their parameters and constants, else drawn
-    from `seed` by Kaiming's rule; nodes that name the same parameters share them. An activation is dropped after its
-    last use, as in a model written by hand. Raises LatteError for a layer that cannot be run.
+    from `seed` by Kaiming's rule; nodes that name the same parameters share them, and what the network keeps as it is
+    is not trained. An activation is dropped after its last use, as in a model written by hand. Raises LatteError for a
+    layer that cannot be run.
     """
 
     def __init__(self, network: Network, *, weights: Mapping[str, NDArray[Any]] | None = None, seed: int = 0) -> None:
@@ -49,6 +50,7 @@ class NetworkModule(nn.Module):
             for node, layer in zip(network.nodes, self.layers, strict=True):
                 fill(node, layer, weights)
         _share_parameters(network.nodes, self.layers)
+        _freeze_parameters(network, self.layers)
         slots = {name: slot for slot, name in enumerate(network.shapes)}
         self._spare = [None] * len(network.nodes)
         self._program = _program(network, self.layers, slots)
@@ -113,6 +115,14 @@ def _share_parameters(nodes: Sequence[Node], layers: Iterable[nn.Module]) -> Non
             if first.shape == parameter.shape:
                 owner, _, attribute = path.rpartition(".")
                 setattr(layer.get_submodule(owner), attribute, first)
+
+
+def _freeze_parameters(network: Network, layers: Iterable[nn.Module]) -> None:
+    """Let nothing train what the network keeps as it is: frozen parameters, and buffers that layers compute with."""
+    for node, layer in zip(network.nodes, layers, strict=True):
+        for name, parameter in zip(node.parameters, layer.parameters(), strict=False):
+            if name in network.frozen:
+                parameter.requires_grad_(False)
 
 
 def _program(network: Network, layers: Iterable[nn.Module], slots: Mapping[str, int]) -> tuple[_Step, ...]:
