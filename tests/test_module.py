@@ -419,6 +419,28 @@ def test_what_is_frozen_and_what_is_a_buffer_stays_as_it_is() -> None:
     assert 0 < sum(changed) < len(changed)
 
 
+def test_no_gradient_passes_what_is_detached() -> None:
+    class Apart(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.near, self.far = nn.Linear(6, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x)
+            with torch.no_grad():
+                kept = h.tanh()
+            return self.near(h) + self.far(h.detach()) + kept[:, :3]
+
+    found = load(Apart(), torch.randn(2, 6))
+    module = NetworkModule(found)
+    layers = {node.name: layer for node, layer in zip(found.nodes, module.layers, strict=True)}
+    (weight, _), (far, _) = layers["near"].parameters(), layers["far"].parameters()
+    nn.init.zeros_(weight)
+    module(*random_inputs(found)).sum().backward()
+    assert all(not parameter.grad.any() for parameter in layers["first"].parameters())
+    assert far.grad.any()
+
+
 def test_an_unknown_optimizer_is_an_error() -> None:
     with pytest.raises(LatteError, match="unknown optimizer `adan`"):
         optimizer("adan", [])

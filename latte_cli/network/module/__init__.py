@@ -1,6 +1,7 @@
 """Networks as torch modules: what was read from a file, run and trained as a model written by hand would be."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -133,9 +134,15 @@ def _program(network: Network, layers: Iterable[nn.Module], slots: Mapping[str, 
         dead = {*node.inputs, node.output} - wanted
         wanted |= dead
         compute = layer.compute if isinstance(layer, Function) else layer
+        compute = partial(_detached, compute) if node.detached else compute
         sources = tuple(slots[name] for name in node.inputs)
         steps.append((compute, sources, slots[node.output], tuple(slots[name] for name in dead)))
     return tuple(reversed(steps))
+
+
+def _detached(compute: Compute, *inputs: Tensor) -> Tensor:
+    """The result of a layer that no gradient passes."""
+    return compute(*inputs).detach()
 
 
 def random_inputs(network: Network, *, seed: int = 0) -> tuple[Tensor, ...]:
