@@ -323,12 +323,13 @@ def _workspaces(network: Any, end_s: float) -> dict[Any, int] | None:
     from latte_cli.backends.contract import Failed, Unsupported
     from latte_cli.backends.cpu.backend import CpuBackend
     from latte_cli.estimator.steps import Step, step_calls
+    from latte_cli.estimator.storages import Storages
     from latte_cli.layers import Phase
     from latte_cli.precisions import Layout, Precision
     from latte_cli.tasks import Task
 
-    backend = CpuBackend(threads=1)
-    settings = backend.settings(Precision.FP32, Layout.NCHW)
+    backend, last = CpuBackend(threads=1), Storages(network).channels_last
+    settings = {layout: backend.settings(Precision.FP32, layout) for layout in Layout}
     known: dict[Any, int] = {}
     found: dict[Any, int] = {}
     for call in step_calls(network, Step(optimizer="none", loss="none")):
@@ -336,13 +337,14 @@ def _workspaces(network: Any, end_s: float) -> dict[Any, int] | None:
             continue
         if time.perf_counter() > end_s:
             return None
-        if call.pair not in known:
-            task = Task(layer=call.layer, phase=call.phase, algorithm=FRAMEWORK_DEFAULT, settings=settings)
+        layout = Layout.CHANNELS_LAST if call.name in last else Layout.NCHW
+        if (key := (call.pair, layout)) not in known:
+            task = Task(layer=call.layer, phase=call.phase, algorithm=FRAMEWORK_DEFAULT, settings=settings[layout])
             try:
-                known[call.pair] = backend.prepare(task).facts().workspace_bytes or 0
+                known[key] = backend.prepare(task).facts().workspace_bytes or 0
             except (Failed, Unsupported):
-                known[call.pair] = 0
-        found[call.name, call.phase] = known[call.pair]
+                known[key] = 0
+        found[call.name, call.phase] = known[key]
     return found
 
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from latte_cli import load
-from latte_cli.estimator.storages import Storages, contiguous_strides, view_strides
+from latte_cli.estimator.storages import Storages
+from latte_cli.estimator.strides import contiguous_strides, is_channels_last, view_strides
 
 SIZES = st.sampled_from((1, 2, 3, 4, 6))
 
@@ -35,6 +36,17 @@ def test_a_view_has_the_strides_that_torch_gives_it_or_torch_has_none(data: st.D
         ]
 
 
+@given(st.data())
+def test_channels_are_last_where_torch_would_say_so(data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.lists(SIZES, min_size=3, max_size=5)))
+    tensor = torch.empty(shape).permute(data.draw(st.permutations(range(len(shape)))))
+    if data.draw(st.booleans()):
+        tensor = tensor[:, : max(1, tensor.shape[1] - 1)]
+    found = is_channels_last(tuple(tensor.shape), tensor.stride())
+    pads = torch.nn.functional.pad(tensor, (1, 1))  # keeps the memory format that torch takes the tensor for
+    assert found == is_channels_last(tuple(pads.shape), pads.stride())
+
+
 @given(st.lists(SIZES, max_size=4))
 def test_a_new_tensor_lies_end_to_end(shape: list[int]) -> None:
     assert contiguous_strides(tuple(shape)) == torch.empty(shape).stride()
@@ -57,3 +69,21 @@ def test_only_what_no_view_has_is_copied() -> None:
     storages = Storages(found)
     copied = [found.shapes[node.output] for node in found.nodes if node.name in storages.copies]
     assert copied == [(8, 10)]
+
+
+class LaidAnew(nn.Module):
+    """Copies that torch makes, or not, by how their input lies."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        turned = x.transpose(1, 2)
+        return x.contiguous(), x.clone(), turned.contiguous(), turned.clone().transpose(1, 2).contiguous()
+
+
+def test_contiguous_copies_what_lies_otherwise_and_clone_copies_always() -> None:
+    found = load(LaidAnew(), torch.randn(2, 5, 8))
+    storages = Storages(found)
+    same, copied, turned, turned_back = (storages.roots[name] for name in found.outputs)
+    assert same == found.inputs[0][0]
+    assert len({same, copied, turned, turned_back}) == len(found.outputs)
+    assert storages.strides[turned] == (40, 5, 1)
+    assert storages.strides[turned_back] == (40, 1, 8)  # a clone lies as what it was made of, and is not copied again

@@ -1,7 +1,7 @@
 """Composition: the timings of a step's calls become its rows, its time with an interval, and its memory."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import hypot
 from typing import TypeAlias
 
@@ -28,12 +28,17 @@ Row: TypeAlias = tuple[LayerTime, Timing | None]
 
 @dataclass(frozen=True, kw_only=True)
 class StepCalls:
-    """The calls of a step of `network`, whoever chooses their algorithms; `memory` is without their workspaces."""
+    """The calls of a step of `network`, whoever chooses their algorithms; `memory` is without their workspaces.
+
+    `turned` are calls that run channels last although the model as a whole does not, with their timings in that layout;
+    None where they were not measured in it.
+    """
 
     network: Network
     step: Step
     works: tuple[Work, ...]
     memory: Memory
+    turned: Mapping[CallPosition, Timing | None] = field(default_factory=dict)
 
     @property
     def costly(self) -> list[Work]:
@@ -53,7 +58,11 @@ def compose_rows(
     for work in calls.works:
         if work.layer.free:
             rows.append((_free_row(work, layout), None))
-        elif (selection := next(selected)).timing:
+            continue
+        selection, turned = next(selected), calls.turned.get((work.name, work.phase))
+        if turned:
+            rows.append((_row(work, turned, Layout.CHANNELS_LAST, calibration, None), turned))
+        elif selection.timing:
             rows.append((_row(work, selection.timing, layout, calibration, selection.confidence), selection.timing))
         else:
             missing.append(f"{work.name} {work.phase} ({work.layer.kind})")

@@ -38,6 +38,7 @@ def diagnose(
     limits: Limits = NO_LIMITS,
     kind: Kind = CPU,
     missing: int = 0,
+    turned: int = 0,
     versions: int = 1,
     unselected: bool = False,
     alone: int = 0,
@@ -49,11 +50,11 @@ def diagnose(
 ) -> Iterator[Diagnostic]:
     """What there is to say of a step's `calls`, chosen by `strategy` under `limits` on a device of `kind`.
 
-    `missing` parts were left out; rows of that many library `versions` were read; `unselected` convolutions took the
-    default for want of a selector; `alone` phases of convolutions were timed with nothing to choose from; the step
-    holds `needed_bytes`, `memory_share` of the device's memory; an export may have folded `norms_folded` norms into
-    convolutions; a GPU waits for its host for `waiting_share` of the step; a CPU's heap may give `returned_bytes` of
-    gradients back to the system after each step.
+    `missing` parts were left out; `turned` layers run channels last and were not measured so; rows of that many library
+    `versions` were read; `unselected` convolutions took the default for want of a selector; `alone` phases of
+    convolutions were timed with nothing to choose from; the step holds `needed_bytes`, `memory_share` of the device's
+    memory; an export may have folded `norms_folded` norms into convolutions; a GPU waits for its host for
+    `waiting_share` of the step; a CPU's heap may give `returned_bytes` of gradients back to the system after each step.
     """
     measure = how_to_measure(kind)
     if norms_folded:
@@ -63,6 +64,12 @@ def diagnose(
         yield Diagnostic(
             code="missing", message=f"{missing} parts of the step are left out, so it takes longer; {measure}"
         )
+    if turned:
+        message = (
+            f"{turned} layers read activations whose channels the model has moved last, which were not measured so; "
+            "their times and workspaces are those in nchw; "
+        )
+        yield Diagnostic(code="turned", message=message + "`latte profile MODEL --layout channels_last` measures them")
     yield from _shares(calls, measure)
     if versions > 1:
         message = f"there are rows of {versions} library versions, each layer's newest are used; profile again"

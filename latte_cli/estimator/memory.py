@@ -7,9 +7,11 @@ from math import prod
 from typing import TypeAlias
 
 from latte_cli.backends.host import LARGE_BLOCK_BYTES
+from latte_cli.estimator.layouts import layout_needs
 from latte_cli.estimator.steps import LOSS, UPDATE, Step
 from latte_cli.estimator.storages import Storages
-from latte_cli.layers import INDEX_BYTES, Phase, Stored
+from latte_cli.estimator.strides import Strides, contiguous_strides
+from latte_cli.layers import INDEX_BYTES, Convolution, Phase, Stored
 from latte_cli.network import Network, Node
 from latte_cli.optimizers import update_rule
 from latte_cli.precisions import Precision
@@ -120,6 +122,7 @@ class _Simulation:
         self.gradients = 0
         self.ready: set[str] = set()
         self.flowing: dict[str, int] = {}
+        self.arriving: dict[str, Strides] = {}
         own = self.weight * network.parameters
         self.parameters = own + network.buffer_bytes + sum(layer.buffer_bytes for layer in network.layers)
         self.rule = update_rule(step.optimizer)
@@ -163,7 +166,7 @@ class _Simulation:
             for name in self._kept_storages(node):
                 self.held[name] += 1
             self.extra += self.saved[node.name][1]
-            yield self._moment(node.name, Phase.FORWARD)
+            yield self._moment(node.name, Phase.FORWARD, self._copies(node, Phase.FORWARD))
             for name in node.inputs:
                 left[self.roots[name]] -= 1
                 if not left[self.roots[name]] and self.roots[name] not in inputs:
@@ -181,6 +184,7 @@ class _Simulation:
         yield self._moment(LOSS, Phase.FORWARD, kept)
         yield self._moment(LOSS, Phase.BACKWARD, kept + gradients * scores)
         self.flowing[self.roots[network.scores]] = scores
+        self.arriving[network.scores] = contiguous_strides(network.shapes[network.scores])
         for node in reversed(network.nodes):
             if node.output in network.trained_activations:
                 yield self._step_back(node)
@@ -191,9 +195,9 @@ class _Simulation:
     def _step_back(self, node: Node) -> Moment:
         """One node backward: gradients of its inputs appear beside that of its output, which then goes."""
         network, own = self.network, self.roots[node.output]
+        added = self._copies(node, Phase.BACKWARD) + self._pass_layout(node)
         passes = node.layer.passes_gradient or node.name in self.storages.copies
         arriving = self.flowing.pop(own, 0) if passes else 0
-        added = 0
         for name in dict.fromkeys(name for name in node.inputs if name in network.trained_activations):
             root = self.roots[name]
             if root in self.flowing and root != own:
@@ -206,6 +210,26 @@ class _Simulation:
         if own not in {self.roots[name] for name in node.inputs}:
             self.flowing.pop(own, None)
         return moment
+
+    def _copies(self, node: Node, phase: Phase) -> int:
+        """What a call copies first: an input that lies otherwise than it needs, and the weights of another layout."""
+        copied, layer = layout_needs(node.layer), node.layer
+        needed = copied.forward if phase is Phase.FORWARD else copied.backward
+        size = self.sizes[node.read[0]] if needed and node.name in self.storages.unready else 0
+        if node.name in self.storages.channels_last and isinstance(layer, Convolution):
+            alike = prod(layer.kernel) == 1 or layer.in_channels == layer.groups
+            size += 0 if alike else self.weight * prod(layer.weight_shape)
+        return size
+
+    def _pass_layout(self, node: Node) -> int:
+        """Note how the gradients of a node's inputs lie; what it takes to copy the one of its output first."""
+        shape = self.network.shapes[node.output]
+        arriving = self.arriving.pop(node.output, contiguous_strides(shape))
+        for name in node.inputs:
+            if name in self.network.trained_activations and name not in self.arriving:
+                self.arriving[name] = self.storages.gradient_strides(node, name, arriving)
+        numbers, beside = self.storages.gradient_copies(node, arriving)
+        return self.element * numbers + beside
 
     def _gradients_of(self, node: Node) -> None:
         """The gradients of a node's parameters, which stay; one that is shared is there once."""
@@ -230,6 +254,6 @@ class _Simulation:
         inputs = (node.read[position] for position in saved.inputs if position < len(node.read))
         names = (*inputs, *((node.output,) if saved.output else ()))
         extra = self.element * saved.elements + saved.other_bytes
-        if node.name in self.storages.made_contiguous and 0 in saved.inputs:
+        if node.name in self.storages.unready and layout_needs(node.layer).kept and 0 in saved.inputs:
             return names[1:], extra + self.sizes[node.read[0]]
         return names, extra

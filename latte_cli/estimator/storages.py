@@ -1,107 +1,107 @@
-"""Where activations lie: which of them share a storage, and where torch has to copy for another shape."""
+"""Where activations lie: which of them share a storage, with which strides, and where torch has to copy."""
 
-from collections.abc import Mapping
-from itertools import accumulate
 from math import prod
-from operator import mul
-from typing import TypeAlias
 
-from latte_cli.layers import Activation, Attention, Copy, Dropout, Elementwise, Recurrent, Shape, View
+from latte_cli.estimator.layouts import (
+    gradient_copies,
+    gradient_strides,
+    is_ready,
+    output_strides,
+    runs_channels_last,
+)
+from latte_cli.estimator.strides import (
+    Strides,
+    channels_last_strides,
+    contiguous_strides,
+    dense_strides,
+    lies_as,
+    view_strides,
+)
+from latte_cli.layers import Attention, Copy, View
 from latte_cli.network import Network, Node
+from latte_cli.precisions import Layout
 
-Strides: TypeAlias = tuple[int, ...]
-"""How many numbers apart neighbours lie, dimension by dimension, as torch counts."""
-
-
-_LAID_ANEW = ("contiguous", "clone")
-"""How torch.export calls what these operators return, which are read as views."""
+_FORMATS = {Layout.NCHW: contiguous_strides, Layout.CHANNELS_LAST: channels_last_strides}
 
 
 class Storages:
     """The storages of a network's activations, as torch's operators leave them.
 
-    `roots` has for each activation the one whose storage it shares, `copies` the nodes that see the same data in
-    another shape and have to copy it, and `made_contiguous` those that lay an input end to end before they use it.
+    `roots` has for each activation the one whose storage it shares, and `strides` how it lies. `copies` are the nodes
+    that see the same data in another shape or layout and have to copy it, `channels_last` those that compute on inputs
+    whose channels lie next to each other, and `unready` those whose first input they do not take as it lies.
     """
 
     def __init__(self, network: Network) -> None:
         given = (*network.inputs, *network.constants)
         self.roots = {name: name for name, _ in given}
+        self.strides: dict[str, Strides] = {name: contiguous_strides(shape) for name, shape in given}
         self.copies: set[str] = set()
-        self.made_contiguous: set[str] = set()
-        strides = {name: contiguous_strides(shape) for name, shape in given}
+        self.channels_last: set[str] = set()
+        self.unready: set[str] = set()
+        self._network = network
         for node in network.nodes:
-            found = _strides(node, network, strides)
-            shares = node.layer.shares_storage and bool(node.inputs) and found is not None
-            self.roots[node.output] = self.roots[node.inputs[0]] if shares else node.output
-            if found is None:
-                self.copies.add(node.name)
-            if isinstance(node.layer, Recurrent) and not _is_contiguous(strides, network.shapes, node.inputs[0]):
-                self.made_contiguous.add(node.name)
-            strides[node.output] = found or contiguous_strides(node.layer.output_shape)
+            self._add(node)
 
+    def _add(self, node: Node) -> None:
+        shares = node.layer.shares_storage and bool(node.inputs)
+        strides = self._view(node) if shares else None
+        if shares and strides is None:
+            self.copies.add(node.name)
+        self.roots[node.output] = self.roots[node.inputs[0]] if strides else node.output
+        self.strides[node.output] = self._new(node) if strides is None else strides
+        if node.read:
+            first = self._network.shapes[node.read[0]], self.strides[node.read[0]]
+            self.channels_last |= {node.name} if runs_channels_last(node.layer, *first) else set()
+            self.unready |= set() if is_ready(node.layer, *first) else {node.name}
 
-def contiguous_strides(shape: Shape) -> Strides:
-    """The strides of a tensor that lies end to end."""
-    return tuple(reversed(list(accumulate((1, *reversed(shape[1:])), mul)))) if shape else ()
+    def gradient_strides(self, node: Node, name: str, arriving: Strides) -> Strides:
+        """How the gradient of a node's input lies, by the strides of the one that arrives."""
+        shape = self._network.shapes[name]
+        match node.layer:
+            case Copy(operation="transpose", order=order):
+                return tuple(arriving[order.index(axis)] for axis in range(len(order)))
+            case View(output=output):
+                return view_strides(output, arriving, shape) or contiguous_strides(shape)
+        return gradient_strides(node.layer, shape, self.strides[name], arriving)
 
+    def gradient_copies(self, node: Node, arriving: Strides) -> tuple[int, int]:
+        """What a node copies to have the gradient that arrives as it needs it: numbers, and bytes beside."""
+        match node.layer:
+            case View(shape=shape, output=output):
+                return prod(output) if view_strides(output, arriving, shape) is None else 0, 0
+        if not node.read:
+            return 0, 0
+        first = node.read[0]
+        return gradient_copies(node.layer, self._network.shapes[first], self.strides[first], arriving)
 
-def view_strides(shape: Shape, strides: Strides, wanted: Shape) -> Strides | None:
-    """The strides of the same data in the shape `wanted`; None where no view has them, so that torch copies."""
-    if 0 in shape:
-        return contiguous_strides(wanted)
-    runs: list[tuple[int, int]] = []  # dimensions that lie end to end, as one size and one stride
-    for size, stride in zip(shape, strides, strict=True):
-        if size == 1:
-            continue
-        joined = bool(runs) and runs[-1][1] == size * stride
-        runs.append((size * runs.pop()[0], stride) if joined else (size, stride))
-    found: list[int] = []
-    for size in reversed(wanted):
-        if size == 1:
-            found.append(1)
-        elif not runs or runs[-1][0] % size:
-            return None
-        else:
-            count, stride = runs.pop()
-            found.append(stride)
-            if count > size:
-                runs.append((count // size, stride * size))
-    return tuple(reversed(found))
-
-
-def _is_contiguous(strides: Mapping[str, Strides], shapes: Mapping[str, Shape], name: str) -> bool:
-    return view_strides(shapes[name], strides[name], (prod(shapes[name]),)) is not None
-
-
-def dense_strides(shape: Shape, like: Strides) -> Strides:
-    """The strides of a new tensor whose dimensions lie in the order of those of another."""
-    order = sorted(range(len(shape)), key=lambda axis: -like[axis])
-    laid = dict(zip(order, contiguous_strides(tuple(shape[axis] for axis in order)), strict=True))
-    return tuple(laid[axis] for axis in range(len(shape)))
-
-
-def _strides(node: Node, network: Network, strides: Mapping[str, Strides]) -> Strides | None:
-    """How a node's output lies; None where it is a view that torch has to copy."""
-    if not node.inputs:
+    def _view(self, node: Node) -> Strides | None:
+        """How the output of a node lies that sees its input's data otherwise; None where torch has to copy it."""
+        shape, own = self._network.shapes[node.inputs[0]], self.strides[node.inputs[0]]
+        match node.layer:
+            case Copy(operation="transpose", order=order):
+                return tuple(own[axis] for axis in order)
+            case Copy(operation="slice" | "split", output=output) if len(output) == len(own):
+                return own
+            case Copy(operation="expand", output=output):
+                sizes = zip(shape, output[len(output) - len(shape) :], own, strict=True)
+                kept = (step if size == out else 0 for size, out, step in sizes)
+                return (*(0,) * (len(output) - len(shape)), *kept)
+            case View(output=output):
+                if node.copied or (node.layout and not lies_as(shape, own, _FORMATS[node.layout](shape))):
+                    return None
+                return own if output == shape else view_strides(shape, own, output)
         return contiguous_strides(node.layer.output_shape)
-    shapes, new = network.shapes, node.layer.output_shape
-    shape, own = shapes[node.inputs[0]], strides[node.inputs[0]]
-    match node.layer:
-        case Copy(operation="transpose", order=order):
-            return tuple(own[axis] for axis in order)
-        case Copy(operation="slice" | "split", output=output) if len(output) == len(own):
-            return own
-        case Copy(operation="expand", output=output):
-            sizes = zip(shape, output[len(output) - len(shape) :], own, strict=True)
-            return (*(0,) * (len(output) - len(shape)), *(step if size == out else 0 for size, out, step in sizes))
-        case View() if node.output.startswith(_LAID_ANEW):
-            return own if _is_contiguous(strides, shapes, node.inputs[0]) else None
-        case View(output=output):
-            return view_strides(shape, own, output)
-        case Activation() | Dropout() | Elementwise():
-            alike = (strides[name] for name in node.read if shapes[name] == new)
-            return next((dense_strides(new, each) for each in alike if 0 not in each), contiguous_strides(new))
-        case Attention() if node.layer.one_call([name in network.trained_activations for name in node.read]):
-            return dense_strides(new, own)
-    return contiguous_strides(new)
+
+    def _new(self, node: Node) -> Strides:
+        """How a tensor lies that a node makes, or copies to see it in another shape."""
+        network, new = self._network, node.layer.output_shape
+        shapes, own = [network.shapes[name] for name in node.read], [self.strides[name] for name in node.read]
+        if node.layout:
+            return _FORMATS[node.layout](new)
+        if node.copied and shapes[0] == new:
+            return dense_strides(new, own[0])
+        if isinstance(node.layer, Attention):
+            one_call = node.layer.one_call([name in network.trained_activations for name in node.read])
+            return dense_strides(new, own[0]) if one_call else contiguous_strides(new)
+        return output_strides(node.layer, shapes, own)

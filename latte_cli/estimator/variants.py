@@ -103,6 +103,7 @@ class Variants:
             limits=found.limits,
             kind=device.kind,
             missing=len(found.missing),
+            turned=len({name for (name, _), timing in self._calls.turned.items() if timing is None}),
             versions=self._known.versions,
             unselected=strategy.need is Need.SELECTION and self._unselected,
             alone=self._known.alone,

@@ -8,8 +8,12 @@ from typing import TypeAlias
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Optimizer, Shape, SoftmaxCrossEntropy, Transfer
+from latte_cli.precisions import Layout
 
 Value: TypeAlias = float | str | tuple[float, ...]
+
+LAID, COPIED = "laid", "copied"
+"""The attributes of a view that is asked to lie in a layout, and of one that is a copy in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +22,9 @@ class Node:
 
     `parameters` are the model file's names for the layer's trained tensors, in the order of its `parameter_shapes`;
     `attributes` are values that change what a layer computes but not how long it takes (a norm's epsilon, where a
-    slice starts); `constants` are the constant tensors it reads besides, as (place among the operator's inputs, the
-    file's name for it). What `inputs` has beyond those of the layer is read at no cost: numbers that say sizes, or,
-    with `weights_given`, what stands in for the layer's parameters in their order.
+    slice starts, how a copy lies); `constants` are the constant tensors it reads besides, as (place among the
+    operator's inputs, the file's name for it). What `inputs` has beyond those of the layer is read at no cost: numbers
+    that say sizes, or, with `weights_given`, what stands in for the layer's parameters in their order.
     """
 
     name: str
@@ -46,6 +50,16 @@ class Node:
     def detached(self) -> bool:
         """Whether no gradient passes it."""
         return any(name == "detached" for name, _ in self.attributes)
+
+    @property
+    def layout(self) -> Layout | None:
+        """The layout that its output is asked to lie in, so that what lies otherwise is copied; None for any."""
+        return next((each for each in Layout if (LAID, each.value) in self.attributes), None)
+
+    @property
+    def copied(self) -> bool:
+        """Whether it copies what it reads, however that lies."""
+        return any(name == COPIED for name, _ in self.attributes)
 
 
 @dataclass(frozen=True, kw_only=True)

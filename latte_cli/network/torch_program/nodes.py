@@ -104,7 +104,7 @@ def _value(argument: Mapping[str, Any], names: Mapping[str, str]) -> Any:
             return found["as_int"] if "as_int" in found else Symbol(str(found["as_name"]))
         case "as_sym_ints":
             return tuple(each["as_int"] if "as_int" in each else Symbol(str(each["as_name"])) for each in found)
-        case "as_int" | "as_float" | "as_bool" | "as_string":
+        case "as_int" | "as_float" | "as_bool" | "as_string" | "as_memory_format":
             return found
         case "as_ints" | "as_floats" | "as_bools" | "as_strings":
             return tuple(found)

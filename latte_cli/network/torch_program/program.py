@@ -9,7 +9,9 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from latte_cli.errors import LatteError
+from latte_cli.network.graph import LAID
 from latte_cli.network.torch_program.archive import DAMAGED
+from latte_cli.precisions import Layout
 
 ELEMENTS = {
     1: TensorProto.UINT8,
@@ -27,6 +29,9 @@ ELEMENTS = {
 
 WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL)
 """Element types of whole numbers."""
+
+_LAYOUTS = {1: Layout.NCHW, 2: Layout.CHANNELS_LAST, 3: Layout.CHANNELS_LAST}
+"""Layouts by the numbers that programs have for torch's memory formats; 3 is that of volumes."""
 
 ROLE = "latte.role"
 """The key under which a stored tensor says what the module has it for: `parameter`, `frozen` or `buffer`."""
@@ -136,6 +141,12 @@ class Aten:
         if not all(isinstance(value, int | Symbol) for value in values):
             raise LatteError(f"`{self.target}` node `{self.name}` has no sizes `{name}`", hint=DAMAGED)
         return list(values)
+
+
+def layout_attribute(op: Aten, default: Layout | None = None) -> dict[str, str]:
+    """The layout that an operator is asked to write in, as an attribute; none where it keeps that of what it reads."""
+    found = _LAYOUTS.get(op.integer("memory_format", 0), default)
+    return {LAID: found.value} if found else {}
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from latte_cli.errors import LatteError
-from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Rules
+from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Rules, layout_attribute
 
 
 def _one(low: Lowering, op: Aten, kind: str, **names: tuple[str, float]) -> object:
@@ -136,7 +136,7 @@ def _shrunk(low: Lowering, op: Aten, *, soft: bool) -> object:
 def _cast(low: Lowering, op: Aten) -> object:
     x, element = op.tensor("self", "input"), low.meta(op.outputs[0]).element
     if element == low.meta(x).element:
-        return low.emit("Identity", [x], op.outputs[0])
+        return low.emit("Identity", [x], op.outputs[0], **layout_attribute(op))
     return low.emit("Cast", [x], op.outputs[0], to=element)
 
 

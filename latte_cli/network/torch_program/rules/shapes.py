@@ -5,13 +5,25 @@ from math import prod
 
 from onnx import TensorProto
 
-from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Rules, Symbol
+from latte_cli.network.graph import COPIED
+from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Rules, Symbol, layout_attribute
+from latte_cli.precisions import Layout
 
 _FAR = 2**62
 
 
 def _same(low: Lowering, op: Aten) -> object:
     return low.emit("Identity", [op.tensor("self", "input", "data")], op.outputs[0])
+
+
+def _laid(low: Lowering, op: Aten) -> object:
+    """The same numbers in a memory format: a copy where they do not lie so yet."""
+    return low.emit("Identity", [op.tensor("self", "input")], op.outputs[0], **layout_attribute(op, Layout.NCHW))
+
+
+def _cloned(low: Lowering, op: Aten) -> object:
+    """A copy in any case, which lies as the tensor does unless a memory format is given."""
+    return low.emit("Identity", [op.tensor("self", "input")], op.outputs[0], **{COPIED: 1}, **layout_attribute(op))
 
 
 def _detached(low: Lowering, op: Aten) -> object:
@@ -256,7 +268,9 @@ def _rolled(low: Lowering, op: Aten) -> object:
 
 
 RULES: Rules = {
-    **dict.fromkeys(("contiguous", "clone", "alias", "lift_fresh", "lift_fresh_copy", "lift"), _same),
+    "contiguous": _laid,
+    "clone": _cloned,
+    **dict.fromkeys(("alias", "lift_fresh", "lift_fresh_copy", "lift"), _same),
     **dict.fromkeys(("detach", "detach_copy"), _detached),
     "copy": _copied,
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "_reshape_alias"), _reshaped),
