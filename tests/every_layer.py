@@ -78,6 +78,8 @@ def every_layer() -> Iterator[Layer]:
     yield Attention(
         batch=2, heads=4, key_heads=4, queries=3, keys=5, width=6, value_width=6, mask=(3, 5), trained_mask=True
     )
+    for key_heads in (4, 1):
+        yield Attention(batch=2, heads=4, key_heads=key_heads, queries=3, keys=5, width=6, value_width=6, composed=True)
     yield Norm(function="batch", shape=(2, 4, 3), fixed=True)
     yield Other(operation="scatter", shapes=((2, 3), (3,)), output=(2, 3))
     yield Transfer(elements=30)

@@ -4,9 +4,10 @@ from math import prod
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from latte_cli import load
 from latte_cli.layers import Attention, Convolution, Layer, Linear, MatMul, Phase, Shape
 from latte_cli.network import Network, zoo
 from latte_cli.network.module import NetworkModule, layer_module
@@ -79,3 +80,44 @@ def test_attention_goes_backward_as_torch_does_on_a_cpu(
         output.sum().backward()
     assert layer.flops(Phase.FORWARD) == forward
     assert layer.flops(Phase.BACKWARD) == counter.get_total_flops() - forward
+
+
+class Heads(nn.Module):
+    """Attention of projected rows in a form that torch has one call for, or not."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.key_heads = form, {"one head of keys": 1, "groups of heads": 2}.get(form, 4)
+        self.q, self.kv = nn.Linear(8, 32), nn.Linear(8, 16 * self.key_heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x).view(2, 5, 4, 8).transpose(1, 2)
+        k, v = self.kv(x).view(2, 5, 2, self.key_heads, 8).permute(2, 0, 3, 1, 4).unbind()
+        mask = None
+        if self.form == "three dimensions":
+            q, k, v = (one.reshape(8, 5, 8) for one in (q, k, v))
+        if self.form.startswith("a mask"):
+            shape = {"a mask of two": (5, 5), "a mask of three": (4, 5, 5), "a mask of four": (2, 1, 5, 5)}[self.form]
+            mask = torch.zeros(shape)
+        attend = nn.functional.scaled_dot_product_attention
+        return attend(q, k, v, attn_mask=mask, enable_gqa=self.form == "groups of heads")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("one head of keys", "groups of heads", "as many heads", "three dimensions"),
+        *("a mask of two", "a mask of three", "a mask of four"),
+    ],
+)
+def test_attention_in_a_module_goes_backward_in_as_many_products_as_torch_s(form: str) -> None:
+    module, x = Heads(form), torch.rand(2, 5, 8)
+    found = load(module, x)
+    (layer,) = (layer for layer in found.layers if isinstance(layer, Attention))
+    with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
+        output = module(x)
+        forward = counter.get_total_flops()
+        output.sum().backward()
+    products = ours(found)
+    assert products[0] + layer.flops(Phase.FORWARD) == forward
+    assert products[1] + layer.flops(Phase.BACKWARD) == counter.get_total_flops() - forward

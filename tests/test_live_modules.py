@@ -650,3 +650,45 @@ def test_numbers_in_a_module_s_code_are_neither_parameters_nor_buffers() -> None
     found = load(nn.Sequential(nn.Linear(8, 8), nn.Sequential(Scaled())), torch.randn(4, 8))
     assert (found.parameters, found.trained_parameters, found.buffer_bytes) == (72, 72, 0)
     assert "multiply_constant" in {layer.variant for layer in found.layers}
+
+
+class Gelu(torch.autograd.Function):
+    """An activation whose backward pass keeps its input alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(1.7 * x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0]
+
+
+class ByFunction(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Gelu.apply(x)
+
+
+def test_functions_with_a_backward_pass_of_their_own_are_named() -> None:
+    found = load(nn.Sequential(nn.Linear(8, 8), ByFunction()), torch.randn(3, 8))
+    assert [note for note in found.notes if "`Gelu`" in note and "autograd function" in note]
+
+
+class Asking(nn.Module):
+    """Asks for the gradient of what it reads, as regions that are checkpointed need it."""
+
+    def __init__(self, wanted: bool) -> None:
+        super().__init__()
+        self.wanted, self.linear = wanted, nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.view(-1, 8)
+        x.requires_grad = self.wanted
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_gradient_that_code_asks_for_is_said(wanted: bool) -> None:
+    found = load(Asking(wanted), torch.randn(3, 2, 4))
+    assert any("asks for the gradient" in note for note in found.notes) is wanted

@@ -99,10 +99,27 @@ class ByHand(nn.Module):
         return 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.04 * torch.pow(x, 3.0))))
 
 
+class Scan(nn.Module):
+    """Steps over parts of a sequence, each of which has a gradient as large as the sequence while it is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates, self.out = nn.Linear(64, 128), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, given = self.gates(x).chunk(2, dim=-1)
+        kept, given, state = kept.sigmoid(), given.tanh(), torch.zeros(64)
+        for step in range(6):
+            state = kept[:, step] * state + given[:, step]
+        return self.out(state)
+
+
 def written(name: str) -> tuple[nn.Module, Tensor]:
     """A module as users write it, with an input."""
     if name in ("LSTM", "GRU", "RNN"):
         return Last(getattr(nn, name)(32, 48, batch_first=True)), torch.randn(4, 24, 32)
+    if name == "scan":
+        return Scan(), torch.randn(32, 6, 64)
     if name.startswith("attention"):
         rate = float(name.split()[-1])
         layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=rate)
@@ -115,7 +132,16 @@ def written(name: str) -> tuple[nn.Module, Tensor]:
 
 @pytest.mark.parametrize(
     "name",
-    ["LSTM", "GRU", "RNN", "attention with dropout 0.0", "attention with dropout 0.1", "dropped channels", "by hand"],
+    [
+        "LSTM",
+        "GRU",
+        "RNN",
+        "attention with dropout 0.0",
+        "attention with dropout 0.1",
+        "dropped channels",
+        "by hand",
+        "scan",
+    ],
 )
 def test_the_peak_of_a_module_is_that_of_torch_s_allocator(name: str) -> None:
     module, x = written(name)

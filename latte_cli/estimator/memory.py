@@ -11,7 +11,7 @@ from latte_cli.estimator.layouts import layout_needs
 from latte_cli.estimator.steps import LOSS, UPDATE, Step
 from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.strides import Strides, contiguous_strides
-from latte_cli.layers import INDEX_BYTES, Convolution, Phase, Stored
+from latte_cli.layers import INDEX_BYTES, Convolution, Copy, Phase, Stored
 from latte_cli.network import Network, Node
 from latte_cli.optimizers import update_rule
 from latte_cli.precisions import Precision
@@ -183,7 +183,7 @@ class _Simulation:
         kept, gradients = (self.element * loss.elements, 2) if self.step.loss == "cross-entropy" else (0, 1)
         yield self._moment(LOSS, Phase.FORWARD, kept)
         yield self._moment(LOSS, Phase.BACKWARD, kept + gradients * scores)
-        self.flowing[self.roots[network.scores]] = scores
+        self.flowing[self.storages.gradients[network.scores]] = scores
         self.arriving[network.scores] = contiguous_strides(network.shapes[network.scores])
         for node in reversed(network.nodes):
             if node.output in network.trained_activations:
@@ -194,20 +194,21 @@ class _Simulation:
 
     def _step_back(self, node: Node) -> Moment:
         """One node backward: gradients of its inputs appear beside that of its output, which then goes."""
-        network, own = self.network, self.roots[node.output]
+        network, gradients = self.network, self.storages.gradients
+        own, split = gradients[node.output], isinstance(node.layer, Copy) and node.layer.operation == "split"
         added = self._copies(node, Phase.BACKWARD) + self._pass_layout(node)
         passes = node.layer.passes_gradient or node.name in self.storages.copies
         arriving = self.flowing.pop(own, 0) if passes else 0
         for name in dict.fromkeys(name for name in node.inputs if name in network.trained_activations):
-            root = self.roots[name]
+            root = gradients[name]
             if root in self.flowing and root != own:
-                added += self.sizes[name]  # two gradients are added into a third
+                added += 0 if split else self.sizes[name]  # two gradients are added; parts are put together at once
             elif root != own:
-                self.flowing[root] = arriving if passes else self.sizes[root]
+                self.flowing[root] = arriving if passes else self.sizes[name]
                 arriving = 0
         self._gradients_of(node)
         moment = self._moment(node.name, Phase.BACKWARD, added)
-        if own not in {self.roots[name] for name in node.inputs}:
+        if own not in {gradients[name] for name in node.inputs}:
             self.flowing.pop(own, None)
         return moment
 

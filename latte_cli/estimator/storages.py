@@ -24,10 +24,15 @@ from latte_cli.precisions import Layout
 _FORMATS = {Layout.NCHW: contiguous_strides, Layout.CHANNELS_LAST: channels_last_strides}
 
 
+_PARTIAL = ("slice", "split", "expand")
+"""Views whose gradient is a tensor of another size than that of what they view."""
+
+
 class Storages:
     """The storages of a network's activations, as torch's operators leave them.
 
-    `roots` has for each activation the one whose storage it shares, and `strides` how it lies. `copies` are the nodes
+    `roots` has for each activation the one whose storage it shares, `gradients` the one whose gradient is its own, seen
+    otherwise, and `strides` how it lies. `copies` are the nodes
     that see the same data in another shape or layout and have to copy it, `channels_last` those that compute on inputs
     whose channels lie next to each other, and `unready` those whose first input they do not take as it lies.
     """
@@ -35,6 +40,7 @@ class Storages:
     def __init__(self, network: Network) -> None:
         given = (*network.inputs, *network.constants)
         self.roots = {name: name for name, _ in given}
+        self.gradients = dict(self.roots)
         self.strides: dict[str, Strides] = {name: contiguous_strides(shape) for name, shape in given}
         self.copies: set[str] = set()
         self.channels_last: set[str] = set()
@@ -48,7 +54,9 @@ class Storages:
         strides = self._view(node) if shares else None
         if shares and strides is None:
             self.copies.add(node.name)
-        self.roots[node.output] = self.roots[node.inputs[0]] if strides else node.output
+        self.roots[node.output] = node.output if strides is None else self.roots[node.inputs[0]]
+        whole = strides is not None and not (isinstance(node.layer, Copy) and node.layer.operation in _PARTIAL)
+        self.gradients[node.output] = self.gradients[node.inputs[0]] if whole else node.output
         self.strides[node.output] = self._new(node) if strides is None else strides
         if node.read:
             first = self._network.shapes[node.read[0]], self.strides[node.read[0]]

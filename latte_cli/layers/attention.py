@@ -14,7 +14,8 @@ class Attention(Layer):
 
     Queries are (batch, heads, queries, width), keys (batch, key_heads, keys, width), values
     (batch, key_heads, keys, value_width); `mask` is the shape of the mask, () for none, and with `trained_mask` it
-    takes a gradient. With `dropout` some of the scores are left out. A CPU has no single call for either.
+    takes a gradient. With `dropout` some of the scores are left out. A CPU has no single call for either, nor for what
+    is `composed`: given in a form that torch has no single call for, such as one head of keys that all queries read.
     """
 
     kind: ClassVar[str] = "attention"
@@ -31,6 +32,7 @@ class Attention(Layer):
     mask: Shape = ()
     dropout: bool = False
     trained_mask: bool = False
+    composed: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,7 +72,8 @@ class Attention(Layer):
 
     def one_call(self, flows: Sequence[bool]) -> bool:
         """Whether torch has one call for it on a CPU, by where gradients flow."""
-        return not self.dropout and self.width == self.value_width and not any(flows[3:])
+        plain = not self.dropout and not self.composed and self.width == self.value_width
+        return plain and not any(flows[3:])
 
     @property
     def workload(self) -> int:

@@ -3,6 +3,7 @@
 import mmap
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def load(
     from latte_cli.network.onnx import read, stripped
 
     content, name, tied, wanted = b"", type(model).__name__, None, batch_size
+    notes: tuple[str, ...] = ()
     if isinstance(model, ModelProto):
         content, name = stripped.stripped(model.SerializeToString()), model.graph.name or "model"
     elif isinstance(model, bytes | bytearray | memoryview):
@@ -47,7 +49,7 @@ def load(
         content, name = _content(path), path.stem
     else:
         live = torch_program.live(model, example, batch_size, batch_axis or 0)
-        content, tied = live.content, live.tied
+        content, tied, notes = live.content, live.tied, live.notes
         wanted = batch_size if example is None else None
     if torch_program.is_pickle(content):
         raise torch_program.pickled(name)
@@ -62,7 +64,8 @@ def load(
         batch_axis=batch_axis,
     )
     if program:
-        return with_trained_masks(program.described(network))
+        described = program.described(network)
+        return with_trained_masks(replace(described, notes=(*described.notes, *notes)))
     from latte_cli.network import copies, weights
 
     network = with_trained_masks(network)

@@ -36,6 +36,7 @@ def _attention(op: Operation) -> object:
         value_width=v.shape[3],
         causal=bool(op.integer("is_causal")),
         dropout=op.real("dropout") > 0,
+        composed=bool(op.integer("composed")),
         mask=mask.shape if len(read) > 3 and mask is not None else (),
     )
     _check(layer, k, v)

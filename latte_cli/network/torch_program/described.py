@@ -117,6 +117,11 @@ class Program:
                 f"{_named(sorted(self.low.again))}: called where regions are checkpointed; that those run again in the "
                 "backward pass, and hold less until then, is not priced"
             )
+        if self.low.functions:
+            yield (
+                f"{_named(sorted(self.low.functions))}: autograd functions, whose own backward pass a program does not "
+                "show; they are priced as if torch derived it from each of their operations, which holds more memory"
+            )
 
 
 def _origins(name: str) -> list[str]:

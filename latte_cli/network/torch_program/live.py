@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,16 +18,23 @@ EXAMPLE = (
     "that ends in such a dict"
 )
 
+_REQUESTED = (
+    "its code asks for the gradient of an activation (`requires_grad`), which a program does not show; the work of the "
+    "backward pass for it is not priced"
+)
+_BETWEEN = ("torch", "contextlib", "functools")
+
 _Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 _ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """A program of a live module: its file's content, and its tensors that are others by another name."""
+    """A program of a live module: its file's content, its tensors that are others by another name, what it lacks."""
 
     content: bytes
     tied: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def exported(module: Any, example: Any, batch_size: int | None = None) -> bytes:
@@ -43,9 +51,10 @@ def live(module: Any, example: Any = None, batch_size: int | None = None, batch_
 
     Raises LatteError as `exported` does, and for what is no module.
     """
-    program, name = _program(module, example, batch_size, batch_axis), type(module).__name__
+    with _gradient_requests() as requests:
+        program, name = _program(module, example, batch_size, batch_axis), type(module).__name__
     with _without_weights(program) as tied:
-        return Live(content=_content(program, name), tied=tied)
+        return Live(content=_content(program, name), tied=tied, notes=(_REQUESTED,) if requests else ())
 
 
 def _program(module: Any, example: Any, batch_size: int | None, batch_axis: int = 0) -> Any:
@@ -71,6 +80,33 @@ def _program(module: Any, example: Any, batch_size: int | None, batch_axis: int 
     with _exporting(name), _plain_outputs(module):
         program = torch.export.export(module, arguments, keywords)
     return _readable(program, name)
+
+
+@contextmanager
+def _gradient_requests() -> Iterator[list[str]]:
+    """The Python modules whose code asks for the gradient of an activation meanwhile, which a program does not show."""
+    from torch.overrides import TorchFunctionMode
+
+    found: list[str] = []
+
+    class Listening(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = getattr(func, "__name__", "")
+            set_to = name == "__set__" and getattr(func.__self__, "__name__", "") == "requires_grad"
+            if (set_to or name == "requires_grad_") and args[-1] is not False:
+                found.extend(each for each in (_caller(),) if not each.startswith("latte_cli."))
+            return func(*args, **(kwargs or {}))
+
+    with Listening():
+        yield found
+
+
+def _caller() -> str:
+    """The Python module of the innermost code that is not torch's; code that torch has made has no name."""
+    frame = sys._getframe(2)  # past this function and the one that listens
+    while frame.f_back and str(frame.f_globals.get("__name__", "torch")).partition(".")[0] in _BETWEEN:
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", ""))
 
 
 @contextmanager

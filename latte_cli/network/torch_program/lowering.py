@@ -26,13 +26,18 @@ _VIEWS = frozenset(
 _CHECKPOINT = re.compile(r"\bcheckpoint\(|gradient_checkpointing_func\(|checkpoint_sequential\(")
 """What the line of code that made a node has where the node lies in a region that runs again backward."""
 
+_FUNCTION = re.compile(r"\b([A-Z]\w*)\.apply\(")
+"""What the line has where a node lies in an autograd function, whose name is that of a class."""
+
 
 def lower_graph(low: Lowering, graph: Mapping[str, Any], names: dict[str, str]) -> None:
     """Add the nodes of `graph`; `names` says what its tensors are called, and is kept up with those that change."""
     for node in graph["nodes"]:
         op = aten_of(node, names)
-        if _CHECKPOINT.search(str((node.get("metadata") or {}).get("stack_trace", ""))):
+        trace = str((node.get("metadata") or {}).get("stack_trace", ""))
+        if _CHECKPOINT.search(trace):
             low.again.add(op.name)
+        low.functions.update(_FUNCTION.findall(trace))
         stale = next((name for name in op.read if name in low.stale), "")
         if stale:
             raise LatteError(

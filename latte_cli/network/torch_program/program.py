@@ -154,7 +154,8 @@ class Lowering:
     """The ONNX nodes and constants so far, and what the program says of each tensor.
 
     `views` are tensors that lie in others, by name, `stale` those that were changed through one of their views. `idle`
-    counts what does nothing in evaluation mode, `again` are the layers in regions that run a second time backward.
+    counts what does nothing in evaluation mode, `again` are the layers in regions that run a second time backward, and
+    `functions` the autograd functions that have a backward pass of their own.
     """
 
     metas: dict[str, Meta]
@@ -166,6 +167,7 @@ class Lowering:
     views: dict[str, str] = field(default_factory=dict)
     idle: Counter[str] = field(default_factory=Counter)
     again: set[str] = field(default_factory=set)
+    functions: set[str] = field(default_factory=set)
 
     def meta(self, name: str) -> Meta:
         """What is known of the tensor `name`; raises LatteError for one that the program does not describe."""

@@ -1,10 +1,12 @@
 """Layers of sequences: look-ups, recurrent layers, attention."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch model uses
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Attention, Embedding, Recurrent
@@ -52,19 +54,29 @@ def _recurrent(layer: Recurrent, attributes: Attributes) -> nn.Module:
 _UNKNOWN_ATTENTION = ("softcap", "left_window_size", "right_window_size", "window_size", "qk_matmul_output_mode")
 
 
+def _in_several_calls(query: Tensor, *others: Any, **options: Any) -> Tensor:
+    with sdpa_kernel(SDPBackend.MATH):
+        return F.scaled_dot_product_attention(query, *others, **options)
+
+
 def attention(layer: Attention, attributes: Attributes) -> Function:
     """Attention as one call of torch; raises LatteError for a form that it does not have."""
     odd = [name for name in _UNKNOWN_ATTENTION if attributes.get(name)]
     if odd:
         raise LatteError(f"attention with `{odd[0]}` cannot be run", hint="leave the attribute out")
-    given: dict[str, Any] = {"is_causal": layer.causal, "enable_gqa": layer.key_heads < layer.heads}
+    given: dict[str, Any] = {"is_causal": layer.causal}
+    compute: Callable[..., Tensor] = F.scaled_dot_product_attention
+    if layer.composed:
+        compute = _in_several_calls
+    else:
+        given["enable_gqa"] = layer.key_heads < layer.heads
     if layer.causal and layer.queries != layer.keys:
         raise LatteError("causal attention with a past cannot be run", hint="export it with a mask")
     if layer.dropout:
         given["dropout_p"] = attributes.get("dropout", 0.1)
     if "scale" in attributes:
         given["scale"] = attributes["scale"]
-    return Function(partial(F.scaled_dot_product_attention, **given))
+    return Function(partial(compute, **given))
 
 
 BUILDERS: Builders = {Embedding: _embedding, Recurrent: _recurrent, Attention: attention}

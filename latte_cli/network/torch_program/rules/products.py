@@ -1,5 +1,6 @@
 """Operators that multiply matrices, and attention."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -50,12 +51,25 @@ def _attention(low: Lowering, op: Aten) -> object:
         attributes["scale"] = op.number("scale", 1.0)
     if op.number("dropout_p", 0.0):
         attributes["dropout"] = op.number("dropout_p", 0.0)
+    if _is_composed(low, op, given, mask):
+        attributes["composed"] = 1
     if rank == 4:
         return low.emit("Attention", [*given, mask], op.outputs[0], **attributes)
     given = [_of_four(low, name) for name in given]
     mask = _of_four(low, mask) if mask and low.rank(mask) == rank and rank > 2 else mask
     y = low.emit("Attention", [*given, mask], **attributes)
     return low.emit("Reshape", [y, low.constant(low.shape_of(op.outputs[0]))], op.outputs[0])
+
+
+def _is_composed(low: Lowering, op: Aten, given: Sequence[str], mask: str) -> bool:
+    """Whether torch computes it in several calls on a CPU, by the form of what it is given.
+
+    Its one call takes four dimensions, as many heads of keys as of queries or groups of them that it was told of, and
+    masks of two or four dimensions (`use_flash_attention_cpp` of torch 2.13).
+    """
+    heads = {low.meta(name).sizes[-3:-2] for name in given}
+    grouped = op.flag("enable_gqa")
+    return low.rank(given[0]) != 4 or (len(heads) > 1 and not grouped) or (mask != "" and low.rank(mask) not in (2, 4))
 
 
 def _of_four(low: Lowering, name: str) -> str:
