@@ -18,6 +18,7 @@ from latte_cli.layers import (
     Linear,
     MatMul,
     Norm,
+    Other,
     Pool,
     Recurrent,
     Reduce,
@@ -119,6 +120,10 @@ def _outgoing(
             return _together([*ins, *beside.values()], unifier)
         case Copy(operation="concat_constants"):
             return _between_constants(node, layer, ins[0], beside, unifier)
+        case Copy(operation="expand") if beside and "beside" in dict(node.attributes):
+            return _together([*ins, *beside.values()], unifier)
+        case Other(operation="gather_nd") if 1 in beside and len(ins) == 1:
+            return _rows_looked_up(node, ins[0], beside[1], batch)
         case Copy(operation="gather") if 1 in beside:
             return _looked_up(node, layer, ins[0], beside[1])
         case View():
@@ -197,6 +202,15 @@ def _looked_up(node: Node, layer: Copy, sizes: Sizes, indices: Sizes) -> Sizes:
     if has_batch(sizes[axis]):
         raise Lost
     return (*sizes[:axis], product_of(factor for size in indices for factor in size), *sizes[axis + 1 :])
+
+
+def _rows_looked_up(node: Node, sizes: Sizes, indices: Sizes, batch: int) -> Sizes:
+    """The sizes of what is taken at indices of several dimensions, the last of which has one index for each."""
+    first = int(str(dict(node.attributes).get("batch_dims", 0)))
+    after = first + sizes_at(indices[-1:], batch)[0]
+    if any(map(has_batch, sizes[first:after])):
+        raise Lost
+    return (*sizes[:first], *indices[first:-1], *sizes[after:])
 
 
 def _joined(layer: Concat, ins: Sequence[Sizes], unifier: Unifier) -> Sizes:
