@@ -16,6 +16,7 @@ _BESIDE: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("Resize", "Dropout"), (1, 2, 3)),
     "Slice": (1, 2, 3, 4),
     "Attention": (6,),
+    "latte.GroupedMatMul": (2,),
     "Pad": (1, 3),
     "BatchNormalization": (3, 4),
     "ConvInteger": (2, 3),
