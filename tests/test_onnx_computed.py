@@ -1,15 +1,17 @@
 """Numbers that code has computed are no parameters, at whatever batch a file is read, and doubts are said."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import ModelProto
+from onnx import ModelProto, save_model
 from test_onnx_weights import N, made, network
 
 from latte_cli.errors import LatteError
+from latte_cli.network import load
 
 RANDOM = np.random.default_rng(0)
 BATCHES = (1, 2, 3, 4, 6)
@@ -90,6 +92,19 @@ def test_a_matrix_that_is_repeated_for_each_sample_is_one_parameter(exported: in
     assert found.parameters == WIDTH * WIDTH + 3 * WIDTH
 
 
+@given(rows=st.integers(2, 9), heads=st.integers(2, 4), steps=st.integers(5, 7), asked=st.sampled_from((None, 3)))
+def test_what_an_export_looked_up_in_a_table_counts_as_the_table(
+    rows: int, heads: int, steps: int, asked: int | None
+) -> None:
+    """A bias for each distance, as windows have it: 2 rows to 9 for 25 pairs of steps or more."""
+    distances = np.minimum(np.abs(np.subtract.outer(np.arange(steps), np.arange(steps))), rows - 1)
+    bias = drawn(rows, heads)[distances].transpose(2, 0, 1)[None]
+    nodes = [N("MatMul", ["x", "w"], ["h"]), N("Add", ["h", "onnx::Add_9"], ["y"])]
+    shapes = {"x": (2, heads, steps, steps)}
+    found = network(made(nodes, shapes, {"w": drawn(steps, steps), "onnx::Add_9": bias}), batch_size=asked)
+    assert found.parameters == steps * steps + min(rows, steps) * heads
+
+
 @given(exported=st.sampled_from(BATCHES[1:]), asked=st.sampled_from(BATCHES))
 def test_a_matrix_that_differs_between_samples_is_read_at_its_own_batch_alone(exported: int, asked: int) -> None:
     model = read_beside("Add", {"bank": drawn(exported, STEPS, WIDTH)}, exported)
@@ -112,3 +127,33 @@ def test_a_number_of_the_outermost_module_is_a_parameter() -> None:
     nodes = [N("MatMul", ["x", "w"], ["0"]), N("Exp", ["logit_scale"], ["e"]), N("Mul", ["0", "e"], ["y"])]
     found = network(made(nodes, {"x": (2, WIDTH)}, {"w": drawn(WIDTH, 3), "logit_scale": np.float32(0.3)}))
     assert found.parameters == WIDTH * 3 + 1
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file whose numbers lie beside it: a mask, positions and twice the same matrix, under an exporter's names."""
+    matrix, path = drawn(WIDTH, WIDTH), tmp_path_factory.mktemp("beside") / "m.onnx"
+    nodes = [N("MatMul", ["x", "val_1"], ["a"]), N("Add", ["a", "val_2"], ["b"]), N("Mul", ["b", "arange"], ["c"]),
+             N("MatMul", ["c", "val_3"], ["y"])]  # fmt: skip
+    stored = {"val_1": matrix, "val_2": np.zeros((1, STEPS, WIDTH), np.float32), "val_3": matrix.copy()}
+    stored["arange"] = np.arange(STEPS, dtype=np.float32)[:, None] * np.ones(WIDTH, np.float32)
+    model = made(nodes, {"x": (2, STEPS, WIDTH)}, stored)
+    save_model(model, str(path), save_as_external_data=True, location="m.data", size_threshold=0)
+    return path
+
+
+@pytest.mark.parametrize("asked", [None, 3])
+def test_numbers_beside_a_file_are_doubted_until_they_are_compared(beside: Path, asked: int | None) -> None:
+    unread, compared = (load(beside, batch_size=asked, compare_weights=each) for each in (False, True))
+    assert unread.parameters == 2 * WIDTH * WIDTH + 2 * STEPS * WIDTH
+    assert [("`val_2`" in note, "--compare-weights" in note) for note in unread.notes] == [(True, True)]
+    assert compared.parameters == WIDTH * WIDTH
+    assert not any("--compare-weights" in note for note in compared.notes)
+
+
+def test_matrices_that_nothing_has_trained_are_not_taken_for_one(tmp_path: Path) -> None:
+    nodes = [N("MatMul", ["x", "a"], ["h"]), N("MatMul", ["h", "b"], ["y"])]
+    zeros = {name: np.zeros((WIDTH, WIDTH), np.float32) for name in ("a", "b")}
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made(nodes, {"x": (2, WIDTH)}, zeros).SerializeToString())
+    assert load(path, compare_weights=True).parameters == 2 * WIDTH * WIDTH

@@ -17,8 +17,12 @@ _JOINING = ("Concat", "ScatterElements", "ScatterND")
 _OF_EXPORTER = re.compile(r"^val_\d+$")
 """What torch's exporter calls what it computes itself, and the numbers that an operator of ONNX wants beside."""
 
-_UNNAMED = re.compile(r"^onnx::|^[a-z][a-z_]*_\d+$")
-"""What exporters call constants that they have folded."""
+_FOLDED = (
+    "val add arange cat clone cos cumsum div embedding exp expand full index mul neg ones permute pow repeat reshape "
+    "select sin slice softmax split sqrt squeeze stack sub sum tile to transpose tril triu unsqueeze view where zeros"
+)
+_UNNAMED = re.compile(rf"^onnx::|^({'|'.join(_FOLDED.split())})(_\w+)?$")
+"""What torch's exporters call constants that they have folded: as the operator that computed them."""
 
 _STEPS = 4  # three equal steps in a row are no coincidence of trained numbers
 _CLOSE = 1e-6  # what single precision loses in a few operations
@@ -26,7 +30,7 @@ _LARGEST_SQUARE = 4096  # the roots of larger numbers lie so close that a traine
 _SHOWN = 3
 
 
-def recognised(kind: str, inputs: Sequence[Tensor | None], batch: int) -> list[Tensor | None]:
+def recognise(kind: str, inputs: Sequence[Tensor | None], batch: int) -> list[Tensor | None]:
     """The inputs of an operator; what is no parameter by its numbers is a constant beside it.
 
     `batch` is that of the export.
@@ -130,6 +134,24 @@ def _is_circle(one: Array | None, other: Array | None) -> bool:
 _TURN_CLOSE = 4e-3  # what half precision loses of a sum of two squares
 
 
+def repeats(tensor: Tensor) -> int:
+    """How many numbers of a constant are there again: of vectors that the exporter looked up in a table, or expanded.
+
+    Vectors run along one dimension; what repeats less than once on average, zeros left aside, is no table.
+    """
+    values = tensor.values
+    if values is None or is_uniform(tensor) or wide(tensor.shape) < _VECTORS:
+        return 0
+    return max(_again(values, axis) for axis, size in enumerate(values.shape) if size > 1)
+
+
+def _again(values: Array, axis: int) -> int:
+    vectors = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
+    vectors = vectors[(vectors != 0).any(axis=1)]
+    again = len(vectors) - len(np.unique(vectors, axis=0))
+    return again * values.shape[axis] if 2 * again >= len(vectors) else 0
+
+
 def is_doubtful(tensor: Tensor) -> bool:
     """Whether a constant that counts as a parameter may be one of the code, which numbers alone cannot tell."""
     unread = tensor.values is None and bool(_UNNAMED.match(tensor.name))
@@ -142,7 +164,7 @@ def notes(left: Mapping[str, int], doubtful: Mapping[str, int]) -> Iterator[str]
         why = "code computes such numbers: one throughout, zeros and one other, equal steps, a root"
         yield f"{_listed(left)}: constants, and no parameters ({why})"
     if doubtful:
-        why = "one number throughout, or numbers that were not read"
+        why = "one number throughout, or not read, as `--compare-weights` does"
         yield f"{_listed(doubtful)}: counted as parameters, but may be constants of code ({why})"
 
 

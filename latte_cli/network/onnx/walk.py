@@ -64,6 +64,7 @@ class Walk:
     exported: dict[str, Tensor] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     doubtful: dict[str, int] = field(default_factory=dict)
+    again: dict[str, int] = field(default_factory=dict)
     lifts: dict[tuple[str, Shape], str] = field(default_factory=dict)
     joined: dict[tuple[str, ...], str] = field(default_factory=dict)
     replaced: list[tuple[str, Tensor | None]] = field(default_factory=list)
@@ -173,7 +174,7 @@ class Walk:
             kind=call.kind,
             name=call.name,
             place=call.place,
-            inputs=tuple(self._recognised(call, inputs)),
+            inputs=tuple(self._recognise(call, inputs)),
             outputs=call.outputs,
             attributes=call.attributes,
             opset=self.graph.opset,
@@ -201,10 +202,10 @@ class Walk:
         self.held |= op.held
         self._count_work(op)
 
-    def _recognised(self, call: Call, inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def _recognise(self, call: Call, inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The inputs, where constants that code has computed are no parameters, by what they were in the export."""
         exported = [self.exported.get(name, tensor) for name, tensor in zip(call.inputs, inputs, strict=True)]
-        found = computed.recognised(call.kind, exported, self.own_batch)
+        found = computed.recognise(call.kind, exported, self.own_batch)
         gone = [before is not None and before is not after for before, after in zip(exported, found, strict=True)]
         for tensor in (tensor for tensor, one in zip(exported, gone, strict=True) if tensor and one):
             self.left[tensor.name] = prod(tensor.shape)
@@ -237,6 +238,8 @@ class Walk:
             layer = Stored(shape=tensor.shape, trained=tensor.countable)
             if tensor.countable and computed.is_doubtful(tensor):
                 self.doubtful[tensor.name] = prod(tensor.shape)
+            if tensor.countable and (again := computed.repeats(tensor)):
+                self.again[tensor.name] = again
             own = (tensor.name,) if tensor.countable else ()
             beside = () if own else ((0, tensor.name),)
             self.nodes.append(
@@ -276,7 +279,7 @@ class Walk:
         with self.deeper():
             if self.depth >= DEEPEST:
                 raise Unreadable(f"`{tensor.name}` follows from its weights in more than {DEEPEST} steps")
-            given = self._recognised(call, given)
+            given = self._recognise(call, given)
             inputs = [self.lift(one) if one is not None and self._varies(one) else one for one in given]
         for name in filter(None, call.outputs):
             self.replaced.append((name, self.tensors.pop(name)))
@@ -435,7 +438,8 @@ class Walk:
 
     def _shared(self, nodes: Sequence[Node]) -> tuple[tuple[str, int], ...]:
         names = dict.fromkeys(name for node in nodes for name in node.parameters)
-        return tuple(overlaps((name, self.held.get(name, ())) for name in names))
+        found = dict(overlaps((name, self.held.get(name, ())) for name in names))
+        return tuple(({name: count for name, count in self.again.items() if name in names} | found).items())
 
 
 class _Named(LatteError):
