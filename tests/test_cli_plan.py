@@ -101,6 +101,14 @@ def test_a_plan_is_written_shown_checked_and_compared(run, place, tmp_path):  # 
     assert rows[1]["after"] == "w1"
 
 
+def test_a_plan_is_checked_with_the_batch_where_the_user_says(run, tmp_path):
+    path = tmp_path / "plan.json"
+    assert run("--round-duration", "1h", "-o", str(path))[0] == 0
+    assert run("plan", "check", str(path), "lenet.onnx", "--batch-axis", "0")[0] == 0
+    code, _, errors = run("plan", "check", str(path), "lenet.onnx", "--batch-axis", "9")
+    assert (code, "there is no batch axis 9" in errors) == (1, True)
+
+
 def test_a_plan_that_would_be_late_today_ends_with_3(run, tmp_path):
     path = tmp_path / "plan.json"
     assert run("--round-duration", "1h", "-o", str(path))[0] == 0

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hints
+import numpy as np
 import pytest
 from running import here
+from test_onnx_weights import N, made
 
 from latte_cli.allocator import Method, Plan, Round, catalogue, plan_device, plan_document, shared_out
 from latte_cli.backends.host import cpu_slug
@@ -160,6 +162,20 @@ def test_what_a_plan_wants_of_this_device_is_measured(profiled: Profiled, model:
     measured = {each.task.layer for each in store.measurements(slug)}
     half = sub_model(load(model, batch_size=3), 0.5)
     assert {layer for layer in half.layers if not layer.free} <= measured
+
+
+@pytest.mark.parametrize(("axis", "code"), [(1, 0), (0, 1)])
+def test_what_a_plan_wants_is_read_with_the_batch_where_the_user_says(axis: int, code: int, tmp_path: Path) -> None:
+    """Scores over five steps, which cannot be the batch; the plan's batch of 3 is not the file's."""
+    weights = {"a.weight": np.ones((4, 8), np.float32), "b.weight": np.ones((8, 3), np.float32)}
+    nodes = [N("MatMul", ["x", "a.weight"], ["h"]), N("Softmax", ["h"], ["r"], axis=0),
+             N("MatMul", ["r", "b.weight"], ["y"])]  # fmt: skip
+    model = tmp_path / "steps.onnx"
+    model.write_bytes(made(nodes, {"x": (5, 2, 4)}, weights).SerializeToString())
+    plan = _plan(tmp_path / "plan.json", model, cpu_slug(1))
+    words = ("--plan", plan, "--threads", 1, "--batch-axis", axis, "--dry-run")
+    done = here("profile", model, *words, code=code)
+    assert ("`Softmax`" in done.stderr or "softmax" in done.stderr) == bool(code)
 
 
 def test_a_plan_for_other_devices_or_models_is_named(model: Path, tmp_path: Path) -> None:

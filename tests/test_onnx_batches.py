@@ -136,6 +136,44 @@ def biases_of_heads(batch: int) -> ModelProto:
     return made(nodes, {"x": (batch, 3, 5, 4)}, M | {"s": whole_numbers(batch * 3, 5, 4), "alibi": lowest})
 
 
+def slopes_of_heads(batch: int) -> ModelProto:
+    """Positions, times a slope for each head of each sample."""
+    nodes = [N("Reshape", ["x", "s"], ["q"]), N("Add", ["q", "alibi"], ["r"]), N("MatMul", ["r", "m"], ["y"])]
+    slopes = np.tile(2 ** -np.arange(3, dtype=np.float32), batch)[:, None, None] * np.arange(4, dtype=np.float32)
+    return made(nodes, {"x": (batch, 3, 5, 4)}, M | {"s": whole_numbers(batch * 3, 5, 4), "alibi": slopes})
+
+
+def masks_of_windows(batch: int) -> ModelProto:
+    """A table for all windows, with a mask for each, which the export repeated for each sample."""
+    nodes = [N("Reshape", ["x", "s"], ["w"]), N("Add", ["t", "mask"], ["b"]), N("Add", ["w", "b"], ["r"]),
+             N("MatMul", ["r", "m"], ["y"])]  # fmt: skip
+    masks = np.stack([np.zeros((5, 4)), np.triu(np.full((5, 4), -100)), np.tril(np.full((5, 4), -100))])
+    numbers = {"s": whole_numbers(batch * 3, 5, 4), "mask": np.tile(masks.astype(np.float32), (batch, 1, 1))}
+    return made(nodes, {"x": (batch, 15, 4)}, M | numbers | {"t": np.float32(np.random.default_rng(0).random((5, 4)))})
+
+
+def rows_of_a_table(batch: int) -> ModelProto:
+    nodes = [N("GatherND", ["t", "i"], ["e"]), N("Add", ["x", "e"], ["h"]), N("MatMul", ["h", "m"], ["y"])]
+    places = np.tile(np.arange(6), (batch, 1))[..., None]
+    return made(nodes, {"x": (batch, 6, 4)}, M | {"i": places, "t": reals(9, 4)})
+
+
+def one_of_several(batch: int) -> ModelProto:
+    nodes = [N("Transpose", ["x"], ["u"], perm=[1, 0, 2]), N("GatherND", ["u", "i"], ["g"]),
+             N("Reshape", ["g", "s"], ["r"]), N("MatMul", ["r", "m"], ["y"])]  # fmt: skip
+    return made(nodes, {"x": (batch, 5, 12)}, M | {"i": np.asarray([[2]]), "s": whole_numbers(batch, 3, 4)})
+
+
+def projected_places(batch: int) -> ModelProto:
+    """Places of each sample that a layer projects, all from constants."""
+    nodes = [N("Cast", ["i"], ["c"], to=1), N("Sin", ["c"], ["n"]), N("MatMul", ["n", "w"], ["p"]),
+             N("Reshape", ["p", "s"], ["e"]), N("Add", ["x", "e"], ["h"]), N("Reshape", ["h", "s2"], ["r"]),
+             N("MatMul", ["r", "m"], ["y"])]  # fmt: skip
+    numbers = {"i": np.tile(np.arange(18).reshape(3, 6), (batch, 1, 1)), "w": reals(6, 4)}
+    numbers |= {"s": whole_numbers(batch, -1), "s2": whole_numbers(batch, 3, 4)}
+    return made(nodes, {"x": (batch, 12)}, M | numbers)
+
+
 def places_in_a_flat_batch(batch: int) -> ModelProto:
     nodes = [N("Add", ["z", "at"], ["i"]), N("Reshape", ["x", "s"], ["f"]), N("Gather", ["f", "i"], ["g"]),
              N("MatMul", ["g", "m"], ["y"])]  # fmt: skip
@@ -150,7 +188,7 @@ def steps_first(batch: int) -> ModelProto:
 MAKERS = (
     *(split_apart, sliced_apart, token, queries_behind_steps, heads, steps_of_heads, windows, last_state, enlarged),
     *(constant_mask, constant_positions, repeated_token, drawn_for_each_sample, biases_of_heads),
-    *(places_in_a_flat_batch, mask_of_places),
+    *(places_in_a_flat_batch, mask_of_places, slopes_of_heads, masks_of_windows, rows_of_a_table, one_of_several),
 )
 
 
@@ -162,6 +200,12 @@ def facts(found: Network) -> tuple[object, ...]:
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_a_file_read_at_another_batch_is_its_export_there(make: Callable[[int], ModelProto], batch: int) -> None:
     assert facts(network(make(batch), batch_size=WANTED)) == facts(network(make(WANTED)))
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+def test_what_a_layer_makes_of_constants_for_each_sample_follows_the_batch(batch: int) -> None:
+    """An export of one sample has them once, for all."""
+    assert facts(network(projected_places(batch), batch_size=WANTED)) == facts(network(projected_places(WANTED)))
 
 
 @pytest.mark.parametrize(("shape", "what", "count"), [((2, 1, 4), "a parameter", 16), ((2, 5, 4), "a constant", 12)])

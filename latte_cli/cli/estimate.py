@@ -83,7 +83,7 @@ class EstimateRequest(Request):
     batch_size: BatchSizeOption = None
     batch_axis: BatchAxisOption = None
     compare_weights: Annotated[
-        bool, typer.Option("--compare-weights", help="Read weights that may be stored twice, to count them once.")
+        bool, typer.Option("--compare-weights", help="Read weights: those stored twice count once.")
     ] = False
     shape: ShapeOption = None
     optimizer: OptimizerOption = "sgd"

@@ -11,6 +11,7 @@ from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.options import (
     AllowUnknownOption,
+    BatchAxisOption,
     FormatOption,
     ShapeOption,
     StoreOption,
@@ -58,6 +59,7 @@ def check(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="The model it is for, as .onnx or .pt2.", show_default=False)
     ],
+    batch_axis: BatchAxisOption = None,
     shape: ShapeOption = None,
     allow_unknown: AllowUnknownOption = False,
     strategy: Annotated[
@@ -84,7 +86,12 @@ def check(
 
     found = read_plan(plan)
     price = pricer_of(
-        model, open_store(store), sizes=parse_shapes(shape), allow_unknown=allow_unknown, note=console.note
+        model,
+        open_store(store),
+        sizes=parse_shapes(shape),
+        batch_axis=batch_axis,
+        allow_unknown=allow_unknown,
+        note=console.note,
     )
     checked = check_plan(found, price, as_today)
     write_plan_changes(changes(found.plan.devices, checked.devices), form)

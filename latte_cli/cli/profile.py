@@ -219,7 +219,7 @@ def _phases(text: str) -> tuple[Phase, ...]:
 
 def _networks(request: ProfileRequest) -> "list[Network]":
     """The networks to measure, at each batch size and width; raises LatteError where the suite takes or lacks them."""
-    models, widths, shapes = request.models or [], parse_widths(request.widths), parse_shapes(request.shape)
+    models, widths = request.models or [], parse_widths(request.widths)
     for option, suites in _OF_SUITES.items():
         if option in request.given and request.chosen not in suites:
             message = f"`{option}` means nothing to the suite `{request.chosen}`"
@@ -239,12 +239,10 @@ def _networks(request: ProfileRequest) -> "list[Network]":
             hint="`latte zoo export resnet18 resnet18.onnx` makes one",
             exit_code=ExitCode.USAGE,
         )
-    from latte_cli.network import load
     from latte_cli.network.channels import sub_model
 
     sizes: Sequence[int | None] = request.batch_size or [None]
-    axis = request.batch_axis
-    read = [load(path, batch_size=batch, batch_axis=axis, sizes=shapes) for path in models for batch in sizes]
+    read = [_read(request, path, batch) for path in models for batch in sizes]
     return [network if width == 1 else sub_model(network, width) for width in widths for network in read]
 
 
@@ -264,14 +262,18 @@ def _plan_file(path: Path | None, networks: "Sequence[Network]") -> "PlanFile | 
 
 def _sub_models(file: "PlanFile", request: ProfileRequest, slug: str) -> "list[Network]":
     """What devices such as this one train by the plan, at their batch sizes; raises LatteError where it has nothing."""
-    from latte_cli.network import load
-
     wanted = file.plan.trained_on(slug)
     if not wanted:
         names = ", ".join(sorted({f"`{each.device}`" for each in file.plan.devices if each.sub_model})[:4])
         raise LatteError(f"the plan has no sub-model for `{slug}`", hint=f"it has some for {names or 'no device'}")
-    (model,), sizes = request.models or [], parse_shapes(request.shape)
-    return [sub_model.of(load(model, batch_size=batch, sizes=sizes)) for batch, sub_model in wanted]
+    (model,) = request.models or []
+    return [sub_model.of(_read(request, model, batch)) for batch, sub_model in wanted]
+
+
+def _read(request: ProfileRequest, model: Path, batch: int | None) -> "Network":
+    from latte_cli.network import load
+
+    return load(model, batch_size=batch, batch_axis=request.batch_axis, sizes=parse_shapes(request.shape))
 
 
 def _draw(request: ProfileRequest, networks: "list[Network]", device: "Device") -> "Drawn":

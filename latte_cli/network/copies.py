@@ -1,6 +1,6 @@
 """Weights that a file may hold twice: exporters write a tied table a second time, transposed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,11 +39,44 @@ def _note(table: str, weight: str) -> str:
 
 
 def tie_weights(network: Network, weights: Mapping[str, Any]) -> Network:
-    """`network` with those weights counted once that hold the same numbers as a table, which are read for it."""
+    """`network` with those weights counted once that hold the same numbers as another, which are read for it.
+
+    Exporters write a tied table a second time, and the matrix of a layer that is called twice once for each call.
+    """
     pairs = dict.fromkeys(_possible_copies(network.nodes))
-    same = [(table, weight) for table, weight in pairs if _alike(weights, table, weight)]
-    sizes = {name: size for name, size in network.parameter_sizes.items() if name in {weight for _, weight in same}}
+    same = {weight for table, weight in pairs if _alike(weights, table, weight)}
+    same |= set(_repetitions(network, weights, same))
+    known = dict(network.shared)
+    sizes = {name: size for name, size in network.parameter_sizes.items() if name in same and name not in known}
     return replace(network, shared=(*network.shared, *sizes.items()))
+
+
+def _repetitions(network: Network, weights: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
+    """The matrices that hold the same numbers as one before them, by name; their first numbers are compared first."""
+    first: dict[tuple[object, bytes], list[str]] = {}
+    for node in network.nodes:
+        for name, shape in zip(node.parameters, node.parameter_shapes, strict=False):
+            array = _array(weights, name) if sum(size > 1 for size in shape) > 1 and name not in known else None
+            if array is None:
+                continue
+            alike = first.setdefault((array.shape, np.asarray(array.flat[:_FIRST]).tobytes()), [])
+            if name in alike or (array == array.flat[0]).all():
+                continue
+            if any(_alike(weights, one, name) for one in alike):
+                yield name
+            else:
+                alike.append(name)
+
+
+_FIRST = 64  # numbers that tell matrices apart without reading all of them
+
+
+def _array(weights: Mapping[str, Any], name: str) -> Any:
+    try:
+        array = np.asarray(weights[name])
+    except KeyError:
+        return None
+    return array if array.size else None
 
 
 def _alike(weights: Mapping[str, Any], table: str, weight: str) -> bool:

@@ -31,11 +31,12 @@ def load(
     of positional arguments, a dict of keyword arguments, or a tuple that ends in such a dict. `batch_size` is the one
     wanted (default: the file's or the example's own, or 1 where it is open), `batch_axis` its dimension in the inputs
     (default: the one that is called so, else the first), `sizes` are those of other dimensions that are left open, by
-    name or by place. Weights are not read, unless to `compare_weights` that a file may hold twice: they count once.
+    name or by place. Weights beside the file are not read, unless to `compare_weights`: those that it holds twice count
+    once, and numbers that code computed do not count.
     Raises LatteError for a file that is missing, damaged, or of another format, and for an operator that is not known
     (unless `allow_unknown`, when the network names it in `unknown`).
     """
-    from latte_cli.network import torch_program
+    from latte_cli.network import copies, torch_program, weights
     from latte_cli.network.onnx import read, stripped
 
     content, name, tied, wanted = b"", type(model).__name__, None, batch_size
@@ -54,8 +55,9 @@ def load(
     if torch_program.is_pickle(content):
         raise torch_program.pickled(name)
     program = torch_program.program(content, name, tied) if torch_program.is_archive(content) else None
+    compared = Path(model) if compare_weights and not program and isinstance(model, str | os.PathLike) else None
     network = read(
-        program.model if program else content,
+        program.model if program else weights.with_small_values(content, compared) if compared else content,
         name=name,
         sha256=stripped.digest(content),
         batch_size=wanted,
@@ -66,12 +68,8 @@ def load(
     if program:
         described = program.described(network)
         return with_trained_masks(replace(described, notes=(*described.notes, *notes)))
-    from latte_cli.network import copies, weights
-
     network = with_trained_masks(network)
-    if not compare_weights or not isinstance(model, str | os.PathLike):
-        return copies.with_notes(network)
-    return copies.tie_weights(network, weights.weights(Path(model)))
+    return copies.tie_weights(network, weights.weights(compared)) if compared else copies.with_notes(network)
 
 
 def _content(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from latte_cli.errors import LatteError
 from latte_cli.network import torch_program
 from latte_cli.network.onnx.external import external_file
+from latte_cli.network.onnx.operation import FOLDED_ELEMENTS
 
 Array = NDArray[Any]
 
@@ -99,6 +101,24 @@ class Weights(Mapping[str, Array]):
                 wanted += node.input
         order = {id(node): at for at, node in enumerate(self._graph.node)}
         return sorted(found.values(), key=lambda node: order.get(id(node), 0))
+
+
+def with_small_values(content: bytes, path: Path) -> ModelProto | bytes:
+    """The ONNX model in `content`, with the numbers of those tensors that are small and lie beside the file at `path`.
+
+    What is no model stays as it is. Raises LatteError where the data do not fill a tensor's shape.
+    """
+    try:
+        model = ModelProto.FromString(content)
+    except DecodeError:
+        return content
+    found = Weights(model, path)
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL and prod(tensor.dims) <= FOLDED_ELEMENTS:
+            values = np.ascontiguousarray(found[tensor.name]).tobytes()
+            tensor.ClearField("external_data")
+            tensor.data_location, tensor.raw_data = TensorProto.DEFAULT, values
+    return model
 
 
 def weights(path: Path | str) -> Weights:

@@ -74,6 +74,9 @@ def _layer(node: Node, weights: Mapping[str, NDArray[Any]] | None) -> nn.Module:
     if node.weights_given and (isinstance(node.layer, Recurrent) or getattr(node.layer, "function", "") == "batch"):
         message = f"`{node.name}` computes with weights that another layer computes, or that are given"
         raise LatteError(f"{message}: a {node.layer.kind} layer cannot be run so", hint="`latte estimate` prices it")
+    if weights is not None and "row_groups" in dict(node.attributes):
+        message = f"`{node.name}` puts rows into groups by their numbers, which cannot be run here"
+        raise LatteError(message, hint="`latte estimate` prices it")
     constants = constants_of(node, weights) if weights is not None else {}
     layer = layer_module(node.layer, dict(node.attributes), constants, inputs=len(node.read))
     extra = len(node.inputs) - len(node.read)

@@ -18,6 +18,7 @@ from latte_cli.layers import (
     Linear,
     MatMul,
     Norm,
+    Other,
     Pool,
     Recurrent,
     Reduce,
@@ -27,9 +28,12 @@ from latte_cli.layers import (
     View,
 )
 from latte_cli.network.graph import Node
+from latte_cli.network.onnx.opaque import ALIKE
+from latte_cli.network.onnx.products import GROUPS
 from latte_cli.network.onnx.unified import (
     BATCH,
     Constant,
+    Loose,
     Lost,
     Size,
     Sizes,
@@ -119,6 +123,23 @@ def _outgoing(
             return _together([*ins, *beside.values()], unifier)
         case Copy(operation="concat_constants"):
             return _between_constants(node, layer, ins[0], beside, unifier)
+        case Copy(operation="expand") if beside and "beside" in dict(node.attributes):
+            return _together([*ins, *beside.values()], unifier)
+        case Other(operation="gather_nd") if 1 in beside and len(ins) == 1:
+            return _rows_looked_up(node, ins[0], beside[1], batch)
+        case Other(operation=operation) if operation in ALIKE:
+            return ins[0]
+        case Other(operation="gather") if len(ins) == 2:
+            axis = int(str(dict(node.attributes).get("axis", 0))) % len(ins[0])
+            return (*ins[0][:axis], *ins[1], *ins[0][axis + 1 :])
+        case Other(operation="index_put") if len(ins) == len(out) == 1 and 0 in beside:
+            return _together([*ins, *beside.values()], unifier)
+        case Other(operation="histc"):
+            return plain(out)
+        case Other(operation="top_k"):
+            axis = int(str(dict(node.attributes).get("axis", -1))) % len(out)
+            _check(node, [ins[0][axis]], "what it chooses from")
+            return (*ins[0][:axis], product_of([out[axis]]), *ins[0][axis + 1 :])
         case Copy(operation="gather") if 1 in beside:
             return _looked_up(node, layer, ins[0], beside[1])
         case View():
@@ -199,6 +220,15 @@ def _looked_up(node: Node, layer: Copy, sizes: Sizes, indices: Sizes) -> Sizes:
     return (*sizes[:axis], product_of(factor for size in indices for factor in size), *sizes[axis + 1 :])
 
 
+def _rows_looked_up(node: Node, sizes: Sizes, indices: Sizes, batch: int) -> Sizes:
+    """The sizes of what is taken at indices of several dimensions, the last of which has one index for each."""
+    first = int(str(dict(node.attributes).get("batch_dims", 0)))
+    after = first + sizes_at(indices[-1:], batch)[0]
+    if any(map(has_batch, sizes[first:after])):
+        raise Lost
+    return (*sizes[:first], *indices[first:-1], *sizes[after:])
+
+
 def _joined(layer: Concat, ins: Sequence[Sizes], unifier: Unifier) -> Sizes:
     axis = layer.axis % len(ins[0])
     if not any(has_batch(sizes[axis]) for sizes in ins):
@@ -275,6 +305,8 @@ def _seen(node: Node, sizes: Sizes, output: Shape, batch: int, guess: Guess) -> 
     """The sizes behind a view, which may be a transpose or a squeeze that moves no data."""
     values = dict(node.attributes)
     order, gone, new = (values.get(name) for name in ("perm", "squeezed", "unsqueezed"))
+    if GROUPS in values:
+        return _group_sizes(sizes, int(str(values[GROUPS])))
     if isinstance(order, tuple) and len(order) == len(sizes) == len(output):
         return tuple(sizes[int(axis)] for axis in order)
     if isinstance(gone, tuple):
@@ -285,6 +317,17 @@ def _seen(node: Node, sizes: Sizes, output: Shape, batch: int, guess: Guess) -> 
         left = iter(sizes)
         return tuple(() if axis in new else next(left) for axis in range(len(output)))
     return _reshaped(sizes, output, batch, guess)
+
+
+def _group_sizes(sizes: Sizes, groups: int) -> Sizes:
+    """The sizes of rows in as many groups, each with rows of every sample, or of such groups as rows again."""
+    if len(sizes) > 2:
+        return product_of([*sizes[1], groups]), sizes[2]
+    rows = list(sizes[0])
+    at = next((at for at, one in enumerate(rows) if one and not isinstance(one, Loose) and one % groups == 0), None)
+    if at is None:
+        raise Lost
+    return product_of([groups]), product_of([*rows[:at], (rows[at] or 0) // groups, *rows[at + 1 :]]), sizes[1]
 
 
 def _reshaped(sizes: Sizes, output: Shape, batch: int, guess: Guess) -> Sizes:

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from latte_cli.errors import LatteError
+from latte_cli.network.onnx import computed
 from latte_cli.network.onnx.operation import Tensor, checked_shape, stored
 from latte_cli.network.onnx.origins import whole
 
@@ -96,6 +97,11 @@ class Graph:
     def uses(self) -> Counter[str]:
         """How often each tensor is read."""
         return Counter(self.outputs) + Counter(name for call in self.calls for name in call.reads)
+
+    @cached_property
+    def turns(self) -> frozenset[str]:
+        """The constants that are tables of cosines and sines."""
+        return frozenset(computed.turns(self.constants))
 
     @property
     def batch_axis(self) -> int:

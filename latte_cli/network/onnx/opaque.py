@@ -4,6 +4,12 @@ from latte_cli.errors import LatteError
 from latte_cli.layers import Other
 from latte_cli.network.onnx.operation import Operation, Reader, Tensor
 
+ALIKE = frozenset(("sort", "argsort", "msort", "cumprod", "cummax", "cummin", "logcumsumexp"))
+"""Work whose results all have the shape of what it is given."""
+
+_FIXED = frozenset(("histc",))
+"""Work whose results have a shape of its own, whatever it is given."""
+
 
 def _other(op: Operation) -> object:
     """Work that no layer describes: the file says the shape of each output, -1 for what only values decide."""
@@ -13,7 +19,8 @@ def _other(op: Operation) -> object:
         if not output:
             continue
         sizes = tuple(None if size < 0 else size for size in op.integers(f"shape{index}") or ())
-        shape = op.decided(_at_batch(op, sizes), index)
+        alike = inputs and name in (*ALIKE, "index_put")
+        shape = op.input().shape if alike else op.decided(_at_batch(op, sizes), index)
         element = elements[index] if index < len(elements) else inputs[0].element if inputs else 1
         if inputs:
             layer = Other(operation=name, shapes=tuple(tensor.shape for tensor in inputs), output=shape)
@@ -25,7 +32,7 @@ def _other(op: Operation) -> object:
 def _at_batch(op: Operation, sizes: tuple[int | None, ...]) -> tuple[int | None, ...]:
     """The sizes at the batch that is wanted, where the first one is the batch that the file was written for."""
     varies = any(not tensor.constant for tensor in op.given)
-    if op.batch == op.own_batch or not sizes or not varies:
+    if op.batch == op.own_batch or not sizes or not varies or op.text("operation") in _FIXED:
         return sizes
     if sizes[0] == op.own_batch and all(size != op.own_batch for size in sizes[1:]):
         return (op.batch, *sizes[1:])

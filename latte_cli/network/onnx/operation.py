@@ -31,6 +31,12 @@ _NAMED = re.compile(r"(^|[._/])(weight|bias|gamma|alpha|beta|gain|scale|slope|te
 _DOTTED = re.compile(r"^[^/%]*\.[^/%]*$")
 """The name of a module's own single number; one in its code is called as `/layer.0/Constant` or as a value is."""
 
+_ROOT = re.compile(r"^[A-Za-z]\w*_(weight|bias|gamma|alpha|beta|gain|scale|slope|temperature)$")
+"""The name of a number that the outermost module trains, as CLIP's `logit_scale`."""
+
+_IN_CODE = re.compile(r"^/(.+/)?Constant(_\d+)?_output_0$")
+"""What torch's older exporter calls numbers in a module's code; it calls parameters as the module does."""
+
 NO_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
 FOLDED_ELEMENTS = 65_536
 """Constants of up to so many elements are computed with; of larger ones only the shape is known."""
@@ -92,7 +98,8 @@ def stored(tensor: TensorProto, name: str = "") -> Tensor:
     shape, values = checked_shape(tuple(tensor.dims), f"`{tensor.name}`"), tensor_values(tensor)
     name = name or tensor.name
     mask = values is not None and values.dtype.kind == "f" and values.size > 0 and values.min() <= _LIKE_A_MASK
-    trained = prod(shape) > 1 or (prod(shape) == 1 and bool(_NAMED.search(name) if shape else _DOTTED.search(name)))
+    named = _NAMED.search(name) if shape else _DOTTED.search(name) or _ROOT.search(name)
+    trained = (prod(shape) > 1 or (prod(shape) == 1 and bool(named))) and not _IN_CODE.search(name)
     parts = (whole(name, shape),) if trained and not mask else ()
     return Tensor(name=name, shape=shape, constant=True, values=values, element=tensor.data_type, parts=parts)
 

@@ -1,7 +1,9 @@
 """ONNX operators that go over a tensor position by position: norms, activations, element-wise ones, reductions."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from math import prod
 
 from onnx import TensorProto
@@ -48,8 +50,10 @@ _SCALES_BY_CHANNEL = 21  # the opset since which a GroupNormalization has a scal
 
 def _instance_norm(op: Operation) -> object:
     x = op.input()
-    parameters = (op.weight(1, x.shape[1]), op.weight(2, x.shape[1]))
-    layer = Norm(function="instance", shape=x.shape)
+    parameters: tuple[Tensor, ...] = (op.weight(1, x.shape[1]), op.weight(2, x.shape[1]))
+    affine = any(tensor.trained or not tensor.constant for tensor in parameters)
+    parameters = parameters if affine else ()  # ONNX wants them all the same
+    layer = Norm(function="instance", shape=x.shape, affine=affine)
     return op.result(layer, x, parameters=parameters, attributes=(("epsilon", op.real("epsilon", 1e-5)),))
 
 
@@ -198,13 +202,15 @@ def combined(op: Operation, operation: str, inputs: tuple[Tensor, ...]) -> Tenso
     """
     if not inputs:
         raise LatteError("it has no inputs")
+    _check_samples(op, inputs)
     inputs = tuple(op.activation(tensor) if tensor.trained else tensor for tensor in inputs)
     output = broadcast(*(tensor.shape for tensor in inputs))
     varying = [tensor for tensor in inputs if not tensor.constant] or list(inputs)
+    beside = tuple((place, tensor.name) for place, tensor in enumerate(inputs) if tensor.constant)
     if broadcast(*(tensor.shape for tensor in varying)) != output:
         first = varying[0]
-        varying[0] = op.step("expand", Copy(operation="expand", shape=first.shape, output=output), first)
-    beside = tuple((place, tensor.name) for place, tensor in enumerate(inputs) if tensor.constant)
+        expand = Copy(operation="expand", shape=first.shape, output=output)
+        varying[0] = op.step("expand", expand, first, constants=beside, attributes=(("beside", 1.0),))
     if len(varying) > 1:
         whole = Elementwise(operation=operation, shapes=tuple(tensor.shape for tensor in varying))
         return op.result(whole, *varying, constants=beside)
@@ -216,6 +222,16 @@ def combined(op: Operation, operation: str, inputs: tuple[Tensor, ...]) -> Tenso
         attributes += (("reversed", 1.0),)
     layer = Activation(function=f"{operation}_constant", shape=output)
     return op.result(layer, varying[0], attributes=attributes, constants=beside)
+
+
+def _check_samples(op: Operation, inputs: Sequence[Tensor]) -> None:
+    """Raise LatteError where one sample would be broadcast to those of the export, which a constant holds."""
+    if not op.scaled or op.batch != 1 or op.outputs[0] in op.wanted:
+        return
+    columns = [*zip_longest(*(tensor.shape[::-1] for tensor in inputs), fillvalue=0)]
+    for tensor, own in ((tensor, at) for at, tensor in enumerate(inputs) if tensor.constant and not op.folds):
+        if any(column[own] == op.own_batch > 1 and 1 in column for column in columns):
+            raise LatteError(f"`{tensor.name}` of shape {tensor.shape} holds the batch of the export")
 
 
 def _reduce(op: Operation, operation: str) -> object:

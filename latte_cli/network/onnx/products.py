@@ -5,8 +5,11 @@ from math import prod
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Copy, Linear, MatMul, Shape, View, broadcast
-from latte_cli.network.onnx.operation import Operation, Reader, Tensor
+from latte_cli.network.onnx.operation import Operation, Reader, Tensor, Unreadable
 from latte_cli.network.onnx.pointwise import combined
+
+GROUPS = "row_groups"
+"""The attribute of a view that puts rows into so many groups, or back; in a step it is numbers that do so."""
 
 
 def _rows(op: Operation, x: Tensor) -> Tensor:
@@ -154,7 +157,25 @@ def _with_vectors(op: Operation, a: Tensor, b: Tensor) -> object:
     return op.view(y, shape)
 
 
+def _grouped(op: Operation) -> object:
+    """Rows, sorted by their group, times the matrix of their group; each group is taken to have as many rows."""
+    x, weight = op.input(), op.activation(op.input(1))
+    (rows, inner), (groups, _, columns) = x.shape, weight.shape
+    _check_inner(x.shape, weight.shape[1], weight.shape)
+    if rows % groups:
+        raise Unreadable(f"{rows} rows do not split evenly over {groups} groups")
+    split = View(shape=x.shape, output=(groups, rows // groups, inner))
+    y = op.step(
+        "product",
+        MatMul(batch=groups, m=rows // groups, k=inner, n=columns),
+        op.step("groups", split, x, attributes=((GROUPS, groups),)),
+        weight,
+    )
+    return op.result(View(shape=y.shape, output=(rows, columns)), y, attributes=((GROUPS, groups),))
+
+
 READERS: dict[str, Reader] = {
+    "latte.GroupedMatMul": _grouped,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "MatMulInteger": partial(_integer_product, second=1),

@@ -16,6 +16,7 @@ _BESIDE: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("Resize", "Dropout"), (1, 2, 3)),
     "Slice": (1, 2, 3, 4),
     "Attention": (6,),
+    "latte.GroupedMatMul": (2,),
     "Pad": (1, 3),
     "BatchNormalization": (3, 4),
     "ConvInteger": (2, 3),
@@ -74,6 +75,8 @@ def rearranged(op: Operation, index: int, shape: Shape) -> tuple[Part, ...]:
     if op.kind == "Transpose":
         order = op.integers("perm") or tuple(reversed(range(len(x.shape))))
         return tuple(reordered(part, order) for part in x.parts)
+    if op.kind in _CASTS and not x.countable:  # whole numbers: places, no weights
+        return ()
     if op.kind in KEEPS_ORIGIN:
         return tuple(reshaped(part, x.shape, shape) for part in x.parts)
     cuts = _TAKING[op.kind](op, index) if op.kind in _TAKING and len(x.parts) == 1 else None
@@ -81,6 +84,9 @@ def rearranged(op: Operation, index: int, shape: Shape) -> tuple[Part, ...]:
     for axis, indices in cuts or ():
         part = taken(part, axis, indices) if part is not None else None
     return () if part is None else (reshaped(part, _before(op, shape), shape),)
+
+
+_CASTS = ("Cast", "CastLike")
 
 
 def _before(op: Operation, shape: Shape) -> Shape:

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from latte_cli.errors import LatteError
 from latte_cli.layers import Linear, Other, Shape, Stored, View
 from latte_cli.network.graph import Network, Node
-from latte_cli.network.onnx import inferred
+from latte_cli.network.onnx import computed, inferred
 from latte_cli.network.onnx.control import CONDITIONS, DEEPEST, FLOW, function_called
 from latte_cli.network.onnx.dimensions import Dimensions
 from latte_cli.network.onnx.folding import folded
@@ -62,6 +62,9 @@ class Walk:
     makers: dict[str, Call] = field(default_factory=dict)
     constants: dict[str, dict[int, Constant]] = field(default_factory=dict)
     exported: dict[str, Tensor] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+    doubtful: dict[str, int] = field(default_factory=dict)
+    again: dict[str, int] = field(default_factory=dict)
     lifts: dict[tuple[str, Shape], str] = field(default_factory=dict)
     joined: dict[tuple[str, ...], str] = field(default_factory=dict)
     replaced: list[tuple[str, Tensor | None]] = field(default_factory=list)
@@ -73,7 +76,9 @@ class Walk:
             each.name: Tensor(name=each.name, shape=self.dimensions.shape_of(each), element=each.element)
             for each in self.graph.inputs
         }
-        self.tensors = {**{name: self._at_batch(name, one) for name, one in self.graph.constants.items()}, **given}
+        stored = self.graph.constants
+        stored = {**stored, **{name: replace(stored[name], parts=()) for name in self.graph.turns}}
+        self.tensors = {**{name: self._at_batch(name, one) for name, one in stored.items()}, **given}
 
     @property
     def given(self) -> Mapping[str, Sizes]:
@@ -147,9 +152,11 @@ class Walk:
         except Undecided:
             raise
         except LatteError:
-            own = [self.exported.get(name, self.tensors[name]) if name else None for name in call.inputs]
-            if self.exported.keys().isdisjoint(call.inputs) or not all(one.constant for one in own if one):
+            known = {name: self.exported.get(name, self.tensors.get(name)) for name in call.inputs if name}
+            constant = all(one is not None and one.constant for one in known.values())
+            if self.exported.keys().isdisjoint(call.inputs) or not constant:
                 raise
+            own = [known.get(name) for name in call.inputs]
             self._read(call, own)
 
     def _read_besides(self, call: Call, count: int) -> None:
@@ -167,7 +174,7 @@ class Walk:
             kind=call.kind,
             name=call.name,
             place=call.place,
-            inputs=tuple(inputs),
+            inputs=tuple(self._recognise(call, inputs)),
             outputs=call.outputs,
             attributes=call.attributes,
             opset=self.graph.opset,
@@ -195,6 +202,17 @@ class Walk:
         self.held |= op.held
         self._count_work(op)
 
+    def _recognise(self, call: Call, inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The inputs, where constants that code has computed are no parameters, by what they were in the export."""
+        exported = [self.exported.get(name, tensor) for name, tensor in zip(call.inputs, inputs, strict=True)]
+        found = computed.recognise(call.kind, exported, self.own_batch)
+        gone = [before is not None and before is not after for before, after in zip(exported, found, strict=True)]
+        for tensor in (tensor for tensor, one in zip(exported, gone, strict=True) if tensor and one):
+            self.left[tensor.name] = prod(tensor.shape)
+        return [
+            replace(tensor, parts=()) if tensor and one else tensor for tensor, one in zip(inputs, gone, strict=True)
+        ]
+
     def _count_work(self, op: Operation) -> None:
         """Name an operator of which no kind of layer says what it computes with its weights, or that it has them."""
         for tensor in left_aside(op):
@@ -218,6 +236,10 @@ class Walk:
             output = f"{tensor.name}/value" + (f"#{count + 1}" if count else "")
             tensor = self._once_for_all(tensor, output)
             layer = Stored(shape=tensor.shape, trained=tensor.countable)
+            if tensor.countable and computed.is_doubtful(tensor):
+                self.doubtful[tensor.name] = prod(tensor.shape)
+            if tensor.countable and (again := computed.repeats(tensor)):
+                self.again[tensor.name] = again
             own = (tensor.name,) if tensor.countable else ()
             beside = () if own else ((0, tensor.name),)
             self.nodes.append(
@@ -231,13 +253,15 @@ class Walk:
     def _once_for_all(self, tensor: Tensor, output: str) -> Tensor:
         """A constant that an activation `output` stands for, at the walk's batch: what a parameter repeats, once.
 
-        What has a matrix for each sample is no parameter: a mask, a first state.
+        A matrix for each sample is one where its numbers are the same for all; else it is none: a first state.
         """
         known, shape = tensor.values is not None, tensor.shape
-        matrix = sum(size > 1 for size in shape) > _VECTOR_FOR_EACH
-        trained = tensor.countable and not matrix
-        axes = uniform_axes(tensor) if known and tensor.countable else tuple(range(len(shape)))
-        axes = () if trained and sum(size > 1 for size in shape) < _VECTOR_FOR_EACH else axes
+        matrix = computed.wide(shape) > _VECTOR_FOR_EACH
+        alike = uniform_axes(tensor) if known and tensor.countable else ()
+        same = len(alike) < len(shape) and any(shape[axis] == self.own_batch for axis in alike)
+        trained = tensor.countable and (not matrix or same)
+        axes = alike if known and tensor.countable else tuple(range(len(shape)))
+        axes = () if trained and computed.wide(shape) < _VECTOR_FOR_EACH else axes
         self.constants[output] = {0: Constant(name=output, shape=shape, axes=axes, trained=trained)}
         wanted = self.wanted.get(output, shape)
         if wanted == shape:
@@ -255,11 +279,16 @@ class Walk:
         with self.deeper():
             if self.depth >= DEEPEST:
                 raise Unreadable(f"`{tensor.name}` follows from its weights in more than {DEEPEST} steps")
-            inputs = [self.lift(one) if one is not None and one.trained else one for one in given]
+            given = self._recognise(call, given)
+            inputs = [self.lift(one) if one is not None and self._varies(one) else one for one in given]
         for name in filter(None, call.outputs):
             self.replaced.append((name, self.tensors.pop(name)))
         self._read(call, inputs)
         return self.tensors[tensor.name]
+
+    def _varies(self, tensor: Tensor) -> bool:
+        """Whether a constant is to be an activation: it is trained, or is one that has the batch."""
+        return tensor.trained or (tensor.constant and f"{tensor.name}/value" in self.wanted)
 
     def _put(self, name: str, tensor: Tensor) -> None:
         self.replaced.append((name, self.tensors.get(name)))
@@ -338,6 +367,8 @@ class Walk:
             return False
         if len(bias.shape) > len(y.shape):
             return False
+        if len(bias.shape) > 1 and computed.is_uniform(bias):
+            self.doubtful[bias.name] = prod(bias.shape)
         self.held[bias.name] = bias.parts
         self.nodes[at] = replace(node, layer=replace(linear, bias=True), parameters=(*node.parameters, bias.name))
         self.nodes[-1] = replace(self.nodes[-1], output=output)
@@ -400,14 +431,15 @@ class Walk:
             sha256=sha256,
             unknown=tuple(self.unknown),
             constants=tuple((output, tensor.shape) for output, tensor in outputs.items() if tensor.constant),
-            notes=tuple(dict.fromkeys((*self.notes, *notes_of(self.graph)))),
+            notes=tuple(dict.fromkeys((*self.notes, *computed.notes(self.left, self.doubtful), *notes_of(self.graph)))),
             unpriced=tuple(dict.fromkeys(self.unpriced)),
             shared=self._shared(nodes),
         )
 
     def _shared(self, nodes: Sequence[Node]) -> tuple[tuple[str, int], ...]:
         names = dict.fromkeys(name for node in nodes for name in node.parameters)
-        return tuple(overlaps((name, self.held.get(name, ())) for name in names))
+        found = dict(overlaps((name, self.held.get(name, ())) for name in names))
+        return tuple(({name: count for name, count in self.again.items() if name in names} | found).items())
 
 
 class _Named(LatteError):

@@ -78,7 +78,7 @@ def _rule(op: Aten) -> Rule | None:
         return ARITHMETIC.get(op.target.removeprefix("_operator."))
     if op.target.startswith(_HIGHER):
         return _REGIONS.get(op.target.removeprefix(_HIGHER))
-    return RULES.get(op.kind) if "torch.ops.aten." in op.target else None
+    return RULES.get(op.kind) if op.target.startswith("torch.ops.") else None
 
 
 def _inside(low: Lowering, op: Aten, region: Region, given: Sequence[Any], label: str) -> list[str]:

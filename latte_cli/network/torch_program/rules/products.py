@@ -105,6 +105,17 @@ def _bilinear(low: Lowering, op: Aten) -> object:
     return low.emit("Add", [summed, bias], op.outputs[0]) if bias else summed
 
 
+def _grouped(low: Lowering, op: Aten) -> object:
+    """Rows, sorted by their group, times the matrix of their group; without offsets, a product for each group."""
+    x, weight = op.tensor("self", "input"), op.tensor("mat2", "weight")
+    offsets, ranks = op.optional("offs"), (low.rank(x), low.rank(weight))
+    if not offsets:
+        return low.emit("MatMul", [x, weight], op.outputs[0])
+    if ranks != (2, 3):
+        return low.emit(op.kind, op.read, *op.outputs, domain="aten")
+    return low.emit("GroupedMatMul", [x, weight, offsets], op.outputs[0], domain="latte")
+
+
 RULES: Rules = {
     "linear": _linear,
     "addmm": _addmm,
@@ -114,6 +125,7 @@ RULES: Rules = {
     "addbmm": _batches_added,
     **dict.fromkeys(("outer", "ger"), _outer),
     "bilinear": _bilinear,
+    **dict.fromkeys(("_grouped_mm", "grouped_mm", "torch.ops.transformers.grouped_mm_fallback.default"), _grouped),
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
     "_scaled_dot_product_flash_attention": _attention,
