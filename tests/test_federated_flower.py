@@ -20,11 +20,13 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from latte_cli.allocator import Deadline
 from latte_cli.federated import client, server
 from latte_cli.federated.device import NODE_SETTINGS
 from latte_cli.federated.grid import run_federation
 from latte_cli.federated.settings import FederationSettings, settings
 from latte_cli.federated.study import Workshop, parse_study
+from latte_cli.federated.study.shares import TunedOption
 from latte_cli.store import open_store
 
 APP = Path(__file__).parents[1] / "docs" / "federation"
@@ -199,9 +201,10 @@ def test_latte_learns_under_flwr_run_what_the_simulation_of_a_study_says(flower,
     workshop = Workshop(study, open_store(str(tmp_path / "store")), tmp_path / "study")
     seed = CONFIG["seed"]
     (scenario,) = study.scenarios
-    whole = workshop.plan_run("fedavg", scenario, 1.0, seed)
+    whole = workshop.plan_run("fedavg", scenario, TunedOption(), seed)
     slowest_s = max(share.round_s for share in whole.shared.shares.values())
-    planned = workshop.plan_run("latte", scenario, float(CONFIG["round-duration"].removesuffix("s")) / slowest_s, seed)
+    duration = float(CONFIG["round-duration"].removesuffix("s")) / slowest_s
+    planned = workshop.plan_run("latte", scenario, TunedOption(duration=duration, deadline=Deadline.DROP), seed)
     simulated = workshop.train(planned)
 
     _, found = flower

@@ -427,7 +427,9 @@ def test_a_network_that_overflows_has_no_loss_in_the_result(federation, tmp_path
         task, whole = messages.task_in(message.content), messages.arrays_in(message.content["arrays"])
         update = messages.Update(kept={}, arrays={name: 9 * each for name, each in whole.items()}, examples=1)
         counts = {group.name: np.ones(group.channels) for group in groups(federation.network)}
-        returned = Returned(update=update, frequencies=counts, sub_model="w1", loss=1.0, round_number=task.round_number)
+        returned = Returned(
+            update=update, frequencies=counts, sub_model="w1", loss=1.0, trained=1, round_number=task.round_number
+        )
         return Message(messages.returned_content(returned), reply_to=message)
 
     server.federation(LocalGrid(app, [{**NODES[1], "partition-id": 0}], config), chosen(config))

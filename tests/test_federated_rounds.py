@@ -282,7 +282,7 @@ BAD = {
         with_record("kept", lambda _: messages.array_record({"conv1": np.array([0, 1])})),
         "has the shape",
     ),
-    "no examples": (with_record("metrics", lambda _: MetricRecord({"examples": 0, "loss": 1.0})), "0 examples"),
+    "no examples": (with_record("metrics", lambda before: MetricRecord({**before, "examples": 0})), "0 examples"),
     "examples in fractions": (
         with_record("metrics", lambda _: MetricRecord({"examples": 1.5, "loss": 1.0})),
         "how many examples",

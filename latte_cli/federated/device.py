@@ -18,7 +18,7 @@ from latte_cli.federated import data, models
 from latte_cli.federated.aggregation import Arrays, Update, channel_importance, groups, part, trained_channels
 from latte_cli.federated.data import Examples
 from latte_cli.federated.settings import FederationSettings
-from latte_cli.federated.training import train_network
+from latte_cli.federated.training import GoOn, train_network
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
 from latte_cli.profiles import resolve_profile
@@ -41,13 +41,15 @@ class DevicePrices:
 class Returned:
     """What a device returns of a round: its `update`, the part of F that it adds, the sub-model and its last loss.
 
-    `round_number` is that of the task; -1 where a device does not say it.
+    `trained` counts its examples as often as it trained on each. `round_number` is that of the task; -1 where a device
+    does not say it.
     """
 
     update: Update
     frequencies: Mapping[str, NDArray[np.float64]]
     sub_model: str
     loss: float
+    trained: int
     round_number: int = 0
 
 
@@ -182,11 +184,12 @@ def train_round(
     *,
     round_number: int,
     device: int,
+    go_on: GoOn = lambda steps: True,
 ) -> Returned:
     """What the device with the number `device` makes of the `whole` parameters in a round (from 0) with `sub_model`.
 
-    It chooses its channels by the settings' method and the frequency table, and trains them on `examples`. Raises
-    LatteError as training does.
+    It trains as long as `go_on` says (`train_network`). It chooses its channels by the settings' method and the
+    frequency table, and trains them on `examples`. Raises LatteError as training does.
     """
     channels = kept_channels(
         settings.method,
@@ -206,16 +209,16 @@ def train_round(
         settings.recipe,
         seed=_seed(settings.seed, round_number, device),
         whole=network,
+        go_on=go_on,
     )
-    gained = Frequencies.none(groups(network)).after(
-        trained_channels(network, channels, dropped), settings.epochs * len(examples)
-    )
+    gained = Frequencies.none(groups(network)).after(trained_channels(network, channels, dropped), found.examples)
     update = Update(kept=channels, arrays=found.arrays, examples=len(examples), dropped=dropped)
     return Returned(
         update=update,
         frequencies=gained.examples,
         sub_model=sub_model.id,
         loss=float(found.loss),
+        trained=found.examples,
         round_number=round_number,
     )
 

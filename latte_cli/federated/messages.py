@@ -207,7 +207,7 @@ def returned_content(returned: Returned) -> RecordDict:
             TASK: ConfigRecord(
                 {"sub-model": returned.sub_model, "dropped": list(update.dropped), "round": returned.round_number}
             ),
-            METRICS: MetricRecord({"examples": update.examples, "loss": returned.loss}),
+            METRICS: MetricRecord({"examples": update.examples, "trained": returned.trained, "loss": returned.loss}),
         }
     )
 
@@ -215,9 +215,9 @@ def returned_content(returned: Returned) -> RecordDict:
 def returned_in(content: RecordDict) -> Returned:
     """What a device returns in `content`; raises LatteError naming the record that is missing or no such."""
     task, metrics = config(content, TASK), _record(content, METRICS, MetricRecord)
-    examples, loss = metrics.get("examples"), metrics.get("loss")
+    examples, trained, loss = metrics.get("examples"), metrics.get("trained"), metrics.get("loss")
     sub_model, dropped, round_number = task.get("sub-model"), task.get("dropped"), task.get("round")
-    if not (_is_count(examples, 0) and isinstance(loss, float)):
+    if not (_is_count(examples, 0) and _is_count(trained, 0) and isinstance(loss, float)):
         raise LatteError("its reply does not say how many examples it trained on, with which loss", hint=SAME_VERSION)
     if not (
         isinstance(sub_model, str) and isinstance(dropped, list) and all(isinstance(each, str) for each in dropped)
@@ -229,6 +229,7 @@ def returned_in(content: RecordDict) -> Returned:
         frequencies=frequencies,
         sub_model=sub_model,
         loss=_loss(loss),
+        trained=trained,
         round_number=round_number if _is_count(round_number, 0) else -1,
     )
 

@@ -46,6 +46,8 @@ class FederationSettings:
     learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 0.0
+    server_momentum: float = 0.0
+    final_rate: float = 1.0
     masked: bool = False
     scaled: bool = False
     data: str = "digits"
@@ -168,6 +170,8 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "learning_rate": _number(0, 1e3),
     "momentum": _number(0, 1),
     "weight_decay": _number(0, 1e3),
+    "server_momentum": _number(0, 0.99),
+    "final_rate": _number(0, 1),
     "masked": _truth,
     "scaled": _truth,
     "data": _text,

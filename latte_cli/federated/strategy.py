@@ -20,6 +20,7 @@ from latte_cli.federated import messages
 from latte_cli.federated.aggregation import Kept, aggregate, check_change, check_update, groups, trained_channels
 from latte_cli.federated.device import DevicePrices, Returned, too_slow
 from latte_cli.federated.messages import ARRAYS, FREQUENCIES, TABLE, TASK, RoundTask
+from latte_cli.federated.participation import participants
 from latte_cli.federated.replies import SMALL_BYTES, answers, reason, update_bytes
 from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.training import NetworkScore
@@ -175,10 +176,7 @@ class Overlap(Strategy):
         """The nodes of this round, by the numbers that devices have of their own: node ids are random."""
         order = sorted(named, key=lambda node: (named[node].number, named[node].name, node))
         count = self._settings.per_round
-        if not count or count >= len(order):
-            return order
-        chosen = np.random.default_rng((self._settings.seed, server_round)).choice(len(order), count, replace=False)
-        return [order[at] for at in sorted(chosen.tolist())]
+        return [order[at] for at in participants(len(order), count, server_round - 1, self._settings.seed)]
 
     # Step 4: parameters and F come back
 
@@ -197,10 +195,10 @@ class Overlap(Strategy):
             return None, None
         updates = [each.update for each in found]
         whole = aggregate(self._network, self._whole, updates, self._settings.rule)
-        for update in updates:
-            channels = trained_channels(self._network, update.kept, update.dropped)
+        for each in found:
+            channels = trained_channels(self._network, each.update.kept, each.update.dropped)
             self._trained.append(channels)
-            self.frequencies = self.frequencies.after(channels, self._settings.epochs * update.examples)
+            self.frequencies = self.frequencies.after(channels, each.trained)
         examples = sum(update.examples for update in updates)
         loss = sum(each.loss * each.update.examples for each in found) / examples
         return messages.array_record(whole), MetricRecord({"examples": examples, "loss": loss, "devices": len(found)})
@@ -211,9 +209,13 @@ class Overlap(Strategy):
         update, priced = returned.update, self.devices[node].examples
         check_update(self._network, update)
         self._check_sub_model(returned)
-        self._check_gain(returned)
         if update.examples > priced:
             raise LatteError(f"it trained on {update.examples} examples", hint=f"by its prices it has {priced}")
+        if not 1 <= returned.trained <= self._settings.epochs * update.examples:
+            raise LatteError(
+                f"it trained on {returned.trained} examples in all", hint="it has at most those of its epochs"
+            )
+        self._check_gain(returned)
         if returned.round_number != self.rounds[-1].number - 1:
             raise LatteError("what it trained is of another round", hint=messages.SAME_VERSION)
         check_change(self._network, self._whole, update)
@@ -239,9 +241,7 @@ class Overlap(Strategy):
         """Raise LatteError where its part of F is not what follows from the channels and examples it names."""
         update, found = returned.update, returned.frequencies
         channels = trained_channels(self._network, update.kept, update.dropped)
-        wanted = (
-            Frequencies.none(groups(self._network)).after(channels, self._settings.epochs * update.examples).examples
-        )
+        wanted = Frequencies.none(groups(self._network)).after(channels, returned.trained).examples
         if set(found) != set(wanted) or not all(np.array_equal(found[name], wanted[name]) for name in wanted):
             raise LatteError("its frequency table is not that of the channels it kept", hint="is it the same model?")
 

@@ -1,6 +1,6 @@
 """Training: what a device does with its sub-model in a round, and how good the whole network is after it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -45,10 +45,12 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The `arrays` after training, and the mean `loss` of the last epoch."""
+    """The `arrays` after `steps`, the last epoch's mean `loss`, and `examples`, each as often as it was trained on."""
 
     arrays: dict[str, NDArray[Any]]
     loss: float
+    steps: int
+    examples: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,10 @@ def initial(network: Network, *, seed: int, weights: Arrays | None = None) -> di
     return _parameters_of(network, NetworkModule(network, weights=weights, seed=seed))
 
 
+GoOn: TypeAlias = Callable[[int], bool]
+"""Whether a device takes another step, after so many."""
+
+
 def train_network(
     network: Network,
     arrays: Arrays,
@@ -72,10 +78,12 @@ def train_network(
     *,
     seed: int,
     whole: Network | None = None,
+    go_on: GoOn = lambda steps: True,
 ) -> Trained:
     """Train `network`, a sub-model of `whole` (default: all of it), from `arrays` on `examples`.
 
-    Steps take the network's batch size. The last batch of an epoch is filled up with examples from its start: those
+    It takes one step at least, and others until all epochs are done or `go_on` says no. Steps take the network's batch
+    size. The last batch of an epoch is filled up with examples from its start: those
     count for batch norms, and not for the loss. The same seed gives the same result. Raises LatteError for examples
     that the network cannot take, layers that cannot be trained so, and where training diverges.
     """
@@ -85,16 +93,57 @@ def train_network(
         _scale(network, module, whole)
     descent = Descent(recipe, module.parameters())
     absent = torch.from_numpy(~np.isin(np.arange(_classes(network)), examples.labels)) if recipe.masked else None
-    order, loss = np.random.default_rng(seed), 0.0
+    order, work = np.random.default_rng(seed), Work(recipe, go_on)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout
-        for _ in range(recipe.epochs):
-            batches = _batches(examples, network.batch_size, order.permutation(len(examples)))
-            loss = _epoch_loss(module, descent, batches, absent) / len(examples)
+        for _ in work.epochs():
+            for images, targets, count in _batches(examples, network.batch_size, order.permutation(len(examples))):
+                if work.is_over():
+                    break
+                descent.clear()
+                loss = _loss(_scores(network, module(images)), targets, absent)
+                loss.backward()  # type: ignore[no-untyped-call]
+                descent.step()
+                work.count(count, float(loss.detach()))
     found = _parameters_of(network, module)
     if not all(np.isfinite(array).all() for array in found.values()):
         raise LatteError(f"training diverged after {recipe.epochs} epochs", hint="take a smaller learning rate")
-    return Trained(arrays=found, loss=loss)
+    return Trained(arrays=found, loss=work.loss, steps=work.steps, examples=work.examples)
+
+
+class Work:
+    """What a device has done of its epochs: the `steps`, the `examples` of them, and the last epoch's mean `loss`."""
+
+    def __init__(self, recipe: Recipe, go_on: GoOn) -> None:
+        self._recipe, self._go_on = recipe, go_on
+        self.steps = self.examples = 0
+        self._losses, self._counted, self._begins = 0.0, 0, False
+
+    @property
+    def loss(self) -> float:
+        """The mean over the examples of the last epoch."""
+        return self._losses / self._counted
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs, until the work is over."""
+        for epoch in range(self._recipe.epochs):
+            if self.is_over():
+                return
+            self._begins = True
+            yield epoch
+
+    def is_over(self) -> bool:
+        """Whether no other step is taken; there is one at least."""
+        return self.steps > 0 and not self._go_on(self.steps)
+
+    def count(self, examples: int, loss: float) -> None:
+        """Count a step on so many examples, with their mean loss."""
+        if self._begins:
+            self._losses, self._counted, self._begins = 0.0, 0, False
+        self.steps += 1
+        self.examples += examples
+        self._losses += examples * loss
+        self._counted += examples
 
 
 class Descent:
@@ -133,18 +182,6 @@ class Descent:
 
 
 _Batch: TypeAlias = tuple[Tensor, Tensor, int]
-
-
-def _epoch_loss(module: NetworkModule, descent: Descent, batches: Iterator[_Batch], absent: Tensor | None) -> float:
-    """Train on the batches, a step each; returns the sum of the examples' losses."""
-    total = 0.0
-    for images, targets, count in batches:
-        descent.clear()
-        loss = _loss(_scores(module.network, module(images)), targets, absent)
-        loss.backward()  # type: ignore[no-untyped-call]
-        descent.step()
-        total += count * float(loss.detach())
-    return total
 
 
 def evaluate_network(network: Network, arrays: Arrays, examples: Examples, *, statistics: Examples) -> NetworkScore:

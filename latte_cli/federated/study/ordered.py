@@ -13,7 +13,7 @@ from torch import Tensor
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import Arrays, ParameterIndices
 from latte_cli.federated.data import Examples
-from latte_cli.federated.training import Descent, Recipe, Trained
+from latte_cli.federated.training import Descent, GoOn, Recipe, Trained, Work
 from latte_cli.network import Network
 from latte_cli.network.module import NetworkModule
 
@@ -33,23 +33,30 @@ class NestedPart:
 
 
 def train_parts(
-    parts: Sequence[NestedPart], arrays: Arrays, examples: Examples, recipe: Recipe, *, seed: int
+    parts: Sequence[NestedPart],
+    arrays: Arrays,
+    examples: Examples,
+    recipe: Recipe,
+    *,
+    seed: int,
+    go_on: GoOn = lambda steps: True,
 ) -> Trained:
     """Train `arrays`, the parameters of the largest of `parts`; each step trains one of them, drawn uniformly.
 
-    Momentum goes on in what a step leaves out. The same seed gives the same result. Raises LatteError where training
-    diverges.
+    It takes steps as `train_network` does. Momentum goes on in what a step leaves out. The same seed gives the same
+    result. Raises LatteError where training diverges.
     """
     largest = max(parts, key=lambda part: part.network.parameters)
     values = {name: torch.tensor(array, requires_grad=True) for name, array in arrays.items()}
     chosen = [_named_blocks(part, largest.indices) for part in parts]
     descent = Descent(recipe, values.values())
-    order, loss = np.random.default_rng(seed), 0.0
+    order, work = np.random.default_rng(seed), Work(recipe, go_on)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout
-        for _ in range(recipe.epochs):
-            loss = 0.0
+        for _ in work.epochs():
             for images, targets, count in _batches(examples, largest.network.batch_size, order):
+                if work.is_over():
+                    break
                 at = int(order.integers(len(parts)))
                 cut = {own: values[name][where] for own, (name, where) in chosen[at].items()}
                 descent.clear()
@@ -57,11 +64,11 @@ def train_parts(
                 found = F.cross_entropy(_scores(parts[at].network, result), targets, ignore_index=_IGNORED)
                 found.backward()  # type: ignore[no-untyped-call]
                 descent.step()
-                loss += count * float(found.detach())
+                work.count(count, float(found.detach()))
     arrays = {name: value.detach().numpy().copy() for name, value in values.items()}
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise LatteError(f"training diverged after {recipe.epochs} epochs", hint="take a smaller learning rate")
-    return Trained(arrays=arrays, loss=loss / len(examples))
+    return Trained(arrays=arrays, loss=work.loss, steps=work.steps, examples=work.examples)
 
 
 _IGNORED = -100  # torch's default `ignore_index`

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from statistics import median
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from latte_cli.errors import LatteError
 from latte_cli.federated.study.document import Scenario
 from latte_cli.federated.study.methods import METHODS
 from latte_cli.federated.study.runs import MethodRun, Planned, Workshop
-from latte_cli.federated.study.shares import tuning_options
+from latte_cli.federated.study.shares import TunedOption, tuning_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Result:
 
     scenario: str
     method: str
-    option: float | None
+    option: TunedOption | None
     runs: tuple[MethodRun, ...]
 
     def time_s(self, accuracy: float) -> Spread:
@@ -80,6 +81,8 @@ class Band:
     high: tuple[float, ...]
 
 
+Option = TypeVar("Option")
+
 Report = Callable[[str, int, int, float], None]
 """Hears of progress: what is done, how many of how many runs, and how far the run is that is being made (0 to 1)."""
 
@@ -117,10 +120,10 @@ def results(
 
 def _tune(
     workshop: Workshop, cells: Sequence[tuple[Scenario, str]], report: Report
-) -> Mapping[tuple[str, str], float | None]:
+) -> Mapping[tuple[str, str], TunedOption | None]:
     """The best option of each method in each scenario; None where none of them lets any device take part."""
     study, seed = workshop.study, workshop.study.tuning.seed
-    found: dict[tuple[str, str], float | None] = {}
+    found: dict[tuple[str, str], TunedOption | None] = {}
     wanted: list[Planned] = []
     for scenario, name in cells:
         choices = tuning_options(METHODS[name], study)
@@ -128,16 +131,16 @@ def _tune(
         if len(choices) > 1:
             each = [workshop.plan_run(name, scenario, option, seed) for option in choices]
             wanted += [planned for planned in each if planned.shared.shares]
-    tried: dict[tuple[str, str], list[tuple[float, MethodRun]]] = {}
+    tried: dict[tuple[str, str], list[tuple[TunedOption, MethodRun]]] = {}
     for planned, run in _make_runs(workshop, wanted, "tuning", report):
         tried.setdefault((planned.scenario.name, planned.method.name), []).append((planned.option, run))
     return found | {cell: best_option(runs, study.tuning.target) for cell, runs in tried.items()}
 
 
-def best_option(tried: Sequence[tuple[float, MethodRun]], target: float) -> float:
+def best_option(tried: Sequence[tuple[Option, MethodRun]], target: float) -> Option:
     """The option whose run reached `target` first; where none did, the one with the highest accuracy."""
 
-    def worth(pair: tuple[float, MethodRun]) -> tuple[float, float]:
+    def worth(pair: tuple[Option, MethodRun]) -> tuple[float, float]:
         return -pair[1].time_s(target), max(pair[1].accuracies)
 
     return max(tried, key=worth)[0]
