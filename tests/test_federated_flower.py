@@ -40,7 +40,7 @@ NODES = (
     },
     {"partition-id": 1, "num-partitions": 2, "device": "nvidia-h200-reference"},
 )
-CHANGES = {"rounds": 2, "partition": "iid"}
+CHANGES = {"rounds": 2, "partition": "iid", "deadline": "drop"}
 """To be quick: flwr-datasets, which spreads by Dirichlet, takes 3 s to import in each process."""
 
 PATIENCE_S = 200

@@ -23,7 +23,7 @@ from latte_cli.federated.aggregation import (
     trained_channels,
 )
 from latte_cli.federated.data import Examples
-from latte_cli.federated.device import Returned, train_round
+from latte_cli.federated.device import Returned, choose_channels, train_part
 from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.study import ordered
 from latte_cli.federated.study.methods import Learning, StudyMethod
@@ -101,12 +101,16 @@ class _Overlap:
 
     def _train(self, number: int, device: int, steps: int, rate: float) -> Returned:
         own = self._federation
-        roots = self._roots(device)
-        return train_round(
+        roots, sub_model = self._roots(device), own.sub_models[device]
+        whole = {name: value / roots[name] if name in roots else value for name, value in self.whole.items()}
+        channels = choose_channels(
+            own.network, whole, self._frequencies, sub_model, own.settings, round_number=number, device=device
+        )
+        return train_part(
             own.network,
-            {name: value / roots[name] if name in roots else value for name, value in self.whole.items()},
-            self._frequencies,
-            own.sub_models[device],
+            part(own.network, whole, channels, sub_model.dropped),
+            channels,
+            sub_model,
             own.examples[device],
             _with_rate(own.settings, rate),
             round_number=number,

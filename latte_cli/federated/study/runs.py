@@ -15,7 +15,7 @@ from latte_cli.allocator import SubModel
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, models
 from latte_cli.federated.data import Examples
-from latte_cli.federated.settings import FederationSettings
+from latte_cli.federated.settings import FINAL_SHARE, FederationSettings
 from latte_cli.federated.study import files
 from latte_cli.federated.study.clock import Tick, schedule_rounds
 from latte_cli.federated.study.document import Scenario, Study, of_seed
@@ -290,15 +290,11 @@ class Workshop:
         return _record(MethodRun, known["run"])
 
 
-_LAST_SHARE = 0.3  # chosen: docs/study.md compares
-"""The share of the time, or of the rounds, in which the learning rate is the final one."""
-
-
 def _first_slow(ticks: Sequence[Tick], budget_s: float) -> int:
     """The index of the first round with the final learning rate."""
     ends = [0.0, *accumulate(tick.duration_s for tick in ticks)]
     whole_s = min(budget_s, ends[-1])
-    return next((at for at, began_s in enumerate(ends) if began_s >= (1 - _LAST_SHARE) * whole_s), len(ticks))
+    return next((at for at, began_s in enumerate(ends) if began_s >= (1 - FINAL_SHARE) * whole_s), len(ticks))
 
 
 def on_clock(training: TrainingHistory, ticks: Sequence[Tick], devices: int) -> MethodRun:

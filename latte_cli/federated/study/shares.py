@@ -153,9 +153,9 @@ class ScenarioFleet:
         """What the devices do under `method`, tuned to `option`."""
         small = self._prices.small(option.width) if option.width < 1 else None
         if method.sizes is SubModelSizes.ESTIMATES:
-            chosen = self._by_estimates(method, option, small)
+            chosen = self._by_estimates(option, small)
         elif method.sizes is SubModelSizes.TIERS:
-            chosen = self._by_tiers(method, option)
+            chosen = self._by_tiers(option)
         else:
             whole = replace(small or self._prices.whole, id="whole", widths=())
             chosen = dict.fromkeys(range(len(self.classes)), whole)
@@ -172,7 +172,7 @@ class ScenarioFleet:
     def _limit_s(self, option: TunedOption) -> float:
         return inf if option.duration is None else option.duration * self.slowest_s
 
-    def _by_tiers(self, method: StudyMethod, option: TunedOption) -> dict[int, SubModel]:
+    def _by_tiers(self, option: TunedOption) -> dict[int, SubModel]:
         """Levels by peak speed: the largest whose step takes at most the option's share of the slowest whole one's."""
         peaks = [self._prices.peak_flop_per_s(tier) for tier in self._tiers]
         levels, flops = self._prices.levels, self._prices.flops
@@ -182,17 +182,17 @@ class ScenarioFleet:
             for device, peak in enumerate(peaks)
         }
 
-    def _by_estimates(self, method: StudyMethod, option: TunedOption, small: SubModel | None) -> dict[int, SubModel]:
+    def _by_estimates(self, option: TunedOption, small: SubModel | None) -> dict[int, SubModel]:
         """What LATTE gives the devices: by mean times where they stop in time, else by upper ends of intervals."""
         found: dict[int, SubModel] = {}
         for device, fleet_class in enumerate(self.classes):
             if option.deadline is Deadline.PARTIAL:
                 entries = {each.id: each for each in self._prices.catalogue_of(option.width)}
-                rounds = [self._round(method, device, _widths_in(each, small)) for each in entries.values()]
+                rounds = [self._priced(device, _widths_in(each, small)) for each in entries.values()]
                 best = paced(rounds, self._limit_s(option))
                 chosen = entries[best.sub_model.id] if best else None
             else:
-                best = self._prices.best(self._with_whole_download(method, fleet_class), self._limit_s(option))
+                best = self._prices.best(fleet_class, self._limit_s(option))
                 chosen = best.sub_model if best else None
             if chosen:
                 found[device] = chosen
@@ -201,9 +201,9 @@ class ScenarioFleet:
     def _share(self, method: StudyMethod, device: int, sub_model: SubModel, option: TunedOption) -> Share | None:
         """The device's time for the sub-model; None where it does not fit its memory, or would always be lost."""
         found = self._mean_round(device, sub_model) if method.learning is Learning.ORDERED else None
-        found = found or self._round(method, device, sub_model)
+        found = found or self._priced(device, sub_model)
         pruned = method.learning is Learning.PRUNED
-        first = self._round(method, device, self._prices.whole) if pruned else found
+        first = self._priced(device, self._prices.whole) if pruned else found
         if found.round_s is None or found.step_s is None or first.round_s is None or first.step_s is None:
             return None
         limit_s = self._limit_s(option) if option.deadline is not Deadline.NONE else inf
@@ -222,31 +222,20 @@ class ScenarioFleet:
     def _mean_round(self, device: int, sub_model: SubModel) -> Round | None:
         """A round whose steps are of all levels up to `sub_model`, one as often as another; all of it is sent."""
         levels = self._prices.levels
-        own = self._priced(device, sub_model, self.classes[device])
-        steps = [self._priced(device, each, self.classes[device]).step_s for each in levels[levels.index(sub_model) :]]
+        own = self._priced(device, sub_model)
+        steps = [self._priced(device, each).step_s for each in levels[levels.index(sub_model) :]]
         known = [each for each in steps if each is not None]
         if len(known) < len(steps):
             return replace(own, round_s=None)
         step_s = sum(known) / len(known)
         return replace(own, step_s=step_s, round_s=own.steps * step_s + own.sending_s)
 
-    def _round(self, method: StudyMethod, device: int, sub_model: SubModel) -> Round:
-        return self._priced(device, sub_model, self._with_whole_download(method, self.classes[device]))
-
-    def _priced(self, device: int, sub_model: SubModel, fleet_class: FleetClass) -> Round:
+    def _priced(self, device: int, sub_model: SubModel) -> Round:
         """The round of the device, with its own number of steps and their time."""
-        found, slower = self._prices.round(sub_model, fleet_class), self._tiers[device].slower
+        found, slower = self._prices.round(sub_model, self.classes[device]), self._tiers[device].slower
         if found.step_s is None:
             return found
         return replace(found, step_s=slower * found.step_s, steps=found.steps // slower)
-
-    def _with_whole_download(self, method: StudyMethod, fleet_class: FleetClass) -> FleetClass:
-        """The class as it is where all parameters come down, whatever it trains of them, if they do."""
-        if not method.chooses_itself:
-            return fleet_class
-        bits = fleet_class.schedule.parameter_bits(self._prices.network.parameters)
-        overhead_s = fleet_class.overhead_s + bits / fleet_class.down_bit_per_s
-        return replace(fleet_class, down_bit_per_s=inf, overhead_s=overhead_s)
 
     def _round_s(self, sub_model: SubModel, fleet_class: FleetClass) -> float | None:
         return self._prices.round(sub_model, fleet_class).round_s
