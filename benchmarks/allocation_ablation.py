@@ -26,8 +26,8 @@ from latte_cli.errors import ExitCode
 from latte_cli.estimator import Estimator
 from latte_cli.network import Network, load, zoo
 from latte_cli.network.parts import Cutter
+from latte_cli.precisions import Layout
 from latte_cli.store import Store, open_store
-from latte_cli.tasks import Layout
 
 NETWORKS = ("resnet18", "mobilenet_v2")
 SIZE, BATCH = 224, 8

@@ -31,9 +31,9 @@ from latte_cli.estimator.steps import Step, step_calls
 from latte_cli.layers import Layer, Phase
 from latte_cli.lookup import Pair
 from latte_cli.network import Network, load, zoo
+from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store, open_store
 from latte_cli.sweep import Budget, Depth, Sweep, Wanted
-from latte_cli.tasks import Layout, Precision
 from latte_cli.worker import Opening, Worker
 
 LOOKED_UP = "look-up, layers profiled"

@@ -28,10 +28,10 @@ from latte_cli.errors import ExitCode
 from latte_cli.estimator import Estimator
 from latte_cli.estimator.steps import Step, step_calls
 from latte_cli.layers import Phase
+from latte_cli.precisions import Layout, Precision
 from latte_cli.quantities import duration_s
 from latte_cli.store import Store, open_store
 from latte_cli.sweep import Budget, Depth, Sweep, Wanted
-from latte_cli.tasks import Layout, Precision
 from latte_cli.worker import Opening, Worker
 
 NETWORKS = {"resnet18": 224, "resnet50": 224, "mobilenet_v2": 224, "vgg16": 224, "custom_cnn": 32}

@@ -26,9 +26,10 @@ from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import combine_passes
 from latte_cli.measure import Evidence, Measurement, Outcome
 from latte_cli.network.zoo import ZOO
+from latte_cli.precisions import Layout, Precision
 from latte_cli.quantities import duration_s
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision, Task
+from latte_cli.tasks import Task
 
 NETWORKS_SHARE = 0.45
 """The networks' part of the budget; the suite `paper` has the rest."""

@@ -27,7 +27,7 @@ from latte_cli.backends.native.onednn.geometry import dense_tensor
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, activations_type
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 TOLERANCES = {Precision.FP32: 1e-5, Precision.BF16: 1e-2}
 """The largest error relative to the largest number of a result: bf16 keeps 8 bits."""

@@ -8,7 +8,10 @@ For modules and `.pt2` the right parameters are those that receive a gradient, a
 for ONNX the weights that the results depend on, or the file's own where an exporter has folded norms into convolutions.
 The right FLOPs are those of `FlopCounterMode`, with the rules of RULES where it has none or a wrong one. The right peak
 is that of torch's allocator in a step of SGD, as in tests/test_memory.py. The loss is the cross-entropy of the last
-output and the sum of the others.
+output and the sum of the others. Before an ONNX export each parameter is drawn, since exporters store equal ones once.
+ONNX files are read with `compare_weights`; their attention is products of matrices, whose backward holds the scores.
+
+Of modules it also says what sub-models of the widths in WIDTHS keep of the parameters, or why there are none.
 
 `--output` has a line for each network in each form. A child process reads a few networks; a line also records one that
 hangs or dies. A run that was interrupted goes on where it stopped. It needs
@@ -33,6 +36,7 @@ from dataclasses import fields, is_dataclass
 from itertools import accumulate
 from math import prod
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -41,6 +45,7 @@ from reading_networks import build
 from latte_cli import LatteError, child, load
 
 TRUTH, MODULE, PT2, DYNAMO, OLD = FORMS = ("truth", "module", "pt2", "dynamo", "old")
+WIDTHS = (0.5, 0.25)
 EXPORTED, ASKED = 2, 3
 """The batch sizes of the export and of the reading."""
 MEMORY_BYTES = 8 * 2**30
@@ -58,6 +63,11 @@ def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
 def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     """The scores once more, and then four products."""
     return 2 * prod(query[:-1]) * key[-2] * (3 * query[-1] + 2 * value[-1])
+
+
+def _products_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Twice what forward takes, where the scores are held."""
+    return 2 * _attention(query, key, value)
 
 
 def _convolution_backward(gradient: Any, x: Any, weight: Any, *rest: Any, **_: Any) -> int:
@@ -119,19 +129,24 @@ def truth(request: Mapping[str, Any]) -> dict[str, Any]:
     found = {**training, **_tensors_of(module)}
     found["peak_bytes"] = _peak_bytes(module, arguments, keywords)
     module.zero_grad(set_to_none=True)
-    evaluation = _work(module.eval(), arguments, keywords)
+    evaluation = _work(module.eval(), arguments, keywords, products=True)
     reached = {id(p) for p in module.parameters() if p.grad is not None or not p.requires_grad}
     used = sum(p.numel() for p in module.parameters() if id(p) in reached)
     shape = [tuple(each.shape) for each in (*arguments, *keywords.values())]
     return {**found, "evaluation": {**evaluation, "used": used}, "inputs": shape}
 
 
-def _work(module: Any, arguments: Any, keywords: Any) -> dict[str, int]:
+def _work(module: Any, arguments: Any, keywords: Any, *, products: bool = False) -> dict[str, int]:
+    """The FLOPs of a step; `products` are what an ONNX file has for attention."""
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False, custom_mapping=RULES()) as forward:
+    rules = RULES()
+    if products:
+        rules[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward] = _products_backward
+    with FlopCounterMode(display=False, custom_mapping=rules) as forward:
         loss = loss_of(module(*arguments, **keywords))
-    with FlopCounterMode(display=False, custom_mapping=RULES()) as backward:
+    with FlopCounterMode(display=False, custom_mapping=rules) as backward:
         loss.backward()
     return {"forward": forward.get_total_flops(), "backward": backward.get_total_flops()}
 
@@ -183,14 +198,25 @@ def reading(request: Mapping[str, Any]) -> dict[str, Any]:
             return {"outcome": "not exported", "reason": str(exc)}
         made_s = time.perf_counter() - start
         try:
-            network = load(model, example, batch_size=ASKED)
+            network = load(model, example, batch_size=ASKED, compare_weights=form in (DYNAMO, OLD))
         except LatteError as exc:
             if form == MODULE and (unable := _no_program(module, arguments, keywords, exc)):
                 return {"outcome": "not exported", "reason": unable}
             return {"outcome": "refused", "reason": exc.message, "hint": exc.hint, "own": _own(model, example)}
         said = _said(network, request["limit_s"] / 3 if form in (MODULE, PT2) else 0)
-        file = _weights(model) if form in (DYNAMO, OLD) else {}
-    return {"outcome": "read", "made_s": made_s, **said, **file}
+        more = _weights(model) if form in (DYNAMO, OLD) else _sub_models(network) if form == MODULE else {}
+    return {"outcome": "read", "made_s": made_s, **said, **more}
+
+
+def _sub_models(network: Any) -> dict[str, Any]:
+    """The share of the parameters that each width keeps, or why the network has no such sub-models."""
+    from latte_cli.network.channels import kept_whole, sub_model
+
+    try:
+        shares = [sub_model(network, width).parameters / network.parameters for width in WIDTHS]
+    except LatteError as exc:
+        return {"shrinks": exc.message}
+    return {"shrinks": "", "shares": [round(share, 4) for share in shares], "kept": [*kept_whole(network)]}
 
 
 def _own(model: Any, example: Any) -> str:
@@ -226,17 +252,25 @@ def _file(module: Any, arguments: Any, keywords: Any, form: str, folder: Path) -
         if form == PT2:
             torch.export.save(torch.export.export(module, arguments, keywords), path)
         else:
+            _draw(module)
             torch.onnx.export(module, arguments, path, kwargs=keywords, dynamo=form == DYNAMO, verbose=False)
     except Exception as exc:
         raise NotExported(_exception(exc)) from exc
     return str(path)
 
 
+def _draw(module: Any) -> None:
+    import torch
+
+    for parameter in module.parameters():
+        torch.nn.init.uniform_(parameter, -0.1, 0.1)
+
+
 def _said(network: Any, workspaces_s: float) -> dict[str, Any]:
     from latte_cli.estimator.memory import memory
     from latte_cli.estimator.steps import Step, step_calls
     from latte_cli.layers import Phase
-    from latte_cli.tasks import Precision
+    from latte_cli.precisions import Precision
 
     work: Counter[bool] = Counter()
     for call in step_calls(network, Step(optimizer="none", loss="none")):
@@ -266,7 +300,8 @@ def _workspaces(network: Any, end_s: float) -> dict[Any, int] | None:
     from latte_cli.backends.cpu.backend import CpuBackend
     from latte_cli.estimator.steps import Step, step_calls
     from latte_cli.layers import Phase
-    from latte_cli.tasks import Layout, Precision, Task
+    from latte_cli.precisions import Layout, Precision
+    from latte_cli.tasks import Task
 
     backend = CpuBackend(threads=1)
     settings = backend.settings(Precision.FP32, Layout.NCHW)
@@ -373,8 +408,8 @@ def report(rows: Mapping[tuple[str, str], Mapping[str, Any]], known: Iterable[st
     known = list(known)
     libraries = list(dict.fromkeys(name.partition("/")[0] for name in known))
     lines = [
-        "| form | networks | run | torch exports | read | parameters | FLOPs | peak |",
-        "|---|---|---|---|---|---|---|---|",
+        "| form | networks | run | torch exports | read | parameters | FLOPs | peak | sub-models | at 1/2 | at 1/4 |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for form in FORMS[1:]:
         lines.append(_counts(form, rows, form, known))
@@ -398,7 +433,15 @@ def _counts(title: str, rows: Mapping[tuple[str, str], Mapping[str, Any]], form:
     for key in ("parameters", "FLOPs", "peak"):
         told = [each[key] for each in found if each[key] is not None]
         cells.append(f"{sum(map(bool, told))} of {len(told)}" if told else "")
+    cells += _shrunk([each for each in read if "shrinks" in each])
     return f"| {title} | {len(names)} | {len(run)} | {len(exported)} | {len(read)} | {' | '.join(cells)} |"
+
+
+def _shrunk(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many networks have sub-models, and the median share of the parameters at each width."""
+    shares = [each["shares"] for each in rows if not each["shrinks"]]
+    middle = [f"{median(column):.0%}" for column in zip(*shares, strict=True)] or [""] * len(WIDTHS)
+    return [f"{len(shares)} of {len(rows)}" if rows else "", *middle]
 
 
 def _has_truth(rows: Mapping[tuple[str, str], Mapping[str, Any]], name: str) -> bool:
@@ -413,7 +456,9 @@ def _reasons(rows: Mapping[tuple[str, str], Mapping[str, Any]], known: Sequence[
             each = rows.get((name, form), {"outcome": "not run"})
             if each["outcome"] in ("refused", "not exported", "timed out", "died"):
                 groups[each["outcome"]][_kind(each["reason"])].append(f"{name} ({form})")
-            elif each["outcome"] == "read" and _has_truth(rows, name):
+            elif each.get("shrinks"):
+                groups["no sub-models"][_kind(each["shrinks"])].append(name)
+            if each["outcome"] == "read" and _has_truth(rows, name):
                 for what, reason in _wrong(each, rows[name, TRUTH]):
                     groups[f"wrong {what}"][reason].append(f"{name} ({form})")
     for what, reasons in groups.items():

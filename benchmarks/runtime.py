@@ -24,12 +24,12 @@ from latte_cli.backends.torch.training import RunRequest
 from latte_cli.errors import ExitCode
 from latte_cli.estimator import Limits
 from latte_cli.network import load, zoo
+from latte_cli.precisions import Layout, Precision
 from latte_cli.profiles import resolve_profile
 from latte_cli.runtime import Choices, read_choices
 from latte_cli.runtime.deciding import Wish, decide
 from latte_cli.runtime.racing import Race, run_race
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision
 
 CASES = {
     "resnet18": (8, 224),

@@ -21,12 +21,12 @@ from pathlib import Path
 from latte_cli.algorithms import Algorithm
 from latte_cli.importers import ImportSource, import_file
 from latte_cli.layers import layer_text
+from latte_cli.precisions import Precision
 from latte_cli.report import Format
 from latte_cli.report.selectors import write_evaluation
 from latte_cli.selector import Decision, Evaluation, SelectionScore, decisions, fit_selector
 from latte_cli.selector.evaluation import across_devices, majority, score_groups, selected_algorithms
 from latte_cli.store import Store, open_store
-from latte_cli.tasks import Precision
 
 FAMILIES = {0: "gemm", 1: "direct", 2: "fft", 3: "winograd", 5: "implicit_gemm"}
 

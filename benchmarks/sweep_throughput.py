@@ -20,9 +20,9 @@ from latte_cli.backends import open_backend
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Phase
 from latte_cli.measure import Measurement, Outcome
+from latte_cli.precisions import Layout, Precision
 from latte_cli.store import open_store
 from latte_cli.sweep import Budget, Sweep
-from latte_cli.tasks import Layout, Precision
 from latte_cli.worker import Opening, Worker
 
 CALL_S = 0.002

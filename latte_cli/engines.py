@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from latte_cli.algorithms import RANKERS, Algorithm, Ranker, known_algorithm
 from latte_cli.layers import Phase
-from latte_cli.tasks import Precision
+from latte_cli.precisions import Precision
 
 PREFIX = "ENGINE_"
 """How the names of engines begin; the index in cuDNN's list for the operation follows."""

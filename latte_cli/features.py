@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from latte_cli.devices import Device
 from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.tasks import Layout, Settings
+from latte_cli.precisions import Layout
+from latte_cli.tasks import Settings
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
 

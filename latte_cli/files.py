@@ -5,6 +5,7 @@ import os
 import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from enum import StrEnum
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Any, BinaryIO, TextIO
@@ -13,6 +14,13 @@ from uuid import uuid4
 from latte_cli.errors import LatteError
 
 _HINT = "choose another place"
+
+
+class ExportFormat(StrEnum):
+    """The file formats of an export."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
 
 
 def cannot_write(what: str, exc: OSError) -> LatteError:

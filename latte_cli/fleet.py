@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from latte_cli.errors import LatteError, unknown
+from latte_cli.precisions import Layout, Precision
 from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, duration_s, size_bytes
 from latte_cli.schedule import Schedule
-from latte_cli.tasks import Layout, Precision
 
 _LARGEST_FILE_BYTES = 1 << 20  # chosen: thousands of classes, and no file given by mistake
 _MOST = 10**9  # chosen: more examples or devices than there are

@@ -22,8 +22,9 @@ from latte_cli.devices import CUDA, ROCM, Device
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Evidence, Measurement
+from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.tasks import Question, Settings, Task
 
 _NAMED = 5  # chosen: enough to see what sort of row was left out
 

@@ -13,8 +13,9 @@ from latte_cli.algorithms import Algorithm
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Whole
 from latte_cli.measure import Measurement, Outcome, QualityFlag
+from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.tasks import Question, Settings, Task
 
 Pair: TypeAlias = tuple[Layer, Phase]
 

@@ -10,8 +10,8 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.devices import Device
 from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import Lookup, Timing
+from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
-from latte_cli.tasks import Layout, Precision
 
 CHANNELS = (8, 16, 32, 64, 128, 256, 512, 1024)  # powers of two, as networks are made
 SIZES = (8, 16, 32, 64, 128, 256)  # powers of two, as networks are made

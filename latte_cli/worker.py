@@ -19,7 +19,8 @@ from latte_cli.devices import Device, Sampling
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import DriftMonitor, Measurement, Outcome, QualityFlag, measure
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Settings, Task
 
 _START_LIMIT_S = 120.0  # chosen: far beyond importing torch and opening a device
 _END_LIMIT_S = 5.0  # chosen: for the kernel to free the memory of a process that has closed its pipe

@@ -432,12 +432,12 @@ def _growing() -> Makers:
         _functions({"A": ["F0"], **{f"F{at}": [f"F{at + 1}"] for at in range(3000)}, "F3000": ["Relu"]}),
     )
     yield "of a million nodes", _million_nodes
-    yield "of a million weights", _million_weights
-    yield "of a node with 100,000 inputs", lambda: content(node("Sum", *["x"] * 100_000))
+    yield "of 200,000 weights", _many_weights
+    yield "of a node with 20,000 inputs", lambda: content(node("Sum", *["x"] * 20_000))
     yield (
-        "of a node with 100,000 outputs",
+        "of a node with 20,000 outputs",
         lambda: content(
-            helper.make_node("Split", ["x"], [f"y{at}" for at in range(100_000)], axis=0), node("Relu", "y5")
+            helper.make_node("Split", ["x"], [f"y{at}" for at in range(20_000)], axis=0), node("Relu", "y5")
         ),
     )
     yield "with an attribute of a million numbers", lambda: content(node("Conv", "x", "w", pads=[1] * 10**6), w=WEIGHT)
@@ -452,14 +452,14 @@ def _growing() -> Makers:
     yield "with a product over an equation of a thousand letters", content(node("Einsum", "x", equation="ab" * 500))
 
 
-def _million(field: bytes, template: bytes) -> bytes:
-    """A field of a graph a million times over; its `#` become digits that count, from 0, from 1."""
+def _counted(field: bytes, template: bytes, times: int) -> bytes:
+    """A field of a graph so many times over; its `#` become digits that count, from 0, from 1."""
     pieces = template.split(b"#")
     start = field + _length(template.replace(b"#", b"0000000"))
     last = len(pieces) - 1
     return b"".join(
         start + b"".join(piece + (b"%07d" % (at + hole) if hole < last else b"") for hole, piece in enumerate(pieces))
-        for at in range(10**6)
+        for at in range(times)
     )
 
 
@@ -471,11 +471,12 @@ def _around(text: bytes) -> bytes:
 
 def _million_nodes() -> bytes:
     ends = helper.make_graph([], "graph", [value("a0000000", (1, 3))], [value("a1000000", None)]).SerializeToString()
-    return _around(_million(b"\x0a", b"\x0a\x08a#\x12\x08a#\x22\x04Relu") + ends)
+    return _around(_counted(b"\x0a", b"\x0a\x08a#\x12\x08a#\x22\x04Relu", 10**6) + ends)
 
 
-def _million_weights() -> bytes:
-    return _around(graph(node("Relu", "x")).SerializeToString() + _million(b"\x2a", b"\x08\x01\x10\x01\x42\x08w#"))
+def _many_weights() -> bytes:
+    text = _counted(b"\x2a", b"\x08\x01\x10\x01\x42\x08w#", 200_000)
+    return _around(graph(node("Relu", "x")).SerializeToString() + text)
 
 
 # --- data that lie elsewhere

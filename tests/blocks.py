@@ -7,11 +7,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from forking import zygote
+from running import Ended, forked
+
 BLOCK = re.compile(
     r"(?:^\*\(not run by the tests: (?P<reason>.+)\)\*\n\n)?^```(?P<language>.*)\n(?P<code>(?:.*\n)*?)^```$",
     re.MULTILINE,
 )
-COMMANDS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +30,17 @@ def blocks(text: str) -> list[Block]:
     return [Block(**match.groupdict()) for match in BLOCK.finditer(text)]
 
 
-def run(block: Block, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """What a block did in `folder`, with a home and a store there."""
-    environment = {
+def run(block: Block, folder: Path) -> Ended:
+    """What a block did in `folder`, with a home and a store there; each command is a fork (see forking.py)."""
+    own = {
         "HOME": str(folder),
         "LATTE_STORE": str(folder / "store"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{zygote().commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    return subprocess.run(
-        [*COMMANDS[block.language], block.code],
-        cwd=folder,
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = os.environ | own
+    if block.language == "python":
+        return forked("python", "-c", block.code, folder=str(folder), environment=environment)
+    command = ["bash", "-euo", "pipefail", "-c", block.code]
+    pipes = {"stdin": subprocess.DEVNULL, "capture_output": True}
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, check=False, **pipes)  # type: ignore[call-overload]
+    return Ended(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)

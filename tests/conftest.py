@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+import forking
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -15,6 +16,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the tests beside this one have the ot
 # Machines that run tests are busy: an example that takes long is no failure.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _zygote() -> Iterator[None]:
+    yield
+    if forking.zygote.cache_info().currsize:
+        forking.zygote().end()
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,7 @@ def every_layer() -> Iterator[Layer]:
     for function in ACTIVATIONS:
         yield Activation(function=function, shape=(2, 3, 4))
     yield Dropout(shape=(3, 5))
+    yield Dropout(shape=(3, 5, 4), features=True)
     for axis, log in product((-1, 0, 1), (False, True)):
         yield Softmax(shape=(4, 6, 2), axis=axis, log=log)
     yield SoftmaxCrossEntropy(rows=4, classes=7)
@@ -74,6 +75,9 @@ def every_layer() -> Iterator[Layer]:
             batch=2, heads=4, key_heads=key_heads, queries=3, keys=5, width=6, value_width=7, causal=causal, mask=mask
         )
     yield Attention(batch=2, heads=4, key_heads=4, queries=3, keys=5, width=6, value_width=6, dropout=True)
+    yield Attention(
+        batch=2, heads=4, key_heads=4, queries=3, keys=5, width=6, value_width=6, mask=(3, 5), trained_mask=True
+    )
     yield Norm(function="batch", shape=(2, 4, 3), fixed=True)
     yield Other(operation="scatter", shapes=((2, 3), (3,)), output=(2, 3))
     yield Transfer(elements=30)

@@ -1,93 +1,168 @@
-"""Run `latte` many times with standard streams of several kinds, each time in a fork of this one process.
+"""A process that has imported what commands need, and forks for each command that it is asked for (see forked.py).
 
-Reads cases as JSON from each line of stdin, `[{"arguments": [...], "out": KIND, "err": KIND}]`, and writes a line with
-what became of them. A kind is `kept`, `ascii` or `cp1252` (kept, with such an encoding), `full`, `closed`, or `gone` (a
-pipe closed after a line).
+`python tests/forking.py DESCRIPTOR` listens at that socket until its standard input ends. `latte` starts the command
+line; `python -c CODE` runs CODE.
 """
 
-import base64
-import json
+import gc
+import marshal
 import os
+import select
+import socket
+import subprocess
 import sys
 import tempfile
+import traceback
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+import forked
+
+IMPORTED = (
+    *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "matplotlib.figure", "onnx", "pandas"),
+    *("pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "scipy.optimize", "torch", "xgboost"),
+    *("latte_cli.__main__", "latte_cli.cli", "latte_cli.allocator", "latte_cli.doctor", "latte_cli.estimator"),
+    *("latte_cli.network.zoo", "latte_cli.report.estimates", "latte_cli.selector", "latte_cli.sweep"),
+)
+"""What several commands import. None of it starts a thread that a fork would miss."""
+
+
+class Zygote:
+    """The process, and a folder with its socket and with a `latte` for shells."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self.commands = Path(self._folder.name)
+        self.address = str(self.commands / "socket")
+        client = [sys.executable, "-IS", forked.__file__, self.address, "latte"]
+        script = self.commands / "latte"
+        script.write_text(f'#!/bin/sh\nexec {" ".join(client)} "$@"\n')
+        script.chmod(0o755)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(self.address)
+            listening.listen()
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(listening.fileno())],
+                stdin=subprocess.PIPE,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                pass_fds=(listening.fileno(),),
+            )
+
+    def run(self, *words: str, **how: Any) -> int:
+        """The exit code of a command, in this folder and environment unless `how` names others."""
+        return forked.run(self.address, words, **{"folder": str(Path.cwd()), "environment": os.environ} | how)
+
+    def end(self) -> None:
+        """End the process; what it has started goes on."""
+        self._process.communicate()
+        self._folder.cleanup()
+
+
+@cache
+def zygote() -> Zygote:
+    """The one of these tests, which the fixture `_zygote` ends."""
+    return Zygote()
+
+
+# --- in the process
 
 
 def main() -> None:
-    import onnx  # noqa: F401 - imported once for all cases
-    import pyarrow.compute
-    import pyarrow.parquet  # noqa: F401
-
-    import latte_cli.allocator
-    import latte_cli.cli
-    import latte_cli.estimator
-    import latte_cli.network
-    import latte_cli.report.estimates  # noqa: F401
-
-    with os.fdopen(os.dup(1), "w") as out:
-        for line in sys.stdin:
-            print(json.dumps([_ran(**case) for case in json.loads(line)]), file=out, flush=True)
-
-
-def _ran(arguments: list[str], out: str, err: str) -> dict[str, Any]:
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as told:
-        child = os.fork()
-        if not child:
-            _run(arguments, (out, 1, said.fileno()), (err, 2, told.fileno()))
-        _, status = os.waitpid(child, 0)
-        texts = [base64.b64encode(_content(file)).decode() for file in (said, told)]
-        return {"code": os.waitstatus_to_exitcode(status), "out": texts[0], "err": texts[1]}
+    for name in IMPORTED:
+        import_module(name)
+    del sys.path[0]  # the folder of this file
+    gc.freeze()  # a collection in a fork would copy all of this process
+    waiting: dict[int, tuple[int, socket.socket]] = {}
+    with socket.socket(fileno=int(sys.argv[1])) as listening:
+        while 0 not in (ready := select.select([listening, 0, *waiting], [], [])[0]):
+            for ended in waiting.keys() & set(ready):
+                _tell(ended, *waiting.pop(ended))
+            if listening in ready:
+                connection, _ = listening.accept()
+                child = _start(connection)
+                waiting[os.pidfd_open(child)] = child, connection
 
 
-def _content(file: Any) -> bytes:
-    file.seek(0)
-    return bytes(file.read())
+def _tell(descriptor: int, child: int, connection: socket.socket) -> None:
+    """Say how a command has ended to who asked for it."""
+    os.close(descriptor)
+    with connection:
+        connection.sendall(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
-def _run(arguments: list[str], *streams: tuple[str, int, int]) -> None:
-    from latte_cli.cli import main as latte
+def _start(connection: socket.socket) -> int:
+    """Fork for the command that is asked for; the fork's number."""
+    _, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
+    child = os.fork()
+    if not child:
+        request = marshal.loads(b"".join(iter(lambda: connection.recv(2**16), b"")))
+        request["streams"] = dict(zip(request["streams"], descriptors, strict=True))
+        _run(**request)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return child
 
-    for kind, number, kept in streams:
-        _open(kind, number, kept)
-        if kind in ("ascii", "cp1252"):
-            (sys.stdout if number == 1 else sys.stderr).reconfigure(encoding=kind)  # type: ignore[union-attr]
-    sys.argv = ["latte", *arguments]
+
+def _run(words: list[str], folder: str, environment: dict[str, str], streams: dict[int, int]) -> None:
+    """Run a command as a process of its own would; never returns."""
     code = 70
     try:
-        latte()
-    except SystemExit as end:
-        code = int(end.code or 0)
+        _settle(folder, environment, streams)
+        code = _code(words)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
-        try:
-            sys.stdout.flush()  # as the interpreter does at its end
-            sys.stderr.flush()
-        except BaseException:
-            code = 120
-        os._exit(code)
+        os._exit(_flush(code))
 
 
-def _open(kind: str, number: int, kept: int) -> None:
-    if kind == "closed":
-        os.close(number)
-    elif kind == "full":
-        os.dup2(os.open("/dev/full", os.O_WRONLY), number)
-    elif kind == "gone":
-        reading, writing = os.pipe()
-        os.dup2(writing, number)
-        os.close(writing)
-        if os.fork():
-            os.close(reading)
+def _settle(folder: str, environment: dict[str, str], streams: dict[int, int]) -> None:
+    """Be where and what a process would be that was just started."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number in (0, 1, 2):
+        if number in streams:
+            os.dup2(streams[number], number)
         else:
             os.close(number)
-            while os.read(reading, 1) not in (b"\n", b""):  # as `head -1`
-                pass
-            os._exit(0)
-    else:
-        os.dup2(kept, number)
+    for descriptor in streams.values():
+        os.close(descriptor)
+    encoding = environment.get("PYTHONIOENCODING")
+    if encoding:
+        sys.stdout.reconfigure(encoding=encoding)  # type: ignore[union-attr]
+        sys.stderr.reconfigure(encoding=encoding, errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _code(words: list[str]) -> int:
+    """The exit code of `latte ARGUMENT...` or `python -c CODE`."""
+    from latte_cli import __main__ as latte
+
+    try:
+        if words[0] == "latte":
+            sys.argv, sys.modules["__main__"] = words, latte
+            latte.main()
+        else:
+            sys.argv, sys.path[:0], sys.modules["__main__"] = words[1:2], [""], ModuleType("__main__")
+            exec(words[2], vars(sys.modules["__main__"]))
+    except SystemExit as end:
+        return int(end.code or 0)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _flush(code: int) -> int:
+    """The exit code after what the interpreter does at its end."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        return 120
+    return code
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from latte_cli.devices import CPU, Device
 from latte_cli.layers import Activation, Convolution, Layer, Linear, Norm, Pool, View
 from latte_cli.measure import Measurement
 from latte_cli.network import Network, Node
+from latte_cli.precisions import Layout
 from latte_cli.store import Store
-from latte_cli.tasks import Layout, Settings, Task
+from latte_cli.tasks import Settings, Task
 
 DEVICE = Device(slug="made-up-cpu-2c-2t", kind=CPU, name="made up", peak_flop_per_s=1e11, bandwidth_bytes_per_s=2e10)
 SETTINGS = Settings(threads=2, library_versions=(("torch", "2.13.0"),))

@@ -61,7 +61,7 @@ class Marked:
         while not any(words in line for line in self.living().values()):
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < end_s, self.living()
-            time.sleep(0.02)
+            time.sleep(0.05)
 
 
 def _usual_signals() -> None:

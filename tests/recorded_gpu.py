@@ -15,7 +15,8 @@ from latte_cli.backends.contract import Conditions, Facts, Failed, OutOfMemory, 
 from latte_cli.backends.native import cudnn
 from latte_cli.devices import CUDA, Device
 from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Settings, Task
 
 DEVICE = Device(slug="recorded-gpu", kind=CUDA, name="Recorded GPU", memory_bytes=2**34, peak_flop_per_s=5e13)
 

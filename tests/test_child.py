@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from processes import ENDINGS, Marked
+from stand_ins import TORCH, write_libraries
 
 from latte_cli import child
 from latte_cli.network.zoo import export
@@ -220,15 +221,17 @@ def test_children_and_theirs_die_with_a_parent_that_is_ended(
         assert marked.process.communicate()[1].count("Traceback") == (number == signal.SIGINT)  # the parent's own
 
 
-def test_a_doctor_that_is_interrupted_waits_for_no_library(asked: Path) -> None:
+@pytest.mark.parametrize("number", ENDINGS)
+def test_a_doctor_that_is_interrupted_waits_for_no_library(number: signal.Signals, asked: Path) -> None:
     hanging = "import asked, time; asked.stubborn(None); time.sleep(600)\n"
+    write_libraries(asked)
     for name in ("pyarrow", "xgboost"):
         (asked / f"{name}.py").write_text(hanging)
     path = os.pathsep.join(sys.path)
     with Marked([sys.executable, "-m", "latte_cli", "doctor", "--device", "cpu"], PYTHONPATH=path) as marked:
         marked.wait_for("SIG_IGN")
-        marked.process.send_signal(signal.SIGINT)
-        _, errors = marked.process.communicate(timeout=50)  # the libraries would be given up after 60 s
+        marked.process.send_signal(number)
+        _, errors = marked.process.communicate(timeout=10)  # the libraries would be given up after 15 s
         assert (marked.process.returncode, errors.splitlines()[0]) == (130, "error: interrupted")
         assert marked.left() == {}
 
@@ -239,7 +242,7 @@ def test_no_process_is_left_whenever_and_however_a_profile_is_ended(tmp_path: Pa
     model.write_bytes(export("lenet", batch_size=1))
     command = [sys.executable, "-m", "latte_cli", "profile", model, "--suite", "network"]
     command += ["--phases", "update", "--threads", 1, "--passes", 1]  # soon at the networks that are measured whole
-    for number in (signal.SIGKILL, *ENDINGS):
+    for number in (signal.SIGKILL, signal.SIGTERM):
         with Marked(command) as marked:
             marked.wait_for("backends.torch.whole", limit_s=300)
             time.sleep(moments.uniform(0, 1))
@@ -252,20 +255,22 @@ def test_no_process_is_left_whenever_and_however_a_profile_is_ended(tmp_path: Pa
             assert errors.splitlines() == ["error: interrupted", "hint: what was finished is kept"]
             assert marked.process.returncode == 130
             assert open_store(shipped=False).info().journals == ()
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGHUP, signal.SIGKILL):
         with Marked(command) as marked:
             time.sleep(moments.uniform(0, 2))
             marked.process.send_signal(number)
             assert marked.left() == {}, number
 
 
-def test_a_hangup_that_is_ignored_stays_so(tmp_path: Path) -> None:
-    model = tmp_path / "lenet.onnx"
-    model.write_bytes(export("lenet", batch_size=1))
-    command = ["nohup", sys.executable, "-m", "latte_cli", "profile", model, "--dry-run", "--format", "json"]
-    with Marked(command) as marked:
+def test_a_hangup_that_is_ignored_stays_so(asked: Path, tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
+    waiting = f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.01)\n"
+    write_libraries(asked, waiting + TORCH)
+    command = ["nohup", sys.executable, "-m", "latte_cli", "doctor", "--device", "cpu", "--format", "json"]
+    with Marked(command, PYTHONPATH=os.pathsep.join(sys.path)) as marked:
         marked.wait_for("latte_cli.child")
         os.killpg(marked.process.pid, signal.SIGHUP)
+        go_on.touch()
         told, _ = marked.process.communicate()
         assert json.loads(told)["schema"]
         assert marked.left() == {}

@@ -226,3 +226,9 @@ def test_the_fleet_of_the_documentation_can_be_read(latte):
 
     fleet = read_fleet(Path(__file__).parents[1] / "docs/fleet.yaml")
     assert len(fleet.classes) == 3
+
+
+def test_the_batch_is_where_the_user_says(latte):
+    code, _, errors = latte("allocate", "lenet.onnx", "--fleet", "fleet.yaml", "--batch-axis", "9")
+    assert code == 1
+    assert "there is no batch axis 9" in errors

@@ -10,23 +10,27 @@ from pathlib import Path
 
 import hints
 import pytest
+from stand_ins import TORCH_WITH_GPU, write_libraries
 
 from latte_cli.backends.telemetry import gpu_count
 
 NO_GPU = pytest.mark.skipif(gpu_count() > 0, reason="this machine has a GPU")
-LATTE = str(Path(sys.executable).with_name("latte"))
+LATTE = [sys.executable, "-m", "latte_cli"]
 
 
-def latte(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def latte(*arguments: str, libraries: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """What `latte` did in a process of its own; `libraries` is a folder whose modules it imports first."""
+    path = os.pathsep.join([str(libraries), *sys.path] if libraries else sys.path)
+    environment = {**os.environ, "PYTHONPATH": path, **environment}
     done = subprocess.run(
-        [LATTE, *arguments], env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        [*LATTE, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     hints.check(arguments, done.stderr)
     return done
 
 
-def test_the_table_names_what_there_is_and_the_next_command() -> None:
-    done = latte("doctor", "--device", "cpu")
+def test_the_table_names_what_there_is_and_the_next_command(tmp_path: Path) -> None:
+    done = latte("doctor", "--device", "cpu", libraries=write_libraries(tmp_path))
     assert done.returncode == 0, done.stderr
     first, *lines = done.stdout.splitlines()
     assert first.split() == ["what", "state", "what", "there", "is"]
@@ -36,8 +40,11 @@ def test_the_table_names_what_there_is_and_the_next_command() -> None:
     assert done.stderr == "next: `latte profile --device cpu --budget 2m`\n"
 
 
-def test_json_has_its_schema_and_csv_the_same_findings() -> None:
-    as_json, as_csv = (latte("doctor", "--device", "cpu", "--format", form) for form in ("json", "csv"))
+def test_json_has_its_schema_and_csv_the_same_findings(tmp_path: Path) -> None:
+    libraries = write_libraries(tmp_path)
+    as_json, as_csv = (
+        latte("doctor", "--device", "cpu", "--format", form, libraries=libraries) for form in ("json", "csv")
+    )
     document = json.loads(as_json.stdout)
     assert (document["schema"], document["usable"]) == ("latte.doctor/1", {"cpu": True})
     assert set(document["findings"][0]) == {"subject", "state", "text", "path", "hint", "device"}
@@ -57,8 +64,10 @@ def test_a_machine_without_a_gpu_is_told_what_is_missing_and_passes() -> None:
 
 
 @NO_GPU
-def test_a_device_that_cannot_be_measured_is_an_error_with_a_hint_after_the_findings() -> None:
-    done = latte("doctor", "--device", "cuda")
+def test_a_device_that_cannot_be_measured_is_an_error_with_a_hint_after_the_findings(
+    tmp_path: Path,
+) -> None:
+    done = latte("doctor", "--device", "cuda", libraries=write_libraries(tmp_path))
     assert done.returncode == 1
     error, hint = done.stderr.splitlines()
     assert error.startswith("error: `cuda` cannot be measured here: ")
@@ -67,8 +76,8 @@ def test_a_device_that_cannot_be_measured_is_an_error_with_a_hint_after_the_find
 
 
 def test_a_torch_that_aborts_is_a_finding_and_not_the_end_of_the_doctor(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("import os\nos.write(2, b'double free\\n')\nos.abort()\n")
-    done = latte("doctor", "--device", "cpu", "--format", "json", PYTHONPATH=str(tmp_path))
+    write_libraries(tmp_path, "import os\nos.write(2, b'double free\\n')\nos.abort()\n")
+    done = latte("doctor", "--device", "cpu", "--format", "json", libraries=tmp_path)
     assert done.returncode == 1
     torch = next(finding for finding in json.loads(done.stdout)["findings"] if finding["subject"] == "torch")
     assert (torch["state"], torch["text"]) == ("broken", "ended by SIGABRT: double free")
@@ -80,7 +89,7 @@ def test_a_path_is_never_cut_in_a_pipe(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 40)
     folder.mkdir()
     (folder / "libcudnn_cnn.so.9").write_text("not a library")
-    done = latte("doctor", LATTE_CUDNN=str(folder), COLUMNS="40")
+    done = latte("doctor", libraries=write_libraries(tmp_path), LATTE_CUDNN=str(folder), COLUMNS="40")
     assert str(folder) in done.stdout
     assert "cuDNN" in done.stdout
 
@@ -91,25 +100,9 @@ def test_an_unknown_device_is_a_usage_error_with_the_nearest_one() -> None:
     assert done.stderr == "error: unknown device `cdua`\nhint: did you mean `cuda`?\n"
 
 
-_TORCH = """
-from types import SimpleNamespace as _Names
-__version__ = "2.7.1+cu126"
-version = _Names(cuda="12.6")
-__config__ = _Names(show=lambda: "  - Intel(R) MKL-DNN v3.7.1 (Git Hash 8d26)")
-_GPU = _Names(name="GeForce GTX 780", uuid="0a1b", total_memory=3 * 2**30, major=3, minor=5, is_integrated=0)
-cuda = _Names(
-    init=lambda: None,
-    device_count=lambda: 1,
-    get_device_properties=lambda index: _GPU,
-    get_arch_list=lambda: ["sm_50", "sm_90"],
-)
-"""
-
-
 @NO_GPU
 def test_a_gpu_that_torch_has_no_code_for_is_said_to_be_the_cause(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text(_TORCH)
-    done = latte("doctor", "--device", "cuda", "--format", "json", PYTHONPATH=str(tmp_path))
+    done = latte("doctor", "--device", "cuda", "--format", "json", libraries=write_libraries(tmp_path, TORCH_WITH_GPU))
     assert done.returncode == 1, done.stderr
     found = {finding["subject"]: finding for finding in json.loads(done.stdout)["findings"]}
     assert found["torch for CUDA"]["text"] == "built for CUDA 12.6"

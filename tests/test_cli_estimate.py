@@ -15,9 +15,9 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.host import cpu_slug
 from latte_cli.layers import Phase
 from latte_cli.network import load
+from latte_cli.precisions import Layout
 from latte_cli.report.estimates import estimates_document
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout
 
 OTHER = replace(DEVICE, slug="other-cpu-2c-2t")
 

@@ -34,7 +34,7 @@ WORDS = ("--batch-size", 2, "--phases", "forward", "--threads", 1, "--passes", 1
 
 
 class Profiled(NamedTuple):
-    """A profile that was killed three times, then completed, and its store."""
+    """A profile that was killed twice, then completed, and its store."""
 
     done: "subprocess.CompletedProcess[str]"
     store: Path
@@ -50,7 +50,7 @@ def profiled(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Profiled:
     """It waits until other processes leave the cores alone."""
     store = tmp_path_factory.mktemp("profiled") / "store"
     words = (model, *WORDS, "--store", store)
-    for rows in (0, 1, 4):
+    for rows in (0, 4):
         process = _started(*words)
         _wait_for(process, rows, store)
         process.kill()
@@ -75,7 +75,7 @@ def test_a_network_is_profiled_and_the_next_command_named(profiled: Profiled, mo
 @pytest.mark.alone
 def test_a_command_that_is_killed_goes_on_and_ends_with_each_task_exactly_once(profiled: Profiled) -> None:
     document = profiled.document
-    assert document["resumed"] >= 1 + 4
+    assert document["resumed"] >= 4
     store = open_store(str(profiled.store), shipped=False)
     rows = store.measurements(document["device"])
     times = Counter((row.task.id, row.sweep_pass) for row in rows)
@@ -87,7 +87,8 @@ def test_a_command_that_is_killed_goes_on_and_ends_with_each_task_exactly_once(p
 
 
 def test_a_budget_that_runs_out_keeps_what_was_measured() -> None:
-    done = here("profile", "--suite", "quick", "--threads", 1, "--budget", "1s", "--format", "json")
+    words = ("--suite", "convolutions", "--configs", 40, "--threads", 1, "--budget", "1s")
+    done = here("profile", *words, "--format", "json")
     document = json.loads(done.stdout)
     assert document["tasks_left"] == document["left"] > 0
     rows = open_store(shipped=False).measurements(document["device"])
@@ -97,7 +98,7 @@ def test_a_budget_that_runs_out_keeps_what_was_measured() -> None:
 
 
 def test_who_requires_completeness_gets_code_4_for_a_budget_that_ended_first() -> None:
-    done = here("profile", "--suite", "quick", "--threads", 1, "--budget", "1s", "--require-complete", code=4)
+    done = here("profile", "--suite", "quick", "--threads", 1, "--budget", "1ms", "--require-complete", code=4)
     assert "error: the budget ended first\nhint: run the same command again: " in done.stderr
     assert "tasks measured" in done.stdout
 
@@ -183,7 +184,6 @@ def test_a_plan_for_other_devices_or_models_is_named(model: Path, tmp_path: Path
         (["--phases", "forwards"], 2, "unknown phase `forwards`"),
         (["--device", "cqu"], 2, "unknown device `cqu`"),
         (["--threads", "4096"], 2, "4096 threads"),
-        (["--precision", "fp16"], 2, "precision fp16 is not offered on a CPU"),
         (["--widths", "2"], 2, "`2` is not a list of widths"),
         (["--store", "/proc/nowhere"], 1, "/proc/nowhere"),
     ],

@@ -6,8 +6,9 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
+from forking import zygote
 from made_rows import DEVICE, measurement, profile, step_layers, tasks, write
-from running import LATTE, here, latte
+from running import here, latte
 from schemas import valid
 
 from latte_cli.network import load
@@ -182,6 +183,7 @@ def test_an_explanation_names_what_every_rule_takes_and_loses(model, stores):
 
 
 def test_what_is_piped_into_head_does_not_fail(model, stores):
-    command = f"{LATTE} explain {model} --batch-size 8 --device {DEVICE.slug} --store {stores[0]} | head -1"
+    named = f"--batch-size 8 --device {DEVICE.slug} --store {stores[0]}"
+    command = f"{zygote().commands}/latte explain {model} {named} | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr

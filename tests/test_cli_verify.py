@@ -15,12 +15,17 @@ from latte_cli.backends.host import cpu_slug
 from latte_cli.backends.torch.training import RunRequest
 from latte_cli.backends.torch.whole import run_here
 from latte_cli.devices import CPU, Device
+from latte_cli.estimator import estimate_one
 from latte_cli.network import load
 from latte_cli.network.module import NetworkModule
-from latte_cli.runtime import Choices, read_choices
+from latte_cli.precisions import Layout, Precision
+from latte_cli.report import Format
+from latte_cli.report.verifications import Verification, write_verification
+from latte_cli.runtime import Choices, read_choices, write_choices
+from latte_cli.runtime.optimizing import own_key
 from latte_cli.runtime.racing import Race, raced_here, winning_choices
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.tasks import Settings
 
 THREADS = 1
 
@@ -56,15 +61,21 @@ def test_every_node_of_a_step_has_a_time_of_its_own(model):
 
 def test_estimated_and_measured_times_stand_side_by_side(model, store):
     named = ("--batch-size", 4, "--threads", THREADS, "--store", store, "--seconds", "20ms")
-    body = json.loads(here("verify", model, *named, "--format", "json").stdout)
+    exceeded = latte("verify", model, *named, "--tolerance", "0.0001%", "--format", "json", code=3)
+    assert "the step is off by" in exceeded.stderr
+    body = json.loads(exceeded.stdout)
     assert body["error"] == pytest.approx(
         body["totals"]["step"]["estimated_s"] / body["totals"]["step"]["measured_s"] - 1
     )
     assert {layer["name"] for layer in body["layers"]} >= {"conv1", "conv2"}
     assert all(layer["measured_s"] > 0 for layer in body["layers"])
-    exceeded = latte("verify", model, *named, "--tolerance", "0.0001%", code=3)
-    assert "measured in 3 processes" in exceeded.stdout
-    assert "the step is off by" in exceeded.stderr
+
+
+def test_the_table_of_a_verification_counts_its_processes(model, store, capsys):
+    estimate = estimate_one(open_store(store), cpu_slug(THREADS), load(model, batch_size=4), strategy="pytorch")
+    run = RunRequest(model=str(model), batch_size=4, threads=torch.get_num_threads(), seconds=0.01, calls=True)
+    write_verification(Verification(estimate=estimate, runs=[run_here(run)] * 3), Format.TABLE)
+    assert "measured in 3 processes" in capsys.readouterr().out
 
 
 def test_another_machines_profile_cannot_be_verified_here(model, store):
@@ -77,7 +88,7 @@ def test_another_machines_profile_cannot_be_verified_here(model, store):
 def test_choices_are_tried_on_real_steps_and_written(model, store, tmp_path):
     path = tmp_path / "choices.json"
     named = ("--batch-size", 4, "--threads", THREADS, "--store", store, "--seconds", "20ms")
-    done = latte("tune", model, "-o", path, *named)
+    done = here("tune", model, "-o", path, *named)
     assert "PyTorch's own" in done.stdout
     assert "channels_last" in done.stdout
     [found] = read_choices(path)
@@ -85,7 +96,6 @@ def test_choices_are_tried_on_real_steps_and_written(model, store, tmp_path):
     assert found.key.threads == THREADS
     valid(path.read_text())
     assert "already" in here("tune", model, "-o", path, *named, code=1).stderr
-    here("tune", model, "-o", path, *named, "--force", "--format", "json")
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
@@ -97,11 +107,20 @@ def test_choices_are_tried_on_real_steps_and_written(model, store, tmp_path):
 
 
 def test_without_a_profile_layouts_alone_are_tried(model, tmp_path):
+    path = tmp_path / "choices.json"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        first = Choices(key=own_key(torch.device("cpu"), Precision.FP32), strategy="latte", reasons=("the first",))
+    finally:
+        torch.set_num_threads(threads)
+    write_choices(path, first)
     named = ("--batch-size", 2, "--threads", THREADS, "--store", tmp_path / "none", "--seconds", "20ms")
-    done = here("tune", model, "-o", tmp_path / "choices.json", *named)
+    done = here("tune", model, "-o", path, *named, "--force", "--format", "json")
     assert "only layouts are tried" in done.stderr
-    [found] = read_choices(tmp_path / "choices.json")
+    [found] = read_choices(path)
     assert found.bindings == ()
+    assert found.reasons != first.reasons
 
 
 @pytest.mark.parametrize(
@@ -141,15 +160,13 @@ def test_a_way_has_to_be_clearly_quicker_to_be_taken(own, other, winner):
 
 
 def two_layouts() -> list[Choices]:
-    from latte_cli.runtime.optimizing import own_key
-
     first = Choices(key=own_key(torch.device("cpu"), Precision.FP32), strategy="latte")
     return [first, replace(first, layout=Layout.CHANNELS_LAST)]
 
 
 def relus_run() -> RunRequest:
     """Gradients of MobileNetV2 in PyTorch's two layouts are thousandths apart, as ReLUs decide otherwise."""
-    return RunRequest(model="mobilenet_v2", batch_size=4, image_size=32, threads=torch.get_num_threads(), seconds=0.01)
+    return RunRequest(model="mobilenet_v2", batch_size=2, image_size=32, threads=torch.get_num_threads(), seconds=0.01)
 
 
 def test_pytorchs_other_layout_is_right_though_relus_decide_otherwise():
@@ -162,8 +179,9 @@ def test_a_way_that_computes_something_else_is_told(factor, monkeypatch):
 
     def spoilt(module, **chosen):
         optimize(module, **chosen)
-        convolution = [each for each in module.modules() if isinstance(each, torch.nn.Conv2d)][20]
+        convolution = [each for each in module.modules() if isinstance(each, torch.nn.Conv2d)][3]
         convolution.register_forward_hook(lambda _, given, found: found * factor)
 
     monkeypatch.setattr("latte_cli.runtime.optimizing.optimize", spoilt)
-    assert raced_here(relus_run(), two_layouts())["differences"][1] > 1
+    run = replace(relus_run(), model="resnet8")
+    assert raced_here(run, two_layouts())["differences"][1] > 1

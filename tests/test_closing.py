@@ -15,8 +15,9 @@ from latte_cli.backends.native import onednn as onednn_binding
 from latte_cli.backends.native.closeable import KEPT, SelfClosing
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, operands
 from latte_cli.layers import Convolution, Phase
+from latte_cli.precisions import Layout, Precision
 from latte_cli.runtime import convolution as runtime
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Settings, Task
 
 pytest_plugins = ["cudnn_libraries", "onednn_libraries"]
 

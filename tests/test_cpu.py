@@ -19,8 +19,9 @@ from latte_cli.backends.cpu.backend import CpuBackend
 from latte_cli.backends.torch.layers import layer_call
 from latte_cli.devices import CPU
 from latte_cli.layers import Activation, Convolution, Layer, Optimizer, Phase
+from latte_cli.precisions import Layout, Precision
 from latte_cli.suites import LayerLimits
-from latte_cli.tasks import Layout, Precision, Settings, Task
+from latte_cli.tasks import Settings, Task
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,9 @@ def test_small_results_stay_on_the_heap_and_large_ones_are_mapped_anew(phase: Ph
             (small, few), (large, many), (again, _) = young.submit(faults, phase, shapes).result()
         assert large > 0.9 * many
         tried.append(max(small, again) / few)
-    assert min(tried) < 0.1
+        if tried[-1] < 0.1:
+            break
+    assert tried[-1] < 0.1
 
 
 def faults(phase: Phase, shapes: list[tuple[int, ...]]) -> list[tuple[int, int]]:
@@ -151,7 +154,7 @@ def faults(phase: Phase, shapes: list[tuple[int, ...]]) -> list[tuple[int, int]]
     for shape in shapes:
         prepared, found = backend.prepare(task(backend, Activation(function="relu", shape=shape), phase)), []
         prepared.samples(2)
-        for _ in range(5):
+        for _ in range(3):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             prepared.samples(1)
             found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

@@ -9,7 +9,8 @@ from latte_cli.backends.cpu.convolutions import CONVOLUTIONS
 from latte_cli.backends.torch.layers import Operands
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Settings
 
 TOLERANCE = 1e-5
 

@@ -14,7 +14,7 @@ from latte_cli.backends.native.cudnn.convolutions import operand_shapes, perform
 from latte_cli.backends.native.cudnn.signatures import BackwardData, BackwardFilter, Forward, Math
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 pytest_plugins = ["cudnn_libraries"]
 

@@ -20,7 +20,7 @@ from latte_cli.backends.native.cudnn.descriptors import (
     tensor_descriptor,
 )
 from latte_cli.backends.native.cudnn.signatures import DataType, Math, Mode
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 pytest_plugins = ["cudnn_libraries"]
 

@@ -14,7 +14,7 @@ from latte_cli.backends.native.cudnn.attributes import Attribute, DescriptorKind
 from latte_cli.backends.native.cudnn.engines import BackendDescriptor
 from latte_cli.backends.native.cudnn.library import Library
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 pytest_plugins = ["cudnn_libraries"]
 

@@ -1,13 +1,16 @@
 """What the doctor finds, and that a library that crashes is a finding."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from stand_ins import write_libraries
 
 from latte_cli.backends import probes
 from latte_cli.backends.contract import Finding, State
+from latte_cli.backends.cpu import CpuOpener
 from latte_cli.backends.cpu.findings import instruction_sets
 from latte_cli.backends.cuda.findings import has_code
 from latte_cli.backends.native.onednn.find import Candidate
@@ -93,7 +96,7 @@ def test_a_library_that_aborts_is_trouble_with_its_last_words(tmp_path: Path, mo
     (tmp_path / "aborting.py").write_text("import os\nos.write(2, b'line 1\\ncannot go on\\n')\nos.abort()\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert probes.probe_module("aborting") == Trouble(reason="ended by SIGABRT: cannot go on")
+    assert probes.look("aborting") == Trouble(reason="ended by SIGABRT: cannot go on")
     assert [path.name for path in tmp_path.iterdir() if "core" in path.name] == []
 
 
@@ -102,13 +105,31 @@ def test_a_library_that_hangs_is_trouble_once_the_limit_has_passed(
 ) -> None:
     (tmp_path / "hanging.py").write_text("import threading\nthreading.Event().wait()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert probes.probe_module("hanging", 0.5) == Trouble(reason="no answer within 0.5 s")
+    assert probes.look("hanging", 0.5) == Trouble(reason="no answer within 0.5 s")
+
+
+def test_libraries_that_are_tried_together_and_do_not_answer_are_tried_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_libraries(tmp_path)
+    (tmp_path / "pyarrow.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "torch.py").write_text("import os\nos.abort()\n")
+    (tmp_path / "hanging.py").write_text("import threading\nthreading.Event().wait()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert probes.look_together(("xgboost", "hanging"), 0.5) is None
+    steps: list[float] = []
+    given = all_findings("cpu", advance=lambda done, label: steps.append(done))
+    found = {each.subject: (each.state, each.text) for each in given}
+    assert found["torch"] == (State.BROKEN, "ended by SIGABRT: a library gave up")
+    assert found["pyarrow"] == (State.BROKEN, "ended with exit code 3")
+    assert found["xgboost"] == (State.OK, "1.2")
+    assert steps == [1, 2, 3, 4]
 
 
 def test_a_library_that_chatters_is_heard_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "chattering.py").write_text("print('hello'); print('{}')\n__version__ = '1.2'\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert probes.probe_module("chattering") == Module(version="1.2", path=str(tmp_path))
+    assert probes.look("chattering") == Module(version="1.2", path=str(tmp_path))
 
 
 def test_a_package_that_is_not_there_is_told_from_one_that_lacks_another(
@@ -116,8 +137,8 @@ def test_a_package_that_is_not_there_is_told_from_one_that_lacks_another(
 ) -> None:
     (tmp_path / "needy.py").write_text("import nowhere\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert probes.probe_module("nowhere") == Trouble(reason="not installed", missing=True)
-    assert probes.probe_module("needy") == Trouble(reason="needs the module `nowhere`")
+    assert probes.look("nowhere") == Trouble(reason="not installed", missing=True)
+    assert probes.look("needy") == Trouble(reason="needs the module `nowhere`")
 
 
 def test_a_file_of_the_current_folder_is_not_taken_for_a_library(
@@ -125,23 +146,27 @@ def test_a_file_of_the_current_folder_is_not_taken_for_a_library(
 ) -> None:
     (tmp_path / "pyarrow.py").write_text("raise SystemExit('wrong one')\n")
     monkeypatch.chdir(tmp_path)
-    assert isinstance(probes.probe_module("pyarrow"), Module)
+    assert isinstance(probes.look("pyarrow"), Module)
 
 
 def test_a_text_file_in_place_of_cudnn_is_broken_and_not_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "libcudnn_cnn.so.9").write_text("not a library\n")
+    monkeypatch.syspath_prepend(write_libraries(tmp_path))
     monkeypatch.setenv("LATTE_CUDNN", str(tmp_path / "libcudnn_cnn.so.9"))
-    trouble = probes.cudnn()
+    trouble = probes.look("cudnn")
     assert isinstance(trouble, Trouble)
     assert not trouble.missing
     assert "libcudnn_cnn.so.9" in trouble.reason
 
 
-def test_a_real_cudnn_is_named_with_its_version_and_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_cudnn_is_named_with_its_version_and_place(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(write_libraries(tmp_path))
     monkeypatch.setenv("LATTE_CUDNN", str(folder))
-    found = probes.cudnn()
+    found = probes.look("cudnn")
     assert isinstance(found, probes.Cudnn)
     assert folder.name.startswith(f"cudnn-{found.version}")
     assert Path(found.path).parent == folder
@@ -159,7 +184,9 @@ def test_the_cpu_of_this_machine_can_be_measured() -> None:
     assert steps == sorted(steps)
 
 
-def test_a_jetson_without_a_build_of_torch_for_it_is_told_where_to_find_one(tmp_path: Path) -> None:
+def test_a_jetson_without_a_build_of_torch_for_it_is_told_where_to_find_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, text in (
         ("proc/device-tree/model", "NVIDIA Jetson Orin Nano\0"),
         ("etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 38968081\n"),
@@ -168,9 +195,7 @@ def test_a_jetson_without_a_build_of_torch_for_it_is_told_where_to_find_one(tmp_
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    torch = probes.torch()
-    if not isinstance(torch, probes.Torch) or torch.cuda:
-        pytest.skip("this torch is built for CUDA")
+    monkeypatch.syspath_prepend(write_libraries(tmp_path))
     found = {each.subject: each for each in all_findings(root=tmp_path)}
     assert (found["NVIDIA driver"].state, found["NVIDIA driver"].text) == (State.OK, "L4T 36.4.3")
     assert (found["power mode"].state, found["power mode"].text) == (State.OK, "25W")
@@ -178,27 +203,33 @@ def test_a_jetson_without_a_build_of_torch_for_it_is_told_where_to_find_one(tmp_
     assert "JetPack" in found["torch for CUDA"].hint
 
 
-def test_the_doctor_does_not_load_torch_into_its_own_process() -> None:
+def test_the_doctor_does_not_load_torch_into_its_own_process(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(write_libraries(tmp_path)), *sys.path])
     code = (
         "import sys; from latte_cli.doctor import all_findings; all_findings('cpu');"
         "sys.exit(str({'torch', 'xgboost', 'pyarrow', 'numpy'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stderr.strip() == "set()"
 
 
 def test_a_real_onednn_is_named_with_its_version_and_place(copy: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATTE_ONEDNN", copy.file)
     monkeypatch.setenv("LD_LIBRARY_PATH", str(Path(copy.file).parent))  # Debian's asks for another one
-    found = probes.onednn()
+    answers = probes.look_together(CpuOpener().looks(), probes.LIMIT_S)
+    assert answers
+    found = answers["onednn"]
     assert isinstance(found, probes.Onednn)
     assert (found.path, found.origin, found.one_pool) == (copy.file, "LATTE_ONEDNN", True)
-    beside = next(each for each in all_findings("cpu") if each.subject == "oneDNN beside torch")
+    findings = CpuOpener().findings(answers, Path("/"), probes.LIMIT_S)
+    beside = next(each for each in findings if each.subject == "oneDNN beside torch")
     assert (beside.state, beside.text) == (State.OK, f"{found.version} (LATTE_ONEDNN)")
 
 
 def test_a_onednn_that_is_not_there_hinders_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATTE_ONEDNN", str(tmp_path))
+    monkeypatch.syspath_prepend(write_libraries(tmp_path))
     found = all_findings("cpu")
     beside = next(each for each in found if each.subject == "oneDNN beside torch")
     assert (beside.state, beside.device) == (State.BROKEN, "")

@@ -24,9 +24,9 @@ from latte_cli.errors import LatteError
 from latte_cli.federated.study.files import Files
 from latte_cli.layers import Convolution, Phase, layer_text
 from latte_cli.network import zoo
+from latte_cli.precisions import Layout, Precision
 from latte_cli.runtime import read_choices
 from latte_cli.selector import artefact
-from latte_cli.tasks import Layout, Precision
 from latte_cli.thresholds import read_estimates
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ from latte_cli.engines import Engine, Heuristic, Listed, family, is_engine
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.network import zoo
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 TENSOR_CORE = frozenset({"TENSOR_CORE"})
 ROUNDED = frozenset({"TENSOR_CORE", "DOWN_CONVERT_INPUTS"})

@@ -29,8 +29,9 @@ from latte_cli.measure import QualityFlag
 from latte_cli.network import Network, Node, load
 from latte_cli.network.onnx import read
 from latte_cli.network.zoo import ZOO, export
+from latte_cli.precisions import Layout, Precision
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision, Task
+from latte_cli.tasks import Task
 
 NETWORK = network()
 

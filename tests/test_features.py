@@ -14,7 +14,8 @@ from made_up import PACKAGE, made_up_package, printed
 from latte_cli.devices import CPU, Device
 from latte_cli.features import FEATURES, informative, matrix
 from latte_cli.layers import Activation, Convolution, Layer, Linear, MatMul, Norm, Optimizer, Phase, Pool
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Settings
 
 DEVICE = Device(slug="cpu", kind=CPU, name="a CPU", peak_flop_per_s=2e11, bandwidth_bytes_per_s=4e10)
 LARGE = 2**39
@@ -162,7 +163,8 @@ FEATURES_OF_ALL = """
 from every_layer import every_layer
 from latte_cli.devices import CPU, Device
 from latte_cli.features import matrix
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Settings
 
 pairs = [(layer, phase) for layer in every_layer() for phase in layer.phases]
 device = Device(slug="x", kind=CPU, name="x", peak_flop_per_s=2e11, bandwidth_bytes_per_s=4e10)

@@ -40,7 +40,7 @@ NODES = (
     },
     {"partition-id": 1, "num-partitions": 2, "device": "nvidia-h200-reference"},
 )
-CHANGES = {"rounds": 2, "partition": "iid", "deadline": "drop"}
+CHANGES = {"rounds": 2, "partition": "iid", "widths": "1,0.5", "deadline": "drop"}
 """To be quick: flwr-datasets, which spreads by Dirichlet, takes 3 s to import in each process."""
 
 PATIENCE_S = 200
@@ -187,10 +187,9 @@ def test_latte_learns_under_flwr_run_what_the_simulation_of_a_study_says(flower,
         for node in NODES
     ]
     document = {
-        **{key: CONFIG[key] for key in ("model", "image-size", "data", "held-out")},
-        **CHANGES,
+        **{key: (CONFIG | CHANGES)[key] for key in ("model", "image-size", "data", "held-out", "rounds", "partition")},
         "recipe": {key: CONFIG[key] for key in ("batch", "epochs", "learning-rate", "momentum")},
-        "latte": {"widths": CONFIG["widths"], "channels": CONFIG["method"], "rule": CONFIG["rule"]},
+        "latte": {"widths": CHANGES["widths"], "channels": CONFIG["method"], "rule": CONFIG["rule"]},
         "methods": ["fedavg", "latte"],
         "seeds": [1, 2, 3],
         "targets": [0.6],

@@ -12,7 +12,8 @@ from latte_cli.errors import LatteError
 from latte_cli.federated import models
 from latte_cli.federated.aggregation import groups, part
 from latte_cli.federated.data import Examples, load_examples
-from latte_cli.federated.training import Descent, Recipe, evaluate_network, initial, train_network
+from latte_cli.federated.recipe import Recipe
+from latte_cli.federated.training import Descent, evaluate_network, initial, train_network
 
 LENET = models.network_from(models.content("lenet", image_size=12), batch=16)
 RESNET = models.network_from(models.content("resnet8", image_size=8), batch=16)

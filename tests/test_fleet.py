@@ -1,7 +1,7 @@
 import pytest
 
 from latte_cli.fleet import parse_fleet, read_fleet
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 FLEET = """
 round_duration: 30s

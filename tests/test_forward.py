@@ -3,6 +3,8 @@
 import copy
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,17 @@ from latte_cli.network.module import NetworkModule, training_step
 from latte_cli.network.torch_program import exported
 from latte_cli.network.weights import Weights, weights
 from latte_cli.store import open_store
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_table_of_operators() -> Iterator[None]:
+    """For each export torch puts the same table of its operators together, which takes longer than the export."""
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ImportError):  # only some versions of torch have it there
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @cache

@@ -122,7 +122,7 @@ def test_fine_plans_say_no_more_of_the_shortest_round_than_is_known(case, seed):
     pricer = case.pricer()
 
     def plan(duration_s):
-        return allocate_fine(fleet, pricer, duration_s, objective=Objective.BALANCED, shares=SHARES)
+        return allocate_fine(fleet, pricer, duration_s, objective=Objective.BALANCED, shares=case.shares)
 
     found = plan(duration_s)
     for each in found.devices:
@@ -136,11 +136,11 @@ def test_fine_plans_say_no_more_of_the_shortest_round_than_is_known(case, seed):
 
 
 def test_a_search_finds_what_the_shortest_round_and_one_width_for_all_meet(case):
-    uniform = [case.pricer()(each, PHONE) for each in catalogue(case.network, SHARES)]
-    shortest = Search(case.pricer(), PHONE, Objective.BALANCED, SHARES).shortest()
+    uniform = [case.pricer()(each, PHONE) for each in catalogue(case.network, case.shares)]
+    shortest = Search(case.pricer(), PHONE, Objective.BALANCED, case.shares).shortest()
     assert shortest.high_s <= min(each.high_s for each in uniform)
     for each in (*uniform, shortest):
-        found = Search(case.pricer(), PHONE, Objective.PARAMETERS, SHARES).best(each.high_s)
+        found = Search(case.pricer(), PHONE, Objective.PARAMETERS, case.shares).best(each.high_s)
         assert found.meets(each.high_s)
 
 
@@ -152,7 +152,7 @@ def test_shares_are_of_the_model_and_not_of_the_largest_sub_model(case):
 
 def test_a_share_that_is_nearly_kept_is_not_said_to_be_kept(case):
     rounds = price_classes(
-        catalogue(case.network, SHARES), Fleet(classes=(replace(PHONE, memory_bytes=1),)), case.pricer()
+        catalogue(case.network, case.shares), Fleet(classes=(replace(PHONE, memory_bytes=1),)), case.pricer()
     )
     with pytest.raises(LatteError, match="no sub-model fits the memory of any device"):
         Goal(idle=0.5).point(rounds, case.network.parameters)

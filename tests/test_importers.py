@@ -15,8 +15,8 @@ from latte_cli.errors import LatteError
 from latte_cli.importers import ImportSource, import_file
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Evidence
+from latte_cli.precisions import Layout, Precision
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision
 
 LATTE_ROWS = """\
 input_n,input_c,input_h,input_w,output_c,kernel_h,kernel_w,padding_height,padding_width,stride_height,stride_width,dilation_h,dilation_w,label

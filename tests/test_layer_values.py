@@ -15,7 +15,8 @@ from latte_cli.estimator.steps import Step
 from latte_cli.features import FEATURES, matrix
 from latte_cli.layers import LAYERS, Layer, Norm, Shape, View, layer_text
 from latte_cli.network import Network, Node
-from latte_cli.tasks import Precision, Settings
+from latte_cli.precisions import Precision
+from latte_cli.tasks import Settings
 
 GOLDEN = Path(__file__).parent / "golden" / "layers.json"
 DEVICE = Device(slug="x", kind=CPU, name="x")

@@ -53,3 +53,13 @@ def test_a_prediction_loads_neither_torch_nor_pandas_nor_scikit_learn(model, uri
     options = ("--batch-size", 64, "--store", uri, "--device", DEVICE.slug)
     loaded("estimate", model, *options)
     assert loaded("estimate", model, *options) <= {"xgboost", "scipy"}
+
+
+def test_a_device_of_a_federation_names_its_prices_without_torch():
+    program = "import sys, latte_cli.federated.client; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_profile_leaves_torch_to_its_worker(model, tmp_path):
+    options = ("--batch-size", 8, "--store", tmp_path / "store", "--budget", "40s", "--dry-run")
+    assert "torch" not in loaded("profile", model, *options)

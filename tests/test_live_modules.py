@@ -623,3 +623,16 @@ def test_torchscript_is_refused() -> None:
 def test_the_batch_of_a_live_module_may_lie_along_another_axis() -> None:
     found = load(nn.LSTM(8, 6), torch.randn(5, 2, 8), batch_size=4, batch_axis=1)
     assert found.inputs[0][1] == (5, 4, 8)
+
+
+class Scaled(nn.Module):
+    """Part of a module that writes a number as a tensor."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * x / torch.sqrt(torch.tensor(8.0))
+
+
+def test_numbers_in_a_module_s_code_are_neither_parameters_nor_buffers() -> None:
+    found = load(nn.Sequential(nn.Linear(8, 8), nn.Sequential(Scaled())), torch.randn(4, 8))
+    assert (found.parameters, found.trained_parameters, found.buffer_bytes) == (72, 72, 0)
+    assert "multiply_constant" in {layer.variant for layer in found.layers}

@@ -11,9 +11,10 @@ from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Convolution, Elementwise, Linear, Optimizer, Phase
 from latte_cli.lookup import Lookup, NotProfiled, Source, combine_passes
 from latte_cli.measure import Evidence, Measurement, Outcome, QualityFlag
+from latte_cli.precisions import Layout, Precision
 from latte_cli.profiles import resolve_profile as meant
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision, Question, Task
+from latte_cli.tasks import Question, Task
 
 LAYER = convolution(8, 16, 32, 16)
 FORWARD = Task(layer=LAYER, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT, settings=SETTINGS)

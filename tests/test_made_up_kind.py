@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "fleet.yaml").write_text(FLEET)
     assert as_json(path, "profile", "model.onnx", "--batch-size", 8, "--device", "abacus")["device"] == "abacus-0"
     as_json(path, "profile", "model.onnx", "--batch-size", 8, "--device", "abacus:1")
-    as_json(path, "profile", "--suite", "convolutions", "--configs", 60, "--device", "abacus:1")
+    as_json(path, "profile", "--suite", "convolutions", "--configs", 30, "--device", "abacus:1")
     return path
 
 

@@ -11,7 +11,8 @@ from latte_cli.backends.contract import Conditions, Facts, Failed, OutOfMemory, 
 from latte_cli.devices import CPU, CUDA, Device, Sampling
 from latte_cli.layers import Layer, Linear, Phase
 from latte_cli.measure import DriftMonitor, Evidence, Measurement, Outcome, QualityFlag, measure, spread
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Settings, Task
 
 TASK = Task(
     layer=Linear(rows=8, in_features=64, out_features=10),

@@ -12,6 +12,7 @@ from latte_cli.errors import LatteError
 from latte_cli.layers import (
     Activation,
     Attention,
+    Dropout,
     Elementwise,
     Embedding,
     Layer,
@@ -46,6 +47,8 @@ def layers() -> Iterator[Layer]:
     for operation in ("min", "l1", "prod", "log_sum", "log_sum_exp", "sum_square"):
         yield Reduce(operation=operation, shape=(2, 3, 4), axes=(1,), keep=False)
     yield Norm(function="lrn", shape=(2, 6, 5), span=3)
+    for shape in ((2, 3), (2, 3, 4), (2, 3, 4, 5)):
+        yield Dropout(shape=shape, features=True)
     for function, (steps, batch, inputs, hidden), directions, bias in product(
         ("lstm", "gru", "rnn"), ((1, 2, 3, 4), (7, 3, 40, 10), (4, 2, 8, 64), (3, 5, 300, 128)), (1, 2), (False, True)
     ):

@@ -441,6 +441,15 @@ def test_an_operation_with_a_constant_takes_it_on_its_side() -> None:
     assert layer_module(layer, {"value": 3.0, "reversed": 1.0})(x).tolist() == [2.0, 1.0]
 
 
+def test_a_choice_with_two_constants_has_the_file_s_condition_and_value() -> None:
+    hidden, low = torch.tensor([True, False]), torch.tensor([-5.0])
+    layer, node = Activation(shape=(2,), function="where_constant"), {"reversed": 1.0}
+    x = torch.tensor([1.0, 2.0])
+    assert layer_module(layer, node, {0: hidden, 1: low})(x).tolist() == [-5.0, 2.0]
+    with pytest.raises(LatteError, match="constants that the file does not hold"):
+        layer_module(layer, node, {1: low})
+
+
 def zoo_network(name: str, *, image_size: int | None = None, batch_size: int = 2) -> tuple[Network, bytes]:
     content = export(name, weights=image_size is not None, image_size=image_size)
     return read(content, name=name, sha256="", batch_size=batch_size, allow_unknown=False), content
@@ -482,7 +491,7 @@ def test_each_light_model_of_the_onnx_project_becomes_a_module_of_its_shapes_and
     assert sum(own.numel() for own in module.parameters()) == network.parameters
 
 
-@pytest.mark.parametrize("name", sorted(ZOO.keys() - {"resnet34", "vgg16"}))  # the same blocks as their smaller kin
+@pytest.mark.parametrize("name", sorted(ZOO.keys() - {"resnet34", "vgg11", "vgg16"}))  # the same layers as smaller ones
 def test_each_kind_of_network_in_the_zoo_computes_what_the_onnx_reference_does(name: str) -> None:
     network, content = zoo_network(name, image_size=max(28, ZOO[name].smallest))
     module, (x,) = (

@@ -80,7 +80,7 @@ print(opened.one_pool, opened.openmp == Path(mangled))
 
 from latte_cli.backends.native.onednn import problem
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 layer = Convolution(batch=4, in_channels=16, out_channels=16, input=(32, 32), kernel=(3, 3))
 
 def threads_after_a_run_on(count):

@@ -19,7 +19,8 @@ from latte_cli.backends.cpu.onednn_calls import check_result, difference
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, operands
 from latte_cli.engines import rankers
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Settings, Task
 
 pytestmark = pytest.mark.skipif(onednn_calls.library() is None, reason="`pip install onednn-cpu-gomp`")
 
@@ -166,7 +167,7 @@ from latte_cli.backends.cpu import onednn_calls
 from latte_cli.backends.cpu.backend import CpuBackend, libraries
 from latte_cli.engines import rankers
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 if sys.argv[1:]:
     import latte_cli.backends.native.onednn.find as find
     find.PACKAGE = sys.argv[1]

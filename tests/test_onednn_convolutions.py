@@ -13,7 +13,7 @@ from latte_cli.backends.native.onednn import Library, problem
 from latte_cli.backends.native.onednn.geometry import dense_tensor, geometry
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 pytest_plugins = ["onednn_libraries"]
 

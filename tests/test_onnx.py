@@ -406,7 +406,8 @@ def test_a_permutation_that_moves_no_data_is_a_view() -> None:
 
 
 def test_a_concatenated_constant_is_written_beside_the_activations() -> None:
-    found = one("Concat", (2, 3, 4), (2, 1, 4), constants={"token": zeros(2, 1, 4)}, axis=1)
+    token = np.arange(8, dtype=np.float32).reshape(2, 1, 4)
+    found = one("Concat", (2, 3, 4), (2, 1, 4), constants={"token": token}, axis=1)
     assert found.shapes["y"] == (2, 5, 4)
     assert [layer.kind for layer in found.layers] == ["stored", "concat"]
     assert found.parameters == 2 * 1 * 4

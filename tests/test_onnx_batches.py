@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 from test_onnx_weights import N, heavy, made, network, reals, whole_numbers
 
 from latte_cli.errors import LatteError
+from latte_cli.layers import Shape
 from latte_cli.network import Network
 
 WANTED = 6
@@ -88,12 +89,68 @@ def enlarged(batch: int) -> ModelProto:
     return made(nodes, {"x": (batch, 3, 6, 6)}, {"v": reals(3, 3, 3, 3), "s": whole_numbers(batch, 3, 12, 12)})
 
 
+def constant_mask(batch: int) -> ModelProto:
+    nodes = [N("Add", ["x", "mask"], ["s"]), N("Softmax", ["s"], ["p"], axis=-1), N("MatMul", ["p", "m"], ["y"])]
+    hidden = np.triu(np.full((batch, 1, 4, 4), -np.inf, np.float32), 1)
+    return made(nodes, {"x": (batch, 2, 4, 4)}, M | {"mask": hidden})
+
+
+def constant_positions(batch: int) -> ModelProto:
+    """Looked up for each sample, with numbers that the graph computes from constants."""
+    nodes = [N("Add", ["i", "two"], ["j"]), N("Gather", ["t", "j"], ["e"]), N("Gather", ["k", "j"], ["f"]),
+             N("Add", ["e", "f"], ["g"]), N("Add", ["x", "g"], ["h"]), N("Reshape", ["h", "s"], ["r"]),
+             N("MatMul", ["r", "m"], ["y"])]  # fmt: skip
+    numbers = {"i": np.tile(np.arange(6), (batch, 1)), "two": whole_numbers(2), "s": whole_numbers(batch, 6, 2, 4)}
+    return made(nodes, {"x": (batch, 6, 8)}, M | numbers | {"t": reals(9, 8), "k": reals(9, 8)})
+
+
+def repeated_token(batch: int) -> ModelProto:
+    """A parameter that the exporter has repeated for each sample."""
+    nodes = [N("Concat", ["t", "x"], ["c"], axis=1), N("MatMul", ["c", "m"], ["y"])]
+    return made(nodes, {"x": (batch, 5, 4)}, M | {"t": np.tile(np.arange(4, dtype=np.float32), (batch, 1, 1))})
+
+
+def mask_of_places(batch: int) -> ModelProto:
+    """Places that are looked up and that a mask is computed from as well, all from constants."""
+    nodes = [N("Gather", ["t", "i"], ["e"]), N("Add", ["x", "e"], ["h"]), N("Reshape", ["i", "s"], ["j"]),
+             N("Expand", ["j", "whole"], ["k"]), N("Equal", ["k", "zero"], ["b"]),
+             N("Where", ["b", "low", "no"], ["f"]),
+             N("Transpose", ["h"], ["u"], perm=[0, 2, 1]), N("MatMul", ["h", "u"], ["r"]),
+             N("Add", ["r", "f"], ["q"]), N("MatMul", ["q", "m"], ["y"])]  # fmt: skip
+    numbers = {"i": np.tile(np.arange(4), (batch, 1)), "s": whole_numbers(batch, 1, 4), "zero": np.int64(0)}
+    numbers |= {"whole": whole_numbers(batch, 4, 4), "low": np.float32(-np.inf), "no": np.float32(0)}
+    return made(nodes, {"x": (batch, 4, 8)}, M | numbers | {"t": reals(9, 8)})
+
+
+def drawn_for_each_sample(batch: int) -> ModelProto:
+    nodes = [N("ConstantOfShape", ["s"], ["d"]), N("Div", ["d", "keep"], ["e"]), N("Mul", ["x", "e"], ["z"]),
+             N("MatMul", ["z", "m"], ["y"])]  # fmt: skip
+    return made(nodes, {"x": (batch, 5, 4)}, M | {"s": whole_numbers(batch, 1, 1), "keep": np.float32(0.5)})
+
+
+def biases_of_heads(batch: int) -> ModelProto:
+    """One for each head of each sample, in one dimension."""
+    nodes = [N("Reshape", ["x", "s"], ["q"]), N("Add", ["q", "alibi"], ["r"]), N("MatMul", ["r", "m"], ["y"])]
+    slopes = np.tile(np.arange(3, dtype=np.float32), batch)[:, None, None] * np.arange(4, dtype=np.float32)
+    lowest = np.minimum(slopes, 0) - 1e5
+    return made(nodes, {"x": (batch, 3, 5, 4)}, M | {"s": whole_numbers(batch * 3, 5, 4), "alibi": lowest})
+
+
+def places_in_a_flat_batch(batch: int) -> ModelProto:
+    nodes = [N("Add", ["z", "at"], ["i"]), N("Reshape", ["x", "s"], ["f"]), N("Gather", ["f", "i"], ["g"]),
+             N("MatMul", ["g", "m"], ["y"])]  # fmt: skip
+    numbers = {"at": np.arange(batch) * 5, "s": whole_numbers(-1, 4)}
+    return made(nodes, {"x": (batch, 5, 4), "z": (batch,)}, M | numbers, integers=["z"])
+
+
 def steps_first(batch: int) -> ModelProto:
     return made([N("LSTM", ["x", "lw", "lr"], ["y"], hidden_size=6)], {"x": (5, batch, 4)}, LSTM)
 
 
 MAKERS = (
     *(split_apart, sliced_apart, token, queries_behind_steps, heads, steps_of_heads, windows, last_state, enlarged),
+    *(constant_mask, constant_positions, repeated_token, drawn_for_each_sample, biases_of_heads),
+    *(places_in_a_flat_batch, mask_of_places),
 )
 
 
@@ -105,6 +162,16 @@ def facts(found: Network) -> tuple[object, ...]:
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_a_file_read_at_another_batch_is_its_export_there(make: Callable[[int], ModelProto], batch: int) -> None:
     assert facts(network(make(batch), batch_size=WANTED)) == facts(network(make(WANTED)))
+
+
+@pytest.mark.parametrize(("shape", "what", "count"), [((2, 1, 4), "a parameter", 16), ((2, 5, 4), "a constant", 12)])
+def test_what_an_unseen_constant_of_the_batch_is_taken_for_is_said(shape: Shape, what: str, count: int) -> None:
+    nodes = [N("Add", ["x", "t"], ["c"]), N("MatMul", ["c", "m"], ["y"])]
+    model = made(nodes, {"x": (2, 5, 4)}, M | {"t": reals(*shape)})
+    model.graph.initializer[1].data_location = TensorProto.EXTERNAL
+    found = network(model, batch_size=3)
+    assert found.parameters == count
+    assert any(what in note for note in found.notes)
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -158,6 +158,19 @@ def test_weights_and_their_work_are_counted(name: str) -> None:
     assert (found.parameters, heavy(found)) == (parameters, flops)
 
 
+@pytest.mark.parametrize(("name", "count"), [("/layer.0/Constant_1", 0), ("layer.0.scale", 1)])
+def test_a_number_in_the_code_of_a_module_is_no_parameter(name: str, count: int) -> None:
+    nodes = [N("MatMul", ["x", "w"], ["h"]), N("Mul", ["h", name], ["y"])]
+    assert network(made(nodes, {"x": (2, 4)}, SQUARE | {name: np.float32(0.5)})).parameters == 16 + count
+
+
+def test_a_bias_of_attention_is_a_parameter() -> None:
+    one = N("Attention", ["x", "x", "x", "b"], ["y"])
+    found = network(made([one], {"x": (2, 3, 4, 4)}, {"b": reals(1, 3, 4, 4)}, opset=23))
+    assert found.parameters == 48
+    assert not found.unpriced
+
+
 @pytest.mark.parametrize(("axis", "shape"), [(0, (7, 3, 4)), (1, (4, 7)), (0, (7,))])
 def test_tables_of_any_rank_and_axis_are_parameters(axis: int, shape: tuple[int, ...]) -> None:
     one = N("Gather", ["t", "x"], ["y"], axis=axis)

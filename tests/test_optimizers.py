@@ -11,7 +11,7 @@ from latte_cli.network import zoo
 from latte_cli.network.module import optimizer
 from latte_cli.network.onnx import read
 from latte_cli.optimizers import OPTIMIZERS, UpdateRule, update_rule
-from latte_cli.tasks import Precision
+from latte_cli.precisions import Precision
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "none"])

@@ -117,7 +117,7 @@ def test_importance_adds_up_over_the_convolutions_of_a_residual_group(tmp_path):
     assert Cutter(path, network).importance()[group.name] == pytest.approx(own, rel=1e-5)
 
 
-def test_a_shape_in_the_file_that_fixes_the_channels_is_named(tmp_path):
+def test_a_shape_in_the_file_that_fixes_the_channels_is_that_of_the_part(tmp_path):
     make = onnx.helper
     nodes = [
         make.make_node("Conv", ["input", "w"], ["c"], name="conv"),
@@ -140,8 +140,9 @@ def test_a_shape_in_the_file_that_fixes_the_channels_is_named(tmp_path):
     path = tmp_path / "fixed.onnx"
     path.write_bytes(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)]).SerializeToString())
     network = load(path)
-    with pytest.raises(LatteError, match="sub-model of `fixed` cannot be written"):
-        Cutter(path, network).part({"conv": [0, 1]})
+    found = load(Cutter(path, network).part({"conv": [0, 1]}).onnx)
+    assert found.shapes["r"] == (2, 2 * 4)
+    assert found.layers == resize(network, {"conv": 2}).layers
 
 
 def test_a_program_of_torch_export_is_refused(tmp_path):

@@ -23,12 +23,13 @@ from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase
 from latte_cli.network import load, zoo
 from latte_cli.network.module import NetworkModule
+from latte_cli.precisions import Layout, Precision
 from latte_cli.runtime import Binding, Choices, read_choices, write_choices
 from latte_cli.runtime.choices import choices_document
 from latte_cli.runtime.convolution import TunedConv2d, layer_of, wrapper_s
 from latte_cli.runtime.optimizing import own_key
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.tasks import Settings
 
 SHAPE = (2, 8, 9, 10)
 LAYERS = {

@@ -21,11 +21,12 @@ from latte_cli.devices import CPU, CUDA, Device
 from latte_cli.errors import LatteError
 from latte_cli.layers import Activation, Convolution, Layer, Phase
 from latte_cli.measure import Evidence, Measurement, Outcome
+from latte_cli.precisions import Layout, Precision
 from latte_cli.selector import Decision, Preferences, Selector, mlp
 from latte_cli.selector.evaluation import calibration_error, fitted_softness, fold_numbers, taken_s
 from latte_cli.selector.workspaces import Workspaces
 from latte_cli.store import open_store
-from latte_cli.tasks import Layout, Precision, Question
+from latte_cli.tasks import Question
 
 
 @pytest.fixture(scope="module")

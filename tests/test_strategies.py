@@ -11,8 +11,9 @@ from latte_cli.engines import Engine
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Phase
 from latte_cli.lookup import Timing
+from latte_cli.precisions import Layout, Precision
 from latte_cli.strategies import NAMES, Candidates, Need, Selection, by_name, fastest, rank_timings
-from latte_cli.tasks import Layout, Precision, Task
+from latte_cli.tasks import Task
 
 CONVOLUTION = (convolution(1, 16, 16, 8), Phase.FORWARD)
 OTHER = (convolution(2, 16, 16, 8), Phase.FORWARD)

@@ -1,14 +1,15 @@
 """Whatever stdout and stderr are, a command ends with its code and at most one line on what cannot be written."""
 
-import base64
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import pytest
+from forking import zygote
 from made_rows import DEVICE, profile, step_layers
 
 from latte_cli.network import load, zoo
@@ -39,37 +40,48 @@ SOME = COMMANDS[1::3]  # every kind of writer
 
 
 class Place:
-    """A folder with a model and a fleet of Cyrillic names, a plan and a store, where one process forks each command."""
+    """A folder with a model and a fleet of Cyrillic names, a plan and a store, where each command is a fork."""
 
     def __init__(self, folder: Path) -> None:
         (folder / MODEL).write_bytes(zoo.export("lenet"))
         (folder / "fleet.yaml").write_text(FLEET, "utf-8")
         store = open_store(str(folder / "store"), shipped=False)
         profile(store, step_layers(load(folder / MODEL, batch_size=8)))
-        environment = os.environ | {"LATTE_STORE": store.uri, "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, str(Path(__file__).with_name("forking.py"))]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process: subprocess.Popen[str] = subprocess.Popen(words, cwd=folder, env=environment, **pipes)  # type: ignore[call-overload]
+        self._folder, self._own = str(folder), {"LATTE_STORE": store.uri, "COLUMNS": "80"}
         made = ["allocate", MODEL, "--fleet", "fleet.yaml", "--round-duration", "1h", "-o", "plan.json"]
         [(code, _, said)] = self.run([made])
         assert code == 0, said
 
     def run(self, commands: list[list[str]], out: str = "kept", err: str = "kept") -> list[tuple[int, bytes, bytes]]:
-        cases = [{"arguments": command, "out": out, "err": err} for command in commands]
-        assert self.process.stdin
-        assert self.process.stdout
-        print(json.dumps(cases), file=self.process.stdin, flush=True)
-        found = json.loads(self.process.stdout.readline())
-        return [(each["code"], base64.b64decode(each["out"]), base64.b64decode(each["err"])) for each in found]
+        """What became of each command, with streams that are `kept`, `full`, `closed`, or `gone`.
+
+        `gone` is a pipe closed after a line; `ascii` and `cp1252` are kept, and both streams have that encoding.
+        """
+        return [self._ended(command, out, err) for command in commands]
+
+    def _ended(self, command: list[str], out: str, err: str) -> tuple[int, bytes, bytes]:
+        environment = os.environ | self._own | ({"PYTHONIOENCODING": out} if out in ("ascii", "cp1252") else {})
+        with ExitStack() as stack, Path(os.devnull).open() as nothing:
+            said, told = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+            given = {0: nothing, 1: _stream(out, said, stack), 2: _stream(err, told, stack)}
+            streams = {number: file.fileno() for number, file in given.items() if file}
+            code = zygote().run("latte", *command, folder=self._folder, environment=environment, streams=streams)
+            return code, *(os.pread(file.fileno(), 2**24, 0) for file in (said, told))
+
+
+def _stream(kind: str, kept: IO[bytes], stack: ExitStack) -> IO[bytes] | None:
+    """What a command is given for a stream of a kind; None for a closed one."""
+    if kind == "full":
+        return stack.enter_context(Path("/dev/full").open("wb", buffering=0))
+    if kind == "gone":
+        head = stack.enter_context(subprocess.Popen(["head", "-1"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL))
+        return head.stdin
+    return None if kind == "closed" else kept
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    there = Place(tmp_path_factory.mktemp("streams"))
-    with there.process:
-        yield there
-        assert there.process.stdin
-        there.process.stdin.close()
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("streams"))
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("full", "No space left on device"), ("closed", "Bad file descriptor")])

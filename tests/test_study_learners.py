@@ -10,6 +10,7 @@ from latte_cli.allocator import SubModel, catalogue
 from latte_cli.allocator.channels import kept_channels
 from latte_cli.federated import device, models
 from latte_cli.federated.aggregation import Update, aggregate, channel_importance, groups, indices_of
+from latte_cli.federated.recipe import Recipe
 from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.study import METHODS
 from latte_cli.federated.study.learners import Federation, learner, personal_accuracy
@@ -17,7 +18,7 @@ from latte_cli.federated.study.methods import LEVELS
 from latte_cli.federated.study.ordered import NestedPart
 from latte_cli.federated.study.ordered import train_parts as trained_ordered
 from latte_cli.federated.study.overlap import HeldPart, block, sums
-from latte_cli.federated.training import Recipe, evaluate_network, initial, train_network
+from latte_cli.federated.training import evaluate_network, initial, train_network
 from latte_cli.fleet import Method as Channels
 
 DEVICES = 4

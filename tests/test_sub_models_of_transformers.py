@@ -19,6 +19,7 @@ from latte_cli.layers import Copy, Layer, View
 from latte_cli.network import Network
 from latte_cli.network.channels import Resizing, importance, positions, sub_model
 from latte_cli.network.module import NetworkModule
+from latte_cli.network.parts import Cutter
 from latte_cli.network.weights import weights
 
 HEAD = 4
@@ -71,6 +72,14 @@ class Gpt(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.token(tokens) + self.position(torch.arange(tokens.shape[1]))
         return self.head(self.norm(self.block(x)))
+
+
+class LongGpt(Gpt):
+    """Has more positions than channels, as most have."""
+
+    def __init__(self, scale: int = 1) -> None:
+        super().__init__(scale)
+        self.position = nn.Embedding(16, 16 // scale)
 
 
 class VisionTransformer(nn.Module):
@@ -146,6 +155,7 @@ class Classifier(nn.Module):
 CASES: dict[str, tuple[Callable[..., nn.Module], Tensor]] = {
     **{f"gpt {way}": (lambda scale=1, way=way: Gpt(scale, way), TOKENS)
        for way in ("split", "sliced", "reshaped", "interleaved")},
+    "gpt long": (LongGpt, TOKENS),
     "gpt tied": (lambda scale=1: Gpt(scale, tied=True), TOKENS),
     "vit": (VisionTransformer, IMAGES),
     "llama": (Llama, TOKENS),
@@ -273,14 +283,18 @@ def test_the_importance_of_a_head_is_the_norm_of_all_that_makes_it() -> None:
     assert found == pytest.approx(np.sqrt((arrays["block.qkv.weight"].reshape(3, 4, -1) ** 2).sum(axis=(0, 2))))
 
 
-def test_an_onnx_file_of_such_a_network_has_a_catalogue_of_sub_models(tmp_path: Path) -> None:
+def test_an_onnx_file_of_such_a_network_has_a_catalogue_of_sub_models_that_can_be_written(tmp_path: Path) -> None:
     path, module = tmp_path / "model.onnx", Gpt().eval()
     for parameter in module.parameters():  # equal ones become one in the file
         nn.init.uniform_(parameter)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(module, (TOKENS,), path, dynamo=False)
-    entries = catalogue(load(path), (1, 0.5, 0.25))
+    network = load(path)
+    entries = catalogue(network, (1, 0.5, 0.25))
     assert [entry.width for entry in entries] == [1, 0.5, 0.25]
     sizes = [sum(each.numel() for each in Gpt(scale).parameters()) for scale in (1, 2, 4)]
     assert [entry.parameters for entry in entries] == sizes
+    for entry in entries[1:]:
+        kept = {group: list(range(channels)) for group, channels in entry.widths}
+        assert load(Cutter(path, network).part(kept).onnx).parameters == entry.parameters

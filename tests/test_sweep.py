@@ -9,7 +9,7 @@ import pytest
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.contract import Prepared
 from latte_cli.backends.cpu.backend import CpuBackend
-from latte_cli.errors import LatteError
+from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Convolution, Layer, Linear, Phase
 from latte_cli.measure import Evidence, Measurement, Outcome, QualityFlag
 from latte_cli.sweep import Budget, Depth, Summary, Sweep, Wanted
@@ -24,6 +24,9 @@ SMALL = [
 HUGE = Convolution(
     batch=64, in_channels=64, out_channels=64, input=(224, 224), kernel=(3, 3), pad_before=(1, 1), pad_after=(1, 1)
 )
+
+
+DEADLY = Activation(function="relu", shape=(6, 6, 6))
 
 
 class Rows(list[Measurement]):
@@ -124,7 +127,7 @@ class FaultyCpu(CpuBackend):
     """This machine's CPU, on which one layer ends the process, as a fault in a library does."""
 
     def prepare(self, task: Task) -> Prepared:
-        if task.layer == HUGE:
+        if task.layer == DEADLY:
             os.kill(os.getpid(), signal.SIGSEGV)
         return super().prepare(task)
 
@@ -133,11 +136,13 @@ def open_faulty(device: str, *, threads: int | None, **_: object) -> FaultyCpu:
     return FaultyCpu(threads=threads)
 
 
-def test_a_layer_that_kills_the_worker_costs_its_row() -> None:
-    with Worker(Opening(device="cpu", threads=1, open=open_faulty)) as worker:
-        row = worker.measure(order(worker, HUGE))
+def test_a_layer_that_kills_the_worker_or_eats_the_memory_costs_its_row() -> None:
+    with Worker(Opening(device="cpu", threads=1, memory_share=0.05, open=open_faulty)) as worker:
+        row = worker.measure(order(worker, DEADLY))
         assert row.outcome is Outcome.FAILED
         assert "SIGSEGV" in row.detail
+        assert worker.measure(order(worker, SMALL[1])).outcome is Outcome.OK
+        assert worker.measure(order(worker, HUGE)).outcome is Outcome.OUT_OF_MEMORY
         assert worker.measure(order(worker, SMALL[1])).outcome is Outcome.OK
 
 
@@ -146,19 +151,14 @@ def test_a_layer_that_hangs_is_a_timeout() -> None:
         assert worker.measure(order(worker, HUGE)).outcome is Outcome.TIMEOUT
 
 
-def test_a_layer_that_eats_the_memory_is_out_of_memory() -> None:
-    with Worker(Opening(device="cpu", threads=1, memory_share=0.05)) as worker:
-        assert worker.measure(order(worker, HUGE)).outcome is Outcome.OUT_OF_MEMORY
-        assert worker.measure(order(worker, SMALL[1])).outcome is Outcome.OK
-
-
 def test_a_device_that_cannot_be_opened_is_one_clear_error() -> None:
     with (
-        pytest.raises(LatteError, match="precision fp16 is not offered on a CPU"),
+        pytest.raises(LatteError, match="precision fp16 is not offered on a CPU") as refused,
         Worker(
             Opening(device="cpu", precisions=("fp16",))  # type: ignore[arg-type]
         ),
     ):
         pass
+    assert refused.value.exit_code is ExitCode.USAGE
     with pytest.raises(LatteError, match="unknown device `cpux`"), Worker(Opening(device="cpux")):
         pass

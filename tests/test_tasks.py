@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.layers import Linear, Phase
-from latte_cli.tasks import Layout, Precision, Settings, Task, versions_from_text
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Settings, Task, versions_from_text
 
 TASK = Task(
     layer=Linear(rows=8, in_features=512, out_features=10),

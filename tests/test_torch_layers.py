@@ -18,7 +18,8 @@ from latte_cli.backends.torch.layers import (
     weights_type,
 )
 from latte_cli.layers import Activation, Convolution, Linear, Optimizer, Phase, Transfer
-from latte_cli.tasks import Precision, Settings
+from latte_cli.precisions import Precision
+from latte_cli.tasks import Settings
 
 AUTOCAST = Settings(precision=Precision.BF16_AUTOCAST)
 LAYER = Convolution(batch=2, in_channels=3, out_channels=4, input=(8, 8), kernel=(3, 3), bias=True)

@@ -27,9 +27,9 @@ from latte_cli.network import Network, zoo
 from latte_cli.network.module import NetworkModule
 from latte_cli.network.torch_program import exported, model
 
-SIZES = {"alexnet": 63, "mobilenet_v1": 32, "mobilenet_v2": 32, "resnet18": 32, "resnet50": 32, "vgg11": 32}
-DEEPER = ("resnet20", "resnet34", "vgg16")
-"""Networks with more of the same blocks as ResNet-8, ResNet-18 and VGG-11 have."""
+SIZES = {"alexnet": 63, "mobilenet_v1": 32, "mobilenet_v2": 32, "resnet18": 32}
+DEEPER = ("resnet20", "resnet34", "resnet50", "vgg11", "vgg16")
+"""Networks with more of the same layers as ResNet-8, ResNet-18, the MobileNets and AlexNet have."""
 
 
 def work(network: Network) -> Counter[Layer]:
@@ -185,6 +185,23 @@ def test_symbolic_sizes_are_open_dimensions(tmp_path: Path) -> None:
         load(path)
     name = str(caught.value.hint).partition("--shape ")[2].partition("=")[0]
     assert load(path, batch_size=5, sizes={name: 12}).shapes["conv1d"] == (5, 4, 10)
+
+
+def test_differences_of_neighbours_are_followed() -> None:
+    class Differing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            starts = torch.diff(x > 0, dim=1, prepend=x[:, :1] > 0)
+            return torch.diff(x, n=2, dim=1, append=x[:, :1]) + starts[:, 1:]
+
+    found = load(Differing(), torch.randn(2, 5))
+    assert found.shapes[found.outputs[0]] == (2, 4)
+
+
+def test_a_weight_with_a_length_of_its_own_has_both_as_parameters() -> None:
+    module = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3), dim=2)
+    found = load(module, torch.randn(2, 4, 8))
+    assert found.trained_parameters == sum(each.numel() for each in module.parameters())
+    assert not found.unpriced
 
 
 def test_an_operator_without_a_rule_is_named() -> None:

@@ -8,7 +8,7 @@ from latte_cli.allocator.document import SCHEMA, outcome, plan_document, read_pl
 from latte_cli.allocator.fine import SHARES, Search, allocate_fine
 from latte_cli.allocator.goal import Goal, Least, PlanTarget, curve_towards
 from latte_cli.allocator.many import Assignment, Devices, assign
-from latte_cli.allocator.pacing import Deadline, paced, paced_duration_s, steps_within
+from latte_cli.allocator.pacing import Deadline, paced_duration_s, paced_round, steps_within
 from latte_cli.allocator.plan import Plan, PlannedDevice, Priced, allocate, largest, plan_device, plan_of, price_classes
 from latte_cli.allocator.plan_file import CATALOGUE, MANY, PlanFile, Trainee, shared_out
 from latte_cli.allocator.pricing import Price, Pricer, Round, estimator_of, pricer_of, round_of
@@ -59,7 +59,7 @@ __all__ = [
     "kept_channels",
     "largest",
     "outcome",
-    "paced",
+    "paced_round",
     "paced_duration_s",
     "plan_of",
     "plan_device",

@@ -15,7 +15,7 @@ from latte_cli.allocator.sub_models import SubModel
 from latte_cli.documents import DocumentSource
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network.channels import ChannelGroup
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 SCHEMA = "latte.plan/1"
 

@@ -41,7 +41,7 @@ def _steps_in_time(found: Round, duration_s: float) -> int:
     return int(max(0.0, min(duration_s - found.sending_s, 1e300)) / found.step_s) if found.step_s else found.steps
 
 
-def paced(rounds: Iterable[Round], duration_s: float) -> Round | None:
+def paced_round(rounds: Iterable[Round], duration_s: float) -> Round | None:
     """What a device trains that stops at `duration_s`; None where nothing fits its memory.
 
     It is the largest sub-model of which LEAST_SHARE of the steps end in time; else the largest whose step takes at

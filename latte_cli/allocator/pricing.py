@@ -169,13 +169,14 @@ def pricer_of(
     strategy: str = "latte",
     optimizer: str = "sgd",
     sizes: Mapping[str, int] | None = None,
+    batch_axis: int | None = None,
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Pricer:
     """Prices sub-models of a model file by the profiles in a store, the memory of each class as its limit.
 
-    `strategy` and `optimizer` are for classes that name none; `sizes`, `allow_unknown` and `note` mean what they do
-    for `load` and Estimator. Raises LatteError as the two do, when a price is asked for.
+    `strategy` and `optimizer` are for classes that name none; `sizes`, `batch_axis`, `allow_unknown` and `note` mean
+    what they do for `load` and Estimator. Raises LatteError as the two do, when a price is asked for.
     """
 
     def estimator(each: FleetClass) -> Estimator:
@@ -184,7 +185,7 @@ def pricer_of(
         return estimator_of(store, slug, each, strategy=strategy, limits=limits, note=note)
 
     return Pricer(
-        lambda batch: load(model, batch_size=batch, sizes=sizes, allow_unknown=allow_unknown),
+        lambda batch: load(model, batch_size=batch, batch_axis=batch_axis, sizes=sizes, allow_unknown=allow_unknown),
         estimator,
         optimizer=optimizer,
         allow_unknown=allow_unknown,

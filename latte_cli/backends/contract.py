@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from latte_cli.algorithms import Algorithm
 from latte_cli.devices import Device, Kind
 from latte_cli.layers import Convolution, Layer, Phase
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Settings, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,8 +118,8 @@ class Backend(Protocol):
 Computation: TypeAlias = Callable[[Any], "Tensor"]
 """What computes a convolution's phase from its tensors, `backends.torch.layers.Operands`, as torch tensors."""
 
-Looks: TypeAlias = Mapping[str, Callable[[], object]]
-"""Questions to this machine by name; each takes a second or more, and may be asked in a thread of its own."""
+Looks: TypeAlias = tuple[str, ...]
+"""Questions to this machine: names of probes (see `backends.probes`) and of Python packages to import."""
 
 
 class State(StrEnum):
@@ -170,8 +171,8 @@ class Opener(Protocol):
     ) -> Computation:
         """The function with which `algorithm` of a library of this kind computes; raises Unsupported."""
 
-    def looks(self, limit_s: float) -> Looks:
-        """What `latte doctor` asks of this machine in processes of their own."""
+    def looks(self) -> Looks:
+        """What `latte doctor` asks of this machine in child processes."""
 
     def findings(self, answers: Mapping[str, object], root: Path, limit_s: float) -> Iterator[Finding]:
         """What the answers say; `root` is the file system that drivers and boards are looked for in."""

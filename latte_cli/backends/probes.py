@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -84,31 +84,30 @@ class Onednn:
     one_pool: bool
 
 
-def probe_module(name: str, limit_s: float = LIMIT_S) -> Module | Trouble:
-    """Import the package `name` in a child process."""
-    answer = _ask(name, limit_s)
-    return answer if isinstance(answer, Trouble) else Module(**answer)
+def look(name: str, limit_s: float = LIMIT_S) -> object:
+    """What the probe, or the package, `name` is on this machine: a record of this module, or the trouble it meets."""
+    return _record(name, _ask(name, limit_s))
 
 
-def torch(limit_s: float = LIMIT_S) -> Torch | Trouble:
-    """Import torch and look at its GPUs in a child process."""
-    answer = _ask("torch", limit_s)
-    if isinstance(answer, Trouble):
-        return answer
-    gpus = tuple(Gpu(**gpu | {"capability": tuple(gpu["capability"])}) for gpu in answer["gpus"])
-    return Torch(**answer | {"gpus": gpus, "architectures": tuple(answer["architectures"])})
+def look_together(names: Sequence[str], limit_s: float) -> dict[str, object] | None:
+    """The same for several in one child process, which imports once what they share; None where it does not answer."""
+    try:
+        found = child.ask(f"{__name__}:answer_all", list(names), limit_s=limit_s)
+    except (child.Ended, child.TimedOut):
+        return None
+    return {name: _record(name, _found_or_trouble(body)) for name, body in zip(names, found, strict=True)}
 
 
-def cudnn(limit_s: float = LIMIT_S) -> Cudnn | Trouble:
-    """Open cuDNN in a child process, as the CUDA backend does after it has imported torch."""
-    answer = _ask("cudnn", limit_s)
-    return answer if isinstance(answer, Trouble) else Cudnn(**answer)
+def _record(name: str, answer: Any) -> object:
+    return answer if isinstance(answer, Trouble) else _RECORDS.get(name, Module)(**answer)
 
 
-def onednn(limit_s: float = LIMIT_S) -> Onednn | Trouble:
-    """Open oneDNN in a child process, as the CPU backend does after it has imported torch."""
-    answer = _ask("onednn", limit_s)
-    return answer if isinstance(answer, Trouble) else Onednn(**answer)
+def _torch_from(*, gpus: Sequence[Any], architectures: Sequence[str], **rest: Any) -> Torch:
+    read = tuple(Gpu(**gpu | {"capability": tuple(gpu["capability"])}) for gpu in gpus)
+    return Torch(gpus=read, architectures=tuple(architectures), **rest)
+
+
+_RECORDS: dict[str, Callable[..., object]] = {"torch": _torch_from, "cudnn": Cudnn, "onednn": Onednn}
 
 
 def cudnn_handle(limit_s: float = LIMIT_S) -> Trouble | None:
@@ -125,6 +124,11 @@ def engines(question: Mapping[str, object], limit_s: float = LIMIT_S) -> Any | T
 def gpu_properties(limit_s: float = LIMIT_S) -> Any | Trouble:
     """What cuDNN tells of the first GPU, as JSON for `deviceless`, read in a child process."""
     return _ask("gpu-properties", limit_s)
+
+
+def answer_all(names: Sequence[str]) -> list[dict[str, Any]]:
+    """The child's part: what each of several probes finds, or the trouble it meets."""
+    return [answer({"name": name, "question": None}) for name in names]
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +151,11 @@ def _ask(name: str, limit_s: float, question: Mapping[str, object] | None = None
         found = child.ask(f"{__name__}:answer", {"name": name, "question": question}, limit_s=limit_s)
     except (child.Ended, child.TimedOut) as exc:
         return Trouble(reason=str(exc))
-    return Trouble(**found["trouble"]) if "trouble" in found else found["found"]
+    return _found_or_trouble(found)
+
+
+def _found_or_trouble(body: Mapping[str, Any]) -> Any:
+    return Trouble(**body["trouble"]) if "trouble" in body else body["found"]
 
 
 def _module(name: str) -> Module:
@@ -198,11 +206,13 @@ def _gpu(properties: Any) -> Gpu:
 
 
 def _cudnn() -> Cudnn:
+    """The cuDNN that the CUDA backend opens after it has imported torch."""
     library = _opened_cudnn()
     return Cudnn(version=".".join(map(str, library.version)), path=str(library.path), origin=library.origin)
 
 
 def _onednn() -> Onednn:
+    """The oneDNN that the CPU backend opens after it has imported torch."""
     with suppress(ImportError):
         import torch as torch  # whose pool of threads is to be shared
     from latte_cli.backends.native.onednn import open_library
@@ -224,9 +234,9 @@ def _engines(question: Mapping[str, Any]) -> dict[str, Any]:
     from latte_cli.backends.native import cudnn
     from latte_cli.engines import Heuristic
     from latte_cli.layers import Convolution, Phase, layer_from_text
-    from latte_cli.tasks import Layout, Precision
+    from latte_cli.precisions import Layout, Precision
 
-    library = _opened_cudnn()
+    library = _named_cudnn() if os.environ.get(_VARIABLES["cudnn"]) else _opened_cudnn()
 
     def listed(target: Any, text: str, phase: str) -> dict[str, Any]:
         layer, precision, layout = layer_from_text(text), question["precision"], question["layout"]
@@ -266,6 +276,11 @@ def _gpu_properties() -> str:
 def _opened_cudnn() -> Any:
     with suppress(ImportError):
         import torch as torch  # where torch has brought a cuDNN of its own, that one is used
+    return _named_cudnn()
+
+
+def _named_cudnn() -> Any:
+    """The cuDNN that its variable names, or that is there without torch's."""
     from latte_cli.backends.native import cudnn
 
     return cudnn.open_library()

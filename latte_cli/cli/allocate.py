@@ -104,6 +104,7 @@ def _read(request: AllocateRequest) -> _Asked:
         strategy=request.strategy,
         optimizer=request.optimizer,
         sizes=parse_shapes(request.shape),
+        batch_axis=request.batch_axis,
         allow_unknown=request.allow_unknown,
         note=console.note,
     )

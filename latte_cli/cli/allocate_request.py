@@ -9,6 +9,7 @@ import typer
 from latte_cli import files
 from latte_cli.cli.options import (
     AllowUnknownOption,
+    BatchAxisOption,
     FormatOption,
     ModelArgument,
     OptimizerOption,
@@ -20,8 +21,8 @@ from latte_cli.cli.options import (
 from latte_cli.cli.request import Request, check_apart, check_needed
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.fleet import Method, Objective
+from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Format
-from latte_cli.tasks import Layout, Precision
 
 _DURATIONS = ("--round-duration", "--target-capacity", "--floor", "--max-idle")
 _APART = (
@@ -108,6 +109,7 @@ class AllocateRequest(Request):
         Path | None, typer.Option(metavar="FILE", help="Draw the round, or the curve, as .png, .svg or .pdf.")
     ] = None
     force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False
+    batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")

@@ -27,10 +27,10 @@ from latte_cli.cli.options import (
 )
 from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.thresholds import EstimateFormat, Requirements
+from latte_cli.precisions import Precision
 from latte_cli.report import Format, size
 from latte_cli.report.thresholds import Annotate
 from latte_cli.schedule import Schedule
-from latte_cli.tasks import Precision
 from latte_cli.thresholds import Threshold, parse_threshold
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import typer
 
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.optimizers import OPTIMIZERS
+from latte_cli.precisions import Precision
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
 from latte_cli.report import Format
-from latte_cli.tasks import Precision
 
 if TYPE_CHECKING:
     from latte_cli.devices import Device

@@ -22,8 +22,8 @@ from latte_cli.cli.options import (
 from latte_cli.cli.request import Request, check_apart, from_options
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Phase
+from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Format
-from latte_cli.tasks import Layout, Precision
 
 if TYPE_CHECKING:
     from latte_cli.allocator import PlanFile

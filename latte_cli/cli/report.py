@@ -24,7 +24,7 @@ from latte_cli.cli.options import (
 )
 from latte_cli.cli.request import Request, from_options
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.tasks import Precision
+from latte_cli.precisions import Precision
 
 if TYPE_CHECKING:
     from latte_cli.estimator import Estimate

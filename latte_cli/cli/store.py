@@ -3,7 +3,7 @@
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -11,9 +11,11 @@ from latte_cli import files, report
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption, StoreOption, asked_of
 from latte_cli.errors import ExitCode, LatteError
+from latte_cli.files import ExportFormat
 from latte_cli.report import Format
-from latte_cli.store import DeviceInfo, Findings, JournalInfo, open_store
-from latte_cli.store.export import ExportFormat
+
+if TYPE_CHECKING:
+    from latte_cli.store import DeviceInfo, Findings, JournalInfo, Store
 
 app = typer.Typer(help="Look at, check, join and export what was measured.", no_args_is_help=True)
 
@@ -25,10 +27,16 @@ DeviceArgument: TypeAlias = Annotated[
 ]
 
 
+def _open(uri: str | None, *, skip_damaged: bool = False) -> "Store":
+    from latte_cli.store import open_store
+
+    return open_store(uri, skip_damaged=skip_damaged)
+
+
 @app.command()
 def info(store: StoreOption = None, form: FormatOption = Format.TABLE) -> None:
     """What the store holds, and which rows wait in journals."""
-    found = open_store(store).info()
+    found = _open(store).info()
     if form is Format.JSON:
         document = {
             "schema": "latte.store-info/1",
@@ -50,7 +58,7 @@ def info(store: StoreOption = None, form: FormatOption = Format.TABLE) -> None:
         report.write_table(report.Table(columns=columns, rows=rows, title=f"store {found.uri}", footer=footer))
 
 
-def _held_row(found: DeviceInfo) -> dict[str, Any]:
+def _held_row(found: "DeviceInfo") -> dict[str, Any]:
     return {
         "device": found.device.slug,
         "rows": found.rows,
@@ -62,17 +70,17 @@ def _held_row(found: DeviceInfo) -> dict[str, Any]:
     }
 
 
-def _info_cells(found: DeviceInfo) -> tuple[str, ...]:
+def _info_cells(found: "DeviceInfo") -> tuple[str, ...]:
     day = datetime.fromtimestamp(found.last_s, UTC).date().isoformat()
     origin = "the package" if found.shipped else "the store"
     return (found.device.slug, str(found.rows), str(found.parts), report.size(found.size_bytes), day, origin)
 
 
-def _journal(journal: JournalInfo) -> dict[str, Any]:
+def _journal(journal: "JournalInfo") -> dict[str, Any]:
     return {"path": str(journal.path), "rows": journal.rows, "live": journal.live}
 
 
-def _waiting_line(journal: JournalInfo) -> str:
+def _waiting_line(journal: "JournalInfo") -> str:
     state = "being written" if journal.live else "added by the next `latte profile`"
     return f"journal {journal.path}, {state}: {journal.rows} rows"
 
@@ -80,7 +88,7 @@ def _waiting_line(journal: JournalInfo) -> str:
 @app.command()
 def devices(store: StoreOption = None, form: FormatOption = Format.TABLE) -> None:
     """The devices with a profile, by the names that `--device` takes."""
-    found = open_store(store).info().devices
+    found = _open(store).info().devices
     if form is Format.JSON:
         report.write_json({"schema": "latte.store-devices/1", "devices": [_device_row(each) for each in found]})
     elif form is Format.CSV:
@@ -105,7 +113,7 @@ def devices(store: StoreOption = None, form: FormatOption = Format.TABLE) -> Non
         console.note("next: `latte profile --budget 2m` makes a profile of this machine")
 
 
-def _device_row(found: DeviceInfo) -> dict[str, Any]:
+def _device_row(found: "DeviceInfo") -> dict[str, Any]:
     device = found.device
     return {
         "device": device.slug,
@@ -147,7 +155,7 @@ def export(
         raise LatteError("parquet needs a file", hint="add `--output FILE`", exit_code=ExitCode.USAGE)
     if output:
         files.check_free(output, force=force)
-    opened = open_store(store, skip_damaged=skip_damaged)
+    opened = _open(store, skip_damaged=skip_damaged)
     if output is None:
         opened.export(device, chosen, sys.stdout.buffer)
     else:
@@ -178,7 +186,7 @@ def merge(
     """
     if destination and store:
         raise LatteError("the destination is given twice", hint="leave out `--store`", exit_code=ExitCode.USAGE)
-    opened = open_store(destination or store, skip_damaged=skip_damaged)
+    opened = _open(destination or store, skip_damaged=skip_damaged)
     for slug, rows in opened.merge(source).items():
         console.note(f"{rows} rows of {slug} added")
     _name_skipped(opened.skipped_parts)
@@ -188,7 +196,7 @@ def merge(
 @app.command()
 def compact(device: DeviceArgument = None, store: StoreOption = None) -> None:
     """Merge the parts of each device into one."""
-    opened = open_store(store)
+    opened = _open(store)
     parts = opened.compact(device)
     console.note(f"{parts} parts merged; next: `latte store info --store {opened.uri}`")
 
@@ -205,7 +213,7 @@ def check(
 
     Ends with code 1 if some are and were not set aside.
     """
-    opened = open_store(store)
+    opened = _open(store)
     found = opened.check(set_aside=set_aside)
     _write_findings(opened.uri, found, form)
     for place in found.set_aside:
@@ -218,7 +226,7 @@ def check(
         )
 
 
-def _write_findings(uri: str, found: Findings, form: Format) -> None:
+def _write_findings(uri: str, found: "Findings", form: Format) -> None:
     if form is Format.JSON:
         document = {
             "schema": "latte.store-check/1",

@@ -9,8 +9,8 @@ from latte_cli.cli import console
 from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, asked_of
 from latte_cli.cli.training import learned_from, models_folder
 from latte_cli.errors import LatteError
+from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Format
-from latte_cli.tasks import Layout, Precision
 
 
 def train_estimator(

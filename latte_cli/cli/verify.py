@@ -22,8 +22,8 @@ from latte_cli.cli.options import (
 )
 from latte_cli.cli.request import Request, from_options
 from latte_cli.errors import ExitCode, LatteError
+from latte_cli.precisions import Precision
 from latte_cli.report import Format, percent
-from latte_cli.tasks import Precision
 
 if TYPE_CHECKING:
     from latte_cli.backends.torch.training import RunRequest

@@ -20,10 +20,11 @@ from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, UPDATE, Step, 
 from latte_cli.lookup import NotProfiled, Source
 from latte_cli.network import Network, load
 from latte_cli.optimizers import OPTIMIZERS
+from latte_cli.precisions import Layout, Precision
 from latte_cli.profiles import resolve_profile
 from latte_cli.store import Store, open_store
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, by_name
-from latte_cli.tasks import Layout, Precision, Task
+from latte_cli.tasks import Task
 
 __all__ = [
     "ACCUMULATION",

@@ -7,8 +7,8 @@ from typing import TypeAlias
 from latte_cli.estimator.predictions import Predictions
 from latte_cli.layers import Convolution
 from latte_cli.lookup import Lookup, Pair, Timing
+from latte_cli.precisions import Precision
 from latte_cli.strategies import OWN, Candidates, EngineLists, Need, rank_timings
-from latte_cli.tasks import Precision
 
 CallRequest: TypeAlias = tuple[Pair, int | None]
 """A layer's phase at its place in a step, and the workspace in bytes that it may take there (None: any)."""

@@ -15,8 +15,9 @@ from latte_cli.estimator.records import Estimate, LayerTime
 from latte_cli.estimator.steps import LOSS, UPDATE, Step, Work
 from latte_cli.lookup import Source, Timing
 from latte_cli.network import Network
+from latte_cli.precisions import Layout
 from latte_cli.strategies import Selection
-from latte_cli.tasks import Layout, Settings
+from latte_cli.tasks import Settings
 
 NO_ALGORITHM = Algorithm(library="", name="none")
 """What computes a layer that costs nothing."""

@@ -14,9 +14,9 @@ from latte_cli.estimator.steps import Step, Work, step_calls
 from latte_cli.estimator.variants import Variants
 from latte_cli.lookup import Lookup, Pair, Timing
 from latte_cli.network import Network
+from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, by_name
-from latte_cli.tasks import Layout, Precision
 
 CALIBRATED = (LOOKUP, "xgboost")
 """The estimators that add up layers as they were measured, and so are held against whole networks."""

@@ -7,10 +7,11 @@ from math import prod
 from typing import TypeAlias
 
 from latte_cli.estimator.steps import LOSS, UPDATE, Step
+from latte_cli.estimator.storages import Storages
 from latte_cli.layers import INDEX_BYTES, Phase, Stored
 from latte_cli.network import Network, Node
 from latte_cli.optimizers import update_rule
-from latte_cli.tasks import Precision
+from latte_cli.precisions import Precision
 
 CallPosition: TypeAlias = tuple[str, Phase]
 """A node's name, or UPDATE or LOSS, and a phase."""
@@ -89,7 +90,8 @@ class _Simulation:
         self.network, self.step, self.fused = network, step, fused
         self.element = precision.element_bytes
         self.weight = precision.arithmetic.weight_bytes
-        self.roots = _roots(network)
+        self.storages = Storages(network)
+        self.roots = self.storages.roots
         self.sizes = {name: self.element * prod(shape) for name, shape in network.shapes.items()}
         self.sizes |= {node.output: 0 for node in network.nodes if isinstance(node.layer, Stored)}
         self.reads = Counter(self.roots[name] for node in network.nodes for name in node.inputs)
@@ -171,14 +173,15 @@ class _Simulation:
     def _step_back(self, node: Node) -> Moment:
         """One node backward: gradients of its inputs appear beside that of its output, which then goes."""
         network, own = self.network, self.roots[node.output]
-        arriving = self.flowing.pop(own, 0) if node.layer.passes_gradient else 0
+        passes = node.layer.passes_gradient or node.name in self.storages.copies
+        arriving = self.flowing.pop(own, 0) if passes else 0
         added = 0
         for name in dict.fromkeys(name for name in node.inputs if name in network.trained_activations):
             root = self.roots[name]
             if root in self.flowing and root != own:
                 added += self.sizes[name]  # two gradients are added into a third
             elif root != own:
-                self.flowing[root] = arriving if node.layer.passes_gradient else self.sizes[root]
+                self.flowing[root] = arriving if passes else self.sizes[root]
                 arriving = 0
         self._gradients_of(node)
         moment = self._moment(node.name, Phase.BACKWARD, added)
@@ -208,13 +211,7 @@ class _Simulation:
         saved = node.layer.saved_tensors(trains=self.network.trains(node), flows=flows, fused=self.fused)
         inputs = (node.read[position] for position in saved.inputs if position < len(node.read))
         names = (*inputs, *((node.output,) if saved.output else ()))
-        return names, self.element * saved.elements + saved.other_bytes
-
-
-def _roots(network: Network) -> dict[str, str]:
-    """For each activation the one whose storage it shares: views have none of their own."""
-    roots = {name: name for name, _ in network.inputs} | {name: name for name, _ in network.constants}
-    for node in network.nodes:
-        shares = node.layer.shares_storage and node.inputs
-        roots[node.output] = roots[node.inputs[0]] if shares else node.output
-    return roots
+        extra = self.element * saved.elements + saved.other_bytes
+        if node.name in self.storages.made_contiguous and 0 in saved.inputs:
+            return names[1:], extra + self.sizes[node.read[0]]
+        return names, extra

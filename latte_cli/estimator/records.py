@@ -11,9 +11,10 @@ from latte_cli.estimator.steps import Step
 from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.lookup import Source
 from latte_cli.network import Network
+from latte_cli.precisions import Layout
 from latte_cli.schedule import Schedule
 from latte_cli.strategies import NO_LIMITS, Limits
-from latte_cli.tasks import Layout, Settings
+from latte_cli.tasks import Settings
 
 LOOKUP = "lookup"
 

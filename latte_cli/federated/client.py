@@ -19,7 +19,6 @@ from latte_cli.federated.aggregation import check_arrays
 from latte_cli.federated.device import DevicePrices
 from latte_cli.federated.messages import ARRAYS, KEPT, METRICS, TABLE, RoundTask
 from latte_cli.federated.settings import settings
-from latte_cli.federated.training import evaluate_network
 from latte_cli.network import Network
 
 app = ClientApp()
@@ -85,6 +84,8 @@ def train(message: Message, context: Context) -> RecordDict:
 def answer_evaluation(message: Message, context: Context) -> RecordDict:
     """Evaluate the whole network on what this device holds out."""
     task, own = messages.task_in(message.content), settings(context.run_config)
+    from latte_cli.federated.training import evaluate_network
+
     network = models.network_from(task.model, batch=own.batch)
     training, held_out = device.device_examples(context.node_config, own, network)
     if not len(held_out):

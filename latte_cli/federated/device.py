@@ -18,8 +18,8 @@ from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.federated import data, models
 from latte_cli.federated.aggregation import Arrays, Kept, Update, channel_importance, groups, trained_channels
 from latte_cli.federated.data import Examples
+from latte_cli.federated.recipe import GoOn
 from latte_cli.federated.settings import FederationSettings
-from latte_cli.federated.training import GoOn, train_network
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
 from latte_cli.profiles import resolve_profile
@@ -218,6 +218,8 @@ def train_part(
     They are the parameters of `sub_model` with these `channels` of `network`. It trains as long as `go_on` says
     (`train_network`). Raises LatteError as training does.
     """
+    from latte_cli.federated.training import train_network
+
     found = train_network(
         sub_model.of(network),
         arrays,

@@ -18,7 +18,7 @@ from latte_cli.errors import LatteError
 from latte_cli.federated import npy
 from latte_cli.federated.aggregation import MOST_EXAMPLES, Update
 from latte_cli.federated.device import MOST_DEVICES, DevicePrices, Returned
-from latte_cli.federated.training import NetworkScore
+from latte_cli.federated.recipe import NetworkScore
 
 ARRAYS, FREQUENCIES, KEPT, TASK, TABLE, METRICS = "arrays", "frequencies", "kept", "task", "table", "metrics"
 

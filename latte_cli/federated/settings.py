@@ -8,7 +8,7 @@ from latte_cli.allocator.pacing import Deadline
 from latte_cli.errors import LatteError, unknown
 from latte_cli.federated.aggregation import AggregationRule
 from latte_cli.federated.data import Partition
-from latte_cli.federated.training import Recipe
+from latte_cli.federated.recipe import Recipe
 from latte_cli.fleet import Method
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s
 

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
-from latte_cli.allocator import Deadline, Round, SubModel, largest, paced, paced_duration_s
+from latte_cli.allocator import Deadline, Round, SubModel, largest, paced_duration_s, paced_round
 from latte_cli.allocator.channels import Coverage, Frequencies, coverage
 from latte_cli.allocator.curve import curve, shortest_point
 from latte_cli.errors import LatteError
@@ -30,9 +30,9 @@ from latte_cli.federated.aggregation import (
 from latte_cli.federated.device import DevicePrices, Returned, choose_channels, too_slow
 from latte_cli.federated.messages import ARRAYS, KEPT, TABLE, TASK, RoundTask
 from latte_cli.federated.participation import participants
+from latte_cli.federated.recipe import NetworkScore
 from latte_cli.federated.replies import SMALL_BYTES, answers, reason, update_bytes
 from latte_cli.federated.settings import FederationSettings
-from latte_cli.federated.training import NetworkScore
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network
 from latte_cli.network.channels import Resizing
@@ -172,7 +172,7 @@ class Overlap(Strategy):
     def _best(self, rounds: Sequence[Round]) -> Round | None:
         """What a device trains: as much as it can start in time, or as it finishes for sure; None where nothing."""
         if self._settings.deadline is Deadline.PARTIAL:
-            return paced(rounds, self.duration_s())
+            return paced_round(rounds, self.duration_s())
         return largest(rounds, inf if self._settings.deadline is Deadline.NONE else self.duration_s())
 
     def _channels(self, device: int, sub_model: SubModel, round_number: int) -> Kept:

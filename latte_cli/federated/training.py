@@ -1,6 +1,6 @@
 """Training: what a device does with its sub-model in a round, and how good the whole network is after it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,33 +14,13 @@ from torch.optim.sgd import sgd
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import Arrays
 from latte_cli.federated.data import Examples
+from latte_cli.federated.recipe import GoOn, NetworkScore, Recipe
 from latte_cli.layers import Convolution, Linear
 from latte_cli.network import Network
 from latte_cli.network.module import NetworkModule
 
 _IGNORED = -100  # torch's default `ignore_index`
 """The target of an example that is there to fill up a batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a device trains: `epochs` over its examples by SGD.
-
-    `masked` takes the scores of classes that the device has no example of for 0, and `scaled` divides what a layer
-    with fewer channels returns by the share of channels it kept (both from HeteroFL, Diao et al., 2021).
-    """
-
-    epochs: int = 1
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    masked: bool = False
-    scaled: bool = False
-
-    @property
-    def optimizer(self) -> str:
-        """The optimizer's name."""
-        return "momentum" if self.momentum else "sgd"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +33,9 @@ class Trained:
     examples: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class NetworkScore:
-    """How good a network is: the share of examples it gets right, and its mean loss."""
-
-    accuracy: float
-    loss: float
-
-
 def initial(network: Network, *, seed: int, weights: Arrays | None = None) -> dict[str, NDArray[Any]]:
     """The parameters that training begins with: those of `weights`, else drawn from `seed` by Kaiming's rule."""
     return _parameters_of(network, NetworkModule(network, weights=weights, seed=seed))
-
-
-GoOn: TypeAlias = Callable[[int], bool]
-"""Whether a device takes another step, after so many."""
 
 
 def train_network(
@@ -93,7 +61,7 @@ def train_network(
         _scale(network, module, whole)
     descent = Descent(recipe, module.parameters())
     absent = torch.from_numpy(~np.isin(np.arange(_classes(network)), examples.labels)) if recipe.masked else None
-    order, work = np.random.default_rng(seed), Work(recipe, go_on)
+    order, work = np.random.default_rng(seed), TrainingWork(recipe, go_on)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout
         for _ in work.epochs():
@@ -111,7 +79,7 @@ def train_network(
     return Trained(arrays=found, loss=work.loss, steps=work.steps, examples=work.examples)
 
 
-class Work:
+class TrainingWork:
     """What a device has done of its epochs: the `steps`, the `examples` of them, and the last epoch's mean `loss`."""
 
     def __init__(self, recipe: Recipe, go_on: GoOn) -> None:

@@ -13,8 +13,8 @@ class Attention(Layer):
     """Scaled dot-product attention as one call: softmax(q kᵀ) v, with `causal` or an added `mask` or neither.
 
     Queries are (batch, heads, queries, width), keys (batch, key_heads, keys, width), values
-    (batch, key_heads, keys, value_width); `mask` is the shape of the mask, () for none. With `dropout` some of the
-    scores are left out, which a CPU has no single call for.
+    (batch, key_heads, keys, value_width); `mask` is the shape of the mask, () for none, and with `trained_mask` it
+    takes a gradient. With `dropout` some of the scores are left out. A CPU has no single call for either.
     """
 
     kind: ClassVar[str] = "attention"
@@ -30,6 +30,7 @@ class Attention(Layer):
     causal: bool = False
     mask: Shape = ()
     dropout: bool = False
+    trained_mask: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,7 +56,7 @@ class Attention(Layer):
         out of them and what remains, are kept; each head then has keys and values of its own.
         """
         heads = self.batch * self.heads
-        if fused or self._one_call(flows):
+        if fused or self.one_call(flows):
             kept = tuple(range(len(self.input_shapes)))
             return Saved(inputs=kept, output=True, other_bytes=4 * heads * self.queries)
         scored = flows[0] or flows[1] or any(flows[3:])
@@ -67,8 +68,8 @@ class Attention(Layer):
         elements = heads * (tensors * self.queries * self.keys + kept_rows)
         return Saved(inputs=(2,) if own_values else (), elements=elements)
 
-    def _one_call(self, flows: Sequence[bool]) -> bool:
-        """Whether torch has one call for it on a CPU."""
+    def one_call(self, flows: Sequence[bool]) -> bool:
+        """Whether torch has one call for it on a CPU, by where gradients flow."""
         return not self.dropout and self.width == self.value_width and not any(flows[3:])
 
     @property
@@ -76,9 +77,11 @@ class Attention(Layer):
         return self.batch * self.heads * self.queries * self.keys * (self.width + self.value_width)
 
     def flops(self, phase: Phase) -> int:
-        """Two products forward; backward computes the scores again and then four products."""
+        """Two products forward; backward four, before which one call computes the scores again."""
         if phase is Phase.BACKWARD:
-            products = 3 * self.width + 2 * self.value_width
+            products = 2 * (self.width + self.value_width) + self.width * self.one_call(
+                (True,) * 3 + (self.trained_mask,)
+            )
             return 2 * self.batch * self.heads * self.queries * self.keys * products
         return super().flops(phase)
 

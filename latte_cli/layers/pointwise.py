@@ -54,13 +54,20 @@ class Activation(Shaped):
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout(Shaped):
-    """Dropout in training mode; the time does not depend on its rate."""
+    """Dropout in training mode; the time does not depend on its rate.
+
+    With `features` a channel of a sample is left out as a whole, as `Dropout2d` does.
+    """
 
     kind: ClassVar[str] = "dropout"
     code: ClassVar[int] = 5
 
+    features: bool = False
+
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """Its mask, in bytes where mask and product are one call."""
+        if self.features:
+            return Saved(elements=prod(self.shape[:2]))
         count = prod(self.shape)
         return Saved(other_bytes=count) if fused else Saved(elements=count)
 

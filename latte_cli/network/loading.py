@@ -10,6 +10,7 @@ from onnx import ModelProto
 
 from latte_cli.errors import LatteError
 from latte_cli.network.graph import Network
+from latte_cli.network.training import with_trained_masks
 
 
 def load(
@@ -61,9 +62,10 @@ def load(
         batch_axis=batch_axis,
     )
     if program:
-        return program.described(network)
+        return with_trained_masks(program.described(network))
     from latte_cli.network import copies, weights
 
+    network = with_trained_masks(network)
     if not compare_weights or not isinstance(model, str | os.PathLike):
         return copies.with_notes(network)
     return copies.tie_weights(network, weights.weights(Path(model)))

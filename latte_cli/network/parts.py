@@ -11,11 +11,11 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from latte_cli import files
 from latte_cli.errors import LatteError
-from latte_cli.layers import Convolution, Linear
+from latte_cli.layers import Convolution, Copy, Linear, Shape, View
 from latte_cli.network import torch_program
 from latte_cli.network.channels import Indices, Positions, importance, resize
 from latte_cli.network.depth import blocks, without
-from latte_cli.network.graph import Network
+from latte_cli.network.graph import Network, Node
 from latte_cli.network.weights import Array, weights
 
 
@@ -65,6 +65,7 @@ class Cutter:
         _drop_unused(graph)
         arrays = self._cut_tensors(graph, indices)
         _set_groups(graph, expected)
+        self._set_sizes(graph, expected)
         del graph.value_info[:]
         self._check(model, expected)
         return SubModelFile(onnx=model.SerializeToString(), arrays=arrays)
@@ -113,6 +114,26 @@ class Cutter:
             graph.input.remove(given[name])
         return arrays
 
+    def _set_sizes(self, graph: GraphProto, expected: Network) -> None:
+        """Let reshapes and splits whose sizes are constants have those of the sub-model."""
+        before, after = self._network.shapes, expected.shapes
+        for node in graph.node:
+            changed = any(before.get(name) != after.get(name) for name in node.output)
+            if node.op_type not in ("Reshape", "Split") or len(node.input) < 2 or not changed:
+                continue
+            try:
+                given = [int(size) for size in self._weights[node.input[1]]]
+            except KeyError:  # it follows from an input's shape
+                continue
+            if node.op_type == "Reshape":
+                old, new = before[node.output[0]], after[node.output[0]]
+                sizes = [to if size == was else size for size, was, to in zip(given, old, new, strict=True)]
+            else:
+                sizes = _sizes_of_split(node, given, after)
+            name = f"{node.output[0]}/sizes"
+            node.input[1] = name
+            graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, (len(sizes),), sizes))
+
     def _expected_network(self, kept: Mapping[str, Sequence[int]], dropped: Collection[str]) -> Network:
         widths = {name: len(channels) for name, channels in kept.items()}
         return without(resize(self._network, widths) if widths else self._network, dropped)
@@ -129,15 +150,21 @@ class Cutter:
                 f"the sub-model of `{network.name}` cannot be written: {exc.message}",
                 hint="a shape in the file says how many channels there are; leave it open (-1) in the export",
             ) from exc
-        if found.layers != expected.layers:
-            differing = next(
-                (node.name for node, layer in zip(expected.nodes, found.layers, strict=False) if node.layer != layer),
-                "its end",
-            )
+        own, wanted = _computing(found), _computing(expected)
+        if [node.layer for node in own] != [node.layer for node in wanted]:
+            pairs = zip(wanted, own, strict=False)
+            differing = next((node.name for node, other in pairs if node.layer != other.layer), "its end")
             raise LatteError(
                 f"the sub-model of `{network.name}` cannot be written: it would be another at `{differing}`",
                 hint="a shape in the file says how many channels there are; leave it open (-1) in the export",
             )
+
+
+def _computing(network: Network) -> list[Node]:
+    """The nodes but for views and transposes, which are one where a single head is left."""
+    moving = (each for each in network.nodes if isinstance(each.layer, View | Copy))
+    free = {each.name for each in moving if isinstance(each.layer, View) or each.layer.variant == "transpose"}
+    return [node for node in network.nodes if node.name not in free]
 
 
 def _index(array: Array, index: tuple[Indices, ...], name: str) -> Array:
@@ -164,6 +191,12 @@ def _set_groups(graph: GraphProto, network: Network) -> None:
         for attribute in node.attribute:
             if own is not None and attribute.name == "group":
                 attribute.i = own
+
+
+def _sizes_of_split(node: NodeProto, given: Sequence[int], shapes: Mapping[str, Shape]) -> list[int]:
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    pairs = zip(node.output, given, strict=True)
+    return [shapes[name][axis] if name in shapes else size for name, size in pairs]
 
 
 def _reshape(graph: GraphProto, node: NodeProto, shape: tuple[int, ...]) -> None:

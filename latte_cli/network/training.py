@@ -5,7 +5,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from latte_cli.errors import LatteError, unknown
-from latte_cli.layers import Convolution, Dropout, Norm
+from latte_cli.layers import Attention, Convolution, Dropout, Norm
 from latte_cli.network.graph import Network, Node
 
 _FEWEST = 4
@@ -74,7 +74,19 @@ def freeze_parameters(network: Network, patterns: Sequence[str]) -> Network:
     found |= network.frozen
     if found and found >= set(named):
         raise LatteError("all parameters are frozen", hint="leave something to train, or use `--optimizer none`")
-    return replace(network, frozen=frozenset(found))
+    return with_trained_masks(replace(network, frozen=frozenset(found)))
+
+
+def with_trained_masks(network: Network) -> Network:
+    """`network` whose attention layers say whether their mask takes a gradient, on which torch's way depends."""
+    trained = network.trained_activations
+    nodes = (
+        replace(node, layer=replace(node.layer, trained_mask=node.read[3] in trained))
+        if isinstance(node.layer, Attention) and len(node.read) > 3
+        else node
+        for node in network.nodes
+    )
+    return replace(network, nodes=tuple(nodes))
 
 
 def _matches(pattern: str, names: Iterable[str]) -> bool:

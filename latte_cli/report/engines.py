@@ -7,8 +7,8 @@ from typing import Any, TextIO
 from latte_cli.engines import Engine, Listed
 from latte_cli.layers import Convolution, Phase, layer_text
 from latte_cli.network import Network
+from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Cell, Format, Table, shorten, size, write_csv, write_json, write_table
-from latte_cli.tasks import Layout, Precision
 
 _COLUMNS = (
     *("name", "phase", "engine", "family", "numerical", "behavior", "workspace_bytes"),

@@ -13,7 +13,7 @@ from latte_cli.documents import DocumentSource
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, layer_from_text, layer_text
 from latte_cli.lookup import Pair
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 SCHEMA = "latte.choices/1"
 

@@ -17,7 +17,8 @@ from latte_cli.backends.contract import Computation, Failed, OutOfMemory, Unsupp
 from latte_cli.backends.torch.layers import REFUSALS, Operands, aten, module_precision, synchronizer
 from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import Pair
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Settings
 
 _FORMATS = {Layout.CHANNELS_LAST: torch.channels_last, Layout.NCHW: torch.contiguous_format}
 _MOST_SHAPES = 64  # of inputs to one module; torch.compile gives up on a module after 8 (`recompile_limit`)

@@ -9,10 +9,10 @@ from latte_cli.estimator import DoesNotFit, Estimate, Estimator, LayerTime, Limi
 from latte_cli.layers import Convolution
 from latte_cli.lookup import NotProfiled, Pair
 from latte_cli.network import Network
+from latte_cli.precisions import Layout, Precision
 from latte_cli.runtime.choices import Binding, Choices, Key
 from latte_cli.store import Store
 from latte_cli.strategies import by_name
-from latte_cli.tasks import Layout, Precision
 
 LEAST_GAIN = 0.03
 """The share of a step that has to be won for a module to be touched at all: estimates are no surer than that."""

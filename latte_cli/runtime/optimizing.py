@@ -16,13 +16,13 @@ from latte_cli.devices import kind_of_torch
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Limits
 from latte_cli.network import Network, load
+from latte_cli.precisions import Layout, Precision
 from latte_cli.profiles import resolve_profile
 from latte_cli.runtime.choices import Choices, Key, matching_choices, read_choices
 from latte_cli.runtime.convolution import Bindings, layer_of, tune_module, wrapper_s
 from latte_cli.runtime.deciding import Wish, decide
 from latte_cli.store import open_store
 from latte_cli.strategies import by_name
-from latte_cli.tasks import Layout, Precision
 
 M = TypeVar("M", bound=nn.Module)
 

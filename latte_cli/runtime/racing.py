@@ -11,8 +11,8 @@ from typing import Any
 from latte_cli import child
 from latte_cli.backends.torch.training import NetworkTraining, RunRequest
 from latte_cli.errors import LatteError
+from latte_cli.precisions import Precision
 from latte_cli.runtime.choices import Choices, choices_document, parse_choices
-from latte_cli.tasks import Precision
 
 _LEAST_ROUNDS, _MOST_ROUNDS, _STEPS = 5, 15, 3  # chosen: quartiles need five; a warm step in each
 _LEAST_GAIN = 0.02  # chosen: less is not worth another way of running

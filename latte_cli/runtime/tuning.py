@@ -12,6 +12,7 @@ from latte_cli.devices import spec_named
 from latte_cli.errors import LatteError, unknown
 from latte_cli.estimator import Limits
 from latte_cli.network import Network
+from latte_cli.precisions import Layout, Precision
 from latte_cli.profiles import resolve_profile
 from latte_cli.runtime.choices import Choices, Key
 from latte_cli.runtime.convolution import wrapper_s
@@ -19,7 +20,6 @@ from latte_cli.runtime.deciding import Wish, unsafe, ways_to_run
 from latte_cli.runtime.optimizing import own_key
 from latte_cli.runtime.racing import Race, run_race, winning_choices
 from latte_cli.store import Store
-from latte_cli.tasks import Layout, Precision
 
 TUNABLE = tuple(one for one in Precision if one.arithmetic.plain)
 """The arithmetic that a module itself can have."""

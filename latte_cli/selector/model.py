@@ -19,10 +19,11 @@ from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION, Matrix, details, matrix
 from latte_cli.layers import Convolution, Layer, Phase, layer_text
 from latte_cli.lookup import Pair, sort
+from latte_cli.precisions import Layout, Precision
 from latte_cli.selector.candidates import COLUMNS, Array, CandidateTable, Indices, Model
 from latte_cli.selector.decisions import Decision
 from latte_cli.selector.workspaces import Workspaces
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.tasks import Settings
 
 if TYPE_CHECKING:
     from latte_cli.selector.trees import TreeExamples

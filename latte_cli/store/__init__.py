@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from latte_cli.devices import Device
 from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.files import ExportFormat
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Measurement
 from latte_cli.store import compaction, export, journal, reading, schema
@@ -328,7 +329,7 @@ class Store:
             self._directory.write(source.device(slug), name, schema.rows_at(theirs, [at for at, _ in fresh]))
         return len(fresh)
 
-    def export(self, slug: str | None, form: export.ExportFormat, out: BinaryIO) -> int:
+    def export(self, slug: str | None, form: ExportFormat, out: BinaryIO) -> int:
         """Write the rows of a device, or of all, to `out` as one table; returns how many there were."""
         table = self.table(slug)
         export.WRITERS[form](table, out)

@@ -3,23 +3,15 @@
 import csv
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
-from enum import StrEnum
 from statistics import median
 from typing import Any, BinaryIO
 
-from latte_cli.files import text_over
+from latte_cli.files import ExportFormat, text_over
 from latte_cli.layers import LAYERS, layer_from_text
 from latte_cli.printable import printable
 
 _BATCH_ROWS = 4096  # chosen: some MB of text at a time
 _NESTED = ("before", "after")
-
-
-class ExportFormat(StrEnum):
-    """The file formats of an export."""
-
-    PARQUET = "parquet"
-    CSV = "csv"
 
 
 def _write_parquet(table: Any, out: BinaryIO) -> None:

@@ -11,7 +11,8 @@ from latte_cli.devices import Device
 from latte_cli.errors import LatteError
 from latte_cli.layers import Phase, layer_from_text
 from latte_cli.measure import Evidence, Measurement, Outcome, QualityFlag
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task, versions_from_text
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Settings, Task, versions_from_text
 
 _NEWER_HINT = "was it written by a newer version? `pip install --upgrade latte-cli`"
 _SETTINGS = ("precision", "layout", "threads", "cuda_graph", "power_mode", "library_versions")

@@ -8,7 +8,7 @@ from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorit
 from latte_cli.engines import PREFIX, Heuristic, is_engine
 from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.lookup import Pair, Timing, fits_workspace, workspace_bytes
-from latte_cli.tasks import Precision
+from latte_cli.precisions import Precision
 
 OWN = (FRAMEWORK_DEFAULT, FRAMEWORK_BENCHMARK)
 """What the framework takes by itself."""

@@ -7,10 +7,10 @@ from functools import partial
 from latte_cli.devices import Kind
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.lookup import Timing
+from latte_cli.precisions import Layout, Precision
 from latte_cli.quantities import duration_s, size_bytes
 from latte_cli.strategies import rules
 from latte_cli.strategies.strategy import Need, Strategy, by_rule, choose_fixed, latte
-from latte_cli.tasks import Layout, Precision
 
 _TENSOR_CORES = {Precision.FP16: Layout.CHANNELS_LAST, Precision.TF32: Layout.CHANNELS_LAST}
 _HALF = {Precision.FP16: Layout.CHANNELS_LAST}

@@ -9,8 +9,8 @@ from typing import TypeAlias
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, LISTED
 from latte_cli.engines import PYTORCH_FALLBACK, XLA_MODES, Heuristic
 from latte_cli.lookup import Timing, fits_workspace, workspace_bytes
+from latte_cli.precisions import Precision
 from latte_cli.strategies.candidates import Candidates, fastest, quickest, repeats
-from latte_cli.tasks import Precision
 
 StrategyRule: TypeAlias = Callable[[Candidates], Timing]
 """Takes one of the timings, of which there is at least one."""

@@ -9,9 +9,9 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.devices import Kind
 from latte_cli.layers import Convolution
 from latte_cli.lookup import Timing
+from latte_cli.precisions import Layout, Precision
 from latte_cli.strategies.candidates import Candidates, Selection, fastest
 from latte_cli.strategies.rules import StrategyRule
-from latte_cli.tasks import Layout, Precision
 
 
 class Need(StrEnum):

@@ -15,7 +15,7 @@ from latte_cli.algorithms import Algorithm, known_algorithm
 from latte_cli.backends.native import cudnn
 from latte_cli.backends.torch.layers import Operands, activations_type
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 DEVICE = "cuda"
 PRECISIONS = (Precision.FP32, Precision.TF32, Precision.FP16, Precision.BF16)

@@ -11,7 +11,7 @@ from trying_cases import Answer
 from latte_cli.backends.native import cudnn
 from latte_cli.layers import Phase
 from latte_cli.measure import Outcome
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 
 class Tally:

@@ -13,7 +13,7 @@ from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
 from latte_cli.backends.native import cudnn
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import Outcome
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 REFUSED = (Unsupported, OutOfMemory, Failed, torch.cuda.OutOfMemoryError)
 """What an algorithm that does not run raises."""

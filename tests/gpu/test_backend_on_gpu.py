@@ -28,8 +28,9 @@ from latte_cli.devices import CUDA
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Activation, Convolution, Layer, Linear, Phase
 from latte_cli.measure import DriftMonitor, Evidence, Measurement, Outcome, QualityFlag, measure
+from latte_cli.precisions import Layout, Precision
 from latte_cli.suites import LayerLimits, quick
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.tasks import Question, Settings, Task
 
 # What torch warns of depends on its version: the summary shows it, and no test fails for it.
 pytestmark = pytest.mark.filterwarnings("default")

@@ -17,7 +17,7 @@ from latte_cli.algorithms import Algorithm
 from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
 from latte_cli.backends.native import cudnn
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 PRECOMPUTED = Algorithm(library="cudnn", name="IMPLICIT_PRECOMP_GEMM", vendor_id=1)
 REFUSED = (Unsupported, OutOfMemory, Failed, RuntimeError)

@@ -21,7 +21,8 @@ from latte_cli.devices import CUDA
 from latte_cli.engines import is_engine, rankers
 from latte_cli.layers import Convolution, Phase
 from latte_cli.measure import DriftMonitor, Outcome, measure
-from latte_cli.tasks import Layout, Precision, Question, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Task
 
 RANDOM_LAYER = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/onednn_correctness.py"))["random_layer"]
 TOLERANCES = {Precision.FP32: 1e-4, Precision.TF32: 1e-2, Precision.BF16: 3e-2, Precision.FP16: 1e-2}

@@ -13,7 +13,8 @@ from latte_cli.network import zoo
 from latte_cli.network.module import NetworkModule, optimizer, random_inputs, random_targets
 from latte_cli.network.module import training_step as real_step
 from latte_cli.network.onnx import read
-from latte_cli.tasks import Layout, Precision, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Task
 
 WITHIN = 0.05
 

@@ -10,10 +10,10 @@ from torch import nn
 import latte_cli
 from latte_cli.backends.native import cudnn
 from latte_cli.layers import Phase
+from latte_cli.precisions import Layout, Precision
 from latte_cli.runtime import Binding, Choices
 from latte_cli.runtime.convolution import TunedConv2d, layer_of, wrapper_s
 from latte_cli.runtime.optimizing import own_key
-from latte_cli.tasks import Layout, Precision
 
 SHAPE = (4, 16, 20, 20)
 LAYERS = {

@@ -39,10 +39,10 @@ class CpuOpener:
 
         return cpu_computation(algorithm, layer, phase, settings)
 
-    def looks(self, limit_s: float) -> Looks:
-        from latte_cli.backends.cpu.findings import looks
+    def looks(self) -> Looks:
+        from latte_cli.backends.cpu.findings import LOOKS
 
-        return looks(limit_s)
+        return LOOKS
 
     def findings(self, answers: Mapping[str, object], root: Path, limit_s: float) -> Iterator[Finding]:
         from latte_cli.backends.cpu.findings import findings

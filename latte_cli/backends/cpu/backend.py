@@ -30,7 +30,8 @@ from latte_cli.backends.torch.whole import Runs
 from latte_cli.devices import CPU, Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Transfer, Whole
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Settings, Task
 
 _ASSUMED_CACHE_BYTES = 32 * 2**20  # where the system tells none: a last level of a desktop's size
 _QUIET_CORES = 0.3  # chosen: above one of the 10 ms that /proc/stat counts in, over the 50 ms between two readings
@@ -198,7 +199,7 @@ def libraries() -> tuple[tuple[str, str], ...]:
     onednn = getattr(torch.backends.mkldnn, "VERSION", None) or _onednn_version()
     external = onednn_calls.library()
     beside = (("onednn_external", external.version_text),) if external else ()
-    return (("onednn", onednn), *beside, ("torch", torch.__version__))
+    return (("onednn", onednn), *beside, ("torch", str(torch.__version__)))
 
 
 def _onednn_version() -> str:
@@ -244,7 +245,7 @@ class _Timed:
     def facts(self) -> Facts:
         self._layer.reset()
         known = self._layer.workspace_bytes
-        return Facts(workspace_bytes=cpu_peak_bytes(self._layer.call) if known is None else known)
+        return Facts(workspace_bytes=known() if known else cpu_peak_bytes(self._layer.call))
 
 
 def _largest_bytes(task: Task) -> int:
@@ -280,4 +281,4 @@ def _by_onednn(task: Task, layer: Convolution) -> LayerCall:
             bias_gradient(layer, ready)
         return compute(ready)
 
-    return LayerCall(call=call, first=ready.just_written(task.phase), workspace_bytes=compute.workspace_bytes)
+    return LayerCall(call=call, first=ready.just_written(task.phase), workspace_bytes=lambda: compute.workspace_bytes)

@@ -8,22 +8,20 @@ from pathlib import Path
 
 import latte_cli
 from latte_cli import __version__
-from latte_cli.backends import host, probes
+from latte_cli.backends import host
 from latte_cli.backends.contract import Finding, Looks, State
 from latte_cli.backends.finding import gib, ok, text_of, trouble
 from latte_cli.backends.probes import Onednn, Torch, Trouble
 from latte_cli.devices import CPU
+
+LOOKS: Looks = ("torch", "onednn")
+"""What is asked in child processes."""
 
 _BESIDE = "oneDNN beside torch"
 _SETS = {
     "x86": ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16"),
     "arm": ("asimd", "asimdhp", "sve", "sve2", "bf16", "i8mm"),
 }
-
-
-def looks(limit_s: float) -> Looks:
-    """What is asked in processes of their own."""
-    return {"torch": lambda: probes.torch(limit_s), "onednn": lambda: probes.onednn(limit_s)}
 
 
 def findings(answers: Mapping[str, object]) -> Iterator[Finding]:

@@ -18,7 +18,8 @@ from latte_cli.backends.native.onednn.find import VARIABLE
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, activations_type, operands
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, Shape
-from latte_cli.tasks import Layout, Settings, Task
+from latte_cli.precisions import Layout
+from latte_cli.tasks import Settings, Task
 
 ABSENT = "there is no oneDNN beside torch's own, see `latte doctor`"
 

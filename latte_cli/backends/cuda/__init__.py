@@ -44,10 +44,10 @@ class CudaOpener:
 
         return cudnn_computation(algorithm, layer, phase, settings, device)
 
-    def looks(self, limit_s: float) -> Looks:
-        from latte_cli.backends.cuda.findings import looks
+    def looks(self) -> Looks:
+        from latte_cli.backends.cuda.findings import LOOKS
 
-        return looks(limit_s)
+        return LOOKS
 
     def findings(self, answers: Mapping[str, object], root: Path, limit_s: float) -> Iterator[Finding]:
         from latte_cli.backends.cuda.findings import findings

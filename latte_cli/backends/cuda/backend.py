@@ -21,7 +21,8 @@ from latte_cli.backends.torch.whole import Runs
 from latte_cli.devices import CUDA, Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Layer, Phase, Whole
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Settings, Task
 
 T = TypeVar("T")
 
@@ -208,7 +209,7 @@ class CudaBackend:
 def libraries(library: cudnn.Library | None = None) -> tuple[tuple[str, str], ...]:
     """The libraries that compute on this machine's GPUs, with their versions, in the order of their names."""
     found = library or cudnn.open_library()
-    return (("cuda", torch.version.cuda or "none"), ("cudnn", found.version_text), ("torch", torch.__version__))
+    return (("cuda", torch.version.cuda or "none"), ("cudnn", found.version_text), ("torch", str(torch.__version__)))
 
 
 class _Timed:

@@ -31,7 +31,8 @@ from latte_cli.backends.torch.layers import (
 )
 from latte_cli.engines import PREFIX, Heuristic, is_engine
 from latte_cli.layers import Convolution, Phase, layer_text
-from latte_cli.tasks import Layout, Precision, Question, Settings, Task
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Question, Settings, Task
 
 _PROFILED_OF = 8  # chosen: one layer and phase in eight is profiled, which takes longer than timing it
 _LONGEST_NAME = 160  # chosen: the arguments of templates make names of kernels far longer

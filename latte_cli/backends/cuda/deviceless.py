@@ -16,7 +16,7 @@ from latte_cli.engines import Engine, Heuristic, Listed
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Phase, layer_text
 from latte_cli.network import Network
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 SCHEMA = "latte.gpu-properties/1"
 LIMIT_S = 600.0  # chosen: cuDNN is asked for each layer and phase of a network

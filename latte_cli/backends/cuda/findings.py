@@ -11,15 +11,13 @@ from latte_cli.backends.probes import Cudnn, Gpu, Torch, Trouble
 from latte_cli.backends.telemetry import Telemetry, gpu_count, jetson, open_telemetry
 from latte_cli.devices import CUDA
 
+LOOKS: Looks = ("cudnn",)
+"""What is asked in child processes."""
+
 _TORCH_FOR_CUDA = "`pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126`"
 _TORCH_FOR_JETSON = "install NVIDIA's build of torch for your JetPack: https://pypi.jetson-ai-lab.io"
 _NO_DRIVER = "install the NVIDIA driver, or in a container pass the GPU on: `docker run --gpus all`"
 _TOO_OLD = "update the NVIDIA driver, or install a torch built for an older CUDA"
-
-
-def looks(limit_s: float) -> Looks:
-    """What is asked in processes of their own."""
-    return {"cudnn": lambda: probes.cudnn(limit_s)}
 
 
 def findings(answers: Mapping[str, object], root: Path, limit_s: float) -> Iterator[Finding]:

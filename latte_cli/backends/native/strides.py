@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from latte_cli.layers import Shape
-from latte_cli.tasks import Layout
+from latte_cli.precisions import Layout
 
 
 def strides(shape: Shape, layout: Layout) -> Shape:

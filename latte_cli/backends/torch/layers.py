@@ -3,10 +3,11 @@
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import accumulate
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
@@ -15,12 +16,15 @@ from torch import Tensor
 from latte_cli.backends.contract import OutOfMemory, Unsupported
 from latte_cli.devices import Kind, kind_of_torch
 from latte_cli.errors import LatteError
-from latte_cli.layers import Convolution, Embedding, Layer, Linear, Optimizer, Phase, Transfer
+from latte_cli.layers import Attention, Convolution, Embedding, Layer, Linear, Optimizer, Phase, Transfer
 from latte_cli.network.module import layer_module
 from latte_cli.network.module import optimizer as make_optimizer
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Settings
 
 aten: Any = torch.ops.aten
+
+_Result = TypeVar("_Result")
 
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError, LatteError)
 """What torch raises for a layer that it does not compute."""
@@ -36,7 +40,8 @@ class LayerCall:
     `first` are the tensors that the layer before has just written, `reset` makes ready for the next call, `drop` lets
     go of what the call left behind, as a step does sooner or later, `by_autograd` says that the call starts autograd's
     engine, whose fixed cost is no layer's own, and `repeatable` that it can be made again without `reset`.
-    `workspace_bytes` is known of calls whose workspace is not seen by torch's allocator.
+    `workspace_bytes` tells the workspace of calls that torch's allocator does not see, or whose one more call would
+    not show it.
     """
 
     call: Callable[[], object]
@@ -45,7 +50,7 @@ class LayerCall:
     drop: Callable[[], None] = lambda: None
     by_autograd: bool = False
     repeatable: bool = True
-    workspace_bytes: int | None = None
+    workspace_bytes: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,16 +133,51 @@ def _backward_s(device: str, nodes: int, clock: Callable[[], float]) -> float:
 
 def cpu_peak_bytes(call: Callable[[], object]) -> int:
     """The peak of what torch's allocator holds on the CPU during `call`, less what the call leaves or returns."""
+    peak, held, result = _cpu_growth(call)
+    return max(0, peak - max(held, nbytes(result)))
+
+
+def _cpu_growth(call: Callable[[], _Result]) -> tuple[int, int, _Result]:
+    """The most by which the CPU's memory in use grows during `call`, by how much at its end, and what it returns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.autograd.profiler.profile(profile_memory=True) as profile:
             result = call()
-        held = peak = 0
-        events = profile.kineto_results.events()
-        for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-            held += event.nbytes()
-            peak = max(peak, held)
-    return max(0, peak - max(held, nbytes(result)))
+        events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    grown = [0, *accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))]
+    return max(grown), grown[-1], result
+
+
+class _Arriving(torch.autograd.Function):
+    """The end of a network, whose backward pass makes the gradient that arrives, and does not hold it."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor) -> Tensor:
+        ctx.like = torch.empty_like(out, device="meta")
+        return out.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Tensor:
+        return torch.empty_like(ctx.like, device="cpu").fill_(1)
+
+
+def _cpu_backward_bytes(module: torch.nn.Module, inputs: Sequence[Tensor]) -> int:
+    """What a backward pass takes beyond what its layer saved, the gradient that arrives and those that it leaves.
+
+    Its graph is made anew and goes with it: a step frees what was saved, and the gradient that arrived, on the way.
+    """
+    leaves = [tensor for tensor in (*inputs, *module.parameters()) if tensor.requires_grad]
+    kept = [leaf.grad for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
+    out = module(*inputs)
+    arriving, end = out.nbytes, _Arriving.apply(out)  # type: ignore[no-untyped-call]
+    del out
+    peak, _, _ = _cpu_growth(end.backward)
+    left = sum(leaf.grad.nbytes for leaf in leaves if leaf.grad is not None)
+    for leaf, gradient in zip(leaves, kept, strict=True):
+        leaf.grad = gradient
+    return max(0, peak - arriving - left)
 
 
 def nbytes(result: object) -> int:
@@ -216,14 +256,20 @@ def layer_call(layer: Layer, phase: Phase, settings: Settings, device: str = "cp
     if phase is Phase.FORWARD:
         return LayerCall(call=lambda: module(*inputs), first=inputs)
     leaves = [tensor for tensor in (*inputs, *module.parameters()) if tensor.requires_grad]
-    return backward_call(module(*inputs), leaves)
+    call = backward_call(module(*inputs), leaves)
+    if kind_of(device).own_memory:
+        return call
+    return replace(call, workspace_bytes=partial(_cpu_backward_bytes, module, inputs))
 
 
 def _inputs(layer: Layer, settings: Settings, device: str) -> list[Tensor]:
     """What a layer reads: indices all over an embedding's table, normal numbers elsewhere."""
     if isinstance(layer, Embedding):
         return [torch.randint(layer.entries, (layer.rows,), generator=torch.Generator().manual_seed(0)).to(device)]
-    return [random(shape, settings, device).requires_grad_() for shape in layer.input_shapes]
+    inputs = [random(shape, settings, device).requires_grad_() for shape in layer.input_shapes]
+    if isinstance(layer, Attention) and layer.mask:
+        inputs[3].requires_grad_(layer.trained_mask)
+    return inputs
 
 
 def backward_call(out: Tensor, leaves: Sequence[Tensor]) -> LayerCall:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from latte_cli.backends.host import LARGE_BLOCK_BYTES
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 Mark: TypeAlias = Callable[[], None]
 

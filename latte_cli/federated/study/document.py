@@ -23,8 +23,8 @@ from latte_cli.fleet import (
     text,
     whole_number,
 )
+from latte_cli.precisions import Layout, Precision
 from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, size_bytes
-from latte_cli.tasks import Layout, Precision
 
 EXAMPLE = "`latte simulate --help` shows one"
 FINE = "fine"

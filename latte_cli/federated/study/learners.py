@@ -24,11 +24,12 @@ from latte_cli.federated.aggregation import (
 )
 from latte_cli.federated.data import Examples
 from latte_cli.federated.device import Returned, choose_channels, train_part
+from latte_cli.federated.recipe import GoOn
 from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.study import ordered
 from latte_cli.federated.study.methods import Learning, StudyMethod
 from latte_cli.federated.study.overlap import HeldPart, Sum, block, sums
-from latte_cli.federated.training import GoOn, Trained, evaluate_network, initial, train_network
+from latte_cli.federated.training import Trained, evaluate_network, initial, train_network
 from latte_cli.fleet import Method as Channels
 from latte_cli.layers import Shape
 from latte_cli.network import Network

@@ -13,7 +13,8 @@ from torch import Tensor
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import Arrays, ParameterIndices
 from latte_cli.federated.data import Examples
-from latte_cli.federated.training import Descent, GoOn, Recipe, Trained, Work
+from latte_cli.federated.recipe import GoOn, Recipe
+from latte_cli.federated.training import Descent, Trained, TrainingWork
 from latte_cli.network import Network
 from latte_cli.network.module import NetworkModule
 
@@ -50,7 +51,7 @@ def train_parts(
     values = {name: torch.tensor(array, requires_grad=True) for name, array in arrays.items()}
     chosen = [_named_blocks(part, largest.indices) for part in parts]
     descent = Descent(recipe, values.values())
-    order, work = np.random.default_rng(seed), Work(recipe, go_on)
+    order, work = np.random.default_rng(seed), TrainingWork(recipe, go_on)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout
         for _ in work.epochs():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 
-from latte_cli.allocator import Deadline, Pricer, Round, Search, SubModel, catalogue, estimator_of, largest, paced
+from latte_cli.allocator import Deadline, Pricer, Round, Search, SubModel, catalogue, estimator_of, largest, paced_round
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Estimator, Step, step_calls
 from latte_cli.federated import models
@@ -188,8 +188,8 @@ class ScenarioFleet:
         for device, fleet_class in enumerate(self.classes):
             if option.deadline is Deadline.PARTIAL:
                 entries = {each.id: each for each in self._prices.catalogue_of(option.width)}
-                rounds = [self._priced(device, _widths_in(each, small)) for each in entries.values()]
-                best = paced(rounds, self._limit_s(option))
+                rounds = [self._price(device, _widths_in(each, small)) for each in entries.values()]
+                best = paced_round(rounds, self._limit_s(option))
                 chosen = entries[best.sub_model.id] if best else None
             else:
                 best = self._prices.best(fleet_class, self._limit_s(option))
@@ -201,9 +201,9 @@ class ScenarioFleet:
     def _share(self, method: StudyMethod, device: int, sub_model: SubModel, option: TunedOption) -> Share | None:
         """The device's time for the sub-model; None where it does not fit its memory, or would always be lost."""
         found = self._mean_round(device, sub_model) if method.learning is Learning.ORDERED else None
-        found = found or self._priced(device, sub_model)
+        found = found or self._price(device, sub_model)
         pruned = method.learning is Learning.PRUNED
-        first = self._priced(device, self._prices.whole) if pruned else found
+        first = self._price(device, self._prices.whole) if pruned else found
         if found.round_s is None or found.step_s is None or first.round_s is None or first.step_s is None:
             return None
         limit_s = self._limit_s(option) if option.deadline is not Deadline.NONE else inf
@@ -222,15 +222,15 @@ class ScenarioFleet:
     def _mean_round(self, device: int, sub_model: SubModel) -> Round | None:
         """A round whose steps are of all levels up to `sub_model`, one as often as another; all of it is sent."""
         levels = self._prices.levels
-        own = self._priced(device, sub_model)
-        steps = [self._priced(device, each).step_s for each in levels[levels.index(sub_model) :]]
+        own = self._price(device, sub_model)
+        steps = [self._price(device, each).step_s for each in levels[levels.index(sub_model) :]]
         known = [each for each in steps if each is not None]
         if len(known) < len(steps):
             return replace(own, round_s=None)
         step_s = sum(known) / len(known)
         return replace(own, step_s=step_s, round_s=own.steps * step_s + own.sending_s)
 
-    def _priced(self, device: int, sub_model: SubModel) -> Round:
+    def _price(self, device: int, sub_model: SubModel) -> Round:
         """The round of the device, with its own number of steps and their time."""
         found, slower = self._prices.round(sub_model, self.classes[device]), self._tiers[device].slower
         if found.step_s is None:

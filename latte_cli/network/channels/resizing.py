@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -200,7 +201,7 @@ def _resize_layer(node: Node, inputs: Sequence[Shape], output: Shape) -> Layer:
 
 def channel_groups(network: Network) -> tuple[ChannelGroup, ...]:
     """The groups of channels that can be cut, in the order of their first node; see `Resizing`."""
-    return Resizing(network).groups
+    return _resizing(network).groups
 
 
 def sub_model(network: Network, width: float) -> Network:
@@ -210,14 +211,14 @@ def sub_model(network: Network, width: float) -> Network:
     """
     if width == 1:
         return network
-    resizing = Resizing(network)
+    resizing = _resizing(network)
     groups = _some(network, resizing)
     return _cut_channels(resizing, {group.name: group.width(width) for group in groups})
 
 
 def groups_to_cut(network: Network) -> tuple[ChannelGroup, ...]:
     """The network's channel groups; raises LatteError where there are none."""
-    return _some(network, Resizing(network))
+    return _some(network, _resizing(network))
 
 
 def _some(network: Network, resizing: Resizing) -> tuple[ChannelGroup, ...]:
@@ -227,12 +228,15 @@ def _some(network: Network, resizing: Resizing) -> tuple[ChannelGroup, ...]:
     return resizing.groups
 
 
+_resizing = lru_cache(maxsize=4)(Resizing)  # chosen: a model, its batch sizes; what is cut is cut at many widths
+
+
 def resize(network: Network, widths: Mapping[str, int]) -> Network:
     """`network` with as many channels in each named group as `widths` says; the other groups stay whole.
 
     Raises LatteError for a group it does not have and for a number of channels that the group cannot have.
     """
-    resizing = Resizing(network)
+    resizing = _resizing(network)
     named = {group.name: group for group in resizing.groups}
     for name, width in widths.items():
         if name not in named:
@@ -254,7 +258,7 @@ def _cut_channels(resizing: Resizing, widths: Mapping[str, int]) -> Network:
 
 def kept_whole(network: Network) -> tuple[str, ...]:
     """What keeps its width in every sub-model of `network`, and why."""
-    return _notes(Resizing(network))
+    return _notes(_resizing(network))
 
 
 def _notes(resizing: Resizing) -> tuple[str, ...]:

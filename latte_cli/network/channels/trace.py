@@ -95,6 +95,9 @@ class Trace:
 
         The groups of a channel shuffle, of which there are few, then keep the same channels each.
         """
+        for _, ids, axis in self._rules.whole:
+            if set(self._axes_with_channels(ids)) - {axis}:  # a table: its entries have the same channels
+                self.ties.stiffen(ids, (axis,))
         grids = list({id(ids): ids for ids in self._grids() if sum(size > 1 for size in ids.shape) > 1}.values())
         again = True
         while again:

@@ -12,6 +12,7 @@ from latte_cli.network.onnx.batches import GUESSES, Guess, followed, sizes_at
 from latte_cli.network.onnx.dimensions import Dimensions
 from latte_cli.network.onnx.graph import DAMAGED, Graph, parsed
 from latte_cli.network.onnx.operation import Undecided
+from latte_cli.network.onnx.unified import Unifier, shapes_at
 from latte_cli.network.onnx.walk import Walk
 
 
@@ -47,9 +48,23 @@ def read(
         return _walked(graph, batch, given, allow_unknown, wanted or {}, own)
 
     as_exported = own == batch or (own is None and batch == 1)
-    walk = walked(batch) if as_exported else _at_another(graph, walked, batch)
+    walk = _once(walked, walked(batch)) if as_exported else _at_another(graph, walked, batch)
     walk.dimensions.check()
     return walk.network(name, sha256)
+
+
+def _once(walked: Callable[..., Walk], walk: Walk) -> Walk:
+    """The walk as it is, or again with what the export repeated of a parameter for each sample there once."""
+    read = {each.name: each for beside in walk.constants.values() for each in beside.values() if each.repeated}
+    if not read:
+        return walk
+    unifier = Unifier(batch=walk.dimensions.batch)
+    try:
+        followed(walk.given, walk.nodes, unifier, GUESSES[0], walk.constants)
+        bound = {place: size for place, size in unifier.bound.items() if place[0] in read}
+        return walked(walk.dimensions.batch, shapes_at(read, bound, walk.dimensions.batch)) if bound else walk
+    except LatteError:
+        return walk
 
 
 def _at_another(graph: Graph, walked: Callable[..., Walk], batch: int) -> Walk:
@@ -109,9 +124,11 @@ def _scaled(graph: Graph, first: Walk, walked: Callable[..., Walk], batch: int) 
 
 
 def _guessed(graph: Graph, first: Walk, walked: Callable[..., Walk], batch: int, guess: Guess) -> Walk:
-    given = {each.name: first.dimensions.sizes_of(each) for each in graph.inputs}
-    sizes = followed(given, first.nodes, first.dimensions.batch, guess)
+    unifier = Unifier(batch=first.dimensions.batch)
+    sizes = followed(first.given, first.nodes, unifier, guess, first.constants)
     wanted = {name: sizes_at(one, batch) for name, one in sizes.items()}
+    read = {each.name: each for beside in first.constants.values() for each in beside.values()}
+    wanted |= shapes_at(read, unifier.bound, batch)
     walk: Walk = walked(batch, wanted, first.dimensions.batch)
     for name, shape in wanted.items():
         found = walk.tensors.get(name)

@@ -24,6 +24,7 @@ def _attention(op: Operation) -> object:
     k = _extended(op, k, op.optional(4), _KEY)
     v = _extended(op, v, op.optional(5), _VALUE)
     mask = op.optional(3)
+    mask = op.activation(mask) if mask is not None and mask.trained else mask
     read = (q, k, v, mask) if mask is not None and not mask.constant else (q, k, v)
     layer = Attention(
         batch=q.shape[0],

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import prod
-from typing import TypeAlias
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import (
@@ -24,24 +23,25 @@ from latte_cli.layers import (
     Reduce,
     Shape,
     Softmax,
+    Stored,
     View,
 )
 from latte_cli.network.graph import Node
-
-Size: TypeAlias = tuple[int | None, ...]
-"""A dimension as a product, outer factors first; None stands for the batch."""
-
-Sizes: TypeAlias = tuple[Size, ...]
-
-BATCH: Size = (None,)
+from latte_cli.network.onnx.unified import (
+    BATCH,
+    Constant,
+    Lost,
+    Size,
+    Sizes,
+    Unifier,
+    follows,
+    has_batch,
+    product_of,
+)
 
 
 class Mixed(LatteError):
     """A layer that computes across what was taken for the batch."""
-
-
-class _Lost(Exception):
-    """The batch cannot be followed any further."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,63 +67,68 @@ def sizes_at(sizes: Sizes, batch: int) -> Shape:
 
 def plain(shape: Shape) -> Sizes:
     """A shape that the batch has no part in."""
-    return tuple(_size([size]) for size in shape)
+    return tuple(product_of([size]) for size in shape)
 
 
-def followed(inputs: Mapping[str, Sizes], nodes: Iterable[Node], batch: int, guess: Guess) -> dict[str, Sizes]:
-    """The sizes of each activation that the batch can be followed to, in a network that was read at `batch`.
+def followed(
+    inputs: Mapping[str, Sizes],
+    nodes: Sequence[Node],
+    unifier: Unifier,
+    guess: Guess,
+    constants: Mapping[str, Mapping[int, Constant]],
+) -> dict[str, Sizes]:
+    """The sizes of each activation that the batch can be followed to, in a network that was read at a batch.
 
-    Where the numbers leave it open where the batch is, it is where `guess` says. Raises Mixed where a layer computes
-    across the batch, which it then is not.
+    Where the numbers leave it open where the batch is, it is where `guess` says. `constants` are those that nodes read,
+    by the nodes' outputs and their places; the `unifier` learns in which of them the batch is. Raises Mixed where a
+    layer computes across the batch, which it then is not.
     """
-    known = dict(inputs)
-    for node in nodes:
-        if not all(name in known for name in node.read):
-            continue
-        try:
-            known[node.output] = _outgoing(node, [known[name] for name in node.read], batch, guess)
-        except _Lost:
-            continue
-    return known
-
-
-def _size(factors: Iterable[int | None]) -> Size:
-    """Factors in normal form: numbers beside each other as one, without ones."""
-    found: list[int | None] = []
-    for factor in factors:
-        if factor == 1:
-            continue
-        if factor is not None and found and found[-1] is not None:
-            found[-1] *= factor
-        else:
-            found.append(factor)
-    return tuple(found)
-
-
-def _has(size: Size) -> bool:
-    return None in size
+    while True:
+        count = len(unifier.bound)
+        known = dict(inputs)
+        for node in nodes:
+            if not all(name in known for name in node.read):
+                continue
+            beside = constants.get(node.output, {})
+            try:
+                known[node.output] = _outgoing(node, [known[name] for name in node.read], unifier, guess, beside)
+            except Lost:
+                continue
+        if len(unifier.bound) == count:
+            return known
 
 
 def _check(node: Node, sizes: Iterable[Size], what: str) -> None:
-    if any(map(_has, sizes)):
+    if any(map(has_batch, sizes)):
         raise Mixed(f"`{node.name}` ({node.layer.kind}) takes what should be its batch for {what}")
 
 
-def _outgoing(node: Node, ins: Sequence[Sizes], batch: int, guess: Guess) -> Sizes:
-    layer, out = node.layer, node.layer.output_shape
-    if not any(_has(size) for sizes in ins for size in sizes):
+def _outgoing(
+    node: Node, ins: Sequence[Sizes], unifier: Unifier, guess: Guess, constants: Mapping[int, Constant]
+) -> Sizes:
+    layer, out, batch = node.layer, node.layer.output_shape, unifier.batch
+    beside = {place: unifier.sizes_of(constant) for place, constant in constants.items()}
+    if not any(map(follows, (*ins, *beside.values()))):
         if isinstance(layer, Copy) and layer.operation in ("expand", "tile"):
             return _expanded(layer, ins[0], batch, guess)
         return plain(out)
     match layer:
+        case Stored():
+            return beside[0]
+        case Elementwise() | Activation() if beside:
+            return _together([*ins, *beside.values()], unifier)
+        case Copy(operation="concat_constants"):
+            return _between_constants(node, layer, ins[0], beside, unifier)
+        case Copy(operation="gather") if 1 in beside:
+            return _looked_up(node, layer, ins[0], beside[1])
         case View():
             return _seen(node, ins[0], out, batch, guess)
         case Copy():
             return _copied(node, layer, ins[0], batch, guess)
         case Concat():
-            return _joined(layer, ins)
+            return _joined(layer, ins, unifier)
         case Elementwise():
-            return _together(ins)
+            return _together(ins, unifier)
         case Activation() | Dropout():
             return ins[0]
         case Softmax():
@@ -139,7 +144,7 @@ def _outgoing(node: Node, ins: Sequence[Sizes], batch: int, guess: Guess) -> Siz
             _check(node, ins[0][1:], "features")
             return (ins[0][0], *plain(out[1:]))
         case MatMul():
-            return _multiplied(node, ins)
+            return _multiplied(node, ins, unifier)
         case Embedding():
             return (ins[0][0], *plain(out[1:]))
         case Reduce():
@@ -151,48 +156,59 @@ def _outgoing(node: Node, ins: Sequence[Sizes], batch: int, guess: Guess) -> Siz
             return (*plain(out[:2]), ins[0][1], *plain(out[3:]))
         case Attention():
             _check(node, [size for sizes in ins[:3] for size in sizes[1:]], "heads or steps")
-            return (ins[0][0], *plain(out[1:]))
+            masks = [sizes for sizes in (*ins[3:], *beside.values()) if len(sizes) == len(ins[0])]
+            return (unifier.same(sizes[0] for sizes in (*ins[:3], *masks)), *plain(out[1:]))
     return _of_another(ins, out, batch)
 
 
 def _of_another(ins: Sequence[Sizes], out: Shape, batch: int) -> Sizes:
     """An operator that no other kind describes: the batch stays first, where it is first and nowhere else."""
-    first = all(sizes[:1] in ((BATCH,), ()) or not any(map(_has, sizes)) for sizes in ins)
-    alone = not any(_has(size) for sizes in ins for size in sizes[1:])
+    first = all(sizes[:1] in ((BATCH,), ()) or not any(map(has_batch, sizes)) for sizes in ins)
+    alone = not any(has_batch(size) for sizes in ins for size in sizes[1:])
     if not first or not alone or out[:1] != (batch,):
-        raise _Lost
+        raise Lost
     return (BATCH, *plain(out[1:]))
 
 
-def _multiplied(node: Node, ins: Sequence[Sizes]) -> Sizes:
+def _multiplied(node: Node, ins: Sequence[Sizes], unifier: Unifier) -> Sizes:
     (left, rows, inner), (right, other, columns) = ins
     _check(node, (inner, other), "what it sums over")
-    if left != right:
-        raise _Lost
-    return left, rows, columns
+    return unifier.same((left, right)), rows, columns
 
 
-def _together(ins: Sequence[Sizes]) -> Sizes:
+def _together(ins: Sequence[Sizes], unifier: Unifier) -> Sizes:
     """Sizes broadcast against each other."""
-    found: list[Size] = []
-    for column in zip_longest(*(sizes[::-1] for sizes in ins), fillvalue=()):
-        wide = {size for size in column if size}
-        if len(wide) > 1:
-            raise _Lost
-        found.append(wide.pop() if wide else ())
-    return tuple(found[::-1])
+    columns = zip_longest(*(sizes[::-1] for sizes in ins), fillvalue=())
+    return tuple(unifier.same(column) for column in columns)[::-1]
 
 
-def _joined(layer: Concat, ins: Sequence[Sizes]) -> Sizes:
+def _between_constants(node: Node, layer: Copy, sizes: Sizes, beside: Mapping[int, Sizes], unifier: Unifier) -> Sizes:
+    """The sizes of what varies, with constants laid end to end beside it."""
+    axis = int(str(dict(node.attributes)["axis"]))
+    if has_batch(sizes[axis]):
+        raise Lost
+    others = _together([(*each[:axis], (), *each[axis + 1 :]) for each in (sizes, *beside.values())], unifier)
+    return (*others[:axis], product_of([layer.output[axis]]), *others[axis + 1 :])
+
+
+def _looked_up(node: Node, layer: Copy, sizes: Sizes, indices: Sizes) -> Sizes:
+    """The sizes of what is taken at indices that are a constant."""
+    axis = int(str(dict(node.attributes).get("axis", 0)))
+    if has_batch(sizes[axis]):
+        raise Lost
+    return (*sizes[:axis], product_of(factor for size in indices for factor in size), *sizes[axis + 1 :])
+
+
+def _joined(layer: Concat, ins: Sequence[Sizes], unifier: Unifier) -> Sizes:
     axis = layer.axis % len(ins[0])
-    if not any(_has(sizes[axis]) for sizes in ins):
-        whole: Size = _size([sum(shape[axis] for shape in layer.shapes)])
+    if not any(has_batch(sizes[axis]) for sizes in ins):
+        whole: Size = product_of([sum(shape[axis] for shape in layer.shapes)])
     else:
         blocks = [_blocks(sizes[axis]) for sizes in ins]
         if len({block for _, block in blocks}) > 1:
-            raise _Lost
-        whole = _size([sum(count for count, _ in blocks), *blocks[0][1]])
-    others = _together([(*sizes[:axis], (), *sizes[axis + 1 :]) for sizes in ins])
+            raise Lost
+        whole = product_of([sum(count for count, _ in blocks), *blocks[0][1]])
+    others = _together([(*sizes[:axis], (), *sizes[axis + 1 :]) for sizes in ins], unifier)
     return (*others[:axis], whole, *others[axis + 1 :])
 
 
@@ -209,7 +225,7 @@ def _copied(node: Node, layer: Copy, sizes: Sizes, batch: int, guess: Guess) -> 
     if layer.operation == "expand":
         return _expanded(layer, sizes, batch, guess)
     if len(layer.shape) != len(layer.output):
-        raise _Lost
+        raise Lost
     starts = _starts(node, layer)
     return tuple(
         size if before == after else _part(node, size, before, after, starts[axis], batch)
@@ -232,15 +248,15 @@ def _starts(node: Node, layer: Copy) -> list[int | None]:
 def _part(node: Node, size: Size, before: int, after: int, start: int | None, batch: int) -> Size:
     """A dimension of which a part is taken, or that is repeated."""
     operation = node.layer.variant
-    if not _has(size):
-        return _size([after])
+    if not has_batch(size):
+        return product_of([after])
     if operation == "tile" and after % before == 0:
-        return _size([after // before, *size])
+        return product_of([after // before, *size])
     _, block = _blocks(size)
     length = prod(batch if factor is None else factor for factor in block)
     if start is None or start % length or after % length or not after:
         raise Mixed(f"`{node.name}` ({operation}) takes a part of its batch")
-    return _size([after // length, *block])
+    return product_of([after // length, *block])
 
 
 def _expanded(layer: Copy, sizes: Sizes, batch: int, guess: Guess) -> Sizes:
@@ -249,8 +265,8 @@ def _expanded(layer: Copy, sizes: Sizes, batch: int, guess: Guess) -> Sizes:
     wide = (*(1,) * (rank - len(layer.shape)), *layer.shape)
     found = []
     for axis, (size, old, new) in enumerate(zip(before, wide, layer.output, strict=True)):
-        alike = new == batch and (axis == 0 or guess.anywhere) and not any(map(_has, before))
-        repeated = BATCH if alike else _size([new])
+        alike = new == batch and (axis == 0 or guess.anywhere) and not any(map(has_batch, before))
+        repeated = BATCH if alike else product_of([new])
         found.append(size if old == new else repeated)
     return tuple(found)
 
@@ -262,8 +278,8 @@ def _seen(node: Node, sizes: Sizes, output: Shape, batch: int, guess: Guess) -> 
     if isinstance(order, tuple) and len(order) == len(sizes) == len(output):
         return tuple(sizes[int(axis)] for axis in order)
     if isinstance(gone, tuple):
-        if any(_has(sizes[int(axis)]) for axis in gone):
-            raise _Lost
+        if any(has_batch(sizes[int(axis)]) for axis in gone):
+            raise Lost
         return tuple(size for axis, size in enumerate(sizes) if axis not in gone)
     if isinstance(new, tuple):
         left = iter(sizes)
@@ -287,7 +303,7 @@ def _reshaped(sizes: Sizes, output: Shape, batch: int, guess: Guess) -> Sizes:
                 break
         while wanted > 1:
             if not left:
-                raise _Lost
+                raise Lost
             factor = left.pop(0)
             value = batch if factor is None else factor
             if wanted % value == 0:
@@ -298,13 +314,13 @@ def _reshaped(sizes: Sizes, output: Shape, batch: int, guess: Guess) -> Sizes:
                 left.insert(0, factor // wanted)
                 wanted = 1
             else:
-                raise _Lost
+                raise Lost
         found.append(own)
     if any(factor is not None for factor in left) or (left and not found):
-        raise _Lost
+        raise Lost
     if left:
         found[-1] += left
-    return tuple(_size(own) for own in found)
+    return tuple(product_of(own) for own in found)
 
 
 def _whole(factors: Sequence[int | None], wanted: int) -> bool:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Shape
-from latte_cli.network.onnx.batches import BATCH, Sizes, plain
+from latte_cli.network.onnx.batches import plain
 from latte_cli.network.onnx.graph import Graph, Input
 from latte_cli.network.onnx.operation import checked_shape
+from latte_cli.network.onnx.unified import BATCH, Sizes
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, prod
 from typing import Any, TypeAlias
 
@@ -27,6 +27,9 @@ _QUANTISED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto
 _LIKE_A_MASK = -1e4  # the least that exporters add to a score to hide it; weights are smaller
 _NAMED = re.compile(r"(^|[._/])(weight|bias|gamma|alpha|beta|gain|scale|slope|temperature)s?$|^\w+(\.\w+)+$")
 """What the names of single numbers have that a module trains; others are constants of its code."""
+
+_DOTTED = re.compile(r"^[^/%]*\.[^/%]*$")
+"""The name of a module's own single number; one in its code is called as `/layer.0/Constant` or as a value is."""
 
 NO_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
 FOLDED_ELEMENTS = 65_536
@@ -89,9 +92,29 @@ def stored(tensor: TensorProto, name: str = "") -> Tensor:
     shape, values = checked_shape(tuple(tensor.dims), f"`{tensor.name}`"), tensor_values(tensor)
     name = name or tensor.name
     mask = values is not None and values.dtype.kind == "f" and values.size > 0 and values.min() <= _LIKE_A_MASK
-    trained = prod(shape) > 1 or (prod(shape) == 1 and bool(_NAMED.search(name) if shape else "." in name))
+    trained = prod(shape) > 1 or (prod(shape) == 1 and bool(_NAMED.search(name) if shape else _DOTTED.search(name)))
     parts = (whole(name, shape),) if trained and not mask else ()
     return Tensor(name=name, shape=shape, constant=True, values=values, element=tensor.data_type, parts=parts)
+
+
+def at_shape(tensor: Tensor, shape: Shape) -> Tensor:
+    """A constant that was made for another batch: its values stay where they are the same for each sample."""
+    if shape == tensor.shape:
+        return tensor
+    values = tensor.values
+    for axis, (old, new) in enumerate(zip(tensor.shape, shape, strict=True)):
+        if values is not None and old != new:
+            values = np.repeat(values.take([0], axis), new, axis) if axis in uniform_axes(tensor) else None
+    parts = tuple(replace(part, axes=None) for part in tensor.parts)
+    return replace(tensor, shape=shape, values=values, parts=parts)
+
+
+def uniform_axes(tensor: Tensor) -> tuple[int, ...]:
+    """The axes along which a constant is known to repeat the same numbers."""
+    values = tensor.values
+    if values is None or not values.size:
+        return ()
+    return tuple(axis for axis in range(values.ndim) if (values == values.take([0], axis)).all())
 
 
 def checked_shape(shape: tuple[int, ...], what: str) -> Shape:

@@ -167,7 +167,8 @@ def _clip_between(op: Operation, x: Tensor, low: Tensor | None, high: Tensor | N
 
 def _dropout(op: Operation) -> object:
     x, ratio = op.input(), op.scalar(1, "ratio")
-    return op.result(Dropout(shape=x.shape), x, attributes=(("ratio", 0.5 if ratio is None else ratio),))
+    layer = Dropout(shape=x.shape, features=bool(op.integer("features")))
+    return op.result(layer, x, attributes=(("ratio", 0.5 if ratio is None else ratio),))
 
 
 def _softmax(op: Operation, *, log: bool) -> object:

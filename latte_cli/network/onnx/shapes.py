@@ -330,7 +330,7 @@ def _expand(op: Operation) -> object:
     if op.scaled and op.folds and uniform(x):
         conflicts = zip(before, (*(1,) * (rank - len(target)), *target), strict=True)
         return op.constant(tuple(new if old == op.own_batch or old == 1 else old for old, new in conflicts))
-    if op.scaled and not wanted.computed and output is not None:
+    if op.scaled and not op.folds and not wanted.computed and output is not None:
         return _copied(op, "expand", broadcast(x.shape, output))
     return _copied(op, "expand", broadcast(x.shape, target))
 
@@ -349,7 +349,7 @@ def _concat(op: Operation) -> object:
         size = sum(tensor.shape[axis] for tensor in inputs)
         return op.constant((*inputs[0].shape[:axis], size, *inputs[0].shape[axis + 1 :]))
     inputs = tuple(op.activation(tensor) if tensor.trained else tensor for tensor in inputs)
-    inputs = _repeated(op, inputs, axis) if op.scaled and not op.folds else inputs
+    inputs = _repeated(op, inputs, axis) if op.wanted and not op.folds else inputs
     whole = Concat(shapes=tuple(tensor.shape for tensor in inputs), axis=axis)
     varying = [tensor for tensor in inputs if not tensor.constant]
     if len(varying) == len(inputs):

@@ -23,16 +23,22 @@ from latte_cli.network.onnx.operation import (
     Tensor,
     Undecided,
     Unreadable,
+    at_shape,
     checked_shape,
     np_element,
+    uniform_axes,
 )
 from latte_cli.network.onnx.operators import leave_layers
 from latte_cli.network.onnx.origins import Part, overlaps
 from latte_cli.network.onnx.reads import check_reads, computes_with, left_aside, rearranged
 from latte_cli.network.onnx.shapes import MAKING
+from latte_cli.network.onnx.unified import Constant, Sizes
 
 _MOVING = ("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "Compress")
 """Operators that compute nothing with the weights that they are given."""
+
+_VECTOR_FOR_EACH = 2
+"""How many dimensions over 1 a parameter has that is repeated for each sample: the batch, and its own."""
 
 _MALFORMED = (ValueError, TypeError, IndexError, ArithmeticError)
 """What Python and numpy raise for numbers that do not fit together."""
@@ -54,6 +60,8 @@ class Walk:
     unpriced: list[str] = field(default_factory=list)
     held: dict[str, tuple[Part, ...]] = field(default_factory=dict)
     makers: dict[str, Call] = field(default_factory=dict)
+    constants: dict[str, dict[int, Constant]] = field(default_factory=dict)
+    exported: dict[str, Tensor] = field(default_factory=dict)
     lifts: dict[tuple[str, Shape], str] = field(default_factory=dict)
     joined: dict[tuple[str, ...], str] = field(default_factory=dict)
     replaced: list[tuple[str, Tensor | None]] = field(default_factory=list)
@@ -65,7 +73,12 @@ class Walk:
             each.name: Tensor(name=each.name, shape=self.dimensions.shape_of(each), element=each.element)
             for each in self.graph.inputs
         }
-        self.tensors = {**self.graph.constants, **given}
+        self.tensors = {**{name: self._at_batch(name, one) for name, one in self.graph.constants.items()}, **given}
+
+    @property
+    def given(self) -> Mapping[str, Sizes]:
+        """Where the batch is in the inputs."""
+        return {each.name: self.dimensions.sizes_of(each) for each in self.graph.inputs}
 
     def size_of(self, name: str) -> int | None:
         """What the user says that a dimension called `name` is."""
@@ -122,7 +135,22 @@ class Walk:
             FLOW[call.kind](self, call)
             self._read_besides(call, count)
         else:
+            self._read_at_batch(call)
+
+    def _read_at_batch(self, call: Call) -> None:
+        """Read an operator; constants that do not fit together at the walk's batch are folded as the export had them.
+
+        What it writes is brought to the batch where it is read with activations.
+        """
+        try:
             self._read(call, [self.tensors[name] if name else None for name in call.inputs])
+        except Undecided:
+            raise
+        except LatteError:
+            own = [self.exported.get(name, self.tensors[name]) if name else None for name in call.inputs]
+            if self.exported.keys().isdisjoint(call.inputs) or not all(one.constant for one in own if one):
+                raise
+            self._read(call, own)
 
     def _read_besides(self, call: Call, count: int) -> None:
         """Let the first of the nodes since `count` read what decides how the operators in `call` run."""
@@ -155,10 +183,13 @@ class Walk:
         if call.kind not in MAKING and op.folds:
             self._keep_constants(op, call)
             return
+        if call.kind in MAKING:
+            op.results = {name: self._at_batch(name, one) for name, one in op.results.items()}
         twice = self.tensors.keys() & op.results.keys()
         if twice:
             raise LatteError(f"`{min(twice)}` is written twice")
         check_reads(op)
+        self._note_constants(op, call)
         self.tensors |= op.results
         self.nodes += op.nodes
         self.held |= op.held
@@ -185,6 +216,7 @@ class Walk:
         if self.lifts.get(key) not in self.tensors:
             count = sum(name == tensor.name for name, _ in self.lifts)
             output = f"{tensor.name}/value" + (f"#{count + 1}" if count else "")
+            tensor = self._once_for_all(tensor, output)
             layer = Stored(shape=tensor.shape, trained=tensor.countable)
             own = (tensor.name,) if tensor.countable else ()
             beside = () if own else ((0, tensor.name),)
@@ -195,6 +227,25 @@ class Walk:
             self._put(output, Tensor(name=output, shape=tensor.shape, element=tensor.element))
             self.lifts[key] = output
         return self.tensors[self.lifts[key]]
+
+    def _once_for_all(self, tensor: Tensor, output: str) -> Tensor:
+        """A constant that an activation `output` stands for, at the walk's batch: what a parameter repeats, once.
+
+        What has a matrix for each sample is no parameter: a mask, a first state.
+        """
+        known, shape = tensor.values is not None, tensor.shape
+        matrix = sum(size > 1 for size in shape) > _VECTOR_FOR_EACH
+        trained = tensor.countable and not matrix
+        axes = uniform_axes(tensor) if known and tensor.countable else tuple(range(len(shape)))
+        axes = () if trained and sum(size > 1 for size in shape) < _VECTOR_FOR_EACH else axes
+        self.constants[output] = {0: Constant(name=output, shape=shape, axes=axes, trained=trained)}
+        wanted = self.wanted.get(output, shape)
+        if wanted == shape:
+            return tensor
+        if tensor.countable and not (known and trained):
+            what = "a parameter that is repeated for each sample" if trained else "a constant for each sample"
+            self.notes.append(f"`{tensor.name}` is taken for {what} of the export's batch")
+        return replace(at_shape(tensor, wanted), parts=tensor.parts if trained else ())
 
     def _computed_in_each_step(self, tensor: Tensor) -> Tensor:
         call = self.makers[tensor.name]
@@ -245,7 +296,24 @@ class Walk:
             elif trained and made.floating:
                 made = replace(made, name=name, turned=False, derived=True)
                 self.makers[name] = call
-            self.tensors[name] = made
+            self.tensors[name] = self._at_batch(name, made)
+
+    def _at_batch(self, name: str, tensor: Tensor) -> Tensor:
+        """A constant at the batch of the walk, where the export made it for its own."""
+        wanted = self.wanted.get(name, tensor.shape)
+        if not tensor.constant or wanted == tensor.shape:
+            return tensor
+        self.exported[name] = tensor
+        return at_shape(tensor, wanted)
+
+    def _note_constants(self, op: Operation, call: Call) -> None:
+        """Remember what the nodes read beside activations, which may hold the batch."""
+        for node in op.nodes:
+            self.constants[node.output] = {
+                place: Constant(name=call.inputs[place], shape=one.shape, axes=tuple(range(len(one.shape))))
+                for place, _ in node.constants
+                if place < len(op.inputs) and (one := op.inputs[place]) is not None and one.constant
+            }
 
     def _label(self, parts: tuple[Part, ...], name: str) -> str:
         """What parts of stored tensors are called: the same parts put together twice are one parameter."""

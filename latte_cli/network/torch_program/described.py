@@ -12,6 +12,7 @@ from latte_cli.network.torch_program.lowering import DETACHED
 from latte_cli.network.torch_program.program import Lowering
 from latte_cli.network.torch_program.signature import BUFFER, FROZEN, PARAMETER, Signature, count
 
+_LITERAL = "lifted_tensor_"  # how torch.export names a number that `forward` writes as a tensor
 _STATISTICS = (3, 4)
 _NO_GRADIENT = frozenset(
     (
@@ -74,11 +75,15 @@ class Program:
         return [(name, count(self.low.metas[name])) for name in own if name not in names]
 
     def _buffers(self, network: Network) -> dict[str, int]:
-        """The bytes of each buffer, but for the running statistics that batch norms hold anyway."""
+        """The bytes of each buffer, but for the running statistics that batch norms hold anyway.
+
+        A number that `forward` writes as a tensor is no buffer: each step makes it anew.
+        """
         norms = [node for node in network.nodes if isinstance(node.layer, Norm)]
         statistics = {name for node in norms for place, name in node.constants if place in _STATISTICS}
         counters = {f"{name.rpartition('.')[0]}.num_batches_tracked" for name in statistics}
         own = (name for name, role in self.signature.roles.items() if role == BUFFER)
+        own = (name for name in own if not name.rpartition(".")[2].startswith(_LITERAL))
         return {name: self._bytes(name) for name in own if name not in statistics | counters}
 
     def _bytes(self, name: str) -> int:

@@ -204,7 +204,8 @@ class Lowering:
     def constant(self, values: Any, dtype: Any = np.int64) -> str:
         """The name of a constant."""
         array = np.asarray(values, dtype)
-        name = f"%const_{array.dtype.name}_{'x'.join(map(str, array.shape))}_{array.ravel().tolist()}"
+        values = str(array.ravel().tolist()).replace(".", "_")  # a dot would say that it is a parameter of a module
+        name = f"%const_{array.dtype.name}_{'x'.join(map(str, array.shape))}_{values}"
         self.constants.setdefault(name, numpy_helper.from_array(array, name))
         return name
 

@@ -15,7 +15,8 @@ from latte_cli.backends.cpu.convolutions.shared import (
 )
 from latte_cli.backends.torch.layers import FRAMEWORK_CONVOLUTIONS, Operands, aten
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Settings
 
 
 def _onednn_forward(layer: Convolution, o: Operands) -> Tensor:

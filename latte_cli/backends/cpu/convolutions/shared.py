@@ -9,7 +9,8 @@ from torch import Tensor
 
 from latte_cli.backends.torch.layers import ConvolutionCall
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision, Settings
+from latte_cli.precisions import Layout, Precision
+from latte_cli.tasks import Settings
 
 PhaseFunction: TypeAlias = ConvolutionCall
 Applicability: TypeAlias = Callable[[Convolution, Phase, Settings], bool]

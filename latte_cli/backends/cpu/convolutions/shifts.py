@@ -18,7 +18,8 @@ from latte_cli.backends.cpu.convolutions.shared import (
 )
 from latte_cli.backends.torch.layers import Operands, bias_gradient, pads
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Precision, Settings
+from latte_cli.precisions import Precision
+from latte_cli.tasks import Settings
 
 
 def _shifts(layer: Convolution, padded: Tensor) -> Iterator[tuple[int, int, Tensor]]:

@@ -26,7 +26,7 @@ from latte_cli.backends.native.cudnn.signatures import (
 )
 from latte_cli.errors import unknown
 from latte_cli.layers import Convolution, Phase, Shape
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 LARGEST_TENSOR = 2**31 - 1
 """The most elements that a tensor of cuDNN's may have."""

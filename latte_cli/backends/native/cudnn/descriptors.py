@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from latte_cli.backends.native.cudnn.library import Library
 from latte_cli.backends.native.cudnn.signatures import DataType, Math, Mode, TensorFormat
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 Descriptor: TypeAlias = c_void_p
 

@@ -23,7 +23,7 @@ from latte_cli.backends.native.strides import strides
 from latte_cli.engines import PREFIX, Engine, Heuristic
 from latte_cli.errors import unknown
 from latte_cli.layers import Convolution, Phase, Shape
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 ALIGNMENT_BYTES = 16
 """What the addresses of tensors are multiples of: torch's are."""

@@ -25,7 +25,7 @@ from latte_cli.backends.native.onednn.library import Library
 from latte_cli.backends.native.onednn.signatures import Argument
 from latte_cli.errors import unknown
 from latte_cli.layers import Convolution, Phase
-from latte_cli.tasks import Layout, Precision
+from latte_cli.precisions import Layout, Precision
 
 REORDERING = "+reorder"
 """The end of the name of an implementation whose activations are copied into the format that it likes best."""

@@ -15,7 +15,7 @@ from latte_cli.backends.native.onednn.library import Library
 from latte_cli.backends.native.onednn.signatures import DIRECT, FORMAT_ANY, FORWARD_TRAINING, Argument, DataType, Query
 from latte_cli.backends.native.onednn.statuses import LAST_REACHED, UNIMPLEMENTED
 from latte_cli.layers import Phase
-from latte_cli.tasks import Precision
+from latte_cli.precisions import Precision
 
 MemoryFormat: TypeAlias = int
 Description: TypeAlias = int

@@ -8,7 +8,7 @@ from math import prod
 from latte_cli.backends.contract import Unsupported
 from latte_cli.backends.native.strides import strides
 from latte_cli.layers import Convolution, Phase, Shape
-from latte_cli.tasks import Layout
+from latte_cli.precisions import Layout
 
 LARGEST = 2**31 - 1
 """The most elements of a tensor, and the largest number that describes a layer: kernels count in 32 bits."""

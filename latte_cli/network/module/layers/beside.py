@@ -6,6 +6,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
+from latte_cli.errors import LatteError
 from latte_cli.layers import Activation, Attention, Copy, Elementwise, Layer, Stored
 from latte_cli.network.module.layers.function import Attributes, Compute, Function, named
 from latte_cli.network.module.layers.pointwise import CONSTANT, ELEMENTWISE
@@ -38,11 +39,9 @@ def with_constants(
     """The layer's module where it combines its inputs with constants; None where they matter in another way."""
     match layer:
         case Activation(function=function) if function.endswith(CONSTANT) and "value" not in attributes:
-            compute = named("element-wise operation", function.removesuffix(CONSTANT), ELEMENTWISE)
-            return _Beside(_folded(compute, inputs + len(constants)), constants, inputs)
+            return _Beside(_combining(function.removesuffix(CONSTANT), inputs + len(constants)), constants, inputs)
         case Elementwise(operation=operation):
-            compute = torch.where if operation == "where" else named("operation", operation, ELEMENTWISE)
-            return _Beside(_folded(compute, inputs + len(constants)), constants, inputs)
+            return _Beside(_combining(operation, inputs + len(constants)), constants, inputs)
         case Activation(function="clip") if any(
             place in constants and name not in attributes for place, name in ((1, "min"), (2, "max"))
         ):
@@ -65,8 +64,18 @@ def with_constants(
     return None
 
 
-def _folded(compute: Compute, operands: int) -> Compute:
-    return compute if (operands <= 3 and compute is torch.where) or operands == 2 else lambda *all: reduce(compute, all)
+def _combining(operation: str, operands: int) -> Compute:
+    """An element-wise operation of any number of operands; a choice has its condition, and then both sides."""
+    if operation == "where":
+        if operands != _SIDES:
+            raise LatteError("a choice between constants that the file does not hold cannot be run", hint=_FILE)
+        return lambda condition, yes, no: torch.where(condition.bool(), yes, no)
+    compute = named("element-wise operation", operation, ELEMENTWISE)
+    return compute if operands == 2 else lambda *all: reduce(compute, all)
+
+
+_SIDES = 3
+_FILE = "export the model again with fixed sizes: what follows from its inputs' sizes is not computed"
 
 
 def _joined(attributes: Attributes) -> Compute:

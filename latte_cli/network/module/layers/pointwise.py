@@ -86,7 +86,8 @@ def _with_constant(operation: str, attributes: Attributes) -> nn.Module:
 
 
 def _dropout(layer: Dropout, attributes: Attributes) -> nn.Module:
-    return nn.Dropout(attributes.get("ratio", 0.5))
+    ratio = attributes.get("ratio", 0.5)
+    return Function(partial(torch.feature_dropout, p=ratio, train=True)) if layer.features else nn.Dropout(ratio)
 
 
 def _softmax(layer: Softmax, attributes: Attributes) -> nn.Module:

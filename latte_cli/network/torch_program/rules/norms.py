@@ -63,7 +63,17 @@ def _instance_norm(low: Lowering, op: Aten) -> object:
     return low.emit("InstanceNormalization", given, op.outputs[0], epsilon=op.number("eps", 1e-5))
 
 
+def _weight_norm(low: Lowering, op: Aten) -> object:
+    """A weight whose length along each place of one dimension is a parameter of its own."""
+    weight = op.tensor("v")
+    own = low.axis(op.integer("dim", 0), low.rank(weight))
+    others = low.constant([axis for axis in range(low.rank(weight)) if axis != own])
+    length = low.emit("ReduceL2", [weight, others], keepdims=1)
+    return low.emit("Mul", [low.emit("Div", [weight, length]), op.tensor("g")], *op.outputs[:1])
+
+
 RULES: Rules = {
+    **dict.fromkeys(("_weight_norm", "_weight_norm_interface"), _weight_norm),
     **dict.fromkeys(
         ("batch_norm", "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
         _batch_norm,

@@ -42,7 +42,8 @@ def _dropout(low: Lowering, op: Aten) -> object:
     if not op.flag("train", default=True) or not ratio:
         low.idle["dropout"] += bool(ratio)
         return low.emit("Identity", [x], op.outputs[0])
-    return low.emit("Dropout", [x, low.constant(ratio, np.float32)], op.outputs[0])
+    features = {"features": 1} if op.kind == "feature_dropout" else {}
+    return low.emit("Dropout", [x, low.constant(ratio, np.float32)], op.outputs[0], **features)
 
 
 def _two(low: Lowering, op: Aten, kind: str, *, turned: bool = False) -> object:

@@ -39,6 +39,21 @@ def _cumulated(low: Lowering, op: Aten) -> object:
     return low.emit("CumSum", [x, low.constant(op.integer("dim", 0))], op.outputs[0])
 
 
+def _difference(low: Lowering, op: Aten) -> object:
+    """What lies beside each other along a dimension, subtracted as often as it says."""
+    x, times = op.tensor("self", "input"), op.integer("n", 1)
+    boolean = low.meta(x).element == TensorProto.BOOL
+    axis = low.axis(op.integer("dim", -1), low.rank(x))
+    ends = [op.optional("prepend"), x, op.optional("append")]
+    if ends != ["", x, ""]:
+        x = low.emit("Concat", list(filter(None, ends)), axis=axis)
+    bounds = [low.constant([at]) for at in (1, 2**62, 0, -1, axis)]
+    for at in range(times):
+        sides = [low.emit("Slice", [x, start, end, bounds[4]]) for start, end in (bounds[:2], bounds[2:4])]
+        x = low.emit("Xor" if boolean else "Sub", sides, *op.outputs[:1] if at == times - 1 else ())
+    return x if times else low.emit("Identity", [x], op.outputs[0])
+
+
 def _top(low: Lowering, op: Aten) -> object:
     given = [op.tensor("self", "input"), low.vector(op.sizes("k"))]
     return low.emit("TopK", given, *op.outputs, axis=op.integer("dim", -1))
@@ -116,5 +131,6 @@ RULES: Rules = {
     "argmax": partial(_arg, kind="ArgMax"),
     "argmin": partial(_arg, kind="ArgMin"),
     "cumsum": _cumulated,
+    "diff": _difference,
     "topk": _top,
 }

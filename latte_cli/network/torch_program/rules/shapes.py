@@ -119,7 +119,11 @@ def _selected(low: Lowering, op: Aten) -> object:
     index = op.arguments.get("index")
     if isinstance(index, Ref | Symbol):
         return low.emit("Gather", [x, index.name], op.outputs[0], axis=axis)
-    return low.emit("Gather", [x, low.constant(index)], op.outputs[0], axis=axis)
+    if not isinstance(index, int) or low.meta(x).element != TensorProto.FLOAT:
+        return low.emit("Gather", [x, low.constant(index)], op.outputs[0], axis=axis)
+    ends = (index, index + 1 or _FAR)  # a view, as a slice is
+    cut = low.emit("Slice", [x, *(low.constant([end]) for end in ends), low.constant([axis])])
+    return low.emit("Squeeze", [cut, low.constant([axis])], op.outputs[0])
 
 
 def _indexed(low: Lowering, op: Aten) -> object:
