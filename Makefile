@@ -37,7 +37,7 @@ WORKERS ?= 2
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 test: libraries ## all tests; ARGS='tests/test_layers.py -x' for some
 ifeq ($(strip $(ARGS)),)
-	@$(PYTEST) -m "not alone" -n $(WORKERS) --dist loadfile --durations=10; beside=$$?; \
+	@$(PYTEST) -m "not alone" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10; beside=$$?; \
 	$(PYTEST) -m alone --durations=10 $$(grep -l pytest.mark.alone tests/*.py) && exit $$beside
 else
 	$(PYTEST) $(ARGS)
@@ -60,7 +60,7 @@ demo: .venv/ready ## profile this machine for three minutes; an estimate and a p
 	@mkdir -p $(DEMO)
 	$(LATTE) zoo export resnet18 $(MODEL) --force
 	$(PROFILE) --budget 100s
-	$(PROFILE) --budget 46s --threads 1
+	$(PROFILE) --budget 24s --threads 1
 	$(PROFILE) --budget 26s --precision bf16 --layout channels_last
 	$(LATTE) train-selector
 	$(LATTE) estimate $(MODEL) --batch-size 8

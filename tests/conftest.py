@@ -18,6 +18,15 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 
+SLOWEST = ("federated_flower", "bad_corpus", "package", "docs", "readme", "streams", "child")
+"""Files that take a worker longest, of which the last to begin would leave the other workers waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    names = [f"test_{name}.py" for name in SLOWEST]
+    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _zygote() -> Iterator[None]:
     yield

@@ -27,7 +27,7 @@ LAYERS: tuple[type[Layer], ...] = (
     _MadeUp,
 """,
     ),
-    "tasks.py": (
+    "precisions.py": (
         '    TF32 = "tf32"\n',
         '    MADE_UP = "made_up"\n    TF32 = "tf32"\n',
     ),
@@ -47,7 +47,7 @@ def made_up_package(folder: Path) -> Path:
     for name, (old, new) in CHANGES.items():
         _replace(folder / PACKAGE.name / name, old, new)
     for old, new in RECORDS:
-        _replace(folder / PACKAGE.name / "tasks.py", old, new)
+        _replace(folder / PACKAGE.name / "precisions.py", old, new)
     return folder
 
 

@@ -150,7 +150,7 @@ class Cutter:
                 f"the sub-model of `{network.name}` cannot be written: {exc.message}",
                 hint="a shape in the file says how many channels there are; leave it open (-1) in the export",
             ) from exc
-        own, wanted = _computing(found), _computing(expected)
+        own, wanted = _computed_nodes(found), _computed_nodes(expected)
         if [node.layer for node in own] != [node.layer for node in wanted]:
             pairs = zip(wanted, own, strict=False)
             differing = next((node.name for node, other in pairs if node.layer != other.layer), "its end")
@@ -160,7 +160,7 @@ class Cutter:
             )
 
 
-def _computing(network: Network) -> list[Node]:
+def _computed_nodes(network: Network) -> list[Node]:
     """The nodes but for views and transposes, which are one where a single head is left."""
     moving = (each for each in network.nodes if isinstance(each.layer, View | Copy))
     free = {each.name for each in moving if isinstance(each.layer, View) or each.layer.variant == "transpose"}

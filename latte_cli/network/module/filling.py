@@ -70,12 +70,21 @@ def _found(weights: Arrays, name: str) -> NDArray[Any] | None:
 
 
 def _copy(own: Tensor, array: NDArray[Any], name: str) -> None:
+    array = _without_repeats(array, tuple(own.shape))
     if array.size != own.numel():
         raise LatteError(
             f"`{name}` has the shape {array.shape} where {tuple(own.shape)} is wanted", hint="export it again"
         )
     with torch.no_grad():
         own.copy_(tensor(array).reshape(own.shape))
+
+
+def _without_repeats(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """`array` with one of those numbers that an export repeated for each sample, where one has the `shape`."""
+    for axis, size in enumerate(shape if array.ndim == len(shape) else ()):
+        first = array.take([0], axis) if size == 1 < array.shape[axis] else array
+        array = first if np.array_equal(np.broadcast_to(first, array.shape), array) else array
+    return array
 
 
 def _fill_recurrent(layer: Recurrent, module: nn.Module, arrays: list[NDArray[Any]], own_order: bool) -> None:
