@@ -11,7 +11,7 @@ is that of torch's allocator in a step of SGD, as in tests/test_memory.py. The l
 output and the sum of the others. Before an ONNX export each parameter is drawn, since exporters store equal ones once.
 ONNX files are read with `compare_weights`; their attention is products of matrices, whose backward holds the scores.
 
-Of modules it also says what sub-models of the widths in WIDTHS keep of the parameters, or why there are none.
+For modules it also prints the share of the parameters that sub-models at WIDTHS keep, or why there are none.
 
 `--output` has a line for each network in each form. A child process reads a few networks; a line also records one that
 hangs or dies. A run that was interrupted goes on where it stopped. It needs

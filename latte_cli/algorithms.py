@@ -1,4 +1,4 @@
-"""Algorithms: their names, what is known of them, and the libraries' rankings."""
+"""Algorithms: their names and properties, and the libraries' rankings."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from latte_cli.estimator import LOSS, UPDATE, Step, Work, phases, step_calls
 from latte_cli.layers import Layer, Optimizer, Phase
 from latte_cli.network import Network, Node
-from latte_cli.network.channels import Resizing
+from latte_cli.network.channels import resizing_of
 
 Array: TypeAlias = NDArray[np.float64]
 Widths: TypeAlias = Mapping[str, int]
@@ -64,7 +64,7 @@ class Costs:
     ) -> None:
         """Raises LatteError where the network's channels cannot be followed."""
         self._network, self._step, self._price = network, step, price
-        self._resizing = Resizing(network)
+        self._resizing = resizing_of(network)
         self.levels = levels
         self._seconds: dict[tuple[Layer, Phase], float] = {}
         self._layers: dict[tuple[str, tuple[int, ...]], Layer] = {}

@@ -12,7 +12,7 @@ from latte_cli.allocator.sub_models import SubModel
 from latte_cli.errors import LatteError
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
-from latte_cli.network.channels import ChannelGroup, Resizing
+from latte_cli.network.channels import ChannelGroup, resizing_of
 from latte_cli.network.depth import blocks
 
 CATALOGUE = "catalogue"
@@ -89,8 +89,8 @@ def shared_out(
     if before:
         before.check_model(network)
     listed = plan.training_devices <= MANY
-    resizing = _resizing_of(network, cut=any(each.sub_model and each.sub_model.widths for each in plan.devices))
-    groups = resizing.groups if resizing else ()
+    resizing = resizing_of(network)
+    groups = resizing.groups
     frequencies = _so_far(before, groups) if listed else None
     if listed and frequencies is None and method is Method.LEAST_TRAINED:
         raise LatteError(
@@ -117,7 +117,7 @@ def shared_out(
                 frequencies = frequencies.after(mine, _examples(each.fleet_class)) if frequencies else None
                 trainees.append(Trainee(class_name=each.fleet_class.name, number=number, kept=mine))
             number += 1
-    covered = coverage(resizing.pairs, groups, (each.kept for each in trainees)) if resizing and listed else None
+    covered = coverage(resizing.pairs, groups, (each.kept for each in trainees)) if listed else None
     return PlanFile(
         model=network.name,
         sha256=network.sha256,
@@ -132,16 +132,6 @@ def shared_out(
         frequencies=frequencies if groups else None,
         coverage=covered,
     )
-
-
-def _resizing_of(network: Network, *, cut: bool) -> Resizing | None:
-    """The network's channels; None where they cannot be followed and, since nothing is `cut`, need not be."""
-    try:
-        return Resizing(network)
-    except LatteError:
-        if cut:
-            raise
-        return None
 
 
 def _so_far(before: PlanFile | None, groups: Sequence[ChannelGroup]) -> Frequencies | None:

@@ -175,8 +175,8 @@ def pricer_of(
 ) -> Pricer:
     """Prices sub-models of a model file by the profiles in a store, the memory of each class as its limit.
 
-    `strategy` and `optimizer` are for classes that name none; `sizes`, `batch_axis`, `allow_unknown` and `note` mean
-    what they do for `load` and Estimator. Raises LatteError as the two do, when a price is asked for.
+    `strategy` and `optimizer` are for classes that name none; `sizes`, `batch_axis`, `allow_unknown` and `note` are
+    those of `load` and Estimator. Each price raises the LatteErrors of both.
     """
 
     def estimator(each: FleetClass) -> Estimator:

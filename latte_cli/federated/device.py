@@ -80,7 +80,7 @@ def number(node: Mapping[str, Any]) -> int:
 
 
 def device_name(node: Mapping[str, Any]) -> str:
-    """What the device is called: `device_name`, else by its number."""
+    """What the device is called: the node's `name`, else by its number."""
     return str(node.get("name") or f"device-{number(node)}")
 
 

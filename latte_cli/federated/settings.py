@@ -93,7 +93,7 @@ class FederationSettings:
 
 
 def settings(config: Mapping[str, Any]) -> FederationSettings:
-    """The settings in a run's configuration, whose keys are those of Settings with dashes.
+    """The settings in a run's configuration, whose keys are the fields of FederationSettings with dashes.
 
     `round-duration`, `timeout`, `up` and `down` are quantities with their unit; what is an empty text or missing is
     left as it is by default. Raises LatteError naming the key of what is wrong.

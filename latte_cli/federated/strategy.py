@@ -35,7 +35,7 @@ from latte_cli.federated.replies import SMALL_BYTES, answers, reason, update_byt
 from latte_cli.federated.settings import FederationSettings
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network
-from latte_cli.network.channels import Resizing
+from latte_cli.network.channels import resizing_of
 
 log = logging.getLogger("flwr")
 
@@ -287,7 +287,7 @@ class Overlap(Strategy):
         """The share of the pairs of channels that were trained together so far; None where no channels were cut."""
         if not any(each.widths for each in self._sub_models):
             return None
-        return coverage(Resizing(self._network).pairs, groups(self._network), self._trained)
+        return coverage(resizing_of(self._network).pairs, groups(self._network), self._trained)
 
     def _leave_out(self, node: int, refused: LatteError) -> None:
         name = self.devices[node].name if node in self.devices else f"node {node}"

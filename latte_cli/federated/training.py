@@ -65,17 +65,16 @@ def train_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout
         for _ in work.epochs():
-            for images, targets, count in _batches(examples, network.batch_size, order.permutation(len(examples))):
+            for images, targets, count in batches_of(examples, network.batch_size, order.permutation(len(examples))):
                 if work.is_over():
                     break
                 descent.clear()
-                loss = _loss(_scores(network, module(images)), targets, absent)
+                loss = batch_loss(scores_in(network, module(images)), targets, absent)
                 loss.backward()  # type: ignore[no-untyped-call]
                 descent.step()
                 work.count(count, float(loss.detach()))
     found = _parameters_of(network, module)
-    if not all(np.isfinite(array).all() for array in found.values()):
-        raise LatteError(f"training diverged after {recipe.epochs} epochs", hint="take a smaller learning rate")
+    check_finite(found, recipe)
     return Trained(arrays=found, loss=work.loss, steps=work.steps, examples=work.examples)
 
 
@@ -112,6 +111,12 @@ class TrainingWork:
         self.examples += examples
         self._losses += examples * loss
         self._counted += examples
+
+
+def check_finite(arrays: Arrays, recipe: Recipe) -> None:
+    """Raise LatteError where training has diverged, so that `arrays` hold what is no number."""
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise LatteError(f"training diverged after {recipe.epochs} epochs", hint="take a smaller learning rate")
 
 
 class Descent:
@@ -164,14 +169,14 @@ def evaluate_network(network: Network, arrays: Arrays, examples: Examples, *, st
     right = loss = 0.0
     with torch.no_grad():
         _estimate_statistics(network, module, statistics)
-        for images, targets, count in _batches(examples, network.batch_size, np.arange(len(examples))):
-            scores = _scores(network, module(images))
+        for images, targets, count in batches_of(examples, network.batch_size, np.arange(len(examples))):
+            scores = scores_in(network, module(images))
             right += float((scores.argmax(1) == targets).sum())
-            loss += count * float(_loss(scores, targets, None))
+            loss += count * float(batch_loss(scores, targets))
     return NetworkScore(accuracy=right / len(examples), loss=loss / len(examples))
 
 
-def _batches(examples: Examples, size: int, order: NDArray[np.int64]) -> Iterator[_Batch]:
+def batches_of(examples: Examples, size: int, order: NDArray[np.int64]) -> Iterator[_Batch]:
     """Images and targets of each batch, and how many of its examples count."""
     for start in range(0, len(order), size):
         count = min(size, len(order) - start)
@@ -183,13 +188,15 @@ def _batches(examples: Examples, size: int, order: NDArray[np.int64]) -> Iterato
         yield torch.from_numpy(examples.images[chosen]), torch.from_numpy(targets), count
 
 
-def _loss(scores: Tensor, targets: Tensor, absent: Tensor | None) -> Tensor:
+def batch_loss(scores: Tensor, targets: Tensor, absent: Tensor | None = None) -> Tensor:
+    """The mean loss of the examples that count; the scores of classes that are `absent` are taken for 0."""
     if absent is not None:
         scores = scores.masked_fill(absent, 0.0)
     return F.cross_entropy(scores, targets, ignore_index=_IGNORED)
 
 
-def _scores(network: Network, result: Any) -> Tensor:
+def scores_in(network: Network, result: Any) -> Tensor:
+    """The scores among what a module of the network returned."""
     found: Tensor = result[network.outputs.index(network.scores)] if isinstance(result, tuple) else result
     return found
 
@@ -270,7 +277,7 @@ def _estimate_statistics(network: Network, module: NetworkModule, examples: Exam
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
         norm.train()
-    for images, _, count in _batches(examples, network.batch_size, np.arange(len(examples))):
+    for images, _, count in batches_of(examples, network.batch_size, np.arange(len(examples))):
         if count == network.batch_size or len(examples) < network.batch_size:
             module(images)
     for norm in norms:

@@ -52,8 +52,8 @@ class Attention(Layer):
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """Its softmax is made again from a logarithm of each row's sum, in single precision.
 
-        Where that is not one call, queries and keys are scaled beforehand, and the scores, with dropout what is left
-        out of them and what remains, are kept; each head then has keys and values of its own.
+        Where torch makes several calls, it keeps the scaled queries and keys and the scores; with dropout it also keeps
+        the mask and the scores after it. Each head then has its own keys and values.
         """
         heads = self.batch * self.heads
         if fused or self.one_call(flows):

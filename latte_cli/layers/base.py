@@ -111,9 +111,9 @@ class Layer(ABC):
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """What autograd keeps for its backward pass.
 
-        `trains` says whether a parameter of its own is trained, `flows` for each input whether a gradient flows back to
-        it; at least one of them is true. `fused` says that it runs in kernels of a GPU, which compute in one call what
-        a CPU computes in several.
+        `trains` says whether the layer trains a parameter. `flows` says for each input whether it takes a gradient. At
+        least one of them is true. `fused` says that the layer runs on a GPU, which computes in one call what a CPU
+        computes in several.
         """
 
     @property

@@ -1,20 +1,17 @@
 """Ordered dropout (FjORD, Horváth et al., 2021): each step trains a nested part of a device's sub-model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch model uses
 from numpy.typing import NDArray
-from torch import Tensor
 
-from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import Arrays, ParameterIndices
 from latte_cli.federated.data import Examples
 from latte_cli.federated.recipe import GoOn, Recipe
-from latte_cli.federated.training import Descent, Trained, TrainingWork
+from latte_cli.federated.training import Descent, Trained, TrainingWork, batch_loss, batches_of, check_finite, scores_in
 from latte_cli.network import Network
 from latte_cli.network.module import NetworkModule
 
@@ -55,29 +52,21 @@ def train_parts(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout
         for _ in work.epochs():
-            for images, targets, count in _batches(examples, largest.network.batch_size, order):
+            batches = batches_of(examples, largest.network.batch_size, order.permutation(len(examples)))
+            for images, targets, count in batches:
                 if work.is_over():
                     break
                 at = int(order.integers(len(parts)))
                 cut = {own: values[name][where] for own, (name, where) in chosen[at].items()}
                 descent.clear()
                 result = torch.func.functional_call(parts[at].module, cut, (images,))
-                found = F.cross_entropy(_scores(parts[at].network, result), targets, ignore_index=_IGNORED)
+                found = batch_loss(scores_in(parts[at].network, result), targets)
                 found.backward()  # type: ignore[no-untyped-call]
                 descent.step()
                 work.count(count, float(found.detach()))
     arrays = {name: value.detach().numpy().copy() for name, value in values.items()}
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise LatteError(f"training diverged after {recipe.epochs} epochs", hint="take a smaller learning rate")
+    check_finite(arrays, recipe)
     return Trained(arrays=arrays, loss=work.loss, steps=work.steps, examples=work.examples)
-
-
-_IGNORED = -100  # torch's default `ignore_index`
-
-
-def _scores(network: Network, result: Any) -> Tensor:
-    found: Tensor = result[network.outputs.index(network.scores)] if isinstance(result, tuple) else result
-    return found
 
 
 def _named_blocks(part: NestedPart, outer: ParameterIndices) -> dict[str, tuple[str, Any]]:
@@ -96,14 +85,3 @@ def _block(inner: tuple[NDArray[np.int64], ...], outer: tuple[NDArray[np.int64],
     if all(len(each) == each[-1] + 1 for each in indices):
         return tuple(slice(0, len(each)) for each in indices)
     return tuple(torch.from_numpy(each) for each in np.ix_(*indices))
-
-
-def _batches(examples: Examples, size: int, order: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Batches in random order; the last one is filled up with examples that count for no loss."""
-    chosen = order.permutation(len(examples))
-    for start in range(0, len(chosen), size):
-        count = min(size, len(chosen) - start)
-        batch = np.concatenate([chosen[start : start + count], np.resize(chosen, size - count)])
-        targets = examples.labels[batch]
-        targets[count:] = _IGNORED
-        yield torch.from_numpy(examples.images[batch]), torch.from_numpy(targets), count

@@ -3,7 +3,15 @@
 from latte_cli.network.channels.groups import ChannelGroup
 from latte_cli.network.channels.importance import importance
 from latte_cli.network.channels.positions import Indices, Positions, positions
-from latte_cli.network.channels.resizing import Resizing, channel_groups, groups_to_cut, kept_whole, resize, sub_model
+from latte_cli.network.channels.resizing import (
+    Resizing,
+    channel_groups,
+    groups_to_cut,
+    kept_whole,
+    resize,
+    resizing_of,
+    sub_model,
+)
 
 __all__ = [
     "ChannelGroup",
@@ -16,5 +24,6 @@ __all__ = [
     "kept_whole",
     "positions",
     "resize",
+    "resizing_of",
     "sub_model",
 ]

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latte_cli.network.channels.dimensions import channels_of_parameters
 from latte_cli.network.channels.groups import ChannelGroup
-from latte_cli.network.channels.resizing import Resizing
+from latte_cli.network.channels.resizing import resizing_of
 from latte_cli.network.graph import Network
 
 
@@ -19,13 +18,12 @@ def importance(
 
     `weights` are the network's parameters by name, in its shapes.
     """
-    resizing = Resizing(network)
+    resizing = resizing_of(network)
     trace, wanted = resizing.trace, {group.name for group in groups}
     nodes = {node.name: node for node in network.nodes}
     squares = np.zeros(trace.ties.count)
     for name, made in trace.made.items():
-        ins, out = trace.read[name], trace.written[name]
-        parameter, _, owners = next(channels_of_parameters(nodes[name], ins, out))
+        parameter, _, owners = next(trace.parameters(nodes[name]))
         weight = weights[parameter].astype(np.float64)
         for axis, ids in enumerate(owners):
             roots = made[:0] if ids is None else trace.ties.roots(ids)

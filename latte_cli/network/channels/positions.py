@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Convolution, Norm
-from latte_cli.network.channels.dimensions import channels_of_parameters, first_along
+from latte_cli.network.channels.dimensions import first_along
 from latte_cli.network.channels.groups import ChannelGroup
-from latte_cli.network.channels.resizing import Resizing
+from latte_cli.network.channels.resizing import resizing_of
 from latte_cli.network.channels.ties import Ids
 from latte_cli.network.graph import Network, Node
 
@@ -18,7 +18,6 @@ _STATISTICS = (3, 4)
 
 Indices: TypeAlias = NDArray[np.int64]
 """Positions along a dimension of a parameter."""
-
 
 IndicesByName: TypeAlias = dict[str, tuple[Indices, ...]]
 """For each tensor by name, the indices kept of each dimension."""
@@ -33,7 +32,7 @@ class Positions:
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        resizing = Resizing(network)
+        resizing = resizing_of(network)
         self._trace = resizing.trace
         self._grouped = {group.name: (group, roots) for group, roots in resizing.grouped}
 
@@ -50,9 +49,7 @@ class Positions:
         """
         dropped, found = self._dropped_numbers(kept), IndicesByName()
         for node in self._network.nodes:
-            for name, shape, owners in channels_of_parameters(
-                node, self._trace.read[node.name], self._trace.written[node.name]
-            ):
+            for name, shape, owners in self._trace.parameters(node):
                 index = tuple(self._remainder(ids, size, dropped) for size, ids in zip(shape, owners, strict=True))
                 found.setdefault(name, _split_evenly(node, name, index))
         return found

@@ -1,7 +1,5 @@
 """Sub-models: a network with fewer channels in its groups."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -92,10 +90,11 @@ class Resizing:
         Raises LatteError for widths that it cannot have.
         """
         layer = self.layer(node, widths)
+        if layer is node.layer:
+            return node
         along = self._read[node.name][0] if isinstance(layer, Copy) else None
-        if along is None or layer is node.layer:
-            return node if layer is node.layer else replace(node, layer=layer)
-        return replace(node, layer=layer, attributes=tuple(self._attributes(node, layer, along, widths)))
+        attributes = node.attributes if along is None else tuple(self._attributes(node, along, widths))
+        return replace(node, layer=layer, attributes=attributes)
 
     def layer(self, node: Node, widths: Mapping[str, int]) -> Layer:
         """The layer of `node` at these widths."""
@@ -103,20 +102,18 @@ class Resizing:
         inputs = [self._shape(shape, along, widths) for shape, along in before]
         return _resize_layer(node, inputs, self._shape(node.layer.output_shape, self._written[node.name], widths))
 
-    def _attributes(
-        self, node: Node, layer: Layer, along: _Along, widths: Mapping[str, int]
-    ) -> Iterator[tuple[str, Value]]:
+    def _attributes(self, node: Node, along: _Along, widths: Mapping[str, int]) -> Iterator[tuple[str, Value]]:
         """Those that say where a slice begins and ends, after fewer channels."""
         given = dict(node.attributes)
         axes = given.get("axes")
         for name, value in node.attributes:
             if name == "start" and given.get("axis") == along.axis and isinstance(value, float | int):
-                value = self._kept_before(along, 0, int(value), widths)
+                value = self._kept_before(along, int(value), widths)
             elif name in ("starts", "ends") and isinstance(value, tuple) and not isinstance(axes, tuple):
                 size = node.layer.input_shapes[0][along.axis]
                 stop = min(int(value[along.axis]), size)
                 stop += size if stop < 0 else 0
-                at = self._kept_before(along, 0, stop, widths)
+                at = self._kept_before(along, stop, widths)
                 value = (*value[: along.axis], at, *value[along.axis + 1 :])
             yield name, value
 
@@ -129,10 +126,10 @@ class Resizing:
         fewer = sum(times * self._fewer(name, widths) for name, times in along.repeats.items())
         return (*shape[: along.axis], shape[along.axis] - fewer, *shape[along.axis + 1 :])
 
-    def _kept_before(self, along: _Along, start: int, stop: int, widths: Mapping[str, int]) -> int:
-        """How many channels of these places are left."""
-        repeats = self._repeats(along.roots[start:stop])
-        return stop - start - sum(times * self._fewer(name, widths) for name, times in (repeats or {}).items())
+    def _kept_before(self, along: _Along, stop: int, widths: Mapping[str, int]) -> int:
+        """How many channels before the place `stop` are left."""
+        repeats = self._repeats(along.roots[:stop])
+        return stop - sum(times * self._fewer(name, widths) for name, times in (repeats or {}).items())
 
     def _fewer(self, name: str, widths: Mapping[str, int]) -> int:
         return self._channels[name] - widths.get(name, self._channels[name])
@@ -199,9 +196,15 @@ def _resize_layer(node: Node, inputs: Sequence[Shape], output: Shape) -> Layer:
     return resized
 
 
+@lru_cache(maxsize=4)  # chosen: a model, its batch sizes
+def resizing_of(network: Network) -> Resizing:
+    """The `Resizing` of a network, made once: following channels takes long, and a network is cut at many widths."""
+    return Resizing(network)
+
+
 def channel_groups(network: Network) -> tuple[ChannelGroup, ...]:
     """The groups of channels that can be cut, in the order of their first node; see `Resizing`."""
-    return _resizing(network).groups
+    return resizing_of(network).groups
 
 
 def sub_model(network: Network, width: float) -> Network:
@@ -211,14 +214,14 @@ def sub_model(network: Network, width: float) -> Network:
     """
     if width == 1:
         return network
-    resizing = _resizing(network)
+    resizing = resizing_of(network)
     groups = _some(network, resizing)
     return _cut_channels(resizing, {group.name: group.width(width) for group in groups})
 
 
 def groups_to_cut(network: Network) -> tuple[ChannelGroup, ...]:
     """The network's channel groups; raises LatteError where there are none."""
-    return _some(network, _resizing(network))
+    return _some(network, resizing_of(network))
 
 
 def _some(network: Network, resizing: Resizing) -> tuple[ChannelGroup, ...]:
@@ -228,15 +231,12 @@ def _some(network: Network, resizing: Resizing) -> tuple[ChannelGroup, ...]:
     return resizing.groups
 
 
-_resizing = lru_cache(maxsize=4)(Resizing)  # chosen: a model, its batch sizes; what is cut is cut at many widths
-
-
 def resize(network: Network, widths: Mapping[str, int]) -> Network:
     """`network` with as many channels in each named group as `widths` says; the other groups stay whole.
 
     Raises LatteError for a group it does not have and for a number of channels that the group cannot have.
     """
-    resizing = _resizing(network)
+    resizing = resizing_of(network)
     named = {group.name: group for group in resizing.groups}
     for name, width in widths.items():
         if name not in named:
@@ -258,7 +258,7 @@ def _cut_channels(resizing: Resizing, widths: Mapping[str, int]) -> Network:
 
 def kept_whole(network: Network) -> tuple[str, ...]:
     """What keeps its width in every sub-model of `network`, and why."""
-    return _notes(_resizing(network))
+    return _notes(resizing_of(network))
 
 
 def _notes(resizing: Resizing) -> tuple[str, ...]:

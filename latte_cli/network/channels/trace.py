@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latte_cli.layers import Shape, Stored
-from latte_cli.network.channels.dimensions import channels_of_parameters, first_along
+from latte_cli.network.channels.dimensions import Owned, channels_of_parameters, first_along
 from latte_cli.network.channels.rules import Rules
 from latte_cli.network.channels.ties import FIXED, Ids, Ties
 from latte_cli.network.graph import Network, Node
@@ -86,6 +86,10 @@ class Trace:
                 return Along(axis, along)
         return None
 
+    def parameters(self, node: Node) -> Iterator[Owned]:
+        """Each parameter of a node with the channels of its dimensions."""
+        return channels_of_parameters(node, self.read[node.name], self.written[node.name])
+
     def lose(self, node: Node, grids: Sequence[Ids] = ()) -> None:
         """Let these channels keep their width because of a node, by default all that it reads and writes."""
         self._rules.lose(node, grids or (*self.read[node.name], self.written[node.name]))
@@ -125,7 +129,7 @@ class Trace:
 
     def _share(self, node: Node) -> None:
         """Tie the channels on both sides of nodes that train the same tensor."""
-        for name, shape, owners in channels_of_parameters(node, self.read[node.name], self.written[node.name]):
+        for name, shape, owners in self.parameters(node):
             first_shape, first = self._owners.setdefault(name, (shape, owners))
             if first is owners:
                 continue
