@@ -157,6 +157,13 @@ def test_the_option_that_is_there_first_wins_else_the_most_accurate():
     assert best_option([(0.2, quick), (0.8, sure)], 0.99) == 0.8
 
 
+def test_of_several_seeds_the_median_decides():
+    lucky = [a_run((0.0, 0.1), (at, 0.9)) for at in (1.0, 8.0, 9.0)]
+    steady = [a_run((0.0, 0.1), (at, 0.9)) for at in (4.0, 5.0, 6.0)]
+    tried = [*((0.2, run) for run in lucky), *((0.8, run) for run in steady)]
+    assert best_option(tried, 0.9) == 0.8
+
+
 def test_what_half_of_the_seeds_did_not_reach_has_no_median():
     runs = tuple(a_run((0.0, 0.1), (float(at), accuracy)) for at, accuracy in ((1, 0.9), (2, 0.9), (3, 0.5)))
     found = Result(scenario="s", method="m", option=TunedOption(), runs=runs)

@@ -29,7 +29,7 @@ def _document(study: Study, results: Sequence[Result]) -> dict[str, Any]:
         "partition": settings.partition,
         "rounds": settings.rounds,
         "targets": list(study.targets),
-        "tuning": {"seed": study.tuning.seed, "target": study.tuning.target},
+        "tuning": {"seeds": list(study.tuning.seeds), "target": study.tuning.target},
         "results": [_entry(study, each) for each in results],
     }
 
@@ -100,9 +100,14 @@ def _table(study: Study, results: Sequence[Result]) -> Table:
             "`tuned to`: the end of a round as a share of the full model's slowest one, and what it means for devices",
             "`-`: not reached by half of the seeds; in a range, not by all of them",
             "`devices`: those that can take part at all; `own models`: accuracy on data like the device's",
-            f"tuned on the seed {study.tuning.seed} by the time to {100 * study.tuning.target:g} %",
+            f"tuned on {_seeds(study.tuning.seeds)} by the time to {100 * study.tuning.target:g} %",
         ],
     )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """`the seed 1`, or `the seeds 1, 2`."""
+    return f"the seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _row(study: Study, result: Result) -> tuple[str, ...]:

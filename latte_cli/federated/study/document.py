@@ -59,13 +59,13 @@ class Scenario:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What each method is tuned over, on a `seed` that is no other run's: the option that reaches `target` first wins.
+    """What each method is tuned over, on `seeds` that are no other run's: the option that reaches `target` first wins.
 
     `round_durations` are shares of the full model's slowest round, `levels` the widths of a small global model, and
     `latte_widths` those of the model that LATTE cuts. `deadlines` say what the end of a round means for devices.
     """
 
-    seed: int
+    seeds: tuple[int, ...]
     target: float
     round_durations: tuple[float, ...]
     levels: tuple[float, ...]
@@ -191,8 +191,11 @@ def _parse_tuning(fields: Fields, targets: tuple[float, ...]) -> Tuning:
     found = _inner(fields, "tuning", _TUNING)
     if not found.values:
         raise LatteError(f"{fields.where}: `tuning` is missing", hint=EXAMPLE)
+    seeds = found.several("seed", _seed)
+    if not seeds:
+        raise LatteError(f"{found.where}: `seed` is missing", hint=EXAMPLE)
     return Tuning(
-        seed=found.require("seed", _seed),
+        seeds=tuple(dict.fromkeys(seeds)),
         target=found.optional("target", _share) or max(targets),
         round_durations=tuple(sorted(found.several("round-durations", _share))) or (1.0,),
         levels=tuple(sorted(found.several("levels", _share))) or (1.0,),
@@ -269,10 +272,10 @@ def _tier(entry: object, source: str, number: int, chosen: FederationSettings) -
 
 
 def _check(study: Study, source: str) -> None:
-    if study.tuning.seed in study.seeds:
-        raise LatteError(
-            f"{source}, `tuning`: the seed {study.tuning.seed} is one of `seeds` too", hint="tune on another seed"
-        )
+    for seed in study.tuning.seeds:
+        if seed in study.seeds:
+            message = f"{source}, `tuning`: the seed {seed} is one of `seeds` too"
+            raise LatteError(message, hint="tune on another seed")
     if len(set(study.seeds)) < len(study.seeds):
         raise LatteError(f"{source}: `seeds` has one of them twice", hint="each gives the same result every time")
     if not study.settings.held_out:

@@ -1,4 +1,4 @@
-"""Results: each method tuned on a seed of its own, its runs with the others, and their medians and ranges."""
+"""Results: each method tuned on seeds of their own, its runs with the others, and their medians and ranges."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,14 +122,16 @@ def _tune(
     workshop: Workshop, cells: Sequence[tuple[Scenario, str]], report: Report
 ) -> Mapping[tuple[str, str], TunedOption | None]:
     """The best option of each method in each scenario; None where none of them lets any device take part."""
-    study, seed = workshop.study, workshop.study.tuning.seed
+    study = workshop.study
     found: dict[tuple[str, str], TunedOption | None] = {}
     wanted: list[Planned] = []
     for scenario, name in cells:
         choices = tuning_options(METHODS[name], study)
         found[scenario.name, name] = choices[0] if len(choices) == 1 else None
         if len(choices) > 1:
-            each = [workshop.plan_run(name, scenario, option, seed) for option in choices]
+            each = [
+                workshop.plan_run(name, scenario, option, seed) for option in choices for seed in study.tuning.seeds
+            ]
             wanted += [planned for planned in each if planned.shared.shares]
     tried: dict[tuple[str, str], list[tuple[TunedOption, MethodRun]]] = {}
     for planned, run in _make_runs(workshop, wanted, "tuning", report):
@@ -138,12 +140,16 @@ def _tune(
 
 
 def best_option(tried: Sequence[tuple[Option, MethodRun]], target: float) -> Option:
-    """The option whose run reached `target` first; where none did, the one with the highest accuracy."""
+    """The option whose runs reached `target` first, by their median; where none did, the most accurate one."""
+    runs: dict[Option, list[MethodRun]] = {}
+    for option, run in tried:
+        runs.setdefault(option, []).append(run)
 
-    def worth(pair: tuple[Option, MethodRun]) -> tuple[float, float]:
-        return -pair[1].time_s(target), max(pair[1].accuracies)
+    def worth(option: Option) -> tuple[float, float]:
+        times = (run.time_s(target) for run in runs[option])
+        return -median(times), median(max(run.accuracies) for run in runs[option])
 
-    return max(tried, key=worth)[0]
+    return max(runs, key=worth)
 
 
 def _make_runs(
