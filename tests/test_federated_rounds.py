@@ -793,7 +793,7 @@ def test_a_device_stops_by_its_own_clock_after_one_step_at_least():
 
 
 def test_devices_that_stop_in_time_train_fewer_examples_and_count_as_all_of_theirs(federation):
-    context = a_context(NODES[0], {**CONFIG, "deadline": "partial"})
+    context = a_context(NODES[0], {**UNEVEN, "deadline": "partial"})
     asked(context, content(federation), "query")
     sent = work(federation, deadline=Deadline.PARTIAL, round_duration_s=1e-6)
     returned = messages.returned_in(asked(context, sent).content)
