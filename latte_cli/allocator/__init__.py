@@ -6,6 +6,7 @@ from latte_cli.allocator.check import PlanCheck, check_plan
 from latte_cli.allocator.curve import CurvePoint, busiest, curve, point, shortest_point
 from latte_cli.allocator.document import SCHEMA, outcome, plan_document, read_plan
 from latte_cli.allocator.fine import SHARES, Search, allocate_fine
+from latte_cli.allocator.fine_goal import fine_target
 from latte_cli.allocator.goal import Goal, Least, PlanTarget, curve_towards
 from latte_cli.allocator.many import Assignment, Devices, assign
 from latte_cli.allocator.pacing import Deadline, paced_duration_s, paced_round, steps_within
@@ -56,6 +57,7 @@ __all__ = [
     "curve",
     "curve_towards",
     "estimator_of",
+    "fine_target",
     "kept_channels",
     "largest",
     "outcome",

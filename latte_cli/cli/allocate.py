@@ -198,11 +198,18 @@ def _allocate_classes(asked: _Asked) -> None:
 
 def _target(asked: _Asked) -> "PlanTarget":
     """The duration of the rounds, and what the goal wants of each class; raises LatteError where it wants too much."""
-    from latte_cli.allocator import PlanTarget
+    from latte_cli.allocator import PlanTarget, fine_target
 
     if asked.duration_s is not None:
         return PlanTarget(duration_s=asked.duration_s)
-    target = asked.goal.target(asked.priced, asked.whole.parameters)
+    if asked.request.fine:
+        priced = asked.priced
+        with console.progress("looking for the shortest rounds", None) as bar:
+            target = fine_target(
+                asked.goal, priced, asked.whole.parameters, asked.pricer, shares=asked.widths, done=bar.advance
+            )
+    else:
+        target = asked.goal.target(asked.priced, asked.whole.parameters)
     console.note(f"rounds of {duration_at_most(target.duration_s)}")
     return target
 
@@ -220,6 +227,7 @@ def _plan(asked: _Asked, target: "PlanTarget") -> "Plan":
             objective=asked.request.objective,
             shares=asked.widths,
             least=target.least,
+            known=target.known,
             done=bar.advance,
         )
 
