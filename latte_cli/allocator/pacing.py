@@ -10,13 +10,13 @@ from enum import StrEnum
 from latte_cli.allocator.pricing import Round
 from latte_cli.errors import LatteError
 
-LEAST_SHARE = 0.25  # chosen: with less of its steps a device learns little; docs/study.md compares
+LEAST_SHARE = 0.25  # chosen: with less of its steps a device learns little; not compared with others
 """The share of a device's steps that end in time with the sub-model that it is given, if there is one."""
 
-NEAR_QUICKEST = 1.25  # chosen: a step that is hardly longer trains more of the network; docs/study.md compares
+NEAR_QUICKEST = 1.25  # chosen: a step that is hardly longer trains more of the network; not compared with others
 """Else its step takes at most so many times the quickest sub-model's."""
 
-STEPS_OF_SLOWEST = 3.0  # chosen in the middle of 2 to 4, which docs/study.md compares with tuned durations
+STEPS_OF_SLOWEST = 3.0  # chosen: few, since short rounds were the quickest in docs/study.md; not tuned
 """A round lasts as long as so many steps of the slowest device with the whole model."""
 
 
