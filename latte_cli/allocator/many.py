@@ -41,8 +41,11 @@ class Devices:
     @property
     def unable(self) -> NDArray[np.bool_]:
         """Which devices have no data, or no network, and so nothing to do."""
-        columns = [self.own[name] == 0 for name in ABLE_ABOVE_0 if name in self.own]
-        return np.any([np.zeros(len(self.classes), bool), *columns], axis=0)
+        found: NDArray[np.bool_] = np.zeros(len(self.classes), bool)
+        for name in ABLE_ABOVE_0:
+            if name in self.own:
+                found |= self.own[name] == 0
+        return found
 
 
 OWN = ("samples", "up_bit_per_s", "down_bit_per_s", "overhead_s", "memory_bytes")
