@@ -41,7 +41,7 @@ def upper_end(step, common):
 @given(here=calls, there=calls, common=st.floats(0.01, 0.5))
 def test_what_calls_add_is_the_upper_end_here_and_no_more_than_it_elsewhere(here, there, common):
     total = sum(each.seconds for _, each in here)
-    seen = UpperEnd.fit(here, total, upper_end(here, common))
+    seen = UpperEnd.from_estimate(here, total, upper_end(here, common))
     assert sum(seen.weigh(layer, each) for layer, each in here) == pytest.approx(upper_end(here, common))
     assert sum(seen.weigh(layer, each) for layer, each in there) <= upper_end(there, common) * (1 + 1e-6)
     moved = seen.seen_from(there)

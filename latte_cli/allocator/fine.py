@@ -222,7 +222,7 @@ class Search:
         if near.step_s is None or near.step_high_s is None:
             key, near = [(key, each) for key, each in self._rounds.items() if each.step_high_s is not None][-1]
             widths = dict(zip(self.levels, key, strict=True))
-        return UpperEnd.fit(self._costs.calls(widths), near.step_s or 0.0, near.step_high_s or 0.0)
+        return UpperEnd.from_estimate(self._costs.calls(widths), near.step_s or 0.0, near.step_high_s or 0.0)
 
     def _value(self, key: tuple[int, ...]) -> float:
         widths = dict(zip(self.levels, key, strict=True))

@@ -53,7 +53,7 @@ class UpperEnd:
         self._above_s = hypot(self.spread_s, common * self._step_s)
 
     @staticmethod
-    def fit(calls: Iterable[tuple[Layer, CallTime]], step_s: float, high_s: float) -> "UpperEnd":
+    def from_estimate(calls: Iterable[tuple[Layer, CallTime]], step_s: float, high_s: float) -> "UpperEnd":
         """The one whose step takes `step_s` on average, and `high_s` at its upper end."""
         calls = list(calls)
         ratio, spread_s = step_s / sum(time.seconds for _, time in calls), UpperEnd(calls).spread_s
