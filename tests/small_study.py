@@ -18,7 +18,7 @@ STUDY = {
     "recipe": {"learning-rate": 0.02},
     "seeds": [1, 2, 3],
     "targets": [0.3, 0.6],
-    "tuning": {"seed": 0, "round-durations": [0.4, 0.7], "levels": [0.25, 0.5]},
+    "tuning": {"seed": 0, "round-durations": [0.4, 0.7], "levels": [0.25, 0.5], "deadlines": ["none", "drop"]},
     "methods": ["fedavg", "latte"],
     "scenarios": [
         {"scenario": "calm", "classes": CLASSES},

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import pytest
 from test_cli_allocate import latte, place  # noqa: F401 - fixtures
@@ -218,6 +219,25 @@ def test_sub_models_are_written_as_files(run, tmp_path):
     assert sum(name.endswith(".onnx") for name in names) == 2
     assert run("--round-duration", "1h", "--materialise", str(folder))[0] == 1
     assert load(folder / "w1.onnx").parameters == 61706
+
+
+def test_sub_models_honour_the_umask(run, tmp_path):
+    before = os.umask(0o027)
+    try:
+        code, _, err = run("--round-duration", "1h", "--materialise", str(tmp_path / "parts"))
+    finally:
+        os.umask(before)
+    assert code == 0, err
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "parts").iterdir()} == {0o640}
+    assert (tmp_path / "parts").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_device_without_data_is_named_and_the_others_get_theirs(run, tmp_path):
+    (tmp_path / "devices.csv").write_text("device,class,samples\nidle,fast,0\nbusy,fast,100\n", "utf-8")
+    code, out, err = run("--round-duration", "1h", "--devices", str(tmp_path / "devices.csv"))
+    assert code == 0, err
+    assert "1 of 2 devices have no data or no network and get nothing, as `idle`" in " ".join(err.split())
+    assert "1 of 2 devices have a sub-model" in out
 
 
 def test_devices_one_by_one_get_what_is_their_own(run, tmp_path):

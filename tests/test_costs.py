@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latte_cli.allocator.costs import Costs
+from latte_cli.allocator.upper_ends import CallTime
 from latte_cli.estimator import Step, step_calls
 from latte_cli.layers import Activation, Concat, Convolution, Elementwise, Norm
 from latte_cli.network import Network, Node, zoo
@@ -16,7 +17,10 @@ from latte_cli.network.channels import Resizing, channel_groups, resize
 
 def seconds(works):
     return [
-        work.count * (1e-6 + work.layer.flops(work.phase) / 1e9 + (work.layer.bytes_moved(work.phase, 4) % 977) / 1e6)
+        CallTime(
+            seconds=work.count
+            * (1e-6 + work.layer.flops(work.phase) / 1e9 + (work.layer.bytes_moved(work.phase, 4) % 977) / 1e6)
+        )
         for work in works
     ]
 
@@ -87,7 +91,9 @@ def test_costs_are_those_of_the_resized_network_but_for_a_straight_update(name, 
     costs, widths = costs_of(name, step), drawn(name, data)
     resized = resize(network, widths)
     assert costs.parameters(widths) == resized.parameters
-    assert costs.seconds(widths) == pytest.approx(sum(seconds(list(step_calls(resized, step)))))
+    assert costs.seconds(widths) == pytest.approx(
+        sum(each.seconds for each in seconds(list(step_calls(resized, step))))
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "concatenating"])
@@ -95,7 +101,8 @@ def test_costs_are_those_of_the_resized_network_but_for_a_straight_update(name, 
 @given(data=st.data())
 def test_tables_are_exact_where_two_groups_at_most_decide_a_node(name, data):
     costs, widths = costs_of(name, Step()), drawn(name, data)
-    time_table, parameter_table = costs.tables(drawn(name, data))
+    at = drawn(name, data)
+    time_table, parameter_table = costs.times(at), costs.sizes(at)
     assert costs.tabular
     assert time_table.at(widths) == pytest.approx(costs.seconds(widths))
     assert parameter_table.at(widths) == pytest.approx(costs.parameters(widths))
@@ -106,7 +113,7 @@ def test_behind_a_concatenation_tables_are_exact_where_they_are_made_and_one_gro
     costs = Costs(network, Step(optimizer="none"), levels(network), seconds)
     assert not costs.tabular
     at = {name: options[1] for name, options in costs.levels.items()}
-    table, _ = costs.tables(at)
+    table = costs.times(at)
     for name, options in costs.levels.items():
         for width in options:
             assert table.at(at | {name: width}) == pytest.approx(costs.seconds(at | {name: width}))
@@ -133,9 +140,9 @@ def test_each_layer_is_priced_once():
 
     costs = Costs(network, Step(), levels(network), price)
     middle = {name: options[1] for name, options in costs.levels.items()}
-    costs.tables(middle)
+    costs.times(middle)
     before = len(asked)
-    costs.tables(middle)
+    costs.times(middle)
     costs.seconds(middle)
     assert len(asked) == before
     assert len(set(asked)) == len(asked)
@@ -143,7 +150,7 @@ def test_each_layer_is_priced_once():
 
 def test_a_table_adds_up_groups_and_pairs():
     costs = Costs(NETWORKS["lenet"], Step(), levels(NETWORKS["lenet"]), seconds)
-    table, _ = costs.tables({name: options[0] for name, options in costs.levels.items()})
+    table = costs.times({name: options[0] for name, options in costs.levels.items()})
     for chosen in product(*costs.levels.values()):
         widths = dict(zip(costs.levels, chosen, strict=True))
         assert np.isclose(table.at(widths), costs.seconds(widths))

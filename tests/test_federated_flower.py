@@ -20,11 +20,13 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from latte_cli.allocator import Deadline
 from latte_cli.federated import client, server
 from latte_cli.federated.device import NODE_SETTINGS
 from latte_cli.federated.grid import run_federation
 from latte_cli.federated.settings import FederationSettings, settings
 from latte_cli.federated.study import Workshop, parse_study
+from latte_cli.federated.study.shares import TunedOption
 from latte_cli.store import open_store
 
 APP = Path(__file__).parents[1] / "docs" / "federation"
@@ -38,7 +40,7 @@ NODES = (
     },
     {"partition-id": 1, "num-partitions": 2, "device": "nvidia-h200-reference"},
 )
-CHANGES = {"rounds": 2, "partition": "iid", "widths": "1,0.5"}
+CHANGES = {"rounds": 2, "partition": "iid", "widths": "1,0.5", "deadline": "drop"}
 """To be quick: flwr-datasets, which spreads by Dirichlet, takes 3 s to import in each process."""
 
 PATIENCE_S = 200
@@ -198,9 +200,10 @@ def test_latte_learns_under_flwr_run_what_the_simulation_of_a_study_says(flower,
     workshop = Workshop(study, open_store(str(tmp_path / "store")), tmp_path / "study")
     seed = CONFIG["seed"]
     (scenario,) = study.scenarios
-    whole = workshop.plan_run("fedavg", scenario, 1.0, seed)
+    whole = workshop.plan_run("fedavg", scenario, TunedOption(), seed)
     slowest_s = max(share.round_s for share in whole.shared.shares.values())
-    planned = workshop.plan_run("latte", scenario, float(CONFIG["round-duration"].removesuffix("s")) / slowest_s, seed)
+    duration = float(CONFIG["round-duration"].removesuffix("s")) / slowest_s
+    planned = workshop.plan_run("latte", scenario, TunedOption(duration=duration, deadline=Deadline.DROP), seed)
     simulated = workshop.train(planned)
 
     _, found = flower

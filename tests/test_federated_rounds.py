@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
-from latte_cli.allocator import Round, SubModel, allocate, catalogue, largest, plan_document, shared_out
+from latte_cli.allocator import Deadline, Round, SubModel, allocate, catalogue, largest, plan_document, shared_out
 from latte_cli.errors import LatteError
 from latte_cli.federated import client, device, messages, models, server
 from latte_cli.federated.aggregation import AggregationRule, aggregate, indices_of
@@ -25,6 +25,7 @@ from latte_cli.fleet import Fleet, FleetClass, Method
 CPU, GPU = "reference-amd-epyc-family-26-model-2-2c-2t", "nvidia-h200-reference"
 CONFIG = {"model": "custom_cnn", "image-size": 8, "round-duration": "1s", "rounds": 2, "learning-rate": 0.02}
 CONFIG |= {"partition": "iid"}  # the other partitions take Flower longer than a round
+CONFIG |= {"deadline": "drop"}  # work that ends in time for sure, so that every run gives the same
 UNEVEN = {**CONFIG, "partition": "dirichlet"}
 NODES = (
     {"partition-id": 0, "num-partitions": 2, "device": CPU, "up": "4Mbit"},
@@ -285,7 +286,7 @@ BAD = {
         with_record("kept", lambda _: messages.array_record({"conv1": np.array([0, 1])})),
         "has the shape",
     ),
-    "no examples": (with_record("metrics", lambda _: MetricRecord({"examples": 0, "loss": 1.0})), "0 examples"),
+    "no examples": (with_record("metrics", lambda before: MetricRecord({**before, "examples": 0})), "0 examples"),
     "examples in fractions": (
         with_record("metrics", lambda _: MetricRecord({"examples": 1.5, "loss": 1.0})),
         "how many examples",
@@ -304,11 +305,11 @@ BAD = {
     ),
     "a sub-model there is none of": (
         with_record("task", lambda _: ConfigRecord({"sub-model": "w" * 500, "dropped": [""][:0]})),
-        f"unknown sub-model `{'w' * 40}`",
+        f"it trained the sub-model `{'w' * 40}`",
     ),
     "another sub-model than it says": (
         with_record("task", lambda _: ConfigRecord({"sub-model": "w0.5", "dropped": [""][:0]})),
-        "it kept 32 channels of `conv1` (`w0.5` has 16)",
+        "it trained the sub-model `w0.5` (it was sent `w1`)",
     ),
     "a pickle": (raw("fc2.bias", pickled(), "object"), "the array `fc2.bias` cannot be read"),
     "a promise of a terabyte": (raw("fc2.bias", HUGE + b"1234"), "the array `fc2.bias` cannot be read"),
@@ -546,9 +547,18 @@ def content(federation, **changes):
         {
             "task": messages.task_record(replace(task, **changes)),
             "arrays": messages.array_record(federation.whole),
-            "frequencies": messages.array_record(federation.strategy().frequencies.examples),
         }
     )
+
+
+def work(federation, server_round=1, seen=None, **changes):
+    """What the server sends the first device in a round, where channels were `seen` so often."""
+    strategy = federation.strategy(**changes)
+    strategy.devices.update(federation.devices)
+    strategy.frequencies = seen or strategy.frequencies
+    arrays = messages.array_record(federation.whole)
+    first, _ = strategy.configure_train(server_round, arrays, ConfigRecord(), federation.grid)
+    return RecordDict(dict(first.content))
 
 
 def test_a_device_remembers_its_prices(federation):
@@ -581,7 +591,6 @@ def test_a_node_that_cannot_take_part_says_why(federation, change, reason):
         return
     prices = messages.prices_in(reply.content["table"], federation.sub_models)
     assert all(each.high_s is None and not each.meets(inf) for each in prices.rounds)
-    assert "no sub-model fits its memory" in asked(a_context(node), content(federation)).error.reason
 
 
 def test_a_device_that_cannot_take_part_does_not_stop_the_others(caplog):
@@ -625,7 +634,7 @@ def test_scores_of_devices_are_averaged_by_their_examples(federation):
 def test_a_device_returns_the_part_that_it_was_to_train(federation, remembered):
     context = a_context(NODES[0])
     context.state = remembered
-    returned = messages.returned_in(asked(context, content(federation)).content)
+    returned = messages.returned_in(asked(context, work(federation)).content)
     wanted = indices_of(federation.network, returned.update.kept)
     assert {name: each.shape for name, each in returned.update.arrays.items()} == {
         name: tuple(map(len, index)) for name, index in wanted.items()
@@ -633,15 +642,15 @@ def test_a_device_returns_the_part_that_it_was_to_train(federation, remembered):
     assert returned.sub_model != "w1"
 
 
-def test_a_round_counts_all_parameters_down_and_those_of_the_sub_model_up(federation):
+def test_a_round_counts_the_parameters_of_the_sub_model_down_and_up(federation):
     def priced(**node):
         narrow = federation.sub_models[-1:]
         (found,) = device.rounds({**NODES[0], **node}, federation.settings, federation.model, narrow, 100)
         return found
 
     quick, slow_down, slow_up = priced(), priced(down="1Mbit"), priced(up="1Mbit")
-    whole, part = federation.network.parameters, federation.sub_models[-1].parameters
-    assert slow_down.round_s - quick.round_s == pytest.approx(32 * whole * (1 / 1e6 - 1 / 100e6))
+    part = federation.sub_models[-1].parameters
+    assert slow_down.round_s - quick.round_s == pytest.approx(32 * part * (1 / 1e6 - 1 / 100e6))
     assert slow_up.high_s - quick.high_s == pytest.approx(32 * part * (1 / 1e6 - 1 / 4e6))
 
 
@@ -658,9 +667,8 @@ def test_a_device_trains_the_channels_of_the_method(federation, remembered, meth
     config = {**CONFIG, "method": str(method), "masked": True, "scaled": True}
     context = a_context(NODES[0], config)
     context.state = remembered
-    sent = content(federation, round_number=5)
     seen = federation.strategy().frequencies.after({"conv1": np.arange(20)}, 9)
-    sent["frequencies"] = messages.array_record(seen.examples)
+    sent = work(federation, 6, seen, method=method)
     found = messages.returned_in(asked(context, sent).content).update
     channels = found.kept["conv1"].tolist()
     width = len(channels)
@@ -677,9 +685,9 @@ def test_a_device_trains_the_channels_of_the_method(federation, remembered, meth
         assert set(channels) >= set(range(20, 32)) or set(channels) <= set(range(20, 32))
 
 
-@pytest.mark.parametrize("record", ["task", "arrays", "frequencies"])
+@pytest.mark.parametrize("record", ["task", "arrays", "kept"])
 def test_a_device_names_what_the_server_did_not_send(federation, remembered, record):
-    incomplete, context = content(federation), a_context(NODES[0])
+    incomplete, context = work(federation), a_context(NODES[0])
     context.state = remembered
     del incomplete[record]
     assert f"`{record}`" in asked(context, incomplete).error.reason
@@ -719,15 +727,17 @@ def task_changed(**values):
         (array_gone("arrays", "fc2.bias"), "the parameter `fc2.bias` is missing"),
         (array_changed("arrays", "fc2.bias", lambda each: each[1:]), "`fc2.bias` has the shape (9,)"),
         (array_changed("arrays", "fc2.bias", lambda each: each * np.nan), "`fc2.bias` holds what is no number"),
-        (array_gone("frequencies", "conv1"), "the server's `frequencies` are of another network"),
-        (array_changed("frequencies", "conv1", lambda each: each[1:]), "`frequencies` are of another network"),
+        (array_gone("kept", "conv1"), "`conv1.weight` has the shape"),
+        (array_changed("kept", "conv1", lambda each: each + 99), "channel group `conv1` cannot keep"),
+        (task_changed(**{"sub-model": "w9"}), "names no sub-model of its catalogue"),
+        (task_changed(**{"sub-model": 9}), "the server's task is incomplete"),
         (task_changed(round=-1), "the server's task is incomplete"),
         (task_changed(**{"round-duration-s": float("nan")}), "the server's task is incomplete"),
         (task_changed(model="text"), "the server's task is incomplete"),
     ],
 )
 def test_a_device_names_what_it_cannot_use_of_what_the_server_sent(federation, remembered, change, reason):
-    sent, context = content(federation), a_context(NODES[0])
+    sent, context = work(federation), a_context(NODES[0])
     context.state = remembered
     change(sent)
     assert reason in asked(context, sent).error.reason
@@ -772,3 +782,25 @@ def test_prices_that_are_none_are_named(federation, change, reason):
     with pytest.raises(LatteError) as error:
         messages.prices_in(ConfigRecord({**good, **change}), federation.sub_models)
     assert reason in error.value.message
+
+
+def test_a_device_stops_by_its_own_clock_after_one_step_at_least():
+    times = iter([0.0, 1.0, 2.0, 3.5, 5.0])
+    countdown = device.Countdown(5.0, clock=lambda: next(times))
+    assert [countdown(steps) for steps in (1, 2, 3)] == [True, True, True]
+    assert not countdown(4)
+    assert not device.Countdown(-1.0)(1)
+
+
+def test_devices_that_stop_in_time_train_fewer_examples_and_count_as_all_of_theirs(federation):
+    context = a_context(NODES[0], {**UNEVEN, "deadline": "partial"})
+    asked(context, content(federation), "query")
+    sent = work(federation, deadline=Deadline.PARTIAL, round_duration_s=1e-6)
+    returned = messages.returned_in(asked(context, sent).content)
+    examples = federation.devices[min(federation.devices)].examples
+    assert returned.trained == min(32, examples)
+    assert returned.update.examples == examples
+    strategy = federation.strategy(deadline=Deadline.PARTIAL, round_duration_s=None)
+    strategy.devices.update(federation.devices)
+    slowest = max(each.rounds[0].sending_s + 3 * each.rounds[0].step_s for each in federation.devices.values())
+    assert strategy.duration_s() == slowest

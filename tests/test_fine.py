@@ -1,19 +1,32 @@
 """Fine allocation against every combination of widths there is."""
 
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from math import log
 
 import made_rows
+import numpy as np
 import pytest
 from test_costs import concatenating
 
-from latte_cli.allocator import Objective, Pricer, Search, SubModel, catalogue, largest
+from latte_cli.allocator import (
+    Goal,
+    Objective,
+    Pricer,
+    Search,
+    SubModel,
+    allocate_fine,
+    catalogue,
+    fine_target,
+    largest,
+)
+from latte_cli.allocator.pricing import estimator_of
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Estimator, Limits
-from latte_cli.fleet import FleetClass
+from latte_cli.fleet import Fleet, FleetClass
 from latte_cli.network import zoo
-from latte_cli.network.channels import channel_groups, resize
+from latte_cli.network.channels import groups_to_cut, resize
 from latte_cli.store import open_store
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -37,7 +50,7 @@ class Case:
 
     def __init__(self, name, folder):
         self.network, self.shares = networks()[name], shares(name)
-        groups = channel_groups(self.network)
+        groups = groups_to_cut(self.network)
         options = [sorted({group.width(share) for share in self.shares}) for group in groups]
         self.combinations = [
             {group.name: width for group, width in zip(groups, widths, strict=True)} for widths in product(*options)
@@ -80,11 +93,12 @@ class Case:
         return sum(log(width / self.channels[name]) for name, width in sub_model.widths)
 
     def whole_s(self, fleet_class):
-        return max(self.rounds(fleet_class), key=lambda each: each.sub_model.parameters).high_s
+        fitting = [each for each in self.rounds(fleet_class) if each.high_s is not None]
+        return max(fitting, key=lambda each: each.sub_model.parameters).high_s
 
     def between(self, fleet_class, share):
         """A round duration from the shortest there is (0) to the whole model's (1)."""
-        least_s = min(each.high_s for each in self.rounds(fleet_class))
+        least_s = min(each.high_s for each in self.rounds(fleet_class) if each.high_s is not None)
         return least_s + share * (self.whole_s(fleet_class) - least_s)
 
 
@@ -163,3 +177,109 @@ def test_a_network_without_groups_has_nothing_to_choose(tmp_path):
     price = Pricer(lambda batch: head, lambda _: Estimator(store, made_rows.DEVICE.slug))
     with pytest.raises(LatteError, match="no channels that can be cut"):
         Search(price, PHONE, Objective.BALANCED)
+
+
+# Goals
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_floor_takes_the_shortest_rounds_that_widths_of_their_own_allow(case, share):
+    parameters, price = case.network.parameters, case.pricer()
+    priced = [(PHONE, [price(each, PHONE) for each in catalogue(case.network, case.shares)])]
+    goal = Goal(floor=share, fine=True)
+    target = fine_target(goal, priced, parameters, price, shares=case.shares)
+    keeping = [each for each in case.rounds(PHONE) if each.sub_model.parameters >= share * parameters]
+    assert target.duration_s == pytest.approx(min(each.high_s for each in keeping), rel=0.01)
+    assert target.duration_s <= goal.point(priced, parameters).round_duration_s
+    plan = allocate_fine(
+        Fleet(classes=(PHONE,)),
+        price,
+        target.duration_s,
+        objective=Objective.BALANCED,
+        shares=case.shares,
+        least=target.least,
+        known=target.known,
+    )
+    assert plan.devices[0].sub_model.parameters >= share * parameters
+
+
+def test_a_mean_share_takes_the_shortest_rounds_that_widths_of_their_own_allow(case):
+    parameters, price, slow = case.network.parameters, case.pricer(), replace(PHONE, name="slow", samples=128, count=3)
+    classes = (PHONE, slow)
+    priced = [(own, [price(each, own) for each in catalogue(case.network, case.shares)]) for own in classes]
+    target = fine_target(Goal(capacity=0.5, fine=True), priced, parameters, price, shares=case.shares)
+
+    def capacity(duration_s):
+        kept = [
+            max((each.sub_model.parameters for each in case.rounds(own) if each.meets(duration_s)), default=0)
+            for own in classes
+        ]
+        return (kept[0] + 3 * kept[1]) / (4 * parameters) if all(kept) else 0.0
+
+    durations = sorted(each.high_s for own in classes for each in case.rounds(own))
+    shortest_s = next(each for each in durations if capacity(each) >= 0.5)
+    assert target.duration_s == pytest.approx(shortest_s, rel=0.01)
+
+
+# Predicted rows: what errs together makes the upper end of a step more than the sum of its calls' upper ends
+
+PREDICTED = {"custom_cnn": (1 / 4, 1 / 2, 1), "lenet": (1 / 4, 1 / 2, 1), "resnet8": (1 / 2, 1)}
+SHIPPED = "reference-amd-epyc-family-26-model-2-2c-2t"
+OFFICE = FleetClass(name="office", device=SHIPPED, samples=64, batch=8, up_bit_per_s=1e8, down_bit_per_s=1e9)
+
+
+class Predicted(Case):
+    """A network on the shipped profile of a CPU, which predicts most of its sub-models' layers."""
+
+    def __init__(self, name):
+        self.network, self.shares = zoo.network(name, batch_size=8), PREDICTED[name]
+        groups = groups_to_cut(self.network)
+        options = [sorted({group.width(share) for share in self.shares}) for group in groups]
+        self.combinations = [
+            {group.name: width for group, width in zip(groups, widths, strict=True)} for widths in product(*options)
+        ]
+        self.channels = {group.name: group.channels for group in groups}
+        self.store, self.estimators, self._rounds = open_store(None), {}, {}
+        self._pricer = Pricer(lambda batch: self.network, self.estimator)
+
+    def pricer(self):
+        return self._pricer
+
+    def estimator(self, fleet_class):
+        limit = fleet_class.memory_bytes
+        if limit not in self.estimators:
+            limits = Limits(memory_bytes=limit)
+            self.estimators[limit] = estimator_of(self.store, SHIPPED, fleet_class, limits=limits)
+        return self.estimators[limit]
+
+
+@cache
+def predicted(name):
+    return Predicted(name)
+
+
+def drawn_classes(case, random, count):
+    """Classes of devices with other numbers of steps, links and, one in three, memory, and a duration for each."""
+    needs = sorted(each.memory_bytes for each in case.rounds(OFFICE))
+    tight = replace(OFFICE, memory_bytes=needs[2 * len(needs) // 3])
+    for _ in range(count):
+        own = tight if random.random() < 1 / 3 else OFFICE
+        yield own, case.between(own, random.uniform(0.02, 0.98)), list(Objective)[random.integers(len(Objective))]
+
+
+@pytest.mark.parametrize("name", PREDICTED)
+def test_on_predicted_rows_nothing_that_meets_the_round_is_better_by_over_a_thousandth(name):
+    case, random, short = predicted(name), np.random.default_rng(28), []
+    for fleet_class, duration_s, objective in drawn_classes(case, random, CASES):
+        meeting = [each for each in case.rounds(fleet_class) if each.meets(duration_s)]
+        found = Search(case.pricer(), fleet_class, objective, case.shares).best(duration_s)
+        best = max(case.value(objective, each.sub_model) for each in meeting)
+        assert found.meets(duration_s)
+        own = case.value(objective, found.sub_model)
+        if own < best - 1e-3 * abs(best):
+            short.append((fleet_class.memory_bytes, duration_s, objective, own, best))
+    assert not short
+
+
+CASES = 12
+"""Of each network; each takes some 50 ms once all sub-models are priced."""

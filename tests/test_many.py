@@ -153,6 +153,20 @@ def test_devices_without_a_block_take_no_turn_in_its_windows(tmp_path):
     assert starts[2].tolist() == [group.channels // 2 if group.name in gone else 0 for group in groups]
 
 
+@pytest.mark.parametrize("name", ["samples", "up_bit_per_s", "down_bit_per_s"])
+def test_a_device_without_data_or_network_gets_nothing_and_others_what_they_would(tmp_path, name):
+    fleet, rounds, _ = large(1, 4, 2)
+    columns = {"device": ["a", "b", "c"], "class": ["c1", "c0", "c1"]}
+    write_columns(tmp_path / "all.csv", columns)
+    write_columns(tmp_path / "some.csv", columns | {name: [np.nan, 0.0, np.nan]})
+    everyone, some = (
+        assign(fleet, rounds, read_devices(tmp_path / each, fleet)[1], 1e6) for each in ("all.csv", "some.csv")
+    )
+    assert some.chosen.tolist() == [everyone.chosen[0], -1, everyone.chosen[2]]
+    assert some.unable.tolist() == [False, True, False]
+    assert (some.left_out, some.too_small) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
@@ -161,6 +175,8 @@ def test_devices_without_a_block_take_no_turn_in_its_windows(tmp_path):
         ({"device": ["a"], "class": ["c0"], "speed": [1.0]}, "unknown column `speed`"),
         ({"device": ["a"], "class": ["c0"], "samples": [-3.0]}, "row 1: `samples` cannot be -3"),
         ({"device": ["a"], "class": ["c0"], "samples": ["many"]}, "`samples` does not hold numbers"),
+        ({"device": ["a", "b", "a"], "class": ["c0"] * 3}, "row 3: `a` is the name of another device too"),
+        ({"device": ["a"], "class": ["c0"], "memory_bytes": [0.0]}, "row 1: `memory_bytes` cannot be 0"),
         ({"device": ["a", None], "class": ["c0", "c0"]}, "`device` does not hold a name in every row"),
         ({"device": ["a", "b"], "class": ["c0", "c0"], "up_bit_per_s": [1.0, float("inf")]}, "row 2"),
     ],

@@ -1,14 +1,26 @@
 """The virtual clock, by examples computed by hand."""
 
-from math import exp, inf
+from math import ceil, exp, inf
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from latte_cli.federated.study.clock import Availability, Share, participants, schedule_rounds, tick
+from latte_cli.allocator import Deadline
+from latte_cli.federated.participation import participants
+from latte_cli.federated.study.clock import Availability, Share, schedule_rounds, tick
 from latte_cli.federated.study.runs import MethodRun, TrainingHistory, on_clock
 
 CALM = Availability()
+
+
+def share(round_s, *, first_s=None, limit_s=inf, steps=1, deadline=Deadline.DROP):
+    first_s = round_s if first_s is None else first_s
+    return Share(
+        round_s=round_s, step_s=round_s / steps, steps=steps, first_s=first_s, first_step_s=first_s / steps,
+        limit_s=limit_s, deadline=deadline,
+    )  # fmt: skip
 
 
 def test_a_round_lasts_until_the_slowest_is_done():
@@ -41,34 +53,49 @@ def test_a_round_waits_for_those_without_a_limit_beside_one_that_is_late():
 
 
 def test_the_first_time_takes_as_long_as_it_takes_and_counts_once_it_was_returned():
-    shares = {0: Share(round_s=1.0, first_s=10.0, limit_s=2.0), 1: Share(round_s=1.5, first_s=1.5, limit_s=2.0)}
-    found = schedule_rounds(shares, CALM, devices=2, per_round=0, rounds=3, seed=0)
+    shares = {0: share(1.0, first_s=10.0, limit_s=2.0), 1: share(1.5, first_s=1.5, limit_s=2.0)}
+    found = schedule_rounds(shares, CALM, per_round=0, rounds=3, seed=0)
     assert [each.duration_s for each in found] == [10.0, 1.5, 1.5]
     assert [each.waited_s for each in found] == [8.5, 0.5, 0.5]
     assert [each.done for each in found] == [(0, 1)] * 3
 
 
-def test_a_device_without_a_share_is_drawn_and_does_nothing():
-    found = schedule_rounds({1: Share(round_s=1.0, first_s=1.0)}, CALM, devices=3, per_round=1, rounds=30, seed=3)
-    drawn = [participants(3, 1, number, 3) for number in range(30)]
-    assert [each.done for each in found] == [(1,) if each == [1] else () for each in drawn]
-    assert {each.duration_s for each in found} == {0.0, 1.0}
+def test_devices_without_a_share_are_not_drawn():
+    shares = {1: share(1.0), 2: share(2.0), 5: share(3.0)}
+    found = schedule_rounds(shares, CALM, per_round=1, rounds=30, seed=3)
+    assert {len(each.done) for each in found} == {1}
+    assert {device for each in found for device in each.done} == {1, 2, 5}
 
 
-def test_devices_are_drawn_as_a_federation_on_flower_draws_them():
-    for number in range(5):
-        chosen = np.random.default_rng((7, number + 1)).choice(10, 4, replace=False)
-        assert participants(10, 4, number, 7) == sorted(chosen)
-    assert participants(4, 0, 0, 7) == participants(4, 9, 0, 7) == [0, 1, 2, 3]
+@given(devices=st.integers(1, 30), per_round=st.integers(1, 30), seed=st.integers(0, 9), deck=st.integers(0, 5))
+def test_each_device_takes_part_once_in_every_deck(devices, per_round, seed, deck):
+    rounds = ceil(devices / per_round)
+    dealt = [participants(devices, per_round, number, seed) for number in range(deck * rounds, (deck + 1) * rounds)]
+    assert all(len(each) == len(set(each)) == min(per_round, devices) for each in dealt)
+    assert {device for each in dealt for device in each} == set(range(devices))
+
+
+def test_a_device_that_stops_in_time_does_as_many_whole_steps_as_end_by_then():
+    own = share(10.0, steps=5, limit_s=7.0, deadline=Deadline.PARTIAL)
+    assert own.work(1.0, first=True) == (6.0, 3)
+    assert own.work(0.5, first=True) == (5.0, 5)
+    assert own.work(4.0, first=True) == (8.0, 1)
+    (found,) = schedule_rounds({0: own, 1: share(2.0)}, CALM, per_round=0, rounds=1, seed=0)
+    assert (found.done, found.steps, found.duration_s) == ((0, 1), (3, 1), 6.0)
+
+
+def test_no_round_begins_after_the_budget():
+    found = schedule_rounds({0: share(2.0)}, CALM, per_round=0, rounds=100, seed=0, budget_s=7.0)
+    assert [each.duration_s for each in found] == [2.0] * 4
 
 
 def test_noise_and_drop_outs_are_those_of_the_seed_round_and_device():
-    shares = {device: Share(round_s=2.0, first_s=2.0) for device in range(50)}
+    shares = {device: share(2.0, first_s=2.0) for device in range(50)}
     availability = Availability(noise=0.5, dropout=0.3)
-    found = schedule_rounds(shares, availability, devices=50, per_round=0, rounds=4, seed=1)
-    again = schedule_rounds(shares, availability, devices=50, per_round=0, rounds=4, seed=1)
-    faster = {device: Share(round_s=1.0, first_s=1.0) for device in range(50)}
-    half = schedule_rounds(faster, availability, devices=50, per_round=0, rounds=4, seed=1)
+    found = schedule_rounds(shares, availability, per_round=0, rounds=4, seed=1)
+    again = schedule_rounds(shares, availability, per_round=0, rounds=4, seed=1)
+    faster = {device: share(1.0, first_s=1.0) for device in range(50)}
+    half = schedule_rounds(faster, availability, per_round=0, rounds=4, seed=1)
     assert found == again
     assert [each.gone for each in half] == [each.gone for each in found]
     assert [2 * each.duration_s for each in half] == pytest.approx([each.duration_s for each in found])
@@ -78,8 +105,8 @@ def test_noise_and_drop_outs_are_those_of_the_seed_round_and_device():
 
 
 def test_noise_makes_devices_miss_the_round_duration():
-    shares = {device: Share(round_s=1.0, first_s=1.0, limit_s=1.2) for device in range(40)}
-    (found,) = schedule_rounds(shares, Availability(noise=0.4), devices=40, per_round=0, rounds=1, seed=2)
+    shares = {device: share(1.0, first_s=1.0, limit_s=1.2) for device in range(40)}
+    (found,) = schedule_rounds(shares, Availability(noise=0.4), per_round=0, rounds=1, seed=2)
     assert found.duration_s == 1.2
     assert 0 < len(found.late) < 40
     assert len(found.late) + len(found.done) == 40

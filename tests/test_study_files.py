@@ -95,7 +95,7 @@ def test_everything_a_study_can_say_is_read():
     own = study.settings
     assert (own.method, own.scaled, own.masked, own.partition) == ("least-trained", True, False, Partition.PATHOLOGICAL)
     assert (own.epochs, own.momentum, own.weight_decay, own.optimizer) == (2, 0.0, 1e-4, "sgd")
-    assert (study.tuning.seed, study.tuning.target, study.tuning.round_durations) == (9, 0.7, (0.5, 1.0))
+    assert (study.tuning.seeds, study.tuning.target, study.tuning.round_durations) == ((9,), 0.7, (0.5, 1.0))
     (tier,) = study.scenarios[0].tiers
     found = tier.fleet_class
     assert (tier.slower, found.threads, found.strategy, found.memory_bytes) == (8, 2, "fixed:FFT", 2**30)

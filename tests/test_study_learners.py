@@ -61,6 +61,11 @@ def federation(network, examples, name, sub_models, levels=(), **changes):
     )
 
 
+def all_steps(devices):
+    """So many steps that they do all their epochs."""
+    return dict.fromkeys(devices, 10**9)
+
+
 def seed(number, at):
     return int(np.random.SeedSequence((SETTINGS.seed, number, at)).generate_state(1)[0])
 
@@ -125,7 +130,7 @@ def test_fedavg_is_plain_federated_averaging(network, examples):
     learning = learner(federation(network, examples, "fedavg", dict.fromkeys(range(DEVICES), WHOLE)))
     whole = initial(network, seed=SETTINGS.seed)
     for number in range(2):
-        assert learning.round(number, range(DEVICES)) == []
+        assert learning.round(number, all_steps(range(DEVICES))) == []
         each = [
             train_network(network, whole, mine, SETTINGS.recipe, seed=seed(number, at)).arrays
             for at, mine in enumerate(examples)
@@ -143,7 +148,7 @@ def test_a_round_without_devices_changes_nothing(network, examples, levels):
     for name in METHODS:
         learning = learner(federation(network, examples, name, {}, levels))
         before = {name: value.copy() for name, value in learning.whole.items()}
-        assert learning.round(0, []) == []
+        assert learning.round(0, all_steps([])) == []
         assert all(np.array_equal(learning.whole[each], before[each]) for each in before)
 
 
@@ -160,7 +165,7 @@ def test_levels_are_averaged_over_their_holders_and_classes_over_those_that_have
     whole = initial(network, seed=SETTINGS.seed)
     recipe = Recipe(learning_rate=rate, masked=True, scaled=not rooted)
     for number in range(2):
-        assert learning.round(number, [0, 1, 3]) == []
+        assert learning.round(number, all_steps([0, 1, 3])) == []
         held = []
         for at in (0, 1, 3):
             where, arrays = cut(network, whole, sub_models[at].widths, channels, at=at, round_number=number)
@@ -195,7 +200,7 @@ def test_fjord_averages_nested_parts_by_examples(network, examples, levels):
     sub_models = {0: levels[0], 1: levels[2], 3: levels[4]}
     learning = learner(federation(network, examples, "fjord", sub_models, levels))
     whole = initial(network, seed=SETTINGS.seed)
-    learning.round(0, [0, 1, 3])
+    learning.round(0, all_steps([0, 1, 3]))
     held = []
     for at in (0, 1, 3):
         smaller = levels[levels.index(sub_models[at]) :]
@@ -257,7 +262,7 @@ def test_devices_prune_what_matters_least_and_share_what_others_hold(network, ex
     by_data = name == "tailorfl"
 
     # the first round: everybody trains the whole network, and keeps what matters
-    assert learning.round(0, [0, 1, 2]) == []
+    assert learning.round(0, all_steps([0, 1, 2])) == []
     first = {
         at: train_network(network, before, examples[at], SETTINGS.recipe, seed=seed(0, at)).arrays for at in (0, 1, 2)
     }
@@ -279,7 +284,7 @@ def test_devices_prune_what_matters_least_and_share_what_others_hold(network, ex
         weights[at] = kept_share if by_data else 1.0
 
     # the second: two of them train what they kept, from what all made of it
-    assert learning.round(1, [0, 1]) == []
+    assert learning.round(1, all_steps([0, 1])) == []
     held, mine = [], {}
     for at in (0, 1):
         where = indices_of(network, channels[at])
@@ -292,7 +297,7 @@ def test_devices_prune_what_matters_least_and_share_what_others_hold(network, ex
     assert any(not np.array_equal(second[each], whole[each]) for each in second)
 
     # the third: the first device goes on with its own where it was alone, else with what both made
-    assert learning.round(2, [0, 2]) == []
+    assert learning.round(2, all_steps([0, 2])) == []
     alone = {}
     for each, index in indices_of(network, channels[0]).items():
         other = np.zeros(before[each].shape, bool)
@@ -313,7 +318,7 @@ def test_devices_prune_what_matters_least_and_share_what_others_hold(network, ex
 def test_devices_with_other_data_keep_other_channels(network, examples, levels):
     own = federation(network, examples, "tailorfl", dict.fromkeys(range(DEVICES), levels[2]), levels)
     learning = learner(own)
-    learning.round(0, range(DEVICES))
+    learning.round(0, all_steps(range(DEVICES)))
     shapes = {tuple(array.shape for array in learning.own(at)[1].values()) for at in range(DEVICES)}
     assert len(shapes) == 1
     scores = personal_accuracy(learning, own, examples[0])
@@ -325,7 +330,7 @@ def test_a_small_global_model_is_a_network_of_its_own(network, examples, levels)
     small = levels[2].of(network)
     learning = learner(federation(small, examples, "fedavg-small", dict.fromkeys(range(DEVICES), WHOLE)))
     for number in range(3):
-        learning.round(number, range(DEVICES))
+        learning.round(number, all_steps(range(DEVICES)))
     assert {name: value.shape for name, value in learning.whole.items()} == {
         name: value.shape for name, value in initial(small, seed=0).items()
     }
@@ -339,6 +344,6 @@ def test_who_diverges_is_named_and_the_round_goes_on(network, examples, levels):
         spoiled = list(examples)
         spoiled[1] = replace(examples[1], images=np.full_like(examples[1].images, np.nan))
         learning = learner(federation(network, spoiled, name, sub_models, levels))
-        failed = learning.round(0, [0, 1, 2])
+        failed = learning.round(0, all_steps([0, 1, 2]))
         assert [(at, reason.split()[0]) for at, reason in failed] == [(1, "training")], name
         assert all(np.isfinite(value).all() for value in learning.whole.values())

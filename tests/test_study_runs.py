@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 from small_study import CLASSES, CPU, GPU, study
 
+from latte_cli.allocator import Deadline
 from latte_cli.errors import LatteError
 from latte_cli.federated import client, server
 from latte_cli.federated.grid import LocalGrid
@@ -16,6 +17,7 @@ from latte_cli.federated.settings import settings
 from latte_cli.federated.study import METHODS, MethodRun, Spread, Workshop, bands, results
 from latte_cli.federated.study.methods import SubModelSizes
 from latte_cli.federated.study.results import Result, best_option
+from latte_cli.federated.study.shares import TunedOption, tuning_options
 from latte_cli.report import pictures
 from latte_cli.store import open_store
 
@@ -57,7 +59,8 @@ def test_a_small_study_says_how_soon_each_method_learns(made):
     ]
     for each in found:
         assert len(each.runs) == 2
-        assert each.option in ((1.0,) if each.method == "fedavg" else (0.4, 0.7))
+        assert each.option in tuning_options(METHODS[each.method], made.workshop.study)
+        assert (each.option.deadline is Deadline.DROP) or each.method == "fedavg"
         assert each.accuracy.median > 0.3
         for run in each.runs:
             assert run.times_s[0] == 0
@@ -72,17 +75,17 @@ def test_a_small_study_says_how_soon_each_method_learns(made):
 def test_a_run_is_a_file_and_a_training_is_shared_where_only_the_clock_differs(made):
     folder = made.folder
     trainings, runs = (list((folder / kind).glob("*.json")) for kind in ("trainings", "runs"))
-    # fedavg: two seeds in two scenarios; latte: two options on the tuning seed and one on two seeds, in two scenarios
-    assert len(runs) == 2 * 2 + 2 * (2 + 2)
+    # fedavg: three options on the tuning seed; latte: two; and the one that was chosen on two seeds, in two scenarios
+    assert len(runs) == 2 * (3 + 2) + 2 * (2 + 2)
     by_learning = {}
     for path in trainings:
         each = json.loads(path.read_text())["configuration"]
         widths = [entry["widths"] for entry in each["sub_models"].values()]
         by_learning.setdefault(any(widths), []).append(each["rounds"])
-    whole = [rounds for rounds in by_learning[False] if rounds == [[0, 1, 2, 3]] * 2]
-    assert len(whole) == 2
+    whole = [each for each in by_learning[False] if [[at for at, _ in tick] for tick in each] == [[0, 1, 2, 3]] * 2]
+    assert len(whole) == 3
     slower = workshop(folder, scenarios=[{"scenario": "other", "classes": [*CLASSES[:1], {**CLASSES[1], "slower": 9}]}])
-    planned = slower.plan_run("fedavg", slower.study.scenarios[0], 1.0, 1)
+    planned = slower.plan_run("fedavg", slower.study.scenarios[0], TunedOption(), 1)
     assert is_trained(folder, planned)
     assert not (folder / "runs" / f"{planned.key}.json").exists()
     before = stamps(folder)
@@ -106,17 +109,17 @@ def test_what_is_there_is_not_made_again(made):
 
 def test_more_rounds_are_another_training(made):
     longer = workshop(made.folder, rounds=4)
-    planned = longer.plan_run("fedavg", longer.study.scenarios[0], 1.0, 1)
+    planned = longer.plan_run("fedavg", longer.study.scenarios[0], TunedOption(), 1)
     assert not is_trained(made.folder, planned)
     other = workshop(made.folder, recipe={"learning-rate": 0.03})
-    assert not is_trained(made.folder, other.plan_run("fedavg", other.study.scenarios[0], 1.0, 1))
+    assert not is_trained(made.folder, other.plan_run("fedavg", other.study.scenarios[0], TunedOption(), 1))
 
 
 def test_progress_is_reported(made):
     heard = []
     results(made.workshop, seeds=(1,), methods=("fedavg", "latte"), report=lambda *progress: heard.append(progress))
     assert heard[-1] == ("runs", 4, 4, 0.0)
-    assert [done for what, done, _, _ in heard if what == "tuning"] == [1, 2, 3, 4]
+    assert [done for what, done, _, _ in heard if what == "tuning"] == list(range(1, 11))
 
 
 def test_curves_are_bands_over_the_seeds(made, tmp_path):
@@ -140,7 +143,7 @@ def a_run(*pairs, **more):
 
 def test_an_accuracy_stays_until_the_next_evaluation():
     runs = (a_run((0.0, 0.1), (2.0, 0.5), (6.0, 0.9)), a_run((0.0, 0.2), (3.0, 0.4), (5.0, 0.8)))
-    (band,) = bands([Result(scenario="s", method="m", option=1.0, runs=runs)])["s"]
+    (band,) = bands([Result(scenario="s", method="m", option=TunedOption(), runs=runs)])["s"]
     assert band.times_s == (0.0, 2.0, 3.0, 5.0)
     assert band.low == (0.1, 0.2, 0.4, 0.5)
     assert band.high == (0.2, 0.5, 0.5, 0.8)
@@ -154,9 +157,16 @@ def test_the_option_that_is_there_first_wins_else_the_most_accurate():
     assert best_option([(0.2, quick), (0.8, sure)], 0.99) == 0.8
 
 
+def test_of_several_seeds_the_median_decides():
+    lucky = [a_run((0.0, 0.1), (at, 0.9)) for at in (1.0, 8.0, 9.0)]
+    steady = [a_run((0.0, 0.1), (at, 0.9)) for at in (4.0, 5.0, 6.0)]
+    tried = [*((0.2, run) for run in lucky), *((0.8, run) for run in steady)]
+    assert best_option(tried, 0.9) == 0.8
+
+
 def test_what_half_of_the_seeds_did_not_reach_has_no_median():
     runs = tuple(a_run((0.0, 0.1), (float(at), accuracy)) for at, accuracy in ((1, 0.9), (2, 0.9), (3, 0.5)))
-    found = Result(scenario="s", method="m", option=1.0, runs=runs)
+    found = Result(scenario="s", method="m", option=TunedOption(), runs=runs)
     assert found.time_s(0.8) == Spread(median=2.0, low=1.0, high=inf)
     assert found.count_reaching(0.8) == 2
     assert found.time_s(0.95).median == inf
@@ -166,11 +176,11 @@ def test_what_half_of_the_seeds_did_not_reach_has_no_median():
 def test_a_profile_that_is_not_there_is_named(tmp_path):
     one = workshop(tmp_path, scenarios=[{"scenario": "s", "classes": [{**CLASSES[0], "device": "nowhere"}]}])
     with pytest.raises(LatteError, match=r"class `slow`.*unknown device `nowhere`"):
-        one.plan_run("fedavg", one.study.scenarios[0], 1.0, 1)
+        one.plan_run("fedavg", one.study.scenarios[0], TunedOption(), 1)
 
 
 def test_a_method_that_nobody_can_take_part_in_has_no_result(tmp_path):
-    one = workshop(tmp_path, tuning={"seed": 0, "round-durations": [1e-6, 1e-5]})
+    one = workshop(tmp_path, tuning={"seed": 0, "round-durations": [1e-6, 1e-5], "deadlines": ["drop"]})
     found = results(one, seeds=(1,), methods=("latte",))
     assert [(each.option, each.runs) for each in found] == [(None, ())] * 2
     assert bands(found) == {"calm": [], "rough": []}
@@ -200,12 +210,12 @@ def test_latte_learns_what_the_same_federation_on_flower_learns(tmp_path):
     alike = [{key: value for key, value in each.items() if key != "slower"} for each in CLASSES]
     changes = {"devices-per-round": 3, "scenarios": [{"scenario": "s", "classes": alike}]}
     one = workshop(tmp_path, **changes)
-    planned = one.plan_run("latte", one.study.scenarios[0], 0.9, 7)
+    planned = one.plan_run("latte", one.study.scenarios[0], TunedOption(duration=0.9, deadline=Deadline.DROP), 7)
     simulated = one.train(planned)
 
     nodes = [{"partition-id": at, "num-partitions": 4, "device": CPU if at < 2 else GPU} for at in range(4)]
     config = {"image-size": 8, "rounds": 2, "learning-rate": 0.02, "per-round": 3, "devices": 4, "seed": 7}
-    config |= {"round-duration": f"{planned.shared.limit_s:.12f}s"}
+    config |= {"deadline": "drop", "round-duration": f"{planned.shared.limit_s:.12f}s"}
     strategy, result = server.federation(LocalGrid(client.app, nodes, config), settings(config))
     for tick, each in zip(planned.ticks, strategy.rounds, strict=True):
         assert each.left_out == []

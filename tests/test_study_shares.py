@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from small_study import BANDWIDTH, CLASSES, CPU, GPU, study
 
+from latte_cli.allocator import Deadline
 from latte_cli.federated.study import METHODS
 from latte_cli.federated.study.methods import LEVELS
-from latte_cli.federated.study.shares import ScenarioPrices
+from latte_cli.federated.study.shares import ScenarioPrices, TunedOption, tuning_options
 from latte_cli.store import open_store
 
 
@@ -25,6 +26,14 @@ def prices(tmp_path_factory):
     return ScenarioPrices(found, open_store(str(tmp_path_factory.mktemp("prices"))))
 
 
+def dropping(duration):
+    return TunedOption(duration=duration, deadline=Deadline.DROP)
+
+
+def stopping(duration, width=1.0):
+    return TunedOption(duration=duration, width=width, deadline=Deadline.PARTIAL)
+
+
 @pytest.fixture(scope="module")
 def fleet(prices):
     return prices.fleet(prices.study.scenarios[0], [100, 100, 100, 100])
@@ -37,49 +46,46 @@ def test_a_slower_device_takes_so_many_times_as_long_for_its_steps_and_as_long_t
 
 
 def test_levels_go_by_peak_speed_and_do_not_see_the_strategy(prices, fleet):
-    shared = fleet.share_out(METHODS["heterofl"], 0.3)
+    shared = fleet.share_out(METHODS["heterofl"], TunedOption(duration=0.3))
     widths = [shared.sub_models[at].width for at in range(4)]
     assert widths[0] == widths[1] == widths[3] == 1.0
     assert widths[2] < 1
     flops = [prices.flops(level) for level in prices.levels]
     within = [level.width for level, each in zip(prices.levels, flops, strict=True) if each <= 0.3 * flops[0]]
     assert widths[2] == max(within)
-    assert fleet.share_out(METHODS["fedrolex"], 1e-9).sub_models[2].width == min(LEVELS)
+    assert fleet.share_out(METHODS["fedrolex"], TunedOption(duration=1e-9)).sub_models[2].width == min(LEVELS)
     assert shared.limit_s is None
-    assert fleet.share_out(METHODS["hermes"], 0.3).shares[2].first_s == fleet.whole_s[2]
+    assert fleet.share_out(METHODS["hermes"], TunedOption(duration=0.3)).shares[2].first_s == fleet.whole_s[2]
 
 
 def test_latte_gives_each_device_the_largest_that_meets_the_duration(prices, fleet):
-    shared = fleet.share_out(METHODS["latte"], 0.6)
+    shared = fleet.share_out(METHODS["latte"], dropping(0.6))
     duration_s = 0.6 * fleet.slowest_s
     assert shared.limit_s == duration_s
-    more_s = 32 * (prices.network.parameters - prices.catalogue[-1].parameters) / 100e6
     for at, fleet_class in enumerate(fleet.classes):
         meeting = []
         for entry in prices.catalogue:
             found = prices.round(entry, fleet_class)
-            down_s = 32 * (prices.network.parameters - entry.parameters) / 100e6
-            if found.high_s + down_s <= duration_s:
-                meeting.append((entry.parameters, entry.id, found.round_s + down_s))
+            if found.high_s <= duration_s:
+                meeting.append((entry.parameters, entry.id, found.round_s))
         parameters, name, round_s = max(meeting)
         assert (shared.sub_models[at].id, shared.sub_models[at].parameters) == (name, parameters)
         assert shared.shares[at].round_s == pytest.approx(round_s)
-    assert more_s > 0
     assert shared.sub_models[2].width < 1
 
 
 def test_nobody_can_take_part_in_rounds_that_are_too_short(fleet):
-    assert fleet.share_out(METHODS["latte"], 1e-6).shares == {}
+    assert fleet.share_out(METHODS["latte"], dropping(1e-6)).shares == {}
 
 
 def test_latte_prunes_with_sizes_of_its_own(fleet):
-    shared = fleet.share_out(METHODS["latte+hermes"], 0.6)
+    shared = fleet.share_out(METHODS["latte+hermes"], dropping(0.6))
     assert shared.shares[2].first_s == fleet.whole_s[2] > shared.shares[2].limit_s == shared.limit_s
     assert shared.shares[2].round_s <= shared.limit_s
 
 
 def test_a_step_of_fjord_takes_the_mean_over_its_levels(prices, fleet):
-    shared = fleet.share_out(METHODS["fjord"], 1.0)
+    shared = fleet.share_out(METHODS["fjord"], TunedOption(duration=1.0))
     assert shared.sub_models[0].width == 1.0
     steps = []
     for level in prices.levels:
@@ -90,7 +96,7 @@ def test_a_step_of_fjord_takes_the_mean_over_its_levels(prices, fleet):
 
 
 def test_a_small_global_model_is_one_for_all(prices, fleet):
-    shared = fleet.share_out(METHODS["fedavg-small"], 0.5)
+    shared = fleet.share_out(METHODS["fedavg-small"], TunedOption(width=0.5))
     assert shared.small.width == 0.5
     assert {each.widths for each in shared.sub_models.values()} == {()}
     assert shared.shares[2].round_s < fleet.whole_s[2]
@@ -99,7 +105,7 @@ def test_a_small_global_model_is_one_for_all(prices, fleet):
 def test_fine_widths_meet_the_duration_and_keep_more(prices):
     fine = ScenarioPrices(replace(prices.study, fine=True), open_store(None))
     fleet = fine.fleet(fine.study.scenarios[0], [100, 100, 100, 100])
-    shared = fleet.share_out(METHODS["latte"], 0.6)
+    shared = fleet.share_out(METHODS["latte"], dropping(0.6))
     assert all(share.round_s <= shared.limit_s for share in shared.shares.values())
     widths = dict(shared.sub_models[2].widths)
     assert len({width / whole for width, whole in zip(widths.values(), (32, 64, 128, 256), strict=True)}) > 1
@@ -109,4 +115,45 @@ def test_a_device_whose_memory_is_too_small_takes_no_part(prices):
     tight = study(scenarios=[{"scenario": "s", "classes": [{**CLASSES[0], "memory": "1kB"}, CLASSES[1]]}])
     fleet = ScenarioPrices(tight, open_store(None)).fleet(tight.scenarios[0], [50] * 4)
     for name in METHODS:
-        assert set(fleet.share_out(METHODS[name], 1.0).shares) == {2, 3}, name
+        assert set(fleet.share_out(METHODS[name], dropping(1.0)).shares) == {2, 3}, name
+
+
+def test_devices_that_stop_in_time_all_take_part_with_what_they_can_train_a_quarter_of(prices, fleet):
+    shared = fleet.share_out(METHODS["latte"], stopping(0.2))
+    duration_s = 0.2 * fleet.slowest_s
+    assert set(shared.shares) == {0, 1, 2, 3}
+    for share in shared.shares.values():
+        seconds, steps = share.work(1.0, first=False)
+        assert 1 <= steps <= share.steps
+        assert seconds <= duration_s or steps == 1
+    assert shared.sub_models[0].parameters >= shared.sub_models[2].parameters
+    wider = fleet.share_out(METHODS["latte"], stopping(1.0))
+    assert all(wider.sub_models[at].parameters >= shared.sub_models[at].parameters for at in range(4))
+
+
+def test_what_latte_cuts_of_a_small_model_is_priced_as_what_it_is(prices, fleet):
+    shared = fleet.share_out(METHODS["latte"], stopping(0.5, width=0.5))
+    small = shared.small.of(prices.network)
+    alone = fleet.share_out(METHODS["fedavg-small"], TunedOption(width=0.5))
+    assert shared.small.width == 0.5
+    for at, sub_model in shared.sub_models.items():
+        assert sub_model.of(small).parameters <= small.parameters
+        if not sub_model.widths:
+            assert shared.shares[at].step_s == alone.shares[at].step_s
+
+
+def test_every_method_is_tuned_over_the_same_ends_of_rounds(prices):
+    tuning = replace(
+        prices.study.tuning, deadlines=tuple(Deadline), round_durations=(0.2, 0.4), levels=(0.5,), latte_widths=(0.5, 1)
+    )
+    own = replace(prices.study, tuning=tuning)
+    ends = {(deadline, duration) for deadline in (Deadline.DROP, Deadline.PARTIAL) for duration in (0.2, 0.4)}
+    for name, method in METHODS.items():
+        options = tuning_options(method, own)
+        assert len(set(options)) == len(options), name
+        assert {(each.deadline, each.duration) for each in options} >= ends, name
+
+
+def test_who_would_always_be_late_takes_no_part_in_rounds_that_drop_work(fleet):
+    shared = fleet.share_out(METHODS["fedavg"], dropping(0.5))
+    assert set(shared.shares) == {at for at, whole_s in enumerate(fleet.whole_s) if whole_s <= 0.5 * fleet.slowest_s}

@@ -6,8 +6,10 @@ from latte_cli.allocator.check import PlanCheck, check_plan
 from latte_cli.allocator.curve import CurvePoint, busiest, curve, point, shortest_point
 from latte_cli.allocator.document import SCHEMA, outcome, plan_document, read_plan
 from latte_cli.allocator.fine import SHARES, Search, allocate_fine
+from latte_cli.allocator.fine_goal import fine_target
 from latte_cli.allocator.goal import Goal, Least, PlanTarget, curve_towards
 from latte_cli.allocator.many import Assignment, Devices, assign
+from latte_cli.allocator.pacing import Deadline, paced_duration_s, paced_round, steps_within
 from latte_cli.allocator.plan import Plan, PlannedDevice, Priced, allocate, largest, plan_device, plan_of, price_classes
 from latte_cli.allocator.plan_file import CATALOGUE, MANY, PlanFile, Trainee, shared_out
 from latte_cli.allocator.pricing import Price, Pricer, Round, estimator_of, pricer_of, round_of
@@ -23,6 +25,7 @@ __all__ = [
     "ClassChange",
     "PlanCheck",
     "Coverage",
+    "Deadline",
     "Devices",
     "Frequencies",
     "Goal",
@@ -54,9 +57,12 @@ __all__ = [
     "curve",
     "curve_towards",
     "estimator_of",
+    "fine_target",
     "kept_channels",
     "largest",
     "outcome",
+    "paced_round",
+    "paced_duration_s",
     "plan_of",
     "plan_device",
     "point",
@@ -66,4 +72,5 @@ __all__ = [
     "round_of",
     "shared_out",
     "shortest_point",
+    "steps_within",
 ]

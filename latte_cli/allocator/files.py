@@ -9,12 +9,13 @@ import numpy as np
 
 from latte_cli import files
 from latte_cli.allocator.channels import Frequencies, windows
-from latte_cli.allocator.many import OWN, Assignment, Devices
+from latte_cli.allocator.many import ABLE_ABOVE_0, OWN, Assignment, Devices
 from latte_cli.allocator.plan_file import MANY, PlanFile, left_out_widths
 from latte_cli.errors import LatteError
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network
 from latte_cli.network.parts import Cutter, write_arrays
+from latte_cli.printable import printable
 from latte_cli.store.columns import column_of_names, read_columns, write_columns
 
 _MOST_PARTS = 1000  # chosen: a catalogue has tens; more is a mistake that would fill a disk
@@ -24,13 +25,14 @@ def read_devices(path: Path, fleet: Sequence[FleetClass]) -> tuple[Any, Devices]
     """The names of the devices in a Parquet or CSV file, and their classes and numbers.
 
     Its columns are `device` and `class`, and whatever is a device's own: `samples`, `up_bit_per_s`, `down_bit_per_s`,
-    `overhead_s`, `memory_bytes`. Raises LatteError for what cannot be read, for classes that the fleet has not and for
-    numbers that cannot be.
+    `overhead_s`, `memory_bytes`. A device may have 0 samples, or 0 bits per second. Raises LatteError for what cannot
+    be read, for names that two devices have, for classes that the fleet has not and for numbers that cannot be.
     """
     columns = read_columns(path, ("device", "class"), OWN)
     for name in ("device", "class"):
         if name not in columns:
             raise LatteError(f"`{path}`: the column `{name}` is missing", hint="a device has a name and a class")
+    _check_names(path, columns["device"])
     indices = {each.name: index for index, each in enumerate(fleet)}
     kinds, inverse = np.unique(columns["class"].astype(str), return_inverse=True)
     for kind in kinds:
@@ -40,13 +42,25 @@ def read_devices(path: Path, fleet: Sequence[FleetClass]) -> tuple[Any, Devices]
     own = {name: columns[name] for name in OWN if name in columns}
     for name, values in own.items():
         least = 0.0 if name == "overhead_s" else 1.0
-        bad = np.flatnonzero(~np.isnan(values) & ~((values >= least) & np.isfinite(values)))
+        usable = (values >= least) & np.isfinite(values) | ((values == 0) & (name in ABLE_ABOVE_0))
+        bad = np.flatnonzero(~np.isnan(values) & ~usable)
         if len(bad):
             raise LatteError(
                 f"`{path}`: row {bad[0] + 1}: `{name}` cannot be {values[bad[0]]:g}", hint=f"it is {least:g} or more"
             )
     classes = np.array([indices[kind] for kind in kinds], dtype=np.int64)[inverse]
     return columns["device"], Devices(classes=classes, own=own)
+
+
+def _check_names(path: Path, names: Any) -> None:
+    seen: set[str] = set()
+    if len(set(names)) == len(names):
+        return
+    for row, name in enumerate(names, start=1):
+        if name in seen:
+            message = f"`{path}`: row {row}: `{printable(name)[:40]}` is the name of another device too"
+            raise LatteError(message, hint="give each a name of its own")
+        seen.add(name)
 
 
 def write_assignment(

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import log
+from itertools import product
+from math import log, prod
 
 import numpy as np
 
@@ -12,28 +13,34 @@ from latte_cli.allocator.plan import Plan, plan_device
 from latte_cli.allocator.pricing import Pricer, Round
 from latte_cli.allocator.program import GAP, Program
 from latte_cli.allocator.sub_models import SubModel
+from latte_cli.allocator.upper_ends import CallTime, UpperEnd, Weigh
 from latte_cli.estimator import Step, Work
+from latte_cli.estimator.intervals import errs_with
 from latte_cli.estimator.memory import memory
 from latte_cli.fleet import Fleet, FleetClass, Objective
+from latte_cli.layers import Layer
 from latte_cli.network.channels import groups_to_cut, resize
 
 SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
 """The shares of a group's channels that it may keep, unless others are asked for."""
 
-_ATTEMPTS = 6  # chosen: the aim is corrected by what the last attempt took, which soon changes nothing
+_ATTEMPTS = 10  # chosen: the aim is corrected by what the last attempt took, which soon changes nothing
 _NEAR = 0.015  # of the round duration: what is left is not worth another attempt
 _STRICTER = 1.01  # chosen: less than a channel group is wide, more than rounding
 _STARTS = (0.5, 0.0, 1.0)  # chosen: the middle and both ends of what groups may keep
 _POLISHING = 200  # chosen: ends a search that no longer gains, each step of which prices a round
 _EXCHANGES = 8  # chosen: the groups that give most; pairs of all would be priced for little
+_FEW = 512  # chosen: sub-models that are looked at one by one, in under a second
+_PRICED = 60  # chosen: the last moves that are priced; some 0.1 s each for a network of 50 layers
 _ANYTHING = Least()
 
 
 class Search:
     """Looks for the best widths of one class; what was priced is kept for other round durations.
 
-    The time of a step is the sum of its calls, corrected by what the estimator says of whole steps: the upper end of
-    its interval over the sum, at the widths found. Each group has the widths that `shares` leave it. Raises LatteError
+    The program's limit on the round is a sum over its calls: what each adds to the upper end of a step that was priced
+    (`UpperEnd`). What it finds is priced, and gives another limit, until nothing changes; the last moves of single
+    groups are all priced. Each group has the widths that `shares` leave it. Raises LatteError
     where there are no groups, and as the estimator does.
     """
 
@@ -49,7 +56,7 @@ class Search:
             group.name: tuple(sorted({group.width(share) for share in shares})) for group in self._groups
         }
         self._channels = {name: widths[-1] for name, widths in self.levels.items()}
-        self._costs = Costs(self._network, self._step, self.levels, self._seconds)
+        self._costs = Costs(self._network, self._step, self.levels, self._times)
         self._rounds: dict[tuple[int, ...], Round] = {}
         self._cuts: list[_Cut] = []
 
@@ -58,12 +65,20 @@ class Search:
         """All rounds that were priced."""
         return list(self._rounds.values())
 
-    def _seconds(self, works: Sequence[Work]) -> list[float]:
+    def _times(self, works: Sequence[Work]) -> list[CallTime]:
         """What each call takes on the device or, where it is longer, what the host needs to ask for it."""
         estimator = self._pricer.estimator(self._class)
         queued = estimator.device.kind.queued
-        parts = estimator.calls(self._network, self._step, works)
-        return [part.count * (max(part.device_s, part.host_s) if queued else part.device_s) for part in parts]
+        rows = estimator.calls(self._network, self._step, works)
+        return [
+            CallTime(
+                seconds=part.count * (max(part.device_s, part.host_s) if queued else part.device_s),
+                half_s=part.count * (part.high_s - part.device_s),
+                alike=timing.alike if timing else 1.0,
+                errs_with=errs_with(part),
+            )
+            for part, timing in rows
+        ]
 
     @property
     def narrowest(self) -> Round:
@@ -78,13 +93,23 @@ class Search:
         aim = _Aim(duration_s=duration_s, least=least)
         if aim.met_by(self.price(self._at(1.0))):
             return self.price(self._at(1.0))
+        self._look(aim)
+        while (best := self._best_known(aim)) and self._has_better_nearby(best, aim):
+            pass
+        return best
+
+    def _look(self, aim: "_Aim") -> None:
+        """Price what looks best; all that may do where the program is not exact and there are few widths."""
         for share in self._starts():
             self._look_from(self._at(share), aim)
-            best = self._best_known(aim)
-            if best:
-                return best
-        self.shortest()
-        return self._best_known(aim)
+            if self._best_known(aim):
+                break
+        if (self._cuts or not self._costs.tabular) and prod(map(len, self.levels.values())) <= _FEW:
+            self._look_at_all(aim)
+        if self._best_known(aim) is None:
+            self.shortest()
+        while self._best_known(aim) is None and self._has_shorter_nearby(aim):
+            pass
 
     def shortest(self) -> Round | None:
         """The shortest round that was found, which does not depend on what else was looked for; None where none fits.
@@ -94,7 +119,8 @@ class Search:
         uniform = [self.price(self._uniform(share)) for share in self._shares]
         best = min((each for each in uniform if each.high_s is not None), key=_high_s, default=None)
         while best:
-            program, round_row, _ = self._program(dict(best.sub_model.widths), _Aim(), cuts=())
+            widths = dict(best.sub_model.widths)
+            program, (round_row, _) = self._program(widths, _ANY_AIM, ()), self._row(widths, self._upper(widths))
             made = self.price(program.solve(-round_row) or self._at(0.0))
             if made.high_s is None or made.high_s >= _high_s(best):
                 break
@@ -112,22 +138,57 @@ class Search:
         return self._rounds[max(meeting, key=self._value)] if meeting else None
 
     def _look_from(self, widths: dict[str, int], aim: "_Aim") -> None:
-        """Price what looks best from `widths`, then from there, until the round is as long as it may be."""
+        """Price what looks best from `widths`, then from there, until the round is as long as it may be.
+
+        Where tables are exact, what each of these adds to the round at most is a limit from then on.
+        """
         seen: set[tuple[int, ...]] = set()
-        duration_s = aim.duration_s
+        uppers = [self._upper(widths)]
         for _ in range(_ATTEMPTS):
-            found = self._solve(widths, aim) or self._shortest(widths, aim)
-            widths = self._polish(found, aim)
+            found = self._solve(widths, aim, uppers) or self._shortest(widths, uppers)
+            widths = self._polish(found, aim, uppers[-1])
             again = tuple(widths.values()) in seen
             seen.add(tuple(widths.values()))
             made = self.price(widths)
-            near = made.high_s is not None and (1 - _NEAR) * duration_s <= made.high_s and aim.met_by(made)
+            meets = aim.met_by(made)
             if made.high_s is None and not again:
                 self._cuts.append(self._cut_for(widths, made))
-            elif near or (again and aim.met_by(made)) or self._little_more(widths, aim):
+            elif (meets and (again or _high_s(made) >= (1 - _NEAR) * aim.duration_s)) or self._little_more(widths, aim):
                 return
-            elif again:
+            elif again or not (meets or self._costs.tabular):
                 aim = replace(aim, stricter=aim.stricter * _STRICTER)
+            uppers = [*(() if meets or not self._costs.tabular else uppers), self._upper(widths)]
+
+    def _look_at_all(self, aim: "_Aim") -> None:
+        """Price all widths whose round seems to meet the aim, from those that are worth most, until one does."""
+        timed = next((each for each in self.rounds if each.high_s is not None), None)
+        if timed is None:
+            return
+        upper = self._upper(dict(timed.sub_model.widths))
+        for key in sorted(product(*self.levels.values()), key=self._value, reverse=True):
+            widths = dict(zip(self.levels, key, strict=True))
+            if self._room(widths, aim, upper)[1] >= -_NEAR * aim.duration_s and aim.met_by(self.price(widths)):
+                return
+
+    def _has_shorter_nearby(self, aim: "_Aim") -> bool:
+        """Whether a move from the shortest round that is known takes less time when it is priced."""
+        known = [each for each in self.rounds if each.high_s is not None and aim.least.kept_by(each)]
+        best = min(known, key=_high_s, default=None)
+        if best is None:
+            return False
+        widths = dict(best.sub_model.widths)
+        moves = sorted(self._moves(widths, self._upper(widths).weigh), key=lambda move: move.taken_s)
+        tried = (self.price(widths | move.widths) for move in moves[:_EXCHANGES])
+        return any(each.meets(_high_s(best)) and _high_s(each) < _high_s(best) for each in tried)
+
+    def _has_better_nearby(self, best: Round, aim: "_Aim") -> bool:
+        """Whether a move of one group, or of two, is worth more and meets the aim when it is priced."""
+        widths = dict(best.sub_model.widths)
+        weigh, room_s = self._upper(widths).weigh, aim.duration_s - _high_s(best)
+        moves = [*self._moves(widths, weigh), *self._exchanges(widths, weigh)]
+        moves = [move for move in moves if move.gain > 0 and move.taken_s <= room_s + _NEAR * aim.duration_s]
+        moves.sort(key=lambda move: -move.gain)
+        return any(aim.met_by(self.price(widths | move.widths)) for move in moves[:_PRICED])
 
     def _little_more(self, widths: Widths, aim: "_Aim") -> bool:
         """Whether these widths, whose round is too long, are worth hardly more than the best of those that meet it."""
@@ -155,14 +216,13 @@ class Search:
             self._rounds[key] = self._pricer(sub_model, self._class)
         return self._rounds[key]
 
-    def _ratio(self, widths: Widths) -> float:
-        """The upper end of a step's interval over the sum of its calls; near `widths`, as far as known."""
+    def _upper(self, widths: Widths) -> UpperEnd:
+        """The upper end of a step seen from `widths` or, where their step does not fit, from the last one that did."""
         near = self.price(widths)
-        if near.step_high_s is None:
-            timed = [(key, each) for key, each in self._rounds.items() if each.step_high_s is not None]
-            key, near = timed[-1]
+        if near.step_s is None or near.step_high_s is None:
+            key, near = [(key, each) for key, each in self._rounds.items() if each.step_high_s is not None][-1]
             widths = dict(zip(self.levels, key, strict=True))
-        return (near.step_high_s or 0.0) / self._costs.seconds(widths)
+        return UpperEnd.from_estimate(self._costs.calls(widths), near.step_s or 0.0, near.step_high_s or 0.0)
 
     def _value(self, key: tuple[int, ...]) -> float:
         widths = dict(zip(self.levels, key, strict=True))
@@ -172,31 +232,40 @@ class Search:
 
     # The integer program
 
-    def _solve(self, at: Widths, aim: "_Aim") -> dict[str, int] | None:
+    def _solve(self, at: Widths, aim: "_Aim", uppers: Sequence[UpperEnd]) -> dict[str, int] | None:
         """The widths with the highest objective whose round seems to meet the aim, seen from `at`."""
-        program, round_row, fixed_s = self._program(at, aim, self._cuts)
-        program.limit(round_row, aim.duration_s - fixed_s)
-        _, parameters = self._costs.tables(at)
-        goal = program.row(parameters) if self._objective is Objective.PARAMETERS else program.alone(self._logarithms)
-        return program.solve(goal)
+        program = self._program(at, aim, self._cuts)
+        for upper in uppers:
+            row, fixed_s = self._row(at, upper, stricter=aim.stricter)
+            program.limit(row, aim.duration_s - fixed_s)
+        sizes = self._costs.sizes(at)
+        return program.solve(
+            program.row(sizes) if self._objective is Objective.PARAMETERS else program.alone(self._logarithms)
+        )
 
-    def _shortest(self, at: Widths, aim: "_Aim") -> dict[str, int]:
+    def _shortest(self, at: Widths, uppers: Sequence[UpperEnd]) -> dict[str, int]:
         """The widths with the shortest round, seen from `at`; the least of all where the memory is not enough."""
-        program, round_row, _ = self._program(at, replace(aim, stricter=1.0), self._cuts)
-        return program.solve(-round_row) or self._at(0.0)
+        row, _ = self._row(at, uppers[-1])
+        return self._program(at, _ANY_AIM, self._cuts).solve(-row) or self._at(0.0)
 
-    def _program(self, at: Widths, aim: "_Aim", cuts: Sequence["_Cut"]) -> tuple[Program, Array, float]:
-        """The program with its limits on what is kept, and the round as coefficients and a constant, in seconds."""
-        seconds, parameters = self._costs.tables(at)
-        program = Program(self.levels, seconds.pairs)
-        each_s, bits_s = self._class.steps * self._ratio(at) * aim.stricter, self._class.schedule.moving_s(1)
+    def _program(self, at: Widths, aim: "_Aim", cuts: Sequence["_Cut"]) -> Program:
+        """The program with its limits on what is kept."""
+        parameters = self._costs.sizes(at)
+        program = Program(self.levels, parameters.pairs)
         if aim.least.parameters:
             program.limit(-program.row(parameters), parameters.constant - aim.least.parameters)
         for cut in cuts:
             row = program.row(parameters) * cut.bytes_per_parameter + program.alone(cut.by_width)
             program.limit(row, cut.limit_bytes - cut.bytes_per_parameter * parameters.constant)
-        round_row = program.row(seconds) * each_s + program.row(parameters) * bits_s
-        return program, round_row, self._class.overhead_s + each_s * seconds.constant + bits_s * parameters.constant
+        return program
+
+    def _row(self, at: Widths, upper: UpperEnd, *, stricter: float = 1.0) -> tuple[Array, float]:
+        """The round as coefficients and a constant, in seconds."""
+        seconds, parameters = self._costs.times(at, upper.weigh), self._costs.sizes(at)
+        program = Program(self.levels, parameters.pairs)
+        each_s, bits_s = self._class.steps * stricter, self._class.schedule.moving_s(1)
+        row = program.row(seconds) * each_s + program.row(parameters) * bits_s
+        return row, self._class.overhead_s + each_s * seconds.constant + bits_s * parameters.constant
 
     @property
     def _logarithms(self) -> dict[str, Array]:
@@ -204,46 +273,57 @@ class Search:
 
     # Behind concatenations tables are exact nearby only: from what they say, single steps that are priced exactly
 
-    def _polish(self, widths: dict[str, int], aim: "_Aim") -> dict[str, int]:
+    def _polish(self, widths: dict[str, int], aim: "_Aim", upper: UpperEnd) -> dict[str, int]:
         """Better widths nearby: quicker ones until the round seems to be short enough, then those worth more."""
         if self._costs.tabular:
             return widths
-        ratio = self._ratio(widths) * aim.stricter
-        room_s = aim.duration_s - self._class.round_s(
-            ratio * self._costs.seconds(widths), self._costs.parameters(widths)
-        )
+        weigh, room_s = self._room(widths, aim, upper)
         while room_s < 0:
-            quickest = min(self._moves(widths, ratio), key=lambda move: move.taken_s, default=None)
+            quickest = min(self._moves(widths, weigh), key=lambda move: move.taken_s, default=None)
             if quickest is None or quickest.taken_s >= 0:
                 return widths
-            widths, room_s = widths | quickest.widths, room_s - quickest.taken_s
+            widths = widths | quickest.widths
+            weigh, room_s = self._room(widths, aim, upper)
         for _ in range(_POLISHING):
-            better = self._best_move(widths, ratio, room_s) or self._best_exchange(widths, ratio, room_s)
-            if better is None:
+            better = self._best_move(widths, weigh, room_s) or self._best_exchange(widths, weigh, room_s)
+            if better is None or self._room(widths | better.widths, aim, upper)[1] < 0:
                 break
-            widths, room_s = widths | better.widths, room_s - better.taken_s
+            widths = widths | better.widths
+            weigh, room_s = self._room(widths, aim, upper)
         return widths
 
-    def _best_move(self, widths: Widths, ratio: float, room_s: float) -> "_Move | None":
+    def _room(self, widths: Widths, aim: "_Aim", upper: UpperEnd) -> tuple[Weigh, float]:
+        """What calls count for seen from these widths, and how much longer the round might be."""
+        here = upper.seen_from(self._costs.calls(widths))
+
+        def weigh(layer: Layer, time: CallTime) -> float:
+            return aim.stricter * here.weigh(layer, time)
+
+        seconds, parameters = self._costs.seconds(widths, weigh), self._costs.parameters(widths)
+        return weigh, aim.duration_s - self._class.round_s(seconds, parameters)
+
+    def _best_move(self, widths: Widths, weigh: Weigh, room_s: float) -> "_Move | None":
         """The move with the most gain for a second among those that there is room for."""
-        gaining = [move for move in self._moves(widths, ratio) if move.gain > 0 and move.taken_s <= room_s]
+        gaining = [move for move in self._moves(widths, weigh) if move.gain > 0 and move.taken_s <= room_s]
         return max(gaining, key=lambda move: move.gain / max(move.taken_s, 1e-12), default=None)
 
-    def _best_exchange(self, widths: Widths, ratio: float, room_s: float) -> "_Move | None":
-        """The most gain of a narrower group and a wider one together, for the few that give the most room for it."""
-        giving = [move for move in self._moves(widths, ratio) if move.gain < 0 and move.taken_s < 0]
-        giving.sort(key=lambda move: move.taken_s / -move.gain)
-        found = [
-            _Move(widths=first.widths | then.widths, taken_s=first.taken_s + then.taken_s, gain=first.gain + then.gain)
-            for first in giving[:_EXCHANGES]
-            for then in self._moves({**widths, **first.widths}, ratio)
-            if then.taken_s <= room_s - first.taken_s
-            and then.gain > -first.gain
-            and not first.widths.keys() & then.widths
-        ]
+    def _best_exchange(self, widths: Widths, weigh: Weigh, room_s: float) -> "_Move | None":
+        """The exchange with the most gain among those that there is room for."""
+        found = [move for move in self._exchanges(widths, weigh) if move.gain > 0 and move.taken_s <= room_s]
         return max(found, key=lambda move: move.gain, default=None)
 
-    def _moves(self, widths: Widths, ratio: float) -> "list[_Move]":
+    def _exchanges(self, widths: Widths, weigh: Weigh) -> "list[_Move]":
+        """A narrower group and another move together, for the few that give the most room for what they lose."""
+        giving = [move for move in self._moves(widths, weigh) if move.gain < 0 and move.taken_s < 0]
+        giving.sort(key=lambda move: move.taken_s / -move.gain)
+        return [
+            _Move(widths=first.widths | then.widths, taken_s=first.taken_s + then.taken_s, gain=first.gain + then.gain)
+            for first in giving[:_EXCHANGES]
+            for then in self._moves({**widths, **first.widths}, weigh)
+            if not first.widths.keys() & then.widths
+        ]
+
+    def _moves(self, widths: Widths, weigh: Weigh) -> "list[_Move]":
         """Every group one or two levels up or down."""
         found = []
         for step in (-2, -1, 1, 2):
@@ -252,10 +332,10 @@ class Search:
                 for name, options in self.levels.items()
                 if 0 <= options.index(widths[name]) + step < len(options)
             }
-            for name, (more_s, further) in self._costs.changes(widths, there).items():
+            for name, (more_s, further) in self._costs.changes(widths, there, weigh).items():
                 balanced = self._objective is Objective.BALANCED
                 gain = log(there[name] / widths[name]) if balanced else float(further)
-                taken_s = self._class.steps * ratio * more_s + self._class.schedule.moving_s(further)
+                taken_s = self._class.steps * more_s + self._class.schedule.moving_s(further)
                 move = _Move(widths={name: there[name]}, taken_s=taken_s, gain=gain)
                 if step < 0 or self._within_cuts({**widths, **move.widths}):
                     found.append(move)
@@ -328,6 +408,9 @@ class _Cut:
     limit_bytes: float
 
 
+_ANY_AIM = _Aim()
+
+
 def _high_s(found: Round) -> float:
     return found.high_s or 0.0
 
@@ -343,11 +426,13 @@ def allocate_fine(
     objective: Objective,
     shares: Sequence[float] = SHARES,
     least: Sequence[Least] | None = None,
+    known: Sequence[Round | None] | None = None,
     done: Callable[[int, str], None] = lambda *_: None,
 ) -> Plan:
     """The plan in which each class has widths of its own from `shares`, and at least what `least` says, class by class.
 
-    `done` hears how many classes are, and of the last. Raises LatteError as `Search` does.
+    `known` are rounds that do for the classes, if there are any: what is found is no worse. `done` hears how many
+    classes are, and of the last. Raises LatteError as `Search` does.
     """
 
     def search(fleet_class: FleetClass) -> Search:
@@ -357,6 +442,8 @@ def allocate_fine(
     named: dict[tuple[tuple[str, int], ...], str] = {}
     for number, each in enumerate(fleet.classes, start=1):
         looking = search(each)
+        if known and (one := known[number - 1]):
+            looking.price(dict(one.sub_model.widths))
         best = looking.best(round_duration_s, least[number - 1] if least else _ANYTHING)
         if best:
             name = named.setdefault(best.sub_model.widths, f"fine{len(named) + 1}")

@@ -23,10 +23,14 @@ class Least:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanTarget:
-    """What a plan is made for: rounds of `duration_s`, in which each class keeps at least `least` (None: anything)."""
+    """What a plan is made for: rounds of `duration_s`, in which each class keeps at least `least` (None: anything).
+
+    `known` are rounds of each class that do, where there is one.
+    """
 
     duration_s: float
     least: Sequence[Least] | None = None
+    known: Sequence[Round | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,16 +38,29 @@ class Devices:
                 column = np.where(np.isnan(given), column, given)
             yield name, column
 
+    @property
+    def unable(self) -> NDArray[np.bool_]:
+        """Which devices have no data, or no network, and so nothing to do."""
+        found: NDArray[np.bool_] = np.zeros(len(self.classes), bool)
+        for name in ABLE_ABOVE_0:
+            if name in self.own:
+                found |= self.own[name] == 0
+        return found
+
 
 OWN = ("samples", "up_bit_per_s", "down_bit_per_s", "overhead_s", "memory_bytes")
 """The fields of a class that a device may have of its own."""
+
+ABLE_ABOVE_0 = ("samples", "up_bit_per_s", "down_bit_per_s")
+"""Those of which a device that has 0 cannot take part."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
     """For each device the index of its sub-model in `sub_models`, or NONE, and its round: seconds, and their interval.
 
-    `least_s` is the shortest round that it can meet, not a number where nothing fits its memory.
+    `least_s` is the shortest round that it can meet, not a number where nothing fits its memory. `unable` devices have
+    no data or no network, and so no sub-model.
     """
 
     sub_models: tuple[SubModel, ...]
@@ -57,16 +70,17 @@ class Assignment:
     high_s: Floats
     memory_bytes: Floats
     least_s: Floats
+    unable: NDArray[np.bool_]
 
     @property
     def left_out(self) -> int:
-        """How many devices have no sub-model."""
-        return int((self.chosen == NONE).sum())
+        """How many devices have no sub-model although they could take part."""
+        return int(((self.chosen == NONE) & ~self.unable).sum())
 
     @property
     def too_small(self) -> int:
         """How many of them have too little memory for any."""
-        return int(((self.chosen == NONE) & np.isnan(self.least_s)).sum())
+        return int(((self.chosen == NONE) & ~self.unable & np.isnan(self.least_s)).sum())
 
 
 def assign(
@@ -80,10 +94,12 @@ def assign(
     count = len(devices.classes)
     columns = [np.full(count, np.nan) for _ in range(5)]
     chosen = np.full(count, NONE, dtype=np.int64)
+    unable = devices.unable
     order = np.argsort(devices.classes, kind="stable")
     starts = np.searchsorted(devices.classes[order], np.arange(len(fleet) + 1))
     for index, fleet_class in enumerate(fleet):
         own = order[starts[index] : starts[index + 1]]
+        own = own[~unable[own]]
         table = _Table(fleet_class, rounds[index], dict(devices.of(fleet_class, own)))
         step = max(1, _CELLS // max(1, len(table.indices)))
         for at in range(0, len(own), step):
@@ -100,6 +116,7 @@ def assign(
         high_s=columns[2],
         memory_bytes=columns[3],
         least_s=columns[4],
+        unable=unable,
     )
 
 

@@ -19,7 +19,8 @@ from latte_cli.store import Store
 class Round:
     """A round of a device with `sub_model`: seconds with their 95 % interval, and the bytes that a step holds.
 
-    Without a time, its steps do not fit the memory. `warnings` are the estimate's.
+    All its work is `steps` of `step_s` on average; `sending_s` is the rest. Without a time, its steps do not fit the
+    memory. `warnings` are the estimate's.
     """
 
     sub_model: SubModel
@@ -29,6 +30,9 @@ class Round:
     low_s: float | None = None
     high_s: float | None = None
     step_high_s: float | None = None
+    step_s: float | None = None
+    steps: int = 0
+    sending_s: float = 0.0
     limit_bytes: int | None = None
     warnings: tuple[Diagnostic, ...] = ()
 
@@ -55,6 +59,9 @@ def round_of(sub_model: SubModel, fleet_class: FleetClass, estimate: Estimate) -
         low_s=fleet_class.round_s(estimate.step_low_s, count),
         high_s=fleet_class.round_s(estimate.step_high_s, count),
         step_high_s=estimate.step_high_s,
+        step_s=estimate.step_s,
+        steps=fleet_class.steps,
+        sending_s=fleet_class.round_s(0.0, count),
         limit_bytes=limit_bytes,
         warnings=(*estimate.warnings, *_memory_doubts(limit_bytes)),
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from latte_cli.allocator.costs import Array, CostTable, Levels
 
-GAP = 0.01
+GAP = 5e-4  # chosen: half of the 0.1 % that a plan may fall short of the best
 """How far, relatively, a solution may be from the best."""
 
 _SOLVER_S = 20.0  # chosen: what is found by then is taken; a user waits no longer for one class
@@ -57,7 +57,7 @@ class Program:
         self._limits.append((row / scale, most / scale))
 
     def solve(self, goal: Array) -> dict[str, int] | None:
-        """The widths with the most of `goal`, to 1 %; None where nothing is within the limits."""
+        """The widths with the most of `goal`, to GAP; None where nothing is within the limits."""
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array
 

@@ -14,6 +14,7 @@ from latte_cli.cli.options import parse_shapes, parse_widths
 from latte_cli.cli.request import from_options
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.fleet import Method
+from latte_cli.printable import printable
 from latte_cli.report import Format, duration_at_most, few
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from latte_cli.fleet import Fleet
     from latte_cli.network import Network
 
+_NAMED = 3  # chosen: the output file names all
 _WIDTHS = (1.0, 0.75, 0.5, 0.25)  # chosen: quarters; halves would leave large gaps
 
 
@@ -167,6 +169,10 @@ def _allocate_devices(asked: _Asked, path: Path) -> None:
     if request.output:
         write_assignment(request.output, classes, names, devices, found, asked.whole)
         console.note(f"wrote `{request.output}`")
+    if found.unable.any():
+        count = int(found.unable.sum())
+        who = few([printable(name) for name in names[found.unable][:_NAMED]])
+        console.warn(f"{count:,} of {len(names):,} devices have no data or no network and get nothing, as {who}")
     if found.left_out:
         raise _devices_left_out(found, duration_s)
 
@@ -198,11 +204,18 @@ def _allocate_classes(asked: _Asked) -> None:
 
 def _target(asked: _Asked) -> "PlanTarget":
     """The duration of the rounds, and what the goal wants of each class; raises LatteError where it wants too much."""
-    from latte_cli.allocator import PlanTarget
+    from latte_cli.allocator import PlanTarget, fine_target
 
     if asked.duration_s is not None:
         return PlanTarget(duration_s=asked.duration_s)
-    target = asked.goal.target(asked.priced, asked.whole.parameters)
+    if asked.request.fine:
+        priced = asked.priced
+        with console.progress("looking for the shortest rounds", None) as bar:
+            target = fine_target(
+                asked.goal, priced, asked.whole.parameters, asked.pricer, shares=asked.widths, done=bar.advance
+            )
+    else:
+        target = asked.goal.target(asked.priced, asked.whole.parameters)
     console.note(f"rounds of {duration_at_most(target.duration_s)}")
     return target
 
@@ -220,6 +233,7 @@ def _plan(asked: _Asked, target: "PlanTarget") -> "Plan":
             objective=asked.request.objective,
             shares=asked.widths,
             least=target.least,
+            known=target.known,
             done=bar.advance,
         )
 

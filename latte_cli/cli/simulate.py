@@ -45,7 +45,7 @@ def simulate(request: SimulateRequest) -> None:
     """Compare methods of federated learning by virtual time.
 
     It is the time that they take to an accuracy. Devices train as in a federation; the clock's ticks are the rounds as
-    estimated on their profiles. Each method is tuned on a seed of its own. Every training and every run is a file in
+    estimated on their profiles. Each method is tuned on seeds of their own. Every training and every run is a file in
     DIR and is not made again, so a study that was interrupted goes on where it stopped; two processes may share a
     folder. DIR also gets the curves, as PNG and SVG.
 
@@ -61,7 +61,7 @@ def simulate(request: SimulateRequest) -> None:
       seeds: [1, 2, 3]
       targets: [0.8, 0.9]       # accuracies
       tuning:
-        seed: 0
+        seed: 0               # or several
         round-durations: [0.2, 0.5, 1]  # of the full model's slowest round
         levels: [0.25, 0.5]             # widths of a small global model
       methods: [fedavg, heterofl, latte]     # all of them, unless given

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.calibration import Calibration, calibrate, calibration_pairs
 from latte_cli.estimator.candidates import known_timings
-from latte_cli.estimator.composition import StepCalls
+from latte_cli.estimator.composition import Row, StepCalls
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory, memory
 from latte_cli.estimator.models import Models
-from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
+from latte_cli.estimator.records import LOOKUP, Estimate
 from latte_cli.estimator.steps import Step, Work, step_calls
 from latte_cli.estimator.turned import turned_calls
 from latte_cli.estimator.variants import Variants
@@ -109,7 +109,7 @@ class Estimator:
         if refused and not yielded:
             raise refused
 
-    def calls(self, network: Network, step: Step, works: Sequence[Work]) -> list[LayerTime]:
+    def calls(self, network: Network, step: Step, works: Sequence[Work]) -> list[Row]:
         """The rows of `works`, calls of sub-models of `network`, as the estimator's strategy has them run in a step.
 
         The limit of a call's workspace holds; that of the memory, which is one of whole steps, does not. Raises
@@ -117,7 +117,7 @@ class Estimator:
         """
         calls = StepCalls(network=network, step=step, works=tuple(works), memory=Memory(timeline=()))
         limits = Limits(workspace_bytes=self._limits.workspace_bytes)
-        return [row for row, _ in self._variants(calls).rows(self._strategy, limits)]
+        return self._variants(calls).rows(self._strategy, limits)
 
     def _variants(self, calls: StepCalls) -> Variants:
         pairs = tuple(dict.fromkeys(work.pair for work in calls.costly))

@@ -41,12 +41,17 @@ def intervals(parts: Sequence[StepPart], total: float, calibrated: float) -> tup
     return wide, interval(Z80, lambda part: part.low_80_s, lambda part: part.high_80_s)
 
 
+def errs_with(part: LayerTime) -> object:
+    """What the calls have in common whose errors have a cause in common: a layer's rows, or a model's predictions."""
+    return part.layer.kind if part.source is Source.PREDICTED else part.layer, part.phase
+
+
 def _halves(parts: Sequence[StepPart], half: Callable[[LayerTime], float]) -> float:
     """The root of the sum of h² (see `intervals`), where `half` is a call's own."""
     groups: defaultdict[object, defaultdict[Layer, float]] = defaultdict(lambda: defaultdict(float))
     alike: dict[object, float] = {}
     for part, timing in parts:
-        key = (part.layer.kind if part.source is Source.PREDICTED else part.layer, part.phase)
+        key = errs_with(part)
         groups[key][part.layer] += part.count * half(part)
         alike[key] = timing.alike if timing else 1.0
     return sqrt(

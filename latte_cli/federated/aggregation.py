@@ -199,6 +199,23 @@ def aggregate(
     }
 
 
+class ServerMomentum:
+    """The server's momentum: to a round's change it adds `share` of its step before (FedAvgM, Hsu et al., 2019)."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._steps: dict[str, NDArray[Any]] = {}
+
+    def after(self, before: Arrays, averaged: Arrays) -> dict[str, NDArray[Any]]:
+        """The parameters after a round that began with `before`, in which devices' values were `averaged`."""
+        if not self._share:
+            return dict(averaged)
+        for name, value in averaged.items():
+            change = value - before[name]
+            self._steps[name] = change + self._share * self._steps[name] if name in self._steps else change
+        return {name: before[name] + step for name, step in self._steps.items()}
+
+
 def _mean(
     value: NDArray[Any], held: Sequence[tuple[tuple[NDArray[np.int64], ...], NDArray[Any], float]]
 ) -> NDArray[Any]:

@@ -1,9 +1,10 @@
-"""The device's side of a federation, as a Flower ClientApp: prices sub-models, trains the largest that fits a round."""
+"""The device's side of a federation, as a Flower ClientApp: prices sub-models, and trains what the server sends."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from hashlib import sha256
+from math import inf
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
@@ -11,13 +12,12 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
-from latte_cli.allocator import largest
-from latte_cli.allocator.channels import Frequencies
+from latte_cli.allocator import Deadline
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, messages, models
-from latte_cli.federated.aggregation import check_arrays, groups
+from latte_cli.federated.aggregation import check_arrays
 from latte_cli.federated.device import DevicePrices
-from latte_cli.federated.messages import ARRAYS, FREQUENCIES, METRICS, TABLE, RoundTask
+from latte_cli.federated.messages import ARRAYS, KEPT, METRICS, TABLE, RoundTask
 from latte_cli.federated.settings import settings
 from latte_cli.network import Network
 
@@ -55,23 +55,26 @@ def prices(message: Message, context: Context) -> RecordDict:
 @app.train()
 @_answer_errors
 def train(message: Message, context: Context) -> RecordDict:
-    """Train the largest sub-model whose round meets the round duration, and return it with what F gains by it."""
+    """Train the sub-model that the server sent, until the round ends, and return it with what F gains by it."""
     task, own = messages.task_in(message.content), settings(context.run_config)
-    table = _prices(task, context)
-    best = largest(table.rounds, task.round_duration_s)
-    if best is None:
-        raise device.too_slow(table.rounds, task.round_duration_s)
+    table, entry = _prices(task, context), task.entry
+    (priced,) = (each for each in table.rounds if each.sub_model == entry)
+    left_s = task.round_duration_s - priced.sending_s if own.deadline is Deadline.PARTIAL else inf
+    countdown = device.Countdown(left_s)
     network = models.network_from(task.model, batch=own.batch)
+    channels, arrays = _arrays(message.content, KEPT), _arrays(message.content, ARRAYS)
+    check_arrays(network, arrays, channels, entry.dropped)
     training, _ = device.device_examples(context.node_config, own, network)
-    returned = device.train_round(
+    returned = device.train_part(
         network,
-        _whole(message.content, network),
-        _frequencies(message.content, network),
-        best.sub_model,
+        arrays,
+        channels,
+        entry,
         training,
-        own,
+        own.in_round(task.round_number),
         round_number=task.round_number,
         device=table.number,
+        go_on=countdown,
     )
     return messages.returned_content(returned)
 
@@ -94,7 +97,7 @@ def answer_evaluation(message: Message, context: Context) -> RecordDict:
 def _prices(task: RoundTask, context: Context) -> DevicePrices:
     """The prices of the task's catalogue: those this device remembers, else made and remembered."""
     key = sha256(
-        task.model + str(messages.task_record(replace(task, round_number=0))["catalogue"]).encode()
+        task.model + str(messages.task_record(replace(task, round_number=0, sub_model=""))["catalogue"]).encode()
     ).hexdigest()
     known = context.state.get(TABLE)
     if isinstance(known, ConfigRecord) and known.get("key") == key:
@@ -121,14 +124,6 @@ def _whole(content: RecordDict, network: Network) -> dict[str, NDArray[Any]]:
     found = _arrays(content, ARRAYS)
     check_arrays(network, found, kept={})
     return found
-
-
-def _frequencies(content: RecordDict, network: Network) -> Frequencies:
-    """The table F that the server sent; raises LatteError where it is not one of the network's channel groups."""
-    found, none = _arrays(content, FREQUENCIES), Frequencies.none(groups(network)).examples
-    if {name: each.shape for name, each in found.items()} != {name: each.shape for name, each in none.items()}:
-        raise LatteError(f"the server's `{FREQUENCIES}` are of another network", hint=messages.SAME_VERSION)
-    return Frequencies(examples=found)
 
 
 def _arrays(content: RecordDict, key: str) -> dict[str, NDArray[Any]]:

@@ -83,8 +83,9 @@ def partitions(
 ) -> tuple[NDArray[np.int64], ...]:
     """The indices of the examples on each of `devices`, each of which has at least `least`.
 
-    `alpha` is the concentration of `DIRICHLET` (Hsu et al., 2019), `classes_each` the classes of a device under
-    `PATHOLOGICAL` (McMahan et al., 2017). Raises LatteError for numbers that no partition meets.
+    `alpha` is the concentration of `DIRICHLET`, which draws for each class its shares of the devices (Yurochkin et al.,
+    2019); `classes_each` are the classes of a device under `PATHOLOGICAL` (McMahan et al., 2017). Raises LatteError
+    for numbers that no partition meets.
     """
     if devices < 1 or devices * least > len(labels):
         raise LatteError(f"{len(labels)} examples cannot be spread over {devices} devices", hint="take fewer devices")

@@ -1,7 +1,8 @@
 """Devices: what one has of its own (a profile, data, bandwidth), and what it says and returns."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,8 +16,9 @@ from latte_cli.allocator import Pricer, Round, SubModel, estimator_of
 from latte_cli.allocator.channels import Frequencies, kept_channels
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.federated import data, models
-from latte_cli.federated.aggregation import Arrays, Update, channel_importance, groups, part, trained_channels
+from latte_cli.federated.aggregation import Arrays, Kept, Update, channel_importance, groups, trained_channels
 from latte_cli.federated.data import Examples
+from latte_cli.federated.recipe import GoOn
 from latte_cli.federated.settings import FederationSettings
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
@@ -40,13 +42,15 @@ class DevicePrices:
 class Returned:
     """What a device returns of a round: its `update`, the part of F that it adds, the sub-model and its last loss.
 
-    `round_number` is that of the task; -1 where a device does not say it.
+    `trained` counts its examples as often as it trained on each. `round_number` is that of the task; -1 where a device
+    does not say it.
     """
 
     update: Update
     frequencies: Mapping[str, NDArray[np.float64]]
     sub_model: str
     loss: float
+    trained: int
     round_number: int = 0
 
 
@@ -171,25 +175,21 @@ def _quantity(node: Mapping[str, Any], key: str, parse: Callable[[Any], Any]) ->
         raise LatteError(f"node setting `{key}`: {exc.message}", hint=exc.hint) from exc
 
 
-def train_round(
+def choose_channels(
     network: Network,
     whole: Arrays,
     frequencies: Frequencies,
     sub_model: SubModel,
-    examples: Examples,
     settings: FederationSettings,
     *,
     round_number: int,
     device: int,
-) -> Returned:
-    """What the device with the number `device` makes of the `whole` parameters in a round (from 0) with `sub_model`.
+) -> Kept:
+    """The channels that the device with the number `device` trains in a round (from 0) of `sub_model`.
 
-    It chooses its channels by the settings' method and the frequency table, and trains them on `examples`. Raises
-    LatteError as training does.
+    They follow from the settings' method, the frequency table, and the `whole` parameters.
     """
-    from latte_cli.federated.training import train_network
-
-    channels = kept_channels(
+    return kept_channels(
         settings.method,
         groups(network),
         dict(sub_model.widths),
@@ -199,26 +199,62 @@ def train_round(
         frequencies=frequencies,
         importance=channel_importance(network, whole) if settings.method is Method.IMPORTANCE else None,
     )
-    dropped = sub_model.dropped
+
+
+def train_part(
+    network: Network,
+    arrays: Arrays,
+    channels: Kept,
+    sub_model: SubModel,
+    examples: Examples,
+    settings: FederationSettings,
+    *,
+    round_number: int,
+    device: int,
+    go_on: GoOn = lambda steps: True,
+) -> Returned:
+    """What the device with the number `device` makes of `arrays` in a round (from 0).
+
+    They are the parameters of `sub_model` with these `channels` of `network`. It trains as long as `go_on` says
+    (`train_network`). Raises LatteError as training does.
+    """
+    from latte_cli.federated.training import train_network
+
     found = train_network(
         sub_model.of(network),
-        part(network, whole, channels, dropped),
+        arrays,
         examples,
         settings.recipe,
         seed=_seed(settings.seed, round_number, device),
         whole=network,
+        go_on=go_on,
     )
     gained = Frequencies.none(groups(network)).after(
-        trained_channels(network, channels, dropped), settings.epochs * len(examples)
+        trained_channels(network, channels, sub_model.dropped), found.examples
     )
-    update = Update(kept=channels, arrays=found.arrays, examples=len(examples), dropped=dropped)
+    update = Update(kept=channels, arrays=found.arrays, examples=len(examples), dropped=sub_model.dropped)
     return Returned(
         update=update,
         frequencies=gained.examples,
         sub_model=sub_model.id,
         loss=float(found.loss),
+        trained=found.examples,
         round_number=round_number,
     )
+
+
+class Countdown:
+    """Whether another step, as long as the last one, ends within `seconds` of this object's making."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last_s = clock()
+        self._end_s = self._last_s + seconds
+
+    def __call__(self, steps: int) -> bool:
+        now_s = self._clock()
+        step_s, self._last_s = now_s - self._last_s, now_s
+        return now_s + step_s <= self._end_s
 
 
 def _seed(*parts: int) -> int:
@@ -230,25 +266,13 @@ def rounds(
 ) -> tuple[Round, ...]:
     """A round with each of `sub_models` on this device, by the estimator on its own profile.
 
-    All parameters come down, since the device itself chooses those that it trains; only these go up. Raises LatteError
-    where it has no profile and no budget to make one, and as the estimator does.
+    Raises LatteError where it has no profile and no budget to make one, and as the estimator does.
     """
     store = open_store(str(node.get("store") or "") or None)
     own = fleet_class(node, settings, samples)
     slug = _profile(store, node, settings, model)
-
     pricer = Pricer(lambda batch: models.network_from(model, batch=batch), lambda each: estimator_of(store, slug, each))
-    whole = pricer.whole(settings.batch).parameters
-    return tuple(_later(pricer(each, own), 32 * (whole - each.parameters) / own.down_bit_per_s) for each in sub_models)
-
-
-def _later(priced: Round, seconds: float) -> Round:
-    """The round where it takes `seconds` more."""
-    if priced.round_s is None or priced.low_s is None or priced.high_s is None:
-        return priced
-    return replace(
-        priced, round_s=priced.round_s + seconds, low_s=priced.low_s + seconds, high_s=priced.high_s + seconds
-    )
+    return tuple(pricer(each, own) for each in sub_models)
 
 
 def too_slow(rounds: Sequence[Round], duration_s: float) -> LatteError:

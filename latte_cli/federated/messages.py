@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import inf, isfinite
+from dataclasses import dataclass, replace
+from math import inf, isclose, isfinite
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -25,6 +25,7 @@ ARRAYS, FREQUENCIES, KEPT, TASK, TABLE, METRICS = "arrays", "frequencies", "kept
 SAME_VERSION = "server and devices need the same version of LATTE"
 _CATALOGUE = "latte.catalogue/1"
 _PROFILE = "profile the device again"
+_ROUNDING = 1e-6  # chosen: far over what the sum of a few floats is rounded by
 _LONGEST_NAME = 100  # chosen: a line of a log
 _LONGEST_ROUND_S = 1e10  # 300 years; a mean over devices of more might not be finite
 _MOST_LOSS = float(np.finfo(np.float32).max)  # devices compute it in single precision
@@ -34,13 +35,23 @@ _MOST_LOSS = float(np.finfo(np.float32).max)  # devices compute it in single pre
 class RoundTask:
     """What a device is asked: the graph of the `model`, the catalogue `sub_models`, and the round it is for.
 
-    Rounds count from 0 and take `round_duration_s`; both say nothing where devices are asked for prices only.
+    Rounds count from 0 and take `round_duration_s`; the device trains the entry `sub_model`. They say nothing where
+    devices are asked for prices or for an evaluation.
     """
 
     model: bytes
     sub_models: tuple[SubModel, ...]
     round_number: int = 0
     round_duration_s: float = inf
+    sub_model: str = ""
+
+    @property
+    def entry(self) -> SubModel:
+        """The sub-model to train; raises LatteError where the catalogue has none of that name."""
+        found = next((each for each in self.sub_models if each.id == self.sub_model), None)
+        if found is None:
+            raise LatteError("the server's task names no sub-model of its catalogue", hint=SAME_VERSION)
+        return found
 
 
 def array_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
@@ -88,6 +99,7 @@ def task_record(task: RoundTask) -> ConfigRecord:
             "catalogue": json.dumps(catalogue),
             "round": task.round_number,
             "round-duration-s": task.round_duration_s,
+            "sub-model": task.sub_model,
         }
     )
 
@@ -96,17 +108,23 @@ def task_in(content: RecordDict) -> RoundTask:
     """The task in a message's content; raises LatteError where there is none."""
     record = config(content, TASK)
     model, catalogue = record.get("model"), record.get("catalogue")
-    round_number, duration_s = record.get("round"), record.get("round-duration-s")
+    round_number, duration_s, sub_model = (record.get(key) for key in ("round", "round-duration-s", "sub-model"))
     if not (
         isinstance(model, bytes)
         and isinstance(catalogue, str)
         and _is_count(round_number, 0)
         and isinstance(duration_s, float)
         and duration_s > 0
+        and isinstance(sub_model, str)
     ):
         raise LatteError("the server's task is incomplete", hint=SAME_VERSION)
-    sub_models = _catalogue(catalogue)
-    return RoundTask(model=model, sub_models=sub_models, round_number=round_number, round_duration_s=duration_s)
+    return RoundTask(
+        model=model,
+        sub_models=_catalogue(catalogue),
+        round_number=round_number,
+        round_duration_s=duration_s,
+        sub_model=sub_model,
+    )
 
 
 def _catalogue(text: str) -> tuple[SubModel, ...]:
@@ -137,6 +155,9 @@ def prices_record(prices: DevicePrices) -> ConfigRecord:
             "round-s": [_or_ever(each.round_s) for each in prices.rounds],
             "low-s": [_or_ever(each.low_s) for each in prices.rounds],
             "high-s": [_or_ever(each.high_s) for each in prices.rounds],
+            "step-s": [_or_ever(each.step_s) for each in prices.rounds],
+            "sending-s": [each.sending_s if each.step_s else inf for each in prices.rounds],
+            "steps": max((each.steps for each in prices.rounds), default=0),
         }
     )
 
@@ -171,12 +192,32 @@ def _rounds(record: ConfigRecord, device: str, sub_models: Sequence[SubModel]) -
     for each, *interval in zip(sub_models, low, middle, high, strict=True):
         if interval != sorted(interval) or isfinite(interval[0]) != isfinite(interval[-1]):
             raise LatteError(f"the times of `{each.id}` are no interval: {interval}", hint=_PROFILE)
+    step, sending, steps = (
+        *(_seconds(record, key, len(sub_models)) for key in ("step-s", "sending-s")),
+        record.get("steps"),
+    )
+    if not _is_count(steps, 0):
+        raise LatteError("its prices have no `steps`", hint=SAME_VERSION)
     return tuple(
-        Round(sub_model=each, device=device, memory_bytes=size, round_s=mid, low_s=least, high_s=most)
+        _round(
+            Round(sub_model=each, device=device, memory_bytes=size, round_s=mid, low_s=least, high_s=most),
+            steps=steps,
+            step_s=step_s,
+            sending_s=sending_s,
+        )
         if isfinite(most)
         else Round(sub_model=each, device=device, memory_bytes=size)
-        for each, size, mid, least, most in zip(sub_models, memory, middle, low, high, strict=True)
+        for each, size, mid, least, most, step_s, sending_s in zip(
+            sub_models, memory, middle, low, high, step, sending, strict=True
+        )
     )
+
+
+def _round(found: Round, *, steps: int, step_s: float, sending_s: float) -> Round:
+    """The round with its parts; raises LatteError where they do not make it up."""
+    if not isclose(steps * step_s + sending_s, found.round_s or 0.0, rel_tol=_ROUNDING):
+        raise LatteError(f"the steps of `{found.sub_model.id}` do not make up its round", hint=_PROFILE)
+    return replace(found, steps=steps, step_s=step_s, sending_s=sending_s)
 
 
 def _is_name(value: object) -> TypeGuard[str]:
@@ -207,7 +248,7 @@ def returned_content(returned: Returned) -> RecordDict:
             TASK: ConfigRecord(
                 {"sub-model": returned.sub_model, "dropped": list(update.dropped), "round": returned.round_number}
             ),
-            METRICS: MetricRecord({"examples": update.examples, "loss": returned.loss}),
+            METRICS: MetricRecord({"examples": update.examples, "trained": returned.trained, "loss": returned.loss}),
         }
     )
 
@@ -215,9 +256,9 @@ def returned_content(returned: Returned) -> RecordDict:
 def returned_in(content: RecordDict) -> Returned:
     """What a device returns in `content`; raises LatteError naming the record that is missing or no such."""
     task, metrics = config(content, TASK), _record(content, METRICS, MetricRecord)
-    examples, loss = metrics.get("examples"), metrics.get("loss")
+    examples, trained, loss = metrics.get("examples"), metrics.get("trained"), metrics.get("loss")
     sub_model, dropped, round_number = task.get("sub-model"), task.get("dropped"), task.get("round")
-    if not (_is_count(examples, 0) and isinstance(loss, float)):
+    if not (_is_count(examples, 0) and _is_count(trained, 0) and isinstance(loss, float)):
         raise LatteError("its reply does not say how many examples it trained on, with which loss", hint=SAME_VERSION)
     if not (
         isinstance(sub_model, str) and isinstance(dropped, list) and all(isinstance(each, str) for each in dropped)
@@ -229,6 +270,7 @@ def returned_in(content: RecordDict) -> Returned:
         frequencies=frequencies,
         sub_model=sub_model,
         loss=_loss(loss),
+        trained=trained,
         round_number=round_number if _is_count(round_number, 0) else -1,
     )
 

@@ -1,6 +1,11 @@
 """Recipe: how a device trains, and how good the network is after it; without torch, which prices do not need."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
+
+GoOn: TypeAlias = Callable[[int], bool]
+"""Whether a device takes another step, after so many."""
 
 
 @dataclass(frozen=True, kw_only=True)

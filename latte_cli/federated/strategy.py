@@ -1,7 +1,7 @@
 """The strategy of a federation: who is asked for what, and how their answers become the next round's parameters."""
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import Any
@@ -12,14 +12,24 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
-from latte_cli.allocator import SubModel, largest
+from latte_cli.allocator import Deadline, Round, SubModel, largest, paced_duration_s, paced_round
 from latte_cli.allocator.channels import Coverage, Frequencies, coverage
 from latte_cli.allocator.curve import curve, shortest_point
-from latte_cli.errors import LatteError, unknown
+from latte_cli.errors import LatteError
 from latte_cli.federated import messages
-from latte_cli.federated.aggregation import Kept, aggregate, check_change, check_update, groups, trained_channels
-from latte_cli.federated.device import DevicePrices, Returned, too_slow
-from latte_cli.federated.messages import ARRAYS, FREQUENCIES, TABLE, TASK, RoundTask
+from latte_cli.federated.aggregation import (
+    Kept,
+    ServerMomentum,
+    aggregate,
+    check_change,
+    check_update,
+    groups,
+    part,
+    trained_channels,
+)
+from latte_cli.federated.device import DevicePrices, Returned, choose_channels, too_slow
+from latte_cli.federated.messages import ARRAYS, KEPT, TABLE, TASK, RoundTask
+from latte_cli.federated.participation import participants
 from latte_cli.federated.recipe import NetworkScore
 from latte_cli.federated.replies import SMALL_BYTES, answers, reason, update_bytes
 from latte_cli.federated.settings import FederationSettings
@@ -73,6 +83,8 @@ class Overlap(Strategy):
         self._whole: dict[str, NDArray[Any]] = {}
         self._update_bytes = update_bytes(network)
         self._asked: dict[int, Message] = {}
+        self._given: dict[int, tuple[SubModel, Kept]] = {}
+        self._momentum = ServerMomentum(settings.server_momentum)
 
     def summary(self) -> None:
         log.info("\t%d sub-models, channels `%s`", len(self._sub_models), self._settings.method)
@@ -123,7 +135,10 @@ class Overlap(Strategy):
 
         Raises LatteError where no round duration keeps it.
         """
-        if self.round_duration_s is None:
+        if self.round_duration_s is None and self._settings.deadline is Deadline.PARTIAL:
+            self.round_duration_s = paced_duration_s([each.rounds for each in self.devices.values()])
+            log.info("\trounds take %.3g s", self.round_duration_s)
+        elif self.round_duration_s is None:
             priced = [(_fleet_class(each), each.rounds) for each in self.devices.values()]
             points = curve(priced, self._network.parameters)
             self.round_duration_s = shortest_point(points, capacity=self._settings.capacity).round_duration_s
@@ -143,31 +158,57 @@ class Overlap(Strategy):
         named = {node: prices for node, prices in self.devices.items() if node in there}
         if not named:
             return []
+        contents, self._given = {}, {}
+        for node in self._draw(named, server_round):
+            chosen = self._best(named[node].rounds)
+            if chosen is None:
+                self._leave_out(node, too_slow(named[node].rounds, self.duration_s()))
+            else:
+                channels = self._channels(named[node].number, chosen.sub_model, server_round - 1)
+                self._given[node] = chosen.sub_model, channels
+                contents[node] = self._work(chosen.sub_model, channels, server_round - 1)
+        return self._messages(contents, MessageType.TRAIN, server_round)
+
+    def _best(self, rounds: Sequence[Round]) -> Round | None:
+        """What a device trains: as much as it can start in time, or as it finishes for sure; None where nothing."""
+        if self._settings.deadline is Deadline.PARTIAL:
+            return paced_round(rounds, self.duration_s())
+        return largest(rounds, inf if self._settings.deadline is Deadline.NONE else self.duration_s())
+
+    def _channels(self, device: int, sub_model: SubModel, round_number: int) -> Kept:
+        return choose_channels(
+            self._network,
+            self._whole,
+            self.frequencies,
+            sub_model,
+            self._settings,
+            round_number=round_number,
+            device=device,
+        )
+
+    def _work(self, sub_model: SubModel, channels: Kept, round_number: int) -> RecordDict:
+        """What a device is sent: the parameters of its sub-model, which channels they are, and its task."""
         task = RoundTask(
             model=self._model,
             sub_models=self._sub_models,
-            round_number=server_round - 1,
+            round_number=round_number,
             round_duration_s=self.duration_s(),
+            sub_model=sub_model.id,
         )
-        asked = []
-        for node in self._draw(named, server_round):
-            if largest(named[node].rounds, task.round_duration_s) is None:
-                self._leave_out(node, too_slow(named[node].rounds, task.round_duration_s))
-            else:
-                asked.append(node)
-        content = RecordDict(
+        arrays = part(self._network, self._whole, channels, sub_model.dropped)
+        return RecordDict(
             {
-                ARRAYS: arrays,
-                FREQUENCIES: messages.array_record(self.frequencies.examples),
+                ARRAYS: messages.array_record(arrays),
+                KEPT: messages.array_record(channels),
                 TASK: messages.task_record(task),
             }
         )
-        return self._messages(content, asked, MessageType.TRAIN, server_round)
 
-    def _messages(self, content: RecordDict, nodes: Iterable[int], kind: str, server_round: int) -> list[Message]:
+    def _messages(self, contents: Mapping[int, RecordDict], kind: str, server_round: int) -> list[Message]:
         """A message to each node, whose replies are waited for."""
         self._asked = {
-            node: Message(content, dst_node_id=node, message_type=kind, group_id=str(server_round)) for node in nodes
+            node: Message(content, dst_node_id=node, message_type=kind, group_id=str(server_round))
+            for node, content in contents.items()
         }
         return list(self._asked.values())
 
@@ -175,10 +216,7 @@ class Overlap(Strategy):
         """The nodes of this round, by the numbers that devices have of their own: node ids are random."""
         order = sorted(named, key=lambda node: (named[node].number, named[node].name, node))
         count = self._settings.per_round
-        if not count or count >= len(order):
-            return order
-        chosen = np.random.default_rng((self._settings.seed, server_round)).choice(len(order), count, replace=False)
-        return [order[at] for at in sorted(chosen.tolist())]
+        return [order[at] for at in participants(len(order), count, server_round - 1, self._settings.seed)]
 
     # Step 4: parameters and F come back
 
@@ -196,11 +234,12 @@ class Overlap(Strategy):
             log.warning("round %d: no device trained, the parameters stay as they are", server_round)
             return None, None
         updates = [each.update for each in found]
-        whole = aggregate(self._network, self._whole, updates, self._settings.rule)
-        for update in updates:
-            channels = trained_channels(self._network, update.kept, update.dropped)
+        averaged = aggregate(self._network, self._whole, updates, self._settings.rule)
+        whole = self._momentum.after(self._whole, averaged)
+        for each in found:
+            channels = trained_channels(self._network, each.update.kept, each.update.dropped)
             self._trained.append(channels)
-            self.frequencies = self.frequencies.after(channels, self._settings.epochs * update.examples)
+            self.frequencies = self.frequencies.after(channels, each.trained)
         examples = sum(update.examples for update in updates)
         loss = sum(each.loss * each.update.examples for each in found) / examples
         return messages.array_record(whole), MetricRecord({"examples": examples, "loss": loss, "devices": len(found)})
@@ -210,38 +249,37 @@ class Overlap(Strategy):
         returned = messages.returned_in(content)
         update, priced = returned.update, self.devices[node].examples
         check_update(self._network, update)
-        self._check_sub_model(returned)
-        self._check_gain(returned)
+        self._check_sub_model(node, returned)
         if update.examples > priced:
             raise LatteError(f"it trained on {update.examples} examples", hint=f"by its prices it has {priced}")
+        if not 1 <= returned.trained <= self._settings.epochs * update.examples:
+            raise LatteError(
+                f"it trained on {returned.trained} examples in all", hint="it has at most those of its epochs"
+            )
+        self._check_gain(returned)
         if returned.round_number != self.rounds[-1].number - 1:
             raise LatteError("what it trained is of another round", hint=messages.SAME_VERSION)
         check_change(self._network, self._whole, update)
         return returned
 
-    def _check_sub_model(self, returned: Returned) -> None:
-        """Raise LatteError where the device trained another sub-model than one of the catalogue."""
-        update, name = returned.update, returned.sub_model
-        entry = next((each for each in self._sub_models if each.id == name), None)
-        if entry is None:
-            raise unknown("sub-model", name[:_SHOWN], (each.id for each in self._sub_models))
-        widths = dict(entry.widths)
-        for group in groups(self._network):
-            width = len(update.kept.get(group.name, range(group.channels)))
-            if width != widths.get(group.name, group.channels):
-                raise LatteError(
-                    f"it kept {width} channels of `{group.name}`", hint=f"`{name}` has {widths.get(group.name)}"
-                )
-        if update.dropped != entry.dropped:
-            raise LatteError(f"it left out other blocks than `{name}` does", hint="is it the same model?")
+    def _check_sub_model(self, node: int, returned: Returned) -> None:
+        """Raise LatteError where the device trained something else than it was sent."""
+        entry, channels = self._given[node]
+        if returned.sub_model != entry.id:
+            name = returned.sub_model[:_SHOWN]
+            raise LatteError(f"it trained the sub-model `{name}`", hint=f"it was sent `{entry.id}`")
+        kept = returned.update.kept
+        for name in {*kept, *channels}:
+            if not np.array_equal(kept.get(name, ()), channels.get(name, ())):
+                raise LatteError(f"it kept other channels of `{name[:_SHOWN]}` than it was sent")
+        if returned.update.dropped != entry.dropped:
+            raise LatteError(f"it left out other blocks than `{entry.id}` does", hint="is it the same model?")
 
     def _check_gain(self, returned: Returned) -> None:
         """Raise LatteError where its part of F is not what follows from the channels and examples it names."""
         update, found = returned.update, returned.frequencies
         channels = trained_channels(self._network, update.kept, update.dropped)
-        wanted = (
-            Frequencies.none(groups(self._network)).after(channels, self._settings.epochs * update.examples).examples
-        )
+        wanted = Frequencies.none(groups(self._network)).after(channels, returned.trained).examples
         if set(found) != set(wanted) or not all(np.array_equal(found[name], wanted[name]) for name in wanted):
             raise LatteError("its frequency table is not that of the channels it kept", hint="is it the same model?")
 
@@ -273,7 +311,7 @@ class Overlap(Strategy):
             }
         )
         nodes = self._draw({node: each for node, each in self.devices.items() if node in there}, server_round)
-        return self._messages(content, nodes, MessageType.EVALUATE, server_round)
+        return self._messages(dict.fromkeys(nodes, content), MessageType.EVALUATE, server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         if not self._settings.held_out_locally:

@@ -14,7 +14,7 @@ from torch.optim.sgd import sgd
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import Arrays
 from latte_cli.federated.data import Examples
-from latte_cli.federated.recipe import NetworkScore, Recipe
+from latte_cli.federated.recipe import GoOn, NetworkScore, Recipe
 from latte_cli.layers import Convolution, Linear
 from latte_cli.network import Network
 from latte_cli.network.module import NetworkModule
@@ -25,10 +25,12 @@ _IGNORED = -100  # torch's default `ignore_index`
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The `arrays` after training, and the mean `loss` of the last epoch."""
+    """The `arrays` after `steps`, the last epoch's mean `loss`, and `examples`, each as often as it was trained on."""
 
     arrays: dict[str, NDArray[Any]]
     loss: float
+    steps: int
+    examples: int
 
 
 def initial(network: Network, *, seed: int, weights: Arrays | None = None) -> dict[str, NDArray[Any]]:
@@ -44,10 +46,12 @@ def train_network(
     *,
     seed: int,
     whole: Network | None = None,
+    go_on: GoOn = lambda steps: True,
 ) -> Trained:
     """Train `network`, a sub-model of `whole` (default: all of it), from `arrays` on `examples`.
 
-    Steps take the network's batch size. The last batch of an epoch is filled up with examples from its start: those
+    It takes one step at least, and others until all epochs are done or `go_on` says no. Steps take the network's batch
+    size. The last batch of an epoch is filled up with examples from its start: those
     count for batch norms, and not for the loss. The same seed gives the same result. Raises LatteError for examples
     that the network cannot take, layers that cannot be trained so, and where training diverges.
     """
@@ -57,15 +61,56 @@ def train_network(
         _scale(network, module, whole)
     descent = Descent(recipe, module.parameters())
     absent = torch.from_numpy(~np.isin(np.arange(_classes(network)), examples.labels)) if recipe.masked else None
-    order, loss = np.random.default_rng(seed), 0.0
+    order, work = np.random.default_rng(seed), TrainingWork(recipe, go_on)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout
-        for _ in range(recipe.epochs):
-            batches = batches_of(examples, network.batch_size, order.permutation(len(examples)))
-            loss = _epoch_loss(module, descent, batches, absent) / len(examples)
+        for _ in work.epochs():
+            for images, targets, count in batches_of(examples, network.batch_size, order.permutation(len(examples))):
+                if work.is_over():
+                    break
+                descent.clear()
+                loss = batch_loss(scores_in(network, module(images)), targets, absent)
+                loss.backward()  # type: ignore[no-untyped-call]
+                descent.step()
+                work.count(count, float(loss.detach()))
     found = _parameters_of(network, module)
     check_finite(found, recipe)
-    return Trained(arrays=found, loss=loss)
+    return Trained(arrays=found, loss=work.loss, steps=work.steps, examples=work.examples)
+
+
+class TrainingWork:
+    """What a device has done of its epochs: the `steps`, the `examples` of them, and the last epoch's mean `loss`."""
+
+    def __init__(self, recipe: Recipe, go_on: GoOn) -> None:
+        self._recipe, self._go_on = recipe, go_on
+        self.steps = self.examples = 0
+        self._losses, self._counted, self._begins = 0.0, 0, False
+
+    @property
+    def loss(self) -> float:
+        """The mean over the examples of the last epoch."""
+        return self._losses / self._counted
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs, until the work is over."""
+        for epoch in range(self._recipe.epochs):
+            if self.is_over():
+                return
+            self._begins = True
+            yield epoch
+
+    def is_over(self) -> bool:
+        """Whether no other step is taken; there is one at least."""
+        return self.steps > 0 and not self._go_on(self.steps)
+
+    def count(self, examples: int, loss: float) -> None:
+        """Count a step on so many examples, with their mean loss."""
+        if self._begins:
+            self._losses, self._counted, self._begins = 0.0, 0, False
+        self.steps += 1
+        self.examples += examples
+        self._losses += examples * loss
+        self._counted += examples
 
 
 def check_finite(arrays: Arrays, recipe: Recipe) -> None:
@@ -110,18 +155,6 @@ class Descent:
 
 
 _Batch: TypeAlias = tuple[Tensor, Tensor, int]
-
-
-def _epoch_loss(module: NetworkModule, descent: Descent, batches: Iterator[_Batch], absent: Tensor | None) -> float:
-    """Train on the batches, a step each; returns the sum of the examples' losses."""
-    total = 0.0
-    for images, targets, count in batches:
-        descent.clear()
-        loss = batch_loss(scores_in(module.network, module(images)), targets, absent)
-        loss.backward()  # type: ignore[no-untyped-call]
-        descent.step()
-        total += count * float(loss.detach())
-    return total
 
 
 def evaluate_network(network: Network, arrays: Arrays, examples: Examples, *, statistics: Examples) -> NetworkScore:

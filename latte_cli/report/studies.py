@@ -1,6 +1,7 @@
 """Studies as tables, JSON or CSV: how soon each method reaches the target accuracies."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from math import inf, isfinite
 from typing import Any, TextIO
 
@@ -28,13 +29,13 @@ def _document(study: Study, results: Sequence[Result]) -> dict[str, Any]:
         "partition": settings.partition,
         "rounds": settings.rounds,
         "targets": list(study.targets),
-        "tuning": {"seed": study.tuning.seed, "target": study.tuning.target},
+        "tuning": {"seeds": list(study.tuning.seeds), "target": study.tuning.target},
         "results": [_entry(study, each) for each in results],
     }
 
 
 def _entry(study: Study, result: Result) -> dict[str, Any]:
-    found: dict[str, Any] = {"scenario": result.scenario, "method": result.method, "option": result.option}
+    found: dict[str, Any] = {"scenario": result.scenario, "method": result.method, "option": _option_json(result)}
     found["runs"] = [_run_json(study, run) for run in result.runs]
     if not result.runs:
         return found
@@ -44,6 +45,10 @@ def _entry(study: Study, result: Result) -> dict[str, Any]:
         "personal_accuracy": _spread_json(result.personal) if result.personal else None,
         "idle": _spread_json(result.idle),
     }
+
+
+def _option_json(result: Result) -> dict[str, Any] | None:
+    return asdict(result.option) if result.option else None
 
 
 def _run_json(study: Study, run: MethodRun) -> dict[str, Any]:
@@ -66,7 +71,7 @@ def _spread_json(spread: Spread) -> dict[str, float]:
 
 def _rows(study: Study, results: Sequence[Result]) -> Iterator[dict[str, Cell]]:
     for result in results:
-        row: dict[str, Cell] = {"scenario": result.scenario, "method": result.method, "option": result.option}
+        row: dict[str, Cell] = {"scenario": result.scenario, "method": result.method, "option": str(result.option)}
         row["seeds"] = len(result.runs)
         for target in study.targets:
             row |= _cells(f"time_to_{target:g}_s", result.time_s(target) if result.runs else None)
@@ -92,12 +97,17 @@ def _table(study: Study, results: Sequence[Result]) -> Table:
         columns=("scenario", "method", ">tuned to", *times, ">accuracy", ">own models", ">devices", ">idle"),
         rows=[_row(study, each) for each in results],
         footer=[
-            "`tuned to`: a share of the full model's slowest round, for `fedavg-small` a width",
+            "`tuned to`: the end of a round as a share of the full model's slowest one, and what it means for devices",
             "`-`: not reached by half of the seeds; in a range, not by all of them",
             "`devices`: those that can take part at all; `own models`: accuracy on data like the device's",
-            f"tuned on the seed {study.tuning.seed} by the time to {100 * study.tuning.target:g} %",
+            f"tuned on {_seeds(study.tuning.seeds)} by the time to {100 * study.tuning.target:g} %",
         ],
     )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """`the seed 1`, or `the seeds 1, 2`."""
+    return f"the seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _row(study: Study, result: Result) -> tuple[str, ...]:
@@ -106,7 +116,7 @@ def _row(study: Study, result: Result) -> tuple[str, ...]:
     return (
         result.scenario,
         result.method,
-        f"{result.option:g}",
+        str(result.option),
         *(_time(result.time_s(target)) for target in study.targets),
         _share(result.accuracy),
         _share(result.personal),

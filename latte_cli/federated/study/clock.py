@@ -1,29 +1,53 @@
 """The virtual clock: how long each round of a federation takes, and whose work is in it."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from math import exp, inf
+from dataclasses import dataclass, replace
+from math import ceil, exp, inf
 
 import numpy as np
+
+from latte_cli.allocator.pacing import Deadline
+from latte_cli.federated.participation import participants
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What a device spends on a round: `round_s`, and `first_s` the first time that it takes part.
+    """What a device spends on all its work of a round: `round_s`, in which each of `steps` takes `step_s`.
 
-    From the second time on its work is lost where it takes longer than `limit_s`.
+    `first_s` and `first_step_s` are those of the first time that it takes part. `deadline` says what becomes of work
+    that takes longer than `limit_s`; the first time is not lost where it was to take longer.
     """
 
     round_s: float
+    step_s: float
+    steps: int
     first_s: float
+    first_step_s: float
     limit_s: float = inf
+    deadline: Deadline = Deadline.DROP
+
+    def work(self, factor: float, *, first: bool) -> tuple[float, int]:
+        """The seconds and steps of a round in which everything takes `factor` times as long as estimated."""
+        whole_s, step_s = (self.first_s, self.first_step_s) if first else (self.round_s, self.step_s)
+        over_s = factor * whole_s - self.limit_s
+        if self.deadline is not Deadline.PARTIAL or over_s <= 0:
+            return factor * whole_s, self.steps
+        undone = min(self.steps - 1, ceil(over_s / (factor * step_s)))
+        return factor * (whole_s - undone * step_s), self.steps - undone
+
+    def lost_after_s(self, *, first: bool) -> float:
+        """How long a round may last for its work to count."""
+        if self.deadline is not Deadline.DROP or (first and self.first_s > self.limit_s):
+            return inf
+        return self.limit_s
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
     """A round: it lasts `duration_s`; `done` have returned in time, `late` ones not, `gone` ones were lost on the way.
 
-    `waited_s` is the sum over the devices that are not gone of what they waited for the round's end.
+    `steps` are those that each device of `done` trained. `waited_s` is the sum over the devices that are not gone of
+    what they waited for the round's end.
     """
 
     duration_s: float
@@ -31,6 +55,7 @@ class Tick:
     late: tuple[int, ...]
     gone: tuple[int, ...]
     waited_s: float
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,41 +88,44 @@ def tick(seconds: Mapping[int, float], limits: Mapping[int, float], gone: Collec
 
 
 def schedule_rounds(
-    shares: Mapping[int, Share], availability: Availability, *, devices: int, per_round: int, rounds: int, seed: int
+    shares: Mapping[int, Share],
+    availability: Availability,
+    *,
+    per_round: int,
+    rounds: int,
+    seed: int,
+    budget_s: float = inf,
 ) -> tuple[Tick, ...]:
-    """The rounds of a federation of `devices`, of which `per_round` (0: all) are drawn for each.
+    """The rounds of a federation of the devices that have a share, of which `per_round` (0: all) take part in each.
 
-    Those without a share are drawn too, and do nothing. Draws and availability depend on the seed, the round and
-    the device, so that they are the same for all methods.
+    There are at most `rounds`, and none begins after `budget_s`. What happens by chance depends on the seed, the round
+    and the device, so that it is the same for all methods.
     """
-    return tuple(_ticks(shares, availability, devices, per_round, rounds, seed))
+    found, passed_s = list[Tick](), 0.0
+    for each in _ticks(shares, availability, per_round, rounds, seed):
+        if passed_s >= budget_s:
+            break
+        found.append(each)
+        passed_s += each.duration_s
+    return tuple(found)
 
 
 def _ticks(
-    shares: Mapping[int, Share], availability: Availability, devices: int, per_round: int, rounds: int, seed: int
+    shares: Mapping[int, Share], availability: Availability, per_round: int, rounds: int, seed: int
 ) -> Iterator[Tick]:
-    returned: set[int] = set()
+    devices, returned = sorted(shares), set[int]()
     for number in range(rounds):
-        drawn = [device for device in participants(devices, per_round, number, seed) if device in shares]
-        seconds, limits, gone = {}, {}, set()
-        for device in drawn:
+        seconds, steps, limits, gone = dict[int, float](), dict[int, int](), dict[int, float](), set[int]()
+        for device in (devices[at] for at in participants(len(devices), per_round, number, seed)):
             factor, lost = _chance(availability, number, device, seed)
-            own = shares[device]
-            seconds[device] = (own.round_s if device in returned else own.first_s) * factor
-            limits[device] = own.limit_s if device in returned or own.first_s <= own.limit_s else inf
+            first = device not in returned
+            seconds[device], steps[device] = shares[device].work(factor, first=first)
+            limits[device] = shares[device].lost_after_s(first=first)
             if lost:
                 gone.add(device)
         found = tick(seconds, limits, gone)
         returned |= set(found.done)
-        yield found
-
-
-def participants(devices: int, per_round: int, number: int, seed: int) -> list[int]:
-    """The devices drawn for the round `number` (from 0), in order, as a federation on Flower draws them."""
-    if not per_round or per_round >= devices:
-        return list(range(devices))
-    chosen = np.random.default_rng((seed, number + 1)).choice(devices, per_round, replace=False)
-    return sorted(chosen.tolist())
+        yield replace(found, steps=tuple(steps[device] for device in found.done))
 
 
 def _chance(availability: Availability, number: int, device: int, seed: int) -> tuple[float, bool]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
+from latte_cli.allocator.pacing import Deadline
 from latte_cli.errors import LatteError, unknown
 from latte_cli.estimator import check_names
 from latte_cli.federated.settings import FederationSettings, settings
@@ -58,21 +59,25 @@ class Scenario:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What each method is tuned over, on a `seed` that is no other run's: the option that reaches `target` first wins.
+    """What each method is tuned over, on `seeds` that are no other run's: the option that reaches `target` first wins.
 
-    `round_durations` are shares of the full model's slowest round, `levels` the widths of a small global model.
+    `round_durations` are shares of the full model's slowest round, `levels` the widths of a small global model, and
+    `latte_widths` those of the model that LATTE cuts. `deadlines` say what the end of a round means for devices.
     """
 
-    seed: int
+    seeds: tuple[int, ...]
     target: float
     round_durations: tuple[float, ...]
     levels: tuple[float, ...]
+    latte_widths: tuple[float, ...] = (1.0,)
+    deadlines: tuple[Deadline, ...] = tuple(Deadline)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """A comparison of `methods` in `scenarios`: `rounds` of the same data and recipe, once for each of `seeds`.
 
+    A run ends with the round in which `budget` times the whole network's slowest round is over, if it is given.
     `settings` are those of a federation whose method is LATTE's; `fine` gives its devices a width for each channel
     group, with this `objective`. The network is evaluated after every `every` rounds; `targets` are accuracies.
     """
@@ -86,6 +91,7 @@ class Study:
     scenarios: tuple[Scenario, ...]
     fine: bool = False
     objective: Objective = Objective.BALANCED
+    budget: float = inf
 
 
 def read_study(path: Path | str) -> Study:
@@ -126,6 +132,7 @@ def parse_study(content: bytes, *, source: str) -> Study:
         scenarios=_scenarios(fields, chosen),
         fine=fine,
         objective=latte.optional("objective", _objective) or Objective.BALANCED,
+        budget=fields.optional("budget", _number(1e-3, 1e9)) or inf,
     )
     _check(study, source)
     return study
@@ -135,10 +142,10 @@ _DATA = (
     *("model", "image-size", "classes", "data", "held-out", "partition", "alpha", "classes-each"),
     *("rounds", "devices-per-round"),
 )
-_OWN = ("recipe", "evaluate-every", "seeds", "tuning", "targets", "methods", "latte", "scenarios")
-_RECIPE = ("batch", "epochs", "learning-rate", "momentum", "weight-decay")
+_OWN = ("budget", "recipe", "evaluate-every", "seeds", "tuning", "targets", "methods", "latte", "scenarios")
+_RECIPE = ("batch", "epochs", "learning-rate", "momentum", "weight-decay", "server-momentum", "final-rate")
 _LATTE = ("widths", "objective", "channels", "rule", "masked", "scaled")
-_TUNING = ("seed", "target", "round-durations", "levels")
+_TUNING = ("seed", "target", "round-durations", "levels", "latte-widths", "deadlines")
 _SCENARIO = ("scenario", "noise", "dropout", "classes")
 _CLASS = ("class", "count", "device", "threads", "strategy", "slower", "bandwidth", "overhead", "memory")
 
@@ -184,11 +191,16 @@ def _parse_tuning(fields: Fields, targets: tuple[float, ...]) -> Tuning:
     found = _inner(fields, "tuning", _TUNING)
     if not found.values:
         raise LatteError(f"{fields.where}: `tuning` is missing", hint=EXAMPLE)
+    seeds = found.several("seed", _seed)
+    if not seeds:
+        raise LatteError(f"{found.where}: `seed` is missing", hint=EXAMPLE)
     return Tuning(
-        seed=found.require("seed", _seed),
+        seeds=tuple(dict.fromkeys(seeds)),
         target=found.optional("target", _share) or max(targets),
         round_durations=tuple(sorted(found.several("round-durations", _share))) or (1.0,),
         levels=tuple(sorted(found.several("levels", _share))) or (1.0,),
+        latte_widths=tuple(sorted(found.several("latte-widths", _share))) or (1.0,),
+        deadlines=tuple(dict.fromkeys(found.several("deadlines", _deadline))) or tuple(Deadline),
     )
 
 
@@ -260,10 +272,10 @@ def _tier(entry: object, source: str, number: int, chosen: FederationSettings) -
 
 
 def _check(study: Study, source: str) -> None:
-    if study.tuning.seed in study.seeds:
-        raise LatteError(
-            f"{source}, `tuning`: the seed {study.tuning.seed} is one of `seeds` too", hint="tune on another seed"
-        )
+    for seed in study.tuning.seeds:
+        if seed in study.seeds:
+            message = f"{source}, `tuning`: the seed {seed} is one of `seeds` too"
+            raise LatteError(message, hint="tune on another seed")
     if len(set(study.seeds)) < len(study.seeds):
         raise LatteError(f"{source}: `seeds` has one of them twice", hint="each gives the same result every time")
     if not study.settings.held_out:
@@ -305,6 +317,12 @@ def _method(value: str) -> str:
     if value.strip() not in METHODS:
         raise unknown("method", " ".join(value.split())[:40], METHODS)
     return value.strip()
+
+
+def _deadline(value: str) -> Deadline:
+    if value.strip() not in tuple(Deadline):
+        raise unknown("deadline", " ".join(value.split())[:40], Deadline)
+    return Deadline(value.strip())
 
 
 def _objective(value: str) -> Objective:

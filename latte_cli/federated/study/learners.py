@@ -1,7 +1,7 @@
 """Learners: the devices of a study and their server in one process, a round after the other."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from latte_cli.federated.aggregation import (
     AggregationRule,
     Kept,
     ParameterIndices,
+    ServerMomentum,
     Update,
     channel_importance,
     groups,
@@ -22,7 +23,8 @@ from latte_cli.federated.aggregation import (
     trained_channels,
 )
 from latte_cli.federated.data import Examples
-from latte_cli.federated.device import train_round
+from latte_cli.federated.device import Returned, choose_channels, train_part
+from latte_cli.federated.recipe import GoOn
 from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.study import ordered
 from latte_cli.federated.study.methods import Learning, StudyMethod
@@ -58,8 +60,11 @@ class Learner(Protocol):
 
     whole: dict[str, NDArray[Any]]
 
-    def round(self, number: int, devices: Sequence[int]) -> Failures:
-        """Train the round `number` (from 0), in which these devices return what they learned."""
+    def round(self, number: int, steps: Mapping[int, int], rate: float = 1.0) -> Failures:
+        """Train the round `number` (from 0), in which devices return what they learned in so many `steps`.
+
+        The learning rate is `rate` times that of the recipe.
+        """
 
     def own(self, device: int) -> tuple[Network, dict[str, NDArray[Any]]] | None:
         """The model that the device keeps for itself; None where it has none but the whole."""
@@ -77,37 +82,42 @@ class _Overlap:
         self._federation = federation
         self._frequencies = Frequencies.none(groups(federation.network))
         self.whole = initial(federation.network, seed=federation.settings.seed)
+        self._momentum = ServerMomentum(federation.settings.server_momentum)
         self._heads = _heads(federation.network) if federation.settings.masked else ()
 
-    def round(self, number: int, devices: Sequence[int]) -> Failures:
-        updates, failed = [], []
-        for device in devices:
+    def round(self, number: int, steps: Mapping[int, int], rate: float = 1.0) -> Failures:
+        returned, failed = [], []
+        for device, count in steps.items():
             try:
-                updates.append((device, self._update(number, device)))
+                returned.append((device, self._train(number, device, count, rate)))
             except LatteError as exc:
                 failed.append((device, exc.message))
-        held = [self._held_part(device, update) for device, update in updates]
-        for _, update in updates:
-            channels = trained_channels(self._federation.network, update.kept, update.dropped)
-            examples = self._federation.settings.epochs * update.examples
-            self._frequencies = self._frequencies.after(channels, examples)
-        self.whole = {name: each.mean(self.whole[name]) for name, each in sums(self.whole, held).items()}
+        held = [self._held_part(device, each.update) for device, each in returned]
+        for _, each in returned:
+            channels = trained_channels(self._federation.network, each.update.kept, each.update.dropped)
+            self._frequencies = self._frequencies.after(channels, each.trained)
+        averaged = {name: each.mean(self.whole[name]) for name, each in sums(self.whole, held).items()}
+        self.whole = self._momentum.after(self.whole, averaged)
         return failed
 
-    def _update(self, number: int, device: int) -> Update:
+    def _train(self, number: int, device: int, steps: int, rate: float) -> Returned:
         own = self._federation
-        roots = self._roots(device)
-        found = train_round(
+        roots, sub_model = self._roots(device), own.sub_models[device]
+        whole = {name: value / roots[name] if name in roots else value for name, value in self.whole.items()}
+        channels = choose_channels(
+            own.network, whole, self._frequencies, sub_model, own.settings, round_number=number, device=device
+        )
+        return train_part(
             own.network,
-            {name: value / roots[name] if name in roots else value for name, value in self.whole.items()},
-            self._frequencies,
-            own.sub_models[device],
+            part(own.network, whole, channels, sub_model.dropped),
+            channels,
+            sub_model,
             own.examples[device],
-            own.settings,
+            _with_rate(own.settings, rate),
             round_number=number,
             device=device,
+            go_on=_up_to(steps),
         )
-        return found.update
 
     def _held_part(self, device: int, update: Update) -> HeldPart:
         """What the device returns, at its place in the whole network."""
@@ -175,6 +185,7 @@ class _Ordered:
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
         self.whole = initial(federation.network, seed=federation.settings.seed)
+        self._momentum = ServerMomentum(federation.settings.server_momentum)
         largest_first = sorted(federation.levels, key=lambda each: -each.parameters)
         self._parts = {each.id: self._part(each) for each in largest_first}
 
@@ -182,25 +193,35 @@ class _Ordered:
         network = self._federation.network
         return ordered.NestedPart.of(level.of(network), indices_of(network, _nested_channels(level, network)))
 
-    def round(self, number: int, devices: Sequence[int]) -> Failures:
+    def round(self, number: int, steps: Mapping[int, int], rate: float = 1.0) -> Failures:
         own, held, failed = self._federation, [], []
-        for device in devices:
+        recipe = _with_rate(own.settings, rate).recipe
+        for device, count in steps.items():
             names = list(self._parts)
             parts = [self._parts[name] for name in names[names.index(own.sub_models[device].id) :]]
             examples, where = own.examples[device], parts[0].indices
             arrays = {name: self.whole[name][block(index)] for name, index in where.items()}
             try:
                 seed = _seed(own.settings.seed, number, device)
-                found = ordered.train_parts(parts, arrays, examples, own.settings.recipe, seed=seed)
+                found = ordered.train_parts(parts, arrays, examples, recipe, seed=seed, go_on=_up_to(count))
             except LatteError as exc:
                 failed.append((device, exc.message))
                 continue
             held.append(HeldPart(indices=where, arrays=found.arrays, weight=float(len(examples))))
-        self.whole = {name: each.mean(self.whole[name]) for name, each in sums(self.whole, held).items()}
+        averaged = {name: each.mean(self.whole[name]) for name, each in sums(self.whole, held).items()}
+        self.whole = self._momentum.after(self.whole, averaged)
         return failed
 
     def own(self, device: int) -> None:
         return None
+
+
+def _with_rate(settings: FederationSettings, rate: float) -> FederationSettings:
+    return replace(settings, learning_rate=rate * settings.learning_rate)
+
+
+def _up_to(steps: int) -> GoOn:
+    return lambda taken: taken < steps
 
 
 def _nested_channels(level: SubModel, network: Network) -> Kept:
@@ -231,11 +252,15 @@ class _Pruning:
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
         self._kept: dict[int, _Pruned] = {}
+        self._steps: dict[int, int] = {}
+        self._rate = 1.0
         self.whole = initial(federation.network, seed=federation.settings.seed)
+        self._momentum = ServerMomentum(federation.settings.server_momentum)
 
-    def round(self, number: int, devices: Sequence[int]) -> Failures:
+    def round(self, number: int, steps: Mapping[int, int], rate: float = 1.0) -> Failures:
         held, failed, taking_part = [], [], []
-        for device in devices:
+        self._steps, self._rate = dict(steps), rate
+        for device in steps:
             try:
                 first = device not in self._kept
                 held.append(self._first(number, device) if first else self._again(number, device))
@@ -243,7 +268,8 @@ class _Pruning:
             except LatteError as exc:
                 failed.append((device, exc.message))
         found = sums(self.whole, held)
-        self.whole = {name: each.mean(self.whole[name], fewest=_SHARED) for name, each in found.items()}
+        averaged = {name: each.mean(self.whole[name], fewest=_SHARED) for name, each in found.items()}
+        self.whole = self._momentum.after(self.whole, averaged)
         for device in taking_part:
             self._share(self._kept[device], found)
         return failed
@@ -289,9 +315,9 @@ class _Pruning:
         return HeldPart(indices=mine.indices, arrays=mine.arrays, weight=mine.weight)
 
     def _train(self, network: Network, arrays: Mapping[str, NDArray[Any]], number: int, device: int) -> Trained:
-        settings = self._federation.settings
-        seed = _seed(settings.seed, number, device)
-        return train_network(network, arrays, self._federation.examples[device], settings.recipe, seed=seed)
+        settings, examples = _with_rate(self._federation.settings, self._rate), self._federation.examples[device]
+        seed, go_on = _seed(settings.seed, number, device), _up_to(self._steps[device])
+        return train_network(network, arrays, examples, settings.recipe, seed=seed, go_on=go_on)
 
     def _share(self, mine: _Pruned, found: Mapping[str, Sum]) -> None:
         """Note which of the device's numbers no other device of the round held."""

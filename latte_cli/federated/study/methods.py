@@ -56,11 +56,6 @@ class StudyMethod:
     scaled: bool = False
     by_data: bool = False
 
-    @property
-    def chooses_itself(self) -> bool:
-        """Whether a device picks its channels from the whole network, so that all of it is sent down."""
-        return self.learning is Learning.OVERLAP and self.sizes is SubModelSizes.ESTIMATES
-
 
 def _by_name(*methods: StudyMethod) -> Mapping[str, StudyMethod]:
     return {each.name: each for each in methods}

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from latte_cli.federated.aggregation import Arrays, ParameterIndices
 from latte_cli.federated.data import Examples
-from latte_cli.federated.recipe import Recipe
-from latte_cli.federated.training import Descent, Trained, batch_loss, batches_of, check_finite, scores_in
+from latte_cli.federated.recipe import GoOn, Recipe
+from latte_cli.federated.training import Descent, Trained, TrainingWork, batch_loss, batches_of, check_finite, scores_in
 from latte_cli.network import Network
 from latte_cli.network.module import NetworkModule
 
@@ -31,24 +31,31 @@ class NestedPart:
 
 
 def train_parts(
-    parts: Sequence[NestedPart], arrays: Arrays, examples: Examples, recipe: Recipe, *, seed: int
+    parts: Sequence[NestedPart],
+    arrays: Arrays,
+    examples: Examples,
+    recipe: Recipe,
+    *,
+    seed: int,
+    go_on: GoOn = lambda steps: True,
 ) -> Trained:
     """Train `arrays`, the parameters of the largest of `parts`; each step trains one of them, drawn uniformly.
 
-    Momentum goes on in what a step leaves out. The same seed gives the same result. Raises LatteError where training
-    diverges.
+    It takes steps as `train_network` does. Momentum goes on in what a step leaves out. The same seed gives the same
+    result. Raises LatteError where training diverges.
     """
     largest = max(parts, key=lambda part: part.network.parameters)
     values = {name: torch.tensor(array, requires_grad=True) for name, array in arrays.items()}
     chosen = [_named_blocks(part, largest.indices) for part in parts]
     descent = Descent(recipe, values.values())
-    order, loss = np.random.default_rng(seed), 0.0
+    order, work = np.random.default_rng(seed), TrainingWork(recipe, go_on)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout
-        for _ in range(recipe.epochs):
-            loss = 0.0
+        for _ in work.epochs():
             batches = batches_of(examples, largest.network.batch_size, order.permutation(len(examples)))
             for images, targets, count in batches:
+                if work.is_over():
+                    break
                 at = int(order.integers(len(parts)))
                 cut = {own: values[name][where] for own, (name, where) in chosen[at].items()}
                 descent.clear()
@@ -56,10 +63,10 @@ def train_parts(
                 found = batch_loss(scores_in(parts[at].network, result), targets)
                 found.backward()  # type: ignore[no-untyped-call]
                 descent.step()
-                loss += count * float(found.detach())
+                work.count(count, float(found.detach()))
     arrays = {name: value.detach().numpy().copy() for name, value in values.items()}
     check_finite(arrays, recipe)
-    return Trained(arrays=arrays, loss=loss / len(examples))
+    return Trained(arrays=arrays, loss=work.loss, steps=work.steps, examples=work.examples)
 
 
 def _named_blocks(part: NestedPart, outer: ParameterIndices) -> dict[str, tuple[str, Any]]:

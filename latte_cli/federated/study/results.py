@@ -1,9 +1,10 @@
-"""Results: each method tuned on a seed of its own, its runs with the others, and their medians and ranges."""
+"""Results: each method tuned on seeds of their own, its runs with the others, and their medians and ranges."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from statistics import median
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from latte_cli.errors import LatteError
 from latte_cli.federated.study.document import Scenario
 from latte_cli.federated.study.methods import METHODS
 from latte_cli.federated.study.runs import MethodRun, Planned, Workshop
-from latte_cli.federated.study.shares import tuning_options
+from latte_cli.federated.study.shares import TunedOption, tuning_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Result:
 
     scenario: str
     method: str
-    option: float | None
+    option: TunedOption | None
     runs: tuple[MethodRun, ...]
 
     def time_s(self, accuracy: float) -> Spread:
@@ -80,6 +81,8 @@ class Band:
     high: tuple[float, ...]
 
 
+Option = TypeVar("Option")
+
 Report = Callable[[str, int, int, float], None]
 """Hears of progress: what is done, how many of how many runs, and how far the run is that is being made (0 to 1)."""
 
@@ -117,30 +120,36 @@ def results(
 
 def _tune(
     workshop: Workshop, cells: Sequence[tuple[Scenario, str]], report: Report
-) -> Mapping[tuple[str, str], float | None]:
+) -> Mapping[tuple[str, str], TunedOption | None]:
     """The best option of each method in each scenario; None where none of them lets any device take part."""
-    study, seed = workshop.study, workshop.study.tuning.seed
-    found: dict[tuple[str, str], float | None] = {}
+    study = workshop.study
+    found: dict[tuple[str, str], TunedOption | None] = {}
     wanted: list[Planned] = []
     for scenario, name in cells:
         choices = tuning_options(METHODS[name], study)
         found[scenario.name, name] = choices[0] if len(choices) == 1 else None
         if len(choices) > 1:
-            each = [workshop.plan_run(name, scenario, option, seed) for option in choices]
+            each = [
+                workshop.plan_run(name, scenario, option, seed) for option in choices for seed in study.tuning.seeds
+            ]
             wanted += [planned for planned in each if planned.shared.shares]
-    tried: dict[tuple[str, str], list[tuple[float, MethodRun]]] = {}
+    tried: dict[tuple[str, str], list[tuple[TunedOption, MethodRun]]] = {}
     for planned, run in _make_runs(workshop, wanted, "tuning", report):
         tried.setdefault((planned.scenario.name, planned.method.name), []).append((planned.option, run))
     return found | {cell: best_option(runs, study.tuning.target) for cell, runs in tried.items()}
 
 
-def best_option(tried: Sequence[tuple[float, MethodRun]], target: float) -> float:
-    """The option whose run reached `target` first; where none did, the one with the highest accuracy."""
+def best_option(tried: Sequence[tuple[Option, MethodRun]], target: float) -> Option:
+    """The option whose runs reached `target` first, by their median; where none did, the most accurate one."""
+    runs: dict[Option, list[MethodRun]] = {}
+    for option, run in tried:
+        runs.setdefault(option, []).append(run)
 
-    def worth(pair: tuple[float, MethodRun]) -> tuple[float, float]:
-        return -pair[1].time_s(target), max(pair[1].accuracies)
+    def worth(option: Option) -> tuple[float, float]:
+        times = (run.time_s(target) for run in runs[option])
+        return -median(times), median(max(run.accuracies) for run in runs[option])
 
-    return max(tried, key=worth)[0]
+    return max(runs, key=worth)
 
 
 def _make_runs(

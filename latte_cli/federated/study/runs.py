@@ -15,20 +15,20 @@ from latte_cli.allocator import SubModel
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, models
 from latte_cli.federated.data import Examples
-from latte_cli.federated.settings import FederationSettings
+from latte_cli.federated.settings import FINAL_SHARE, FederationSettings
 from latte_cli.federated.study import files
 from latte_cli.federated.study.clock import Tick, schedule_rounds
 from latte_cli.federated.study.document import Scenario, Study, of_seed
 from latte_cli.federated.study.files import RUNS, TRAININGS, Files
 from latte_cli.federated.study.learners import Federation, learner, personal_accuracy
 from latte_cli.federated.study.methods import METHODS, Learning, StudyMethod
-from latte_cli.federated.study.shares import ScenarioPrices, Shared
+from latte_cli.federated.study.shares import ScenarioPrices, Shared, TunedOption
 from latte_cli.federated.training import evaluate_network
 from latte_cli.layers import Norm
 from latte_cli.network import Network
 from latte_cli.store import Store
 
-_VERSION = 1
+_VERSION = 2
 """Goes up with every change of what trainings and runs compute, so that older files are left alone."""
 
 _STATISTICS = 512  # chosen: four of the batches below
@@ -95,12 +95,13 @@ class Planned:
 
     method: StudyMethod
     scenario: Scenario
-    option: float
+    option: TunedOption
     seed: int
     shared: Shared
     ticks: tuple[Tick, ...]
     configuration: Mapping[str, Any]
     training: Mapping[str, Any]
+    slow_from: int | None = None
 
     @cached_property
     def key(self) -> str:
@@ -126,24 +127,26 @@ class Workshop:
         self._fleets = lru_cache(maxsize=None)(self._fleet)
         self._source = _digest(study.settings, self.prices.network)
 
-    def plan_run(self, name: str, scenario: Scenario, option: float, seed: int) -> Planned:
-        """The run of the method `name` in a scenario; its duration or level is `option`."""
+    def plan_run(self, name: str, scenario: Scenario, option: TunedOption, seed: int) -> Planned:
+        """The run of the method `name` in a scenario, tuned to `option`."""
         method, settings = METHODS[name], self.study.settings
-        shared = self._fleets(scenario, seed).share_out(method, option)
+        fleet = self._fleets(scenario, seed)
+        shared, budget_s = fleet.share_out(method, option), self.study.budget * fleet.slowest_s
         ticks = schedule_rounds(
             shared.shares,
             scenario.availability,
-            devices=len(scenario.devices),
             per_round=settings.per_round,
             rounds=settings.rounds,
             seed=seed,
+            budget_s=budget_s,
         )
-        training = self._training_configuration(method, scenario, seed, shared, ticks)
+        slow_from = _first_slow(ticks, budget_s) if settings.final_rate < 1 else None
+        training = self._training_configuration(method, scenario, seed, shared, ticks, slow_from)
         configuration = {
             "version": _VERSION,
             "method": name,
             "scenario": _plain(asdict(scenario)),
-            "option": option,
+            "option": asdict(option),
             "seed": seed,
             "training": files.configuration_key(training),
             "limit_s": shared.limit_s,
@@ -158,6 +161,7 @@ class Workshop:
             ticks=ticks,
             configuration=configuration,
             training=training,
+            slow_from=slow_from,
         )
 
     def _fleet(self, scenario: Scenario, seed: int) -> Any:
@@ -175,7 +179,13 @@ class Workshop:
     # Trainings
 
     def _training_configuration(
-        self, method: StudyMethod, scenario: Scenario, seed: int, shared: Shared, ticks: Sequence[Tick]
+        self,
+        method: StudyMethod,
+        scenario: Scenario,
+        seed: int,
+        shared: Shared,
+        ticks: Sequence[Tick],
+        slow_from: int | None,
     ) -> dict[str, Any]:
         settings, rooted = self._with_roots(self._settings(method, seed))
         used = sorted({at for tick in ticks for at in tick.done})
@@ -202,7 +212,10 @@ class Workshop:
             "by_data": method.by_data,
             "levels": [dict(each.widths) for each in self.prices.levels] if ordered else None,
             "sub_models": {str(at): _parts(shared.sub_models[at]) for at in used},
-            "rounds": [list(tick.done) for tick in ticks],
+            "rounds": [[list(pair) for pair in zip(tick.done, tick.steps, strict=True)] for tick in ticks],
+            "server_momentum": settings.server_momentum,
+            "slow_from": slow_from,
+            "final_rate": settings.final_rate if slow_from is not None else 1.0,
             "every": self.study.every,
         }
 
@@ -249,7 +262,10 @@ class Workshop:
         learning, failures = learner(federation), list[str]()
         scores = [(0, evaluate_network(wide, learning.whole, held_out, statistics=statistics))]
         for number, tick in enumerate(planned.ticks, start=1):
-            failures += [reason for _, reason in learning.round(number - 1, tick.done)]
+            steps = dict(zip(tick.done, tick.steps, strict=True))
+            slow = planned.slow_from is not None and number > planned.slow_from
+            failed = learning.round(number - 1, steps, settings.final_rate if slow else 1.0)
+            failures += [reason for _, reason in failed]
             if number % self.study.every == 0 or number == len(planned.ticks):
                 scores.append((number, evaluate_network(wide, learning.whole, held_out, statistics=statistics)))
             advance(number)
@@ -272,6 +288,13 @@ class Workshop:
             known = {"run": asdict(found), "configuration": planned.configuration}
             self._runs.write(planned.key, known)
         return _record(MethodRun, known["run"])
+
+
+def _first_slow(ticks: Sequence[Tick], budget_s: float) -> int:
+    """The index of the first round with the final learning rate."""
+    ends = [0.0, *accumulate(tick.duration_s for tick in ticks)]
+    whole_s = min(budget_s, ends[-1])
+    return next((at for at, began_s in enumerate(ends) if began_s >= (1 - FINAL_SHARE) * whole_s), len(ticks))
 
 
 def on_clock(training: TrainingHistory, ticks: Sequence[Tick], devices: int) -> MethodRun:

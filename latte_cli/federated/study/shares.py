@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 
-from latte_cli.allocator import Pricer, Round, Search, SubModel, catalogue, estimator_of, largest
+from latte_cli.allocator import Deadline, Pricer, Round, Search, SubModel, catalogue, estimator_of, largest, paced_round
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Estimator, Step, step_calls
 from latte_cli.federated import models
@@ -18,10 +18,29 @@ from latte_cli.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
+class TunedOption:
+    """What a method is tuned to: the `width` of the model that the server trains, and the end of a round.
+
+    A round ends after `duration` times the whole network's slowest round; `deadline` says for whom. Tiers go by the
+    duration too, where there are any.
+    """
+
+    width: float = 1.0
+    duration: float | None = None
+    deadline: Deadline = Deadline.NONE
+
+    def __str__(self) -> str:
+        parts = [f"width {self.width:g}"] if self.width < 1 else []
+        parts += [f"{self.duration:g}"] if self.duration is not None else []
+        parts += [self.deadline.value] if self.deadline is not Deadline.NONE else []
+        return ", ".join(parts) or "-"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shared:
     """What the devices do, by number: `sub_models` of the network `small` (None: of the whole) and their `shares`.
 
-    Devices that are not there can train nothing in time. `limit_s` is the round duration, where the method has one.
+    Devices that are not there can train nothing in time. `limit_s` is when a round ends, where it does.
     """
 
     sub_models: Mapping[int, SubModel]
@@ -45,6 +64,7 @@ class ScenarioPrices:
         self._pricer = Pricer(lambda batch: models.network_from(self.model, batch=batch), _estimators(store))
         self._searches: dict[FleetClass, Search] = {}
         self._flops: dict[str, float] = {}
+        self._catalogues: dict[float, tuple[SubModel, ...]] = {}
 
     @cached_property
     def levels(self) -> tuple[SubModel, ...]:
@@ -55,6 +75,14 @@ class ScenarioPrices:
     def catalogue(self) -> tuple[SubModel, ...]:
         """What LATTE chooses from."""
         return catalogue(self.network, self.study.settings.widths)
+
+    def catalogue_of(self, width: float) -> tuple[SubModel, ...]:
+        """What LATTE chooses from where the server trains a model of this width."""
+        if width == 1:
+            return self.catalogue
+        if width not in self._catalogues:
+            self._catalogues[width] = catalogue(self.small(width).of(self.network), self.study.settings.widths)
+        return self._catalogues[width]
 
     def small(self, width: float) -> SubModel:
         """The small global model of this width."""
@@ -121,78 +149,103 @@ class ScenarioFleet:
             raise LatteError("no device has the memory for the whole network", hint="a smaller `batch` needs less")
         return max(found)
 
-    def share_out(self, method: StudyMethod, option: float) -> Shared:
-        """What the devices do under `method`, tuned to `option`: a level, or a share of the whole's slowest round."""
-        if method.sizes is SubModelSizes.WHOLE:
-            return self._alike(self._prices.whole, None)
-        if method.sizes is SubModelSizes.SMALL:
-            small = self._prices.small(option)
-            return self._alike(small, small)
-        if method.sizes is SubModelSizes.TIERS:
-            return self._by_tiers(method, option)
-        return self._by_estimates(method, option * self.slowest_s)
+    def share_out(self, method: StudyMethod, option: TunedOption) -> Shared:
+        """What the devices do under `method`, tuned to `option`."""
+        small = self._prices.small(option.width) if option.width < 1 else None
+        if method.sizes is SubModelSizes.ESTIMATES:
+            chosen = self._by_estimates(option, small)
+        elif method.sizes is SubModelSizes.TIERS:
+            chosen = self._by_tiers(option)
+        else:
+            whole = replace(small or self._prices.whole, id="whole", widths=())
+            chosen = dict.fromkeys(range(len(self.classes)), whole)
+        shares = {
+            device: share
+            for device, each in chosen.items()
+            if (share := self._share(method, device, _widths_in(each, small), option))
+        }
+        limit_s = None if option.deadline is Deadline.NONE else self._limit_s(option)
+        return Shared(
+            sub_models={device: chosen[device] for device in shares}, shares=shares, small=small, limit_s=limit_s
+        )
 
-    def _alike(self, sub_model: SubModel, small: SubModel | None) -> Shared:
-        """All devices train `sub_model`, which is the whole of the network that is trained."""
-        whole = replace(sub_model, id="whole", widths=())
-        rounds = {device: self._round_s(sub_model, each) for device, each in enumerate(self.classes)}
-        shares = {device: _once(round_s) for device, round_s in rounds.items() if round_s is not None}
-        return Shared(sub_models=dict.fromkeys(shares, whole), shares=shares, small=small)
+    def _limit_s(self, option: TunedOption) -> float:
+        return inf if option.duration is None else option.duration * self.slowest_s
 
-    def _by_tiers(self, method: StudyMethod, option: float) -> Shared:
-        """Levels by peak speed: the largest whose step takes at most the share `option` of the slowest whole one's."""
+    def _by_tiers(self, option: TunedOption) -> dict[int, SubModel]:
+        """Levels by peak speed: the largest whose step takes at most the option's share of the slowest whole one's."""
         peaks = [self._prices.peak_flop_per_s(tier) for tier in self._tiers]
         levels, flops = self._prices.levels, self._prices.flops
-        most_s = option * flops(levels[0]) / min(peaks)
-        chosen = {
+        most_s = (option.duration or 1.0) * flops(levels[0]) / min(peaks)
+        return {
             device: next((each for each in levels if flops(each) <= most_s * peak), levels[-1])
             for device, peak in enumerate(peaks)
         }
-        shares = {device: share for device, each in chosen.items() if (share := self._share(method, device, each))}
-        return Shared(sub_models={device: chosen[device] for device in shares}, shares=shares)
 
-    def _by_estimates(self, method: StudyMethod, duration_s: float) -> Shared:
-        chosen, shares = {}, {}
+    def _by_estimates(self, option: TunedOption, small: SubModel | None) -> dict[int, SubModel]:
+        """What LATTE gives the devices: by mean times where they stop in time, else by upper ends of intervals."""
+        found: dict[int, SubModel] = {}
         for device, fleet_class in enumerate(self.classes):
-            found = self._prices.best(self._with_whole_download(method, fleet_class), duration_s)
-            share = self._share(method, device, found.sub_model, duration_s) if found else None
-            if found and share:
-                chosen[device], shares[device] = found.sub_model, share
-        return Shared(sub_models=chosen, shares=shares, limit_s=duration_s)
+            if option.deadline is Deadline.PARTIAL:
+                entries = {each.id: each for each in self._prices.catalogue_of(option.width)}
+                rounds = [self._price(device, _widths_in(each, small)) for each in entries.values()]
+                best = paced_round(rounds, self._limit_s(option))
+                chosen = entries[best.sub_model.id] if best else None
+            else:
+                best = self._prices.best(fleet_class, self._limit_s(option))
+                chosen = best.sub_model if best else None
+            if chosen:
+                found[device] = chosen
+        return found
 
-    def _share(self, method: StudyMethod, device: int, sub_model: SubModel, limit_s: float = inf) -> Share | None:
-        """The device's time for the sub-model; None where a step does not fit its memory."""
-        fleet_class, whole_s = self.classes[device], self.whole_s[device]
-        if method.learning is Learning.ORDERED:
-            round_s = self._mean_s(sub_model, fleet_class)
-        else:
-            round_s = self._round_s(sub_model, self._with_whole_download(method, fleet_class))
-        first_s = whole_s if method.learning is Learning.PRUNED else round_s
-        if round_s is None or first_s is None:
+    def _share(self, method: StudyMethod, device: int, sub_model: SubModel, option: TunedOption) -> Share | None:
+        """The device's time for the sub-model; None where it does not fit its memory, or would always be lost."""
+        found = self._mean_round(device, sub_model) if method.learning is Learning.ORDERED else None
+        found = found or self._price(device, sub_model)
+        pruned = method.learning is Learning.PRUNED
+        first = self._price(device, self._prices.whole) if pruned else found
+        if found.round_s is None or found.step_s is None or first.round_s is None or first.step_s is None:
             return None
-        return Share(round_s=round_s, first_s=first_s, limit_s=limit_s)
+        limit_s = self._limit_s(option) if option.deadline is not Deadline.NONE else inf
+        if option.deadline is Deadline.DROP and found.round_s > limit_s:
+            return None
+        return Share(
+            round_s=found.round_s,
+            step_s=found.step_s,
+            steps=found.steps,
+            first_s=first.round_s,
+            first_step_s=first.step_s,
+            limit_s=limit_s,
+            deadline=option.deadline,
+        )
 
-    def _mean_s(self, sub_model: SubModel, fleet_class: FleetClass) -> float | None:
+    def _mean_round(self, device: int, sub_model: SubModel) -> Round | None:
         """A round whose steps are of all levels up to `sub_model`, one as often as another; all of it is sent."""
         levels = self._prices.levels
-        moving = fleet_class.schedule.moving_s
-        steps = [
-            None if (round_s := self._round_s(each, fleet_class)) is None else round_s - moving(each.parameters)
-            for each in levels[levels.index(sub_model) :]
-        ]
+        own = self._price(device, sub_model)
+        steps = [self._price(device, each).step_s for each in levels[levels.index(sub_model) :]]
         known = [each for each in steps if each is not None]
-        return sum(known) / len(known) + moving(sub_model.parameters) if len(known) == len(steps) else None
+        if len(known) < len(steps):
+            return replace(own, round_s=None)
+        step_s = sum(known) / len(known)
+        return replace(own, step_s=step_s, round_s=own.steps * step_s + own.sending_s)
 
-    def _with_whole_download(self, method: StudyMethod, fleet_class: FleetClass) -> FleetClass:
-        """The class as it is where all parameters come down, whatever it trains of them, if they do."""
-        if not method.chooses_itself:
-            return fleet_class
-        bits = fleet_class.schedule.parameter_bits(self._prices.network.parameters)
-        overhead_s = fleet_class.overhead_s + bits / fleet_class.down_bit_per_s
-        return replace(fleet_class, down_bit_per_s=inf, overhead_s=overhead_s)
+    def _price(self, device: int, sub_model: SubModel) -> Round:
+        """The round of the device, with its own number of steps and their time."""
+        found, slower = self._prices.round(sub_model, self.classes[device]), self._tiers[device].slower
+        if found.step_s is None:
+            return found
+        return replace(found, step_s=slower * found.step_s, steps=found.steps // slower)
 
     def _round_s(self, sub_model: SubModel, fleet_class: FleetClass) -> float | None:
         return self._prices.round(sub_model, fleet_class).round_s
+
+
+def _widths_in(sub_model: SubModel, small: SubModel | None) -> SubModel:
+    """The sub-model of a `small` network (None: of the whole one) as one of the whole network."""
+    if small is None:
+        return sub_model
+    return replace(sub_model, widths=tuple({**dict(small.widths), **dict(sub_model.widths)}.items()))
 
 
 def _fill_batches(samples: int, batch: int) -> int:
@@ -200,16 +253,22 @@ def _fill_batches(samples: int, batch: int) -> int:
     return -(-samples // batch) * batch
 
 
-def _once(round_s: float) -> Share:
-    return Share(round_s=round_s, first_s=round_s)
-
-
-def tuning_options(method: StudyMethod, study: Study) -> tuple[float, ...]:
+def tuning_options(method: StudyMethod, study: Study) -> tuple[TunedOption, ...]:
     """What the method is tuned over; a single one where there is nothing to tune."""
-    match method.sizes:
-        case SubModelSizes.WHOLE:
-            return (1.0,)
-        case SubModelSizes.SMALL:
-            return study.tuning.levels
-        case _:
-            return study.tuning.round_durations
+    tuning = study.tuning
+    ends = [
+        TunedOption(duration=duration, deadline=deadline)
+        for deadline in tuning.deadlines
+        if deadline is not Deadline.NONE
+        for duration in tuning.round_durations
+    ]
+    if method.sizes is SubModelSizes.ESTIMATES:
+        return tuple(replace(each, width=width) for width in tuning.latte_widths for each in ends)
+    if method.sizes is SubModelSizes.TIERS:
+        without = [TunedOption(duration=duration) for duration in tuning.round_durations]
+    else:
+        without = [TunedOption()]
+    found = [*(without if Deadline.NONE in tuning.deadlines else []), *ends]
+    if method.sizes is SubModelSizes.SMALL:
+        return tuple(replace(each, width=width) for width in tuning.levels for each in found)
+    return tuple(found)

@@ -1,0 +1,79 @@
+"""Pacing: how much of its work a device does in a round that ends at a given time, and with which sub-model.
+
+A device that stops by its own clock cannot be late: what it is given follows from mean times, not from upper ends of
+intervals, which are for promises.
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+from latte_cli.allocator.pricing import Round
+from latte_cli.errors import LatteError
+
+LEAST_SHARE = 0.25  # chosen: with less of its steps a device learns little; not compared with others
+"""The share of a device's steps that end in time with the sub-model that it is given, if there is one."""
+
+NEAR_QUICKEST = 1.25  # chosen: a step that is hardly longer trains more of the network; not compared with others
+"""Else its step takes at most so many times the quickest sub-model's."""
+
+STEPS_OF_SLOWEST = 3.0  # chosen: few, since short rounds were the quickest in docs/study.md; not tuned
+"""A round lasts as long as so many steps of the slowest device with the whole model."""
+
+
+class Deadline(StrEnum):
+    """What the end of a round means for a device that has not done all its work.
+
+    `NONE`: the round waits for it. `DROP`: its work is lost. `PARTIAL`: it stops in time, after at least one step, and
+    what it has learned counts (FedProx, Li et al., 2020).
+    """
+
+    NONE = "none"
+    DROP = "drop"
+    PARTIAL = "partial"
+
+
+def steps_within(found: Round, duration_s: float) -> int:
+    """The whole steps of the round, at its mean, that end within `duration_s`: at least one, at most all."""
+    return max(1, min(found.steps, _steps_in_time(found, duration_s)))
+
+
+def _steps_in_time(found: Round, duration_s: float) -> int:
+    return int(max(0.0, min(duration_s - found.sending_s, 1e300)) / found.step_s) if found.step_s else found.steps
+
+
+def paced_round(rounds: Iterable[Round], duration_s: float) -> Round | None:
+    """What a device trains that stops at `duration_s`; None where nothing fits its memory.
+
+    It is the largest sub-model of which LEAST_SHARE of the steps end in time; else the largest whose step takes at
+    most NEAR_QUICKEST times that of the quickest.
+    """
+    fitting = [each for each in rounds if each.step_s is not None]
+    if not fitting:
+        return None
+    enough = [each for each in fitting if _steps_in_time(each, duration_s) >= max(1.0, LEAST_SHARE * each.steps)]
+    quickest_s = min(_first_step_s(each) for each in fitting)
+    near = (each for each in fitting if _first_step_s(each) <= NEAR_QUICKEST * quickest_s)
+    return max(enough or near, key=lambda each: (each.sub_model.parameters, -(each.round_s or 0.0)))
+
+
+def _first_step_s(found: Round) -> float:
+    """How long it takes to receive the sub-model, to train a step and to send what was learned."""
+    return found.sending_s + (found.step_s or 0.0)
+
+
+def paced_duration_s(priced: Sequence[Sequence[Round]]) -> float:
+    """The round duration for devices that stop by their own clock: STEPS_OF_SLOWEST steps of the slowest one.
+
+    `priced` are the rounds of each device, of which the largest sub-model that fits counts. Raises LatteError where
+    nothing fits any device.
+    """
+    largest = [_largest_fitting(rounds) for rounds in priced]
+    found = [each.sending_s + STEPS_OF_SLOWEST * each.step_s for each in largest if each and each.step_s]
+    if not found:
+        raise LatteError("no sub-model fits the memory of any device", hint="smaller widths or batches need less")
+    return max(found)
+
+
+def _largest_fitting(rounds: Iterable[Round]) -> Round | None:
+    fitting = (each for each in rounds if each.step_s is not None)
+    return max(fitting, key=lambda each: each.sub_model.parameters, default=None)
