@@ -18,6 +18,7 @@ from latte_cli.estimator.layouts import (
 from latte_cli.estimator.strides import lies_as
 from latte_cli.layers import (
     Activation,
+    Attention,
     Concat,
     Convolution,
     Copy,
@@ -60,6 +61,9 @@ def layers() -> Iterator[Layer]:
         yield Copy(operation="pad", shape=shape, output=(*shape[:-1], shape[-1] + 3))
         yield Reduce(operation="mean", shape=shape, axes=(-1,), keep=True)
     yield Copy(operation="resize", shape=(3, 8, 5, 5), output=(3, 8, 10, 10))
+    sizes = {"batch": 3, "heads": 4, "key_heads": 4, "queries": 5, "keys": 5, "width": 24, "value_width": 24}
+    yield Attention(**sizes, composed=True)
+    yield Attention(**sizes, dropout=True)
     for function in ("lstm", "gru"):
         yield Recurrent(function=function, steps=9, batch=5, inputs=8, hidden=8)
 
@@ -139,7 +143,7 @@ def test_a_layer_takes_inputs_that_lie_otherwise_as_torch_does(kind: str) -> Non
         size, shape = found.gradient.nbytes, shapes[0]
         said, copied = layout_needs(layer), 0 if is_ready(layer, shape, strides[0]) else size
         output = output_strides(layer, shapes, strides)
-        if kind != "recurrent":
+        if kind not in ("recurrent", "attention"):
             assert lies_as(layer.output_shape, found.output.stride(), output), f"{text}: {found.output.stride()}"
             gradient = gradient_strides(layer, shape, strides[0], output)
             assert lies_as(shape, found.gradient.stride(), gradient), f"{text}: {found.gradient.stride()}"

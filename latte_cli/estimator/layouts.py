@@ -11,10 +11,12 @@ from latte_cli.estimator.strides import (
     dense_strides,
     is_channels_last,
     lies_as,
+    view_strides,
 )
 from latte_cli.layers import (
     INDEX_BYTES,
     Activation,
+    Attention,
     Concat,
     Convolution,
     Copy,
@@ -72,6 +74,8 @@ def layout_needs(layer: Layer) -> LayoutNeeds:
             return LayoutNeeds(forward=True, gradient=True)
         case Recurrent():
             return LayoutNeeds(kept=True)
+        case Attention() if not layer.one_call((True,) * 3 + (layer.trained_mask,)):
+            return LayoutNeeds(forward=True, kept=True)
         case Copy(operation="resize"):
             return LayoutNeeds(channels_last=True)
     return _ANYHOW
@@ -86,7 +90,11 @@ def runs_channels_last(layer: Layer, shape: Shape, strides: Strides) -> bool:
 
 def is_ready(layer: Layer, shape: Shape, strides: Strides) -> bool:
     """Whether the layer computes on its first input without a copy in another layout."""
-    return layout_needs(layer) == _ANYHOW or _lies(shape, strides, runs_channels_last(layer, shape, strides))
+    if layout_needs(layer) == _ANYHOW:
+        return True
+    if isinstance(layer, Attention):  # its products take any layout whose batch and heads are one dimension
+        return view_strides(shape, strides, (shape[0] * shape[1], *shape[2:])) is not None
+    return _lies(shape, strides, runs_channels_last(layer, shape, strides))
 
 
 def output_strides(layer: Layer, shapes: Sequence[Shape], strides: Sequence[Strides]) -> Strides:

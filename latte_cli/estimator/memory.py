@@ -11,7 +11,7 @@ from latte_cli.estimator.layouts import layout_needs
 from latte_cli.estimator.steps import LOSS, UPDATE, Step
 from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.strides import Strides, contiguous_strides
-from latte_cli.layers import INDEX_BYTES, Convolution, Copy, Phase, Stored
+from latte_cli.layers import INDEX_BYTES, Attention, Convolution, Copy, Phase, Stored
 from latte_cli.network import Network, Node
 from latte_cli.optimizers import update_rule
 from latte_cli.precisions import Precision
@@ -216,11 +216,15 @@ class _Simulation:
         """What a call copies first: an input that lies otherwise than it needs, and the weights of another layout."""
         copied, layer = layout_needs(node.layer), node.layer
         needed = copied.forward if phase is Phase.FORWARD else copied.backward
-        size = self.sizes[node.read[0]] if needed and node.name in self.storages.unready else 0
+        size = self.sizes[node.read[0]] if needed and self._is_unready(node) else 0
         if node.name in self.storages.channels_last and isinstance(layer, Convolution):
             alike = prod(layer.kernel) == 1 or layer.in_channels == layer.groups
             size += 0 if alike else self.weight * prod(layer.weight_shape)
         return size
+
+    def _is_unready(self, node: Node) -> bool:
+        """Whether a node does not take its first input as it lies; a GPU's one call for attention does."""
+        return node.name in self.storages.unready and not (self.fused and isinstance(node.layer, Attention))
 
     def _pass_layout(self, node: Node) -> int:
         """Note how the gradients of a node's inputs lie; what it takes to copy the one of its output first."""
@@ -255,6 +259,6 @@ class _Simulation:
         inputs = (node.read[position] for position in saved.inputs if position < len(node.read))
         names = (*inputs, *((node.output,) if saved.output else ()))
         extra = self.element * saved.elements + saved.other_bytes
-        if node.name in self.storages.unready and layout_needs(node.layer).kept and 0 in saved.inputs:
-            return names[1:], extra + self.sizes[node.read[0]]
+        if self._is_unready(node) and layout_needs(node.layer).kept and saved.inputs:
+            return names[1:], extra + self.sizes[node.read[saved.inputs[0]]]
         return names, extra
