@@ -92,6 +92,16 @@ def test_a_matrix_that_is_repeated_for_each_sample_is_one_parameter(exported: in
     assert found.parameters == WIDTH * WIDTH + 3 * WIDTH
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_sines_beside_cosines_in_one_table_are_doubted(mixed: bool) -> None:
+    turned = angles(1, STEPS, WIDTH // 2)
+    table = np.concatenate([np.sin(turned), np.cos(turned)], -1)
+    table = table.reshape(1, STEPS, 2, -1).swapaxes(2, 3).reshape(1, STEPS, WIDTH) if mixed else table
+    found = network(read_beside("Add", {"places.pe": table}, 2))
+    assert found.parameters == WIDTH * WIDTH + STEPS * WIDTH
+    assert any("`places.pe`" in note for note in found.notes)
+
+
 @given(rows=st.integers(2, 9), heads=st.integers(2, 4), steps=st.integers(5, 7), asked=st.sampled_from((None, 3)))
 def test_what_an_export_looked_up_in_a_table_counts_as_the_table(
     rows: int, heads: int, steps: int, asked: int | None
@@ -121,6 +131,11 @@ def test_an_instance_norm_has_the_parameters_that_its_module_has(trained: bool) 
     stored = dict(zip(names, (np.ones(STEPS, np.float32), np.zeros(STEPS, np.float32)), strict=True))
     found = network(made([N("InstanceNormalization", ["x", *names], ["y"])], {"x": (2, STEPS, WIDTH)}, stored))
     assert found.parameters == (2 * STEPS if trained else 0)
+
+
+def test_weights_of_signs_are_no_turns() -> None:
+    signs = {"a.weight": np.sign(drawn(1, STEPS, WIDTH)), "b.weight": np.sign(drawn(1, STEPS, WIDTH))}
+    assert network(read_beside("Mul", signs, 2)).parameters == WIDTH * WIDTH + 2 * STEPS * WIDTH
 
 
 def test_a_number_of_the_outermost_module_is_a_parameter() -> None:

@@ -127,6 +127,8 @@ def _is_circle(one: Array | None, other: Array | None) -> bool:
     first, last = (float(one.flat[at]) ** 2 + float(other.flat[at]) ** 2 for at in (0, -1))
     if abs(first - last) > _TURN_CLOSE * first:
         return False
+    if (np.abs(one) == np.abs(one.flat[0])).all():  # signs alone
+        return False
     squares = one.astype(np.float64) ** 2 + other.astype(np.float64) ** 2
     return bool(first > 0 and (np.abs(squares - first) <= _TURN_CLOSE * first).all())
 
@@ -148,14 +150,25 @@ def repeats(tensor: Tensor) -> int:
 def _again(values: Array, axis: int) -> int:
     vectors = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
     vectors = vectors[(vectors != 0).any(axis=1)]
-    again = len(vectors) - len(np.unique(vectors, axis=0))
-    return again * values.shape[axis] if 2 * again >= len(vectors) else 0
+    table = np.unique(vectors, axis=0)
+    again, drawn = len(vectors) - len(table), 2 * len(np.unique(table)) >= table.size  # weights of few bits are not
+    return again * values.shape[axis] if drawn and 2 * again >= len(vectors) else 0
 
 
 def is_doubtful(tensor: Tensor) -> bool:
     """Whether a constant that counts as a parameter may be one of the code, which numbers alone cannot tell."""
-    unread = tensor.values is None and bool(_UNNAMED.match(tensor.name))
-    return prod(tensor.shape) > 1 and (is_uniform(tensor) or unread)
+    if tensor.values is None:
+        return prod(tensor.shape) > 1 and bool(_UNNAMED.match(tensor.name))
+    return tensor.values.size > 1 and (is_uniform(tensor) or _turns_within(tensor.values))
+
+
+def _turns_within(values: Array) -> bool:
+    """Whether a table holds sines beside cosines, as fixed places do, which a module may hold as a parameter or not."""
+    width = values.shape[-1] if values.ndim else 0
+    if wide(values.shape) < _VECTORS or width % 2:
+        return False
+    halves = (values[..., : width // 2], values[..., width // 2 :])
+    return any(_is_circle(one, other) for one, other in (halves, (values[..., ::2], values[..., 1::2])))
 
 
 def notes(left: Mapping[str, int], doubtful: Mapping[str, int]) -> Iterator[str]:
@@ -164,7 +177,7 @@ def notes(left: Mapping[str, int], doubtful: Mapping[str, int]) -> Iterator[str]
         why = "code computes such numbers: one throughout, zeros and one other, equal steps, a root"
         yield f"{_listed(left)}: constants, and no parameters ({why})"
     if doubtful:
-        why = "one number throughout, or not read, as `--compare-weights` does"
+        why = "one number throughout, sines and cosines, or not read, as `--compare-weights` does"
         yield f"{_listed(doubtful)}: counted as parameters, but may be constants of code ({why})"
 
 
