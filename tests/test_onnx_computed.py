@@ -48,6 +48,7 @@ COMPUTED = {
     "cosines and sines": lambda batch: ("Mul", circle()),
     "ones in a triangle": lambda batch: ("Mul", {"t": np.tri(STEPS, WIDTH, dtype=np.float32)}),
     "positions": lambda batch: ("Add", {"p": np.arange(STEPS, dtype=np.float32)[:, None] * drawn(WIDTH)}),
+    "frequencies": lambda batch: ("Mul", {"f": np.float32(1e4) ** (-np.arange(WIDTH, dtype=np.float32) / WIDTH)}),
     "the root of a width": lambda batch: ("Mul", {"embed.scale": np.float32(np.sqrt(32))}),
     "a number of code": lambda batch: ("Mul", {"/m/Constant_3_output_0": drawn(STEPS, WIDTH)}),
 }
@@ -125,12 +126,25 @@ def test_a_matrix_that_differs_between_samples_is_read_at_its_own_batch_alone(ex
             network(model, batch_size=asked)
 
 
-@pytest.mark.parametrize("trained", [False, True])
-def test_an_instance_norm_has_the_parameters_that_its_module_has(trained: bool) -> None:
-    names = ("norm.weight", "norm.bias") if trained else ("val_3", "val_4")
-    stored = dict(zip(names, (np.ones(STEPS, np.float32), np.zeros(STEPS, np.float32)), strict=True))
-    found = network(made([N("InstanceNormalization", ["x", *names], ["y"])], {"x": (2, STEPS, WIDTH)}, stored))
-    assert found.parameters == (2 * STEPS if trained else 0)
+NORMS = (
+    ("InstanceNormalization", STEPS, True),
+    ("LayerNormalization", WIDTH, True),
+    ("LayerNormalization", WIDTH, False),
+)
+
+
+@pytest.mark.parametrize(("kind", "width", "bias"), NORMS)
+@pytest.mark.parametrize(
+    "names", [("norm.weight", "norm.bias"), ("val_3", "val_4"), ("/n/Constant_output_0", "/n/Constant_1_output_0")]
+)
+def test_a_norm_has_the_parameters_that_its_module_has(
+    kind: str, width: int, bias: bool, names: tuple[str, str]
+) -> None:
+    stored = dict(zip(names, (np.ones(width, np.float32), np.zeros(width, np.float32)), strict=True))
+    names = names if bias else names[:1]
+    found = network(made([N(kind, ["x", *names], ["y"])], {"x": (2, STEPS, WIDTH)}, stored))
+    count = width * len(names) if names[0] == "norm.weight" else 0
+    assert (found.parameters, found.trained_parameters) == (count, count)
 
 
 def test_weights_of_signs_are_no_turns() -> None:

@@ -14,6 +14,7 @@ from latte_cli.network.onnx.operation import Array, Tensor
 
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Where")
 _JOINING = ("Concat", "ScatterElements", "ScatterND")
+_NORMS = ("InstanceNormalization", "LayerNormalization", "RMSNormalization")
 _OF_EXPORTER = re.compile(r"^val_\d+$")
 """What torch's exporter calls what it computes itself, and the numbers that an operator of ONNX wants beside."""
 
@@ -36,7 +37,7 @@ def recognise(kind: str, inputs: Sequence[Tensor | None], batch: int) -> list[Te
     `batch` is that of the export.
     """
     given = [tensor for tensor in inputs if tensor is not None]
-    if kind == "InstanceNormalization" and all(_of_exporter(tensor) for tensor in given[1:]):
+    if kind in _NORMS and all(_of_exporter(tensor) for tensor in given[1:]):
         return [inputs[0], *(replace(tensor, parts=()) for tensor in given[1:])]
     rank = max((len(tensor.shape) for tensor in given), default=0)
     return [
@@ -61,7 +62,8 @@ def _is_computed(kind: str, tensor: Tensor, rank: int, batch: int) -> bool:
     if is_uniform(tensor):
         matrix = wide(tensor.shape) >= _VECTORS and bool(_OF_EXPORTER.match(tensor.name))
         return matrix or _for_each(tensor.shape, rank, batch)
-    return (wide(tensor.shape) >= _VECTORS and _switches(tensor.values)) or _is_progression(tensor.values)
+    switches = wide(tensor.shape) >= _VECTORS and _switches(tensor.values)
+    return switches or _is_progression(tensor.values) or _is_geometric(tensor.values)
 
 
 _VECTORS = 2  # dimensions over 1 of a vector for each sample
@@ -97,6 +99,13 @@ def _is_progression(values: Array) -> bool:
         if np.abs(first).max() > least and (np.abs(steps - first) <= least).all():
             return True
     return False
+
+
+def _is_geometric(values: Array) -> bool:
+    """Whether numbers fall or grow by equal ratios, as the frequencies of times and of turns do."""
+    if values.min() <= 0:
+        return False
+    return _is_progression(np.log(values.astype(np.float64)))
 
 
 def _is_root(value: float) -> bool:
@@ -167,6 +176,9 @@ def _turns_within(values: Array) -> bool:
     width = values.shape[-1] if values.ndim else 0
     if wide(values.shape) < _VECTORS or width % 2:
         return False
+    quarters = np.split(values, 4, -1) if width % 4 == 0 else ()
+    if quarters and _is_circle(*quarters[:2]) and _is_circle(*quarters[2:]):  # places in two directions
+        return True
     halves = (values[..., : width // 2], values[..., width // 2 :])
     return any(_is_circle(one, other) for one, other in (halves, (values[..., ::2], values[..., 1::2])))
 
@@ -174,7 +186,7 @@ def _turns_within(values: Array) -> bool:
 def notes(left: Mapping[str, int], doubtful: Mapping[str, int]) -> Iterator[str]:
     """What is said of constants that were left out, and of those that were counted all the same."""
     if left:
-        why = "code computes such numbers: one throughout, zeros and one other, equal steps, a root"
+        why = "code computes such numbers: one throughout, zeros and one other, equal steps or ratios, a root"
         yield f"{_listed(left)}: constants, and no parameters ({why})"
     if doubtful:
         why = "one number throughout, sines and cosines, or not read, as `--compare-weights` does"
