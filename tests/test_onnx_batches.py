@@ -164,6 +164,17 @@ def one_of_several(batch: int) -> ModelProto:
     return made(nodes, {"x": (batch, 5, 12)}, M | {"i": np.asarray([[2]]), "s": whole_numbers(batch, 3, 4)})
 
 
+def samples_in_another_order(batch: int) -> ModelProto:
+    nodes = [N("Gather", ["x", "i"], ["g"]), N("MatMul", ["g", "m"], ["y"])]
+    return made(nodes, {"x": (batch, 5, 4)}, M | {"i": np.roll(np.arange(batch), 1)})
+
+
+def last_steps(batch: int) -> ModelProto:
+    """A step of each sample, at indices of both."""
+    nodes = [N("GatherND", ["x", "i"], ["g"]), N("MatMul", ["g", "m"], ["y"])]
+    return made(nodes, {"x": (batch, 5, 4)}, M | {"i": np.stack([np.arange(batch), np.full(batch, 4)], 1)})
+
+
 def projected_places(batch: int) -> ModelProto:
     """Places of each sample that a layer projects, all from constants."""
     nodes = [N("Cast", ["i"], ["c"], to=1), N("Sin", ["c"], ["n"]), N("MatMul", ["n", "w"], ["p"]),
@@ -203,9 +214,10 @@ def test_a_file_read_at_another_batch_is_its_export_there(make: Callable[[int], 
 
 
 @pytest.mark.parametrize("batch", [2, 3])
-def test_what_a_layer_makes_of_constants_for_each_sample_follows_the_batch(batch: int) -> None:
+@pytest.mark.parametrize("make", [projected_places, samples_in_another_order, last_steps], ids=lambda it: it.__name__)
+def test_constants_for_each_sample_follow_the_batch(make: Callable[[int], ModelProto], batch: int) -> None:
     """An export of one sample has them once, for all."""
-    assert facts(network(projected_places(batch), batch_size=WANTED)) == facts(network(projected_places(WANTED)))
+    assert facts(network(make(batch), batch_size=WANTED)) == facts(network(make(WANTED)))
 
 
 @pytest.mark.parametrize(("shape", "what", "count"), [((2, 1, 4), "a parameter", 16), ((2, 5, 4), "a constant", 12)])

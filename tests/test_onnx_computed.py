@@ -48,6 +48,7 @@ COMPUTED = {
     "cosines and sines": lambda batch: ("Mul", circle()),
     "ones in a triangle": lambda batch: ("Mul", {"t": np.tri(STEPS, WIDTH, dtype=np.float32)}),
     "positions": lambda batch: ("Add", {"p": np.arange(STEPS, dtype=np.float32)[:, None] * drawn(WIDTH)}),
+    "frequencies": lambda batch: ("Mul", {"f": np.float32(1e4) ** (-np.arange(WIDTH, dtype=np.float32) / WIDTH)}),
     "the root of a width": lambda batch: ("Mul", {"embed.scale": np.float32(np.sqrt(32))}),
     "a number of code": lambda batch: ("Mul", {"/m/Constant_3_output_0": drawn(STEPS, WIDTH)}),
 }
@@ -92,6 +93,16 @@ def test_a_matrix_that_is_repeated_for_each_sample_is_one_parameter(exported: in
     assert found.parameters == WIDTH * WIDTH + 3 * WIDTH
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_sines_beside_cosines_in_one_table_are_doubted(mixed: bool) -> None:
+    turned = angles(1, STEPS, WIDTH // 2)
+    table = np.concatenate([np.sin(turned), np.cos(turned)], -1)
+    table = table.reshape(1, STEPS, 2, -1).swapaxes(2, 3).reshape(1, STEPS, WIDTH) if mixed else table
+    found = network(read_beside("Add", {"places.pe": table}, 2))
+    assert found.parameters == WIDTH * WIDTH + STEPS * WIDTH
+    assert any("`places.pe`" in note for note in found.notes)
+
+
 @given(rows=st.integers(2, 9), heads=st.integers(2, 4), steps=st.integers(5, 7), asked=st.sampled_from((None, 3)))
 def test_what_an_export_looked_up_in_a_table_counts_as_the_table(
     rows: int, heads: int, steps: int, asked: int | None
@@ -115,12 +126,30 @@ def test_a_matrix_that_differs_between_samples_is_read_at_its_own_batch_alone(ex
             network(model, batch_size=asked)
 
 
-@pytest.mark.parametrize("trained", [False, True])
-def test_an_instance_norm_has_the_parameters_that_its_module_has(trained: bool) -> None:
-    names = ("norm.weight", "norm.bias") if trained else ("val_3", "val_4")
-    stored = dict(zip(names, (np.ones(STEPS, np.float32), np.zeros(STEPS, np.float32)), strict=True))
-    found = network(made([N("InstanceNormalization", ["x", *names], ["y"])], {"x": (2, STEPS, WIDTH)}, stored))
-    assert found.parameters == (2 * STEPS if trained else 0)
+NORMS = (
+    ("InstanceNormalization", STEPS, True),
+    ("LayerNormalization", WIDTH, True),
+    ("LayerNormalization", WIDTH, False),
+)
+
+
+@pytest.mark.parametrize(("kind", "width", "bias"), NORMS)
+@pytest.mark.parametrize(
+    "names", [("norm.weight", "norm.bias"), ("val_3", "val_4"), ("/n/Constant_output_0", "/n/Constant_1_output_0")]
+)
+def test_a_norm_has_the_parameters_that_its_module_has(
+    kind: str, width: int, bias: bool, names: tuple[str, str]
+) -> None:
+    stored = dict(zip(names, (np.ones(width, np.float32), np.zeros(width, np.float32)), strict=True))
+    names = names if bias else names[:1]
+    found = network(made([N(kind, ["x", *names], ["y"])], {"x": (2, STEPS, WIDTH)}, stored))
+    count = width * len(names) if names[0] == "norm.weight" else 0
+    assert (found.parameters, found.trained_parameters) == (count, count)
+
+
+def test_weights_of_signs_are_no_turns() -> None:
+    signs = {"a.weight": np.sign(drawn(1, STEPS, WIDTH)), "b.weight": np.sign(drawn(1, STEPS, WIDTH))}
+    assert network(read_beside("Mul", signs, 2)).parameters == WIDTH * WIDTH + 2 * STEPS * WIDTH
 
 
 def test_a_number_of_the_outermost_module_is_a_parameter() -> None:

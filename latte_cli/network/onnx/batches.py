@@ -126,7 +126,7 @@ def _outgoing(
         case Copy(operation="expand") if beside and "beside" in dict(node.attributes):
             return _together([*ins, *beside.values()], unifier)
         case Other(operation="gather_nd") if 1 in beside and len(ins) == 1:
-            return _rows_looked_up(node, ins[0], beside[1], batch)
+            return _rows_looked_up(node, ins[0], beside[1], unifier)
         case Other(operation=operation) if operation in ALIKE:
             return ins[0]
         case Other(operation="gather") if len(ins) == 2:
@@ -141,7 +141,7 @@ def _outgoing(
             _check(node, [ins[0][axis]], "what it chooses from")
             return (*ins[0][:axis], product_of([out[axis]]), *ins[0][axis + 1 :])
         case Copy(operation="gather") if 1 in beside:
-            return _looked_up(node, layer, ins[0], beside[1])
+            return _looked_up(node, layer, ins[0], beside[1], unifier)
         case View():
             return _seen(node, ins[0], out, batch, guess)
         case Copy():
@@ -212,20 +212,28 @@ def _between_constants(node: Node, layer: Copy, sizes: Sizes, beside: Mapping[in
     return (*others[:axis], product_of([layer.output[axis]]), *others[axis + 1 :])
 
 
-def _looked_up(node: Node, layer: Copy, sizes: Sizes, indices: Sizes) -> Sizes:
+def _looked_up(node: Node, layer: Copy, sizes: Sizes, indices: Sizes, unifier: Unifier) -> Sizes:
     """The sizes of what is taken at indices that are a constant."""
     axis = int(str(dict(node.attributes).get("axis", 0)))
-    if has_batch(sizes[axis]):
-        raise Lost
+    if has_batch(sizes[axis]) and indices:
+        return (*sizes[:axis], _each_sample(sizes[axis], indices, unifier), *sizes[axis + 1 :])
     return (*sizes[:axis], product_of(factor for size in indices for factor in size), *sizes[axis + 1 :])
 
 
-def _rows_looked_up(node: Node, sizes: Sizes, indices: Sizes, batch: int) -> Sizes:
+def _each_sample(size: Size, indices: Sizes, unifier: Unifier) -> Size:
+    """The batch, where constant indices take as many samples as it has; raises Lost where they do not."""
+    if size != BATCH or len(indices) != 1 or sizes_at(indices, unifier.batch) != (unifier.batch,):
+        raise Lost
+    return unifier.same((indices[0], BATCH))
+
+
+def _rows_looked_up(node: Node, sizes: Sizes, indices: Sizes, unifier: Unifier) -> Sizes:
     """The sizes of what is taken at indices of several dimensions, the last of which has one index for each."""
     first = int(str(dict(node.attributes).get("batch_dims", 0)))
-    after = first + sizes_at(indices[-1:], batch)[0]
-    if any(map(has_batch, sizes[first:after])):
-        raise Lost
+    after = first + sizes_at(indices[-1:], unifier.batch)[0]
+    taken = [size for size in sizes[first:after] if has_batch(size)]
+    if taken:
+        return (*sizes[:first], _each_sample(taken[0], indices[first:-1], unifier), *sizes[after:])
     return (*sizes[:first], *indices[first:-1], *sizes[after:])
 
 

@@ -14,6 +14,7 @@ from latte_cli.network.onnx.operation import Array, Tensor
 
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Where")
 _JOINING = ("Concat", "ScatterElements", "ScatterND")
+_NORMS = ("InstanceNormalization", "LayerNormalization", "RMSNormalization")
 _OF_EXPORTER = re.compile(r"^val_\d+$")
 """What torch's exporter calls what it computes itself, and the numbers that an operator of ONNX wants beside."""
 
@@ -36,7 +37,7 @@ def recognise(kind: str, inputs: Sequence[Tensor | None], batch: int) -> list[Te
     `batch` is that of the export.
     """
     given = [tensor for tensor in inputs if tensor is not None]
-    if kind == "InstanceNormalization" and all(_of_exporter(tensor) for tensor in given[1:]):
+    if kind in _NORMS and all(_of_exporter(tensor) for tensor in given[1:]):
         return [inputs[0], *(replace(tensor, parts=()) for tensor in given[1:])]
     rank = max((len(tensor.shape) for tensor in given), default=0)
     return [
@@ -61,7 +62,8 @@ def _is_computed(kind: str, tensor: Tensor, rank: int, batch: int) -> bool:
     if is_uniform(tensor):
         matrix = wide(tensor.shape) >= _VECTORS and bool(_OF_EXPORTER.match(tensor.name))
         return matrix or _for_each(tensor.shape, rank, batch)
-    return (wide(tensor.shape) >= _VECTORS and _switches(tensor.values)) or _is_progression(tensor.values)
+    switches = wide(tensor.shape) >= _VECTORS and _switches(tensor.values)
+    return switches or _is_progression(tensor.values) or _is_geometric(tensor.values)
 
 
 _VECTORS = 2  # dimensions over 1 of a vector for each sample
@@ -99,6 +101,13 @@ def _is_progression(values: Array) -> bool:
     return False
 
 
+def _is_geometric(values: Array) -> bool:
+    """Whether numbers fall or grow by equal ratios, as the frequencies of times and of turns do."""
+    if values.min() <= 0:
+        return False
+    return _is_progression(np.log(values.astype(np.float64)))
+
+
 def _is_root(value: float) -> bool:
     """Whether a number is the root of a whole one, or one divided by it, as the scales of embeddings and scores are."""
     if value <= 0:
@@ -127,6 +136,8 @@ def _is_circle(one: Array | None, other: Array | None) -> bool:
     first, last = (float(one.flat[at]) ** 2 + float(other.flat[at]) ** 2 for at in (0, -1))
     if abs(first - last) > _TURN_CLOSE * first:
         return False
+    if (np.abs(one) == np.abs(one.flat[0])).all():  # signs alone
+        return False
     squares = one.astype(np.float64) ** 2 + other.astype(np.float64) ** 2
     return bool(first > 0 and (np.abs(squares - first) <= _TURN_CLOSE * first).all())
 
@@ -148,23 +159,37 @@ def repeats(tensor: Tensor) -> int:
 def _again(values: Array, axis: int) -> int:
     vectors = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
     vectors = vectors[(vectors != 0).any(axis=1)]
-    again = len(vectors) - len(np.unique(vectors, axis=0))
-    return again * values.shape[axis] if 2 * again >= len(vectors) else 0
+    table = np.unique(vectors, axis=0)
+    again, drawn = len(vectors) - len(table), 2 * len(np.unique(table)) >= table.size  # weights of few bits are not
+    return again * values.shape[axis] if drawn and 2 * again >= len(vectors) else 0
 
 
 def is_doubtful(tensor: Tensor) -> bool:
     """Whether a constant that counts as a parameter may be one of the code, which numbers alone cannot tell."""
-    unread = tensor.values is None and bool(_UNNAMED.match(tensor.name))
-    return prod(tensor.shape) > 1 and (is_uniform(tensor) or unread)
+    if tensor.values is None:
+        return prod(tensor.shape) > 1 and bool(_UNNAMED.match(tensor.name))
+    return tensor.values.size > 1 and (is_uniform(tensor) or _turns_within(tensor.values))
+
+
+def _turns_within(values: Array) -> bool:
+    """Whether a table holds sines beside cosines, as fixed places do, which a module may hold as a parameter or not."""
+    width = values.shape[-1] if values.ndim else 0
+    if wide(values.shape) < _VECTORS or width % 2:
+        return False
+    quarters = np.split(values, 4, -1) if width % 4 == 0 else ()
+    if quarters and _is_circle(*quarters[:2]) and _is_circle(*quarters[2:]):  # places in two directions
+        return True
+    halves = (values[..., : width // 2], values[..., width // 2 :])
+    return any(_is_circle(one, other) for one, other in (halves, (values[..., ::2], values[..., 1::2])))
 
 
 def notes(left: Mapping[str, int], doubtful: Mapping[str, int]) -> Iterator[str]:
     """What is said of constants that were left out, and of those that were counted all the same."""
     if left:
-        why = "code computes such numbers: one throughout, zeros and one other, equal steps, a root"
+        why = "code computes such numbers: one throughout, zeros and one other, equal steps or ratios, a root"
         yield f"{_listed(left)}: constants, and no parameters ({why})"
     if doubtful:
-        why = "one number throughout, or not read, as `--compare-weights` does"
+        why = "one number throughout, sines and cosines, or not read, as `--compare-weights` does"
         yield f"{_listed(doubtful)}: counted as parameters, but may be constants of code ({why})"
 
 

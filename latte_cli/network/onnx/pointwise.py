@@ -13,6 +13,9 @@ from latte_cli.layers import Activation, Copy, Dropout, Elementwise, Norm, Other
 from latte_cli.network.graph import Value
 from latte_cli.network.onnx.operation import Operation, Reader, Tensor, shortest
 
+ABSENT = "/no_bias"
+"""How the name of a layer norm's bias ends that the file does not have; it counts nothing."""
+
 
 def _batch_norm(op: Operation) -> object:
     x = op.input()
@@ -31,7 +34,11 @@ def _row_norm(op: Operation, function: str) -> object:
     parameters: tuple[Tensor, ...] = (op.weight(1, *own),)
     if op.optional(2) is not None:
         parameters += (op.weight(2, *own),)
-    layer = Norm(function=function, shape=x.shape, span=len(own))
+    affine = _is_affine(parameters)
+    if function == "layer" and len(parameters) == 1:
+        parameters += (Tensor(name=f"{op.name}{ABSENT}", shape=own, constant=True),)
+    parameters = parameters if affine else ()
+    layer = Norm(function=function, shape=x.shape, span=len(own), affine=affine)
     return op.result(layer, x, parameters=parameters, attributes=(("epsilon", op.real("epsilon", 1e-5)),))
 
 
@@ -51,10 +58,15 @@ _SCALES_BY_CHANNEL = 21  # the opset since which a GroupNormalization has a scal
 def _instance_norm(op: Operation) -> object:
     x = op.input()
     parameters: tuple[Tensor, ...] = (op.weight(1, x.shape[1]), op.weight(2, x.shape[1]))
-    affine = any(tensor.trained or not tensor.constant for tensor in parameters)
-    parameters = parameters if affine else ()  # ONNX wants them all the same
+    affine = _is_affine(parameters)
+    parameters = parameters if affine else ()
     layer = Norm(function="instance", shape=x.shape, affine=affine)
     return op.result(layer, x, parameters=parameters, attributes=(("epsilon", op.real("epsilon", 1e-5)),))
+
+
+def _is_affine(parameters: tuple[Tensor, ...]) -> bool:
+    """Whether a norm's scale or bias are more than the ones and zeros that ONNX wants all the same."""
+    return any(tensor.trained or not tensor.constant or tensor.values is None for tensor in parameters)
 
 
 def _local_response_norm(op: Operation) -> object:

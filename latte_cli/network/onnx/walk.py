@@ -30,6 +30,7 @@ from latte_cli.network.onnx.operation import (
 )
 from latte_cli.network.onnx.operators import leave_layers
 from latte_cli.network.onnx.origins import Part, overlaps
+from latte_cli.network.onnx.pointwise import ABSENT
 from latte_cli.network.onnx.reads import check_reads, computes_with, left_aside, rearranged
 from latte_cli.network.onnx.shapes import MAKING
 from latte_cli.network.onnx.unified import Constant, Sizes
@@ -439,7 +440,13 @@ class Walk:
     def _shared(self, nodes: Sequence[Node]) -> tuple[tuple[str, int], ...]:
         names = dict.fromkeys(name for node in nodes for name in node.parameters)
         found = dict(overlaps((name, self.held.get(name, ())) for name in names))
-        return tuple(({name: count for name, count in self.again.items() if name in names} | found).items())
+        sizes = {
+            name: prod(shape)
+            for node in nodes
+            for name, shape in zip(node.parameters, node.parameter_shapes, strict=False)
+        }
+        absent = {name: size for name, size in sizes.items() if name.endswith(ABSENT)}
+        return tuple(({name: count for name, count in self.again.items() if name in names} | found | absent).items())
 
 
 class _Named(LatteError):
