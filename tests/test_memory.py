@@ -16,7 +16,7 @@ from latte_cli.backends.cpu.backend import CpuBackend
 from latte_cli.estimator.memory import memory, returned_bytes
 from latte_cli.estimator.steps import LOSS, UPDATE, Step, step_calls
 from latte_cli.estimator.storages import Storages
-from latte_cli.layers import Layer, Phase
+from latte_cli.layers import Layer, Other, Phase
 from latte_cli.network import Network, zoo
 from latte_cli.network import training as views
 from latte_cli.network.module import NetworkModule, optimizer, random_inputs, random_targets
@@ -54,7 +54,8 @@ def workspace_bytes(layer: Layer, phase: Phase, layout: Layout = Layout.NCHW) ->
 def workspaces(found: Network, step: Step) -> dict[tuple[str, Phase], int]:
     beside, last = (LOSS, UPDATE), Storages(found).channels_last
     layouts = {True: Layout.CHANNELS_LAST, False: Layout.NCHW}
-    works = [work for work in step_calls(found, step) if not work.layer.free and work.name not in beside]
+    runs = (work for work in step_calls(found, step) if not isinstance(work.layer, Other))
+    works = [work for work in runs if not work.layer.free and work.name not in beside]
     return {
         (work.name, work.phase): workspace_bytes(work.layer, work.phase, layouts[work.name in last]) for work in works
     }
@@ -114,10 +115,26 @@ class Scan(nn.Module):
         return self.out(state)
 
 
+class Choice(nn.Module):
+    """Rows in an order that the input decides, again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.out = nn.Linear(64, 64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.first(x)
+        for column in range(5):
+            rows = rows[x[:, column].argsort()]
+        return self.out(rows)
+
+
 def written(name: str) -> tuple[nn.Module, Tensor]:
     """A module as users write it, with an input."""
     if name in ("LSTM", "GRU", "RNN"):
         return Last(getattr(nn, name)(32, 48, batch_first=True)), torch.randn(4, 24, 32)
+    if name == "choice":
+        return Choice(), torch.randn(200, 64)
     if name == "scan":
         return Scan(), torch.randn(32, 6, 64)
     if name.startswith("attention"):
@@ -141,6 +158,7 @@ def written(name: str) -> tuple[nn.Module, Tensor]:
         "dropped channels",
         "by hand",
         "scan",
+        "choice",
     ],
 )
 def test_the_peak_of_a_module_is_that_of_torch_s_allocator(name: str) -> None:

@@ -7,6 +7,9 @@ from typing import ClassVar
 from latte_cli.layers.base import Layer, Saved
 from latte_cli.layers.shapes import Shape
 
+_CHOICES = ("gather", "gather_elements", "gather_nd")
+"""Operations that take entries of their first input by the places in their second."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Other(Layer):
@@ -29,5 +32,7 @@ class Other(Layer):
         return self.output
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
-        """All that it could need."""
+        """The places of a choice of entries; of other operations all that they could need."""
+        if self.operation in _CHOICES:
+            return Saved(inputs=tuple(range(1, len(self.shapes))))
         return Saved(inputs=tuple(range(len(self.shapes))), output=True)
