@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latte_cli import load
 from latte_cli.errors import LatteError
-from latte_cli.estimator.steps import phases
+from latte_cli.estimator.steps import Step, phases, step_calls
 from latte_cli.layers import Norm, Phase, Softmax
 from latte_cli.network import Network, zoo
 from latte_cli.network.torch_program import exported
@@ -692,3 +692,21 @@ class Asking(nn.Module):
 def test_a_gradient_that_code_asks_for_is_said(wanted: bool) -> None:
     found = load(Asking(wanted), torch.randn(3, 2, 4))
     assert any("asks for the gradient" in note for note in found.notes) is wanted
+
+
+def test_no_gradient_passes_places_counts_and_truths() -> None:
+    class Chosen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.near, self.far = nn.Linear(16, 16), nn.Linear(16, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.near(x)
+            kept, order = (h > 0).to(h.dtype), h.sum(1).argsort()
+            best, places = h.topk(8, 1)
+            return self.far(h * kept)[order] + best + h.argmax(1, keepdim=True) + places.int()
+
+    found = agrees(Chosen(), torch.randn(5, 16))
+    back = {call.name for call in step_calls(found, Step()) if call.phase is not Phase.FORWARD}
+    assert {"near", "mul", "far", "index", "topk"} <= back
+    assert back.isdisjoint({"gt", "to", "sum_1", "argsort", "argmax", "topk/1"})

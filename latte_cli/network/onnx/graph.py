@@ -93,6 +93,11 @@ class Graph:
     functions: Mapping[str, FunctionProto] = field(default_factory=dict)
     given_axis: int | None = None
 
+    @property
+    def roles_known(self) -> bool:
+        """Whether it was a program of torch, whose signature says what is a parameter."""
+        return any(entry.domain == "latte" for entry in self.model.opset_import)
+
     @cached_property
     def uses(self) -> Counter[str]:
         """How often each tensor is read."""

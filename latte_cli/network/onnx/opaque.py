@@ -2,7 +2,7 @@
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Other
-from latte_cli.network.onnx.operation import Operation, Reader, Tensor
+from latte_cli.network.onnx.operation import DETACHED, WHOLE, Operation, Reader, Tensor
 
 ALIKE = frozenset(("sort", "argsort", "msort", "cumprod", "cummax", "cummin", "logcumsumexp"))
 """Work whose results all have the shape of what it is given."""
@@ -24,7 +24,7 @@ def _other(op: Operation) -> object:
         element = elements[index] if index < len(elements) else inputs[0].element if inputs else 1
         if inputs:
             layer = Other(operation=name, shapes=tuple(tensor.shape for tensor in inputs), output=shape)
-            op.result(layer, *inputs, index=index)
+            op.result(layer, *inputs, index=index, attributes=op.numbers + (DETACHED,) * (element in WHOLE))
         op.results[output] = Tensor(name=output, shape=shape, constant=not inputs, element=element or 1)
     return None
 

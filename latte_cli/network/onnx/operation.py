@@ -37,6 +37,27 @@ _ROOT = re.compile(r"^[A-Za-z]\w*_(weight|bias|gamma|alpha|beta|gain|scale|slope
 _IN_CODE = re.compile(r"^/(.+/)?Constant(_\d+)?_output_0$")
 """What torch's older exporter calls numbers in a module's code; it calls parameters as the module does."""
 
+WHOLE = frozenset(
+    (
+        *(TensorProto.BOOL, TensorProto.INT4, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32),
+        *(TensorProto.INT64, TensorProto.UINT4, TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32),
+        TensorProto.UINT64,
+    )
+)
+"""The types of places, counts and truths, which no gradient passes."""
+
+DETACHED: tuple[str, Value] = ("detached", 1)
+"""The attribute of a node that no gradient passes."""
+
+_COUNTING = frozenset(
+    (
+        *("ArgMax", "ArgMin", "NonZero", "OneHot", "Shape", "Size", "BitwiseAnd", "BitwiseNot"),
+        *("BitwiseOr", "BitwiseXor", "BitShift", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+        *("Not", "And", "Or", "Xor", "IsNaN", "IsInf"),
+    )
+)
+"""Operators whose results are places, counts or truths."""
+
 NO_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
 FOLDED_ELEMENTS = 65_536
 """Constants of up to so many elements are computed with; of larger ones only the shape is known."""
@@ -371,7 +392,7 @@ class Operation:
             inputs=tuple(tensor.name for tensor in inputs),
             output=output,
             parameters=() if given else tuple(tensor.name for tensor in parameters),
-            attributes=attributes,
+            attributes=attributes if self._passes_gradients(output) else (*attributes, DETACHED),
             constants=self._read_besides(parameters) if constants is None else constants,
             weights_given=given,
         )
@@ -380,6 +401,12 @@ class Operation:
         tensor = Tensor(name=output, shape=layer.output_shape, element=element)
         self.results[output] = tensor
         return tensor
+
+    def _passes_gradients(self, output: str) -> bool:
+        """Whether a gradient passes to what an output is made of; none passes places, counts and truths."""
+        if self.kind == "Cast":
+            return self.integer("to", TensorProto.FLOAT) not in WHOLE
+        return self.kind not in _COUNTING and (self.kind != "TopK" or output == self.outputs[0])
 
     def view(self, x: Tensor, shape: Shape, attributes: tuple[tuple[str, Value], ...] = ()) -> Tensor:
         """Make the output another view of `x`."""

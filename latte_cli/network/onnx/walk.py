@@ -424,6 +424,7 @@ class Walk:
         nodes = self._needed({tensor.name for tensor in outputs.values()})
         if not outputs and not self.nodes:
             raise LatteError(f"`{name}` holds no layers that can be read", hint=DAMAGED)
+        constants = computed.notes(self.left, {} if self.graph.roles_known else self.doubtful)
         return Network(
             name=name,
             inputs=tuple((each.name, self.tensors[each.name].shape) for each in self.graph.inputs),
@@ -432,7 +433,7 @@ class Walk:
             sha256=sha256,
             unknown=tuple(self.unknown),
             constants=tuple((output, tensor.shape) for output, tensor in outputs.items() if tensor.constant),
-            notes=tuple(dict.fromkeys((*self.notes, *computed.notes(self.left, self.doubtful), *notes_of(self.graph)))),
+            notes=tuple(dict.fromkeys((*self.notes, *constants, *notes_of(self.graph)))),
             unpriced=tuple(dict.fromkeys(self.unpriced)),
             shared=self._shared(nodes),
         )
