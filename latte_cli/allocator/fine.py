@@ -185,8 +185,10 @@ class Search:
         """Whether a move of one group, or of two, is worth more and meets the aim when it is priced."""
         widths = dict(best.sub_model.widths)
         weigh, room_s = self._upper(widths).weigh, aim.duration_s - _high_s(best)
+        if not self._costs.tabular:
+            room_s += _NEAR * aim.duration_s  # where tables are exact, a round is no shorter than they say
         moves = [*self._moves(widths, weigh), *self._exchanges(widths, weigh)]
-        moves = [move for move in moves if move.gain > 0 and move.taken_s <= room_s + _NEAR * aim.duration_s]
+        moves = [move for move in moves if move.gain > 0 and move.taken_s <= room_s]
         moves.sort(key=lambda move: -move.gain)
         return any(aim.met_by(self.price(widths | move.widths)) for move in moves[:_PRICED])
 
