@@ -124,7 +124,7 @@ def parse_fleet(content: bytes, *, source: str) -> Fleet:
     for number, entry in enumerate(entries, start=1):
         found = _fleet_class(entry, source, number)
         if found.name in classes:
-            raise LatteError(f"{source}: two classes are called `{found.name}`", hint="give each a name of its own")
+            raise LatteError(f"{source}: two classes are called `{found.name}`", hint="give each its own name")
         classes[found.name] = found
     return Fleet(classes=tuple(classes.values()), round_duration_s=fields.optional("round_duration", duration_s))
 

@@ -1,4 +1,4 @@
-"""Calls that run channels last amid a model that does not: their own rows, or a word that there are none."""
+"""Layers that run in channels_last although the model runs in NCHW: they take their own rows, or a warning says so."""
 
 from dataclasses import replace
 

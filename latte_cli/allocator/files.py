@@ -59,7 +59,7 @@ def _check_names(path: Path, names: Any) -> None:
     for row, name in enumerate(names, start=1):
         if name in seen:
             message = f"`{path}`: row {row}: `{printable(name)[:40]}` is the name of another device too"
-            raise LatteError(message, hint="give each a name of its own")
+            raise LatteError(message, hint="give each its own name")
         seen.add(name)
 
 

@@ -7,7 +7,7 @@ from math import log, prod
 
 import numpy as np
 
-from latte_cli.allocator.costs import Array, Costs, Levels, Widths
+from latte_cli.allocator.costs import Array, Costs, CostTable, Levels, Widths
 from latte_cli.allocator.goal import Least
 from latte_cli.allocator.plan import Plan, plan_device
 from latte_cli.allocator.pricing import Pricer, Round
@@ -39,8 +39,8 @@ class Search:
     """Looks for the best widths of one class; what was priced is kept for other round durations.
 
     The program's limit on the round is a sum over its calls: what each adds to the upper end of a step that was priced
-    (`UpperEnd`). What it finds is priced, and gives another limit, until nothing changes; the last moves of single
-    groups are all priced. Each group has the widths that `shares` leave it. Raises LatteError
+    (`UpperEnd`). What it finds is priced, and gives another limit, until nothing changes. In the end moves of one group
+    or two that may meet the round are priced. Each group has the widths that `shares` leave it. Raises LatteError
     where there are no groups, and as the estimator does.
     """
 
@@ -58,6 +58,8 @@ class Search:
         self._channels = {name: widths[-1] for name, widths in self.levels.items()}
         self._costs = Costs(self._network, self._step, self.levels, self._times)
         self._rounds: dict[tuple[int, ...], Round] = {}
+        self._uppers: dict[tuple[int, ...], UpperEnd] = {}
+        self._tables: dict[UpperEnd, CostTable] = {}
         self._cuts: list[_Cut] = []
 
     @property
@@ -120,7 +122,8 @@ class Search:
         best = min((each for each in uniform if each.high_s is not None), key=_high_s, default=None)
         while best:
             widths = dict(best.sub_model.widths)
-            program, (round_row, _) = self._program(widths, _ANY_AIM, ()), self._row(widths, self._upper(widths))
+            program = self._program(widths, _ANY_AIM, ())
+            round_row, _ = self._row(program, widths, self._upper(widths))
             made = self.price(program.solve(-round_row) or self._at(0.0))
             if made.high_s is None or made.high_s >= _high_s(best):
                 break
@@ -220,11 +223,13 @@ class Search:
 
     def _upper(self, widths: Widths) -> UpperEnd:
         """The upper end of a step seen from `widths` or, where their step does not fit, from the last one that did."""
-        near = self.price(widths)
+        key, near = tuple(widths[name] for name in self.levels), self.price(widths)
         if near.step_s is None or near.step_high_s is None:
             key, near = [(key, each) for key, each in self._rounds.items() if each.step_high_s is not None][-1]
-            widths = dict(zip(self.levels, key, strict=True))
-        return UpperEnd.from_estimate(self._costs.calls(widths), near.step_s or 0.0, near.step_high_s or 0.0)
+        if key not in self._uppers:
+            calls = self._costs.calls(dict(zip(self.levels, key, strict=True)))
+            self._uppers[key] = UpperEnd.from_estimate(calls, near.step_s or 0.0, near.step_high_s or 0.0)
+        return self._uppers[key]
 
     def _value(self, key: tuple[int, ...]) -> float:
         widths = dict(zip(self.levels, key, strict=True))
@@ -238,7 +243,7 @@ class Search:
         """The widths with the highest objective whose round seems to meet the aim, seen from `at`."""
         program = self._program(at, aim, self._cuts)
         for upper in uppers:
-            row, fixed_s = self._row(at, upper, stricter=aim.stricter)
+            row, fixed_s = self._row(program, at, upper, stricter=aim.stricter)
             program.limit(row, aim.duration_s - fixed_s)
         sizes = self._costs.sizes(at)
         return program.solve(
@@ -247,8 +252,9 @@ class Search:
 
     def _shortest(self, at: Widths, uppers: Sequence[UpperEnd]) -> dict[str, int]:
         """The widths with the shortest round, seen from `at`; the least of all where the memory is not enough."""
-        row, _ = self._row(at, uppers[-1])
-        return self._program(at, _ANY_AIM, self._cuts).solve(-row) or self._at(0.0)
+        program = self._program(at, _ANY_AIM, self._cuts)
+        row, _ = self._row(program, at, uppers[-1])
+        return program.solve(-row) or self._at(0.0)
 
     def _program(self, at: Widths, aim: "_Aim", cuts: Sequence["_Cut"]) -> Program:
         """The program with its limits on what is kept."""
@@ -261,13 +267,20 @@ class Search:
             program.limit(row, cut.limit_bytes - cut.bytes_per_parameter * parameters.constant)
         return program
 
-    def _row(self, at: Widths, upper: UpperEnd, *, stricter: float = 1.0) -> tuple[Array, float]:
-        """The round as coefficients and a constant, in seconds."""
-        seconds, parameters = self._costs.times(at, upper.weigh), self._costs.sizes(at)
-        program = Program(self.levels, parameters.pairs)
+    def _row(self, program: Program, at: Widths, upper: UpperEnd, *, stricter: float = 1.0) -> tuple[Array, float]:
+        """The round as coefficients of the program and a constant, in seconds."""
+        seconds, parameters = self._times_of(at, upper), self._costs.sizes(at)
         each_s, bits_s = self._class.steps * stricter, self._class.schedule.moving_s(1)
         row = program.row(seconds) * each_s + program.row(parameters) * bits_s
         return row, self._class.overhead_s + each_s * seconds.constant + bits_s * parameters.constant
+
+    def _times_of(self, at: Widths, upper: UpperEnd) -> CostTable:
+        """What calls add to the upper end, near `at`; made once where tables are exact and so the same anywhere."""
+        if not self._costs.tabular:
+            return self._costs.times(at, upper.weigh)
+        if upper not in self._tables:
+            self._tables[upper] = self._costs.times(at, upper.weigh)
+        return self._tables[upper]
 
     @property
     def _logarithms(self) -> dict[str, Array]:

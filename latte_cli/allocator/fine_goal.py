@@ -21,7 +21,7 @@ def fine_target(
     shares: Sequence[float] = SHARES,
     done: Callable[[int, str], None] = lambda *_: None,
 ) -> PlanTarget:
-    """The target of a plan in which each class has widths of its own, in rounds as short as `goal` allows.
+    """The shortest rounds that `goal` allows where each class has its own widths, and what each class keeps in them.
 
     It starts from the target with one width for all groups, which holds too, and halves what is left of the duration.
     A goal of idle time keeps that one. `parameters` are those of the whole model; `done` hears how many durations were

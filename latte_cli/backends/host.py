@@ -15,6 +15,9 @@ LARGE_BLOCK_BYTES = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX on 64 bits 
 """Blocks over this size are mapped anew for each use; smaller ones stay on glibc's heap once one of nearly this size
 was freed, which reading weights or data does."""
 
+KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11)}
+"""The environment in which glibc keeps all memory that it was given (mallopt(3))."""
+
 
 def cores() -> int:
     """The cores this process may use."""

@@ -5,15 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from latte_cli.backends import measurable
+from latte_cli.backends.host import KEEPING
 from latte_cli.devices import CPU, Kind
 from latte_cli.layers import Convolution
 from latte_cli.lookup import Source, Timing, fits_workspace
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, fixed_name
 
 _WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}  # chosen: of the step
-
-_KEEP = "`MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000`"
-"""What makes glibc keep the memory that it was given (mallopt(3))."""
 
 
 def how_to_measure(kind: Kind) -> str:
@@ -84,7 +82,8 @@ def diagnose(
         yield Diagnostic(code="host_bound", message=message + "a larger `--batch-size` or `--cuda-graph` keeps it busy")
     if returned_bytes and not kind.own_memory:
         message = f"glibc gives {returned_bytes / 2**20:.0f} MiB of gradients back after each step and gets them anew, "
-        yield Diagnostic(code="returned_memory", message=f"{message}which these times leave out; {_KEEP} avoids it")
+        keep = " ".join(f"{name}={value}" for name, value in KEEPING.items())
+        yield Diagnostic(code="returned_memory", message=f"{message}which these times leave out; `{keep}` avoids it")
     if memory_share > 1:
         message = f"the step holds {memory_share:.3g} times the device's memory; lower `--batch-size`"
         yield Diagnostic(code="memory", message=message)

@@ -11,6 +11,7 @@ from latte_cli.estimator.memory import Memory, memory
 from latte_cli.estimator.models import Models
 from latte_cli.estimator.records import LOOKUP, Estimate
 from latte_cli.estimator.steps import Step, Work, step_calls
+from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.turned import turned_calls
 from latte_cli.estimator.variants import Variants
 from latte_cli.lookup import Lookup, Pair, Timing
@@ -87,14 +88,14 @@ class Estimator:
             raise LatteError(
                 f"`{self.device.slug}` runs no CUDA graphs", hint="leave out `--cuda-graph`", exit_code=ExitCode.USAGE
             )
-        works = tuple(step_calls(network, step))
+        works, storages = tuple(step_calls(network, step)), Storages(network)
         variants = self._variants(
             StepCalls(
                 network=network,
                 step=step,
                 works=works,
-                memory=memory(network, step, self._lookup.precision, fused=self.device.kind.queued),
-                turned=turned_calls(self._lookup, network, works),
+                memory=memory(network, step, self._lookup.precision, fused=self.device.kind.queued, storages=storages),
+                turned=turned_calls(self._lookup, storages, works),
             )
         )
         refused: DoesNotFit | None = None

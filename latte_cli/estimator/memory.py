@@ -94,24 +94,27 @@ def moment_of(phase: Phase) -> Phase:
     return Phase.BACKWARD if phase in (Phase.BACKWARD_DATA, Phase.BACKWARD_FILTER) else phase
 
 
-def memory(network: Network, step: Step, precision: Precision, *, fused: bool = False) -> Memory:
+def memory(
+    network: Network, step: Step, precision: Precision, *, fused: bool = False, storages: Storages | None = None
+) -> Memory:
     """The memory of a training step of `network`, without the workspaces of its calls.
 
     The training loop holds the network's outputs until the step ends, as `scores = model(x)` does. `fused` says that
-    the step runs in the kernels of a GPU (see `Layer.saved`).
+    the step runs in the kernels of a GPU (see `Layer.saved`). `storages` are the network's own; without them they are
+    found here.
     """
-    return Memory(timeline=tuple(_Simulation(network, step, precision, fused).run()))
+    return Memory(timeline=tuple(_Simulation(network, step, precision, fused, storages or Storages(network)).run()))
 
 
 class _Simulation:
     """Walks through a step, with a count of how many hold each activation's storage."""
 
-    def __init__(self, network: Network, step: Step, precision: Precision, fused: bool) -> None:
+    def __init__(self, network: Network, step: Step, precision: Precision, fused: bool, storages: Storages) -> None:
         self.network, self.step, self.fused = network, step, fused
         self.element = precision.element_bytes
         self.weight = precision.arithmetic.weight_bytes
-        self.storages = Storages(network)
-        self.roots = self.storages.roots
+        self.storages = storages
+        self.roots = storages.roots
         self.sizes = {name: self.element * prod(shape) for name, shape in network.shapes.items()}
         self.sizes |= {node.output: 0 for node in network.nodes if isinstance(node.layer, Stored)}
         self.reads = Counter(self.roots[name] for node in network.nodes for name in node.inputs)

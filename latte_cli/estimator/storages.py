@@ -23,7 +23,6 @@ from latte_cli.precisions import Layout
 
 _FORMATS = {Layout.NCHW: contiguous_strides, Layout.CHANNELS_LAST: channels_last_strides}
 
-
 _PARTIAL = ("slice", "split", "expand")
 """Views whose gradient is a tensor of another size than that of what they view."""
 
@@ -32,9 +31,9 @@ class Storages:
     """The storages of a network's activations, as torch's operators leave them.
 
     `roots` has for each activation the one whose storage it shares, `gradients` the one whose gradient is its own, seen
-    otherwise, and `strides` how it lies. `copies` are the nodes
-    that see the same data in another shape or layout and have to copy it, `channels_last` those that compute on inputs
-    whose channels lie next to each other, and `unready` those whose first input they do not take as it lies.
+    otherwise, and `strides` how it lies. `copies` are the nodes that see the same data in another shape or layout and
+    have to copy it, `channels_last` those that compute on inputs whose channels lie next to each other, and `unready`
+    those that do not take their first input as it lies.
     """
 
     def __init__(self, network: Network) -> None:

@@ -7,14 +7,13 @@ from latte_cli.estimator.memory import CallPosition
 from latte_cli.estimator.steps import Work
 from latte_cli.estimator.storages import Storages
 from latte_cli.lookup import Lookup, NotProfiled, Pair, Timing
-from latte_cli.network import Network
 from latte_cli.precisions import Layout
 from latte_cli.strategies import OWN
 
 
-def turned_calls(lookup: Lookup, network: Network, works: Sequence[Work]) -> dict[CallPosition, Timing | None]:
+def turned_calls(lookup: Lookup, storages: Storages, works: Sequence[Work]) -> dict[CallPosition, Timing | None]:
     """Their timings in that layout, as torch runs them; None where they were not measured in it."""
-    names = Storages(network).channels_last if lookup.layout is Layout.NCHW else set()
+    names = storages.channels_last if lookup.layout is Layout.NCHW else set()
     calls = [work for work in works if work.name in names]
     timings = _channels_last(lookup, tuple(dict.fromkeys(work.pair for work in calls))) if calls else {}
     return {(work.name, work.phase): timings.get(work.pair) for work in calls}

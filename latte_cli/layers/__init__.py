@@ -17,7 +17,7 @@ from latte_cli.layers.pointwise import Activation, Dropout, Elementwise
 from latte_cli.layers.products import Linear, MatMul
 from latte_cli.layers.recurrent import Recurrent
 from latte_cli.layers.reductions import Pool, Reduce
-from latte_cli.layers.shapes import Shape, broadcast, reshape_runs, scaled_reshape
+from latte_cli.layers.shapes import Shape, broadcast, reshape_runs, scaled_reshape, wide
 from latte_cli.layers.softmax import Softmax, SoftmaxCrossEntropy
 from latte_cli.layers.steps import Optimizer, Transfer, Whole
 from latte_cli.layers.stored import Stored
@@ -56,6 +56,7 @@ __all__ = [
     "layer_text",
     "reshape_runs",
     "scaled_reshape",
+    "wide",
 ]
 
 LAYERS: tuple[type[Layer], ...] = (

@@ -21,6 +21,11 @@ def broadcast(*shapes: Shape) -> Shape:
     return tuple(sizes)
 
 
+def wide(shape: Shape) -> int:
+    """How many dimensions are larger than 1."""
+    return sum(size > 1 for size in shape)
+
+
 def reshape_runs(shape: Shape, output: Shape) -> tuple[tuple[slice, slice], ...]:
     """The shortest runs of dimensions of `shape` and of `output`, a reshape of it, that hold the same elements.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from latte_cli.layers import Embedding, Linear
+from latte_cli.layers import Embedding, Linear, wide
 from latte_cli.network.graph import Network, Node
 
 
@@ -56,8 +56,8 @@ def _repetitions(network: Network, weights: Mapping[str, Any], known: Collection
     first: dict[tuple[object, bytes], list[str]] = {}
     for node in network.nodes:
         for name, shape in zip(node.parameters, node.parameter_shapes, strict=False):
-            array = _array(weights, name) if sum(size > 1 for size in shape) > 1 and name not in known else None
-            if array is None:
+            array = _array(weights, name) if wide(shape) > 1 and name not in known else None
+            if array is None or not array.size:
                 continue
             alike = first.setdefault((array.shape, np.asarray(array.flat[:_FIRST]).tobytes()), [])
             if name in alike or (array == array.flat[0]).all():
@@ -73,15 +73,11 @@ _FIRST = 64  # numbers that tell matrices apart without reading all of them
 
 def _array(weights: Mapping[str, Any], name: str) -> Any:
     try:
-        array = np.asarray(weights[name])
+        return np.asarray(weights[name])
     except KeyError:
         return None
-    return array if array.size else None
 
 
 def _alike(weights: Mapping[str, Any], table: str, weight: str) -> bool:
-    try:
-        a, b = np.asarray(weights[table]), np.asarray(weights[weight])
-    except KeyError:
-        return False
-    return bool(np.array_equal(a, b) or np.array_equal(a, b.T))
+    a, b = _array(weights, table), _array(weights, weight)
+    return a is not None and b is not None and bool(np.array_equal(a, b) or np.array_equal(a, b.T))

@@ -12,6 +12,9 @@ from latte_cli.precisions import Layout
 
 Value: TypeAlias = float | str | tuple[float, ...]
 
+DETACHED = "detached"
+"""The attribute of a node that no gradient passes."""
+
 LAID, COPIED = "laid", "copied"
 """The attributes of a view that is asked to lie in a layout, and of one that is a copy in any case."""
 
@@ -49,7 +52,7 @@ class Node:
     @property
     def detached(self) -> bool:
         """Whether no gradient passes it."""
-        return any(name == "detached" for name, _ in self.attributes)
+        return any(name == DETACHED for name, _ in self.attributes)
 
     @property
     def layout(self) -> Layout | None:

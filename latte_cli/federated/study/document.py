@@ -225,7 +225,7 @@ def _scenario(entry: object, source: str, number: int, chosen: FederationSetting
         tier = _tier(each, fields.where, at, chosen)
         if tier.fleet_class.name in tiers:
             message = f"{fields.where}: two classes are called `{tier.fleet_class.name}`"
-            raise LatteError(message, hint="give each a name of its own")
+            raise LatteError(message, hint="give each its own name")
         tiers[tier.fleet_class.name] = tier
     scenario = Scenario(
         name=name,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latte_cli.layers import Shape, Stored
+from latte_cli.layers import Shape, Stored, wide
 from latte_cli.network.channels.dimensions import Owned, channels_of_parameters, first_along
 from latte_cli.network.channels.rules import Rules
 from latte_cli.network.channels.ties import FIXED, Ids, Ties
@@ -102,7 +102,7 @@ class Trace:
         for _, ids, axis in self._rules.whole:
             if set(self._axes_with_channels(ids)) - {axis}:  # a table: its entries have the same channels
                 self.ties.stiffen(ids, (axis,))
-        grids = list({id(ids): ids for ids in self._grids() if sum(size > 1 for size in ids.shape) > 1}.values())
+        grids = list({id(ids): ids for ids in self._grids() if wide(ids.shape) > 1}.values())
         again = True
         while again:
             again = False

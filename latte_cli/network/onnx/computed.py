@@ -9,7 +9,7 @@ from math import isqrt, prod
 
 import numpy as np
 
-from latte_cli.layers import Shape
+from latte_cli.layers import Shape, wide
 from latte_cli.network.onnx.operation import Array, Tensor
 
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Where")
@@ -67,11 +67,6 @@ def _is_computed(kind: str, tensor: Tensor, rank: int, batch: int) -> bool:
 
 
 _VECTORS = 2  # dimensions over 1 of a vector for each sample
-
-
-def wide(shape: Shape) -> int:
-    """How many dimensions are larger than 1."""
-    return sum(size > 1 for size in shape)
 
 
 def _for_each(shape: Shape, rank: int, batch: int) -> bool:

@@ -2,13 +2,15 @@
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Other
-from latte_cli.network.onnx.operation import DETACHED, WHOLE, Operation, Reader, Tensor
+from latte_cli.network.graph import DETACHED
+from latte_cli.network.onnx.operation import Operation, Reader, Tensor
+from latte_cli.network.torch_program.program import WHOLE
 
 ALIKE = frozenset(("sort", "argsort", "msort", "cumprod", "cummax", "cummin", "logcumsumexp"))
 """Work whose results all have the shape of what it is given."""
 
 _FIXED = frozenset(("histc",))
-"""Work whose results have a shape of its own, whatever it is given."""
+"""Work whose results have the same shape for every input."""
 
 
 def _other(op: Operation) -> object:
@@ -24,7 +26,7 @@ def _other(op: Operation) -> object:
         element = elements[index] if index < len(elements) else inputs[0].element if inputs else 1
         if inputs:
             layer = Other(operation=name, shapes=tuple(tensor.shape for tensor in inputs), output=shape)
-            op.result(layer, *inputs, index=index, attributes=op.numbers + (DETACHED,) * (element in WHOLE))
+            op.result(layer, *inputs, index=index, attributes=op.numbers + ((DETACHED, 1),) * (element in WHOLE))
         op.results[output] = Tensor(name=output, shape=shape, constant=not inputs, element=element or 1)
     return None
 

@@ -12,8 +12,9 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Shape, View
-from latte_cli.network.graph import Node, Value
+from latte_cli.network.graph import DETACHED, Node, Value
 from latte_cli.network.onnx.origins import Part, whole
+from latte_cli.network.torch_program.program import COUNTING, WHOLE
 
 Array: TypeAlias = NDArray[Any]
 
@@ -36,27 +37,6 @@ _ROOT = re.compile(r"^[A-Za-z]\w*_(weight|bias|gamma|alpha|beta|gain|scale|slope
 
 _IN_CODE = re.compile(r"^/(.+/)?Constant(_\d+)?_output_0$")
 """What torch's older exporter calls numbers in a module's code; it calls parameters as the module does."""
-
-WHOLE = frozenset(
-    (
-        *(TensorProto.BOOL, TensorProto.INT4, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32),
-        *(TensorProto.INT64, TensorProto.UINT4, TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32),
-        TensorProto.UINT64,
-    )
-)
-"""The types of places, counts and truths, which no gradient passes."""
-
-DETACHED: tuple[str, Value] = ("detached", 1)
-"""The attribute of a node that no gradient passes."""
-
-_COUNTING = frozenset(
-    (
-        *("ArgMax", "ArgMin", "NonZero", "OneHot", "Shape", "Size", "BitwiseAnd", "BitwiseNot"),
-        *("BitwiseOr", "BitwiseXor", "BitShift", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
-        *("Not", "And", "Or", "Xor", "IsNaN", "IsInf"),
-    )
-)
-"""Operators whose results are places, counts or truths."""
 
 NO_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
 FOLDED_ELEMENTS = 65_536
@@ -392,7 +372,7 @@ class Operation:
             inputs=tuple(tensor.name for tensor in inputs),
             output=output,
             parameters=() if given else tuple(tensor.name for tensor in parameters),
-            attributes=attributes if self._passes_gradients(output) else (*attributes, DETACHED),
+            attributes=attributes if self._passes_gradients(output) else (*attributes, (DETACHED, 1)),
             constants=self._read_besides(parameters) if constants is None else constants,
             weights_given=given,
         )
@@ -406,7 +386,7 @@ class Operation:
         """Whether a gradient passes to what an output is made of; none passes places, counts and truths."""
         if self.kind == "Cast":
             return self.integer("to", TensorProto.FLOAT) not in WHOLE
-        return self.kind not in _COUNTING and (self.kind != "TopK" or output == self.outputs[0])
+        return self.kind not in COUNTING and (self.kind != "TopK" or output == self.outputs[0])
 
     def view(self, x: Tensor, shape: Shape, attributes: tuple[tuple[str, Value], ...] = ()) -> Tensor:
         """Make the output another view of `x`."""

@@ -11,7 +11,7 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Linear, Other, Shape, Stored, View
+from latte_cli.layers import Linear, Other, Shape, Stored, View, wide
 from latte_cli.network.graph import Network, Node
 from latte_cli.network.onnx import computed, inferred
 from latte_cli.network.onnx.control import CONDITIONS, DEEPEST, FLOW, function_called
@@ -257,12 +257,12 @@ class Walk:
         A matrix for each sample is one where its numbers are the same for all; else it is none: a first state.
         """
         known, shape = tensor.values is not None, tensor.shape
-        matrix = computed.wide(shape) > _VECTOR_FOR_EACH
+        matrix = wide(shape) > _VECTOR_FOR_EACH
         alike = uniform_axes(tensor) if known and tensor.countable else ()
         same = len(alike) < len(shape) and any(shape[axis] == self.own_batch for axis in alike)
         trained = tensor.countable and (not matrix or same)
         axes = alike if known and tensor.countable else tuple(range(len(shape)))
-        axes = () if trained and computed.wide(shape) < _VECTOR_FOR_EACH else axes
+        axes = () if trained and wide(shape) < _VECTOR_FOR_EACH else axes
         self.constants[output] = {0: Constant(name=output, shape=shape, axes=axes, trained=trained)}
         wanted = self.wanted.get(output, shape)
         if wanted == shape:

@@ -7,19 +7,13 @@ from functools import cached_property
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
 
 from latte_cli.layers import Norm
-from latte_cli.network.graph import Network, Node
-from latte_cli.network.torch_program.lowering import DETACHED
-from latte_cli.network.torch_program.program import Lowering
+from latte_cli.network.graph import DETACHED, Network, Node
+from latte_cli.network.torch_program.program import COUNTING, Lowering
 from latte_cli.network.torch_program.signature import BUFFER, FROZEN, PARAMETER, Signature, count
 
 _LITERAL = "lifted_tensor_"  # how torch.export names a number that `forward` writes as a tensor
 _STATISTICS = (3, 4)
-_NO_GRADIENT = frozenset(
-    (
-        *("ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor"),
-        *("Shape", "Sign", "Floor", "Ceil", "Round", "IsNaN", "IsInf", "OneHot"),
-    )
-)
+_NO_GRADIENT = COUNTING | {"Sign", "Floor", "Ceil", "Round"}
 """Operators that no gradient passes."""
 
 _MANY = 3

@@ -7,12 +7,12 @@ from typing import Any
 from onnx import GraphProto, helper
 
 from latte_cli.errors import LatteError
+from latte_cli.network.graph import DETACHED
 from latte_cli.network.torch_program.nodes import aten_of, meta_of
 from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Region, Rule
 from latte_cli.network.torch_program.rules import ARITHMETIC, OPAQUE, RULES
 
 FUNCTIONAL = "save it without: `torch.export.save(program.run_decompositions({}), path)`"
-DETACHED = "detached"
 """The attribute of an Identity that no gradient passes."""
 
 _HIGHER = "torch.ops.higher_order."

@@ -27,8 +27,23 @@ ELEMENTS = {
 }
 """ONNX's element types by the numbers that programs have for torch's."""
 
-WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL)
-"""Element types of whole numbers."""
+WHOLE = frozenset(
+    (
+        *(TensorProto.BOOL, TensorProto.INT4, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32),
+        *(TensorProto.INT64, TensorProto.UINT4, TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32),
+        TensorProto.UINT64,
+    )
+)
+"""Element types of whole numbers, which no gradient passes."""
+
+COUNTING = frozenset(
+    (
+        *("ArgMax", "ArgMin", "NonZero", "OneHot", "Shape", "Size", "BitwiseAnd", "BitwiseNot"),
+        *("BitwiseOr", "BitwiseXor", "BitShift", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+        *("Not", "And", "Or", "Xor", "IsNaN", "IsInf"),
+    )
+)
+"""ONNX operators whose results are places, counts or truths, which no gradient passes."""
 
 _LAYOUTS = {1: Layout.NCHW, 2: Layout.CHANNELS_LAST, 3: Layout.CHANNELS_LAST}
 """Layouts by the numbers that programs have for torch's memory formats; 3 is that of volumes."""

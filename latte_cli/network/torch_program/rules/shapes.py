@@ -5,7 +5,7 @@ from math import prod
 
 from onnx import TensorProto
 
-from latte_cli.network.graph import COPIED
+from latte_cli.network.graph import COPIED, DETACHED
 from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Rules, Symbol, layout_attribute
 from latte_cli.precisions import Layout
 
@@ -28,7 +28,7 @@ def _cloned(low: Lowering, op: Aten) -> object:
 
 def _detached(low: Lowering, op: Aten) -> object:
     """The same tensor, which no gradient passes."""
-    return low.emit("Identity", [op.tensor("self", "input")], op.outputs[0], detached=1)
+    return low.emit("Identity", [op.tensor("self", "input")], op.outputs[0], **{DETACHED: 1})
 
 
 def _copied(low: Lowering, op: Aten) -> object:
