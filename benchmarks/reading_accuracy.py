@@ -15,8 +15,9 @@ is that of torch's allocator in a step of SGD, as in tests/test_memory.py. The l
 output and the sum of the others. Before an ONNX export each parameter is drawn, since exporters store equal ones once.
 ONNX files are read with `compare_weights`; their attention is products of matrices, whose backward holds the scores.
 
-For modules it also prints the share of the parameters that sub-models at WIDTHS keep, or why there are none, and how
-many of the wider ones, as modules, run a step and have the parameters and the FLOPs that were said.
+For modules it also prints the share of the parameters that sub-models keep at each of WIDTHS, or why a network has
+none. The sub-model at the first width runs a step as a module. The table counts those that have the parameters and the
+FLOPs that LATTE says.
 
 `--output` has a line for each network in each form. A child process reads a few networks; a line also records one that
 hangs or dies. A run that was interrupted goes on where it stopped. It needs

@@ -1,12 +1,12 @@
 """The step of BERT-base and of ViT-B/16 as people write them, estimated after three minutes of profiling, against real
 steps of the very modules.
 
-A real step runs in a process of its own: forward, cross-entropy, backward, SGD, `zero_grad`, eager, as a script has it.
-It is run in two heaps: glibc's as it is, which gives the memory of large gradients back to the system after a step
-and gets it again page by page in the next, and one that keeps what it was given once (KEPT). Layers are profiled on a
-heap that keeps it. The page faults of each step are shown beside its time, and runs before the profile beside those
-after it: what the machine repeats of itself. Needs `pip install -c constraints.txt torchvision timm transformers`
-and some ten minutes in which nothing else runs.
+A real step is what a training script runs in eager mode: forward, cross-entropy, backward, SGD, `zero_grad`. It runs in
+its own process, with two heaps. glibc's default heap returns the memory of large gradients to the system after a step,
+and gets it again page by page in the next. The other heap keeps its memory (KEEPING), as the one does on which layers
+are profiled. The table shows the page faults of each step beside its time. Real steps run before the profile and after
+it, which tells how well the machine repeats itself. It needs
+`pip install -c constraints.txt torchvision timm transformers` and ten minutes in which nothing else runs.
 
     python benchmarks/transformer_steps.py [--budget 3m] [--folder build/transformer-steps]
 """
@@ -23,11 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from latte_cli.backends.host import KEEPING
+
 BATCH, TOKENS, STEPS, WARM_UPS = 2, 64, 12, 3
-KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11)}
-"""What makes glibc keep all memory that it was given (mallopt(3))."""
 HEADS = ("network", "heap", "real before (s)", "after", "repeats", "faults", "estimated (s)", "80 % interval", "error")
-HEAPS = {"as it is": {}, "kept": KEPT}
+HEAPS = {"as it is": {}, "kept": KEEPING}
 
 
 def bert() -> tuple[Any, Any]:
