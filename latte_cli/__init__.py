@@ -1,5 +1,6 @@
 """LATTE: how long a training step takes on a device, which algorithms to run, which sub-model to train."""
 
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -23,7 +24,9 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
+@cache
 def _version() -> str:
+    """The installed version; to ask costs 30 ms, so that a command which does not print it should not import it."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -10,8 +10,8 @@ from pathlib import Path
 import bad_models
 import pytest
 
-LONGEST_S = 5.0
-"""CPU time, which does not depend on what else runs."""
+MOST_SAMPLES = 600
+"""CPU time in readings of a ResNet-8, which the machine's speed does not change; 5 s where a reading takes 8 ms."""
 
 READING = Path(__file__).parent / "reading_bad_models.py"
 
@@ -35,7 +35,7 @@ def _read(paths: list[Path], folder: Path) -> tuple[list[dict[str, object]], lis
         found += endings
         if len(endings) < len(left):
             died.append(f"{lines[-1]['reading']}: code {done.returncode}, {done.stderr[-300:]}")
-            found.append({"ending": "death", "cpu_s": 0.0, "opened": []})
+            found.append({"ending": "death", "cpu_s": 0.0, "times_sample": 0.0, "opened": []})
     return found, died
 
 
@@ -58,7 +58,7 @@ def test_each_file_of_the_corpus_is_a_network_or_one_line_of_error(
     pairs = list(zip(paths, found, strict=True))
     wrong = [f"{path.name}: {line['ending']}" for path, line in pairs if line["ending"] not in ("network", "error")]
     assert not wrong, "\n".join(wrong)
-    slow = [f"{path.name}: {line['cpu_s']:.1f} s" for path, line in pairs if line["cpu_s"] > LONGEST_S]  # type: ignore[operator]
+    slow = [f"{path.name}: {line['cpu_s']:.1f} s" for path, line in pairs if line["times_sample"] > MOST_SAMPLES]  # type: ignore[operator]
     assert not slow, "\n".join(slow)
     touched = [f"{path.name}: {more}" for path, line in pairs if (more := _outside(line["opened"], folder))]  # type: ignore[arg-type]
     assert not touched, "\n".join(touched)

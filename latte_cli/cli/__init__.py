@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer.main
 
-from latte_cli import __version__
+import latte_cli
 from latte_cli.cli import console, streams
 from latte_cli.cli.advice import with_advice
 from latte_cli.cli.help import Command, Group
@@ -30,7 +30,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"latte {__version__}")
+        typer.echo(f"latte {latte_cli.__version__}")
         raise typer.Exit
 
 

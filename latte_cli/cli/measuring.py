@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from latte_cli import __version__
+import latte_cli
 from latte_cli.cli import console
 from latte_cli.errors import LatteError
 
@@ -23,7 +23,7 @@ def measure_here(store: "Store", device: "Device", tasks: Sequence["Task"], labe
         if worker.device.slug != device.slug:
             raise _elsewhere(device)
         with store.writer(worker.device) as writer, console.progress(label, len(tasks)) as bar:
-            time_tasks(worker, tasks, writer, origin=f"latte {__version__} estimate", progress=bar.advance)
+            time_tasks(worker, tasks, writer, origin=f"latte {latte_cli.__version__} estimate", progress=bar.advance)
 
 
 def opening_of(device: "Device", settings: "Settings") -> "Opening":

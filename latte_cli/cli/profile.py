@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latte_cli import __version__
+import latte_cli
 from latte_cli.cli import console
 from latte_cli.cli.options import (
     BatchAxisOption,
@@ -133,7 +133,7 @@ class ProfileRequest(Request):
     @property
     def origin(self) -> str:
         """What the rows say that they come from."""
-        return f"latte {__version__} profile {self.chosen} seed {self.seed}"
+        return f"latte {latte_cli.__version__} profile {self.chosen} seed {self.seed}"
 
     def worker_opening(self) -> "Opening":
         """How the device is opened."""
