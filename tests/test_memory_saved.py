@@ -1,13 +1,14 @@
 """What layers say that autograd keeps for their backward pass, against what it keeps on the CPU."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import pytest
 import torch
 from every_layer import every_layer
-from torch import Tensor
+from torch import Tensor, nn
 
+from latte_cli.backends.torch.layers import Arriving, cpu_growth
 from latte_cli.errors import LatteError
 from latte_cli.layers import (
     Activation,
@@ -33,6 +34,7 @@ FUNCTIONS = (
     *("atanh", "maximum_constant", "minimum_constant", "mean_constant"),
 )
 SCALARS_BYTES = 16  # numbers that a kernel keeps beside its tensors, such as the seeds of random numbers
+WITHIN = 0.01  # of the peak of a backward pass; calls keep a number here and there
 LIKE_NO_OTHER = (Optimizer, Other, Transfer, Whole)
 """Kinds without a module of their own, or without a backward pass."""
 
@@ -124,3 +126,36 @@ def test_a_layer_saves_what_autograd_keeps(kind: str) -> None:
         assert (said.inputs, said.output) == (real.inputs, real.output), text
         assert abs(4 * said.elements + said.other_bytes - beside) <= SCALARS_BYTES, text
     assert tried or kind == "stored"
+
+
+@pytest.mark.parametrize("function", ["gru", "rnn"])
+def test_a_layer_of_many_calls_holds_in_its_backward_pass_what_torch_holds(function: str) -> None:
+    sizes = ((2, 9, 30, 8), (3, 2, 5, 7), (4, 40, 1, 7), (9, 9, 30, 7), (30, 4, 5, 40))
+    for (steps, batch, inputs, hidden), directions, bias, flow in product(sizes, (1, 2), (False, True), (False, True)):
+        layer = Recurrent(
+            function=function,
+            steps=steps,
+            batch=batch,
+            inputs=inputs,
+            hidden=hidden,
+            directions=directions,
+            bias=bias,
+        )
+        said = layer.backward_growth(trains=True, flows=(flow,))
+        saved, real = backward_numbers(layer, flow)
+        assert said is not None
+        assert abs(said - real) <= WITHIN * (saved + real) + batch * hidden, (layer, flow, said, real)
+
+
+def backward_numbers(layer: Recurrent, flow: bool) -> tuple[int, int]:
+    """The numbers that torch's own layer keeps for its backward pass, and by how many they grow at most."""
+    cells = {"gru": nn.GRU, "rnn": nn.RNN}[layer.function]
+    module = cells(layer.inputs, layer.hidden, bias=layer.bias, bidirectional=layer.directions == 2)
+    x = torch.rand(layer.input_shapes[0]).requires_grad_(flow)
+
+    def prepare() -> Callable[[], object]:
+        out, _ = module(x)
+        return Arriving.apply(out).backward
+
+    grown, _, _ = cpu_growth(prepare)
+    return layer.saved_tensors(trains=True, flows=(flow,), fused=False).elements, grown // 4

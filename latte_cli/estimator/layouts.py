@@ -72,8 +72,8 @@ def layout_needs(layer: Layer) -> LayoutNeeds:
             return LayoutNeeds(channels_last=images, forward=layer.torch_pads, gradient=True)
         case Softmax():
             return LayoutNeeds(forward=True, gradient=True)
-        case Recurrent():
-            return LayoutNeeds(kept=True)
+        case Recurrent(function=function):
+            return LayoutNeeds(kept=True, gradient=function == "lstm")
         case Attention() if not layer.one_call((True,) * 3 + (layer.trained_mask,)):
             return LayoutNeeds(forward=True, kept=True)
         case Copy(operation="resize"):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from latte_cli.backends.host import LARGE_BLOCK_BYTES
 from latte_cli.estimator.layouts import layout_needs
@@ -44,9 +44,13 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What a step holds, call by call, with the optimizer's states in place as from the second step on."""
+    """What a step holds, call by call, with the optimizer's states in place as from the second step on.
+
+    `whole` are the calls whose moment has all that they hold, so that no workspace comes on top.
+    """
 
     timeline: tuple[Moment, ...]
+    whole: frozenset[CallPosition] = frozenset()
 
     @property
     def peak(self) -> Moment:
@@ -62,9 +66,10 @@ class Memory:
         timeline = (
             replace(moment, temporary_bytes=moment.temporary_bytes + extra) if extra else moment
             for moment in self.timeline
-            for extra in (most.get((moment.name, moment.phase), 0),)
+            for position in ((moment.name, moment.phase),)
+            for extra in (0 if position in self.whole else most.get(position, 0),)
         )
-        return Memory(timeline=tuple(timeline))
+        return replace(self, timeline=tuple(timeline))
 
     def live_bytes(self) -> dict[CallPosition, int]:
         """What is live at each call, the most if a place comes again."""
@@ -103,7 +108,8 @@ def memory(
     the step runs in the kernels of a GPU (see `Layer.saved`). `storages` are the network's own; without them they are
     found here.
     """
-    return Memory(timeline=tuple(_Simulation(network, step, precision, fused, storages or Storages(network)).run()))
+    simulation = _Simulation(network, step, precision, fused, storages or Storages(network))
+    return Memory(timeline=tuple(simulation.run()), whole=frozenset(simulation.whole))
 
 
 class _Simulation:
@@ -124,6 +130,7 @@ class _Simulation:
         self.extra = 0
         self.gradients = 0
         self.ready: set[str] = set()
+        self.whole: set[CallPosition] = set()
         self.flowing: dict[str, int] = {}
         self.arriving: dict[str, Strides] = {}
         own = self.weight * network.parameters
@@ -149,14 +156,15 @@ class _Simulation:
 
     def _moment(self, name: str, phase: Phase, temporary: int = 0) -> Moment:
         live = sum(self.sizes[root] for root, count in self.held.items() if count > 0)
+        temporary += sum(self.flowing.values())
         return Moment(
             name=name,
             phase=phase,
             parameters_bytes=self.parameters,
             gradients_bytes=self.gradients,
             optimizer_bytes=self.states,
-            activations_bytes=live + self.extra + self.given,
-            temporary_bytes=temporary + sum(self.flowing.values()),
+            activations_bytes=live + self.extra + self.given + min(0, temporary),
+            temporary_bytes=max(0, temporary),
         )
 
     def _forward(self) -> Iterator[Moment]:
@@ -197,7 +205,7 @@ class _Simulation:
 
     def _step_back(self, node: Node) -> Moment:
         """One node backward: gradients of its inputs appear beside that of its output, which then goes."""
-        network, gradients = self.network, self.storages.gradients
+        network, gradients, before = self.network, self.storages.gradients, self._gradients_bytes
         own, split = gradients[node.output], isinstance(node.layer, Copy) and node.layer.operation == "split"
         added = self._copies(node, Phase.BACKWARD) + self._pass_layout(node)
         passes = node.layer.passes_gradient or node.name in self.storages.copies
@@ -209,11 +217,27 @@ class _Simulation:
             elif root != own:
                 self.flowing[root] = arriving if passes else self.sizes[name]
                 arriving = 0
+        if node.layer.makes_all_gradients and node.read[0] not in network.trained_activations:
+            added += self.sizes[node.read[0]]
         self._gradients_of(node)
+        grown = None if self.fused else node.layer.backward_growth(**self._needs(node))
+        if grown is not None:
+            self.whole.add((node.name, Phase.BACKWARD))
+            added += before - self.sizes[node.output] + self.element * grown - self._gradients_bytes
         moment = self._moment(node.name, Phase.BACKWARD, added)
         if own not in {gradients[name] for name in node.inputs}:
             self.flowing.pop(own, None)
         return moment
+
+    @property
+    def _gradients_bytes(self) -> int:
+        """The gradients that are there, of parameters and of activations."""
+        return self.gradients + sum(self.flowing.values())
+
+    def _needs(self, node: Node) -> dict[str, Any]:
+        """Whether a node trains a parameter, and which of its inputs take a gradient."""
+        flows = [name in self.network.trained_activations for name in node.read]
+        return {"trains": self.network.trains(node), "flows": flows}
 
     def _copies(self, node: Node, phase: Phase) -> int:
         """What a call copies first: an input that lies otherwise than it needs, and the weights of another layout."""
@@ -257,8 +281,7 @@ class _Simulation:
         """The activations that backward needs again, and bytes beside them."""
         if node.output not in self.network.trained_activations:
             return (), 0
-        flows = [name in self.network.trained_activations for name in node.read]
-        saved = node.layer.saved_tensors(trains=self.network.trains(node), flows=flows, fused=self.fused)
+        saved = node.layer.saved_tensors(**self._needs(node), fused=self.fused)
         inputs = (node.read[position] for position in saved.inputs if position < len(node.read))
         names = (*inputs, *((node.output,) if saved.output else ()))
         extra = self.element * saved.elements + saved.other_bytes

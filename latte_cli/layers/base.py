@@ -116,6 +116,14 @@ class Layer(ABC):
         computes in several.
         """
 
+    def backward_growth(self, *, trains: bool, flows: Sequence[bool]) -> int | None:
+        """The most numbers that its backward pass holds on a CPU beyond what it saved; None where it is measured.
+
+        They are of the activations' type. The gradient that arrives and those that the pass leaves are among them. What
+        was saved is freed on the way, which makes them fewer. `trains` and `flows` are those of `saved_tensors`.
+        """
+        return None
+
     @property
     def variant(self) -> str:
         """The name of what it computes among the layers of its kind; empty where there is only one."""
@@ -153,6 +161,11 @@ class Layer(ABC):
     @property
     def passes_gradient(self) -> bool:
         """Whether the gradient of its output is that of an input, the same tensor."""
+        return False
+
+    @property
+    def makes_all_gradients(self) -> bool:
+        """Whether its backward call makes its first input's gradient also where nobody needs it."""
         return False
 
     @property

@@ -1,7 +1,8 @@
 """Recurrent layers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from typing import ClassVar, Self
 
@@ -82,6 +83,57 @@ class Recurrent(Layer):
         return Saved(
             inputs=inputs, elements=(2 * self.gates + 1) * states if self.function == "gru" else states + first
         )
+
+    @property
+    def makes_all_gradients(self) -> bool:
+        """The calls of oneDNN for an LSTM do."""
+        return self.function == "lstm"
+
+    def backward_growth(self, *, trains: bool, flows: Sequence[bool]) -> int | None:
+        """Of a GRU or an RNN, whose backward pass torch computes step by step; oneDNN computes that of an LSTM."""
+        return None if self.function == "lstm" else max(self._growths(trains, flows))
+
+    def _growths(self, trains: bool, flows: Sequence[bool]) -> Iterator[int]:
+        """What each part of the backward pass holds (torch 2.13; tests/test_memory_saved.py).
+
+        It goes through the steps of one direction after the other, from the last. Each step frees what it saved and
+        leaves the gradients of its gates, which are put together at the end for the product with all inputs.
+        """
+        one, last, gru = self.batch * self.hidden, self.steps - 1, self.function == "gru"
+        arriving, gates = prod(self.output_shape), self.gates * one
+        weight, bias, all_gates = (trains * size for size in self._gradient_sizes)
+        saved = (2 * self.gates + trains if gru else 1) * one
+        inputs, now = flows[0] * prod(self.input_shapes[0]), arriving
+        for direction in range(self.directions):
+            final = direction == self.directions - 1
+            for step, alike in self._steps_back:
+                freed = arriving if final and step == max(0, last - 1) else 0
+                in_products = (2 if step == 0 else 1) - (2 if step == last else 0)
+                yield now + (gates + ((step == 0) - 2 * (last == 0)) * one if gru else one)
+                yield now + weight + bias + in_products * one - (freed if gru or last == 0 else 0)
+                if step == 1:  # the first two gradients of a weight are added into a third
+                    yield now - freed + 2 * weight - ((4 if gru else 0) + (step == last) * (1 if gru else 2)) * one
+                now += alike * (gates - saved) - freed
+                now += weight + bias if step == 0 else 0
+                now += ((step == 0) - (step == last)) * one  # the gradient of the hidden state
+            now += (not gru or self.directions > 1) * trains * (gru - final * self.directions) * one  # first states
+            yield now + self.steps * gates
+            now += inputs + all_gates + bias
+            yield now
+            now -= self.steps * gates
+            yield now + direction * inputs
+
+    @property
+    def _steps_back(self) -> Iterator[tuple[int, int]]:
+        """The steps whose gradients grow otherwise than in the step before, each with how many are like it."""
+        first = sorted({*range(min(4, self.steps)), *range(max(0, self.steps - 3), self.steps)})
+        return ((step, after - step) for step, after in pairwise((*first, self.steps)))
+
+    @property
+    def _gradient_sizes(self) -> tuple[int, int, int]:
+        """Numbers of the hidden state's weight, of a bias and of the inputs' weight, in one direction."""
+        rows = self.gates * self.hidden
+        return rows * self.hidden, rows * self.bias, rows * self.inputs
 
     def _saved_by_onednn(self, inputs: tuple[int, ...], ends: int) -> Saved:
         """Its workspace for each direction, states before and after; without biases also its copies of the weights.

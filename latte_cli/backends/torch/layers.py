@@ -29,6 +29,7 @@ _Result = TypeVar("_Result")
 REFUSALS = (RuntimeError, ValueError, TypeError, NotImplementedError, LatteError)
 """What torch raises for a layer that it does not compute."""
 
+_WATCHED = "latte: watched"
 _MORE_NODES = 20  # chosen: so many nodes take several times what the call does, whose noise then hardly counts
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -133,22 +134,29 @@ def _backward_s(device: str, nodes: int, clock: Callable[[], float]) -> float:
 
 def cpu_peak_bytes(call: Callable[[], object]) -> int:
     """The peak of what torch's allocator holds on the CPU during `call`, less what the call leaves or returns."""
-    peak, held, result = _cpu_growth(call)
+    peak, held, result = cpu_growth(lambda: call)
     return max(0, peak - max(held, nbytes(result)))
 
 
-def _cpu_growth(call: Callable[[], _Result]) -> tuple[int, int, _Result]:
-    """The most by which the CPU's memory in use grows during `call`, by how much at its end, and what it returns."""
+def cpu_growth(prepare: Callable[[], Callable[[], _Result]]) -> tuple[int, int, _Result]:
+    """The most by which the CPU's memory in use grows during a call, by how much at its end, and what it returns.
+
+    `prepare` returns the call. The profiler sees it too: it counts as freed only what it has seen come.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.autograd.profiler.profile(profile_memory=True) as profile:
-            result = call()
-        events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
-    grown = [0, *accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))]
+            call = prepare()
+            with torch.autograd.profiler.record_function(_WATCHED):
+                result = call()
+        events = sorted(profile.kineto_results.events(), key=lambda event: event.start_ns())
+    start_ns = next(event.start_ns() for event in events if event.name() == _WATCHED)
+    within = [event for event in events if event.name() == "[memory]" and event.start_ns() >= start_ns]
+    grown = [0, *accumulate(event.nbytes() for event in within)]
     return max(grown), grown[-1], result
 
 
-class _Arriving(torch.autograd.Function):
+class Arriving(torch.autograd.Function):
     """The end of a network, whose backward pass makes the gradient that arrives, and does not hold it."""
 
     @staticmethod
@@ -170,10 +178,15 @@ def _cpu_backward_bytes(module: torch.nn.Module, inputs: Sequence[Tensor]) -> in
     kept = [leaf.grad for leaf in leaves]
     for leaf in leaves:
         leaf.grad = None
-    out = module(*inputs)
-    arriving, end = out.nbytes, _Arriving.apply(out)  # type: ignore[no-untyped-call]
-    del out
-    peak, _, _ = _cpu_growth(end.backward)
+    arriving = 0
+
+    def prepare() -> Callable[[], object]:
+        nonlocal arriving
+        out = module(*inputs)
+        arriving = out.nbytes
+        return Arriving.apply(out).backward  # type: ignore[no-untyped-call]
+
+    peak, _, _ = cpu_growth(prepare)
     left = sum(leaf.grad.nbytes for leaf in leaves if leaf.grad is not None)
     for leaf, gradient in zip(leaves, kept, strict=True):
         leaf.grad = gradient
