@@ -1,5 +1,6 @@
 """Live modules as people write them: what is trained, what they are called with, what they do on the way."""
 
+import io
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,11 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latte_cli import load
 from latte_cli.errors import LatteError
+from latte_cli.estimator.memory import memory
 from latte_cli.estimator.steps import Step, phases, step_calls
 from latte_cli.layers import Norm, Phase, Softmax
 from latte_cli.network import Network, zoo
 from latte_cli.network.torch_program import exported
 from latte_cli.network.torch_program.rules import OPAQUE, RULES
+from latte_cli.precisions import Precision
 
 HEAVY = ("convolution", "linear", "matmul", "attention")
 
@@ -692,6 +695,19 @@ class Asking(nn.Module):
 def test_a_gradient_that_code_asks_for_is_said(wanted: bool) -> None:
     found = load(Asking(wanted), torch.randn(3, 2, 4))
     assert any("asks for the gradient" in note for note in found.notes) is wanted
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_an_input_that_asks_for_a_gradient_gets_it(batch_size: int | None) -> None:
+    module, x = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), torch.randn(batch_size or 3, 8, requires_grad=True)
+    module[0].requires_grad_(False)
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(module, (x,)), buffer)
+    forward, backward, _ = counted(module, x)
+    for found in (load(module, x[:3].detach().requires_grad_(), batch_size=batch_size), load(buffer.getvalue())):
+        assert work(found) == (forward, backward)
+        held = memory(found, Step(), Precision.FP32).timeline[-1]
+        assert held.temporary_bytes >= x.nbytes
 
 
 def test_no_gradient_passes_places_counts_and_truths() -> None:

@@ -74,7 +74,7 @@ class Network:
     layer describes; `notes` say what was assumed in reading; `frozen` are the parameters that are not trained, and
     `shared` says of how many numbers of a parameter other ones before it consist too. `bare` are parameters that no
     layer holds, with how many numbers each has; `buffers` are tensors that are kept but are no parameters, even where
-    layers hold them, with their bytes.
+    layers hold them, with their bytes. `wanted` are inputs whose gradient a step makes too.
     """
 
     name: str
@@ -90,6 +90,7 @@ class Network:
     shared: tuple[tuple[str, int], ...] = ()
     bare: tuple[tuple[str, int], ...] = ()
     buffers: tuple[tuple[str, int], ...] = ()
+    wanted: tuple[str, ...] = ()
 
     @property
     def batch_size(self) -> int:
@@ -140,8 +141,8 @@ class Network:
 
     @cached_property
     def trained_activations(self) -> frozenset[str]:
-        """The activations a gradient flows back to: those that depend on a parameter that is trained."""
-        found: set[str] = set()
+        """The activations a gradient flows back to: those that depend on what is trained, and on a wanted input."""
+        found = {name for name, _ in self.inputs if name in self.wanted}
         for node in self.nodes:
             own = not node.weights_given and self.trains(node)
             if not node.detached and (own or any(name in found for name in node.inputs)):

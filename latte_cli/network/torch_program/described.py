@@ -49,6 +49,7 @@ class Program:
             bare=tuple(bare),
             buffers=tuple(buffers.items()),
             frozen=frozenset(frozen),
+            wanted=self.signature.wanted,
             notes=(*network.notes, *self._notes(sorted(unreached))),
         )
 

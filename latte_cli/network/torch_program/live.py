@@ -158,7 +158,9 @@ def _at_batch(call: _Call, batch: int, axis: int) -> _Call:
     rows = torch.arange(batch) % own
     made: _Call = pytree.tree_unflatten(
         [
-            leaf.detach().index_select(axis, rows.to(leaf.device)) if size == own else leaf
+            leaf.detach().index_select(axis, rows.to(leaf.device)).requires_grad_(leaf.requires_grad)
+            if size == own
+            else leaf
             for leaf, size in zip(leaves, sizes, strict=True)
         ],
         spec,

@@ -21,13 +21,15 @@ class Signature:
     """What a program says of its tensors.
 
     `names` are the qualified names of parameters and buffers by those in the graph, `roles` what the module has each
-    for, `inputs` and `outputs` the activations it is given and returns; the one that is scored comes last.
+    for, `inputs` and `outputs` the activations it is given and returns; the one that is scored comes last. `wanted` are
+    the inputs that ask for a gradient.
     """
 
     names: Mapping[str, str]
     roles: Mapping[str, str]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    wanted: tuple[str, ...]
 
 
 def signature_of(module: Mapping[str, Any], tied: Mapping[str, str]) -> Signature:
@@ -47,7 +49,9 @@ def signature_of(module: Mapping[str, Any], tied: Mapping[str, str]) -> Signatur
             roles[own] = BUFFER if kind != "parameter" else PARAMETER if trains else FROZEN
         elif kind == "user_input" and argument.get("as_tensor"):
             inputs.append(str(argument["as_tensor"]["name"]))
-    return Signature(names=names, roles=roles, inputs=tuple(inputs), outputs=_outputs(module, names))
+    wanted = tuple(name for name in inputs if graph["tensor_values"][name].get("requires_grad", False))
+    outputs = _outputs(module, names)
+    return Signature(names=names, roles=roles, inputs=tuple(inputs), outputs=outputs, wanted=wanted)
 
 
 def _outputs(module: Mapping[str, Any], names: Mapping[str, str]) -> tuple[str, ...]:
