@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from every_layer import every_layer
 from hypothesis import Phase as Stage
 from hypothesis import assume, find, given, settings
 from hypothesis import strategies as st
@@ -35,6 +36,7 @@ from latte_cli.layers import (
     Pool,
     Recurrent,
     Reduce,
+    Saved,
     Shape,
     Softmax,
     SoftmaxCrossEntropy,
@@ -47,6 +49,7 @@ from latte_cli.layers import (
     layer_text,
     scaled_reshape,
 )
+from latte_cli.layers.base import ANYHOW
 from latte_cli.network.module import layer_module
 
 CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
@@ -424,7 +427,10 @@ def test_no_two_kinds_are_known_by_the_same_name_or_number() -> None:
     assert len({kind.kind for kind in LAYERS}) == len({kind.code for kind in LAYERS}) == len(LAYERS)
 
 
-def test_a_kind_that_does_not_say_what_it_saves_for_backward_cannot_be_made() -> None:
+@pytest.mark.parametrize("missing", ["layout_needs", "saved_tensors"])
+def test_a_kind_that_does_not_say_what_memory_counts_with_cannot_be_made(missing: str) -> None:
+    said = {"layout_needs": ANYHOW, "saved_tensors": lambda *_, **__: Saved()}
+
     @dataclass(frozen=True, kw_only=True)
     class Silent(Layer):
         kind: ClassVar[str] = "silent"
@@ -437,8 +443,15 @@ def test_a_kind_that_does_not_say_what_it_saves_for_backward_cannot_be_made() ->
         def output_shape(self) -> Shape:
             return (1,)
 
-    with pytest.raises(TypeError, match="saved"):
-        Silent()
+    own = {name: value for name, value in said.items() if name != missing}
+    with pytest.raises(TypeError, match=missing):
+        type("Half", (Silent,), own)()
+    type("Whole", (Silent,), said)()
+
+
+def test_every_kind_says_itself_how_its_inputs_have_to_lie() -> None:
+    assert all("layout_needs" in vars(kind) for kind in LAYERS)
+    assert all(layer.layout_needs for layer in every_layer())
 
 
 def test_fields_at_their_default_leave_no_trace_in_the_text() -> None:

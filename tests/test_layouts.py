@@ -11,7 +11,6 @@ from torch import Tensor
 from latte_cli.estimator.layouts import (
     gradient_strides,
     is_ready,
-    layout_needs,
     output_strides,
     runs_channels_last,
 )
@@ -141,7 +140,7 @@ def test_a_layer_takes_inputs_that_lie_otherwise_as_torch_does(kind: str) -> Non
         strides = [strides_in(shape, order) for shape in shapes]
         plain, found = run(layer, range(len(order))), run(layer, order)
         size, shape = found.gradient.nbytes, shapes[0]
-        said, copied = layout_needs(layer), 0 if is_ready(layer, shape, strides[0]) else size
+        said, copied = layer.layout_needs, 0 if is_ready(layer, shape, strides[0]) else size
         output = output_strides(layer, shapes, strides)
         if kind not in ("recurrent", "attention"):
             assert lies_as(layer.output_shape, found.output.stride(), output), f"{text}: {found.output.stride()}"

@@ -1,7 +1,6 @@
 """Layouts: how torch's operators take inputs that do not lie end to end, and how their results and gradients lie."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 from latte_cli.estimator.strides import (
@@ -13,86 +12,22 @@ from latte_cli.estimator.strides import (
     lies_as,
     view_strides,
 )
-from latte_cli.layers import (
-    INDEX_BYTES,
-    Activation,
-    Attention,
-    Concat,
-    Convolution,
-    Copy,
-    Dropout,
-    Elementwise,
-    Layer,
-    Norm,
-    Pool,
-    Recurrent,
-    Reduce,
-    Shape,
-    Softmax,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayoutNeeds:
-    """What a layer needs of how its first input lies.
-
-    With `channels_last` it also takes images, and volumes, whose channels lie next to each other, and writes such ones.
-    It makes copies of others that lie end to end: one for its `forward` call and one for its `backward` call, or one
-    that is `kept` between them instead of the input. With `gradient` it copies a gradient that lies otherwise than its
-    output.
-    """
-
-    channels_last: bool = False
-    forward: bool = False
-    backward: bool = False
-    kept: bool = False
-    gradient: bool = False
-
-
-_ANYHOW = LayoutNeeds()
-_NORMS = {
-    "layer": LayoutNeeds(forward=True, backward=True, gradient=True),
-    "batch": LayoutNeeds(channels_last=True),
-    "group": LayoutNeeds(channels_last=True, kept=True, gradient=True),
-    "instance": LayoutNeeds(kept=True, gradient=True),
-    "rms": LayoutNeeds(channels_last=True, forward=True),
-}
-
-
-def layout_needs(layer: Layer) -> LayoutNeeds:
-    """How torch's operators on a CPU handle the inputs of a layer (torch 2.13; tests/test_layouts.py)."""
-    match layer:
-        case Convolution(input=input, transposed=transposed):
-            copies = layer.symmetric or transposed  # what is padded on one side is a copy already
-            return LayoutNeeds(channels_last=len(input) > 1, forward=copies, backward=copies, gradient=True)
-        case Norm(function=function):
-            return _NORMS.get(function, _ANYHOW)
-        case Pool(function=function, input=input) if not layer.whole or (function == "max" and len(input) < 3):
-            images = function == "max" or len(input) < 3
-            return LayoutNeeds(channels_last=images, forward=layer.torch_pads, gradient=True)
-        case Softmax():
-            return LayoutNeeds(forward=True, gradient=True)
-        case Recurrent(function=function):
-            return LayoutNeeds(kept=True, gradient=function == "lstm")
-        case Attention() if not layer.one_call((True,) * 3 + (layer.trained_mask,)):
-            return LayoutNeeds(forward=True, kept=True)
-        case Copy(operation="resize"):
-            return LayoutNeeds(channels_last=True)
-    return _ANYHOW
+from latte_cli.layers import INDEX_BYTES, Concat, Layer, Order, Pool, Shape
 
 
 def runs_channels_last(layer: Layer, shape: Shape, strides: Strides) -> bool:
     """Whether the layer computes on an input whose channels lie next to each other as it lies."""
     if isinstance(layer, Pool) and len(shape) == 3:  # torch pools lines as images
         shape, strides = (*shape[:2], 1, shape[2]), (*strides[:2], shape[2] * strides[2], strides[2])
-    return layout_needs(layer).channels_last and is_channels_last(shape, strides)
+    return layer.layout_needs.channels_last and is_channels_last(shape, strides)
 
 
 def is_ready(layer: Layer, shape: Shape, strides: Strides) -> bool:
     """Whether the layer computes on its first input without a copy in another layout."""
-    if layout_needs(layer) == _ANYHOW:
+    needs = layer.layout_needs
+    if not needs.copies:
         return True
-    if isinstance(layer, Attention):  # its products take any layout whose batch and heads are one dimension
+    if needs.rows:
         return view_strides(shape, strides, (shape[0] * shape[1], *shape[2:])) is not None
     return _lies(shape, strides, runs_channels_last(layer, shape, strides))
 
@@ -100,11 +35,11 @@ def is_ready(layer: Layer, shape: Shape, strides: Strides) -> bool:
 def output_strides(layer: Layer, shapes: Sequence[Shape], strides: Sequence[Strides]) -> Strides:
     """How a new tensor lies that the layer makes of inputs of these shapes and strides."""
     new = layer.output_shape
-    if _follows(layer):
+    if layer.layout_needs.order is Order.AS_READ:
         alike = (own for shape, own in zip(shapes, strides, strict=True) if shape == new and 0 not in own)
         return next((dense_strides(new, own) for own in alike), contiguous_strides(new))
     read = list(zip(shapes, strides, strict=True))
-    if isinstance(layer, Concat) or _is_padding(layer):
+    if layer.layout_needs.order is Order.AS_ALL_READ:
         last = all(is_channels_last(*each) for each in read)
     else:
         last = bool(read) and runs_channels_last(layer, *read[0])
@@ -116,7 +51,8 @@ def gradient_strides(layer: Layer, shape: Shape, strides: Strides, arriving: Str
     new = layer.output_shape
     if isinstance(layer, Concat):
         return arriving  # a part of it
-    if (_follows(layer) and shape == new) or _is_padding(layer):
+    order = layer.layout_needs.order
+    if order is Order.AS_ALL_READ or (order is Order.AS_READ and shape == new):
         return dense_strides(shape, arriving)
     return channels_last_strides(shape) if runs_channels_last(layer, shape, strides) else contiguous_strides(shape)
 
@@ -127,7 +63,7 @@ def gradient_copies(layer: Layer, shape: Shape, strides: Strides, arriving: Stri
     A pool computes in the layout of that gradient, and copies its result, and the places of maxima, into the other.
     """
     new, last = layer.output_shape, runs_channels_last(layer, shape, strides)
-    if not layout_needs(layer).gradient:
+    if not layer.layout_needs.gradient:
         return 0, 0
     if not isinstance(layer, Pool):
         return prod(new) * (not _lies(new, arriving, last)), 0
@@ -138,17 +74,3 @@ def gradient_copies(layer: Layer, shape: Shape, strides: Strides, arriving: Stri
 
 def _lies(shape: Shape, strides: Strides, channels_last: bool) -> bool:
     return lies_as(shape, strides, (channels_last_strides if channels_last else contiguous_strides)(shape))
-
-
-def _follows(layer: Layer) -> bool:
-    """Whether it goes over its inputs number by number, in whichever order they lie."""
-    match layer:
-        case Activation() | Dropout() | Elementwise() | Copy(operation="cast") | Norm(function="lrn"):
-            return True
-        case Reduce(axes=axes):
-            return not axes
-    return False
-
-
-def _is_padding(layer: Layer) -> bool:
-    return isinstance(layer, Copy) and layer.operation == "pad"

@@ -7,7 +7,6 @@ from math import prod
 from typing import Any, TypeAlias
 
 from latte_cli.backends.host import LARGE_BLOCK_BYTES
-from latte_cli.estimator.layouts import layout_needs
 from latte_cli.estimator.steps import LOSS, UPDATE, Step
 from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.strides import Strides, contiguous_strides
@@ -241,7 +240,7 @@ class _Simulation:
 
     def _copies(self, node: Node, phase: Phase) -> int:
         """What a call copies first: an input that lies otherwise than it needs, and the weights of another layout."""
-        copied, layer = layout_needs(node.layer), node.layer
+        copied, layer = node.layer.layout_needs, node.layer
         needed = copied.forward if phase is Phase.FORWARD else copied.backward
         size = self.sizes[node.read[0]] if needed and self._is_unready(node) else 0
         if node.name in self.storages.channels_last and isinstance(layer, Convolution):
@@ -285,6 +284,6 @@ class _Simulation:
         inputs = (node.read[position] for position in saved.inputs if position < len(node.read))
         names = (*inputs, *((node.output,) if saved.output else ()))
         extra = self.element * saved.elements + saved.other_bytes
-        if self._is_unready(node) and layout_needs(node.layer).kept and saved.inputs:
+        if self._is_unready(node) and node.layer.layout_needs.kept and saved.inputs:
             return names[1:], extra + self.sizes[node.read[saved.inputs[0]]]
         return names, extra

@@ -7,7 +7,7 @@ from typing import Any, get_origin
 
 from latte_cli.errors import LatteError
 from latte_cli.layers.attention import Attention
-from latte_cli.layers.base import INDEX_BYTES, Layer, Phase, Saved
+from latte_cli.layers.base import INDEX_BYTES, Layer, LayoutNeeds, Order, Phase, Saved
 from latte_cli.layers.convolution import Convolution
 from latte_cli.layers.copies import Concat, Copy, View
 from latte_cli.layers.embedding import Embedding
@@ -34,10 +34,12 @@ __all__ = [
     "Elementwise",
     "Embedding",
     "Layer",
+    "LayoutNeeds",
     "Linear",
     "MatMul",
     "Norm",
     "Optimizer",
+    "Order",
     "Other",
     "Phase",
     "Pool",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import Layer, Phase, Saved
+from latte_cli.layers.base import ANYHOW, Layer, LayoutNeeds, Phase, Saved
 from latte_cli.layers.shapes import Shape
 
 
@@ -50,6 +50,12 @@ class Attention(Layer):
     @property
     def output_shape(self) -> Shape:
         return (self.batch, self.heads, self.queries, self.value_width)
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        if self.one_call((True,) * 3 + (self.trained_mask,)):
+            return ANYHOW
+        return LayoutNeeds(rows=True, forward=True, kept=True)
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """Its softmax is made again from a logarithm of each row's sum, in single precision.

@@ -51,6 +51,44 @@ class Saved:
 NOTHING = Saved()
 
 
+class Order(StrEnum):
+    """How a layer lays what it writes."""
+
+    END_TO_END = "end to end"
+    AS_READ = "as read"
+    AS_ALL_READ = "as all read"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutNeeds:
+    """What a layer needs of how its first input lies, and how it lays what it writes, as torch's operators on a CPU do.
+
+    With `channels_last` it also takes images, and volumes, whose channels lie next to each other, and writes such ones;
+    with `rows` it takes any layout whose first two dimensions are one. It makes copies of others that lie end to end:
+    one for its `forward` call and one for its `backward` call, or one that is `kept` between them instead of the input.
+    With `gradient` it copies a gradient that lies otherwise than its output. Its output lies end to end, in `order` as
+    the input that is as large, or with channels last where all inputs lie so.
+    """
+
+    channels_last: bool = False
+    rows: bool = False
+    forward: bool = False
+    backward: bool = False
+    kept: bool = False
+    gradient: bool = False
+    order: Order = Order.END_TO_END
+
+    @property
+    def copies(self) -> bool:
+        """Whether it makes copies of inputs that lie otherwise."""
+        return self.forward or self.backward or self.kept
+
+
+ANYHOW = LayoutNeeds()
+POINTWISE = LayoutNeeds(order=Order.AS_READ)
+"""What goes over its inputs number by number, in whichever order they lie."""
+
+
 def others_of(flows: Sequence[bool]) -> tuple[int, ...]:
     """The factors of a product that the gradients of its other factors need."""
     return tuple(place for place in range(len(flows)) if any(flows[:place]) or any(flows[place + 1 :]))
@@ -106,6 +144,11 @@ class Layer(ABC):
     @abstractmethod
     def output_shape(self) -> Shape:
         """Shape of the activation it writes."""
+
+    @property
+    @abstractmethod
+    def layout_needs(self) -> LayoutNeeds:
+        """What it needs of how its inputs lie; ANYHOW where torch takes them as they lie (torch 2.13)."""
 
     @abstractmethod
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:

@@ -6,7 +6,7 @@ from functools import cached_property
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import SPLIT, Gemm, Layer, Phase, Saved, gemm_of
+from latte_cli.layers.base import SPLIT, Gemm, Layer, LayoutNeeds, Phase, Saved, gemm_of
 from latte_cli.layers.shapes import Shape
 
 
@@ -87,6 +87,11 @@ class Convolution(Layer):
     @property
     def parameter_shapes(self) -> tuple[Shape, ...]:
         return (self.weight_shape, (self.out_channels,)) if self.bias else (self.weight_shape,)
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        copies = self.symmetric or self.transposed  # what is padded on one side is a copy already
+        return LayoutNeeds(channels_last=len(self.input) > 1, forward=copies, backward=copies, gradient=True)
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """Its input whatever is trained; padding on one side is a copy of the input, which is kept instead."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import INDEX_BYTES, NOTHING, Layer, Saved
+from latte_cli.layers.base import ANYHOW, INDEX_BYTES, NOTHING, Layer, LayoutNeeds, Order, Saved
 from latte_cli.layers.shapes import Shape, scaled_reshape
 
 
@@ -39,6 +39,10 @@ class Concat(Layer):
             )
             self._check(alike, f"inputs of {first} and {shape}")
         return (*first[:axis], sum(shape[axis] for shape in self.shapes), *first[axis + 1 :])
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return LayoutNeeds(order=Order.AS_ALL_READ)
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
@@ -75,6 +79,13 @@ class Copy(Layer):
     @property
     def output_shape(self) -> Shape:
         return self.output
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        if self.operation == "resize":
+            return LayoutNeeds(channels_last=True)
+        orders = {"pad": Order.AS_ALL_READ, "cast": Order.AS_READ}
+        return LayoutNeeds(order=orders.get(self.operation, Order.END_TO_END))
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         if self.operation != "gather":
@@ -122,6 +133,10 @@ class View(Layer):
     @property
     def output_shape(self) -> Shape:
         return self.output
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return ANYHOW
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING

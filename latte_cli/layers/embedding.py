@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import Layer, Phase, Saved
+from latte_cli.layers.base import ANYHOW, Layer, LayoutNeeds, Phase, Saved
 from latte_cli.layers.shapes import Shape
 
 
@@ -40,6 +40,10 @@ class Embedding(Layer):
             return 0
         moved = self.rows + 2 * self.rows * self.width
         return moved + self.parameters if phase is Phase.BACKWARD_FILTER else moved
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return ANYHOW
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return Saved(inputs=(0,) if trains else ())

@@ -5,8 +5,17 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
-from latte_cli.layers.base import Saved, Shaped
+from latte_cli.layers.base import POINTWISE, LayoutNeeds, Saved, Shaped
 from latte_cli.layers.shapes import Shape
+
+_LAYOUT_NEEDS = {
+    "layer": LayoutNeeds(forward=True, backward=True, gradient=True),
+    "batch": LayoutNeeds(channels_last=True),
+    "group": LayoutNeeds(channels_last=True, kept=True, gradient=True),
+    "instance": LayoutNeeds(kept=True, gradient=True),
+    "rms": LayoutNeeds(channels_last=True, forward=True),
+    "lrn": POINTWISE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +38,7 @@ class Norm(Shaped):
     fixed: bool = False
 
     def __post_init__(self) -> None:
+        self._check(self.function in _LAYOUT_NEEDS, f"the function `{self.function}`")
         self._check(self.span > 0, f"a span of {self.span}")
         if self.function in ("layer", "rms"):
             self._check(self.span <= len(self.shape), f"{self.span} trailing dimensions in {self.shape}")
@@ -44,6 +54,10 @@ class Norm(Shaped):
         over_rows = self.function in ("layer", "rms")
         own = self.shape[-self.span :] if over_rows else (self.span,) if self.per_group else self.shape[1:2]
         return (own,) if self.function == "rms" else (own, own)
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return _LAYOUT_NEEDS[self.function]
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """What it normalised by, and its input; a CPU has no single call for an RMS norm or a local response norm."""

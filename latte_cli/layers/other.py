@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from latte_cli.layers.base import Layer, Saved
+from latte_cli.layers.base import ANYHOW, Layer, LayoutNeeds, Saved
 from latte_cli.layers.shapes import Shape
 
 _CHOICES = ("gather", "gather_elements", "gather_nd")
@@ -30,6 +30,10 @@ class Other(Layer):
     @property
     def output_shape(self) -> Shape:
         return self.output
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return ANYHOW
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """The places of a choice of entries; of other operations all that they could need."""

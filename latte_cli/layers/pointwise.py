@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import NOTHING, Layer, Phase, Saved, Shaped, elements
+from latte_cli.layers.base import NOTHING, POINTWISE, Layer, LayoutNeeds, Phase, Saved, Shaped, elements
 from latte_cli.layers.shapes import Shape, broadcast
 
 _SAVING_OUTPUT = frozenset(("relu", "sigmoid", "tanh", "exp", "sqrt", "tan", "reciprocal", "hardmax"))
@@ -32,6 +32,10 @@ class Activation(Shaped):
     code: ClassVar[int] = 4
 
     function: str
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return POINTWISE
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """By `trains` the constant that it combines its input with is a parameter, which then needs the input."""
@@ -63,6 +67,10 @@ class Dropout(Shaped):
     code: ClassVar[int] = 5
 
     features: bool = False
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return POINTWISE
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """Its mask, in bytes where mask and product are one call."""
@@ -97,6 +105,10 @@ class Elementwise(Layer):
     @property
     def passes_gradient(self) -> bool:
         return self.operation == "add" and all(shape == self.output_shape for shape in self.shapes)
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return POINTWISE
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """The operands that a gradient needs, and what came before the last of more than two."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import SPLIT, Gemm, Layer, Phase, Saved, gemm_of, others_of
+from latte_cli.layers.base import ANYHOW, SPLIT, Gemm, Layer, LayoutNeeds, Phase, Saved, gemm_of, others_of
 from latte_cli.layers.shapes import Shape
 
 
@@ -34,6 +34,10 @@ class Linear(Layer):
     def parameter_shapes(self) -> tuple[Shape, ...]:
         weight = (self.out_features, self.in_features)
         return (weight, (self.out_features,)) if self.bias else (weight,)
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return ANYHOW
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return Saved(inputs=(0,) if trains else ())
@@ -77,6 +81,10 @@ class MatMul(Layer):
     @property
     def output_shape(self) -> Shape:
         return (self.batch, self.m, self.n)
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return ANYHOW
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return Saved(inputs=others_of(flows))

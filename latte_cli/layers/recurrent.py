@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import Layer, Phase, Saved
+from latte_cli.layers.base import Layer, LayoutNeeds, Phase, Saved
 from latte_cli.layers.shapes import Shape
 
 _PAGE_BYTES = 4096  # what oneDNN aligns the parts of its workspace to
@@ -67,6 +67,10 @@ class Recurrent(Layer):
         weights = ((self.directions, rows, self.inputs), (self.directions, rows, self.hidden))
         biases = ((self.directions, 2 * rows),) if self.bias else ()
         return (*weights, *biases, *(((self.directions, 3 * self.hidden),) if self.peepholes else ()))
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return LayoutNeeds(kept=True, gradient=self.function == "lstm")
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """On a GPU the library's reserve; on a CPU oneDNN's workspace for an LSTM, each step's gates for the others."""

@@ -6,7 +6,18 @@ from math import prod
 from operator import gt
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import INDEX_BYTES, NOTHING, Layer, Phase, Saved, Shaped, elements
+from latte_cli.layers.base import (
+    ANYHOW,
+    INDEX_BYTES,
+    NOTHING,
+    POINTWISE,
+    Layer,
+    LayoutNeeds,
+    Phase,
+    Saved,
+    Shaped,
+    elements,
+)
 from latte_cli.layers.shapes import Shape
 
 
@@ -83,6 +94,13 @@ class Pool(Layer):
     def output_shape(self) -> Shape:
         return (self.batch, self.channels, *self.output)
 
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        lines = len(self.input) < 3
+        if self.whole and not (self.function == "max" and lines):
+            return ANYHOW
+        return LayoutNeeds(channels_last=self.function == "max" or lines, forward=self.torch_pads, gradient=True)
+
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """Its input, or the copy of it that is padded where torch's own pool cannot pad so; places of maxima."""
         out, read = prod(self.output_shape), self.batch * self.channels * prod(self.reach)
@@ -125,6 +143,10 @@ class Reduce(Shaped):
         axes = {axis % len(self.shape) for axis in self.axes}
         sizes = [1 if axis in axes else size for axis, size in enumerate(self.shape)]
         return tuple(size for axis, size in enumerate(sizes) if self.keep or axis not in axes)
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return ANYHOW if self.axes else POINTWISE
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         if self.operation in ("mean", "sum") or not self.axes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import Layer, Phase, Saved, Shaped
+from latte_cli.layers.base import ANYHOW, Layer, LayoutNeeds, Phase, Saved, Shaped
 from latte_cli.layers.shapes import Shape
 
 
@@ -23,6 +23,10 @@ class Softmax(Shaped):
     def __post_init__(self) -> None:
         self._check_axes(self.axis, rank=len(self.shape))
         super().__post_init__()
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return LayoutNeeds(forward=True, gradient=True)
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return Saved(output=True)
@@ -50,6 +54,10 @@ class SoftmaxCrossEntropy(Layer):
     @property
     def output_shape(self) -> Shape:
         return ()
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return ANYHOW
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         """The logarithms of the shares."""

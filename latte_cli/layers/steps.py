@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from latte_cli.layers.base import NOTHING, Layer, Phase, Saved
+from latte_cli.layers.base import ANYHOW, NOTHING, Layer, LayoutNeeds, Phase, Saved
 from latte_cli.layers.shapes import Shape
 from latte_cli.optimizers import OPTIMIZERS
 
@@ -41,6 +41,10 @@ class Optimizer(Layer):
         """Weights and states read and written, gradients read."""
         return (3 + 2 * OPTIMIZERS[self.function].states) * self.elements if phase in self.phases else 0
 
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return ANYHOW
+
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
 
@@ -63,6 +67,10 @@ class Transfer(Layer):
     @property
     def output_shape(self) -> Shape:
         return (self.elements,)
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return ANYHOW
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
@@ -90,6 +98,10 @@ class Whole(Layer):
     @property
     def output_shape(self) -> Shape:
         return self.input_shapes[0]
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return ANYHOW
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import NOTHING, Layer, Saved
+from latte_cli.layers.base import ANYHOW, NOTHING, Layer, LayoutNeeds, Saved
 from latte_cli.layers.shapes import Shape
 
 
@@ -36,6 +36,10 @@ class Stored(Layer):
     @property
     def parameter_shapes(self) -> tuple[Shape, ...]:
         return (self.shape,) if self.trained else ()
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return ANYHOW
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
