@@ -244,7 +244,10 @@ def train_part(
 
 
 class Countdown:
-    """Whether another step, as long as the last one, ends within `seconds` of this object's making."""
+    """Whether another step, as long as the last one, ends within `seconds` of this object's making.
+
+    A step lasts from one question to the next, so that what comes before the first one, such as imports, is no step.
+    """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
