@@ -1,11 +1,14 @@
-"""The federation of docs/federation under `flwr run`: a SuperLink and two SuperNodes on loopback.
+"""The federation of docs/federation under `flwr run`: a SuperLink and three SuperNodes on loopback, with TLS and keys.
 
-What they did is held against the same federation in this process, and against a study's simulation of it.
+They are started by the commands of docs/federation/tls.md. What they did is held against the same federation in this
+process, and against a study's simulation of it.
 """
 
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from blocks import blocks
 from safetensors.numpy import load_file
 
 from latte_cli.allocator import Deadline
@@ -31,17 +35,22 @@ from latte_cli.store import open_store
 
 APP = Path(__file__).parents[1] / "docs" / "federation"
 CONFIG = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-NODES = (
-    {
-        "partition-id": 0,
-        "num-partitions": 2,
-        "device": "reference-amd-epyc-family-26-model-2-2c-2t",
-        "up": "4Mbit",
-    },
-    {"partition-id": 1, "num-partitions": 2, "device": "nvidia-h200-reference"},
+KEYS, DEVICE_KEYS, SUPERLINK, REGISTER, *SUPERNODES, RUN = (
+    block.code for block in blocks((APP / "tls.md").read_text("utf-8"))
 )
-CHANGES = {"rounds": 2, "partition": "iid", "widths": "1,0.5", "deadline": "drop"}
-"""To be quick: flwr-datasets, which spreads by Dirichlet, takes 3 s to import in each process."""
+NODES = tuple(
+    {
+        key: json.loads(value)
+        for key, value in re.findall(r"([a-z-]+)=(\d+|\"[^\"]*\")", block.partition("--node-config")[2])
+    }
+    for block in SUPERNODES
+)
+CHANGES = {"rounds": 2, "devices": 3, "per-round": 2, "partition": "iid", "widths": "1,0.5", "round-duration": "60s"}
+"""To be quick: flwr-datasets, which spreads by Dirichlet, takes 3 s to import in each process.
+
+A device stops in time by its own clock. The slow one sends half of the network for 29 s of the 60 s, and all of it for
+longer: what it trains follows from the sub-model, and its steps end in time on the slowest machine.
+"""
 
 PATIENCE_S = 200
 COMMANDS = Path(sys.executable).parent
@@ -61,11 +70,12 @@ def free_ports(count):
 
 
 @contextmanager
-def running(command, log, environment):
-    """A process and what it starts, stopped at the end."""
+def running(command, log, folder, environment):
+    """What a documented command starts, stopped at the end."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [COMMANDS / command[0], *command[1:]],
+            ["bash", "-euc", command],
+            cwd=folder,
             stdout=file,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -110,51 +120,83 @@ def flower_config(settings):
     )
 
 
+class Terminals:
+    """The terminals of tls.md in `folder`, each of which runs one of its commands on ports of our own."""
+
+    def __init__(self, folder, stack):
+        self.folder = folder
+        self.processes, self.logs = [], []
+        self._stack = stack
+        self._ports = dict(zip(("9093", "9094", "9095", "9096", "9097"), map(str, free_ports(5)), strict=True))
+        self._environment = {
+            **os.environ,
+            "PATH": f"{COMMANDS}{os.pathsep}{os.environ['PATH']}",
+            "FLWR_HOME": str(folder / "flower"),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def start(self, command):
+        """Run `command`; its process and the file it writes to."""
+        command = re.sub(r"\b909\d\b", lambda match: self._ports[match[0]], command)
+        log = self.folder / f"terminal{len(self.logs)}.log"
+        process = self._stack.enter_context(running(command, log, self.folder, self._environment))
+        self.processes.append(process)
+        self.logs.append(log)
+        return process, log
+
+    def wait(self, condition):
+        wait_until(condition, self.processes, self.logs)
+
+    def finish(self, command):
+        """Run `command` to its end."""
+        process, _ = self.start(command)
+        self.wait(lambda: process.poll() == 0)
+
+    def serving(self):
+        return listening(int(self._ports["9093"]))
+
+
 def run_by_flower(folder, output):
-    link, *ports = free_ports(3)
-    home = folder / "flower"
-    home.mkdir()
-    (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "loopback"\n[superlink.loopback]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
-    )
-    environment = {
-        **os.environ,
-        "PATH": f"{COMMANDS}{os.pathsep}{os.environ['PATH']}",
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    logs = [folder / f"{name}.log" for name in ("superlink", "node0", "node1", "run")]
-    superlink = ("flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(link))
+    """Run the documented federation into `output`; what a device that is not registered said."""
+    config = flower_config({**CHANGES, "output": str(output)})
     with ExitStack() as stack:
-        processes = [stack.enter_context(running(superlink, logs[0], environment))]
-        wait_until(lambda: listening(link), processes, logs[:1])
-        for port, node, log in zip(ports, NODES, logs[1:], strict=False):
-            address = ("--superlink", f"127.0.0.1:{link}", "--host", "127.0.0.1", "--port", str(port))
-            command = ("flower-supernode", "--insecure", *address, "--node-config", flower_config(node))
-            processes.append(stack.enter_context(running(command, log, environment)))
-        config = flower_config({**CHANGES, "output": str(output)})
-        command = ("flwr", "run", str(APP), "loopback", "--stream", "--run-config", config)
-        processes.append(stack.enter_context(running(command, logs[3], environment)))
-        wait_until((output / "rounds.json").exists, processes, logs)
-    return processes
+        terminals = Terminals(folder, stack)
+        terminals.finish(KEYS)
+        terminals.finish(DEVICE_KEYS.replace("0 1 2", "0 1 2 3"))
+        terminals.start(SUPERLINK)
+        terminals.wait(terminals.serving)
+        terminals.finish(REGISTER)
+        for command in SUPERNODES:
+            terminals.start(command)
+        stranger, said = terminals.start(
+            SUPERNODES[-1].rstrip().replace("device-2", "device-3").replace("9096", "9097") + " || true"
+        )
+        command = RUN.replace("docs/federation", str(APP)).partition("--run-config")[0]
+        terminals.start(f"{command} --run-config {shlex.quote(config)}")
+        terminals.wait((output / "rounds.json").exists)
+        terminals.wait(lambda: stranger.poll() is not None)
+    assert all(each.poll() is not None for each in terminals.processes)
+    return said.read_text()
 
 
 @pytest.fixture(scope="module")
 def flower(tmp_path_factory):
-    """What a run of two rounds under Flower wrote: its folder, and `rounds.json` in it."""
+    """What a run of two rounds under Flower wrote: its folder, `rounds.json` in it; and what a stranger said."""
+    missing = [each for each in ("openssl", "ssh-keygen") if shutil.which(each) is None]
+    if missing:
+        pytest.skip(f"there is no {' and no '.join(missing)}")
     folder = tmp_path_factory.mktemp("flower")
-    processes = run_by_flower(folder, folder / "output")
-    assert all(each.poll() is not None for each in processes)
-    return folder / "output", json.loads((folder / "output" / "rounds.json").read_text())
+    said = run_by_flower(folder, folder / "output")
+    return folder / "output", json.loads((folder / "output" / "rounds.json").read_text()), said
 
 
 @pytest.mark.timeout(2 * PATIENCE_S)
 @pytest.mark.usefixtures("one_thread")
 def test_flwr_run_gives_what_the_same_federation_gives_in_this_process(flower, tmp_path):
-    output, theirs = flower
+    output, theirs, _ = flower
     run_federation(server.app, client.app, NODES, {**CONFIG, **CHANGES, "output": str(tmp_path / "here")})
     ours = json.loads((tmp_path / "here" / "rounds.json").read_text())
     first, second = (load_file(folder / "model.safetensors") for folder in (tmp_path / "here", output))
@@ -170,9 +212,22 @@ def test_flwr_run_gives_what_the_same_federation_gives_in_this_process(flower, t
         ]
         assert each["left_out"] == mine["left_out"] == []
         assert each["evaluation"]["accuracy"] == pytest.approx(mine["evaluation"]["accuracy"], abs=0.01)
-    slow, fast = theirs["rounds"][0]["trained"]
-    assert slow["sub_model"] != fast["sub_model"] == "w1"
+    trained = {one["name"]: one["sub_model"] for each in theirs["rounds"] for one in each["trained"]}
+    assert trained.pop("device-0") != "w1"
+    assert trained == {"device-1": "w1", "laptop": "w1"}
     assert theirs["rounds"][-1]["evaluation"]["accuracy"] > 0.5
+
+
+@pytest.mark.timeout(2 * PATIENCE_S)
+def test_a_device_whose_key_is_not_registered_takes_no_part(flower):
+    _, found, said = flower
+    assert "Failed to activate SuperNode." in said
+    assert [each["name"] for each in found["devices"]] == ["device-0", "device-1", "laptop"]
+
+
+def test_the_pages_name_each_option_that_secures_a_federation():
+    assert "--insecure" not in "".join((SUPERLINK, *SUPERNODES))
+    assert len(SUPERNODES) == CHANGES["devices"] == len(NODES)
 
 
 @pytest.mark.timeout(2 * PATIENCE_S)
@@ -180,7 +235,7 @@ def test_flwr_run_gives_what_the_same_federation_gives_in_this_process(flower, t
 def test_latte_learns_under_flwr_run_what_the_simulation_of_a_study_says(flower, tmp_path):
     classes = [
         {
-            "class": node["device"],
+            "class": f"class-{node['partition-id']}",
             "device": node["device"],
             "bandwidth": {"up": node.get("up", CONFIG["up"]), "down": CONFIG["down"]},
         }
@@ -188,13 +243,14 @@ def test_latte_learns_under_flwr_run_what_the_simulation_of_a_study_says(flower,
     ]
     document = {
         **{key: (CONFIG | CHANGES)[key] for key in ("model", "image-size", "data", "held-out", "rounds", "partition")},
+        "devices-per-round": CHANGES["per-round"],
         "recipe": {key: CONFIG[key] for key in ("batch", "epochs", "learning-rate", "momentum")},
         "latte": {"widths": CHANGES["widths"], "channels": CONFIG["method"], "rule": CONFIG["rule"]},
         "methods": ["fedavg", "latte"],
         "seeds": [1, 2, 3],
         "targets": [0.6],
         "tuning": {"seed": 9},
-        "scenarios": [{"scenario": "two", "classes": classes}],
+        "scenarios": [{"scenario": "three", "classes": classes}],
     }
     study = parse_study(yaml.safe_dump(document).encode(), source="study")
     workshop = Workshop(study, open_store(str(tmp_path / "store")), tmp_path / "study")
@@ -202,11 +258,11 @@ def test_latte_learns_under_flwr_run_what_the_simulation_of_a_study_says(flower,
     (scenario,) = study.scenarios
     whole = workshop.plan_run("fedavg", scenario, TunedOption(), seed)
     slowest_s = max(share.round_s for share in whole.shared.shares.values())
-    duration = float(CONFIG["round-duration"].removesuffix("s")) / slowest_s
-    planned = workshop.plan_run("latte", scenario, TunedOption(duration=duration, deadline=Deadline.DROP), seed)
+    duration = float(CHANGES["round-duration"].removesuffix("s")) / slowest_s
+    planned = workshop.plan_run("latte", scenario, TunedOption(duration=duration, deadline=Deadline.PARTIAL), seed)
     simulated = workshop.train(planned)
 
-    _, found = flower
+    _, found, _ = flower
     for tick, each in zip(planned.ticks, found["rounds"], strict=True):
         assert [trainer["sub_model"] for trainer in each["trained"]] == [
             planned.shared.sub_models[number].id for number in tick.done

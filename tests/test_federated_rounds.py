@@ -17,9 +17,10 @@ from latte_cli.federated import client, device, messages, models, server
 from latte_cli.federated.aggregation import AggregationRule, aggregate, indices_of
 from latte_cli.federated.grid import LocalGrid, run_federation
 from latte_cli.federated.messages import RoundTask
+from latte_cli.federated.recipe import Recipe
 from latte_cli.federated.settings import settings
 from latte_cli.federated.strategy import Overlap
-from latte_cli.federated.training import initial
+from latte_cli.federated.training import TrainingWork, initial
 from latte_cli.fleet import Fleet, FleetClass, Method
 
 CPU, GPU = "reference-amd-epyc-family-26-model-2-2c-2t", "nvidia-h200-reference"
@@ -790,6 +791,16 @@ def test_a_device_stops_by_its_own_clock_after_one_step_at_least():
     assert [countdown(steps) for steps in (1, 2, 3)] == [True, True, True]
     assert not countdown(4)
     assert not device.Countdown(-1.0)(1)
+
+
+def test_what_comes_before_the_first_step_is_no_step():
+    times = iter([0.0, 6.0, 6.5, 7.0, 9.8])
+    countdown = device.Countdown(10.0, clock=lambda: next(times))
+    work = TrainingWork(Recipe(), countdown)
+    assert not work.is_over()
+    for over in (False, False, True):
+        work.count(1, 0.5)
+        assert work.is_over() is over
 
 
 def test_devices_that_stop_in_time_train_fewer_examples_and_count_as_all_of_theirs(federation):

@@ -4,15 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from hashlib import sha256
-from math import inf
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
-from latte_cli.allocator import Deadline
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, messages, models
 from latte_cli.federated.aggregation import check_arrays
@@ -20,8 +19,6 @@ from latte_cli.federated.device import DevicePrices
 from latte_cli.federated.messages import ARRAYS, KEPT, METRICS, TABLE, RoundTask
 from latte_cli.federated.settings import settings
 from latte_cli.network import Network
-
-app = ClientApp()
 
 _Answer = Callable[[Message, Context], RecordDict]
 
@@ -40,7 +37,6 @@ def _answer_errors(answer: _Answer) -> Callable[[Message, Context], Message]:
     return handler
 
 
-@app.query()
 @_answer_errors
 def prices(message: Message, context: Context) -> RecordDict:
     """Price the server's catalogue of sub-models by this device's own profile."""
@@ -48,19 +44,18 @@ def prices(message: Message, context: Context) -> RecordDict:
     try:
         found = _prices(task, context)
     except LatteError as exc:  # the server does not know the device's name yet
-        raise LatteError(f"`{device.device_name(context.node_config)}`: {exc.message}", hint=exc.hint) from exc
+        name = device.device_name(context.node_config, settings(context.run_config))
+        raise LatteError(f"`{name}`: {exc.message}", hint=exc.hint) from exc
     return RecordDict({TABLE: messages.prices_record(found)})
 
 
-@app.train()
 @_answer_errors
 def train(message: Message, context: Context) -> RecordDict:
     """Train the sub-model that the server sent, until the round ends, and return it with what F gains by it."""
     task, own = messages.task_in(message.content), settings(context.run_config)
     table, entry = _prices(task, context), task.entry
     (priced,) = (each for each in table.rounds if each.sub_model == entry)
-    left_s = task.round_duration_s - priced.sending_s if own.deadline is Deadline.PARTIAL else inf
-    countdown = device.Countdown(left_s)
+    go_on = device.clock(own, priced, task.round_duration_s)
     network = models.network_from(task.model, batch=own.batch)
     channels, arrays = _arrays(message.content, KEPT), _arrays(message.content, ARRAYS)
     check_arrays(network, arrays, channels, entry.dropped)
@@ -74,12 +69,11 @@ def train(message: Message, context: Context) -> RecordDict:
         own.in_round(task.round_number),
         round_number=task.round_number,
         device=table.number,
-        go_on=countdown,
+        go_on=go_on,
     )
     return messages.returned_content(returned)
 
 
-@app.evaluate()
 @_answer_errors
 def answer_evaluation(message: Message, context: Context) -> RecordDict:
     """Evaluate the whole network on what this device holds out."""
@@ -92,6 +86,18 @@ def answer_evaluation(message: Message, context: Context) -> RecordDict:
         raise LatteError("nothing is held out for evaluating", hint="set `held-out-locally`")
     score = evaluate_network(network, _whole(message.content, network), held_out, statistics=training)
     return RecordDict({METRICS: messages.score_record(score, len(held_out))})
+
+
+def app_with(*mods: Mod) -> ClientApp:
+    """The app with Flower's `mods` around a device's training, the first of them outermost."""
+    made = ClientApp()
+    made.query()(prices)
+    made.train(mods=list(mods))(train)
+    made.evaluate()(answer_evaluation)
+    return made
+
+
+app = app_with()
 
 
 def _prices(task: RoundTask, context: Context) -> DevicePrices:
@@ -107,7 +113,7 @@ def _prices(task: RoundTask, context: Context) -> DevicePrices:
     training, _ = device.device_examples(node, own, network)
     rounds = device.rounds(node, own, task.model, task.sub_models, len(training))
     found = DevicePrices(
-        name=device.device_name(node),
+        name=device.device_name(node, own),
         number=device.number(node),
         device=rounds[0].device,
         examples=len(training),

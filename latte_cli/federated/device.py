@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latte_cli import child
-from latte_cli.allocator import Pricer, Round, SubModel, estimator_of
+from latte_cli.allocator import Deadline, Pricer, Round, SubModel, estimator_of, steps_within
 from latte_cli.allocator.channels import Frequencies, kept_channels
 from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.estimator import Estimator
 from latte_cli.federated import data, models
 from latte_cli.federated.aggregation import Arrays, Kept, Update, channel_importance, groups, trained_channels
 from latte_cli.federated.data import Examples
 from latte_cli.federated.recipe import GoOn
 from latte_cli.federated.settings import FederationSettings
+from latte_cli.federated.virtual import class_of
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
 from latte_cli.profiles import resolve_profile
@@ -61,6 +63,8 @@ NODE_SETTINGS = (
 """What a node's configuration may say. All but the first two is optional: `device` is a profile's name (default: this
 machine's), `profile-budget` how long to measure where there is no profile, `data` a folder of the device's own."""
 
+_LONGEST_CLASS = 80  # so that a name with its number stays under the 100 characters that the server takes
+
 MOST_DEVICES = 10**9  # chosen: more than any federation has, and exact in 32 bits
 """The numbers of devices are below it."""
 
@@ -79,9 +83,10 @@ def number(node: Mapping[str, Any]) -> int:
     return found
 
 
-def device_name(node: Mapping[str, Any]) -> str:
-    """What the device is called: the node's `name`, else by its number."""
-    return str(node.get("name") or f"device-{number(node)}")
+def device_name(node: Mapping[str, Any], settings: FederationSettings) -> str:
+    """What the device is called: the node's `name`, else by its class in a fleet, and its number."""
+    known = class_of(node, settings)
+    return str(node.get("name") or f"{known.name[:_LONGEST_CLASS] if known else 'device'}-{number(node)}")
 
 
 def device_examples(
@@ -147,19 +152,30 @@ def _parts(settings: FederationSettings, devices: int, channels: int, image_size
 
 
 def fleet_class(node: Mapping[str, Any], settings: FederationSettings, samples: int) -> FleetClass:
-    """The device as a fleet's class of one; raises LatteError naming the node's setting that is no quantity."""
-    threads = node.get("threads")
-    return FleetClass(
-        name=device_name(node),
-        device=str(node.get("device") or "auto"),
+    """The device as a fleet's class of one: what the node says, else its class in a fleet, else the run.
+
+    Raises LatteError naming the node's setting that is no quantity.
+    """
+    known = class_of(node, settings) or FleetClass(
+        name="",
+        device="auto",
+        samples=samples,
+        batch=settings.batch,
+        up_bit_per_s=settings.up_bit_per_s,
+        down_bit_per_s=settings.down_bit_per_s,
+    )
+    return replace(
+        known,
+        name=device_name(node, settings),
+        count=1,
+        device=str(node.get("device") or known.device),
         samples=samples,
         epochs=settings.epochs,
-        batch=settings.batch,
-        up_bit_per_s=_quantity(node, "up", bandwidth_bit_per_s) or settings.up_bit_per_s,
-        down_bit_per_s=_quantity(node, "down", bandwidth_bit_per_s) or settings.down_bit_per_s,
-        memory_bytes=_quantity(node, "memory", size_bytes),
-        threads=int(threads) if threads else None,
-        strategy=str(node["strategy"]) if node.get("strategy") else None,
+        up_bit_per_s=_quantity(node, "up", bandwidth_bit_per_s) or known.up_bit_per_s,
+        down_bit_per_s=_quantity(node, "down", bandwidth_bit_per_s) or known.down_bit_per_s,
+        memory_bytes=_quantity(node, "memory", size_bytes) or known.memory_bytes,
+        threads=int(node.get("threads") or 0) or known.threads,
+        strategy=str(node.get("strategy") or "") or known.strategy,
         optimizer=settings.optimizer,
     )
 
@@ -243,8 +259,24 @@ def train_part(
     )
 
 
+def clock(settings: FederationSettings, priced: Round, duration_s: float) -> GoOn:
+    """Whether a device takes another step of a round: until `duration_s`, where devices stop then, else always.
+
+    A virtual device takes as many steps as its estimate says, since this machine's clock is not its own.
+    """
+    if settings.deadline is not Deadline.PARTIAL:
+        return lambda steps: True
+    if settings.fleet:
+        most = steps_within(priced, duration_s)
+        return lambda steps: steps < most
+    return Countdown(duration_s - priced.sending_s)
+
+
 class Countdown:
-    """Whether another step, as long as the last one, ends within `seconds` of this object's making."""
+    """Whether another step, as long as the last one, ends within `seconds` of this object's making.
+
+    A step lasts from one question to the next, so that what comes before the first one, such as imports, is no step.
+    """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -270,9 +302,23 @@ def rounds(
     """
     store = open_store(str(node.get("store") or "") or None)
     own = fleet_class(node, settings, samples)
-    slug = _profile(store, node, settings, model)
-    pricer = Pricer(lambda batch: models.network_from(model, batch=batch), lambda each: estimator_of(store, slug, each))
+    if settings.fleet:
+        pricer = _fleet_pricer(store.full_uri, model)
+    else:
+        slug = _profile(store, node, settings, model)
+        pricer = _pricer(model, lambda each: estimator_of(store, slug, each))
     return tuple(pricer(each, own) for each in sub_models)
+
+
+@lru_cache(maxsize=4)
+def _fleet_pricer(uri: str, model: bytes) -> Pricer:
+    """Prices for the virtual devices of this process, of which those of a class share their estimates."""
+    store = open_store(uri)
+    return _pricer(model, lambda each: estimator_of(store, resolve_profile(store, each.device, each.threads), each))
+
+
+def _pricer(model: bytes, estimator: Callable[[FleetClass], Estimator]) -> Pricer:
+    return Pricer(lambda batch: models.network_from(model, batch=batch), estimator)
 
 
 def too_slow(rounds: Sequence[Round], duration_s: float) -> LatteError:

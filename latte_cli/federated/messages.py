@@ -238,16 +238,15 @@ def _seconds(record: ConfigRecord, key: str, count: int) -> list[float]:
 
 
 def returned_content(returned: Returned) -> RecordDict:
-    """The content of a device's reply after training."""
+    """The content of a device's reply after training; no list in it is empty, which `message_size_mod` cannot count."""
     update = returned.update
+    dropped = {"dropped": list(update.dropped)} if update.dropped else {}
     return RecordDict(
         {
             ARRAYS: array_record(update.arrays),
             KEPT: array_record(update.kept),
             FREQUENCIES: array_record(returned.frequencies),
-            TASK: ConfigRecord(
-                {"sub-model": returned.sub_model, "dropped": list(update.dropped), "round": returned.round_number}
-            ),
+            TASK: ConfigRecord({"sub-model": returned.sub_model, "round": returned.round_number, **dropped}),
             METRICS: MetricRecord({"examples": update.examples, "trained": returned.trained, "loss": returned.loss}),
         }
     )
@@ -257,7 +256,7 @@ def returned_in(content: RecordDict) -> Returned:
     """What a device returns in `content`; raises LatteError naming the record that is missing or no such."""
     task, metrics = config(content, TASK), _record(content, METRICS, MetricRecord)
     examples, trained, loss = metrics.get("examples"), metrics.get("trained"), metrics.get("loss")
-    sub_model, dropped, round_number = task.get("sub-model"), task.get("dropped"), task.get("round")
+    sub_model, dropped, round_number = task.get("sub-model"), task.get("dropped", []), task.get("round")
     if not (_is_count(examples, 0) and _is_count(trained, 0) and isinstance(loss, float)):
         raise LatteError("its reply does not say how many examples it trained on, with which loss", hint=SAME_VERSION)
     if not (

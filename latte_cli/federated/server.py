@@ -22,6 +22,7 @@ from latte_cli.federated.receiving import Receiving
 from latte_cli.federated.settings import FederationSettings, settings
 from latte_cli.federated.strategy import Overlap
 from latte_cli.federated.training import evaluate_network, initial
+from latte_cli.federated.virtual import fleet_of
 from latte_cli.network import Network
 from latte_cli.network.parts import write_arrays
 from latte_cli.network.weights import weights
@@ -70,7 +71,13 @@ def federation(grid: Grid, chosen: FederationSettings) -> tuple[Overlap, Result]
 
 
 def _strategy(network: Network, model: bytes, chosen: FederationSettings) -> Overlap:
-    """The strategy with the catalogue of the settings, or with a plan's sub-models and round duration."""
+    """The strategy with the catalogue of the settings, or with a plan's sub-models and round duration.
+
+    Where neither says a round duration, it is that of the fleet, if any.
+    """
+    fleet = fleet_of(chosen)
+    if fleet and not (chosen.round_duration_s or chosen.plan):
+        chosen = replace(chosen, round_duration_s=fleet.round_duration_s)
     if not chosen.plan:
         return Overlap(network, model, catalogue(network, chosen.widths, chosen.depths), chosen)
     file = read_plan(chosen.plan)

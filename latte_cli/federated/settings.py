@@ -29,7 +29,8 @@ class FederationSettings:
     them take part (0: all), dealt by `seed`. Of `data` (empty: each device brings its own) the server holds out the
     share `held_out` for its evaluation, and each device `held_out_locally` of its own. `server_momentum` is the share
     of its step before that the server adds to a round's change; `final_rate` times the learning rate is that of the
-    last rounds. `output` is a folder for the result.
+    last rounds. `fleet` is a file of classes that the nodes of a simulation stand for. `output` is a folder for the
+    result.
     """
 
     model: str = "custom_cnn"
@@ -65,6 +66,7 @@ class FederationSettings:
     held_out_locally: float = 0.0
     up_bit_per_s: float = 20e6
     down_bit_per_s: float = 100e6
+    fleet: str = ""
     seed: int = 0
     output: str = ""
 
@@ -196,6 +198,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "held_out_locally": _number(0, 0.9),
     "up_bit_per_s": bandwidth_bit_per_s,
     "down_bit_per_s": bandwidth_bit_per_s,
+    "fleet": _text,
     "seed": _whole(0),
     "output": _text,
 }

@@ -100,8 +100,8 @@ class TrainingWork:
             yield epoch
 
     def is_over(self) -> bool:
-        """Whether no other step is taken; there is one at least."""
-        return self.steps > 0 and not self._go_on(self.steps)
+        """Whether no other step is taken; there is one at least, before which the clock is asked all the same."""
+        return not self._go_on(self.steps) and self.steps > 0
 
     def count(self, examples: int, loss: float) -> None:
         """Count a step on so many examples, with their mean loss."""
