@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from latte_cli.allocator.sub_models import SubModel
 from latte_cli.errors import LatteError
-from latte_cli.estimator import Diagnostic, DoesNotFit, Estimate, Estimator, Limits, Memory, check_names
+from latte_cli.estimator import LOOKUP, Diagnostic, DoesNotFit, Estimate, Estimator, Limits, Memory, check_names
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network, load
 from latte_cli.profiles import resolve_profile
@@ -146,6 +146,7 @@ def estimator_of(
     fleet_class: FleetClass,
     *,
     strategy: str = "latte",
+    estimator: str = LOOKUP,
     limits: Limits | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Estimator:
@@ -157,6 +158,7 @@ def estimator_of(
         layout=fleet_class.layout,
         threads=fleet_class.threads,
         strategy=fleet_class.strategy or strategy,
+        estimator=estimator,
         limits=limits or Limits(),
         note=note,
     )

@@ -30,6 +30,7 @@ __all__ = [
     "ACCUMULATION",
     "CALIBRATED",
     "ESTIMATORS",
+    "LOOKUP",
     "LOSS",
     "LOSSES",
     "UPDATE",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from latte_cli.estimator import LOOKUP
 from latte_cli.federated.aggregation import AggregationRule
 from latte_cli.fleet import Method as Channels
 
@@ -44,7 +45,8 @@ class StudyMethod:
 
     `masked` and `scaled` are those of the recipe; in networks without norms, weights are scaled by roots instead (see
     `Federation`). `by_data` prunes what the device's data moved least, rather than the smallest weights, and lets a
-    device count by the share that it kept.
+    device count by the share that it kept. `estimator` is whose times choose the sub-models; the clock's are always
+    those of LOOKUP.
     """
 
     name: str
@@ -55,6 +57,7 @@ class StudyMethod:
     masked: bool = False
     scaled: bool = False
     by_data: bool = False
+    estimator: str = LOOKUP
 
 
 def _by_name(*methods: StudyMethod) -> Mapping[str, StudyMethod]:
@@ -79,6 +82,8 @@ METHODS = _by_name(
         name="tailorfl", sizes=SubModelSizes.TIERS, learning=Learning.PRUNED, rule=AggregationRule.HOLDERS, by_data=True
     ),
     StudyMethod(name="latte", sizes=SubModelSizes.ESTIMATES, channels=None),
+    StudyMethod(name="latte-by-beta", sizes=SubModelSizes.ESTIMATES, channels=None, estimator="beta"),
+    StudyMethod(name="latte-by-flops", sizes=SubModelSizes.ESTIMATES, channels=None, estimator="flops"),
     StudyMethod(
         name="latte+hermes", sizes=SubModelSizes.ESTIMATES, learning=Learning.PRUNED, rule=AggregationRule.HOLDERS
     ),
@@ -112,6 +117,8 @@ METHODS = _by_name(
   channels that it kept, 1 less its pruning rate. Ours: without the server's tuning of sub-models.
 - `latte`: the largest sub-model whose estimated round meets the duration; the channels move by device and round (or as
   the study says), the mean is weighted by examples.
+- `latte-by-beta`, `latte-by-flops`: as `latte`, but what a sub-model takes is thought to follow from one rate for each
+  algorithm (the paper's), or from FLOPs and one rate for each device.
 - `latte+hermes`, `latte+tailorfl`: those two with the sizes that LATTE's estimates allow, within its round durations.
   The first time, when a device trains the whole network to prune it, a round waits for it.
 """

@@ -7,7 +7,7 @@ from math import inf
 
 from latte_cli.allocator import Deadline, Pricer, Round, Search, SubModel, catalogue, estimator_of, largest, paced_round
 from latte_cli.errors import LatteError
-from latte_cli.estimator import Estimator, Step, step_calls
+from latte_cli.estimator import LOOKUP, Estimator, Limits, Step, step_calls
 from latte_cli.federated import models
 from latte_cli.federated.study.clock import Share
 from latte_cli.federated.study.document import Scenario, Study, Tier
@@ -21,16 +21,18 @@ from latte_cli.store import Store
 class TunedOption:
     """What a method is tuned to: the `width` of the model that the server trains, and the end of a round.
 
-    A round ends after `duration` times the whole network's slowest round; `deadline` says for whom. Tiers go by the
-    duration too, where there are any.
+    A round ends after `duration` times the whole network's slowest round; `deadline` says for whom. `tier` is the share
+    of the slowest device's whole step that a step of a tier's level may take; None: the duration.
     """
 
     width: float = 1.0
     duration: float | None = None
     deadline: Deadline = Deadline.NONE
+    tier: float | None = None
 
     def __str__(self) -> str:
         parts = [f"width {self.width:g}"] if self.width < 1 else []
+        parts += [f"tiers {self.tier:g}"] if self.tier is not None else []
         parts += [f"{self.duration:g}"] if self.duration is not None else []
         parts += [self.deadline.value] if self.deadline is not Deadline.NONE else []
         return ", ".join(parts) or "-"
@@ -61,8 +63,9 @@ class ScenarioPrices:
         self.study = study
         self.network = models.network_from(self.model, batch=settings.batch)
         self.whole = SubModel(id="whole", widths=(), parameters=self.network.parameters)
-        self._pricer = Pricer(lambda batch: models.network_from(self.model, batch=batch), _estimators(store))
-        self._searches: dict[FleetClass, Search] = {}
+        self._store = store
+        self._pricers: dict[str, Pricer] = {}
+        self._searches: dict[tuple[str, FleetClass], Search] = {}
         self._flops: dict[str, float] = {}
         self._catalogues: dict[float, tuple[SubModel, ...]] = {}
 
@@ -92,21 +95,30 @@ class ScenarioPrices:
         """The scenario's devices, with so many samples each."""
         return ScenarioFleet(self, scenario, samples)
 
-    def round(self, sub_model: SubModel, fleet_class: FleetClass) -> Round:
-        """The round of a device of the class."""
-        return self._pricer(sub_model, fleet_class)
+    def pricer(self, estimator: str = LOOKUP) -> Pricer:
+        """What prices by this estimator's times."""
+        if estimator not in self._pricers:
+            self._pricers[estimator] = Pricer(
+                lambda batch: models.network_from(self.model, batch=batch), _estimators(self._store, estimator)
+            )
+        return self._pricers[estimator]
 
-    def best(self, fleet_class: FleetClass, duration_s: float) -> Round | None:
+    def round(self, sub_model: SubModel, fleet_class: FleetClass, estimator: str = LOOKUP) -> Round:
+        """The round of a device of the class."""
+        return self.pricer(estimator)(sub_model, fleet_class)
+
+    def best(self, fleet_class: FleetClass, duration_s: float, estimator: str = LOOKUP) -> Round | None:
         """The best sub-model for LATTE's devices whose round meets the duration."""
         if not self.study.fine:
-            return largest([self.round(each, fleet_class) for each in self.catalogue], duration_s)
-        if fleet_class not in self._searches:
-            self._searches[fleet_class] = Search(self._pricer, fleet_class, self.study.objective)
-        return self._searches[fleet_class].best(duration_s)
+            return largest([self.round(each, fleet_class, estimator) for each in self.catalogue], duration_s)
+        key = (estimator, fleet_class)
+        if key not in self._searches:
+            self._searches[key] = Search(self.pricer(estimator), fleet_class, self.study.objective)
+        return self._searches[key].best(duration_s)
 
     def peak_flop_per_s(self, tier: Tier) -> float:
         """The peak speed that the profile of the tier's device states; LatteError where it states none."""
-        device = self._pricer.estimator(tier.fleet_class).device
+        device = self.pricer().estimator(tier.fleet_class).device
         if not device.peak_flop_per_s:
             message = f"the profile `{device.slug}` does not say how many operations a second the device makes"
             raise LatteError(message, hint="methods that go by it need it; profile the device again")
@@ -120,8 +132,13 @@ class ScenarioPrices:
         return self._flops[sub_model.id]
 
 
-def _estimators(store: Store) -> Callable[[FleetClass], Estimator]:
-    return lambda each: estimator_of(store, resolve_profile(store, each.device, each.threads), each)
+def _estimators(store: Store, estimator: str) -> Callable[[FleetClass], Estimator]:
+    def made(each: FleetClass) -> Estimator:
+        slug = resolve_profile(store, each.device, each.threads)
+        limits = Limits(memory_bytes=each.memory_bytes or store.device(slug).memory_bytes)
+        return estimator_of(store, slug, each, estimator=estimator, limits=limits)
+
+    return made
 
 
 class ScenarioFleet:
@@ -153,7 +170,7 @@ class ScenarioFleet:
         """What the devices do under `method`, tuned to `option`."""
         small = self._prices.small(option.width) if option.width < 1 else None
         if method.sizes is SubModelSizes.ESTIMATES:
-            chosen = self._by_estimates(option, small)
+            chosen = self._by_estimates(option, small, method.estimator)
         elif method.sizes is SubModelSizes.TIERS:
             chosen = self._by_tiers(option)
         else:
@@ -173,26 +190,30 @@ class ScenarioFleet:
         return inf if option.duration is None else option.duration * self.slowest_s
 
     def _by_tiers(self, option: TunedOption) -> dict[int, SubModel]:
-        """Levels by peak speed: the largest whose step takes at most the option's share of the slowest whole one's."""
+        """Levels by memory and peak speed: the largest that fits and whose step is short enough by its FLOPs.
+
+        It takes at most the option's share of the slowest device's step with the whole network.
+        """
         peaks = [self._prices.peak_flop_per_s(tier) for tier in self._tiers]
         levels, flops = self._prices.levels, self._prices.flops
-        most_s = (option.duration or 1.0) * flops(levels[0]) / min(peaks)
-        return {
-            device: next((each for each in levels if flops(each) <= most_s * peak), levels[-1])
-            for device, peak in enumerate(peaks)
-        }
+        most_s = (option.tier or option.duration or 1.0) * flops(levels[0]) / min(peaks)
+        found = {}
+        for device, peak in enumerate(peaks):
+            fitting = [each for each in levels if self._price(device, each).step_s is not None] or levels[-1:]
+            found[device] = next((each for each in fitting if flops(each) <= most_s * peak), fitting[-1])
+        return found
 
-    def _by_estimates(self, option: TunedOption, small: SubModel | None) -> dict[int, SubModel]:
+    def _by_estimates(self, option: TunedOption, small: SubModel | None, estimator: str) -> dict[int, SubModel]:
         """What LATTE gives the devices: by mean times where they stop in time, else by upper ends of intervals."""
         found: dict[int, SubModel] = {}
         for device, fleet_class in enumerate(self.classes):
             if option.deadline is Deadline.PARTIAL:
                 entries = {each.id: each for each in self._prices.catalogue_of(option.width)}
-                rounds = [self._price(device, _widths_in(each, small)) for each in entries.values()]
+                rounds = [self._price(device, _widths_in(each, small), estimator) for each in entries.values()]
                 best = paced_round(rounds, self._limit_s(option))
                 chosen = entries[best.sub_model.id] if best else None
             else:
-                best = self._prices.best(fleet_class, self._limit_s(option))
+                best = self._prices.best(fleet_class, self._limit_s(option), estimator)
                 chosen = best.sub_model if best else None
             if chosen:
                 found[device] = chosen
@@ -230,9 +251,9 @@ class ScenarioFleet:
         step_s = sum(known) / len(known)
         return replace(own, step_s=step_s, round_s=own.steps * step_s + own.sending_s)
 
-    def _price(self, device: int, sub_model: SubModel) -> Round:
+    def _price(self, device: int, sub_model: SubModel, estimator: str = LOOKUP) -> Round:
         """The round of the device, with its own number of steps and their time."""
-        found, slower = self._prices.round(sub_model, self.classes[device]), self._tiers[device].slower
+        found, slower = self._prices.round(sub_model, self.classes[device], estimator), self._tiers[device].slower
         if found.step_s is None:
             return found
         return replace(found, step_s=slower * found.step_s, steps=found.steps // slower)
@@ -264,11 +285,13 @@ def tuning_options(method: StudyMethod, study: Study) -> tuple[TunedOption, ...]
     ]
     if method.sizes is SubModelSizes.ESTIMATES:
         return tuple(replace(each, width=width) for width in tuning.latte_widths for each in ends)
-    if method.sizes is SubModelSizes.TIERS:
+    if method.sizes is SubModelSizes.TIERS and not tuning.tiers:
         without = [TunedOption(duration=duration) for duration in tuning.round_durations]
     else:
         without = [TunedOption()]
     found = [*(without if Deadline.NONE in tuning.deadlines else []), *ends]
     if method.sizes is SubModelSizes.SMALL:
         return tuple(replace(each, width=width) for width in tuning.levels for each in found)
+    if method.sizes is SubModelSizes.TIERS and tuning.tiers:
+        return tuple(replace(each, tier=tier) for tier in tuning.tiers for each in found)
     return tuple(found)
