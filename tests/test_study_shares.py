@@ -131,6 +131,33 @@ def test_devices_that_stop_in_time_all_take_part_with_what_they_can_train_a_quar
     assert all(wider.sub_models[at].parameters >= shared.sub_models[at].parameters for at in range(4))
 
 
+def test_choices_by_flops_do_not_see_the_algorithms_and_their_steps_still_take_what_they_take(prices, fleet):
+    by_flops = fleet.share_out(METHODS["latte-by-flops"], stopping(0.3))
+    own = fleet.share_out(METHODS["latte"], stopping(0.3))
+    assert by_flops.sub_models[0] == by_flops.sub_models[1]
+    for shared in (by_flops, own, fleet.share_out(METHODS["latte-by-beta"], stopping(0.3))):
+        for at, share in shared.shares.items():
+            found = prices.round(shared.sub_models[at], fleet.classes[at])
+            slower = 4 if at == 2 else 1
+            assert share.step_s == pytest.approx(slower * found.step_s)
+
+
+def test_tiers_may_be_set_apart_from_the_end_of_the_round_and_fit_the_memory(prices, fleet):
+    tuned = replace(prices.study, tuning=replace(prices.study.tuning, tiers=(0.3, 1.0)))
+    options = tuning_options(METHODS["heterofl"], tuned)
+    assert {each.tier for each in options} == {0.3, 1.0}
+    assert "tiers 0.3" in str(next(each for each in options if each.tier == 0.3))
+    apart = fleet.share_out(METHODS["heterofl"], replace(stopping(0.9), tier=0.3))
+    assert apart.sub_models == fleet.share_out(METHODS["heterofl"], TunedOption(duration=0.3)).sub_models
+    assert apart.limit_s == 0.9 * fleet.slowest_s
+    whole_bytes = prices.round(prices.whole, fleet.classes[0]).memory_bytes
+    memory = f"{whole_bytes // 2}B"
+    tight = study(scenarios=[{"scenario": "s", "classes": [{**CLASSES[0], "memory": memory}, CLASSES[1]]}])
+    tight_fleet = ScenarioPrices(tight, open_store(None)).fleet(tight.scenarios[0], [50] * 4)
+    shared = tight_fleet.share_out(METHODS["heterofl"], TunedOption(duration=1.0))
+    assert shared.sub_models[0].width < 1 and 0 in shared.shares
+
+
 def test_what_latte_cuts_of_a_small_model_is_priced_as_what_it_is(prices, fleet):
     shared = fleet.share_out(METHODS["latte"], stopping(0.5, width=0.5))
     small = shared.small.of(prices.network)
