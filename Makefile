@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help venv check test libraries demo golden docs gpu gpu-test gpu-profile gpu-accuracy gpu-runtime bench clean
+.PHONY: help venv check test torture libraries demo golden docs gpu gpu-test gpu-profile gpu-accuracy gpu-runtime bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,6 +42,11 @@ ifeq ($(strip $(ARGS)),)
 else
 	$(PYTEST) $(ARGS)
 endif
+
+# Each fault is told with the kind and number of its file, and the seed; see tests/torture/files.py.
+COUNT ?= 6000
+torture: .venv/ready ## thousands of hostile files; COUNT=20000 for more, ARGS='--seed 7' for the same ones again
+	$(BIN)/python tests/torture/files.py --count $(COUNT) $(ARGS)
 
 libraries: .venv/ready ## the real cuDNN 8 and 9, and oneDNN 2, that tests need, into your cache (1 GB, once)
 	$(BIN)/python tests/cudnn_libraries.py

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from latte_cli.errors import LatteError, unknown
+from latte_cli.files import first_bytes
 
 SCHEMAS = Path(__file__).with_name("schemas")
 """Where the JSON Schemas are, one for each document that LATTE writes or reads."""
@@ -73,8 +74,7 @@ def read(path: Path | str, source: DocumentSource, *, most_bytes: int = MOST_BYT
     """What the JSON file at `path` holds, whatever it is; raises LatteError as `load_document` does."""
     named = f"the {source.kind} {source.where}" if source.kind else source.where
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(most_bytes + 1)
+        content = first_bytes(path, most_bytes)
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise Missing(f"cannot read {named}: {exc.strerror}", hint=source.hint) from exc
     except (OSError, ValueError) as exc:  # a path with a NUL is a ValueError

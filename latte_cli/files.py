@@ -29,6 +29,22 @@ def cannot_write(what: str, exc: OSError) -> LatteError:
     return LatteError(f"cannot write {what}: {exc.strerror or exc}", hint=hint)
 
 
+_BLOCK = 1 << 20
+
+
+def first_bytes(path: Path | str, most: int) -> bytes:
+    """What the file at `path` holds, but no more than `most` bytes and one; raises OSError.
+
+    Memory is taken as the bytes come, so that a small file needs little whatever `most` is.
+    """
+    parts, left = [], most + 1
+    with Path(path).open("rb") as file:
+        while left and (part := file.read(min(left, _BLOCK))):
+            parts.append(part)
+            left -= len(part)
+    return b"".join(parts)
+
+
 class FileSink(io.FileIO):
     """An open file whose faults of writing are what `fault` makes of them; after the first it swallows the rest.
 

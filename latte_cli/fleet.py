@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latte_cli.errors import LatteError, unknown
+from latte_cli.files import first_bytes
 from latte_cli.precisions import Layout, Precision
 from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, duration_s, size_bytes
 from latte_cli.schedule import Schedule
@@ -108,8 +109,7 @@ def read_fleet(path: Path | str) -> Fleet:
 def file_content(path: Path | str, *, what: str = "fleet", example: str = "`latte allocate --help` shows one") -> bytes:
     """What is in the file at `path`, as far as `parse_yaml` takes it; LatteError where it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
-            return file.read(_LARGEST_FILE_BYTES + 1)
+        return first_bytes(path, _LARGEST_FILE_BYTES)
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
         raise LatteError(f"cannot read the {what} `{path}`: {reason}", hint=example) from exc

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -200,10 +200,28 @@ def _latte_layer(n: int, c: int, h: int, w: int, k: int, *sizes: int) -> Convolu
     )
 
 
+_LONGEST_LINE = 1 << 20  # letters; the longest of MIOpen's has some 10,000
+
+
+def _lines(text: IO[str]) -> Iterator[str]:
+    """The lines; raises LatteError at one that may fill the memory, as a small compressed file can hold."""
+    while line := text.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise LatteError(f"a line has more than {_LONGEST_LINE:,} letters", hint="is it the right file and format?")
+        yield line
+
+
+def _header(reader: "csv.DictReader[str]") -> Sequence[str]:
+    try:
+        return reader.fieldnames or ()
+    except csv.Error as exc:
+        raise LatteError(f"its first line is no header: {exc}", hint="is it the right file and format?") from exc
+
+
 def _csv(text: IO[str], columns: Iterable[str], tally: Tally) -> Iterator[tuple[int, Mapping[str, str]]]:
     """The rows of a table that has these columns, with the numbers of their lines."""
-    reader = csv.DictReader(text)
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
+    reader = csv.DictReader(_lines(text))
+    missing = [name for name in columns if name not in _header(reader)]
     if missing:
         raise LatteError(f"there is no column `{missing[0]}`", hint="is it the right file and format?")
     try:
@@ -235,7 +253,7 @@ _FAMILY = re.compile(r"miopenConvolution(?:Fwd|BwdData|BwdWeights)Algo(\w+)")
 
 def _read_miopen(text: IO[str], device: Device, tally: Tally) -> Iterator[Measurement]:
     """Every solver of every problem: `key=solver:ms,workspace,family;…`, or `key=family:solver,ms,workspace,…;…`."""
-    for number, line in enumerate(text, start=1):
+    for number, line in enumerate(_lines(text), start=1):
         tally.lines = number
         if not line.strip():
             continue
@@ -423,7 +441,7 @@ def _miopen_device(file: str, name: str | None) -> Device:
 
 def _first_device(path: Path) -> str:
     with _open(path) as text:
-        row = next(iter(csv.DictReader(text)), {})
+        row = next(_csv(text, (), Tally()), (0, {}))[1]
     if not row.get("Device"):
         raise LatteError(f"`{path}` does not say which device it is of", hint="name it: `--name SLUG`")
     return row["Device"]

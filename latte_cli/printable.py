@@ -42,6 +42,19 @@ def printable(text: str) -> str:
     return shown if shown.isprintable() else "".join(map(_visible, shown))
 
 
+_LONGEST_WORD, _LONGEST_LINE = 200, 2000  # chosen: a path or an address fits, and a screen of 80 columns
+_CUT = "\N{HORIZONTAL ELLIPSIS}"
+
+
+def shortened(line: str) -> str:
+    """`line` without the middle of words and without the end of lines that no one reads: both may be megabytes."""
+    if len(line) <= _LONGEST_WORD:
+        return line
+    half = _LONGEST_WORD // 2 - 1
+    words = re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: f"{word[0][:half]}{_CUT}{word[0][-half:]}", line)
+    return words if len(words) <= _LONGEST_LINE else words[: _LONGEST_LINE - 1] + _CUT
+
+
 def _visible(sign: str) -> str:
     if sign.isprintable() or category(sign) == "Zs":
         return sign

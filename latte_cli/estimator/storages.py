@@ -37,7 +37,8 @@ class Storages:
     """
 
     def __init__(self, network: Network) -> None:
-        given = (*network.inputs, *network.constants)
+        written = {node.output for node in network.nodes}
+        given = [(name, shape) for name, shape in network.shapes.items() if name not in written]
         self.roots = {name: name for name, _ in given}
         self.gradients = dict(self.roots)
         self.strides: dict[str, Strides] = {name: contiguous_strides(shape) for name, shape in given}

@@ -135,9 +135,13 @@ class Network:
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
-        """The shape of each activation by name."""
+        """The shape of each activation by name, as its readers say it where nothing that is known writes it."""
         made = {node.output: node.layer.output_shape for node in self.nodes}
-        return dict(self.inputs) | dict(self.constants) | made
+        found = dict(self.inputs) | dict(self.constants) | made
+        for node in self.nodes if self.unknown else ():
+            for name, shape in zip(node.inputs, node.layer.input_shapes, strict=False):
+                found.setdefault(name, shape)
+        return found
 
     @cached_property
     def trained_activations(self) -> frozenset[str]:
@@ -165,9 +169,14 @@ class Network:
         return next(trained, self.outputs[-1])
 
     def loss(self) -> SoftmaxCrossEntropy:
-        """The softmax cross-entropy over the scores: their last dimension, or the channels of a map."""
+        """The softmax cross-entropy over the scores: their last dimension, or the channels of a map.
+
+        Raises LatteError where there are none.
+        """
         shape = self.shapes[self.scores] or (1,)
         classes = shape[1] if len(shape) > 3 else shape[-1]
+        if not prod(shape):
+            raise LatteError(f"`{self.scores}` holds no scores: its shape is {shape}", hint="use `--loss none`")
         return SoftmaxCrossEntropy(rows=prod(shape) // classes, classes=classes)
 
     def transfer(self) -> Transfer:

@@ -77,9 +77,11 @@ def _content(path: Path) -> bytes:
     from latte_cli.network.onnx import stripped
 
     try:
+        if path.exists() and not path.is_file():  # to open a named pipe would wait for its other end
+            raise LatteError(
+                f"`{path}` is not a file", hint="a model is an ONNX file or a `.pt2`, not a folder or a pipe"
+            )
         with path.open("rb") as file:
-            if not path.is_file():
-                raise LatteError(f"`{path}` is not a file", hint="a model is an ONNX file")
             if not file.seek(0, 2):
                 return b""
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as seen:

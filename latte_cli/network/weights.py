@@ -84,7 +84,11 @@ class Weights(Mapping[str, Array]):
         stored = [numpy_helper.from_array(np.ascontiguousarray(self[each]), each) for each in sorted(names)]
         graph = GraphProto(name="constant", node=nodes, output=[output], initializer=stored)
         model = helper.make_model(graph, opset_imports=list(self._model.opset_import))
-        found: Array = np.asarray(ReferenceEvaluator(model).run(None, {})[0])
+        try:
+            found: Array = np.asarray(ReferenceEvaluator(model).run(None, {})[0])
+        except Exception as exc:  # whatever the evaluator makes of numbers that do not fit
+            reason = " ".join(str(exc).split())[:120]
+            raise LatteError(f"the constant `{name}` cannot be computed: {reason}", hint=_DAMAGED) from exc
         return found
 
     def _before(self, name: str) -> list[NodeProto]:

@@ -27,6 +27,8 @@ def read_columns(path: Path, texts: Sequence[str], numbers: Sequence[str]) -> di
         if name not in (*texts, *numbers):
             hint = f"the columns are {', '.join((*texts, *numbers))}"
             raise LatteError(f"`{path}`: unknown column `{' '.join(name.split())[:40]}`", hint=hint)
+        if table.column_names.count(name) > 1:
+            raise LatteError(f"`{path}`: the column `{name}` is there twice", hint="leave one of them out")
     found: dict[str, NDArray[Any]] = {}
     for name in table.column_names:
         column = table.column(name)

@@ -10,7 +10,7 @@ from onnx import NodeProto, OperatorSetIdProto, TensorProto, checker, defs, help
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Copy, Layer, Other, View
-from latte_cli.network.onnx.operation import FOLDED_ELEMENTS, Array, Operation, Tensor, Unreadable
+from latte_cli.network.onnx.operation import FOLDED_ELEMENTS, LARGEST_RANK, Array, Operation, Tensor, Unreadable
 from latte_cli.network.onnx.reads import computes_with
 
 Sizes: TypeAlias = tuple[int | None, ...]
@@ -134,10 +134,16 @@ def _node(op: Operation) -> NodeProto:
     return node
 
 
+_SHAPED = ("Reshape", "ConstantOfShape", "Expand", "Unsqueeze")
+"""Operators that are given as many numbers as the result has dimensions."""
+
+
 def _outputs(op: Operation) -> dict[str, tuple[Sizes, int]]:
     """The sizes (None where only values decide) and element type of each output."""
     if any(tensor.element == TensorProto.STRING for tensor in op.given):
         raise Unreadable("text is not computed with")
+    if op.kind in _SHAPED and (rank := _rank(op) or 0) > LARGEST_RANK:  # ONNX would make a list of that length
+        raise LatteError(f"its result would have {rank} dimensions", hint="is the file damaged? export it again")
     schema = _schema(op)
     named = [(name, tensor) for name, tensor in zip(_names(op), op.inputs, strict=True) if tensor is not None]
     types = {name: helper.make_tensor_type_proto(tensor.element, tensor.shape) for name, tensor in named}
