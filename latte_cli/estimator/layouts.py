@@ -67,6 +67,9 @@ def layout_needs(layer: Layer) -> LayoutNeeds:
             return LayoutNeeds(channels_last=len(input) > 1, forward=copies, backward=copies, gradient=True)
         case Norm(function=function):
             return _NORMS.get(function, _ANYHOW)
+        case Pool(input=input) if layer.adaptive:
+            images = len(input) < 3
+            return LayoutNeeds(channels_last=images, forward=images, gradient=True)
         case Pool(function=function, input=input) if not layer.whole or (function == "max" and len(input) < 3):
             images = function == "max" or len(input) < 3
             return LayoutNeeds(channels_last=images, forward=layer.torch_pads, gradient=True)
