@@ -123,3 +123,6 @@ def _pools() -> Iterator[Layer]:
         common = {"function": function, "batch": 2, "channels": 3, "input": size, "ceil": ceil}
         yield Pool(**common, kernel=(3,) * rank, stride=(2,) * rank, pad_before=(1,) * rank, count_padding=ceil)
         yield Pool(**common, kernel=size)
+    for function, rank in product(("max", "average"), (1, 2, 3)):
+        for wanted in ((3, 4, 3)[:rank], (9, 7, 6)[:rank]):
+            yield Pool(function=function, batch=2, channels=3, input=(8, 6, 4)[:rank], adaptive=wanted)

@@ -50,6 +50,7 @@ def layers() -> Iterator[Layer]:
         pads = {"pad_before": (1,) * rank, "pad_after": (1,) * rank}
         yield Pool(function=function, batch=3, channels=8, input=SIZES[:rank], kernel=(3,) * rank, **pads)
         yield Pool(function=function, batch=3, channels=8, input=SIZES[:rank], kernel=SIZES[:rank])
+        yield Pool(function=function, batch=3, channels=8, input=SIZES[:rank], adaptive=(4,) * rank)
     for rank in (2, 3, 4, 5):
         shape = (30, 8, *SIZES)[:rank]
         yield Softmax(shape=shape)

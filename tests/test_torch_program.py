@@ -10,6 +10,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from latte_cli import load
 from latte_cli.errors import LatteError
-from latte_cli.layers import Attention, Embedding, Layer, Phase, Recurrent
+from latte_cli.layers import Attention, Embedding, Layer, Phase, Pool, Recurrent
 from latte_cli.network import Network, zoo
 from latte_cli.network.module import NetworkModule
 from latte_cli.network.torch_program import exported, model
@@ -202,6 +203,40 @@ def test_a_weight_with_a_length_of_its_own_has_both_as_parameters() -> None:
     found = load(module, torch.randn(2, 4, 8))
     assert found.trained_parameters == sum(each.numel() for each in module.parameters())
     assert not found.unpriced
+
+
+POOLS = {"average": (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+         "max": (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)}  # fmt: skip
+
+
+@pytest.mark.parametrize("function", list(POOLS))
+@pytest.mark.parametrize("sizes", [(8,), (2, 9), (1, 6, 7)])
+@pytest.mark.parametrize("wanted", [1, 3, 7])
+def test_an_adaptive_pool_reads_what_torch_s_windows_read(function: str, sizes: tuple[int, ...], wanted: int) -> None:
+    pool = POOLS[function][len(sizes) - 1](wanted)
+    found = load(pool, torch.randn(2, 3, *sizes), batch_size=4)
+    x = torch.rand(4, 3, *sizes)
+    result = pool(x)
+    assert torch.equal(NetworkModule(found)(x), result)
+    windows = [[-(-(at + 1) * size // wanted) - at * size // wanted for at in range(wanted)] for size in sizes]
+    (layer,) = found.layers
+    assert isinstance(layer, Pool)
+    assert layer.output_shape == tuple(result.shape)
+    assert layer.flops(Phase.FORWARD) == 4 * 3 * prod(map(sum, windows))
+    assert layer.kernel == tuple(map(max, windows))
+
+
+def test_an_adaptive_pool_of_an_open_size_has_the_windows_of_the_size_asked_for(tmp_path: Path) -> None:
+    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("length", min=8)}
+    program = torch.export.export(nn.AdaptiveAvgPool1d(4), (torch.randn(2, 3, 20),), dynamic_shapes=(dims,))
+    path = tmp_path / "m.pt2"
+    torch.export.save(program, path)
+    with pytest.raises(LatteError) as caught:
+        load(path)
+    name = str(caught.value.hint).partition("--shape ")[2].partition("=")[0]
+    even, uneven = (load(path, batch_size=5, sizes={name: size}).layers[0] for size in (12, 13))
+    assert even == Pool(function="average", batch=5, channels=3, input=(12,), kernel=(3,), stride=(3,))
+    assert uneven == Pool(function="average", batch=5, channels=3, input=(13,), adaptive=(4,))
 
 
 def test_an_operator_without_a_rule_is_named() -> None:

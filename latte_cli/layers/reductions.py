@@ -23,7 +23,11 @@ from latte_cli.layers.shapes import Shape
 
 @dataclass(frozen=True, kw_only=True)
 class Pool(Layer):
-    """Maximum or average pooling over 1 to 3 spatial dimensions; a global pool's kernel is its input."""
+    """Maximum or average pooling over 1 to 3 spatial dimensions; a global pool's kernel is its input.
+
+    `adaptive` are the spatial output sizes of a pool whose windows torch places so that they have these, and that may
+    have different sizes; its kernel is the largest window.
+    """
 
     kind: ClassVar[str] = "pool"
     code: ClassVar[int] = 8
@@ -32,17 +36,22 @@ class Pool(Layer):
     batch: int
     channels: int
     input: Shape
-    kernel: Shape
+    kernel: Shape = ()
     stride: Shape = ()
     dilation: Shape = ()
     pad_before: Shape = ()
     pad_after: Shape = ()
     ceil: bool = False
     count_padding: bool = False
+    adaptive: Shape = ()
 
     def __post_init__(self) -> None:
         rank = len(self.input)
         self._check(1 <= rank <= 3, f"{rank} spatial dimensions (1 to 3 are known)")
+        if self.adaptive:
+            known = len(self.adaptive) == rank and min(self.adaptive) > 0 and self.function in ("max", "average")
+            self._check(known, f"windows of different sizes to {self.adaptive} by {self.function}")
+            object.__setattr__(self, "kernel", tuple(map(max, self._windows)))
         for name, value in {"stride": 1, "dilation": 1, "pad_before": 0, "pad_after": 0}.items():
             if not getattr(self, name):
                 object.__setattr__(self, name, (value,) * rank)
@@ -54,6 +63,8 @@ class Pool(Layer):
     @property
     def output(self) -> Shape:
         """Spatial output sizes; with `ceil` a last window that starts inside the input or its left pad counts."""
+        if self.adaptive:
+            return self.adaptive
         sizes = []
         for i, k, s, d, before, after in zip(
             self.input, self.kernel, self.stride, self.dilation, self.pad_before, self.pad_after, strict=True
@@ -66,19 +77,29 @@ class Pool(Layer):
         return tuple(sizes)
 
     @property
+    def _windows(self) -> tuple[Shape, ...]:
+        """The sizes of adaptive windows by dimension: one from floor(at · in / out) to ceil((at + 1) · in / out)."""
+        sizes = zip(self.input, self.adaptive, strict=True)
+        return tuple(tuple(-(-(at + 1) * i // o) - at * i // o for at in range(o)) for i, o in sizes)
+
+    @property
     def whole(self) -> bool:
         """Whether it pools each channel to a single number."""
-        return self.kernel == self.input and not any((*self.pad_before, *self.pad_after))
+        return not self.adaptive and self.kernel == self.input and not any((*self.pad_before, *self.pad_after))
 
     @property
     def reach(self) -> Shape:
         """The spatial sizes of what the windows read."""
+        if self.adaptive:
+            return self.input
         sizes = zip(self.output, self.kernel, self.stride, self.dilation, strict=True)
         return tuple((o - 1) * s + d * (k - 1) + 1 for o, k, s, d in sizes)
 
     @property
     def torch_pads(self) -> bool:
         """Whether torch's own pool has this padding: as much on both sides, at most half a window; none for lp."""
+        if self.adaptive:
+            return True
         if self.function == "lp":
             return not (self.ceil or any((*self.pad_before, *self.pad_after)))
         if self.function == "average" and len(self.input) == 3 and any(map(gt, self.kernel, self.input)):
@@ -97,6 +118,8 @@ class Pool(Layer):
     @property
     def layout_needs(self) -> LayoutNeeds:
         lines = len(self.input) < 3
+        if self.adaptive:
+            return LayoutNeeds(channels_last=lines, forward=lines, gradient=True)
         if self.whole and not (self.function == "max" and lines):
             return ANYHOW
         return LayoutNeeds(channels_last=self.function == "max" or lines, forward=self.torch_pads, gradient=True)
@@ -116,6 +139,8 @@ class Pool(Layer):
         return prod(self.kernel)
 
     def flops(self, phase: Phase) -> int:
+        if self.adaptive and phase in self.phases:
+            return self.batch * self.channels * prod(map(sum, self._windows))
         return super().flops(phase) * prod(self.kernel)
 
     def resize(self, inputs: Sequence[Shape], out_channels: int | None = None) -> Self:

@@ -1,6 +1,7 @@
 """ONNX operators that slide a window over an image: convolutions and pools."""
 
 from functools import partial
+from operator import floordiv, mod
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Pool, Shape
@@ -148,7 +149,22 @@ def _global_pool(op: Operation, function: str) -> object:
     return op.result(layer, x)
 
 
+def _adaptive_pool(op: Operation) -> object:
+    """A pool by its output sizes, as torch has it: one over the whole input, of equal windows or of different ones."""
+    wanted = op.integers("output_size") or ()
+    x = op.input()
+    spatial = _spatial(op, x)
+    how: dict[str, Shape] = {"adaptive": wanted}
+    if set(wanted) == {1}:
+        how = {"kernel": spatial}
+    elif len(spatial) == len(wanted) and min(wanted) > 0 and not any(map(mod, spatial, wanted)):
+        how = dict.fromkeys(("kernel", "stride"), tuple(map(floordiv, spatial, wanted)))
+    layer = Pool(function=op.text("function"), batch=x.shape[0], channels=x.shape[1], input=spatial, **how)  # type: ignore[arg-type]
+    return op.result(layer, x)
+
+
 READERS: dict[str, Reader] = {
+    "latte.AdaptivePool": _adaptive_pool,
     "Conv": _convolution,
     "ConvInteger": partial(_convolution, bias_at=None),
     "QLinearConv": partial(_convolution, at=3, bias_at=8),

@@ -44,11 +44,11 @@ _POOLS: dict[str, tuple[Compute, ...]] = {
     "average": (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
     "lp": tuple(partial(pool, norm_type=2.0) for pool in (F.lp_pool1d, F.lp_pool2d, F.lp_pool3d)),
 }
-_WHOLE_POOLS: dict[str, tuple[Compute, ...]] = {
+_ADAPTIVE_POOLS: dict[str, tuple[Compute, ...]] = {
     "max": (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
     "average": (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
 }
-"""Pooling over windows and, as models write it, over the whole input; for 1 to 3 dimensions."""
+"""Pooling over windows and, as models write it, to sizes or over the whole input; for 1 to 3 dimensions."""
 
 
 def _lp_pool(x: Tensor, *, windows: Any, power: float, kernel_size: Sequence[int], stride: Sequence[int]) -> Tensor:
@@ -65,8 +65,8 @@ def _pool(layer: Pool, attributes: Attributes) -> nn.Module:
     windows = named("pooling", layer.function, _POOLS)[rank]
     if layer.function == "lp":
         windows = partial(_lp_pool, windows=windows, power=float(attributes.get("p", 2)))
-    if layer.whole and layer.function in _WHOLE_POOLS:
-        return Function(partial(_WHOLE_POOLS[layer.function][rank], output_size=1))
+    if layer.adaptive or (layer.whole and layer.function in _ADAPTIVE_POOLS):
+        return Function(partial(_ADAPTIVE_POOLS[layer.function][rank], output_size=layer.adaptive or 1))
     sizes: dict[str, Any] = {"kernel_size": layer.kernel, "stride": layer.stride}
     if layer.function == "max":
         sizes["dilation"] = layer.dilation

@@ -47,18 +47,16 @@ def _pool(low: Lowering, op: Aten, kind: str, rank: int) -> object:
     return low.emit(kind, [op.tensor("self", "input")], *op.outputs, **attributes)
 
 
-def _adaptive_pool(low: Lowering, op: Aten, kind: str, rank: int) -> object:
+def _adaptive_pool(low: Lowering, op: Aten, function: str, rank: int) -> object:
     x, wanted = op.tensor("self", "input"), op.integers("output_size", rank)
-    sizes = low.meta(x).sizes[-rank:]
-    if all(size == 1 for size in wanted):
-        return low.emit(f"Global{kind}", [x], op.outputs[0])
-    if any(size is None or size % want for size, want in zip(sizes, wanted, strict=True)):
-        raise LatteError(
-            f"`{op.target}` of {sizes} to {wanted} has windows of different sizes",
-            hint="export the model at a size that its adaptive pool divides",
-        )
-    window = [(size or 1) // want for size, want in zip(sizes, wanted, strict=True)]
-    return low.emit(kind, [x], op.outputs[0], kernel_shape=window, strides=window)
+    given = {"function": function, "output_size": wanted}
+    unbatched = low.rank(x) == rank + 1
+    x = low.emit("Unsqueeze", [x, low.constant([0])]) if unbatched else x
+    if not unbatched:
+        return low.emit("AdaptivePool", [x], op.outputs[0], domain="latte", **given)
+    return low.emit(
+        "Squeeze", [low.emit("AdaptivePool", [x], domain="latte", **given), low.constant([0])], op.outputs[0]
+    )
 
 
 def _resized(low: Lowering, op: Aten, mode: str) -> object:
@@ -94,9 +92,9 @@ RULES: Rules = {
     **{f"max_pool{n}d": partial(_pool, kind="MaxPool", rank=n) for n in (1, 2, 3)},
     **{f"max_pool{n}d_with_indices": partial(_pool, kind="MaxPool", rank=n) for n in (1, 2, 3)},
     **{f"avg_pool{n}d": partial(_pool, kind="AveragePool", rank=n) for n in (1, 2, 3)},
-    **{f"adaptive_avg_pool{n}d": partial(_adaptive_pool, kind="AveragePool", rank=n) for n in (1, 2, 3)},
-    **{f"_adaptive_avg_pool{n}d": partial(_adaptive_pool, kind="AveragePool", rank=n) for n in (2, 3)},
-    **{f"adaptive_max_pool{n}d": partial(_adaptive_pool, kind="MaxPool", rank=n) for n in (1, 2, 3)},
+    **{f"adaptive_avg_pool{n}d": partial(_adaptive_pool, function="average", rank=n) for n in (1, 2, 3)},
+    **{f"_adaptive_avg_pool{n}d": partial(_adaptive_pool, function="average", rank=n) for n in (2, 3)},
+    **{f"adaptive_max_pool{n}d": partial(_adaptive_pool, function="max", rank=n) for n in (1, 2, 3)},
     **{f"upsample_nearest{n}d": partial(_resized, mode="nearest") for n in (1, 2, 3)},
     **{f"_upsample_nearest_exact{n}d": partial(_resized, mode="nearest") for n in (1, 2, 3)},
     **{name: partial(_resized, mode="linear") for name in ("upsample_linear1d", "upsample_bilinear2d")},
