@@ -46,7 +46,7 @@ _LONGEST_WORD, _LONGEST_LINE = 200, 2000  # chosen: a path or an address fits, a
 _CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 
-def shortened(line: str) -> str:
+def without_middle(line: str) -> str:
     """`line` without the middle of words and without the end of lines that no one reads: both may be megabytes."""
     if len(line) <= _LONGEST_WORD:
         return line

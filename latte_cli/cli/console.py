@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from latte_cli.printable import printable, shortened
+from latte_cli.printable import printable, without_middle
 
 
 @dataclass
@@ -68,7 +68,7 @@ def usage(message: str) -> None:
 def _say(line: str) -> None:
     """Write a line after the results so far; raises LatteError where those cannot be written."""
     sys.stdout.flush()
-    sys.stderr.write(f"{shortened(printable(line))}\n")
+    sys.stderr.write(f"{without_middle(printable(line))}\n")
 
 
 class ProgressBar(Protocol):

@@ -12,7 +12,7 @@ from latte_cli.estimator.strides import (
     lies_as,
     view_strides,
 )
-from latte_cli.layers import INDEX_BYTES, Concat, Layer, Order, Pool, Shape
+from latte_cli.layers import INDEX_BYTES, Concat, Layer, Pool, Shape, StrideOrder
 
 
 def runs_channels_last(layer: Layer, shape: Shape, strides: Strides) -> bool:
@@ -35,11 +35,11 @@ def is_ready(layer: Layer, shape: Shape, strides: Strides) -> bool:
 def output_strides(layer: Layer, shapes: Sequence[Shape], strides: Sequence[Strides]) -> Strides:
     """How a new tensor lies that the layer makes of inputs of these shapes and strides."""
     new = layer.output_shape
-    if layer.layout_needs.order is Order.AS_READ:
+    if layer.layout_needs.order is StrideOrder.AS_READ:
         alike = (own for shape, own in zip(shapes, strides, strict=True) if shape == new and 0 not in own)
         return next((dense_strides(new, own) for own in alike), contiguous_strides(new))
     read = list(zip(shapes, strides, strict=True))
-    if layer.layout_needs.order is Order.AS_ALL_READ:
+    if layer.layout_needs.order is StrideOrder.AS_ALL_READ:
         last = all(is_channels_last(*each) for each in read)
     else:
         last = bool(read) and runs_channels_last(layer, *read[0])
@@ -52,7 +52,7 @@ def gradient_strides(layer: Layer, shape: Shape, strides: Strides, arriving: Str
     if isinstance(layer, Concat):
         return arriving  # a part of it
     order = layer.layout_needs.order
-    if order is Order.AS_ALL_READ or (order is Order.AS_READ and shape == new):
+    if order is StrideOrder.AS_ALL_READ or (order is StrideOrder.AS_READ and shape == new):
         return dense_strides(shape, arriving)
     return channels_last_strides(shape) if runs_channels_last(layer, shape, strides) else contiguous_strides(shape)
 

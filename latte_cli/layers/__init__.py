@@ -7,7 +7,7 @@ from typing import Any, get_origin
 
 from latte_cli.errors import LatteError
 from latte_cli.layers.attention import Attention
-from latte_cli.layers.base import INDEX_BYTES, Layer, LayoutNeeds, Order, Phase, Saved
+from latte_cli.layers.base import INDEX_BYTES, Layer, LayoutNeeds, Phase, Saved, StrideOrder
 from latte_cli.layers.convolution import Convolution
 from latte_cli.layers.copies import Concat, Copy, View
 from latte_cli.layers.embedding import Embedding
@@ -39,7 +39,7 @@ __all__ = [
     "MatMul",
     "Norm",
     "Optimizer",
-    "Order",
+    "StrideOrder",
     "Other",
     "Phase",
     "Pool",

@@ -51,7 +51,7 @@ class Saved:
 NOTHING = Saved()
 
 
-class Order(StrEnum):
+class StrideOrder(StrEnum):
     """How a layer lays what it writes."""
 
     END_TO_END = "end to end"
@@ -76,7 +76,7 @@ class LayoutNeeds:
     backward: bool = False
     kept: bool = False
     gradient: bool = False
-    order: Order = Order.END_TO_END
+    order: StrideOrder = StrideOrder.END_TO_END
 
     @property
     def copies(self) -> bool:
@@ -85,7 +85,7 @@ class LayoutNeeds:
 
 
 ANYHOW = LayoutNeeds()
-POINTWISE = LayoutNeeds(order=Order.AS_READ)
+POINTWISE = LayoutNeeds(order=StrideOrder.AS_READ)
 """What goes over its inputs number by number, in whichever order they lie."""
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import ANYHOW, INDEX_BYTES, NOTHING, Layer, LayoutNeeds, Order, Saved
+from latte_cli.layers.base import ANYHOW, INDEX_BYTES, NOTHING, Layer, LayoutNeeds, Saved, StrideOrder
 from latte_cli.layers.shapes import Shape, scaled_reshape
 
 
@@ -42,7 +42,7 @@ class Concat(Layer):
 
     @property
     def layout_needs(self) -> LayoutNeeds:
-        return LayoutNeeds(order=Order.AS_ALL_READ)
+        return LayoutNeeds(order=StrideOrder.AS_ALL_READ)
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         return NOTHING
@@ -84,8 +84,8 @@ class Copy(Layer):
     def layout_needs(self) -> LayoutNeeds:
         if self.operation == "resize":
             return LayoutNeeds(channels_last=True)
-        orders = {"pad": Order.AS_ALL_READ, "cast": Order.AS_READ}
-        return LayoutNeeds(order=orders.get(self.operation, Order.END_TO_END))
+        orders = {"pad": StrideOrder.AS_ALL_READ, "cast": StrideOrder.AS_READ}
+        return LayoutNeeds(order=orders.get(self.operation, StrideOrder.END_TO_END))
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
         if self.operation != "gather":

@@ -38,7 +38,6 @@ class Norm(Shaped):
     fixed: bool = False
 
     def __post_init__(self) -> None:
-        self._check(self.function in _LAYOUT_NEEDS, f"the function `{self.function}`")
         self._check(self.span > 0, f"a span of {self.span}")
         if self.function in ("layer", "rms"):
             self._check(self.span <= len(self.shape), f"{self.span} trailing dimensions in {self.shape}")
@@ -57,6 +56,7 @@ class Norm(Shaped):
 
     @property
     def layout_needs(self) -> LayoutNeeds:
+        self._check(self.function in _LAYOUT_NEEDS, f"the function `{self.function}`")
         return _LAYOUT_NEEDS[self.function]
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:

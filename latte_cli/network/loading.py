@@ -79,7 +79,8 @@ def _content(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():  # to open a named pipe would wait for its other end
             raise LatteError(
-                f"`{path}` is not a file", hint="a model is an ONNX file or a `.pt2`, not a folder or a pipe"
+                f"cannot read `{path}`: it is not a file",
+                hint="a model is an ONNX file or a `.pt2`, not a folder or a pipe",
             )
         with path.open("rb") as file:
             if not file.seek(0, 2):
