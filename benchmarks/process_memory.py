@@ -55,6 +55,8 @@ def main() -> int:
     if not sys.argv[1:]:
         print(__doc__)
         return 2
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what is in the background deaf to Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     most: list[Held] = []
     with subprocess.Popen(sys.argv[1:], start_new_session=True) as process:
         try:

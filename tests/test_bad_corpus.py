@@ -9,9 +9,7 @@ from pathlib import Path
 
 import bad_models
 import pytest
-
-MOST_SAMPLES = 600
-"""CPU time in readings of a ResNet-8, which the machine's speed does not change; 5 s where a reading takes 8 ms."""
+from reading_bad_models import MOST_SAMPLES
 
 READING = Path(__file__).parent / "reading_bad_models.py"
 

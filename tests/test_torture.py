@@ -1,4 +1,4 @@
-"""A share of what `make torture` tries, with a seed of its own."""
+"""Hostile files: 150 of those that `make torture` tries, and the faults that it found."""
 
 import gzip
 import os

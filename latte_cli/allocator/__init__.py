@@ -12,7 +12,7 @@ from latte_cli.allocator.many import Assignment, Devices, assign
 from latte_cli.allocator.pacing import Deadline, paced_duration_s, paced_round, steps_within
 from latte_cli.allocator.plan import Plan, PlannedDevice, Priced, allocate, largest, plan_device, plan_of, price_classes
 from latte_cli.allocator.plan_file import CATALOGUE, MANY, PlanFile, Trainee, shared_out
-from latte_cli.allocator.pricing import Price, Pricer, Round, estimator_of, pricer_of, round_of
+from latte_cli.allocator.pricing import Price, Pricer, Round, class_estimator, estimator_of, pricer_of, round_of
 from latte_cli.allocator.sub_models import SubModel, catalogue
 from latte_cli.fleet import Method, Objective
 
@@ -53,6 +53,7 @@ __all__ = [
     "catalogue",
     "changes",
     "check_plan",
+    "class_estimator",
     "coverage",
     "curve",
     "curve_towards",

@@ -164,6 +164,23 @@ def estimator_of(
     )
 
 
+def class_estimator(
+    store: Store,
+    fleet_class: FleetClass,
+    *,
+    strategy: str = "latte",
+    estimator: str = LOOKUP,
+    note: Callable[[str], None] = lambda text: None,
+) -> Estimator:
+    """The estimator of a class on the profile that its device names, with its memory as the limit of a step.
+
+    Raises LatteError for a profile that is not in the store.
+    """
+    slug = resolve_profile(store, fleet_class.device, fleet_class.threads)
+    limits = Limits(memory_bytes=fleet_class.memory_bytes or store.device(slug).memory_bytes)
+    return estimator_of(store, slug, fleet_class, strategy=strategy, estimator=estimator, limits=limits, note=note)
+
+
 def pricer_of(
     model: Path,
     store: Store,
@@ -181,14 +198,9 @@ def pricer_of(
     those of `load` and Estimator. Each price raises the LatteErrors of both.
     """
 
-    def estimator(each: FleetClass) -> Estimator:
-        slug = resolve_profile(store, each.device, each.threads)
-        limits = Limits(memory_bytes=each.memory_bytes or store.device(slug).memory_bytes)
-        return estimator_of(store, slug, each, strategy=strategy, limits=limits, note=note)
-
     return Pricer(
         lambda batch: load(model, batch_size=batch, batch_axis=batch_axis, sizes=sizes, allow_unknown=allow_unknown),
-        estimator,
+        lambda each: class_estimator(store, each, strategy=strategy, note=note),
         optimizer=optimizer,
         allow_unknown=allow_unknown,
     )

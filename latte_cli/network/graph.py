@@ -171,7 +171,7 @@ class Network:
     def loss(self) -> SoftmaxCrossEntropy:
         """The softmax cross-entropy over the scores: their last dimension, or the channels of a map.
 
-        Raises LatteError where there are none.
+        Raises LatteError if they are empty.
         """
         shape = self.shapes[self.scores] or (1,)
         classes = shape[1] if len(shape) > 3 else shape[-1]

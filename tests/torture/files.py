@@ -30,8 +30,6 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
-MEMORY_BYTES = 2 * 2**30
-MOST_SAMPLES = 600  # readings of a ResNet-8, as in tests/test_bad_corpus.py; 5 s where one takes 8 ms
 LONGEST_LINE = 3000  # letters that a command says on stderr
 STUCK_S = 40  # CPU time after which the process is killed
 WORKERS = 2
@@ -394,15 +392,18 @@ def work(folder: Path, seed: str, kinds: Sequence[str]) -> None:
     """Try each case that stdin names; a line of JSON before and after each."""
     import pickle  # noqa: F401 - so that its loading is not taken for a file's
 
+    from reading_bad_models import LIMIT_BYTES, MOST_SAMPLES, times_sample
+
+    from latte_cli.network import zoo
+
     os.chdir(folder)
     draw = random.Random(0)
     for name in kinds:  # imports what trials need, and makes what is kept
         KINDS[name].make(draw)
-    for path in (good_model(),):
-        try_model(path, random.Random(3))
+    try_model(good_model(), draw)
     command("estimate", good_model(), "--device", DEVICE)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    sample_s = _sample_s()
+    sample = zoo.export("resnet8")
+    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
     sys.addaudithook(_audit)
     for line in sys.stdin:
         kind, number = line.split()
@@ -417,8 +418,8 @@ def work(folder: Path, seed: str, kinds: Sequence[str]) -> None:
         spent_s = time.process_time() - start
         signal.setitimer(signal.ITIMER_PROF, 0)
         touched = _outside(_opened, folder)
-        if spent_s > MOST_SAMPLES * sample_s / 2 and spent_s > MOST_SAMPLES * (sample_s := _sample_s()):
-            ending = f"slow: {spent_s / sample_s:.0f} times a ResNet-8"
+        if (times := times_sample(spent_s, sample)) > MOST_SAMPLES:
+            ending = f"slow: {times:.0f} times a ResNet-8"
         if touched:
             ending = f"touched {touched[:3]}"
         if ending not in ("read", "refused"):
@@ -427,18 +428,6 @@ def work(folder: Path, seed: str, kinds: Sequence[str]) -> None:
         else:
             path.unlink(missing_ok=True)
         print(json.dumps({"case": line.strip(), "ending": ending}), flush=True)
-
-
-def _sample_s() -> float:
-    """The CPU time of reading a ResNet-8 now: the median of five."""
-    from latte_cli.network import load, zoo
-
-    content, found = zoo.export("resnet8"), []
-    for _ in range(5):
-        start = time.process_time()
-        load(content, batch_size=2)
-        found.append(time.process_time() - start)
-    return sorted(found)[2]
 
 
 def _ending(kind: Kind, path: Path, draw: random.Random) -> str:

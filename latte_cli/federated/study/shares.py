@@ -1,19 +1,28 @@
 """Shares: which sub-model each device of a scenario trains under a method, and how long a round takes it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 
-from latte_cli.allocator import Deadline, Pricer, Round, Search, SubModel, catalogue, estimator_of, largest, paced_round
+from latte_cli.allocator import (
+    Deadline,
+    Pricer,
+    Round,
+    Search,
+    SubModel,
+    catalogue,
+    class_estimator,
+    largest,
+    paced_round,
+)
 from latte_cli.errors import LatteError
-from latte_cli.estimator import LOOKUP, Estimator, Limits, Step, step_calls
+from latte_cli.estimator import LOOKUP, Step, step_calls
 from latte_cli.federated import models
 from latte_cli.federated.study.clock import Share
 from latte_cli.federated.study.document import Scenario, Study, Tier
 from latte_cli.federated.study.methods import LEVELS, Learning, StudyMethod, SubModelSizes
 from latte_cli.fleet import FleetClass
-from latte_cli.profiles import resolve_profile
 from latte_cli.store import Store
 
 
@@ -99,7 +108,8 @@ class ScenarioPrices:
         """What prices by this estimator's times."""
         if estimator not in self._pricers:
             self._pricers[estimator] = Pricer(
-                lambda batch: models.network_from(self.model, batch=batch), _estimators(self._store, estimator)
+                lambda batch: models.network_from(self.model, batch=batch),
+                lambda each: class_estimator(self._store, each, estimator=estimator),
             )
         return self._pricers[estimator]
 
@@ -130,15 +140,6 @@ class ScenarioPrices:
             works = step_calls(sub_model.of(self.network), Step(optimizer=self.study.settings.optimizer))
             self._flops[sub_model.id] = float(sum(work.count * work.layer.flops(work.phase) for work in works))
         return self._flops[sub_model.id]
-
-
-def _estimators(store: Store, estimator: str) -> Callable[[FleetClass], Estimator]:
-    def made(each: FleetClass) -> Estimator:
-        slug = resolve_profile(store, each.device, each.threads)
-        limits = Limits(memory_bytes=each.memory_bytes or store.device(slug).memory_bytes)
-        return estimator_of(store, slug, each, estimator=estimator, limits=limits)
-
-    return made
 
 
 class ScenarioFleet:

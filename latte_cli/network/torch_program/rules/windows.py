@@ -1,5 +1,6 @@
 """Operators that slide a window, and those that resize or pad an image."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,11 +25,15 @@ def _convolution(low: Lowering, op: Aten) -> object:
     kind = "Conv"
     if op.kind.startswith("conv_transpose") or op.flag("transposed"):
         kind, attributes["output_padding"] = "ConvTranspose", op.integers("output_padding", rank)
-    unbatched = low.rank(x) == rank + 1
-    x = low.emit("Unsqueeze", [x, low.constant([0])]) if unbatched else x
-    if not unbatched:
-        return low.emit(kind, [x, weight, op.optional("bias")], op.outputs[0], **attributes)
-    y = low.emit(kind, [x, weight, op.optional("bias")], **attributes)
+    rest = [weight, op.optional("bias")]
+    return _of_batch(low, op, x, rank, lambda x, *outputs: low.emit(kind, [x, *rest], *outputs, **attributes))
+
+
+def _of_batch(low: Lowering, op: Aten, x: str, rank: int, compute: Callable[..., str]) -> str:
+    """What `compute` makes of a batch of images with `rank` dimensions each; torch takes a single one as well."""
+    if low.rank(x) != rank + 1:
+        return compute(x, op.outputs[0])
+    y = compute(low.emit("Unsqueeze", [x, low.constant([0])]))
     return low.emit("Squeeze", [y, low.constant([0])], op.outputs[0])
 
 
@@ -49,14 +54,8 @@ def _pool(low: Lowering, op: Aten, kind: str, rank: int) -> object:
 
 def _adaptive_pool(low: Lowering, op: Aten, function: str, rank: int) -> object:
     x, wanted = op.tensor("self", "input"), op.integers("output_size", rank)
-    given = {"function": function, "output_size": wanted}
-    unbatched = low.rank(x) == rank + 1
-    x = low.emit("Unsqueeze", [x, low.constant([0])]) if unbatched else x
-    if not unbatched:
-        return low.emit("AdaptivePool", [x], op.outputs[0], domain="latte", **given)
-    return low.emit(
-        "Squeeze", [low.emit("AdaptivePool", [x], domain="latte", **given), low.constant([0])], op.outputs[0]
-    )
+    given = {"domain": "latte", "function": function, "output_size": wanted}
+    return _of_batch(low, op, x, rank, lambda x, *outputs: low.emit("AdaptivePool", [x], *outputs, **given))
 
 
 def _resized(low: Lowering, op: Aten, mode: str) -> object:
