@@ -165,3 +165,10 @@ def test_the_completion_script_of_each_shell_can_be_printed(shell: str) -> None:
 def test_bash_completes_the_options_of_latte() -> None:
     result = _run(LATTE, _LATTE_COMPLETE="complete_bash", COMP_WORDS="latte --ver", COMP_CWORD="1")
     assert (result.returncode, result.stdout.split()) == (ExitCode.DONE, ["--version", "--verbose"])
+
+
+def test_help_loads_neither_layers_nor_what_computes() -> None:
+    slow = {"latte_cli.layers", "importlib.metadata", "numpy", "torch", "pandas", "pyarrow", "onnx", "xgboost"}
+    script = f"import sys; from latte_cli import cli; cli._command(); sys.exit(str(sorted({slow} & set(sys.modules))))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[]"

@@ -21,7 +21,7 @@ from latte_cli.cli.options import (
 )
 from latte_cli.cli.request import Request, check_apart, from_options
 from latte_cli.errors import ExitCode, LatteError, unknown
-from latte_cli.layers import Phase
+from latte_cli.phases import Phase
 from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Format
 

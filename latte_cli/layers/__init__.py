@@ -7,7 +7,7 @@ from typing import Any, get_origin
 
 from latte_cli.errors import LatteError
 from latte_cli.layers.attention import Attention
-from latte_cli.layers.base import INDEX_BYTES, Layer, LayoutNeeds, Phase, Saved, StrideOrder
+from latte_cli.layers.base import INDEX_BYTES, Layer, LayoutNeeds, Saved, StrideOrder
 from latte_cli.layers.convolution import Convolution
 from latte_cli.layers.copies import Concat, Copy, View
 from latte_cli.layers.embedding import Embedding
@@ -21,6 +21,7 @@ from latte_cli.layers.shapes import Shape, broadcast, reshape_runs, scaled_resha
 from latte_cli.layers.softmax import Softmax, SoftmaxCrossEntropy
 from latte_cli.layers.steps import Optimizer, Transfer, Whole
 from latte_cli.layers.stored import Stored
+from latte_cli.phases import Phase
 
 __all__ = [
     "INDEX_BYTES",

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import ANYHOW, Layer, LayoutNeeds, Phase, Saved
+from latte_cli.layers.base import ANYHOW, Layer, LayoutNeeds, Saved
 from latte_cli.layers.shapes import Shape
+from latte_cli.phases import Phase
 
 
 @dataclass(frozen=True, kw_only=True)

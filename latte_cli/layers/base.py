@@ -9,20 +9,11 @@ from typing import ClassVar, Self, TypeAlias
 
 from latte_cli.errors import LatteError
 from latte_cli.layers.shapes import Shape
+from latte_cli.phases import Phase
 
 _LARGEST_DIMENSION = 2**40  # chosen: products of a few stay finite as floats; no memory holds more
 
 INDEX_BYTES = 8  # torch keeps places in tensors as 64-bit integers
-
-
-class Phase(StrEnum):
-    """A part of a training step; a layer without a split backward has the one phase `backward`."""
-
-    FORWARD = "forward"
-    BACKWARD_DATA = "backward_data"
-    BACKWARD_FILTER = "backward_filter"
-    BACKWARD = "backward"
-    UPDATE = "update"
 
 
 WHOLE = (Phase.FORWARD, Phase.BACKWARD)

@@ -6,8 +6,9 @@ from functools import cached_property
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import SPLIT, Gemm, Layer, LayoutNeeds, Phase, Saved, gemm_of
+from latte_cli.layers.base import SPLIT, Gemm, Layer, LayoutNeeds, Saved, gemm_of
 from latte_cli.layers.shapes import Shape
+from latte_cli.phases import Phase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import NOTHING, POINTWISE, Layer, LayoutNeeds, Phase, Saved, Shaped, elements
+from latte_cli.layers.base import NOTHING, POINTWISE, Layer, LayoutNeeds, Saved, Shaped, elements
 from latte_cli.layers.shapes import Shape, broadcast
+from latte_cli.phases import Phase
 
 _SAVING_OUTPUT = frozenset(("relu", "sigmoid", "tanh", "exp", "sqrt", "tan", "reciprocal", "hardmax"))
 _SAVING_NOTHING = frozenset(

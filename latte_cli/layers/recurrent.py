@@ -6,8 +6,9 @@ from itertools import pairwise
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import Layer, LayoutNeeds, Phase, Saved
+from latte_cli.layers.base import Layer, LayoutNeeds, Saved
 from latte_cli.layers.shapes import Shape
+from latte_cli.phases import Phase
 
 _PAGE_BYTES = 4096  # what oneDNN aligns the parts of its workspace to
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}  # blocks of rows in torch's `weight_ih_l0`

@@ -13,12 +13,12 @@ from latte_cli.layers.base import (
     POINTWISE,
     Layer,
     LayoutNeeds,
-    Phase,
     Saved,
     Shaped,
     elements,
 )
 from latte_cli.layers.shapes import Shape
+from latte_cli.phases import Phase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Self
 
-from latte_cli.layers.base import ANYHOW, Layer, LayoutNeeds, Phase, Saved, Shaped
+from latte_cli.layers.base import ANYHOW, Layer, LayoutNeeds, Saved, Shaped
 from latte_cli.layers.shapes import Shape
+from latte_cli.phases import Phase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from latte_cli.layers.base import ANYHOW, NOTHING, Layer, LayoutNeeds, Phase, Saved
+from latte_cli.layers.base import ANYHOW, NOTHING, Layer, LayoutNeeds, Saved
 from latte_cli.layers.shapes import Shape
 from latte_cli.optimizers import OPTIMIZERS
+from latte_cli.phases import Phase
 
 
 @dataclass(frozen=True, kw_only=True)
