@@ -220,6 +220,8 @@ def test_a_changed_document_is_read_or_refused_in_one_line(name: str, data: st.D
             part[path[-1]]
         except (KeyError, IndexError, TypeError):
             continue  # what was changed before is gone
+        if isinstance(part, str):
+            continue  # a text came in the place of what held it
         match data.draw(st.sampled_from(("delete", "other", "more", "deep"))):
             case "delete":
                 del part[path[-1]]

@@ -53,7 +53,7 @@ class CpuBackend:
         self.threads = threads or cores
         torch.set_num_threads(self.threads)
         self._name = name
-        self._heap = host.Heap()
+        self._heap, self._young = host.Heap(), True
         self.cache_state = "last_level warm_heap" if self._heap.warm else "last_level"
         self._flush = torch.ones((host.last_level_cache_bytes() or _ASSUMED_CACHE_BYTES) // 4)
         self._load = host.OtherLoad()
@@ -118,12 +118,14 @@ class CpuBackend:
 
     def _call(self, task: Task) -> LayerCall:
         """The call of `task`, on a heap without room for its large blocks and with touched room for small ones."""
-        if _largest_bytes(task) <= host.LARGE_BLOCK_BYTES:
-            return _layer_call(task)
-        gc.collect(0)
-        self._heap.trim()
+        large = _largest_bytes(task) > host.LARGE_BLOCK_BYTES
+        if large:
+            gc.collect(0)
+            self._heap.trim()
         call = _layer_call(task)
-        torch.ones(_TOUCHED_BYTES // 4)
+        if large or self._young:  # the first results of a young heap would fault in new pages for some six calls
+            torch.ones(_TOUCHED_BYTES // 4)
+            self._young = False
         return call
 
     def reference(self) -> Sample:
