@@ -175,7 +175,8 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_numbers_beside_a_file_are_doubted_until_they_are_compared(beside: Path, asked: int | None) -> None:
     unread, compared = (load(beside, batch_size=asked, compare_weights=each) for each in (False, True))
     assert unread.parameters == 2 * WIDTH * WIDTH + 2 * STEPS * WIDTH
-    assert [("`val_2`" in note, "--compare-weights" in note) for note in unread.notes] == [(True, True)]
+    assert [("`val_2`" in note, "--compare-weights" in note) for note in unread.notes] == [(True, True), (False, True)]
+    assert unread.notes[-1].startswith("`val_1` and `val_3` may be one weight")
     assert compared.parameters == WIDTH * WIDTH
     assert not any("--compare-weights" in note for note in compared.notes)
 

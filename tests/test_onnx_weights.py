@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -227,18 +228,55 @@ def test_operators_of_another_domain_are_named_as_such() -> None:
             network(model, allow_unknown=allow)
 
 
+NOTED = "`a` and `b` may be one weight that is stored twice; `--compare-weights` compares their numbers"
+MISSING = "weights beside the file cannot be read: one that is stored twice counts twice"
+
+
 def test_a_tied_table_that_is_stored_twice_is_noted_and_compared_when_asked(tmp_path: Path) -> None:
     table = np.arange(28, dtype=np.float32).reshape(7, 4)
     for second, parameters in ((table.T.copy(), 28), (table.T + 1, 56)):
-        nodes = [N("Gather", ["t", "x"], ["h"]), N("MatMul", ["h", "w"], ["y"])]
-        model = made(nodes, {"x": (2, 3)}, {"t": table, "w": second}, integers=["x"])
+        nodes = [N("Gather", ["a", "x"], ["h"]), N("MatMul", ["h", "b"], ["y"])]
+        model = made(nodes, {"x": (2, 3)}, {"a": table, "b": second}, integers=["x"])
         (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
         unread = load(tmp_path / "m.onnx")
         assert unread.parameters == 56
-        assert unread.notes == ("`t` and `w` may be one weight that is stored twice; "
-                                "`--compare-weights` compares their numbers",)  # fmt: skip
+        assert unread.notes == ((NOTED,) if parameters == 28 else ())
         compared = load(tmp_path / "m.onnx", compare_weights=True)
         assert (compared.parameters, compared.notes) == (parameters, ())
+
+
+COPIES = {"as it is": lambda w: w.copy(), "transposed": lambda w: w.T.copy(), "other": lambda w: w[::-1].copy()}
+
+
+@pytest.mark.parametrize("place", ["inside", "beside", "missing"])
+@pytest.mark.parametrize("copy", COPIES)
+@pytest.mark.parametrize("side", [4, 600])  # small, and so large that its numbers are left in the file
+def test_a_weight_that_is_stored_twice_is_noted_by_a_few_of_its_numbers(
+    tmp_path: Path, side: int, copy: str, place: str
+) -> None:
+    weight = np.random.default_rng(0).random((side, side), np.float32)
+    nodes = [N("MatMul", ["x", "a"], ["h"]), N("MatMul", ["h", "b"], ["y"])]
+    model = made(nodes, {"x": (2, 3, side)}, {"a": weight, "b": COPIES[copy](weight)})
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=place != "inside", location="m.data", size_threshold=0)
+    if place == "missing":
+        (tmp_path / "m.data").unlink()
+    found = load(tmp_path / "m.onnx")
+    noted = copy != "other" and place != "missing"
+    notes = (MISSING,) if place == "missing" else (NOTED,) if noted else ()
+    assert (found.parameters, found.notes) == (2 * side**2, notes)
+    if place != "missing":
+        compared = load(tmp_path / "m.onnx", compare_weights=True)
+        assert (compared.parameters, compared.notes) == (side**2 * (2 - noted), ())
+    if place == "inside":
+        assert load(model).notes == load(model.SerializeToString()).notes == found.notes
+        assert load(model, compare_weights=True).parameters == side**2 * (2 - noted)
+
+
+def test_a_weight_of_several_layers_is_noted_as_copies_of_an_untrained_layer_are_exported_so_too() -> None:
+    weight = np.random.default_rng(0).random((4, 4), np.float32)
+    twice = [N("MatMul", ["x", "a"], ["h"]), N("MatMul", ["h", "a"], ["y"])]
+    (note,) = load(made(twice, {"x": (2, 3, 4)}, {"a": weight})).notes
+    assert note.startswith("`a` is the weight of several layers and counts once")
 
 
 # --- equations

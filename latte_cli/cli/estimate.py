@@ -83,7 +83,10 @@ class EstimateRequest(Request):
     batch_size: BatchSizeOption = None
     batch_axis: BatchAxisOption = None
     compare_weights: Annotated[
-        bool, typer.Option("--compare-weights", help="Read weights: those stored twice count once.")
+        bool,
+        typer.Option(
+            "--compare-weights", help="Read weights: those stored twice count once, numbers that code computed do not."
+        ),
     ] = False
     shape: ShapeOption = None
     optimizer: OptimizerOption = "sgd"

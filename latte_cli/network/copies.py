@@ -1,83 +1,133 @@
-"""Weights that a file may hold twice: exporters write a tied table a second time, transposed."""
+"""Weights that a file may hold twice: exporters write a tied table, or a layer that is called twice, a second time."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from latte_cli.layers import Embedding, Linear, wide
+from latte_cli.errors import LatteError
+from latte_cli.layers import Shape, wide
 from latte_cli.network.graph import Network, Node
 
+_SAMPLED = 16  # random or trained numbers: so many are the same by no accident
+_SHOWN = 3
 
-def _possible_copies(nodes: Sequence[Node]) -> Iterator[tuple[str, str]]:
-    """Pairs of a table and of a linear layer's weight, by name, that could be one: each is as large as the other."""
-    tables = {
-        (node.layer.entries, node.layer.width): node.parameters[0]
-        for node in nodes
-        if isinstance(node.layer, Embedding) and node.parameters
-    }
+
+def with_notes(network: Network, weights: Mapping[str, Any]) -> Network:
+    """`network` with notes on weights that could be one, by a few of their numbers, and on those that could be several.
+
+    `weights` are those that the file stores.
+    """
+    stored, missing = frozenset(weights), set[str]()
+
+    def array(name: str) -> Any:
+        try:
+            return np.asarray(weights[name]) if name in stored else None
+        except LatteError:  # the file beside the model is missing, or cut
+            missing.add(name)
+            return None
+
+    pairs = list(_repetitions(network, array, lambda *_: True))
+    reused = list(dict.fromkeys(_reuses(network.nodes)))
+    notes = (*_notes_of_missing(missing), *_notes_of_pairs(pairs), *_notes_of_reused(reused))
+    return replace(network, notes=(*network.notes, *notes))
+
+
+def _reuses(nodes: Sequence[Node]) -> Iterator[str]:
+    """The matrices that several layers of one kind have, by name."""
+    first: dict[tuple[str, type], str] = {}
     for node in nodes:
-        if isinstance(node.layer, Linear) and node.parameters:
-            table = tables.get((node.layer.out_features, node.layer.in_features))
-            if table is not None and table != node.parameters[0]:
-                yield table, node.parameters[0]
+        for name, shape in zip(node.parameters, node.parameter_shapes, strict=False):
+            if wide(shape) > 1 and first.setdefault((name, type(node.layer)), node.name) != node.name:
+                yield name
 
 
-def with_notes(network: Network) -> Network:
-    """`network` with a note on each pair that could be one weight, for a file that does not say which weights are."""
-    return replace(
-        network, notes=(*network.notes, *dict.fromkeys(_note(*pair) for pair in _possible_copies(network.nodes)))
-    )
+def _notes_of_missing(names: Collection[str]) -> Iterator[str]:
+    if names:
+        yield "weights beside the file cannot be read: one that is stored twice counts twice"
 
 
-def _note(table: str, weight: str) -> str:
-    """What is said of a pair whose numbers were not compared."""
-    return (
-        f"`{table}` and `{weight}` may be one weight that is stored twice; `--compare-weights` compares their numbers"
-    )
+def _notes_of_pairs(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    if pairs:
+        each = " each" if len(pairs) > 1 else ""
+        yield (
+            f"{_in_words([f'`{one}` and `{other}`' for one, other in pairs])} may{each} be one weight that is stored "
+            "twice; `--compare-weights` compares their numbers"
+        )
+
+
+def _notes_of_reused(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        are, count = ("are each", "count") if len(names) > 1 else ("is", "counts")
+        yield (
+            f"{_in_words([f'`{name}`' for name in names])} {are} the weight of several layers and {count} once; copies "
+            "of a layer that have not been trained are exported as one weight too"
+        )
+
+
+def _in_words(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more
 
 
 def tie_weights(network: Network, weights: Mapping[str, Any]) -> Network:
     """`network` with those weights counted once that hold the same numbers as another, which are read for it.
 
-    Exporters write a tied table a second time, and the matrix of a layer that is called twice once for each call.
+    Exporters write a tied table a second time, transposed, and the matrix of a layer that is called twice once for
+    each call.
     """
-    pairs = dict.fromkeys(_possible_copies(network.nodes))
-    same = {weight for table, weight in pairs if _alike(weights, table, weight)}
-    same |= set(_repetitions(network, weights, same))
+
+    def array(name: str) -> Any:
+        try:
+            return np.asarray(weights[name])
+        except KeyError:
+            return None
+
+    same = {name for _, name in _repetitions(network, array, _alike)}
     known = dict(network.shared)
     sizes = {name: size for name, size in network.parameter_sizes.items() if name in same and name not in known}
     return replace(network, shared=(*network.shared, *sizes.items()))
 
 
-def _repetitions(network: Network, weights: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
-    """The matrices that hold the same numbers as one before them, by name; their first numbers are compared first."""
-    first: dict[tuple[object, bytes], list[str]] = {}
+def _repetitions(
+    network: Network, array: Callable[[str], Any], alike: Callable[[Any, Any], bool]
+) -> Iterator[tuple[str, str]]:
+    """Matrices that are `alike`, by name, the first of them first; of each a few numbers are compared before."""
+    first: dict[object, list[str]] = {}
+    for name in _with_partners(network):
+        found = array(name)
+        sample = None if found is None else _sample(found)
+        if sample is None:
+            continue
+        earlier = first.setdefault(sample, [])
+        same = next((one for one in earlier if alike(array(one), found)), None)
+        if same is None:
+            earlier.append(name)
+        else:
+            yield same, name
+
+
+def _with_partners(network: Network) -> Collection[str]:
+    """The matrices that are as large as another, by name in the order in which layers read them."""
+    sizes: dict[str, Shape] = {}
     for node in network.nodes:
         for name, shape in zip(node.parameters, node.parameter_shapes, strict=False):
-            array = _array(weights, name) if wide(shape) > 1 and name not in known else None
-            if array is None or not array.size:
-                continue
-            alike = first.setdefault((array.shape, np.asarray(array.flat[:_FIRST]).tobytes()), [])
-            if name in alike or (array == array.flat[0]).all():
-                continue
-            if any(_alike(weights, one, name) for one in alike):
-                yield name
-            else:
-                alike.append(name)
+            if wide(shape) > 1:
+                sizes.setdefault(name, tuple(sorted(shape)))
+    alike = Counter(sizes.values())
+    return [name for name, shape in sizes.items() if alike[shape] > 1]
 
 
-_FIRST = 64  # numbers that tell matrices apart without reading all of them
-
-
-def _array(weights: Mapping[str, Any], name: str) -> Any:
-    try:
-        return np.asarray(weights[name])
-    except KeyError:
+def _sample(array: Any) -> object:
+    """Some numbers of a matrix, those on the diagonal, which its transposed copy has too; None if all are the same."""
+    numbers = array.diagonal()[:_SAMPLED] if array.ndim == 2 else array.flat[:_SAMPLED]
+    if (numbers == numbers[:1]).all():  # so are the first numbers of many layers
         return None
+    shape = tuple(sorted(array.shape)) if array.ndim == 2 else array.shape
+    return shape, array.dtype.str, np.ascontiguousarray(numbers).tobytes()
 
 
-def _alike(weights: Mapping[str, Any], table: str, weight: str) -> bool:
-    a, b = _array(weights, table), _array(weights, weight)
-    return a is not None and b is not None and bool(np.array_equal(a, b) or np.array_equal(a, b.T))
+def _alike(one: Any, other: Any) -> bool:
+    return bool(np.array_equal(one, other) or np.array_equal(one, other.T))

@@ -41,12 +41,14 @@ def load(
 
     content, name, tied, wanted = b"", type(model).__name__, None, batch_size
     notes: tuple[str, ...] = ()
+    whole, path = b"", Path(model) if isinstance(model, str | os.PathLike) else None
     if isinstance(model, ModelProto):
-        content, name = stripped.stripped(model.SerializeToString()), model.graph.name or "model"
+        whole, name = model.SerializeToString(), model.graph.name or "model"
+        content = stripped.stripped(whole)
     elif isinstance(model, bytes | bytearray | memoryview):
-        content, name = stripped.stripped(bytes(model)), "model"
-    elif isinstance(model, str | os.PathLike):
-        path = Path(model)
+        whole, name = bytes(model), "model"
+        content = stripped.stripped(whole)
+    elif path:
         content, name = _content(path), path.stem
     else:
         live = torch_program.live(model, example, batch_size, batch_axis or 0)
@@ -55,9 +57,9 @@ def load(
     if torch_program.is_pickle(content):
         raise torch_program.pickled(name)
     program = torch_program.program(content, name, tied) if torch_program.is_archive(content) else None
-    compared = Path(model) if compare_weights and not program and isinstance(model, str | os.PathLike) else None
+    compared = compare_weights and not program
     network = read(
-        program.model if program else weights.with_small_values(content, compared) if compared else content,
+        program.model if program else weights.with_small_values(content, path) if compared else content,
         name=name,
         sha256=stripped.digest(content),
         batch_size=wanted,
@@ -69,7 +71,8 @@ def load(
         described = program.described(network)
         return with_trained_masks(replace(described, notes=(*described.notes, *notes)))
     network = with_trained_masks(network)
-    return copies.tie_weights(network, weights.weights(compared)) if compared else copies.with_notes(network)
+    stored = weights.weights(path) if path else weights.weights_in(whole)
+    return copies.tie_weights(network, stored) if compared else copies.with_notes(network, stored)
 
 
 def _content(path: Path) -> bytes:

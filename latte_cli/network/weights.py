@@ -1,6 +1,7 @@
 """The weights of a model file: arrays by name, read and computed when they are asked for."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -13,8 +14,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from latte_cli.errors import LatteError
 from latte_cli.network import torch_program
+from latte_cli.network.onnx import stripped
 from latte_cli.network.onnx.external import external_file
 from latte_cli.network.onnx.operation import FOLDED_ELEMENTS
+from latte_cli.network.onnx.stripped import Bytes
 
 Array = NDArray[Any]
 
@@ -24,12 +27,12 @@ _DAMAGED = "is the file complete? export it again"
 class Weights(Mapping[str, Array]):
     """The constants of an ONNX model by the names that nodes have for them: stored ones, and those that follow.
 
-    `stored` are those that come from another place than the model. Data outside of the file are looked for in its
-    folder and nowhere else. Raises LatteError for data that do not fill their shape, and KeyError for a name that is no
-    constant.
+    `stored` are those that come from another place than the model. Data outside of the file at `path` are looked for
+    in its folder and nowhere else. Raises LatteError for data that do not fill their shape, and KeyError for a name
+    that is no constant.
     """
 
-    def __init__(self, model: ModelProto, path: Path, stored: Mapping[str, Array] | None = None) -> None:
+    def __init__(self, model: ModelProto, path: Path | None, stored: Mapping[str, Array] | None = None) -> None:
         self._model, self._path, self._graph = model, path, model.graph
         self._known: dict[str, Array] = {}
         self._elsewhere_stored = stored or {}
@@ -65,6 +68,8 @@ class Weights(Mapping[str, Array]):
             raise LatteError(f"the data of `{name}` do not fill its shape {tuple(tensor.dims)}", hint=_DAMAGED) from exc
 
     def _elsewhere(self, tensor: TensorProto) -> Array:
+        if self._path is None:
+            raise ValueError("beside a model that is no file")
         entries = {entry.key: entry.value for entry in tensor.external_data}
         file = external_file(self._path, entries.get("location", ""))
         dtype, count = helper.tensor_dtype_to_np_dtype(tensor.data_type), int(np.prod(tensor.dims))
@@ -107,7 +112,7 @@ class Weights(Mapping[str, Array]):
         return sorted(found.values(), key=lambda node: order.get(id(node), 0))
 
 
-def with_small_values(content: bytes, path: Path) -> ModelProto | bytes:
+def with_small_values(content: bytes, path: Path | None) -> ModelProto | bytes:
     """The ONNX model in `content`, with the numbers of those tensors that are small and lie beside the file at `path`.
 
     What is no model stays as it is. Raises LatteError where the data do not fill a tensor's shape.
@@ -129,13 +134,32 @@ def weights(path: Path | str) -> Weights:
     """The weights of the ONNX or `.pt2` file at `path`; raises LatteError for a file that cannot be read."""
     path = Path(path)
     try:
-        content = path.read_bytes()
-    except OSError as exc:
-        raise LatteError(f"cannot read `{path}`: {exc.strerror}", hint="is it the right file?") from exc
+        content = np.memmap(path, mode="r").data
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is empty"
+        raise LatteError(f"cannot read `{path}`: {reason}", hint="is it the right file?") from exc
     if torch_program.is_archive(content):
-        name = path.stem
-        return Weights(torch_program.model(content, name), path, torch_program.arrays(content, name))
+        name, whole = path.stem, bytes(content)
+        return Weights(torch_program.model(whole, name), path, torch_program.arrays(whole, name))
+    return weights_in(content, path)
+
+
+def weights_in(content: Bytes, path: Path | None = None) -> Weights:
+    """The weights of the ONNX model in `content`, the file at `path`; large ones stay where they are until asked for.
+
+    Raises LatteError for what is no model.
+    """
     try:
-        return Weights(ModelProto.FromString(content), path)
+        return Weights(ModelProto.FromString(stripped.stripped(content)), path, dict(_large(content)))
     except DecodeError as exc:
-        raise LatteError(f"`{path.stem}` is not an ONNX model, or it is damaged", hint=_DAMAGED) from exc
+        name = path.stem if path else "model"
+        raise LatteError(f"`{name}` is not an ONNX model, or it is damaged", hint=_DAMAGED) from exc
+
+
+def _large(content: Bytes) -> Iterator[tuple[str, Array]]:
+    """What `stripped` leaves out, where the numbers fill the shape; of the others, asking for them tells."""
+    for described, data in stripped.large_data(content):
+        tensor = TensorProto.FromString(described)
+        with suppress(KeyError, TypeError, ValueError):
+            numbers = np.frombuffer(data, helper.tensor_dtype_to_np_dtype(tensor.data_type))
+            yield tensor.name, numbers.reshape(tuple(tensor.dims))

@@ -9,7 +9,7 @@ Bytes: TypeAlias = bytes | memoryview
 LARGE_BYTES = 2**20
 """Weights of up to so many bytes are kept whole."""
 
-_GRAPH, _INITIALIZER = 7, 5
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _MOST_FIELDS = 250_000
 _DATA = frozenset((4, 5, 6, 7, 9, 10, 11))  # TensorProto's float, int32, string, int64, raw, double, uint64 data
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
@@ -23,6 +23,25 @@ def stripped(content: Bytes) -> bytes:
         return b"".join(_without_data(memoryview(content), (_GRAPH, _INITIALIZER)))
     except (IndexError, ValueError):
         return bytes(content)
+
+
+def large_data(content: Bytes) -> Iterator[tuple[Bytes, memoryview]]:
+    """What `stripped` leaves out: for each large initializer it without its numbers, and the bytes of these."""
+    if len(content) <= LARGE_BYTES:
+        return
+    try:
+        for graph in _inside(memoryview(content), _GRAPH):
+            for tensor in _inside(graph, _INITIALIZER):
+                data = [tensor[inside:end] for number, _, inside, end in _fields(tensor) if number == _RAW_DATA]
+                if len(tensor) > LARGE_BYTES and data:
+                    yield b"".join(_without_data(tensor, ())), data[0]
+    except (IndexError, ValueError):
+        return
+
+
+def _inside(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    """The contents of the `wanted` field, which may be there many times."""
+    return (message[inside:end] for number, _, inside, end in _fields(message) if number == wanted)
 
 
 def digest(content: bytes) -> str:
