@@ -13,9 +13,11 @@ run goes on where the first stopped. Takes about 50 minutes on two cores; leave 
 import argparse
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -50,6 +52,7 @@ from latte_cli.fleet import FleetClass
 from latte_cli.network import Network, load, zoo
 from latte_cli.network.parts import Cutter
 from latte_cli.store import open_store
+from latte_cli.store.columns import write_columns
 
 NETWORKS = ("resnet18", "mobilenet_v2")
 SIZE, BATCH, CLASSES = 224, 8, 10
@@ -306,6 +309,8 @@ def speed() -> Iterable[str]:
         f"{np.mean(found.chosen >= 0):.0%} have a sub-model."
     )
     yield ""
+    yield from command(slug)
+    yield ""
     price = Pricer(lambda batch: zoo.network("resnet50", batch_size=batch), lambda _: estimator)
     whole_s = price(catalogue(price.whole(16), (1.0,))[0], own).high_s or 0.0
     yield "| fine widths of ResNet-50, 37 groups, U | objective | parameters kept | seconds |"
@@ -317,6 +322,40 @@ def speed() -> Iterable[str]:
             taken_s = time.perf_counter() - started
             kept = best.sub_model.parameters / price.whole(16).parameters if best else 0.0
             yield f"| {fraction:.0%} | {objective} | {kept:.1%} | {taken_s:.2f} |"
+
+
+def command(slug: str, count: int = 1_000_000) -> Iterable[str]:
+    """The process `latte allocate --devices`: ResNet-18, eight classes, four widths; its time and its peak memory."""
+    generator, batches = np.random.default_rng(0), range(8, 72, 8)
+    bandwidth = {"up": "100Mbit", "down": "100Mbit"}
+    classes = [
+        {"class": f"b{batch}", "device": slug, "samples": 320, "batch": batch, "bandwidth": bandwidth}
+        for batch in batches
+    ]
+    columns = {
+        "device": [f"phone-{at:07d}" for at in range(count)],
+        "class": generator.choice([each["class"] for each in classes], count),
+        "samples": generator.integers(50, 500, count),
+        "up_bit_per_s": generator.uniform(1e6, 1e8, count),
+        "memory_bytes": generator.integers(10**8, 3 * 10**9, count),
+    }
+    yield "| the whole command, with the devices from | to | seconds | CPU seconds | peak, MB |"
+    yield "|---|---|--:|--:|--:|"
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "fleet.yaml").write_text(json.dumps({"round_duration": "60s", "classes": classes}))
+        (root / "resnet18.onnx").write_bytes(zoo.export("resnet18"))
+        for suffix in (".parquet", ".csv"):
+            write_columns(root / f"devices{suffix}", columns)
+            options = ["--fleet", "fleet.yaml", "--devices", f"devices{suffix}", "-o", f"out{suffix}"]
+            started = time.perf_counter()
+            run = subprocess.Popen(
+                ["latte", "allocate", "resnet18.onnx", *options], cwd=root, stdout=subprocess.DEVNULL
+            )
+            _, status, used = os.wait4(run.pid, 0)
+            assert os.waitstatus_to_exitcode(status) in (ExitCode.DONE, ExitCode.EXCEEDED)
+            wall_s, cpu_s = time.perf_counter() - started, used.ru_utime + used.ru_stime
+            yield f"| {suffix} | {suffix} | {wall_s:.1f} | {cpu_s:.1f} | {used.ru_maxrss * 1024 / 1e6:.0f} |"
 
 
 def _rounds(own: FleetClass, factors: Sequence[float], slug: str) -> Iterable[Round]:

@@ -16,12 +16,12 @@ from latte_cli.fleet import FleetClass
 from latte_cli.network import Network
 from latte_cli.network.parts import Cutter, write_arrays
 from latte_cli.printable import printable
-from latte_cli.store.columns import column_of_names, read_columns, write_columns
+from latte_cli.store.columns import Words, column_of_names, read_columns, write_columns
 
 _MOST_PARTS = 1000  # chosen: a catalogue has tens; more is a mistake that would fill a disk
 
 
-def read_devices(path: Path, fleet: Sequence[FleetClass]) -> tuple[Any, Devices]:
+def read_devices(path: Path, fleet: Sequence[FleetClass]) -> tuple[Words, Devices]:
     """The names of the devices in a Parquet or CSV file, and their classes and numbers.
 
     Its columns are `device` and `class`, and whatever is a device's own: `samples`, `up_bit_per_s`, `down_bit_per_s`,
@@ -34,7 +34,7 @@ def read_devices(path: Path, fleet: Sequence[FleetClass]) -> tuple[Any, Devices]
             raise LatteError(f"`{path}`: the column `{name}` is missing", hint="a device has a name and a class")
     _check_names(path, columns["device"])
     indices = {each.name: index for index, each in enumerate(fleet)}
-    kinds, inverse = np.unique(columns["class"].astype(str), return_inverse=True)
+    kinds = columns["class"].distinct
     for kind in kinds:
         if kind not in indices:
             hint = f"the fleet has {', '.join(list(indices)[:5])}"
@@ -48,25 +48,21 @@ def read_devices(path: Path, fleet: Sequence[FleetClass]) -> tuple[Any, Devices]
             raise LatteError(
                 f"`{path}`: row {bad[0] + 1}: `{name}` cannot be {values[bad[0]]:g}", hint=f"it is {least:g} or more"
             )
-    classes = np.array([indices[kind] for kind in kinds], dtype=np.int64)[inverse]
+    classes = np.array([indices[kind] for kind in kinds], dtype=np.int64)[columns["class"].rows]
     return columns["device"], Devices(classes=classes, own=own)
 
 
-def _check_names(path: Path, names: Any) -> None:
-    seen: set[str] = set()
-    if len(set(names)) == len(names):
-        return
-    for row, name in enumerate(names, start=1):
-        if name in seen:
-            message = f"`{path}`: row {row}: `{printable(name)[:40]}` is the name of another device too"
-            raise LatteError(message, hint="give each its own name")
-        seen.add(name)
+def _check_names(path: Path, names: Words) -> None:
+    row = names.first_repeated
+    if row is not None:
+        message = f"`{path}`: row {row + 1}: `{printable(names[row])[:40]}` is the name of another device too"
+        raise LatteError(message, hint="give each its own name")
 
 
 def write_assignment(
     path: Path,
     fleet: Sequence[FleetClass],
-    names: Any,
+    names: Words,
     devices: Devices,
     found: Assignment,
     network: Network | None = None,
@@ -99,13 +95,13 @@ def _starts(fleet: Sequence[FleetClass], devices: Devices, found: Assignment, ne
     by_sub_model = [
         dict(each.widths) | dict.fromkeys(left_out_widths(network, groups, each), 0) for each in found.sub_models
     ]
-    widths = {
-        group.name: np.array([*(each.get(group.name, group.channels) for each in by_sub_model), 0])[found.chosen]
-        for group in groups
-    }
     samples = np.array([float(each.samples * each.epochs) for each in fleet])[devices.classes]
-    laid = windows(groups, widths, samples, Frequencies.none(groups))
-    return np.stack([laid.starts[group.name] for group in groups], axis=1).astype(np.int32)
+    starts = np.empty((len(found.chosen), len(groups)), np.int32)
+    for at, group in enumerate(groups):  # one at a time: a column of each for a million devices is large
+        wide = np.array([*(each.get(group.name, group.channels) for each in by_sub_model), 0])[found.chosen]
+        laid = windows([group], {group.name: wide}, samples, Frequencies.none([group]))
+        starts[:, at] = laid.starts[group.name]
+    return starts
 
 
 def materialise(file: PlanFile, model: Path, network: Network, folder: Path, done: Callable[[int], None]) -> int:

@@ -13,7 +13,7 @@ from latte_cli.fleet import FleetClass
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-_CELLS = 1 << 21  # of a table of devices by sub-models, held at once
+_CELLS = 1 << 18  # of a table of devices by sub-models, held at once: 2 MiB, what the caches of a core hold
 NONE = -1
 """Stands for no sub-model."""
 

@@ -171,7 +171,7 @@ def _allocate_devices(asked: _Asked, path: Path) -> None:
         console.note(f"wrote `{request.output}`")
     if found.unable.any():
         count = int(found.unable.sum())
-        who = few([printable(name) for name in names[found.unable][:_NAMED]])
+        who = few([printable(names[row]) for row in found.unable.nonzero()[0][:_NAMED]])
         console.warn(f"{count:,} of {len(names):,} devices have no data or no network and get nothing, as {who}")
     if found.left_out:
         raise _devices_left_out(found, duration_s)
