@@ -14,6 +14,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("error: interrupted\n")
         sys.exit(_INTERRUPTED)
+    finally:
+        # CPython ends by SIGINT, whatever the exit code, where an interrupt came while it ran a text, as dataclasses
+        # do; the next text that it runs makes it forget that.
+        exec("")
 
 
 if __name__ == "__main__":

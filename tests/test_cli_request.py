@@ -189,3 +189,23 @@ def test_an_interrupt_while_modules_are_imported_ends_with_130_and_one_error(mod
     assert (done.returncode, done.stdout) == (ExitCode.INTERRUPTED, "")
     assert done.stderr.splitlines()[0] == "error: interrupted"
     assert "Traceback" not in done.stderr
+
+
+_INTERRUPTED_IN_A_TEXT = """
+import latte_cli.cli
+from latte_cli.__main__ import main
+
+def interrupted():
+    exec("raise KeyboardInterrupt")
+
+latte_cli.cli.main = interrupted
+main()
+"""
+
+
+def test_an_interrupt_while_python_runs_a_text_ends_with_130_too(tmp_path):
+    (tmp_path / "interrupted.py").write_text(_INTERRUPTED_IN_A_TEXT)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert (done.returncode, done.stderr) == (ExitCode.INTERRUPTED, "error: interrupted\n")

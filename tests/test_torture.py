@@ -1,4 +1,4 @@
-"""Hostile files: 150 of those that `make torture` tries, and the faults that it found."""
+"""A share of `make torture`: hostile files and signals at random moments, and the faults that it found."""
 
 import gzip
 import os
@@ -21,7 +21,7 @@ from latte_cli.network import load
 from latte_cli.store import open_store
 from latte_cli.store.columns import read_columns
 
-FILES = Path(__file__).parent / "torture" / "files.py"
+FILES, SIGNALS = (Path(__file__).parent / "torture" / name for name in ("files.py", "signals.py"))
 
 
 @pytest.mark.timeout(300)
@@ -30,6 +30,14 @@ def test_hostile_files_are_read_or_refused_in_one_line() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "files: 150, faults: 0, seed 1" in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_signals_at_random_moments_leave_nothing_behind() -> None:
+    command = [sys.executable, str(SIGNALS), "--count", "6", "--kills", "0", "--only", "compact,merge"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "signals: 6, kills: 0, faults: 0" in done.stdout
 
 
 WEIGHT = numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float32), "w")

@@ -268,9 +268,8 @@ class PartDirectory:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(target)
-        except OSError:
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
 
     def remove(self, part: Part) -> None:
         """Delete a part; one that is gone is well. Raises LatteError where it cannot be."""
