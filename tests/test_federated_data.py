@@ -58,7 +58,7 @@ def test_partitions_are_as_skewed_as_asked():
 
 def test_partitions_that_cannot_be_are_refused():
     labels = np.repeat(np.arange(2), 10)
-    with pytest.raises(LatteError, match="20 examples cannot be spread over 11 devices"):
+    with pytest.raises(LatteError, match="20 examples cannot be spread over 11 devices, with 2 at least"):
         partitions(labels, 11, partition=Partition.IID, seed=0)
     with pytest.raises(LatteError, match="cannot be spread so"):
         partitions(labels, 4, partition=Partition.PATHOLOGICAL, seed=0, classes_each=3)

@@ -130,3 +130,11 @@ def test_virtual_devices_take_as_many_steps_as_their_estimates_say(chosen, fleet
     # sending takes a phone 2.24 s, so that 6 of its 15 steps of 32 examples end in time
     learned = np.unique(found["frequencies"]["conv1"])
     assert learned.tolist() == [479, 479 + 6 * 32, 479 + 2 * 6 * 32]
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet"])
+def test_data_too_few_for_a_fleet_are_named_before_any_device_is_asked(tmp_path, partition):
+    (tmp_path / "fleet.yaml").write_text(FLEET.replace("count: 2", "count: 900"))
+    chosen = settings({**CONFIG, "partition": partition, "fleet": str(tmp_path / "fleet.yaml")})
+    with pytest.raises(LatteError, match="1,438 examples cannot be spread over 901 devices, with 2 at least each"):
+        server.federation(None, chosen)

@@ -88,7 +88,8 @@ def partitions(
     for numbers that no partition meets.
     """
     if devices < 1 or devices * least > len(labels):
-        raise LatteError(f"{len(labels)} examples cannot be spread over {devices} devices", hint="take fewer devices")
+        message = f"{len(labels):,} examples cannot be spread over {devices:,} devices, with {least} at least each"
+        raise LatteError(message, hint="take fewer devices, or more data: `data` names a set or a folder")
     if partition is Partition.IID:
         order = np.random.default_rng(seed).permutation(len(labels))
         return tuple(np.sort(each) for each in np.array_split(order, devices))

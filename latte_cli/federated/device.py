@@ -21,7 +21,7 @@ from latte_cli.federated.aggregation import Arrays, Kept, Update, channel_import
 from latte_cli.federated.data import Examples
 from latte_cli.federated.recipe import GoOn
 from latte_cli.federated.settings import FederationSettings
-from latte_cli.federated.virtual import class_of
+from latte_cli.federated.virtual import class_of, fleet_of
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
 from latte_cli.profiles import resolve_profile
@@ -113,6 +113,13 @@ def device_examples(
 def whole(settings: FederationSettings, network: Network) -> tuple[Examples, Examples]:
     """The federation's data set: what its devices train on, and what is held out for the server (may be none)."""
     return _split_examples(settings, *network.inputs[0][1][1:3])
+
+
+def check_parts(settings: FederationSettings, network: Network) -> None:
+    """Raise LatteError where the data set cannot be spread over the devices of the fleet that the settings name."""
+    fleet = fleet_of(settings)
+    if fleet and settings.data:
+        _parts(settings, sum(each.count for each in fleet.classes), *network.inputs[0][1][1:3])
 
 
 @lru_cache(maxsize=4)

@@ -44,13 +44,14 @@ def serve_federation(grid: Grid, context: Context) -> None:
 def federation(grid: Grid, chosen: FederationSettings) -> tuple[Overlap, Result]:
     """Run the rounds of a federation over `grid`, and write what comes of them to the folder `output`, if any.
 
-    Raises LatteError for a model that cannot be trained so, an `output` that is there already, devices that do not
-    come, and where none of them can take part.
+    Raises LatteError for a model that cannot be trained so, an `output` that is there already, data that are too few
+    for the devices of a fleet, devices that do not come, and where none of them can take part.
     """
     grid, output = Receiving(grid), _open_output(chosen.output)
     model = models.content(chosen.model, image_size=chosen.image_size, classes=chosen.classes)
     network = models.network_from(model, batch=chosen.batch)
     strategy = _strategy(network, model, chosen)
+    device.check_parts(chosen, network)
     first = initial(network, seed=chosen.seed, weights=weights(chosen.model) if chosen.pretrained else None)
     _wait(grid, chosen)
     strategy.price(grid)
