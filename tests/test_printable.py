@@ -21,7 +21,7 @@ from latte_cli.algorithms import Algorithm
 from latte_cli.cli import console
 from latte_cli.errors import LatteError
 from latte_cli.network import zoo
-from latte_cli.printable import address, printable, secrets, without_secrets
+from latte_cli.printable import address, csv_cell, printable, secrets, without_secrets
 from latte_cli.report.page import Column, Rows, Section, SortedCell, page
 from latte_cli.report.pictures.drawing import figure_of, inline, label
 from latte_cli.report.thresholds import write_github, write_junit
@@ -124,6 +124,55 @@ def test_csv_files_of_columns_and_rows_hold_names_printable(tmp_path: Path) -> N
         assert not ugly(text.replace("\n", ""))
         assert "\\x1b[31m" in text
         assert len(list(csv.reader(io.StringIO(text)))) == text.count("\n")
+
+
+# Cells that a spreadsheet would take for formulas (OWASP, "CSV Injection")
+
+STARTS = "=+-@\t\r\n＝＋－＠"
+FORMULAS = st.builds(
+    lambda before, start, rest: before + start + rest,
+    st.sampled_from(["", " ", "\xa0", "a;", ";", "1; ", '";', "a,"]),
+    st.sampled_from(STARTS),
+    st.sampled_from(["cmd|' /C calc'!A0", "SUM(1)", "1+1", "1", "", "=", "-1", "1e5x", "1;=2"]) | OUTSIDE,
+)
+PLAIN = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?([ x][-+]?[\d.]+(e[-+]?\d+)?)*", re.IGNORECASE)
+
+
+def dangers(line: str) -> list[str]:
+    """The parts of a cell that a spreadsheet would compute, wherever it splits lines."""
+    cells = [cell.strip() for cell in line.split(";")]
+    return [cell for cell in cells if cell and cell[0] in STARTS and not PLAIN.fullmatch(cell)]
+
+
+@given(FORMULAS)
+@example("=cmd|' /C calc'!A0")
+def test_no_cell_is_a_formula_wherever_a_line_is_split(text: str) -> None:
+    assert not dangers(csv_cell(text))
+    assert not ugly(csv_cell(text))
+    assert csv_cell(csv_cell(text)) == csv_cell(text)
+    assert csv_cell(text).replace("'", "") == printable(text).replace("'", "")
+
+
+@given(st.one_of(st.integers(), st.floats()) | st.none())
+def test_numbers_stay_numbers_in_a_csv_file(value: float | None) -> None:
+    out = io.StringIO()
+    report.write_csv(("value", "other"), [(value, 1)], out)
+    [[shown, other]] = list(csv.reader(io.StringIO(out.getvalue())))[1:]
+    assert other == "1"
+    assert shown == "" if value is None else shown == str(value)
+
+
+@pytest.mark.parametrize("text", ["-1", "+1.5e-3", "-.5", "-1 2 -3", "-1x2", "1;-2", "conv1", "a-b", "a=b", "'=1", ""])
+def test_numbers_in_texts_and_plain_names_stay_as_they_are(text: str) -> None:
+    assert csv_cell(text) == text
+
+
+def test_all_csv_files_are_written_with_the_one_function() -> None:
+    package = Path(cli.__file__).parents[1]
+    wanted = {"report/__init__.py", "store/export.py", "store/columns.py", "allocator/files.py"}
+    sources = {str(path.relative_to(package)): path.read_text("utf-8") for path in package.rglob("*.py")}
+    assert {name for name, text in sources.items() if re.search(r"csv\.(Dict)?[wW]rite", text)} == wanted
+    assert {name for name, text in sources.items() if "csv_cell" in text} == wanted | {"printable.py"}
 
 
 def test_json_blanks_secrets_and_keeps_names_as_they_are() -> None:
