@@ -47,7 +47,7 @@ def printable(text: str) -> str:
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 # Spreadsheets take the wide signs for the plain ones, and in some countries split lines at semicolons.
-_FORMULA = re.compile(rf"(^|;)(\s*)(?=[=+@\-＝＋＠－])(?!{_NUMBER}(?:[ x]{_NUMBER})*\s*(?:;|$))")
+_FORMULA = re.compile(rf"(^|;)(\s*)(?=[=+@\-\uff1d\uff0b\uff20\uff0d])(?!{_NUMBER}(?:[ x]{_NUMBER})*\s*(?:;|$))")
 
 
 def csv_cell(text: str) -> str:
