@@ -45,8 +45,9 @@ endif
 
 # Each fault is told with the kind and number of its file, and the seed; see tests/torture/files.py.
 COUNT ?= 6000
-torture: .venv/ready ## thousands of hostile files; COUNT=20000 for more, ARGS='--seed 7' for the same ones again
+torture: .venv/ready ## thousands of hostile files, and hostile devices; COUNT=20000 for more, ARGS='--seed 7' for the same ones again
 	$(BIN)/python tests/torture/files.py --count $(COUNT) $(ARGS)
+	$(BIN)/python tests/torture/devices.py
 
 libraries: .venv/ready ## the real cuDNN 8 and 9, and oneDNN 2, that tests need, into your cache (1 GB, once)
 	$(BIN)/python tests/cudnn_libraries.py

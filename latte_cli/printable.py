@@ -1,4 +1,7 @@
-"""What comes from outside, made fit to be shown: control characters become visible, secrets are blanked."""
+"""What comes from outside, made fit to be shown: control characters become visible, secrets are blanked.
+
+Cells of CSV files are no formulas either.
+"""
 
 import re
 from unicodedata import category
@@ -40,6 +43,19 @@ def printable(text: str) -> str:
     """
     shown = without_secrets(text)
     return shown if shown.isprintable() else "".join(map(_visible, shown))
+
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+# Spreadsheets take the wide signs for the plain ones, and in some countries split lines at semicolons.
+_FORMULA = re.compile(rf"(^|;)(\s*)(?=[=+@\-\uff1d\uff0b\uff20\uff0d])(?!{_NUMBER}(?:[ x]{_NUMBER})*\s*(?:;|$))")
+
+
+def csv_cell(text: str) -> str:
+    """`text` as a cell of a CSV file: printable, with an apostrophe before what a spreadsheet takes for a formula.
+
+    So says OWASP's "CSV Injection". Numbers, and lists of them such as `-1 2` and `-1x2`, stay as they are.
+    """
+    return _FORMULA.sub(r"\1\2'", printable(text))
 
 
 _LONGEST_WORD, _LONGEST_LINE = 200, 2000  # chosen: a path or an address fits, and a screen of 80 columns

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import sys
 from dataclasses import asdict
 from math import inf, nan
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +29,9 @@ from latte_cli.federated.grid import LocalGrid
 from latte_cli.federated.receiving import Receiving
 from latte_cli.federated.settings import settings as chosen
 from latte_cli.federated.strategy import RoundLog
+
+sys.path.append(str(Path(__file__).parent / "torture"))
+import devices  # what `make torture` runs as well
 
 CONFIG, NODES = rounds.CONFIG, rounds.NODES
 
@@ -146,6 +151,24 @@ def test_a_round_with_bad_replies_alone_is_skipped_with_a_warning(asked, caplog)
     trained, left_out = asked.trained(*empty)
     assert (trained, [name for name, _ in left_out]) == ([], ["device-0", "workstation"])
     assert "no device trained, the parameters stay as they are" in caplog.text
+
+
+# Bad devices of all kinds
+
+
+def test_bad_devices_of_all_kinds_are_named_and_the_good_ones_decide_the_result():
+    kinds = devices.cases()
+    assert len(kinds) > 500
+    assert devices.faults(kinds) == []
+
+
+def test_a_device_of_no_bad_kind_would_be_told():
+    kinds = [devices.Case(asked, asked, lambda reply, _: reply) for asked in ("query", "train", "evaluate")]
+    found = devices.faults(kinds)
+    assert "query: it is refused 0 times of 1" in found
+    assert "train: it is refused 0 times of 2" in found
+    assert "evaluate: it is refused 0 times of 2" in found
+    assert "the bad devices have a say in the model" in found
 
 
 # Any bytes and any values

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -14,14 +15,16 @@ from urllib.parse import quote, quote_plus, unquote
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from made_rows import DEVICE, measurement, step_layers, tasks, write
+from made_rows import DEVICE, measurement, profile, step_layers, tasks, write
+from running import ended
+from test_help import COMMANDS as COMMANDS_BY_PATH
 
 from latte_cli import cli, report
 from latte_cli.algorithms import Algorithm
 from latte_cli.cli import console
 from latte_cli.errors import LatteError
 from latte_cli.network import zoo
-from latte_cli.printable import address, printable, secrets, without_secrets
+from latte_cli.printable import address, csv_cell, printable, secrets, without_secrets
 from latte_cli.report.page import Column, Rows, Section, SortedCell, page
 from latte_cli.report.pictures.drawing import figure_of, inline, label
 from latte_cli.report.thresholds import write_github, write_junit
@@ -124,6 +127,55 @@ def test_csv_files_of_columns_and_rows_hold_names_printable(tmp_path: Path) -> N
         assert not ugly(text.replace("\n", ""))
         assert "\\x1b[31m" in text
         assert len(list(csv.reader(io.StringIO(text)))) == text.count("\n")
+
+
+# Cells that a spreadsheet would take for formulas (OWASP, "CSV Injection")
+
+STARTS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+FORMULAS = st.builds(
+    lambda before, start, rest: before + start + rest,
+    st.sampled_from(["", " ", "\xa0", "a;", ";", "1; ", '";', "a,"]),
+    st.sampled_from(STARTS),
+    st.sampled_from(["cmd|' /C calc'!A0", "SUM(1)", "1+1", "1", "", "=", "-1", "1e5x", "1;=2"]) | OUTSIDE,
+)
+PLAIN = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?([ x][-+]?[\d.]+(e[-+]?\d+)?)*", re.IGNORECASE)
+
+
+def dangers(line: str) -> list[str]:
+    """The parts of a cell that a spreadsheet would compute, wherever it splits lines."""
+    cells = [cell.strip() for cell in line.split(";")]
+    return [cell for cell in cells if cell and cell[0] in STARTS and not PLAIN.fullmatch(cell)]
+
+
+@given(FORMULAS)
+@example("=cmd|' /C calc'!A0")
+def test_no_cell_is_a_formula_wherever_a_line_is_split(text: str) -> None:
+    assert not dangers(csv_cell(text))
+    assert not ugly(csv_cell(text))
+    assert csv_cell(csv_cell(text)) == csv_cell(text)
+    assert csv_cell(text).replace("'", "") == printable(text).replace("'", "")
+
+
+@given(st.one_of(st.integers(), st.floats()) | st.none())
+def test_numbers_stay_numbers_in_a_csv_file(value: float | None) -> None:
+    out = io.StringIO()
+    report.write_csv(("value", "other"), [(value, 1)], out)
+    [[shown, other]] = list(csv.reader(io.StringIO(out.getvalue())))[1:]
+    assert other == "1"
+    assert shown == "" if value is None else shown == str(value)
+
+
+@pytest.mark.parametrize("text", ["-1", "+1.5e-3", "-.5", "-1 2 -3", "-1x2", "1;-2", "conv1", "a-b", "a=b", "'=1", ""])
+def test_numbers_in_texts_and_plain_names_stay_as_they_are(text: str) -> None:
+    assert csv_cell(text) == text
+
+
+def test_all_csv_files_are_written_with_the_one_function() -> None:
+    package = Path(cli.__file__).parents[1]
+    wanted = {"report/__init__.py", "store/export.py", "store/columns.py", "allocator/files.py"}
+    sources = {str(path.relative_to(package)): path.read_text("utf-8") for path in package.rglob("*.py")}
+    assert {name for name, text in sources.items() if re.search(r"csv\.(Dict)?[wW]rite", text)} == wanted
+    assert {name for name, text in sources.items() if "csv_cell" in text} == wanted | {"printable.py"}
 
 
 def test_json_blanks_secrets_and_keeps_names_as_they_are() -> None:
@@ -267,3 +319,218 @@ def test_addresses_in_a_text_are_blanked_and_the_rest_is_not() -> None:
     ):
         assert printable(harmless) == address(harmless) == harmless
         assert not secrets(harmless)
+
+
+# Every command, with names from outside that attack a terminal, a spreadsheet or a page
+
+ATTACKS = (
+    *(
+        "=cmd|' /C calc'!A0",
+        "+1+1",
+        "-2+3+cmd|' /C calc'!A0",
+        "@SUM(1+1)",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        "\uff1d1+1",
+        "a;=1",
+        " =1",
+    ),
+    *(
+        "\x1b[2J",
+        "\a",
+        "\x9b2J",
+        "\x85",
+        "\x7f",
+        "\u202e",
+        "\u2066",
+        "\u200f",
+        "\u2028",
+        "<b>&amp;\x1b",
+        "`a`\n::error::b",
+    ),
+)
+CPU = "reference-amd-epyc-family-26-model-2-2c-2t"
+
+
+NO_ATTACKER = ("doctor", "zoo list", "profile", "verify", "tune", "train-selector", "train-estimator", "simulate")
+"""Commands that show no names from outside, or run for long; they write with the same functions as the others."""
+
+ALLOCATE = "allocate m.onnx --fleet f.yaml --round-duration 1h --widths 1,0.5"
+OUTPUTS = (
+    "estimate m.onnx --batch-size 2 --device CPU",
+    "estimate u.onnx --device CPU --allow-unknown",
+    "estimate m.onnx --batch-size 2 --device CPU --memory",
+    "estimate o.onnx --batch-size 2 --device CPU",
+    "explain m.onnx --batch-size 2 --device CPU",
+    "explain u.onnx --device CPU --allow-unknown",
+    ALLOCATE,
+    "allocate m.onnx --fleet f.yaml --widths 1,0.5 --curve",
+    f"{ALLOCATE} --devices d.csv",
+    "plan show q.json",
+    "plan check q.json m.onnx",
+    "plan diff p.json q.json",
+    "store info --store s",
+    "store devices --store s",
+    "store check --store s",
+    "store export made-up-cpu-2c-2t --store s",
+    "import latte-csv i.csv --store t",
+    "import miopen-finddb i.csv --name a --store t",
+    "import neusight-csv i.csv --name a --store t",
+)
+FILES = (
+    f"{ALLOCATE} --devices d.csv -o o.csv",
+    f"{ALLOCATE} --materialise parts",
+    "plan show q.json --picture q.svg",
+    "report m.onnx --batch-size 2 --device CPU -o o.html --plan p.json --figures figures",
+    "report u.onnx --device CPU -o u.html --allow-unknown",
+    "report --device made-up-cpu-2c-2t --store s -o d.html",
+    "store export made-up-cpu-2c-2t --store s -o e.csv",
+)
+"""Commands that write files of text."""
+
+LIMITED = "estimate m.onnx --batch-size 2 --device CPU --fail-above step=0.001ms --annotate"
+
+
+def attacking_model(path: Path, *, unknown: bool = False, size: Sequence[int | str] = (8, 8)) -> Path:
+    """A model whose layers, values, operators, open dimensions and itself are called what attacks; batch 2."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = [numpy_helper.from_array(np.zeros(shape, np.float32), f"w{at}") for at, shape in enumerate(SHAPES)]
+    nodes, last = [helper.make_node("Conv", ["x", "w0"], [ATTACKS[-1]], name=ATTACKS[0])], ATTACKS[-1]
+    for name in ATTACKS[:-1]:
+        nodes.append(helper.make_node("Relu", [last], [name], name=name))
+        last = name
+    for name in ATTACKS if unknown else ():
+        nodes.append(helper.make_node(name, [last], [f"u{name}"], name=name, domain=name))
+        last = f"u{name}"
+    nodes += [
+        helper.make_node("GlobalAveragePool", [last], ["p"], name=ATTACKS[1]),
+        helper.make_node("Flatten", ["p"], ["f"], name=ATTACKS[2]),
+        helper.make_node("Gemm", ["f", "w1"], ["y"], name=ATTACKS[3]),
+    ]
+    sizes = [2 if unknown else ATTACKS[-1], 3, *size]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes)]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    between = [helper.make_tensor_value_info(f"u{name}", TensorProto.FLOAT, [2, 4, 6, 6]) for name in ATTACKS]
+    graph = helper.make_graph(
+        nodes, ATTACKS[0], inputs, [output], initializer=weights, value_info=between if unknown else []
+    )
+    opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(name, 1) for name in ATTACKS if unknown)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, producer_name=ATTACKS[0]), path)
+    return path
+
+
+SHAPES = ((4, 3, 3, 3), (4, 5))
+
+
+def attacking_texts(folder: Path) -> None:
+    """Files whose texts attack: models, a fleet, devices, plans, a table to import, and the store `s`."""
+    attacking_model(folder / "m.onnx")
+    attacking_model(folder / "u.onnx", unknown=True)
+    attacking_model(folder / "o.onnx", size=("\x1b[2J", "\u202e"))
+    names = [name for name in ATTACKS if name.isprintable()][:4]  # of classes: no others are taken
+    common = {"device": CPU, "samples": 8, "batch": 2, "bandwidth": {"up": "5Mbit", "down": "5Mbit"}}
+    fleet = {"classes": [{"class": name, **common} for name in names]}
+    (folder / "f.yaml").write_text(json.dumps(fleet), "utf-8")
+    devices = [("device", "class"), *((name, names[at % len(names)]) for at, name in enumerate(ATTACKS))]
+    with (folder / "d.csv").open("w", encoding="utf-8", newline="") as lines:
+        csv.writer(lines, lineterminator="\n").writerows(devices)
+    header = "input_n,input_c,input_h,input_w,output_c,kernel_h,kernel_w,padding_height,padding_width,stride_height,"
+    rows = "".join(f'1,3,8,8,4,3,3,1,1,1,1,1,1,"{name}"\n' for name in ATTACKS)
+    (folder / "i.csv").write_text(f"{header}stride_width,dilation_h,dilation_w,label\n{rows}", "utf-8")
+    attacking_store(str(folder / "s"))
+
+
+def attacking_store(uri: str) -> None:
+    """A store whose algorithms and device are called what attacks."""
+    store = open_store(uri, shipped=False)
+    profile(store, step_layers(zoo.network("lenet", batch_size=2)))
+    task = tasks(step_layers(zoo.network("lenet", batch_size=1)))[0]
+    odd = [replace(task, algorithm=Algorithm(library=name, name=name)) for name in ATTACKS]
+    write(store, [measurement(each, device=replace(DEVICE, name=ATTACKS[-1])) for each in odd])
+
+
+def attacked_plans(folder: Path) -> None:
+    """The plan `p.json` of the attacking fleet, and `q.json`, in which sub-models are called what attacks, too."""
+    done = ended(*f"{ALLOCATE} -o p.json".split())
+    assert done.returncode == 0, done.stderr
+    document = json.loads((folder / "p.json").read_text("utf-8"))
+    text = json.dumps(document)
+    for at, known in enumerate(each["id"] for each in document["sub_models"]):
+        text = text.replace(json.dumps(known), json.dumps(ATTACKS[at % len(ATTACKS)]))
+    (folder / "q.json").write_text(text, "utf-8")
+
+
+def formats(line: str) -> list[str]:
+    """The formats that a command writes."""
+    path = max((path for path in COMMANDS_BY_PATH if " ".join(path) == " ".join(line.split()[: len(path)])), key=len)
+    return [
+        form for option in COMMANDS_BY_PATH[path].params if "--format" in option.opts for form in option.type.choices
+    ]
+
+
+def test_the_names_that_attack_are_given_to_every_command_that_writes_csv() -> None:
+    written = {" ".join(path) for path in COMMANDS_BY_PATH if "csv" in formats(" ".join(path))}
+    tried = {name for name in written for line in OUTPUTS if line.startswith(f"{name} ")}
+    assert tried | set(NO_ATTACKER) == written
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the files that attack."""
+    folder = tmp_path_factory.mktemp("attacked")
+    attacking_texts(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        attacked_plans(folder)
+    return folder
+
+
+def check_text(text: str, what: str) -> None:
+    """Nothing of a text turns lines, moves a cursor, or is a formula where it is CSV."""
+    assert not ugly(text.replace("\n", "")), (what, ugly(text.replace("\n", "")))
+    if "csv" in what:
+        rows = list(csv.reader(io.StringIO(text)))
+        assert not [cell for row in rows for cell in row if dangers(cell)], what
+
+
+@pytest.mark.parametrize("line", OUTPUTS)
+def test_no_format_of_a_command_carries_an_attack(line: str, attacked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(attacked)
+    words = line.replace("CPU", CPU).split()
+    for form in formats(line):
+        if form == "parquet":
+            continue
+        done = ended(*words, "--format", form)
+        assert done.returncode in (0, 1), (form, done.stderr)
+        assert done.returncode == 0 or "import" in line or "o.onnx" in line, (form, done.stderr)
+        check_text(done.stdout, form)
+        check_text(done.stderr, "stderr")
+        if form in ("json", "trace") and done.stdout:
+            json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("how", ["github", "junit"])
+def test_no_annotation_carries_an_attack(how: str, attacked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(attacked)
+    done = ended(*LIMITED.replace("CPU", CPU).split(), how)
+    assert done.returncode == 3, done.stderr
+    check_text(done.stdout, how)
+    check_text(done.stderr, how)
+
+
+@pytest.mark.parametrize("line", FILES)
+def test_no_file_of_a_command_carries_an_attack(line: str, attacked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(attacked)
+    before = set(attacked.rglob("*"))
+    done = ended(*line.replace("CPU", CPU).split())
+    assert done.returncode in (0, 3), done.stderr
+    written = [path for path in set(attacked.rglob("*")) - before if path.is_file()]
+    assert written
+    for path in written:
+        assert path.name.isprintable()
+        if path.suffix in (".csv", ".html", ".svg", ".xml"):
+            check_text(path.read_bytes().decode().replace("\t", ""), path.suffix)

@@ -15,7 +15,7 @@ from latte_cli.errors import LatteError
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network
 from latte_cli.network.parts import Cutter, write_arrays
-from latte_cli.printable import printable
+from latte_cli.printable import csv_cell, printable
 from latte_cli.store.columns import Words, column_of_names, read_columns, write_columns
 
 _MOST_PARTS = 1000  # chosen: a catalogue has tens; more is a mistake that would fill a disk
@@ -138,7 +138,8 @@ def materialise(file: PlanFile, model: Path, network: Network, folder: Path, don
             if part.arrays:
                 write_arrays(folder / f"{names[key]}.safetensors", part.arrays)
             done(len(names))
-        lines.append((trainee.number, trainee.class_name, sub_model.id, f"{names[key]}.onnx"))
+        cells = map(csv_cell, (trainee.class_name, sub_model.id, f"{names[key]}.onnx"))
+        lines.append((trainee.number, *cells))
     with files.text_replacement(folder / "devices.csv") as out:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(("number", "class", "sub_model", "file"))

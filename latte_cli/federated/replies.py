@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import groups
 from latte_cli.network import Network
+from latte_cli.printable import printable
 
 Record = TypeVar("Record")
 """What is read from a reply's content."""
@@ -20,6 +21,7 @@ _ARRAY_BYTES = 1024  # chosen: eight times that header, for long names
 """The most that an array takes beside its numbers: its name, and its header of 128 bytes."""
 
 _SHOWN = 300  # chosen: a few lines of a log
+_READ = 3000  # chosen: so much that no address is cut in the letters that are shown
 
 
 def answers(
@@ -56,7 +58,7 @@ def update_bytes(network: Network) -> int:
 def reason(refused: LatteError) -> str:
     """Why a reply is refused, printable and on one line: devices have a say in it."""
     said = f"{refused.message} ({refused.hint})" if refused.hint else refused.message
-    plain = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(said.split()))
+    plain = printable(" ".join(said[:_READ].split()))
     return plain if len(plain) <= _SHOWN else f"{plain[:_SHOWN]}..."
 
 

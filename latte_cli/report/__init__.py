@@ -9,7 +9,7 @@ from enum import StrEnum
 from math import ceil, floor, log10
 from typing import Any, TextIO, TypeAlias
 
-from latte_cli.printable import printable, without_secrets
+from latte_cli.printable import csv_cell, printable, without_secrets
 
 Cell: TypeAlias = str | int | float | None
 
@@ -90,7 +90,8 @@ def _write_plain(table: Table, out: TextIO) -> None:
 def write_json(document: Mapping[str, Any], out: TextIO | None = None) -> None:
     """Write `document` as one indented JSON object; numbers that are not finite become null, secrets are blanked."""
     out = out or sys.stdout
-    json.dump(_fit_cell(document), out, indent=2, allow_nan=False)
+    for piece in json.JSONEncoder(indent=2, allow_nan=False).iterencode(_fit_cell(document)):
+        out.write(piece.replace("\x7f", r"\u007f"))  # the one control character that JSON leaves as it is
     out.write("\n")
 
 
@@ -107,10 +108,10 @@ def _fit_cell(value: Any) -> Any:
 
 
 def write_csv(columns: Sequence[str], rows: Sequence[Sequence[Cell]], out: TextIO | None = None) -> None:
-    """Write rows under a header line; None becomes an empty field, and what cannot be printed becomes visible."""
+    """Write rows under a header line; None becomes an empty field, and texts become what `csv_cell` makes of them."""
     writer = csv.writer(out or sys.stdout, lineterminator="\n")
-    writer.writerow(map(printable, columns))
-    writer.writerows([printable(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    writer.writerow(map(csv_cell, columns))
+    writer.writerows([csv_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
 
 
 def shorten(name: str, width: int = 24) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from latte_cli import files
 from latte_cli.errors import LatteError
-from latte_cli.printable import printable
+from latte_cli.printable import csv_cell
 
 SUFFIXES = (".parquet", ".csv")
 """The endings of files of columns."""
@@ -149,13 +149,13 @@ def _printable(table: Any) -> Any:
 
 
 def _show(column: Any) -> Any:
-    """A column of a CSV file, its words made printable."""
+    """A column of a CSV file, its words as `csv_cell` writes them."""
     import pyarrow as pa
 
     if not (pa.types.is_string(column.type) or pa.types.is_dictionary(column.type)):
         return column
     words = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    shown = pa.array([printable(word) for word in words.dictionary.to_pylist()], pa.string())
+    shown = pa.array([csv_cell(word) for word in words.dictionary.to_pylist()], pa.string())
     return pa.DictionaryArray.from_arrays(words.indices, shown)
 
 
@@ -176,6 +176,7 @@ def _open(path: Path) -> tuple[list[str], Callable[[str], Any]]:
 
     if path.suffix not in SUFFIXES:
         raise LatteError(f"`{path}` is neither Parquet nor CSV", hint="its name ends in .parquet or .csv")
+    files.check_regular(path, "copy what comes out of a pipe into a file")
     try:
         if path.suffix == ".csv":
             table = pyarrow.csv.read_csv(path)

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from latte_cli.files import ExportFormat, text_over
 from latte_cli.layers import LAYERS, layer_from_text
-from latte_cli.printable import printable
+from latte_cli.printable import csv_cell
 
 _BATCH_ROWS = 4096  # chosen: some MB of text at a time
 _NESTED = ("before", "after")
@@ -58,7 +58,7 @@ def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _cell(value: Any, separator: str) -> Any:
     shown = separator.join(map(str, value)) if isinstance(value, list | tuple) else value
-    return printable(shown) if isinstance(shown, str) else shown
+    return csv_cell(shown) if isinstance(shown, str) else shown
 
 
 WRITERS: dict[ExportFormat, Callable[[Any, BinaryIO], None]] = {

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def save_figure(figure: Any, path: Path) -> None:
     dates = {".svg": "Date", ".pdf": "CreationDate"}
     metadata = {dates[path.suffix]: None} if path.suffix in dates else None
     with files.replacement(path) as out, rc_context({"svg.hashsalt": "latte", "svg.fonttype": "none"}):
-        figure.savefig(out, format=path.suffix[1:], metadata=metadata)
+        _save(figure, out, format=path.suffix[1:], metadata=metadata)
 
 
 def inline(figure: Any, name: str, title: str, description: str) -> str:
@@ -57,7 +58,7 @@ def inline(figure: Any, name: str, title: str, description: str) -> str:
         each.set_alpha(0)
     out = io.StringIO()
     with rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "svg.id": None}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        _save(figure, out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -72,6 +73,13 @@ def inline(figure: Any, name: str, title: str, description: str) -> str:
     opening = re.sub(r' (width|height)="[^"]*pt"', "", text[start:end])
     opening = opening[:-1] + f' role="img" aria-labelledby="{name}-t {name}-d" preserveAspectRatio="xMinYMin meet">'
     return opening + head + text[end:]
+
+
+def _save(figure: Any, out: Any, **how: Any) -> None:
+    """Write a figure whose names may be in any script: an SVG keeps them, and a PNG shows boxes without a font."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(out, **how)
 
 
 def label(name: str) -> str:
