@@ -1,12 +1,14 @@
 """Odd parts, each alone and beside a good one, with every command: it is named, and good rows survive."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import odd_parts
 import pytest
 from append_rows import DEVICE, measurement
-from odd_parts import DAMAGED, NEWER, NUMBERS
+from odd_parts import DAMAGED, MISNAMED, NEWER, NUMBERS
 from running import Ended, ended
 
 from latte_cli.measure import Measurement
@@ -14,16 +16,10 @@ from latte_cli.network import zoo
 from latte_cli.store import Store, open_store
 from latte_cli.store.parts import PartDirectory, Unreadable
 
-ODD = {**DAMAGED, **NEWER}
-READING = (("info",), ("devices",), ("compact",), ("check",), ("export", "--skip-damaged"))
+ODD = {**DAMAGED, **MISNAMED, **NEWER}
+READING = (("info",), ("devices",), ("compact",), ("check",), ("export", DEVICE.slug, "--skip-damaged"))
+ODD_PART = "part-0.parquet"
 GOOD = [measurement(number) for number in NUMBERS]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "lenet.onnx"
-    path.write_bytes(zoo.export("lenet"))
-    return path
 
 
 @pytest.fixture(scope="module", params=ODD)
@@ -34,7 +30,7 @@ def odd(request: pytest.FixtureRequest) -> tuple[str, bytes]:
 
 def put(folder: Path, content: bytes) -> Path:
     """An odd part in a store, which is the first by its name."""
-    path = folder / f"device={DEVICE.slug}" / "part-0.parquet"
+    path = folder / f"device={DEVICE.slug}" / ODD_PART
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
@@ -50,8 +46,12 @@ def store_with(folder: Path, *rows: Measurement) -> Store:
 
 
 def rows_of(folder: Path) -> list[Measurement]:
-    """The rows that can be read, in the order of their numbers."""
-    return sorted(store_with(folder).measurements(DEVICE.slug), key=lambda row: row.measured_at)
+    """The rows of all parts but the odd one, in the order of their numbers."""
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        for path in Path(copy).glob(f"device=*/{ODD_PART}"):
+            path.unlink()
+        return sorted(store_with(Path(copy)).measurements(DEVICE.slug), key=lambda row: row.measured_at)
 
 
 def names(done: Ended, part: Path) -> bool:
@@ -60,10 +60,10 @@ def names(done: Ended, part: Path) -> bool:
     return len(lines) == 1 and len(lines[0]) < 1000 and lines[0].isprintable()
 
 
-def notices(words: tuple[str, ...], folder: Path) -> bool:
-    """Whether a command has to see what is odd: some read the footers alone."""
+def notices(words: tuple[str, ...], folder: Path, what: str) -> bool:
+    """Whether a command has to see what is odd: some read the footers alone, some write no rows elsewhere."""
     if words[:2] not in (("store", "info"), ("store", "devices")):
-        return True
+        return words[0] == "store" or what not in MISNAMED
     directory = PartDirectory(folder)
     part, *_ = directory.parts(DEVICE.slug)
     try:
@@ -72,33 +72,30 @@ def notices(words: tuple[str, ...], folder: Path) -> bool:
         return True
 
 
-def ways(folder: Path, other: Path, model: Path) -> Iterator[tuple[str, ...]]:
+def ways(folder: Path, other: Path) -> Iterator[tuple[str, ...]]:
     """Every command that reads the store, and whether it goes on without the odd part."""
     yield from (("store", *words, "--store", str(folder)) for words in READING)
     yield "store", "merge", str(other), str(folder), "--skip-damaged"
     yield "store", "merge", str(folder), str(other), "--skip-damaged"
-    yield "estimate", str(model), "--device", DEVICE.slug, "--store", str(folder)
     yield "train-selector", "--device", DEVICE.slug, "--store", str(folder)
 
 
-def test_an_odd_part_is_named_by_every_command_and_costs_no_good_row(
-    tmp_path: Path, model: Path, odd: tuple[str, bytes]
-) -> None:
+def test_an_odd_part_is_named_by_every_command_and_costs_no_good_row(tmp_path: Path, odd: tuple[str, bytes]) -> None:
     folder, other = tmp_path / "store", tmp_path / "other"
     store_with(folder, *GOOD)
     store_with(other, measurement(100))
     part = put(folder, odd[1])
-    for words in ways(folder, other, model):
+    for words in ways(folder, other):
         done = ended(*words)
-        assert names(done, part) or not notices(words, folder), (words, done.stderr)
-        assert done.returncode == (1 if words[1] == "check" and odd[0] in DAMAGED else done.returncode)
+        assert names(done, part) or not notices(words, folder, odd[0]), (words, done.stderr)
+        assert done.returncode == (1 if words[1] == "check" and odd[0] not in NEWER else done.returncode)
         assert part.read_bytes() == odd[1]
         assert rows_of(folder)[: len(GOOD)] == GOOD
     assert rows_of(folder) == rows_of(other) == [*GOOD, measurement(100)]
     assert len(list(part.parent.iterdir())) == 3  # what was merged, compacted before, and the odd one
 
 
-@pytest.mark.parametrize("words", [("export",), ("merge", "OTHER"), ("merge", "STORE", "OTHER")])
+@pytest.mark.parametrize("words", [("export", DEVICE.slug), ("merge", "OTHER"), ("merge", "STORE", "OTHER")])
 def test_what_hands_rows_on_refuses_an_odd_part_unless_told_to_skip_it(
     tmp_path: Path, odd: tuple[str, bytes], words: tuple[str, ...]
 ) -> None:
@@ -108,7 +105,7 @@ def test_what_hands_rows_on_refuses_an_odd_part_unless_told_to_skip_it(
     part = put(folder, odd[1])
     places = {"OTHER": str(other), "STORE": str(folder)}
     asked = [places.get(word, word) for word in words]
-    done = ended("store", *asked, *(() if "OTHER" == words[-1] and len(words) == 3 else ("--store", str(folder))))
+    done = ended("store", *asked, *(() if words[-1] == "OTHER" and len(words) == 3 else ("--store", str(folder))))
     assert done.returncode == 1
     assert names(done, part), done.stderr
     assert "hint: " in done.stderr
@@ -121,19 +118,17 @@ def test_setting_aside_moves_what_is_damaged_and_nothing_else(tmp_path: Path, od
     done = ended("store", "check", "--set-aside", "--store", tmp_path)
     assert done.returncode == 0
     assert part.exists() is (odd[0] in NEWER)
-    assert (tmp_path / ".damaged" / part.parent.name / part.name).exists() is (odd[0] in DAMAGED)
+    assert (tmp_path / ".damaged" / part.parent.name / part.name).exists() is (odd[0] not in NEWER)
     assert rows_of(tmp_path) == GOOD
 
 
-def test_an_odd_part_that_is_alone_is_named_and_stops_no_writer(
-    tmp_path: Path, model: Path, odd: tuple[str, bytes]
-) -> None:
+def test_an_odd_part_that_is_alone_is_named_and_stops_no_writer(tmp_path: Path, odd: tuple[str, bytes]) -> None:
     folder, other = tmp_path / "store", tmp_path / "other"
     store_with(other, measurement(100))
     part = put(folder, odd[1])
-    for words in ways(folder, other, model):
+    for words in ways(folder, other):
         done = ended(*words)
-        assert names(done, part) or not notices(words, folder), (words, done.stderr)
+        assert names(done, part) or not notices(words, folder, odd[0]), (words, done.stderr)
         if words[:2] == ("store", "merge"):
             break
     store_with(folder, *GOOD)
@@ -145,3 +140,13 @@ def test_a_part_as_odd_parts_begin_is_good(tmp_path: Path) -> None:
     put(tmp_path, odd_parts.content(odd_parts.rows()))
     found = open_store(str(tmp_path), shipped=False).check()
     assert (found.parts, found.rows, found.damaged) == (1, len(GOOD), ())
+
+
+@pytest.mark.parametrize("what", ["cut", "pass as text", "nothing in layer", "a deep device", f"schema {10**9}"])
+def test_an_estimate_reads_around_an_odd_part(tmp_path: Path, what: str) -> None:
+    (tmp_path / "lenet.onnx").write_bytes(zoo.export("lenet"))
+    store_with(tmp_path, *GOOD)
+    part = put(tmp_path, ODD[what]())
+    done = ended("estimate", tmp_path / "lenet.onnx", "--device", DEVICE.slug, "--store", tmp_path)
+    assert done.returncode == 0
+    assert names(done, part), done.stderr

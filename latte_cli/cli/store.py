@@ -194,7 +194,7 @@ def merge(
 def compact(device: DeviceArgument = None, store: StoreOption = None) -> None:
     """Merge the parts of each device into one.
 
-    Damaged parts, and those of a newer version, stay where they are.
+    Parts that are damaged or of a newer version stay where they are.
     """
     opened = _open(store)
     parts = opened.compact(device)
@@ -209,7 +209,7 @@ def check(
     store: StoreOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """Read all parts and name those that are damaged, or of a newer version.
+    """Read all parts and name those that cannot be read.
 
     Ends with code 1 if some are damaged and were not set aside.
     """

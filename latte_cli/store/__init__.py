@@ -139,7 +139,9 @@ class Store:
     def _unknown(self, slug: str) -> LatteError:
         slugs = self._slugs()
         if slug in slugs:
-            return LatteError(f"no part of `{slug}` can be read", hint="`latte store check` says what is wrong with each")
+            return LatteError(
+                f"no part of `{slug}` can be read", hint="`latte store check` says what is wrong with each"
+            )
         there = f"profiles there are: {', '.join(slugs)}" if slugs else f"`{self.uri}` has no profile yet"
         hint = f"{there}; `latte profile --budget 2m` makes one of this machine"
         error = unknown("device", slug, slugs, hint=hint, exit_code=ExitCode.BAD_INPUT)
@@ -217,7 +219,7 @@ class Store:
         """
         device = self.device(slug)
         ids = None if layers is None else {schema.layer_id(layer) for layer in layers}
-        table = self._rows(slug, ids)
+        table = self._rows(slug, layer_ids=ids)
         for column, wanted in (("phase", phases), ("kind", kinds)):
             if wanted is not None:
                 table = schema.among(table, column, wanted)
@@ -236,14 +238,14 @@ class Store:
         if slug is not None:
             self.device(slug)
         slugs = self._slugs() if slug is None else (slug,)
-        tables = [schema.with_device(schema.latest(self._rows(each)), each) for each in slugs]
+        tables = [schema.with_device(schema.latest(self._rows(each, ids=True)), each) for each in slugs]
         return schema.join_tables([schema.with_device(schema.empty(), ""), *tables]).select(
             ["device", *(name for name in wanted if name != "device")]
         )
 
-    def _rows(self, slug: str, layer_ids: Collection[str] | None = None) -> Any:
+    def _rows(self, slug: str, *, layer_ids: Collection[str] | None = None, ids: bool = False) -> Any:
         """All rows of a device, duplicates included."""
-        tables = self._each(slug, lambda directory, part: directory.read(part, layer_ids=layer_ids))
+        tables = self._each(slug, lambda directory, part: directory.read(part, layer_ids=layer_ids, ids=ids))
         return schema.join_tables([schema.empty(), *tables])
 
     def fingerprint(self, slug: str) -> str:
@@ -314,7 +316,7 @@ class Store:
         for part in self._directory.parts(slug):
             try:
                 self._directory.footer(part)
-                tables.append(self._directory.read(part).select(_KEYS))
+                tables.append(self._directory.read(part, ids=True).select(_KEYS))
             except Unreadable as fault:
                 faults.append(fault)
         return tables, faults
@@ -325,7 +327,9 @@ class Store:
         Parts that cannot be read are left where they are, if the store was opened to skip them.
         """
         slugs = self._directory.slugs() if slug is None else (self.device(slug).slug,)
-        return sum(steadily(partial(compaction.compact_parts, self._directory, each, self._leave_out)) for each in slugs)
+        return sum(
+            steadily(partial(compaction.compact_parts, self._directory, each, self._leave_out)) for each in slugs
+        )
 
     def merge(self, source_uri: str) -> dict[str, int]:
         """Add the rows of another store that this one lacks; returns how many were added of each device.
@@ -339,8 +343,8 @@ class Store:
         return {slug: self._merge_device(source, slug) for slug in slugs}
 
     def _merge_device(self, source: "Store", slug: str) -> int:
-        own = {key[:2]: key[2] for key in _key_rows(schema.latest(self._rows(slug)))}
-        theirs = schema.latest(source._rows(slug))
+        own = {key[:2]: key[2] for key in _key_rows(schema.latest(self._rows(slug, ids=True)))}
+        theirs = schema.latest(source._rows(slug, ids=True))
         fresh = [(at, key) for at, key in enumerate(_key_rows(theirs)) if key[2] > own.get(key[:2], float("-inf"))]
         for start in range(0, len(fresh), _ROWS_TO_WRITE):
             rows = fresh[start : start + _ROWS_TO_WRITE]

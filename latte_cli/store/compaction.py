@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 from latte_cli.store import checks, schema
@@ -53,7 +54,8 @@ def _join(directory: PartDirectory, parts: Sequence[Part], skip: Skip) -> int:
 
 
 def _join_batch(directory: PartDirectory, batch: Sequence[Footer], skip: Skip) -> int:
-    whole = [(footer, table) for footer in batch for table in _readable(footer.part, directory.read, skip)]
+    read = partial(directory.read, ids=True)
+    whole = [(footer, table) for footer in batch for table in _readable(footer.part, read, skip)]
     if len(whole) > 1:
         newest = max((footer for footer, _ in whole), key=lambda footer: footer.last_s)
         rows = schema.latest(schema.join_tables([table for _, table in whole]))

@@ -193,10 +193,11 @@ class PartDirectory:
         with self._open_part(part) as opened:
             return opened.footer
 
-    def read(self, part: Part, *, layer_ids: Collection[str] | None = None) -> Any:
+    def read(self, part: Part, *, layer_ids: Collection[str] | None = None, ids: bool = False) -> Any:
         """The rows of `part` as an Arrow table, of some layers only; raises Unreadable, FileNotFoundError.
 
-        They are checked whole, whatever is wanted of them: a row of a damaged part must not stand in for a good one.
+        All columns are read, as a row with one odd value must not take the place of a good one. Who writes the rows
+        elsewhere has their `ids` checked too, for the same reason.
         """
         import pyarrow.parquet as pq
 
@@ -211,6 +212,8 @@ class PartDirectory:
                 raise ValueError("it has other rows than it says")
             table = table if layer_ids is None else schema.among(table, "layer_id", layer_ids)
             checks.check_rows(table, now_s=self._clock())
+            if ids:
+                checks.check_ids(table)
             return schema.upgrade(table)
 
     @contextmanager
@@ -223,7 +226,7 @@ class PartDirectory:
 
         try:
             with self._files.open_input_file(part.path) as stream:
-                yield _opened(part, stream, now_s=self._clock())
+                yield _open_footer(part, stream, now_s=self._clock())
         except FileNotFoundError:
             raise
         except MemoryError as exc:
@@ -380,7 +383,7 @@ class _Opened:
     footer: Footer
 
 
-def _opened(part: Part, stream: Any, *, now_s: float) -> _Opened:
+def _open_footer(part: Part, stream: Any, *, now_s: float) -> _Opened:
     """An open part whose footer is that of one; raises Newer, and ValueError for any other."""
     import pyarrow.parquet as pq
 
@@ -399,7 +402,7 @@ def _opened(part: Part, stream: Any, *, now_s: float) -> _Opened:
         raise ValueError(f"it is of the device `{device.slug}`")
     known = [span for span in _spans(metadata, "measured_at") if span]
     first_s, last_s = min((low for low, _ in known), default=0.0), max((high for _, high in known), default=0.0)
-    if not 0 <= first_s <= last_s <= checks.latest(now_s):
+    if not 0 <= first_s <= last_s <= checks.latest_moment_s(now_s):
         raise ValueError(f"its rows were measured from {first_s} to {last_s} seconds since the epoch, it says")
     footer = Footer(
         part=part,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import lru_cache
 from itertools import accumulate
@@ -93,11 +93,7 @@ def arrow_schema(*, in_file: bool = False, version: int = VERSION) -> Any:
         "times": pa.list_(pa.float32()),
         "texts": pa.list_(pa.string()),
         "conditions": pa.struct(
-            [
-                (name, kinds.get(name, pa.float64()))
-                for name in _CONDITIONS
-                if _CONDITIONS_SINCE.get(name, 1) <= version
-            ]
+            [(name, kinds.get(name, pa.float64())) for name in _CONDITIONS if _CONDITIONS_SINCE.get(name, 1) <= version]
         ),
     }
     return pa.schema([(name, types[_COLUMNS[name]]) for name in columns_of(version)])
