@@ -52,12 +52,14 @@ def check_footer(metadata: Any, version: int) -> int:
     found = metadata.schema.to_arrow_schema()
     for name in found.names:
         if name not in expected or found.names.count(name) > 1:
-            raise ValueError(f"it has the column `{name}` that is {'there twice' if name in expected else 'unknown'}")
+            raise ValueError(f"it has the column `{_shown(name)}` {'twice' if name in expected else 'too'}")
     if lacking := [name for name in expected if name not in found.names]:
         raise ValueError(f"it lacks the columns {', '.join(lacking)}")
     for name, kind in expected.items():
         if found.field(name).type != kind:
-            raise ValueError(f"its column `{name}` is of type {found.field(name).type}, not {kind}")
+            raise ValueError(
+                f"its column `{name}` is of type {_shown(str(found.field(name).type))}, not {_shown(str(kind))}"
+            )
     if metadata.num_row_groups > _MOST_GROUPS:
         raise ValueError(f"it has {metadata.num_row_groups:,} row groups, where {_MOST_GROUPS:,} are read")
     if not 0 <= metadata.num_rows <= MOST_ROWS:
@@ -77,13 +79,18 @@ def _unpacked_bytes(metadata: Any) -> int:
 def _chunk_bytes(chunk: Any, rows: int) -> int:
     name, values, size = chunk.path_in_schema, chunk.num_values, chunk.total_uncompressed_size
     if not 0 <= values <= _LONGEST_LIST * rows or size < 0:
-        raise ValueError(f"its column `{name}` has {values:,} values in {rows:,} rows")
+        raise ValueError(f"its column `{name}` has {values:,} values in {rows:,} rows, it says")
     width = _WIDTHS[chunk.physical_type]
     if chunk.physical_type != "BYTE_ARRAY":
         return int(width * values)
     if name in schema.WORDS or _AS_LONG.issuperset(chunk.encodings):
         return int(width * values + size)
     return int(values * (width + size))  # each may be the longest
+
+
+def _shown(text: str) -> str:
+    """The start of what somebody wrote, in a line of ours that quotes it."""
+    return " ".join(text.split()).replace("`", "'")[:40]
 
 
 # Rows
@@ -143,7 +150,7 @@ def _check_leaf(values: Any, name: str) -> None:
         raise ValueError(f"its column `{name}` holds numbers below zero")
     if name in _CLOSED:
         for word in _distinct(values) - set(_CLOSED[name]):
-            raise ValueError(f"its column `{name}` holds the unknown word `{word[:40]}`")
+            raise ValueError(f"its column `{name}` holds the unknown word `{_shown(word)}`")
     if name == "layer":
         for text in _distinct(values):
             _kind_of_layer(text)
@@ -153,7 +160,7 @@ def _kind_of_layer(text: str) -> str:
     try:
         return layer_from_text(text).kind
     except LatteError as exc:
-        raise ValueError(f"its column `layer` holds no layer: {exc.message}") from exc
+        raise ValueError(f"its column `layer` holds no layer but `{_shown(text)}`") from exc
 
 
 def _least(values: Any) -> float:

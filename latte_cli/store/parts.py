@@ -399,7 +399,7 @@ def _open_footer(part: Part, stream: Any, *, now_s: float) -> _Opened:
     unpacked_bytes = checks.check_footer(metadata, version)
     device = schema.device_from_text(said[schema.DEVICE_KEY].decode())
     if device.slug != part.slug or not _SAFE_SLUG.fullmatch(part.slug):
-        raise ValueError(f"it is of the device `{device.slug}`")
+        raise ValueError("it is of another device than its folder")
     known = [span for span in _spans(metadata, "measured_at") if span]
     first_s, last_s = min((low for low, _ in known), default=0.0), max((high for _, high in known), default=0.0)
     if not 0 <= first_s <= last_s <= checks.latest_moment_s(now_s):

@@ -198,7 +198,7 @@ def device_from_text(text: str) -> Device:
         body |= {name: tuple(map(tuple, body.get(name, ()))) for name in ("libraries", "peaks_flop_per_s")}
         device = Device(**body, kind=kind)
     except (LatteError, TypeError, AttributeError, KeyError, RecursionError) as exc:
-        raise ValueError(f"not a device: {text[:80]}") from exc
+        raise ValueError("it is of no device that this version knows") from exc
     for field in fields(Device):
         _check_field(field.name, getattr(device, field.name), field.type)
     return device
