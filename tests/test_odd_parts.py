@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import odd_parts
+import pyarrow.parquet as pq
 import pytest
 from append_rows import DEVICE, measurement
 from odd_parts import DAMAGED, MISNAMED, NEWER, NUMBERS
 from running import Ended, ended
 
+from latte_cli import files
+from latte_cli.errors import LatteError
 from latte_cli.measure import Measurement
 from latte_cli.network import zoo
-from latte_cli.store import Store, open_store
+from latte_cli.store import Store, checks, open_store
 from latte_cli.store.parts import PartDirectory, Unreadable
 
 ODD = {**DAMAGED, **MISNAMED, **NEWER}
@@ -150,3 +153,45 @@ def test_an_estimate_reads_around_an_odd_part(tmp_path: Path, what: str) -> None
     done = ended("estimate", tmp_path / "lenet.onnx", "--device", DEVICE.slug, "--store", tmp_path)
     assert done.returncode == 0
     assert names(done, part), done.stderr
+
+
+def test_what_no_store_would_read_is_not_taken_in(tmp_path: Path) -> None:
+    with open_store(str(tmp_path), shipped=False).writer(DEVICE) as writer:
+        for odd in ({"summary_s": float("nan")}, {"measured_at": 4e9}, {"measured_at": -1.0}):
+            with pytest.raises(LatteError, match="are not kept: its column") as error:
+                writer.extend([measurement(1, **odd)])
+            assert error.value.hint
+        writer.extend(GOOD)
+    assert rows_of(tmp_path) == GOOD
+
+
+def test_a_wrong_clock_condemns_no_part(tmp_path: Path) -> None:
+    store_with(tmp_path, measurement(1, measured_at=1.79e9))
+    (part,) = PartDirectory(tmp_path).parts(DEVICE.slug)
+    assert PartDirectory(tmp_path, clock=lambda: 0.0).read(part).num_rows == 1
+
+
+def test_compaction_makes_no_part_larger_than_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "MOST_ROWS", 10)
+    store = open_store(str(tmp_path), shipped=False)
+    rows = [measurement(number) for number in range(25)]
+    for start in range(0, len(rows), 4):
+        with store.writer(DEVICE) as writer:
+            writer.extend(rows[start : start + 4])
+    assert store.compact() == 7
+    sizes = [pq.read_metadata(path).num_rows for path in tmp_path.glob("device=*/part-*")]
+    assert (max(sizes) <= 10, sum(sizes), len(sizes) <= 4) == (True, 25, True)
+    assert rows_of(tmp_path) == rows
+    assert store.check().damaged == ()
+
+
+def test_a_new_name_is_on_the_disk_before_an_old_part_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_with(tmp_path, *GOOD)
+    done: list[str] = []
+    for home, name in ((Path, "replace"), (files, "sync_folder"), (PartDirectory, "remove")):
+        original = getattr(home, name)
+        monkeypatch.setattr(
+            home, name, lambda *given, name=name, original=original: (done.append(name), original(*given))[1]
+        )
+    store.compact()
+    assert done == ["replace", "sync_folder", "remove", "remove"]
