@@ -170,6 +170,29 @@ def write_file(path: Path, content: bytes | str) -> None:
         out.write(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
 
 
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk: after a power cut, what was renamed before has its new name.
+
+    Only then may an older copy go. Raises OSError, but not where a file system does not know this.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_lasting_folder(path: Path) -> None:
+    """Make a folder and those above it, so that a power cut leaves them; raises OSError."""
+    if not path.is_dir():
+        make_lasting_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
 def make_folder(path: Path, what: str = "") -> None:
     """Make a folder and those above it, for `what` goes there; raises LatteError where it cannot be made."""
     with _tell(path, f"{what} `{path}`".lstrip()):

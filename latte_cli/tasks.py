@@ -4,6 +4,7 @@ Both are hashable, and their ids are the same text on every machine.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,7 +71,7 @@ class Question:
 
 
 def _id(layer: Layer, phase: Phase, named: Algorithm | Ranker, settings: Settings) -> str:
-    parts = (
+    texts = (
         layer_text(layer),
         phase,
         named.library,
@@ -82,4 +83,9 @@ def _id(layer: Layer, phase: Phase, named: Algorithm | Ranker, settings: Setting
         settings.power_mode,
         settings.versions_text,
     )
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+    return id_of_texts(texts)
+
+
+def id_of_texts(texts: Iterable[str]) -> str:
+    """The id of a task or a question from its texts: layer, phase, library, name, and the settings in their order."""
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=8).hexdigest()

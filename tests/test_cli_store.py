@@ -129,7 +129,9 @@ def test_check_names_damaged_parts_and_sets_them_aside(store: Store) -> None:
     assert document["schema"] == "latte.store-check/1"
     assert [part["part"] for part in document["damaged"]] == [f"device=numbered/{victim.name}"]
     assert "1 of the store's parts cannot be read" in done.stderr
-    assert victim.name in run("info", code=1).stderr
+    left_out = json.loads((info := run("info", "--format", "json")).stdout)["left_out"]
+    assert [part["part"] for part in left_out] == [f"device=numbered/{victim.name}"]
+    assert info.stderr.startswith(f"warning: left out: damaged part `device=numbered/{victim.name}`: ")
     assert victim.name in run("export", DEVICE.slug, code=1).stderr
     skipping = run("export", DEVICE.slug, "--skip-damaged")
     assert len(skipping.stdout.splitlines()) == 1 + 8

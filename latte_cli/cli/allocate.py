@@ -102,7 +102,7 @@ def _read(request: AllocateRequest) -> _Asked:
     fleet = read_fleet(request.fleet).with_defaults(strategy=request.strategy, optimizer=request.optimizer)
     pricer = pricer_of(
         request.model,
-        open_store(request.store),
+        open_store(request.store, skip=console.left_out),
         strategy=request.strategy,
         optimizer=request.optimizer,
         sizes=parse_shapes(request.shape),

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from latte_cli.errors import LatteError
 from latte_cli.printable import printable, without_middle
 
 
@@ -45,6 +46,11 @@ def warn(message: str) -> None:
     """A doubt about the result; shown unless quiet."""
     if not _verbosity.quiet:
         _say(f"warning: {advice(message)}")
+
+
+def left_out(error: LatteError) -> None:
+    """Warn of what cannot be read, where the rest can."""
+    warn(f"left out: {error.message}; {error.hint}")
 
 
 def note(message: str) -> None:

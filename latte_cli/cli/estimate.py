@@ -198,7 +198,7 @@ def _estimates(request: EstimateRequest) -> "list[Estimate]":
     from latte_cli.store import open_store
 
     network = _network(request)
-    store = open_store(request.store)
+    store = open_store(request.store, skip=console.left_out)
     names: list[str] | list[None] = request.device or [None]
     slugs = [resolve_profile(store, name, request.threads) for name in names]
     estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network)]

@@ -122,7 +122,7 @@ def _explain_here(request: ExplainRequest) -> None:
     from latte_cli.strategies import usual
 
     cases = [("", request), *((text, replace(request, **other_values(text))) for text in request.what_if or ())]
-    store = open_store(request.store)
+    store = open_store(request.store, skip=console.left_out)
     slug = resolve_profile(store, request.device, request.threads)
     names = request.strategy or usual(store.device(slug).kind)
     found = [_explain(store, slug, names, case, text) for text, case in cases]

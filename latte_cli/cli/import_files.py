@@ -77,7 +77,7 @@ def _import(
     from latte_cli.report.imports import Import, write_imports
     from latte_cli.store import open_store
 
-    opened = open_store(store)
+    opened = open_store(store, skip=console.left_out)
     found = []
     with console.progress("importing", None) as bar:
         for path in files:

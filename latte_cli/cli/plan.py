@@ -87,7 +87,7 @@ def check(
     found = read_plan(plan)
     price = pricer_of(
         model,
-        open_store(store),
+        open_store(store, skip=console.left_out),
         sizes=parse_shapes(shape),
         batch_axis=batch_axis,
         allow_unknown=allow_unknown,

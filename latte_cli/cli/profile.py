@@ -175,7 +175,7 @@ def profile(request: ProfileRequest) -> None:
     check_apart(request.given, _APART)
     phases, networks = _phases(request.phases), _networks(request)
     file = _plan_file(request.plan, networks)
-    store = open_store(request.store)
+    store = open_store(request.store, skip=console.left_out)
     with Worker(request.worker_opening()) as worker:
         if file:
             networks = _sub_models(file, request, worker.device.slug)

@@ -104,7 +104,7 @@ def _sections(request: ReportRequest) -> "Iterator[Section]":
     from latte_cli.store import open_store
     from latte_cli.summaries import device_summaries
 
-    store = open_store(request.store)
+    store = open_store(request.store, skip=console.left_out)
     file = read_plan(request.plan) if request.plan else None
     names: list[str] | list[None] = request.device or ([None] if request.model or not request.plan else [])
     slugs = [resolve_profile(store, name, request.threads) for name in names]

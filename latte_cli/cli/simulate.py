@@ -86,7 +86,7 @@ def simulate(request: SimulateRequest) -> None:
     study = read_study(request.study)
     part = _part(request, study)
     folder = _folder(request.study, request.output)
-    workshop = Workshop(study, open_store(request.store), folder)
+    workshop = Workshop(study, open_store(request.store, skip=console.left_out), folder)
     with ExitStack() as stack:
         found = results(workshop, seeds=part.seeds, methods=part.methods, report=_Progress(stack).report)
     write_study(part, found, request.form)

@@ -15,28 +15,31 @@ from latte_cli.files import ExportFormat
 from latte_cli.report import Format
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from latte_cli.store import DeviceInfo, Findings, JournalInfo, Store
 
 app = typer.Typer(help="Look at, check, join and export what was measured.", no_args_is_help=True)
 
 SkipOption: TypeAlias = Annotated[
-    bool, typer.Option("--skip-damaged", help="Leave damaged parts out, and say which, instead of stopping.")
+    bool, typer.Option("--skip-damaged", help="Leave out parts that are damaged or of a newer version, and say which.")
 ]
 DeviceArgument: TypeAlias = Annotated[
     str | None, typer.Argument(metavar="[DEVICE]", help="A profile's name. [default: all]", show_default=False)
 ]
 
 
-def _open(uri: str | None, *, skip_damaged: bool = False) -> "Store":
+def _open(uri: str | None, *, skip_damaged: bool = True) -> "Store":
     from latte_cli.store import open_store
 
-    return open_store(uri, skip_damaged=skip_damaged)
+    return open_store(uri, skip=console.left_out if skip_damaged else None)
 
 
 @app.command()
 def info(store: StoreOption = None, form: FormatOption = Format.TABLE) -> None:
     """What the store holds, and which rows wait in journals."""
-    found = _open(store).info()
+    opened = _open(store)
+    found = opened.info()
     if form is Format.JSON:
         document = {
             "schema": "latte.store-info/1",
@@ -45,6 +48,7 @@ def info(store: StoreOption = None, form: FormatOption = Format.TABLE) -> None:
             "rows": sum(device.rows for device in found.devices),
             "size_bytes": sum(device.size_bytes for device in found.devices),
             "devices": [_held_row(device) for device in found.devices],
+            "left_out": _faults(opened.skipped_parts),
             "journals": [_journal(journal) for journal in found.journals],
         }
         report.write_json(document)
@@ -162,12 +166,6 @@ def export(
         with files.replacement(output) as out:
             rows = opened.export(device, chosen, out)
         console.note(f"{rows} rows written to `{output}`")
-    _name_skipped(opened.skipped_parts)
-
-
-def _name_skipped(skipped: tuple[tuple[str, str], ...]) -> None:
-    for name, problem in skipped:
-        console.warn(f"left out the damaged part `{name}` ({problem})")
 
 
 @app.command()
@@ -189,13 +187,15 @@ def merge(
     opened = _open(destination or store, skip_damaged=skip_damaged)
     for slug, rows in opened.merge(source).items():
         console.note(f"{rows} rows of {slug} added")
-    _name_skipped(opened.skipped_parts)
     console.note(f"next: `latte store devices --store {opened.uri}`")
 
 
 @app.command()
 def compact(device: DeviceArgument = None, store: StoreOption = None) -> None:
-    """Merge the parts of each device into one."""
+    """Merge the parts of each device into one.
+
+    Parts that are damaged or of a newer version stay where they are.
+    """
     opened = _open(store)
     parts = opened.compact(device)
     console.note(f"{parts} parts merged; next: `latte store info --store {opened.uri}`")
@@ -209,13 +209,15 @@ def check(
     store: StoreOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """Read all parts and name those that are damaged.
+    """Read all parts and name those that cannot be read.
 
-    Ends with code 1 if some are and were not set aside.
+    Ends with code 1 if some are damaged and were not set aside.
     """
     opened = _open(store)
     found = opened.check(set_aside=set_aside)
     _write_findings(opened.uri, found, form)
+    for name, problem in found.unreadable:
+        console.warn(f"`{name}` stays where it is: {problem}")
     for place in found.set_aside:
         console.note(f"moved to {place}")
     left = len(found.damaged) - len(found.set_aside)
@@ -226,6 +228,10 @@ def check(
         )
 
 
+def _faults(parts: "Iterable[tuple[str, str]]") -> list[dict[str, str]]:
+    return [{"part": name, "problem": problem} for name, problem in parts]
+
+
 def _write_findings(uri: str, found: "Findings", form: Format) -> None:
     if form is Format.JSON:
         document = {
@@ -234,7 +240,8 @@ def _write_findings(uri: str, found: "Findings", form: Format) -> None:
             "parts": found.parts,
             "rows": found.rows,
             "duplicates": found.duplicates,
-            "damaged": [{"part": name, "problem": problem} for name, problem in found.damaged],
+            "damaged": _faults(found.damaged),
+            "unreadable": _faults(found.unreadable),
             "set_aside": list(found.set_aside),
         }
         report.write_json(document)

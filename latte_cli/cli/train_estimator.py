@@ -32,7 +32,7 @@ def train_estimator(
     from latte_cli.store import open_store
     from latte_cli.time_model import fit_time_model, folder_name, prior_of, save_time_model
 
-    opened = open_store(store)
+    opened = open_store(store, skip=console.left_out)
     slugs = learned_from(opened, device)
     folder = models_folder(opened, output)
     models = []

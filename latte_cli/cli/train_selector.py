@@ -57,7 +57,7 @@ def train_selector(request: TrainSelectorRequest) -> None:
 
     if request.kind not in KINDS:
         raise unknown("kind of selector", request.kind, KINDS)
-    store = open_store(request.store)
+    store = open_store(request.store, skip=console.left_out)
     slugs = learned_from(store, request.device)
     folder = models_folder(store, request.output) / selector_name(slugs, all_devices=not request.device)
     known, first, later = _decisions(store, slugs)

@@ -84,7 +84,7 @@ def tune(request: TuneRequest) -> None:
     check_choices_free(request.output, key, force=request.force)
     console.note(f"trying ways of running `{network.name}` at batch {network.batch_size} on real steps")
     found = tune_network(
-        open_store(request.store),
+        open_store(request.store, skip=console.left_out),
         request.model,
         network,
         key=key,

@@ -93,7 +93,7 @@ def _estimate(request: VerifyRequest, network: "Network") -> "Estimate":
     from latte_cli.profiles import resolve_profile
     from latte_cli.store import open_store
 
-    store = open_store(request.store)
+    store = open_store(request.store, skip=console.left_out)
     return estimate_one(
         store,
         resolve_profile(store, request.device, request.threads),

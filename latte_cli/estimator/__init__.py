@@ -253,7 +253,7 @@ def estimate(
     The choices are those of `latte estimate`, by name; limits are in bytes, and `note` hears what takes a while. Raises
     LatteError for what is not there.
     """
-    opened = open_store(store)
+    opened = open_store(store, skip=lambda error: note(f"left out: {error.message}; {error.hint}"))
     network = model if isinstance(model, Network) else load(model, batch_size=batch_size)
     return estimate_one(
         opened,

@@ -1,5 +1,6 @@
 """Devices: what one has of its own (a profile, data, bandwidth), and what it says and returns."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,8 @@ NODE_SETTINGS = (
 )
 """What a node's configuration may say. All but the first two is optional: `device` is a profile's name (default: this
 machine's), `profile-budget` how long to measure where there is no profile, `data` a folder of the device's own."""
+
+log = logging.getLogger("flwr")
 
 _LONGEST_CLASS = 80  # so that a name with its number stays under the 100 characters that the server takes
 
@@ -307,7 +310,7 @@ def rounds(
 
     Raises LatteError where it has no profile and no budget to make one, and as the estimator does.
     """
-    store = open_store(str(node.get("store") or "") or None)
+    store = open_store(str(node.get("store") or "") or None, skip=_left_out)
     own = fleet_class(node, settings, samples)
     if settings.fleet:
         pricer = _fleet_pricer(store.full_uri, model)
@@ -317,10 +320,14 @@ def rounds(
     return tuple(pricer(each, own) for each in sub_models)
 
 
+def _left_out(error: LatteError) -> None:
+    log.warning("left out: %s; %s", error.message, error.hint)
+
+
 @lru_cache(maxsize=4)
 def _fleet_pricer(uri: str, model: bytes) -> Pricer:
     """Prices for the virtual devices of this process, of which those of a class share their estimates."""
-    store = open_store(uri)
+    store = open_store(uri, skip=_left_out)
     return _pricer(model, lambda each: estimator_of(store, resolve_profile(store, each.device, each.threads), each))
 
 

@@ -1,5 +1,6 @@
 """Optimizing: a torch module made to run with the layout and the algorithms that were chosen for it."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -170,7 +171,7 @@ class _Deciding:
     def _slug(self, module: nn.Module) -> str:
         place = _place(module)
         name = self.device or (place.type if place.index is None else str(place))
-        return resolve_profile(open_store(self.store), name, _threads(place))
+        return resolve_profile(open_store(self.store, skip=_warn), name, _threads(place))
 
     def decide(self, module: nn.Module, given: tuple[Any, ...]) -> None:
         self.busy = True
@@ -194,7 +195,7 @@ class _Deciding:
         try:
             with _without_hooks(module):
                 network = network_of(module, given)
-            return decide(open_store(self.store), self._slug(module), network, wish)
+            return decide(open_store(self.store, skip=_warn), self._slug(module), network, wish)
         except LatteError as exc:
             own = own_key(place, self.state.bindings.precision)
             return Choices(key=own, strategy=wish.strategy, reasons=(exc.message,))
@@ -288,3 +289,7 @@ def _in_channels_last(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, .
     return tuple(
         x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) and x.dim() == 4 else x for x in given
     )
+
+
+def _warn(error: LatteError) -> None:
+    warnings.warn(f"left out: {error.message}; {error.hint}", stacklevel=3)

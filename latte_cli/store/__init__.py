@@ -15,7 +15,8 @@ from latte_cli.files import ExportFormat
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Measurement
 from latte_cli.store import compaction, export, journal, reading, schema
-from latte_cli.store.parts import Damaged, Footer, Part, PartDirectory, steadily
+from latte_cli.store.compaction import Skip
+from latte_cli.store.parts import Damaged, Footer, Part, PartDirectory, Unreadable, steadily
 from latte_cli.store.shipped import shipped_models, shipped_profiles
 from latte_cli.store.writer import Writer
 
@@ -33,6 +34,7 @@ __all__ = [
 
 _T = TypeVar("_T")
 _KEYS = ("task_id", "pass", "measured_at")
+_ROWS_TO_WRITE = 50_000  # chosen: as a writer seals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +71,16 @@ class StoreInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What `Store.check` read, and what is wrong: (part, problem) for each damaged part, and where those moved."""
+    """What `Store.check` read, and what is wrong: (part, problem) for each damaged part, and where those moved.
+
+    `unreadable` are other parts that cannot be read here, as those of a newer version; they are left where they are.
+    """
 
     parts: int
     rows: int
     duplicates: int
     damaged: tuple[tuple[str, str], ...]
+    unreadable: tuple[tuple[str, str], ...]
     set_aside: tuple[str, ...]
 
 
@@ -82,18 +88,18 @@ class Store:
     """Measurements by device; rows of the shipped profiles are read behind the store's own.
 
     Every reading method drops duplicates: of rows with the same device, task and pass the one measured last stays.
-    All raise LatteError for a damaged part (unless the store was opened to skip them), a part of a newer schema, and
-    a place that cannot be read.
+    All raise LatteError for a part that is damaged or of a newer schema (unless the store was opened to skip those),
+    and for a place that cannot be read.
     """
 
     def __init__(
-        self, directory: PartDirectory, behind: Sequence[PartDirectory] = (), *, skip_damaged: bool = False
+        self, directory: PartDirectory, behind: Sequence[PartDirectory] = (), *, skip: Skip | None = None
     ) -> None:
         """See `open_store`."""
         self._directory = directory
         self._directories = (*behind, directory)
-        self._skip_damaged = skip_damaged
-        self._skipped: dict[str, str] = {}
+        self._skip = skip
+        self._skipped: dict[str, Unreadable] = {}
 
     @property
     def uri(self) -> str:
@@ -112,8 +118,8 @@ class Store:
 
     @property
     def skipped_parts(self) -> tuple[tuple[str, str], ...]:
-        """(part, problem) for each damaged part that was left out so far."""
-        return tuple(self._skipped.items())
+        """(part, problem) for each part that was left out so far."""
+        return tuple((name, error.problem) for name, error in self._skipped.items())
 
     def devices(self, *, own: bool = False) -> tuple[Device, ...]:
         """The devices with rows, as their newest part describes them, in the order of their slugs.
@@ -132,6 +138,10 @@ class Store:
 
     def _unknown(self, slug: str) -> LatteError:
         slugs = self._slugs()
+        if slug in slugs:
+            return LatteError(
+                f"no part of `{slug}` can be read", hint="`latte store check` says what is wrong with each"
+            )
         there = f"profiles there are: {', '.join(slugs)}" if slugs else f"`{self.uri}` has no profile yet"
         hint = f"{there}; `latte profile --budget 2m` makes one of this machine"
         error = unknown("device", slug, slugs, hint=hint, exit_code=ExitCode.BAD_INPUT)
@@ -168,11 +178,17 @@ class Store:
     def _whole(self, read: Callable[[PartDirectory, Part], _T], directory: PartDirectory, part: Part) -> tuple[_T, ...]:
         try:
             return (read(directory, part),)
-        except Damaged as error:
-            if not self._skip_damaged:
-                raise
-            self._skipped[error.part.name] = error.problem
+        except Unreadable as error:
+            self._leave_out(error)
             return ()
+
+    def _leave_out(self, error: Unreadable) -> None:
+        """Take note once of a part that is left out; raises it where nobody asked to skip parts."""
+        if self._skip is None:
+            raise error
+        if error.part.name not in self._skipped:
+            self._skipped[error.part.name] = error
+            self._skip(error)
 
     def writer(
         self,
@@ -203,7 +219,7 @@ class Store:
         """
         device = self.device(slug)
         ids = None if layers is None else {schema.layer_id(layer) for layer in layers}
-        table = self._rows(slug, schema.COLUMNS, ids)
+        table = self._rows(slug, layer_ids=ids)
         for column, wanted in (("phase", phases), ("kind", kinds)):
             if wanted is not None:
                 table = schema.among(table, column, wanted)
@@ -221,17 +237,16 @@ class Store:
                 raise unknown("column", name, schema.COLUMNS)
         if slug is not None:
             self.device(slug)
-        read = set(wanted) | set(_KEYS)
         slugs = self._slugs() if slug is None else (slug,)
-        tables = [schema.with_device(schema.latest(self._rows(each, read)), each) for each in slugs]
-        return schema.join_tables([schema.with_device(schema.empty(read), ""), *tables]).select(
+        tables = [schema.with_device(schema.latest(self._rows(each, ids=True)), each) for each in slugs]
+        return schema.join_tables([schema.with_device(schema.empty(), ""), *tables]).select(
             ["device", *(name for name in wanted if name != "device")]
         )
 
-    def _rows(self, slug: str, columns: Collection[str], layer_ids: Collection[str] | None = None) -> Any:
+    def _rows(self, slug: str, *, layer_ids: Collection[str] | None = None, ids: bool = False) -> Any:
         """All rows of a device, duplicates included."""
-        tables = self._each(slug, lambda directory, part: directory.read(part, columns=columns, layer_ids=layer_ids))
-        return schema.join_tables([schema.empty(columns), *tables])
+        tables = self._each(slug, lambda directory, part: directory.read(part, layer_ids=layer_ids, ids=ids))
+        return schema.join_tables([schema.empty(), *tables])
 
     def fingerprint(self, slug: str) -> str:
         """Names the set of parts that a device has now; another one means that rows came or went."""
@@ -277,56 +292,64 @@ class Store:
 
     def check(self, *, set_aside: bool = False) -> Findings:
         """Read every part of the store's own whole; `set_aside` moves damaged ones to its folder `.damaged`."""
-        damaged: list[Damaged] = []
+        faults: list[Unreadable] = []
         parts = rows = distinct = 0
         for slug in self._directory.slugs():
-            tables, faults = steadily(partial(self._check, slug))
-            damaged += faults
+            tables, more = steadily(partial(self._check, slug))
+            faults += more
             parts += len(tables)
             rows += sum(table.num_rows for table in tables)
-            distinct += schema.latest(schema.join_tables([schema.empty(_KEYS), *tables])).num_rows
-        moved = [self._directory.set_aside(fault.part) for fault in damaged if set_aside]
+            distinct += schema.latest(schema.join_tables([schema.empty().select(_KEYS), *tables])).num_rows
+        damaged = [fault for fault in faults if isinstance(fault, Damaged)]
         return Findings(
             parts=parts,
             rows=rows,
             duplicates=rows - distinct,
             damaged=tuple((fault.part.name, fault.problem) for fault in damaged),
-            set_aside=tuple(moved),
+            unreadable=tuple((fault.part.name, fault.problem) for fault in faults if fault not in damaged),
+            set_aside=tuple(self._directory.set_aside(fault.part) for fault in damaged if set_aside),
         )
 
-    def _check(self, slug: str) -> tuple[list[Any], list[Damaged]]:
+    def _check(self, slug: str) -> tuple[list[Any], list[Unreadable]]:
         """The keys of each part that can be read whole, and what is wrong with the others."""
         tables, faults = [], []
         for part in self._directory.parts(slug):
             try:
-                tables.append(self._directory.read(part, columns=schema.COLUMNS).select(_KEYS))
-            except Damaged as fault:
+                self._directory.footer(part)
+                tables.append(self._directory.read(part, ids=True).select(_KEYS))
+            except Unreadable as fault:
                 faults.append(fault)
         return tables, faults
 
     def compact(self, slug: str | None = None) -> int:
-        """Merge the parts of a device, or of each, into one; returns how many parts there were."""
+        """Merge the parts of a device, or of each, into one or as few as hold them; returns how many were merged.
+
+        Parts that cannot be read are left where they are, if the store was opened to skip them.
+        """
         slugs = self._directory.slugs() if slug is None else (self.device(slug).slug,)
-        return sum(steadily(partial(compaction.compact_parts, self._directory, each)) for each in slugs)
+        return sum(
+            steadily(partial(compaction.compact_parts, self._directory, each, self._leave_out)) for each in slugs
+        )
 
     def merge(self, source_uri: str) -> dict[str, int]:
         """Add the rows of another store that this one lacks; returns how many were added of each device.
 
         Raises LatteError where the other store has none, and as reading and writing do.
         """
-        source = open_store(source_uri, shipped=False, skip_damaged=self._skip_damaged)
+        source = open_store(source_uri, shipped=False, skip=self._skip)
         slugs = source._slugs()
         if not slugs:
             raise LatteError(f"no profiles in `{source.uri}`", hint="`latte store devices --store URI` lists them")
         return {slug: self._merge_device(source, slug) for slug in slugs}
 
     def _merge_device(self, source: "Store", slug: str) -> int:
-        own = {key[:2]: key[2] for key in _key_rows(schema.latest(self._rows(slug, _KEYS)))}
-        theirs = schema.latest(source._rows(slug, schema.COLUMNS))
+        own = {key[:2]: key[2] for key in _key_rows(schema.latest(self._rows(slug, ids=True)))}
+        theirs = schema.latest(source._rows(slug, ids=True))
         fresh = [(at, key) for at, key in enumerate(_key_rows(theirs)) if key[2] > own.get(key[:2], float("-inf"))]
-        if fresh:
-            name = compaction.digest_of_texts(f"{slug} {key}" for _, key in fresh)
-            self._directory.write(source.device(slug), name, schema.rows_at(theirs, [at for at, _ in fresh]))
+        for start in range(0, len(fresh), _ROWS_TO_WRITE):
+            rows = fresh[start : start + _ROWS_TO_WRITE]
+            name = compaction.digest_of_texts(f"{slug} {key}" for _, key in rows)
+            self._directory.write(source.device(slug), name, schema.rows_at(theirs, [at for at, _ in rows]))
         return len(fresh)
 
     def export(self, slug: str | None, form: ExportFormat, out: BinaryIO) -> int:
@@ -340,17 +363,17 @@ def _key_rows(table: Any) -> Iterator[tuple[str, int, float]]:
     return zip(*(table.column(name).to_pylist() for name in _KEYS), strict=True)
 
 
-def open_store(uri: str | None = None, *, shipped: bool = True, skip_damaged: bool = False) -> Store:
+def open_store(uri: str | None = None, *, shipped: bool = True, skip: Skip | None = None) -> Store:
     """The store at `uri`: a local path or a URI that pyarrow.fs opens, by default $LATTE_STORE or the user's data.
 
-    The profiles shipped with the package are read behind it if `shipped`. With `skip_damaged`, damaged parts are left
-    out and named in `Store.skipped_parts`. Raises LatteError for a URI that cannot be opened; a directory that is not
-    there yet is an empty store.
+    The profiles shipped with the package are read behind it if `shipped`. With `skip`, parts that are damaged or of a
+    newer schema are left out: it is told of each once, as an error with a hint. Raises LatteError for a URI that cannot
+    be opened; a directory that is not there yet is an empty store.
     """
     directory = PartDirectory(uri or os.environ.get("LATTE_STORE") or _default())
     profiles = shipped_profiles() if shipped else None
     behind = [PartDirectory(profiles)] if profiles and profiles != directory.local else []
-    return Store(directory, behind, skip_damaged=skip_damaged)
+    return Store(directory, behind, skip=skip)
 
 
 def _default() -> str:

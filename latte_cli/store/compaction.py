@@ -1,10 +1,17 @@
 """Compaction: many small parts of a device become one, and no moment loses a row."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TypeAlias, TypeVar
 
-from latte_cli.store import schema
-from latte_cli.store.parts import Part, PartDirectory
+from latte_cli.store import checks, schema
+from latte_cli.store.parts import Footer, Part, PartDirectory, Unreadable
+
+_T = TypeVar("_T")
+
+Skip: TypeAlias = Callable[[Unreadable], None]
+"""Takes note of a part that is left out, or raises what it is told."""
 
 MANY_PARTS = 32  # chosen: each costs a request on an object store
 """So many small parts are worth merging."""
@@ -12,12 +19,14 @@ MANY_PARTS = 32  # chosen: each costs a request on an object store
 _SMALL_BYTES = 16 * 2**20  # chosen: reading a part then outweighs opening it
 
 
-def compact_parts(directory: PartDirectory, slug: str) -> int:
-    """Merge all parts of a device into one; returns how many there were. Raises LatteError for a damaged part."""
+def compact_parts(directory: PartDirectory, slug: str, skip: Skip) -> int:
+    """Merge the parts of a device into one, or into as few as hold them; returns how many were merged.
+
+    A part that cannot be read whole stays where it is, and `skip` is told of it; what it raises ends
+    this.
+    """
     with directory.lock(wait=True):
-        parts = directory.parts(slug)
-        _join(directory, parts)
-    return len(parts)
+        return _join(directory, directory.parts(slug), skip)
 
 
 def tidy(directory: PartDirectory, slug: str, *, wait: bool) -> None:
@@ -27,26 +36,55 @@ def tidy(directory: PartDirectory, slug: str, *, wait: bool) -> None:
     with directory.lock(wait=wait) as held:
         small = _small(directory, slug) if held else ()
         if len(small) >= MANY_PARTS:
-            _join(directory, small)
+            _join(directory, small, lambda error: None)  # whoever reads the store next is told
 
 
 def _small(directory: PartDirectory, slug: str) -> tuple[Part, ...]:
     return tuple(part for part in directory.parts(slug) if part.size_bytes < _SMALL_BYTES)
 
 
-def _join(directory: PartDirectory, parts: Sequence[Part]) -> None:
-    """Write what `parts` hold as one part, then delete them.
+def _join(directory: PartDirectory, parts: Sequence[Part], skip: Skip) -> int:
+    """Write what `parts` hold as few parts, then delete those that were read whole; returns how many these were.
 
-    The new part is there before the first old one goes, and readers drop duplicates. A part that vanished (another
-    process merged it) ends this with FileNotFoundError before anything is written.
+    A new part is there before the first old one goes, and readers drop duplicates. A part that vanished (another
+    process merged it) ends this with FileNotFoundError; what was merged before stays merged.
     """
-    if len(parts) < 2:
-        return
-    newest = max((directory.footer(part) for part in parts), key=lambda footer: footer.last_s)
-    rows = schema.join_tables([directory.read(part, columns=schema.COLUMNS) for part in parts])
-    directory.write(newest.device, digest_of_texts(part.name for part in parts), schema.latest(rows))
-    for part in parts:
-        directory.remove(part)
+    footers = [footer for part in parts for footer in _readable(part, directory.footer, skip)]
+    return sum(_join_batch(directory, batch, skip) for batch in _batches(footers))
+
+
+def _join_batch(directory: PartDirectory, batch: Sequence[Footer], skip: Skip) -> int:
+    read = partial(directory.read, ids=True)
+    whole = [(footer, table) for footer in batch for table in _readable(footer.part, read, skip)]
+    if len(whole) > 1:
+        newest = max((footer for footer, _ in whole), key=lambda footer: footer.last_s)
+        rows = schema.latest(schema.join_tables([table for _, table in whole]))
+        directory.write(newest.device, digest_of_texts(footer.part.name for footer, _ in whole), rows)
+        for footer, _ in whole:
+            directory.remove(footer.part)
+    return len(whole)
+
+
+def _readable(part: Part, read: Callable[[Part], _T], skip: Skip) -> tuple[_T, ...]:
+    """What `read` makes of a part; nothing where `skip` takes note that it cannot be read."""
+    try:
+        return (read(part),)
+    except Unreadable as error:
+        skip(error)
+        return ()
+
+
+def _batches(footers: Sequence[Footer]) -> Iterator[list[Footer]]:
+    """The parts that become one together: no more than are read of one part."""
+    batch: list[Footer] = []
+    rows = size = 0
+    for footer in footers:
+        rows, size = rows + footer.rows, size + footer.unpacked_bytes
+        if rows > checks.MOST_ROWS or size > checks.MOST_BYTES:
+            yield batch
+            batch, rows, size = [], footer.rows, footer.unpacked_bytes
+        batch.append(footer)
+    yield batch
 
 
 def digest_of_texts(texts: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from latte_cli.errors import LatteError
+from latte_cli.files import make_lasting_folder, sync_folder
 
 _SUFFIX = ".journal"
 
@@ -40,10 +41,11 @@ class Journal:
     def create(cls, folder: Path, head: Mapping[str, Any]) -> "Journal":
         """A new journal that begins with `head`, held by this process; raises LatteError where none can be written."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_lasting_folder(folder)
             journal = None
             while journal is None:
                 journal = _hold(folder / f"{uuid4().hex[:12]}{_SUFFIX}", os.O_CREAT | os.O_EXCL)
+            sync_folder(folder)
         except OSError as exc:
             raise _unwritable(folder, exc) from exc
         journal.restart(head)

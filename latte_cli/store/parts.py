@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from latte_cli import files
 from latte_cli.devices import Device
 from latte_cli.errors import LatteError
 from latte_cli.printable import address, secrets
-from latte_cli.store import schema
+from latte_cli.store import checks, schema
 
 _T = TypeVar("_T")
 _PREFIX, _SUFFIX = "part-", ".parquet"
@@ -39,26 +40,46 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Footer:
-    """What a part says of itself: its device, its rows, and when they were measured (seconds since the epoch)."""
+    """What a part says of itself: its device, its rows, and when they were measured (seconds since the epoch).
+
+    `unpacked_bytes` is the most that its rows take in memory.
+    """
 
     part: Part
     device: Device
     rows: int
+    unpacked_bytes: int
     first_s: float
     last_s: float
 
 
-class Damaged(LatteError):
-    """A part that cannot be read whole."""
+class Unreadable(LatteError):
+    """A part that cannot be read here, whatever it is; nothing moves or deletes it."""
+
+    def __init__(self, part: Part, problem: str, *, kind: str = "part", hint: str | None = None) -> None:
+        shown = " ".join(problem.split())[:_MOST_SAID].rstrip(".")
+        super().__init__(f"{kind} `{part.name}`: {shown}", hint=hint)
+        self.part = part
+        self.problem = shown
+
+
+class Newer(Unreadable):
+    """A part of a schema that a later version of this program wrote."""
+
+    def __init__(self, part: Part, version: int) -> None:
+        problem = f"it has the newer schema {version}; this version reads up to {schema.VERSION}"
+        super().__init__(part, problem, kind="newer part", hint="`pip install --upgrade latte-cli` reads it")
+
+
+class Damaged(Unreadable):
+    """A part that cannot be read whole, or that holds what no measurement does."""
 
     def __init__(self, part: Part, problem: str) -> None:
-        super().__init__(
-            f"damaged part `{part.name}`: {problem}",
-            hint="`latte store check --set-aside` moves damaged parts out of the way, "
-            "`latte store export --skip-damaged` reads around them",
-        )
-        self.part = part
-        self.problem = problem
+        hint = "`latte store check --set-aside` moves damaged parts out of the way"
+        super().__init__(part, problem, kind="damaged part", hint=hint)
+
+
+_MOST_SAID = 300  # letters of what is wrong with a part, whose names may have any length
 
 
 def _local_path(text: str) -> Path:
@@ -71,8 +92,12 @@ def _local_path(text: str) -> Path:
 class PartDirectory:
     """A directory of parts, `device=<slug>/part-*.parquet`, on whatever file system its URI names."""
 
-    def __init__(self, uri: str | Path) -> None:
-        """`uri` is a local path or a URI that pyarrow opens; raises LatteError for one it does not."""
+    def __init__(self, uri: str | Path, *, clock: Callable[[], float] = time.time) -> None:
+        """`uri` is a local path or a URI that pyarrow opens; raises LatteError for one it does not.
+
+        No row that is read may be of a later moment than `clock` tells.
+        """
+        self._clock = clock
         text = str(uri)
         self.local: Path | None = None
         if "://" not in text:
@@ -171,59 +196,51 @@ class PartDirectory:
             raise self._failure("cannot list the store", exc, _URI_HINT) from self._harmless(exc)
 
     def footer(self, part: Part) -> Footer:
-        """What `part` says of itself, without reading its rows; raises Damaged, FileNotFoundError."""
-        with self._open_part(part) as file:
-            known = [span for span in _spans(file.metadata, "measured_at") if span]
-            return Footer(
-                part=part,
-                device=schema.device_from_text(file.metadata.metadata[schema.DEVICE_KEY].decode()),
-                rows=file.metadata.num_rows,
-                first_s=min((low for low, _ in known), default=0.0),
-                last_s=max((high for _, high in known), default=0.0),
-            )
+        """What `part` says of itself, without reading its rows; raises Unreadable, FileNotFoundError."""
+        with self._open_part(part) as opened:
+            return opened.footer
 
-    def read(self, part: Part, *, columns: Collection[str], layer_ids: Collection[str] | None = None) -> Any:
-        """The rows of `part` as an Arrow table, of some layers only; raises Damaged, FileNotFoundError."""
-        with self._open_part(part) as file:
-            wanted = [name for name in schema.COLUMNS if name in columns]
-            there = [name for name in schema.columns_of(_version(file)) if name in columns]
-            if layer_ids is None:
-                table = file.read(columns=there)
-            else:
-                groups = _groups_with(file.metadata, layer_ids)
-                table = file.read_row_groups(groups, columns=[*there, *({"layer_id"} - set(there))])
-                table = schema.among(table, "layer_id", layer_ids)
-            return schema.upgrade(table, wanted) if _version(file) < schema.VERSION else table.select(wanted)
+    def read(self, part: Part, *, layer_ids: Collection[str] | None = None, ids: bool = False) -> Any:
+        """The rows of `part` as an Arrow table, of some layers only; raises Unreadable, FileNotFoundError.
 
-    @contextmanager
-    def _open_part(self, part: Part) -> Iterator[Any]:
-        """The open Parquet file of a part; what goes wrong inside is told apart: gone, out of reach, damaged."""
-        import pyarrow as pa
+        All columns are read, as a row with one odd value must not take the place of a good one. Who writes the rows
+        elsewhere has their `ids` checked too, for the same reason.
+        """
         import pyarrow.parquet as pq
 
+        with self._open_part(part) as opened:
+            metadata = opened.metadata
+            groups = range(metadata.num_row_groups) if layer_ids is None else _groups_with(metadata, layer_ids)
+            with pq.ParquetFile(
+                opened.stream, metadata=metadata, read_dictionary=schema.WORDS, page_checksum_verification=True
+            ) as file:
+                table = file.read_row_groups(list(groups), columns=schema.columns_of(opened.version))
+            if table.num_rows != sum(metadata.row_group(index).num_rows for index in groups):
+                raise ValueError("it has other rows than it says")
+            table = table if layer_ids is None else schema.among(table, "layer_id", layer_ids)
+            checks.check_rows(table, now_s=self._clock())
+            if ids:
+                checks.check_ids(table)
+            return schema.upgrade(table)
+
+    @contextmanager
+    def _open_part(self, part: Part) -> Iterator["_Opened"]:
+        """A part that is open for reading, once its footer has been checked.
+
+        What goes wrong inside is told apart: gone, out of reach, out of memory, damaged.
+        """
+        import pyarrow as pa
+
         try:
-            with (
-                self._files.open_input_file(part.path) as stream,
-                pq.ParquetFile(stream, read_dictionary=schema.WORDS, page_checksum_verification=True) as file,
-            ):
-                self._check_schema(part, file)
-                yield file
+            with self._files.open_input_file(part.path) as stream:
+                yield _open_footer(part, stream, now_s=self._clock())
         except FileNotFoundError:
             raise
+        except MemoryError as exc:
+            raise Unreadable(part, "there is not enough memory to read it", hint="close other programs") from exc
         except (pa.ArrowException, OSError, ValueError, KeyError) as exc:
             self._check_reach(part)
             raise Damaged(part, self._reason(exc)) from self._harmless(exc)
-
-    def _check_schema(self, part: Part, file: Any) -> None:
-        version = _version(file)
-        if version > schema.VERSION:
-            raise LatteError(
-                f"part `{part.name}` has the newer schema {version}; this version reads up to {schema.VERSION}",
-                hint="`pip install --upgrade latte-cli`",
-            )
-        lacking = sorted(set(schema.columns_of(version)) - set(file.schema_arrow.names))
-        if lacking:
-            raise ValueError(f"it lacks the columns {', '.join(lacking)}")
 
     def _check_reach(self, part: Part) -> None:
         try:
@@ -241,7 +258,7 @@ class PartDirectory:
         folder = self._folder(slug)
         try:
             if self.local is not None:
-                Path(folder).mkdir(parents=True, exist_ok=True)
+                files.make_lasting_folder(Path(folder))
         except OSError as exc:
             raise self._failure("cannot write to the store", exc, _WRITE_HINT) from self._harmless(exc)
         if self.local is not None and not os.access(folder, os.W_OK):
@@ -275,6 +292,7 @@ class PartDirectory:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(target)
+            files.sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -361,8 +379,46 @@ def _line(exc: BaseException) -> str:
     return (exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)).strip().partition("\n")[0]
 
 
-def _version(file: Any) -> int:
-    return int((file.metadata.metadata or {})[schema.VERSION_KEY])
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """A part's open file, Arrow's own view of its footer, the version of its columns, and what it says of itself."""
+
+    stream: Any
+    metadata: Any
+    version: int
+    footer: Footer
+
+
+def _open_footer(part: Part, stream: Any, *, now_s: float) -> _Opened:
+    """An open part whose footer is that of one; raises Newer, and ValueError for any other."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(stream)
+    said = metadata.metadata or {}
+    if not {schema.VERSION_KEY, schema.DEVICE_KEY} <= set(said):
+        raise ValueError("it is no part of a store")
+    version = int(said[schema.VERSION_KEY])
+    if version > schema.VERSION:
+        raise Newer(part, version)
+    if version < 1:
+        raise ValueError(f"there is no schema {version}")
+    unpacked_bytes = checks.check_footer(metadata, version)
+    device = schema.device_from_text(said[schema.DEVICE_KEY].decode())
+    if device.slug != part.slug or not _SAFE_SLUG.fullmatch(part.slug):
+        raise ValueError("it is of another device than its folder")
+    known = [span for span in _spans(metadata, "measured_at") if span]
+    first_s, last_s = min((low for low, _ in known), default=0.0), max((high for _, high in known), default=0.0)
+    if not 0 <= first_s <= last_s <= checks.latest_moment_s(now_s):
+        raise ValueError(f"its rows were measured from {first_s} to {last_s} seconds since the epoch, it says")
+    footer = Footer(
+        part=part,
+        device=device,
+        rows=metadata.num_rows,
+        unpacked_bytes=unpacked_bytes,
+        first_s=first_s,
+        last_s=last_s,
+    )
+    return _Opened(stream=stream, metadata=metadata, version=version, footer=footer)
 
 
 def _parquet(device: Device, table: Any) -> Any:

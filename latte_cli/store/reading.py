@@ -41,7 +41,7 @@ def _fields(table: Any, device: Device) -> dict[str, Sequence[Any]]:
     """The fields of the measurements, each for all rows."""
 
     def column(name: str) -> Sequence[Any]:
-        return _values(table.column(name))
+        return values(table.column(name))
 
     return {
         "task": _tasks(column),
@@ -88,34 +88,34 @@ def _settings(
     )
 
 
-def _meanings(values: Sequence[Any], meaning: Callable[[Any], Any]) -> list[Any]:
+def _meanings(column: Sequence[Any], meaning: Callable[[Any], Any]) -> list[Any]:
     """What each value means; one that repeats is asked for once."""
-    found = {value: meaning(value) for value in set(values)}
-    return [found[value] for value in values]
+    found = {value: meaning(value) for value in set(column)}
+    return [found[value] for value in column]
 
 
 def _conditions(column: Any) -> list[Conditions]:
     names = [field.name for field in column.type]
-    parts = [_values(part) for part in column.combine_chunks().flatten()]
+    parts = [values(part) for part in column.combine_chunks().flatten()]
     return _meanings(list(zip(*parts, strict=True)), lambda each: Conditions(**dict(zip(names, each, strict=True))))
 
 
-def _values(column: Any) -> Sequence[Any]:
+def values(column: Any) -> Sequence[Any]:
     """The values of a column in Python; lists come as tuples, the empty one for those that are missing."""
     import pyarrow as pa
 
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
         words = array.dictionary.to_pylist()
-        return [None if at is None else words[at] for at in _values(array.indices)]
+        return [None if at is None else words[at] for at in values(array.indices)]
     if pa.types.is_list(array.type):
-        flat = _values(array.values)
+        flat = values(array.values)
         return [tuple(flat[start:end]) for start, end in pairwise(array.offsets.to_pylist())]
     if array.null_count == len(array):
         return [None] * len(array)
     if array.null_count or str(array.type) not in _FORMATS:
-        values: list[Any] = array.to_pylist()
-        return values
+        objects: list[Any] = array.to_pylist()
+        return objects
     # From the buffer: `to_pylist` makes an object of Arrow for each number, and `to_numpy` imports pandas.
     numbers = memoryview(array.buffers()[1]).cast("B").cast(_FORMATS[str(array.type)])
     return numbers[array.offset : array.offset + len(array)].tolist()

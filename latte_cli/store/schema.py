@@ -3,15 +3,16 @@
 import hashlib
 import json
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends.contract import Conditions
 from latte_cli.devices import Device, kind_named
+from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, layer_text
 from latte_cli.measure import Measurement
 from latte_cli.tasks import Task
@@ -63,14 +64,18 @@ COLUMNS = tuple(_COLUMNS)
 """The columns of a part, in their order."""
 
 _SINCE = {"deterministic": 2, "kernels": 2, "ranking": 2, "notes": 3}  # versions of the columns
+_CONDITIONS_SINCE = {"throttle_reasons": 2}  # versions of the conditions
+
+ADDED = tuple(_SINCE)
+"""The columns that the first version did not have: rows from then lack their values."""
 
 WORDS = tuple(name for name, kind in _COLUMNS.items() if kind == "words")
 """The columns of repeating text."""
 
 
-@lru_cache(maxsize=2)
-def arrow_schema(*, in_file: bool = False) -> Any:
-    """The Arrow schema of rows in memory, or `in_file`.
+@lru_cache(maxsize=8)
+def arrow_schema(*, in_file: bool = False, version: int = VERSION) -> Any:
+    """The Arrow schema of rows in memory, or `in_file`, as a version of the columns had it.
 
     A file holds plain text, which Parquet encodes with a dictionary for each row group; Arrow's dictionaries would be
     written whole into every one.
@@ -87,9 +92,11 @@ def arrow_schema(*, in_file: bool = False) -> Any:
         "float64": pa.float64(),
         "times": pa.list_(pa.float32()),
         "texts": pa.list_(pa.string()),
-        "conditions": pa.struct([(name, kinds.get(name, pa.float64())) for name in _CONDITIONS]),
+        "conditions": pa.struct(
+            [(name, kinds.get(name, pa.float64())) for name in _CONDITIONS if _CONDITIONS_SINCE.get(name, 1) <= version]
+        ),
     }
-    return pa.schema([(name, types[kind]) for name, kind in _COLUMNS.items()])
+    return pa.schema([(name, types[_COLUMNS[name]]) for name in columns_of(version)])
 
 
 @lru_cache(maxsize=65536)
@@ -149,19 +156,19 @@ def columns_of(version: int) -> tuple[str, ...]:
     return tuple(name for name in COLUMNS if _SINCE.get(name, 1) <= version)
 
 
-def upgrade(table: Any, columns: Iterable[str]) -> Any:
-    """`table` from an older part, with what its version did not know as nulls, and `columns` in their order."""
+def upgrade(table: Any) -> Any:
+    """`table` from a part of any version as rows in memory, with what its version did not know as nulls."""
     import pyarrow as pa
 
-    types = arrow_schema()
-    for name in ("before", "after"):
-        if name in table.column_names:
-            at = table.column_names.index(name)
-            table = table.set_column(at, name, _with_all_conditions(table.column(name), types.field(name).type))
-    for name in columns:
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(table.num_rows, types.field(name).type))
-    return table.select(list(columns))
+    columns = []
+    for field in arrow_schema():
+        if field.name not in table.column_names:
+            columns.append(pa.chunked_array([pa.nulls(table.num_rows, field.type)]))
+        elif field.name in ("before", "after"):
+            columns.append(_with_all_conditions(table.column(field.name), field.type))
+        else:
+            columns.append(table.column(field.name))
+    return pa.Table.from_arrays(columns, schema=arrow_schema())
 
 
 def _with_all_conditions(column: Any, wanted: Any) -> Any:
@@ -180,16 +187,42 @@ def device_text(device: Device) -> str:
     return json.dumps(asdict(device) | {"kind": device.kind.name})
 
 
+@lru_cache(maxsize=64)
 def device_from_text(text: str) -> Device:
     """The inverse of `device_text`; raises ValueError for any other text."""
+    if len(text) > _LONGEST_DEVICE:
+        raise ValueError(f"a device is described by {len(text):,} letters")
     try:
         body = json.loads(text)
         kind = kind_named(body.pop("kind"))
-        libraries = tuple((str(name), str(version)) for name, version in body.pop("libraries", ()))
-        peaks = tuple((str(name), float(peak)) for name, peak in body.pop("peaks_flop_per_s", ()))
-        return Device(**body, kind=kind, libraries=libraries, peaks_flop_per_s=peaks)
-    except (TypeError, AttributeError, KeyError) as exc:
-        raise ValueError(f"not a device: {text[:80]}") from exc
+        body |= {name: tuple(map(tuple, body.get(name, ()))) for name in ("libraries", "peaks_flop_per_s")}
+        device = Device(**body, kind=kind)
+    except (LatteError, TypeError, AttributeError, KeyError, RecursionError) as exc:
+        raise ValueError("it is of no device that this version knows") from exc
+    for field in fields(Device):
+        _check_field(field.name, getattr(device, field.name), field.type)
+    return device
+
+
+_LONGEST_DEVICE = 2**16  # chosen: a hundred times what describes a device
+_LARGEST = 1e24  # chosen: no device has so many bytes or hertz, and its square is finite
+
+
+def _check_field(name: str, value: Any, kind: Any) -> None:
+    """Raise ValueError for what a device's field of type `kind` does not hold."""
+    if get_origin(kind) is tuple:
+        first, second = get_args(get_args(kind)[0])
+        whole = all(len(pair) == 2 for pair in value)
+        for pair in value if whole else ():
+            _check_field(name, pair[0], first)
+            _check_field(name, pair[1], second)
+    else:
+        whole = isinstance(value, kind) or (type(value) is int and isinstance(0.0, kind))
+        whole = whole and (isinstance(value, bool) is (kind is bool))
+    if whole and isinstance(value, str):
+        value.encode()  # a half of a character is no text
+    if not whole or (isinstance(value, int | float) and not 0 <= value <= _LARGEST):
+        raise ValueError(f"its device has an odd `{name}`")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -259,12 +292,11 @@ def _strings(values: Iterable[str]) -> Any:
     return pa.Array.from_buffers(pa.string(), len(texts), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(texts))])
 
 
-def empty(columns: Collection[str]) -> Any:
-    """No rows of some columns."""
+def empty() -> Any:
+    """No rows."""
     import pyarrow as pa
 
-    wanted = [field for field in arrow_schema() if field.name in columns]
-    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in wanted], schema=pa.schema(wanted))
+    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in arrow_schema()], schema=arrow_schema())
 
 
 def with_device(table: Any, slug: str) -> Any:

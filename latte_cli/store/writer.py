@@ -1,6 +1,7 @@
 """Writing: measurements go to a journal, the journal becomes parts, small parts become large ones."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any, Self
 from latte_cli.devices import Device
 from latte_cli.errors import LatteError
 from latte_cli.measure import Measurement
+from latte_cli.store import checks, schema
 from latte_cli.store import journal as journals
-from latte_cli.store import schema
 from latte_cli.store.compaction import MANY_PARTS, tidy
 from latte_cli.store.parts import PartDirectory
 
@@ -70,12 +71,19 @@ class Writer:
     def extend(self, measurements: Iterable[Measurement]) -> None:
         """Add many measurements that can be had again: they are in the store when this returns, and need no journal.
 
-        Raises as `append` does; whole parts that were written before stay.
+        Raises as `append` does, and LatteError for rows that no store would read; whole parts that were written before
+        stay.
         """
         self.seal()
         rows = (self._own(measurement) for measurement in measurements)
         while chunk := list(islice(rows, _ROWS_TO_SEAL)):
-            self._write(chunk)
+            table = schema.table(chunk)
+            try:
+                checks.check_rows(table, now_s=time.time())
+            except ValueError as exc:
+                hint = "look at the file, its date, and this machine's clock"
+                raise LatteError(f"rows of `{self._device.slug}` are not kept: {exc}", hint=hint) from exc
+            self._write(table)
 
     def _own(self, measurement: Measurement) -> dict[str, Any]:
         if measurement.device.slug != self._device.slug:
@@ -86,12 +94,12 @@ class Writer:
         """Make the journal's rows a part of the store; on LatteError they stay in the journal."""
         if not self._rows:
             return
-        self._write(self._rows)
+        self._write(schema.table(self._rows))
         self._rows.clear()
 
-    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _write(self, table: Any) -> None:
         # The name follows from the journal: sealing again after a crash writes the same part over itself.
-        self._directory.write(self._device, _name(self._journal, self._sequence), schema.table(rows))
+        self._directory.write(self._device, _name(self._journal, self._sequence), table)
         self._sequence += 1
         self._journal.restart(self._head())
         if self._sequence % MANY_PARTS == 0:

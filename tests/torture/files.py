@@ -178,6 +178,39 @@ def try_devices(path: Path, draw: random.Random) -> None:
         check_error(error)
 
 
+def try_part(path: Path, draw: random.Random) -> None:
+    """Read a store with an odd part in every way; now and then by the commands."""
+    import store
+
+    from latte_cli.store import open_store
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        beside = store.store_beside(path, Path(folder) / "store")
+        if draw.random() < 0.1:
+            form = ("--format", draw.choice(("table", "json", "csv")), "--store", beside.uri)
+            device = ("--device", store.DEVICE.slug)
+            words = draw.choice((("store", "info"), ("store", "check"), ("estimate", good_model(), *device)))
+            command(*words, *form)
+            command("store", "export", store.DEVICE.slug, "--skip-damaged", "--store", beside.uri)
+        other = open_store(f"{folder}/other", shipped=False, skip=lambda error: None)
+        if not store.read_all(beside, other):
+            raise Refused
+
+
+def damaged_part(draw: random.Random) -> bytes:
+    """A part of a store whose bytes are damaged."""
+    import store
+
+    return store.damaged_part(draw)
+
+
+def generated_part(draw: random.Random) -> bytes:
+    """A part of a store with odd columns, values, versions or devices."""
+    import store
+
+    return store.generated_part(draw)
+
+
 def importing(source: str) -> Callable[[Path, random.Random], None]:
     """A trial of what others have measured."""
 
@@ -344,6 +377,8 @@ KINDS: Mapping[str, Kind] = {
         Kind("fleet", ".yaml", damaged_fleet, try_fleet, 2),
         Kind("study", ".yaml", damaged_study, try_study, 1),
         Kind("devices", ".csv", damaged_devices, try_devices, 1),
+        Kind("damaged-part", ".parquet", damaged_part, try_part, 2),
+        Kind("part", ".parquet", generated_part, try_part, 3),
         Kind("latte-csv", ".csv", imported("LATTE_ROWS", ","), importing("latte-csv"), 1),
         Kind("miopen", ".txt", imported("MIOPEN", "-"), importing("miopen-finddb"), 1),
         Kind("neusight", ".csv", imported("NEUSIGHT", ","), importing("neusight-csv"), 1),

@@ -1,0 +1,207 @@
+"""Checks: whether a part is what this program writes, for anybody can put a file beside the others."""
+
+from collections.abc import Collection, Iterator, Mapping
+from operator import ne
+from typing import Any
+
+from latte_cli.errors import LatteError
+from latte_cli.layers import LAYERS, Phase, layer_from_text
+from latte_cli.measure import Evidence, Outcome, QualityFlag
+from latte_cli.precisions import Layout, Precision
+from latte_cli.store import schema
+from latte_cli.store.reading import values as values_of
+from latte_cli.tasks import id_of_texts
+
+MOST_ROWS = 2**19  # chosen: ten times what a writer seals at once; compaction makes several parts of more
+"""Rows of one part."""
+
+MOST_BYTES = 2**29  # chosen: 1 kB for each of so many rows, where the shipped profiles take 600 bytes
+"""Memory that the rows of one part may take."""
+
+_MOST_GROUPS = 2**10  # chosen: MOST_ROWS in groups of 512 rows, where a writer's have 4096
+_LONGEST_LIST = 2**12  # chosen: a hundred times the samples of a task, or the kernels of a large network
+_LARGEST = 1e15  # chosen: no time in seconds, clock in hertz or power in watts is as large, and its square is finite
+_AHEAD_S = 86400.0  # chosen: clocks of machines that share a store differ by less
+_WRITTEN_S = 1.75e9  # June 2025: a clock that says less than this program's age is wrong and bounds nothing
+
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}  # bytes in memory
+_AS_LONG = {"PLAIN", "RLE", "BIT_PACKED"}  # encodings in which each text takes its own length
+
+_MAY_LACK = {"vendor_id", "summary_s", "workspace_bytes", *schema.ADDED}
+_CLOSED: Mapping[str, Collection[str]] = {
+    "kind": {layer.kind for layer in LAYERS},
+    "phase": tuple(Phase),
+    "precision": tuple(Precision),
+    "layout": tuple(Layout),
+    "outcome": tuple(Outcome),
+    "evidence": tuple(Evidence),
+    "marks": tuple(QualityFlag),
+}
+_NUMBERS = ("threads", "pass", "device_times_s", "host_times_s", "summary_s", "workspace_bytes", "drift", "measured_at")
+
+
+# Footers
+
+
+def check_footer(metadata: Any, version: int) -> int:
+    """The most bytes that the rows of a part take in memory, by its footer.
+
+    Raises ValueError where it has other columns than its version's, or more of something than is read.
+    """
+    expected = {field.name: field.type for field in schema.arrow_schema(in_file=True, version=version)}
+    found = metadata.schema.to_arrow_schema()
+    for name in found.names:
+        if name not in expected or found.names.count(name) > 1:
+            raise ValueError(f"it has the column `{_shown(name)}` {'twice' if name in expected else 'too'}")
+    if lacking := [name for name in expected if name not in found.names]:
+        raise ValueError(f"it lacks the columns {', '.join(lacking)}")
+    for name, kind in expected.items():
+        if found.field(name).type != kind:
+            raise ValueError(
+                f"its column `{name}` is of type {_shown(str(found.field(name).type))}, not {_shown(str(kind))}"
+            )
+    if metadata.num_row_groups > _MOST_GROUPS:
+        raise ValueError(f"it has {metadata.num_row_groups:,} row groups, where {_MOST_GROUPS:,} are read")
+    if not 0 <= metadata.num_rows <= MOST_ROWS:
+        raise ValueError(f"it has {metadata.num_rows:,} rows, where {MOST_ROWS:,} are read")
+    if (size := _unpacked_bytes(metadata)) > MOST_BYTES:
+        raise ValueError(f"its rows may take {size:,} bytes, where {MOST_BYTES:,} are read")
+    return size
+
+
+def _unpacked_bytes(metadata: Any) -> int:
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    if any(group.num_rows < 0 for group in groups) or sum(group.num_rows for group in groups) != metadata.num_rows:
+        raise ValueError("its row groups have other rows than it says")
+    return sum(_chunk_bytes(group.column(at), group.num_rows) for group in groups for at in range(metadata.num_columns))
+
+
+def _chunk_bytes(chunk: Any, rows: int) -> int:
+    name, values, size = chunk.path_in_schema, chunk.num_values, chunk.total_uncompressed_size
+    if not 0 <= values <= _LONGEST_LIST * rows or size < 0:
+        raise ValueError(f"its column `{name}` has {values:,} values in {rows:,} rows, it says")
+    width = _WIDTHS[chunk.physical_type]
+    if chunk.physical_type != "BYTE_ARRAY":
+        return int(width * values)
+    if name in schema.WORDS or _AS_LONG.issuperset(chunk.encodings):
+        return int(width * values + size)
+    return int(values * (width + size))  # each may be the longest
+
+
+def _shown(text: str) -> str:
+    """The start of what somebody wrote, in a line of ours that quotes it."""
+    return " ".join(text.split()).replace("`", "'")[:40]
+
+
+# Rows
+
+
+def check_rows(table: Any, *, now_s: float) -> None:
+    """Raise ValueError where the rows of a part, as they were read, hold what no measurement does.
+
+    No row may be of a later moment than a day after `now_s`, in seconds since the epoch.
+    """
+    table.validate(full=True)
+    if not table.num_rows:
+        return
+    for name in table.column_names:
+        for chunk in table.column(name).chunks:
+            if chunk.null_count and name not in _MAY_LACK:
+                raise ValueError(f"its column `{name}` lacks values")
+            for leaf in _leaves(chunk, name):
+                _check_leaf(leaf, name)
+    latest_s = _greatest(table.column("measured_at"))
+    if latest_s > latest_moment_s(now_s):
+        raise ValueError(f"its column `measured_at` is ahead of the clock: {latest_s:.0f} seconds since the epoch")
+
+
+def latest_moment_s(now_s: float) -> float:
+    """The latest moment that a row may be of, in seconds since the epoch."""
+    return now_s + _AHEAD_S if now_s > _WRITTEN_S else _LARGEST
+
+
+def _leaves(chunk: Any, name: str) -> Iterator[Any]:
+    """The arrays of plain values in a column; raises ValueError for a list that is too long or lacks entries."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_list(chunk.type):
+        if len(chunk) and (pc.max(pc.list_value_length(chunk)).as_py() or 0) > _LONGEST_LIST:
+            raise ValueError(f"its column `{name}` has lists of more than {_LONGEST_LIST:,} entries")
+        values = chunk.flatten()
+        if values.null_count:
+            raise ValueError(f"its column `{name}` has lists that lack entries")
+        yield values
+    elif pa.types.is_struct(chunk.type):
+        yield from chunk.flatten()
+    else:
+        yield chunk
+
+
+def _check_leaf(values: Any, name: str) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_floating(values.type) and pc.all(pc.is_finite(values)).as_py() is False:
+        raise ValueError(f"its column `{name}` holds numbers that are not finite")
+    if pa.types.is_floating(values.type) and _greatest(values) > _LARGEST:
+        raise ValueError(f"its column `{name}` holds the number {_greatest(values):.3g}")
+    if name in _NUMBERS and _least(values) < 0:
+        raise ValueError(f"its column `{name}` holds numbers below zero")
+    if name in _CLOSED:
+        for word in _distinct(values) - set(_CLOSED[name]):
+            raise ValueError(f"its column `{name}` holds the unknown word `{_shown(word)}`")
+    if name == "layer":
+        for text in _distinct(values):
+            _kind_of_layer(text)
+
+
+def _kind_of_layer(text: str) -> str:
+    try:
+        return layer_from_text(text).kind
+    except LatteError as exc:
+        raise ValueError(f"its column `layer` holds no layer but `{_shown(text)}`") from exc
+
+
+def _least(values: Any) -> float:
+    import pyarrow.compute as pc
+
+    return float(pc.min(values).as_py() or 0)
+
+
+def _greatest(values: Any) -> float:
+    import pyarrow.compute as pc
+
+    return float(pc.max(values).as_py() or 0)
+
+
+def _distinct(values: Any) -> set[str]:
+    """The different texts of a column."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(values.type):
+        return set(pc.unique(values).to_pylist())
+    words = values.dictionary
+    return {words[at].as_py() for at in pc.unique(values.indices).to_pylist()}
+
+
+_TASK = ("layer", "phase", "library", "algorithm", "precision", "layout", "threads", "cuda_graph", "power_mode")
+
+
+def check_ids(table: Any) -> None:
+    """Raise ValueError where a row goes by the id of another task or layer: it would take the place of that one's rows.
+
+    This takes 1.3 us a row (one core of an AMD EPYC), as much as all other checks ten times.
+    """
+    columns = {name: values_of(table.column(name)) for name in (*_TASK, "library_versions")}
+    columns["threads"], columns["cuda_graph"] = (
+        [str(int(each)) for each in columns[name]] for name in ("threads", "cuda_graph")
+    )
+    ids = map(id_of_texts, zip(*columns.values(), strict=True))
+    if any(map(ne, ids, values_of(table.column("task_id")))):
+        raise ValueError("its column `task_id` names other tasks than its rows are of")
+    named = set(zip(columns["layer"], *(values_of(table.column(name)) for name in ("layer_id", "kind")), strict=True))
+    for text, layer_id, kind in named:
+        if id_of_texts([text]) != layer_id or _kind_of_layer(text) != kind:
+            raise ValueError("its column `layer_id` or `kind` names other layers than its rows are of")
