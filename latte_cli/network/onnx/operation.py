@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from math import isfinite, prod
 from typing import Any, TypeAlias
 
@@ -62,7 +63,8 @@ class Tensor:
     `name` is an activation's own name and, for a constant, the initializer it comes from; `values` are a constant's
     where they are at hand and few; `computed` marks what follows from the shape of an activation, `turned` a matrix
     that is stored with its dimensions exchanged. `parts` are the numbers of stored tensors that it consists of, in
-    another order and shape at most; `derived` marks what is computed from such numbers in each step.
+    another order and shape at most; `derived` marks what is computed from such numbers in each step. `made` is the name
+    under which an operator writes what a network computes of such numbers, if an activation is wanted.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Tensor:
     element: int = TensorProto.FLOAT
     parts: tuple[Part, ...] = ()
     derived: bool = False
+    made: str = ""
 
     @property
     def floating(self) -> bool:
@@ -84,6 +87,11 @@ class Tensor:
     def countable(self) -> bool:
         """Whether it counts among the parameters as what it is: stored, and a weight by its type."""
         return bool(self.parts) and (self.floating or self.element in _QUANTISED)
+
+    @property
+    def varies(self) -> bool:
+        """Whether it is another in each step: an activation, or computed from stored numbers."""
+        return not self.constant or self.derived
 
     @property
     def trained(self) -> bool:
@@ -363,21 +371,21 @@ class Operation:
         attributes: tuple[tuple[str, Value], ...],
         constants: tuple[tuple[int, str], ...] | None,
     ) -> Tensor:
-        given = not self.folds and any(not tensor.constant or tensor.derived for tensor in parameters)
+        own = parameters if self.folds else tuple(takewhile(lambda tensor: not tensor.varies, parameters))
         element = inputs[0].element if inputs else TensorProto.FLOAT
-        inputs = tuple(self.activation(tensor) for tensor in (*inputs, *(parameters if given else ())))
+        inputs = tuple(self.activation(tensor) for tensor in (*inputs, *parameters[len(own) :]))
         node = Node(
             name=name,
             layer=layer,
             inputs=tuple(tensor.name for tensor in inputs),
             output=output,
-            parameters=() if given else tuple(tensor.name for tensor in parameters),
+            parameters=tuple(tensor.name for tensor in own),
             attributes=attributes if self._passes_gradients(output) else (*attributes, (DETACHED, 1)),
             constants=self._read_besides(parameters) if constants is None else constants,
-            weights_given=given,
+            weights_given=len(own) < len(parameters),
         )
         self.nodes.append(node)
-        self.held |= {} if given else {tensor.name: tensor.parts for tensor in parameters}
+        self.held |= {tensor.name: tensor.parts for tensor in own}
         tensor = Tensor(name=output, shape=layer.output_shape, element=element)
         self.results[output] = tensor
         return tensor

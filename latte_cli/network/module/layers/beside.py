@@ -15,7 +15,7 @@ from latte_cli.network.module.layers.stored import StoredTensor
 
 
 class _Beside(nn.Module):
-    """A layer with constants among what it combines: those that are floating-point numbers are trained."""
+    """A layer with constants among what it combines; those that are parameters are trained."""
 
     def __init__(self, compute: Compute, constants: Mapping[int, Tensor], inputs: int) -> None:
         super().__init__()
@@ -24,8 +24,8 @@ class _Beside(nn.Module):
         for place in range(inputs + len(constants)):
             self.order.append(next(given) if place not in constants else -1 - place)
         for place, constant in constants.items():
-            if constant.is_floating_point() and constant.dim():
-                self.register_parameter(f"constant{place}", nn.Parameter(constant))
+            if isinstance(constant, nn.Parameter):
+                self.register_parameter(f"constant{place}", constant)
             else:
                 self.register_buffer(f"constant{place}", constant)
 

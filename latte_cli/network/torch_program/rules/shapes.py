@@ -254,17 +254,28 @@ def _flipped(low: Lowering, op: Aten) -> object:
 
 
 def _rolled(low: Lowering, op: Aten) -> object:
-    x, zero = op.tensor("self", "input"), 0
+    """What is moved past an end comes in again at the other; without axes all numbers are in a row."""
+    x = op.tensor("self", "input")
     shifts, axes = op.integers("shifts"), op.integers("dims")
-    for at, (shift, axis) in enumerate(zip(shifts, axes, strict=True)):
-        ends = ((-shift, _FAR), (zero, -shift))
-        parts = [
-            low.emit("Slice", [x, low.constant([start]), low.constant([end]), low.constant([axis])])
-            for start, end in ends
-        ]
-        outputs = op.outputs[:1] if at == len(axes) - 1 else ()
-        x = low.emit("Concat", parts, *outputs, axis=axis)
-    return x
+    sizes = low.meta(x).sizes
+    if not axes:
+        flat = _turned(
+            low, low.emit("Reshape", [x, low.constant([-1])]), shifts[0], 0, prod(size or 0 for size in sizes)
+        )
+        return low.emit("Reshape", [flat, low.constant(low.shape_of(op.outputs[0]))], op.outputs[0])
+    for shift, axis in zip(shifts, axes, strict=True):
+        x = _turned(low, x, shift, axis, sizes[axis] or 0)
+    return low.emit("Identity", [x], op.outputs[0])
+
+
+def _turned(low: Lowering, x: str, shift: int, axis: int, size: int) -> str:
+    """What is moved along one dimension, whose `size` is 0 where it is open."""
+    shift = shift % size if size else shift
+    if not shift:
+        return x
+    ends = ((-shift, _FAR), (0, -shift))
+    parts = [low.emit("Slice", [x, *(low.constant([end]) for end in pair), low.constant([axis])]) for pair in ends]
+    return low.emit("Concat", parts, axis=axis)
 
 
 RULES: Rules = {
