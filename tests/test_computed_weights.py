@@ -41,6 +41,12 @@ class Made(nn.Module):
         return self.last(F.relu(F.linear(F.relu(self.first(x)), weight, bias)))
 
 
+def _written(m: Any) -> tuple[Tensor, Tensor]:
+    bias = m.b.clone()
+    bias[4:8].zero_()
+    return m.w, bias
+
+
 WAYS: dict[str, Callable[[Any], tuple[Tensor, Tensor | None]]] = {
     "joined": lambda m: (m.w, torch.cat((m.q, m.v, m.q))),
     "joined with a buffer": lambda m: (m.w, torch.cat((m.q, m.zeros, m.v))),
@@ -74,6 +80,7 @@ WAYS: dict[str, Callable[[Any], tuple[Tensor, Tensor | None]]] = {
     "both joined": lambda m: (torch.cat((m.w4, m.v4, m.w4)), torch.cat((m.q, m.v, m.zeros))),
     "weight stacked": lambda m: (torch.stack((m.w4, m.v4, m.w4)).flatten(0, 1), m.b),
     "normed": lambda m: (m.scale * m.w / m.w.norm(dim=1, keepdim=True), m.b),
+    "written over in a part": _written,
 }
 
 

@@ -13,6 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from latte_cli.errors import LatteError
 from latte_cli.network import torch_program
+from latte_cli.network.graph import COPIED, DETACHED, LAID
 from latte_cli.network.onnx.external import external_file
 from latte_cli.network.onnx.operation import FOLDED_ELEMENTS
 
@@ -82,7 +83,7 @@ class Weights(Mapping[str, Array]):
         output.ClearField("type")
         names = {each for node in nodes for each in node.input if each in self._tensors}
         stored = [numpy_helper.from_array(np.ascontiguousarray(self[each]), each) for each in sorted(names)]
-        graph = GraphProto(name="constant", node=nodes, output=[output], initializer=stored)
+        graph = GraphProto(name="constant", node=map(_plain, nodes), output=[output], initializer=stored)
         model = helper.make_model(graph, opset_imports=list(self._model.opset_import))
         try:
             found: Array = np.asarray(ReferenceEvaluator(model).run(None, {})[0])
@@ -105,6 +106,16 @@ class Weights(Mapping[str, Array]):
                 wanted += node.input
         order = {id(node): at for at, node in enumerate(self._graph.node)}
         return sorted(found.values(), key=lambda node: order.get(id(node), 0))
+
+
+def _plain(node: NodeProto) -> NodeProto:
+    """The node without attributes that ONNX does not have."""
+    plain = NodeProto()
+    plain.CopyFrom(node)
+    kept = [each for each in node.attribute if each.name not in (DETACHED, LAID, COPIED)]
+    del plain.attribute[:]
+    plain.attribute.extend(kept)
+    return plain
 
 
 def with_small_values(content: bytes, path: Path) -> ModelProto | bytes:

@@ -19,6 +19,7 @@ from latte_cli.network.onnx.operation import (
     Unreadable,
     checked_shape,
     np_element,
+    shortest,
     stored,
     tensor_values,
 )
@@ -360,7 +361,10 @@ def _concat(op: Operation) -> object:
         first = op.step("concat", Concat(shapes=tuple(tensor.shape for tensor in varying), axis=axis), *varying)
     kept = tuple(place for place, tensor in enumerate(inputs) if not tensor.constant)
     sizes = tuple(tensor.shape[axis] for tensor in inputs)
-    beside = (("axis", axis), ("sizes", sizes), ("varying", kept))
+    beside: tuple[tuple[str, Value], ...] = (("axis", axis), ("sizes", sizes), ("varying", kept))
+    fixed = [tensor for tensor in inputs if tensor.constant]
+    if all(map(uniform, fixed)):
+        beside += (("filled", tuple(shortest(tensor.values.flat[0]) for tensor in fixed if tensor.values is not None)),)
     return _copied(op, "concat_constants", whole.output_shape, first, beside)
 
 

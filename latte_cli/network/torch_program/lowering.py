@@ -6,23 +6,13 @@ from typing import Any
 
 from onnx import GraphProto, helper
 
-from latte_cli.errors import LatteError
 from latte_cli.network.graph import DETACHED
-from latte_cli.network.torch_program.nodes import aten_of, meta_of
+from latte_cli.network.torch_program.nodes import aten_of, meta_of, tensors_read
 from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Region, Rule
 from latte_cli.network.torch_program.rules import ARITHMETIC, OPAQUE, RULES
-
-FUNCTIONAL = "save it without: `torch.export.save(program.run_decompositions({}), path)`"
-"""The attribute of an Identity that no gradient passes."""
+from latte_cli.network.torch_program.views import Views
 
 _HIGHER = "torch.ops.higher_order."
-_VIEWS = frozenset(
-    (
-        *("view", "reshape", "select", "slice", "narrow", "transpose", "permute", "t", "squeeze", "unsqueeze"),
-        *("expand", "split", "chunk", "unbind", "detach", "alias", "flatten", "unflatten", "diagonal"),
-        *("split_with_sizes", "unfold", "as_strided", "view_as", "movedim", "swapaxes"),
-    )
-)
 _CHECKPOINT = re.compile(r"\bcheckpoint\(|gradient_checkpointing_func\(|checkpoint_sequential\(")
 """What the line of code that made a node has where the node lies in a region that runs again backward."""
 
@@ -32,31 +22,20 @@ _FUNCTION = re.compile(r"\b([A-Z]\w*)\.apply\(")
 
 def lower_graph(low: Lowering, graph: Mapping[str, Any], names: dict[str, str]) -> None:
     """Add the nodes of `graph`; `names` says what its tensors are called, and is kept up with those that change."""
+    views = Views(low=low, names=names, lower=lower)
     for node in graph["nodes"]:
+        for name in tensors_read(node):
+            views.refresh(name)
         op = aten_of(node, names)
         trace = str((node.get("metadata") or {}).get("stack_trace", ""))
         if _CHECKPOINT.search(trace):
             low.again.add(op.name)
         low.functions.update(_FUNCTION.findall(trace))
-        stale = next((name for name in op.read if name in low.stale), "")
-        if stale:
-            raise LatteError(
-                f"`{low.stale[stale]}` changes a part of `{stale}` in place, which is not followed", hint=FUNCTIONAL
-            )
         lower(low, op)
-        if op.kind in _VIEWS and op.read:
-            low.views |= dict.fromkeys(op.outputs, op.read[0])
-        if op.mutated and op.outputs:
-            _changed(low, op)
-            names[op.mutated] = op.outputs[0]
-
-
-def _changed(low: Lowering, op: Aten) -> None:
-    """Remember what lies under the view that `op` writes to."""
-    base = low.views.get(op.read[0]) if op.read else None
-    while base is not None:
-        low.stale[base] = op.name
-        base = low.views.get(base)
+        views.note(op)
+    for each in graph["outputs"]:
+        if "as_tensor" in each:
+            views.refresh(str(each["as_tensor"]["name"]))
 
 
 def lower(low: Lowering, op: Aten) -> None:

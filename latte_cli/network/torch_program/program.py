@@ -87,7 +87,8 @@ class Region:
 class Aten:
     """A node of the program: `kind` without `torch.ops.aten.`, overload and the `_` of what works in place.
 
-    `values` are its arguments in their order, `mutated` is what it writes to in place.
+    `values` are its arguments in their order. By the program's names, `first` is the tensor that it is given first,
+    `results` is what it returns, and `mutated` is what it writes to in place.
     """
 
     target: str
@@ -96,6 +97,8 @@ class Aten:
     arguments: Mapping[str, Any]
     outputs: tuple[str, ...]
     values: tuple[Any, ...] = ()
+    first: str = ""
+    results: tuple[str, ...] = ()
     mutated: str = ""
 
     def tensor(self, *names: str) -> str:
@@ -168,9 +171,8 @@ def layout_attribute(op: Aten, default: Layout | None = None) -> dict[str, str]:
 class Lowering:
     """The ONNX nodes and constants so far, and what the program says of each tensor.
 
-    `views` are tensors that lie in others, by name, `stale` those that were changed through one of their views. `idle`
-    counts what does nothing in evaluation mode, `again` are the layers in regions that run a second time backward, and
-    `functions` the autograd functions that have a backward pass of their own.
+    `idle` counts what does nothing in evaluation mode, `again` are the layers in regions that run a second time
+    backward, and `functions` the autograd functions that have a backward pass of their own.
     """
 
     metas: dict[str, Meta]
@@ -178,8 +180,6 @@ class Lowering:
     constants: dict[str, TensorProto] = field(default_factory=dict)
     names: Counter[str] = field(default_factory=Counter)
     label: str = ""
-    stale: dict[str, str] = field(default_factory=dict)
-    views: dict[str, str] = field(default_factory=dict)
     idle: Counter[str] = field(default_factory=Counter)
     again: set[str] = field(default_factory=set)
     functions: set[str] = field(default_factory=set)

@@ -34,6 +34,35 @@ def _pad_or_crop(layer: Copy, attributes: Attributes) -> Compute:
     return partial(F.pad, pad=pads(before[outer:], after[outer:]), mode=mode)
 
 
+def _between_constants(layer: Copy, attributes: Attributes) -> Compute:
+    """Parts with constants between them that hold one number each: those that are known, else zeros."""
+    if "sizes" not in attributes:
+        return _pad_or_crop(layer, attributes)
+    axis, sizes, varying = attributes["axis"], attributes["sizes"], attributes["varying"]
+    values = attributes.get("filled", (0.0,) * len(sizes))
+    fixed = [at for at in range(len(sizes)) if at not in varying]
+    joined = joining(attributes)
+
+    def compute(x: Tensor) -> Tensor:
+        shapes = [(*x.shape[:axis], sizes[at], *x.shape[axis + 1 :]) for at in fixed]
+        return joined(x, *(x.new_full(shape, value) for shape, value in zip(shapes, values, strict=False)))
+
+    return compute
+
+
+def joining(attributes: Attributes) -> Compute:
+    """Constants laid end to end with the parts of the input that go between them."""
+    axis, sizes, varying = attributes["axis"], attributes["sizes"], attributes["varying"]
+    own = [sizes[place] for place in varying]
+
+    def compute(*operands: Tensor) -> Tensor:
+        varied = iter(torch.split(operands[0], own, axis) if len(own) > 1 else operands[:1])
+        fixed = iter(operands[1:])
+        return torch.cat([next(varied) if at in varying else next(fixed) for at in range(len(sizes))], axis)
+
+    return compute
+
+
 def _slice(layer: Copy, attributes: Attributes) -> Compute:
     starts, steps = attributes.get("starts", [0] * len(layer.output)), attributes.get("steps", [1] * len(layer.output))
     if len(starts) < len(layer.output):  # of a part of the dimensions, as a recurrent layer's last step
@@ -125,7 +154,7 @@ def _triangle(layer: Copy, attributes: Attributes) -> Compute:
 _COPIES: dict[str, Callable[[Copy, Attributes], Compute]] = {
     "transpose": _transpose,
     "pad": _pad_or_crop,
-    "concat_constants": _pad_or_crop,
+    "concat_constants": _between_constants,
     "slice": _slice,
     "split": _split,
     "gather": _gather,

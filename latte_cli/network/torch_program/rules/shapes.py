@@ -66,9 +66,9 @@ def _unsqueezed(low: Lowering, op: Aten) -> object:
     return low.emit("Unsqueeze", [op.tensor("self", "input"), low.constant([op.integer("dim", 0)])], op.outputs[0])
 
 
-def _permuted(low: Lowering, op: Aten) -> object:
-    x = op.tensor("self", "input")
-    rank = low.rank(x)
+def permutation(low: Lowering, op: Aten) -> list[int]:
+    """Where each dimension of what an operator permutes comes from."""
+    rank = low.rank(op.tensor("self", "input"))
     order = list(range(rank))
     if op.kind == "permute":
         order = [low.axis(axis, rank) for axis in op.integers("dims")]
@@ -84,7 +84,11 @@ def _permuted(low: Lowering, op: Aten) -> object:
         a, b = last or ((0, rank - 1) if plain else (op.integer(f"{first}0", 0), op.integer(f"{first}1", 1)))
         a, b = low.axis(a, rank), low.axis(b, rank)
         order[a], order[b] = order[b], order[a]
-    return low.emit("Transpose", [x], op.outputs[0], perm=order)
+    return order
+
+
+def _permuted(low: Lowering, op: Aten) -> object:
+    return low.emit("Transpose", [op.tensor("self", "input")], op.outputs[0], perm=permutation(low, op))
 
 
 def _expanded(low: Lowering, op: Aten) -> object:
