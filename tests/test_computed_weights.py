@@ -1,20 +1,17 @@
 """Weights and biases that a module makes of several tensors in each step: read and run as torch's own module does."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch model uses
+from computed_alike import assert_computes_alike, trained
 from torch import Tensor, nn
 
-from latte_cli import load
-from latte_cli.network import Network
 from latte_cli.network.channels import sub_model
 from latte_cli.network.module import NetworkModule, random_inputs
-from latte_cli.network.weights import weights
 
 BATCH = 2
 
@@ -74,57 +71,22 @@ WAYS: dict[str, Callable[[Any], tuple[Tensor, Tensor | None]]] = {
     "turned as an activation": lambda m: (m.w * m.w.reshape(8, 12).t(), m.b),
     "one taken": lambda m: (m.w, m.w[:, 3]),
     "a slice alone": lambda m: (torch.cat((m.w, m.w))[2:14], torch.cat((m.b, m.b))[3:15]),
+    "summed": lambda m: (m.w, m.b.cumsum(0)),
+    "sorted": lambda m: (m.w, m.b.sort().values),
+    "written over in a part": _written,
     "rearranged": lambda m: (m.w, m.b[m.places]),
     "weight joined": lambda m: (torch.cat((m.w4, m.v4, m.w4)), None),
     "weight joined with a bias": lambda m: (torch.cat((m.w4, m.v4, m.w4)), m.b),
     "both joined": lambda m: (torch.cat((m.w4, m.v4, m.w4)), torch.cat((m.q, m.v, m.zeros))),
     "weight stacked": lambda m: (torch.stack((m.w4, m.v4, m.w4)).flatten(0, 1), m.b),
     "normed": lambda m: (m.scale * m.w / m.w.norm(dim=1, keepdim=True), m.b),
-    "written over in a part": _written,
 }
-
-
-def trained(module: nn.Module) -> int:
-    return sum(each.numel() for each in module.parameters() if each.requires_grad)
-
-
-def exported(module: nn.Module, x: Any, folder: Path) -> Path:
-    path = folder / "model.pt2"
-    torch.export.save(torch.export.export(module, x if isinstance(x, tuple) else (x,)), path)
-    return path
-
-
-def assert_alike(module: nn.Module, x: Any, folder: Path) -> Network:
-    """The network of a module trains what torch trains, and computes and trains alike with the file's weights."""
-    given = x if isinstance(x, tuple) else (x,)
-    path = exported(module, x, folder)
-    network = load(path)
-    assert network.layers == load(module, given).layers
-    module(*given).square().sum().backward()
-    own = [each for each in module.parameters() if each.grad is not None]
-    assert network.trained_parameters == sum(each.numel() for each in own)
-    assert network.parameters == sum(each.numel() for each in module.parameters())
-    built = NetworkModule(network, weights=weights(path))
-    assert trained(built) == network.trained_parameters
-    result = built(*given)
-    np.testing.assert_allclose(result.detach(), module(*given).detach(), atol=1e-5)
-    result.square().sum().backward()
-    gradients = [each.grad for each in built.parameters() if each.requires_grad]
-    assert _squares(gradients) == pytest.approx(_squares(each.grad for each in own), rel=1e-4)
-    return network
-
-
-def _squares(tensors: Iterable[Any]) -> float:
-    return sum(float(each.square().sum()) for each in tensors)
 
 
 @pytest.mark.parametrize("name", WAYS)
 def test_a_weight_that_is_made_in_each_step_is_made_of_the_module_s_own_tensors(name: str, tmp_path: Path) -> None:
     module = Made(WAYS[name])
-    with torch.no_grad():
-        reached = module(torch.randn(BATCH, 6))
-    assert reached.shape == (BATCH, 5)
-    network = assert_alike(module, torch.randn(BATCH, 6), tmp_path)
+    network = assert_computes_alike(module, torch.randn(BATCH, 6), tmp_path)
     sub = sub_model(network, 0.5)
     built = NetworkModule(sub)
     assert built(*random_inputs(sub)).shape == (BATCH, 5)
@@ -187,7 +149,7 @@ KINDS: dict[str, tuple[Holding, Tensor]] = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_layers_of_each_kind_are_given_what_is_made_in_each_step(name: str, tmp_path: Path) -> None:
-    assert_alike(*KINDS[name], tmp_path)
+    assert_computes_alike(*KINDS[name], tmp_path)
 
 
 def test_heads_of_a_joined_bias_are_cut_with_the_channels_that_it_is_added_to(tmp_path: Path) -> None:
@@ -204,7 +166,7 @@ def test_heads_of_a_joined_bias_are_cut_with_the_channels_that_it_is_added_to(tm
             heads = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
             return self.out(heads.reshape(*x.shape[:2], 16))
 
-    network = assert_alike(Attention(), torch.randn(2, 5, 6), tmp_path)
+    network = assert_computes_alike(Attention(), torch.randn(2, 5, 6), tmp_path)
     sub = sub_model(network, 0.5)
     assert sub.parameters == 6 * 8 + 8 + 8 * 24 + 8 + 8 + 8 * 5 + 5
     assert trained(NetworkModule(sub)) == sub.trained_parameters

@@ -4,16 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch model uses
+from computed_alike import assert_computes_alike
 from torch import Tensor, nn
 
 from latte_cli import LatteError, load
-from latte_cli.network import Network
-from latte_cli.network.module import NetworkModule
-from latte_cli.network.weights import weights
 
 
 class Written(nn.Module):
@@ -26,24 +23,6 @@ class Written(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.write(self.first(x)))
-
-
-def assert_computes_alike(module: nn.Module, x: Tensor, folder: Path) -> Network:
-    """A module's file and the live module are one network, which computes what the module does."""
-    path = folder / "model.pt2"
-    torch.export.save(torch.export.export(module, (x,)), path)
-    network = load(path)
-    assert network.layers == load(module, x).layers
-    built = NetworkModule(network, weights=weights(path))
-    result, wanted = built(x), module(x)
-    np.testing.assert_allclose(result.detach(), wanted.detach(), atol=1e-5)
-    result.square().sum().backward()
-    wanted.square().sum().backward()
-    gradients = [float(each.grad.square().sum()) for each in module.parameters() if each.grad is not None]
-    assert network.trained_parameters == sum(each.numel() for each in module.parameters() if each.grad is not None)
-    own = [float(each.grad.square().sum()) for each in built.parameters() if each.grad is not None]
-    assert sum(own) == pytest.approx(sum(gradients), rel=1e-4)
-    return network
 
 
 VIEWS: tuple[Callable[[Random, Tensor], Tensor], ...] = (

@@ -40,6 +40,9 @@ _IN_CODE = re.compile(r"^/(.+/)?Constant(_\d+)?_output_0$")
 """What torch's older exporter calls numbers in a module's code; it calls parameters as the module does."""
 
 NO_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
+FEW_NUMBERS = 1024
+"""Constants of up to so many numbers are kept with a node that needs them to run."""
+
 FOLDED_ELEMENTS = 65_536
 """Constants of up to so many elements are computed with; of larger ones only the shape is known."""
 
@@ -357,6 +360,20 @@ class Operation:
         output = f"{next(filter(None, self.outputs))}/{label}"
         return self._add(f"{self.name}/{label}", output, layer, inputs, parameters, attributes, constants)
 
+    def operands(self, places: Sequence[int], index: int = 0) -> tuple[tuple[str, Value], ...]:
+        """What a module needs to run it: which operands vary, by their `places`, small constants, and which result.
+
+        Of larger constants, and of those whose numbers are not known, there are shapes and element types.
+        """
+        found: list[tuple[str, Value]] = [("places", tuple(places)), ("result", index)]
+        for place, tensor in enumerate(self.inputs):
+            if tensor is None or place in places:
+                continue
+            found += [(f"constant_shape.{place}", tensor.shape), (f"constant_element.{place}", tensor.element)]
+            if tensor.values is not None and tensor.values.size <= FEW_NUMBERS and tensor.values.dtype.kind in "biuf":
+                found.append((f"constant.{place}", tuple(tensor.values.ravel().tolist())))
+        return tuple(found)
+
     def _read_besides(self, parameters: tuple[Tensor, ...]) -> tuple[tuple[int, str], ...]:
         trained = {tensor.name for tensor in parameters} | self.lifted
         return tuple((index, name) for index, name in self.constant_inputs if name not in trained)
@@ -372,7 +389,8 @@ class Operation:
         constants: tuple[tuple[int, str], ...] | None,
     ) -> Tensor:
         own = parameters if self.folds else tuple(takewhile(lambda tensor: not tensor.varies, parameters))
-        element = inputs[0].element if inputs else TensorProto.FLOAT
+        first = (*inputs[:1], *parameters)  # a look-up has floating-point numbers, whatever its indices are
+        element = next((one.element for one in first if one.floating), first[0].element if first else TensorProto.FLOAT)
         inputs = tuple(self.activation(tensor) for tensor in (*inputs, *parameters[len(own) :]))
         node = Node(
             name=name,

@@ -1,7 +1,7 @@
 """A `torch.export` program as ONNX: the tables that rules look into, and what they emit."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -221,8 +221,16 @@ class Lowering:
             if self.metas.get(output) is not None and self.meta(output).sizes
         }
         elements = [self.metas[output].element if output in self.metas else 0 for output in op.outputs]
+        arguments = dict(_written_arguments(op, given))
         return self.emit(
-            "Other", given, *op.outputs, domain="latte", operation=name or op.kind, elements=elements, **sizes
+            "Other",
+            given,
+            *op.outputs,
+            domain="latte",
+            operation=name or op.kind,
+            elements=elements,
+            **sizes,
+            **arguments,
         )
 
     def fresh(self, hint: str) -> str:
@@ -275,6 +283,26 @@ class Lowering:
         if 0 in sizes[1:]:
             raise LatteError(f"the shape of `{name}` has several symbolic sizes", hint="export it with fewer")
         return sizes
+
+
+def _written_arguments(op: Aten, given: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """An operator's arguments as attributes: numbers and texts, truths, and which of the tensors `given` one is."""
+    places = {name: place for place, name in enumerate(given)}
+    for name, value in op.arguments.items():
+        tensors = [each.name for each in value if isinstance(each, Ref)] if isinstance(value, tuple) else []
+        if isinstance(value, Ref):
+            if value.name in places:
+                yield f"tensor.{name}", places[value.name]
+        elif tensors:
+            yield f"tensors.{name}", [places.get(getattr(each, "name", ""), -1) for each in value]
+        elif isinstance(value, bool):
+            yield f"flag.{name}", int(value)
+        elif isinstance(value, int | float | str) or (isinstance(value, tuple) and value and _are_numbers(value)):
+            yield f"argument.{name}", value
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 Rule: TypeAlias = Callable[[Lowering, Aten], object]

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Activation, Attention, Copy, Elementwise, Layer, Stored
+from latte_cli.layers import Activation, Attention, Copy, Elementwise, Layer, Other, Stored
 from latte_cli.network.module.layers.copies import joining
 from latte_cli.network.module.layers.function import Attributes, Compute, Function, named
+from latte_cli.network.module.layers.others import other
 from latte_cli.network.module.layers.pointwise import CONSTANT, ELEMENTWISE
 from latte_cli.network.module.layers.sequences import attention
 from latte_cli.network.module.layers.stored import StoredTensor
@@ -50,6 +51,8 @@ def with_constants(
             return Function(lambda x: torch.clamp(x, least, most))
         case Activation(function="prelu"):
             return _Beside(lambda x, slope: torch.where(x > 0, x, x * slope), constants, inputs)
+        case Other():
+            return other(layer, attributes, constants)
         case Stored():
             return StoredTensor(layer, constants.get(0))
         case Attention():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Concat, Copy, View
-from latte_cli.network.module.layers.function import Attributes, Builders, Compute, Function, named, pads
+from latte_cli.network.module.layers.function import DTYPES, Attributes, Builders, Compute, Function, named, pads
 
 
 def _concat(layer: Concat, attributes: Attributes) -> nn.Module:
@@ -151,6 +151,14 @@ def _triangle(layer: Copy, attributes: Attributes) -> Compute:
     return partial(cut, diagonal=int(attributes.get("k", 0)))
 
 
+def _cast(layer: Copy, attributes: Attributes) -> Compute:
+    """Numbers as whole ones or truths, or as floating-point ones of the precision that the module has."""
+    dtype = DTYPES.get(int(attributes.get("to", 1)), torch.float32)
+    if dtype.is_floating_point:
+        return lambda x: x.clone() if x.is_floating_point() else x.to(torch.get_default_dtype())
+    return lambda x: x.to(dtype)
+
+
 _COPIES: dict[str, Callable[[Copy, Attributes], Compute]] = {
     "transpose": _transpose,
     "pad": _pad_or_crop,
@@ -164,7 +172,7 @@ _COPIES: dict[str, Callable[[Copy, Attributes], Compute]] = {
     "depth_to_space": _depth_to_space,
     "space_to_depth": _space_to_depth,
     "trilu": _triangle,
-    "cast": lambda layer, attributes: torch.clone,
+    "cast": _cast,
 }
 
 

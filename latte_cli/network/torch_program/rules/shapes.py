@@ -1,6 +1,5 @@
 """Operators that rearrange tensors or see them in another shape."""
 
-from functools import partial
 from math import prod
 
 from onnx import TensorProto
@@ -238,11 +237,24 @@ def _looked_up(low: Lowering, op: Aten) -> object:
     return low.emit("Gather", [op.tensor("weight"), op.tensor("indices")], op.outputs[0], axis=0)
 
 
-def _gathered(low: Lowering, op: Aten, kind: str) -> object:
+def _gathered(low: Lowering, op: Aten) -> object:
     given = [op.tensor("self", "input"), op.tensor("index")]
-    if "src" in op.arguments and op.optional("src"):
-        given.append(op.tensor("src"))
-    return low.emit(kind, given, op.outputs[0], axis=op.integer("dim", 0))
+    return low.emit("GatherElements", given, op.outputs[0], axis=op.integer("dim", 0))
+
+
+_REDUCTIONS = {"add": "add", "multiply": "mul"}
+
+
+def _scattered(low: Lowering, op: Aten) -> object:
+    """Numbers, or one number, that are put to places, or added there."""
+    x, places, value = op.tensor("self", "input"), op.tensor("index"), op.arguments.get("value")
+    if value is None:
+        source = op.tensor("src")
+    else:
+        number = value.name if isinstance(value, Ref) else low.scalar(value, x)
+        source = low.emit("Expand", [number, low.emit("Shape", [places])])
+    way = "add" if op.kind == "scatter_add" else _REDUCTIONS.get(op.text("reduce"), "none")
+    return low.emit("ScatterElements", [x, places, source], op.outputs[0], axis=op.integer("dim", 0), reduction=way)
 
 
 def _triangle(low: Lowering, op: Aten) -> object:
@@ -307,9 +319,8 @@ RULES: Rules = {
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "unbind", "tensor_split", "unsafe_split"), _split),
     **dict.fromkeys(("cat", "stack", "concat", "concatenate"), _joined),
     "embedding": _looked_up,
-    "gather": partial(_gathered, kind="GatherElements"),
-    "scatter": partial(_gathered, kind="ScatterElements"),
-    "scatter_add": partial(_gathered, kind="ScatterElements"),
+    "gather": _gathered,
+    **dict.fromkeys(("scatter", "scatter_add"), _scattered),
     "tril": _triangle,
     "triu": _triangle,
     "flip": _flipped,
