@@ -11,6 +11,8 @@ from computed_alike import assert_computes_alike
 from torch import Tensor, nn
 
 from latte_cli import LatteError, load
+from latte_cli.network.module import NetworkModule
+from latte_cli.network.weights import weights
 
 
 class Written(nn.Module):
@@ -102,7 +104,21 @@ def _functional(y: Tensor) -> Tensor:
     return torch.slice_scatter(y, y[..., ::2] * 3, 2, 0, 6, 2)
 
 
-WAYS = {"mask": _mask, "collected": _collected, "earlier view": _earlier_view, "functional": _functional}
+def _without_gradient(y: Tensor) -> Tensor:
+    mask = torch.ones(4, 6)
+    with torch.no_grad():
+        mask[1] = 0
+        mask[:, 2:4].mul_(0.5)
+    return y * mask
+
+
+WAYS = {
+    "mask": _mask,
+    "collected": _collected,
+    "earlier view": _earlier_view,
+    "functional": _functional,
+    "without gradient": _without_gradient,
+}
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -152,3 +168,15 @@ def test_a_view_that_is_not_written_through_is_refused_by_name_when_it_is_read(t
     with pytest.raises(LatteError, match="changes a part of `mul` in place, which is not followed"):
         load(path)
     assert load(Written(write), torch.randn(2, 4, 5)).layers
+
+
+def test_what_is_written_over_a_tensor_s_copy_without_gradient_is_read_there(tmp_path: Path) -> None:
+    def write(y: Tensor) -> Tensor:
+        scale = (y * 2).detach()
+        scale[:, 1] = 3
+        return y * scale
+
+    module, x, path = Written(write), torch.randn(2, 4, 5), tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(module, (x,)), path)
+    built = NetworkModule(load(path), weights=weights(path))
+    torch.testing.assert_close(built(x), module(x))

@@ -312,7 +312,7 @@ class Walk:
             values = folded(op, tensor.shape) if name == op.outputs[0] else None
             if values is None:
                 values = evaluated.get(name)
-            origin = op.input().name if op.kind in KEEPS_ORIGIN else name
+            origin = op.input().name if op.kind in KEEPS_ORIGIN and op.input().parts else name
             shape = tensor.shape if values is None else values.shape
             turned = op.input().turned ^ (op.kind == "Transpose") if op.kind in KEEPS_ORIGIN else False
             element = tensor.element if values is None else np_element(values)

@@ -172,7 +172,8 @@ class Lowering:
     """The ONNX nodes and constants so far, and what the program says of each tensor.
 
     `idle` counts what does nothing in evaluation mode, `again` are the layers in regions that run a second time
-    backward, and `functions` the autograd functions that have a backward pass of their own.
+    backward, and `functions` the autograd functions that have a backward pass of their own. `written` says what a
+    region has put in place of tensors that it was given, by their names.
     """
 
     metas: dict[str, Meta]
@@ -183,6 +184,7 @@ class Lowering:
     idle: Counter[str] = field(default_factory=Counter)
     again: set[str] = field(default_factory=set)
     functions: set[str] = field(default_factory=set)
+    written: dict[str, str] = field(default_factory=dict)
 
     def meta(self, name: str) -> Meta:
         """What is known of the tensor `name`; raises LatteError for one that the program does not describe."""

@@ -56,7 +56,7 @@ class Views:
             views = {name: _View(op=op, place=at, base=op.first) for at, name in enumerate(op.results)}
             self.made |= views
         if op.mutated and op.outputs:
-            self._write(op.mutated, op.outputs[0], op)
+            self.write(op.mutated, op.outputs[0], op)
             self.made |= dict.fromkeys(op.results[:1], _View(op=_alias_of(op), place=0, base=op.mutated))
 
     def refresh(self, name: str) -> None:
@@ -88,7 +88,7 @@ class Views:
     def _name(self, name: str) -> str:
         return self.names.get(name, name)
 
-    def _write(self, name: str, tensor: str, op: Aten) -> None:
+    def write(self, name: str, tensor: str, op: Aten) -> None:
         """Let `name` be `tensor` from now on, and let what it lies in hold that."""
         self.names[name] = tensor
         self.stale.update(self._within(name))
@@ -97,10 +97,11 @@ class Views:
             return
         whole = self._written(view, tensor)
         if not whole:
-            self.lost |= dict.fromkeys(self._around(name), op.name)
+            known = {name, *self._within(name)}
+            self.lost |= {each: op.name for each in self._around(name) if each not in known}
             return
         self.low.metas.setdefault(whole, self.low.meta(self._name(view.base)))
-        self._write(view.base, whole, op)
+        self.write(view.base, whole, op)
         self.stale.discard(name)
 
     def _within(self, name: str) -> Iterator[str]:
