@@ -170,3 +170,17 @@ def test_heads_of_a_joined_bias_are_cut_with_the_channels_that_it_is_added_to(tm
     sub = sub_model(network, 0.5)
     assert sub.parameters == 6 * 8 + 8 + 8 * 24 + 8 + 8 + 8 * 5 + 5
     assert trained(NetworkModule(sub)) == sub.trained_parameters
+
+
+def test_a_batch_norm_is_given_a_computed_scale(tmp_path: Path) -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+            self.a = nn.Parameter(torch.randn(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            norm = self.norm
+            return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight * self.a, norm.bias, True)
+
+    assert_computes_alike(Normed(), IMAGES, tmp_path)

@@ -288,11 +288,17 @@ class Lowering:
 
 
 def _written_arguments(op: Aten, given: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """An operator's arguments as attributes: numbers and texts, truths, and which of the tensors `given` one is."""
+    """An operator's arguments as attributes: numbers and texts, truths, and which of the tensors `given` one is.
+
+    Of sizes that are computed, and of graphs, there is only that they are there.
+    """
     places = {name: place for place, name in enumerate(given)}
     for name, value in op.arguments.items():
         tensors = [each.name for each in value if isinstance(each, Ref)] if isinstance(value, tuple) else []
-        if isinstance(value, Ref):
+        parts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(each, Symbol | Region) for each in parts):
+            yield f"computed.{name}", 1
+        elif isinstance(value, Ref):
             if value.name in places:
                 yield f"tensor.{name}", places[value.name]
         elif tensors:

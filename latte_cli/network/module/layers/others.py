@@ -120,6 +120,8 @@ def other(layer: Other, attributes: Attributes, constants: Operands | None = Non
     name = layer.operation
     if "places" not in attributes or (name not in _ONNX and name not in _ATEN):
         raise unknown("operation to run", name, (*_ONNX, *_ATEN))
+    if any(key.startswith("computed.") for key in attributes):
+        raise LatteError(f"`{name}` of a size that is computed cannot be run", hint="export it with fixed sizes")
     return _Chosen(layer, attributes, {**_fixed(attributes), **(constants or {})})
 
 
