@@ -440,7 +440,7 @@ def test_a_program_that_changes_a_part_in_place_is_refused_by_name(tmp_path: Any
     class Parts(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             y = x * 2
-            y[:, 0].sigmoid_()
+            y.diagonal().sigmoid_()
             return y + 1
 
     path = tmp_path / "m.pt2"

@@ -245,7 +245,8 @@ def _parameters(network: Network, module: NetworkModule) -> dict[str, nn.Paramet
     found: dict[str, nn.Parameter] = {}
     for node, layer in zip(network.nodes, module.layers, strict=True):
         own = list(layer.parameters())
-        if [tuple(each.shape) for each in own] != list(node.layer.parameter_shapes):
+        own = own[: len(node.parameter_shapes)] if node.weights_given else own
+        if [tuple(each.shape) for each in own] != list(node.parameter_shapes):
             raise LatteError(
                 f"`{node.name}` ({node.layer.kind}) cannot be trained in a federation yet",
                 hint="convolutions, linear layers and norms can",

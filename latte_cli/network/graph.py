@@ -15,8 +15,23 @@ Value: TypeAlias = float | str | tuple[float, ...]
 DETACHED = "detached"
 """The attribute of a node that no gradient passes."""
 
+JOINED = "+"
+"""What stands between the names of a module's tensors that are one weight of a layer, end to end."""
+
 LAID, COPIED = "laid", "copied"
 """The attributes of a view that is asked to lie in a layout, and of one that is a copy in any case."""
+
+
+def part_named(name: str) -> tuple[str, tuple[slice | list[int], ...]]:
+    """The stored tensor that a parameter's `name` says it is a part of, and what it has of each of its dimensions."""
+    origin, _, taken = name.removesuffix("]").partition("[")
+    return origin, tuple(map(_read_indices, taken.split(", "))) if taken else ()
+
+
+def _read_indices(text: str) -> slice | list[int]:
+    if text.startswith("("):
+        return [int(each) for each in text.strip("()").split()]
+    return slice(*(int(each) if each else None for each in text.split(":")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +42,7 @@ class Node:
     `attributes` are values that change what a layer computes but not how long it takes (a norm's epsilon, where a
     slice starts, how a copy lies); `constants` are the constant tensors it reads besides, as (place among the
     operator's inputs, the file's name for it). What `inputs` has beyond those of the layer is read at no cost: numbers
-    that say sizes, or, with `weights_given`, what stands in for the layer's parameters in their order.
+    that say sizes, or, with `weights_given`, what stands in for the parameters of the layer that come after its own.
     """
 
     name: str
@@ -41,13 +56,19 @@ class Node:
 
     @property
     def parameter_shapes(self) -> tuple[Shape, ...]:
-        """Shapes of what it trains itself: nothing where its weights are given."""
-        return () if self.weights_given else self.layer.parameter_shapes
+        """Shapes of what it trains itself, but for weights that are given."""
+        shapes = self.layer.parameter_shapes
+        return shapes[: len(self.parameters)] if self.weights_given else shapes
 
     @property
     def read(self) -> tuple[str, ...]:
         """The inputs that its layer reads."""
         return self.inputs[: len(self.layer.input_shapes)]
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The inputs that stand in for parameters of its layer."""
+        return self.inputs[len(self.layer.input_shapes) :] if self.weights_given else ()
 
     @property
     def detached(self) -> bool:
@@ -124,8 +145,9 @@ class Network:
 
     def trains(self, node: Node) -> bool:
         """Whether a parameter of the node is trained: its own, what stands in for it, or one beside its inputs."""
-        if node.weights_given:
-            return any(name in self.trained_activations for name in node.inputs[len(node.read) :])
+        return self._trains_itself(node) or any(name in self.trained_activations for name in node.given)
+
+    def _trains_itself(self, node: Node) -> bool:
         beside = (name for _, name in node.constants if name in self._bare_names)
         return any(name not in self.frozen for name in (*self.parameter_names(node), *beside))
 
@@ -148,8 +170,7 @@ class Network:
         """The activations a gradient flows back to: those that depend on what is trained, and on a wanted input."""
         found = {name for name, _ in self.inputs if name in self.wanted}
         for node in self.nodes:
-            own = not node.weights_given and self.trains(node)
-            if not node.detached and (own or any(name in found for name in node.inputs)):
+            if not node.detached and (self._trains_itself(node) or any(name in found for name in node.inputs)):
                 found.add(node.output)
         return frozenset(found & self._reached) if any(node.detached for node in self.nodes) else frozenset(found)
 

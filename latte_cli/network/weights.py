@@ -14,6 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from latte_cli.errors import LatteError
 from latte_cli.network import torch_program
+from latte_cli.network.graph import COPIED, DETACHED, LAID
 from latte_cli.network.onnx import stripped
 from latte_cli.network.onnx.external import external_file
 from latte_cli.network.onnx.operation import FOLDED_ELEMENTS
@@ -87,7 +88,7 @@ class Weights(Mapping[str, Array]):
         output.ClearField("type")
         names = {each for node in nodes for each in node.input if each in self._tensors}
         stored = [numpy_helper.from_array(np.ascontiguousarray(self[each]), each) for each in sorted(names)]
-        graph = GraphProto(name="constant", node=nodes, output=[output], initializer=stored)
+        graph = GraphProto(name="constant", node=map(self._plain, nodes), output=[output], initializer=stored)
         model = helper.make_model(graph, opset_imports=list(self._model.opset_import))
         try:
             found: Array = np.asarray(ReferenceEvaluator(model).run(None, {})[0])
@@ -107,9 +108,35 @@ class Weights(Mapping[str, Array]):
             node = self._makers[each]
             if id(node) not in found:
                 found[id(node)] = node
-                wanted += node.input
+                wanted += () if self._says_shape(node) else node.input
         order = {id(node): at for at, node in enumerate(self._graph.node)}
         return sorted(found.values(), key=lambda node: order.get(id(node), 0))
+
+    def _says_shape(self, node: NodeProto) -> bool:
+        """Whether a node asks for a shape that the file says."""
+        return node.op_type == "Shape" and not node.attribute and node.input[0] in self._shapes
+
+    @cached_property
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of activations that the file says whole."""
+        dimensions = {value.name: value.type.tensor_type.shape.dim for value in self._graph.value_info}
+        return {
+            name: tuple(each.dim_value for each in known)
+            for name, known in dimensions.items()
+            if known and all(each.HasField("dim_value") for each in known)
+        }
+
+    def _plain(self, node: NodeProto) -> NodeProto:
+        """The node without attributes that ONNX does not have; a shape that the file says as a constant."""
+        if self._says_shape(node):
+            sizes = np.array(self._shapes[node.input[0]], np.int64)
+            return helper.make_node("Constant", [], list(node.output), value=numpy_helper.from_array(sizes))
+        plain = NodeProto()
+        plain.CopyFrom(node)
+        kept = [each for each in node.attribute if each.name not in (DETACHED, LAID, COPIED)]
+        del plain.attribute[:]
+        plain.attribute.extend(kept)
+        return plain
 
 
 def with_small_values(content: bytes, path: Path | None) -> ModelProto | bytes:

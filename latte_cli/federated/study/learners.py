@@ -154,7 +154,7 @@ def _shapes(network: Network) -> dict[str, Shape]:
     return {
         name: shape
         for node in network.nodes
-        for name, shape in zip(network.parameter_names(node), node.layer.parameter_shapes, strict=True)
+        for name, shape in zip(network.parameter_names(node), node.parameter_shapes, strict=True)
     }
 
 
@@ -162,7 +162,7 @@ def _heads(network: Network) -> tuple[str, ...]:
     """The parameters of the layer that makes the scores, which have a row for each class."""
     classes = network.shapes[network.scores][-1]
     node = next(each for each in network.nodes if each.output == network.scores)
-    shapes = zip(network.parameter_names(node), node.layer.parameter_shapes, strict=True)
+    shapes = zip(network.parameter_names(node), node.parameter_shapes, strict=True)
     return tuple(name for name, shape in shapes if shape[0] == classes)
 
 

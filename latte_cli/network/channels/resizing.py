@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.layers import Convolution, Copy, Embedding, Layer, Linear, MatMul, Recurrent, Shape, Stored, View
 from latte_cli.network.channels.groups import ChannelGroup, group_channels
+from latte_cli.network.channels.rules import part_sizes
 from latte_cli.network.channels.ties import Ids
 from latte_cli.network.channels.trace import FULL_WIDTH, Trace
 from latte_cli.network.graph import Network, Node, Value
@@ -109,6 +111,8 @@ class Resizing:
         for name, value in node.attributes:
             if name == "start" and given.get("axis") == along.axis and isinstance(value, float | int):
                 value = self._kept_before(along, int(value), widths)
+            elif name == "sizes" and "varying" in given and given.get("axis") == along.axis:
+                value = self._sizes_between_constants(along, given, widths)
             elif name in ("starts", "ends") and isinstance(value, tuple) and not isinstance(axes, tuple):
                 size = node.layer.input_shapes[0][along.axis]
                 stop = min(int(value[along.axis]), size)
@@ -116,6 +120,16 @@ class Resizing:
                 at = self._kept_before(along, stop, widths)
                 value = (*value[: along.axis], at, *value[along.axis + 1 :])
             yield name, value
+
+    def _sizes_between_constants(
+        self, along: _Along, given: Mapping[str, Value], widths: Mapping[str, int]
+    ) -> tuple[float, ...]:
+        """The sizes of parts and of the constants between them, where the parts have fewer channels."""
+        sizes, varying = part_sizes(given)
+        ends = list(accumulate((sizes[at] for at in varying), initial=0))
+        kept = [self._kept_before(along, end, widths) for end in ends]
+        parts = iter(after - before for before, after in pairwise(kept))
+        return tuple(next(parts) if at in varying else size for at, size in enumerate(sizes))
 
     def _sides(self, node: Node) -> Iterator[_Along]:
         yield from filter(None, (*self._read[node.name], self._written[node.name]))

@@ -51,11 +51,11 @@ class Rules:
         self.whole: list[tuple[Node, Ids, int]] = []
         self.lost: dict[str, tuple[str, list[Ids]]] = {}
 
-    def numbers_of_output(self, node: Node, ins: Sequence[Ids]) -> Ids:
-        """The numbers of what a node writes."""
+    def numbers_of_output(self, node: Node, ins: Sequence[Ids], given: Sequence[Ids] = ()) -> Ids:
+        """The numbers of what a node writes; `given` are those of what stands in for its last parameters."""
         layer = node.layer
-        if node.weights_given:
-            return self._fix_all(node, ins)
+        if given:
+            return self._with_given(node, ins, given)
         match layer:
             case Stored():
                 return self._number_stored(node, layer)
@@ -85,6 +85,17 @@ class Rules:
             case View():
                 return self._pass_view(node, layer, ins[0])
         return self._fix_all(node, ins)
+
+    def _with_given(self, node: Node, ins: Sequence[Ids], given: Sequence[Ids]) -> Ids:
+        """A given bias has the channels that the node makes; through other parameters channels are not followed."""
+        biased = isinstance(node.layer, Convolution | Linear) and node.parameters
+        out = self._number_products(node, ins[0]) if biased else self._fix_all(node, ins)
+        for ids in given:
+            if biased:
+                self._ties.tie(self._along(out, node.layer.channel_axis), ids.ravel())
+            else:
+                self._ties.fix(ids)
+        return out
 
     def _fix_all(self, node: Node, ins: Sequence[Ids]) -> Ids:
         """Let all that it reads keep its width."""
@@ -289,6 +300,8 @@ class Rules:
                     return None
                 self.whole.append((node, ids, axis))
                 return ids.take(np.array(rows, dtype=np.int64) % old, axis)
+            case "concat_constants" if attributes.get("axis") == axis:
+                return _between_constants(attributes, ids, axis)
             case "pad" if old <= new and attributes.get("mode", "constant") == "constant":
                 before = attributes.get("before", (0,) * len(layer.shape))
                 first = int(before[axis]) if isinstance(before, tuple) else 0
@@ -311,6 +324,22 @@ class Rules:
                 held[ins] = layer.shape[ins]
                 sizes[outs] = layer.output[outs]
         return np.broadcast_to(ids, held).reshape(sizes)
+
+
+def _between_constants(attributes: Mapping[str, Value], ids: Ids, axis: int) -> Ids:
+    """The numbers of parts that constants are laid between, which keep their width."""
+    sizes, varying = part_sizes(attributes)
+    parts = iter(np.split(ids, np.cumsum([sizes[at] for at in varying])[:-1], axis))
+    fixed = [np.full((*ids.shape[:axis], size, *ids.shape[axis + 1 :]), FIXED) for size in sizes]
+    return np.concatenate([next(parts) if at in varying else fixed[at] for at in range(len(sizes))], axis)
+
+
+def part_sizes(attributes: Mapping[str, Value]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How large parts and constants laid end to end are, and which of them are parts."""
+    sizes, varying = attributes["sizes"], attributes["varying"]
+    if not isinstance(sizes, tuple) or not isinstance(varying, tuple):
+        raise LatteError("constants are laid beside parts of no known size", hint="read the model's file again")
+    return tuple(map(int, sizes)), tuple(map(int, varying))
 
 
 def _start(attributes: Mapping[str, Value], axis: int, size: int) -> int | None:

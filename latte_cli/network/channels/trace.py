@@ -40,9 +40,10 @@ class Trace:
         for node in network.nodes:
             before = zip(node.read, node.layer.input_shapes, strict=True)
             ins = [known[name] if name in known else fixed_numbers(shape) for name, shape in before]
-            for name in node.inputs[len(node.read) :]:
+            given = [known.get(name, fixed_numbers(())) for name in node.given]
+            for name in () if given else node.inputs[len(node.read) :]:
                 self.ties.fix(known.get(name, fixed_numbers(())))
-            known[node.output] = self._rules.numbers_of_output(node, ins)
+            known[node.output] = self._rules.numbers_of_output(node, ins, given)
             self.read[node.name], self.written[node.name] = ins, known[node.output]
             self._share(node)
         for name in network.outputs:

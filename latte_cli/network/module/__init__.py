@@ -1,6 +1,6 @@
 """Networks as torch modules: what was read from a file, run and trained as a model written by hand would be."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -45,7 +45,8 @@ class NetworkModule(nn.Module):
         self.network = network
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.ModuleList(_layer(node, weights) for node in network.nodes)
+            beside = {name for name, _ in network.bare if name not in network.frozen}
+            self.layers = nn.ModuleList(_layer(node, weights, beside) for node in network.nodes)
             self.apply(_initialise)
         if weights is not None:
             for node, layer in zip(network.nodes, self.layers, strict=True):
@@ -70,28 +71,29 @@ class NetworkModule(nn.Module):
         return results[0] if len(results) == 1 else tuple(results)
 
 
-def _layer(node: Node, weights: Mapping[str, NDArray[Any]] | None) -> nn.Module:
-    if node.weights_given and (isinstance(node.layer, Recurrent) or getattr(node.layer, "function", "") == "batch"):
+def _layer(node: Node, weights: Mapping[str, NDArray[Any]] | None, trained: Collection[str]) -> nn.Module:
+    """A node's module; of the constants that it reads those that are `trained` are parameters."""
+    if node.weights_given and isinstance(node.layer, Recurrent):
         message = f"`{node.name}` computes with weights that another layer computes, or that are given"
         raise LatteError(f"{message}: a {node.layer.kind} layer cannot be run so", hint="`latte estimate` prices it")
     if weights is not None and "row_groups" in dict(node.attributes):
         message = f"`{node.name}` puts rows into groups by their numbers, which cannot be run here"
         raise LatteError(message, hint="`latte estimate` prices it")
-    constants = constants_of(node, weights) if weights is not None else {}
+    constants = constants_of(node, weights, trained) if weights is not None else {}
     layer = layer_module(node.layer, dict(node.attributes), constants, inputs=len(node.read))
-    extra = len(node.inputs) - len(node.read)
-    return _Given(layer, len(node.read), weights=node.weights_given) if extra else layer
+    return _Given(layer, node) if len(node.inputs) > len(node.read) else layer
 
 
 class _Given(nn.Module):
     """A layer that reads more than its own inputs: weights that were computed, or sizes, which it knows."""
 
-    def __init__(self, layer: nn.Module, inputs: int, *, weights: bool) -> None:
+    def __init__(self, layer: nn.Module, node: Node) -> None:
         super().__init__()
-        self.names = [name for name, _ in layer.named_parameters()] if weights else []
-        self.shapes = [parameter.shape for parameter in layer.parameters()] if weights else []
-        self.inputs, self.layer = inputs, layer
-        for parameter in layer.parameters() if weights else ():
+        given = [*layer.named_parameters()][len(node.parameters) :] if node.weights_given else []
+        self.names = [name for name, _ in given]
+        self.shapes = [parameter.shape for _, parameter in given]
+        self.inputs, self.layer = len(node.read), layer
+        for _, parameter in given:
             parameter.requires_grad_(False)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -111,14 +113,28 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(bias)
 
 
-def _share_parameters(nodes: Sequence[Node], layers: Iterable[nn.Module]) -> None:
-    shared: dict[str, nn.Parameter] = {}
-    for node, layer in zip(nodes, layers, strict=True):
+def _share_parameters(nodes: Sequence[Node], layers: nn.ModuleList) -> None:
+    shared: dict[str, tuple[nn.Parameter, bool]] = {}
+    for at, (node, layer) in enumerate(zip(nodes, layers, strict=True)):
+        turned = bool(dict(node.attributes).get("stored_by_inputs"))
         for name, (path, parameter) in zip(node.parameters, list(layer.named_parameters()), strict=False):
-            first = shared.setdefault(name, parameter)
-            if first.shape == parameter.shape:
+            first, first_turned = shared.setdefault(name, (parameter, turned))
+            if isinstance(layer, nn.Linear) and first.dim() > 1 and turned is not first_turned:
+                layers[at] = _Turned(first, layer.bias)
+            elif first.shape == parameter.shape:
                 owner, _, attribute = path.rpartition(".")
                 setattr(layer.get_submodule(owner), attribute, first)
+
+
+class _Turned(nn.Module):
+    """A linear layer whose weight another layer has, the other way round."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.T, self.bias)
 
 
 def _freeze_parameters(network: Network, layers: Iterable[nn.Module]) -> None:

@@ -1,6 +1,6 @@
 """Filling a layer's module with the weights of a file: their names, orientations, and the order of their gates."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Linear, Norm, Recurrent
-from latte_cli.network.graph import Node
+from latte_cli.network.graph import Node, part_named
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -26,12 +26,15 @@ def tensor(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(plain)
 
 
-def constants_of(node: Node, weights: Arrays) -> dict[int, Tensor]:
-    """The constants that a node reads, by their places; those that the file does not hold are left out."""
+def constants_of(node: Node, weights: Arrays, trained: Collection[str]) -> dict[int, Tensor]:
+    """The constants that a node reads, by their places, `trained` ones as parameters.
+
+    Those that the file does not hold are left out.
+    """
     found = {}
     for place, name in node.constants:
         try:
-            found[place] = tensor(weights[name])
+            found[place] = nn.Parameter(tensor(weights[name])) if name in trained else tensor(weights[name])
         except (KeyError, TypeError):
             continue
     return found
@@ -63,10 +66,21 @@ def fill(node: Node, module: nn.Module, weights: Arrays) -> None:
 
 
 def _found(weights: Arrays, name: str) -> NDArray[Any] | None:
+    """A stored tensor, or the part of one that a name says; None where the file does not hold it."""
     try:
         return weights[name]
     except KeyError:
+        origin, index = part_named(name)
+    try:
+        return _part(weights[origin], index) if index else None
+    except KeyError:
         return None
+
+
+def _part(array: NDArray[Any], index: Sequence[slice | list[int]]) -> NDArray[Any]:
+    for axis, along in enumerate(index):
+        array = array.take(np.arange(array.shape[axis])[along], axis)
+    return array
 
 
 def _copy(own: Tensor, array: NDArray[Any], name: str) -> None:

@@ -1,6 +1,7 @@
 """Reading ONNX files: a graph of operators becomes a Network of layers, with every shape worked out here."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from onnx import ModelProto
 
@@ -39,6 +40,15 @@ def read(
     except UnicodeDecodeError as exc:
         raise LatteError(f"`{name}` is damaged: it holds text that is not UTF-8", hint=DAMAGED) from exc
     given = dict(sizes or {})
+    walk = _walk(graph, batch_size, given, allow_unknown)
+    if graph.roles_known and (uneven := walk.parted_unevenly):
+        walk = _walk(replace(graph, whole=frozenset(uneven)), batch_size, given, allow_unknown)
+    walk.dimensions.check()
+    return walk.network(name, sha256)
+
+
+def _walk(graph: Graph, batch_size: int | None, given: Mapping[str, int], allow_unknown: bool) -> Walk:
+    """The walk through a graph at the batch size wanted."""
     own = graph.own_batch
     batch = _batch(graph, batch_size, given) if batch_size is not None or own is None else own
     if batch < 1 and batch != own:
@@ -48,9 +58,7 @@ def read(
         return _walked(graph, batch, given, allow_unknown, wanted or {}, own)
 
     as_exported = own == batch or (own is None and batch == 1)
-    walk = _once(walked, walked(batch)) if as_exported else _at_another(graph, walked, batch)
-    walk.dimensions.check()
-    return walk.network(name, sha256)
+    return _once(walked, walked(batch)) if as_exported else _at_another(graph, walked, batch)
 
 
 def _once(walked: Callable[..., Walk], walk: Walk) -> Walk:

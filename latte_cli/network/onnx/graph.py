@@ -82,7 +82,10 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """A graph with its operators in an order in which they can run, without those that no output needs."""
+    """A graph with its operators in an order in which they can run, without those that no output needs.
+
+    `whole` are the stored tensors that no layer has a part of as its own: parts are taken in each step.
+    """
 
     model: ModelProto
     opset: int
@@ -92,6 +95,7 @@ class Graph:
     outputs: tuple[str, ...]
     functions: Mapping[str, FunctionProto] = field(default_factory=dict)
     given_axis: int | None = None
+    whole: frozenset[str] = frozenset()
 
     @property
     def roles_known(self) -> bool:

@@ -83,14 +83,15 @@ def _leave(op: Operation, index: int, found: Mapping[str, tuple[Sizes, int]], *,
     if op.folds:
         op.results[name] = Tensor(name=name, shape=shape, constant=True, element=element)
         return
-    inputs = tuple(
-        op.activation(tensor)
-        for index, tensor in enumerate(op.inputs)
-        if tensor is not None and (not tensor.constant or (tensor.trained and computes_with(op, index)))
-    )
-    layer = _layer(op, inputs, shape, label)
-    reads = inputs[: len(layer.input_shapes)]
-    op.result(layer, *reads, index=index, attributes=op.numbers, constants=op.constant_inputs)
+    varying = {
+        place: op.activation(tensor)
+        for place, tensor in enumerate(op.inputs)
+        if tensor is not None and (not tensor.constant or (tensor.trained and computes_with(op, place)))
+    }
+    layer = _layer(op, tuple(varying.values()), shape, label)
+    reads = tuple(varying.values())[: len(layer.input_shapes)]
+    attributes = op.numbers + (op.operands(tuple(varying), index) if isinstance(layer, Other) else ())
+    op.result(layer, *reads, index=index, attributes=attributes, constants=op.constant_inputs)
     op.results[name] = Tensor(name=name, shape=shape, element=element)
 
 

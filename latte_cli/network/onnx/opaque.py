@@ -15,7 +15,12 @@ _FIXED = frozenset(("histc",))
 
 def _other(op: Operation) -> object:
     """Work that no layer describes: the file says the shape of each output, -1 for what only values decide."""
-    inputs = tuple(tensor for tensor in op.given if not tensor.constant)
+    varying = {
+        place: op.activation(tensor)
+        for place, tensor in enumerate(op.given)
+        if not tensor.constant or (tensor.trained and not op.folds)
+    }
+    inputs = tuple(varying.values())
     name, elements = op.text("operation", "other"), op.integers("elements") or ()
     for index, output in enumerate(op.outputs):
         if not output:
@@ -26,7 +31,10 @@ def _other(op: Operation) -> object:
         element = elements[index] if index < len(elements) else inputs[0].element if inputs else 1
         if inputs:
             layer = Other(operation=name, shapes=tuple(tensor.shape for tensor in inputs), output=shape)
-            op.result(layer, *inputs, index=index, attributes=op.numbers + ((DETACHED, 1),) * (element in WHOLE))
+            detached = ((DETACHED, 1),) * (element in WHOLE)
+            op.result(
+                layer, *inputs, index=index, attributes=op.numbers + op.operands(tuple(varying), index) + detached
+            )
         op.results[output] = Tensor(name=output, shape=shape, constant=not inputs, element=element or 1)
     return None
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from math import isfinite, prod
 from typing import Any, TypeAlias
 
@@ -39,6 +40,9 @@ _IN_CODE = re.compile(r"^/(.+/)?Constant(_\d+)?_output_0$")
 """What torch's older exporter calls numbers in a module's code; it calls parameters as the module does."""
 
 NO_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
+FEW_NUMBERS = 1024
+"""Constants of up to so many numbers are kept with a node that needs them to run."""
+
 FOLDED_ELEMENTS = 65_536
 """Constants of up to so many elements are computed with; of larger ones only the shape is known."""
 
@@ -62,7 +66,8 @@ class Tensor:
     `name` is an activation's own name and, for a constant, the initializer it comes from; `values` are a constant's
     where they are at hand and few; `computed` marks what follows from the shape of an activation, `turned` a matrix
     that is stored with its dimensions exchanged. `parts` are the numbers of stored tensors that it consists of, in
-    another order and shape at most; `derived` marks what is computed from such numbers in each step.
+    another order and shape at most; `derived` marks what is computed from such numbers in each step. `made` is the name
+    under which an operator writes what a network computes of such numbers, if an activation is wanted.
     """
 
     name: str
@@ -74,6 +79,7 @@ class Tensor:
     element: int = TensorProto.FLOAT
     parts: tuple[Part, ...] = ()
     derived: bool = False
+    made: str = ""
 
     @property
     def floating(self) -> bool:
@@ -84,6 +90,11 @@ class Tensor:
     def countable(self) -> bool:
         """Whether it counts among the parameters as what it is: stored, and a weight by its type."""
         return bool(self.parts) and (self.floating or self.element in _QUANTISED)
+
+    @property
+    def varies(self) -> bool:
+        """Whether it is another in each step: an activation, or computed from stored numbers."""
+        return not self.constant or self.derived
 
     @property
     def trained(self) -> bool:
@@ -349,6 +360,20 @@ class Operation:
         output = f"{next(filter(None, self.outputs))}/{label}"
         return self._add(f"{self.name}/{label}", output, layer, inputs, parameters, attributes, constants)
 
+    def operands(self, places: Sequence[int], index: int = 0) -> tuple[tuple[str, Value], ...]:
+        """What a module needs to run it: which operands vary, by their `places`, small constants, and which result.
+
+        Of larger constants, and of those whose numbers are not known, there are shapes and element types.
+        """
+        found: list[tuple[str, Value]] = [("places", tuple(places)), ("result", index)]
+        for place, tensor in enumerate(self.inputs):
+            if tensor is None or place in places:
+                continue
+            found += [(f"constant_shape.{place}", tensor.shape), (f"constant_element.{place}", tensor.element)]
+            if tensor.values is not None and tensor.values.size <= FEW_NUMBERS and tensor.values.dtype.kind in "biuf":
+                found.append((f"constant.{place}", tuple(tensor.values.ravel().tolist())))
+        return tuple(found)
+
     def _read_besides(self, parameters: tuple[Tensor, ...]) -> tuple[tuple[int, str], ...]:
         trained = {tensor.name for tensor in parameters} | self.lifted
         return tuple((index, name) for index, name in self.constant_inputs if name not in trained)
@@ -363,21 +388,22 @@ class Operation:
         attributes: tuple[tuple[str, Value], ...],
         constants: tuple[tuple[int, str], ...] | None,
     ) -> Tensor:
-        given = not self.folds and any(not tensor.constant or tensor.derived for tensor in parameters)
-        element = inputs[0].element if inputs else TensorProto.FLOAT
-        inputs = tuple(self.activation(tensor) for tensor in (*inputs, *(parameters if given else ())))
+        own = parameters if self.folds else tuple(takewhile(lambda tensor: not tensor.varies, parameters))
+        first = (*inputs[:1], *parameters)  # a look-up has floating-point numbers, whatever its indices are
+        element = next((one.element for one in first if one.floating), first[0].element if first else TensorProto.FLOAT)
+        inputs = tuple(self.activation(tensor) for tensor in (*inputs, *parameters[len(own) :]))
         node = Node(
             name=name,
             layer=layer,
             inputs=tuple(tensor.name for tensor in inputs),
             output=output,
-            parameters=() if given else tuple(tensor.name for tensor in parameters),
+            parameters=tuple(tensor.name for tensor in own),
             attributes=attributes if self._passes_gradients(output) else (*attributes, (DETACHED, 1)),
             constants=self._read_besides(parameters) if constants is None else constants,
-            weights_given=given,
+            weights_given=len(own) < len(parameters),
         )
         self.nodes.append(node)
-        self.held |= {} if given else {tensor.name: tensor.parts for tensor in parameters}
+        self.held |= {tensor.name: tensor.parts for tensor in own}
         tensor = Tensor(name=output, shape=layer.output_shape, element=element)
         self.results[output] = tensor
         return tensor

@@ -28,10 +28,20 @@ class Part:
     @property
     def label(self) -> str:
         """The stored tensor's name, followed by what is taken of it."""
-        if all(_covers(indices, size) for indices, size in zip(self.index, self.shape, strict=True)):
+        if not self.partial:
             return self.origin
         taken = ", ".join(_text(indices, size) for indices, size in zip(self.index, self.shape, strict=True))
         return f"{self.origin}[{taken}]"
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is less than the stored tensor, or in another order."""
+        return not all(_covers(indices, size) for indices, size in zip(self.index, self.shape, strict=True))
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return prod(map(len, self.index))
 
 
 def whole(origin: str, shape: Shape) -> Part:

@@ -11,6 +11,7 @@ from onnx import TensorProto
 from latte_cli.errors import LatteError
 from latte_cli.layers import Activation, Copy, Dropout, Elementwise, Norm, Other, Reduce, Softmax, View, broadcast
 from latte_cli.network.graph import Value
+from latte_cli.network.onnx.computed import is_uniform
 from latte_cli.network.onnx.operation import Operation, Reader, Tensor, shortest
 
 ABSENT = "/no_bias"
@@ -228,7 +229,7 @@ def combined(op: Operation, operation: str, inputs: tuple[Tensor, ...]) -> Tenso
         return op.result(whole, *varying, constants=beside)
     if len(inputs) == 1:
         return op.view(varying[0], output)
-    values = [shortest(t.values.ravel()[0]) for t in inputs if t.values is not None and t.values.size == 1]
+    values = [shortest(t.values.flat[0]) for t in inputs if t.values is not None and is_uniform(t)]
     attributes: tuple[tuple[str, Value], ...] = (("value", values[0]),) if len(values) == 1 == len(inputs) - 1 else ()
     if inputs[0].constant:
         attributes += (("reversed", 1.0),)

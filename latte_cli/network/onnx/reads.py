@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from latte_cli.layers import Shape
+from latte_cli.network.graph import JOINED
 from latte_cli.network.onnx.graph import KEEPS_ORIGIN
 from latte_cli.network.onnx.operation import Operation, Tensor, Unreadable
 from latte_cli.network.onnx.origins import Indices, Part, reordered, reshaped, taken
@@ -61,18 +62,22 @@ def computes_with(op: Operation, index: int) -> bool:
     return index not in _BESIDE.get(op.kind, ()) and index not in _GRIDS.get(op.kind, ())
 
 
-def rearranged(op: Operation, index: int, shape: Shape) -> tuple[Part, ...]:
+def rearranged(op: Operation, index: int, shape: Shape, *, in_steps: bool) -> tuple[Part, ...]:
     """The parts of stored tensors that the constant output at `index`, of `shape`, consists of.
 
-    There are none where it is more than another order of them.
+    There are none where it is more than another order of them, or where a module makes it `in_steps` of its tensors;
+    exporters write several end to end that are one weight.
     """
     if not op.given:
         return ()
     if op.kind == "Concat":
         parts = [tensor.parts for tensor in op.given]
-        return tuple(replace(part, axes=None) for own in parts for part in own) if all(parts) else ()
+        one = not in_steps or JOINED in op.outputs[0]
+        return tuple(replace(part, axes=None) for own in parts for part in own) if all(parts) and one else ()
     x = op.input()
     if op.kind == "Transpose":
+        if in_steps and any(part.axes is None for part in x.parts):
+            return ()
         order = op.integers("perm") or tuple(reversed(range(len(x.shape))))
         return tuple(reordered(part, order) for part in x.parts)
     if op.kind in _CASTS and not x.countable:  # whole numbers: places, no weights

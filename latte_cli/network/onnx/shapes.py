@@ -11,6 +11,7 @@ from latte_cli.errors import LatteError
 from latte_cli.layers import Concat, Copy, Embedding, Other, Shape, View, broadcast
 from latte_cli.network.graph import Value
 from latte_cli.network.onnx.operation import (
+    FEW_NUMBERS,
     FOLDED_ELEMENTS,
     NO_NUMBERS,
     Operation,
@@ -19,12 +20,10 @@ from latte_cli.network.onnx.operation import (
     Unreadable,
     checked_shape,
     np_element,
+    shortest,
     stored,
     tensor_values,
 )
-
-_FEW_INDICES = 1024
-"""So many indices of a gather are kept with its node."""
 
 
 def _constant(op: Operation) -> object:
@@ -239,13 +238,13 @@ def _gather(op: Operation) -> object:
     taken = (*x.shape[:axis], prod(indices.shape), *x.shape[axis + 1 :])
     output = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
     attributes: tuple[tuple[str, Value], ...] = (("axis", axis),)
-    if indices.constant and indices.values is not None and indices.values.size <= _FEW_INDICES:
+    if indices.constant and indices.values is not None and indices.values.size <= FEW_NUMBERS:
         attributes += (("indices", tuple(int(index) for index in indices.values.ravel())),)
     if op.folds:
         return op.constant(output)
     if not indices.constant:
         layer = Other(operation="gather", shapes=(x.shape, indices.shape), output=output)
-        return op.result(layer, x, indices, attributes=attributes)
+        return op.result(layer, x, indices, attributes=attributes + op.operands((0, 1)))
     constants = op.constant_inputs
     if taken == output:
         return op.result(Copy(operation="gather", shape=x.shape, output=output), x, attributes=attributes)
@@ -261,7 +260,7 @@ def _embedding(op: Operation, table: Tensor, indices: Tensor, axis: int) -> obje
         other = Other(
             operation="gather", shapes=(table.shape, indices.shape), output=(*table.shape[:axis], *indices.shape, *own)
         )
-        return op.result(other, table, indices, attributes=(("axis", axis),))
+        return op.result(other, table, indices, attributes=(("axis", axis), *op.operands((0, 1))))
     rows = op.step("rows", View(shape=indices.shape, output=(prod(indices.shape),)), indices)
     layer = Embedding(rows=rows.shape[0], entries=table.shape[0], width=prod(own))
     shape = (*indices.shape, *own)
@@ -360,7 +359,10 @@ def _concat(op: Operation) -> object:
         first = op.step("concat", Concat(shapes=tuple(tensor.shape for tensor in varying), axis=axis), *varying)
     kept = tuple(place for place, tensor in enumerate(inputs) if not tensor.constant)
     sizes = tuple(tensor.shape[axis] for tensor in inputs)
-    beside = (("axis", axis), ("sizes", sizes), ("varying", kept))
+    beside: tuple[tuple[str, Value], ...] = (("axis", axis), ("sizes", sizes), ("varying", kept))
+    fixed = [tensor for tensor in inputs if tensor.constant]
+    if all(map(uniform, fixed)):
+        beside += (("filled", tuple(shortest(tensor.values.flat[0]) for tensor in fixed if tensor.values is not None)),)
     return _copied(op, "concat_constants", whole.output_shape, first, beside)
 
 

@@ -1,5 +1,6 @@
 """A walk through the graph of an ONNX file: operator by operator, what is known of each tensor, and the layers."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -109,12 +110,11 @@ class Walk:
 
     def step(self, call: Call) -> None:
         """Read one operator."""
-        if call.kind == "Add" and self._bias_folded(call):
-            return
         count, tensors = len(self.nodes), dict(self.tensors) if self.allow_unknown and call.kind in FLOW else {}
         replaced = len(self.replaced)
         try:
-            self._enter(call)
+            if call.kind != "Add" or not self._bias_folded(call):
+                self._enter(call)
         except Unreadable as exc:
             if not self.allow_unknown:
                 raise _unreadable(call, exc) from exc
@@ -229,7 +229,7 @@ class Walk:
 
     def lift(self, tensor: Tensor) -> Tensor:
         """A constant as an activation: a node without inputs for a stored one; nodes that compute one that follows."""
-        if tensor.derived:
+        if tensor.made:
             return self._computed_in_each_step(tensor)
         key = (tensor.name, tensor.shape)
         if self.lifts.get(key) not in self.tensors:
@@ -273,9 +273,9 @@ class Walk:
         return replace(at_shape(tensor, wanted), parts=tensor.parts if trained else ())
 
     def _computed_in_each_step(self, tensor: Tensor) -> Tensor:
-        call = self.makers[tensor.name]
-        if not self.tensors[tensor.name].constant:
-            return self.tensors[tensor.name]
+        call = self.makers[tensor.made]
+        if not self.tensors[tensor.made].constant:
+            return self.tensors[tensor.made]
         given = [self.tensors[name] if name else None for name in call.inputs]
         with self.deeper():
             if self.depth >= DEEPEST:
@@ -285,7 +285,7 @@ class Walk:
         for name in filter(None, call.outputs):
             self.replaced.append((name, self.tensors.pop(name)))
         self._read(call, inputs)
-        return self.tensors[tensor.name]
+        return self.tensors[tensor.made]
 
     def _varies(self, tensor: Tensor) -> bool:
         """Whether a constant is to be an activation: it is trained, or is one that has the batch."""
@@ -312,11 +312,12 @@ class Walk:
             values = folded(op, tensor.shape) if name == op.outputs[0] else None
             if values is None:
                 values = evaluated.get(name)
-            origin = op.input().name if op.kind in KEEPS_ORIGIN else name
+            origin = op.input().name if op.kind in KEEPS_ORIGIN and op.input().parts else name
             shape = tensor.shape if values is None else values.shape
             turned = op.input().turned ^ (op.kind == "Transpose") if op.kind in KEEPS_ORIGIN else False
             element = tensor.element if values is None else np_element(values)
-            parts = rearranged(op, op.outputs.index(name), shape)
+            parts = rearranged(op, op.outputs.index(name), shape, in_steps=self.graph.roles_known)
+            parts = () if any(part.origin in self.graph.whole and part.partial for part in parts) else parts
             made = replace(
                 tensor, name=origin, shape=shape, constant=True, values=values, computed=computed, turned=turned,
                 element=element, parts=parts,
@@ -325,6 +326,8 @@ class Walk:
                 made = replace(made, name=self._label(parts, name))
             elif trained and made.floating:
                 made = replace(made, name=name, turned=False, derived=True)
+            if made.trained and (made.derived or self.graph.roles_known):
+                made = replace(made, made=name)
                 self.makers[name] = call
             self.tensors[name] = self._at_batch(name, made)
 
@@ -362,7 +365,7 @@ class Walk:
         if isinstance(self.nodes[at].layer, View) and at > 0 and self.nodes[at].inputs == (self.nodes[at - 1].output,):
             at -= 1
         node, output, linear = self.nodes[at], call.outputs[0], self.nodes[at].layer
-        if not isinstance(linear, Linear) or linear.bias or node.weights_given or bias.derived:
+        if not isinstance(linear, Linear) or linear.bias:
             return False
         if not bias.shape or prod(bias.shape) != linear.out_features or bias.shape[-1] != linear.out_features:
             return False
@@ -370,9 +373,16 @@ class Walk:
             return False
         if len(bias.shape) > 1 and computed.is_uniform(bias):
             self.doubtful[bias.name] = prod(bias.shape)
-        self.held[bias.name] = bias.parts
-        self.nodes[at] = replace(node, layer=replace(linear, bias=True), parameters=(*node.parameters, bias.name))
-        self.nodes[-1] = replace(self.nodes[-1], output=output)
+        last = len(self.nodes)
+        if node.weights_given or bias.derived:
+            given = (*node.inputs, self.lift(bias).name)
+            node = replace(node, inputs=given, weights_given=True)
+        else:
+            self.held[bias.name] = bias.parts
+            node = replace(node, parameters=(*node.parameters, bias.name))
+        linear_nodes = [replace(node, layer=replace(linear, bias=True)), *self.nodes[at + 1 : last]]
+        linear_nodes[-1] = replace(linear_nodes[-1], output=output)
+        self.nodes[at:] = [*self.nodes[last:], *linear_nodes]
         self.tensors[output] = replace(y, name=output)
         return True
 
@@ -437,6 +447,18 @@ class Walk:
             unpriced=tuple(dict.fromkeys(self.unpriced)),
             shared=self._shared(nodes),
         )
+
+    @property
+    def parted_unevenly(self) -> set[str]:
+        """The stored tensors of which layers have parts of their own that are not each number once."""
+        names = dict.fromkeys(name for node in self.nodes for name in node.parameters)
+        parts = [part for name in names for part in self.held.get(name, ())]
+        again = {parts[int(at)].origin for at, _ in overlaps((str(at), (part,)) for at, part in enumerate(parts))}
+        sizes: Counter[str] = Counter()
+        for part in parts:
+            sizes[part.origin] += part.size
+        uneven = again | {part.origin for part in parts if sizes[part.origin] != prod(part.shape)}
+        return uneven & {part.origin for part in parts if part.partial}
 
     def _shared(self, nodes: Sequence[Node]) -> tuple[tuple[str, int], ...]:
         names = dict.fromkeys(name for node in nodes for name in node.parameters)

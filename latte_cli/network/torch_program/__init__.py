@@ -86,7 +86,13 @@ def _lowered(module: Mapping[str, Any], name: str, ties: Ties) -> Program:
     made = [helper.make_tensor_value_info(one, low.metas[one].element, None) for one in outputs if one in low.metas]
     if not made:
         raise LatteError(f"`{name}` returns no tensors", hint=DAMAGED)
-    body = helper.make_graph(low.nodes, name, given, made, initializer=list(low.constants.values()))
+    asked = dict.fromkeys(node.input[0] for node in low.nodes if node.op_type == "Shape")
+    said = [
+        helper.make_tensor_value_info(one, low.metas[one].element, low.metas[one].sizes)
+        for one in asked
+        if one in low.metas and one not in signature.inputs and None not in low.metas[one].sizes
+    ]
+    body = helper.make_graph(low.nodes, name, given, made, initializer=list(low.constants.values()), value_info=said)
     opsets = [helper.make_opsetid("", _OPSET), *(helper.make_opsetid(domain, 1) for domain in ("aten", "latte"))]
     lowered = helper.make_model(body, opset_imports=opsets, ir_version=_IR_VERSION)
     return Program(model=lowered, low=low, signature=signature, without_data=ties.without_data)

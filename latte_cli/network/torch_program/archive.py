@@ -22,6 +22,7 @@ DAMAGED = "is the file complete? " + EXPORT
 
 _GRAPHS = ("models/model.json", "serialized_exported_program.json")
 _WEIGHTS = "data/weights/model_weights_config.json"
+_CONSTANTS = "data/constants/model_constants_config.json"
 _PICKLES = ("data.pkl", "constants.pkl")
 _LARGEST_JSON = 256 * 2**20
 _DEEPEST_JSON = 200
@@ -88,7 +89,7 @@ def tied_weights(content: bytes | memoryview, name: str) -> Ties:
         empty = set(arrays.without_data())
         for key, meta in arrays.metas.items():
             tensor = meta["tensor_meta"]
-            place = (meta["path_name"], *(json.dumps(tensor[part]) for part in ("sizes", "strides", "storage_offset")))
+            place = (meta["path"], *(json.dumps(tensor[part]) for part in ("sizes", "strides", "storage_offset")))
             owner = first.setdefault(place, key)
             if owner != key and key not in empty:
                 owners[key] = owner
@@ -98,7 +99,7 @@ def tied_weights(content: bytes | memoryview, name: str) -> Ties:
 
 
 class Arrays(Mapping[str, NDArray[Any]]):
-    """The weights of a `.pt2` archive by their qualified names, unpacked when they are asked for.
+    """The weights and constants of a `.pt2` archive by their qualified names, unpacked when they are asked for.
 
     Those that are pickled are not there. Raises LatteError for a file that does not list them, and for data that do
     not fill their shape.
@@ -107,18 +108,20 @@ class Arrays(Mapping[str, NDArray[Any]]):
     def __init__(self, content: bytes, name: str, elements: Mapping[int, int]) -> None:
         self._content, self._name, self._elements = content, name, elements
         try:
-            self._folder, self.metas = self._configured()
+            self.metas = self._configured(_CONSTANTS) | self._configured(_WEIGHTS)
         except (KeyError, TypeError, ValueError, AttributeError, *_UNPACKING) as exc:
             raise LatteError(f"the weights of `{name}` cannot be read: {_line(exc)}", hint=DAMAGED) from exc
 
-    def _configured(self) -> tuple[str, dict[str, Any]]:
+    def _configured(self, ending: str) -> dict[str, Any]:
+        """What the file says of each tensor, with the path of its data."""
         with zipfile.ZipFile(io.BytesIO(self._content)) as archive:
-            found = [entry for entry in archive.infolist() if entry.filename.endswith(_WEIGHTS)]
+            found = [entry for entry in archive.infolist() if entry.filename.endswith(ending)]
             if len(found) != 1 or found[0].file_size > _LARGEST_JSON:
-                return "", {}
+                return {}
             config = _parsed(archive.read(found[0]), self._name).get("config")
+        folder = found[0].filename.rpartition("/")[0]
         plain = {key: meta for key, meta in dict(config).items() if not meta.get("use_pickle")}
-        return found[0].filename.rpartition("/")[0], plain
+        return {key: {**meta, "path": f"{folder}/{meta['path_name']}"} for key, meta in plain.items()}
 
     def without_data(self) -> Iterator[str]:
         """The weights that hold numbers by their shape, but none in the file."""
@@ -126,7 +129,7 @@ class Arrays(Mapping[str, NDArray[Any]]):
             empty = {entry.filename for entry in archive.infolist() if not entry.file_size}
         for key, meta in self.metas.items():
             sizes = (size["as_int"] for size in meta["tensor_meta"]["sizes"])
-            if f"{self._folder}/{meta['path_name']}" in empty and all(sizes):
+            if meta["path"] in empty and all(sizes):
                 yield key
 
     def __getitem__(self, key: str) -> NDArray[Any]:
@@ -136,7 +139,7 @@ class Arrays(Mapping[str, NDArray[Any]]):
             shape, strides = ([size["as_int"] for size in tensor[part]] for part in ("sizes", "strides"))
             dtype = helper.tensor_dtype_to_np_dtype(self._elements[tensor["dtype"]])
             with zipfile.ZipFile(io.BytesIO(self._content)) as archive:
-                entry = archive.getinfo(f"{self._folder}/{meta['path_name']}")
+                entry = archive.getinfo(meta["path"])
                 if entry.file_size > max(64, 2 * len(self._content)):
                     raise ValueError("it unpacks to more than the file holds")
                 flat = np.frombuffer(archive.read(entry), dtype)[tensor["storage_offset"]["as_int"] :]

@@ -7,7 +7,7 @@ from functools import cached_property
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
 
 from latte_cli.layers import Norm
-from latte_cli.network.graph import DETACHED, Network, Node
+from latte_cli.network.graph import DETACHED, JOINED, Network, Node
 from latte_cli.network.torch_program.program import COUNTING, Lowering
 from latte_cli.network.torch_program.signature import BUFFER, FROZEN, PARAMETER, Signature, count
 
@@ -121,7 +121,7 @@ class Program:
 
 def _origins(name: str) -> list[str]:
     """The module's tensors that a parameter consists of: several end to end, or a part of one."""
-    return [each.partition("[")[0] for each in name.split("+")]
+    return [each.partition("[")[0] for each in name.split(JOINED)]
 
 
 def _named(names: Sequence[str]) -> str:

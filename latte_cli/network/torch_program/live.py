@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from latte_cli.errors import LatteError
 from latte_cli.network.torch_program.nodes import out_of_place
 from latte_cli.network.torch_program.rules import OPAQUE, RULES
+from latte_cli.network.torch_program.views import FOLLOWED
 
 EXAMPLE = (
     "give what it is called with: a tensor, a tuple of positional arguments, a dict of keyword arguments, or a tuple "
@@ -265,9 +266,9 @@ def _nodes(program: Any) -> Iterator[Any]:
 
 
 def _functional(program: Any) -> Any:
-    """The program without what changes a view in place, which then is a tensor of its own."""
+    """The program without what changes a view in place that cannot be written through, which is a tensor then."""
     through_views = any(
-        _works_in_place(node.target) and node.args and _is_view(node.args[0]) for node in _nodes(program)
+        _works_in_place(node.target) and node.args and _is_strange_view(node.args[0]) for node in _nodes(program)
     )
     return _decomposed(program, {}) if through_views else program
 
@@ -277,8 +278,13 @@ def _works_in_place(target: Any) -> bool:
     return bool(out_of_place(name) != name)
 
 
-def _is_view(node: Any) -> bool:
-    return bool(getattr(getattr(node, "target", None), "is_view", False))
+def _is_strange_view(node: Any) -> bool:
+    """Whether it lies in another tensor in a way that what is written over it is not read."""
+    while (strange := getattr(node, "target", None)) is not None and getattr(strange, "is_view", False):
+        if str(strange).split(".")[1] not in FOLLOWED:
+            return True
+        node = node.args[0]
+    return False
 
 
 def _decompositions(program: Any) -> dict[Any, Any]:

@@ -1,28 +1,19 @@
 """A program's graph becomes ONNX nodes, one operator after the other, with the graphs that lie within it."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from onnx import GraphProto, helper
 
 from latte_cli.errors import LatteError
 from latte_cli.network.graph import DETACHED
-from latte_cli.network.torch_program.nodes import aten_of, meta_of
+from latte_cli.network.torch_program.nodes import aten_of, meta_of, tensors_read
 from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Region, Rule
 from latte_cli.network.torch_program.rules import ARITHMETIC, OPAQUE, RULES
-
-FUNCTIONAL = "save it without: `torch.export.save(program.run_decompositions({}), path)`"
-"""The attribute of an Identity that no gradient passes."""
+from latte_cli.network.torch_program.views import FUNCTIONAL, Views
 
 _HIGHER = "torch.ops.higher_order."
-_VIEWS = frozenset(
-    (
-        *("view", "reshape", "select", "slice", "narrow", "transpose", "permute", "t", "squeeze", "unsqueeze"),
-        *("expand", "split", "chunk", "unbind", "detach", "alias", "flatten", "unflatten", "diagonal"),
-        *("split_with_sizes", "unfold", "as_strided", "view_as", "movedim", "swapaxes"),
-    )
-)
 _CHECKPOINT = re.compile(r"\bcheckpoint\(|gradient_checkpointing_func\(|checkpoint_sequential\(")
 """What the line of code that made a node has where the node lies in a region that runs again backward."""
 
@@ -32,31 +23,22 @@ _FUNCTION = re.compile(r"\b([A-Z]\w*)\.apply\(")
 
 def lower_graph(low: Lowering, graph: Mapping[str, Any], names: dict[str, str]) -> None:
     """Add the nodes of `graph`; `names` says what its tensors are called, and is kept up with those that change."""
+    views = Views(low=low, names=names, lower=lower)
     for node in graph["nodes"]:
+        for name in tensors_read(node):
+            views.refresh(name)
         op = aten_of(node, names)
         trace = str((node.get("metadata") or {}).get("stack_trace", ""))
         if _CHECKPOINT.search(trace):
             low.again.add(op.name)
         low.functions.update(_FUNCTION.findall(trace))
-        stale = next((name for name in op.read if name in low.stale), "")
-        if stale:
-            raise LatteError(
-                f"`{low.stale[stale]}` changes a part of `{stale}` in place, which is not followed", hint=FUNCTIONAL
-            )
         lower(low, op)
-        if op.kind in _VIEWS and op.read:
-            low.views |= dict.fromkeys(op.outputs, op.read[0])
-        if op.mutated and op.outputs:
-            _changed(low, op)
-            names[op.mutated] = op.outputs[0]
-
-
-def _changed(low: Lowering, op: Aten) -> None:
-    """Remember what lies under the view that `op` writes to."""
-    base = low.views.get(op.read[0]) if op.read else None
-    while base is not None:
-        low.stale[base] = op.name
-        base = low.views.get(base)
+        views.note(op)
+        for name in [name for name in tensors_read(node) if names.get(name, name) in low.written]:
+            views.write(name, low.written.pop(names.get(name, name)), op)
+    for each in graph["outputs"]:
+        if "as_tensor" in each:
+            views.refresh(str(each["as_tensor"]["name"]))
 
 
 def lower(low: Lowering, op: Aten) -> None:
@@ -85,14 +67,21 @@ def _inside(low: Lowering, op: Aten, region: Region, given: Sequence[Any], label
     """Add the nodes of a region that reads `given`; the names of what it returns."""
     graph, prefix = region.graph, f"{op.outputs[0] if op.outputs else op.name}/{label}"
     names = {name: f"{prefix}{name}" for name in graph["tensor_values"]}
-    for formal, value in zip(graph["inputs"], given, strict=True):
-        if "as_tensor" in formal and isinstance(value, Ref):
-            names[formal["as_tensor"]["name"]] = value.name
+    names |= {name: value.name for name, value in _formals(graph, given)}
     for name, values in graph["tensor_values"].items():
         low.metas.setdefault(names[name], meta_of(values))
+    before = {value.name: name for name, value in _formals(graph, given)}
     lower_graph(low, graph, names)
+    low.written |= {outer: names[name] for outer, name in before.items() if names[name] != outer}
     low.label = op.name
     return [names[str(each["as_tensor"]["name"])] for each in graph["outputs"] if "as_tensor" in each]
+
+
+def _formals(graph: Mapping[str, Any], given: Sequence[Any]) -> Iterator[tuple[str, Ref]]:
+    """The tensors that a region is given, by its own names for them."""
+    for formal, value in zip(graph["inputs"], given, strict=True):
+        if "as_tensor" in formal and isinstance(value, Ref):
+            yield str(formal["as_tensor"]["name"]), value
 
 
 def _inlined(low: Lowering, op: Aten, *, detached: bool = False, again: bool = False) -> object:
@@ -103,9 +92,18 @@ def _inlined(low: Lowering, op: Aten, *, detached: bool = False, again: bool = F
     if again:
         low.again.update(node.name for node in low.nodes[before:])
     attributes = {DETACHED: 1} if detached else {}
+    if detached:
+        low.written = {name: _detached(low, tensor) for name, tensor in low.written.items()}
     for inner, outer in zip(results, op.outputs, strict=True):
         low.emit("Identity", [inner], outer, **attributes)
     return None
+
+
+def _detached(low: Lowering, tensor: str) -> str:
+    """The tensor without its gradient."""
+    plain = low.emit("Identity", [tensor], **{DETACHED: 1})
+    low.metas[plain] = low.meta(tensor)
+    return plain
 
 
 def _operands(values: Sequence[Any]) -> list[Any]:
@@ -139,6 +137,8 @@ def _branch(low: Lowering, op: Aten, region: Region, operands: Sequence[Any], la
     results = _inside(low, op, region, operands, f"{label}/")
     ends = [low.emit("Identity", [result]) for result in results]
     inside, low.nodes = low.nodes, outside
+    if low.written:
+        raise LatteError(f"`{op.name}` changes a tensor in place in one of its branches", hint=FUNCTIONAL)
     values = [helper.make_tensor_value_info(end, low.meta(result).element, None)
               for end, result in zip(ends, results, strict=True)]  # fmt: skip
     return helper.make_graph(inside, f"branch{label}", [], values)

@@ -1,7 +1,7 @@
 """Nodes of a program's graph, from JSON: what they compute, of what, and what they write."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnx import TensorProto
@@ -47,7 +47,7 @@ def aten_of(node: Mapping[str, Any], names: Mapping[str, str]) -> Aten:
     outputs = tuple(names.get(one, one) for argument in node["outputs"] for one in _output_names(argument))
     values = tuple(_value(given["arg"], names) for given in node["inputs"])
     arguments = {str(given["name"]): value for given, value in zip(node["inputs"], values, strict=True)}
-    mutated = _mutated_by(node) if plain != kind else ""
+    first = _first_tensor(node)
     return Aten(
         target=target,
         kind=plain,
@@ -55,7 +55,9 @@ def aten_of(node: Mapping[str, Any], names: Mapping[str, str]) -> Aten:
         arguments=arguments,
         outputs=outputs,
         values=values,
-        mutated=mutated,
+        first=first,
+        results=tuple(one for argument in node["outputs"] for one in _output_names(argument)),
+        mutated=first if plain != kind else "",
     )
 
 
@@ -64,8 +66,18 @@ def out_of_place(name: str) -> str:
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
-def _mutated_by(node: Mapping[str, Any]) -> str:
-    """The program's name for what a node that works in place writes to."""
+def tensors_read(node: Mapping[str, Any]) -> Iterator[str]:
+    """The program's names for the tensors that a node reads."""
+    for given in node["inputs"]:
+        argument = given["arg"]
+        optional = argument.get("as_optional_tensor") or {}
+        each = [argument.get("as_tensor"), optional.get("as_tensor"), *(argument.get("as_tensors") or ())]
+        each += [one.get("as_tensor") for one in argument.get("as_optional_tensors") or ()]
+        yield from (str(one["name"]) for one in each if one)
+
+
+def _first_tensor(node: Mapping[str, Any]) -> str:
+    """The program's name for the tensor that a node's first argument is, which it writes to if it works in place."""
     first = node["inputs"][0]["arg"] if node["inputs"] else {}
     return str(first["as_tensor"]["name"]) if "as_tensor" in first else ""
 

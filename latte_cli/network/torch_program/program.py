@@ -1,7 +1,7 @@
 """A `torch.export` program as ONNX: the tables that rules look into, and what they emit."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -87,7 +87,8 @@ class Region:
 class Aten:
     """A node of the program: `kind` without `torch.ops.aten.`, overload and the `_` of what works in place.
 
-    `values` are its arguments in their order, `mutated` is what it writes to in place.
+    `values` are its arguments in their order. By the program's names, `first` is the tensor that it is given first,
+    `results` is what it returns, and `mutated` is what it writes to in place.
     """
 
     target: str
@@ -96,6 +97,8 @@ class Aten:
     arguments: Mapping[str, Any]
     outputs: tuple[str, ...]
     values: tuple[Any, ...] = ()
+    first: str = ""
+    results: tuple[str, ...] = ()
     mutated: str = ""
 
     def tensor(self, *names: str) -> str:
@@ -168,9 +171,9 @@ def layout_attribute(op: Aten, default: Layout | None = None) -> dict[str, str]:
 class Lowering:
     """The ONNX nodes and constants so far, and what the program says of each tensor.
 
-    `views` are tensors that lie in others, by name, `stale` those that were changed through one of their views. `idle`
-    counts what does nothing in evaluation mode, `again` are the layers in regions that run a second time backward, and
-    `functions` the autograd functions that have a backward pass of their own.
+    `idle` counts what does nothing in evaluation mode, `again` are the layers in regions that run a second time
+    backward, and `functions` the autograd functions that have a backward pass of their own. `written` says what a
+    region has put in place of tensors that it was given, by their names.
     """
 
     metas: dict[str, Meta]
@@ -178,11 +181,10 @@ class Lowering:
     constants: dict[str, TensorProto] = field(default_factory=dict)
     names: Counter[str] = field(default_factory=Counter)
     label: str = ""
-    stale: dict[str, str] = field(default_factory=dict)
-    views: dict[str, str] = field(default_factory=dict)
     idle: Counter[str] = field(default_factory=Counter)
     again: set[str] = field(default_factory=set)
     functions: set[str] = field(default_factory=set)
+    written: dict[str, str] = field(default_factory=dict)
 
     def meta(self, name: str) -> Meta:
         """What is known of the tensor `name`; raises LatteError for one that the program does not describe."""
@@ -221,8 +223,16 @@ class Lowering:
             if self.metas.get(output) is not None and self.meta(output).sizes
         }
         elements = [self.metas[output].element if output in self.metas else 0 for output in op.outputs]
+        arguments = dict(_written_arguments(op, given))
         return self.emit(
-            "Other", given, *op.outputs, domain="latte", operation=name or op.kind, elements=elements, **sizes
+            "Other",
+            given,
+            *op.outputs,
+            domain="latte",
+            operation=name or op.kind,
+            elements=elements,
+            **sizes,
+            **arguments,
         )
 
     def fresh(self, hint: str) -> str:
@@ -275,6 +285,32 @@ class Lowering:
         if 0 in sizes[1:]:
             raise LatteError(f"the shape of `{name}` has several symbolic sizes", hint="export it with fewer")
         return sizes
+
+
+def _written_arguments(op: Aten, given: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """An operator's arguments as attributes: numbers and texts, truths, and which of the tensors `given` one is.
+
+    Of sizes that are computed, and of graphs, there is only that they are there.
+    """
+    places = {name: place for place, name in enumerate(given)}
+    for name, value in op.arguments.items():
+        tensors = [each.name for each in value if isinstance(each, Ref)] if isinstance(value, tuple) else []
+        parts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(each, Symbol | Region) for each in parts):
+            yield f"computed.{name}", 1
+        elif isinstance(value, Ref):
+            if value.name in places:
+                yield f"tensor.{name}", places[value.name]
+        elif tensors:
+            yield f"tensors.{name}", [places.get(getattr(each, "name", ""), -1) for each in value]
+        elif isinstance(value, bool):
+            yield f"flag.{name}", int(value)
+        elif isinstance(value, int | float | str) or (isinstance(value, tuple) and value and _are_numbers(value)):
+            yield f"argument.{name}", value
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 Rule: TypeAlias = Callable[[Lowering, Aten], object]

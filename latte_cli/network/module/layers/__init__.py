@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from latte_cli.errors import unknown
 from latte_cli.layers import Layer
-from latte_cli.network.module.layers import copies, norms, pointwise, products, sequences, stored, windows
+from latte_cli.network.module.layers import copies, norms, others, pointwise, products, sequences, stored, windows
 from latte_cli.network.module.layers.beside import with_constants
 from latte_cli.network.module.layers.function import Attributes, Builders, Compute, Function
 
@@ -20,6 +20,7 @@ _BUILDERS: Builders = {
     **copies.BUILDERS,
     **sequences.BUILDERS,
     **stored.BUILDERS,
+    **others.BUILDERS,
 }
 """Every layer kind that can be run, with what makes its module."""
 

@@ -7,15 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Activation, Attention, Copy, Elementwise, Layer, Stored
+from latte_cli.layers import Activation, Attention, Copy, Elementwise, Layer, Other, Stored
+from latte_cli.network.module.layers.copies import joining
 from latte_cli.network.module.layers.function import Attributes, Compute, Function, named
+from latte_cli.network.module.layers.others import other
 from latte_cli.network.module.layers.pointwise import CONSTANT, ELEMENTWISE
 from latte_cli.network.module.layers.sequences import attention
 from latte_cli.network.module.layers.stored import StoredTensor
 
 
 class _Beside(nn.Module):
-    """A layer with constants among what it combines: those that are floating-point numbers are trained."""
+    """A layer with constants among what it combines; those that are parameters are trained."""
 
     def __init__(self, compute: Compute, constants: Mapping[int, Tensor], inputs: int) -> None:
         super().__init__()
@@ -24,8 +26,8 @@ class _Beside(nn.Module):
         for place in range(inputs + len(constants)):
             self.order.append(next(given) if place not in constants else -1 - place)
         for place, constant in constants.items():
-            if constant.is_floating_point() and constant.dim():
-                self.register_parameter(f"constant{place}", nn.Parameter(constant))
+            if isinstance(constant, nn.Parameter):
+                self.register_parameter(f"constant{place}", constant)
             else:
                 self.register_buffer(f"constant{place}", constant)
 
@@ -49,19 +51,25 @@ def with_constants(
             return Function(lambda x: torch.clamp(x, least, most))
         case Activation(function="prelu"):
             return _Beside(lambda x, slope: torch.where(x > 0, x, x * slope), constants, inputs)
+        case Other():
+            return other(layer, attributes, constants)
         case Stored():
             return StoredTensor(layer, constants.get(0))
         case Attention():
             plain = attention(layer, attributes).compute
             return _Beside(lambda q, k, v, mask: plain(q, k, v, mask), {3: constants[3]}, 3) if 3 in constants else None
-        case Copy(operation="concat_constants"):
+        case Copy(operation="concat_constants") if "filled" not in attributes and _all_known(attributes, constants):
             fixed = [constants[place] for place in sorted(constants)]
-            return _Beside(_joined(attributes), dict(enumerate(fixed, start=1)), 1)
+            return _Beside(joining(attributes), dict(enumerate(fixed, start=1)), 1)
         case Copy(operation="gather") if 1 in constants:
             axis, rows = attributes["axis"], constants[1].reshape(-1)
             rows = torch.where(rows < 0, rows + layer.shape[axis], rows)
             return Function(lambda x: x.index_select(axis, rows.to(x.device)))
     return None
+
+
+def _all_known(attributes: Attributes, constants: Mapping[int, Tensor]) -> bool:
+    return len(constants) == len(attributes["sizes"]) - len(attributes["varying"])
 
 
 def _combining(operation: str, operands: int) -> Compute:
@@ -76,16 +84,3 @@ def _combining(operation: str, operands: int) -> Compute:
 
 _SIDES = 3
 _FILE = "export the model again with fixed sizes: what follows from its inputs' sizes is not computed"
-
-
-def _joined(attributes: Attributes) -> Compute:
-    """Constants laid end to end with the parts of the input that go between them."""
-    axis, sizes, varying = attributes["axis"], attributes["sizes"], attributes["varying"]
-    own = [sizes[place] for place in varying]
-
-    def compute(*operands: Tensor) -> Tensor:
-        varied = iter(torch.split(operands[0], own, axis) if len(own) > 1 else operands[:1])
-        fixed = iter(operands[1:])
-        return torch.cat([next(varied) if at in varying else next(fixed) for at in range(len(sizes))], axis)
-
-    return compute

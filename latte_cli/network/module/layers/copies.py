@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Concat, Copy, View
-from latte_cli.network.module.layers.function import Attributes, Builders, Compute, Function, named, pads
+from latte_cli.network.module.layers.function import DTYPES, Attributes, Builders, Compute, Function, named, pads
 
 
 def _concat(layer: Concat, attributes: Attributes) -> nn.Module:
@@ -32,6 +32,35 @@ def _pad_or_crop(layer: Copy, attributes: Attributes) -> Compute:
     if outer < 2 or len(layer.shape) - outer > 3 or min(*before, *after) < 0:
         raise LatteError(f"a pad of {layer.shape} by {mode} cannot be run")
     return partial(F.pad, pad=pads(before[outer:], after[outer:]), mode=mode)
+
+
+def _between_constants(layer: Copy, attributes: Attributes) -> Compute:
+    """Parts with constants between them that hold one number each: those that are known, else zeros."""
+    if "sizes" not in attributes:
+        return _pad_or_crop(layer, attributes)
+    axis, sizes, varying = attributes["axis"], attributes["sizes"], attributes["varying"]
+    values = attributes.get("filled", (0.0,) * len(sizes))
+    fixed = [at for at in range(len(sizes)) if at not in varying]
+    joined = joining(attributes)
+
+    def compute(x: Tensor) -> Tensor:
+        shapes = [(*x.shape[:axis], sizes[at], *x.shape[axis + 1 :]) for at in fixed]
+        return joined(x, *(x.new_full(shape, value) for shape, value in zip(shapes, values, strict=False)))
+
+    return compute
+
+
+def joining(attributes: Attributes) -> Compute:
+    """Constants laid end to end with the parts of the input that go between them."""
+    axis, sizes, varying = attributes["axis"], attributes["sizes"], attributes["varying"]
+    own = [sizes[place] for place in varying]
+
+    def compute(*operands: Tensor) -> Tensor:
+        varied = iter(torch.split(operands[0], own, axis) if len(own) > 1 else operands[:1])
+        fixed = iter(operands[1:])
+        return torch.cat([next(varied) if at in varying else next(fixed) for at in range(len(sizes))], axis)
+
+    return compute
 
 
 def _slice(layer: Copy, attributes: Attributes) -> Compute:
@@ -122,10 +151,18 @@ def _triangle(layer: Copy, attributes: Attributes) -> Compute:
     return partial(cut, diagonal=int(attributes.get("k", 0)))
 
 
+def _cast(layer: Copy, attributes: Attributes) -> Compute:
+    """Numbers as whole ones or truths, or as floating-point ones of the precision that the module has."""
+    dtype = DTYPES.get(int(attributes.get("to", 1)), torch.float32)
+    if dtype.is_floating_point:
+        return lambda x: x.clone() if x.is_floating_point() else x.to(torch.get_default_dtype())
+    return lambda x: x.to(dtype)
+
+
 _COPIES: dict[str, Callable[[Copy, Attributes], Compute]] = {
     "transpose": _transpose,
     "pad": _pad_or_crop,
-    "concat_constants": _pad_or_crop,
+    "concat_constants": _between_constants,
     "slice": _slice,
     "split": _split,
     "gather": _gather,
@@ -135,7 +172,7 @@ _COPIES: dict[str, Callable[[Copy, Attributes], Compute]] = {
     "depth_to_space": _depth_to_space,
     "space_to_depth": _space_to_depth,
     "trilu": _triangle,
-    "cast": lambda layer, attributes: torch.clone,
+    "cast": _cast,
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from latte_cli.errors import unknown
@@ -12,6 +13,13 @@ Attributes: TypeAlias = Mapping[str, Any]
 Compute: TypeAlias = Callable[..., Tensor]
 Builder: TypeAlias = Callable[[Any, Attributes], nn.Module]
 Builders: TypeAlias = Mapping[type[Layer], Builder]
+
+
+DTYPES = {
+    **{1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool},
+    **{10: torch.float16, 11: torch.float64, 16: torch.bfloat16},
+}
+"""torch's types by ONNX's numbers for them."""
 
 
 class Function(nn.Module):

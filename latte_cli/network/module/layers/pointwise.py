@@ -78,7 +78,8 @@ def _with_constant(operation: str, attributes: Attributes) -> nn.Module:
     value = attributes.get("value", 1.0)
 
     def other(x: Tensor) -> Any:
-        return value if operation in _ARITHMETIC else x.new_full((), value)
+        whole = not x.is_floating_point() and value == int(value)  # whole numbers stay such
+        return (int(value) if whole else value) if operation in _ARITHMETIC else x.new_full((), value)
 
     if attributes.get("reversed"):
         return Function(lambda x: compute(other(x), x))

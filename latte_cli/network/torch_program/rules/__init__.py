@@ -11,6 +11,7 @@ from latte_cli.network.torch_program.rules import (
     shapes,
     sizes,
     windows,
+    writes,
 )
 from latte_cli.network.torch_program.rules.opaque import OPAQUE
 from latte_cli.network.torch_program.rules.sizes import ARITHMETIC
@@ -27,5 +28,6 @@ RULES: Rules = {
     **shapes.RULES,
     **sizes.RULES,
     **recurrent.RULES,
+    **writes.RULES,
 }
 """The rules by the operator's name, without its overload and without the `_` of what works in place."""

@@ -16,7 +16,7 @@ OPAQUE: frozenset[str] = frozenset(
         ),
         *("index_put", "_index_put_impl", "_unsafe_index_put", "index_add", "index_copy", "index_fill", "index_reduce"),
         *("scatter_reduce", "masked_scatter", "masked_select", "take", "put", "nonzero", "nonzero_numpy"),
-        *("slice_scatter", "select_scatter", "diagonal_scatter"),
+        "diagonal_scatter",
         *("as_strided", "as_strided_scatter", "unfold", "im2col", "col2im", "diagonal", "diag_embed", "rot90"),
         *("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "affine_grid_generator", "one_hot"),
         *("max_unpool2d", "max_unpool3d", "fractional_max_pool2d", "fractional_max_pool3d"),

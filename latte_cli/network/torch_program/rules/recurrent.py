@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 
 from latte_cli.errors import LatteError
+from latte_cli.network.graph import JOINED
 from latte_cli.network.torch_program.program import Aten, Lowering, Rules
 
 
@@ -59,7 +60,7 @@ def _stacked(low: Lowering, names: list[str]) -> str:
 
 def _joined(low: Lowering, names: list[str], parts: list[str], axis: int) -> str:
     """Parameters end to end, under all their names."""
-    name = "+".join(names)
+    name = JOINED.join(names)
     count = low.names[f"joined {name}"]
     low.names[f"joined {name}"] += 1
     return low.emit("Concat", parts, name if not count else f"{name}[#{count}]", axis=axis)

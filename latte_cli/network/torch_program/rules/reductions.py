@@ -56,7 +56,9 @@ def _difference(low: Lowering, op: Aten) -> object:
 
 def _top(low: Lowering, op: Aten) -> object:
     given = [op.tensor("self", "input"), low.vector(op.sizes("k"))]
-    return low.emit("TopK", given, *op.outputs, axis=op.integer("dim", -1))
+    return low.emit(
+        "TopK", given, *op.outputs, axis=op.integer("dim", -1), largest=int(op.flag("largest", default=True))
+    )
 
 
 def _extreme(low: Lowering, op: Aten, kind: str) -> object:

@@ -1,6 +1,5 @@
 """Operators that rearrange tensors or see them in another shape."""
 
-from functools import partial
 from math import prod
 
 from onnx import TensorProto
@@ -66,9 +65,9 @@ def _unsqueezed(low: Lowering, op: Aten) -> object:
     return low.emit("Unsqueeze", [op.tensor("self", "input"), low.constant([op.integer("dim", 0)])], op.outputs[0])
 
 
-def _permuted(low: Lowering, op: Aten) -> object:
-    x = op.tensor("self", "input")
-    rank = low.rank(x)
+def permutation(low: Lowering, op: Aten) -> list[int]:
+    """Where each dimension of what an operator permutes comes from."""
+    rank = low.rank(op.tensor("self", "input"))
     order = list(range(rank))
     if op.kind == "permute":
         order = [low.axis(axis, rank) for axis in op.integers("dims")]
@@ -84,7 +83,11 @@ def _permuted(low: Lowering, op: Aten) -> object:
         a, b = last or ((0, rank - 1) if plain else (op.integer(f"{first}0", 0), op.integer(f"{first}1", 1)))
         a, b = low.axis(a, rank), low.axis(b, rank)
         order[a], order[b] = order[b], order[a]
-    return low.emit("Transpose", [x], op.outputs[0], perm=order)
+    return order
+
+
+def _permuted(low: Lowering, op: Aten) -> object:
+    return low.emit("Transpose", [op.tensor("self", "input")], op.outputs[0], perm=permutation(low, op))
 
 
 def _expanded(low: Lowering, op: Aten) -> object:
@@ -234,11 +237,24 @@ def _looked_up(low: Lowering, op: Aten) -> object:
     return low.emit("Gather", [op.tensor("weight"), op.tensor("indices")], op.outputs[0], axis=0)
 
 
-def _gathered(low: Lowering, op: Aten, kind: str) -> object:
+def _gathered(low: Lowering, op: Aten) -> object:
     given = [op.tensor("self", "input"), op.tensor("index")]
-    if "src" in op.arguments and op.optional("src"):
-        given.append(op.tensor("src"))
-    return low.emit(kind, given, op.outputs[0], axis=op.integer("dim", 0))
+    return low.emit("GatherElements", given, op.outputs[0], axis=op.integer("dim", 0))
+
+
+_REDUCTIONS = {"add": "add", "multiply": "mul"}
+
+
+def _scattered(low: Lowering, op: Aten) -> object:
+    """Numbers, or one number, that are put to places, or added there."""
+    x, places, value = op.tensor("self", "input"), op.tensor("index"), op.arguments.get("value")
+    if value is None:
+        source = op.tensor("src")
+    else:
+        number = value.name if isinstance(value, Ref) else low.scalar(value, x)
+        source = low.emit("Expand", [number, low.emit("Shape", [places])])
+    way = "add" if op.kind == "scatter_add" else _REDUCTIONS.get(op.text("reduce"), "none")
+    return low.emit("ScatterElements", [x, places, source], op.outputs[0], axis=op.integer("dim", 0), reduction=way)
 
 
 def _triangle(low: Lowering, op: Aten) -> object:
@@ -254,17 +270,28 @@ def _flipped(low: Lowering, op: Aten) -> object:
 
 
 def _rolled(low: Lowering, op: Aten) -> object:
-    x, zero = op.tensor("self", "input"), 0
+    """What is moved past an end comes in again at the other; without axes all numbers are in a row."""
+    x = op.tensor("self", "input")
     shifts, axes = op.integers("shifts"), op.integers("dims")
-    for at, (shift, axis) in enumerate(zip(shifts, axes, strict=True)):
-        ends = ((-shift, _FAR), (zero, -shift))
-        parts = [
-            low.emit("Slice", [x, low.constant([start]), low.constant([end]), low.constant([axis])])
-            for start, end in ends
-        ]
-        outputs = op.outputs[:1] if at == len(axes) - 1 else ()
-        x = low.emit("Concat", parts, *outputs, axis=axis)
-    return x
+    sizes = low.meta(x).sizes
+    if not axes:
+        flat = _turned(
+            low, low.emit("Reshape", [x, low.constant([-1])]), shifts[0], 0, prod(size or 0 for size in sizes)
+        )
+        return low.emit("Reshape", [flat, low.constant(low.shape_of(op.outputs[0]))], op.outputs[0])
+    for shift, axis in zip(shifts, axes, strict=True):
+        x = _turned(low, x, shift, axis, sizes[axis] or 0)
+    return low.emit("Identity", [x], op.outputs[0])
+
+
+def _turned(low: Lowering, x: str, shift: int, axis: int, size: int) -> str:
+    """What is moved along one dimension, whose `size` is 0 where it is open."""
+    shift = shift % size if size else shift
+    if not shift:
+        return x
+    ends = ((-shift, _FAR), (0, -shift))
+    parts = [low.emit("Slice", [x, *(low.constant([end]) for end in pair), low.constant([axis])]) for pair in ends]
+    return low.emit("Concat", parts, axis=axis)
 
 
 RULES: Rules = {
@@ -292,9 +319,8 @@ RULES: Rules = {
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "unbind", "tensor_split", "unsafe_split"), _split),
     **dict.fromkeys(("cat", "stack", "concat", "concatenate"), _joined),
     "embedding": _looked_up,
-    "gather": partial(_gathered, kind="GatherElements"),
-    "scatter": partial(_gathered, kind="ScatterElements"),
-    "scatter_add": partial(_gathered, kind="ScatterElements"),
+    "gather": _gathered,
+    **dict.fromkeys(("scatter", "scatter_add"), _scattered),
     "tril": _triangle,
     "triu": _triangle,
     "flip": _flipped,

@@ -9,16 +9,17 @@ from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Rules, 
 
 
 def _made(low: Lowering, op: Aten, value: float = 0.0) -> object:
-    element = low.meta(op.outputs[0]).element
     like = op.optional("self") if op.kind.endswith("_like") else ""
-    sizes = op.sizes("size") if "size" in op.arguments else []
-    shape = low.emit("Shape", [like]) if like else low.vector(sizes)
+    shape = low.emit("Shape", [like]) if like else low.vector(op.sizes("size") if "size" in op.arguments else [])
     given = op.arguments.get("fill_value", value)
-    number = float(given) if isinstance(given, int | float) else value
-    plain = TensorProto.FLOAT if element not in (TensorProto.INT64, TensorProto.BOOL) else element
+    return _of_one_number(low, op, shape, float(given) if isinstance(given, int | float) else value, op.outputs[0])
+
+
+def _of_one_number(low: Lowering, op: Aten, shape: str, number: float, *outputs: str) -> str:
+    element = low.meta(op.outputs[0]).element
     kinds = {TensorProto.INT64: np.int64, TensorProto.BOOL: np.bool_}
-    filled = numpy_helper.from_array(np.asarray([number]).astype(kinds.get(plain, np.float32)))
-    return low.emit("ConstantOfShape", [shape], op.outputs[0], value=filled)
+    filled = numpy_helper.from_array(np.asarray([number]).astype(kinds.get(element, np.float32)))
+    return low.emit("ConstantOfShape", [shape], *outputs, value=filled)
 
 
 def _counted(low: Lowering, op: Aten) -> object:
@@ -59,9 +60,12 @@ def _drawn(low: Lowering, op: Aten) -> object:
 
 
 def _filled(low: Lowering, op: Aten) -> object:
-    value = op.arguments.get("value", 0.0)
-    given = low.scalar(value, op.tensor("self")) if isinstance(value, int | float) else low.constant(0.0, np.float32)
-    return low.emit("Expand", [given, low.emit("Shape", [op.tensor("self")])], op.outputs[0])
+    """One number throughout, which may be computed."""
+    value, shape = op.arguments.get("value", 0.0), low.emit("Shape", [op.tensor("self")])
+    if isinstance(value, int | float):
+        return _of_one_number(low, op, shape, float(value), op.outputs[0])
+    given = value.name if isinstance(value, Ref) else low.scalar(value, op.tensor("self"))
+    return low.emit("Add", [_of_one_number(low, op, shape, 0.0), given], op.outputs[0])
 
 
 def _opaque_constant(low: Lowering, op: Aten) -> object:
