@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and the one error for what cannot be written."""
 
+import errno
 import io
 import os
 import select
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
+from stat import S_ISDIR, S_ISFIFO, S_ISREG
 from typing import Any, BinaryIO, TextIO
 from uuid import uuid4
 
@@ -35,14 +36,40 @@ _BLOCK = 1 << 20
 def first_bytes(path: Path | str, most: int) -> bytes:
     """What the file at `path` holds, but no more than `most` bytes and one; raises OSError.
 
-    Memory is taken as the bytes come, so that a small file needs little whatever `most` is.
+    Memory is taken as the bytes come, so that a small file needs little whatever `most` is. A named pipe has a few
+    seconds to find a writer.
     """
-    parts, left = [], most + 1
-    with Path(path).open("rb") as file:
+    with io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as file:
+        parts = [_first_of_pipe(file)]
+        left = most + 1 - len(parts[0])
         while left and (part := file.read(min(left, _BLOCK))):
             parts.append(part)
             left -= len(part)
     return b"".join(parts)
+
+
+_WRITER_S = 5.0  # chosen: a shell has begun the other side of a pipe by then
+
+
+def _first_of_pipe(file: io.FileIO) -> bytes:
+    """The first byte of a pipe, and nothing of another file; from then on reading waits.
+
+    Raises OSError for a pipe into which nobody writes: to open it as others are opened would wait for ever.
+    """
+    first: bytes | None = b""
+    if S_ISFIFO(os.fstat(file.fileno()).st_mode):
+        select.select([file], [], [], _WRITER_S)
+        first = file.read(1)  # None where the writer has not written yet
+        if first == b"":
+            raise OSError(errno.EPIPE, "it is a pipe into which nobody writes")
+    os.set_blocking(file.fileno(), True)
+    return first or b""
+
+
+def check_regular(path: Path, hint: str) -> None:
+    """Raise LatteError for what is there and no file of a disk, such as a pipe, which is waited for, or a device."""
+    if path.exists() and not path.is_file():
+        raise LatteError(f"cannot read `{path}`: it is not a file", hint=hint)
 
 
 class FileSink(io.FileIO):

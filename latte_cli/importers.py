@@ -5,15 +5,18 @@ import csv
 import gzip
 import hashlib
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
+from itertools import count
 from math import prod
 from pathlib import Path
 from typing import IO, Protocol, TypeAlias
 
+from latte_cli import files
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, HEURISTIC, Algorithm, kernel_family
 from latte_cli.backends.host import slug
 from latte_cli.backends.native.cudnn.convolutions import ALGORITHMS, LARGEST_TENSOR
@@ -89,6 +92,7 @@ def import_file(
     what cuDNN's heuristic answered, not what won. Reading a file again adds nothing. Raises LatteError for a file that
     cannot be read, or none of whose lines can.
     """
+    files.check_regular(path, f"a {source} file, plain or .gz or .bz2")
     try:
         origin = f"{source} {path.name} sha256:{_digest(path)[:12]}"
         written_at, device, tally = path.stat().st_mtime, _device(path, source, name), Tally()
@@ -100,7 +104,7 @@ def import_file(
             }[source]
             rows = (replace(row, origin=origin, measured_at=written_at) for row in reader(text, device, tally))
             writer.extend(_count(rows, tally, progress))
-    except (OSError, EOFError, UnicodeDecodeError) as exc:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         raise LatteError(f"cannot read `{path}`: {reason}", hint=f"a {source} file, plain or .gz or .bz2") from exc
     if not tally.rows:
@@ -200,14 +204,26 @@ def _latte_layer(n: int, c: int, h: int, w: int, k: int, *sizes: int) -> Convolu
     )
 
 
+_RIGHT_FILE = "is it the right file and format?"
 _LONGEST_LINE = 1 << 20  # letters; the longest of MIOpen's has some 10,000
 
 
-def _lines(text: IO[str]) -> Iterator[str]:
-    """The lines; raises LatteError at one that may fill the memory, as a small compressed file can hold."""
-    while line := text.readline(_LONGEST_LINE):
+_MOST_IN_VAIN = 100_000  # chosen: read in a second; the right file makes a row long before
+
+
+def _lines(text: IO[str], tally: Tally) -> Iterator[str]:
+    """The lines; raises LatteError at one that may fill the memory, and where so many make no row.
+
+    A small compressed file can hold a billion of them.
+    """
+    for number in count(1):
+        line = text.readline(_LONGEST_LINE)
+        if not line:
+            return
+        if not tally.rows and number - tally.dropped.total() > _MOST_IN_VAIN:
+            raise LatteError(f"none of the first {_MOST_IN_VAIN:,} lines makes a row", hint=_RIGHT_FILE)
         if len(line) == _LONGEST_LINE:
-            raise LatteError(f"a line has more than {_LONGEST_LINE:,} letters", hint="is it the right file and format?")
+            raise LatteError(f"a line has more than {_LONGEST_LINE:,} letters", hint=_RIGHT_FILE)
         yield line
 
 
@@ -215,15 +231,15 @@ def _header(reader: "csv.DictReader[str]") -> Sequence[str]:
     try:
         return reader.fieldnames or ()
     except csv.Error as exc:
-        raise LatteError(f"its first line is no header: {exc}", hint="is it the right file and format?") from exc
+        raise LatteError(f"its first line is no header: {exc}", hint=_RIGHT_FILE) from exc
 
 
 def _csv(text: IO[str], columns: Iterable[str], tally: Tally) -> Iterator[tuple[int, Mapping[str, str]]]:
     """The rows of a table that has these columns, with the numbers of their lines."""
-    reader = csv.DictReader(_lines(text))
+    reader = csv.DictReader(_lines(text, tally))
     missing = [name for name in columns if name not in _header(reader)]
     if missing:
-        raise LatteError(f"there is no column `{missing[0]}`", hint="is it the right file and format?")
+        raise LatteError(f"there is no column `{missing[0]}`", hint=_RIGHT_FILE)
     try:
         for row in reader:
             tally.lines = reader.line_num
@@ -253,7 +269,7 @@ _FAMILY = re.compile(r"miopenConvolution(?:Fwd|BwdData|BwdWeights)Algo(\w+)")
 
 def _read_miopen(text: IO[str], device: Device, tally: Tally) -> Iterator[Measurement]:
     """Every solver of every problem: `key=solver:ms,workspace,family;…`, or `key=family:solver,ms,workspace,…;…`."""
-    for number, line in enumerate(_lines(text), start=1):
+    for number, line in enumerate(_lines(text, tally), start=1):
         tally.lines = number
         if not line.strip():
             continue

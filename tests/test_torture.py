@@ -1,10 +1,18 @@
 """Hostile files: 150 of those that `make torture` tries, and the faults that it found."""
 
+import bz2
+import contextlib
+import functools
 import gzip
+import io
+import lzma
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +22,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from running import ended
 
+from latte_cli import files, importers
 from latte_cli.errors import LatteError
 from latte_cli.files import first_bytes
 from latte_cli.importers import ImportSource, import_file
 from latte_cli.network import load
+from latte_cli.network.weights import weights
 from latte_cli.store import open_store
 from latte_cli.store.columns import read_columns
 
@@ -107,3 +117,186 @@ def test_a_small_document_takes_little_memory_whatever_its_bound_is(tmp_path: Pa
     (tmp_path / "small").write_bytes(b"12345")
     assert first_bytes(tmp_path / "small", 1 << 50) == b"12345"
     assert first_bytes(tmp_path / "small", 3) == b"1234"
+
+
+# Archives and compressed files
+
+
+@functools.cache
+def program() -> bytes:
+    """A small program of `torch.export`."""
+    import torch
+
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Linear(3, 2), (torch.zeros(1, 3),)), file)
+    return file.getvalue()
+
+
+def packed(content: bytes, compression: int) -> bytes:
+    """The entries of an archive compressed in another way."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(file, "w", compression) as after:
+        for entry in before.infolist():
+            after.writestr(entry.filename, before.read(entry))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_program_is_not_compressed_in_ways_that_torch_never_takes(
+    tmp_path: Path, compression: int, damaged: bool
+) -> None:
+    content = bytearray(packed(program(), compression))
+    if damaged:
+        content[100:140] = bytes(40)
+    (tmp_path / "m.pt2").write_bytes(content)
+    with pytest.raises(LatteError, match=r"`torch\.export` compresses nothing"):
+        load(tmp_path / "m.pt2")
+
+
+def encrypted(content: bytes) -> bytes:
+    """The archive, all of whose entries say that they are encrypted."""
+    found = bytearray(content)
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for place in re.finditer(re.escape(mark), content):
+            found[place.start() + at] |= 1
+    return bytes(found)
+
+
+SPOILT = {
+    "encrypted": encrypted,
+    "no list of weights": lambda content: content.replace(b'"config"', b'"confix"'),
+    "a list that is none": lambda content: re.sub(
+        rb"(model_weights_config.json.{0,80}?)\{", rb"\1[", content, flags=re.DOTALL
+    ),
+    "half": lambda content: content[: len(content) // 2],
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("read", [load, weights])
+def test_a_damaged_program_is_read_as_far_as_it_goes_or_refused(
+    tmp_path: Path, how: str, read: Callable[[Path], Any]
+) -> None:
+    whole = packed(program(), zipfile.ZIP_STORED)
+    assert SPOILT[how](whole) != whole
+    (tmp_path / "m.pt2").write_bytes(SPOILT[how](whole))
+    with contextlib.suppress(LatteError):
+        read(tmp_path / "m.pt2")
+
+
+@pytest.mark.parametrize("source", list(ImportSource))
+@pytest.mark.parametrize(("ending", "pack"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
+def test_a_compressed_file_with_a_byte_changed_is_imported_or_refused(
+    tmp_path: Path, source: ImportSource, ending: str, pack: Callable[[bytes], bytes]
+) -> None:
+    content = pack(b"".join(b"%d,%d,a=b:1\n" % (at, at * at) for at in range(300)))
+    path = tmp_path / f"gfx90878.HIP.txt.{ending}"
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    for at in range(0, len(content), 1 + len(content) // 80):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :])
+        with pytest.raises(LatteError) as caught:
+            import_file(path, source, store, name="some")
+        assert caught.value.hint
+
+
+HEADER = {
+    ImportSource.LATTE_CSV: ",".join(importers._LATTE_COLUMNS),
+    ImportSource.NEUSIGHT_CSV: ",".join(importers._NEUSIGHT_COLUMNS),
+    ImportSource.MIOPEN_FINDDB: "",
+}
+
+
+@pytest.mark.parametrize("line", ["", "a", "a,b=c"])
+@pytest.mark.parametrize("source", list(ImportSource))
+def test_an_import_of_lines_without_end_that_make_no_row_is_refused(
+    tmp_path: Path, source: ImportSource, line: str
+) -> None:
+    path = tmp_path / "gfx90878.HIP.txt.gz"
+    lines = f"{line}\n" * 200_000
+    path.write_bytes(gzip.compress(f"{HEADER[source]}\n{lines}".encode(), 1))
+    with pytest.raises(LatteError, match="none of the first 100,000 lines makes a row"):
+        import_file(path, source, open_store(str(tmp_path / "store"), shipped=False), name="some")
+
+
+# Pipes and devices
+
+
+@pytest.mark.parametrize("source", list(ImportSource))
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")])
+def test_an_import_waits_for_no_pipe_and_reads_no_device(
+    tmp_path: Path, source: ImportSource, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "a.csv")
+    with pytest.raises(LatteError, match="it is not a file"):
+        import_file(tmp_path / "a.csv", source, open_store(str(tmp_path / "store"), shipped=False), name="some")
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.parquet"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")])
+def test_devices_come_from_no_pipe_and_no_device(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    make(tmp_path / name)
+    with pytest.raises(LatteError, match="it is not a file"):
+        read_columns(tmp_path / name, ("device", "class"), ())
+
+
+def test_a_pipe_into_which_nobody_writes_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_WRITER_S", 0.01)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a pipe into which nobody writes"):
+        first_bytes(tmp_path / "pipe", 10)
+    path = model(tmp_path / "m.onnx", helper.make_node("Conv", ["x", "w"], ["y"]), stored=[WEIGHT])
+    for line in ("plan show PIPE", "allocate MODEL --fleet PIPE --round-duration 1h", "simulate PIPE"):
+        done = ended(*line.replace("MODEL", str(path)).replace("PIPE", str(tmp_path / "pipe")).split())
+        assert (done.returncode, "a pipe into which nobody writes" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000])
+def test_a_pipe_into_which_someone_writes_is_read(tmp_path: Path, size: int) -> None:
+    content = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(b"[" + content))
+    writer.start()
+    assert first_bytes(tmp_path / "pipe", 1 << 20) == b"[" + content
+    writer.join()
+
+
+# Numbers and texts of any length, and other odd words
+
+
+ODD_PLANS = {
+    "4,000 digits": (b'"count":2', b'"count":' + b"9" * 4000),
+    "5,000 digits": (b'"count":2', b'"count":' + b"9" * 5000),
+    "a long exponent": (b'"round_duration_s":3.0', b'"round_duration_s":1e999999999'),
+    "an object": (b'"count":2', b'"count":{}'),
+    "a schema of megabytes": (b"latte.plan/1", b"a" * (4 << 20)),
+    "a name of megabytes": (b'"resnet8"', b'"' + b"a" * (4 << 20) + b'","x":{'),
+}
+
+
+@pytest.mark.parametrize("how", ODD_PLANS)
+def test_an_odd_plan_is_refused_in_a_short_line(tmp_path: Path, how: str) -> None:
+    content = (Path(__file__).parent / "frozen" / "plan-show.json").read_bytes()
+    before, after = ODD_PLANS[how]
+    assert before in content
+    (tmp_path / "p.json").write_bytes(content.replace(before, after, 1))
+    done = ended("plan", "show", tmp_path / "p.json")
+    assert done.returncode == 1
+    assert "is not a plan" in done.stderr
+    assert len(done.stderr) < 1000
+
+
+@pytest.mark.parametrize("value", ["{}", "[]", "null", '"a"', "-1", "true", "1e400", "9" * 4000])
+def test_an_odd_baseline_is_refused(tmp_path: Path, value: str) -> None:
+    text = (Path(__file__).parent / "frozen" / "estimate.json").read_text("utf-8")
+    (tmp_path / "b.json").write_text(text.replace('"count":1', f'"count":{value}', 1), "utf-8")
+    path = model(tmp_path / "m.onnx", helper.make_node("Conv", ["x", "w"], ["y"]), stored=[WEIGHT])
+    done = ended("estimate", path, "--device", CPU, "--baseline", tmp_path / "b.json", "--optimizer", "none")
+    assert done.returncode == 1
+    assert "`estimates[0].layers[0].count`" in done.stderr
+
+
+@pytest.mark.parametrize("uri", ["~nobodyxyz/x", "~" * 5000])
+def test_a_store_in_the_home_of_nobody_is_named(uri: str) -> None:
+    done = ended("store", "info", "--store", uri)
+    assert (done.returncode, "in the home of nobody known" in done.stderr) == (1, True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from onnx import ModelProto
 
+from latte_cli import files
 from latte_cli.errors import LatteError
 from latte_cli.network.graph import Network
 from latte_cli.network.training import with_trained_masks
@@ -80,11 +81,7 @@ def _content(path: Path) -> bytes:
     from latte_cli.network.onnx import stripped
 
     try:
-        if path.exists() and not path.is_file():  # to open a named pipe would wait for its other end
-            raise LatteError(
-                f"cannot read `{path}`: it is not a file",
-                hint="a model is an ONNX file or a `.pt2`, not a folder or a pipe",
-            )
+        files.check_regular(path, "a model is an ONNX file or a `.pt2`, not a folder or a pipe")
         with path.open("rb") as file:
             if not file.seek(0, 2):
                 return b""

@@ -176,6 +176,7 @@ def _open(path: Path) -> tuple[list[str], Callable[[str], Any]]:
 
     if path.suffix not in SUFFIXES:
         raise LatteError(f"`{path}` is neither Parquet nor CSV", hint="its name ends in .parquet or .csv")
+    files.check_regular(path, "copy what comes out of a pipe into a file")
     try:
         if path.suffix == ".csv":
             table = pyarrow.csv.read_csv(path)

@@ -61,6 +61,13 @@ class Damaged(LatteError):
         self.problem = problem
 
 
+def _local_path(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as exc:
+        raise LatteError(f"cannot open the store `{text}`: it is in the home of nobody known", hint=_URI_HINT) from exc
+
+
 class PartDirectory:
     """A directory of parts, `device=<slug>/part-*.parquet`, on whatever file system its URI names."""
 
@@ -69,7 +76,7 @@ class PartDirectory:
         text = str(uri)
         self.local: Path | None = None
         if "://" not in text:
-            self.local = Path(text).expanduser().absolute()
+            self.local = _local_path(text)
             self.full_uri = self.local.as_uri()
         else:
             self.full_uri = text.rstrip("/")

@@ -27,6 +27,9 @@ _LARGEST_JSON = 256 * 2**20
 _DEEPEST_JSON = 200
 _MOST_ENTRIES = 100_000
 _KNOWN_MAJOR = 8
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # torch stores; others may ask for gigabytes to unpack
+_UNPACKING = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
+"""What unpacking a damaged entry raises; RuntimeError for one that is encrypted."""
 
 
 def is_archive(content: bytes | memoryview) -> bool:
@@ -50,6 +53,8 @@ def archived(content: bytes | memoryview, name: str) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
+            if any(entry.compress_type not in _COMPRESSIONS for entry in entries):
+                raise LatteError(f"`{name}` is compressed as `torch.export` compresses nothing", hint=DAMAGED)
             if len(entries) > _MOST_ENTRIES:
                 raise LatteError(f"`{name}` holds {len(entries)} entries", hint=DAMAGED)
             found = _graph_entry(entries, name)
@@ -57,7 +62,7 @@ def archived(content: bytes | memoryview, name: str) -> dict[str, Any]:
                 raise LatteError(f"the graph of `{name}` would unpack to {found.file_size} bytes", hint=DAMAGED)
             with archive.open(found) as file:
                 text = file.read(_LARGEST_JSON + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as exc:
+    except (*_UNPACKING, ValueError) as exc:
         raise LatteError(f"`{name}` is a damaged archive: {_line(exc)}", hint=DAMAGED) from exc
     return _checked(_parsed(text, name), name)
 
@@ -87,7 +92,7 @@ def tied_weights(content: bytes | memoryview, name: str) -> Ties:
             owner = first.setdefault(place, key)
             if owner != key and key not in empty:
                 owners[key] = owner
-    except (LatteError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error):
+    except (LatteError, KeyError, TypeError, ValueError, AttributeError, *_UNPACKING):
         return Ties(owners={})
     return Ties(owners=owners, without_data=tuple(empty))
 
@@ -95,12 +100,16 @@ def tied_weights(content: bytes | memoryview, name: str) -> Ties:
 class Arrays(Mapping[str, NDArray[Any]]):
     """The weights of a `.pt2` archive by their qualified names, unpacked when they are asked for.
 
-    Those that are pickled are not there. Raises LatteError for data that do not fill their shape.
+    Those that are pickled are not there. Raises LatteError for a file that does not list them, and for data that do
+    not fill their shape.
     """
 
     def __init__(self, content: bytes, name: str, elements: Mapping[int, int]) -> None:
         self._content, self._name, self._elements = content, name, elements
-        self._folder, self.metas = self._configured()
+        try:
+            self._folder, self.metas = self._configured()
+        except (KeyError, TypeError, ValueError, AttributeError, *_UNPACKING) as exc:
+            raise LatteError(f"the weights of `{name}` cannot be read: {_line(exc)}", hint=DAMAGED) from exc
 
     def _configured(self) -> tuple[str, dict[str, Any]]:
         with zipfile.ZipFile(io.BytesIO(self._content)) as archive:
@@ -132,7 +141,7 @@ class Arrays(Mapping[str, NDArray[Any]]):
                     raise ValueError("it unpacks to more than the file holds")
                 flat = np.frombuffer(archive.read(entry), dtype)[tensor["storage_offset"]["as_int"] :]
             return _strided(flat, shape, strides)
-        except (KeyError, TypeError, ValueError, IndexError, zipfile.BadZipFile, zlib.error) as exc:
+        except (KeyError, TypeError, ValueError, IndexError, *_UNPACKING) as exc:
             raise LatteError(f"the data of `{key}` do not fill its shape", hint=DAMAGED) from exc
 
     def __iter__(self) -> Iterator[str]:
