@@ -12,6 +12,7 @@ from latte_cli.federated import models
 from latte_cli.federated.aggregation import (
     MOST_EXAMPLES,
     AggregationRule,
+    ServerMomentum,
     Update,
     aggregate,
     channel_importance,
@@ -226,3 +227,17 @@ def test_a_bad_update_is_named(case):
 
 def test_a_good_update_passes():
     assert check_update(LENET, GOOD) is GOOD
+
+
+def test_a_server_s_step_that_overflows_is_forgotten():
+    most = np.float32(3e38)
+    momentum = ServerMomentum(0.9)
+    before = {"a": np.array([most, 0, 1], np.float32)}
+    averaged = {"a": np.array([-most, 1, 1], np.float32)}
+    for _ in range(3):
+        found = momentum.after(before, averaged)
+        assert np.array_equal(found["a"], averaged["a"])
+        before, averaged = averaged, before
+    small = ({"a": np.zeros(1, np.float32)}, {"a": np.ones(1, np.float32)})
+    momentum = ServerMomentum(0.5)
+    assert [momentum.after(*small)["a"][0] for _ in range(3)] == [1, 1.5, 1.75]

@@ -207,13 +207,21 @@ class ServerMomentum:
         self._steps: dict[str, NDArray[Any]] = {}
 
     def after(self, before: Arrays, averaged: Arrays) -> dict[str, NDArray[Any]]:
-        """The parameters after a round that began with `before`, in which devices' values were `averaged`."""
+        """The parameters after a round that began with `before`, in which devices' values were `averaged`.
+
+        They are finite where those are: a step that overflows is forgotten.
+        """
         if not self._share:
             return dict(averaged)
-        for name, value in averaged.items():
-            change = value - before[name]
-            self._steps[name] = change + self._share * self._steps[name] if name in self._steps else change
-        return {name: before[name] + step for name, step in self._steps.items()}
+        with np.errstate(over="ignore", invalid="ignore"):
+            for name, value in averaged.items():
+                change = value - before[name]
+                self._steps[name] = change + self._share * self._steps[name] if name in self._steps else change
+            moved = {name: before[name] + step for name, step in self._steps.items()}
+        if all(np.isfinite(each).all() for each in moved.values()):
+            return moved
+        self._steps = {}
+        return dict(averaged)
 
 
 def _mean(
