@@ -71,7 +71,7 @@ def random_writes(seed: int) -> Callable[[Tensor], Tensor]:
     return write
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(24))
 def test_random_writes_over_parts_compute_what_torch_computes(seed: int, tmp_path: Path) -> None:
     assert_computes_alike(Written(random_writes(seed)), torch.randn(2, 4, 5), tmp_path)
 
