@@ -52,13 +52,13 @@ def check_footer(metadata: Any, version: int) -> int:
     found = metadata.schema.to_arrow_schema()
     for name in found.names:
         if name not in expected or found.names.count(name) > 1:
-            raise ValueError(f"it has the column `{_shown(name)}` {'twice' if name in expected else 'too'}")
+            raise ValueError(f"it has the column `{_quote(name)}` {'twice' if name in expected else 'too'}")
     if lacking := [name for name in expected if name not in found.names]:
         raise ValueError(f"it lacks the columns {', '.join(lacking)}")
     for name, kind in expected.items():
         if found.field(name).type != kind:
             raise ValueError(
-                f"its column `{name}` is of type {_shown(str(found.field(name).type))}, not {_shown(str(kind))}"
+                f"its column `{name}` is of type {_quote(str(found.field(name).type))}, not {_quote(str(kind))}"
             )
     if metadata.num_row_groups > _MOST_GROUPS:
         raise ValueError(f"it has {metadata.num_row_groups:,} row groups, where {_MOST_GROUPS:,} are read")
@@ -88,7 +88,7 @@ def _chunk_bytes(chunk: Any, rows: int) -> int:
     return int(values * (width + size))  # each may be the longest
 
 
-def _shown(text: str) -> str:
+def _quote(text: str) -> str:
     """The start of what somebody wrote, in a line of ours that quotes it."""
     return " ".join(text.split()).replace("`", "'")[:40]
 
@@ -150,7 +150,7 @@ def _check_leaf(values: Any, name: str) -> None:
         raise ValueError(f"its column `{name}` holds numbers below zero")
     if name in _CLOSED:
         for word in _distinct(values) - set(_CLOSED[name]):
-            raise ValueError(f"its column `{name}` holds the unknown word `{_shown(word)}`")
+            raise ValueError(f"its column `{name}` holds the unknown word `{_quote(word)}`")
     if name == "layer":
         for text in _distinct(values):
             _kind_of_layer(text)
@@ -160,7 +160,7 @@ def _kind_of_layer(text: str) -> str:
     try:
         return layer_from_text(text).kind
     except LatteError as exc:
-        raise ValueError(f"its column `layer` holds no layer but `{_shown(text)}`") from exc
+        raise ValueError(f"its column `layer` holds no layer but `{_quote(text)}`") from exc
 
 
 def _least(values: Any) -> float:
