@@ -19,7 +19,7 @@ MOST_BYTES = 2**29  # chosen: 1 kB for each of so many rows, where the shipped p
 """Memory that the rows of one part may take."""
 
 _MOST_GROUPS = 2**10  # chosen: MOST_ROWS in groups of 512 rows, where a writer's have 4096
-_LONGEST_LIST = 2**12  # chosen: a hundred times the samples of a task, or the kernels of a large network
+_LONGEST_LIST = 2**14  # chosen: hundreds of times the samples of a task, ten times the kernels of a large network
 _LARGEST = 1e15  # chosen: no time in seconds, clock in hertz or power in watts is as large, and its square is finite
 _AHEAD_S = 86400.0  # chosen: clocks of machines that share a store differ by less
 _WRITTEN_S = 1.75e9  # June 2025: a clock that says less than this program's age is wrong and bounds nothing
@@ -144,8 +144,8 @@ def _check_leaf(values: Any, name: str) -> None:
 
     if pa.types.is_floating(values.type) and pc.all(pc.is_finite(values)).as_py() is False:
         raise ValueError(f"its column `{name}` holds numbers that are not finite")
-    if pa.types.is_floating(values.type) and _greatest(values) > _LARGEST:
-        raise ValueError(f"its column `{name}` holds the number {_greatest(values):.3g}")
+    if pa.types.is_floating(values.type) and max(_greatest(values), -_least(values)) > _LARGEST:
+        raise ValueError(f"its column `{name}` holds numbers beyond {_LARGEST:.0e}")
     if name in _NUMBERS and _least(values) < 0:
         raise ValueError(f"its column `{name}` holds numbers below zero")
     if name in _CLOSED:
