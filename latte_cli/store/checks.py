@@ -19,7 +19,7 @@ MOST_BYTES = 2**29  # chosen: 1 kB for each of so many rows, where the shipped p
 """Memory that the rows of one part may take."""
 
 _MOST_GROUPS = 2**10  # chosen: MOST_ROWS in groups of 512 rows, where a writer's have 4096
-_LONGEST_LIST = 2**12  # chosen: a hundred times the samples of a task, or the kernels of a large network
+_LONGEST_LIST = 2**14  # chosen: hundreds of times the samples of a task, ten times the kernels of a large network
 _LARGEST = 1e15  # chosen: no time in seconds, clock in hertz or power in watts is as large, and its square is finite
 _AHEAD_S = 86400.0  # chosen: clocks of machines that share a store differ by less
 _WRITTEN_S = 1.75e9  # June 2025: a clock that says less than this program's age is wrong and bounds nothing
@@ -52,13 +52,13 @@ def check_footer(metadata: Any, version: int) -> int:
     found = metadata.schema.to_arrow_schema()
     for name in found.names:
         if name not in expected or found.names.count(name) > 1:
-            raise ValueError(f"it has the column `{_shown(name)}` {'twice' if name in expected else 'too'}")
+            raise ValueError(f"it has the column `{_quote(name)}` {'twice' if name in expected else 'too'}")
     if lacking := [name for name in expected if name not in found.names]:
         raise ValueError(f"it lacks the columns {', '.join(lacking)}")
     for name, kind in expected.items():
         if found.field(name).type != kind:
             raise ValueError(
-                f"its column `{name}` is of type {_shown(str(found.field(name).type))}, not {_shown(str(kind))}"
+                f"its column `{name}` is of type {_quote(str(found.field(name).type))}, not {_quote(str(kind))}"
             )
     if metadata.num_row_groups > _MOST_GROUPS:
         raise ValueError(f"it has {metadata.num_row_groups:,} row groups, where {_MOST_GROUPS:,} are read")
@@ -88,7 +88,7 @@ def _chunk_bytes(chunk: Any, rows: int) -> int:
     return int(values * (width + size))  # each may be the longest
 
 
-def _shown(text: str) -> str:
+def _quote(text: str) -> str:
     """The start of what somebody wrote, in a line of ours that quotes it."""
     return " ".join(text.split()).replace("`", "'")[:40]
 
@@ -144,13 +144,13 @@ def _check_leaf(values: Any, name: str) -> None:
 
     if pa.types.is_floating(values.type) and pc.all(pc.is_finite(values)).as_py() is False:
         raise ValueError(f"its column `{name}` holds numbers that are not finite")
-    if pa.types.is_floating(values.type) and _greatest(values) > _LARGEST:
-        raise ValueError(f"its column `{name}` holds the number {_greatest(values):.3g}")
+    if pa.types.is_floating(values.type) and max(_greatest(values), -_least(values)) > _LARGEST:
+        raise ValueError(f"its column `{name}` holds numbers beyond {_LARGEST:.0e}")
     if name in _NUMBERS and _least(values) < 0:
         raise ValueError(f"its column `{name}` holds numbers below zero")
     if name in _CLOSED:
         for word in _distinct(values) - set(_CLOSED[name]):
-            raise ValueError(f"its column `{name}` holds the unknown word `{_shown(word)}`")
+            raise ValueError(f"its column `{name}` holds the unknown word `{_quote(word)}`")
     if name == "layer":
         for text in _distinct(values):
             _kind_of_layer(text)
@@ -160,7 +160,7 @@ def _kind_of_layer(text: str) -> str:
     try:
         return layer_from_text(text).kind
     except LatteError as exc:
-        raise ValueError(f"its column `layer` holds no layer but `{_shown(text)}`") from exc
+        raise ValueError(f"its column `layer` holds no layer but `{_quote(text)}`") from exc
 
 
 def _least(values: Any) -> float:
