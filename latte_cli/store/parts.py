@@ -89,13 +89,6 @@ def _local_path(text: str) -> Path:
         raise LatteError(f"cannot open the store `{text}`: it is in the home of nobody known", hint=_URI_HINT) from exc
 
 
-def _local_path(text: str) -> Path:
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as exc:
-        raise LatteError(f"cannot open the store `{text}`: it is in the home of nobody known", hint=_URI_HINT) from exc
-
-
 class PartDirectory:
     """A directory of parts, `device=<slug>/part-*.parquet`, on whatever file system its URI names."""
 
