@@ -43,11 +43,14 @@ else
 	$(PYTEST) $(ARGS)
 endif
 
-# Each fault is told with the kind and number of its file, and the seed; see tests/torture/files.py.
+# Each fault is told with what makes it again: the kind and number of its file, the seed. Each part runs alone too.
 COUNT ?= 6000
-torture: .venv/ready ## thousands of hostile files, and hostile devices; COUNT=20000 for more, ARGS='--seed 7' for the same ones again
+SIGNALS ?= 40
+KILLS ?= 5
+torture: .venv/ready ## hostile files, devices and signals; COUNT=20000 SIGNALS=200 KILLS=100 for more, ARGS='--seed 7'
 	$(BIN)/python tests/torture/files.py --count $(COUNT) $(ARGS)
 	$(BIN)/python tests/torture/devices.py
+	$(BIN)/python tests/torture/signals.py --count $(SIGNALS) --kills $(KILLS) $(ARGS)
 
 libraries: .venv/ready ## the real cuDNN 8 and 9, and oneDNN 2, that tests need, into your cache (1 GB, once)
 	$(BIN)/python tests/cudnn_libraries.py
