@@ -84,9 +84,9 @@ def long_lists() -> bytes:
 
 
 def long_words() -> bytes:
-    """A dictionary of one word of 100 kB, for ten thousand kernels."""
-    words = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), 10_000), pa.array(["k" * 10**5]))
-    kernels = pa.ListArray.from_arrays(pa.array(range(0, 10_001, 10), pa.int32()), words)
+    """A dictionary of one word of 100 kB, for twenty thousand kernels."""
+    words = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), 20_000), pa.array(["k" * 10**5]))
+    kernels = pa.ListArray.from_arrays(pa.array(range(0, 20_001, 20), pa.int32()), words)
     table = repeated(1000).set_column(rows().column_names.index("kernels"), "kernels", kernels)
     return content(table, store_schema=False)
 
@@ -101,6 +101,11 @@ def with_footer(file: bytes, change: Callable[[bytes], bytes]) -> bytes:
 def lying(file: bytes, true: int, said: int) -> bytes:
     """A Parquet file whose footer says another number wherever it is `true`; both take two bytes there."""
     return with_footer(file, lambda footer: footer.replace(_number(true), _number(said)))
+
+
+def other_column(footer: bytes) -> bytes:
+    """A footer whose row group calls a column otherwise than its schema does."""
+    return b"measured_on".join(footer.rsplit(b"measured_at", 1))
 
 
 def _number(value: int) -> bytes:
@@ -176,6 +181,7 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
     "long words": long_words,
     "too many rows": lambda: content(repeated(checks.MOST_ROWS + 1)),
     "too many groups": lambda: content(repeated(1025), row_group_size=1),
+    "a footer with another column": lambda: with_footer(content(rows()), other_column),
     "a footer with more rows": lambda: lying(content(repeated(300)), 300, 301),
 }
 """Files that are no parts of a store, by what is odd about them."""

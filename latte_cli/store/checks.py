@@ -12,13 +12,13 @@ from latte_cli.store import schema
 from latte_cli.store.reading import values as values_of
 from latte_cli.tasks import id_of_texts
 
-MOST_ROWS = 2**19  # chosen: ten times what a writer seals at once; compaction makes several parts of more
+MOST_ROWS = 2**20  # chosen: a million as in benchmarks/store_speed.py; compaction makes several parts of more
 """Rows of one part."""
 
-MOST_BYTES = 2**29  # chosen: 1 kB for each of so many rows, where the shipped profiles take 600 bytes
+MOST_BYTES = 2**30  # chosen: 1 kB for each of so many rows, where the shipped profiles take 600 bytes
 """Memory that the rows of one part may take."""
 
-_MOST_GROUPS = 2**10  # chosen: MOST_ROWS in groups of 512 rows, where a writer's have 4096
+_MOST_GROUPS = 2**10  # chosen: MOST_ROWS in groups of 1024 rows, where a writer's have 4096
 _LONGEST_LIST = 2**14  # chosen: hundreds of times the samples of a task, ten times the kernels of a large network
 _LARGEST = 1e15  # chosen: no time in seconds, clock in hertz or power in watts is as large, and its square is finite
 _AHEAD_S = 86400.0  # chosen: clocks of machines that share a store differ by less

@@ -452,6 +452,7 @@ def _spans(metadata: Any, name: str) -> list[tuple[Any, Any] | None]:
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     if not groups:
         return []
-    position = next(at for at in range(metadata.num_columns) if groups[0].column(at).path_in_schema == name)
+    paths = [groups[0].column(at).path_in_schema for at in range(metadata.num_columns)]
+    position = paths.index(name)  # a ValueError where the groups have other columns than the schema
     found = (group.column(position).statistics for group in groups)
     return [(s.min, s.max) if s is not None and s.has_min_max else None for s in found]
