@@ -1,3 +1,4 @@
+import math
 import os
 import random
 import resource
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -596,3 +598,13 @@ def test_rows_of_the_shipped_profiles_keep_their_ids_and_questions_are_told_from
         assert all(bool(row.ranking) == (row.task.id in ranked) for row in rows if row.outcome is Outcome.OK)
         asked.update(row.task.ranker for row in rows if isinstance(row.task, Question))
     assert asked == {HEURISTIC}
+
+
+@pytest.mark.parametrize("times", [(math.nan,), (1.0, math.inf), (-1.0,), (1e300,)])
+def test_a_row_that_would_spoil_its_part_is_not_taken(store: Store, times: tuple[float, ...]) -> None:
+    with store.writer(DEVICE) as writer:
+        writer.append(measurement(1))
+        with pytest.raises(ValueError, match="device_times_s"):
+            writer.append(replace(measurement(2), device_times_s=times))
+        writer.append(measurement(3))
+    assert len(store.measurements(DEVICE.slug)) == 2

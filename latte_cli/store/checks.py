@@ -115,6 +115,16 @@ def check_rows(table: Any, *, now_s: float) -> None:
         raise ValueError(f"its column `measured_at` is ahead of the clock: {latest_s:.0f} seconds since the epoch")
 
 
+def check_numbers(row: Mapping[str, Any]) -> None:
+    """Raise ValueError for a row, as `schema.row` makes it, with a number that would spoil the part that it is in."""
+    for name, value in row.items():
+        held = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(each, float) and not abs(each) <= _LARGEST for each in held):
+            raise ValueError(f"`{name}` of a row holds a number that is not finite, or too large")
+        if name in _NUMBERS and any(each < 0 for each in held if each is not None):
+            raise ValueError(f"`{name}` of a row holds a number below zero")
+
+
 def latest_moment_s(now_s: float) -> float:
     """The latest moment that a row may be of, in seconds since the epoch."""
     return now_s + _AHEAD_S if now_s > _WRITTEN_S else _LARGEST

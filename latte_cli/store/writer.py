@@ -58,9 +58,11 @@ class Writer:
     def append(self, measurement: Measurement) -> None:
         """Add one measurement; it outlives the process from here on.
 
-        Raises LatteError where the disk is full, and ValueError for a measurement of another device.
+        Raises LatteError where the disk is full, and ValueError for a measurement of another device or with numbers
+        that no clock gives, which would make a whole part unreadable.
         """
         row = self._own(measurement)
+        checks.check_numbers(row)
         self._journal.append(row)
         if not self._rows:
             self._first_s = self._clock()
