@@ -314,7 +314,7 @@ def _said(network: Any, workspaces_s: float) -> dict[str, Any]:
     said = {
         "parameters": network.parameters,
         "trained": network.trained_parameters,
-        "buffer_bytes": network.buffer_bytes + sum(layer.buffer_bytes for layer in network.layers),
+        "buffer_bytes": network.buffer_bytes,
         **_work_said(network),
         "batch": network.batch_size,
         "notes": [*network.notes],

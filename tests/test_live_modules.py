@@ -726,3 +726,41 @@ def test_no_gradient_passes_places_counts_and_truths() -> None:
     back = {call.name for call in step_calls(found, Step()) if call.phase is not Phase.FORWARD}
     assert {"near", "mul", "far", "index", "topk"} <= back
     assert back.isdisjoint({"gt", "to", "sum_1", "argsort", "argmax", "topk/1"})
+
+
+class NormsTwice(nn.Module):
+    """A norm that is called twice, so that its running statistics are there once."""
+
+    def __init__(self, **how: bool) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4, **how)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.norm(self.conv(self.norm(self.conv(x))))
+        return found
+
+
+class StandardisedWeights(nn.Module):
+    """A convolution whose weights are normalised in each step, without running statistics (NFNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gain = nn.Conv2d(4, 4, 3, padding=1), nn.Parameter(torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.conv.weight.reshape(1, 4, -1)
+        normed = nn.functional.batch_norm(rows, None, None, weight=self.gain, training=True)
+        return nn.functional.conv2d(x, normed.reshape_as(self.conv.weight), self.conv.bias)
+
+
+@pytest.mark.parametrize("exported", [False, True])
+@pytest.mark.parametrize(
+    "module",
+    [NormsTwice(), NormsTwice(track_running_stats=False), NormsTwice(affine=False), StandardisedWeights()],
+    ids=["twice", "without statistics", "without parameters", "of weights"],
+)
+def test_running_statistics_are_those_that_the_module_has(module: nn.Module, exported: bool) -> None:
+    x = (torch.zeros(3, 4, 8, 8),)
+    found = load(torch.export.export(module, x)) if exported else load(module, x)
+    assert found.buffer_bytes == sum(buffer.nbytes for buffer in module.buffers())
+    assert found.parameters == sum(parameter.numel() for parameter in module.parameters())

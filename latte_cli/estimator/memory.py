@@ -133,7 +133,7 @@ class _Simulation:
         self.flowing: dict[str, int] = {}
         self.arriving: dict[str, Strides] = {}
         own = self.weight * network.parameters
-        self.parameters = own + network.buffer_bytes + sum(layer.buffer_bytes for layer in network.layers)
+        self.parameters = own + network.buffer_bytes
         self.rule = update_rule(step.optimizer)
         self.states = self.weight * self.rule.states * network.trained_parameters
         self.given = sum(self.sizes[name] for name, _ in network.inputs) + self._targets_bytes()

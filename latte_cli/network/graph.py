@@ -18,6 +18,12 @@ DETACHED = "detached"
 JOINED = "+"
 """What stands between the names of a module's tensors that are one weight of a layer, end to end."""
 
+STATISTICS = (3, 4)
+"""The places of a batch norm's running mean and variance among what it reads."""
+
+ABSENT = "?"
+"""What the names of tensors end in that an operator of ONNX wants and the module has not."""
+
 LAID, COPIED = "laid", "copied"
 """The attributes of a view that is asked to lie in a layout, and of one that is a copy in any case."""
 
@@ -69,6 +75,15 @@ class Node:
     def given(self) -> tuple[str, ...]:
         """The inputs that stand in for parameters of its layer."""
         return self.inputs[len(self.layer.input_shapes) :] if self.weights_given else ()
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """The running statistics of a norm, if the file says them."""
+        if not self.layer.buffer_bytes:
+            return ()
+        if self.weights_given:
+            return tuple(self.inputs[place] for place in STATISTICS if place < len(self.inputs))
+        return tuple(name for place, name in self.constants if place in STATISTICS)
 
     @property
     def detached(self) -> bool:
@@ -213,8 +228,10 @@ class Network:
 
     @property
     def buffer_bytes(self) -> int:
-        """What the buffers hold."""
-        return sum(size for _, size in self.buffers)
+        """What the buffers hold, and the running statistics of norms that have some: those that several share once."""
+        statistics = {node.statistics or (node.name,): node.layer.buffer_bytes for node in self.nodes}
+        absent = (names for names in statistics if all(name.removesuffix("/value").endswith(ABSENT) for name in names))
+        return sum(size for _, size in self.buffers) + sum((statistics | dict.fromkeys(absent, 0)).values())
 
     @cached_property
     def parameter_sizes(self) -> Mapping[str, int]:

@@ -12,9 +12,7 @@ from latte_cli.network.channels.dimensions import first_along
 from latte_cli.network.channels.groups import ChannelGroup
 from latte_cli.network.channels.resizing import resizing_of
 from latte_cli.network.channels.ties import Ids
-from latte_cli.network.graph import Network, Node
-
-_STATISTICS = (3, 4)
+from latte_cli.network.graph import STATISTICS, Network, Node
 
 Indices: TypeAlias = NDArray[np.int64]
 """Positions along a dimension of a parameter."""
@@ -61,7 +59,7 @@ class Positions:
             if isinstance(node.layer, Norm) and node.layer.function == "batch":
                 ids = first_along(self._trace.read[node.name][0], 1)
                 index = self._remainder(ids, node.layer.shape[1], dropped)
-                found |= {name: (index,) for place, name in node.constants if place in _STATISTICS}
+                found |= {name: (index,) for place, name in node.constants if place in STATISTICS}
         return found
 
     def _dropped_numbers(self, kept: Mapping[str, Sequence[int]]) -> frozenset[int]:

@@ -7,12 +7,11 @@ from functools import cached_property
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
 
 from latte_cli.layers import Norm
-from latte_cli.network.graph import DETACHED, JOINED, Network, Node
+from latte_cli.network.graph import ABSENT, DETACHED, JOINED, STATISTICS, Network, Node
 from latte_cli.network.torch_program.program import COUNTING, Lowering
 from latte_cli.network.torch_program.signature import BUFFER, FROZEN, PARAMETER, Signature, count
 
 _LITERAL = "lifted_tensor_"  # how torch.export names a number that `forward` writes as a tensor
-_STATISTICS = (3, 4)
 _NO_GRADIENT = COUNTING | {"Sign", "Floor", "Ceil", "Round"}
 """Operators that no gradient passes."""
 
@@ -60,7 +59,7 @@ class Program:
 
     def _without_absent(self, node: Node) -> Node:
         """A norm that has no parameters, which ONNX wants all the same."""
-        if isinstance(node.layer, Norm) and node.parameters and all(name.endswith("?") for name in node.parameters):
+        if isinstance(node.layer, Norm) and node.parameters and all(name.endswith(ABSENT) for name in node.parameters):
             return replace(node, layer=replace(node.layer, affine=False), parameters=())
         return node
 
@@ -76,7 +75,7 @@ class Program:
         A number that `forward` writes as a tensor is no buffer: each step makes it anew.
         """
         norms = [node for node in network.nodes if isinstance(node.layer, Norm)]
-        statistics = {name for node in norms for place, name in node.constants if place in _STATISTICS}
+        statistics = {name for node in norms for place, name in node.constants if place in STATISTICS}
         counters = {f"{name.rpartition('.')[0]}.num_batches_tracked" for name in statistics}
         own = (name for name, role in self.signature.roles.items() if role == BUFFER)
         own = (name for name in own if not name.rpartition(".")[2].startswith(_LITERAL))

@@ -6,6 +6,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from latte_cli.errors import LatteError
+from latte_cli.network.graph import ABSENT
 from latte_cli.network.torch_program.program import Aten, Lowering, Rules
 
 
@@ -13,7 +14,7 @@ def _ones(low: Lowering, op: Aten, what: str, shape: list[int]) -> str:
     """A norm's tensor; where it has none, ones or zeros that change nothing."""
     if found := op.optional(what):
         return found
-    name = f"{low.label}.{what}?"
+    name = f"{low.label}.{what}{ABSENT}"
     values = np.full(shape, 0.0 if what in ("bias", "running_mean") else 1.0, np.float32)
     low.constants.setdefault(name, numpy_helper.from_array(values, name))
     return name
