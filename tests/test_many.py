@@ -192,6 +192,7 @@ def test_a_bad_file_of_devices_is_named(tmp_path, columns, said):
     [
         ("devices.parquet", b"PAR1 no", "cannot read"),
         ("devices.csv", b"", "cannot read"),
+        ("devices.csv", b"dev\xffice,class\na,c0\n", "cannot read"),
         ("devices.txt", b"", "neither Parquet nor CSV"),
     ],
 )

@@ -182,13 +182,13 @@ def _open(path: Path) -> tuple[list[str], Callable[[str], Any]]:
             table = pyarrow.csv.read_csv(path)
             return table.column_names, dict(zip(table.column_names, table.columns, strict=True)).pop
         names = pq.read_schema(path).names
-    except (OSError, pa.ArrowInvalid) as exc:
+    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as exc:
         raise _unreadable(path, exc) from exc
 
     def read(name: str) -> Any:
         try:
             return pq.read_table(path, columns=[name], pre_buffer=False).column(name)
-        except (OSError, pa.ArrowInvalid) as exc:
+        except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as exc:
             raise _unreadable(path, exc) from exc
 
     return names, read
