@@ -15,6 +15,7 @@ from latte_cli.printable import csv_cell
 SUFFIXES = (".parquet", ".csv")
 """The endings of files of columns."""
 
+_MOST_ROWS = 1 << 24  # chosen: a million devices take half a gigabyte, and a file of kilobytes can claim any number
 _ROWS_AT_ONCE = 1 << 16  # written together: 64 Ki rows of ten columns take some MiB
 
 
@@ -181,14 +182,18 @@ def _open(path: Path) -> tuple[list[str], Callable[[str], Any]]:
         if path.suffix == ".csv":
             table = pyarrow.csv.read_csv(path)
             return table.column_names, dict(zip(table.column_names, table.columns, strict=True)).pop
-        names = pq.read_schema(path).names
-    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as exc:
+        footer = pq.read_metadata(path)
+        names = footer.schema.to_arrow_schema().names
+    except (OSError, ValueError, pa.ArrowException) as exc:
         raise _unreadable(path, exc) from exc
+    if footer.num_rows > _MOST_ROWS:
+        message = f"`{path}` says that it has {footer.num_rows:,} rows, of which up to {_MOST_ROWS:,} are read"
+        raise LatteError(message, hint="split it into several files")
 
     def read(name: str) -> Any:
         try:
             return pq.read_table(path, columns=[name], pre_buffer=False).column(name)
-        except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as exc:
+        except (OSError, ValueError, pa.ArrowException) as exc:
             raise _unreadable(path, exc) from exc
 
     return names, read
