@@ -267,6 +267,39 @@ def test_what_is_frozen_stays_frozen_beside_what_the_user_freezes() -> None:
         freeze_parameters(found, ["body.1", "head"])
 
 
+class Named(nn.Module):
+    """Its tensors are called as what the program calls an input, an operator's result and a result of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.t, self.x_ = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.ones(6))
+        self.x: Tensor
+        self.register_buffer("x", torch.ones(8))
+        self.left = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = self.left(x * self.x) * self.x_
+        return (self.t.exp() * left @ left.t()).t()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_tensors_may_be_called_as_an_activation_is(dynamic: bool, tmp_path: Any) -> None:
+    module, example = Named(), torch.randn(3, 8)
+    found = agrees(module, example)
+    assert found.buffer_bytes == 32
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("n")},) if dynamic else None)
+    torch.export.save(program, tmp_path / "m.pt2")
+    again = load(tmp_path / "m.pt2", batch_size=3 if dynamic else None)
+    assert (again.parameters, work(again)) == (found.parameters, work(found))
+
+
+def test_a_spectral_norm_of_either_kind_is_read() -> None:
+    for norm in (nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm):
+        module = nn.Sequential(norm(nn.Linear(8, 6)), nn.ReLU(), nn.Linear(6, 3)).train()
+        found = load(module, torch.randn(4, 8))
+        assert found.trained_parameters == 8 * 6 + 6 + 6 * 3 + 3
+
+
 # --- what modules are called with, and what they return
 
 
