@@ -23,6 +23,8 @@ from latte_cli.estimator.memory import memory
 from latte_cli.estimator.steps import Step, phases, step_calls
 from latte_cli.layers import Norm, Phase, Softmax
 from latte_cli.network import Network, zoo
+from latte_cli.network.channels import sub_model
+from latte_cli.network.module import NetworkModule, random_inputs
 from latte_cli.network.torch_program import exported
 from latte_cli.network.torch_program.rules import OPAQUE, RULES
 from latte_cli.precisions import Precision
@@ -298,6 +300,66 @@ def test_a_spectral_norm_of_either_kind_is_read() -> None:
         module = nn.Sequential(norm(nn.Linear(8, 6)), nn.ReLU(), nn.Linear(6, 3)).train()
         found = load(module, torch.randn(4, 8))
         assert found.trained_parameters == 8 * 6 + 6 + 6 * 3 + 3
+
+
+# --- modules as people write them, whole and at half their width
+
+
+class Latents(nn.Module):
+    """Attention whose queries are trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(1, 3, 8))
+        self.attention = nn.MultiheadAttention(8, 2, kdim=5, vdim=5, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries = self.latents.expand(x.shape[0], -1, -1)
+        return self.head(queries + self.attention(queries, x, x, need_weights=False)[0])
+
+
+class Fields(nn.Module):
+    """Tables that are each given a part of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables, self.head = nn.ModuleList(nn.Embedding(9, 4) for _ in range(3)), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([table(x[:, at]) for at, table in enumerate(self.tables)], 1))
+
+
+WRITTEN: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "slopes of channels": lambda: (
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Flatten(), nn.Linear(96, 4), nn.PReLU(4)),
+        torch.randn(2, 3, 6, 6),
+    ),
+    "a pool over channels": lambda: (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.LocalResponseNorm(2), nn.Flatten(), nn.Linear(64, 3)),
+        torch.randn(2, 3, 6, 6),
+    ),
+    "trained queries": lambda: (Latents(), torch.randn(2, 6, 5)),
+    "a table for each field": lambda: (Fields(), torch.randint(9, (2, 3))),
+}
+
+
+def sub_model_runs(network: Network) -> None:
+    """At half its width it runs as a module with the parameters that it is said to have, if it has channels."""
+    try:
+        sub = sub_model(network, 0.5)
+    except LatteError as exc:
+        assert "no channels that can be cut" in exc.message
+        return
+    module = NetworkModule(sub).train()
+    module(*random_inputs(sub)).sum().backward()
+    assert sum(p.numel() for p in module.parameters() if p.requires_grad) == sub.trained_parameters
+
+
+@pytest.mark.parametrize("name", list(WRITTEN))
+def test_modules_as_written_are_read_whole_and_run_at_half_their_width(name: str) -> None:
+    module, example = WRITTEN[name]()
+    sub_model_runs(agrees(module, example))
 
 
 # --- what modules are called with, and what they return
