@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from latte_cli import load
 from latte_cli.errors import LatteError
 from latte_cli.estimator.memory import memory
-from latte_cli.estimator.steps import Step, phases, step_calls
+from latte_cli.estimator.steps import Step, step_calls
 from latte_cli.layers import Norm, Phase, Softmax
 from latte_cli.network import Network, zoo
 from latte_cli.network.channels import sub_model
@@ -36,7 +36,7 @@ def work(network: Network) -> tuple[float, float]:
     """FLOPs of products and convolutions, forward and backward; a backward of attention that makes no scores again."""
     forward = backward = 0.0
     for node in network.nodes:
-        for phase in phases(network, node) if node.layer.kind in HEAVY else ():
+        for phase in network.phases(node) if node.layer.kind in HEAVY else ():
             share = 4 / 5 if node.layer.kind == "attention" else 1
             forward += node.layer.flops(phase) if phase is Phase.FORWARD else 0
             backward += node.layer.flops(phase) * share if phase is not Phase.FORWARD else 0
@@ -330,6 +330,27 @@ class Fields(nn.Module):
         return self.head(torch.cat([table(x[:, at]) for at, table in enumerate(self.tables)], 1))
 
 
+class Neighbours(nn.Module):
+    """Products with inputs on either side, by a bank of matrices, and by the matrices that rows choose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 6), nn.Linear(6, 5)
+        self.bank, self.chosen = nn.Parameter(torch.randn(5, 8, 6)), nn.Parameter(torch.randn(5, 5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        near = x[:, :, :5]
+        y = self.second(near @ self.first(x)) @ near
+        y = y + (x.transpose(0, 1) @ self.bank).transpose(0, 1)[..., :5]
+        return y @ self.chosen[x.mean((1, 2)).long() % 5]
+
+
+def biases_alone(module: nn.Module) -> nn.Module:
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+    return module
+
+
 WRITTEN: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "slopes of channels": lambda: (
         nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Flatten(), nn.Linear(96, 4), nn.PReLU(4)),
@@ -340,6 +361,11 @@ WRITTEN: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         torch.randn(2, 3, 6, 6),
     ),
     "trained queries": lambda: (Latents(), torch.randn(2, 6, 5)),
+    "products with inputs": lambda: (Neighbours(), torch.randn(3, 5, 8)),
+    "trained biases": lambda: (
+        biases_alone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 3))),
+        torch.randn(2, 3, 6, 6),
+    ),
     "a table for each field": lambda: (Fields(), torch.randint(9, (2, 3))),
 }
 
@@ -351,9 +377,8 @@ def sub_model_runs(network: Network) -> None:
     except LatteError as exc:
         assert "no channels that can be cut" in exc.message
         return
-    module = NetworkModule(sub).train()
-    module(*random_inputs(sub)).sum().backward()
-    assert sum(p.numel() for p in module.parameters() if p.requires_grad) == sub.trained_parameters
+    forward, backward, trained = counted(NetworkModule(sub).train(), *random_inputs(sub))
+    assert (*work(sub), sub.trained_parameters) == pytest.approx((forward, backward, trained), rel=0.01)
 
 
 @pytest.mark.parametrize("name", list(WRITTEN))
