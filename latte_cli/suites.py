@@ -440,11 +440,15 @@ def with_calibration(drawn: Drawn, kind: Kind, *, first: bool = True, count: int
 
 
 def networks(models: Iterable[Network], *, optimizers: Sequence[str] = ("sgd", "adam")) -> Drawn:
-    """Every layer of `models` once, their losses, updates and batches' copies; what costs nothing is left out."""
+    """Every layer of `models` once, what their phases are timed as, their losses, updates and batches' copies.
+
+    What costs nothing is left out.
+    """
     wanted: dict[Layer, Wanted] = {}
     for network in models:
         updates = [network.optimizer(function) for function in optimizers] if network.parameters else []
-        for layer in (*network.layers, network.loss(), *updates, network.transfer()):
+        timed = [node.layer.measured_as(phase)[0] for node in network.nodes for phase in network.phases(node)]
+        for layer in (*network.layers, *timed, network.loss(), *updates, network.transfer()):
             if not layer.free:
                 wanted[layer] = Wanted(layer=layer)
     return Drawn(wanted=tuple(wanted.values()))

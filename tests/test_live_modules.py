@@ -20,9 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from latte_cli import load
 from latte_cli.errors import LatteError
 from latte_cli.estimator.memory import memory
-from latte_cli.estimator.steps import Step, phases, step_calls
+from latte_cli.estimator.steps import Step, step_calls
 from latte_cli.layers import Norm, Phase, Softmax
 from latte_cli.network import Network, zoo
+from latte_cli.network.channels import sub_model
+from latte_cli.network.module import NetworkModule, random_inputs
 from latte_cli.network.torch_program import exported
 from latte_cli.network.torch_program.rules import OPAQUE, RULES
 from latte_cli.precisions import Precision
@@ -34,7 +36,7 @@ def work(network: Network) -> tuple[float, float]:
     """FLOPs of products and convolutions, forward and backward; a backward of attention that makes no scores again."""
     forward = backward = 0.0
     for node in network.nodes:
-        for phase in phases(network, node) if node.layer.kind in HEAVY else ():
+        for phase in network.phases(node) if node.layer.kind in HEAVY else ():
             share = 4 / 5 if node.layer.kind == "attention" else 1
             forward += node.layer.flops(phase) if phase is Phase.FORWARD else 0
             backward += node.layer.flops(phase) * share if phase is not Phase.FORWARD else 0
@@ -265,6 +267,124 @@ def test_what_is_frozen_stays_frozen_beside_what_the_user_freezes() -> None:
     assert {"body.0.weight", "body.3.weight"} <= found.frozen
     with pytest.raises(LatteError, match="all parameters are frozen"):
         freeze_parameters(found, ["body.1", "head"])
+
+
+class Named(nn.Module):
+    """Its tensors are called as what the program calls an input, an operator's result and a result of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.t, self.x_ = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.ones(6))
+        self.x: Tensor
+        self.register_buffer("x", torch.ones(8))
+        self.left = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = self.left(x * self.x) * self.x_
+        return (self.t.exp() * left @ left.t()).t()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_tensors_may_be_called_as_an_activation_is(dynamic: bool, tmp_path: Any) -> None:
+    module, example = Named(), torch.randn(3, 8)
+    found = agrees(module, example)
+    assert found.buffer_bytes == 32
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("n")},) if dynamic else None)
+    torch.export.save(program, tmp_path / "m.pt2")
+    again = load(tmp_path / "m.pt2", batch_size=3 if dynamic else None)
+    assert (again.parameters, work(again)) == (found.parameters, work(found))
+
+
+def test_a_spectral_norm_of_either_kind_is_read() -> None:
+    for norm in (nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm):
+        module = nn.Sequential(norm(nn.Linear(8, 6)), nn.ReLU(), nn.Linear(6, 3)).train()
+        found = load(module, torch.randn(4, 8))
+        assert found.trained_parameters == 8 * 6 + 6 + 6 * 3 + 3
+
+
+# --- modules as people write them, whole and at half their width
+
+
+class Latents(nn.Module):
+    """Attention whose queries are trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(1, 3, 8))
+        self.attention = nn.MultiheadAttention(8, 2, kdim=5, vdim=5, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries = self.latents.expand(x.shape[0], -1, -1)
+        return self.head(queries + self.attention(queries, x, x, need_weights=False)[0])
+
+
+class Fields(nn.Module):
+    """Tables that are each given a part of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables, self.head = nn.ModuleList(nn.Embedding(9, 4) for _ in range(3)), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([table(x[:, at]) for at, table in enumerate(self.tables)], 1))
+
+
+class Neighbours(nn.Module):
+    """Products with inputs on either side, by a bank of matrices, and by the matrices that rows choose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 6), nn.Linear(6, 5)
+        self.bank, self.chosen = nn.Parameter(torch.randn(5, 8, 6)), nn.Parameter(torch.randn(5, 5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        near = x[:, :, :5]
+        y = self.second(near @ self.first(x)) @ near
+        y = y + (x.transpose(0, 1) @ self.bank).transpose(0, 1)[..., :5]
+        return y @ self.chosen[x.mean((1, 2)).long() % 5]
+
+
+def biases_alone(module: nn.Module) -> nn.Module:
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+    return module
+
+
+WRITTEN: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "slopes of channels": lambda: (
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Flatten(), nn.Linear(96, 4), nn.PReLU(4)),
+        torch.randn(2, 3, 6, 6),
+    ),
+    "a pool over channels": lambda: (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.LocalResponseNorm(2), nn.Flatten(), nn.Linear(64, 3)),
+        torch.randn(2, 3, 6, 6),
+    ),
+    "trained queries": lambda: (Latents(), torch.randn(2, 6, 5)),
+    "products with inputs": lambda: (Neighbours(), torch.randn(3, 5, 8)),
+    "trained biases": lambda: (
+        biases_alone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 3))),
+        torch.randn(2, 3, 6, 6),
+    ),
+    "a table for each field": lambda: (Fields(), torch.randint(9, (2, 3))),
+}
+
+
+def sub_model_runs(network: Network) -> None:
+    """At half its width it runs as a module with the parameters that it is said to have, if it has channels."""
+    try:
+        sub = sub_model(network, 0.5)
+    except LatteError as exc:
+        assert "no channels that can be cut" in exc.message
+        return
+    forward, backward, trained = counted(NetworkModule(sub).train(), *random_inputs(sub))
+    assert (*work(sub), sub.trained_parameters) == pytest.approx((forward, backward, trained), rel=0.01)
+
+
+@pytest.mark.parametrize("name", list(WRITTEN))
+def test_modules_as_written_are_read_whole_and_run_at_half_their_width(name: str) -> None:
+    module, example = WRITTEN[name]()
+    sub_model_runs(agrees(module, example))
 
 
 # --- what modules are called with, and what they return

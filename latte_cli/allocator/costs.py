@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latte_cli.allocator.upper_ends import CallTime, Weigh, mean_seconds
-from latte_cli.estimator import LOSS, UPDATE, Step, Work, phases, step_calls
+from latte_cli.estimator import LOSS, UPDATE, Step, Work, step_calls
 from latte_cli.layers import Layer, Optimizer, Phase
 from latte_cli.network import Network, Node
 from latte_cli.network.channels import resizing_of
@@ -82,7 +82,7 @@ class Costs:
             yield _Owned(
                 node=node,
                 owners=self._resizing.owners(node),
-                phases=tuple(phases(self._network, node)),
+                phases=tuple(self._network.phases(node)),
                 first_of=first_of,
             )
 

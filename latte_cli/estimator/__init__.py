@@ -16,7 +16,7 @@ from latte_cli.estimator.estimator import CALIBRATED, Estimator
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
-from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, UPDATE, Step, Work, phases, step_calls
+from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, UPDATE, Step, Work, step_calls
 from latte_cli.lookup import NotProfiled, Source
 from latte_cli.network import Network, load
 from latte_cli.optimizers import OPTIMIZERS
@@ -49,7 +49,6 @@ __all__ = [
     "doubtful",
     "doubts_of",
     "estimate_one",
-    "phases",
     "schedule_calls",
     "step_calls",
 ]

@@ -235,8 +235,7 @@ class _Simulation:
 
     def _needs(self, node: Node) -> dict[str, Any]:
         """Whether a node trains a parameter, and which of its inputs take a gradient."""
-        flows = [name in self.network.trained_activations for name in node.read]
-        return {"trains": self.network.trains(node), "flows": flows}
+        return {"trains": self.network.trains(node), "flows": self.network.flows(node)}
 
     def _copies(self, node: Node, phase: Phase) -> int:
         """What a call copies first: an input that lies otherwise than it needs, and the weights of another layout."""

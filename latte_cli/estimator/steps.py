@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from latte_cli.errors import LatteError
 from latte_cli.layers import Elementwise, Layer, Phase, Reduce
 from latte_cli.lookup import Pair
-from latte_cli.network import Network, Node
+from latte_cli.network import Network
 
 LOSSES = ("cross-entropy", "mse", "none")
 """What the scores may be compared by; the mean squared error as a difference and a mean."""
@@ -40,7 +40,7 @@ class Work:
     @property
     def pair(self) -> Pair:
         """What decides its time."""
-        return self.layer, self.phase
+        return self.layer.measured_as(self.phase)
 
 
 def step_calls(network: Network, step: Step) -> Iterator[Work]:
@@ -52,7 +52,7 @@ def step_calls(network: Network, step: Step) -> Iterator[Work]:
         raise LatteError(f"`{network.name}` holds no layers that depend on its inputs", hint="is it the right file?")
     count, trained = step.accumulate, network.trained_activations
     for node in network.nodes:
-        for phase in phases(network, node):
+        for phase in network.phases(node):
             yield Work(name=node.name, layer=node.layer, phase=phase, count=count)
     backward = network.outputs and network.scores in trained
     for layer in loss_layers(network, step.loss):
@@ -75,17 +75,3 @@ def loss_layers(network: Network, loss: str) -> tuple[Layer, ...]:
     shape = network.shapes[network.scores]
     difference = Elementwise(operation="subtract", shapes=(shape, shape))
     return difference, Reduce(shape=shape, operation="mean", axes=tuple(range(len(shape))))
-
-
-def phases(network: Network, node: Node) -> Iterator[Phase]:
-    """The phases of a node in a training step."""
-    yield Phase.FORWARD
-    if node.output not in network.trained_activations:
-        return
-    if Phase.BACKWARD in node.layer.phases:
-        yield Phase.BACKWARD
-        return
-    if Phase.BACKWARD_DATA in node.layer.phases and any(name in network.trained_activations for name in node.read):
-        yield Phase.BACKWARD_DATA
-    if network.trains(node):
-        yield Phase.BACKWARD_FILTER

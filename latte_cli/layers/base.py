@@ -228,6 +228,10 @@ class Layer(ABC):
             return 0
         return 2 * self.workload or self.operations_per_element * elements(self.output_shape)
 
+    def measured_as(self, phase: Phase) -> "tuple[Layer, Phase]":
+        """The layer and the phase of it that are timed for `phase`."""
+        return self, phase
+
     def elements_moved(self, phase: Phase) -> int:
         """Elements read plus elements written, each tensor once."""
         if phase not in self.phases or self.free:

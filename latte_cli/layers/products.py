@@ -65,7 +65,11 @@ class Linear(Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class MatMul(Layer):
-    """`batch` products of (m, k) by (k, n) matrices, both of them activations."""
+    """`batch` products of (m, k) by (k, n) matrices, both of them activations.
+
+    Its backward pass is two products; `backward_data` is that for the gradient of the left matrices alone, and
+    `backward_filter` that of the right ones, each of which is timed as the product that it is.
+    """
 
     kind: ClassVar[str] = "matmul"
     code: ClassVar[int] = 2
@@ -102,5 +106,18 @@ class MatMul(Layer):
     def workload(self) -> int:
         return self.batch * self.m * self.k * self.n
 
+    def measured_as(self, phase: Phase) -> tuple[Layer, Phase]:
+        if phase is Phase.BACKWARD_DATA:
+            return replace(self, k=self.n, n=self.k), Phase.FORWARD
+        if phase is Phase.BACKWARD_FILTER:
+            return replace(self, m=self.k, k=self.m), Phase.FORWARD
+        return self, phase
+
     def flops(self, phase: Phase) -> int:
-        return super().flops(phase) * (2 if phase is Phase.BACKWARD else 1)
+        _, timed = self.measured_as(phase)
+        return super().flops(timed) * (2 if phase is Phase.BACKWARD else 1)
+
+    def elements_moved(self, phase: Phase) -> int:
+        """Each of the three products reads two of the same three tensors and writes the third."""
+        _, timed = self.measured_as(phase)
+        return super().elements_moved(timed)

@@ -1,13 +1,13 @@
 """A network: a graph of layers with every size known."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import TypeAlias
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Layer, Optimizer, Shape, SoftmaxCrossEntropy, Transfer
+from latte_cli.layers import Layer, MatMul, Optimizer, Phase, Shape, SoftmaxCrossEntropy, Transfer
 from latte_cli.precisions import Layout
 
 Value: TypeAlias = float | str | tuple[float, ...]
@@ -159,8 +159,35 @@ class Network:
         return (*node.parameters[:count], *(f"{node.name}.{at}" for at in range(len(node.parameters), count)))
 
     def trains(self, node: Node) -> bool:
-        """Whether a parameter of the node is trained: its own, what stands in for it, or one beside its inputs."""
+        """Whether a parameter of the node is trained: its own, what stands in for it, or one beside its inputs.
+
+        Where the weight's gradient is a call of its own it is the weight; a bias alone takes a sum, which has no price.
+        """
+        if Phase.BACKWARD_FILTER in node.layer.phases:
+            own, given = self.parameter_names(node), node.given
+            return own[0] not in self.frozen if own else any(name in self.trained_activations for name in given[:1])
         return self._trains_itself(node) or any(name in self.trained_activations for name in node.given)
+
+    def phases(self, node: Node) -> Iterator[Phase]:
+        """The phases of a node in a training step; of a product of activations, one half of backward may do."""
+        yield Phase.FORWARD
+        if node.output not in self.trained_activations:
+            return
+        flows = self.flows(node)
+        if isinstance(node.layer, MatMul) and sum(flows) == 1:
+            yield Phase.BACKWARD_DATA if flows[0] else Phase.BACKWARD_FILTER
+            return
+        if Phase.BACKWARD in node.layer.phases:
+            yield Phase.BACKWARD
+            return
+        if Phase.BACKWARD_DATA in node.layer.phases and any(flows):
+            yield Phase.BACKWARD_DATA
+        if self.trains(node):
+            yield Phase.BACKWARD_FILTER
+
+    def flows(self, node: Node) -> tuple[bool, ...]:
+        """Which of the inputs that its layer reads take a gradient."""
+        return tuple(name in self.trained_activations for name in node.read)
 
     def _trains_itself(self, node: Node) -> bool:
         beside = (name for _, name in node.constants if name in self._bare_names)

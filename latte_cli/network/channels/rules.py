@@ -72,8 +72,10 @@ class Rules:
                 return self._pass_product(node, ins)
             case Norm():
                 return self._pass_norm(node, layer, ins[0])
-            case Activation() | Dropout() | Softmax() | Pool():
+            case Activation() | Dropout() | Softmax():
                 return ins[0]
+            case Pool():
+                return ins[0] if max(ins[0].shape[2:], default=1) == 1 else self._fix_all(node, ins)
             case Elementwise():
                 return self._together(node, ins)
             case Concat():

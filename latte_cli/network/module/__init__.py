@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Embedding, Recurrent, View
+from latte_cli.layers import Copy, Embedding, Recurrent, View
 from latte_cli.network.graph import Network, Node
 from latte_cli.network.module.filling import constants_of, fill
 from latte_cli.network.module.layers import Compute, Function, layer_module
@@ -181,7 +181,7 @@ def _entries(network: Network) -> dict[str, int]:
     for node in reversed(network.nodes):
         if isinstance(node.layer, Embedding):
             found[node.inputs[0]] = min(node.layer.entries, found.get(node.inputs[0], node.layer.entries))
-        elif isinstance(node.layer, View) and node.output in found:
+        elif isinstance(node.layer, View | Copy) and node.output in found:
             found[node.inputs[0]] = min(found[node.output], found.get(node.inputs[0], found[node.output]))
     return found
 

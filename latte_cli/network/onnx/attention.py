@@ -10,6 +10,7 @@ _Y, _KEY, _VALUE, _SCORES = range(4)
 def _attention(op: Operation) -> object:
     """Queries, keys and values of four dimensions, or of three that heads are split from."""
     q, k, v = (op.input(index) for index in range(3))
+    q, k, v = (op.activation(tensor) if tensor.trained else tensor for tensor in (q, k, v))
     if any(tensor.constant for tensor in (q, k, v)) and not op.folds:
         raise Unreadable("attention to constants is not known")
     packed = len(q.shape) == 3

@@ -77,7 +77,7 @@ def _lowered(module: Mapping[str, Any], name: str, ties: Ties) -> Program:
     for weight, role in signature.roles.items():
         low.filled(weight, whole_sizes(low.meta(weight), weight), low.meta(weight).element, role)
     lower_graph(low, graph, names)
-    symbols = symbols_of(graph["tensor_values"])
+    symbols = {signature.names.get(own, own): sizes for own, sizes in symbols_of(graph["tensor_values"]).items()}
     given = [
         helper.make_tensor_value_info(one, low.meta(one).element, symbols.get(one) or low.meta(one).sizes)
         for one in signature.inputs

@@ -1,7 +1,7 @@
 """A program's signature: which tensors are parameters, buffers, inputs and outputs, and which output is scored."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -20,9 +20,9 @@ _QUALIFIED = ("parameter_name", "buffer_name", "tensor_constant_name")
 class Signature:
     """What a program says of its tensors.
 
-    `names` are the qualified names of parameters and buffers by those in the graph, `roles` what the module has each
-    for, `inputs` and `outputs` the activations it is given and returns; the one that is scored comes last. `wanted` are
-    the inputs that ask for a gradient.
+    `names` are the qualified names of parameters and buffers by those in the graph, and new ones of activations that
+    are called as one of them; `roles` are what the module has each for, `inputs` and `outputs` the activations it is
+    given and returns; the one that is scored comes last. `wanted` are the inputs that ask for a gradient.
     """
 
     names: Mapping[str, str]
@@ -49,9 +49,22 @@ def signature_of(module: Mapping[str, Any], tied: Mapping[str, str]) -> Signatur
             roles[own] = BUFFER if kind != "parameter" else PARAMETER if trains else FROZEN
         elif kind == "user_input" and argument.get("as_tensor"):
             inputs.append(str(argument["as_tensor"]["name"]))
-    wanted = tuple(name for name in inputs if graph["tensor_values"][name].get("requires_grad", False))
-    outputs = _outputs(module, names)
-    return Signature(names=names, roles=roles, inputs=tuple(inputs), outputs=outputs, wanted=wanted)
+    names |= _renamed(graph["tensor_values"], names)
+    wanted = tuple(names.get(name, name) for name in inputs if graph["tensor_values"][name].get("requires_grad", False))
+    outputs, given = _outputs(module, names), tuple(names.get(name, name) for name in inputs)
+    return Signature(names=names, roles=roles, inputs=given, outputs=outputs, wanted=wanted)
+
+
+def _renamed(own: Collection[str], names: Mapping[str, str]) -> dict[str, str]:
+    """Other names for activations that are called as a parameter or a buffer is, such as `t` in `self.t.t()`."""
+    taken, found = {*names.values()}, {}
+    for name in sorted(name for name in own if name in taken and name not in names):
+        other = f"{name}_"
+        while other in taken or other in own:
+            other += "_"
+        found[name] = other
+        taken.add(other)
+    return found
 
 
 def _outputs(module: Mapping[str, Any], names: Mapping[str, str]) -> tuple[str, ...]:

@@ -30,7 +30,11 @@ def _reciprocal_root(low: Lowering, op: Aten) -> object:
 
 
 def _prelu(low: Lowering, op: Aten) -> object:
-    return low.emit("PRelu", [op.tensor("self", "input"), op.tensor("weight")], op.outputs[0])
+    """The slopes are one for all, or one for each channel."""
+    x, slopes = op.tensor("self", "input"), op.tensor("weight")
+    if low.rank(x) > 2 and low.meta(slopes).sizes != (1,):
+        slopes = low.emit("Reshape", [slopes, low.constant([-1, *[1] * (low.rank(x) - 2)])])
+    return low.emit("PRelu", [x, slopes], op.outputs[0])
 
 
 def _softmax(low: Lowering, op: Aten, kind: str) -> object:

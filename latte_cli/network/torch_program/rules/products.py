@@ -23,7 +23,7 @@ def _addmm(low: Lowering, op: Aten) -> object:
 
 
 def _matmul(low: Lowering, op: Aten) -> object:
-    return low.emit("MatMul", [op.tensor("self", "input"), op.tensor("other", "mat2", "vec")], op.outputs[0])
+    return low.emit("MatMul", [op.tensor("self", "input"), op.tensor("other", "mat2", "vec", "tensor")], op.outputs[0])
 
 
 def _baddbmm(low: Lowering, op: Aten) -> object:
@@ -119,7 +119,7 @@ def _grouped(low: Lowering, op: Aten) -> object:
 RULES: Rules = {
     "linear": _linear,
     "addmm": _addmm,
-    **dict.fromkeys(("mm", "bmm", "matmul", "mv", "dot"), _matmul),
+    **dict.fromkeys(("mm", "bmm", "matmul", "mv", "dot", "vdot"), _matmul),
     "baddbmm": _baddbmm,
     "addmv": partial(_added_product, names=("mat", "vec")),
     "addbmm": _batches_added,
