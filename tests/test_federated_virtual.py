@@ -1,17 +1,20 @@
 """Virtual devices: the nodes of a simulation stand for the classes of a fleet file."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from latte_cli.allocator import Pricer, catalogue, class_estimator
 from latte_cli.errors import LatteError
-from latte_cli.federated import client, device, server
+from latte_cli.federated import client, device, models, server
 from latte_cli.federated.grid import run_federation
 from latte_cli.federated.settings import settings
 from latte_cli.federated.virtual import class_of, fleet_of
+from latte_cli.store import open_store
 
 CPU, GPU = "reference-amd-epyc-family-26-model-2-2c-2t", "nvidia-h200-reference"
 FLEET = f"""
@@ -138,3 +141,18 @@ def test_data_too_few_for_a_fleet_are_named_before_any_device_is_asked(tmp_path,
     chosen = settings({**CONFIG, "partition": partition, "fleet": str(tmp_path / "fleet.yaml")})
     with pytest.raises(LatteError, match="1,438 examples cannot be spread over 901 devices, with 2 at least each"):
         server.federation(None, chosen)
+
+
+def test_a_virtual_device_is_priced_within_its_memory_as_latte_allocate_prices_its_class(tmp_path):
+    (tmp_path / "fleet.yaml").write_text(FLEET.replace("memory: 1GiB", "memory: 11MiB"))
+    chosen = settings({**CONFIG, "fleet": str(tmp_path / "fleet.yaml"), "image-size": 28})
+    model = models.content(chosen.model, image_size=28, classes=10)
+    store, node = open_store(None), nodes(3)[0]
+    subs = catalogue(models.network_from(model, batch=32), (1.0, 0.5))
+    price = Pricer(lambda batch: models.network_from(model, batch=batch), partial(class_estimator, store))
+    wanted = [price(each, device.fleet_class(node, chosen, 64)) for each in subs]
+    found = device.rounds(node, chosen, model, subs, 64)
+    assert [(each.round_s, each.memory_bytes) for each in found] == [
+        (each.round_s, each.memory_bytes) for each in wanted
+    ]
+    assert min(each.memory_bytes for each in found) <= 11 << 20 < max(each.memory_bytes for each in found)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latte_cli import child
-from latte_cli.allocator import Deadline, Pricer, Round, SubModel, estimator_of, steps_within
+from latte_cli.allocator import Deadline, Pricer, Round, SubModel, class_estimator, steps_within
 from latte_cli.allocator.channels import Frequencies, kept_channels
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.estimator import Estimator
@@ -316,7 +316,7 @@ def rounds(
         pricer = _fleet_pricer(store.full_uri, model)
     else:
         slug = _profile(store, node, settings, model)
-        pricer = _pricer(model, lambda each: estimator_of(store, slug, each))
+        pricer = _pricer(model, lambda each: class_estimator(store, replace(each, device=slug)))
     return tuple(pricer(each, own) for each in sub_models)
 
 
@@ -328,7 +328,7 @@ def _left_out(error: LatteError) -> None:
 def _fleet_pricer(uri: str, model: bytes) -> Pricer:
     """Prices for the virtual devices of this process, of which those of a class share their estimates."""
     store = open_store(uri, skip=_left_out)
-    return _pricer(model, lambda each: estimator_of(store, resolve_profile(store, each.device, each.threads), each))
+    return _pricer(model, lambda each: class_estimator(store, each))
 
 
 def _pricer(model: bytes, estimator: Callable[[FleetClass], Estimator]) -> Pricer:
