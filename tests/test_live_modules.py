@@ -345,6 +345,21 @@ class Neighbours(nn.Module):
         return y @ self.chosen[x.mean((1, 2)).long() % 5]
 
 
+class Sums(nn.Module):
+    """Equations that sum over nothing, as attention without a softmax has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.gains, self.head = nn.Linear(8, 18), nn.Parameter(torch.ones(6)), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).softmax(-1).chunk(3, -1)
+        norms = 1 / torch.einsum("bnd,bd->bn", q, k.sum(1))
+        y = torch.einsum("bnd,bde,bn->bne", q, torch.einsum("bnd,bne->bde", k, v), norms)
+        y = y + torch.einsum("d,bnd->bnd", self.gains, v) + torch.einsum("bn,bd->bdn", norms, v[:, 0]).transpose(1, 2)
+        return self.head(y)
+
+
 def biases_alone(module: nn.Module) -> nn.Module:
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name.endswith("bias"))
@@ -366,6 +381,7 @@ WRITTEN: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         biases_alone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 3))),
         torch.randn(2, 3, 6, 6),
     ),
+    "equations that sum over nothing": lambda: (Sums(), torch.randn(2, 5, 8)),
     "a table for each field": lambda: (Fields(), torch.randint(9, (2, 3))),
 }
 
