@@ -554,7 +554,24 @@ def test_checkpointed_regions_are_named() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(checkpoint(self.body, x, use_reentrant=False))
 
-    assert any("`body`" in note and "checkpointed" in note for note in load(Again(), torch.randn(3, 8)).notes)
+    class Elsewhere(Again):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.again(x)
+
+        def again(self, x: Tensor) -> Tensor:
+            called = checkpoint
+            return self.head(called(self.body, x, use_reentrant=False))
+
+    class Renamed(Again):
+        def forward(self, x: Tensor) -> Tensor:
+            called = checkpoint
+            return self.head(called(self.body, x, use_reentrant=False))
+
+    for module in (Again(), Renamed()):
+        (note,) = load(module, torch.randn(3, 8)).notes
+        assert "`body`" in note and "checkpointed" in note
+    (note,) = load(Elsewhere(), torch.randn(3, 8)).notes
+    assert "its code checkpoints regions" in note
 
 
 def test_work_in_place_is_read_by_whoever_reads_the_tensor_afterwards() -> None:
