@@ -517,6 +517,25 @@ def reads(function: Callable[..., Any], *arguments: Any, **options: Any) -> Netw
     return load(Module(), arguments, **options)
 
 
+@pytest.mark.parametrize("mask", [(), (5, 5), (1, 5, 5)])
+def test_attention_without_heads_has_its_batch_first(mask: tuple[int, ...], tmp_path: Any) -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(8, 24)
+            self.mask = nn.Buffer(torch.zeros(mask)) if mask else None
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1), attn_mask=self.mask)
+
+    path = tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(Plain(), (torch.randn(2, 5, 8),)), path)
+    found, right = load(path, batch_size=6), load(Plain(), torch.randn(6, 5, 8))
+    assert work(found) == work(right)
+    assert work(found)[0] == counted(Plain(), torch.randn(6, 5, 8))[0]
+    assert found.shapes[found.outputs[0]] == (6, 5, 8)
+
+
 def test_the_costlier_branch_of_a_condition_is_taken() -> None:
     class Either(nn.Module):
         def __init__(self) -> None:
