@@ -345,6 +345,21 @@ class Neighbours(nn.Module):
         return y @ self.chosen[x.mean((1, 2)).long() % 5]
 
 
+class Sums(nn.Module):
+    """Equations that sum over nothing, as attention without a softmax has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.gains, self.head = nn.Linear(8, 18), nn.Parameter(torch.ones(6)), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).softmax(-1).chunk(3, -1)
+        norms = 1 / torch.einsum("bnd,bd->bn", q, k.sum(1))
+        y = torch.einsum("bnd,bde,bn->bne", q, torch.einsum("bnd,bne->bde", k, v), norms)
+        y = y + torch.einsum("d,bnd->bnd", self.gains, v) + torch.einsum("bn,bd->bdn", norms, v[:, 0]).transpose(1, 2)
+        return self.head(y)
+
+
 def biases_alone(module: nn.Module) -> nn.Module:
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name.endswith("bias"))
@@ -366,6 +381,7 @@ WRITTEN: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         biases_alone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 3))),
         torch.randn(2, 3, 6, 6),
     ),
+    "equations that sum over nothing": lambda: (Sums(), torch.randn(2, 5, 8)),
     "a table for each field": lambda: (Fields(), torch.randint(9, (2, 3))),
 }
 
@@ -501,6 +517,25 @@ def reads(function: Callable[..., Any], *arguments: Any, **options: Any) -> Netw
     return load(Module(), arguments, **options)
 
 
+@pytest.mark.parametrize("mask", [(), (5, 5), (1, 5, 5)])
+def test_attention_without_heads_has_its_batch_first(mask: tuple[int, ...], tmp_path: Any) -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(8, 24)
+            self.mask = nn.Buffer(torch.zeros(mask)) if mask else None
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1), attn_mask=self.mask)
+
+    path = tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(Plain(), (torch.randn(2, 5, 8),)), path)
+    found, right = load(path, batch_size=6), load(Plain(), torch.randn(6, 5, 8))
+    assert work(found) == work(right)
+    assert work(found)[0] == counted(Plain(), torch.randn(6, 5, 8))[0]
+    assert found.shapes[found.outputs[0]] == (6, 5, 8)
+
+
 def test_the_costlier_branch_of_a_condition_is_taken() -> None:
     class Either(nn.Module):
         def __init__(self) -> None:
@@ -538,7 +573,24 @@ def test_checkpointed_regions_are_named() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(checkpoint(self.body, x, use_reentrant=False))
 
-    assert any("`body`" in note and "checkpointed" in note for note in load(Again(), torch.randn(3, 8)).notes)
+    class Elsewhere(Again):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.again(x)
+
+        def again(self, x: Tensor) -> Tensor:
+            called = checkpoint
+            return self.head(called(self.body, x, use_reentrant=False))
+
+    class Renamed(Again):
+        def forward(self, x: Tensor) -> Tensor:
+            called = checkpoint
+            return self.head(called(self.body, x, use_reentrant=False))
+
+    for module in (Again(), Renamed()):
+        (note,) = load(module, torch.randn(3, 8)).notes
+        assert "`body`" in note and "checkpointed" in note
+    (note,) = load(Elsewhere(), torch.randn(3, 8)).notes
+    assert "its code checkpoints regions" in note
 
 
 def test_work_in_place_is_read_by_whoever_reads_the_tensor_afterwards() -> None:

@@ -115,9 +115,8 @@ class Elementwise(Layer):
         """The operands that a gradient needs, and what came before the last of more than two."""
         if self.operation in _LINEAR or len(self.shapes) < 2 or not any(flows):
             return NOTHING
-        condition_bytes = elements(self.shapes[0])
         if self.operation == "where":
-            return Saved(other_bytes=condition_bytes)
+            return Saved(other_bytes=elements(self.shapes[0]))
         inputs: set[int] = set()
         made: set[int] = set()
         last = len(self.shapes) - 1
@@ -130,12 +129,13 @@ class Elementwise(Layer):
             inputs=tuple(sorted(inputs)),
             output=last in made,
             elements=sum(elements(broadcast(*self.shapes[: at + 1])) for at in made - {last}),
-            other_bytes=condition_bytes if self.operation == "prelu" else 0,
         )
 
     def _step_saves(self, before: bool, here: bool) -> tuple[bool, bool, bool]:
         """Whether one of its steps keeps what came before, its own operand, its result; by where gradients flow."""
-        if self.operation in ("multiply", "prelu"):
+        if self.operation == "prelu":
+            return before or here, before or here, False
+        if self.operation == "multiply":
             return here, before, False
         if self.operation in ("divide", "modulo"):
             return here, here or (before and self.operation == "divide"), False

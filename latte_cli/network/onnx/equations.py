@@ -5,7 +5,7 @@ from itertools import count
 from math import prod
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Copy, Linear, MatMul, Reduce, Shape, View
+from latte_cli.layers import Copy, Elementwise, Linear, MatMul, Reduce, Shape, View
 from latte_cli.network.onnx.operation import NotConstant, Operation, Reader, Tensor
 
 _DOTS = "..."
@@ -108,6 +108,8 @@ def _contracted(op: Operation, a: _Term, b: _Term, wanted: set[str], name: str) 
         return _linear(op, a, b, inner, name)
     if not batch and inner and a.tensor.constant and not a.tensor.derived:
         return _linear(op, b, a, inner, name)
+    if not inner:
+        return _multiplied(op, a, b, name)
     rows = [label for label in a.labels if label not in shared]
     columns = [label for label in b.labels if label not in shared]
     left = _arranged(op, a, [batch, rows, inner], f"a{name}")
@@ -115,6 +117,17 @@ def _contracted(op: Operation, a: _Term, b: _Term, wanted: set[str], name: str) 
     layer = MatMul(batch=left.shape[0], m=left.shape[1], k=left.shape[2], n=right.shape[2])
     y = op.step(f"product{name}", layer, left, right)
     return _unfolded(op, y, (*batch, *rows, *columns), a.sizes | b.sizes, name)
+
+
+def _multiplied(op: Operation, a: _Term, b: _Term, name: str) -> _Term:
+    """The product of two terms that is summed over nothing: number by number, as torch computes it."""
+    labels = tuple(dict.fromkeys((*a.labels, *b.labels)))
+    left, right = (
+        _arranged(op, term, [[label] if label in term.labels else [] for label in labels], f"{side}{name}")
+        for term, side in ((a, "a"), (b, "b"))
+    )
+    layer = Elementwise(operation="multiply", shapes=(left.shape, right.shape))
+    return _Term(tensor=op.step(f"product{name}", layer, left, right), labels=labels)
 
 
 def _without_ones(op: Operation, term: _Term, other: _Term, name: str) -> _Term:

@@ -7,9 +7,11 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from types import FrameType
 from typing import Any, TypeAlias
 
 from latte_cli.errors import LatteError
+from latte_cli.network.torch_program.lowering import CHECKPOINT
 from latte_cli.network.torch_program.nodes import out_of_place
 from latte_cli.network.torch_program.rules import OPAQUE, RULES
 from latte_cli.network.torch_program.views import FOLLOWED
@@ -22,6 +24,9 @@ EXAMPLE = (
 _REQUESTED = (
     "its code asks for the gradient of an activation (`requires_grad`), which a program does not show; the work of the "
     "backward pass for it is not priced"
+)
+_CHECKPOINTED = (
+    "its code checkpoints regions; that those run again in the backward pass, and hold less until then, is not priced"
 )
 _BETWEEN = ("torch", "contextlib", "functools")
 
@@ -52,10 +57,12 @@ def live(module: Any, example: Any = None, batch_size: int | None = None, batch_
 
     Raises LatteError as `exported` does, and for what is no module.
     """
-    with _gradient_requests() as requests:
+    with _seen_meanwhile() as seen:
         program, name = _program(module, example, batch_size, batch_axis), type(module).__name__
+    if any(CHECKPOINT.search(node.meta.get("stack_trace") or "") for node in _nodes(program)):
+        seen.discard(_CHECKPOINTED)  # the layers are named where the program shows which
     with _without_weights(program) as tied:
-        return Live(content=_content(program, name), tied=tied, notes=(_REQUESTED,) if requests else ())
+        return Live(content=_content(program, name), tied=tied, notes=tuple(sorted(seen)))
 
 
 def _program(module: Any, example: Any, batch_size: int | None, batch_axis: int = 0) -> Any:
@@ -84,22 +91,33 @@ def _program(module: Any, example: Any, batch_size: int | None, batch_axis: int 
 
 
 @contextmanager
-def _gradient_requests() -> Iterator[list[str]]:
-    """The Python modules whose code asks for the gradient of an activation meanwhile, which a program does not show."""
+def _seen_meanwhile() -> Iterator[set[str]]:
+    """Notes of what the code that runs meanwhile does and a program does not show."""
+    import torch.utils.checkpoint
     from torch.overrides import TorchFunctionMode
 
-    found: list[str] = []
+    found: set[str] = set()
 
     class Listening(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = getattr(func, "__name__", "")
             set_to = name == "__set__" and getattr(func.__self__, "__name__", "") == "requires_grad"
             if (set_to or name == "requires_grad_") and args[-1] is not False:
-                found.extend(each for each in (_caller(),) if not each.startswith("latte_cli."))
+                found.update((_REQUESTED,) if not _caller().startswith("latte_cli.") else ())
+            if not torch.compiler.is_dynamo_compiling() and _is_called_from(torch.utils.checkpoint.__file__):
+                found.add(_CHECKPOINTED)
             return func(*args, **(kwargs or {}))
 
     with Listening():
         yield found
+
+
+def _is_called_from(path: str) -> bool:
+    """Whether a function in the file at `path` is running."""
+    frame: FrameType | None = sys._getframe(2)  # past this function and the one that listens
+    while frame and frame.f_code.co_filename != path:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _caller() -> str:

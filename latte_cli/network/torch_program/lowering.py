@@ -14,7 +14,9 @@ from latte_cli.network.torch_program.rules import ARITHMETIC, OPAQUE, RULES
 from latte_cli.network.torch_program.views import FUNCTIONAL, Views
 
 _HIGHER = "torch.ops.higher_order."
-_CHECKPOINT = re.compile(r"\bcheckpoint\(|gradient_checkpointing_func\(|checkpoint_sequential\(")
+CHECKPOINT = re.compile(
+    r"\b(?:checkpoint|ckpt|checkpoint_sequential|_?gradient_checkpointing_func)\(|\buse_reentrant\b"
+)
 """What the line of code that made a node has where the node lies in a region that runs again backward."""
 
 _FUNCTION = re.compile(r"\b([A-Z]\w*)\.apply\(")
@@ -29,7 +31,7 @@ def lower_graph(low: Lowering, graph: Mapping[str, Any], names: dict[str, str]) 
             views.refresh(name)
         op = aten_of(node, names)
         trace = str((node.get("metadata") or {}).get("stack_trace", ""))
-        if _CHECKPOINT.search(trace):
+        if CHECKPOINT.search(trace):
             low.again.add(op.name)
         low.functions.update(_FUNCTION.findall(trace))
         lower(low, op)

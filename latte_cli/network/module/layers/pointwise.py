@@ -136,7 +136,7 @@ ELEMENTWISE = _ARITHMETIC | {
     "maximum": torch.maximum,
     "minimum": torch.minimum,
     "mean": _mean,
-    "prelu": lambda x, slope: torch.where(x > 0, x, x * slope),
+    "prelu": torch._prelu_kernel,  # what `F.prelu` calls, for slopes of any shape
     "where": _where,
     "and": torch.logical_and,
     "or": torch.logical_or,

@@ -73,9 +73,10 @@ def _is_composed(low: Lowering, op: Aten, given: Sequence[str], mask: str) -> bo
 
 
 def _of_four(low: Lowering, name: str) -> str:
+    """With one head where there are three dimensions, so that the batch stays the first."""
     sizes = low.meta(name).sizes
     if len(sizes) < 4:
-        return low.emit("Unsqueeze", [name, low.constant(list(range(4 - len(sizes))))])
+        return low.emit("Unsqueeze", [name, low.constant([1] if len(sizes) == 3 else [0, 1])])
     return low.emit("Reshape", [name, low.constant([-1, *(size or 0 for size in sizes[-3:])])])
 
 
