@@ -308,3 +308,11 @@ def test_an_odd_baseline_is_refused(tmp_path: Path, value: str) -> None:
 def test_a_store_in_the_home_of_nobody_is_named(uri: str) -> None:
     done = ended("store", "info", "--store", uri)
     assert (done.returncode, "in the home of nobody known" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("dims", [-1, -5, 9, -(1 << 31), 1 << 40])
+def test_batch_dimensions_that_there_are_not_are_refused_where_onnx_would_crash(tmp_path: Path, dims: int) -> None:
+    stored = numpy_helper.from_array(np.zeros((1, 3, 2), np.int64), "w")
+    path = model(tmp_path / "m.onnx", helper.make_node("GatherND", ["x", "w"], ["y"], batch_dims=dims), stored=[stored])
+    with pytest.raises(LatteError, match="names dimensions that there are not"):
+        load(path)

@@ -139,12 +139,17 @@ _SHAPED = ("Reshape", "ConstantOfShape", "Expand", "Unsqueeze")
 """Operators that are given as many numbers as the result has dimensions."""
 
 
+_AXES = ("axis", "axes", "batch_axis", "batch_dims", "time_axis")
+"""Attributes that name dimensions of the inputs."""
+
+
 def _outputs(op: Operation) -> dict[str, tuple[Sizes, int]]:
     """The sizes (None where only values decide) and element type of each output."""
     if any(tensor.element == TensorProto.STRING for tensor in op.given):
         raise Unreadable("text is not computed with")
     if op.kind in _SHAPED and (rank := _rank(op) or 0) > LARGEST_RANK:  # ONNX would make a list of that length
         raise LatteError(f"its result would have {rank} dimensions", hint="is the file damaged? export it again")
+    _check_axes(op)
     schema = _schema(op)
     named = [(name, tensor) for name, tensor in zip(_names(op), op.inputs, strict=True) if tensor is not None]
     types = {name: helper.make_tensor_type_proto(tensor.element, tensor.shape) for name, tensor in named}
@@ -157,6 +162,15 @@ def _outputs(op: Operation) -> dict[str, tuple[Sizes, int]]:
     except (ValueError, TypeError, RuntimeError, checker.ValidationError, shape_inference.InferenceError) as exc:
         raise Unreadable(f"its shapes do not fit: {_line(exc)}") from exc
     return {name: known for name, kind in found.items() if (known := _known(op, kind)) is not None}
+
+
+def _check_axes(op: Operation) -> None:
+    """Raise Unreadable for dimensions that no input has: one of ONNX's inferences looks them up unchecked, and crashes."""
+    most = max((len(tensor.shape) for tensor in op.given), default=0)
+    for name in _AXES:
+        given = (op.integers(name) or ()) if name == "axes" else (op.integer(name, 0),)
+        if any(abs(axis) > most + len(given) for axis in given) or (name == "batch_dims" and min(given) < 0):
+            raise Unreadable(f"its `{name}` names dimensions that there are not")
 
 
 def _line(error: Exception) -> str:
