@@ -165,7 +165,7 @@ def _outputs(op: Operation) -> dict[str, tuple[Sizes, int]]:
 
 
 def _check_axes(op: Operation) -> None:
-    """Raise Unreadable for dimensions that no input has: one of ONNX's inferences looks them up unchecked, and crashes."""
+    """Raise Unreadable for dimensions that no input has: one of ONNX's inferences takes them unchecked, and crashes."""
     most = max((len(tensor.shape) for tensor in op.given), default=0)
     for name in _AXES:
         given = (op.integers(name) or ()) if name == "axes" else (op.integer(name, 0),)
