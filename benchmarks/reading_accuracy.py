@@ -19,12 +19,12 @@ For modules it also prints the share of the parameters that sub-models keep at e
 none. The sub-model at the first width runs a step as a module. The table counts those that have the parameters and the
 FLOPs that LATTE says.
 
-`--output` has a line for each network in each form. A child process reads a few networks; a line also records one that
-hangs or dies. A run that was interrupted goes on where it stopped. It needs
+`--output` has a line for each network in each form, beside this file those of the last run. A child process reads a few
+networks; a line also records one that hangs or dies. A run that was interrupted goes on where it stopped. It needs
 `pip install -c constraints.txt torchvision timm transformers diffusers segmentation-models-pytorch`.
 
     python benchmarks/reading_accuracy.py [--only REGEX] [--forms truth,module,pt2,dynamo,old] [--limit-s 60]
-        [--for-s SECONDS] [--again OUTCOME] [--report] [--output build/reading-accuracy/rows.jsonl]
+        [--for-s SECONDS] [--again OUTCOME] [--report] [--output benchmarks/reading_accuracy.jsonl]
 """
 
 import argparse
@@ -558,7 +558,8 @@ def _wrong(found: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[tuple
 
 def _kind(reason: str) -> str:
     """A reason without the names and numbers of one network."""
-    plain = re.sub(r"`([^`]*)`", lambda found: "`…`" if re.search("[_./ ]", found[1]) else found[0], reason)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", reason)
+    plain = re.sub(r"`([^`]*)`", lambda found: "`…`" if re.search("[_./ ]", found[1]) else found[0], plain)
     return re.sub(r"\d+", "N", plain)[:KIND]
 
 
@@ -574,7 +575,7 @@ def main() -> None:
     parser.add_argument("--for-s", type=float, default=float("inf"), help="begin nothing after so long")
     parser.add_argument("--again", default="", help="run again what came out so, such as `refused`")
     parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("--output", type=Path, default=Path("build/reading-accuracy/rows.jsonl"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     options = parser.parse_args()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     known, end_s = child.ask("reading_networks:names", None), time.monotonic() + options.for_s
