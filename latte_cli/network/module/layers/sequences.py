@@ -36,8 +36,8 @@ class _Recurrent(nn.Module):
         self.cells = cells(layer.inputs, layer.hidden, bias=layer.bias, bidirectional=layer.directions == 2)
         self.shape = (layer.steps, layer.batch, layer.directions, layer.hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
-        states: Tensor = self.cells(x)[0]
+    def forward(self, x: Tensor, *first: Tensor) -> Tensor:
+        states: Tensor = self.cells(x, *((first,) if len(first) > 1 else first))[0]
         return states.view(self.shape).transpose(1, 2)
 
 
