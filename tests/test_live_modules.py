@@ -403,6 +403,54 @@ def test_modules_as_written_are_read_whole_and_run_at_half_their_width(name: str
     sub_model_runs(agrees(module, example))
 
 
+class Translated(nn.Module):
+    """A decoder that has of its encoder only the states that it begins with, or begins with trained ones."""
+
+    def __init__(self, cells: type[nn.RNNBase], layers: int, trained: bool) -> None:
+        super().__init__()
+        self.read, self.write = cells(8, 6, layers, batch_first=True), cells(8, 6, layers, batch_first=True)
+        self.first = nn.Parameter(torch.randn(layers, 1, 6)) if trained else None
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.read(x)[1]
+        if self.first is not None:
+            first = self.first.expand(-1, x.shape[0], -1).contiguous()
+            state = (first, state[1]) if isinstance(state, tuple) else first
+        return self.head(self.write(x, state)[0])
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cells", [nn.LSTM, nn.GRU, nn.RNN])
+def test_first_states_of_recurrent_layers_are_read(cells: type[nn.RNNBase], layers: int, trained: bool) -> None:
+    module, example = Translated(cells, layers, trained), torch.randn(2, 5, 8)
+    found = load(module, example)
+    forward, _, updated = counted(module, example)
+    assert found.parameters == sum(p.numel() for p in module.parameters())
+    assert found.trained_parameters == updated
+    products = sum(node.layer.flops(Phase.FORWARD) for node in found.nodes if node.layer.kind in (*HEAVY, "recurrent"))
+    if cells is not nn.LSTM and not trained:  # torch counts no LSTM, and LATTE no encoder that nothing reads
+        assert products == forward
+
+
+def test_a_recurrent_layer_that_is_used_twice_or_frozen_is_so_in_its_sub_model() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.cells = nn.Linear(8, 8), nn.GRU(8, 6, batch_first=True, bidirectional=True)
+            self.still, self.head = nn.GRU(12, 6, batch_first=True).requires_grad_(False), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.inner(x)
+            return self.head(self.still(self.cells(x)[0] - self.cells(x.flip(1))[0])[0])
+
+    sub = sub_model(load(Twice(), torch.randn(2, 5, 8)), 0.5)
+    module = NetworkModule(sub).train()
+    assert sum(p.numel() for p in module.parameters()) == sub.parameters
+    assert sum(p.numel() for p in module.parameters() if p.requires_grad) == sub.trained_parameters
+
+
 # --- what modules are called with, and what they return
 
 

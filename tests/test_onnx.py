@@ -309,6 +309,24 @@ def test_weights_that_are_graph_inputs_are_parameters() -> None:
         assert bare.parameters == sum(parameter.numel() for parameter in module.parameters())
 
 
+@pytest.mark.parametrize("name", ["onnx::Unsqueeze_0", "onnx::MatMul_1", "x"])
+def test_an_input_on_the_right_of_a_product_is_no_parameter_whatever_it_is_called(name: str) -> None:
+    column = [helper.make_node("Unsqueeze", [name, "last"], ["c"]), helper.make_node("MatMul", ["w", "c"], ["y"])]
+    graph = helper.make_graph(
+        column,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, (2, 8))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(np.ones((6, 8), np.float32), "w"),
+            numpy_helper.from_array(np.array([-1]), "last"),
+        ],
+    )
+    found = network(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString(), 3)
+    assert found.inputs == ((name, (3, 8)),)
+    assert found.parameters == 48
+
+
 # --- single operators
 
 

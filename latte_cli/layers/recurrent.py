@@ -85,9 +85,9 @@ class Recurrent(Layer):
             return self._saved_by_onednn(inputs, 2 * first + 2 * one)
         if not trains:
             return Saved(elements=(2 * self.gates if self.function == "gru" else 1) * states)
-        return Saved(
-            inputs=inputs, elements=(2 * self.gates + 1) * states if self.function == "gru" else states + first
-        )
+        if self.function == "gru":
+            return Saved(inputs=inputs, elements=(2 * self.gates + 1) * states - one + first)
+        return Saved(inputs=inputs, elements=states + first)
 
     @property
     def makes_all_gradients(self) -> bool:

@@ -1,6 +1,6 @@
 """Networks as torch modules: what was read from a file, run and trained as a model written by hand would be."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -116,12 +116,22 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(bias)
 
 
+def _named(node: Node, layer: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """A module's parameters with the network's names for them, of which a recurrent layer's are parts."""
+    for at, (path, parameter) in enumerate(layer.named_parameters()):
+        if isinstance(node.layer, Recurrent):
+            at = 2 if ".bias" in path else int(".weight_hh" in path)
+        if at < len(node.parameters):
+            yield node.parameters[at], path, parameter
+
+
 def _share_parameters(nodes: Sequence[Node], layers: nn.ModuleList) -> None:
-    shared: dict[str, tuple[nn.Parameter, bool]] = {}
+    shared: dict[tuple[str, str], tuple[nn.Parameter, bool]] = {}
     for at, (node, layer) in enumerate(zip(nodes, layers, strict=True)):
         turned = bool(dict(node.attributes).get("stored_by_inputs"))
-        for name, (path, parameter) in zip(node.parameters, list(layer.named_parameters()), strict=False):
-            first, first_turned = shared.setdefault(name, (parameter, turned))
+        for name, path, parameter in list(_named(node, layer)):
+            key = name, path if isinstance(node.layer, Recurrent) else ""
+            first, first_turned = shared.setdefault(key, (parameter, turned))
             if isinstance(layer, nn.Linear) and first.dim() > 1 and turned is not first_turned:
                 layers[at] = _Turned(first, layer.bias)
             elif first.shape == parameter.shape:
@@ -143,7 +153,7 @@ class _Turned(nn.Module):
 def _freeze_parameters(network: Network, layers: Iterable[nn.Module]) -> None:
     """Let nothing train what the network keeps as it is: frozen parameters, and buffers that layers compute with."""
     for node, layer in zip(network.nodes, layers, strict=True):
-        for name, parameter in zip(node.parameters, layer.parameters(), strict=False):
+        for name, _, parameter in _named(node, layer):
             if name in network.frozen:
                 parameter.requires_grad_(False)
 

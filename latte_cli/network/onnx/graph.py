@@ -41,8 +41,9 @@ _TRAINED = (
 )
 """Operators that take an activation first and parameters from there on."""
 
-_CALLED = re.compile(r"\.|^onnx::|weight|bias|kernel|gamma|beta|running_|moving_")
-"""What the names of parameters have that an export leaves without values; other inputs are inputs."""
+_CALLED = re.compile(r"^(?!onnx::).*(?:\.|weight|bias|kernel|gamma|beta|running_|moving_)")
+"""What the names of parameters have that an export leaves without values; other inputs are inputs, as are those that
+torch's older exporter calls after the operator that reads them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,15 +36,15 @@ class _Recurrent(nn.Module):
         self.cells = cells(layer.inputs, layer.hidden, bias=layer.bias, bidirectional=layer.directions == 2)
         self.shape = (layer.steps, layer.batch, layer.directions, layer.hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
-        states: Tensor = self.cells(x)[0]
+    def forward(self, x: Tensor, *first: Tensor) -> Tensor:
+        states: Tensor = self.cells(x, *((first,) if len(first) > 1 else first))[0]
         return states.view(self.shape).transpose(1, 2)
 
 
 def _recurrent(layer: Recurrent, attributes: Attributes) -> nn.Module:
     ways = {1: "forward", 2: "bidirectional"}
     odd = attributes.get("direction", ways[layer.directions]) != ways[layer.directions]
-    if odd or "activations" in attributes or "clip" in attributes:
+    if odd or layer.peepholes or "activations" in attributes or "clip" in attributes:
         raise LatteError(f"a `{layer.function}` of this form cannot be run", hint="torch's own forms can")
     if layer.function == "gru" and not attributes.get("linear_before_reset", 1):
         raise LatteError("a GRU that resets before its product cannot be run", hint="`linear_before_reset` is torch's")

@@ -1,5 +1,6 @@
 """Recurrent layers."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -23,7 +24,8 @@ def _recurrent(low: Lowering, op: Aten, kind: str) -> object:
     last: list[list[str]] = [[] for _ in op.outputs[1:]]
     for layer in range(layers):
         own = weights[layer * directions * each : (layer + 1) * directions * each]
-        x, states = _one_layer(low, op, kind, x, own, directions)
+        first = [_of_layer(low, state, layer, layers, directions) for state in _first_states(op)]
+        x, states = _one_layer(low, op, kind, x, own, directions, first)
         for found, state in zip(last, states, strict=False):
             found.append(state)
         if layer < layers - 1 and op.flag("train") and op.number("dropout", 0.0):
@@ -37,8 +39,20 @@ def _recurrent(low: Lowering, op: Aten, kind: str) -> object:
     return None
 
 
+def _first_states(op: Aten) -> tuple[str, ...]:
+    """The states before the first step, of all layers: hidden, and of an LSTM the cells too."""
+    return op.tensors("hx") if isinstance(op.arguments.get("hx"), tuple) else (op.tensor("hx"),)
+
+
+def _of_layer(low: Lowering, state: str, layer: int, layers: int, directions: int) -> str:
+    if layers == 1:
+        return state
+    first, end, axis = (low.constant([number]) for number in (layer * directions, (layer + 1) * directions, 0))
+    return low.emit("Slice", [state, first, end, axis])
+
+
 def _one_layer(
-    low: Lowering, op: Aten, kind: str, x: str, weights: list[str], directions: int
+    low: Lowering, op: Aten, kind: str, x: str, weights: list[str], directions: int, first: Sequence[str]
 ) -> tuple[str, list[str]]:
     each = len(weights) // directions
     stacked = [_stacked(low, weights[place::each]) for place in range(each)]
@@ -48,7 +62,9 @@ def _one_layer(
     outputs = [low.fresh(part) for part in ("states", "hidden", "cell")[: len(op.outputs)]]
     way = "bidirectional" if directions == 2 else "forward"
     more = {"linear_before_reset": 1} if kind == "GRU" else {}
-    low.emit(kind, [x, *stacked[:2], bias], *outputs, hidden_size=hidden, direction=way, torch_order=1, **more)
+    low.emit(
+        kind, [x, *stacked[:2], bias, "", *first], *outputs, hidden_size=hidden, direction=way, torch_order=1, **more
+    )
     turned = low.emit("Transpose", [outputs[0]], perm=[0, 2, 1, 3])
     return low.emit("Reshape", [turned, low.constant([0, 0, -1])]), outputs[1:]
 
