@@ -984,3 +984,11 @@ def test_running_statistics_are_those_that_the_module_has(module: nn.Module, exp
     found = load(torch.export.export(module, x)) if exported else load(module, x)
     assert found.buffer_bytes == sum(buffer.nbytes for buffer in module.buffers())
     assert found.parameters == sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("exported", [False, True])
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float64, "fp64"), (torch.float16, "fp16"), (torch.float32, "")])
+def test_weights_of_another_precision_are_noted(dtype: torch.dtype, name: str, exported: bool) -> None:
+    module, x = nn.Linear(8, 3).to(dtype), (torch.zeros(2, 8, dtype=dtype),)
+    notes = load(torch.export.export(module, x) if exported else module, *([] if exported else [x])).notes
+    assert [note.startswith(f"2 of its 2 weights are stored as {name}") for note in notes] == [True] * bool(name)

@@ -2,12 +2,13 @@
 
 import mmap
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from latte_cli import files
 from latte_cli.errors import LatteError
@@ -70,10 +71,27 @@ def load(
     )
     if program:
         described = program.described(network)
-        return with_trained_masks(replace(described, notes=(*described.notes, *notes)))
+        described = with_trained_masks(replace(described, notes=(*described.notes, *notes)))
+        return _with_element_types(described, program.element_types)
     network = with_trained_masks(network)
     stored = weights.weights(path) if path else weights.weights_in(whole)
+    network = _with_element_types(network, stored.element_types)
     return copies.tie_weights(network, stored) if compared else copies.with_notes(network, stored)
+
+
+def _with_element_types(network: Network, types: Mapping[str, int]) -> Network:
+    """`network` with a note where weights are stored as other floating-point numbers than those of single precision."""
+    kinds = Counter(_ELEMENTS[kind] for name in network.parameter_sizes if (kind := types.get(name, 0)) in _ELEMENTS)
+    count = len(network.parameter_sizes)
+    notes = (
+        f"{times} of its {count} weights are stored as {kind}: its times and memory are those of the precision that is "
+        "asked for (`--precision`)"
+        for kind, times in kinds.items()
+    )
+    return replace(network, notes=(*network.notes, *notes))
+
+
+_ELEMENTS = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}
 
 
 def _content(path: Path) -> bytes:

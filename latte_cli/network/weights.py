@@ -55,6 +55,11 @@ class Weights(Mapping[str, Array]):
     def _tensors(self) -> Mapping[str, TensorProto]:
         return {tensor.name: tensor for tensor in self._graph.initializer}
 
+    @property
+    def element_types(self) -> Mapping[str, int]:
+        """What kind of numbers each stored tensor holds, as ONNX counts them."""
+        return {name: tensor.data_type for name, tensor in self._tensors.items()}
+
     @cached_property
     def _makers(self) -> Mapping[str, NodeProto]:
         return {name: node for node in self._graph.node for name in node.output if name}

@@ -52,6 +52,11 @@ class Program:
             notes=(*network.notes, *self._notes(sorted(unreached))),
         )
 
+    @property
+    def element_types(self) -> Mapping[str, int]:
+        """What kind of numbers each of the module's tensors holds, as ONNX counts them."""
+        return {name: self.low.metas[name].element for name in self.signature.roles if name in self.low.metas}
+
     def _role(self, name: str) -> str:
         """What the module has a parameter of a layer for; what no module has is treated as a buffer."""
         roles = {self.signature.roles.get(each, BUFFER) for each in _origins(name)}
