@@ -11,7 +11,10 @@ def main() -> None:
         from latte_cli.cli import main as run
 
         run()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as exc:
+        # An interrupt while a class is made is the cause of a RuntimeError (before Python 3.12).
+        if not isinstance(exc, KeyboardInterrupt) and not isinstance(exc.__cause__, KeyboardInterrupt):
+            raise
         sys.stderr.write("error: interrupted\n")
         sys.exit(_INTERRUPTED)
     finally:

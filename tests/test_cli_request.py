@@ -191,20 +191,29 @@ def test_an_interrupt_while_modules_are_imported_ends_with_130_and_one_error(mod
     assert "Traceback" not in done.stderr
 
 
-_INTERRUPTED_IN_A_TEXT = """
+_INTERRUPTED_IN = """
 import latte_cli.cli
 from latte_cli.__main__ import main
 
-def interrupted():
+class Field:
+    def __set_name__(self, *_):
+        raise KeyboardInterrupt
+
+def in_a_text():
     exec("raise KeyboardInterrupt")
 
-latte_cli.cli.main = interrupted
+def in_a_class():
+    class Made:
+        field = Field()
+
+latte_cli.cli.main = {}
 main()
 """
 
 
-def test_an_interrupt_while_python_runs_a_text_ends_with_130_too(tmp_path):
-    (tmp_path / "interrupted.py").write_text(_INTERRUPTED_IN_A_TEXT)
+@pytest.mark.parametrize("where", ["in_a_text", "in_a_class"])
+def test_an_interrupt_while_python_runs_a_text_or_makes_a_class_ends_with_130_too(tmp_path, where):
+    (tmp_path / "interrupted.py").write_text(_INTERRUPTED_IN.format(where))
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "interrupted"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
