@@ -112,7 +112,20 @@ def _without_gradient(y: Tensor) -> Tensor:
     return y * mask
 
 
+def _of_nothing(y: Tensor) -> Tensor:
+    """Windows that do not divide a side leave parts without a row, as in Swin for videos."""
+    mask = y.new_zeros((4, 6))
+    for count, rows in enumerate((slice(-4), slice(-4, -4), slice(0, None))):
+        mask[rows].fill_(count)
+        mask[rows, 1:] = count + 1
+    y = y * 2
+    y[:, 4:].mul_(3)
+    y[..., 6:] = 1
+    return y + mask
+
+
 WAYS = {
+    "of nothing": _of_nothing,
     "mask": _mask,
     "collected": _collected,
     "earlier view": _earlier_view,

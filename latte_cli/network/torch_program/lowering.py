@@ -34,6 +34,9 @@ def lower_graph(low: Lowering, graph: Mapping[str, Any], names: dict[str, str]) 
         if CHECKPOINT.search(trace):
             low.again.add(op.name)
         low.functions.update(_FUNCTION.findall(trace))
+        if op.mutated and 0 in low.meta(names.get(op.mutated, op.mutated)).sizes:  # a part without numbers
+            names.update(dict.fromkeys(op.results, names.get(op.mutated, op.mutated)))
+            continue
         lower(low, op)
         views.note(op)
         for name in [name for name in tensors_read(node) if names.get(name, name) in low.written]:
