@@ -117,3 +117,21 @@ def test_what_a_file_names_is_never_called(tmp_path: Path) -> None:
     for name in ("__class__", "load_library", "exec", "linalg_svd", "_dir"):
         with pytest.raises(LatteError, match="unknown operation to run"):
             layer_module(Other(operation=name, shapes=((2,),), output=(2,)), attributes)
+
+
+@pytest.mark.parametrize("indexing", ["ij", "xy"])
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_grid_of_places_is_read_and_computed(indexing: str, computed: bool, tmp_path: Path) -> None:
+    class Grid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(5, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)
+            places = (y.mean((0, 2)), y.mean((0, 1))) if computed else (torch.arange(4.0), torch.arange(6.0))
+            rows, columns = torch.meshgrid(*places, indexing=indexing)
+            grid = rows - 2 * columns
+            return y * (grid.T if indexing == "xy" else grid)
+
+    assert_computes_alike(Grid(), torch.randn(2, 4, 5), tmp_path)

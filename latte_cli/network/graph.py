@@ -86,6 +86,11 @@ class Node:
         return tuple(name for place, name in self.constants if place in STATISTICS)
 
     @property
+    def untracked(self) -> bool:
+        """Whether it is a norm that keeps no running statistics."""
+        return bool(self.statistics) and all(each.removesuffix("/value").endswith(ABSENT) for each in self.statistics)
+
+    @property
     def detached(self) -> bool:
         """Whether no gradient passes it."""
         return any(name == DETACHED for name, _ in self.attributes)
@@ -256,9 +261,10 @@ class Network:
     @property
     def buffer_bytes(self) -> int:
         """What the buffers hold, and the running statistics of norms that have some: those that several share once."""
-        statistics = {node.statistics or (node.name,): node.layer.buffer_bytes for node in self.nodes}
-        absent = (names for names in statistics if all(name.removesuffix("/value").endswith(ABSENT) for name in names))
-        return sum(size for _, size in self.buffers) + sum((statistics | dict.fromkeys(absent, 0)).values())
+        statistics = {
+            node.statistics or (node.name,): node.layer.buffer_bytes for node in self.nodes if not node.untracked
+        }
+        return sum(size for _, size in self.buffers) + sum(statistics.values())
 
     @cached_property
     def parameter_sizes(self) -> Mapping[str, int]:

@@ -73,10 +73,8 @@ class NetworkModule(nn.Module):
 
 def _layer(node: Node, weights: Mapping[str, NDArray[Any]] | None, trained: Collection[str]) -> nn.Module:
     """A node's module; of the constants that it reads those that are `trained` are parameters."""
-    more = len(node.parameters) + len(node.given) > len(
-        node.layer.parameter_shapes
-    )  # such as a batch norm's statistics
-    if node.weights_given and (more or isinstance(node.layer, Recurrent)):
+    statistics = len(node.parameters) + len(node.given) > len(node.layer.parameter_shapes) and not node.untracked
+    if node.weights_given and (statistics or isinstance(node.layer, Recurrent)):
         message = f"`{node.name}` computes with weights that another layer computes, or that are given"
         raise LatteError(f"{message}: a {node.layer.kind} layer cannot be run so", hint="`latte estimate` prices it")
     if weights is not None and "row_groups" in dict(node.attributes):

@@ -98,6 +98,17 @@ def _expanded(low: Lowering, op: Aten) -> object:
     return low.emit("Expand", [x, low.vector(sizes)], op.outputs[0])
 
 
+def _meshgrid(low: Lowering, op: Aten) -> object:
+    """Places along each axis, repeated along the others; `xy` takes the first two the other way round."""
+    axes = list(range(len(op.outputs)))
+    if op.text("indexing") == "xy":
+        axes[:2] = reversed(axes[:2])
+    for axis, x, output in zip(axes, op.tensors("tensors"), op.outputs, strict=True):
+        along = low.emit("Reshape", [x, low.constant([-1 if at == axis else 1 for at in range(len(axes))])])
+        low.emit("Expand", [along, low.constant(low.shape_of(output))], output)
+    return None
+
+
 def _broadcast(low: Lowering, op: Aten) -> object:
     """Several tensors in the shape that they have together."""
     for x, output in zip(op.tensors("tensors"), op.outputs, strict=True):
@@ -308,6 +319,7 @@ RULES: Rules = {
     **dict.fromkeys(("swapdims", "moveaxis", "mT", "mH", "adjoint", "matrix_H"), _permuted),
     **dict.fromkeys(("expand", "expand_as"), _expanded),
     "broadcast_tensors": _broadcast,
+    "meshgrid": _meshgrid,
     **dict.fromkeys(("repeat", "tile"), _repeated),
     **dict.fromkeys(("slice", "narrow"), _sliced),
     **dict.fromkeys(("select", "index_select"), _selected),
