@@ -135,3 +135,16 @@ def test_a_grid_of_places_is_read_and_computed(indexing: str, computed: bool, tm
             return y * (grid.T if indexing == "xy" else grid)
 
     assert_computes_alike(Grid(), torch.randn(2, 4, 5), tmp_path)
+
+
+def test_a_part_that_holds_nothing_is_joined_to_others(tmp_path: Path) -> None:
+    class Prefixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(5, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)
+            return torch.cat((y[:, :0], y[:, 0:] * 2), 1)
+
+    assert_computes_alike(Prefixed(), torch.randn(2, 4, 5), tmp_path)

@@ -272,7 +272,9 @@ def killed(times: int, draw: random.Random) -> str:
                     os.killpg(one.process.pid, signal.SIGKILL)
                 if left := one.left(SECOND_S):
                     return f"still there after a kill: {list(left.values())}"
-        done = run([*LATTE, *stage.words], cwd=folder, capture_output=True, text=True, env=_environment(folder))
+        done = run(
+            [*LATTE, *map(str, stage.words)], cwd=folder, capture_output=True, text=True, env=_environment(folder)
+        )
         if done.returncode:
             return f"ended with {done.returncode}: {done.stderr[-300:]}"
         found, document = rows(folder), json.loads(done.stdout)

@@ -53,12 +53,18 @@ def _summed_along(operands: Operands, given: Attributes) -> Tensor:
     return operands[0].cumsum(int(operands[1].item()))
 
 
+def _joined(operands: Operands, given: Attributes) -> Tensor:
+    """Parts end to end, of which one holds nothing."""
+    return torch.cat([operands[place] for place in sorted(operands)], int(given.get("axis", 0)))
+
+
 _ONNX: Mapping[str, Callable[[Operands, Attributes], Any]] = {
     "gather": _gather,
     "gather_elements": _gather_elements,
     "scatter_elements": _scatter_elements,
     "top_k": _top,
     "cum_sum": _summed_along,
+    "concat": _joined,
 }
 """Operations by their names in ONNX, of operands by their places."""
 
