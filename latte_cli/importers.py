@@ -175,7 +175,7 @@ def _latte(text: IO[str], tally: Tally) -> Iterator[tuple[Convolution, Algorithm
             values = [int(row[name]) for name in _LATTE_COLUMNS]
             layer = _check(_latte_layer(*values[:-1]))
             algorithm = algorithms[_within(values[-1], len(algorithms))]
-        except (ValueError, TypeError, LatteError) as exc:
+        except (ArithmeticError, ValueError, TypeError, LatteError) as exc:
             tally.refuse(number, exc)
             continue
         yield layer, algorithm, seen[layer]
@@ -279,7 +279,7 @@ def _read_miopen(text: IO[str], device: Device, tally: Tally) -> Iterator[Measur
                 raise ValueError("there is no `=`")
             layer, phase, settings = _problem(key)
             solvers = [_solver(entry) for entry in found.split(";") if entry]
-        except (ValueError, IndexError, KeyError, LatteError) as exc:
+        except (ArithmeticError, ValueError, IndexError, KeyError, LatteError) as exc:
             tally.refuse(number, exc)
             continue
         for algorithm, seconds, workspace_bytes in solvers:
@@ -401,7 +401,7 @@ def _neusight(text: IO[str], device: Device, tally: Tally) -> Iterator[Measureme
             if not 0 < seconds < float("inf"):
                 raise ValueError(f"a latency of {row['Latency']} ms")
             task = Task(layer=_check(layer), phase=Phase.FORWARD, algorithm=FRAMEWORK_BENCHMARK, settings=settings)
-        except (ValueError, TypeError, LatteError) as exc:
+        except (ArithmeticError, ValueError, TypeError, LatteError) as exc:
             tally.refuse(number, exc)
             continue
         kernels = tuple(name.strip() for name in row["Kernels"].split(";") if name.strip())

@@ -21,11 +21,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from running import ended
+from test_importers import NEUSIGHT
 
 from latte_cli import files, importers
 from latte_cli.errors import LatteError
 from latte_cli.files import first_bytes
 from latte_cli.importers import ImportSource, import_file
+from latte_cli.layers import Copy
 from latte_cli.network import load
 from latte_cli.network.weights import weights
 from latte_cli.store import open_store
@@ -333,3 +335,18 @@ def test_a_weight_that_would_be_computed_to_gigabytes_is_refused(tmp_path: Path,
     path = model(tmp_path / "m.onnx", *nodes, stored=given)
     with pytest.raises(LatteError, match=r"`big` would hold [\d,]+ numbers"):
         weights(path)["big"]
+
+
+@pytest.mark.parametrize("version", ["inf", "1e400", "nan"])
+def test_a_version_that_is_no_number_costs_its_line_alone(tmp_path: Path, version: str) -> None:
+    lines = NEUSIGHT.splitlines()
+    lines.insert(1, lines[1].replace("8902", version))
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    _, tally = import_file(tmp_path / "m.csv", ImportSource.NEUSIGHT_CSV, store, name="some")
+    assert tally.rows and any("line 2" in each or each.startswith("2") for each in tally.named)
+
+
+def test_a_layer_without_results_reduces_nothing() -> None:
+    layer = Copy(operation="slice", shape=(2, 3), output=(0, 3))
+    assert layer.reduction >= 1

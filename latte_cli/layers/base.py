@@ -166,7 +166,7 @@ class Layer(ABC):
     @property
     def reduction(self) -> int:
         """How many numbers go into one result."""
-        return max(1, elements(*self.input_shapes) // elements(self.output_shape))
+        return max(1, elements(*self.input_shapes) // max(1, elements(self.output_shape)))
 
     def gemm(self, phase: Phase) -> Gemm | None:
         """The matrix product behind `phase`; None where there is none."""
