@@ -5,6 +5,7 @@ import json
 import random
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -70,7 +71,9 @@ def json_damaged(draw: random.Random, document: Any) -> Any:
         if way == 0:
             del inside[key]
         elif way == 1:
-            inside[key] = deepcopy(draw.choice([each[at] for each, at in places]))
+            other = draw.choice([each[at] for each, at in places])
+            with suppress(RecursionError):  # an odd value may be nested deeper than can be copied
+                inside[key] = deepcopy(other)
         elif way == 2 and isinstance(inside, dict):
             inside[draw.choice((*TEXTS, f"{key}2"))] = inside.pop(key)
         elif way == 3 and isinstance(inside, list):
