@@ -93,10 +93,12 @@ def test_the_schemas_are_read_only_where_a_document_is() -> None:
 RUN = {"times_s": [0, 2.5], "accuracies": [0.1, 0.5], "idle": 0.25, "late": 0, "gone": 1, "failed": 0, "devices": 4} | {
     "personal": None,
     "reason": "",
+    "by_device": [0.25, 1],
 }
 CONVOLUTION = next(layer for layer in zoo.network("lenet", batch_size=2).layers if isinstance(layer, Convolution))
 TRAINING = {"rounds": [0, 2], "accuracies": [0.1, 0.5], "losses": [2.3, None], "personal": None, "failed": 0} | {
-    "reason": ""
+    "reason": "",
+    "by_device": [0.25, 1],
 }
 ENTRY = {
     "device": "desk",

@@ -13,7 +13,7 @@ from latte_cli.federated.aggregation import Update, aggregate, channel_importanc
 from latte_cli.federated.recipe import Recipe
 from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.study import METHODS
-from latte_cli.federated.study.learners import Federation, learner, personal_accuracy
+from latte_cli.federated.study.learners import Federation, device_accuracies, learner, personal_accuracy
 from latte_cli.federated.study.methods import LEVELS
 from latte_cli.federated.study.ordered import NestedPart
 from latte_cli.federated.study.ordered import train_parts as trained_ordered
@@ -324,6 +324,13 @@ def test_devices_with_other_data_keep_other_channels(network, examples, levels):
     scores = personal_accuracy(learning, own, examples[0])
     assert 0 < scores <= 1
     assert personal_accuracy(learner(federation(network, examples, "fedavg", {})), own, examples[0]) is None
+
+
+def test_a_network_is_as_accurate_for_a_device_as_on_its_own_mix_of_classes(examples):
+    mixes = [examples[0].take(np.flatnonzero(np.isin(examples[0].labels, classes))) for classes in ((0,), (0, 1), (7,))]
+    found = device_accuracies(mixes, {0: 0.5, 1: 1.0})
+    ones = float((mixes[1].labels == 1).mean())
+    assert found == pytest.approx((0.5, 0.5 + 0.5 * ones, 0.75))
 
 
 def test_a_small_global_model_is_a_network_of_its_own(network, examples, levels):

@@ -173,6 +173,14 @@ def test_what_half_of_the_seeds_did_not_reach_has_no_median():
     assert found.personal is None
 
 
+def test_the_lowest_tenth_is_the_mean_of_the_devices_with_the_lowest_accuracy():
+    accuracies = (0.9, 0.3, 0.8, 0.5, *[0.95] * 16)
+    run = a_run((0.0, 0.1), (1.0, 0.9), by_device=accuracies)
+    assert run.lowest_tenth == pytest.approx(0.4)
+    assert a_run((0.0, 0.1), by_device=(0.9, 0.2)).lowest_tenth == 0.2
+    assert a_run((0.0, 0.1)).lowest_tenth is None
+
+
 def test_a_profile_that_is_not_there_is_named(tmp_path):
     one = workshop(tmp_path, scenarios=[{"scenario": "s", "classes": [{**CLASSES[0], "device": "nowhere"}]}])
     with pytest.raises(LatteError, match=r"class `slow`.*unknown device `nowhere`"):

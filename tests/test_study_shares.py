@@ -158,6 +158,19 @@ def test_tiers_may_be_set_apart_from_the_end_of_the_round_and_fit_the_memory(pri
     assert shared.sub_models[0].width < 1 and 0 in shared.shares
 
 
+def test_tiers_may_cut_a_model_of_a_width_that_is_tuned_too(prices, fleet):
+    tuned = replace(prices.study, tuning=replace(prices.study.tuning, tiers=(0.5, 1.0), tier_widths=(0.5, 1.0)))
+    options = tuning_options(METHODS["heterofl"], tuned)
+    assert {(each.width, each.tier) for each in options} == {(0.5, 0.5), (0.5, 1.0), (1.0, 0.5), (1.0, 1.0)}
+    assert {each.width for each in tuning_options(METHODS["fjord"], tuned)} == {1.0}
+    narrow = fleet.share_out(METHODS["heterofl"], replace(stopping(0.9, width=0.5), tier=1.0))
+    alone = fleet.share_out(METHODS["fedavg-small"], stopping(0.9, width=0.5))
+    assert narrow.small.width == 0.5
+    slowest = min(range(4), key=lambda at: prices.peak_flop_per_s(prices.study.scenarios[0].devices[at]))
+    assert narrow.sub_models[slowest].of(narrow.small.of(prices.network)) == narrow.small.of(prices.network)
+    assert narrow.shares[slowest] == alone.shares[slowest]
+
+
 def test_what_latte_cuts_of_a_small_model_is_priced_as_what_it_is(prices, fleet):
     shared = fleet.share_out(METHODS["latte"], stopping(0.5, width=0.5))
     small = shared.small.of(prices.network)

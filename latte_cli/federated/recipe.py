@@ -1,7 +1,7 @@
 """Recipe: how a device trains, and how good the network is after it; without torch, which prices do not need."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 GoOn: TypeAlias = Callable[[int], bool]
@@ -31,7 +31,11 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkScore:
-    """How good a network is: the share of examples it gets right, and its mean loss."""
+    """How good a network is: the share of examples it gets right, and its mean loss.
+
+    `by_class` is the share of each class, where it was looked at.
+    """
 
     accuracy: float
     loss: float
+    by_class: Mapping[int, float] = field(default_factory=dict)

@@ -166,14 +166,16 @@ def evaluate_network(network: Network, arrays: Arrays, examples: Examples, *, st
     for each in (examples, statistics):
         _check_examples(network, each)
     module = _module_with(network, arrays).eval()
-    right = loss = 0.0
+    loss, guesses = 0.0, list[NDArray[np.int64]]()
     with torch.no_grad():
         _estimate_statistics(network, module, statistics)
         for images, targets, count in batches_of(examples, network.batch_size, np.arange(len(examples))):
             scores = scores_in(network, module(images))
-            right += float((scores.argmax(1) == targets).sum())
+            guesses.append(scores.argmax(1)[:count].numpy())
             loss += count * float(batch_loss(scores, targets))
-    return NetworkScore(accuracy=right / len(examples), loss=loss / len(examples))
+    right = np.concatenate(guesses) == examples.labels
+    by_class = {label: float(right[examples.labels == label].mean()) for label in np.unique(examples.labels).tolist()}
+    return NetworkScore(accuracy=float(right.mean()), loss=loss / len(examples), by_class=by_class)
 
 
 def batches_of(examples: Examples, size: int, order: NDArray[np.int64]) -> Iterator[_Batch]:

@@ -42,6 +42,7 @@ def _entry(study: Study, result: Result) -> dict[str, Any]:
     return found | {
         "time_s": {f"{target:g}": _spread_json(result.time_s(target)) for target in study.targets},
         "accuracy": _spread_json(result.accuracy),
+        "lowest_tenth": _spread_json(result.lowest_tenth) if result.lowest_tenth else None,
         "personal_accuracy": _spread_json(result.personal) if result.personal else None,
         "idle": _spread_json(result.idle),
     }
@@ -55,6 +56,7 @@ def _run_json(study: Study, run: MethodRun) -> dict[str, Any]:
     return {
         "time_s": {f"{target:g}": run.time_s(target) for target in study.targets},
         "accuracy": run.accuracy,
+        "by_device": list(run.by_device),
         "personal_accuracy": run.personal,
         "idle": run.idle,
         "end_s": run.times_s[-1],
@@ -77,6 +79,7 @@ def _rows(study: Study, results: Sequence[Result]) -> Iterator[dict[str, Cell]]:
             row |= _cells(f"time_to_{target:g}_s", result.time_s(target) if result.runs else None)
             row[f"reached_{target:g}"] = result.count_reaching(target)
         row |= _cells("accuracy", result.accuracy if result.runs else None)
+        row |= _cells("lowest_tenth", result.lowest_tenth)
         row |= _cells("personal_accuracy", result.personal)
         row |= _cells("idle", result.idle if result.runs else None)
         row["devices"] = result.devices.median if result.runs else 0
@@ -94,12 +97,23 @@ def _table(study: Study, results: Sequence[Result]) -> Table:
     times = [f">time to {100 * target:g} %" for target in study.targets]
     return Table(
         title=f"{settings.model} on {settings.data}, {settings.rounds} rounds: median (range) of the seeds",
-        columns=("scenario", "method", ">tuned to", *times, ">accuracy", ">own models", ">devices", ">idle"),
+        columns=(
+            "scenario",
+            "method",
+            ">tuned to",
+            *times,
+            ">accuracy",
+            ">lowest tenth",
+            ">own models",
+            ">devices",
+            ">idle",
+        ),
         rows=[_row(study, each) for each in results],
         footer=[
             "`tuned to`: the end of a round as a share of the full model's slowest one, and what it means for devices",
             "`-`: not reached by half of the seeds; in a range, not by all of them",
             "`devices`: those that can take part at all; `own models`: accuracy on data like the device's",
+            "`lowest tenth`: accuracy on the classes that a device has, for the tenth of devices where it is lowest",
             f"tuned on {_seeds(study.tuning.seeds)} by the time to {100 * study.tuning.target:g} %",
         ],
     )
@@ -112,13 +126,14 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 def _row(study: Study, result: Result) -> tuple[str, ...]:
     if not result.runs:
-        return (result.scenario, result.method, "none", *["-"] * (len(study.targets) + 4))
+        return (result.scenario, result.method, "none", *["-"] * (len(study.targets) + 5))
     return (
         result.scenario,
         result.method,
         str(result.option),
         *(_time(result.time_s(target)) for target in study.targets),
         _share(result.accuracy),
+        _share(result.lowest_tenth),
         _share(result.personal),
         f"{result.devices.median:g}",
         percent(result.idle.median),

@@ -61,10 +61,10 @@ class Scenario:
 class Tuning:
     """What each method is tuned over, on `seeds` that are no other run's: the option that reaches `target` first wins.
 
-    `round_durations` are shares of the full model's slowest round, `levels` the widths of a small global model, and
-    `latte_widths` those of the model that LATTE cuts. `tiers` are the shares of the slowest device's whole step that
-    a step of a tier's level may take; without them they are the round durations. `deadlines` say what the end of a
-    round means for devices.
+    `round_durations` are shares of the full model's slowest round, `levels` the widths of a small global model,
+    `latte_widths` those of the model that LATTE cuts, and `tier_widths` of the one that HeteroFL and FedRolex cut.
+    `tiers` are the shares of the slowest device's whole step that a step of a tier's level may take; without them they
+    are the round durations. `deadlines` say what the end of a round means for devices.
     """
 
     seeds: tuple[int, ...]
@@ -72,6 +72,7 @@ class Tuning:
     round_durations: tuple[float, ...]
     levels: tuple[float, ...]
     latte_widths: tuple[float, ...] = (1.0,)
+    tier_widths: tuple[float, ...] = (1.0,)
     tiers: tuple[float, ...] = ()
     deadlines: tuple[Deadline, ...] = tuple(Deadline)
 
@@ -148,7 +149,7 @@ _DATA = (
 _OWN = ("budget", "recipe", "evaluate-every", "seeds", "tuning", "targets", "methods", "latte", "scenarios")
 _RECIPE = ("batch", "epochs", "learning-rate", "momentum", "weight-decay", "server-momentum", "final-rate")
 _LATTE = ("widths", "objective", "channels", "rule", "masked", "scaled")
-_TUNING = ("seed", "target", "round-durations", "levels", "latte-widths", "tiers", "deadlines")
+_TUNING = ("seed", "target", "round-durations", "levels", "latte-widths", "tier-widths", "tiers", "deadlines")
 _SCENARIO = ("scenario", "noise", "dropout", "classes")
 _CLASS = ("class", "count", "device", "threads", "strategy", "slower", "bandwidth", "overhead", "memory")
 
@@ -203,6 +204,7 @@ def _parse_tuning(fields: Fields, targets: tuple[float, ...]) -> Tuning:
         round_durations=tuple(sorted(found.several("round-durations", _share))) or (1.0,),
         levels=tuple(sorted(found.several("levels", _share))) or (1.0,),
         latte_widths=tuple(sorted(found.several("latte-widths", _share))) or (1.0,),
+        tier_widths=tuple(sorted(found.several("tier-widths", _share))) or (1.0,),
         tiers=tuple(sorted(found.several("tiers", _share))),
         deadlines=tuple(dict.fromkeys(found.several("deadlines", _deadline))) or tuple(Deadline),
     )

@@ -358,6 +358,19 @@ def personal_accuracy(learner: Learner, federation: Federation, held_out: Exampl
     return float(np.mean(found)) if found else None
 
 
+def device_accuracies(devices: Sequence[Examples], by_class: Mapping[int, float]) -> tuple[float, ...]:
+    """The accuracy that a network has on each device's own mix of classes, where it gets these shares of them right.
+
+    Classes of which no share is known do not count; a device of none but those has the mean of all that are known.
+    """
+    found = []
+    for examples in devices:
+        labels = [label for label in examples.labels.tolist() if label in by_class]
+        shares = [by_class[label] for label in labels] or list(by_class.values())
+        found.append(float(np.mean(shares)))
+    return tuple(found)
+
+
 def _alike(examples: Examples, held_out: Examples, most: int, seed: int, device: int) -> Examples:
     """Up to `most` of `held_out`, drawn so that each class is as frequent as in `examples`."""
     classes, counts = np.unique(examples.labels, return_counts=True)

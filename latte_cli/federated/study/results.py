@@ -59,6 +59,12 @@ class Result:
         return Spread.of(found) if found else None
 
     @property
+    def lowest_tenth(self) -> Spread | None:
+        """The accuracy in the end on the mixes of classes of the tenth of devices for which it is lowest."""
+        found = [run.lowest_tenth for run in self.runs if run.lowest_tenth is not None]
+        return Spread.of(found) if found else None
+
+    @property
     def devices(self) -> Spread:
         """How many devices can take part at all."""
         return Spread.of(float(run.devices) for run in self.runs)

@@ -20,7 +20,7 @@ from latte_cli.federated.study import files
 from latte_cli.federated.study.clock import Tick, schedule_rounds
 from latte_cli.federated.study.document import Scenario, Study, of_seed
 from latte_cli.federated.study.files import RUNS, TRAININGS, Files
-from latte_cli.federated.study.learners import Federation, learner, personal_accuracy
+from latte_cli.federated.study.learners import Federation, device_accuracies, learner, personal_accuracy
 from latte_cli.federated.study.methods import METHODS, Learning, StudyMethod
 from latte_cli.federated.study.shares import ScenarioPrices, Shared, TunedOption
 from latte_cli.federated.training import evaluate_network
@@ -28,7 +28,7 @@ from latte_cli.layers import Norm
 from latte_cli.network import Network
 from latte_cli.store import Store
 
-_VERSION = 2
+_VERSION = 3
 """Goes up with every change of what trainings and runs compute, so that older files are left alone."""
 
 _STATISTICS = 512  # chosen: four of the batches below
@@ -49,7 +49,8 @@ class TrainingHistory:
     """The accuracies and losses (None: no number) of the network after some `rounds` (0: before the first).
 
     `personal` is the mean accuracy of models of their own, where they have them; `failed` counts trainings of devices
-    that came to nothing, the first for this `reason`.
+    that came to nothing, the first for this `reason`. `by_device` is how good the network is in the end on each
+    device's own mix of classes.
     """
 
     rounds: tuple[int, ...]
@@ -58,6 +59,7 @@ class TrainingHistory:
     personal: float | None
     failed: int
     reason: str = ""
+    by_device: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ class MethodRun:
     """A method's accuracy over virtual time: `times_s` are the ends of the rounds whose `accuracies` are known.
 
     `idle` is the share of their time that devices waited; `late` and `gone` count trainings lost to the round duration
-    and to drop-outs; `devices` could take part at all.
+    and to drop-outs; `devices` could take part at all. `by_device` is as in TrainingHistory.
     """
 
     times_s: tuple[float, ...]
@@ -77,6 +79,15 @@ class MethodRun:
     devices: int
     personal: float | None = None
     reason: str = ""
+    by_device: tuple[float, ...] = ()
+
+    @property
+    def lowest_tenth(self) -> float | None:
+        """The mean accuracy of the tenth of devices for whose mix of classes the network is worst; at least one."""
+        if not self.by_device:
+            return None
+        worst = sorted(self.by_device)[: max(1, len(self.by_device) // 10)]
+        return sum(worst) / len(worst)
 
     @property
     def accuracy(self) -> float:
@@ -276,6 +287,7 @@ class Workshop:
             personal=personal_accuracy(learning, federation, held_out),
             failed=len(failures),
             reason=failures[0] if failures else "",
+            by_device=device_accuracies(federation.examples, scores[-1][1].by_class),
         )
 
     # Runs
@@ -311,6 +323,7 @@ def on_clock(training: TrainingHistory, ticks: Sequence[Tick], devices: int) -> 
         devices=devices,
         personal=training.personal,
         reason=training.reason,
+        by_device=training.by_device,
     )
 
 

@@ -75,26 +75,25 @@ class ScenarioPrices:
         self._store = store
         self._pricers: dict[str, Pricer] = {}
         self._searches: dict[tuple[str, FleetClass], Search] = {}
-        self._flops: dict[str, float] = {}
-        self._catalogues: dict[float, tuple[SubModel, ...]] = {}
+        self._flops: dict[tuple[tuple[str, int], ...], float] = {}
+        self._catalogues: dict[tuple[float, tuple[float, ...]], tuple[SubModel, ...]] = {}
 
     @cached_property
     def levels(self) -> tuple[SubModel, ...]:
-        """The levels of HeteroFL, FedRolex and FjORD, largest first."""
-        return catalogue(self.network, LEVELS)
+        """The levels of the whole network, largest first."""
+        return self.cut(1.0, LEVELS)
 
     @cached_property
     def catalogue(self) -> tuple[SubModel, ...]:
         """What LATTE chooses from."""
-        return catalogue(self.network, self.study.settings.widths)
+        return self.cut(1.0, self.study.settings.widths)
 
-    def catalogue_of(self, width: float) -> tuple[SubModel, ...]:
-        """What LATTE chooses from where the server trains a model of this width."""
-        if width == 1:
-            return self.catalogue
-        if width not in self._catalogues:
-            self._catalogues[width] = catalogue(self.small(width).of(self.network), self.study.settings.widths)
-        return self._catalogues[width]
+    def cut(self, width: float, shares: tuple[float, ...]) -> tuple[SubModel, ...]:
+        """The sub-models with these `shares` of the model of this `width`, the largest first."""
+        if (width, shares) not in self._catalogues:
+            network = self.small(width).of(self.network) if width < 1 else self.network
+            self._catalogues[width, shares] = catalogue(network, shares)
+        return self._catalogues[width, shares]
 
     def small(self, width: float) -> SubModel:
         """The small global model of this width."""
@@ -136,10 +135,10 @@ class ScenarioPrices:
 
     def flops(self, sub_model: SubModel) -> float:
         """The floating-point operations of a training step."""
-        if sub_model.id not in self._flops:
+        if sub_model.widths not in self._flops:
             works = step_calls(sub_model.of(self.network), Step(optimizer=self.study.settings.optimizer))
-            self._flops[sub_model.id] = float(sum(work.count * work.layer.flops(work.phase) for work in works))
-        return self._flops[sub_model.id]
+            self._flops[sub_model.widths] = float(sum(work.count * work.layer.flops(work.phase) for work in works))
+        return self._flops[sub_model.widths]
 
 
 class ScenarioFleet:
@@ -173,7 +172,7 @@ class ScenarioFleet:
         if method.sizes is SubModelSizes.ESTIMATES:
             chosen = self._by_estimates(option, small, method.estimator)
         elif method.sizes is SubModelSizes.TIERS:
-            chosen = self._by_tiers(option)
+            chosen = self._by_tiers(option, small)
         else:
             whole = replace(small or self._prices.whole, id="whole", widths=())
             chosen = dict.fromkeys(range(len(self.classes)), whole)
@@ -190,18 +189,22 @@ class ScenarioFleet:
     def _limit_s(self, option: TunedOption) -> float:
         return inf if option.duration is None else option.duration * self.slowest_s
 
-    def _by_tiers(self, option: TunedOption) -> dict[int, SubModel]:
+    def _by_tiers(self, option: TunedOption, small: SubModel | None) -> dict[int, SubModel]:
         """Levels by memory and peak speed: the largest that fits and whose step is short enough by its FLOPs.
 
-        It takes at most the option's share of the slowest device's step with the whole network.
+        It takes at most the option's share of the slowest device's step with the whole network or, where the server
+        trains a `small` one, with that.
         """
         peaks = [self._prices.peak_flop_per_s(tier) for tier in self._tiers]
-        levels, flops = self._prices.levels, self._prices.flops
-        most_s = (option.tier or option.duration or 1.0) * flops(levels[0]) / min(peaks)
+        levels = [(each, _widths_in(each, small)) for each in self._prices.cut(option.width, LEVELS)]
+        flops = [self._prices.flops(each) for _, each in levels]
+        most = (option.tier or option.duration or 1.0) * flops[0]
         found = {}
         for device, peak in enumerate(peaks):
-            fitting = [each for each in levels if self._price(device, each).step_s is not None] or levels[-1:]
-            found[device] = next((each for each in fitting if flops(each) <= most_s * peak), fitting[-1])
+            fitting = [at for at, (_, each) in enumerate(levels) if self._price(device, each).step_s is not None]
+            fitting = fitting or [len(levels) - 1]
+            in_time = (at for at in fitting if flops[at] * min(peaks) <= most * peak)
+            found[device] = levels[next(in_time, fitting[-1])][0]
         return found
 
     def _by_estimates(self, option: TunedOption, small: SubModel | None, estimator: str) -> dict[int, SubModel]:
@@ -209,7 +212,7 @@ class ScenarioFleet:
         found: dict[int, SubModel] = {}
         for device, fleet_class in enumerate(self.classes):
             if option.deadline is Deadline.PARTIAL:
-                entries = {each.id: each for each in self._prices.catalogue_of(option.width)}
+                entries = {each.id: each for each in self._prices.cut(option.width, self._prices.study.settings.widths)}
                 rounds = [self._price(device, _widths_in(each, small), estimator) for each in entries.values()]
                 best = paced_round(rounds, self._limit_s(option))
                 chosen = entries[best.sub_model.id] if best else None
@@ -294,5 +297,7 @@ def tuning_options(method: StudyMethod, study: Study) -> tuple[TunedOption, ...]
     if method.sizes is SubModelSizes.SMALL:
         return tuple(replace(each, width=width) for width in tuning.levels for each in found)
     if method.sizes is SubModelSizes.TIERS and tuning.tiers:
-        return tuple(replace(each, tier=tier) for tier in tuning.tiers for each in found)
+        found = [replace(each, tier=tier) for tier in tuning.tiers for each in found]
+    if method.sizes is SubModelSizes.TIERS and method.learning is Learning.OVERLAP:
+        found = [replace(each, width=width) for width in tuning.tier_widths for each in found]
     return tuple(found)
