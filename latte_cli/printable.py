@@ -4,6 +4,8 @@ Cells of CSV files are no formulas either.
 """
 
 import re
+from collections.abc import Collection
+from itertools import islice
 from unicodedata import category
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -43,6 +45,20 @@ def printable(text: str) -> str:
     """
     shown = without_secrets(text)
     return shown if shown.isprintable() else "".join(map(_visible, shown))
+
+
+_FEW = 3  # texts that a line has room for
+
+
+def few(texts: Collection[str]) -> str:
+    """The first three of `texts`, and how many more there are."""
+    more = f" and {len(texts) - _FEW} more" if len(texts) > _FEW else ""
+    return ", ".join(islice(texts, _FEW)) + more
+
+
+def few_names(names: Collection[str]) -> str:
+    """The first three of `names` in backticks, and how many more there are."""
+    return few([f"`{name}`" for name in names])
 
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"

@@ -14,8 +14,8 @@ from latte_cli.cli.options import parse_shapes, parse_widths
 from latte_cli.cli.request import from_options
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.fleet import Method
-from latte_cli.printable import printable
-from latte_cli.report import Format, duration_at_most, few
+from latte_cli.printable import few_names, printable
+from latte_cli.report import Format, duration_at_most
 
 if TYPE_CHECKING:
     from latte_cli.allocator import Assignment, Goal, Plan, PlanFile, PlanTarget, Priced, Pricer
@@ -171,7 +171,7 @@ def _allocate_devices(asked: _Asked, path: Path) -> None:
         console.note(f"wrote `{request.output}`")
     if found.unable.any():
         count = int(found.unable.sum())
-        who = few([printable(names[row]) for row in found.unable.nonzero()[0][:_NAMED]])
+        who = few_names([printable(names[row]) for row in found.unable.nonzero()[0][:_NAMED]])
         console.warn(f"{count:,} of {len(names):,} devices have no data or no network and get nothing, as {who}")
     if found.left_out:
         raise _devices_left_out(found, duration_s)
@@ -294,7 +294,7 @@ def _next(request: AllocateRequest, plan: "Plan") -> str:
 
 def _exceeded_error(file: "PlanFile") -> LatteError:
     plan = file.plan
-    names = few([each.fleet_class.name for each in plan.devices if not each.feasible])
+    names = few_names([each.fleet_class.name for each in plan.devices if not each.feasible])
     if plan.least_s is not None:
         hint = f"`--round-duration {_at_least(plan.least_s)}` is met by all; narrower `--widths` may shorten a round"
     else:

@@ -18,7 +18,8 @@ from latte_cli.cli.options import (
     parse_shapes,
 )
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.report import Format, duration_at_most, few
+from latte_cli.printable import few_names
+from latte_cli.report import Format, duration_at_most
 
 if TYPE_CHECKING:
     from latte_cli.allocator import PlanCheck
@@ -108,7 +109,7 @@ def check(
 def _failing_classes(checked: "PlanCheck", duration_s: float) -> list[str]:
     """Which classes do not train and finish, and how many devices they are."""
     return [
-        f"{said.format(few([each.name for each in classes]))} "
+        f"{said.format(few_names([each.name for each in classes]))} "
         f"({sum(each.count for each in classes):,} of {checked.plan.count:,} devices)"
         for classes, said in (
             (checked.late, f"{{}} would not finish in {duration_at_most(duration_s)} any more"),

@@ -20,6 +20,7 @@ from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import Timing
 from latte_cli.network import Network
 from latte_cli.network.training import folded_norms
+from latte_cli.printable import few
 from latte_cli.strategies import Limits, Need, Selection, Strategy, fixed_name
 
 
@@ -136,8 +137,7 @@ class Variants:
             raise unknown("algorithm", name, names)
 
     def _nothing_known_of(self, missing: Sequence[str]) -> LatteError:
-        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         return LatteError(
-            f"`{self._models.device.slug}` has nothing to price {some} with",
+            f"`{self._models.device.slug}` has nothing to price {few(missing)} with",
             hint=f"{how_to_measure(self._models.device.kind)}; `--allow-unknown` leaves them out",
         )

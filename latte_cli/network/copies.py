@@ -10,9 +10,9 @@ import numpy as np
 from latte_cli.errors import LatteError
 from latte_cli.layers import Shape, wide
 from latte_cli.network.graph import Network, Node
+from latte_cli.printable import few, few_names
 
 _SAMPLED = 16  # random or trained numbers: so many are the same by no accident
-_SHOWN = 3
 
 
 def with_notes(network: Network, weights: Mapping[str, Any]) -> Network:
@@ -53,7 +53,7 @@ def _notes_of_pairs(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     if pairs:
         each = " each" if len(pairs) > 1 else ""
         yield (
-            f"{_in_words([f'`{one}` and `{other}`' for one, other in pairs])} may{each} be one weight that is stored "
+            f"{few([f'`{one}` and `{other}`' for one, other in pairs])} may{each} be one weight that is stored "
             "twice; `--compare-weights` compares their numbers"
         )
 
@@ -62,14 +62,9 @@ def _notes_of_reused(names: Sequence[str]) -> Iterator[str]:
     if names:
         are, count = ("are each", "count") if len(names) > 1 else ("is", "counts")
         yield (
-            f"{_in_words([f'`{name}`' for name in names])} {are} the weight of several layers and {count} once; copies "
+            f"{few_names(names)} {are} the weight of several layers and {count} once; copies "
             "of a layer that have not been trained are exported as one weight too"
         )
-
-
-def _in_words(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-    return ", ".join(texts[:_SHOWN]) + more
 
 
 def tie_weights(network: Network, weights: Mapping[str, Any]) -> Network:

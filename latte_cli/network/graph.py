@@ -166,7 +166,8 @@ class Network:
     def trains(self, node: Node) -> bool:
         """Whether a parameter of the node is trained: its own, what stands in for it, or one beside its inputs.
 
-        Where the weight's gradient is a call of its own it is the weight; a bias alone takes a sum, which has no price.
+        In layers that compute the gradient of their weight in its own call (convolutions), only the weight counts: the
+        gradient of a bias is a sum, which has no price.
         """
         if Phase.BACKWARD_FILTER in node.layer.phases:
             own, given = self.parameter_names(node), node.given

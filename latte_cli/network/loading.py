@@ -84,8 +84,8 @@ def _with_element_types(network: Network, types: Mapping[str, int]) -> Network:
     kinds = Counter(_ELEMENTS[kind] for name in network.parameter_sizes if (kind := types.get(name, 0)) in _ELEMENTS)
     count = len(network.parameter_sizes)
     notes = (
-        f"{times} of its {count} weights are stored as {kind}: its times and memory are those of the precision that is "
-        "asked for (`--precision`)"
+        f"{times} of its {count} weights are stored as {kind}; times and memory are those of the precision that "
+        "`--precision` sets"
         for kind, times in kinds.items()
     )
     return replace(network, notes=(*network.notes, *notes))

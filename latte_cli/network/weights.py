@@ -1,4 +1,4 @@
-"""The weights of a model file: arrays by name, read and computed when they are asked for."""
+"""The weights of a model file: arrays by name, each read or computed when it is first used."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -204,7 +204,7 @@ def weights(path: Path | str) -> Weights:
 
 
 def weights_in(content: Bytes, path: Path | None = None) -> Weights:
-    """The weights of the ONNX model in `content`, the file at `path`; large ones stay where they are until asked for.
+    """The weights of the ONNX model in `content`, the file at `path`; large ones are read when they are used.
 
     Raises LatteError for what is no model.
     """

@@ -119,15 +119,6 @@ def shorten(name: str, width: int = 24) -> str:
     return name if len(name) <= width else "…" + name[1 - width :]
 
 
-_FEW = 3  # names that a line has room for
-
-
-def few(names: Sequence[str]) -> str:
-    """The first three names in backticks, and how many more there are."""
-    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return ", ".join(f"`{name}`" for name in names[:_FEW]) + more
-
-
 def duration(seconds: float | None) -> str:
     """Three significant digits in the unit that suits: `34.9 ms`."""
     return _scale(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")))

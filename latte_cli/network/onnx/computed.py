@@ -4,13 +4,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations, islice
+from itertools import combinations
 from math import isqrt, prod
 
 import numpy as np
 
 from latte_cli.layers import Shape, wide
 from latte_cli.network.onnx.operation import Array, Tensor
+from latte_cli.printable import few
 
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Where")
 _JOINING = ("Concat", "ScatterElements", "ScatterND")
@@ -28,7 +29,6 @@ _UNNAMED = re.compile(rf"^onnx::|^({'|'.join(_FOLDED.split())})(_\w+)?$")
 _STEPS = 4  # three equal steps in a row are no coincidence of trained numbers
 _CLOSE = 1e-6  # what single precision loses in a few operations
 _LARGEST_SQUARE = 4096  # the roots of larger numbers lie so close that a trained number may be one
-_SHOWN = 3
 
 
 def recognise(kind: str, inputs: Sequence[Tensor | None], batch: int) -> list[Tensor | None]:
@@ -189,5 +189,4 @@ def notes(left: Mapping[str, int], doubtful: Mapping[str, int]) -> Iterator[str]
 
 
 def _listed(sizes: Mapping[str, int]) -> str:
-    shown = ", ".join(f"`{name}` with {size} numbers" for name, size in islice(sizes.items(), _SHOWN))
-    return shown + (f" and {len(sizes) - _SHOWN} more" if len(sizes) > _SHOWN else "")
+    return few([f"`{name}` with {size} numbers" for name, size in sizes.items()])

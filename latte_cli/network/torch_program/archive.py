@@ -99,7 +99,7 @@ def tied_weights(content: bytes | memoryview, name: str) -> Ties:
 
 
 class Arrays(Mapping[str, NDArray[Any]]):
-    """The weights and constants of a `.pt2` archive by their qualified names, unpacked when they are asked for.
+    """The weights and constants of a `.pt2` archive by their qualified names, each unpacked when it is first read.
 
     Those that are pickled are not there. Raises LatteError for a file that does not list them, and for data that do
     not fill their shape.

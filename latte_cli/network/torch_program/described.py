@@ -10,12 +10,11 @@ from latte_cli.layers import Norm
 from latte_cli.network.graph import ABSENT, DETACHED, JOINED, STATISTICS, Network, Node
 from latte_cli.network.torch_program.program import COUNTING, Lowering
 from latte_cli.network.torch_program.signature import BUFFER, FROZEN, PARAMETER, Signature, count
+from latte_cli.printable import few_names
 
 _LITERAL = "lifted_tensor_"  # how torch.export names a number that `forward` writes as a tensor
 _NO_GRADIENT = COUNTING | {"Sign", "Floor", "Ceil", "Round"}
 """Operators that no gradient passes."""
-
-_MANY = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +102,7 @@ class Program:
                 "others, so that each counts by itself; export the module from the CPU where some are tied"
             )
         if unreached:
-            yield f"no gradient reaches {_named(unreached)}, although it is to be trained"
+            yield f"no gradient reaches {few_names(unreached)}, although it is to be trained"
         if self.low.idle["norm"]:
             yield (
                 f"{self.low.idle['norm']} batch norms use their running statistics, as in evaluation mode, and are "
@@ -113,24 +112,19 @@ class Program:
             yield f"{self.low.idle['dropout']} dropouts do nothing: the module was exported in evaluation mode"
         if self.low.again:
             yield (
-                f"{_named(sorted(self.low.again))}: called where regions are checkpointed; that those run again in the "
-                "backward pass, and hold less until then, is not priced"
+                f"{few_names(sorted(self.low.again))}: called where regions are checkpointed; that those run again in "
+                "the backward pass, and hold less until then, is not priced"
             )
         if self.low.functions:
             yield (
-                f"{_named(sorted(self.low.functions))}: autograd functions, whose own backward pass a program does not "
-                "show; they are priced as if torch derived it from each of their operations, which holds more memory"
+                f"{few_names(sorted(self.low.functions))}: autograd functions, whose own backward pass a program does "
+                "not show; they are priced as if torch derived it from each operation, which needs more memory"
             )
 
 
 def _origins(name: str) -> list[str]:
     """The module's tensors that a parameter consists of: several end to end, or a part of one."""
     return [each.partition("[")[0] for each in name.split(JOINED)]
-
-
-def _named(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:_MANY])
-    return shown + (f" and {len(names) - _MANY} more" if len(names) > _MANY else "")
 
 
 def _flowing(nodes: Sequence[NodeProto], wanted: set[str]) -> set[str]:
