@@ -46,7 +46,8 @@ class Returned:
     """What a device returns of a round: its `update`, the part of F that it adds, the sub-model and its last loss.
 
     `trained` counts its examples as often as it trained on each. `round_number` is that of the task; -1 where a device
-    does not say it.
+    does not say it. It took so many `steps` of `step_s` seconds on average, with the deviation `spread_s`; `step_s` is
+    None where it did not measure them.
     """
 
     update: Update
@@ -55,6 +56,9 @@ class Returned:
     loss: float
     trained: int
     round_number: int = 0
+    steps: int = 0
+    step_s: float | None = None
+    spread_s: float = 0.0
 
 
 NODE_SETTINGS = (
@@ -259,6 +263,7 @@ def train_part(
         trained_channels(network, channels, sub_model.dropped), found.examples
     )
     update = Update(kept=channels, arrays=found.arrays, examples=len(examples), dropped=sub_model.dropped)
+    measured = settings.measures_steps and found.step_s > 0  # a coarse clock may see no time pass
     return Returned(
         update=update,
         frequencies=gained.examples,
@@ -266,6 +271,9 @@ def train_part(
         loss=float(found.loss),
         trained=found.examples,
         round_number=round_number,
+        steps=found.steps,
+        step_s=found.step_s if measured else None,
+        spread_s=found.spread_s if measured else 0.0,
     )
 
 

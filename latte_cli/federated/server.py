@@ -67,7 +67,7 @@ def federation(grid: Grid, chosen: FederationSettings) -> tuple[Overlap, Result]
     )
     if output:
         arrays = messages.arrays_in(result.arrays) if result.arrays else first
-        _write(output, arrays, strategy, result)
+        _write(output, network, arrays, strategy, result)
     return strategy, result
 
 
@@ -125,10 +125,11 @@ def _plain(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: value if isfinite(value) else None for name, value in metrics.items()}
 
 
-def _write(folder: Path, arrays: dict[str, NDArray[Any]], strategy: Overlap, result: Result) -> None:
+def _write(folder: Path, network: Network, arrays: dict[str, NDArray[Any]], strategy: Overlap, result: Result) -> None:
     write_arrays(folder / "model.safetensors", arrays)
     document = {
         "schema": _SCHEMA,
+        "model": {"name": network.name, "sha256": network.sha256, "batch": network.batch_size},
         "round_duration_s": strategy.round_duration_s,
         "devices": [
             {"name": each.name, "number": each.number, "device": each.device, "examples": each.examples}

@@ -1,9 +1,10 @@
 """The strategy of a federation: who is asked for what, and how their answers become the next round's parameters."""
 
 import logging
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil, inf
+from math import ceil, exp, inf
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from latte_cli.allocator import Deadline, Round, SubModel, largest, paced_duration_s, paced_round
 from latte_cli.allocator.channels import Coverage, Frequencies, coverage
 from latte_cli.allocator.curve import curve, shortest_point
+from latte_cli.allocator.learning import LATEST, MeasuredSteps, StepPrice, corrected, step_price
 from latte_cli.errors import LatteError
 from latte_cli.federated import messages
 from latte_cli.federated.aggregation import (
@@ -45,12 +47,22 @@ _PRICE_BYTES = 1024  # the name of a sub-model, and four numbers
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """A device that took part in a round."""
+    """A device that took part in a round.
+
+    It took `steps`, of `step_s` on average with the deviation `step_spread_s`, if it measured them. `price` is what a
+    step was estimated to take, and `in_use` that as corrected by the rounds before, by which the server chose.
+    """
 
     name: str
     sub_model: str
+    parameters: int
     examples: int
     loss: float
+    steps: int
+    step_s: float | None
+    step_spread_s: float | None
+    price: StepPrice | None
+    in_use: StepPrice | None
 
 
 @dataclass(kw_only=True)
@@ -83,7 +95,8 @@ class Overlap(Strategy):
         self._whole: dict[str, NDArray[Any]] = {}
         self._update_bytes = update_bytes(network)
         self._asked: dict[int, Message] = {}
-        self._given: dict[int, tuple[SubModel, Kept]] = {}
+        self._given: dict[int, tuple[Round, Kept]] = {}
+        self._measured = defaultdict[str, deque[MeasuredSteps]](lambda: deque(maxlen=LATEST))
         self._momentum = ServerMomentum(settings.server_momentum)
 
     def summary(self) -> None:
@@ -160,14 +173,19 @@ class Overlap(Strategy):
             return []
         contents, self._given = {}, {}
         for node in self._draw(named, server_round):
-            chosen = self._best(named[node].rounds)
+            rounds = self._corrected(named[node])
+            chosen = self._best(rounds)
             if chosen is None:
-                self._leave_out(node, too_slow(named[node].rounds, self.duration_s()))
+                self._leave_out(node, too_slow(rounds, self.duration_s()))
             else:
                 channels = self._channels(named[node].number, chosen.sub_model, server_round - 1)
-                self._given[node] = chosen.sub_model, channels
+                self._given[node] = chosen, channels
                 contents[node] = self._work(chosen.sub_model, channels, server_round - 1)
         return self._messages(contents, MessageType.TRAIN, server_round)
+
+    def _corrected(self, device: DevicePrices) -> tuple[Round, ...]:
+        """The prices of a device, as its own rounds so far correct them."""
+        return corrected(device.rounds, self._measured.get(device.name, ()))
 
     def _best(self, rounds: Sequence[Round]) -> Round | None:
         """What a device trains: as much as it can start in time, or as it finishes for sure; None where nothing."""
@@ -229,7 +247,7 @@ class Overlap(Strategy):
                 self._leave_out(node, returned)
             else:
                 found.append(returned)
-                self.rounds[-1].trained.append(_trainer(self.devices[node].name, returned))
+                self.rounds[-1].trained.append(self._trainer(node, returned))
         if not found:
             log.warning("round %d: no device trained, the parameters stay as they are", server_round)
             return None, None
@@ -256,6 +274,7 @@ class Overlap(Strategy):
             raise LatteError(
                 f"it trained on {returned.trained} examples in all", hint="it has at most those of its epochs"
             )
+        self._check_steps(returned)
         self._check_gain(returned)
         if returned.round_number != self.rounds[-1].number - 1:
             raise LatteError("what it trained is of another round", hint=messages.SAME_VERSION)
@@ -264,7 +283,8 @@ class Overlap(Strategy):
 
     def _check_sub_model(self, node: int, returned: Returned) -> None:
         """Raise LatteError where the device trained something else than it was sent."""
-        entry, channels = self._given[node]
+        given, channels = self._given[node]
+        entry = given.sub_model
         if returned.sub_model != entry.id:
             name = returned.sub_model[:_SHOWN]
             raise LatteError(f"it trained the sub-model `{name}`", hint=f"it was sent `{entry.id}`")
@@ -275,6 +295,16 @@ class Overlap(Strategy):
         if returned.update.dropped != entry.dropped:
             raise LatteError(f"it left out other blocks than `{entry.id}` does", hint="is it the same model?")
 
+    def _check_steps(self, returned: Returned) -> None:
+        """Raise LatteError where it cannot have trained on its examples in so many steps."""
+        batch, examples = self._network.batch_size, returned.update.examples
+        most = min(returned.trained, self._settings.epochs * ceil(examples / batch))
+        if not ceil(returned.trained / batch) <= returned.steps <= most:
+            raise LatteError(
+                f"it trained on {returned.trained} examples in {returned.steps} steps",
+                hint=f"its epochs have {most} at most, of up to {batch} examples",
+            )
+
     def _check_gain(self, returned: Returned) -> None:
         """Raise LatteError where its part of F is not what follows from the channels and examples it names."""
         update, found = returned.update, returned.frequencies
@@ -282,6 +312,37 @@ class Overlap(Strategy):
         wanted = Frequencies.none(groups(self._network)).after(channels, returned.trained).examples
         if set(found) != set(wanted) or not all(np.array_equal(found[name], wanted[name]) for name in wanted):
             raise LatteError("its frequency table is not that of the channels it kept", hint="is it the same model?")
+
+    def _trainer(self, node: int, returned: Returned) -> Trainer:
+        """What is written of a device's round; how long its steps took counts from the next round on."""
+        device, (given, _) = self.devices[node], self._given[node]
+        priced = next(each for each in device.rounds if each.sub_model == given.sub_model)
+        price = step_price(priced)
+        if self._settings.learn_times and price and returned.step_s is not None:
+            measured = MeasuredSteps(
+                sub_model=given.sub_model.id,
+                parameters=given.sub_model.parameters,
+                steps=returned.steps,
+                step_s=returned.step_s,
+                spread_s=returned.spread_s,
+                price=price,
+            )
+            self._measured[device.name].append(measured)
+            if measured.counted != measured.log_ratio:
+                said = f"a step of `{device.name}` took {exp(measured.log_ratio):.3g} times what its profile says"
+                log.warning("%s, of which %.3g times count; profile it again", said, exp(measured.counted))
+        return Trainer(
+            name=device.name,
+            sub_model=returned.sub_model,
+            parameters=given.sub_model.parameters,
+            examples=returned.update.examples,
+            loss=returned.loss,
+            steps=returned.steps,
+            step_s=returned.step_s,
+            step_spread_s=None if returned.step_s is None else returned.spread_s,
+            price=price,
+            in_use=step_price(given),
+        )
 
     def coverage(self) -> Coverage | None:
         """The share of the pairs of channels that were trained together so far; None where no channels were cut."""
@@ -346,7 +407,3 @@ def _fleet_class(prices: DevicePrices) -> FleetClass:
     return FleetClass(
         name=prices.name, device=prices.device, samples=prices.examples, batch=1, up_bit_per_s=1.0, down_bit_per_s=1.0
     )
-
-
-def _trainer(name: str, returned: Returned) -> Trainer:
-    return Trainer(name=name, sub_model=returned.sub_model, examples=returned.update.examples, loss=returned.loss)
