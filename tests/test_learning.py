@@ -15,7 +15,7 @@ from latte_cli.allocator.learning import (
     ROUND_SPREAD,
     MeasuredSteps,
     StepPrice,
-    corrected,
+    correct_rounds,
     step_price,
 )
 
@@ -58,12 +58,12 @@ def catalogue(sd=0.3):
 
 def test_without_a_measurement_prices_are_the_same_bit_for_bit():
     rounds = (*catalogue(), Round(sub_model=SubModel(id="w9", widths=(), parameters=9), device="d", memory_bytes=7))
-    assert corrected(rounds, []) == rounds
+    assert correct_rounds(rounds, []) == rounds
 
 
 def test_one_sub_model_has_the_posterior_of_a_normal_with_known_variance():
     prior, ys = a_round(sd=0.3), [0.4, 0.5, 0.45]
-    (found,) = corrected([prior], [measured(prior, 2.0 * exp(y)) for y in ys])
+    (found,) = correct_rounds([prior], [measured(prior, 2.0 * exp(y)) for y in ys])
     s2 = (2 * ROUND_SPREAD**2 + sum((y - 0.45) ** 2 for y in ys)) / (2 + 2)
     variance = 1 / (1 / 0.3**2 + 3 / s2)
     mean = variance * sum(ys) / s2
@@ -75,7 +75,7 @@ def test_one_sub_model_has_the_posterior_of_a_normal_with_known_variance():
 
 def test_other_sub_models_learn_the_share_that_they_have_in_common():
     rounds = catalogue()
-    found = corrected(rounds, [measured(rounds[0], 2.0 * 1.7)] * 50)
+    found = correct_rounds(rounds, [measured(rounds[0], 2.0 * 1.7)] * 50)
     moved = [log(each.step_s / before.step_s) for each, before in zip(found, rounds, strict=True)]
     assert moved[0] == pytest.approx(log(1.7), rel=0.01)
     assert moved[1:] == pytest.approx([ALIKE * moved[0]] * 3, rel=1e-9)
@@ -84,28 +84,28 @@ def test_other_sub_models_learn_the_share_that_they_have_in_common():
 def test_two_sub_models_say_more_of_a_third_than_one_does():
     rounds = catalogue()
     seen = [measured(each, each.step_s * 1.7) for each in rounds[:2]]
-    one, two = (corrected(rounds, seen[:count])[3] for count in (1, 2))
+    one, two = (correct_rounds(rounds, seen[:count])[3] for count in (1, 2))
     assert rounds[3].step_s < one.step_s < two.step_s
     assert rounds[3].step_high_s / rounds[3].step_s > one.step_high_s / one.step_s > two.step_high_s / two.step_s
 
 
 def test_steps_that_differ_much_count_less():
     prior = a_round()
-    steady, uneven = (corrected([prior], [measured(prior, 3.0, spread_s, 4)])[0] for spread_s in (0.0, 3.0))
+    steady, uneven = (correct_rounds([prior], [measured(prior, 3.0, spread_s, 4)])[0] for spread_s in (0.0, 3.0))
     assert prior.step_s < uneven.step_s < steady.step_s
 
 
 def test_what_no_price_allows_counts_up_to_its_bound():
     prior = a_round(sd=0.1)
     bound = 2.0 * exp(MOST_SDS * 0.1)
-    at, far, quick = (corrected([prior], [measured(prior, each)])[0] for each in (bound, 1e9, 1e-9))
+    at, far, quick = (correct_rounds([prior], [measured(prior, each)])[0] for each in (bound, 1e9, 1e-9))
     assert far.step_s == pytest.approx(at.step_s)
     assert quick.step_s == pytest.approx(2.0**2 / at.step_s)
 
 
 def test_a_price_that_is_sure_of_itself_stays_and_one_without_steps_too():
     sure, none = a_round(sd=0.0), replace(a_round(0.5), steps=0)
-    found = corrected([sure, none], [measured(sure, 9.0)])
+    found = correct_rounds([sure, none], [measured(sure, 9.0)])
     assert found[0].step_s == sure.step_s
     assert found[1] == none
 
@@ -135,7 +135,7 @@ def test_any_measurement_gives_an_interval_in_order_that_is_finite(price, said):
         )
         for step_s, spread, steps in said
     ]
-    (found,) = corrected([prior], seen)
+    (found,) = correct_rounds([prior], seen)
     assert 0 < found.step_s < 1e13
     assert found.low_s <= found.round_s <= found.high_s < 1e30
     assert nextafter(found.step_s, 2e13) * 1.0001 >= found.step_s
@@ -158,7 +158,7 @@ def test_an_estimate_that_is_wrong_by_1_7_is_right_after_three_rounds_and_its_up
         random = np.random.default_rng(seed)
         rounds, seen = catalogue(sd=0.3), []
         for number in range(12):
-            now = corrected(rounds, seen)
+            now = correct_rounds(rounds, seen)
             at = now.index(largest(now, 60.0) or min(now, key=lambda each: each.high_s))
             true_s = factor * rounds[at].step_s
             step_s, spread_s = simulated_round(random, true_s, 0.04)
@@ -186,7 +186,7 @@ def test_upper_ends_hold_where_sub_models_err_as_the_model_says(spread, share):
         common, own = random.normal(0, tau * sqrt(ALIKE)), random.normal(0, tau * sqrt(1 - ALIKE), len(rounds))
         true_s = [each.step_s * exp(common + mine) for each, mine in zip(rounds, own, strict=True)]
         for number in range(8):
-            now = corrected(rounds, seen)
+            now = correct_rounds(rounds, seen)
             for at, each in enumerate(now if number else ()):
                 trained = any(one.sub_model == each.sub_model.id for one in seen)
                 held[trained].append(simulated_round(random, true_s[at], spread)[0] <= each.step_high_s)

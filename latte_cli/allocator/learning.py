@@ -83,7 +83,7 @@ def step_price(found: Round) -> StepPrice | None:
     return price if price.step_s > 0 and isfinite(price.high_s) else None
 
 
-def corrected(rounds: Sequence[Round], measured: Iterable[MeasuredSteps]) -> tuple[Round, ...]:
+def correct_rounds(rounds: Sequence[Round], measured: Iterable[MeasuredSteps]) -> tuple[Round, ...]:
     """The `rounds` of a device, their steps corrected by what it `measured` in rounds before; sending stays as it is.
 
     θ_k = log(true / estimated mean step) of the sub-model k has the prior N(0, τ_k²), where τ_k is `StepPrice.sd`, and
@@ -109,14 +109,16 @@ def corrected(rounds: Sequence[Round], measured: Iterable[MeasuredSteps]) -> tup
     if not seen:
         return tuple(rounds)
     posterior = _Posterior(seen)
-    return tuple(_corrected(each, posterior, prices[each.sub_model.id, each.sub_model.parameters]) for each in rounds)
+    return tuple(
+        _correct_round(each, posterior, prices[each.sub_model.id, each.sub_model.parameters]) for each in rounds
+    )
 
 
 def _as_priced(found: MeasuredSteps, price: StepPrice | None) -> MeasuredSteps:
     return found if price is None else replace(found, price=price)
 
 
-def _corrected(found: Round, posterior: "_Posterior", price: StepPrice | None) -> Round:
+def _correct_round(found: Round, posterior: "_Posterior", price: StepPrice | None) -> Round:
     if price is None:
         return found
     mean, sd = posterior.of((found.sub_model.id, found.sub_model.parameters), price.sd)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from latte_cli import child
 from latte_cli.allocator import Deadline, Pricer, Round, SubModel, class_estimator, steps_within
 from latte_cli.allocator.channels import Frequencies, kept_channels
+from latte_cli.allocator.rounds_file import LONGEST_CLASS
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.estimator import Estimator
 from latte_cli.federated import data, models
@@ -70,8 +71,6 @@ machine's), `profile-budget` how long to measure where there is no profile, `dat
 
 log = logging.getLogger("flwr")
 
-_LONGEST_CLASS = 80  # so that a name with its number stays under the 100 characters that the server takes
-
 MOST_DEVICES = 10**9  # chosen: more than any federation has, and exact in 32 bits
 """The numbers of devices are below it."""
 
@@ -93,7 +92,7 @@ def number(node: Mapping[str, Any]) -> int:
 def device_name(node: Mapping[str, Any], settings: FederationSettings) -> str:
     """What the device is called: the node's `name`, else by its class in a fleet, and its number."""
     known = class_of(node, settings)
-    return str(node.get("name") or f"{known.name[:_LONGEST_CLASS] if known else 'device'}-{number(node)}")
+    return str(node.get("name") or f"{known.name[:LONGEST_CLASS] if known else 'device'}-{number(node)}")
 
 
 def device_examples(

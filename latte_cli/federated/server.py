@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from latte_cli import files
 from latte_cli.allocator import catalogue, read_plan
+from latte_cli.allocator.rounds_file import ROUNDS_SCHEMA
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, messages, models
 from latte_cli.federated.receiving import Receiving
@@ -32,7 +33,6 @@ app = ServerApp()
 log = logging.getLogger("flwr")
 
 _LOOK_AGAIN_S = 1.0  # chosen: devices take seconds to connect
-_SCHEMA = "latte-federation/1"
 
 
 @app.main()
@@ -128,7 +128,7 @@ def _plain(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 def _write(folder: Path, network: Network, arrays: dict[str, NDArray[Any]], strategy: Overlap, result: Result) -> None:
     write_arrays(folder / "model.safetensors", arrays)
     document = {
-        "schema": _SCHEMA,
+        "schema": ROUNDS_SCHEMA,
         "model": {"name": network.name, "sha256": network.sha256, "batch": network.batch_size},
         "round_duration_s": strategy.round_duration_s,
         "devices": [

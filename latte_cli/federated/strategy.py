@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from latte_cli.allocator import Deadline, Round, SubModel, largest, paced_duration_s, paced_round
 from latte_cli.allocator.channels import Coverage, Frequencies, coverage
 from latte_cli.allocator.curve import curve, shortest_point
-from latte_cli.allocator.learning import LATEST, MeasuredSteps, StepPrice, corrected, step_price
+from latte_cli.allocator.learning import LATEST, MeasuredSteps, StepPrice, correct_rounds, step_price
 from latte_cli.errors import LatteError
 from latte_cli.federated import messages
 from latte_cli.federated.aggregation import (
@@ -173,7 +173,7 @@ class Overlap(Strategy):
             return []
         contents, self._given = {}, {}
         for node in self._draw(named, server_round):
-            rounds = self._corrected(named[node])
+            rounds = self._prices_now(named[node])
             chosen = self._best(rounds)
             if chosen is None:
                 self._leave_out(node, too_slow(rounds, self.duration_s()))
@@ -183,9 +183,9 @@ class Overlap(Strategy):
                 contents[node] = self._work(chosen.sub_model, channels, server_round - 1)
         return self._messages(contents, MessageType.TRAIN, server_round)
 
-    def _corrected(self, device: DevicePrices) -> tuple[Round, ...]:
+    def _prices_now(self, device: DevicePrices) -> tuple[Round, ...]:
         """The prices of a device, as its own rounds so far correct them."""
-        return corrected(device.rounds, self._measured.get(device.name, ()))
+        return correct_rounds(device.rounds, self._measured.get(device.name, ()))
 
     def _best(self, rounds: Sequence[Round]) -> Round | None:
         """What a device trains: as much as it can start in time, or as it finishes for sure; None where nothing."""
