@@ -628,8 +628,8 @@ def test_scores_of_devices_are_averaged_by_their_examples(federation):
     first, second = strategy.configure_evaluate(
         1, messages.array_record(federation.whole), ConfigRecord(), federation.grid
     )
-    strategy.configure_train(1, messages.array_record(federation.whole), ConfigRecord(), federation.grid)
-    strategy.configure_evaluate(1, messages.array_record(federation.whole), ConfigRecord(), federation.grid)
+    list(strategy.configure_train(1, messages.array_record(federation.whole), ConfigRecord(), federation.grid))
+    list(strategy.configure_evaluate(1, messages.array_record(federation.whole), ConfigRecord(), federation.grid))
 
     def scored(message, examples, accuracy):
         metrics = MetricRecord({"examples": examples, "accuracy": accuracy, "loss": 1.0})

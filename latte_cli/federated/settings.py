@@ -26,7 +26,8 @@ class FederationSettings:
     round duration. `deadline` says what the end of a round means for devices. Where `round_duration_s` is None, devices
     that stop in time get a few steps of the slowest one (`paced_duration_s`), and other rounds are the shortest that
     let devices train the share `capacity` of the parameters on average. A round waits for `devices`; `per_round` of
-    them take part (0: all), dealt by `seed`. Of `data` (empty: each device brings its own) the server holds out the
+    them take part (0: all), dealt by `seed`. The server waits for a device as long as its prices say, or `timeout_s`
+    for all. Of `data` (empty: each device brings its own) the server holds out the
     share `held_out` for its evaluation, and each device `held_out_locally` of its own. `server_momentum` is the share
     of its step before that the server adds to a round's change; `final_rate` times the learning rate is that of the
     last rounds. `learn_times` lets devices say how long their steps took, which corrects their prices of later rounds.
@@ -46,7 +47,7 @@ class FederationSettings:
     rounds: int = 3
     devices: int = 2
     per_round: int = 0
-    timeout_s: float = 3600.0
+    timeout_s: float | None = None
     learn_times: bool = True
     method: Method = Method.ROLLING
     rule: AggregationRule = AggregationRule.EXAMPLES
