@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +17,6 @@ from latte_cli.allocator import Deadline, Pricer, Round, SubModel, class_estimat
 from latte_cli.allocator.channels import Frequencies, kept_channels
 from latte_cli.allocator.rounds_file import LONGEST_CLASS
 from latte_cli.errors import ExitCode, LatteError, unknown
-from latte_cli.estimator import Estimator
 from latte_cli.federated import data, models
 from latte_cli.federated.aggregation import Arrays, Kept, Update, channel_importance, groups, trained_channels
 from latte_cli.federated.data import Examples
@@ -28,7 +27,7 @@ from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
 from latte_cli.profiles import resolve_profile
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
-from latte_cli.store import Store, open_store
+from latte_cli.store import Store, open_store, shipped_models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,27 +318,39 @@ def rounds(
     """
     store = open_store(str(node.get("store") or "") or None, skip=_left_out)
     own = fleet_class(node, settings, samples)
-    if settings.fleet:
-        pricer = _fleet_pricer(store.full_uri, model)
-    else:
-        slug = _profile(store, node, settings, model)
-        pricer = _pricer(model, lambda each: class_estimator(store, replace(each, device=slug)))
-    return tuple(pricer(each, own) for each in sub_models)
+    slug = resolve_profile(store, own.device, own.threads) if settings.fleet else _profile(store, node, settings, model)
+    pricer = _pricer(store.full_uri, model, slug, _rests_on(store, slug))
+    return tuple(pricer(each, replace(own, device=slug)) for each in sub_models)
 
 
 def _left_out(error: LatteError) -> None:
     log.warning("left out: %s; %s", error.message, error.hint)
 
 
-@lru_cache(maxsize=4)
-def _fleet_pricer(uri: str, model: bytes) -> Pricer:
-    """Prices for the virtual devices of this process, of which those of a class share their estimates."""
+@lru_cache(maxsize=64)  # chosen: as many profiles as a simulated fleet has; further ones are priced again
+def _pricer(uri: str, model: bytes, slug: str, rests_on: object) -> Pricer:
+    """Prices on a profile for the devices of this process, of which those with the same settings share their estimates.
+
+    Where something that they rest on changes, it is another pricer, which reads the store again.
+    """
     store = open_store(uri, skip=_left_out)
-    return _pricer(model, lambda each: class_estimator(store, each))
+    return Pricer(lambda batch: models.network_from(model, batch=batch), partial(class_estimator, store))
 
 
-def _pricer(model: bytes, estimator: Callable[[FleetClass], Estimator]) -> Pricer:
-    return Pricer(lambda batch: models.network_from(model, batch=batch), estimator)
+def _rests_on(store: Store, slug: str) -> object:
+    """What prices on the profile rest on, as it is now: the parts with its rows, and what was learned of rows."""
+    folders = filter(None, (store.models_dir, shipped_models()))
+    learned = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return store.located_parts(slug), tuple((path, *_state(path)) for path in learned)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Tells a file from what it is after somebody wrote it; nothing where it has just gone."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def too_slow(rounds: Sequence[Round], duration_s: float) -> LatteError:
