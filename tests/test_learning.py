@@ -1,7 +1,9 @@
 """What a device measured in its rounds corrects its prices."""
 
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from math import exp, log, nextafter, sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,3 +195,13 @@ def test_upper_ends_hold_where_sub_models_err_as_the_model_says(spread, share):
             at = int(random.integers(2))
             seen.append(measured(rounds[at], *simulated_round(random, true_s[at], spread)))
     assert min(map(np.mean, held.values())) >= share
+
+
+def test_the_share_in_common_is_that_of_the_real_rounds():
+    benchmarks = Path(__file__).parents[1] / "benchmarks"
+    spec = spec_from_file_location("sub_models_alike", benchmarks / "sub_models_alike.py")
+    found = module_from_spec(spec)
+    spec.loader.exec_module(found)
+    by_network = found.deviations(found.ROUNDS.read_text("utf-8"))
+    assert [len(each) for each in by_network.values()] == [9, 8]
+    assert pytest.approx(found.share(by_network), abs=0.05) == ALIKE

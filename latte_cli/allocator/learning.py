@@ -20,7 +20,7 @@ MOST_SDS = 4.0  # chosen: a normal is further out once in 16,000 times, so that 
 ALIKE = 0.3
 """The share of the variance of log(measured / estimated) that the sub-models of a device have in common.
 
-Measured: the 17 sub-models of two networks in docs/allocation-rounds.md, in units of their own intervals.
+Measured: `benchmarks/sub_models_alike.py`, 17 sub-models of two networks, in units of their own intervals.
 """
 
 ROUND_SPREAD = 0.05
