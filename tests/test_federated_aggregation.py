@@ -80,6 +80,28 @@ def by_hand(whole, updates, weights):
     return found
 
 
+@settings(max_examples=25)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.25, 0.5, 1.0]), st.integers(1, 10**6)), max_size=5),
+    st.sampled_from(AggregationRule),
+)
+def test_updates_one_by_one_give_the_bits_of_all_at_once(drawn, rule):
+    """All at once, as it was: the sums of a parameter over all updates, then those of the next."""
+    whole = arrays(LENET, 99)
+    updates = [update(LENET, at, width=width, examples=examples) for at, (width, examples) in enumerate(drawn)]
+    found = aggregate(LENET, whole, updates, rule)
+    for name, value in whole.items():
+        total, weights = np.zeros(value.shape), np.zeros(value.shape)
+        for each in updates:
+            weight = float(each.examples) if rule is AggregationRule.EXAMPLES else 1.0
+            block = np.ix_(*indices_of(LENET, each.kept)[name])
+            total[block] += weight * each.arrays[name].astype(np.float64)
+            weights[block] += weight
+        touched, wanted = weights > 0, value.copy()
+        wanted[touched] = (total[touched] / weights[touched]).astype(value.dtype)
+        assert found[name].tobytes() == wanted.tobytes()
+
+
 @pytest.mark.parametrize("rule", AggregationRule)
 @pytest.mark.parametrize("method", [Method.NESTED, Method.ROLLING, Method.RANDOM])
 def test_each_number_is_the_mean_over_those_that_hold_it(rule, method):

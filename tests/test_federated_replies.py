@@ -458,7 +458,13 @@ def test_a_network_that_overflows_has_no_loss_in_the_result(federation, tmp_path
         update = messages.Update(kept={}, arrays={name: 9 * each for name, each in whole.items()}, examples=1)
         counts = {group.name: np.ones(group.channels) for group in groups(federation.network)}
         returned = Returned(
-            update=update, frequencies=counts, sub_model="w1", loss=1.0, trained=1, round_number=task.round_number
+            update=update,
+            frequencies=counts,
+            sub_model="w1",
+            loss=1.0,
+            trained=1,
+            round_number=task.round_number,
+            steps=1,
         )
         return Message(messages.returned_content(returned), reply_to=message)
 

@@ -26,7 +26,7 @@ from latte_cli.fleet import Fleet, FleetClass, Method
 CPU, GPU = "reference-amd-epyc-family-26-model-2-2c-2t", "nvidia-h200-reference"
 CONFIG = {"model": "custom_cnn", "image-size": 8, "round-duration": "1s", "rounds": 2, "learning-rate": 0.02}
 CONFIG |= {"partition": "iid"}  # the other partitions take Flower longer than a round
-CONFIG |= {"deadline": "drop"}  # work that ends in time for sure, so that every run gives the same
+CONFIG |= {"deadline": "drop", "learn-times": False}  # no clock has a say, so that every run gives the same
 UNEVEN = {**CONFIG, "partition": "dirichlet"}
 NODES = (
     {"partition-id": 0, "num-partitions": 2, "device": CPU, "up": "4Mbit"},
@@ -399,6 +399,16 @@ BAD = {
     "a loss whose mean is infinite": (with_metrics(loss=1e308), "its loss is no number"),
     "an infinite loss": (with_metrics(loss=inf), "its loss is no number"),
     "a loss below 0": (with_metrics(loss=-1.0), "its loss is no number"),
+    "no steps": (with_metrics(steps=None), "how many steps"),
+    "more steps than it has batches": (with_metrics(steps=500), "in 500 steps"),
+    "fewer steps than its examples need": (with_metrics(steps=1), "in 1 steps"),
+    "steps of no time": (with_metrics(**{"step-s": 0.0, "step-spread-s": 0.0}), "its steps took no time that can be"),
+    "steps that take for ever": (with_metrics(**{"step-s": inf, "step-spread-s": 0.0}), "no time that can be"),
+    "a step without its spread": (with_metrics(**{"step-s": 1.0}), "its steps spread more than they can"),
+    "a spread beyond all steps": (
+        with_metrics(**{"step-s": 1.0, "step-spread-s": 1e9}),
+        "its steps spread more than they can",
+    ),
     "a frequency table with no numbers": (
         with_array("conv1", lambda each: each * np.nan, key="frequencies"),
         "its frequency table is not that",
@@ -618,8 +628,8 @@ def test_scores_of_devices_are_averaged_by_their_examples(federation):
     first, second = strategy.configure_evaluate(
         1, messages.array_record(federation.whole), ConfigRecord(), federation.grid
     )
-    strategy.configure_train(1, messages.array_record(federation.whole), ConfigRecord(), federation.grid)
-    strategy.configure_evaluate(1, messages.array_record(federation.whole), ConfigRecord(), federation.grid)
+    list(strategy.configure_train(1, messages.array_record(federation.whole), ConfigRecord(), federation.grid))
+    list(strategy.configure_evaluate(1, messages.array_record(federation.whole), ConfigRecord(), federation.grid))
 
     def scored(message, examples, accuracy):
         metrics = MetricRecord({"examples": examples, "accuracy": accuracy, "loss": 1.0})
@@ -815,3 +825,89 @@ def test_devices_that_stop_in_time_train_fewer_examples_and_count_as_all_of_thei
     strategy.devices.update(federation.devices)
     slowest = max(each.rounds[0].sending_s + 3 * each.rounds[0].step_s for each in federation.devices.values())
     assert strategy.duration_s() == slowest
+
+
+# Prices of later rounds
+
+
+def measuring(times):
+    """The second device says that its steps took so many times what it priced."""
+
+    def tamper(reply, message):
+        prices = next(each for each in measuring.devices if each.name == "workstation")
+        task = messages.task_in(message.content)
+        step_s = times * next(each.step_s for each in prices.rounds if each.sub_model.id == task.sub_model)
+        return with_metrics(**{"step-s": step_s, "step-spread-s": 0.0})(reply, message)
+
+    return tamper
+
+
+def sent_in_round_2(federation, times):
+    measuring.devices = list(federation.devices.values())
+    strategy, arrays = federation.round(measuring(times), learn_times=True)
+    before = strategy.round_duration_s
+    asked = strategy.configure_train(2, messages.array_record(federation.whole), ConfigRecord(), federation.grid)
+    assert strategy.round_duration_s == before
+    sent = {
+        strategy.devices[each.metadata.dst_node_id].name: messages.task_in(each.content).sub_model for each in asked
+    }
+    return strategy, arrays, sent
+
+
+def test_a_devices_own_steps_correct_its_prices_and_nobody_elses(federation, caplog):
+    first, arrays, as_priced = sent_in_round_2(federation, 1.0)
+    strategy, slowed, sent = sent_in_round_2(federation, 1e9)
+    assert all(np.array_equal(arrays[name], slowed[name]) for name in arrays)
+    assert sent["device-0"] == as_priced["device-0"]
+    (narrow, wide), (same, slow) = (each.rounds[0].trained for each in (first, strategy))
+    assert (narrow, replace(wide, step_s=slow.step_s)) == (same, slow)
+    assert wide.price == wide.in_use
+    assert wide.price.low_s < wide.step_s == wide.price.step_s < wide.price.high_s
+    assert narrow.step_s is None
+    most = np.exp(4 * wide.price.sd)
+    assert f"a step of `workstation` took 1e+09 times what its profile says, of which {most:.3g} times count" in (
+        caplog.text
+    )
+    node = next(node for node, each in strategy.devices.items() if each.name == "workstation")
+    (now, _), (before, _) = strategy._given[node], first._given[node]
+    assert before.sub_model == now.sub_model
+    assert 1 < now.step_s / before.step_s <= most
+
+
+def test_what_a_device_measured_leads_to_another_sub_model(federation):
+    measuring.devices = list(federation.devices.values())
+    (priced,) = (each for each in measuring.devices if each.name == "workstation")
+    whole, *_ = priced.rounds
+    strategy, _ = federation.round(measuring(2.0), learn_times=True, round_duration_s=whole.high_s)
+    asked = strategy.configure_train(2, messages.array_record(federation.whole), ConfigRecord(), federation.grid)
+    (after,) = (
+        messages.task_in(each.content).sub_model
+        for each in asked
+        if strategy.devices[each.metadata.dst_node_id].name == "workstation"
+    )
+    assert [each.sub_model for each in strategy.rounds[0].trained if each.name == "workstation"] == ["w1"]
+    assert after != "w1"
+
+
+def test_devices_measure_their_steps_unless_they_are_virtual_or_asked_not_to(federation):
+    context = a_context(NODES[0], {**UNEVEN, "learn-times": True})
+    asked(context, content(federation), "query")
+    returned = messages.returned_in(asked(context, work(federation)).content)
+    assert 0 < returned.step_s < 60
+    assert returned.steps == -(-returned.trained // 32)
+    context = a_context(NODES[0])
+    asked(context, content(federation), "query")
+    assert messages.returned_in(asked(context, work(federation)).content).step_s is None
+    assert not settings({"fleet": "fleet.yaml"}).measures_steps
+
+
+def test_a_step_lasts_from_the_end_of_the_one_before_and_the_first_counts_alone_only():
+    times = iter([5.0, 9.0, 10.0, 13.0])
+    work = TrainingWork(Recipe(), lambda steps: True, clock=lambda: next(times))
+    work.is_over()
+    work.count(1, 0.5)
+    assert work.step_time_s == (4.0, 0.0)
+    for _ in range(2):
+        work.is_over()
+        work.count(1, 0.5)
+    assert work.step_time_s == (2.0, 1.0)

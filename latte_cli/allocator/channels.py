@@ -130,21 +130,46 @@ def coverage(
     pairs: Iterable[tuple[str, str]], groups: Sequence[ChannelGroup], devices: Iterable[Mapping[str, Indices]]
 ) -> Coverage | None:
     """How many channel pairs of the group pairs `pairs` any of `devices` trains; None where there are no pairs."""
-    channels = {group.name: group.channels for group in groups}
-    seen = {pair: np.zeros((channels[pair[0]], channels[pair[1]]), dtype=bool) for pair in pairs}
-    left = set(seen)
+    found = TrainedPairs(pairs, groups)
     for device in devices:
-        for first, second in tuple(left):
-            rows = device.get(first, np.arange(channels[first]))
-            seen[first, second][np.ix_(rows, device.get(second, np.arange(channels[second])))] = True
-        left = {pair for pair in left if not seen[pair].all()}
-        if not left:
+        found.add(device)
+        if found.complete:
             break
-    if not seen:
-        return None
-    least = min(seen, key=lambda pair: float(seen[pair].mean()))
-    trained, all_pairs = sum(int(each.sum()) for each in seen.values()), sum(each.size for each in seen.values())
-    return Coverage(share=trained / all_pairs, least_share=float(seen[least].mean()), least_pair=least)
+    return found.coverage()
+
+
+class TrainedPairs:
+    """Which pairs of channels of the group pairs `pairs` were trained together: a byte for each of them."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]], groups: Sequence[ChannelGroup]) -> None:
+        self._channels = {group.name: group.channels for group in groups}
+        self._seen = {
+            (first, second): np.zeros((self._channels[first], self._channels[second]), dtype=bool)
+            for first, second in pairs
+        }
+        self._left = set(self._seen)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all pairs were."""
+        return not self._left
+
+    def add(self, device: Mapping[str, Indices]) -> None:
+        """Count the channels that a device trained; groups that are not named were trained whole."""
+        for first, second in tuple(self._left):
+            rows = device.get(first, np.arange(self._channels[first]))
+            columns = device.get(second, np.arange(self._channels[second]))
+            self._seen[first, second][np.ix_(rows, columns)] = True
+        self._left = {pair for pair in self._left if not self._seen[pair].all()}
+
+    def coverage(self) -> Coverage | None:
+        """The share of the pairs that were; None where there are no pairs."""
+        seen = self._seen
+        if not seen:
+            return None
+        least = min(seen, key=lambda pair: float(seen[pair].mean()))
+        trained, all_pairs = sum(int(each.sum()) for each in seen.values()), sum(each.size for each in seen.values())
+        return Coverage(share=trained / all_pairs, least_share=float(seen[least].mean()), least_pair=least)
 
 
 # Windows laid end to end: for fleets too large to look at every device's channels one by one

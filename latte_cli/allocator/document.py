@@ -11,6 +11,7 @@ from latte_cli import documents
 from latte_cli.allocator.channels import Coverage, Frequencies, Indices
 from latte_cli.allocator.plan import Plan, PlannedDevice
 from latte_cli.allocator.plan_file import CATALOGUE, PlanFile, Trainee
+from latte_cli.allocator.rounds_file import ROUNDS_SCHEMA, RoundsFile, rounds_file, rounds_source
 from latte_cli.allocator.sub_models import SubModel
 from latte_cli.documents import DocumentSource
 from latte_cli.fleet import FleetClass, Method
@@ -103,6 +104,24 @@ def read_plan(path: Path | str) -> PlanFile:
     hint = "`latte allocate MODEL --fleet FILE -o plan.json` makes one"
     source = DocumentSource(where=f"`{path}`", fault="is not a plan", kind="plan", hint=hint)
     return _plan_file(documents.load_document(path, SCHEMA, source, most_bytes=_MOST_BYTES), source)
+
+
+def read_before(path: Path | str) -> PlanFile | RoundsFile:
+    """The plan, or the rounds of a federation, in the JSON file at `path`, as its `schema` says.
+
+    Raises LatteError naming what is wrong with it.
+    """
+    hint = "a plan of `latte allocate -o plan.json`, or `rounds.json` of a federation"
+    either = DocumentSource(
+        where=f"`{path}`", fault="is neither a plan nor a federation's rounds", kind="plan", hint=hint
+    )
+    found = documents.read(path, either, most_bytes=_MOST_BYTES)
+    said = found.get("schema") if isinstance(found, dict) else None
+    if said == ROUNDS_SCHEMA:
+        documents.check(found, ROUNDS_SCHEMA, rounds_source(path))
+        return rounds_file(found, rounds_source(path))
+    documents.check(found, SCHEMA, either)
+    return _plan_file(found, either)
 
 
 def _plan_file(document: Mapping[str, Any], source: DocumentSource) -> PlanFile:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -71,6 +71,24 @@ class PlanFile:
             )
 
 
+class RoundBefore(Protocol):
+    """What a round goes on from: a plan, or the rounds of a federation."""
+
+    @property
+    def round_number(self) -> int:
+        """The number of the last round, from 0."""
+        ...
+
+    @property
+    def frequencies(self) -> Frequencies | None:
+        """F after it; None where it is not known."""
+        ...
+
+    def check_model(self, network: Network) -> None:
+        """Raise LatteError where it is of another model."""
+        ...
+
+
 def shared_out(
     plan: Plan,
     network: Network,
@@ -78,7 +96,7 @@ def shared_out(
     objective: str,
     method: Method,
     seed: int = 0,
-    before: PlanFile | None = None,
+    before: RoundBefore | None = None,
     importance: Mapping[str, Any] | None = None,
 ) -> PlanFile:
     """The plan with the channels of every device that trains; after `before`, the next round on its F.
@@ -134,13 +152,13 @@ def shared_out(
     )
 
 
-def _so_far(before: PlanFile | None, groups: Sequence[ChannelGroup]) -> Frequencies | None:
+def _so_far(before: RoundBefore | None, groups: Sequence[ChannelGroup]) -> Frequencies | None:
     """F after the round `before`; None where the plan does not say."""
     if before is None:
         return Frequencies.none(groups)
     if before.frequencies:
         return before.frequencies
-    if before.round_number or not before.listed:
+    if before.round_number or not isinstance(before, PlanFile) or not before.listed:
         return None
     found = Frequencies.none(groups)
     examples = {each.fleet_class.name: _examples(each.fleet_class) for each in before.plan.devices}

@@ -18,7 +18,7 @@ from latte_cli.printable import few_names, printable
 from latte_cli.report import Format, duration_at_most
 
 if TYPE_CHECKING:
-    from latte_cli.allocator import Assignment, Goal, Plan, PlanFile, PlanTarget, Priced, Pricer
+    from latte_cli.allocator import Assignment, Goal, Plan, PlanFile, PlanTarget, Priced, Pricer, RoundsFile
     from latte_cli.fleet import Fleet
     from latte_cli.network import Network
 
@@ -72,7 +72,7 @@ class _Asked:
     duration_s: float | None
     widths: Sequence[float]
     depths: Sequence[float]
-    before: "PlanFile | None"
+    before: "PlanFile | RoundsFile | None"
 
     @property
     def whole(self) -> "Network":
@@ -80,11 +80,17 @@ class _Asked:
 
     @cached_property
     def priced(self) -> "Priced":
-        from latte_cli.allocator import catalogue, price_classes
+        from latte_cli.allocator import RoundsFile, catalogue, price_classes
 
         sub_models = catalogue(self.whole, self.widths, self.depths)
         with console.progress("pricing", len(self.fleet.classes)) as bar:
-            return price_classes(sub_models, self.fleet, self.pricer, bar.advance)
+            priced = price_classes(sub_models, self.fleet, self.pricer, bar.advance)
+        if not isinstance(self.before, RoundsFile):
+            return priced
+        corrected = self.before.correct(priced)
+        for text in self.before.summaries(self.fleet.classes):
+            console.note(text)
+        return corrected
 
 
 def _read(request: AllocateRequest) -> _Asked:
@@ -124,7 +130,7 @@ def _read(request: AllocateRequest) -> _Asked:
         duration_s=duration_s,
         widths=widths or (SHARES if request.fine else _WIDTHS),
         depths=depths,
-        before=_plan_before(request.after, whole),
+        before=_before(request, whole),
     )
 
 
@@ -133,13 +139,24 @@ def _no_duration(path: Path) -> LatteError:
     return LatteError("the duration of a round is not given", hint=hint, exit_code=ExitCode.USAGE)
 
 
-def _plan_before(path: Path | None, whole: "Network") -> "PlanFile | None":
-    if path is None:
+def _before(request: AllocateRequest, whole: "Network") -> "PlanFile | RoundsFile | None":
+    """The plan or the rounds to go on from, for this model."""
+    if request.after is None:
         return None
-    from latte_cli.allocator import read_plan
+    from latte_cli.allocator import RoundsFile, read_before
 
-    before = read_plan(path)
+    before = read_before(request.after)
     before.check_model(whole)
+    if isinstance(before, RoundsFile):
+        if request.fine:
+            raise LatteError(
+                f"`--fine` and the rounds in `{request.after}` do not go together: "
+                "measured steps correct the prices of a catalogue",
+                hint="leave `--fine` away, or name a plan by `--after`",
+                exit_code=ExitCode.USAGE,
+            )
+        if not before.devices:
+            console.note(f"no device in `{request.after}` measured its steps, so prices stay as they are")
     return before
 
 

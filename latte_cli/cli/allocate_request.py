@@ -85,7 +85,12 @@ class AllocateRequest(Request):
     channels: Annotated[Method, typer.Option(help="Which channels a device keeps.")] = Method.NESTED
     seed: Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")] = 0
     after: Annotated[
-        Path | None, typer.Option(metavar="PLAN", help="The plan of the round before: go on with its counts.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The plan of the round before: go on with its counts. Or a federation's rounds.json: correct prices "
+            "by what its devices measured, too.",
+        ),
     ] = None
     devices: Annotated[
         Path | None,

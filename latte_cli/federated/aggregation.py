@@ -184,19 +184,40 @@ def aggregate(
     What no device holds keeps its value. Sums are made in double precision, in the order of `updates`, which have
     passed `check_update`.
     """
-    weights = [float(update.examples) if rule is AggregationRule.EXAMPLES else 1.0 for update in updates]
-    held = [indices_of(network, update.kept, update.dropped) for update in updates]
-    return {
-        name: _mean(
-            value,
-            [
-                (index[name], update.arrays[name], weight)
-                for index, update, weight in zip(held, updates, weights, strict=True)
-                if name in index
-            ],
-        )
-        for name, value in whole.items()
-    }
+    found = Averaging(network, whole, rule)
+    for update in updates:
+        found.add(update)
+    return found.means()
+
+
+class Averaging:
+    """The means of `aggregate`, of one update after the other: no update is needed once it was added.
+
+    It holds two numbers of 8 bytes for each of the network's. What was added in the same order gives the same bits.
+    """
+
+    def __init__(self, network: Network, whole: Arrays, rule: AggregationRule) -> None:
+        self._network, self._whole, self._rule = network, whole, rule
+        self._totals = {name: np.zeros(value.shape) for name, value in whole.items()}
+        self._weights = {name: np.zeros(value.shape) for name, value in whole.items()}
+
+    def add(self, update: Update) -> None:
+        """Count an update that passed `check_update`."""
+        weight = float(update.examples) if self._rule is AggregationRule.EXAMPLES else 1.0
+        for name, index in indices_of(self._network, update.kept, update.dropped).items():
+            block = np.ix_(*index)
+            self._totals[name][block] += weight * update.arrays[name].astype(np.float64)
+            self._weights[name][block] += weight
+
+    def means(self) -> dict[str, NDArray[Any]]:
+        """The parameters after the round."""
+        merged = {}
+        for name, value in self._whole.items():
+            total, weights = self._totals[name], self._weights[name]
+            touched = weights > 0
+            merged[name] = value.copy()
+            merged[name][touched] = (total[touched] / weights[touched]).astype(value.dtype)
+        return merged
 
 
 class ServerMomentum:
@@ -222,17 +243,3 @@ class ServerMomentum:
             return moved
         self._steps = {}
         return dict(averaged)
-
-
-def _mean(
-    value: NDArray[Any], held: Sequence[tuple[tuple[NDArray[np.int64], ...], NDArray[Any], float]]
-) -> NDArray[Any]:
-    total, weights = np.zeros(value.shape), np.zeros(value.shape)
-    for index, array, weight in held:
-        block = np.ix_(*index)
-        total[block] += weight * array.astype(np.float64)
-        weights[block] += weight
-    touched = weights > 0
-    merged = value.copy()
-    merged[touched] = (total[touched] / weights[touched]).astype(value.dtype)
-    return merged

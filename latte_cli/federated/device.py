@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from latte_cli import child
 from latte_cli.allocator import Deadline, Pricer, Round, SubModel, class_estimator, steps_within
 from latte_cli.allocator.channels import Frequencies, kept_channels
+from latte_cli.allocator.rounds_file import LONGEST_CLASS
 from latte_cli.errors import ExitCode, LatteError, unknown
-from latte_cli.estimator import Estimator
 from latte_cli.federated import data, models
 from latte_cli.federated.aggregation import Arrays, Kept, Update, channel_importance, groups, trained_channels
 from latte_cli.federated.data import Examples
@@ -27,7 +27,7 @@ from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
 from latte_cli.profiles import resolve_profile
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
-from latte_cli.store import Store, open_store
+from latte_cli.store import Store, open_store, shipped_models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,8 @@ class Returned:
     """What a device returns of a round: its `update`, the part of F that it adds, the sub-model and its last loss.
 
     `trained` counts its examples as often as it trained on each. `round_number` is that of the task; -1 where a device
-    does not say it.
+    does not say it. It took so many `steps` of `step_s` seconds on average, with the deviation `spread_s`; `step_s` is
+    None where it did not measure them.
     """
 
     update: Update
@@ -55,6 +56,9 @@ class Returned:
     loss: float
     trained: int
     round_number: int = 0
+    steps: int = 0
+    step_s: float | None = None
+    spread_s: float = 0.0
 
 
 NODE_SETTINGS = (
@@ -65,8 +69,6 @@ NODE_SETTINGS = (
 machine's), `profile-budget` how long to measure where there is no profile, `data` a folder of the device's own."""
 
 log = logging.getLogger("flwr")
-
-_LONGEST_CLASS = 80  # so that a name with its number stays under the 100 characters that the server takes
 
 MOST_DEVICES = 10**9  # chosen: more than any federation has, and exact in 32 bits
 """The numbers of devices are below it."""
@@ -89,7 +91,7 @@ def number(node: Mapping[str, Any]) -> int:
 def device_name(node: Mapping[str, Any], settings: FederationSettings) -> str:
     """What the device is called: the node's `name`, else by its class in a fleet, and its number."""
     known = class_of(node, settings)
-    return str(node.get("name") or f"{known.name[:_LONGEST_CLASS] if known else 'device'}-{number(node)}")
+    return str(node.get("name") or f"{known.name[:LONGEST_CLASS] if known else 'device'}-{number(node)}")
 
 
 def device_examples(
@@ -259,6 +261,7 @@ def train_part(
         trained_channels(network, channels, sub_model.dropped), found.examples
     )
     update = Update(kept=channels, arrays=found.arrays, examples=len(examples), dropped=sub_model.dropped)
+    measured = settings.measures_steps and found.step_s > 0  # a coarse clock may see no time pass
     return Returned(
         update=update,
         frequencies=gained.examples,
@@ -266,6 +269,9 @@ def train_part(
         loss=float(found.loss),
         trained=found.examples,
         round_number=round_number,
+        steps=found.steps,
+        step_s=found.step_s if measured else None,
+        spread_s=found.spread_s if measured else 0.0,
     )
 
 
@@ -312,27 +318,39 @@ def rounds(
     """
     store = open_store(str(node.get("store") or "") or None, skip=_left_out)
     own = fleet_class(node, settings, samples)
-    if settings.fleet:
-        pricer = _fleet_pricer(store.full_uri, model)
-    else:
-        slug = _profile(store, node, settings, model)
-        pricer = _pricer(model, lambda each: class_estimator(store, replace(each, device=slug)))
-    return tuple(pricer(each, own) for each in sub_models)
+    slug = resolve_profile(store, own.device, own.threads) if settings.fleet else _profile(store, node, settings, model)
+    pricer = _pricer(store.full_uri, model, slug, _rests_on(store, slug))
+    return tuple(pricer(each, replace(own, device=slug)) for each in sub_models)
 
 
 def _left_out(error: LatteError) -> None:
     log.warning("left out: %s; %s", error.message, error.hint)
 
 
-@lru_cache(maxsize=4)
-def _fleet_pricer(uri: str, model: bytes) -> Pricer:
-    """Prices for the virtual devices of this process, of which those of a class share their estimates."""
+@lru_cache(maxsize=64)  # chosen: as many profiles as a simulated fleet has; further ones are priced again
+def _pricer(uri: str, model: bytes, slug: str, rests_on: object) -> Pricer:
+    """Prices on a profile for the devices of this process, of which those with the same settings share their estimates.
+
+    Where something that they rest on changes, it is another pricer, which reads the store again.
+    """
     store = open_store(uri, skip=_left_out)
-    return _pricer(model, lambda each: class_estimator(store, each))
+    return Pricer(lambda batch: models.network_from(model, batch=batch), partial(class_estimator, store))
 
 
-def _pricer(model: bytes, estimator: Callable[[FleetClass], Estimator]) -> Pricer:
-    return Pricer(lambda batch: models.network_from(model, batch=batch), estimator)
+def _rests_on(store: Store, slug: str) -> object:
+    """What prices on the profile rest on, as it is now: the parts with its rows, and what was learned of rows."""
+    folders = filter(None, (store.models_dir, shipped_models()))
+    learned = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return store.located_parts(slug), tuple((path, *_state(path)) for path in learned)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Tells a file from what it is after somebody wrote it; nothing where it has just gone."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def too_slow(rounds: Sequence[Round], duration_s: float) -> LatteError:

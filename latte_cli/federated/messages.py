@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isclose, isfinite
+from math import inf, isclose, isfinite, sqrt
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -239,7 +239,8 @@ def _seconds(record: ConfigRecord, key: str, count: int) -> list[float]:
 
 def returned_content(returned: Returned) -> RecordDict:
     """The content of a device's reply after training; no list in it is empty, which `message_size_mod` cannot count."""
-    update = returned.update
+    update, step_s = returned.update, returned.step_s
+    measured = {} if step_s is None else {"step-s": step_s, "step-spread-s": returned.spread_s}
     dropped = {"dropped": list(update.dropped)} if update.dropped else {}
     return RecordDict(
         {
@@ -247,7 +248,15 @@ def returned_content(returned: Returned) -> RecordDict:
             KEPT: array_record(update.kept),
             FREQUENCIES: array_record(returned.frequencies),
             TASK: ConfigRecord({"sub-model": returned.sub_model, "round": returned.round_number, **dropped}),
-            METRICS: MetricRecord({"examples": update.examples, "trained": returned.trained, "loss": returned.loss}),
+            METRICS: MetricRecord(
+                {
+                    "examples": update.examples,
+                    "trained": returned.trained,
+                    "loss": returned.loss,
+                    "steps": returned.steps,
+                    **measured,
+                }
+            ),
         }
     )
 
@@ -263,6 +272,7 @@ def returned_in(content: RecordDict) -> Returned:
         isinstance(sub_model, str) and isinstance(dropped, list) and all(isinstance(each, str) for each in dropped)
     ):
         raise LatteError("its reply does not say which sub-model it trained", hint=SAME_VERSION)
+    steps, step_s, spread_s = _steps(metrics)
     arrays, kept, frequencies = (arrays_in(_record(content, key, ArrayRecord)) for key in (ARRAYS, KEPT, FREQUENCIES))
     return Returned(
         update=Update(kept=kept, arrays=arrays, examples=examples, dropped=tuple(map(str, dropped))),
@@ -271,7 +281,27 @@ def returned_in(content: RecordDict) -> Returned:
         loss=_loss(loss),
         trained=trained,
         round_number=round_number if _is_count(round_number, 0) else -1,
+        steps=steps,
+        step_s=step_s,
+        spread_s=spread_s,
     )
+
+
+def _steps(metrics: MetricRecord) -> tuple[int, float | None, float]:
+    """How many steps a device took, and how long: the mean and the deviation in seconds, None and 0 if not measured.
+
+    No times of at least 0 have a larger deviation than their mean times the root of one less than their number.
+    """
+    steps, step_s, spread_s = (metrics.get(key) for key in ("steps", "step-s", "step-spread-s"))
+    if not _is_count(steps, 1):
+        raise LatteError("its reply does not say how many steps it took", hint=SAME_VERSION)
+    if step_s is None and spread_s is None:
+        return steps, None, 0.0
+    if not (isinstance(step_s, float) and 0 < step_s <= _LONGEST_ROUND_S):
+        raise LatteError("its steps took no time that can be", hint=SAME_VERSION)
+    if not (isinstance(spread_s, float) and 0 <= spread_s <= step_s * sqrt(max(1, steps - 1))):
+        raise LatteError("its steps spread more than they can", hint=SAME_VERSION)
+    return steps, step_s, spread_s
 
 
 def score_record(score: NetworkScore, examples: int) -> MetricRecord:

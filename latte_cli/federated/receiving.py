@@ -1,7 +1,7 @@
-"""Receiving: a grid on which a reply that cannot be unpacked costs its sender's part alone."""
+"""Receiving: a grid that waits for each device as long as it may take, and takes one reply after the other."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -19,10 +19,22 @@ _MALFORMED = (
 
 
 class Receiving(Grid):
-    """`grid`, which pulls each reply by itself: one that cannot be unpacked becomes an error reply to its message."""
+    """`grid`, whose replies are pulled one after the other, each when it is asked for.
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    A reply that cannot be unpacked becomes an error reply to its message; so does one that does not come within the
+    `limit_s` of its message, in seconds from when it was sent (None: the timeout of all). Messages are sent one by one,
+    and their content is let go as soon as it was sent.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        limit_s: Callable[[Message], float | None] = lambda _: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._grid, self._limit_s, self._clock, self._wait = grid, limit_s, clock, wait
 
     def set_run(self, run: Run) -> None:
         self._grid.set_run(run)
@@ -45,23 +57,55 @@ class Receiving(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return self._grid.pull_messages(message_ids)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        sent = list(messages)
-        until = None if timeout is None else time.monotonic() + timeout
-        waiting = {key: message for key, message in zip(self.push_messages(sent), sent, strict=False) if key}
-        replies: list[Message] = []
-        while waiting:
-            found = {key: self._replies(key, message) for key, message in waiting.items()}
-            replies += [reply for each in found.values() for reply in each]
-            waiting = {key: message for key, message in waiting.items() if not found[key]}
-            if not waiting or (until is not None and time.monotonic() > until):
-                break
-            time.sleep(_LOOK_AGAIN_S)
-        return replies
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> "Replies":
+        return Replies([self._send(message, timeout) for message in messages], self._replies)
 
-    def _replies(self, message_id: str, message: Message) -> list[Message]:
+    def _send(self, message: Message, timeout: float | None) -> "Sent":
+        limit_s = self._limit_s(message)
+        key = next(iter(self.push_messages([message])), None)
+        message.content = RecordDict()  # only its metadata are needed from here on
+        return Sent(message, key, self._clock(), timeout if limit_s is None else limit_s)
+
+    def _replies(self, sent: "Sent") -> list[Message]:
+        """The replies to a message, which are waited for as long as it may take; an error reply where none comes."""
+        if not sent.key:
+            return [_error_reply(sent.message, "it could not be sent its message")]
+        while not (found := self._pull(sent)):
+            if sent.limit_s is not None and self._clock() > sent.at_s + sent.limit_s:
+                return [_error_reply(sent.message, f"it did not reply in {sent.limit_s:.3g} s")]
+            self._wait(_LOOK_AGAIN_S)
+        return found
+
+    def _pull(self, sent: "Sent") -> list[Message]:
         try:
-            return list(self._grid.pull_messages([message_id]))
+            return list(self._grid.pull_messages([sent.key or ""]))
         except _MALFORMED as exc:
-            reason = f"its reply cannot be unpacked: {type(exc).__name__}: {exc}"
-            return [Message(Error(code=ErrorCode.UNKNOWN, reason=reason), reply_to=message)]
+            return [_error_reply(sent.message, f"its reply cannot be unpacked: {type(exc).__name__}: {exc}")]
+
+
+class Sent:
+    """A message that was sent: its `key` on the grid, when that was, and how long its reply may take from then on."""
+
+    def __init__(self, message: Message, key: str | None, at_s: float, limit_s: float | None) -> None:
+        self.message, self.key, self.at_s, self.limit_s = message, key, at_s, limit_s
+
+
+class Replies(Iterable[Message]):
+    """The replies to messages that were sent, each pulled when its turn comes and kept by nobody here."""
+
+    def __init__(self, sent: Iterable[Sent], pull: Callable[[Sent], list[Message]]) -> None:
+        self._sent = {id(each.message): each for each in sent}
+        self._pull = pull
+
+    def to(self, message: Message) -> list[Message]:
+        """The replies to `message`, once; none to what was not sent, or asked for before."""
+        sent = self._sent.pop(id(message), None)
+        return [] if sent is None else self._pull(sent)
+
+    def __iter__(self) -> Iterator[Message]:
+        for each in list(self._sent.values()):
+            yield from self.to(each.message)
+
+
+def _error_reply(message: Message, reason: str) -> Message:
+    return Message(Error(code=ErrorCode.UNKNOWN, reason=reason), reply_to=message)

@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import groups
+from latte_cli.federated.receiving import Replies
 from latte_cli.network import Network
 from latte_cli.printable import printable
 
@@ -35,12 +36,13 @@ def answers(
 
     All that devices send comes through here. Of a node's replies one counts, where it is the only one and answers the
     message that the node was asked; its content has at most `most_bytes`. `read` raises LatteError for what it
-    refuses. Nodes that replied without having been asked come last, refused.
+    refuses. Nodes that replied without having been asked come last, refused. The order is that of `asked`; of `Replies`
+    one is there at a time.
     """
-    of_node, strays = _sort(asked, replies)
-    for node, message in asked.items():
+    strays = set[int]()
+    for node, message, own in _of_nodes(asked, replies, strays):
         try:
-            yield node, read(node, _content(message, of_node[node], most_bytes, stray=node in strays))
+            yield node, read(node, _content(message, own, most_bytes, stray=node in strays))
         except LatteError as exc:
             yield node, exc
     for node in sorted(strays - asked.keys()):
@@ -60,6 +62,22 @@ def reason(refused: LatteError) -> str:
     said = f"{refused.message} ({refused.hint})" if refused.hint else refused.message
     plain = printable(" ".join(said[:_READ].split()))
     return plain if len(plain) <= _SHOWN else f"{plain[:_SHOWN]}..."
+
+
+def _of_nodes(
+    asked: Mapping[int, Message], replies: Iterable[Message], strays: set[int]
+) -> Iterator[tuple[int, Message, list[Message]]]:
+    """Each node that was asked, its message and its replies to it; `strays` gains the nodes that sent others."""
+    if isinstance(replies, Replies):
+        for node, message in asked.items():
+            of_node, others = _sort(asked, replies.to(message))
+            strays |= others
+            yield node, message, of_node[node]
+        return
+    of_node, others = _sort(asked, replies)
+    strays |= others
+    for node, message in asked.items():
+        yield node, message, of_node[node]
 
 
 def _sort(asked: Mapping[int, Message], replies: Iterable[Message]) -> tuple[dict[int, list[Message]], set[int]]:

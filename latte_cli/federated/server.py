@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from latte_cli import files
 from latte_cli.allocator import catalogue, read_plan
+from latte_cli.allocator.rounds_file import ROUNDS_SCHEMA
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, messages, models
 from latte_cli.federated.receiving import Receiving
 from latte_cli.federated.settings import FederationSettings, settings
-from latte_cli.federated.strategy import Overlap
+from latte_cli.federated.strategy import LONGEST_WAIT_S, Overlap
 from latte_cli.federated.training import evaluate_network, initial
 from latte_cli.federated.virtual import fleet_of
 from latte_cli.network import Network
@@ -32,7 +33,6 @@ app = ServerApp()
 log = logging.getLogger("flwr")
 
 _LOOK_AGAIN_S = 1.0  # chosen: devices take seconds to connect
-_SCHEMA = "latte-federation/1"
 
 
 @app.main()
@@ -47,10 +47,11 @@ def federation(grid: Grid, chosen: FederationSettings) -> tuple[Overlap, Result]
     Raises LatteError for a model that cannot be trained so, an `output` that is there already, data that are too few
     for the devices of a fleet, devices that do not come, and where none of them can take part.
     """
-    grid, output = Receiving(grid), _open_output(chosen.output)
+    output = _open_output(chosen.output)
     model = models.content(chosen.model, image_size=chosen.image_size, classes=chosen.classes)
     network = models.network_from(model, batch=chosen.batch)
     strategy = _strategy(network, model, chosen)
+    grid = Receiving(grid, strategy.limit_s)
     device.check_parts(chosen, network)
     first = initial(network, seed=chosen.seed, weights=weights(chosen.model) if chosen.pretrained else None)
     _wait(grid, chosen)
@@ -62,12 +63,12 @@ def federation(grid: Grid, chosen: FederationSettings) -> tuple[Overlap, Result]
         grid,
         messages.array_record(first),
         num_rounds=chosen.rounds,
-        timeout=chosen.timeout_s,
+        timeout=chosen.timeout_s or LONGEST_WAIT_S,
         evaluate_fn=_evaluation(network, chosen),
     )
     if output:
         arrays = messages.arrays_in(result.arrays) if result.arrays else first
-        _write(output, arrays, strategy, result)
+        _write(output, network, arrays, strategy, result)
     return strategy, result
 
 
@@ -99,7 +100,7 @@ def _open_output(output: str) -> Path | None:
 
 def _wait(grid: Grid, chosen: FederationSettings) -> None:
     """Wait until as many devices as wanted have registered."""
-    until = time.monotonic() + chosen.timeout_s
+    until = time.monotonic() + (chosen.timeout_s or LONGEST_WAIT_S)
     while len(list(grid.get_node_ids())) < chosen.devices:
         if time.monotonic() > until:
             there = len(list(grid.get_node_ids()))
@@ -125,10 +126,11 @@ def _plain(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: value if isfinite(value) else None for name, value in metrics.items()}
 
 
-def _write(folder: Path, arrays: dict[str, NDArray[Any]], strategy: Overlap, result: Result) -> None:
+def _write(folder: Path, network: Network, arrays: dict[str, NDArray[Any]], strategy: Overlap, result: Result) -> None:
     write_arrays(folder / "model.safetensors", arrays)
     document = {
-        "schema": _SCHEMA,
+        "schema": ROUNDS_SCHEMA,
+        "model": {"name": network.name, "sha256": network.sha256, "batch": network.batch_size},
         "round_duration_s": strategy.round_duration_s,
         "devices": [
             {"name": each.name, "number": each.number, "device": each.device, "examples": each.examples}

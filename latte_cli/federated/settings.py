@@ -26,11 +26,12 @@ class FederationSettings:
     round duration. `deadline` says what the end of a round means for devices. Where `round_duration_s` is None, devices
     that stop in time get a few steps of the slowest one (`paced_duration_s`), and other rounds are the shortest that
     let devices train the share `capacity` of the parameters on average. A round waits for `devices`; `per_round` of
-    them take part (0: all), dealt by `seed`. Of `data` (empty: each device brings its own) the server holds out the
+    them take part (0: all), dealt by `seed`. The server waits for a device as long as its prices say, or `timeout_s`
+    for all. Of `data` (empty: each device brings its own) the server holds out the
     share `held_out` for its evaluation, and each device `held_out_locally` of its own. `server_momentum` is the share
     of its step before that the server adds to a round's change; `final_rate` times the learning rate is that of the
-    last rounds. `fleet` is a file of classes that the nodes of a simulation stand for. `output` is a folder for the
-    result.
+    last rounds. `learn_times` lets devices say how long their steps took, which corrects their prices of later rounds.
+    `fleet` is a file of classes that the nodes of a simulation stand for. `output` is a folder for the result.
     """
 
     model: str = "custom_cnn"
@@ -46,7 +47,8 @@ class FederationSettings:
     rounds: int = 3
     devices: int = 2
     per_round: int = 0
-    timeout_s: float = 3600.0
+    timeout_s: float | None = None
+    learn_times: bool = True
     method: Method = Method.ROLLING
     rule: AggregationRule = AggregationRule.EXAMPLES
     batch: int = 32
@@ -87,6 +89,11 @@ class FederationSettings:
         if number < (1 - FINAL_SHARE) * self.rounds:
             return self
         return replace(self, learning_rate=self.final_rate * self.learning_rate)
+
+    @property
+    def measures_steps(self) -> bool:
+        """Whether devices say how long their steps took; the clock of this machine is not that of a virtual device."""
+        return self.learn_times and not self.fleet
 
     @property
     def optimizer(self) -> str:
@@ -179,6 +186,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "devices": _whole(1),
     "per_round": _whole(0),
     "timeout_s": duration_s,
+    "learn_times": _truth,
     "method": _one_of("method", Method),
     "rule": _one_of("rule", AggregationRule),
     "batch": _whole(1),

@@ -1,9 +1,10 @@
 """The strategy of a federation: who is asked for what, and how their answers become the next round's parameters."""
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil, inf
+from math import ceil, exp, inf
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,15 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from latte_cli.allocator import Deadline, Round, SubModel, largest, paced_duration_s, paced_round
-from latte_cli.allocator.channels import Coverage, Frequencies, coverage
+from latte_cli.allocator.channels import Coverage, Frequencies, TrainedPairs
 from latte_cli.allocator.curve import curve, shortest_point
+from latte_cli.allocator.learning import LATEST, MeasuredSteps, StepPrice, correct_rounds, step_price
 from latte_cli.errors import LatteError
 from latte_cli.federated import messages
 from latte_cli.federated.aggregation import (
+    Averaging,
     Kept,
     ServerMomentum,
-    aggregate,
     check_change,
     check_update,
     groups,
@@ -39,18 +41,35 @@ from latte_cli.network.channels import resizing_of
 
 log = logging.getLogger("flwr")
 
+LONGEST_WAIT_S = 3600.0  # chosen: an hour, as Flower's own strategies wait
+"""How long the server waits for what it has no price of: devices to come, their prices, and their evaluations."""
+
+LATE = 2.0  # chosen: upper ends are exceeded once in forty rounds, and twice as long hardly ever
+START_S = 60.0  # chosen: Flower starts a process for each message, whose imports take 2 s of a fast CPU
+"""A device may take LATE times the upper end of its round, and START_S for what no price knows."""
+
 _SHOWN = 40  # chosen: longer than the names that LATTE gives sub-models
 _PRICE_BYTES = 1024  # the name of a sub-model, and four numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """A device that took part in a round."""
+    """A device that took part in a round.
+
+    It took `steps`, of `step_s` on average with the deviation `step_spread_s`, if it measured them. `price` is what a
+    step was estimated to take, and `in_use` that as corrected by the rounds before, by which the server chose.
+    """
 
     name: str
     sub_model: str
+    parameters: int
     examples: int
     loss: float
+    steps: int
+    step_s: float | None
+    step_spread_s: float | None
+    price: StepPrice | None
+    in_use: StepPrice | None
 
 
 @dataclass(kw_only=True)
@@ -77,13 +96,16 @@ class Overlap(Strategy):
         self.frequencies = Frequencies.none(groups(network))
         self.round_duration_s = settings.round_duration_s
         self.devices: dict[int, DevicePrices] = {}
-        self._trained: list[Kept] = []
         self._network, self._model, self._sub_models, self._settings = network, model, sub_models, settings
         self.refused: dict[int, str] = {}
         self._whole: dict[str, NDArray[Any]] = {}
         self._update_bytes = update_bytes(network)
         self._asked: dict[int, Message] = {}
-        self._given: dict[int, tuple[SubModel, Kept]] = {}
+        self._limits_s: dict[int, float] = {}
+        cut = any(each.widths for each in sub_models)
+        self._pairs = TrainedPairs(resizing_of(network).pairs, groups(network)) if cut else None
+        self._given: dict[int, tuple[Round, Kept]] = {}
+        self._measured = defaultdict[str, deque[MeasuredSteps]](lambda: deque(maxlen=LATEST))
         self._momentum = ServerMomentum(settings.server_momentum)
 
     def summary(self) -> None:
@@ -99,7 +121,7 @@ class Overlap(Strategy):
             return
         content = RecordDict({TASK: messages.task_record(RoundTask(model=self._model, sub_models=self._sub_models))})
         asked = {node: Message(content, dst_node_id=node, message_type=MessageType.QUERY) for node in sorted(new)}
-        replies = grid.send_and_receive(list(asked.values()), timeout=self._settings.timeout_s)
+        replies = grid.send_and_receive(list(asked.values()), timeout=self._settings.timeout_s or LONGEST_WAIT_S)
         most_bytes = SMALL_BYTES + _PRICE_BYTES * len(self._sub_models)
         for node, found in answers(asked, replies, self._read_prices, most_bytes=most_bytes):
             if node not in new:
@@ -153,21 +175,43 @@ class Overlap(Strategy):
         self.price(grid)
         self.rounds.append(RoundLog(number=server_round))
         self._whole = messages.arrays_in(arrays)
-        self._asked = {}
+        self._asked, self._limits_s, self._given = {}, {}, {}
         there = set(grid.get_node_ids())
         named = {node: prices for node, prices in self.devices.items() if node in there}
-        if not named:
-            return []
-        contents, self._given = {}, {}
         for node in self._draw(named, server_round):
-            chosen = self._best(named[node].rounds)
+            rounds = self._prices_now(named[node])
+            chosen = self._best(rounds)
             if chosen is None:
-                self._leave_out(node, too_slow(named[node].rounds, self.duration_s()))
+                self._leave_out(node, too_slow(rounds, self.duration_s()))
             else:
                 channels = self._channels(named[node].number, chosen.sub_model, server_round - 1)
-                self._given[node] = chosen.sub_model, channels
-                contents[node] = self._work(chosen.sub_model, channels, server_round - 1)
-        return self._messages(contents, MessageType.TRAIN, server_round)
+                self._given[node] = chosen, channels
+                if not self._settings.fleet:  # the clock of this machine is not that of virtual devices
+                    self._limits_s[node] = self._longest_s(chosen)
+        return self._messages(
+            self._given, lambda node: self._work(*self._given[node], server_round - 1), MessageType.TRAIN, server_round
+        )
+
+    def limit_s(self, message: Message) -> float | None:
+        """How long the reply to a message may take, in seconds; None where nothing is known of it."""
+        if self._settings.timeout_s is not None or message.metadata.message_type != MessageType.TRAIN:
+            return self._settings.timeout_s
+        return self._limits_s.get(message.metadata.dst_node_id)
+
+    def _longest_s(self, given: Round) -> float:
+        """How long the server waits for a device that was given this: LATE times what it takes at most, and START_S.
+
+        At most it takes the upper end of its round. One that stops in time ends by U, but for its first step.
+        """
+        price, most_s = step_price(given), given.high_s or 0.0
+        if self._settings.deadline is Deadline.PARTIAL:
+            first_s = given.sending_s + (price.high_s if price else 0.0)
+            most_s = min(most_s, max(self.duration_s(), first_s))
+        return LATE * most_s + START_S
+
+    def _prices_now(self, device: DevicePrices) -> tuple[Round, ...]:
+        """The prices of a device, as its own rounds so far correct them."""
+        return correct_rounds(device.rounds, self._measured.get(device.name, ()))
 
     def _best(self, rounds: Sequence[Round]) -> Round | None:
         """What a device trains: as much as it can start in time, or as it finishes for sure; None where nothing."""
@@ -186,8 +230,9 @@ class Overlap(Strategy):
             device=device,
         )
 
-    def _work(self, sub_model: SubModel, channels: Kept, round_number: int) -> RecordDict:
+    def _work(self, given: Round, channels: Kept, round_number: int) -> RecordDict:
         """What a device is sent: the parameters of its sub-model, which channels they are, and its task."""
+        sub_model = given.sub_model
         task = RoundTask(
             model=self._model,
             sub_models=self._sub_models,
@@ -204,13 +249,17 @@ class Overlap(Strategy):
             }
         )
 
-    def _messages(self, contents: Mapping[int, RecordDict], kind: str, server_round: int) -> list[Message]:
-        """A message to each node, whose replies are waited for."""
-        self._asked = {
-            node: Message(content, dst_node_id=node, message_type=kind, group_id=str(server_round))
-            for node, content in contents.items()
-        }
-        return list(self._asked.values())
+    def _messages(
+        self, nodes: Iterable[int], content: Callable[[int], RecordDict], kind: str, server_round: int
+    ) -> Iterator[Message]:
+        """A message to each node, whose replies are waited for; each is made when its turn comes."""
+        self._asked = {}
+        return (self._message(node, content(node), kind, server_round) for node in nodes)
+
+    def _message(self, node: int, content: RecordDict, kind: str, server_round: int) -> Message:
+        message = Message(content, dst_node_id=node, message_type=kind, group_id=str(server_round))
+        self._asked[node] = message
+        return message
 
     def _draw(self, named: Mapping[int, DevicePrices], server_round: int) -> list[int]:
         """The nodes of this round, by the numbers that devices have of their own: node ids are random."""
@@ -223,26 +272,31 @@ class Overlap(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        found = []
+        average, examples, losses = Averaging(self._network, self._whole, self._settings.rule), 0, 0.0
         for node, returned in answers(self._asked, replies, self._read_returned, most_bytes=self._update_bytes):
             if isinstance(returned, LatteError):
                 self._leave_out(node, returned)
-            else:
-                found.append(returned)
-                self.rounds[-1].trained.append(_trainer(self.devices[node].name, returned))
-        if not found:
+                continue
+            average.add(returned.update)
+            self._count(returned)
+            examples += returned.update.examples
+            losses += returned.loss * returned.update.examples
+            self.rounds[-1].trained.append(self._trainer(node, returned))
+        if not examples:
             log.warning("round %d: no device trained, the parameters stay as they are", server_round)
             return None, None
-        updates = [each.update for each in found]
-        averaged = aggregate(self._network, self._whole, updates, self._settings.rule)
-        whole = self._momentum.after(self._whole, averaged)
-        for each in found:
-            channels = trained_channels(self._network, each.update.kept, each.update.dropped)
-            self._trained.append(channels)
-            self.frequencies = self.frequencies.after(channels, each.trained)
-        examples = sum(update.examples for update in updates)
-        loss = sum(each.loss * each.update.examples for each in found) / examples
-        return messages.array_record(whole), MetricRecord({"examples": examples, "loss": loss, "devices": len(found)})
+        whole = self._momentum.after(self._whole, average.means())
+        devices = len(self.rounds[-1].trained)
+        return messages.array_record(whole), MetricRecord(
+            {"examples": examples, "loss": losses / examples, "devices": devices}
+        )
+
+    def _count(self, returned: Returned) -> None:
+        """Count the channels that a device trained: how often, and which of them together."""
+        channels = trained_channels(self._network, returned.update.kept, returned.update.dropped)
+        self.frequencies = self.frequencies.after(channels, returned.trained)
+        if self._pairs:
+            self._pairs.add(channels)
 
     def _read_returned(self, node: int, content: RecordDict) -> Returned:
         """What a device returned, checked; raises LatteError where it is of no use."""
@@ -256,6 +310,7 @@ class Overlap(Strategy):
             raise LatteError(
                 f"it trained on {returned.trained} examples in all", hint="it has at most those of its epochs"
             )
+        self._check_steps(returned)
         self._check_gain(returned)
         if returned.round_number != self.rounds[-1].number - 1:
             raise LatteError("what it trained is of another round", hint=messages.SAME_VERSION)
@@ -264,7 +319,8 @@ class Overlap(Strategy):
 
     def _check_sub_model(self, node: int, returned: Returned) -> None:
         """Raise LatteError where the device trained something else than it was sent."""
-        entry, channels = self._given[node]
+        given, channels = self._given[node]
+        entry = given.sub_model
         if returned.sub_model != entry.id:
             name = returned.sub_model[:_SHOWN]
             raise LatteError(f"it trained the sub-model `{name}`", hint=f"it was sent `{entry.id}`")
@@ -275,6 +331,16 @@ class Overlap(Strategy):
         if returned.update.dropped != entry.dropped:
             raise LatteError(f"it left out other blocks than `{entry.id}` does", hint="is it the same model?")
 
+    def _check_steps(self, returned: Returned) -> None:
+        """Raise LatteError where it cannot have trained on its examples in so many steps."""
+        batch, examples = self._network.batch_size, returned.update.examples
+        most = min(returned.trained, self._settings.epochs * ceil(examples / batch))
+        if not ceil(returned.trained / batch) <= returned.steps <= most:
+            raise LatteError(
+                f"it trained on {returned.trained} examples in {returned.steps} steps",
+                hint=f"its epochs have {most} at most, of up to {batch} examples",
+            )
+
     def _check_gain(self, returned: Returned) -> None:
         """Raise LatteError where its part of F is not what follows from the channels and examples it names."""
         update, found = returned.update, returned.frequencies
@@ -283,11 +349,40 @@ class Overlap(Strategy):
         if set(found) != set(wanted) or not all(np.array_equal(found[name], wanted[name]) for name in wanted):
             raise LatteError("its frequency table is not that of the channels it kept", hint="is it the same model?")
 
+    def _trainer(self, node: int, returned: Returned) -> Trainer:
+        """What is written of a device's round; how long its steps took counts from the next round on."""
+        device, (given, _) = self.devices[node], self._given[node]
+        priced = next(each for each in device.rounds if each.sub_model == given.sub_model)
+        price = step_price(priced)
+        if self._settings.learn_times and price and returned.step_s is not None:
+            measured = MeasuredSteps(
+                sub_model=given.sub_model.id,
+                parameters=given.sub_model.parameters,
+                steps=returned.steps,
+                step_s=returned.step_s,
+                spread_s=returned.spread_s,
+                price=price,
+            )
+            self._measured[device.name].append(measured)
+            if measured.counted != measured.log_ratio:
+                said = f"a step of `{device.name}` took {exp(measured.log_ratio):.3g} times what its profile says"
+                log.warning("%s, of which %.3g times count; profile it again", said, exp(measured.counted))
+        return Trainer(
+            name=device.name,
+            sub_model=returned.sub_model,
+            parameters=given.sub_model.parameters,
+            examples=returned.update.examples,
+            loss=returned.loss,
+            steps=returned.steps,
+            step_s=returned.step_s,
+            step_spread_s=None if returned.step_s is None else returned.spread_s,
+            price=price,
+            in_use=step_price(given),
+        )
+
     def coverage(self) -> Coverage | None:
         """The share of the pairs of channels that were trained together so far; None where no channels were cut."""
-        if not any(each.widths for each in self._sub_models):
-            return None
-        return coverage(resizing_of(self._network).pairs, groups(self._network), self._trained)
+        return self._pairs.coverage() if self._pairs else None
 
     def _leave_out(self, node: int, refused: LatteError) -> None:
         name = self.devices[node].name if node in self.devices else f"node {node}"
@@ -311,7 +406,7 @@ class Overlap(Strategy):
             }
         )
         nodes = self._draw({node: each for node, each in self.devices.items() if node in there}, server_round)
-        return self._messages(dict.fromkeys(nodes, content), MessageType.EVALUATE, server_round)
+        return self._messages(nodes, lambda _: content, MessageType.EVALUATE, server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         if not self._settings.held_out_locally:
@@ -346,7 +441,3 @@ def _fleet_class(prices: DevicePrices) -> FleetClass:
     return FleetClass(
         name=prices.name, device=prices.device, samples=prices.examples, batch=1, up_bit_per_s=1.0, down_bit_per_s=1.0
     )
-
-
-def _trainer(name: str, returned: Returned) -> Trainer:
-    return Trainer(name=name, sub_model=returned.sub_model, examples=returned.update.examples, loss=returned.loss)

@@ -1,7 +1,10 @@
 """Training: what a device does with its sub-model in a round, and how good the whole network is after it."""
 
-from collections.abc import Iterable, Iterator
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from statistics import fmean, pstdev
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,12 +28,17 @@ _IGNORED = -100  # torch's default `ignore_index`
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The `arrays` after `steps`, the last epoch's mean `loss`, and `examples`, each as often as it was trained on."""
+    """The `arrays` after `steps`, the last epoch's mean `loss`, and `examples`, each as often as it was trained on.
+
+    A step took `step_s` seconds on average, with the standard deviation `spread_s`.
+    """
 
     arrays: dict[str, NDArray[Any]]
     loss: float
     steps: int
     examples: int
+    step_s: float = 0.0
+    spread_s: float = 0.0
 
 
 def initial(network: Network, *, seed: int, weights: Arrays | None = None) -> dict[str, NDArray[Any]]:
@@ -75,15 +83,19 @@ def train_network(
                 work.count(count, float(loss.detach()))
     found = _parameters_of(network, module)
     check_finite(found, recipe)
-    return Trained(arrays=found, loss=work.loss, steps=work.steps, examples=work.examples)
+    step_s, spread_s = work.step_time_s
+    return Trained(
+        arrays=found, loss=work.loss, steps=work.steps, examples=work.examples, step_s=step_s, spread_s=spread_s
+    )
 
 
 class TrainingWork:
     """What a device has done of its epochs: the `steps`, the `examples` of them, and the last epoch's mean `loss`."""
 
-    def __init__(self, recipe: Recipe, go_on: GoOn) -> None:
-        self._recipe, self._go_on = recipe, go_on
+    def __init__(self, recipe: Recipe, go_on: GoOn, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._recipe, self._go_on, self._clock = recipe, go_on, clock
         self.steps = self.examples = 0
+        self._begun_s, self._times_s = 0.0, array("d")
         self._losses, self._counted, self._begins = 0.0, 0, False
 
     @property
@@ -101,12 +113,27 @@ class TrainingWork:
 
     def is_over(self) -> bool:
         """Whether no other step is taken; there is one at least, before which the clock is asked all the same."""
-        return not self._go_on(self.steps) and self.steps > 0
+        over = not self._go_on(self.steps) and self.steps > 0
+        if not self.steps:
+            self._begun_s = self._clock()
+        return over
+
+    @property
+    def step_time_s(self) -> tuple[float, float]:
+        """The mean and the standard deviation of a step, in seconds; the first one, which is slower, counts alone only.
+
+        A step lasts from the end of the one before.
+        """
+        times_s = self._times_s[1:] or self._times_s
+        return fmean(times_s), pstdev(times_s)
 
     def count(self, examples: int, loss: float) -> None:
         """Count a step on so many examples, with their mean loss."""
         if self._begins:
             self._losses, self._counted, self._begins = 0.0, 0, False
+        now_s = self._clock()
+        self._times_s.append(now_s - self._begun_s)
+        self._begun_s = now_s
         self.steps += 1
         self.examples += examples
         self._losses += examples * loss

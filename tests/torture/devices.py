@@ -36,7 +36,7 @@ from latte_cli.federated.strategy import Overlap  # noqa: E402
 CPU, GPU = "reference-amd-epyc-family-26-model-2-2c-2t", "nvidia-h200-reference"
 CONFIG = {
     **{"model": "custom_cnn", "image-size": 8, "round-duration": "1s", "rounds": 2, "learning-rate": 0.02},
-    **{"partition": "iid", "deadline": "drop", "held-out-locally": 0.2},
+    **{"partition": "iid", "deadline": "drop", "held-out-locally": 0.2, "learn-times": False},
 }
 GOOD = (
     {"partition-id": 0, "num-partitions": 2, "device": CPU, "up": "4Mbit"},
@@ -368,6 +368,9 @@ def training_cases() -> Iterator[Case]:
     for name in ("examples", "trained"):
         yield from numbers(name, {**COUNTS, "zero": 0, "one more": lambda before: before + 1})
     yield from numbers("loss", NUMBERS)
+    yield from numbers("steps", {**COUNTS, "zero": 0, "too few": 1, "too many": lambda before: before + 1})
+    yield from numbers("step-s", {**NUMBERS, "zero": 0.0, "four hundred years": 1.3e10})
+    yield from numbers("step-spread-s", {**NUMBERS, "more than its steps can": 1e3})
     task = partial(fields, TRAINING, "task", ConfigRecord)
     yield from task("sub-model", {**TEXTS, "another": "w1"})
     yield from task("round", {**COUNTS, "another": 7})
@@ -442,6 +445,8 @@ class Hostile:
             loss=1.0,
             trained=own.examples,
             round_number=task.round_number,
+            steps=-(-own.examples // network.batch_size),
+            step_s=0.01,
         )
         return messages.returned_content(returned)
 
