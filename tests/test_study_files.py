@@ -102,7 +102,9 @@ def test_everything_a_study_can_say_is_read():
     assert (found.overhead_s, found.optimizer, found.batch, found.epochs) == (2.0, "sgd", 8, 2)
 
 
-@pytest.mark.parametrize("name", ["study.yaml", "study-digits.yaml", "study-fleets.yaml", "study-estimates.yaml"])
+@pytest.mark.parametrize(
+    "name", ["study.yaml", "study-digits.yaml", "study-fleets.yaml", "study-memory.yaml", "study-estimates.yaml"]
+)
 def test_the_studies_of_the_documentation_can_be_read(name):
     study = read_study(Path(__file__).parents[1] / "docs" / name)
     assert len(study.seeds) >= 3

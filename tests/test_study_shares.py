@@ -9,6 +9,7 @@ from latte_cli.allocator import Deadline
 from latte_cli.federated.study import METHODS
 from latte_cli.federated.study.methods import LEVELS
 from latte_cli.federated.study.shares import ScenarioPrices, TunedOption, tuning_options
+from latte_cli.fleet import Method as Channels
 from latte_cli.store import open_store
 
 
@@ -156,6 +157,25 @@ def test_tiers_may_be_set_apart_from_the_end_of_the_round_and_fit_the_memory(pri
     tight_fleet = ScenarioPrices(tight, open_store(None)).fleet(tight.scenarios[0], [50] * 4)
     shared = tight_fleet.share_out(METHODS["heterofl"], TunedOption(duration=1.0))
     assert shared.sub_models[0].width < 1 and 0 in shared.shares
+
+
+def test_the_server_trains_no_channels_that_no_device_trains(prices, fleet):
+    short = replace(stopping(1e-6), tier=1e-6)
+    shared = fleet.share_out(METHODS["heterofl"], replace(short, tier=0.3))
+    assert shared.small is None
+    shared = fleet.share_out(METHODS["heterofl"], replace(short, width=0.5, tier=0.3))
+    assert shared.small.width == 0.5
+    nested = replace(METHODS["latte"], channels=Channels.NESTED)
+    shared = fleet.share_out(nested, short)
+    widest = max(shared.sub_models.values(), key=lambda each: each.parameters)
+    assert widest.width < 1
+    server = shared.small.of(prices.network)
+    assert server.parameters == widest.parameters
+    for each in shared.sub_models.values():
+        assert each.of(server).parameters == each.parameters
+    assert fleet.share_out(nested, stopping(1.0)).small is None
+    rolling = fleet.share_out(METHODS["latte"], short)
+    assert max(each.width for each in rolling.sub_models.values()) < 1 and rolling.small is None
 
 
 def test_tiers_may_cut_a_model_of_a_width_that_is_tuned_too(prices, fleet):

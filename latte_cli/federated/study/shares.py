@@ -1,6 +1,6 @@
 """Shares: which sub-model each device of a scenario trains under a method, and how long a round takes it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
@@ -22,7 +22,7 @@ from latte_cli.federated import models
 from latte_cli.federated.study.clock import Share
 from latte_cli.federated.study.document import Scenario, Study, Tier
 from latte_cli.federated.study.methods import LEVELS, Learning, StudyMethod, SubModelSizes
-from latte_cli.fleet import FleetClass
+from latte_cli.fleet import FleetClass, Method
 from latte_cli.store import Store
 
 
@@ -176,6 +176,8 @@ class ScenarioFleet:
         else:
             whole = replace(small or self._prices.whole, id="whole", widths=())
             chosen = dict.fromkeys(range(len(self.classes)), whole)
+        if option.deadline is Deadline.PARTIAL and self._cuts_first_channels(method):
+            small = _widest(small, chosen.values())
         shares = {
             device: share
             for device, each in chosen.items()
@@ -185,6 +187,12 @@ class ScenarioFleet:
         return Shared(
             sub_models={device: chosen[device] for device in shares}, shares=shares, small=small, limit_s=limit_s
         )
+
+    def _cuts_first_channels(self, method: StudyMethod) -> bool:
+        """Whether sub-models are the first channels of the server's model, in every round."""
+        sizes, channels = method.sizes, method.channels or self._prices.study.settings.method
+        cuts = sizes in (SubModelSizes.ESTIMATES, SubModelSizes.TIERS) and method.learning is Learning.OVERLAP
+        return cuts and channels is Method.NESTED
 
     def _limit_s(self, option: TunedOption) -> float:
         return inf if option.duration is None else option.duration * self.slowest_s
@@ -264,6 +272,15 @@ class ScenarioFleet:
 
     def _round_s(self, sub_model: SubModel, fleet_class: FleetClass) -> float | None:
         return self._prices.round(sub_model, fleet_class).round_s
+
+
+def _widest(small: SubModel | None, chosen: Collection[SubModel]) -> SubModel | None:
+    """The model that the server trains where devices train the first channels of it: no wider than the widest of those.
+
+    Channels that no device trains would stay as they were drawn, and spoil what the others compute.
+    """
+    widest = max(chosen, key=lambda each: each.parameters, default=None)
+    return small if widest is None or widest.width == 1 else _widths_in(widest, small)
 
 
 def _widths_in(sub_model: SubModel, small: SubModel | None) -> SubModel:
