@@ -604,6 +604,16 @@ def test_a_node_that_cannot_take_part_says_why(federation, change, reason):
     assert all(each.high_s is None and not each.meets(inf) for each in prices.rounds)
 
 
+@pytest.mark.parametrize(
+    ("method", "widths", "said"), [("nested", "0.5", True), ("nested", "1", False), ("rolling", "0.5", False)]
+)
+def test_channels_that_no_device_ever_trains_are_named(caplog, method, widths, said):
+    config = {**CONFIG, "method": method, "widths": widths, "rounds": 1, "round-duration": "1h", "held-out": 0.0}
+    run_federation(server.app, client.app, NODES[:1], config | {"devices": 1})
+    found = any("no device trains more than `w0.5`" in each.getMessage() for each in caplog.records)
+    assert found == said
+
+
 def test_a_device_that_cannot_take_part_does_not_stop_the_others(caplog):
     nodes = ({**NODES[0], "device": "nowhere"}, NODES[1])
     strategy, _ = server.federation(LocalGrid(client.app, list(nodes), CONFIG), settings({**CONFIG, "rounds": 1}))

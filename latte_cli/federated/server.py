@@ -59,6 +59,7 @@ def federation(grid: Grid, chosen: FederationSettings) -> tuple[Overlap, Result]
     if not strategy.devices:
         raise LatteError("no device can take part", hint="the warnings above say why")
     strategy.duration_s()
+    strategy.warn_of_untrained()
     result = strategy.start(
         grid,
         messages.array_record(first),

@@ -35,7 +35,7 @@ from latte_cli.federated.participation import participants
 from latte_cli.federated.recipe import NetworkScore
 from latte_cli.federated.replies import SMALL_BYTES, answers, reason, update_bytes
 from latte_cli.federated.settings import FederationSettings
-from latte_cli.fleet import FleetClass
+from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
 from latte_cli.network.channels import resizing_of
 
@@ -166,6 +166,17 @@ class Overlap(Strategy):
             self.round_duration_s = shortest_point(points, capacity=self._settings.capacity).round_duration_s
             log.info("\trounds take %.3g s", self.round_duration_s)
         return self.round_duration_s
+
+    def warn_of_untrained(self) -> None:
+        """Say so where no device trains the whole network, and the rule leaves the same channels out every time."""
+        given = [best.sub_model for each in self.devices.values() if (best := self._best(each.rounds))]
+        widest = max(given, key=lambda each: each.parameters, default=None)
+        if widest and self._settings.method is Method.NESTED and widest.parameters < self._network.parameters:
+            log.warning(
+                "no device trains more than `%s`, and `nested` leaves out the same channels in each round: they stay "
+                "as they were drawn, which spoils the network; train a smaller model, or set a longer `round-duration`",
+                widest.id,
+            )
 
     # Steps 2 and 3: parameters, F and U go to the devices, which train
 
