@@ -2,14 +2,13 @@ from functools import cache
 from itertools import product
 
 import made_rows
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latte_cli.allocator.costs import Costs
 from latte_cli.allocator.upper_ends import CallTime
-from latte_cli.estimator import Step, step_calls
+from latte_cli.estimator import UPDATE, Step, step_calls
 from latte_cli.layers import Activation, Concat, Convolution, Elementwise, Norm
 from latte_cli.network import Network, Node, zoo
 from latte_cli.network.channels import Resizing, channel_groups, resize
@@ -56,6 +55,11 @@ NETWORKS = {
 }
 
 
+def seconds_at(table, widths):
+    """The seconds of a step at these widths, with its update."""
+    return table.step(table.at(table.cells.chosen(widths)))[0]
+
+
 SOME = settings(max_examples=25)
 """Each draws a share for every group of its network, which are up to 33."""
 
@@ -86,12 +90,12 @@ def test_nodes_resized_one_by_one_are_those_of_the_resized_network(name, data):
 @pytest.mark.parametrize("name", NETWORKS)
 @SOME
 @given(data=st.data())
-def test_costs_are_those_of_the_resized_network_but_for_a_straight_update(name, data):
+def test_costs_are_those_of_the_resized_network(name, data):
     network, step = NETWORKS[name], Step(optimizer="none")
     costs, widths = costs_of(name, step), drawn(name, data)
     resized = resize(network, widths)
     assert costs.parameters(widths) == resized.parameters
-    assert costs.seconds(widths) == pytest.approx(
+    assert seconds_at(costs.table(widths), widths) == pytest.approx(
         sum(each.seconds for each in seconds(list(step_calls(resized, step))))
     )
 
@@ -99,36 +103,60 @@ def test_costs_are_those_of_the_resized_network_but_for_a_straight_update(name, 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "concatenating"])
 @SOME
 @given(data=st.data())
-def test_tables_are_exact_where_two_groups_at_most_decide_a_node(name, data):
+def test_tables_are_exact_where_few_groups_decide_a_node(name, data):
     costs, widths = costs_of(name, Step()), drawn(name, data)
     at = drawn(name, data)
-    time_table, parameter_table = costs.times(at), costs.sizes(at)
     assert costs.tabular
-    assert time_table.at(widths) == pytest.approx(costs.seconds(widths))
-    assert parameter_table.at(widths) == pytest.approx(costs.parameters(widths))
+    here, there = costs.table(at), Costs(NETWORKS[name], Step(), levels(NETWORKS[name]), seconds).table(widths)
+    assert seconds_at(here, widths) == pytest.approx(seconds_at(there, widths))
+    assert here.at(here.cells.chosen(widths)).parameters == costs.parameters(widths)
+
+
+def test_updates_are_those_of_the_resized_network():
+    network = NETWORKS["lenet"]
+
+    def price(works):
+        """Updates alone, which do not grow in a straight line."""
+        return [CallTime(seconds=work.layer.elements**0.5 if work.name == UPDATE else 0.0) for work in works]
+
+    costs = Costs(network, Step(), levels(network), price)
+    for chosen in product(*costs.levels.values()):
+        widths = dict(zip(costs.levels, chosen, strict=True))
+        assert seconds_at(costs.table(widths), widths) == pytest.approx(costs.parameters(widths) ** 0.5, rel=0.001)
 
 
 def test_behind_a_concatenation_tables_are_exact_where_they_are_made_and_one_group_away():
     network = NETWORKS["concatenating"]
-    costs = Costs(network, Step(optimizer="none"), levels(network), seconds)
-    assert not costs.tabular
+    costs = Costs(network, Step(optimizer="none"), levels(network), seconds, largest_block=9)
+    exact = Costs(network, Step(optimizer="none"), levels(network), seconds)
+    assert exact.tabular and not costs.tabular
     at = {name: options[1] for name, options in costs.levels.items()}
-    table = costs.times(at)
+    table = costs.table(at)
     for name, options in costs.levels.items():
         for width in options:
-            assert table.at(at | {name: width}) == pytest.approx(costs.seconds(at | {name: width}))
+            widths = at | {name: width}
+            assert seconds_at(table, widths) == pytest.approx(seconds_at(exact.table(at), widths))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_what_a_group_of_another_width_adds_is_the_difference_of_the_two_steps(name):
-    network = NETWORKS[name]
-    costs = Costs(network, Step(), levels(network), seconds)
-    widths = {group: options[0] for group, options in costs.levels.items()}
-    wider = {group: options[-1] for group, options in costs.levels.items()}
-    for group, (more, parameters) in costs.changes(widths, wider).items():
-        raised = widths | {group: wider[group]}
-        assert more == pytest.approx(costs.seconds(raised) - costs.seconds(widths), abs=1e-12)
-        assert parameters == costs.parameters(raised) - costs.parameters(widths)
+def test_what_errs_together_adds_up_in_one_column():
+    network = NETWORKS["resnet8"]
+
+    def price(works):
+        return [
+            CallTime(seconds=1.0, half_s=0.5 + each.layer.flops(each.phase) / 1e6, alike=0.25, errs_with=each.phase)
+            for each in works
+        ]
+
+    costs = Costs(network, Step(optimizer="none"), levels(network), price)
+    widths = {name: options[1] for name, options in costs.levels.items()}
+    works = list(step_calls(resize(network, widths), Step(optimizer="none")))
+    halves, of_layers = {}, {}
+    for work, time in zip(works, price(works), strict=True):
+        halves[work.phase] = halves.get(work.phase, 0.0) + time.half_s
+        of_layers[work.phase, work.layer] = of_layers.get((work.phase, work.layer), 0.0) + time.half_s
+    squares = 0.25 * sum(each**2 for each in halves.values()) + 0.75 * sum(each**2 for each in of_layers.values())
+    table = costs.table(widths)
+    assert table.step(table.at(table.cells.chosen(widths))) == pytest.approx((len(works), squares))
 
 
 def test_each_layer_is_priced_once():
@@ -140,20 +168,11 @@ def test_each_layer_is_priced_once():
 
     costs = Costs(network, Step(), levels(network), price)
     middle = {name: options[1] for name, options in costs.levels.items()}
-    costs.times(middle)
+    costs.table(middle)
     before = len(asked)
-    costs.times(middle)
-    costs.seconds(middle)
+    costs.table({name: options[0] for name, options in costs.levels.items()})
     assert len(asked) == before
     assert len(set(asked)) == len(asked)
-
-
-def test_a_table_adds_up_groups_and_pairs():
-    costs = Costs(NETWORKS["lenet"], Step(), levels(NETWORKS["lenet"]), seconds)
-    table = costs.times({name: options[0] for name, options in costs.levels.items()})
-    for chosen in product(*costs.levels.values()):
-        widths = dict(zip(costs.levels, chosen, strict=True))
-        assert np.isclose(table.at(widths), costs.seconds(widths))
 
 
 def test_the_convolutions_of_a_depthwise_block_share_a_group():

@@ -1,9 +1,10 @@
 """Fine allocation against every combination of widths there is."""
 
+import runpy
 from dataclasses import replace
-from functools import cache
 from itertools import product
 from math import log
+from pathlib import Path
 
 import made_rows
 import numpy as np
@@ -21,7 +22,6 @@ from latte_cli.allocator import (
     fine_target,
     largest,
 )
-from latte_cli.allocator.pricing import estimator_of
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Estimator, Limits
 from latte_cli.fleet import Fleet, FleetClass
@@ -223,63 +223,20 @@ def test_a_mean_share_takes_the_shortest_rounds_that_widths_of_their_own_allow(c
 
 # Predicted rows: what errs together makes the upper end of a step more than the sum of its calls' upper ends
 
-PREDICTED = {"custom_cnn": (1 / 4, 1 / 2, 1), "lenet": (1 / 4, 1 / 2, 1), "resnet8": (1 / 2, 1)}
-SHIPPED = "reference-amd-epyc-family-26-model-2-2c-2t"
-OFFICE = FleetClass(name="office", device=SHIPPED, samples=64, batch=8, up_bit_per_s=1e8, down_bit_per_s=1e9)
+EXACTNESS = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks/allocation_exactness.py"))
 
 
-class Predicted(Case):
-    """A network on the shipped profile of a CPU, which predicts most of its sub-models' layers."""
-
-    def __init__(self, name):
-        self.network, self.shares = zoo.network(name, batch_size=8), PREDICTED[name]
-        groups = groups_to_cut(self.network)
-        options = [sorted({group.width(share) for share in self.shares}) for group in groups]
-        self.combinations = [
-            {group.name: width for group, width in zip(groups, widths, strict=True)} for widths in product(*options)
-        ]
-        self.channels = {group.name: group.channels for group in groups}
-        self.store, self.estimators, self._rounds = open_store(None), {}, {}
-        self._pricer = Pricer(lambda batch: self.network, self.estimator)
-
-    def pricer(self):
-        return self._pricer
-
-    def estimator(self, fleet_class):
-        limit = fleet_class.memory_bytes
-        if limit not in self.estimators:
-            limits = Limits(memory_bytes=limit)
-            self.estimators[limit] = estimator_of(self.store, SHIPPED, fleet_class, limits=limits)
-        return self.estimators[limit]
+def test_on_predicted_rows_no_combination_that_meets_the_round_is_better_by_over_a_thousandth():
+    short = [(case, drawn.shortfall(case)) for drawn, case in EXACTNESS["drawn_cases"](15, seed=32)]
+    assert not [each for each in short if each[1] > EXACTNESS["TOLERANCE"]]
 
 
-@cache
-def predicted(name):
-    return Predicted(name)
+def test_of_a_known_network_no_combination_that_meets_the_round_is_better_by_over_a_thousandth():
+    drawn = EXACTNESS["Drawn"](
+        np.random.default_rng(30), network=zoo.network("custom_cnn", batch_size=8), shares=QUARTERS
+    )
+    assert len(drawn.combinations) == 81
+    assert not [case for case in drawn.cases(12) if drawn.shortfall(case) > EXACTNESS["TOLERANCE"]]
 
 
-def drawn_classes(case, random, count):
-    """Classes of devices with other numbers of steps, links and, one in three, memory, and a duration for each."""
-    needs = sorted(each.memory_bytes for each in case.rounds(OFFICE))
-    tight = replace(OFFICE, memory_bytes=needs[2 * len(needs) // 3])
-    for _ in range(count):
-        own = tight if random.random() < 1 / 3 else OFFICE
-        yield own, case.between(own, random.uniform(0.02, 0.98)), list(Objective)[random.integers(len(Objective))]
-
-
-@pytest.mark.parametrize("name", PREDICTED)
-def test_on_predicted_rows_nothing_that_meets_the_round_is_better_by_over_a_thousandth(name):
-    case, random, short = predicted(name), np.random.default_rng(28), []
-    for fleet_class, duration_s, objective in drawn_classes(case, random, CASES):
-        meeting = [each for each in case.rounds(fleet_class) if each.meets(duration_s)]
-        found = Search(case.pricer(), fleet_class, objective, case.shares).best(duration_s)
-        best = max(case.value(objective, each.sub_model) for each in meeting)
-        assert found.meets(duration_s)
-        own = case.value(objective, found.sub_model)
-        if own < best - 1e-3 * abs(best):
-            short.append((fleet_class.memory_bytes, duration_s, objective, own, best))
-    assert not short
-
-
-CASES = 12
-"""Of each network; each takes some 50 ms once all sub-models are priced."""
+QUARTERS = (1 / 4, 1 / 2, 1)

@@ -1,48 +1,41 @@
 """Upper ends of steps by their calls, against the intervals of the estimator."""
 
-import made_rows
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_program import random_table
 
-from latte_cli.allocator.upper_ends import CallTime, UpperEnd
-from latte_cli.layers import Phase
+from latte_cli.allocator.upper_ends import UpperEnd
 
-LAYERS = [made_rows.convolution(1, 3, width, 8) for width in (4, 8, 16)]
-
-calls = st.lists(
-    st.tuples(
-        st.sampled_from(LAYERS),
-        st.builds(
-            CallTime,
-            seconds=st.floats(1e-6, 1e-2),
-            half_s=st.floats(0.0, 1e-2),
-            alike=st.just(0.4),
-            errs_with=st.sampled_from(list(Phase)),
-        ),
-    ),
-    min_size=1,
-    max_size=8,
-)
+amounts = st.floats(1e-6, 1e-2)
 
 
-def upper_end(step, common):
-    """The upper end as `intervals` has it, term by term."""
-    total = sum(each.seconds for _, each in step)
-    spread = 0.0
-    for cause in {each.errs_with for _, each in step}:
-        halves = dict.fromkeys(LAYERS, 0.0)
-        for layer, each in step:
-            halves[layer] += each.half_s if each.errs_with == cause else 0.0
-        spread += 0.4 * sum(halves.values()) ** 2 + 0.6 * sum(half**2 for half in halves.values())
-    return total + (spread + (common * total) ** 2) ** 0.5
+@given(seconds=amounts, spread=amounts, common=st.floats(0.01, 0.5))
+def test_the_upper_end_of_the_step_that_was_priced_is_its_own(seconds, spread, common):
+    high_s = seconds + (spread**2 + (common * seconds) ** 2) ** 0.5
+    upper = UpperEnd.from_estimate(seconds, spread**2, seconds, high_s)
+    assert upper.seconds(seconds, spread**2) == pytest.approx(high_s)
+    assert upper.common == pytest.approx(common, rel=1e-3, abs=1e-3 * spread / seconds)
 
 
-@given(here=calls, there=calls, common=st.floats(0.01, 0.5))
-def test_what_calls_add_is_the_upper_end_here_and_no_more_than_it_elsewhere(here, there, common):
-    total = sum(each.seconds for _, each in here)
-    seen = UpperEnd.from_estimate(here, total, upper_end(here, common))
-    assert sum(seen.weigh(layer, each) for layer, each in here) == pytest.approx(upper_end(here, common))
-    assert sum(seen.weigh(layer, each) for layer, each in there) <= upper_end(there, common) * (1 + 1e-6)
-    moved = seen.seen_from(there)
-    assert sum(moved.weigh(layer, each) for layer, each in there) == pytest.approx(upper_end(there, common), rel=1e-4)
+@given(seconds=amounts, spread=amounts, ratio=st.floats(0.5, 1.0), above=st.floats(0.0, 0.5))
+def test_a_step_that_is_not_the_sum_of_its_calls_is_met_too(seconds, spread, ratio, above):
+    step_s = ratio * seconds
+    high_s = step_s + above * spread
+    upper = UpperEnd.from_estimate(seconds, spread**2, step_s, high_s)
+    assert upper.seconds(seconds, spread**2) == pytest.approx(high_s)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_cells_add_is_what_another_layer_in_their_place_changes(seed):
+    generator = np.random.default_rng(seed)
+    table = random_table(generator, [2] * 5, [(0, 1), (2, 3)], growth=1e-3, alone=True)
+    upper = UpperEnd(ratio=0.9, common=0.1, scale=1.05)
+    here = np.zeros(5, dtype=np.int64)
+    cells, before = upper.of(table, table.at(here)), upper.seconds(*table.step(table.at(here)))
+    for group in range(5):
+        there = here.copy()
+        there[group] = 1
+        changed = upper.seconds(*table.step(table.at(there))) - before
+        assert cells[table.cells.of(there)].sum() - cells[table.cells.of(here)].sum() == pytest.approx(changed, rel=0.1)

@@ -1,45 +1,31 @@
 """Costs: what the widths of single channel groups add to the time and the size of a training step, as tables."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from latte_cli.allocator.upper_ends import CallTime, Weigh, mean_seconds
+from latte_cli.allocator.cells import NO_UPDATE, Cells, CostTable, Levels, StepSums, Update, Widths
+from latte_cli.allocator.upper_ends import CallTime
 from latte_cli.estimator import LOSS, UPDATE, Step, Work, step_calls
 from latte_cli.layers import Layer, Optimizer, Phase
 from latte_cli.network import Network, Node
 from latte_cli.network.channels import resizing_of
 
-Array: TypeAlias = NDArray[np.float64]
-Widths: TypeAlias = Mapping[str, int]
-"""How many channels each channel group keeps, by its name."""
+_LARGEST_BLOCK = 1000  # chosen: three groups of ten levels; so many layers are priced in a tenth of a second
 
-Levels: TypeAlias = Mapping[str, tuple[int, ...]]
-"""The widths that each channel group may have, least first."""
+_UPDATES = 129  # chosen: between two of them an update is taken to grow in a straight line
 
-_PAIR = 2  # a convolution knows two groups of channels: those it reads and those it makes
+_SECONDS, _PARAMETERS = -2, -1
+"""The columns of what is no half; halves have columns from 0 on."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class CostTable:
-    """A sum over groups and pairs of them: constant + Σ single[g][i] + Σ pairs[g, h][i, j] at the levels i and j."""
-
-    levels: Levels
-    constant: float
-    single: Mapping[str, Array]
-    pairs: Mapping[tuple[str, str], Array]
-
-    def at(self, widths: Widths) -> float:
-        """The sum at these widths, each one of the group's levels."""
-        level = {name: self.levels[name].index(width) for name, width in widths.items()}
-        alone = sum(float(values[level[name]]) for name, values in self.single.items())
-        return self.constant + alone + sum(float(t[level[a], level[b]]) for (a, b), t in self.pairs.items())
+_Row: TypeAlias = Mapping[int, float]
+"""What something adds to a step, by column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,25 +39,39 @@ class _Owned:
 
 
 class Costs:
-    """The seconds of a step's calls and the parameters of `network`, by the widths of its channel groups.
+    """What the calls of a step and the parameters of `network` add up to, by the widths of its channel groups.
 
-    `price` tells the times of calls; sums are of what these `weigh`. Nodes that no more than two groups decide are
-    exact in tables; those behind a concatenation depend on sums of many widths, and stand in tables as what each group
-    alone changes from where the tables are made.
+    `price` tells the times of calls. Nodes whose groups have few choices of levels are exact in tables; those behind a
+    concatenation may depend on many groups, and stand in tables as what each of them alone changes from where the
+    tables are made.
     """
 
     def __init__(
-        self, network: Network, step: Step, levels: Levels, price: Callable[[Sequence[Work]], Sequence[CallTime]]
+        self,
+        network: Network,
+        step: Step,
+        levels: Levels,
+        price: Callable[[Sequence[Work]], Sequence[CallTime]],
+        *,
+        largest_block: int = _LARGEST_BLOCK,
     ) -> None:
-        """Raises LatteError where the network's channels cannot be followed."""
+        """`largest_block` is the most choices of levels of a node's groups that all have a cell.
+
+        Raises LatteError where the network's channels cannot be followed.
+        """
+        self._largest_block = largest_block
         self._network, self._step, self._price = network, step, price
         self._resizing = resizing_of(network)
         self.levels = levels
         self._times: dict[tuple[Layer, Phase], CallTime] = {}
         self._layers: dict[tuple[str, tuple[int, ...]], Layer] = {}
-        self._sizes: CostTable | None = None
+        self._rows: dict[tuple[str, tuple[int, ...]], _Row] = {}
+        self._columns: dict[object, int] = {}
+        self._shares: list[float] = []
         self._owned = tuple(self._of_nodes())
-        self._of_group = {name: [each for each in self._owned if name in each.owners] for name in levels}
+        shared = (each.owners for each in self._owned if len(each.owners) > 1 and self._in_block(each))
+        self.cells = Cells(levels, shared)
+        self._exact: CostTable | None = None
 
     def _of_nodes(self) -> Iterator[_Owned]:
         seen: set[str] = set()
@@ -89,97 +89,69 @@ class Costs:
     @cached_property
     def tabular(self) -> bool:
         """Whether the tables are exact wherever they are made."""
-        return all(len(each.owners) <= _PAIR for each in self._owned)
+        return all(self._in_block(each) for each in self._owned)
 
-    def calls(self, widths: Widths) -> list[tuple[Layer, CallTime]]:
-        """All calls of a step at these widths."""
-        layers = [(each, self._layer(each, [widths[name] for name in each.owners])) for each in self._owned]
-        self._price_new((each, layer) for each, layer in layers)
-        found = [(layer, self._times[layer, phase]) for each, layer in layers for phase in each.phases]
-        return [*found, *self._loss, *self._update_at(self.parameters(widths))]
-
-    def seconds(self, widths: Widths, weigh: Weigh = mean_seconds) -> float:
-        """The seconds of all calls of a step at these widths."""
-        return sum(weigh(layer, time) for layer, time in self.calls(widths))
+    def _in_block(self, each: _Owned) -> bool:
+        """Whether the table has a cell for every choice of the node's levels."""
+        return len(each.owners) <= 1 or prod(len(self.levels[name]) for name in each.owners) <= self._largest_block
 
     def parameters(self, widths: Widths) -> int:
         """How many parameters there are at these widths."""
         return sum(_count(each, self._layer(each, [widths[name] for name in each.owners])) for each in self._owned)
 
-    def changes(self, widths: Widths, others: Widths, weigh: Weigh = mean_seconds) -> dict[str, tuple[float, int]]:
-        """For each group in `others`, the seconds and parameters that its width there adds to a step at `widths`."""
-        changes = {
-            name: [
-                (each, self._layer(each, [widths[own] for own in each.owners]), self._layer(each, moved))
-                for each in self._of_group[name]
-                for moved in ([width if own == name else widths[own] for own in each.owners],)
-            ]
-            for name, width in others.items()
-        }
-        self._price_new((each, layer) for change in changes.values() for each, *pair in change for layer in pair)
-        _, slope = self._update(weigh)
-        found = {}
-        for name, change in changes.items():
-            parameters = sum(_count(each, after) - _count(each, before) for each, before, after in change)
-            seconds = sum(
-                self._of(each, after, weigh) - self._of(each, before, weigh) for each, before, after in change
-            )
-            found[name] = seconds + slope * parameters, parameters
-        return found
+    def table(self, at: Widths) -> CostTable:
+        """The sums of steps, where nodes that many groups decide are near `at`."""
+        if self._exact is None or not self.tabular:
+            self._exact = self._table(at)
+        return self._exact
 
-    def sizes(self, at: Widths) -> CostTable:
-        """The parameters, where nodes that many groups decide are near `at`."""
-        if self._sizes is None or not self.tabular:
-            self._sizes = self._table(at, lambda each, layer: float(_count(each, layer)))
-        return self._sizes
+    def _table(self, at: Widths) -> CostTable:
+        from scipy.sparse import csr_array
 
-    def times(self, at: Widths, weigh: Weigh = mean_seconds) -> CostTable:
-        """The seconds, where nodes that many groups decide are near `at`."""
         self._price_new(
             (each, self._layer(each, widths)) for each in self._owned for widths in self._combinations(each, at)
         )
-        parameters = self.sizes(at)
-        seconds = self._table(at, lambda each, layer: self._of(each, layer, weigh))
-        base, slope = self._update(weigh)
-        loss = sum(weigh(layer, time) for layer, time in self._loss)
-        constant = seconds.constant + loss + base + slope * parameters.constant
-        single = dict(seconds.single)
-        for name, values in parameters.single.items():
-            single[name] = single.get(name, 0.0) + slope * values
-        pairs = {key: values + slope * parameters.pairs[key] for key, values in seconds.pairs.items()}
-        return CostTable(levels=self.levels, constant=constant, single=single, pairs=pairs)
+        constant: list[_Row] = [self._fixed]
+        rows: list[tuple[int, _Row]] = []
+        for each in self._owned:
+            made = [self._row(each, widths) for widths in self._combinations(each, at)]
+            if each.owners and self._in_block(each):
+                rows += zip(self.cells.of_groups(each.owners).ravel().tolist(), made, strict=True)
+            else:
+                constant.append(made[0])
+                alone = (cell for name in each.owners for cell in self.cells.of_groups([name]).tolist())
+                rows += zip(alone, _less(*made), strict=True)
+        amounts = np.zeros((self.cells.size, 2))
+        halves = [(cell, column, value) for cell, row in rows for column, value in row.items() if column >= 0]
+        for cell, row in rows:
+            amounts[cell] += row.get(_SECONDS, 0.0), row.get(_PARAMETERS, 0.0)
+        cells, columns, values = (np.array(each) for each in zip(*halves, strict=True)) if halves else ([], [], [])
+        return CostTable(
+            cells=self.cells,
+            constant=self._step_sums(constant),
+            amounts=amounts,
+            halves_s=csr_array((values, (cells, columns)), shape=(self.cells.size, len(self._shares))),
+            shares=np.array(self._shares),
+            update=self._update,
+        )
+
+    def _step_sums(self, rows: Iterable[_Row]) -> StepSums:
+        sums: defaultdict[int, float] = defaultdict(float)
+        for row in rows:
+            for column, value in row.items():
+                sums[column] += value
+        halves_s = np.array([sums[column] for column in range(len(self._shares))])
+        return StepSums(seconds=sums[_SECONDS], parameters=sums[_PARAMETERS], halves_s=halves_s)
 
     def _combinations(self, each: _Owned, at: Widths) -> Iterator[tuple[int, ...]]:
         """The widths of the node's groups that its tables need."""
-        if len(each.owners) <= _PAIR:
+        if self._in_block(each):
             yield from product(*(self.levels[name] for name in each.owners))
             return
         here = tuple(at[name] for name in each.owners)
         yield here
         for place, name in enumerate(each.owners):
             yield from ((*here[:place], width, *here[place + 1 :]) for width in self.levels[name])
-
-    def _table(self, at: Widths, amount: Callable[[_Owned, Layer], float]) -> CostTable:
-        constant = 0.0
-        single = {name: np.zeros(len(levels)) for name, levels in self.levels.items()}
-        pairs: dict[tuple[str, str], Array] = {}
-        for each in self._owned:
-            amounts = [amount(each, self._layer(each, widths)) for widths in self._combinations(each, at)]
-            match each.owners:
-                case ():
-                    constant += amounts[0]
-                case (name,):
-                    single[name] += amounts
-                case (first, second):
-                    shape = len(self.levels[first]), len(self.levels[second])
-                    pairs.setdefault((first, second), np.zeros(shape))
-                    pairs[first, second] += np.reshape(amounts, shape)
-                case owners:
-                    here, rest = amounts[0], iter(amounts[1:])
-                    constant += here
-                    for name in owners:
-                        single[name] += [next(rest) - here for _ in self.levels[name]]
-        return CostTable(levels=self.levels, constant=constant, single=single, pairs=pairs)
 
     def _layer(self, each: _Owned, widths: Sequence[int]) -> Layer:
         key = (each.node.name, tuple(widths))
@@ -199,45 +171,62 @@ class Costs:
         if wanted:
             self._times.update(zip(wanted, self._price(list(wanted.values())), strict=True))
 
-    def _of(self, each: _Owned, layer: Layer, weigh: Weigh) -> float:
-        return sum(weigh(layer, self._times[layer, phase]) for phase in each.phases)
+    # Rows: what a node and the loss add
 
-    # Besides the nodes: the loss, which no width changes, and the update, by the number of parameters
+    def _row(self, each: _Owned, widths: tuple[int, ...]) -> _Row:
+        """What the node adds at these widths of its groups."""
+        key = each.node.name, widths
+        if key not in self._rows:
+            layer = self._layer(each, widths)
+            row = self._calls_row((layer, self._times[layer, phase]) for phase in each.phases)
+            row[_PARAMETERS] += _count(each, layer)
+            self._rows[key] = row
+        return self._rows[key]
+
+    def _calls_row(self, calls: Iterable[tuple[Layer, CallTime]]) -> defaultdict[int, float]:
+        row: defaultdict[int, float] = defaultdict(float)
+        for layer, time in calls:
+            row[_SECONDS] += time.seconds
+            if time.half_s:
+                row[self._column(time.errs_with, time.alike)] += time.half_s
+                if time.alike < 1:
+                    row[self._column((time.errs_with, layer), 1 - time.alike)] += time.half_s
+        return row
+
+    def _column(self, together: object, share: float) -> int:
+        if together not in self._columns:
+            self._columns[together] = len(self._shares)
+            self._shares.append(share)
+        return self._columns[together]
 
     @cached_property
-    def _loss(self) -> list[tuple[Layer, CallTime]]:
+    def _fixed(self) -> _Row:
+        """What no width changes: the loss."""
         works = [work for work in step_calls(self._network, self._step) if work.name == LOSS]
-        return [(work.layer, time) for work, time in zip(works, self._price(works), strict=True)] if works else []
-
-    def _update(self, weigh: Weigh) -> tuple[float, float]:
-        """What an update counts for, as a + b parameters."""
-        if not self._updates:
-            return 0.0, 0.0
-        (least, layer, low), (most, _, high) = self._updates
-        slope = max(0.0, (weigh(layer, high) - weigh(layer, low)) / (most - least)) if most > least else 0.0
-        return weigh(layer, low) - slope * least, slope
-
-    def _update_at(self, parameters: int) -> Iterator[tuple[Layer, CallTime]]:
-        """The update of so many parameters."""
-        if self._updates:
-            (_, layer, low), _ = self._updates
-            base_s, slope_s = self._update(mean_seconds)
-            base_half_s, slope_half_s = self._update(lambda _, time: time.half_s)
-            seconds, half_s = base_s + slope_s * parameters, base_half_s + slope_half_s * parameters
-            yield layer, replace(low, seconds=seconds, half_s=half_s)
+        times = self._price(works) if works else []
+        return self._calls_row((work.layer, time) for work, time in zip(works, times, strict=True))
 
     @cached_property
-    def _updates(self) -> tuple[tuple[int, Layer, CallTime], ...]:
-        """The updates of the smallest and of the largest network, with their parameters, as calls of one layer."""
+    def _update(self) -> Update:
+        """The update of the smallest network, of the largest, and of sizes between them."""
         if self._step.optimizer == "none":
-            return ()
-        ends = [self.parameters({name: each[at] for name, each in self.levels.items()}) for at in (0, -1)]
-        tensors = len(self._network.trained_sizes)
-        updates = [Optimizer(function=self._step.optimizer, tensors=tensors, elements=size) for size in ends]
-        works = [Work(name=UPDATE, layer=layer, phase=Phase.UPDATE) for layer in updates]
-        times = [replace(each, alike=1.0, errs_with=UPDATE) for each in self._price(works)]
-        return tuple((size, updates[0], time) for size, time in zip(ends, times, strict=True))
+            return NO_UPDATE
+        least, most = (self.parameters({name: each[at] for name, each in self.levels.items()}) for at in (0, -1))
+        sizes, tensors = np.unique(np.linspace(least, most, _UPDATES).round()), len(self._network.trained_sizes)
+        layers = [Optimizer(function=self._step.optimizer, tensors=tensors, elements=int(size)) for size in sizes]
+        times = self._price([Work(name=UPDATE, layer=layer, phase=Phase.UPDATE) for layer in layers])
+        return Update(
+            parameters=sizes,
+            seconds=np.array([each.seconds for each in times]),
+            halves_s=np.array([each.half_s for each in times]),
+        )
 
 
 def _count(each: _Owned, layer: Layer) -> int:
     return sum(prod(layer.parameter_shapes[at]) for at in each.first_of)
+
+
+def _less(here: _Row, *rows: _Row) -> Iterator[_Row]:
+    """What each row adds to `here`."""
+    for row in rows:
+        yield {column: row.get(column, 0.0) - here.get(column, 0.0) for column in {**here, **row}}

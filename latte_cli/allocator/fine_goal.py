@@ -35,7 +35,8 @@ def fine_target(
     if not _holds(goal, priced, parameters, found):
         return uniform
     taking_part = sum(each is not None for each in found)
-    low_s, high_s = 0.0, _longest_s(found)
+    taking = [search for search, each in zip(searches, found, strict=True) if each]
+    low_s, high_s = _longest_s([search.shortest() for search in taking]), _longest_s(found)
     for number in range(_HALVINGS):
         tried = [search.best((low_s + high_s) / 2) for search in searches]
         if sum(each is not None for each in tried) == taking_part and _holds(goal, priced, parameters, tried):

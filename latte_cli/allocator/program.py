@@ -1,118 +1,186 @@
-"""The integer program: one level for each channel group, within limits that are sums over groups and pairs of them."""
+"""The program: one level for each channel group, with the most value, in rounds within limits that add up in tables."""
 
-import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from latte_cli.allocator.costs import Array, CostTable, Levels
+from latte_cli.allocator.cells import Array, Cells, CostTable, Indices
+from latte_cli.allocator.elimination import Elimination
+from latte_cli.allocator.moves import Neighbourhood, squares_changed
+from latte_cli.allocator.upper_ends import UpperEnd
 
-GAP = 5e-4  # chosen: half of the 0.1 % that a plan may fall short of the best
-"""How far, relatively, a solution may be from the best."""
+FEW = 20_000  # chosen: so many choices are all looked at, in under a second
 
-_SOLVER_S = 20.0  # chosen: what is found by then is taken; a user waits no longer for one class
+_PRICINGS = 60  # chosen: prices move by ever less; twice as many found nothing better for ResNet-50
+_NOTHING_S = 1e-9  # chosen: no round is as short, so a climb towards it ends at the shortest
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """A sum over cells that is at most `most`."""
+
+    cells: Array
+    most: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Program:
-    """A choice of one level for each group, and of one pair of levels for each pair of groups that share a node.
+    """The levels with the most of the sum `value` whose round takes at most `duration_s`, within `limits`.
 
-    The choices of levels are integer; those of pairs follow from them.
+    A round takes `steps` steps, each up to its upper end, `parameter_s` for each parameter, and `fixed_s`. The levels
+    `excluded` are not to be found.
     """
 
-    def __init__(self, levels: Levels, pairs: Iterable[tuple[str, str]]) -> None:
-        self._levels = levels
-        self._single, self._pairs, size = {}, {}, 0
-        for name, widths in levels.items():
-            self._single[name] = slice(size, size + len(widths))
-            size += len(widths)
-        self._integer = size
-        for first, second in pairs:
-            count = len(levels[first]) * len(levels[second])
-            self._pairs[first, second] = slice(size, size + count)
-            size += count
-        self._size = size
-        self._limits: list[tuple[Array, float]] = []
+    table: CostTable
+    elimination: Elimination
+    neighbourhood: Neighbourhood
+    upper: UpperEnd
+    value: Array
+    duration_s: float
+    steps: int
+    parameter_s: float
+    fixed_s: float
+    limits: Sequence[Limit] = ()
+    excluded: frozenset[tuple[int, ...]] = frozenset()
 
-    def alone(self, single: Mapping[str, Array]) -> Array:
-        """The coefficients of a sum over groups."""
-        row = np.zeros(self._size)
-        for name, values in single.items():
-            row[self._single[name]] = values
-        return row
+    @property
+    def cells(self) -> Cells:
+        """Those of the tables."""
+        return self.table.cells
 
-    def row(self, table: CostTable) -> Array:
-        """The coefficients of a table's sum, without its constant."""
-        row = self.alone(table.single)
-        for key, values in table.pairs.items():
-            row[self._pairs[key]] = values.ravel()
-        return row
+    def best(self, start: Indices, *, climbs: int = 0) -> Indices | None:
+        """The best levels that were found, of few levels the best there are; None where none is within the limits.
 
-    def limit(self, row: Array, most: float) -> None:
-        """Let the sum with these coefficients be at most `most`."""
-        scale = np.abs(row).max() or 1.0
-        self._limits.append((row / scale, most / scale))
+        It is looked from `start`, and from so many levels (`climbs`) that are the best of all at prices of the limits.
+        """
+        if (every := self._every()) is not None:
+            return self._best_of(every)
+        starts = np.concatenate([start[None], self._relaxed()[:climbs]]) if climbs else start[None]
+        seen: set[tuple[int, ...]] = set()
+        return self._best_of(np.array([self.climb(each, seen) for each in starts]))
 
-    def solve(self, goal: Array) -> dict[str, int] | None:
-        """The widths with the most of `goal`, to GAP; None where nothing is within the limits."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
+    def shortest(self, start: Indices) -> Indices:
+        """The levels with the shortest round that was found, of few levels the shortest; limits do not count."""
+        if (every := self._every()) is not None:
+            allowed = np.array([tuple(each) not in self.excluded for each in every.tolist()])
+            every = every[allowed] if allowed.any() else every
+        else:
+            quickest = self.elimination.best(-self._round_cells(start), start)
+            every = np.array(
+                [replace(self, duration_s=_NOTHING_S, limits=()).climb(each, set()) for each in (start, quickest)]
+            )
+        shortest: Indices = every[np.argmin(self._excesses(*self._sums(every))[0])]
+        return shortest
+
+    def rounds_s(self, chosen: Indices) -> Array:
+        """The upper ends of the rounds at these levels, in seconds; one for each row of levels."""
+        linear, squares = self._sums(chosen)
+        return self._round_s(linear, squares)
+
+    def _every(self) -> Indices | None:
+        """Each choice of levels; None where they are many."""
+        if self.cells.counts.astype(float).prod() > FEW:
+            return None
+        return np.indices(self.cells.counts.tolist()).reshape(len(self.cells.counts), -1).T
+
+    def _best_of(self, chosen: Indices) -> Indices | None:
+        fitting = chosen[self._excess(*self._sums(chosen)) <= 0]
+        order = np.argsort(-self._values(fitting), kind="stable")
+        return next((fitting[at] for at in order if tuple(fitting[at].tolist()) not in self.excluded), None)
+
+    def _values(self, chosen: Indices) -> Array:
+        values: Array = self.value[self.cells.of(chosen)].sum(axis=-1)
+        return values
+
+    # Limits: what is added up is linear in the cells but for the squares of halves
+
+    @cached_property
+    def _linear(self) -> Array:
+        """Value, seconds and parameters of every cell, then what counts for each limit."""
+        return np.column_stack([self.value, self.table.amounts, *(limit.cells for limit in self.limits)])
+
+    def _sums(self, chosen: Indices) -> tuple[Array, Array]:
+        """The linear sums and the squares at these levels, a row for each row of levels."""
         from scipy.sparse import csr_array
 
-        equal, values = self._consistent()
-        with _quiet():
-            found = milp(
-                -goal / (np.abs(goal).max() or 1.0),
-                integrality=(np.arange(self._size) < self._integer).astype(int),
-                bounds=Bounds(0, 1),
-                constraints=[
-                    LinearConstraint(equal, values, values),
-                    *(LinearConstraint(csr_array(row[None]), -np.inf, most) for row, most in self._limits),
-                ],
-                options={"mip_rel_gap": GAP, "time_limit": _SOLVER_S},
+        cells = self.cells.of(chosen)
+        constant = self.table.constant
+        linear = self._linear[cells].sum(axis=1)
+        linear[:, 1:3] += constant.seconds, constant.parameters
+        rows = np.repeat(np.arange(len(cells)), cells.shape[1])
+        chosen_of = csr_array((np.ones(cells.size), (rows, cells.ravel())), shape=(len(cells), self.cells.size))
+        changed = squares_changed(chosen_of @ self.table.halves_s, constant.halves_s, self.table.shares)
+        return linear, changed + constant.halves_s**2 @ self.table.shares
+
+    def _excesses(self, linear: Array, squares: Array) -> list[Array]:
+        """By how much of itself each limit is exceeded, that of the round first; below 0 for what is left."""
+        others = [(linear[..., at] - each.most) / (abs(each.most) or 1.0) for at, each in enumerate(self.limits, 3)]
+        return [self._round_s(linear, squares) / self.duration_s - 1, *others]
+
+    def _round_s(self, linear: Array, squares: Array) -> Array:
+        """The upper ends of the rounds whose steps add up to this."""
+        seconds, squares = self.table.update.added_to(linear[..., 2], linear[..., 1], squares)
+        return self.fixed_s + self.parameter_s * linear[..., 2] + self.steps * self.upper.seconds(seconds, squares)
+
+    def _excess(self, linear: Array, squares: Array) -> Array:
+        """The most that any limit is exceeded by."""
+        excess: Array = np.max(self._excesses(linear, squares), axis=0)
+        return excess
+
+    # Relaxed: limits have prices, which rise while the levels with the most value less prices exceed the limit
+
+    def _relaxed(self) -> Indices:
+        """Levels that are best at some prices: first those within the limits, the best of them, then the nearest."""
+        here = self.cells.counts // 2
+        prices = np.full(1 + len(self.limits), np.ptp(self.value))
+        levels = []
+        for number in range(_PRICINGS):
+            others = [each.cells / (abs(each.most) or 1.0) for each in self.limits]
+            here = self.elimination.best(
+                self.value - np.stack([self._round_cells(here) / self.duration_s, *others], axis=1) @ prices,
+                here,
             )
-        if found.x is None:
-            return None
-        return {name: widths[int(np.argmax(found.x[self._single[name]]))] for name, widths in self._levels.items()}
+            levels.append(here)
+            excesses = np.array(self._excesses(*self._sums(here[None])))[:, 0]
+            prices *= np.exp(np.clip(excesses, -1, 1) * 2 / (1 + number / 8))
+        found = np.unique(np.array(levels), axis=0)
+        order = np.lexsort((-self._values(found), np.maximum(self._excess(*self._sums(found)), 0.0)))
+        ordered: Indices = found[order]
+        return ordered
 
-    def _consistent(self) -> tuple[Any, Array]:
-        """One level for each group; and for each level of a pair's group, as much of the pairs as of the level."""
-        from scipy.sparse import coo_array
+    def _round_cells(self, here: Indices) -> Array:
+        """What each cell adds to rounds near these levels, but for a constant."""
+        added_s = self.steps * self.upper.of(self.table, self.table.at(here))
+        return added_s + self.parameter_s * self.table.amounts[:, 1]
 
-        rows: list[int] = []
-        columns: list[int] = []
-        entries: list[float] = []
-        values: list[float] = []
+    # Climbing: moves of one group or of two, all of which are looked at
 
-        def add(plus: Iterable[int], minus: Iterable[int], value: float) -> None:
-            for column, entry in (*((each, 1.0) for each in plus), *((each, -1.0) for each in minus)):
-                rows.append(len(values))
-                columns.append(column)
-                entries.append(entry)
-            values.append(value)
+    def climb(self, chosen: Indices, seen: set[tuple[int, ...]]) -> Indices:
+        """The levels where no other level of one group, or of two, has more value within the limits.
 
-        for place in self._single.values():
-            add(range(place.start, place.stop), (), 1.0)
-        for (first, second), place in self._pairs.items():
-            grid = np.arange(place.start, place.stop).reshape(len(self._levels[first]), len(self._levels[second]))
-            for group, lines in ((first, grid), (second, grid.T)):
-                for level, line in enumerate(lines.tolist()):
-                    add(line, (self._single[group].start + level,), 0.0)
-        shape = len(values), self._size
-        return coo_array((entries, (rows, columns)), shape=shape).tocsr(), np.array(values)
+        From outside the limits it goes towards them first. It ends at what was `seen` by another climb.
+        """
+        while tuple(chosen.tolist()) not in seen:
+            seen.add(tuple(chosen.tolist()))
+            chosen = self._better(chosen)
+        return chosen
 
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The solver prints some lines to the process's output whatever it is told; they would be in the middle of ours."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+    def _better(self, chosen: Indices) -> Indices:
+        """Levels with more value within the limits, the most; from outside of them, the nearest; else these."""
+        linear, squares = self._sums(chosen[None])
+        now = float(self._excess(linear, squares)[0])
+        least = 1e-9 * np.ptp(self.value) if now <= 0 else -np.inf
+        halves_s = self.table.at(chosen).halves_s
+        moves = self.neighbourhood.moves(
+            chosen, self._linear, self.table.halves_s, halves_s, self.table.shares, least=least
+        )
+        excess = self._excess(linear + moves.linear, squares + moves.squares)
+        if now > 0 and not (excess <= 0).any():
+            rank, wanted = excess, np.flatnonzero(excess < now)
+        else:
+            rank, wanted = -moves.linear[:, 0], np.flatnonzero(excess <= 0)
+        ranked = wanted[np.argsort(rank[wanted], kind="stable")]
+        others = (self.neighbourhood.levels(chosen, moves.ends[number]) for number in ranked)
+        return next((each for each in others if tuple(each.tolist()) not in self.excluded), chosen)
