@@ -57,7 +57,7 @@ NETWORKS = {
 
 def seconds_at(table, widths):
     """The seconds of a step at these widths, with its update."""
-    return table.step(table.at(table.cells.chosen(widths)))[0]
+    return table.step(table.at(table.cells.indices_of(widths)))[0]
 
 
 SOME = settings(max_examples=25)
@@ -109,7 +109,7 @@ def test_tables_are_exact_where_few_groups_decide_a_node(name, data):
     assert costs.tabular
     here, there = costs.table(at), Costs(NETWORKS[name], Step(), levels(NETWORKS[name]), seconds).table(widths)
     assert seconds_at(here, widths) == pytest.approx(seconds_at(there, widths))
-    assert here.at(here.cells.chosen(widths)).parameters == costs.parameters(widths)
+    assert here.at(here.cells.indices_of(widths)).parameters == costs.parameters(widths)
 
 
 def test_updates_are_those_of_the_resized_network():
@@ -156,7 +156,7 @@ def test_what_errs_together_adds_up_in_one_column():
         of_layers[work.phase, work.layer] = of_layers.get((work.phase, work.layer), 0.0) + time.half_s
     squares = 0.25 * sum(each**2 for each in halves.values()) + 0.75 * sum(each**2 for each in of_layers.values())
     table = costs.table(widths)
-    assert table.step(table.at(table.cells.chosen(widths))) == pytest.approx((len(works), squares))
+    assert table.step(table.at(table.cells.indices_of(widths))) == pytest.approx((len(works), squares))
 
 
 def test_each_layer_is_priced_once():

@@ -58,7 +58,7 @@ class Cells:
         scope = tuple(sorted(places))
         return self.block(self._numbers[scope]).transpose([scope.index(place) for place in places])
 
-    def chosen(self, widths: Widths) -> Indices:
+    def indices_of(self, widths: Widths) -> Indices:
         """The level of each group at these widths."""
         return np.array([options.index(widths[name]) for name, options in self.levels.items()])
 
@@ -72,7 +72,7 @@ class Cells:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Update:
+class UpdateTable:
     """The seconds of an update of so many `parameters` (rising), and how far above them it may be."""
 
     parameters: Array
@@ -91,7 +91,7 @@ class Update:
         return max(0.0, (high_s - low_s) / (most - least)) if most > least else 0.0
 
 
-NO_UPDATE = Update(parameters=np.zeros(2), seconds=np.zeros(2), halves_s=np.zeros(2))
+NO_UPDATE = UpdateTable(parameters=np.zeros(2), seconds=np.zeros(2), halves_s=np.zeros(2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class CostTable:
     amounts: Array
     halves_s: Any
     shares: Array
-    update: Update
+    update: UpdateTable
 
     def at(self, chosen: Indices) -> StepSums:
         """The sums at these levels."""

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from latte_cli.allocator.cells import NO_UPDATE, Cells, CostTable, Levels, StepSums, Update, Widths
+from latte_cli.allocator.cells import NO_UPDATE, Cells, CostTable, Levels, StepSums, UpdateTable, Widths
 from latte_cli.allocator.upper_ends import CallTime
 from latte_cli.estimator import LOSS, UPDATE, Step, Work, step_calls
 from latte_cli.layers import Layer, Optimizer, Phase
@@ -207,7 +207,7 @@ class Costs:
         return self._calls_row((work.layer, time) for work, time in zip(works, times, strict=True))
 
     @cached_property
-    def _update(self) -> Update:
+    def _update(self) -> UpdateTable:
         """The update of the smallest network, of the largest, and of sizes between them."""
         if self._step.optimizer == "none":
             return NO_UPDATE
@@ -215,7 +215,7 @@ class Costs:
         sizes, tensors = np.unique(np.linspace(least, most, _UPDATES).round()), len(self._network.trained_sizes)
         layers = [Optimizer(function=self._step.optimizer, tensors=tensors, elements=int(size)) for size in sizes]
         times = self._price([Work(name=UPDATE, layer=layer, phase=Phase.UPDATE) for layer in layers])
-        return Update(
+        return UpdateTable(
             parameters=sizes,
             seconds=np.array([each.seconds for each in times]),
             halves_s=np.array([each.half_s for each in times]),

@@ -110,14 +110,14 @@ class Search:
         Where there are few widths, all are priced that may be better by as much as programs were wrong; where there
         are many, what is found too long makes the next one shorter by that much.
         """
-        here, slack, fitting = self._best_known(aim) or self._timed(), 0.0, 0
+        here, slack, fitting = self._best_known(aim) or self._last_timed(), 0.0, 0
         for _ in range(_FEW if self._few else _ATTEMPTS):
             if here is None:
                 return
             program = self._program(here, aim, slack)
             if self._few:
                 program = replace(program, duration_s=aim.duration_s * (1 + _WRONG * self._error(program)))
-            start = self._chosen(self._best_known(aim) or here)
+            start = self._indices_of(self._best_known(aim) or here)
             if (chosen := program.best(start, climbs=dict(enumerate(_CLIMBS)).get(fitting, 0))) is None:
                 return
             widths = program.cells.widths(chosen)
@@ -138,7 +138,7 @@ class Search:
         timed = [each for each in self._rounds.values() if each.high_s is not None]
         if len(timed) < _TIMED:
             return 1.0
-        rounds_s = program.rounds_s(np.array([self._chosen(each) for each in timed]))
+        rounds_s = program.rounds_s(np.array([self._indices_of(each) for each in timed]))
         error: float = np.max(np.abs(np.array([_high_s(each) for each in timed]) / rounds_s - 1))
         return error
 
@@ -146,7 +146,7 @@ class Search:
         meeting = [key for key, each in self._rounds.items() if aim.met_by(each)]
         return self._rounds[max(meeting, key=self._value)] if meeting else None
 
-    def _timed(self) -> Round | None:
+    def _last_timed(self) -> Round | None:
         """A round that fits the memory, of medium widths or the least; None where neither does."""
         rounds = (self.price(self._at(share)) for share in (0.5, 0.0))
         return next((each for each in rounds if each.high_s is not None), None)
@@ -164,7 +164,7 @@ class Search:
                 break
             program = self._program(best, _Aim(duration_s=_high_s(best)), 0.0)
             program = replace(program, limits=(), excluded=frozenset(tried))
-            chosen = program.shortest(self._chosen(best))
+            chosen = program.shortest(self._indices_of(best))
             found = self.price(program.cells.widths(chosen))
             if found is best:
                 break
@@ -197,7 +197,7 @@ class Search:
         """The program by tables near a round that was priced, which looks for rounds longer by `slack` of `aim`."""
         widths = dict(here.sub_model.widths)
         table = self._costs.table(widths)
-        step = table.step(table.at(table.cells.chosen(widths)))
+        step = table.step(table.at(table.cells.indices_of(widths)))
         limits = self._memory_limits.copy()
         if aim.least.parameters:
             most = table.constant.parameters - aim.least.parameters
@@ -236,8 +236,8 @@ class Search:
     def _levels_of(self, key: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(options.index(width) for options, width in zip(self.levels.values(), key, strict=True))
 
-    def _chosen(self, found: Round) -> Indices:
-        return self._costs.cells.chosen(dict(found.sub_model.widths))
+    def _indices_of(self, found: Round) -> Indices:
+        return self._costs.cells.indices_of(dict(found.sub_model.widths))
 
     def _note_memory(self, widths: Widths, exceeding: Round) -> None:
         """Limit what is live at the moment that exceeded the memory; few widths are priced to know it exactly."""

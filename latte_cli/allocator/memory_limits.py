@@ -30,7 +30,7 @@ class MemoryLimits:
         flowing = moments[peak][0]
         if not self._per_channel:
             self._per_channel = [self._slopes(widths, moments, name) for name in self._cells.levels]
-        parameters = table.at(self._cells.chosen(widths)).parameters
+        parameters = table.at(self._cells.indices_of(widths)).parameters
         bytes_each = (held_bytes - flowing) / parameters
         cells, moved = bytes_each * table.amounts[:, 1], 0.0
         for place, ((name, options), slopes) in enumerate(

@@ -57,7 +57,7 @@ class Program:
         """
         if (every := self._every()) is not None:
             return self._best_of(every)
-        starts = np.concatenate([start[None], self._relaxed()[:climbs]]) if climbs else start[None]
+        starts = np.concatenate([start[None], self._relaxed_levels()[:climbs]]) if climbs else start[None]
         seen: set[tuple[int, ...]] = set()
         return self._best_of(np.array([self.climb(each, seen) for each in starts]))
 
@@ -131,7 +131,7 @@ class Program:
 
     # Relaxed: limits have prices, which rise while the levels with the most value less prices exceed the limit
 
-    def _relaxed(self) -> Indices:
+    def _relaxed_levels(self) -> Indices:
         """Levels that are best at some prices: first those within the limits, the best of them, then the nearest."""
         here = self.cells.counts // 2
         prices = np.full(1 + len(self.limits), np.ptp(self.value))
