@@ -15,7 +15,7 @@ from append_rows import DEVICE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latte_cli.store import thrift
+from latte_cli.store import open_store, thrift
 from latte_cli.store.chunks import Chunk, check_pages, describe, row_groups
 
 READ = """
@@ -56,6 +56,14 @@ def test_a_footer_that_lies_ends_no_process_and_takes_no_memory(tmp_path: Path, 
     said, most_bytes = done.stdout.splitlines()
     assert problem in said
     assert int(most_bytes) < 1 << 23
+
+
+def test_what_is_set_aside_displaces_nothing(tmp_path: Path) -> None:
+    for content in (b"one", b"two", b"three"):
+        put(tmp_path, content)
+        open_store(str(tmp_path), shipped=False, skip=lambda error: None).check(set_aside=True)
+    kept = sorted((tmp_path / ".damaged").rglob("*.parquet"))
+    assert sorted(path.read_bytes() for path in kept) == [b"one", b"three", b"two"]
 
 
 @cache

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -310,10 +311,14 @@ class PartDirectory:
             )
 
     def set_aside(self, part: Part) -> str:
-        """Move a part to `.damaged/` below the store, where no reader looks; returns its new place."""
-        target = f"{self._root}/.damaged/{part.name}"
+        """Move a part to `.damaged/` below the store, where no reader looks; returns its new place, its alone."""
+        folder = f"{self._root}/.damaged/{part.name}".rpartition("/")[0]
+        stem = part.name.rpartition("/")[2].removesuffix(_SUFFIX)
         try:
-            self._files.create_dir(target.rpartition("/")[0], recursive=True)
+            self._files.create_dir(folder, recursive=True)
+            taken = {entry.base_name for entry in self._list_folder(folder)}
+            names = (f"{stem}{ending}{_SUFFIX}" for ending in chain([""], (f"-{at}" for at in count(2))))
+            target = f"{folder}/{next(name for name in names if name not in taken)}"
             self._files.move(part.path, target)
         except OSError as exc:
             raise self._failure(f"cannot move `{part.name}` of the store", exc, _READ_ONLY_HINT) from self._harmless(
