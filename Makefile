@@ -47,10 +47,14 @@ endif
 COUNT ?= 6000
 SIGNALS ?= 40
 KILLS ?= 5
-torture: .venv/ready ## hostile files, devices and signals; COUNT=20000 SIGNALS=200 KILLS=100 for more, ARGS='--seed 7'
+DISKS ?= 60
+CLOCKS ?= 100
+torture: .venv/ready ## hostile files, devices, signals, disks, clocks; COUNT=20000 SIGNALS=200 KILLS=100 DISKS=500 for more
 	$(BIN)/python tests/torture/files.py --count $(COUNT) $(ARGS)
 	$(BIN)/python tests/torture/devices.py
 	$(BIN)/python tests/torture/signals.py --count $(SIGNALS) --kills $(KILLS) $(ARGS)
+	$(BIN)/python tests/torture/disks.py --count $(DISKS) $(ARGS)
+	$(BIN)/python tests/torture/clocks.py --count $(CLOCKS) $(ARGS)
 
 libraries: .venv/ready ## the real cuDNN 8 and 9, and oneDNN 2, that tests need, into your cache (1 GB, once)
 	$(BIN)/python tests/cudnn_libraries.py

@@ -94,6 +94,8 @@ def import_file(
     """
     files.check_regular(path, f"a {source} file, plain or .gz or .bz2")
     try:
+        with _open(path) as text:
+            next(_lines(text, Tally()), None)  # a file of another kind may be too large to be read for its digest
         origin = f"{source} {path.name} sha256:{_digest(path)[:12]}"
         written_at, device, tally = path.stat().st_mtime, _device(path, source, name), Tally()
         with _open(path) as text, store.writer(device) as writer:

@@ -108,6 +108,35 @@ def other_column(footer: bytes) -> bytes:
     return b"measured_on".join(footer.rsplit(b"measured_at", 1))
 
 
+def short_histogram(footer: bytes) -> bytes:
+    """A footer with a column whose histogram of nothing and something, for six values, lacks an entry."""
+    assert footer.count(b"\x26\x00\x0c")
+    return footer.replace(b"\x26\x00\x0c", b"\x16\x00", 1)
+
+
+def short_statistics(footer: bytes) -> bytes:
+    """A footer whose greatest moment of measuring takes four bytes instead of eight."""
+    latest = struct.pack("<d", LATER_S + NUMBERS[-1])
+    assert footer.count(b"\x08" + latest)
+    return footer.replace(b"\x08" + latest, b"\x04" + latest[4:])
+
+
+def one_long_list(said: int) -> bytes:
+    """A few kB that hold a row with a list of millions of numbers, but for `said` of them by the footer."""
+    length = 1 << 23
+    times = pa.ListArray.from_arrays([0, length], pa.repeat(pa.scalar(0.5, pa.float32()), length))
+    table = repeated(1)
+    at = table.column_names.index("device_times_s")
+    file = content(table.set_column(at, "device_times_s", times), data_page_size=1 << 30)
+    assert file.count(_long_number(length)) > 1
+    return with_footer(file, lambda footer: footer.replace(_long_number(length), _long_number(said)))
+
+
+def _long_number(value: int) -> bytes:
+    """A number in four bytes, as the footer has those that need so many."""
+    return bytes([value << 1 & 127 | 128, value >> 6 & 127 | 128, value >> 13 & 127 | 128, value >> 20])
+
+
 def _number(value: int) -> bytes:
     return bytes([2 * value & 127 | 128, 2 * value >> 7])
 
@@ -182,6 +211,8 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
     "too many rows": lambda: content(repeated(checks.MOST_ROWS + 1)),
     "too many groups": lambda: content(repeated(1025), row_group_size=1),
     "a footer with another column": lambda: with_footer(content(rows()), other_column),
+    "a histogram that is too short": lambda: with_footer(content(rows()), short_histogram),
+    "statistics that are too short": lambda: with_footer(content(rows()), short_statistics),
     "a footer with more rows": lambda: lying(content(repeated(300)), 300, 301),
 }
 """Files that are no parts of a store, by what is odd about them."""

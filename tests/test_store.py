@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -608,3 +609,17 @@ def test_a_row_that_would_spoil_its_part_is_not_taken(store: Store, times: tuple
             writer.append(replace(measurement(2), device_times_s=times))
         writer.append(measurement(3))
     assert len(store.measurements(DEVICE.slug)) == 2
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_rows_of_a_clock_that_was_set_back_are_kept(store: Store, killed: bool) -> None:
+    ahead = measurement(1, measured_at=time.time() + 3 * 86400)
+    writer = store.writer(DEVICE)
+    for row in (ahead, measurement(2)):
+        writer.append(row)
+    if killed:
+        writer._journal.close(drop=False)
+        writer = store.writer(DEVICE)
+    writer.close()
+    assert store.check().damaged == ()
+    assert {row.task for row in store.measurements(DEVICE.slug)} == {measurement(1).task, measurement(2).task}

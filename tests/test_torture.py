@@ -1,4 +1,4 @@
-"""A share of `make torture`: hostile files and signals at random moments, and the faults that it found."""
+"""A share of `make torture`: hostile files, signals, disks and clocks, and the faults that it found."""
 
 import bz2
 import contextlib
@@ -33,7 +33,9 @@ from latte_cli.network.weights import weights
 from latte_cli.store import open_store
 from latte_cli.store.columns import read_columns
 
-FILES, SIGNALS = (Path(__file__).parent / "torture" / name for name in ("files.py", "signals.py"))
+FILES, SIGNALS, DISKS, CLOCKS = (
+    Path(__file__).parent / "torture" / f"{name}.py" for name in ("files", "signals", "disks", "clocks")
+)
 
 
 @pytest.mark.timeout(300)
@@ -50,6 +52,21 @@ def test_signals_at_random_moments_leave_nothing_behind() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "signals: 6, kills: 0, faults: 0" in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_disks_that_are_full_or_read_only_lose_nothing_and_are_told_in_one_line() -> None:
+    command = [sys.executable, str(DISKS), "--count", "6", "--seed", "1", "--only", "zoo,merge,import"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert re.search(r"disks: 6, faults: 0, seed 1|no disk can be mounted", done.stdout)
+
+
+def test_clocks_that_jump_lose_no_row() -> None:
+    command = [sys.executable, str(CLOCKS), "--count", "12", "--seed", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "clocks: 12, faults: 0, seed 1" in done.stdout
 
 
 WEIGHT = numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float32), "w")

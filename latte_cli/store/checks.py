@@ -1,6 +1,7 @@
 """Checks: whether a part is what this program writes, for anybody can put a file beside the others."""
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from operator import ne
 from typing import Any
 
@@ -9,11 +10,15 @@ from latte_cli.layers import LAYERS, Phase, layer_from_text
 from latte_cli.measure import Evidence, Outcome, QualityFlag
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import schema
+from latte_cli.store.chunks import BIT_PACKED, PLAIN, RLE, Chunk, Description, Group, row_groups
 from latte_cli.store.reading import values as values_of
 from latte_cli.tasks import id_of_texts
 
 MOST_ROWS = 2**20  # chosen: a million as in benchmarks/store_speed.py; compaction makes several parts of more
 """Rows of one part."""
+
+MOST_FOOTER_BYTES = 2**24  # chosen: _MOST_GROUPS of 10 kB each, what one with all statistics takes
+"""Length of a part's footer."""
 
 MOST_BYTES = 2**30  # chosen: 1 kB for each of so many rows, where the shipped profiles take 600 bytes
 """Memory that the rows of one part may take."""
@@ -25,7 +30,7 @@ _AHEAD_S = 86400.0  # chosen: clocks of machines that share a store differ by le
 _WRITTEN_S = 1.75e9  # June 2025: a clock that says less than this program's age is wrong and bounds nothing
 
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}  # bytes in memory
-_AS_LONG = {"PLAIN", "RLE", "BIT_PACKED"}  # encodings in which each text takes its own length
+_AS_LONG = {PLAIN, RLE, BIT_PACKED}
 
 _MAY_LACK = {"vendor_id", "summary_s", "workspace_bytes", *schema.ADDED}
 _CLOSED: Mapping[str, Collection[str]] = {
@@ -43,13 +48,36 @@ _NUMBERS = ("threads", "pass", "device_times_s", "host_times_s", "summary_s", "w
 # Footers
 
 
-def check_footer(metadata: Any, version: int) -> int:
-    """The most bytes that the rows of a part take in memory, by its footer.
+def check_footer(described: Description, version: int) -> tuple[int, list[Group]]:
+    """The most bytes that the rows of a part take in memory, and its row groups, by its footer.
 
     Raises ValueError where it has other columns than its version's, or more of something than is read.
     """
+    kinds = _columns(described.columns, version)
+    if len(described.groups) > _MOST_GROUPS:
+        raise ValueError(f"it has {len(described.groups):,} row groups, where {_MOST_GROUPS:,} are read")
+    if not 0 <= described.rows <= MOST_ROWS:
+        raise ValueError(f"it has {described.rows:,} rows, where {MOST_ROWS:,} are read")
+    groups = row_groups(described.groups, tuple(kinds))
+    if sum(group.rows for group in groups) != described.rows:
+        raise ValueError("its row groups have other rows than it says")
+    size = sum(
+        _chunk_bytes(chunk, group.rows, path, kinds[path]) for group in groups for path, chunk in group.chunks.items()
+    )
+    if size > MOST_BYTES:
+        raise ValueError(f"its rows may take {size:,} bytes, where {MOST_BYTES:,} are read")
+    return size, groups
+
+
+@lru_cache(maxsize=64)  # chosen: a store's parts have the same columns for each version and device
+def _columns(empty_file: bytes, version: int) -> Mapping[str, str]:
+    """The physical types of the columns of a file by their paths; raises ValueError where it has others than wanted."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parquet = pq.read_metadata(pa.BufferReader(empty_file)).schema
     expected = {field.name: field.type for field in schema.arrow_schema(in_file=True, version=version)}
-    found = metadata.schema.to_arrow_schema()
+    found = parquet.to_arrow_schema()
     for name in found.names:
         if name not in expected or found.names.count(name) > 1:
             raise ValueError(f"it has the column `{_quote(name)}` {'twice' if name in expected else 'too'}")
@@ -60,32 +88,18 @@ def check_footer(metadata: Any, version: int) -> int:
             raise ValueError(
                 f"its column `{name}` is of type {_quote(str(found.field(name).type))}, not {_quote(str(kind))}"
             )
-    if metadata.num_row_groups > _MOST_GROUPS:
-        raise ValueError(f"it has {metadata.num_row_groups:,} row groups, where {_MOST_GROUPS:,} are read")
-    if not 0 <= metadata.num_rows <= MOST_ROWS:
-        raise ValueError(f"it has {metadata.num_rows:,} rows, where {MOST_ROWS:,} are read")
-    if (size := _unpacked_bytes(metadata)) > MOST_BYTES:
-        raise ValueError(f"its rows may take {size:,} bytes, where {MOST_BYTES:,} are read")
-    return size
+    return {column.path: column.physical_type for column in map(parquet.column, range(len(parquet)))}
 
 
-def _unpacked_bytes(metadata: Any) -> int:
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    if any(group.num_rows < 0 for group in groups) or sum(group.num_rows for group in groups) != metadata.num_rows:
-        raise ValueError("its row groups have other rows than it says")
-    return sum(_chunk_bytes(group.column(at), group.num_rows) for group in groups for at in range(metadata.num_columns))
-
-
-def _chunk_bytes(chunk: Any, rows: int) -> int:
-    name, values, size = chunk.path_in_schema, chunk.num_values, chunk.total_uncompressed_size
-    if not 0 <= values <= _LONGEST_LIST * rows or size < 0:
-        raise ValueError(f"its column `{name}` has {values:,} values in {rows:,} rows, it says")
-    width = _WIDTHS[chunk.physical_type]
-    if chunk.physical_type != "BYTE_ARRAY":
-        return int(width * values)
+def _chunk_bytes(chunk: Chunk, rows: int, name: str, physical_type: str) -> int:
+    if chunk.values > _LONGEST_LIST * rows:
+        raise ValueError(f"its column `{name}` has {chunk.values:,} values in {rows:,} rows, it says")
+    width = _WIDTHS[physical_type]
+    if physical_type != "BYTE_ARRAY":
+        return width * chunk.values
     if name in schema.WORDS or _AS_LONG.issuperset(chunk.encodings):
-        return int(width * values + size)
-    return int(values * (width + size))  # each may be the longest
+        return width * chunk.values + chunk.size_bytes
+    return chunk.values * (width + chunk.size_bytes)  # each may be the longest
 
 
 def _quote(text: str) -> str:

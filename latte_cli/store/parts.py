@@ -2,12 +2,13 @@
 
 import os
 import re
+import struct
 import time
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -16,12 +17,15 @@ from latte_cli.devices import Device
 from latte_cli.errors import LatteError
 from latte_cli.printable import address, secrets
 from latte_cli.store import checks, schema
+from latte_cli.store.chunks import MARK, Group, bounds, describe, fetch, groups_with
 
 _T = TypeVar("_T")
 _PREFIX, _SUFFIX = "part-", ".parquet"
 _SAFE_SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*")
 # A network's layers lie all over the layer ids, each in a row group of its own; small groups keep the rest unread.
 _ROWS_PER_GROUP = 4096  # chosen: groups are skipped by their statistics, so they are small
+_READ_AHEAD_BYTES = 2**16  # chosen: as Arrow, which finds most footers in one request so
+_TAIL = struct.Struct("<I4x")  # the length of the footer before it, and MARK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,16 +210,16 @@ class PartDirectory:
         All columns are read, as a row with one odd value must not take the place of a good one. Who writes the rows
         elsewhere has their `ids` checked too, for the same reason.
         """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         with self._open_part(part) as opened:
-            metadata = opened.metadata
-            groups = range(metadata.num_row_groups) if layer_ids is None else _groups_with(metadata, layer_ids)
-            with pq.ParquetFile(
-                opened.stream, metadata=metadata, read_dictionary=schema.WORDS, page_checksum_verification=True
-            ) as file:
-                table = file.read_row_groups(list(groups), columns=schema.columns_of(opened.version))
-            if table.num_rows != sum(metadata.row_group(index).num_rows for index in groups):
+            groups = opened.groups
+            chosen = list(range(len(groups))) if layer_ids is None else groups_with(groups, "layer_id", layer_ids)
+            content = pa.BufferReader(fetch(opened.stream, opened.end, [groups[at] for at in chosen]))
+            with pq.ParquetFile(content, read_dictionary=schema.WORDS, page_checksum_verification=True) as file:
+                table = file.read_row_groups(chosen, columns=schema.columns_of(opened.version))
+            if table.num_rows != sum(groups[at].rows for at in chosen):
                 raise ValueError("it has other rows than it says")
             table = table if layer_ids is None else schema.among(table, "layer_id", layer_ids)
             checks.check_rows(table, now_s=self._clock())
@@ -307,10 +311,14 @@ class PartDirectory:
             )
 
     def set_aside(self, part: Part) -> str:
-        """Move a part to `.damaged/` below the store, where no reader looks; returns its new place."""
-        target = f"{self._root}/.damaged/{part.name}"
+        """Move a part to `.damaged/` below the store, where no reader looks; returns its new place, its alone."""
+        folder = f"{self._root}/.damaged/{part.name}".rpartition("/")[0]
+        stem = part.name.rpartition("/")[2].removesuffix(_SUFFIX)
         try:
-            self._files.create_dir(target.rpartition("/")[0], recursive=True)
+            self._files.create_dir(folder, recursive=True)
+            taken = {entry.base_name for entry in self._list_folder(folder)}
+            names = (f"{stem}{ending}{_SUFFIX}" for ending in chain([""], (f"-{at}" for at in count(2))))
+            target = f"{folder}/{next(name for name in names if name not in taken)}"
             self._files.move(part.path, target)
         except OSError as exc:
             raise self._failure(f"cannot move `{part.name}` of the store", exc, _READ_ONLY_HINT) from self._harmless(
@@ -381,20 +389,23 @@ def _line(exc: BaseException) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Opened:
-    """A part's open file, Arrow's own view of its footer, the version of its columns, and what it says of itself."""
+    """A part's open file, the end of it, its row groups, the version of its columns, and what it says of itself."""
 
     stream: Any
-    metadata: Any
+    end: bytes
+    groups: Sequence[Group]
     version: int
     footer: Footer
 
 
 def _open_footer(part: Part, stream: Any, *, now_s: float) -> _Opened:
-    """An open part whose footer is that of one; raises Newer, and ValueError for any other."""
-    import pyarrow.parquet as pq
+    """An open part whose footer is that of one; raises Newer, and ValueError for any other.
 
-    metadata = pq.read_metadata(stream)
-    said = metadata.metadata or {}
+    Arrow reads no row groups here: some damage to them ends the process.
+    """
+    end = _end(stream)
+    described = describe(end[: -_TAIL.size])
+    said = described.said
     if not {schema.VERSION_KEY, schema.DEVICE_KEY} <= set(said):
         raise ValueError("it is no part of a store")
     version = int(said[schema.VERSION_KEY])
@@ -402,23 +413,37 @@ def _open_footer(part: Part, stream: Any, *, now_s: float) -> _Opened:
         raise Newer(part, version)
     if version < 1:
         raise ValueError(f"there is no schema {version}")
-    unpacked_bytes = checks.check_footer(metadata, version)
+    unpacked_bytes, groups = checks.check_footer(described, version)
     device = schema.device_from_text(said[schema.DEVICE_KEY].decode())
     if device.slug != part.slug or not _SAFE_SLUG.fullmatch(part.slug):
         raise ValueError("it is of another device than its folder")
-    known = [span for span in _spans(metadata, "measured_at") if span]
-    first_s, last_s = min((low for low, _ in known), default=0.0), max((high for _, high in known), default=0.0)
+    moments_s = bounds(groups, "measured_at")
+    first_s, last_s = min(moments_s, default=0.0), max(moments_s, default=0.0)
     if not 0 <= first_s <= last_s <= checks.latest_moment_s(now_s):
         raise ValueError(f"its rows were measured from {first_s} to {last_s} seconds since the epoch, it says")
     footer = Footer(
         part=part,
         device=device,
-        rows=metadata.num_rows,
+        rows=described.rows,
         unpacked_bytes=unpacked_bytes,
         first_s=first_s,
         last_s=last_s,
     )
-    return _Opened(stream=stream, metadata=metadata, version=version, footer=footer)
+    return _Opened(stream=stream, end=end, groups=groups, version=version, footer=footer)
+
+
+def _end(stream: Any) -> bytes:
+    """The end of a Parquet file, from where its footer begins; raises ValueError for another file."""
+    size = stream.size()
+    if size > checks.MOST_BYTES:
+        raise ValueError(f"it takes {size:,} bytes, where {checks.MOST_BYTES:,} are read")
+    end: bytes = stream.read_at(min(size, _READ_AHEAD_BYTES), max(0, size - _READ_AHEAD_BYTES))
+    if not end.endswith(MARK) or len(end) < _TAIL.size:
+        raise ValueError("it is not a Parquet file")
+    length = _TAIL.size + _TAIL.unpack(end[-_TAIL.size :])[0]
+    if length > min(size, checks.MOST_FOOTER_BYTES):
+        raise ValueError(f"its footer takes {length:,} bytes, it says")
+    return end[-length:] if length <= len(end) else stream.read_at(length, size - length)
 
 
 def _parquet(device: Device, table: Any) -> Any:
@@ -435,24 +460,3 @@ def _parquet(device: Device, table: Any) -> Any:
         for start in range(0, ordered.num_rows, _ROWS_PER_GROUP):
             writer.write_table(ordered.slice(start, _ROWS_PER_GROUP).cast(plain))
     return sink.getvalue()
-
-
-def _groups_with(metadata: Any, layer_ids: Collection[str]) -> list[int]:
-    """The row groups that may hold one of the layers, by the statistics in the footer."""
-    ids = sorted(layer_ids)
-
-    def may_hold(span: tuple[str, str] | None) -> bool:
-        return span is None or bisect_left(ids, span[0]) < bisect_right(ids, span[1])
-
-    return [index for index, span in enumerate(_spans(metadata, "layer_id")) if may_hold(span)]
-
-
-def _spans(metadata: Any, name: str) -> list[tuple[Any, Any] | None]:
-    """Least and greatest value of a column in each row group; None where the footer does not say."""
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    if not groups:
-        return []
-    paths = [groups[0].column(at).path_in_schema for at in range(metadata.num_columns)]
-    position = paths.index(name)  # a ValueError where the groups have other columns than the schema
-    found = (group.column(position).statistics for group in groups)
-    return [(s.min, s.max) if s is not None and s.has_min_max else None for s in found]

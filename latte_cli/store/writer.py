@@ -1,7 +1,7 @@
 """Writing: measurements go to a journal, the journal becomes parts, small parts become large ones."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -96,7 +96,7 @@ class Writer:
         """Make the journal's rows a part of the store; on LatteError they stay in the journal."""
         if not self._rows:
             return
-        self._write(schema.table(self._rows))
+        self._write(_table(self._rows))
         self._rows.clear()
 
     def _write(self, table: Any) -> None:
@@ -153,7 +153,7 @@ def _recover(directory: PartDirectory, journal: journals.Journal) -> int:
     newer = head.get("schema", 0) > schema.VERSION
     try:
         if rows and not newer:
-            table = schema.table(rows)
+            table = _table(rows)
             device = schema.device_from_text(head["device"])
             directory.write(device, _name(journal, head["sequence"]), table)
     except (pa.ArrowException, ValueError, KeyError, OverflowError):
@@ -166,6 +166,18 @@ def _recover(directory: PartDirectory, journal: journals.Journal) -> int:
     else:
         journal.close(drop=not newer)
     return len(rows)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """The rows of a journal as a part has them.
+
+    Where a clock that was ahead has been set back since, a row is of this moment: no store would read it before then.
+    """
+    now_s = time.time()
+    latest_s = checks.latest_moment_s(now_s)
+    return schema.table(
+        [row if float(row["measured_at"]) <= latest_s else {**row, "measured_at": now_s} for row in rows]
+    )
 
 
 def _name(journal: journals.Journal, sequence: int) -> str:

@@ -197,6 +197,58 @@ def try_part(path: Path, draw: random.Random) -> None:
             raise Refused
 
 
+@cache
+def convolution() -> Any:
+    """A small module that choices are for."""
+    import torch
+
+    return torch.nn.Conv2d(3, 4, 3)
+
+
+@cache
+def choices() -> dict[str, Any]:
+    """A document of choices for this machine, with an algorithm for each phase of the small module."""
+    import torch
+
+    from latte_cli.algorithms import Algorithm
+    from latte_cli.layers import Convolution
+    from latte_cli.precisions import Layout, Precision
+    from latte_cli.runtime.choices import Binding, Choices, choices_document
+    from latte_cli.runtime.optimizing import own_key
+
+    layer = Convolution(batch=2, in_channels=3, out_channels=4, input=(8, 8), kernel=(3, 3))
+    algorithm = Algorithm(library="torch", name="IM2COL_GEMM")
+    bindings = tuple(Binding(layer=layer, phase=each, algorithm=algorithm, gain_s=1e-3) for each in layer.phases)
+    key = own_key(torch.device("cpu"), Precision.FP32)
+    given = Choices(key=key, strategy="latte", layout=Layout.CHANNELS_LAST, bindings=bindings, default_s=0.1)
+    return json.loads(json.dumps(choices_document([given])))  # type: ignore[no-any-return]
+
+
+def damaged_choices(draw: random.Random) -> bytes:
+    """Choices that are no longer what they were."""
+    import mutations
+
+    return mutations.json_text(draw, choices())
+
+
+def try_choices(path: Path, draw: random.Random) -> None:
+    """Run a module by choices from a file, and add others to them."""
+    import copy
+
+    import torch
+
+    from latte_cli.errors import LatteError
+    from latte_cli.runtime import optimize, write_choices
+    from latte_cli.runtime.choices import parse_choices
+
+    try:
+        module = optimize(copy.deepcopy(convolution()), choices=path)
+        module(torch.zeros(2, 3, 8, 8)).sum().backward()
+        write_choices(path, parse_choices(choices())[0], force=True)
+    except LatteError as error:
+        check_error(error)
+
+
 def damaged_part(draw: random.Random) -> bytes:
     """A part of a store whose bytes are damaged."""
     import store
@@ -251,8 +303,8 @@ FLEET: dict[str, Any] = {
         for name, count in (("phone", 10), ("board", 3))
     ],
 }
-DEVICES = "device,class,samples,bandwidth_up,bandwidth_down\n" + "".join(
-    f"d{at},{'phone' if at % 2 else 'board'},{50 + at},5Mbit,20Mbit\n" for at in range(12)
+DEVICES = "device,class,samples,up_bit_per_s,down_bit_per_s\n" + "".join(
+    f"d{at},{'phone' if at % 2 else 'board'},{50 + at},5e6,20000000\n" for at in range(12)
 )
 
 
@@ -272,6 +324,15 @@ def damaged_model(draw: random.Random) -> bytes:
     if draw.random() < 0.2:
         return mutations.model_damaged(draw, ModelProto.FromString(good_model().read_bytes()))
     return mutations.model_damaged(draw, draw.choice(onnx_cases()))
+
+
+def changed_model(draw: random.Random) -> bytes:
+    """A model as it was but for one attribute, size, type, order of inputs, or name: most are read."""
+    import mutations
+    from onnx import ModelProto
+
+    small = ModelProto.FromString(good_model().read_bytes())
+    return mutations.model_changed(draw, small if draw.random() < 0.3 else draw.choice(onnx_cases()))
 
 
 def generated_model(draw: random.Random) -> bytes:
@@ -346,6 +407,19 @@ def damaged_devices(draw: random.Random) -> bytes:
     return mutations.table_damaged(draw, DEVICES)
 
 
+def damaged_table(draw: random.Random) -> bytes:
+    """The same as Parquet, its bytes or its footer's damaged."""
+    import mutations
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+    import store
+
+    file = io.BytesIO()
+    pq.write_table(pyarrow.csv.read_csv(io.BytesIO(DEVICES.encode())), file)
+    content = file.getvalue()
+    return store.damaged(draw, content) if draw.random() < 0.8 else mutations.bytes_damaged(draw, content)
+
+
 def imported(name: str, separator: str) -> Callable[[random.Random], bytes]:
     """Damage to a sample of what others publish, in the forms that it is packed in."""
 
@@ -370,6 +444,7 @@ KINDS: Mapping[str, Kind] = {
     each.name: each
     for each in (
         Kind("onnx", ".onnx", damaged_model, try_model, 6),
+        Kind("changed-once", ".onnx", changed_model, try_model, 6),
         Kind("operators", ".onnx", generated_model, try_model, 6),
         Kind("pt2", ".pt2", damaged_program, try_model, 3),
         Kind("plan", ".json", frozen("plan-show"), try_plan, 1),
@@ -377,6 +452,8 @@ KINDS: Mapping[str, Kind] = {
         Kind("fleet", ".yaml", damaged_fleet, try_fleet, 2),
         Kind("study", ".yaml", damaged_study, try_study, 1),
         Kind("devices", ".csv", damaged_devices, try_devices, 1),
+        Kind("devices-parquet", ".parquet", damaged_table, try_devices, 1),
+        Kind("choices", ".json", damaged_choices, try_choices, 1),
         Kind("damaged-part", ".parquet", damaged_part, try_part, 2),
         Kind("part", ".parquet", generated_part, try_part, 3),
         Kind("latte-csv", ".csv", imported("LATTE_ROWS", ","), importing("latte-csv"), 1),
@@ -415,6 +492,8 @@ def _outside(names: Sequence[str], folder: Path) -> list[str]:
                 sys.base_prefix,
                 HERE.parents[1],
                 "/proc/self",
+                "/proc/cpuinfo",  # what this machine is, which choices are for
+                "/proc/device-tree",
                 "/usr/share/zoneinfo",
                 os.devnull,
             ),

@@ -316,3 +316,46 @@ def model_damaged(draw: random.Random, model: ModelProto) -> bytes:
             draw.choice(values).name = draw.choice(TEXTS)
     content = found.SerializeToString()
     return bytes_damaged(draw, content) if draw.random() < 0.1 else content
+
+
+def model_changed(draw: random.Random, model: ModelProto) -> bytes:
+    """The file of a model with one thing changed to what another model has: an attribute, a size, a type, a name."""
+    found = ModelProto()
+    found.CopyFrom(model)
+    nodes, values = found.graph.node, [*found.graph.input, *found.graph.output, *found.graph.value_info]
+    attributes = [each for node in nodes for each in node.attribute]
+    sizes = [size for value in values for size in value.type.tensor_type.shape.dim]
+    swappable = [node for node in nodes if len(node.input) > 1]
+    way = draw.choice(["attribute"] * 3 + ["size"] * 3 + ["type", "swap", "name"])
+    if way == "attribute" and attributes:
+        _attribute_changed(draw, draw.choice(attributes))
+    elif way == "size" and sizes:
+        draw.choice(sizes).dim_value = draw.choice((0, 1, 2, 3, 5, 7, 64))
+    elif way == "swap" and swappable:
+        node = draw.choice(swappable)
+        one, other = draw.sample(range(len(node.input)), 2)
+        node.input[one], node.input[other] = node.input[other], node.input[one]
+    elif way == "name" and nodes:
+        names = [name for node in nodes for name in (*node.input, *node.output)]
+        node = draw.choice(nodes)
+        side = node.input if node.input and draw.random() < 0.7 else node.output
+        if side:
+            side[draw.randrange(len(side))] = draw.choice(names)
+    elif values:
+        draw.choice(values).type.tensor_type.elem_type = draw.choice((1, 6, 7, 9, 10, 11, 16))
+    return found.SerializeToString()
+
+
+def _attribute_changed(draw: random.Random, attribute: AttributeProto) -> None:
+    """Another likely value of the same type."""
+    numbers = (-2, -1, 0, 1, 2, 3, 5)
+    if attribute.type == AttributeProto.INT:
+        attribute.i = draw.choice(numbers)
+    elif attribute.type == AttributeProto.INTS and attribute.ints:
+        attribute.ints[draw.randrange(len(attribute.ints))] = draw.choice(numbers)
+    elif attribute.type == AttributeProto.FLOAT:
+        attribute.f = draw.choice((-1.0, 0.0, 0.5, 1.0, 2.0))
+    elif attribute.type == AttributeProto.STRING:
+        attribute.s = draw.choice((b"SAME_UPPER", b"SAME_LOWER", b"VALID", b"NOTSET", b"linear", b"cubic", b"max", b""))
+    elif attribute.type == AttributeProto.TENSOR:
+        tensor_damaged(draw, attribute.t)

@@ -273,7 +273,7 @@ def killed(times: int, draw: random.Random) -> str:
                 if left := one.left(SECOND_S):
                     return f"still there after a kill: {list(left.values())}"
         done = run(
-            [*LATTE, *map(str, stage.words)], cwd=folder, capture_output=True, text=True, env=_environment(folder)
+            [*LATTE, *map(str, stage.words)], cwd=folder, capture_output=True, text=True, env=environment(folder)
         )
         if done.returncode:
             return f"ended with {done.returncode}: {done.stderr[-300:]}"
@@ -283,7 +283,8 @@ def killed(times: int, draw: random.Random) -> str:
     return "once each"
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a command with data directories of its own."""
     homes = {name: str(folder / "home") for name in ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "HOME")}
     return dict(os.environ) | homes | {"PYTHONPATH": str(HERE.parents[1])}
 

@@ -33,8 +33,12 @@ def good() -> bytes:
 
 
 def damaged_part(draw: random.Random) -> bytes:
-    """A part whose bytes are damaged: any, or those of its footer, which has no checksum."""
-    content = good()
+    """A part whose bytes are damaged."""
+    return damaged(draw, good())
+
+
+def damaged(draw: random.Random, content: bytes) -> bytes:
+    """A Parquet file whose bytes are damaged: any, or those of its footer, which has no checksum."""
     if draw.random() < 0.3:
         return mutations.bytes_damaged(draw, content)
     (length,) = struct.unpack("<I", content[-8:-4])

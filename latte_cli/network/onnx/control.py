@@ -244,7 +244,9 @@ def _stacked(
     for names, output, axis in zip(gathered, outputs, axes, strict=False):
         if not output:
             continue
-        tensors = [walk.tensors[name] for name in names]
+        tensors = [walk.tensors[name] for name in names if name in walk.tensors]
+        if len(tensors) < len(names):
+            raise Unreadable("it gathers what an operator that is not known writes")
         if not tensors:
             raise Unreadable("it runs no trip, so that the shape of what it gathers is not known")
         first = tensors[0]

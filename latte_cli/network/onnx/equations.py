@@ -46,6 +46,8 @@ def _parsed(op: Operation) -> tuple[list[_Term], tuple[str, ...]]:
     equation = op.text("equation").replace(" ", "")
     left, arrow, right = equation.partition("->")
     written = left.split(",")
+    if any("." in term.replace(_DOTS, "", 1) for term in (*written, right)):
+        raise LatteError(f"`{equation[:40]}` has points that are no `...`, or several")
     if len(written) != len(op.given):
         raise LatteError(f"`{equation[:40]}` is no equation of {len(op.given)} operands")
     most = max((_spread(term, tensor.shape) for term, tensor in zip(written, op.given, strict=True)), default=0)

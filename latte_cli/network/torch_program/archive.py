@@ -26,6 +26,7 @@ _CONSTANTS = "data/constants/model_constants_config.json"
 _PICKLES = ("data.pkl", "constants.pkl")
 _LARGEST_JSON = 256 * 2**20
 _DEEPEST_JSON = 200
+_MOST_LISTS = 2**22  # chosen: each takes up to 250 bytes, and a program of 30,000 nodes has a million
 _MOST_ENTRIES = 100_000
 _KNOWN_MAJOR = 8
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # torch stores; others may ask for gigabytes to unpack
@@ -176,7 +177,10 @@ def _graph_entry(entries: list[zipfile.ZipInfo], name: str) -> zipfile.ZipInfo:
 
 def _parsed(text: bytes, name: str) -> Any:
     depth = deepest = 0
-    for byte in text.translate(None, delete=bytes(set(range(256)) - set(b"[]{}"))):
+    brackets = text.translate(None, delete=bytes(set(range(256)) - set(b"[]{}")))
+    if len(brackets) > 2 * _MOST_LISTS:
+        raise LatteError(f"the graph of `{name}` holds {len(brackets) // 2:,} lists and objects", hint=DAMAGED)
+    for byte in brackets:
         depth += 1 if byte in b"[{" else -1
         deepest = max(deepest, depth)
     if deepest > _DEEPEST_JSON:

@@ -1,0 +1,242 @@
+"""Hostile files that once took a crash, minutes or gigabytes: each ends in one line, within little time and memory."""
+
+import gzip
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from running import ended
+
+from latte_cli.errors import LatteError
+from latte_cli.importers import ImportSource, import_file
+from latte_cli.network import load
+from latte_cli.network.weights import weights
+from latte_cli.store import open_store
+
+CPU = "reference-amd-epyc-family-26-model-2-2c-2t"
+HERE = Path(__file__).parent
+
+
+def saved(path: Path, *nodes: Any, shape: tuple[int, ...] = (1, 3, 8, 8), stored: tuple[TensorProto, ...] = ()) -> Path:
+    """A model of these nodes, from `x` to `y`."""
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(list(nodes), "g", inputs, [output], initializer=stored)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("some.where", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets), path)
+    return path
+
+
+@cache
+def program() -> bytes:
+    """A small program of `torch.export`."""
+    import torch
+
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Linear(3, 2), (torch.zeros(1, 3),)), file)
+    return file.getvalue()
+
+
+def changed(change: Callable[[str, bytes], bytes], how: int = zipfile.ZIP_STORED) -> bytes:
+    """The program with other members."""
+    found = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(program())) as old, zipfile.ZipFile(found, "w", how) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return found.getvalue()
+
+
+# Models
+
+
+@pytest.mark.parametrize(
+    "equation", ["......->", "....", "...->......", "..", "i....,i->i", "->->", "a,,a", "...a...->a"]
+)
+def test_an_equation_that_is_none_is_refused(tmp_path: Path, equation: str) -> None:
+    path = saved(tmp_path / "m.onnx", helper.make_node("Einsum", ["x"], ["y"], equation=equation))
+    with pytest.raises(LatteError) as caught:
+        load(path)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("dims", [[1 << 27], [1 << 40], [1 << 62], [1 << 40, 1 << 40], [-1]])
+def test_a_shape_of_endless_dimensions_is_refused(tmp_path: Path, dims: list[int]) -> None:
+    sizes = TensorProto(name="s", data_type=TensorProto.INT64, dims=dims)
+    nodes = (helper.make_node("ConstantOfShape", ["s"], ["c"]), helper.make_node("Add", ["x", "c"], ["y"]))
+    with pytest.raises(LatteError) as caught:
+        load(saved(tmp_path / "m.onnx", *nodes, stored=(sizes,)))
+    assert caught.value.hint
+
+
+def inner(name: str, *inputs: str) -> Any:
+    """A body that hands on what an unknown operator makes of its last input."""
+    values = [helper.make_tensor_value_info(each, TensorProto.FLOAT, None) for each in inputs]
+    nodes = [helper.make_node("Strange", [inputs[-1]], ["made"], domain="some.where")]
+    out = [helper.make_tensor_value_info("made", TensorProto.FLOAT, None)]
+    if name == "Loop":
+        nodes.append(helper.make_node("Identity", [inputs[1]], ["on"]))
+        out.insert(0, helper.make_tensor_value_info("on", TensorProto.BOOL, None))
+        out.append(helper.make_tensor_value_info("made", TensorProto.FLOAT, None))
+    return helper.make_graph(nodes, "body", values, out)
+
+
+@pytest.mark.parametrize("kind", ["Scan", "Loop"])
+def test_what_a_loop_gathers_of_an_unknown_operator_is_read_or_refused(tmp_path: Path, kind: str) -> None:
+    if kind == "Scan":
+        node = helper.make_node("Scan", ["x"], ["y"], body=inner("Scan", "each"), num_scan_inputs=1)
+        stored: tuple[TensorProto, ...] = ()
+    else:
+        body = inner("Loop", "at", "go", "state")
+        node = helper.make_node("Loop", ["count", "", "x"], ["last", "y"], body=body)
+        stored = (numpy_helper.from_array(np.int64(3), "count"),)
+    done = ended("estimate", saved(tmp_path / "m.onnx", node, stored=stored), "--device", CPU, "--allow-unknown")
+    assert done.returncode in (0, 1)
+    assert done.returncode == 0 or "hint: " in done.stderr
+
+
+def test_a_program_of_millions_of_lists_takes_little_memory(tmp_path: Path) -> None:
+    content = b"[" + b'{"a":1},' * 5_000_000 + b"0]"
+    (tmp_path / "m.pt2").write_bytes(
+        changed(lambda name, old: content if name.endswith("model.json") else old, zipfile.ZIP_DEFLATED)
+    )
+    (said,) = limited({"m.pt2": "load(path)"}, tmp_path, most_bytes=1 << 30)
+    assert said.startswith("refused: the graph of `m` holds 5,000,001"), said
+
+
+SPOILT: dict[str, Callable[[str, bytes], bytes]] = {
+    "config: null": lambda name, old: b'{"config": null}' if name.endswith("weights_config.json") else old,
+    "no weights": lambda name, old: b"{}" if name.endswith("weights_config.json") else old,
+    "a list": lambda name, old: b"[]" if name.endswith("weights_config.json") else old,
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_list_of_weights_that_is_none_is_refused(tmp_path: Path, how: str) -> None:
+    (tmp_path / "m.pt2").write_bytes(changed(SPOILT[how]))
+    with pytest.raises(LatteError) as caught:
+        dict(weights(tmp_path / "m.pt2"))
+    assert caught.value.hint
+
+
+def test_a_weight_whose_bytes_changed_is_refused(tmp_path: Path) -> None:
+    content = changed(lambda name, old: b"\x01" * len(old) if "weight_0" in name else old)
+    (tmp_path / "m.pt2").write_bytes(content.replace(b"\x01" * 24, b"\x02" * 24))
+    assert content.count(b"\x01" * 24)
+    with pytest.raises(LatteError) as caught:
+        {name: np.asarray(value) for name, value in weights(tmp_path / "m.pt2").items()}
+    assert caught.value.hint
+
+
+def test_a_weight_cast_to_nothing_is_refused(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float32), "w")
+    nodes = (helper.make_node("Cast", ["w"], ["v"]), helper.make_node("Conv", ["x", "v"], ["y"]))
+    path = saved(tmp_path / "m.onnx", *nodes, stored=(weight,))
+    with pytest.raises(LatteError) as caught:
+        weights(path)["v"]
+    assert caught.value.hint
+
+
+# Large files
+
+LIMITED = """
+import json, resource, sys
+from pathlib import Path
+import numpy, onnx, pyarrow
+from latte_cli.errors import LatteError
+from latte_cli.network import load
+from latte_cli.fleet import read_fleet
+from latte_cli.importers import ImportSource, import_file
+from latte_cli.store import open_store
+from latte_cli.store.columns import read_columns
+folder, calls, most = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + most, size + most))
+store = open_store(str(folder / "store"), shipped=False)
+for name, call in calls.items():
+    path = folder / name
+    try:
+        eval(call)
+        print("read")
+    except LatteError as error:
+        print(f"refused: {error.message}" if error.hint else f"no hint: {error.message}")
+"""
+
+
+def limited(calls: dict[str, str], folder: Path, *, most_bytes: int) -> list[str]:
+    """What came of a call for each file, in a process with no more memory than so much."""
+    command = [sys.executable, "-c", LIMITED, str(folder), json.dumps(calls), str(most_bytes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
+def test_files_of_gigabytes_of_nothing_are_refused(tmp_path: Path) -> None:
+    calls = {
+        "m.onnx": "load(path)",
+        "m.pt2": "load(path)",
+        "f.yaml": "read_fleet(path)",
+        "d.csv": "read_columns(path, ('device',), ())",
+        "d.parquet": "read_columns(path, ('device',), ())",
+        **{
+            f"{each.value}.csv": f"import_file(path, ImportSource({each.value!r}), store, name='a')"
+            for each in ImportSource
+        },
+    }
+    for name in calls:
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(8 << 30)
+    said = limited(calls, tmp_path, most_bytes=2 << 30)
+    assert [each for each in said if not each.startswith("refused: ")] == []
+    assert len(said) == len(calls)
+
+
+def test_a_part_of_gigabytes_of_nothing_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "device=a").mkdir()
+    with (tmp_path / "device=a" / "part-0.parquet").open("wb") as file:
+        file.truncate(8 << 30)
+    done = ended("store", "check", "--store", tmp_path)
+    assert done.returncode == 1
+    assert "part-0.parquet" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("line", ["plan show FILE", "plan check FILE FILE", "plan diff FILE FILE"])
+def test_a_document_whose_schema_is_endless_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "p.json").write_text(json.dumps({"schema": "a" * (200 << 20)}))
+    done = ended(*line.replace("FILE", str(tmp_path / "p.json")).split())
+    assert done.returncode == 1
+    assert "hint: " in done.stderr
+    assert len(done.stderr) < 2000
+
+
+@pytest.mark.parametrize("source", list(ImportSource))
+def test_an_import_with_one_line_of_gigabytes_is_refused(tmp_path: Path, source: ImportSource) -> None:
+    path = tmp_path / "gfx90878.HIP.txt.gz"
+    path.write_bytes(gzip.compress(b"a" * (1 << 24)) * 90)  # members of a file follow each other
+    with pytest.raises(LatteError) as caught:
+        import_file(path, source, open_store(str(tmp_path / "store"), shipped=False), name="some")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("uri", ["abfs://x:y@127.0.0.1/x", "abfs://x:y@127.0.0.1"])
+def test_a_store_that_cannot_be_opened_shows_no_secret(uri: str) -> None:
+    done = ended("store", "info", "--store", uri)
+    assert done.returncode == 1
+    assert "x:y" not in done.stderr
+    assert "hint: " in done.stderr
+
+
+@pytest.mark.parametrize("uri", ["~nobodyxyz/x", "~nobodyxyz"])
+def test_a_store_that_the_environment_names_may_be_nobodys(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATTE_STORE", uri)
+    done = ended("store", "info")
+    assert (done.returncode, "in the home of nobody known" in done.stderr) == (1, True)
