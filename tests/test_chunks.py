@@ -99,7 +99,7 @@ def test_pages_with_a_byte_changed_are_read_or_refused(data: st.DataObject) -> N
 @given(st.binary(max_size=60))
 def test_bytes_that_are_no_struct_are_refused(content: bytes) -> None:
     try:
-        _, end = thrift.read(content)
+        _, end = thrift.read_struct(content)
     except ValueError:
         return
     assert 0 < end <= len(content)
@@ -120,12 +120,12 @@ def test_bytes_that_are_no_struct_are_refused(content: bytes) -> None:
 )
 def test_each_way_in_which_bytes_are_no_struct_is_told(content: bytes, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        thrift.read(content)
+        thrift.read_struct(content)
 
 
 def test_a_struct_is_read_by_the_types_of_its_fields() -> None:
     content = b"\x15\x03\x16\xac\x02\x11\x12\x18\x02hi\x19\x25\x02\x04\x1c\x15\x0a\x00\x00"
-    found, end = thrift.read(content)
+    found, end = thrift.read_struct(content)
     key = thrift.key
     assert found == {
         key(1, thrift.I32): -2,

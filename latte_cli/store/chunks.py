@@ -58,7 +58,7 @@ class Group(NamedTuple):
     chunks: Mapping[str, Chunk]
 
 
-class Description(NamedTuple):
+class FileMetadata(NamedTuple):
     """What a footer says of its file: its rows, the texts that its writer added, its row groups as they are there.
 
     `columns` is an empty file of the same columns, the same for all files of the same.
@@ -70,15 +70,15 @@ class Description(NamedTuple):
     columns: bytes
 
 
-def describe(footer: bytes) -> Description:
+def describe(footer: bytes) -> FileMetadata:
     """What a footer says; raises ValueError for bytes that are none."""
-    _, at = thrift.read(footer, before=_ROWS_FIELD)
-    found, _ = thrift.read(footer, at, after=_ROWS_FIELD - 1)
+    _, at = thrift.read_struct(footer, before=_ROWS_FIELD)
+    found, _ = thrift.read_struct(footer, at, after=_ROWS_FIELD - 1)
     texts = [(each.get(_KEY, b""), each.get(_TEXT, b"")) for each in found.get(_TEXTS, ())]
     said = dict(texts)
     if len(said) < len(texts):
         raise ValueError("it says something of itself twice")
-    return Description(found.get(_ROWS, -1), said, found.get(_GROUPS, ()), _empty_file(footer[:at], said.get(_ARROW)))
+    return FileMetadata(found.get(_ROWS, -1), said, found.get(_GROUPS, ()), _empty_file(footer[:at], said.get(_ARROW)))
 
 
 def _empty_file(columns: bytes, arrow: bytes | None) -> bytes:
@@ -88,7 +88,7 @@ def _empty_file(columns: bytes, arrow: bytes | None) -> bytes:
 
 
 def row_groups(groups: Sequence[dict[int, Any]], paths: Sequence[str]) -> list[Group]:
-    """The row groups of a description; raises ValueError where they have other columns than those of these paths."""
+    """The row groups of a footer; raises ValueError where they have other columns than those of these paths."""
     return [_group(each, paths) for each in groups]
 
 
@@ -135,7 +135,7 @@ def _pages(content: bytes) -> Iterator[tuple[int, dict[int, Any], int, int]]:
     """Of each page of a chunk: its kind, the struct of that kind, its unpacked size, and that of its header."""
     at = 0
     while at < len(content):
-        page, start = thrift.read(content, at)
+        page, start = thrift.read_struct(content, at)
         kind, size, packed = page.get(_PAGE, -1), page.get(_PAGE_SIZE, -1), page.get(_PAGE_PACKED, -1)
         if kind not in _HEADERS or min(size, packed) < 0 or start + packed > len(content):
             raise ValueError("a page is none")

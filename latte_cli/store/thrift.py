@@ -15,11 +15,11 @@ _DEEPEST = 8  # chosen: a footer's structs lie 5 deep
 
 
 def key(field: int, kind: int) -> int:
-    """What a field of this number and type is called in the result of `read`; one of another type is another field."""
+    """What a field of this number and type is called in the result of `read_struct`; one of another type is another field."""
     return field << 4 | kind
 
 
-def read(content: bytes, start: int = 0, *, after: int = 0, before: int = 1 << 16) -> tuple[dict[int, Any], int]:
+def read_struct(content: bytes, start: int = 0, *, after: int = 0, before: int = 1 << 16) -> tuple[dict[int, Any], int]:
     """The struct that begins at `start`, by the keys of its fields, and where it ends.
 
     It may be read in two steps: up to the first field from number `before` on, and from there, `after` the one read
