@@ -15,7 +15,7 @@ _DEEPEST = 8  # chosen: a footer's structs lie 5 deep
 
 
 def key(field: int, kind: int) -> int:
-    """What a field of this number and type is called in the result of `read_struct`; one of another type is another field."""
+    """The key of a field of this number and type in what `read_struct` returns; another type makes another field."""
     return field << 4 | kind
 
 
