@@ -199,6 +199,27 @@ def make_folder(path: Path, what: str = "") -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+@contextmanager
+def files_together(folder: Path, what: str = "") -> Iterator[None]:
+    """A folder for files that are of use together only: where the block does not end well, those that are new go.
+
+    Raises LatteError where it cannot be made.
+    """
+    new = not folder.exists()
+    make_folder(folder, what)
+    with _tell(folder):
+        before = set(folder.iterdir())
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in set(folder.iterdir()) - before:
+                path.unlink()
+            if new:
+                folder.rmdir()
+        raise
+
+
 def _mode(path: Path) -> int:
     """The file's kind as `stat` has it; 0 where there is none."""
     with suppress(FileNotFoundError):

@@ -15,6 +15,7 @@ import torch
 from made_choices import DEVICE, FORWARD, MATRIX, SETTINGS, TRANSFORMED, convolution, profile, row
 from safetensors import safe_open
 
+from latte_cli import files
 from latte_cli import selector as selectors
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, HEURISTIC, Algorithm
 from latte_cli.devices import CPU, CUDA, Device
@@ -464,6 +465,39 @@ def test_a_newer_selector_replaces_the_older_and_leaves_nothing(
     assert selectors.load_selector(tmp_path).card.seed == 4
     names = sorted(path.name.partition("-")[0] for path in tmp_path.iterdir())
     assert names == ["card.json", "forward", "losses", "workspaces"]
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("fails_at", range(4))
+def test_a_selector_that_finds_no_room_leaves_what_was_there(
+    fitted: Selector, known: list[Decision], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool, fails_at: int
+) -> None:
+    folder = tmp_path / "selector-desk"
+    if older:
+        selectors.save_selector(fitted, folder)
+    before = sorted(tmp_path.rglob("*"))
+    left = iter([files.write_file] * fails_at)
+
+    def write(path: Path, content: bytes | str) -> None:
+        next(left, full)(path, content)
+
+    def full(path: Path, content: bytes | str) -> None:
+        raise LatteError("no space left")
+
+    monkeypatch.setattr(files, "write_file", write)
+    with pytest.raises(LatteError, match="no space left"):
+        selectors.save_selector(selectors.fit_selector(known, seed=4), folder)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not older or selectors.load_selector(folder).card.seed == fitted.card.seed
+
+
+def test_a_folder_without_a_card_is_no_selector_and_hides_none(fitted: Selector, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), shipped=False)
+    assert store.models_dir
+    (store.models_dir / "selector-desk").mkdir(parents=True)
+    assert selectors.find(store, "desk") is None
+    selectors.save_selector(fitted, store.models_dir / "selector-all")
+    assert selectors.find(store, "desk") is not None
 
 
 def _edited(change: Callable[[dict[str, object]], object]) -> Callable[[Path], object]:

@@ -30,15 +30,15 @@ def selector_name(slugs: Sequence[str], *, all_devices: bool = False) -> str:
 def save_selector(selector: Selector, directory: Path) -> None:
     """Write `selector` to `directory`, in place of the one there: its model, then the card that names it.
 
-    Readers see the old one or the new one. Raises LatteError where it cannot be written.
+    Readers see the old one or the new one. Raises LatteError where it cannot be written; the old one is there then.
     """
     content = selector.model.as_files() | selector.workspaces.as_files()
     names = {name: _digest_name(name, one) for name, one in content.items()}
     card = replace(selector.card, files=names)
-    files.make_folder(directory, "the selector")
-    for name, one in content.items():
-        files.write_file(directory / names[name], one)
-    files.write_file(directory / _CARD, json.dumps(asdict(card), indent=1))
+    with files.files_together(directory, "the selector"):
+        for name, one in content.items():
+            files.write_file(directory / names[name], one)
+        files.write_file(directory / _CARD, json.dumps(asdict(card), indent=1))
     for path in (*directory.glob("*.ubj"), *directory.glob("*.safetensors")):
         if path.name not in names.values():
             path.unlink(missing_ok=True)
@@ -106,6 +106,8 @@ def _selectors_made(models: Path, slug: str) -> Iterator[tuple[float, Path]]:
             content = documents.read(path / _CARD, _source(path), finite=False)
             if slug in content["devices"]:
                 yield float(content["made_at"]), path
+        except Missing:
+            continue  # whoever made it was killed before there was one
         except (LatteError, KeyError, TypeError, ValueError):
             if path.name == f"selector-{slug}":
                 yield 0.0, path

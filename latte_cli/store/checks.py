@@ -10,7 +10,7 @@ from latte_cli.layers import LAYERS, Phase, layer_from_text
 from latte_cli.measure import Evidence, Outcome, QualityFlag
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import schema
-from latte_cli.store.chunks import BIT_PACKED, PLAIN, RLE, Chunk, FooterText, Group, row_groups
+from latte_cli.store.chunks import BIT_PACKED, PLAIN, RLE, Chunk, FileMetadata, Group, row_groups
 from latte_cli.store.reading import values as values_of
 from latte_cli.tasks import id_of_texts
 
@@ -48,7 +48,7 @@ _NUMBERS = ("threads", "pass", "device_times_s", "host_times_s", "summary_s", "w
 # Footers
 
 
-def check_footer(described: FooterText, version: int) -> tuple[int, list[Group]]:
+def check_footer(described: FileMetadata, version: int) -> tuple[int, list[Group]]:
     """The most bytes that the rows of a part take in memory, and its row groups, by its footer.
 
     Raises ValueError where it has other columns than its version's, or more of something than is read.

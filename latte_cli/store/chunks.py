@@ -58,7 +58,7 @@ class Group(NamedTuple):
     chunks: Mapping[str, Chunk]
 
 
-class FooterText(NamedTuple):
+class FileMetadata(NamedTuple):
     """What a footer says of its file: its rows, the texts that its writer added, its row groups as they are there.
 
     `columns` is an empty file of the same columns, the same for all files of the same.
@@ -70,7 +70,7 @@ class FooterText(NamedTuple):
     columns: bytes
 
 
-def describe(footer: bytes) -> FooterText:
+def describe(footer: bytes) -> FileMetadata:
     """What a footer says; raises ValueError for bytes that are none."""
     _, at = thrift.read_struct(footer, before=_ROWS_FIELD)
     found, _ = thrift.read_struct(footer, at, after=_ROWS_FIELD - 1)
@@ -78,7 +78,7 @@ def describe(footer: bytes) -> FooterText:
     said = dict(texts)
     if len(said) < len(texts):
         raise ValueError("it says something of itself twice")
-    return FooterText(found.get(_ROWS, -1), said, found.get(_GROUPS, ()), _empty_file(footer[:at], said.get(_ARROW)))
+    return FileMetadata(found.get(_ROWS, -1), said, found.get(_GROUPS, ()), _empty_file(footer[:at], said.get(_ARROW)))
 
 
 def _empty_file(columns: bytes, arrow: bytes | None) -> bytes:
@@ -88,7 +88,7 @@ def _empty_file(columns: bytes, arrow: bytes | None) -> bytes:
 
 
 def row_groups(groups: Sequence[dict[int, Any]], paths: Sequence[str]) -> list[Group]:
-    """The row groups of a description; raises ValueError where they have other columns than those of these paths."""
+    """The row groups of a footer; raises ValueError where they have other columns than those of these paths."""
     return [_group(each, paths) for each in groups]
 
 

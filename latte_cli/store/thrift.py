@@ -15,7 +15,7 @@ _DEEPEST = 8  # chosen: a footer's structs lie 5 deep
 
 
 def key(field: int, kind: int) -> int:
-    """What the field of this number and type is called in what `read_struct` returns; each type makes another field."""
+    """The key of a field of this number and type in what `read_struct` returns; another type makes another field."""
     return field << 4 | kind
 
 

@@ -71,11 +71,11 @@ def save_time_model(model: TimeModel, folder: Path) -> None:
         for group, trees in model.trees.items()
     }
     content = {**asdict(model.card), "trees": names}
-    files.make_folder(folder)
-    for group, ours in names.items():
-        for name, booster in zip(ours, model.trees[group], strict=True):
-            files.write_file(folder / name, bytes(booster.save_raw(raw_format="ubj")))
-    files.write_file(folder / "card.json", json.dumps(content, indent=1).encode())
+    with files.files_together(folder):
+        for group, ours in names.items():
+            for name, booster in zip(ours, model.trees[group], strict=True):
+                files.write_file(folder / name, bytes(booster.save_raw(raw_format="ubj")))
+        files.write_file(folder / "card.json", json.dumps(content, indent=1).encode())
     kept = {name for ours in names.values() for name in ours}
     for path in folder.glob("*.ubj"):
         if path.name not in kept:

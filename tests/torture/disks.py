@@ -314,9 +314,11 @@ def check(writing: Writing, ending: Ending, folder: Path, *, old: bool) -> None:
             path.unlink()
         elif path.exists() and ending.code == 1:
             raise Fault(f"`{name}` is there, and an error")
+    from latte_cli.errors import LatteError
+
     try:
         writing.stage.check(folder)
-    except (ValueError, OSError) as error:
+    except (LatteError, ValueError, OSError) as error:
         raise Fault(f"half a file: {error}") from error
 
 
