@@ -10,11 +10,8 @@ from enum import StrEnum
 from latte_cli.allocator.pricing import Round
 from latte_cli.errors import LatteError
 
-LEAST_SHARE = 0.25  # chosen: with less of its steps a device learns little; not compared with others
-"""The share of a device's steps that end in time with the sub-model that it is given, if there is one."""
-
 NEAR_QUICKEST = 1.25  # chosen: a step that is hardly longer trains more of the network; not compared with others
-"""Else its step takes at most so many times the quickest sub-model's."""
+"""Where no step of a device ends in time, its step takes at most so many times the quickest sub-model's."""
 
 STEPS_OF_SLOWEST = 3.0  # chosen: few, since short rounds were the quickest in docs/study.md; not tuned
 """A round lasts as long as so many steps of the slowest device with the whole model."""
@@ -44,13 +41,14 @@ def _steps_in_time(found: Round, duration_s: float) -> int:
 def paced_round(rounds: Iterable[Round], duration_s: float) -> Round | None:
     """What a device trains that stops at `duration_s`; None where nothing fits its memory.
 
-    It is the largest sub-model of which LEAST_SHARE of the steps end in time; else the largest whose step takes at
-    most NEAR_QUICKEST times that of the quickest.
+    It is the largest sub-model of which a step ends in time; else the largest whose step takes at most NEAR_QUICKEST
+    times that of the quickest. A wide sub-model that trains few steps was as soon or sooner at its accuracy than a
+    narrow one that trains more (docs/study.md).
     """
     fitting = [each for each in rounds if each.step_s is not None]
     if not fitting:
         return None
-    enough = [each for each in fitting if _steps_in_time(each, duration_s) >= max(1.0, LEAST_SHARE * each.steps)]
+    enough = [each for each in fitting if _steps_in_time(each, duration_s) >= 1]
     quickest_s = min(_first_step_s(each) for each in fitting)
     near = (each for each in fitting if _first_step_s(each) <= NEAR_QUICKEST * quickest_s)
     return max(enough or near, key=lambda each: (each.sub_model.parameters, -(each.round_s or 0.0)))
