@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from running import ended
@@ -22,6 +24,7 @@ from latte_cli.importers import ImportSource, import_file
 from latte_cli.network import load
 from latte_cli.network.weights import weights
 from latte_cli.store import open_store
+from latte_cli.store.columns import read_columns
 
 CPU = "reference-amd-epyc-family-26-model-2-2c-2t"
 HERE = Path(__file__).parent
@@ -76,6 +79,38 @@ def test_a_shape_of_endless_dimensions_is_refused(tmp_path: Path, dims: list[int
     with pytest.raises(LatteError) as caught:
         load(saved(tmp_path / "m.onnx", *nodes, stored=(sizes,)))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    "words",
+    ["helper.make_node('GatherND', ['x', 'i'], ['y'], batch_dims=-2)",
+     "helper.make_node('Einsum', ['x'], ['y'], equation='....->')"],
+)  # fmt: skip
+def test_no_inference_of_a_whole_model_meets_what_it_cannot_bear(words: str, nested: bool) -> None:
+    code = f"""
+from onnx import TensorProto, helper
+from latte_cli.network.onnx.inferred import infer_shapes
+value = helper.make_tensor_value_info
+node, result = {words}, value("y", TensorProto.FLOAT, None)
+if {nested}:
+    inner = helper.make_graph([node], "inner", [], [result])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
+given = [value("x", 1, [2, 2, 2]), value("i", 7, [2, 1]), value("c", 9, [])]
+assert infer_shapes(helper.make_model(helper.make_graph([node], "g", given, [result]))) is None
+plain = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", given[:1], [result])
+(found,) = infer_shapes(helper.make_model(plain)).output
+assert [each.dim_value for each in found.type.tensor_type.shape.dim] == [2, 2, 2]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_names_of_devices_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "devices.parquet"
+    bytes_of_names = pa.array([b"phone", b"phone \x80"])
+    pq.write_table(pa.table({"device": bytes_of_names.view(pa.string())}), path)
+    with pytest.raises(LatteError, match="the column `device` does not hold a name in every row"):
+        read_columns(path, ("device",), ())
 
 
 def inner(name: str, *inputs: str) -> Any:

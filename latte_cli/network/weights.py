@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from latte_cli.errors import LatteError
 from latte_cli.network import torch_program
 from latte_cli.network.graph import COPIED, DETACHED, LAID
 from latte_cli.network.onnx import stripped
 from latte_cli.network.onnx.external import external_file
+from latte_cli.network.onnx.inferred import infer_shapes
 from latte_cli.network.onnx.operation import FOLDED_ELEMENTS
 from latte_cli.network.onnx.stripped import Bytes
 
@@ -119,9 +120,8 @@ class Weights(Mapping[str, Array]):
         ]
         graph = GraphProto(name="constant", node=nodes, input=given, output=[output], initializer=small)
         model = helper.make_model(graph, opset_imports=list(self._model.opset_import))
-        try:
-            known = shape_inference.infer_shapes(model, data_prop=True).graph
-        except (RuntimeError, TypeError, ValueError):  # numbers that do not fit, of which the evaluator tells
+        known = infer_shapes(model, data_prop=True)
+        if known is None:  # numbers that do not fit, of which the evaluator tells
             return
         for value in (*known.value_info, *known.output):
             size = prod(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)

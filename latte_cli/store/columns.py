@@ -88,6 +88,7 @@ def _words(column: Any) -> Words:
     encoded = column.cast(pa.string()).dictionary_encode().combine_chunks()
     if encoded.null_count:
         raise ValueError("an empty cell")
+    encoded.dictionary.validate(full=True)  # Parquet's texts may be any bytes
     return Words(arrow=encoded.dictionary, rows=encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32))
 
 

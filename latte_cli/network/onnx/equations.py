@@ -41,12 +41,18 @@ def _einsum(op: Operation) -> object:
     return _written(op, whole, out, sizes)
 
 
+def has_odd_points(equation: str) -> bool:
+    """Whether an operand has points that are no `...`, or several: of these ONNX's inference may find no end."""
+    terms = equation.replace(" ", "").replace("->", ",").split(",")
+    return any("." in term.replace(_DOTS, "", 1) for term in terms)
+
+
 def _parsed(op: Operation) -> tuple[list[_Term], tuple[str, ...]]:
     """The operands with their labels, and those of the output; digits stand for what `...` stands for."""
     equation = op.text("equation").replace(" ", "")
     left, arrow, right = equation.partition("->")
     written = left.split(",")
-    if any("." in term.replace(_DOTS, "", 1) for term in (*written, right)):
+    if has_odd_points(equation):
         raise LatteError(f"`{equation[:40]}` has points that are no `...`, or several")
     if len(written) != len(op.given):
         raise LatteError(f"`{equation[:40]}` is no equation of {len(op.given)} operands")

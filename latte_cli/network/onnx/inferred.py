@@ -1,15 +1,28 @@
 """ONNX operators without a reader of their own: shapes by ONNX's inference, the work as a layer of kind `other`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
-from onnx import NodeProto, OperatorSetIdProto, TensorProto, checker, defs, helper, numpy_helper, shape_inference
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    OperatorSetIdProto,
+    TensorProto,
+    checker,
+    defs,
+    helper,
+    numpy_helper,
+    shape_inference,
+)
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Copy, Layer, Other, View
+from latte_cli.network.onnx import equations
 from latte_cli.network.onnx.operation import FOLDED_ELEMENTS, LARGEST_RANK, Array, Operation, Tensor, Unreadable
 from latte_cli.network.onnx.reads import computes_with
 
@@ -137,6 +150,41 @@ def _node(op: Operation) -> NodeProto:
 
 _SHAPED = ("Reshape", "ConstantOfShape", "Expand", "Unsqueeze")
 """Operators that are given as many numbers as the result has dimensions."""
+
+
+def infer_shapes(model: ModelProto, *, data_prop: bool = False) -> GraphProto | None:
+    """The graph of `model` with the shapes that ONNX's inference finds, which may compute with small constants.
+
+    None where it fails, and where it would crash, or not end, for what a node says.
+    """
+    if any(map(_unsafe, _all_nodes(model.graph.node))) or any(map(_unsafe, _all_nodes(_in_functions(model)))):
+        return None
+    try:
+        return shape_inference.infer_shapes(model, data_prop=data_prop).graph
+    except (ValueError, TypeError, RuntimeError, EncodeError, shape_inference.InferenceError):
+        return None
+
+
+def _in_functions(model: ModelProto) -> Iterator[NodeProto]:
+    return (node for function in model.functions for node in function.node)
+
+
+def _all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes, and those of the graphs that they run."""
+    left = [*nodes]
+    while left:
+        node = left.pop()
+        yield node
+        for attribute in node.attribute:
+            left += [each for graph in (attribute.g, *attribute.graphs) for each in graph.node]
+
+
+def _unsafe(node: NodeProto) -> bool:
+    return any(
+        (attribute.name == "batch_dims" and attribute.i < 0)
+        or (attribute.name == "equation" and equations.has_odd_points(attribute.s.decode(errors="replace")))
+        for attribute in node.attribute
+    )
 
 
 _AXES = ("axis", "axes", "batch_axis", "batch_dims", "time_axis")

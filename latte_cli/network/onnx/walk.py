@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 
-import onnx
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
 from latte_cli.errors import LatteError
@@ -402,11 +400,10 @@ class Walk:
         for value in model.graph.input:
             for dimension, size in zip(value.type.tensor_type.shape.dim, given.get(value.name, ()), strict=False):
                 dimension.dim_value = size
-        try:
-            inferred = onnx.shape_inference.infer_shapes(model)
-        except (ValueError, EncodeError, onnx.shape_inference.InferenceError):
+        graph = inferred.infer_shapes(model)
+        if graph is None:
             return {}
-        values = (*inferred.graph.value_info, *inferred.graph.output)
+        values = (*graph.value_info, *graph.output)
         shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in values}
         return {name: checked_shape(shape, f"`{name}`") for name, shape in shapes.items() if shape and min(shape) > 0}
 
