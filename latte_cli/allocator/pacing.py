@@ -13,7 +13,7 @@ from latte_cli.errors import LatteError
 NEAR_QUICKEST = 1.25  # chosen: a step that is hardly longer trains more of the network; not compared with others
 """Where no step of a device ends in time, its step takes at most so many times the quickest sub-model's."""
 
-STEPS_OF_SLOWEST = 3.0  # chosen: few, since short rounds were the quickest in docs/study.md; not tuned
+STEPS_OF_SLOWEST = 3.0  # chosen: few, since short rounds were the quickest; docs/study.md has tuned ones, still shorter
 """A round lasts as long as so many steps of the slowest device with the whole model."""
 
 
