@@ -68,6 +68,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def flower_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What Flower logs is among `caplog.records`; its logger passes nothing on."""
+    import logging
+
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    yield
+    logging.getLogger("flwr").removeHandler(caplog.handler)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Torch computes with one thread, so that its sums are the same on every machine."""

@@ -17,6 +17,7 @@ PAGES = sorted([PACKAGE.parent / "README.md", *(PACKAGE.parent / "docs").rglob("
 OF_ONE_COMMAND = {
     "allocator/curve.py": ("allocate",),
     "allocator/plan_file.py": ("allocate",),
+    "allocator/rounds_file.py": ("allocate",),
     "allocator/files.py": ("allocate",),
     "allocator/plan.py": ("allocate",),
     "cli/allocate_request.py": ("allocate",),

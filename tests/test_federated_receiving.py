@@ -1,7 +1,6 @@
 """The server waits for each device as long as its prices say, and holds one reply at a time."""
 
 import gc
-import logging
 import weakref
 from dataclasses import replace
 
@@ -16,14 +15,7 @@ from latte_cli.federated.grid import LocalGrid
 from latte_cli.federated.receiving import Receiving
 from latte_cli.federated.strategy import LATE, START_S
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _messages(caplog):
-    logging.getLogger("flwr").addHandler(caplog.handler)
-    yield
-    logging.getLogger("flwr").removeHandler(caplog.handler)
+pytestmark = pytest.mark.usefixtures("one_thread", "flower_log")
 
 
 @pytest.fixture(scope="module")

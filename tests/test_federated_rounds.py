@@ -1,7 +1,6 @@
 """A federation in this process: the four steps, and devices that answer badly."""
 
 import json
-import logging
 from dataclasses import replace
 from math import inf
 
@@ -34,14 +33,7 @@ NODES = (
 )
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _messages(caplog):
-    logging.getLogger("flwr").addHandler(caplog.handler)
-    yield
-    logging.getLogger("flwr").removeHandler(caplog.handler)
+pytestmark = pytest.mark.usefixtures("one_thread", "flower_log")
 
 
 @pytest.fixture(scope="module")
