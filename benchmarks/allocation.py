@@ -304,9 +304,10 @@ def speed() -> Iterable[str]:
     yield "# Allocation: how long it takes"
     yield ""
     yield (
-        f"{count:,} devices, each with samples, rate and memory of its own, in {classes} classes by {subs} sub-models: "
-        f"{taken_s:.1f} s of one core, {(peak - before) / 1024:.0f} MiB more than before ({peak / 1024:.0f} in all); "
-        f"{np.mean(found.chosen >= 0):.0%} have a sub-model."
+        f"{count:,} devices in {classes} classes choose among {subs} sub-models. Each device has its own samples, rate "
+        f"and memory. This takes {taken_s:.1f} s of one core and {(peak - before) / 1024:.0f} MiB, "
+        f"{peak / 1024:.0f} MiB with what was there before. "
+        f"{np.mean(found.chosen >= 0):.0%} of the devices get a sub-model."
     )
     yield ""
     yield from command(slug)

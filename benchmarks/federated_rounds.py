@@ -47,13 +47,9 @@ def run(network: str, pixels: int, store: Path, budget: str, rounds: int) -> tup
         | {"profile-budget": budget, "up": "10Gbit", "down": "10Gbit"}
         for at in range(PARTS)
     ]
-    config = {"model": network, "image-size": pixels, "data": "mnist", "alpha": 1.0, "rounds": rounds, "output": output}
-    run_federation(server.app, app, nodes, {name: _plain(value) for name, value in config.items()})  # type: ignore[arg-type]
+    config = {"model": network, "image-size": pixels, "data": "mnist", "alpha": 1.0, "rounds": rounds}
+    run_federation(server.app, app, nodes, {**config, "output": str(output)})  # type: ignore[arg-type]
     return json.loads((output / "rounds.json").read_text("utf-8")), app.seconds
-
-
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
 
 
 def trainings(document: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:

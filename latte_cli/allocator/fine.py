@@ -1,4 +1,4 @@
-"""Fine allocation: a width of its own for each channel group, by the estimator's times."""
+"""Fine allocation: each channel group gets its own width, chosen by the estimator's times."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -36,9 +36,10 @@ _ANYTHING = Least()
 class Search:
     """Looks for the best widths of one class; what was priced is kept for other round durations.
 
-    A program finds the best widths by tables and by the upper end of a step that was priced (`Program`, `UpperEnd`).
-    What it finds is priced, and gives another program, until it finds what is known. Each group has the widths that
-    `shares` leave it. Raises LatteError where there are no groups, and as the estimator does.
+    A program finds the best widths from tables and the upper end of a step that was priced (`Program`, `UpperEnd`).
+    The estimator prices these widths, and the next program starts from them. The search ends when a program finds
+    widths that were priced before. `shares` sets the widths that each group may have. Raises LatteError where there are
+    no groups, and as the estimator does.
     """
 
     def __init__(

@@ -74,6 +74,11 @@ class MeasuredSteps:
         return min(most, max(-most, self.log_ratio))
 
 
+def most_spread_s(steps: int, step_s: float) -> float:
+    """The largest standard deviation that so many times of at least 0 with the mean `step_s` can have, in seconds."""
+    return step_s * sqrt(max(1, steps - 1))
+
+
 def step_price(found: Round) -> StepPrice | None:
     """The price of a step of the round; None where it has no steps with times."""
     if not found.steps or found.step_s is None or found.low_s is None or found.high_s is None:

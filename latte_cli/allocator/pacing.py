@@ -31,11 +31,8 @@ class Deadline(StrEnum):
 
 def steps_within(found: Round, duration_s: float) -> int:
     """The whole steps of the round, at its mean, that end within `duration_s`: at least one, at most all."""
-    return max(1, min(found.steps, _steps_in_time(found, duration_s)))
-
-
-def _steps_in_time(found: Round, duration_s: float) -> int:
-    return int(max(0.0, min(duration_s - found.sending_s, 1e300)) / found.step_s) if found.step_s else found.steps
+    left_s = max(0.0, min(duration_s - found.sending_s, 1e300))
+    return max(1, min(found.steps, int(left_s / found.step_s) if found.step_s else found.steps))
 
 
 def paced_round(rounds: Iterable[Round], duration_s: float) -> Round | None:
@@ -48,7 +45,7 @@ def paced_round(rounds: Iterable[Round], duration_s: float) -> Round | None:
     fitting = [each for each in rounds if each.step_s is not None]
     if not fitting:
         return None
-    enough = [each for each in fitting if _steps_in_time(each, duration_s) >= 1]
+    enough = [each for each in fitting if _first_step_s(each) <= duration_s]
     quickest_s = min(_first_step_s(each) for each in fitting)
     near = (each for each in fitting if _first_step_s(each) <= NEAR_QUICKEST * quickest_s)
     return max(enough or near, key=lambda each: (each.sub_model.parameters, -(each.round_s or 0.0)))

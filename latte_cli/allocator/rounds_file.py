@@ -3,14 +3,14 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, sqrt
+from math import exp
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from latte_cli.allocator.channels import Frequencies
-from latte_cli.allocator.learning import LATEST, MeasuredSteps, StepPrice, correct_rounds
+from latte_cli.allocator.learning import LATEST, MeasuredSteps, StepPrice, correct_rounds, most_spread_s
 from latte_cli.allocator.plan import Priced
 from latte_cli.allocator.pricing import Round
 from latte_cli.documents import DocumentSource
@@ -172,7 +172,7 @@ def _parse_measured(trained: Mapping[str, Any], place: str, source: DocumentSour
     if not price.low_s <= price.step_s <= price.high_s:
         raise source.error(f"the price of {place} is no interval")
     steps, step_s, spread_s = trained["steps"], float(trained["step_s"]), float(trained["step_spread_s"])
-    if spread_s > step_s * sqrt(max(1, steps - 1)) * (1 + _ROUNDING):
+    if spread_s > most_spread_s(steps, step_s) * (1 + _ROUNDING):
         raise source.error(f"the steps of {place} spread more than they can")
     return MeasuredSteps(
         sub_model=trained["sub_model"],

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isclose, isfinite, sqrt
+from math import inf, isclose, isfinite
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from latte_cli import documents
 from latte_cli.allocator import Round, SubModel
+from latte_cli.allocator.learning import most_spread_s
 from latte_cli.documents import DocumentSource
 from latte_cli.errors import LatteError
 from latte_cli.federated import npy
@@ -288,10 +289,7 @@ def returned_in(content: RecordDict) -> Returned:
 
 
 def _steps(metrics: MetricRecord) -> tuple[int, float | None, float]:
-    """How many steps a device took, and how long: the mean and the deviation in seconds, None and 0 if not measured.
-
-    No times of at least 0 have a larger deviation than their mean times the root of one less than their number.
-    """
+    """How many steps a device took, and how long: the mean and the deviation in seconds, None and 0 if not measured."""
     steps, step_s, spread_s = (metrics.get(key) for key in ("steps", "step-s", "step-spread-s"))
     if not _is_count(steps, 1):
         raise LatteError("its reply does not say how many steps it took", hint=SAME_VERSION)
@@ -299,7 +297,7 @@ def _steps(metrics: MetricRecord) -> tuple[int, float | None, float]:
         return steps, None, 0.0
     if not (isinstance(step_s, float) and 0 < step_s <= _LONGEST_ROUND_S):
         raise LatteError("its steps took no time that can be", hint=SAME_VERSION)
-    if not (isinstance(spread_s, float) and 0 <= spread_s <= step_s * sqrt(max(1, steps - 1))):
+    if not (isinstance(spread_s, float) and 0 <= spread_s <= most_spread_s(steps, step_s)):
         raise LatteError("its steps spread more than they can", hint=SAME_VERSION)
     return steps, step_s, spread_s
 

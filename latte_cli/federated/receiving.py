@@ -19,7 +19,7 @@ _MALFORMED = (
 
 
 class Receiving(Grid):
-    """`grid`, whose replies are pulled one after the other, each when it is asked for.
+    """`grid`, but it pulls each reply only when the caller needs it.
 
     A reply that cannot be unpacked becomes an error reply to its message; so does one that does not come within the
     `limit_s` of its message, in seconds from when it was sent (None: the timeout of all). Messages are sent one by one,
@@ -98,7 +98,7 @@ class Replies(Iterable[Message]):
         self._pull = pull
 
     def to(self, message: Message) -> list[Message]:
-        """The replies to `message`, once; none to what was not sent, or asked for before."""
+        """The replies to `message`. A second call finds none, and so does a message that was not sent."""
         sent = self._sent.pop(id(message), None)
         return [] if sent is None else self._pull(sent)
 

@@ -1,7 +1,7 @@
 """ONNX operators without a reader of their own: shapes by ONNX's inference, the work as a layer of kind `other`."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, TypeAlias
 
@@ -157,7 +157,7 @@ def infer_shapes(model: ModelProto, *, data_prop: bool = False) -> GraphProto | 
 
     None where it fails, and where it would crash, or not end, for what a node says.
     """
-    if any(map(_unsafe, _all_nodes(model.graph.node))) or any(map(_unsafe, _all_nodes(_in_functions(model)))):
+    if any(map(_unsafe, _all_nodes(model))):
         return None
     try:
         return shape_inference.infer_shapes(model, data_prop=data_prop).graph
@@ -165,13 +165,9 @@ def infer_shapes(model: ModelProto, *, data_prop: bool = False) -> GraphProto | 
         return None
 
 
-def _in_functions(model: ModelProto) -> Iterator[NodeProto]:
-    return (node for function in model.functions for node in function.node)
-
-
-def _all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """The nodes, and those of the graphs that they run."""
-    left = [*nodes]
+def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """The nodes of the model, of its functions, and of the graphs that these run."""
+    left = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     while left:
         node = left.pop()
         yield node
