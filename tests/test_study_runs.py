@@ -115,6 +115,18 @@ def test_more_rounds_are_another_training(made):
     assert not is_trained(made.folder, other.plan_run("fedavg", other.study.scenarios[0], TunedOption(), 1))
 
 
+def test_a_run_for_tuning_ends_where_it_is_at_the_target(tmp_path):
+    own = workshop(tmp_path, rounds=6)
+    scenario, option = own.study.scenarios[0], TunedOption()
+    whole = own.run(own.plan_run("fedavg", scenario, option, 1))
+    reached = next(at for at, accuracy in enumerate(whole.accuracies) if accuracy > whole.accuracies[0])
+    target = whole.accuracies[reached]
+    ended = own.run(own.plan_run("fedavg", scenario, option, 1, until=target))
+    assert 0 < reached < len(whole.accuracies) - 1
+    assert ended.accuracies == whole.accuracies[: reached + 1]
+    assert ended.times_s == whole.times_s[: reached + 1]
+
+
 def test_progress_is_reported(made):
     heard = []
     results(made.workshop, seeds=(1,), methods=("fedavg", "latte"), report=lambda *progress: heard.append(progress))

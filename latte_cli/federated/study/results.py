@@ -136,7 +136,9 @@ def _tune(
         found[scenario.name, name] = choices[0] if len(choices) == 1 else None
         if len(choices) > 1:
             each = [
-                workshop.plan_run(name, scenario, option, seed) for option in choices for seed in study.tuning.seeds
+                workshop.plan_run(name, scenario, option, seed, until=study.tuning.target)
+                for option in choices
+                for seed in study.tuning.seeds
             ]
             wanted += [planned for planned in each if planned.shared.shares]
     tried: dict[tuple[str, str], list[tuple[TunedOption, MethodRun]]] = {}

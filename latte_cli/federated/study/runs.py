@@ -102,7 +102,10 @@ class MethodRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A run that can be made: what each device does, the rounds on the clock, and the keys of its two files."""
+    """A run that can be made: what each device does, the rounds on the clock, and the keys of its two files.
+
+    It ends as soon as it is at the accuracy `until`, if that is given.
+    """
 
     method: StudyMethod
     scenario: Scenario
@@ -113,6 +116,7 @@ class Planned:
     configuration: Mapping[str, Any]
     training: Mapping[str, Any]
     slow_from: int | None = None
+    until: float | None = None
 
     @cached_property
     def key(self) -> str:
@@ -138,8 +142,10 @@ class Workshop:
         self._fleets = lru_cache(maxsize=None)(self._fleet)
         self._source = _digest(study.settings, self.prices.network)
 
-    def plan_run(self, name: str, scenario: Scenario, option: TunedOption, seed: int) -> Planned:
-        """The run of the method `name` in a scenario, tuned to `option`."""
+    def plan_run(
+        self, name: str, scenario: Scenario, option: TunedOption, seed: int, *, until: float | None = None
+    ) -> Planned:
+        """The run of the method `name` in a scenario, tuned to `option`; it ends at the accuracy `until`, if given."""
         method, settings = METHODS[name], self.study.settings
         fleet = self._fleets(scenario, seed)
         shared, budget_s = fleet.share_out(method, option), self.study.budget * fleet.slowest_s
@@ -153,6 +159,7 @@ class Workshop:
         )
         slow_from = _first_slow(ticks, budget_s) if settings.final_rate < 1 else None
         training = self._training_configuration(method, scenario, seed, shared, ticks, slow_from)
+        training |= {} if until is None else {"until": until}
         configuration = {
             "version": _VERSION,
             "method": name,
@@ -173,6 +180,7 @@ class Workshop:
             configuration=configuration,
             training=training,
             slow_from=slow_from,
+            until=until,
         )
 
     def _fleet(self, scenario: Scenario, seed: int) -> Any:
@@ -280,6 +288,8 @@ class Workshop:
             if number % self.study.every == 0 or number == len(planned.ticks):
                 scores.append((number, evaluate_network(wide, learning.whole, held_out, statistics=statistics)))
             advance(number)
+            if planned.until is not None and scores[-1][1].accuracy >= planned.until:
+                break
         return TrainingHistory(
             rounds=tuple(number for number, _ in scores),
             accuracies=tuple(score.accuracy for _, score in scores),
