@@ -533,6 +533,19 @@ def test_a_part_of_the_devices_takes_part_in_turn(federation):
     assert {each[0] for each in names} == {"device-0", "workstation"}
 
 
+def test_rounds_are_drawn_among_the_devices_that_can_take_part_and_the_others_are_named_once(federation):
+    least = {each.name: min(entry.high_s for entry in each.rounds) for each in federation.devices.values()}
+    between = (least["device-0"] + least["workstation"]) / 2
+    strategy = federation.strategy(per_round=1, round_duration_s=between)
+    strategy.devices.update(federation.devices)
+    whole, drawn = messages.array_record(federation.whole), []
+    for number in range(1, 9):
+        asked = strategy.configure_train(number, whole, ConfigRecord(), federation.grid)
+        drawn.append([federation.devices[each.metadata.dst_node_id].name for each in asked])
+    assert drawn == [["workstation"]] * 8
+    assert [[name for name, _ in each.left_out] for each in strategy.rounds] == [["device-0"], *[[]] * 7]
+
+
 # A single device, asked directly
 
 

@@ -2,11 +2,14 @@
 
 import json
 import logging
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from small_study import CLASSES, CPU, GPU, study
 
 from latte_cli.allocator import Deadline
@@ -16,7 +19,7 @@ from latte_cli.federated.grid import LocalGrid
 from latte_cli.federated.settings import settings
 from latte_cli.federated.study import METHODS, MethodRun, Spread, Workshop, bands, results
 from latte_cli.federated.study.methods import SubModelSizes
-from latte_cli.federated.study.results import Result, best_option
+from latte_cli.federated.study.results import Result, _longest_s, best_option
 from latte_cli.federated.study.shares import TunedOption, tuning_options
 from latte_cli.report import pictures
 from latte_cli.store import open_store
@@ -167,6 +170,27 @@ def test_the_option_that_is_there_first_wins_else_the_most_accurate():
     assert best_option([(0.2, quick), (0.8, sure)], 0.7) == 0.2
     assert best_option([(0.2, quick), (0.8, sure)], 0.9) == 0.8
     assert best_option([(0.2, quick), (0.8, sure)], 0.99) == 0.8
+
+
+@given(
+    times=st.integers(1, 4).flatmap(
+        lambda seeds: st.lists(st.lists(st.just(inf) | st.integers(1, 9), min_size=seeds, max_size=seeds), min_size=1)
+    )
+)
+def test_runs_that_are_cut_short_leave_the_best_option_as_it_is(times):
+    options = [TunedOption(width=1 / at) for at in range(1, len(times) + 1)]
+    tuning = replace(study().tuning, seeds=tuple(range(len(times[0]))), target=0.5)
+
+    def run(time_s):
+        return a_run((0.0, 0.1), (float(time_s), 0.6) if time_s < inf else (9.0, 0.2))
+
+    cut = []
+    for option, seconds in zip(options, times, strict=True):
+        for time_s in seconds:
+            longest_s = _longest_s(cut, tuning)
+            cut.append((option, run(time_s if time_s <= longest_s else inf)))
+    whole = [(option, run(time_s)) for option, seconds in zip(options, times, strict=True) for time_s in seconds]
+    assert best_option(cut, tuning.target) == best_option(whole, tuning.target)
 
 
 def test_of_several_seeds_the_median_decides():

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil, exp, inf
 from typing import Any
@@ -105,6 +105,7 @@ class Overlap(Strategy):
         cut = any(each.widths for each in sub_models)
         self._pairs = TrainedPairs(resizing_of(network).pairs, groups(network)) if cut else None
         self._given: dict[int, tuple[Round, Kept]] = {}
+        self._unable: set[int] = set()
         self._measured = defaultdict[str, deque[MeasuredSteps]](lambda: deque(maxlen=LATEST))
         self._momentum = ServerMomentum(settings.server_momentum)
 
@@ -187,21 +188,30 @@ class Overlap(Strategy):
         self.rounds.append(RoundLog(number=server_round))
         self._whole = messages.arrays_in(arrays)
         self._asked, self._limits_s, self._given = {}, {}, {}
-        there = set(grid.get_node_ids())
-        named = {node: prices for node, prices in self.devices.items() if node in there}
-        for node in self._draw(named, server_round):
-            rounds = self._prices_now(named[node])
-            chosen = self._best(rounds)
-            if chosen is None:
-                self._leave_out(node, too_slow(rounds, self.duration_s()))
-            else:
-                channels = self._channels(named[node].number, chosen.sub_model, server_round - 1)
-                self._given[node] = chosen, channels
-                if not self._settings.fleet:  # the clock of this machine is not that of virtual devices
-                    self._limits_s[node] = self._longest_s(chosen)
+        able = self._able(set(grid.get_node_ids()))
+        for node in self._draw(able, server_round):
+            number, chosen = self.devices[node].number, able[node]
+            self._given[node] = chosen, self._channels(number, chosen.sub_model, server_round - 1)
+            if not self._settings.fleet:  # the clock of this machine is not that of virtual devices
+                self._limits_s[node] = self._longest_s(chosen)
         return self._messages(
             self._given, lambda node: self._work(*self._given[node], server_round - 1), MessageType.TRAIN, server_round
         )
+
+    def _able(self, there: Collection[int]) -> dict[int, Round]:
+        """What each of these devices would train, without those that can train nothing; they are named once."""
+        able, before = dict[int, Round](), self._unable
+        self._unable = set()
+        for node in sorted(self.devices.keys() & there):
+            rounds = self._prices_now(self.devices[node])
+            chosen = self._best(rounds)
+            if chosen:
+                able[node] = chosen
+                continue
+            self._unable.add(node)
+            if node not in before:
+                self._leave_out(node, too_slow(rounds, self.duration_s()))
+        return able
 
     def limit_s(self, message: Message) -> float | None:
         """How long the reply to a message may take, in seconds; None where nothing is known of it."""
@@ -272,9 +282,9 @@ class Overlap(Strategy):
         self._asked[node] = message
         return message
 
-    def _draw(self, named: Mapping[int, DevicePrices], server_round: int) -> list[int]:
-        """The nodes of this round, by the numbers that devices have of their own: node ids are random."""
-        order = sorted(named, key=lambda node: (named[node].number, named[node].name, node))
+    def _draw(self, nodes: Iterable[int], server_round: int) -> list[int]:
+        """Those of `nodes` that take part, by the numbers that devices have of their own: node ids are random."""
+        order = sorted(nodes, key=lambda node: (self.devices[node].number, self.devices[node].name, node))
         count = self._settings.per_round
         return [order[at] for at in participants(len(order), count, server_round - 1, self._settings.seed)]
 
@@ -416,7 +426,7 @@ class Overlap(Strategy):
                 ),
             }
         )
-        nodes = self._draw({node: each for node, each in self.devices.items() if node in there}, server_round)
+        nodes = self._draw(self.devices.keys() & there, server_round)
         return self._messages(nodes, lambda _: content, MessageType.EVALUATE, server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

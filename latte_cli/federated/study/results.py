@@ -1,7 +1,9 @@
 """Results: each method tuned on seeds of their own, its runs with the others, and their medians and ranges."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import inf
 from statistics import median
 from typing import TypeVar
@@ -9,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from latte_cli.errors import LatteError
-from latte_cli.federated.study.document import Scenario
+from latte_cli.federated.study.document import Scenario, Tuning
 from latte_cli.federated.study.methods import METHODS
 from latte_cli.federated.study.runs import MethodRun, Planned, Workshop
 from latte_cli.federated.study.shares import TunedOption, tuning_options
@@ -111,7 +113,7 @@ def results(
         for seed in seeds
     ]
     made: dict[tuple[str, str], list[MethodRun]] = {}
-    for planned, run in _make_runs(workshop, wanted, "runs", report):
+    for planned, run in _make_runs(workshop, wanted, len(wanted), "runs", report):
         made.setdefault((planned.scenario.name, planned.method.name), []).append(run)
     return [
         Result(
@@ -128,23 +130,36 @@ def _tune(
     workshop: Workshop, cells: Sequence[tuple[Scenario, str]], report: Report
 ) -> Mapping[tuple[str, str], TunedOption | None]:
     """The best option of each method in each scenario; None where none of them lets any device take part."""
-    study = workshop.study
-    found: dict[tuple[str, str], TunedOption | None] = {}
-    wanted: list[Planned] = []
-    for scenario, name in cells:
-        choices = tuning_options(METHODS[name], study)
-        found[scenario.name, name] = choices[0] if len(choices) == 1 else None
-        if len(choices) > 1:
-            each = [
-                workshop.plan_run(name, scenario, option, seed, until=study.tuning.target)
-                for option in choices
-                for seed in study.tuning.seeds
-            ]
-            wanted += [planned for planned in each if planned.shared.shares]
+    tuning = workshop.study.tuning
+    choices = {name: tuning_options(METHODS[name], workshop.study) for _, name in cells}
+    found = {(scenario.name, name): choices[name][0] for scenario, name in cells if len(choices[name]) == 1}
     tried: dict[tuple[str, str], list[tuple[TunedOption, MethodRun]]] = {}
-    for planned, run in _make_runs(workshop, wanted, "tuning", report):
-        tried.setdefault((planned.scenario.name, planned.method.name), []).append((planned.option, run))
-    return found | {cell: best_option(runs, study.tuning.target) for cell, runs in tried.items()}
+    wanted = [(scenario, name) for scenario, name in cells if len(choices[name]) > 1]
+
+    def planned_runs() -> Iterator[Planned]:
+        for scenario, name in wanted:
+            runs = tried.setdefault((scenario.name, name), [])
+            for option, seed in product(choices[name], tuning.seeds):
+                within_s = _longest_s(runs, tuning)
+                yield workshop.plan_run(name, scenario, option, seed, until=tuning.target, within_s=within_s)
+
+    count = len(tuning.seeds) * sum(len(choices[name]) for _, name in wanted)
+    for planned, run in _make_runs(workshop, planned_runs(), count, "tuning", report):
+        tried[planned.scenario.name, planned.method.name].append((planned.option, run))
+    return found | {cell: best_option(runs, tuning.target) if runs else None for cell, runs in tried.items()}
+
+
+def _longest_s(tried: Sequence[tuple[TunedOption, MethodRun]], tuning: Tuning) -> float:
+    """How long a run may take to the target for its option to be the best yet; infinite while none is known.
+
+    An option's time is the median of its seeds'. Of an odd number of them a run that takes longer than the best median
+    leaves that of its own option over it, whatever else it is; of an even number one that takes twice as long does.
+    """
+    times = defaultdict[TunedOption, list[float]](list)
+    for option, run in tried:
+        times[option].append(run.time_s(tuning.target))
+    best_s = min((median(each) for each in times.values() if len(each) == len(tuning.seeds)), default=inf)
+    return best_s if len(tuning.seeds) % 2 else 2 * best_s
 
 
 def best_option(tried: Sequence[tuple[Option, MethodRun]], target: float) -> Option:
@@ -161,21 +176,22 @@ def best_option(tried: Sequence[tuple[Option, MethodRun]], target: float) -> Opt
 
 
 def _make_runs(
-    workshop: Workshop, wanted: Sequence[Planned], what: str, report: Report
-) -> Iterable[tuple[Planned, MethodRun]]:
-    """The runs, one after the other; reports how many are done."""
+    workshop: Workshop, wanted: Iterable[Planned], count: int, what: str, report: Report
+) -> Iterator[tuple[Planned, MethodRun]]:
+    """The `count` runs, one after the other, but those without devices; reports how many are done."""
     for done, planned in enumerate(wanted):
         rounds = len(planned.ticks)
 
         def advance(number: int, done: int = done, rounds: int = rounds) -> None:
-            report(what, done, len(wanted), number / rounds)
+            report(what, done, count, number / rounds)
 
         try:
-            yield planned, workshop.run(planned, advance)
+            if planned.shared.shares:
+                yield planned, workshop.run(planned, advance)
         except LatteError as exc:
             where = f"`{planned.method.name}` in scenario `{planned.scenario.name}`"
             raise LatteError(f"{where}: {exc.message}", hint=exc.hint, exit_code=exc.exit_code) from exc
-        report(what, done + 1, len(wanted), 0.0)
+        report(what, done + 1, count, 0.0)
 
 
 def bands(found: Sequence[Result]) -> dict[str, list[Band]]:

@@ -143,9 +143,19 @@ class Workshop:
         self._source = _digest(study.settings, self.prices.network)
 
     def plan_run(
-        self, name: str, scenario: Scenario, option: TunedOption, seed: int, *, until: float | None = None
+        self,
+        name: str,
+        scenario: Scenario,
+        option: TunedOption,
+        seed: int,
+        *,
+        until: float | None = None,
+        within_s: float = inf,
     ) -> Planned:
-        """The run of the method `name` in a scenario, tuned to `option`; it ends at the accuracy `until`, if given."""
+        """The run of the method `name` in a scenario, tuned to `option`.
+
+        It ends at the accuracy `until`, if given, and with the round in which `within_s` are over.
+        """
         method, settings = METHODS[name], self.study.settings
         fleet = self._fleets(scenario, seed)
         shared, budget_s = fleet.share_out(method, option), self.study.budget * fleet.slowest_s
@@ -158,6 +168,7 @@ class Workshop:
             budget_s=budget_s,
         )
         slow_from = _first_slow(ticks, budget_s) if settings.final_rate < 1 else None
+        ticks = ticks[: _rounds_within(ticks, within_s)]
         training = self._training_configuration(method, scenario, seed, shared, ticks, slow_from)
         training |= {} if until is None else {"until": until}
         configuration = {
@@ -317,6 +328,12 @@ def _first_slow(ticks: Sequence[Tick], budget_s: float) -> int:
     ends = [0.0, *accumulate(tick.duration_s for tick in ticks)]
     whole_s = min(budget_s, ends[-1])
     return next((at for at, began_s in enumerate(ends) if began_s >= (1 - FINAL_SHARE) * whole_s), len(ticks))
+
+
+def _rounds_within(ticks: Sequence[Tick], within_s: float) -> int:
+    """How many rounds begin before `within_s`."""
+    begins = accumulate((tick.duration_s for tick in ticks[:-1]), initial=0.0)
+    return sum(begun_s < within_s for begun_s in begins) if ticks else 0
 
 
 def on_clock(training: TrainingHistory, ticks: Sequence[Tick], devices: int) -> MethodRun:
