@@ -11,9 +11,11 @@ says so and ends.
 
 Scores say how fast phones are beside each other; one more number, the anchor, sets them beside LATTE's reference CPU.
 It is 8, for a phone with a Snapdragon 855: CPUs of the Snapdragon 8 series train at 15 to 30 GFLOP/s (Das et al., 2022,
-arXiv 2202.10100), and a step of ResNet-18 (64 px, batch 32) takes the reference CPU what 165 GFLOP/s take. The true factor may
-be half of it or twice as much, for all phones alike. Links are taken to be in kB/s, as FLASH divides kB by them: their
-means are then 19 to 139 Mbit/s down and 3 to 53 up, as on Wi-Fi; in kbit/s half of them would be under 5 Mbit/s down.
+arXiv 2202.10100), and a step of ResNet-18 (64 px, batch 32) takes the reference CPU what 165 GFLOP/s take. The true
+factor may be half of it or twice as much, for all phones alike.
+
+Links are taken to be in kB/s, as FLASH divides kB by them: their means are then 19 to 139 Mbit/s down and 3 to 53 up,
+as on Wi-Fi; in kbit/s half of them would be under 5 Mbit/s down.
 """
 
 import argparse

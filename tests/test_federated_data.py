@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, concatenate_datasets
 
 from latte_cli.errors import LatteError
 from latte_cli.federated.data import Examples, Partition, load_examples, partitions, split_examples
@@ -161,7 +161,10 @@ def test_a_folder_with_writers_gives_each_device_the_examples_of_one(tmp_path):
             "character": ClassLabel(num_classes=62),
         }
     )
-    Dataset.from_dict(columns, features=features).save_to_disk(str(tmp_path / "femnist"))
+    more = {**columns, "writer_id": ["f9999_00"] * 1200}
+    table = concatenate_datasets([Dataset.from_dict(each, features=features) for each in (more, columns)])
+    chosen = table.filter(lambda writer: writer != "f9999_00", input_columns="writer_id")  # as docs/federation/data.md
+    chosen.save_to_disk(str(tmp_path / "femnist"))
     whole = load_examples(str(tmp_path / "femnist"), channels=1, image_size=28)
     np.testing.assert_allclose(whole.images[:, 0], images / 127.5 - 1, atol=1e-5)
     training, held_out = split_examples(whole, held_out=0.2, seed=1)

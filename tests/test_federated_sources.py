@@ -1,11 +1,22 @@
+import json
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import platformdirs
 import pytest
+from blocks import blocks, run
 
 from latte_cli.federated.data import Partition, load_examples, partitions, split_examples
-from latte_cli.federated.sources import SOURCES, mnist1d
+from latte_cli.federated.sources import CLIENT_COLUMNS, SOURCES, mnist1d
+
+PAGE = (Path(__file__).parents[1] / "docs" / "federation" / "data.md").read_text("utf-8")
+MARKED = [
+    "downloads from Hugging Face",
+    "needs a SuperLink",
+    "needs aeon, in an environment of its own",
+]
 
 
 def test_sources_have_the_examples_and_clients_that_they_say():
@@ -72,3 +83,23 @@ def test_a_picture_of_a_series_has_all_of_its_samples():
     series = np.load(next(platformdirs.user_cache_path("latte").glob("mnist1d-*-100.npy")))[:, :-1]
     ends = np.concatenate([pixels[:, 0, 0], pixels[:, 0, 1:, -2:].reshape(100, -1)], axis=1)
     np.testing.assert_allclose(ends, np.clip(series / 4, -1, 1) / 2 + 0.5, atol=1e-6)
+
+
+def test_the_page_names_every_source_and_column():
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \| \d+ \| \d* ?\|$", PAGE, re.MULTILINE))
+    assert rows == {name: f"{source.examples:,}" for name, source in SOURCES.items()}
+    (clients,) = re.findall(r"^\| client \| (.*?) \|", PAGE, re.MULTILINE)
+    assert tuple(re.findall(r"`(\w+)`", clients)) == CLIENT_COLUMNS
+
+
+def test_the_page_saves_series_and_federates_them(tmp_path):
+    found = [block for block in blocks(PAGE) if block.language in ("sh", "python")]
+    assert [block.reason for block in found if block.reason] == MARKED
+    for block in found:
+        if not block.reason:
+            done = run(block, tmp_path)
+            assert done.returncode == 0, done.stderr
+    rounds = json.loads((tmp_path / "result" / "rounds.json").read_text())["rounds"]
+    assert [len(each["trained"]) for each in rounds] == [6] * 4
+    whole = load_examples(str(tmp_path / "waves"), channels=1, image_size=8)
+    assert (whole.images.shape, len(set(whole.clients))) == ((300, 1, 8, 8), 6)

@@ -1,4 +1,4 @@
-"""The fleets of `benchmarks/phones_fleet.py`, from made-up tables like FLASH's and, where they are, from FLASH's own."""
+"""The fleets of `benchmarks/phones_fleet.py`: from made-up tables like FLASH's, and from FLASH's own where they are."""
 
 import gzip
 import json
