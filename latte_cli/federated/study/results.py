@@ -104,6 +104,7 @@ def results(
 ) -> list[Result]:
     """The results of `methods` in each scenario of the workshop's study with these `seeds`, in their order."""
     study = workshop.study
+    workshop.check_fleets(seeds)
     cells = [(scenario, name) for scenario in study.scenarios for name in methods]
     tuned = _tune(workshop, cells, report)
     wanted = [

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
-from itertools import accumulate
+from itertools import accumulate, product
 from math import inf, isfinite, isinf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -201,6 +201,14 @@ class Workshop:
             message = f"scenario `{scenario.name}`: {exc.message}"
             raise LatteError(message, hint=exc.hint, exit_code=exc.exit_code) from exc
 
+    def check_fleets(self, seeds: Sequence[int]) -> None:
+        """Raise LatteError where the data cannot be spread over the devices of a scenario with one of the seeds.
+
+        These are the tuning's too; nothing has been trained by then.
+        """
+        for scenario, seed in product(self.study.scenarios, (*self.study.tuning.seeds, *seeds)):
+            self._fleets(scenario, seed)
+
     def _examples(self, scenario: Scenario, seed: int) -> Sequence[Examples]:
         settings, count = of_seed(self.study, seed), len(scenario.devices)
         nodes = ({"partition-id": at, "num-partitions": count} for at in range(count))
@@ -364,7 +372,8 @@ def _digest(settings: FederationSettings, network: Network) -> str:
     if not Path(settings.data).is_dir():
         return settings.data
     training, _ = device.whole(replace(settings, held_out=0.0), network)
-    return sha256(training.images.tobytes() + training.labels.tobytes()).hexdigest()
+    clients = b"" if training.clients is None else training.clients.tobytes()
+    return sha256(training.images.tobytes() + training.labels.tobytes() + clients).hexdigest()
 
 
 def _parts(sub_model: SubModel) -> dict[str, Any]:
