@@ -14,7 +14,7 @@ from latte_cli.federated.recipe import Recipe
 from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.study import METHODS
 from latte_cli.federated.study.learners import Federation, device_accuracies, learner, personal_accuracy
-from latte_cli.federated.study.methods import LEVELS
+from latte_cli.federated.study.methods import LEVELS, SubModelSizes
 from latte_cli.federated.study.ordered import NestedPart
 from latte_cli.federated.study.ordered import train_parts as trained_ordered
 from latte_cli.federated.study.overlap import HeldPart, block, sums
@@ -142,6 +142,25 @@ def test_fedavg_is_plain_federated_averaging(network, examples):
         }
         whole = {name: value.astype(np.float32) for name, value in whole.items()}
         assert_same(learning.whole, whole)
+
+
+def test_fedprox_is_fedavg_whose_devices_stay_near_what_they_received(network, examples):
+    own = federation(network, examples, "fedprox", dict.fromkeys(range(DEVICES), WHOLE), proximal=1.0)
+    learning, whole = learner(own), initial(network, seed=SETTINGS.seed)
+    assert learning.round(0, dict.fromkeys(range(DEVICES), 2)) == []
+    near = {}
+    for proximal in (0.0, 1.0):
+        recipe = replace(SETTINGS.recipe, proximal=proximal)
+        each = [
+            train_network(network, whole, mine, recipe, seed=seed(0, at), go_on=lambda steps: steps < 2).arrays
+            for at, mine in enumerate(examples)
+        ]
+        held = [
+            (indices_of(network, {}), arrays, float(len(mine))) for arrays, mine in zip(each, examples, strict=True)
+        ]
+        near[proximal] = mean(whole, held)
+    assert_same(learning.whole, near[1.0])
+    assert any(not np.allclose(near[0.0][name], near[1.0][name], rtol=1e-5, atol=1e-7) for name in whole)
 
 
 def test_a_round_without_devices_changes_nothing(network, examples, levels):
@@ -345,9 +364,12 @@ def test_a_small_global_model_is_a_network_of_its_own(network, examples, levels)
     assert evaluate_network(small, learning.whole, held_out, statistics=held_out).accuracy > 0.2
 
 
+_WHOLE = [name for name in METHODS if METHODS[name].sizes in (SubModelSizes.WHOLE, SubModelSizes.SMALL)]
+
+
 def test_who_diverges_is_named_and_the_round_goes_on(network, examples, levels):
     for name in METHODS:
-        sub_models = dict.fromkeys(range(DEVICES), levels[1] if name not in ("fedavg", "fedavg-small") else WHOLE)
+        sub_models = dict.fromkeys(range(DEVICES), levels[1] if name not in _WHOLE else WHOLE)
         spoiled = list(examples)
         spoiled[1] = replace(examples[1], images=np.full_like(examples[1].images, np.nan))
         learning = learner(federation(network, spoiled, name, sub_models, levels))

@@ -214,6 +214,15 @@ def test_every_method_is_tuned_over_the_same_ends_of_rounds(prices):
         assert {(each.deadline, each.duration) for each in options} >= ends, name
 
 
+def test_the_factor_of_the_proximal_term_is_tuned(prices):
+    tuned = replace(prices.study, tuning=replace(prices.study.tuning, proximal=(0.01, 0.1)))
+    options = tuning_options(METHODS["fedprox"], tuned)
+    without = tuning_options(METHODS["fedavg"], tuned)
+    assert options == tuple(replace(each, proximal=factor) for factor in (0.01, 0.1) for each in without)
+    assert str(options[-1]) == "0.7, drop, proximal 0.1"
+    assert {each.proximal for each in without} == {0.0}
+
+
 def test_who_would_always_be_late_takes_no_part_in_rounds_that_drop_work(fleet):
     shared = fleet.share_out(METHODS["fedavg"], dropping(0.5))
     assert set(shared.shares) == {at for at, whole_s in enumerate(fleet.whole_s) if whole_s <= 0.5 * fleet.slowest_s}

@@ -64,7 +64,8 @@ class Tuning:
     `round_durations` are shares of the full model's slowest round, `levels` the widths of a small global model,
     `latte_widths` those of the model that LATTE cuts, and `tier_widths` of the one that HeteroFL and FedRolex cut.
     `tiers` are the shares of the slowest device's whole step that a step of a tier's level may take; without them they
-    are the round durations. `deadlines` say what the end of a round means for devices.
+    are the round durations. `deadlines` say what the end of a round means for devices. `proximal` are factors of
+    FedProx's term.
     """
 
     seeds: tuple[int, ...]
@@ -75,6 +76,7 @@ class Tuning:
     tier_widths: tuple[float, ...] = (1.0,)
     tiers: tuple[float, ...] = ()
     deadlines: tuple[Deadline, ...] = tuple(Deadline)
+    proximal: tuple[float, ...] = (0.01,)  # one of those that FedProx was tuned over: 0.001, 0.01, 0.1, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,10 @@ _DATA = (
 _OWN = ("budget", "recipe", "evaluate-every", "seeds", "tuning", "targets", "methods", "latte", "scenarios")
 _RECIPE = ("batch", "epochs", "learning-rate", "momentum", "weight-decay", "server-momentum", "final-rate")
 _LATTE = ("widths", "objective", "channels", "rule", "masked", "scaled")
-_TUNING = ("seed", "target", "round-durations", "levels", "latte-widths", "tier-widths", "tiers", "deadlines")
+_TUNING = (
+    *("seed", "target", "round-durations", "levels", "latte-widths", "tier-widths", "tiers", "deadlines"),
+    "proximal",
+)
 _SCENARIO = ("scenario", "noise", "dropout", "classes")
 _CLASS = ("class", "count", "device", "threads", "strategy", "slower", "bandwidth", "overhead", "memory")
 
@@ -207,6 +212,7 @@ def _parse_tuning(fields: Fields, targets: tuple[float, ...]) -> Tuning:
         tier_widths=tuple(sorted(found.several("tier-widths", _share))) or (1.0,),
         tiers=tuple(sorted(found.several("tiers", _share))),
         deadlines=tuple(dict.fromkeys(found.several("deadlines", _deadline))) or tuple(Deadline),
+        proximal=tuple(sorted(set(found.several("proximal", _number(1e-9, 1e3))))) or Tuning.proximal,
     )
 
 

@@ -45,7 +45,8 @@ class StudyMethod:
 
     `masked` and `scaled` are those of the recipe; in networks without norms, weights are scaled by roots instead (see
     `Federation`). `by_data` prunes what the device's data moved least, rather than the smallest weights, and lets a
-    device count by the share that it kept. `estimator` is whose times choose the sub-models; the clock's are always
+    device count by the share that it kept. `proximal` adds FedProx's term to the loss, whose factor is tuned.
+    `estimator` is whose times choose the sub-models; the clock's are always
     those of LOOKUP.
     """
 
@@ -57,6 +58,7 @@ class StudyMethod:
     masked: bool = False
     scaled: bool = False
     by_data: bool = False
+    proximal: bool = False
     estimator: str = LOOKUP
 
 
@@ -66,6 +68,7 @@ def _by_name(*methods: StudyMethod) -> Mapping[str, StudyMethod]:
 
 METHODS = _by_name(
     StudyMethod(name="fedavg", sizes=SubModelSizes.WHOLE),
+    StudyMethod(name="fedprox", sizes=SubModelSizes.WHOLE, proximal=True),
     StudyMethod(name="fedavg-small", sizes=SubModelSizes.SMALL),
     StudyMethod(name="heterofl", sizes=SubModelSizes.TIERS, rule=AggregationRule.HOLDERS, masked=True, scaled=True),
     StudyMethod(
@@ -98,7 +101,10 @@ METHODS = _by_name(
 """The methods by name.
 
 - `fedavg` (McMahan et al., 2017): every device trains the whole network; the mean is weighted by examples.
-- `fedavg-small`: the same with one small network for all, the usual way out for slow devices.
+- `fedprox` (Li et al., 2020): as `fedavg`, with the term mu / 2 · ||w - w0||² in a device's loss, where w0 are the
+  parameters that it received and mu is tuned. Partial work, the paper's other half, is the deadline `partial`, which
+  every method may have. Ours: the mean is weighted by examples, as `fedavg`'s; the clock takes the term for free.
+- `fedavg-small`: as `fedavg` with one small network for all, the usual way out for slow devices.
 - `heterofl` (Diao et al., 2021): the first channels of each layer; the mean over all that hold a number, each class's
   scores over the devices that have examples of it; masked cross-entropy, layers scaled by the share they kept, batch
   norms' statistics estimated anew before evaluating. Ours: levels follow from peak speed and FLOPs, one for a tier; in

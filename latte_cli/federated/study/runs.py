@@ -31,6 +31,9 @@ from latte_cli.store import Store
 _VERSION = 3
 """Goes up with every change of what trainings and runs compute, so that older files are left alone."""
 
+_LATER: Mapping[str, Any] = {"proximal": 0.0}
+"""Fields that came after files had been written, with the value that changes nothing, which no key depends on."""
+
 _STATISTICS = 512  # chosen: four of the batches below
 """Examples that batch norms' statistics are estimated from before evaluating."""
 
@@ -152,12 +155,12 @@ class Workshop:
             budget_s=budget_s,
         )
         slow_from = _first_slow(ticks, budget_s) if settings.final_rate < 1 else None
-        training = self._training_configuration(method, scenario, seed, shared, ticks, slow_from)
+        training = self._training_configuration(method, scenario, option, seed, shared, ticks, slow_from)
         configuration = {
             "version": _VERSION,
             "method": name,
             "scenario": _plain(asdict(scenario)),
-            "option": asdict(option),
+            "option": _plain(asdict(option)),
             "seed": seed,
             "training": files.configuration_key(training),
             "limit_s": shared.limit_s,
@@ -193,12 +196,13 @@ class Workshop:
         self,
         method: StudyMethod,
         scenario: Scenario,
+        option: TunedOption,
         seed: int,
         shared: Shared,
         ticks: Sequence[Tick],
         slow_from: int | None,
     ) -> dict[str, Any]:
-        settings, rooted = self._with_roots(self._settings(method, seed))
+        settings, rooted = self._with_roots(self._settings(method, option, seed))
         used = sorted({at for tick in ticks for at in tick.done})
         ordered = method.learning is Learning.ORDERED
         return {
@@ -213,7 +217,7 @@ class Workshop:
                 "classes_each": settings.classes_each,
                 "devices": len(scenario.devices),
             },
-            "recipe": asdict(settings.recipe),
+            "recipe": _plain(asdict(settings.recipe)),
             "batch": settings.batch,
             "seed": seed,
             "learning": method.learning,
@@ -230,9 +234,9 @@ class Workshop:
             "every": self.study.every,
         }
 
-    def _settings(self, method: StudyMethod, seed: int) -> FederationSettings:
+    def _settings(self, method: StudyMethod, option: TunedOption, seed: int) -> FederationSettings:
         """The settings that the method trains with: the study's own for LATTE's."""
-        settings = of_seed(self.study, seed)
+        settings = replace(of_seed(self.study, seed), proximal=option.proximal)
         if method.channels is None:
             return settings
         return replace(settings, method=method.channels, rule=method.rule, masked=method.masked, scaled=method.scaled)
@@ -253,7 +257,7 @@ class Workshop:
         return _record(TrainingHistory, known["training"])
 
     def _make(self, planned: Planned, advance: Advance) -> TrainingHistory:
-        settings, rooted = self._with_roots(self._settings(planned.method, planned.seed))
+        settings, rooted = self._with_roots(self._settings(planned.method, planned.option, planned.seed))
         small = planned.shared.small
         whole = self.prices.network
         network = small.of(whole) if small else whole
@@ -345,9 +349,9 @@ def _parts(sub_model: SubModel) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON has it: tuples as lists, what is infinite as None."""
+    """`value` as JSON has it: tuples as lists, what is infinite as None; without fields of _LATER that are not used."""
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(each) for name, each in value.items() if name not in _LATER or each != _LATER[name]}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return None if isinstance(value, float) and isinf(value) else value

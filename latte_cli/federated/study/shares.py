@@ -31,19 +31,22 @@ class TunedOption:
     """What a method is tuned to: the `width` of the model that the server trains, and the end of a round.
 
     A round ends after `duration` times the whole network's slowest round; `deadline` says for whom. `tier` is the share
-    of the slowest device's whole step that a step of a tier's level may take; None: the duration.
+    of the slowest device's whole step that a step of a tier's level may take; None: the duration. `proximal` is the
+    factor of FedProx's term; 0: there is none.
     """
 
     width: float = 1.0
     duration: float | None = None
     deadline: Deadline = Deadline.NONE
     tier: float | None = None
+    proximal: float = 0.0
 
     def __str__(self) -> str:
         parts = [f"width {self.width:g}"] if self.width < 1 else []
         parts += [f"tiers {self.tier:g}"] if self.tier is not None else []
         parts += [f"{self.duration:g}"] if self.duration is not None else []
         parts += [self.deadline.value] if self.deadline is not Deadline.NONE else []
+        parts += [f"proximal {self.proximal:g}"] if self.proximal else []
         return ", ".join(parts) or "-"
 
 
@@ -311,6 +314,8 @@ def tuning_options(method: StudyMethod, study: Study) -> tuple[TunedOption, ...]
     else:
         without = [TunedOption()]
     found = [*(without if Deadline.NONE in tuning.deadlines else []), *ends]
+    if method.proximal:
+        return tuple(replace(each, proximal=proximal) for proximal in tuning.proximal for each in found)
     if method.sizes is SubModelSizes.SMALL:
         return tuple(replace(each, width=width) for width in tuning.levels for each in found)
     if method.sizes is SubModelSizes.TIERS and tuning.tiers:
