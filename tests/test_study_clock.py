@@ -1,5 +1,6 @@
 """The virtual clock, by examples computed by hand."""
 
+from itertools import accumulate
 from math import ceil, exp, inf
 
 import numpy as np
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from latte_cli.allocator import Deadline
 from latte_cli.federated.participation import participants
-from latte_cli.federated.study.clock import Availability, Share, schedule_rounds, tick
+from latte_cli.federated.study.availability import Availability
+from latte_cli.federated.study.buffers import schedule_buffers
+from latte_cli.federated.study.clock import Deck, Share, schedule_rounds, tick
 from latte_cli.federated.study.runs import MethodRun, TrainingHistory, on_clock
 
 CALM = Availability()
@@ -110,6 +113,72 @@ def test_noise_makes_devices_miss_the_round_duration():
     assert found.duration_s == 1.2
     assert 0 < len(found.late) < 40
     assert len(found.late) + len(found.done) == 40
+
+
+# Without rounds (FedBuff)
+
+
+def numbers(found):
+    return [[(work.device, work.steps, work.version) for work in each.work] for each in found]
+
+
+def test_whoever_is_done_begins_again_from_what_the_others_have_made_of_the_model():
+    shares = {0: share(2.0, steps=3), 1: share(3.0), 2: share(7.0)}
+    found = schedule_buffers(shares, CALM, per_round=0, buffer=2, rounds=4, seed=0, budget_s=7.0)
+    # ends: 0 at 2, 4, 6, 8; 1 at 3, 6, 9; 2 at 7; of two at the same time the lower number comes first
+    assert numbers(found) == [
+        [(0, 3, 0), (1, 1, 0)],
+        [(0, 3, 0), (0, 3, 1)],
+        [(1, 1, 1), (2, 1, 0)],
+    ]
+    assert [each.duration_s for each in found] == [3.0, 3.0, 1.0]
+    assert {(each.late, each.gone, each.waited_s) for each in found} == {((), (), 0.0)}
+
+
+def test_there_begin_as_many_trainings_as_in_so_many_rounds():
+    shares = {device: share(1.0 + device) for device in range(5)}
+    found = schedule_buffers(shares, CALM, per_round=3, buffer=2, rounds=7, seed=1)
+    assert sum(len(each.done) for each in found) == 3 * 7 - 1
+    dropping = schedule_buffers(shares, Availability(dropout=0.4), per_round=3, buffer=1, rounds=70, seed=1)
+    assert sum(len(each.done) + len(each.gone) for each in dropping) in range(3 * 70 - 3, 3 * 70 + 1)
+    assert 0.3 < sum(len(each.gone) for each in dropping) / 210 < 0.5
+    assert schedule_buffers({}, CALM, per_round=3, buffer=2, rounds=7, seed=1) == ()
+
+
+def test_no_more_devices_train_at_once_than_take_part_in_a_round_and_none_twice_at_once():
+    shares = {device: share(1.0 + device % 4) for device in range(9)}
+    found = schedule_buffers(shares, CALM, per_round=4, buffer=1, rounds=50, seed=2)
+    ends = dict(enumerate([0.0, *accumulate(each.duration_s for each in found)]))
+    spans = [
+        (ends[at + 1] - shares[device].round_s, ends[at + 1], device)
+        for at, each in enumerate(found)
+        for device in each.done
+    ]
+    for begin, _, device in spans:
+        there = [who for began, end, who in spans if began <= begin + 1e-9 < end - 1e-9]
+        assert len(there) <= 4
+        assert there.count(device) == 1
+    assert {device for _, _, device in spans} == set(range(9))
+
+
+def test_a_device_that_stops_in_time_returns_what_it_has_learned_to_a_buffer_too():
+    shares = {0: share(10.0, steps=5, limit_s=7.0, deadline=Deadline.PARTIAL), 1: share(4.0, steps=2)}
+    (found,) = schedule_buffers(shares, CALM, per_round=0, buffer=2, rounds=1, seed=0)
+    assert numbers([found]) == [[(1, 2, 0), (0, 3, 0)]]
+    assert found.duration_s == 6.0
+
+
+@given(devices=st.integers(1, 12), per_round=st.integers(1, 12), seed=st.integers(0, 9), data=st.data())
+def test_a_deck_deals_as_the_rounds_do_and_passes_over_who_cannot(devices, per_round, seed, data):
+    deck = Deck(range(devices), per_round, seed)
+    for number in range(4):
+        assert deck.draw(per_round, range(devices)) == participants(devices, per_round, number, seed)
+    among = data.draw(st.sets(st.integers(0, devices - 1)))
+    for _ in range(3):
+        drawn = deck.draw(per_round, among)
+        assert drawn == sorted(set(drawn))
+        assert set(drawn) <= among
+        assert len(drawn) == min(per_round, len(among))
 
 
 def test_accuracies_are_put_at_the_ends_of_their_rounds():

@@ -67,7 +67,7 @@ def test_a_study_says_what_it_says_and_has_defaults():
     (scenario,) = study.scenarios
     assert [tier.fleet_class.name for tier in scenario.devices] == ["phone"] * 4
     assert (scenario.availability.noise, scenario.tiers[0].slower) == (0.0, 1)
-    assert study.tuning.proximal == (0.01,)
+    assert (study.tuning.proximal, study.tuning.buffers) == ((0.01,), (4,))
     assert not study.fine
     assert study.settings.method is Method.ROLLING
 
@@ -87,7 +87,7 @@ def test_everything_a_study_can_say_is_read():
     }
     document |= {"recipe": {"batch": 8, "epochs": 2, "learning-rate": 1e-3, "momentum": 0, "weight-decay": 1e-4}}
     tuning = {"seed": 9, "target": 0.7, "round-durations": "1, 0.5", "levels": [0.5]}
-    document |= {"tuning": tuning | {"proximal": [1, 0.1]}}
+    document |= {"tuning": tuning | {"proximal": [1, 0.1], "buffers": [8, 2]}}
     entry = CLASS | {"threads": 2, "strategy": "fixed:FFT", "slower": 8, "overhead": "2s", "memory": "1GiB"}
     document |= {"scenarios": [{"scenario": "s", "noise": 0.3, "dropout": 0.1, "classes": [entry]}]}
     study = parsed(document)
@@ -98,7 +98,7 @@ def test_everything_a_study_can_say_is_read():
     assert (own.method, own.scaled, own.masked, own.partition) == ("least-trained", True, False, Partition.PATHOLOGICAL)
     assert (own.epochs, own.momentum, own.weight_decay, own.optimizer) == (2, 0.0, 1e-4, "sgd")
     assert (study.tuning.seeds, study.tuning.target, study.tuning.round_durations) == ((9,), 0.7, (0.5, 1.0))
-    assert study.tuning.proximal == (0.1, 1.0)
+    assert (study.tuning.proximal, study.tuning.buffers) == ((0.1, 1.0), (2, 8))
     (tier,) = study.scenarios[0].tiers
     found = tier.fleet_class
     assert (tier.slower, found.threads, found.strategy, found.memory_bytes) == (8, 2, "fixed:FFT", 2**30)
@@ -147,6 +147,7 @@ BAD = {
     "a duration of none": (with_inner("tuning", **{"round-durations": [0]}), "`round-durations[1]`: `0`", None),
     "a level over 1": (with_inner("tuning", levels=[2]), "`levels[1]`: `2` is not a share", None),
     "a factor of none": (with_inner("tuning", proximal=[0]), "`proximal[1]`: `0` is not what it can be", None),
+    "a buffer of none": (with_inner("tuning", buffers=[0]), "`buffers[1]`: `0` is not a whole number", None),
     "tuning without a seed": (GOOD | {"tuning": {"levels": [1]}}, "`tuning`: `seed` is missing", None),
     "an unknown objective": (with_inner("latte", objective="most"), "`latte`: `objective`: unknown objective", None),
     "unknown channels": (with_inner("latte", channels="rollin"), "`method`", "did you mean `rolling`?"),

@@ -123,6 +123,23 @@ def test_the_proximal_term_is_another_training_and_no_term_is_none(made):
     assert made.workshop.train(near).losses != made.workshop.train(plain).losses
 
 
+def test_a_federation_without_rounds_waits_for_nobody_and_trains_as_much(made):
+    one = workshop(made.folder, rounds=6, **{"evaluate-every": 2})
+    scenario = one.study.scenarios[0]
+    plain, buffered = (
+        one.plan_run(name, scenario, option, 1)
+        for name, option in (("fedavg", TunedOption()), ("fedbuff", TunedOption(buffer=2)))
+    )
+    assert sum(len(tick.done) for tick in buffered.ticks) == sum(len(tick.done) for tick in plain.ticks) == 6 * 4
+    assert (buffered.training["every"], plain.training["every"]) == (4, 2)
+    assert {len(entry) for tick in buffered.training["rounds"] for entry in tick} == {3}
+    runs = one.run(plain), one.run(buffered)
+    assert len(runs[0].times_s) == len(runs[1].times_s) == 4
+    assert runs[1].idle == 0.0
+    assert runs[1].accuracy > 0.3
+    assert any(tick.versions != (number, number) for number, tick in enumerate(buffered.ticks))
+
+
 def test_progress_is_reported(made):
     heard = []
     results(made.workshop, seeds=(1,), methods=("fedavg", "latte"), report=lambda *progress: heard.append(progress))

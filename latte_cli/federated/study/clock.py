@@ -1,13 +1,13 @@
 """The virtual clock: how long each round of a federation takes, and whose work is in it."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, exp, inf
-
-import numpy as np
+from itertools import count, repeat
+from math import ceil, inf
 
 from latte_cli.allocator.pacing import Deadline
 from latte_cli.federated.participation import participants
+from latte_cli.federated.study.availability import Availability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,21 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceWork:
+    """What a device returns: what it learned in `steps` from the server's model after `version` rounds (None: all)."""
+
+    device: int
+    steps: int
+    version: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tick:
     """A round: it lasts `duration_s`; `done` have returned in time, `late` ones not, `gone` ones were lost on the way.
 
-    `steps` are those that each device of `done` trained. `waited_s` is the sum over the devices that are not gone of
-    what they waited for the round's end.
+    `steps` are those that each device of `done` trained, and `versions` the rounds that were over when it began, where
+    these are not all before this one. `waited_s` is the sum over the devices that are not gone of what they waited for
+    the round's end.
     """
 
     duration_s: float
@@ -56,18 +66,29 @@ class Tick:
     gone: tuple[int, ...]
     waited_s: float
     steps: tuple[int, ...] = ()
+    versions: tuple[int, ...] = ()
+
+    @property
+    def work(self) -> tuple[DeviceWork, ...]:
+        """What the devices return, in the order of `done`."""
+        found = zip(self.done, self.steps, self.versions or repeat(None, len(self.done)), strict=True)
+        return tuple(DeviceWork(device=device, steps=steps, version=version) for device, steps, version in found)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Availability:
-    """What happens to devices by chance.
+class Deck:
+    """Draws devices in the order of `participants`, whose rounds follow each other, and passes over some of them."""
 
-    A round of a device takes exp(`noise` · z) times as long as estimated, with z drawn from the normal distribution;
-    with the probability `dropout` the device is gone before it returns anything.
-    """
+    def __init__(self, devices: Sequence[int], per_round: int, seed: int) -> None:
+        self._dealt = (devices[at] for number in count() for at in participants(len(devices), per_round, number, seed))
 
-    noise: float = 0.0
-    dropout: float = 0.0
+    def draw(self, most: int, among: Collection[int]) -> list[int]:
+        """The next devices `among` those that can take part, at most so many, in the order of their numbers."""
+        found = list[int]()
+        while len(found) < min(most, len(among)):
+            device = next(self._dealt)
+            if device in among and device not in found:
+                found.append(device)
+        return sorted(found)
 
 
 def tick(seconds: Mapping[int, float], limits: Mapping[int, float], gone: Collection[int]) -> Tick:
@@ -101,8 +122,13 @@ def schedule_rounds(
     There are at most `rounds`, and none begins after `budget_s`. What happens by chance depends on the seed, the round
     and the device, so that it is the same for all methods.
     """
+    return take_until(budget_s, _ticks(shares, availability, per_round, rounds, seed))
+
+
+def take_until(budget_s: float, ticks: Iterable[Tick]) -> tuple[Tick, ...]:
+    """Those of the ticks, one after the other, that begin before `budget_s` is over."""
     found, passed_s = list[Tick](), 0.0
-    for each in _ticks(shares, availability, per_round, rounds, seed):
+    for each in ticks:
         if passed_s >= budget_s:
             break
         found.append(each)
@@ -113,11 +139,11 @@ def schedule_rounds(
 def _ticks(
     shares: Mapping[int, Share], availability: Availability, per_round: int, rounds: int, seed: int
 ) -> Iterator[Tick]:
-    devices, returned = sorted(shares), set[int]()
+    deck, returned = Deck(sorted(shares), per_round, seed), set[int]()
     for number in range(rounds):
         seconds, steps, limits, gone = dict[int, float](), dict[int, int](), dict[int, float](), set[int]()
-        for device in (devices[at] for at in participants(len(devices), per_round, number, seed)):
-            factor, lost = _chance(availability, number, device, seed)
+        for device in deck.draw(per_round or len(shares), shares):
+            factor, lost = availability.chance(number, device, seed)
             first = device not in returned
             seconds[device], steps[device] = shares[device].work(factor, first=first)
             limits[device] = shares[device].lost_after_s(first=first)
@@ -126,11 +152,3 @@ def _ticks(
         found = tick(seconds, limits, gone)
         returned |= set(found.done)
         yield replace(found, steps=tuple(steps[device] for device in found.done))
-
-
-def _chance(availability: Availability, number: int, device: int, seed: int) -> tuple[float, bool]:
-    """How many times as long as estimated the device takes, and whether it is lost."""
-    if not availability.noise and not availability.dropout:
-        return 1.0, False
-    random = np.random.default_rng((seed, number, device))
-    return exp(availability.noise * random.standard_normal()), bool(random.random() < availability.dropout)

@@ -10,7 +10,7 @@ from latte_cli.allocator.pacing import Deadline
 from latte_cli.errors import LatteError, unknown
 from latte_cli.estimator import check_names
 from latte_cli.federated.settings import FederationSettings, settings
-from latte_cli.federated.study.clock import Availability
+from latte_cli.federated.study.availability import Availability
 from latte_cli.federated.study.methods import METHODS
 from latte_cli.fleet import (
     Fields,
@@ -65,7 +65,7 @@ class Tuning:
     `latte_widths` those of the model that LATTE cuts, and `tier_widths` of the one that HeteroFL and FedRolex cut.
     `tiers` are the shares of the slowest device's whole step that a step of a tier's level may take; without them they
     are the round durations. `deadlines` say what the end of a round means for devices. `proximal` are factors of
-    FedProx's term.
+    FedProx's term, and `buffers` how many trainings FedBuff aggregates.
     """
 
     seeds: tuple[int, ...]
@@ -77,6 +77,7 @@ class Tuning:
     tiers: tuple[float, ...] = ()
     deadlines: tuple[Deadline, ...] = tuple(Deadline)
     proximal: tuple[float, ...] = (0.01,)  # one of those that FedProx was tuned over: 0.001, 0.01, 0.1, 1
+    buffers: tuple[int, ...] = (4,)  # chosen: half of the devices that train at once in docs/study-fleets.yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,7 @@ _RECIPE = ("batch", "epochs", "learning-rate", "momentum", "weight-decay", "serv
 _LATTE = ("widths", "objective", "channels", "rule", "masked", "scaled")
 _TUNING = (
     *("seed", "target", "round-durations", "levels", "latte-widths", "tier-widths", "tiers", "deadlines"),
-    "proximal",
+    *("proximal", "buffers"),
 )
 _SCENARIO = ("scenario", "noise", "dropout", "classes")
 _CLASS = ("class", "count", "device", "threads", "strategy", "slower", "bandwidth", "overhead", "memory")
@@ -213,6 +214,7 @@ def _parse_tuning(fields: Fields, targets: tuple[float, ...]) -> Tuning:
         tiers=tuple(sorted(found.several("tiers", _share))),
         deadlines=tuple(dict.fromkeys(found.several("deadlines", _deadline))) or tuple(Deadline),
         proximal=tuple(sorted(set(found.several("proximal", _number(1e-9, 1e3))))) or Tuning.proximal,
+        buffers=tuple(sorted(set(found.several("buffers", whole_number)))) or Tuning.buffers,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from itertools import accumulate
 from math import inf, isfinite, isinf
@@ -17,7 +17,8 @@ from latte_cli.federated import device, models
 from latte_cli.federated.data import Examples
 from latte_cli.federated.settings import FINAL_SHARE, FederationSettings
 from latte_cli.federated.study import files
-from latte_cli.federated.study.clock import Tick, schedule_rounds
+from latte_cli.federated.study.buffers import schedule_buffers
+from latte_cli.federated.study.clock import DeviceWork, Tick, schedule_rounds
 from latte_cli.federated.study.document import Scenario, Study, of_seed
 from latte_cli.federated.study.files import RUNS, TRAININGS, Files
 from latte_cli.federated.study.learners import Federation, device_accuracies, learner, personal_accuracy
@@ -31,7 +32,7 @@ from latte_cli.store import Store
 _VERSION = 3
 """Goes up with every change of what trainings and runs compute, so that older files are left alone."""
 
-_LATER: Mapping[str, Any] = {"proximal": 0.0}
+_LATER: Mapping[str, Any] = {"proximal": 0.0, "buffer": 0}
 """Fields that came after files had been written, with the value that changes nothing, which no key depends on."""
 
 _STATISTICS = 512  # chosen: four of the batches below
@@ -146,14 +147,7 @@ class Workshop:
         method, settings = METHODS[name], self.study.settings
         fleet = self._fleets(scenario, seed)
         shared, budget_s = fleet.share_out(method, option), self.study.budget * fleet.slowest_s
-        ticks = schedule_rounds(
-            shared.shares,
-            scenario.availability,
-            per_round=settings.per_round,
-            rounds=settings.rounds,
-            seed=seed,
-            budget_s=budget_s,
-        )
+        ticks = self._schedule(scenario, option, seed, shared, budget_s)
         slow_from = _first_slow(ticks, budget_s) if settings.final_rate < 1 else None
         training = self._training_configuration(method, scenario, option, seed, shared, ticks, slow_from)
         configuration = {
@@ -177,6 +171,26 @@ class Workshop:
             training=training,
             slow_from=slow_from,
         )
+
+    def _schedule(
+        self, scenario: Scenario, option: TunedOption, seed: int, shared: Shared, budget_s: float
+    ) -> tuple[Tick, ...]:
+        settings = self.study.settings
+        schedule = partial(schedule_buffers, buffer=option.buffer) if option.buffer else schedule_rounds
+        return schedule(
+            shared.shares,
+            scenario.availability,
+            per_round=settings.per_round,
+            rounds=settings.rounds,
+            seed=seed,
+            budget_s=budget_s,
+        )
+
+    def _every(self, option: TunedOption, devices: int) -> int:
+        """After how many rounds, or aggregations of as many trainings, the network is evaluated."""
+        if not option.buffer:
+            return self.study.every
+        return max(1, round(self.study.every * (self.study.settings.per_round or devices) / option.buffer))
 
     def _fleet(self, scenario: Scenario, seed: int) -> Any:
         try:
@@ -227,11 +241,11 @@ class Workshop:
             "by_data": method.by_data,
             "levels": [dict(each.widths) for each in self.prices.levels] if ordered else None,
             "sub_models": {str(at): _parts(shared.sub_models[at]) for at in used},
-            "rounds": [[list(pair) for pair in zip(tick.done, tick.steps, strict=True)] for tick in ticks],
+            "rounds": [[_numbers(work) for work in tick.work] for tick in ticks],
             "server_momentum": settings.server_momentum,
             "slow_from": slow_from,
             "final_rate": settings.final_rate if slow_from is not None else 1.0,
-            "every": self.study.every,
+            "every": self._every(option, len(shared.shares)),
         }
 
     def _settings(self, method: StudyMethod, option: TunedOption, seed: int) -> FederationSettings:
@@ -269,6 +283,7 @@ class Workshop:
             sub_models=planned.shared.sub_models,
             rooted=rooted,
             levels=self.prices.levels if planned.method.learning is Learning.ORDERED else (),
+            last_use={begun: number for number, tick in enumerate(planned.ticks) for begun in tick.versions},
         )
         training, held_out = device.whole(of_seed(self.study, planned.seed), whole)
         statistics = training.take(np.arange(min(_STATISTICS, len(training))))
@@ -276,12 +291,12 @@ class Workshop:
         wide = small.of(wide) if small else wide
         learning, failures = learner(federation), list[str]()
         scores = [(0, evaluate_network(wide, learning.whole, held_out, statistics=statistics))]
+        every = self._every(planned.option, len(planned.shared.shares))
         for number, tick in enumerate(planned.ticks, start=1):
-            steps = dict(zip(tick.done, tick.steps, strict=True))
             slow = planned.slow_from is not None and number > planned.slow_from
-            failed = learning.round(number - 1, steps, settings.final_rate if slow else 1.0)
+            failed = learning.round(number - 1, tick.work, settings.final_rate if slow else 1.0)
             failures += [reason for _, reason in failed]
-            if number % self.study.every == 0 or number == len(planned.ticks):
+            if number % every == 0 or number == len(planned.ticks):
                 scores.append((number, evaluate_network(wide, learning.whole, held_out, statistics=statistics)))
             advance(number)
         return TrainingHistory(
@@ -342,6 +357,10 @@ def _digest(settings: FederationSettings, network: Network) -> str:
         return settings.data
     training, _ = device.whole(replace(settings, held_out=0.0), network)
     return sha256(training.images.tobytes() + training.labels.tobytes()).hexdigest()
+
+
+def _numbers(work: DeviceWork) -> list[int]:
+    return [work.device, work.steps, *([] if work.version is None else [work.version])]
 
 
 def _parts(sub_model: SubModel) -> dict[str, Any]:
