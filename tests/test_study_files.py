@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from latte_cli.errors import LatteError
 from latte_cli.federated.data import Partition
 from latte_cli.federated.study import METHODS, parse_study, read_study
+from latte_cli.federated.study.availability import Availability, Periods
 from latte_cli.federated.study.files import Files, configuration_key
 from latte_cli.fleet import Method
 
@@ -66,7 +67,7 @@ def test_a_study_says_what_it_says_and_has_defaults():
     assert (study.tuning.target, study.tuning.round_durations, study.tuning.levels) == (0.5, (0.5, 1.0), (1.0,))
     (scenario,) = study.scenarios
     assert [tier.fleet_class.name for tier in scenario.devices] == ["phone"] * 4
-    assert (scenario.availability.noise, scenario.tiers[0].slower) == (0.0, 1)
+    assert (scenario.availability, scenario.tiers[0].slower) == (Availability(), 1)
     assert (study.tuning.proximal, study.tuning.buffers) == ((0.01,), (4,))
     assert not study.fine
     assert study.settings.method is Method.ROLLING
@@ -90,6 +91,7 @@ def test_everything_a_study_can_say_is_read():
     document |= {"tuning": tuning | {"proximal": [1, 0.1], "buffers": [8, 2]}}
     entry = CLASS | {"threads": 2, "strategy": "fixed:FFT", "slower": 8, "overhead": "2s", "memory": "1GiB"}
     document |= {"scenarios": [{"scenario": "s", "noise": 0.3, "dropout": 0.1, "classes": [entry]}]}
+    document["scenarios"][0]["available"] = {"on": "20 s", "off": "500ms"}
     study = parsed(document)
     assert study.fine
     assert (study.methods, study.targets, study.every) == (("latte", "fedavg"), (0.5, 0.9), 3)
@@ -99,6 +101,9 @@ def test_everything_a_study_can_say_is_read():
     assert (own.epochs, own.momentum, own.weight_decay, own.optimizer) == (2, 0.0, 1e-4, "sgd")
     assert (study.tuning.seeds, study.tuning.target, study.tuning.round_durations) == ((9,), 0.7, (0.5, 1.0))
     assert (study.tuning.proximal, study.tuning.buffers) == ((0.1, 1.0), (2, 8))
+    assert study.scenarios[0].availability == Availability(
+        noise=0.3, dropout=0.1, available=Periods(on_s=20.0, off_s=0.5)
+    )
     (tier,) = study.scenarios[0].tiers
     found = tier.fleet_class
     assert (tier.slower, found.threads, found.strategy, found.memory_bytes) == (8, 2, "fixed:FFT", 2**30)
@@ -164,6 +169,13 @@ BAD = {
     ),
     "too much noise": (with_scenario(noise=7), "scenario `one`: `noise`: `7` is not what it can be", "from 0 to 2"),
     "all devices lost": (with_scenario(dropout=1), "`dropout`: `1` is not what it can be", "from 0 to 0.9"),
+    "devices that are always off": (
+        with_scenario(available={"on": "0s", "off": "1s"}),
+        "scenario `one`, `available`: `on`: `0s` is not a duration",
+        None,
+    ),
+    "a period that is missing": (with_scenario(available={"on": "1s"}), "`available`: `off` is missing", None),
+    "availability that is a share": (with_scenario(available=0.5), "`available`: there have to be fields", None),
     "two classes of a name": (with_scenario(classes=[CLASS, CLASS]), "two classes are called `phone`", None),
     "a class that is a word": (with_scenario(classes=["phone"]), "scenario `one`: class 1 is not a mapping", None),
     "a class without a device": (

@@ -140,6 +140,17 @@ def test_a_federation_without_rounds_waits_for_nobody_and_trains_as_much(made):
     assert any(tick.versions != (number, number) for number, tick in enumerate(buffered.ticks))
 
 
+def test_keys_know_of_devices_that_come_and_go_where_they_do(made):
+    coming = {"scenario": "calm", "available": {"on": "4s", "off": "2s"}, "classes": CLASSES}
+    one = workshop(made.folder, scenarios=[coming])
+    steady, found = (
+        each.plan_run("fedavg", each.study.scenarios[0], TunedOption(), 1) for each in (made.workshop, one)
+    )
+    assert "available" not in steady.configuration["scenario"]["availability"]
+    assert found.configuration["scenario"]["availability"]["available"] == {"on_s": 4.0, "off_s": 2.0}
+    assert any(len(tick.done) < 4 for tick in found.ticks)
+
+
 def test_progress_is_reported(made):
     heard = []
     results(made.workshop, seeds=(1,), methods=("fedavg", "latte"), report=lambda *progress: heard.append(progress))

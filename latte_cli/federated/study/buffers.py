@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import inf
 
-from latte_cli.federated.study.availability import Availability
+from latte_cli.federated.study.availability import Availability, Presence
 from latte_cli.federated.study.clock import Deck, Share, Tick, take_until
 
 
@@ -34,8 +34,9 @@ def schedule_buffers(
 
     Whoever is done returns its work, and the next of the deck that does not train yet begins from the model of then.
     Once `buffer` have returned, the server aggregates them: that is a tick, which has lasted since the one before.
-    There begin at most as many trainings as in so many `rounds`, and no tick begins after `budget_s`. What happens by
-    chance depends on the seed, the device and how many trainings began before.
+    There begin at most as many trainings as in so many `rounds`, and no tick begins after `budget_s`. Devices that are
+    off do not begin, and who goes off is lost. What happens by chance depends on the seed, the device and how many
+    trainings began before.
     """
     at_once = min(per_round or len(shares), len(shares))
     return take_until(budget_s, _aggregations(_trainings(shares, availability, at_once, buffer, rounds, seed), buffer))
@@ -45,18 +46,26 @@ def _trainings(
     shares: Mapping[int, Share], availability: Availability, at_once: int, buffer: int, rounds: int, seed: int
 ) -> Iterator[_Training]:
     """The trainings in the order in which they end."""
-    deck, idle = Deck(sorted(shares), at_once, seed), set(shares)
-    running, now_s, begun, returned = list[_Training](), 0.0, 0, 0
+    deck, presence = Deck(sorted(shares), at_once, seed), Presence(availability.available, seed)
+    idle, running, now_s, begun, returned = set(shares), list[_Training](), 0.0, 0, 0
     while True:
-        for device in deck.draw(min(at_once - len(running), rounds * at_once - begun), idle):
+        left = min(at_once - len(running), rounds * at_once - begun)
+        for device in deck.draw(left, presence.among(idle, now_s)):
             factor, lost = availability.chance(begun, device, seed)
             time_s, steps = shares[device].work(factor, first=False)
-            end_s = now_s if lost else now_s + time_s
-            heappush(running, _Training(end_s, device, steps, returned // buffer, lost))
+            gone_s = 0.0 if lost else presence.left_s(device, now_s)
+            heappush(
+                running,
+                _Training(now_s + min(time_s, gone_s), device, steps, returned // buffer, lost=gone_s < time_s),
+            )
             idle.remove(device)
-            begun += 1
-        if not running:
+            begun, left = begun + 1, left - 1
+        next_s = presence.first_s(idle, now_s) if left > 0 else inf  # all that are on have begun
+        if not running and next_s == inf:
             return
+        if not running or next_s < running[0].end_s:
+            now_s = next_s
+            continue
         ended = heappop(running)
         idle.add(ended.device)
         now_s, returned = ended.end_s, returned + (not ended.lost)

@@ -7,7 +7,7 @@ from math import ceil, inf
 
 from latte_cli.allocator.pacing import Deadline
 from latte_cli.federated.participation import participants
-from latte_cli.federated.study.availability import Availability
+from latte_cli.federated.study.availability import Availability, Presence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Tick:
 
     `steps` are those that each device of `done` trained, and `versions` the rounds that were over when it began, where
     these are not all before this one. `waited_s` is the sum over the devices that are not gone of what they waited for
-    the round's end.
+    the round's end. In the first `off_s` seconds no device was on.
     """
 
     duration_s: float
@@ -67,6 +67,7 @@ class Tick:
     waited_s: float
     steps: tuple[int, ...] = ()
     versions: tuple[int, ...] = ()
+    off_s: float = 0.0
 
     @property
     def work(self) -> tuple[DeviceWork, ...]:
@@ -91,14 +92,15 @@ class Deck:
         return sorted(found)
 
 
-def tick(seconds: Mapping[int, float], limits: Mapping[int, float], gone: Collection[int]) -> Tick:
+def tick(seconds: Mapping[int, float], limits: Mapping[int, float], gone: Mapping[int, float]) -> Tick:
     """The round in which devices take these `seconds`; it ends when the last is done, or at the limit of a late one.
 
-    The server knows at once who is gone, and waits for nobody of these.
+    The server waits for those that are `gone` as many seconds as are given there, since it knows then that they are.
     """
     there = {device: time_s for device, time_s in seconds.items() if device not in gone}
     late = tuple(device for device, time_s in there.items() if time_s > limits[device])
-    duration_s = max((min(time_s, limits[device]) for device, time_s in there.items()), default=0.0)
+    ends = [*(min(time_s, limits[device]) for device, time_s in there.items()), *gone.values()]
+    duration_s = max(ends, default=0.0)
     return Tick(
         duration_s=duration_s,
         done=tuple(device for device in there if device not in late),
@@ -119,8 +121,9 @@ def schedule_rounds(
 ) -> tuple[Tick, ...]:
     """The rounds of a federation of the devices that have a share, of which `per_round` (0: all) take part in each.
 
-    There are at most `rounds`, and none begins after `budget_s`. What happens by chance depends on the seed, the round
-    and the device, so that it is the same for all methods.
+    There are at most `rounds`, and none begins after `budget_s`. A round begins when at least one device is on, and
+    those that are off take no part. Who goes off in a round is lost, which the server notices when it happens. What
+    happens by chance depends on the seed, the round and the device, so that it is the same for all methods.
     """
     return take_until(budget_s, _ticks(shares, availability, per_round, rounds, seed))
 
@@ -139,16 +142,21 @@ def take_until(budget_s: float, ticks: Iterable[Tick]) -> tuple[Tick, ...]:
 def _ticks(
     shares: Mapping[int, Share], availability: Availability, per_round: int, rounds: int, seed: int
 ) -> Iterator[Tick]:
-    deck, returned = Deck(sorted(shares), per_round, seed), set[int]()
+    deck, presence = Deck(sorted(shares), per_round, seed), Presence(availability.available, seed)
+    now_s, returned = 0.0, set[int]()
     for number in range(rounds):
-        seconds, steps, limits, gone = dict[int, float](), dict[int, int](), dict[int, float](), set[int]()
-        for device in deck.draw(per_round or len(shares), shares):
+        seconds, steps, limits, gone = dict[int, float](), dict[int, int](), dict[int, float](), dict[int, float]()
+        begin_s = presence.first_s(shares, now_s) if shares else now_s
+        for device in deck.draw(per_round or len(shares), presence.among(shares, begin_s)):
             factor, lost = availability.chance(number, device, seed)
             first = device not in returned
             seconds[device], steps[device] = shares[device].work(factor, first=first)
             limits[device] = shares[device].lost_after_s(first=first)
-            if lost:
-                gone.add(device)
+            gone_s = 0.0 if lost else presence.left_s(device, begin_s)
+            if gone_s < min(seconds[device], limits[device]):
+                gone[device] = gone_s
         found = tick(seconds, limits, gone)
         returned |= set(found.done)
-        yield replace(found, steps=tuple(steps[device] for device in found.done))
+        off_s, now_s = begin_s - now_s, begin_s + found.duration_s
+        steps_done = tuple(steps[device] for device in found.done)
+        yield replace(found, duration_s=off_s + found.duration_s, off_s=off_s, steps=steps_done)

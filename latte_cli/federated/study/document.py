@@ -10,7 +10,7 @@ from latte_cli.allocator.pacing import Deadline
 from latte_cli.errors import LatteError, unknown
 from latte_cli.estimator import check_names
 from latte_cli.federated.settings import FederationSettings, settings
-from latte_cli.federated.study.availability import Availability
+from latte_cli.federated.study.availability import Availability, Periods
 from latte_cli.federated.study.methods import METHODS
 from latte_cli.fleet import (
     Fields,
@@ -24,7 +24,7 @@ from latte_cli.fleet import (
     whole_number,
 )
 from latte_cli.precisions import Layout, Precision
-from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, size_bytes
+from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, duration_s, size_bytes
 
 EXAMPLE = "`latte simulate --help` shows one"
 FINE = "fine"
@@ -156,7 +156,7 @@ _TUNING = (
     *("seed", "target", "round-durations", "levels", "latte-widths", "tier-widths", "tiers", "deadlines"),
     *("proximal", "buffers"),
 )
-_SCENARIO = ("scenario", "noise", "dropout", "classes")
+_SCENARIO = ("scenario", "noise", "dropout", "available", "classes")
 _CLASS = ("class", "count", "device", "threads", "strategy", "slower", "bandwidth", "overhead", "memory")
 
 
@@ -247,6 +247,7 @@ def _scenario(entry: object, source: str, number: int, chosen: FederationSetting
         availability=Availability(
             noise=fields.optional("noise", _number(0, 2)) or 0.0,
             dropout=fields.optional("dropout", _number(0, 0.9)) or 0.0,
+            available=_periods(fields),
         ),
     )
     count = sum(tier.fleet_class.count for tier in scenario.tiers)
@@ -257,6 +258,13 @@ def _scenario(entry: object, source: str, number: int, chosen: FederationSetting
             f"{fields.where}: {chosen.per_round} devices cannot take part in a round", hint=f"there are only {count}"
         )
     return scenario
+
+
+def _periods(fields: Fields) -> Periods | None:
+    found = _inner(fields, "available", ("on", "off"))
+    if not found.values:
+        return None
+    return Periods(on_s=found.require("on", duration_s), off_s=found.require("off", duration_s))
 
 
 def _tier(entry: object, source: str, number: int, chosen: FederationSettings) -> Tier:

@@ -32,7 +32,7 @@ from latte_cli.store import Store
 _VERSION = 3
 """Goes up with every change of what trainings and runs compute, so that older files are left alone."""
 
-_LATER: Mapping[str, Any] = {"proximal": 0.0, "buffer": 0}
+_LATER: Mapping[str, Any] = {"proximal": 0.0, "buffer": 0, "available": None}
 """Fields that came after files had been written, with the value that changes nothing, which no key depends on."""
 
 _STATISTICS = 512  # chosen: four of the batches below
@@ -71,7 +71,7 @@ class MethodRun:
     """A method's accuracy over virtual time: `times_s` are the ends of the rounds whose `accuracies` are known.
 
     `idle` is the share of their time that devices waited; `late` and `gone` count trainings lost to the round duration
-    and to drop-outs; `devices` could take part at all. `by_device` is as in TrainingHistory.
+    and to drop-outs and devices that went off; `devices` could take part at all. `by_device` is as in TrainingHistory.
     """
 
     times_s: tuple[float, ...]
@@ -331,7 +331,7 @@ def _first_slow(ticks: Sequence[Tick], budget_s: float) -> int:
 def on_clock(training: TrainingHistory, ticks: Sequence[Tick], devices: int) -> MethodRun:
     """The accuracies of a training at the ends of its rounds."""
     ends = [0.0, *accumulate(tick.duration_s for tick in ticks)]
-    there_s = sum(tick.duration_s * (len(tick.done) + len(tick.late)) for tick in ticks)
+    there_s = sum((tick.duration_s - tick.off_s) * (len(tick.done) + len(tick.late)) for tick in ticks)
     return MethodRun(
         times_s=tuple(ends[number] for number in training.rounds),
         accuracies=training.accuracies,
