@@ -182,6 +182,55 @@ def test_a_deck_deals_as_the_rounds_do_and_passes_over_who_cannot(devices, per_r
         assert len(drawn) == min(per_round, len(among))
 
 
+# More devices than the server waits for, and fewer
+
+
+def test_a_round_ends_when_enough_have_returned():
+    seconds, limits = {0: 3.0, 1: 5.0, 2: 1.0, 3: 9.0, 4: 3.0}, dict.fromkeys(range(5), 8.0)
+    found = tick(seconds, limits, {}, enough=2)
+    # two return at the same time: both count
+    assert (found.duration_s, found.done, found.late, found.waited_s) == (3.0, (0, 2, 4), (1, 3), 2.0)
+    assert tick(seconds, limits, {}, enough=4).duration_s == 5.0
+    assert tick(seconds, limits, {}, enough=5) == tick(seconds, limits, {})
+
+
+def test_who_would_go_after_enough_have_returned_is_late_and_not_gone():
+    seconds, limits = {0: 3.0, 1: 5.0, 2: 6.0}, dict.fromkeys(range(3), inf)
+    found = tick(seconds, limits, {1: 2.0, 2: 4.0}, enough=1)
+    assert (found.duration_s, found.done, found.late, found.gone) == (3.0, (0,), (2,), (1,))
+    waiting = tick(seconds, limits, {1: 2.0, 2: 4.0}, enough=2)
+    assert (waiting.duration_s, waiting.done, waiting.late, waiting.gone) == (4.0, (0,), (), (1, 2))
+
+
+def test_the_server_draws_more_devices_than_it_waits_for():
+    shares = {device: share(1.0 + device) for device in range(30)}
+    found = schedule_rounds(shares, CALM, per_round=10, rounds=30, seed=3, over_selection=1.1)
+    for number, each in enumerate(found):
+        drawn = participants(30, 11, number, 3)
+        assert each.done == tuple(drawn[:10])
+        assert each.late == (drawn[10],)
+        assert each.duration_s == 1.0 + drawn[9]
+    plain = schedule_rounds(shares, CALM, per_round=10, rounds=30, seed=3, over_selection=1.0)
+    assert plain == schedule_rounds(shares, CALM, per_round=10, rounds=30, seed=3)
+    everybody = schedule_rounds(shares, CALM, per_round=25, rounds=1, seed=3, over_selection=1.3)
+    assert (len(everybody[0].done), len(everybody[0].late)) == (25, 5)
+
+
+def test_a_round_of_which_too_few_returned_is_void_and_its_first_times_are_still_to_come():
+    shares = {device: share(1.0, first_s=4.0) for device in range(10)}
+    losing = Availability(dropout=0.5)
+    found = schedule_rounds(shares, losing, per_round=0, rounds=40, seed=2, least_share=0.5)
+    assert {each.void for each in found} == {True, False}
+    returned = set()
+    for each in found:
+        assert each.void == (len(each.done) < 5)
+        assert each.duration_s == (1.0 if returned >= set(each.done) else 4.0)
+        returned |= set() if each.void else set(each.done)
+    assert not any(each.void for each in schedule_rounds(shares, losing, per_round=0, rounds=40, seed=2))
+    training = TrainingHistory(rounds=(0, 40), accuracies=(0.1, 0.2), losses=(2.0, 1.0), personal=None, failed=0)
+    assert on_clock(training, found, devices=10).void == sum(each.void for each in found)
+
+
 # Devices that come and go
 
 PERIODS = Periods(on_s=6.0, off_s=2.0)

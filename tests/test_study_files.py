@@ -69,6 +69,7 @@ def test_a_study_says_what_it_says_and_has_defaults():
     assert [tier.fleet_class.name for tier in scenario.devices] == ["phone"] * 4
     assert (scenario.availability, scenario.tiers[0].slower) == (Availability(), 1)
     assert (study.tuning.proximal, study.tuning.buffers) == ((0.01,), (4,))
+    assert (study.tuning.over_selections, study.least_share) == ((1.0,), 0.0)
     assert not study.fine
     assert study.settings.method is Method.ROLLING
 
@@ -81,6 +82,7 @@ def test_everything_a_study_can_say_is_read():
         "classes-each": 3,
         "alpha": 1,
         "devices-per-round": 2,
+        "least-share": 0.5,
         "evaluate-every": 3,
         "methods": ["latte", "fedavg"],
         "latte": {"widths": "fine", "objective": "parameters", "channels": "least-trained", "scaled": True},
@@ -88,7 +90,7 @@ def test_everything_a_study_can_say_is_read():
     }
     document |= {"recipe": {"batch": 8, "epochs": 2, "learning-rate": 1e-3, "momentum": 0, "weight-decay": 1e-4}}
     tuning = {"seed": 9, "target": 0.7, "round-durations": "1, 0.5", "levels": [0.5]}
-    document |= {"tuning": tuning | {"proximal": [1, 0.1], "buffers": [8, 2]}}
+    document |= {"tuning": tuning | {"proximal": [1, 0.1], "buffers": [8, 2], "over-selections": [1, 1.3]}}
     entry = CLASS | {"threads": 2, "strategy": "fixed:FFT", "slower": 8, "overhead": "2s", "memory": "1GiB"}
     document |= {"scenarios": [{"scenario": "s", "noise": 0.3, "dropout": 0.1, "classes": [entry]}]}
     document["scenarios"][0]["available"] = {"on": "20 s", "off": "500ms"}
@@ -101,6 +103,7 @@ def test_everything_a_study_can_say_is_read():
     assert (own.epochs, own.momentum, own.weight_decay, own.optimizer) == (2, 0.0, 1e-4, "sgd")
     assert (study.tuning.seeds, study.tuning.target, study.tuning.round_durations) == ((9,), 0.7, (0.5, 1.0))
     assert (study.tuning.proximal, study.tuning.buffers) == ((0.1, 1.0), (2, 8))
+    assert (study.tuning.over_selections, study.least_share) == ((1.0, 1.3), 0.5)
     assert study.scenarios[0].availability == Availability(
         noise=0.3, dropout=0.1, available=Periods(on_s=20.0, off_s=0.5)
     )
@@ -153,6 +156,22 @@ BAD = {
     "a level over 1": (with_inner("tuning", levels=[2]), "`levels[1]`: `2` is not a share", None),
     "a factor of none": (with_inner("tuning", proximal=[0]), "`proximal[1]`: `0` is not what it can be", None),
     "a buffer of none": (with_inner("tuning", buffers=[0]), "`buffers[1]`: `0` is not a whole number", None),
+    "fewer devices than are waited for": (
+        with_inner("tuning", **{"over-selections": [0.9]}),
+        "`over-selections[1]`: `0.9` is not what it can be",
+        "from 1 to 10",
+    ),
+    "more devices than all": (
+        with_inner("tuning", **{"over-selections": [1, 1.3]}),
+        "`tuning`: `over-selections` draw more devices than all",
+        "`devices-per-round`",
+    ),
+    "a share that never returns": (
+        with_inner("tuning", **{"over-selections": [2]}) | {"least-share": 0.6, "devices-per-round": 2},
+        "`least-share` 0.6 of 2 times as many devices is more than return",
+        "at most 0.5",
+    ),
+    "a share of none": (GOOD | {"least-share": 2}, "`least-share`: `2` is not a share", None),
     "tuning without a seed": (GOOD | {"tuning": {"levels": [1]}}, "`tuning`: `seed` is missing", None),
     "an unknown objective": (with_inner("latte", objective="most"), "`latte`: `objective`: unknown objective", None),
     "unknown channels": (with_inner("latte", channels="rollin"), "`method`", "did you mean `rolling`?"),

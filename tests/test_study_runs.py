@@ -151,6 +151,29 @@ def test_keys_know_of_devices_that_come_and_go_where_they_do(made):
     assert any(len(tick.done) < 4 for tick in found.ticks)
 
 
+def test_a_void_round_changes_nothing_on_the_server_not_even_by_its_momentum(made):
+    recipe = {"learning-rate": 0.02, "server-momentum": 0.9}
+    one = workshop(made.folder, rounds=6, recipe=recipe, **{"least-share": 0.8})
+    planned = one.plan_run("fedavg", one.study.scenarios[1], TunedOption(), 3)
+    void = [tick.void for tick in planned.ticks]
+    assert True in void[void.index(False) :] and False in void
+    assert [each is None for each in planned.training["rounds"]] == void
+    found = one.train(planned)
+    for number, each in enumerate(void, start=1):
+        assert (found.losses[number] == found.losses[number - 1]) == each
+    assert one.run(planned).void == sum(void)
+
+
+def test_more_devices_than_are_waited_for_are_another_run(made):
+    one = workshop(made.folder, **{"devices-per-round": 2})
+    plain, more = (
+        one.plan_run("fedavg", one.study.scenarios[0], TunedOption(over_selection=share), 1) for share in (1.0, 1.5)
+    )
+    assert "over_selection" not in plain.configuration["option"]
+    assert more.configuration["option"] == plain.configuration["option"] | {"over_selection": 1.5}
+    assert [len(tick.late) for tick in more.ticks] == [1, 1]
+
+
 def test_progress_is_reported(made):
     heard = []
     results(made.workshop, seeds=(1,), methods=("fedavg", "latte"), report=lambda *progress: heard.append(progress))

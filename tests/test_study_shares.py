@@ -238,6 +238,15 @@ def test_fedbuff_is_tuned_over_buffers_widths_and_ends_by_which_nothing_is_lost(
     } == {0}
 
 
+def test_every_method_that_has_rounds_may_draw_more_devices(prices):
+    own = replace(prices.study, tuning=replace(prices.study.tuning, over_selections=(1.0, 1.3)))
+    for name, method in METHODS.items():
+        plain, found = tuning_options(method, prices.study), tuning_options(method, own)
+        more = () if name == "fedbuff" else tuple(replace(each, over_selection=1.3) for each in plain)
+        assert set(found) == {*plain, *more}, name
+    assert str(TunedOption(over_selection=1.3)) == "over-selection 1.3"
+
+
 def test_who_would_always_be_late_takes_no_part_in_rounds_that_drop_work(fleet):
     shared = fleet.share_out(METHODS["fedavg"], dropping(0.5))
     assert set(shared.shares) == {at for at, whole_s in enumerate(fleet.whole_s) if whole_s <= 0.5 * fleet.slowest_s}

@@ -57,7 +57,8 @@ class Tick:
 
     `steps` are those that each device of `done` trained, and `versions` the rounds that were over when it began, where
     these are not all before this one. `waited_s` is the sum over the devices that are not gone of what they waited for
-    the round's end. In the first `off_s` seconds no device was on.
+    the round's end. In the first `off_s` seconds no device was on. A `void` round changes nothing on the server, since
+    too few devices have returned.
     """
 
     duration_s: float
@@ -68,6 +69,7 @@ class Tick:
     steps: tuple[int, ...] = ()
     versions: tuple[int, ...] = ()
     off_s: float = 0.0
+    void: bool = False
 
     @property
     def work(self) -> tuple[DeviceWork, ...]:
@@ -92,11 +94,17 @@ class Deck:
         return sorted(found)
 
 
-def tick(seconds: Mapping[int, float], limits: Mapping[int, float], gone: Mapping[int, float]) -> Tick:
+def tick(
+    seconds: Mapping[int, float], limits: Mapping[int, float], gone: Mapping[int, float], *, enough: int = 0
+) -> Tick:
     """The round in which devices take these `seconds`; it ends when the last is done, or at the limit of a late one.
 
     The server waits for those that are `gone` as many seconds as are given there, since it knows then that they are.
+    Where `enough` is given, the round ends when so many have returned, and the others are late.
     """
+    end_s = _return_s(seconds, limits, gone, enough)
+    limits = {device: min(limit_s, end_s) for device, limit_s in limits.items()}
+    gone = {device: gone_s for device, gone_s in gone.items() if gone_s <= end_s}
     there = {device: time_s for device, time_s in seconds.items() if device not in gone}
     late = tuple(device for device, time_s in there.items() if time_s > limits[device])
     ends = [*(min(time_s, limits[device]) for device, time_s in there.items()), *gone.values()]
@@ -110,6 +118,14 @@ def tick(seconds: Mapping[int, float], limits: Mapping[int, float], gone: Mappin
     )
 
 
+def _return_s(
+    seconds: Mapping[int, float], limits: Mapping[int, float], gone: Mapping[int, float], enough: int
+) -> float:
+    """When `enough` devices have returned in time; infinite where they never have, or where it is 0."""
+    in_time = sorted(time_s for device, time_s in seconds.items() if device not in gone and time_s <= limits[device])
+    return in_time[enough - 1] if 0 < enough <= len(in_time) else inf
+
+
 def schedule_rounds(
     shares: Mapping[int, Share],
     availability: Availability,
@@ -118,14 +134,22 @@ def schedule_rounds(
     rounds: int,
     seed: int,
     budget_s: float = inf,
+    over_selection: float = 1.0,
+    least_share: float = 0.0,
 ) -> tuple[Tick, ...]:
     """The rounds of a federation of the devices that have a share, of which `per_round` (0: all) take part in each.
 
     There are at most `rounds`, and none begins after `budget_s`. A round begins when at least one device is on, and
     those that are off take no part. Who goes off in a round is lost, which the server notices when it happens. What
     happens by chance depends on the seed, the round and the device, so that it is the same for all methods.
+
+    The server draws `over_selection` times as many devices, and a round ends when `per_round` have returned. It is void
+    where less than the `least_share` of the devices drawn have. (Bonawitz et al., 2019, "Towards Federated Learning at
+    Scale: System Design", draw 1.3 times as many, and abandon such rounds.)
     """
-    return take_until(budget_s, _ticks(shares, availability, per_round, rounds, seed))
+    drawn = ceil(round(over_selection * per_round, 9))  # 1.1 times 10 is a little more than 11
+    enough = per_round if drawn > per_round else 0
+    return take_until(budget_s, _ticks(shares, availability, drawn, rounds, seed, enough, least_share))
 
 
 def take_until(budget_s: float, ticks: Iterable[Tick]) -> tuple[Tick, ...]:
@@ -140,14 +164,20 @@ def take_until(budget_s: float, ticks: Iterable[Tick]) -> tuple[Tick, ...]:
 
 
 def _ticks(
-    shares: Mapping[int, Share], availability: Availability, per_round: int, rounds: int, seed: int
+    shares: Mapping[int, Share],
+    availability: Availability,
+    drawn: int,
+    rounds: int,
+    seed: int,
+    enough: int,
+    least_share: float,
 ) -> Iterator[Tick]:
-    deck, presence = Deck(sorted(shares), per_round, seed), Presence(availability.available, seed)
+    deck, presence = Deck(sorted(shares), drawn, seed), Presence(availability.available, seed)
     now_s, returned = 0.0, set[int]()
     for number in range(rounds):
         seconds, steps, limits, gone = dict[int, float](), dict[int, int](), dict[int, float](), dict[int, float]()
         begin_s = presence.first_s(shares, now_s) if shares else now_s
-        for device in deck.draw(per_round or len(shares), presence.among(shares, begin_s)):
+        for device in deck.draw(drawn or len(shares), presence.among(shares, begin_s)):
             factor, lost = availability.chance(number, device, seed)
             first = device not in returned
             seconds[device], steps[device] = shares[device].work(factor, first=first)
@@ -155,8 +185,9 @@ def _ticks(
             gone_s = 0.0 if lost else presence.left_s(device, begin_s)
             if gone_s < min(seconds[device], limits[device]):
                 gone[device] = gone_s
-        found = tick(seconds, limits, gone)
-        returned |= set(found.done)
+        found = tick(seconds, limits, gone, enough=enough)
+        void = len(found.done) < round(least_share * len(seconds), 9)
+        returned |= set() if void else set(found.done)
         off_s, now_s = begin_s - now_s, begin_s + found.duration_s
         steps_done = tuple(steps[device] for device in found.done)
-        yield replace(found, duration_s=off_s + found.duration_s, off_s=off_s, steps=steps_done)
+        yield replace(found, duration_s=off_s + found.duration_s, off_s=off_s, void=void, steps=steps_done)

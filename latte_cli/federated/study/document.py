@@ -65,7 +65,8 @@ class Tuning:
     `latte_widths` those of the model that LATTE cuts, and `tier_widths` of the one that HeteroFL and FedRolex cut.
     `tiers` are the shares of the slowest device's whole step that a step of a tier's level may take; without them they
     are the round durations. `deadlines` say what the end of a round means for devices. `proximal` are factors of
-    FedProx's term, and `buffers` how many trainings FedBuff aggregates.
+    FedProx's term, and `buffers` how many trainings FedBuff aggregates. `over_selections` are how many times as many
+    devices are drawn as are waited for; they are for methods that have rounds.
     """
 
     seeds: tuple[int, ...]
@@ -78,6 +79,7 @@ class Tuning:
     deadlines: tuple[Deadline, ...] = tuple(Deadline)
     proximal: tuple[float, ...] = (0.01,)  # one of those that FedProx was tuned over: 0.001, 0.01, 0.1, 1
     buffers: tuple[int, ...] = (4,)  # chosen: half of the devices that train at once in docs/study-fleets.yaml
+    over_selections: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,8 @@ class Study:
 
     A run ends with the round in which `budget` times the whole network's slowest round is over, if it is given.
     `settings` are those of a federation whose method is LATTE's; `fine` gives its devices a width for each channel
-    group, with this `objective`. The network is evaluated after every `every` rounds; `targets` are accuracies.
+    group, with this `objective`. The network is evaluated after every `every` rounds; `targets` are accuracies. A round
+    of which less than the `least_share` of the devices drawn returned changes nothing on the server.
     """
 
     settings: FederationSettings
@@ -99,6 +102,7 @@ class Study:
     fine: bool = False
     objective: Objective = Objective.BALANCED
     budget: float = inf
+    least_share: float = 0.0
 
 
 def read_study(path: Path | str) -> Study:
@@ -140,6 +144,7 @@ def parse_study(content: bytes, *, source: str) -> Study:
         fine=fine,
         objective=latte.optional("objective", _objective) or Objective.BALANCED,
         budget=fields.optional("budget", _number(1e-3, 1e9)) or inf,
+        least_share=fields.optional("least-share", _share) or 0.0,
     )
     _check(study, source)
     return study
@@ -149,12 +154,23 @@ _DATA = (
     *("model", "image-size", "classes", "data", "held-out", "partition", "alpha", "classes-each"),
     *("rounds", "devices-per-round"),
 )
-_OWN = ("budget", "recipe", "evaluate-every", "seeds", "tuning", "targets", "methods", "latte", "scenarios")
+_OWN = (
+    "budget",
+    "least-share",
+    "recipe",
+    "evaluate-every",
+    "seeds",
+    "tuning",
+    "targets",
+    "methods",
+    "latte",
+    "scenarios",
+)
 _RECIPE = ("batch", "epochs", "learning-rate", "momentum", "weight-decay", "server-momentum", "final-rate")
 _LATTE = ("widths", "objective", "channels", "rule", "masked", "scaled")
 _TUNING = (
     *("seed", "target", "round-durations", "levels", "latte-widths", "tier-widths", "tiers", "deadlines"),
-    *("proximal", "buffers"),
+    *("proximal", "buffers", "over-selections"),
 )
 _SCENARIO = ("scenario", "noise", "dropout", "available", "classes")
 _CLASS = ("class", "count", "device", "threads", "strategy", "slower", "bandwidth", "overhead", "memory")
@@ -215,6 +231,7 @@ def _parse_tuning(fields: Fields, targets: tuple[float, ...]) -> Tuning:
         deadlines=tuple(dict.fromkeys(found.several("deadlines", _deadline))) or tuple(Deadline),
         proximal=tuple(sorted(set(found.several("proximal", _number(1e-9, 1e3))))) or Tuning.proximal,
         buffers=tuple(sorted(set(found.several("buffers", whole_number)))) or Tuning.buffers,
+        over_selections=tuple(sorted(set(found.several("over-selections", _number(1, 10))))) or Tuning.over_selections,
     )
 
 
@@ -302,10 +319,21 @@ def _check(study: Study, source: str) -> None:
         raise LatteError(f"{source}: `seeds` has one of them twice", hint="each gives the same result every time")
     if not study.settings.held_out:
         raise LatteError(f"{source}: `held-out` is 0", hint="nothing would be left to evaluate on; 0.2 is usual")
+    _check_selection(study, source)
     if study.every > study.settings.rounds:
         raise LatteError(
             f"{source}: `evaluate-every` {study.every} is more than `rounds`", hint=f"at most {study.settings.rounds}"
         )
+
+
+def _check_selection(study: Study, source: str) -> None:
+    most = max(study.tuning.over_selections)
+    if most > 1 and not study.settings.per_round:
+        message = f"{source}, `tuning`: `over-selections` draw more devices than all, which take part in every round"
+        raise LatteError(message, hint="say in `devices-per-round` how many are enough")
+    if most * study.least_share > 1:
+        message = f"{source}: `least-share` {study.least_share:g} of {most:g} times as many devices is more than return"
+        raise LatteError(message, hint=f"at most {int(100 / most) / 100:g}")
 
 
 def _number(least: float, most: float) -> Callable[[str], float]:

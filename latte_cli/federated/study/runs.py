@@ -32,7 +32,7 @@ from latte_cli.store import Store
 _VERSION = 3
 """Goes up with every change of what trainings and runs compute, so that older files are left alone."""
 
-_LATER: Mapping[str, Any] = {"proximal": 0.0, "buffer": 0, "available": None}
+_LATER: Mapping[str, Any] = {"proximal": 0.0, "buffer": 0, "over_selection": 1.0, "available": None}
 """Fields that came after files had been written, with the value that changes nothing, which no key depends on."""
 
 _STATISTICS = 512  # chosen: four of the batches below
@@ -70,8 +70,9 @@ class TrainingHistory:
 class MethodRun:
     """A method's accuracy over virtual time: `times_s` are the ends of the rounds whose `accuracies` are known.
 
-    `idle` is the share of their time that devices waited; `late` and `gone` count trainings lost to the round duration
+    `idle` is the share of their time that devices waited; `late` and `gone` count trainings lost to the end of a round
     and to drop-outs and devices that went off; `devices` could take part at all. `by_device` is as in TrainingHistory.
+    `void` counts rounds that changed nothing.
     """
 
     times_s: tuple[float, ...]
@@ -84,6 +85,7 @@ class MethodRun:
     personal: float | None = None
     reason: str = ""
     by_device: tuple[float, ...] = ()
+    void: int = 0
 
     @property
     def lowest_tenth(self) -> float | None:
@@ -176,7 +178,11 @@ class Workshop:
         self, scenario: Scenario, option: TunedOption, seed: int, shared: Shared, budget_s: float
     ) -> tuple[Tick, ...]:
         settings = self.study.settings
-        schedule = partial(schedule_buffers, buffer=option.buffer) if option.buffer else schedule_rounds
+        if option.buffer:
+            schedule = partial(schedule_buffers, buffer=option.buffer)
+        else:
+            least_share = self.study.least_share
+            schedule = partial(schedule_rounds, over_selection=option.over_selection, least_share=least_share)
         return schedule(
             shared.shares,
             scenario.availability,
@@ -217,7 +223,7 @@ class Workshop:
         slow_from: int | None,
     ) -> dict[str, Any]:
         settings, rooted = self._with_roots(self._settings(method, option, seed))
-        used = sorted({at for tick in ticks for at in tick.done})
+        used = sorted({at for tick in ticks if not tick.void for at in tick.done})
         ordered = method.learning is Learning.ORDERED
         return {
             "version": _VERSION,
@@ -241,7 +247,7 @@ class Workshop:
             "by_data": method.by_data,
             "levels": [dict(each.widths) for each in self.prices.levels] if ordered else None,
             "sub_models": {str(at): _parts(shared.sub_models[at]) for at in used},
-            "rounds": [[_numbers(work) for work in tick.work] for tick in ticks],
+            "rounds": [None if tick.void else [_numbers(work) for work in tick.work] for tick in ticks],
             "server_momentum": settings.server_momentum,
             "slow_from": slow_from,
             "final_rate": settings.final_rate if slow_from is not None else 1.0,
@@ -294,7 +300,8 @@ class Workshop:
         every = self._every(planned.option, len(planned.shared.shares))
         for number, tick in enumerate(planned.ticks, start=1):
             slow = planned.slow_from is not None and number > planned.slow_from
-            failed = learning.round(number - 1, tick.work, settings.final_rate if slow else 1.0)
+            rate = settings.final_rate if slow else 1.0
+            failed = [] if tick.void else learning.round(number - 1, tick.work, rate)
             failures += [reason for _, reason in failed]
             if number % every == 0 or number == len(planned.ticks):
                 scores.append((number, evaluate_network(wide, learning.whole, held_out, statistics=statistics)))
@@ -343,6 +350,7 @@ def on_clock(training: TrainingHistory, ticks: Sequence[Tick], devices: int) -> 
         personal=training.personal,
         reason=training.reason,
         by_device=training.by_device,
+        void=sum(tick.void for tick in ticks),
     )
 
 

@@ -33,6 +33,7 @@ class TunedOption:
     A round ends after `duration` times the whole network's slowest round; `deadline` says for whom. `tier` is the share
     of the slowest device's whole step that a step of a tier's level may take; None: the duration. `proximal` is the
     factor of FedProx's term; 0: there is none. `buffer` is how many trainings FedBuff aggregates; 0: there are rounds.
+    The server draws `over_selection` times as many devices as it waits for.
     """
 
     width: float = 1.0
@@ -41,6 +42,7 @@ class TunedOption:
     tier: float | None = None
     proximal: float = 0.0
     buffer: int = 0
+    over_selection: float = 1.0
 
     def __str__(self) -> str:
         parts = [f"width {self.width:g}"] if self.width < 1 else []
@@ -49,6 +51,7 @@ class TunedOption:
         parts += [self.deadline.value] if self.deadline is not Deadline.NONE else []
         parts += [f"proximal {self.proximal:g}"] if self.proximal else []
         parts += [f"buffer {self.buffer}"] if self.buffer else []
+        parts += [f"over-selection {self.over_selection:g}"] if self.over_selection > 1 else []
         return ", ".join(parts) or "-"
 
 
@@ -304,12 +307,14 @@ def tuning_options(method: StudyMethod, study: Study) -> tuple[TunedOption, ...]
     """What the method is tuned over; a single one where there is nothing to tune."""
     tuning = study.tuning
     tiers = tuning.tiers if method.sizes is SubModelSizes.TIERS else ()
+    buffered = method.learning is Learning.BUFFERED
     return tuple(
-        replace(end, width=width, tier=tier, proximal=proximal, buffer=buffer)
+        replace(end, width=width, tier=tier, proximal=proximal, buffer=buffer, over_selection=over_selection)
         for width in _tuned_widths(method, tuning)
         for tier in tiers or (None,)
         for proximal in (tuning.proximal if method.proximal else (0.0,))
-        for buffer in (tuning.buffers if method.learning is Learning.BUFFERED else (0,))
+        for buffer in (tuning.buffers if buffered else (0,))
+        for over_selection in ((1.0,) if buffered else tuning.over_selections)
         for end in _tuned_ends(method, tuning)
     )
 
