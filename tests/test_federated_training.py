@@ -58,6 +58,30 @@ def test_training_is_sgd_over_shuffled_batches_the_last_of_which_is_smaller():
     assert found.loss == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+def test_the_proximal_term_is_part_of_the_loss_whose_gradient_is_followed():
+    """FedProx's mu / 2 · ||w - w0||², by autograd."""
+    first = initial(LENET, seed=1)
+    module, order = by_hand(first), np.random.default_rng(5)
+    begun = [parameter.detach().clone() for parameter in module.parameters()]
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.02, momentum=0.9, weight_decay=0.01)
+    for _ in range(2):
+        for batch in torch.from_numpy(order.permutation(90)).split(16):
+            optimizer.zero_grad()
+            scores = module(torch.from_numpy(DIGITS.images)[batch])
+            away = sum(((w - w0) ** 2).sum() for w, w0 in zip(module.parameters(), begun, strict=True))
+            (F.cross_entropy(scores, torch.from_numpy(DIGITS.labels)[batch]) + 2.0 / 2 * away).backward()
+            optimizer.step()
+    near = train_network(LENET, first, DIGITS, replace(RECIPE, weight_decay=0.01, proximal=2.0), seed=5)
+    for parameter, (name, array) in zip(module.parameters(), near.arrays.items(), strict=True):
+        np.testing.assert_allclose(array, parameter.detach().numpy(), rtol=1e-4, atol=1e-6, err_msg=name)
+    free = train_network(LENET, first, DIGITS, replace(RECIPE, weight_decay=0.01), seed=5)
+    assert change(near, first) < 0.9 * change(free, first)
+
+
+def change(found, first):
+    return np.sqrt(sum(np.square(found.arrays[name] - array).sum() for name, array in first.items()))
+
+
 @pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.1), (0.9, 0.1)])
 def test_descent_is_torchs_sgd_bit_by_bit(momentum, weight_decay):
     drawn = torch.Generator().manual_seed(3)

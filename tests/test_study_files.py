@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from latte_cli.errors import LatteError
 from latte_cli.federated.data import Partition
 from latte_cli.federated.study import METHODS, parse_study, read_study
+from latte_cli.federated.study.availability import Availability, Periods
 from latte_cli.federated.study.files import Files, configuration_key
 from latte_cli.fleet import Method
 
@@ -66,7 +67,9 @@ def test_a_study_says_what_it_says_and_has_defaults():
     assert (study.tuning.target, study.tuning.round_durations, study.tuning.levels) == (0.5, (0.5, 1.0), (1.0,))
     (scenario,) = study.scenarios
     assert [tier.fleet_class.name for tier in scenario.devices] == ["phone"] * 4
-    assert (scenario.availability.noise, scenario.tiers[0].slower) == (0.0, 1)
+    assert (scenario.availability, scenario.tiers[0].slower) == (Availability(), 1)
+    assert (study.tuning.proximal, study.tuning.buffers) == ((0.01,), (4,))
+    assert (study.tuning.over_selections, study.least_share) == ((1.0,), 0.0)
     assert not study.fine
     assert study.settings.method is Method.ROLLING
 
@@ -79,15 +82,18 @@ def test_everything_a_study_can_say_is_read():
         "classes-each": 3,
         "alpha": 1,
         "devices-per-round": 2,
+        "least-share": 0.5,
         "evaluate-every": 3,
         "methods": ["latte", "fedavg"],
         "latte": {"widths": "fine", "objective": "parameters", "channels": "least-trained", "scaled": True},
         "targets": "0.9, 0.5",
     }
     document |= {"recipe": {"batch": 8, "epochs": 2, "learning-rate": 1e-3, "momentum": 0, "weight-decay": 1e-4}}
-    document |= {"tuning": {"seed": 9, "target": 0.7, "round-durations": "1, 0.5", "levels": [0.5]}}
+    tuning = {"seed": 9, "target": 0.7, "round-durations": "1, 0.5", "levels": [0.5]}
+    document |= {"tuning": tuning | {"proximal": [1, 0.1], "buffers": [8, 2], "over-selections": [1, 1.3]}}
     entry = CLASS | {"threads": 2, "strategy": "fixed:FFT", "slower": 8, "overhead": "2s", "memory": "1GiB"}
     document |= {"scenarios": [{"scenario": "s", "noise": 0.3, "dropout": 0.1, "classes": [entry]}]}
+    document["scenarios"][0]["available"] = {"on": "20 s", "off": "500ms"}
     study = parsed(document)
     assert study.fine
     assert (study.methods, study.targets, study.every) == (("latte", "fedavg"), (0.5, 0.9), 3)
@@ -96,6 +102,11 @@ def test_everything_a_study_can_say_is_read():
     assert (own.method, own.scaled, own.masked, own.partition) == ("least-trained", True, False, Partition.PATHOLOGICAL)
     assert (own.epochs, own.momentum, own.weight_decay, own.optimizer) == (2, 0.0, 1e-4, "sgd")
     assert (study.tuning.seeds, study.tuning.target, study.tuning.round_durations) == ((9,), 0.7, (0.5, 1.0))
+    assert (study.tuning.proximal, study.tuning.buffers) == ((0.1, 1.0), (2, 8))
+    assert (study.tuning.over_selections, study.least_share) == ((1.0, 1.3), 0.5)
+    assert study.scenarios[0].availability == Availability(
+        noise=0.3, dropout=0.1, available=Periods(on_s=20.0, off_s=0.5)
+    )
     (tier,) = study.scenarios[0].tiers
     found = tier.fleet_class
     assert (tier.slower, found.threads, found.strategy, found.memory_bytes) == (8, 2, "fixed:FFT", 2**30)
@@ -151,6 +162,24 @@ BAD = {
     "a momentum that is text": (with_inner("recipe", momentum="much"), "`momentum`: `much`", None),
     "a duration of none": (with_inner("tuning", **{"round-durations": [0]}), "`round-durations[1]`: `0`", None),
     "a level over 1": (with_inner("tuning", levels=[2]), "`levels[1]`: `2` is not a share", None),
+    "a factor of none": (with_inner("tuning", proximal=[0]), "`proximal[1]`: `0` is not what it can be", None),
+    "a buffer of none": (with_inner("tuning", buffers=[0]), "`buffers[1]`: `0` is not a whole number", None),
+    "fewer devices than are waited for": (
+        with_inner("tuning", **{"over-selections": [0.9]}),
+        "`over-selections[1]`: `0.9` is not what it can be",
+        "from 1 to 10",
+    ),
+    "more devices than all": (
+        with_inner("tuning", **{"over-selections": [1, 1.3]}),
+        "`tuning`: `over-selections` draw more devices than all",
+        "`devices-per-round`",
+    ),
+    "a share that never returns": (
+        with_inner("tuning", **{"over-selections": [2]}) | {"least-share": 0.6, "devices-per-round": 2},
+        "`least-share` 0.6 of 2 times as many devices is more than return",
+        "at most 0.5",
+    ),
+    "a share of none": (GOOD | {"least-share": 2}, "`least-share`: `2` is not a share", None),
     "tuning without a seed": (GOOD | {"tuning": {"levels": [1]}}, "`tuning`: `seed` is missing", None),
     "an unknown objective": (with_inner("latte", objective="most"), "`latte`: `objective`: unknown objective", None),
     "unknown channels": (with_inner("latte", channels="rollin"), "`method`", "did you mean `rolling`?"),
@@ -167,6 +196,13 @@ BAD = {
     ),
     "too much noise": (with_scenario(noise=7), "scenario `one`: `noise`: `7` is not what it can be", "from 0 to 2"),
     "all devices lost": (with_scenario(dropout=1), "`dropout`: `1` is not what it can be", "from 0 to 0.9"),
+    "devices that are always off": (
+        with_scenario(available={"on": "0s", "off": "1s"}),
+        "scenario `one`, `available`: `on`: `0s` is not a duration",
+        None,
+    ),
+    "a period that is missing": (with_scenario(available={"on": "1s"}), "`available`: `off` is missing", None),
+    "availability that is a share": (with_scenario(available=0.5), "`available`: there have to be fields", None),
     "two classes of a name": (with_scenario(classes=[CLASS, CLASS]), "two classes are called `phone`", None),
     "a class that is a word": (with_scenario(classes=["phone"]), "scenario `one`: class 1 is not a mapping", None),
     "a class without a device": (

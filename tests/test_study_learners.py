@@ -13,8 +13,9 @@ from latte_cli.federated.aggregation import Update, aggregate, channel_importanc
 from latte_cli.federated.recipe import Recipe
 from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.study import METHODS
+from latte_cli.federated.study.clock import DeviceWork
 from latte_cli.federated.study.learners import Federation, device_accuracies, learner, personal_accuracy
-from latte_cli.federated.study.methods import LEVELS
+from latte_cli.federated.study.methods import LEVELS, SubModelSizes
 from latte_cli.federated.study.ordered import NestedPart
 from latte_cli.federated.study.ordered import train_parts as trained_ordered
 from latte_cli.federated.study.overlap import HeldPart, block, sums
@@ -63,11 +64,11 @@ def federation(network, examples, name, sub_models, levels=(), **changes):
 
 def all_steps(devices):
     """So many steps that they do all their epochs."""
-    return dict.fromkeys(devices, 10**9)
+    return [DeviceWork(device=at, steps=10**9) for at in devices]
 
 
-def seed(number, at):
-    return int(np.random.SeedSequence((SETTINGS.seed, number, at)).generate_state(1)[0])
+def seed(*numbers):
+    return int(np.random.SeedSequence((SETTINGS.seed, *numbers)).generate_state(1)[0])
 
 
 def mean(whole, held, fewest=1):
@@ -142,6 +143,56 @@ def test_fedavg_is_plain_federated_averaging(network, examples):
         }
         whole = {name: value.astype(np.float32) for name, value in whole.items()}
         assert_same(learning.whole, whole)
+
+
+def test_fedprox_is_fedavg_whose_devices_stay_near_what_they_received(network, examples):
+    own = federation(network, examples, "fedprox", dict.fromkeys(range(DEVICES), WHOLE), proximal=1.0)
+    learning, whole = learner(own), initial(network, seed=SETTINGS.seed)
+    assert learning.round(0, [DeviceWork(device=at, steps=2) for at in range(DEVICES)]) == []
+    near = {}
+    for proximal in (0.0, 1.0):
+        recipe = replace(SETTINGS.recipe, proximal=proximal)
+        each = [
+            train_network(network, whole, mine, recipe, seed=seed(0, at), go_on=lambda steps: steps < 2).arrays
+            for at, mine in enumerate(examples)
+        ]
+        held = [
+            (indices_of(network, {}), arrays, float(len(mine))) for arrays, mine in zip(each, examples, strict=True)
+        ]
+        near[proximal] = mean(whole, held)
+    assert_same(learning.whole, near[1.0])
+    assert any(not np.allclose(near[0.0][name], near[1.0][name], rtol=1e-5, atol=1e-7) for name in whole)
+
+
+def test_fedbuff_adds_the_mean_of_changes_by_their_staleness(network, examples):
+    own = federation(network, examples, "fedbuff", dict.fromkeys(range(DEVICES), WHOLE), server_momentum=0.5)
+    learning = learner(replace(own, last_use={0: 2, 1: 2, 2: 2}))
+    ticks = [[(0, 0), (1, 0)], [(0, 0), (0, 1)], [(3, 2), (2, 0)]]
+    versions, momentum = [initial(network, seed=SETTINGS.seed)], {}
+    for number, tick in enumerate(ticks):
+        work = [DeviceWork(device=who, steps=3, version=version) for who, version in tick]
+        assert learning.round(number, work) == []
+        change = {name: np.zeros(value.shape) for name, value in versions[0].items()}
+        for at, (who, version) in enumerate(tick):
+            begun, own_seed = versions[version], seed(number, who, at)
+            after = train_network(
+                network, begun, examples[who], SETTINGS.recipe, seed=own_seed, go_on=lambda steps: steps < 3
+            ).arrays
+            for name, array in after.items():
+                change[name] += (array - begun[name]) / (1 + number - version) ** 0.5 / 2
+        momentum = {name: value + 0.5 * momentum.get(name, 0) for name, value in change.items()}
+        versions.append({name: (value + momentum[name]).astype(np.float32) for name, value in versions[-1].items()})
+        assert_same(learning.whole, versions[-1])
+
+
+def test_models_that_no_device_has_begun_from_or_will_are_forgotten(network, examples):
+    own = federation(network, examples, "fedbuff", dict.fromkeys(range(DEVICES), WHOLE))
+    learning = learner(replace(own, last_use={0: 1, 1: 1, 2: 2}))
+    for number, versions in enumerate([(0, 0), (0, 1), (2, 2)]):
+        learning.round(number, [DeviceWork(device=at, steps=1, version=version) for at, version in enumerate(versions)])
+    with pytest.raises(KeyError):
+        learning.round(3, [DeviceWork(device=0, steps=1, version=0)])
+    assert learning.round(3, [DeviceWork(device=0, steps=1, version=3)]) == []
 
 
 def test_a_round_without_devices_changes_nothing(network, examples, levels):
@@ -345,9 +396,12 @@ def test_a_small_global_model_is_a_network_of_its_own(network, examples, levels)
     assert evaluate_network(small, learning.whole, held_out, statistics=held_out).accuracy > 0.2
 
 
+_WHOLE = [name for name in METHODS if METHODS[name].sizes in (SubModelSizes.WHOLE, SubModelSizes.SMALL)]
+
+
 def test_who_diverges_is_named_and_the_round_goes_on(network, examples, levels):
     for name in METHODS:
-        sub_models = dict.fromkeys(range(DEVICES), levels[1] if name not in ("fedavg", "fedavg-small") else WHOLE)
+        sub_models = dict.fromkeys(range(DEVICES), levels[1] if name not in _WHOLE else WHOLE)
         spoiled = list(examples)
         spoiled[1] = replace(examples[1], images=np.full_like(examples[1].images, np.nan))
         learning = learner(federation(network, spoiled, name, sub_models, levels))

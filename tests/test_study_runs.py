@@ -18,7 +18,6 @@ from latte_cli.federated import client, server
 from latte_cli.federated.grid import LocalGrid
 from latte_cli.federated.settings import settings
 from latte_cli.federated.study import METHODS, MethodRun, Spread, Workshop, bands, results
-from latte_cli.federated.study.methods import SubModelSizes
 from latte_cli.federated.study.results import Result, _longest_s, best_option
 from latte_cli.federated.study.shares import TunedOption, tuning_options
 from latte_cli.report import pictures
@@ -128,6 +127,66 @@ def test_a_run_for_tuning_ends_where_it_is_at_the_target(tmp_path):
     assert 0 < reached < len(whole.accuracies) - 1
     assert ended.accuracies == whole.accuracies[: reached + 1]
     assert ended.times_s == whole.times_s[: reached + 1]
+
+
+def test_the_proximal_term_is_another_training_and_no_term_is_none(made):
+    scenario = made.workshop.study.scenarios[0]
+    plain = made.workshop.plan_run("fedavg", scenario, TunedOption(), 1)
+    near = made.workshop.plan_run("fedprox", scenario, TunedOption(proximal=0.1), 1)
+    assert "proximal" not in plain.training["recipe"] | plain.configuration["option"]
+    assert near.training == {**plain.training, "recipe": {**plain.training["recipe"], "proximal": 0.1}}
+    assert made.workshop.train(near).losses != made.workshop.train(plain).losses
+
+
+def test_a_federation_without_rounds_waits_for_nobody_and_trains_as_much(made):
+    one = workshop(made.folder, rounds=6, **{"evaluate-every": 2})
+    scenario = one.study.scenarios[0]
+    plain, buffered = (
+        one.plan_run(name, scenario, option, 1)
+        for name, option in (("fedavg", TunedOption()), ("fedbuff", TunedOption(buffer=2)))
+    )
+    assert sum(len(tick.done) for tick in buffered.ticks) == sum(len(tick.done) for tick in plain.ticks) == 6 * 4
+    assert (buffered.training["every"], plain.training["every"]) == (4, 2)
+    assert {len(entry) for tick in buffered.training["rounds"] for entry in tick} == {3}
+    runs = one.run(plain), one.run(buffered)
+    assert len(runs[0].times_s) == len(runs[1].times_s) == 4
+    assert runs[1].idle == 0.0
+    assert runs[1].accuracy > 0.3
+    assert any(tick.versions != (number, number) for number, tick in enumerate(buffered.ticks))
+
+
+def test_keys_know_of_devices_that_come_and_go_where_they_do(made):
+    coming = {"scenario": "calm", "available": {"on": "4s", "off": "2s"}, "classes": CLASSES}
+    one = workshop(made.folder, scenarios=[coming])
+    steady, found = (
+        each.plan_run("fedavg", each.study.scenarios[0], TunedOption(), 1) for each in (made.workshop, one)
+    )
+    assert "available" not in steady.configuration["scenario"]["availability"]
+    assert found.configuration["scenario"]["availability"]["available"] == {"on_s": 4.0, "off_s": 2.0}
+    assert any(len(tick.done) < 4 for tick in found.ticks)
+
+
+def test_a_void_round_changes_nothing_on_the_server_not_even_by_its_momentum(made):
+    recipe = {"learning-rate": 0.02, "server-momentum": 0.9}
+    one = workshop(made.folder, rounds=6, recipe=recipe, **{"least-share": 0.8})
+    planned = one.plan_run("fedavg", one.study.scenarios[1], TunedOption(), 3)
+    void = [tick.void for tick in planned.ticks]
+    assert True in void[void.index(False) :] and False in void
+    assert [each is None for each in planned.training["rounds"]] == void
+    found = one.train(planned)
+    for number, each in enumerate(void, start=1):
+        assert (found.losses[number] == found.losses[number - 1]) == each
+    assert one.run(planned).void == sum(void)
+
+
+def test_more_devices_than_are_waited_for_are_another_run(made):
+    one = workshop(made.folder, **{"devices-per-round": 2})
+    plain, more = (
+        one.plan_run("fedavg", one.study.scenarios[0], TunedOption(over_selection=share), 1) for share in (1.0, 1.5)
+    )
+    assert "over_selection" not in plain.configuration["option"]
+    assert more.configuration["option"] == plain.configuration["option"] | {"over_selection": 1.5}
+    assert [len(tick.late) for tick in more.ticks] == [1, 1]
 
 
 def test_progress_is_reported(made):
@@ -251,7 +310,7 @@ def test_a_method_that_nobody_can_take_part_in_has_no_result(tmp_path):
 
 
 def test_every_method_trains(tmp_path):
-    names = [name for name in METHODS if METHODS[name].sizes is not SubModelSizes.WHOLE]
+    names = [name for name in METHODS if name != "fedavg"]
     one = workshop(
         tmp_path,
         methods=names,

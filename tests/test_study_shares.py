@@ -211,7 +211,40 @@ def test_every_method_is_tuned_over_the_same_ends_of_rounds(prices):
     for name, method in METHODS.items():
         options = tuning_options(method, own)
         assert len(set(options)) == len(options), name
-        assert {(each.deadline, each.duration) for each in options} >= ends, name
+        has = {each for each in ends if name != "fedbuff" or each[0] is Deadline.PARTIAL}
+        assert {(each.deadline, each.duration) for each in options} >= has, name
+
+
+def test_the_factor_of_the_proximal_term_is_tuned(prices):
+    tuned = replace(prices.study, tuning=replace(prices.study.tuning, proximal=(0.01, 0.1)))
+    options = tuning_options(METHODS["fedprox"], tuned)
+    without = tuning_options(METHODS["fedavg"], tuned)
+    assert options == tuple(replace(each, proximal=factor) for factor in (0.01, 0.1) for each in without)
+    assert str(options[-1]) == "0.7, drop, proximal 0.1"
+    assert {each.proximal for each in without} == {0.0}
+
+
+def test_fedbuff_is_tuned_over_buffers_widths_and_ends_by_which_nothing_is_lost(prices):
+    tuning = replace(prices.study.tuning, deadlines=tuple(Deadline), buffers=(2, 8), levels=(0.5,))
+    options = tuning_options(METHODS["fedbuff"], replace(prices.study, tuning=tuning))
+    ends = [(None, Deadline.NONE), (0.4, Deadline.PARTIAL), (0.7, Deadline.PARTIAL)]
+    wanted = [(width, buffer, *end) for width in (0.5, 1.0) for buffer in (2, 8) for end in ends]
+    assert [(each.width, each.buffer, each.duration, each.deadline) for each in options] == wanted
+    assert str(options[1]) == "width 0.5, 0.4, partial, buffer 2"
+    only_dropping = replace(prices.study, tuning=replace(tuning, deadlines=(Deadline.DROP,)))
+    assert {each.deadline for each in tuning_options(METHODS["fedbuff"], only_dropping)} == {Deadline.NONE}
+    assert {
+        each.buffer for name in METHODS if name != "fedbuff" for each in tuning_options(METHODS[name], prices.study)
+    } == {0}
+
+
+def test_every_method_that_has_rounds_may_draw_more_devices(prices):
+    own = replace(prices.study, tuning=replace(prices.study.tuning, over_selections=(1.0, 1.3)))
+    for name, method in METHODS.items():
+        plain, found = tuning_options(method, prices.study), tuning_options(method, own)
+        more = () if name == "fedbuff" else tuple(replace(each, over_selection=1.3) for each in plain)
+        assert set(found) == {*plain, *more}, name
+    assert str(TunedOption(over_selection=1.3)) == "over-selection 1.3"
 
 
 def test_who_would_always_be_late_takes_no_part_in_rounds_that_drop_work(fleet):

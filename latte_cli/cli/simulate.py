@@ -57,6 +57,7 @@ def simulate(request: SimulateRequest) -> None:
       rounds: 100
       devices-per-round: 10     # all, unless given
       evaluate-every: 2         # rounds
+      least-share: 0.5          # optional: of devices that must return
       recipe: {batch: 32, epochs: 1, learning-rate: 0.05, momentum: 0.9}
       seeds: [1, 2, 3]
       targets: [0.8, 0.9]       # accuracies
@@ -64,12 +65,15 @@ def simulate(request: SimulateRequest) -> None:
         seed: 0               # or several
         round-durations: [0.2, 0.5, 1]  # of the full model's slowest round
         levels: [0.25, 0.5]             # widths of a small global model
+                # optional: deadlines, latte-widths, tier-widths, tiers,
+                # proximal, buffers, over-selections (docs/study.yaml)
       methods: [fedavg, heterofl, latte]     # all of them, unless given
       latte: {widths: [1, 0.5], channels: rolling}   # or widths: fine
       scenarios:
         - scenario: two-kinds
           noise: 0.3            # optional: of the logarithm of a round
           dropout: 0.05         # optional: devices lost, of each round
+          available: {on: 20s, off: 10s}   # optional: mean lengths
           classes:
             - class: slow
               device: NAME      # a profile, see `latte store devices`

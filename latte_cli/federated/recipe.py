@@ -13,7 +13,9 @@ class Recipe:
     """How a device trains: `epochs` over its examples by SGD.
 
     `masked` takes the scores of classes that the device has no example of for 0, and `scaled` divides what a layer
-    with fewer channels returns by the share of channels it kept (both from HeteroFL, Diao et al., 2021).
+    with fewer channels returns by the share of channels it kept (both from HeteroFL, Diao et al., 2021). `proximal` is
+    the factor mu of the term mu / 2 · ||w - w0||² of the loss, where w0 are the parameters that training began with
+    (FedProx, Li et al., 2020, "Federated Optimization in Heterogeneous Networks").
     """
 
     epochs: int = 1
@@ -22,6 +24,7 @@ class Recipe:
     weight_decay: float = 0.0
     masked: bool = False
     scaled: bool = False
+    proximal: float = 0.0
 
     @property
     def optimizer(self) -> str:

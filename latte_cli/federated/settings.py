@@ -30,8 +30,9 @@ class FederationSettings:
     for all. Of `data` (empty: each device brings its own) the server holds out the
     share `held_out` for its evaluation, and each device `held_out_locally` of its own. `server_momentum` is the share
     of its step before that the server adds to a round's change; `final_rate` times the learning rate is that of the
-    last rounds. `learn_times` lets devices say how long their steps took, which corrects their prices of later rounds.
-    `fleet` is a file of classes that the nodes of a simulation stand for. `output` is a folder for the result.
+    last rounds. `proximal` is that of the recipe. `learn_times` lets devices say how long their steps took, which
+    corrects their prices of later rounds. `fleet` is a file of classes that the nodes of a simulation stand for.
+    `output` is a folder for the result.
     """
 
     model: str = "custom_cnn"
@@ -60,6 +61,7 @@ class FederationSettings:
     final_rate: float = 1.0
     masked: bool = False
     scaled: bool = False
+    proximal: float = 0.0
     data: str = "digits"
     partition: Partition = Partition.DIRICHLET
     alpha: float = 0.5
@@ -82,6 +84,7 @@ class FederationSettings:
             weight_decay=self.weight_decay,
             masked=self.masked,
             scaled=self.scaled,
+            proximal=self.proximal,
         )
 
     def in_round(self, number: int) -> "FederationSettings":
@@ -198,6 +201,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "final_rate": _number(0, 1),
     "masked": _truth,
     "scaled": _truth,
+    "proximal": _number(0, 1e3),
     "data": _text,
     "partition": _one_of("partition", Partition),
     "alpha": _number(1e-3, 1e6),

@@ -147,7 +147,7 @@ def check_finite(arrays: Arrays, recipe: Recipe) -> None:
 
 
 class Descent:
-    """SGD with momentum and weight decay, by torch's functional form.
+    """SGD with momentum, weight decay and the recipe's proximal term, by torch's functional form.
 
     An optimizer of torch imports its compiler when it is made, which takes 2 s; Flower starts a process a message.
     """
@@ -155,6 +155,7 @@ class Descent:
     def __init__(self, recipe: Recipe, parameters: Iterable[Tensor]) -> None:
         self._recipe, self._parameters = recipe, tuple(parameters)
         self._momenta: list[Tensor | None] = [None] * len(self._parameters)
+        self._first = [parameter.detach().clone() for parameter in self._parameters] if recipe.proximal else []
 
     def clear(self) -> None:
         """Forget the gradients of the last step."""
@@ -166,9 +167,13 @@ class Descent:
         """Update each parameter that has a gradient."""
         which = [at for at, parameter in enumerate(self._parameters) if parameter.grad is not None]
         parameters, momenta = [self._parameters[at] for at in which], [self._momenta[at] for at in which]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self._recipe.proximal:
+            for at, parameter, gradient in zip(which, parameters, gradients, strict=True):
+                gradient.add_(parameter - self._first[at], alpha=self._recipe.proximal)  # the gradient of the term
         sgd(
             parameters,
-            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            gradients,
             momenta,
             lr=self._recipe.learning_rate,
             momentum=self._recipe.momentum,

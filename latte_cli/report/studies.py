@@ -64,6 +64,7 @@ def _run_json(study: Study, run: MethodRun) -> dict[str, Any]:
         "late": run.late,
         "gone": run.gone,
         "failed": run.failed,
+        "void": run.void,
     }
 
 

@@ -10,7 +10,7 @@ from latte_cli.allocator.pacing import Deadline
 from latte_cli.errors import LatteError, unknown
 from latte_cli.estimator import check_names
 from latte_cli.federated.settings import FederationSettings, settings
-from latte_cli.federated.study.clock import Availability
+from latte_cli.federated.study.availability import Availability, Periods
 from latte_cli.federated.study.methods import METHODS
 from latte_cli.fleet import (
     Fields,
@@ -24,7 +24,7 @@ from latte_cli.fleet import (
     whole_number,
 )
 from latte_cli.precisions import Layout, Precision
-from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, size_bytes
+from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, duration_s, size_bytes
 
 EXAMPLE = "`latte simulate --help` shows one"
 FINE = "fine"
@@ -64,7 +64,9 @@ class Tuning:
     `round_durations` are shares of the full model's slowest round, `levels` the widths of a small global model,
     `latte_widths` those of the model that LATTE cuts, and `tier_widths` of the one that HeteroFL and FedRolex cut.
     `tiers` are the shares of the slowest device's whole step that a step of a tier's level may take; without them they
-    are the round durations. `deadlines` say what the end of a round means for devices.
+    are the round durations. `deadlines` say what the end of a round means for devices. `proximal` are factors of
+    FedProx's term, and `buffers` how many trainings FedBuff aggregates. `over_selections` are how many times as many
+    devices are drawn as are waited for; they are for methods that have rounds.
     """
 
     seeds: tuple[int, ...]
@@ -75,6 +77,9 @@ class Tuning:
     tier_widths: tuple[float, ...] = (1.0,)
     tiers: tuple[float, ...] = ()
     deadlines: tuple[Deadline, ...] = tuple(Deadline)
+    proximal: tuple[float, ...] = (0.01,)  # one of those that FedProx was tuned over: 0.001, 0.01, 0.1, 1
+    buffers: tuple[int, ...] = (4,)  # chosen: half of the devices that train at once in docs/study-fleets.yaml
+    over_selections: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +88,8 @@ class Study:
 
     A run ends with the round in which `budget` times the whole network's slowest round is over, if it is given.
     `settings` are those of a federation whose method is LATTE's; `fine` gives its devices a width for each channel
-    group, with this `objective`. The network is evaluated after every `every` rounds; `targets` are accuracies.
+    group, with this `objective`. The network is evaluated after every `every` rounds; `targets` are accuracies. A round
+    of which less than the `least_share` of the devices drawn returned changes nothing on the server.
     """
 
     settings: FederationSettings
@@ -96,6 +102,7 @@ class Study:
     fine: bool = False
     objective: Objective = Objective.BALANCED
     budget: float = inf
+    least_share: float = 0.0
 
 
 def read_study(path: Path | str) -> Study:
@@ -137,6 +144,7 @@ def parse_study(content: bytes, *, source: str) -> Study:
         fine=fine,
         objective=latte.optional("objective", _objective) or Objective.BALANCED,
         budget=fields.optional("budget", _number(1e-3, 1e9)) or inf,
+        least_share=fields.optional("least-share", _share) or 0.0,
     )
     _check(study, source)
     return study
@@ -146,11 +154,25 @@ _DATA = (
     *("model", "image-size", "classes", "data", "held-out", "partition", "alpha", "classes-each"),
     *("rounds", "devices-per-round"),
 )
-_OWN = ("budget", "recipe", "evaluate-every", "seeds", "tuning", "targets", "methods", "latte", "scenarios")
+_OWN = (
+    "budget",
+    "least-share",
+    "recipe",
+    "evaluate-every",
+    "seeds",
+    "tuning",
+    "targets",
+    "methods",
+    "latte",
+    "scenarios",
+)
 _RECIPE = ("batch", "epochs", "learning-rate", "momentum", "weight-decay", "server-momentum", "final-rate")
 _LATTE = ("widths", "objective", "channels", "rule", "masked", "scaled")
-_TUNING = ("seed", "target", "round-durations", "levels", "latte-widths", "tier-widths", "tiers", "deadlines")
-_SCENARIO = ("scenario", "noise", "dropout", "classes")
+_TUNING = (
+    *("seed", "target", "round-durations", "levels", "latte-widths", "tier-widths", "tiers", "deadlines"),
+    *("proximal", "buffers", "over-selections"),
+)
+_SCENARIO = ("scenario", "noise", "dropout", "available", "classes")
 _CLASS = ("class", "count", "device", "threads", "strategy", "slower", "bandwidth", "overhead", "memory")
 
 
@@ -207,6 +229,9 @@ def _parse_tuning(fields: Fields, targets: tuple[float, ...]) -> Tuning:
         tier_widths=tuple(sorted(found.several("tier-widths", _share))) or (1.0,),
         tiers=tuple(sorted(found.several("tiers", _share))),
         deadlines=tuple(dict.fromkeys(found.several("deadlines", _deadline))) or tuple(Deadline),
+        proximal=tuple(sorted(set(found.several("proximal", _number(1e-9, 1e3))))) or Tuning.proximal,
+        buffers=tuple(sorted(set(found.several("buffers", whole_number)))) or Tuning.buffers,
+        over_selections=tuple(sorted(set(found.several("over-selections", _number(1, 10))))) or Tuning.over_selections,
     )
 
 
@@ -239,6 +264,7 @@ def _scenario(entry: object, source: str, number: int, chosen: FederationSetting
         availability=Availability(
             noise=fields.optional("noise", _number(0, 2)) or 0.0,
             dropout=fields.optional("dropout", _number(0, 0.9)) or 0.0,
+            available=_periods(fields),
         ),
     )
     count = sum(tier.fleet_class.count for tier in scenario.tiers)
@@ -249,6 +275,13 @@ def _scenario(entry: object, source: str, number: int, chosen: FederationSetting
             f"{fields.where}: {chosen.per_round} devices cannot take part in a round", hint=f"there are only {count}"
         )
     return scenario
+
+
+def _periods(fields: Fields) -> Periods | None:
+    found = _inner(fields, "available", ("on", "off"))
+    if not found.values:
+        return None
+    return Periods(on_s=found.require("on", duration_s), off_s=found.require("off", duration_s))
 
 
 def _tier(entry: object, source: str, number: int, chosen: FederationSettings) -> Tier:
@@ -286,10 +319,21 @@ def _check(study: Study, source: str) -> None:
         raise LatteError(f"{source}: `seeds` has one of them twice", hint="each gives the same result every time")
     if not study.settings.held_out:
         raise LatteError(f"{source}: `held-out` is 0", hint="nothing would be left to evaluate on; 0.2 is usual")
+    _check_selection(study, source)
     if study.every > study.settings.rounds:
         raise LatteError(
             f"{source}: `evaluate-every` {study.every} is more than `rounds`", hint=f"at most {study.settings.rounds}"
         )
+
+
+def _check_selection(study: Study, source: str) -> None:
+    most = max(study.tuning.over_selections)
+    if most > 1 and not study.settings.per_round:
+        message = f"{source}, `tuning`: `over-selections` draw more devices than all, which take part in every round"
+        raise LatteError(message, hint="say in `devices-per-round` how many are enough")
+    if most * study.least_share > 1:
+        message = f"{source}: `least-share` {study.least_share:g} of {most:g} times as many devices is more than return"
+        raise LatteError(message, hint=f"at most {int(100 / most) / 100:g}")
 
 
 def _number(least: float, most: float) -> Callable[[str], float]:

@@ -1,7 +1,8 @@
 """Learners: the devices of a study and their server in one process, a round after the other."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import sqrt
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from latte_cli.allocator.channels import Frequencies, kept_channels
 from latte_cli.errors import LatteError
 from latte_cli.federated.aggregation import (
     AggregationRule,
+    Arrays,
     Kept,
     ParameterIndices,
     ServerMomentum,
@@ -27,6 +29,7 @@ from latte_cli.federated.device import Returned, choose_channels, train_part
 from latte_cli.federated.recipe import GoOn
 from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.study import ordered
+from latte_cli.federated.study.clock import DeviceWork
 from latte_cli.federated.study.methods import Learning, StudyMethod
 from latte_cli.federated.study.overlap import HeldPart, Sum, block, sums
 from latte_cli.federated.training import Trained, evaluate_network, initial, train_network
@@ -43,7 +46,8 @@ class Federation:
     """What a learner needs: the `network` that is trained, the devices' `examples`, and what each of them trains.
 
     `settings` are the method's own; `sub_models` are of `network`; `levels` are those that FjORD draws from. Where
-    `rooted`, weights are used divided by the root of the share of the channels that they read.
+    `rooted`, weights are used divided by the root of the share of the channels that they read. `last_use` is the last
+    round to which a device returns what it began after so many rounds, where that is not the next one.
     """
 
     network: Network
@@ -53,6 +57,7 @@ class Federation:
     sub_models: Mapping[int, SubModel]
     levels: Sequence[SubModel] = ()
     rooted: bool = False
+    last_use: Mapping[int, int] = field(default_factory=dict)
 
 
 class Learner(Protocol):
@@ -60,8 +65,8 @@ class Learner(Protocol):
 
     whole: dict[str, NDArray[Any]]
 
-    def round(self, number: int, steps: Mapping[int, int], rate: float = 1.0) -> Failures:
-        """Train the round `number` (from 0), in which devices return what they learned in so many `steps`.
+    def round(self, number: int, work: Sequence[DeviceWork], rate: float = 1.0) -> Failures:
+        """Train the round `number` (from 0), in which devices return what they learned by this `work`.
 
         The learning rate is `rate` times that of the recipe.
         """
@@ -85,23 +90,23 @@ class _Overlap:
         self._momentum = ServerMomentum(federation.settings.server_momentum)
         self._heads = _heads(federation.network) if federation.settings.masked else ()
 
-    def round(self, number: int, steps: Mapping[int, int], rate: float = 1.0) -> Failures:
+    def round(self, number: int, work: Sequence[DeviceWork], rate: float = 1.0) -> Failures:
         returned, failed = [], []
-        for device, count in steps.items():
+        for each in work:
             try:
-                returned.append((device, self._train(number, device, count, rate)))
+                returned.append((each.device, self._train(number, each, rate)))
             except LatteError as exc:
-                failed.append((device, exc.message))
-        held = [self._held_part(device, each.update) for device, each in returned]
-        for _, each in returned:
-            channels = trained_channels(self._federation.network, each.update.kept, each.update.dropped)
-            self._frequencies = self._frequencies.after(channels, each.trained)
-        averaged = {name: each.mean(self.whole[name]) for name, each in sums(self.whole, held).items()}
+                failed.append((each.device, exc.message))
+        held = [self._held_part(device, found.update) for device, found in returned]
+        for _, found in returned:
+            channels = trained_channels(self._federation.network, found.update.kept, found.update.dropped)
+            self._frequencies = self._frequencies.after(channels, found.trained)
+        averaged = {name: total.mean(self.whole[name]) for name, total in sums(self.whole, held).items()}
         self.whole = self._momentum.after(self.whole, averaged)
         return failed
 
-    def _train(self, number: int, device: int, steps: int, rate: float) -> Returned:
-        own = self._federation
+    def _train(self, number: int, work: DeviceWork, rate: float) -> Returned:
+        own, device = self._federation, work.device
         roots, sub_model = self._roots(device), own.sub_models[device]
         whole = {name: value / roots[name] if name in roots else value for name, value in self.whole.items()}
         channels = choose_channels(
@@ -116,7 +121,7 @@ class _Overlap:
             _with_rate(own.settings, rate),
             round_number=number,
             device=device,
-            go_on=_up_to(steps),
+            go_on=_up_to(work.steps),
         )
 
     def _held_part(self, device: int, update: Update) -> HeldPart:
@@ -193,22 +198,22 @@ class _Ordered:
         network = self._federation.network
         return ordered.NestedPart.of(level.of(network), indices_of(network, _nested_channels(level, network)))
 
-    def round(self, number: int, steps: Mapping[int, int], rate: float = 1.0) -> Failures:
+    def round(self, number: int, work: Sequence[DeviceWork], rate: float = 1.0) -> Failures:
         own, held, failed = self._federation, [], []
         recipe = _with_rate(own.settings, rate).recipe
-        for device, count in steps.items():
-            names = list(self._parts)
+        for each in work:
+            names, device = list(self._parts), each.device
             parts = [self._parts[name] for name in names[names.index(own.sub_models[device].id) :]]
             examples, where = own.examples[device], parts[0].indices
             arrays = {name: self.whole[name][block(index)] for name, index in where.items()}
             try:
                 seed = _seed(own.settings.seed, number, device)
-                found = ordered.train_parts(parts, arrays, examples, recipe, seed=seed, go_on=_up_to(count))
+                found = ordered.train_parts(parts, arrays, examples, recipe, seed=seed, go_on=_up_to(each.steps))
             except LatteError as exc:
                 failed.append((device, exc.message))
                 continue
             held.append(HeldPart(indices=where, arrays=found.arrays, weight=float(len(examples))))
-        averaged = {name: each.mean(self.whole[name]) for name, each in sums(self.whole, held).items()}
+        averaged = {name: total.mean(self.whole[name]) for name, total in sums(self.whole, held).items()}
         self.whole = self._momentum.after(self.whole, averaged)
         return failed
 
@@ -257,10 +262,10 @@ class _Pruning:
         self.whole = initial(federation.network, seed=federation.settings.seed)
         self._momentum = ServerMomentum(federation.settings.server_momentum)
 
-    def round(self, number: int, steps: Mapping[int, int], rate: float = 1.0) -> Failures:
+    def round(self, number: int, work: Sequence[DeviceWork], rate: float = 1.0) -> Failures:
         held, failed, taking_part = [], [], []
-        self._steps, self._rate = dict(steps), rate
-        for device in steps:
+        self._steps, self._rate = {each.device: each.steps for each in work}, rate
+        for device in self._steps:
             try:
                 first = device not in self._kept
                 held.append(self._first(number, device) if first else self._again(number, device))
@@ -337,10 +342,61 @@ _SHARED = 2  # a mean of one is that device's own value
 """Devices that have to hold a number for its mean to be taken."""
 
 
+class _Buffered:
+    """FedBuff: devices begin from the whole network as it was after some round; their changes are added when they come.
+
+    A change counts by 1 / sqrt(1 + its staleness), the rounds that have passed since the device began.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self.whole = initial(federation.network, seed=federation.settings.seed)
+        self._momentum = ServerMomentum(federation.settings.server_momentum)
+        self._versions = {0: self.whole}
+
+    def round(self, number: int, work: Sequence[DeviceWork], rate: float = 1.0) -> Failures:
+        totals = {name: np.zeros(value.shape) for name, value in self.whole.items()}
+        returned, failed = 0, []
+        for at, each in enumerate(work):
+            version = number if each.version is None else each.version
+            begun = self._versions[version]
+            try:
+                found = self._train(begun, each, (number, each.device, at), rate)
+            except LatteError as exc:
+                failed.append((each.device, exc.message))
+                continue
+            returned += 1
+            for name, array in found.arrays.items():
+                totals[name] += (array.astype(np.float64) - begun[name]) / sqrt(1 + number - version)
+        averaged = {
+            name: (value + totals[name] / max(1, returned)).astype(value.dtype) for name, value in self.whole.items()
+        }
+        self.whole = self._momentum.after(self.whole, averaged)
+        self._keep_versions(number)
+        return failed
+
+    def _train(self, begun: Arrays, work: DeviceWork, numbers: tuple[int, ...], rate: float) -> Trained:
+        """A device may come twice in a round, so that its seed depends on where in it that is."""
+        own = self._federation
+        recipe, seed = _with_rate(own.settings, rate).recipe, _seed(own.settings.seed, *numbers)
+        examples = own.examples[work.device]
+        return train_network(own.network, begun, examples, recipe, seed=seed, go_on=_up_to(work.steps))
+
+    def _keep_versions(self, number: int) -> None:
+        """Keep what devices begin from, or have begun from and return to a later round than this one."""
+        self._versions[number + 1] = self.whole
+        last_use = self._federation.last_use
+        self._versions = {each: whole for each, whole in self._versions.items() if last_use.get(each, each) > number}
+
+    def own(self, device: int) -> None:
+        return None
+
+
 _LEARNERS: Mapping[Learning, Callable[[Federation], Learner]] = {
     Learning.OVERLAP: _Overlap,
     Learning.ORDERED: _Ordered,
     Learning.PRUNED: _Pruning,
+    Learning.BUFFERED: _Buffered,
 }
 
 

@@ -31,12 +31,14 @@ class Learning(StrEnum):
 
     `OVERLAP`: they train the channels that a rule names; each number becomes the mean over those that hold it.
     `ORDERED`: each step trains a nested part drawn anew (FjORD). `PRUNED`: each prunes the network to a part of its own
-    and keeps it (Hermes, TailorFL).
+    and keeps it (Hermes, TailorFL). `BUFFERED`: there are no rounds; the server adds what some devices changed as soon
+    as they have returned it (FedBuff).
     """
 
     OVERLAP = "overlap"
     ORDERED = "ordered"
     PRUNED = "pruned"
+    BUFFERED = "buffered"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,8 @@ class StudyMethod:
 
     `masked` and `scaled` are those of the recipe; in networks without norms, weights are scaled by roots instead (see
     `Federation`). `by_data` prunes what the device's data moved least, rather than the smallest weights, and lets a
-    device count by the share that it kept. `estimator` is whose times choose the sub-models; the clock's are always
+    device count by the share that it kept. `proximal` adds FedProx's term to the loss, whose factor is tuned.
+    `estimator` is whose times choose the sub-models; the clock's are always
     those of LOOKUP.
     """
 
@@ -57,6 +60,7 @@ class StudyMethod:
     masked: bool = False
     scaled: bool = False
     by_data: bool = False
+    proximal: bool = False
     estimator: str = LOOKUP
 
 
@@ -66,7 +70,9 @@ def _by_name(*methods: StudyMethod) -> Mapping[str, StudyMethod]:
 
 METHODS = _by_name(
     StudyMethod(name="fedavg", sizes=SubModelSizes.WHOLE),
+    StudyMethod(name="fedprox", sizes=SubModelSizes.WHOLE, proximal=True),
     StudyMethod(name="fedavg-small", sizes=SubModelSizes.SMALL),
+    StudyMethod(name="fedbuff", sizes=SubModelSizes.SMALL, learning=Learning.BUFFERED, rule=AggregationRule.HOLDERS),
     StudyMethod(name="heterofl", sizes=SubModelSizes.TIERS, rule=AggregationRule.HOLDERS, masked=True, scaled=True),
     StudyMethod(
         name="fedrolex",
@@ -98,7 +104,16 @@ METHODS = _by_name(
 """The methods by name.
 
 - `fedavg` (McMahan et al., 2017): every device trains the whole network; the mean is weighted by examples.
-- `fedavg-small`: the same with one small network for all, the usual way out for slow devices.
+- `fedprox` (Li et al., 2020): as `fedavg`, with the term mu / 2 · ||w - w0||² in a device's loss, where w0 are the
+  parameters that it received and mu is tuned. Partial work, the paper's other half, is the deadline `partial`, which
+  every method may have. Ours: the mean is weighted by examples, as `fedavg`'s; the clock takes the term for free.
+- `fedavg-small`: as `fedavg` with one small network for all, the usual way out for slow devices.
+- `fedbuff` (Nguyen et al., 2022, "Federated Learning with Buffered Asynchronous Aggregation"): nobody waits. As many
+  devices as otherwise take part in a round train at any time; whoever is done returns what it changed, and another one
+  begins from the server's model of then. Once K have returned, K tuned, the server adds the mean of their changes, each
+  times 1 / sqrt(1 + the aggregations that have passed since its device began), and does not count examples. Ours: one
+  network for all, whole or small, as tuned; devices are drawn from the deck of the rounds, in which those that train
+  are passed over; the server's rate is 1, and its momentum the study's.
 - `heterofl` (Diao et al., 2021): the first channels of each layer; the mean over all that hold a number, each class's
   scores over the devices that have examples of it; masked cross-entropy, layers scaled by the share they kept, batch
   norms' statistics estimated anew before evaluating. Ours: levels follow from peak speed and FLOPs, one for a tier; in

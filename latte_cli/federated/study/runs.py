@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from itertools import accumulate, product
 from math import inf, isfinite, isinf
@@ -17,7 +17,8 @@ from latte_cli.federated import device, models
 from latte_cli.federated.data import Examples
 from latte_cli.federated.settings import FINAL_SHARE, FederationSettings
 from latte_cli.federated.study import files
-from latte_cli.federated.study.clock import Tick, schedule_rounds
+from latte_cli.federated.study.buffers import schedule_buffers
+from latte_cli.federated.study.clock import DeviceWork, Tick, schedule_rounds
 from latte_cli.federated.study.document import Scenario, Study, of_seed
 from latte_cli.federated.study.files import RUNS, TRAININGS, Files
 from latte_cli.federated.study.learners import Federation, device_accuracies, learner, personal_accuracy
@@ -30,6 +31,9 @@ from latte_cli.store import Store
 
 _VERSION = 3
 """Goes up with every change of what trainings and runs compute, so that older files are left alone."""
+
+_LATER: Mapping[str, Any] = {"proximal": 0.0, "buffer": 0, "over_selection": 1.0, "available": None}
+"""Fields that came after files had been written, with the value that changes nothing, which no key depends on."""
 
 _STATISTICS = 512  # chosen: four of the batches below
 """Examples that batch norms' statistics are estimated from before evaluating."""
@@ -66,8 +70,9 @@ class TrainingHistory:
 class MethodRun:
     """A method's accuracy over virtual time: `times_s` are the ends of the rounds whose `accuracies` are known.
 
-    `idle` is the share of their time that devices waited; `late` and `gone` count trainings lost to the round duration
-    and to drop-outs; `devices` could take part at all. `by_device` is as in TrainingHistory.
+    `idle` is the share of their time that devices waited; `late` and `gone` count trainings lost to the end of a round
+    and to drop-outs and devices that went off; `devices` could take part at all. `by_device` is as in TrainingHistory.
+    `void` counts rounds that changed nothing.
     """
 
     times_s: tuple[float, ...]
@@ -80,6 +85,7 @@ class MethodRun:
     personal: float | None = None
     reason: str = ""
     by_device: tuple[float, ...] = ()
+    void: int = 0
 
     @property
     def lowest_tenth(self) -> float | None:
@@ -159,23 +165,16 @@ class Workshop:
         method, settings = METHODS[name], self.study.settings
         fleet = self._fleets(scenario, seed)
         shared, budget_s = fleet.share_out(method, option), self.study.budget * fleet.slowest_s
-        ticks = schedule_rounds(
-            shared.shares,
-            scenario.availability,
-            per_round=settings.per_round,
-            rounds=settings.rounds,
-            seed=seed,
-            budget_s=budget_s,
-        )
+        ticks = self._schedule(scenario, option, seed, shared, budget_s)
         slow_from = _first_slow(ticks, budget_s) if settings.final_rate < 1 else None
         ticks = ticks[: _rounds_within(ticks, within_s)]
-        training = self._training_configuration(method, scenario, seed, shared, ticks, slow_from)
+        training = self._training_configuration(method, scenario, option, seed, shared, ticks, slow_from)
         training |= {} if until is None else {"until": until}
         configuration = {
             "version": _VERSION,
             "method": name,
             "scenario": _plain(asdict(scenario)),
-            "option": asdict(option),
+            "option": _plain(asdict(option)),
             "seed": seed,
             "training": files.configuration_key(training),
             "limit_s": shared.limit_s,
@@ -193,6 +192,30 @@ class Workshop:
             slow_from=slow_from,
             until=until,
         )
+
+    def _schedule(
+        self, scenario: Scenario, option: TunedOption, seed: int, shared: Shared, budget_s: float
+    ) -> tuple[Tick, ...]:
+        settings = self.study.settings
+        if option.buffer:
+            schedule = partial(schedule_buffers, buffer=option.buffer)
+        else:
+            least_share = self.study.least_share
+            schedule = partial(schedule_rounds, over_selection=option.over_selection, least_share=least_share)
+        return schedule(
+            shared.shares,
+            scenario.availability,
+            per_round=settings.per_round,
+            rounds=settings.rounds,
+            seed=seed,
+            budget_s=budget_s,
+        )
+
+    def _every(self, option: TunedOption, devices: int) -> int:
+        """After how many rounds, or aggregations of as many trainings, the network is evaluated."""
+        if not option.buffer:
+            return self.study.every
+        return max(1, round(self.study.every * (self.study.settings.per_round or devices) / option.buffer))
 
     def _fleet(self, scenario: Scenario, seed: int) -> Any:
         try:
@@ -220,13 +243,14 @@ class Workshop:
         self,
         method: StudyMethod,
         scenario: Scenario,
+        option: TunedOption,
         seed: int,
         shared: Shared,
         ticks: Sequence[Tick],
         slow_from: int | None,
     ) -> dict[str, Any]:
-        settings, rooted = self._with_roots(self._settings(method, seed))
-        used = sorted({at for tick in ticks for at in tick.done})
+        settings, rooted = self._with_roots(self._settings(method, option, seed))
+        used = sorted({at for tick in ticks if not tick.void for at in tick.done})
         ordered = method.learning is Learning.ORDERED
         return {
             "version": _VERSION,
@@ -240,7 +264,7 @@ class Workshop:
                 "classes_each": settings.classes_each,
                 "devices": len(scenario.devices),
             },
-            "recipe": asdict(settings.recipe),
+            "recipe": _plain(asdict(settings.recipe)),
             "batch": settings.batch,
             "seed": seed,
             "learning": method.learning,
@@ -250,16 +274,16 @@ class Workshop:
             "by_data": method.by_data,
             "levels": [dict(each.widths) for each in self.prices.levels] if ordered else None,
             "sub_models": {str(at): _parts(shared.sub_models[at]) for at in used},
-            "rounds": [[list(pair) for pair in zip(tick.done, tick.steps, strict=True)] for tick in ticks],
+            "rounds": [None if tick.void else [_numbers(work) for work in tick.work] for tick in ticks],
             "server_momentum": settings.server_momentum,
             "slow_from": slow_from,
             "final_rate": settings.final_rate if slow_from is not None else 1.0,
-            "every": self.study.every,
+            "every": self._every(option, len(shared.shares)),
         }
 
-    def _settings(self, method: StudyMethod, seed: int) -> FederationSettings:
+    def _settings(self, method: StudyMethod, option: TunedOption, seed: int) -> FederationSettings:
         """The settings that the method trains with: the study's own for LATTE's."""
-        settings = of_seed(self.study, seed)
+        settings = replace(of_seed(self.study, seed), proximal=option.proximal)
         if method.channels is None:
             return settings
         return replace(settings, method=method.channels, rule=method.rule, masked=method.masked, scaled=method.scaled)
@@ -280,7 +304,7 @@ class Workshop:
         return _record(TrainingHistory, known["training"])
 
     def _make(self, planned: Planned, advance: Advance) -> TrainingHistory:
-        settings, rooted = self._with_roots(self._settings(planned.method, planned.seed))
+        settings, rooted = self._with_roots(self._settings(planned.method, planned.option, planned.seed))
         small = planned.shared.small
         whole = self.prices.network
         network = small.of(whole) if small else whole
@@ -292,6 +316,7 @@ class Workshop:
             sub_models=planned.shared.sub_models,
             rooted=rooted,
             levels=self.prices.levels if planned.method.learning is Learning.ORDERED else (),
+            last_use={begun: number for number, tick in enumerate(planned.ticks) for begun in tick.versions},
         )
         training, held_out = device.whole(of_seed(self.study, planned.seed), whole)
         statistics = training.take(np.arange(min(_STATISTICS, len(training))))
@@ -299,12 +324,13 @@ class Workshop:
         wide = small.of(wide) if small else wide
         learning, failures = learner(federation), list[str]()
         scores = [(0, evaluate_network(wide, learning.whole, held_out, statistics=statistics))]
+        every = self._every(planned.option, len(planned.shared.shares))
         for number, tick in enumerate(planned.ticks, start=1):
-            steps = dict(zip(tick.done, tick.steps, strict=True))
             slow = planned.slow_from is not None and number > planned.slow_from
-            failed = learning.round(number - 1, steps, settings.final_rate if slow else 1.0)
+            rate = settings.final_rate if slow else 1.0
+            failed = [] if tick.void else learning.round(number - 1, tick.work, rate)
             failures += [reason for _, reason in failed]
-            if number % self.study.every == 0 or number == len(planned.ticks):
+            if number % every == 0 or number == len(planned.ticks):
                 scores.append((number, evaluate_network(wide, learning.whole, held_out, statistics=statistics)))
             advance(number)
             if planned.until is not None and scores[-1][1].accuracy >= planned.until:
@@ -347,7 +373,7 @@ def _rounds_within(ticks: Sequence[Tick], within_s: float) -> int:
 def on_clock(training: TrainingHistory, ticks: Sequence[Tick], devices: int) -> MethodRun:
     """The accuracies of a training at the ends of its rounds."""
     ends = [0.0, *accumulate(tick.duration_s for tick in ticks)]
-    there_s = sum(tick.duration_s * (len(tick.done) + len(tick.late)) for tick in ticks)
+    there_s = sum((tick.duration_s - tick.off_s) * (len(tick.done) + len(tick.late)) for tick in ticks)
     return MethodRun(
         times_s=tuple(ends[number] for number in training.rounds),
         accuracies=training.accuracies,
@@ -359,6 +385,7 @@ def on_clock(training: TrainingHistory, ticks: Sequence[Tick], devices: int) -> 
         personal=training.personal,
         reason=training.reason,
         by_device=training.by_device,
+        void=sum(tick.void for tick in ticks),
     )
 
 
@@ -376,14 +403,18 @@ def _digest(settings: FederationSettings, network: Network) -> str:
     return sha256(training.images.tobytes() + training.labels.tobytes() + clients).hexdigest()
 
 
+def _numbers(work: DeviceWork) -> list[int]:
+    return [work.device, work.steps, *([] if work.version is None else [work.version])]
+
+
 def _parts(sub_model: SubModel) -> dict[str, Any]:
     return {"widths": dict(sub_model.widths), "dropped": list(sub_model.dropped)}
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON has it: tuples as lists, what is infinite as None."""
+    """`value` as JSON has it: tuples as lists, what is infinite as None; without fields of _LATER that are not used."""
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(each) for name, each in value.items() if name not in _LATER or each != _LATER[name]}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return None if isinstance(value, float) and isinf(value) else value

@@ -20,7 +20,7 @@ from latte_cli.errors import LatteError
 from latte_cli.estimator import LOOKUP, Step, step_calls
 from latte_cli.federated import models
 from latte_cli.federated.study.clock import Share
-from latte_cli.federated.study.document import Scenario, Study, Tier
+from latte_cli.federated.study.document import Scenario, Study, Tier, Tuning
 from latte_cli.federated.study.methods import LEVELS, Learning, StudyMethod, SubModelSizes
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.store import Store
@@ -31,19 +31,27 @@ class TunedOption:
     """What a method is tuned to: the `width` of the model that the server trains, and the end of a round.
 
     A round ends after `duration` times the whole network's slowest round; `deadline` says for whom. `tier` is the share
-    of the slowest device's whole step that a step of a tier's level may take; None: the duration.
+    of the slowest device's whole step that a step of a tier's level may take; None: the duration. `proximal` is the
+    factor of FedProx's term; 0: there is none. `buffer` is how many trainings FedBuff aggregates; 0: there are rounds.
+    The server draws `over_selection` times as many devices as it waits for.
     """
 
     width: float = 1.0
     duration: float | None = None
     deadline: Deadline = Deadline.NONE
     tier: float | None = None
+    proximal: float = 0.0
+    buffer: int = 0
+    over_selection: float = 1.0
 
     def __str__(self) -> str:
         parts = [f"width {self.width:g}"] if self.width < 1 else []
         parts += [f"tiers {self.tier:g}"] if self.tier is not None else []
         parts += [f"{self.duration:g}"] if self.duration is not None else []
         parts += [self.deadline.value] if self.deadline is not Deadline.NONE else []
+        parts += [f"proximal {self.proximal:g}"] if self.proximal else []
+        parts += [f"buffer {self.buffer}"] if self.buffer else []
+        parts += [f"over-selection {self.over_selection:g}"] if self.over_selection > 1 else []
         return ", ".join(parts) or "-"
 
 
@@ -298,23 +306,48 @@ def _fill_batches(samples: int, batch: int) -> int:
 def tuning_options(method: StudyMethod, study: Study) -> tuple[TunedOption, ...]:
     """What the method is tuned over; a single one where there is nothing to tune."""
     tuning = study.tuning
+    tiers = tuning.tiers if method.sizes is SubModelSizes.TIERS else ()
+    buffered = method.learning is Learning.BUFFERED
+    return tuple(
+        replace(end, width=width, tier=tier, proximal=proximal, buffer=buffer, over_selection=over_selection)
+        for width in _tuned_widths(method, tuning)
+        for tier in tiers or (None,)
+        for proximal in (tuning.proximal if method.proximal else (0.0,))
+        for buffer in (tuning.buffers if buffered else (0,))
+        for over_selection in ((1.0,) if buffered else tuning.over_selections)
+        for end in _tuned_ends(method, tuning)
+    )
+
+
+def _tuned_widths(method: StudyMethod, tuning: Tuning) -> Collection[float]:
+    """The widths of the model that the server trains."""
+    if method.learning is Learning.BUFFERED:
+        return dict.fromkeys((*tuning.levels, 1.0))
+    if method.sizes is SubModelSizes.TIERS and method.learning is not Learning.OVERLAP:
+        return (1.0,)
+    widths = {
+        SubModelSizes.SMALL: tuning.levels,
+        SubModelSizes.ESTIMATES: tuning.latte_widths,
+        SubModelSizes.TIERS: tuning.tier_widths,
+    }
+    return widths.get(method.sizes, (1.0,))
+
+
+def _tuned_ends(method: StudyMethod, tuning: Tuning) -> list[TunedOption]:
+    """The ends of rounds, or of a device's work where there are no rounds, of which nothing can then be late."""
+    tiers_by_end = method.sizes is SubModelSizes.TIERS and not tuning.tiers
+    without = (
+        [TunedOption(duration=duration) for duration in tuning.round_durations] if tiers_by_end else [TunedOption()]
+    )
     ends = [
         TunedOption(duration=duration, deadline=deadline)
         for deadline in tuning.deadlines
         if deadline is not Deadline.NONE
         for duration in tuning.round_durations
     ]
+    if method.learning is Learning.BUFFERED:
+        ends = [each for each in ends if each.deadline is not Deadline.DROP]
+        return [*(without if Deadline.NONE in tuning.deadlines or not ends else []), *ends]
     if method.sizes is SubModelSizes.ESTIMATES:
-        return tuple(replace(each, width=width) for width in tuning.latte_widths for each in ends)
-    if method.sizes is SubModelSizes.TIERS and not tuning.tiers:
-        without = [TunedOption(duration=duration) for duration in tuning.round_durations]
-    else:
-        without = [TunedOption()]
-    found = [*(without if Deadline.NONE in tuning.deadlines else []), *ends]
-    if method.sizes is SubModelSizes.SMALL:
-        return tuple(replace(each, width=width) for width in tuning.levels for each in found)
-    if method.sizes is SubModelSizes.TIERS and tuning.tiers:
-        found = [replace(each, tier=tier) for tier in tuning.tiers for each in found]
-    if method.sizes is SubModelSizes.TIERS and method.learning is Learning.OVERLAP:
-        found = [replace(each, width=width) for width in tuning.tier_widths for each in found]
-    return tuple(found)
+        return ends
+    return [*(without if Deadline.NONE in tuning.deadlines else []), *ends]
