@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 from small_study import BANDWIDTH, CLASSES, CPU, GPU, study
 
-from latte_cli.allocator import Deadline
+from latte_cli.allocator import Deadline, paced_duration_s
 from latte_cli.federated.study import METHODS
 from latte_cli.federated.study.methods import LEVELS
 from latte_cli.federated.study.shares import ScenarioPrices, TunedOption, tuning_options
 from latte_cli.fleet import Method as Channels
 from latte_cli.store import open_store
+
+TUNED = {name: method for name, method in METHODS.items() if method.tuned}
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +210,7 @@ def test_every_method_is_tuned_over_the_same_ends_of_rounds(prices):
     )
     own = replace(prices.study, tuning=tuning)
     ends = {(deadline, duration) for deadline in (Deadline.DROP, Deadline.PARTIAL) for duration in (0.2, 0.4)}
-    for name, method in METHODS.items():
+    for name, method in TUNED.items():
         options = tuning_options(method, own)
         assert len(set(options)) == len(options), name
         has = {each for each in ends if name != "fedbuff" or each[0] is Deadline.PARTIAL}
@@ -240,7 +242,7 @@ def test_fedbuff_is_tuned_over_buffers_widths_and_ends_by_which_nothing_is_lost(
 
 def test_every_method_that_has_rounds_may_draw_more_devices(prices):
     own = replace(prices.study, tuning=replace(prices.study.tuning, over_selections=(1.0, 1.3)))
-    for name, method in METHODS.items():
+    for name, method in TUNED.items():
         plain, found = tuning_options(method, prices.study), tuning_options(method, own)
         more = () if name == "fedbuff" else tuple(replace(each, over_selection=1.3) for each in plain)
         assert set(found) == {*plain, *more}, name
@@ -250,3 +252,11 @@ def test_every_method_that_has_rounds_may_draw_more_devices(prices):
 def test_who_would_always_be_late_takes_no_part_in_rounds_that_drop_work(fleet):
     shared = fleet.share_out(METHODS["fedavg"], dropping(0.5))
     assert set(shared.shares) == {at for at, whole_s in enumerate(fleet.whole_s) if whole_s <= 0.5 * fleet.slowest_s}
+
+
+def test_latte_without_tuning_gives_devices_parts_of_the_whole_network_in_rounds_of_its_own_rule(fleet):
+    (option,) = tuning_options(METHODS["latte-untuned"], fleet._prices.study)
+    shared = fleet.share_out(METHODS["latte-untuned"], option)
+    rounds = [[fleet._price(device, each) for each in fleet._prices.catalogue] for device in range(len(fleet.classes))]
+    assert shared.limit_s == paced_duration_s(rounds) < fleet.slowest_s
+    assert shared == fleet.share_out(METHODS["latte"], stopping(shared.limit_s / fleet.slowest_s))

@@ -13,8 +13,8 @@ from latte_cli.errors import LatteError
 NEAR_QUICKEST = 1.25  # chosen: a step that is hardly longer trains more of the network; not compared with others
 """Where no step of a device ends in time, its step takes at most so many times the quickest sub-model's."""
 
-STEPS_OF_SLOWEST = 3.0  # chosen: few, since short rounds were the quickest; docs/study.md has tuned ones, still shorter
-"""A round lasts as long as so many steps of the slowest device with the whole model."""
+FIRST_STEPS = 3.0  # chosen: few, since short rounds were the quickest; docs/study.md compares it with tuned rounds
+"""A round lasts so many times as long as the slowest device needs to receive, step and send at the least."""
 
 
 class Deadline(StrEnum):
@@ -57,18 +57,13 @@ def _first_step_s(found: Round) -> float:
 
 
 def paced_duration_s(priced: Sequence[Sequence[Round]]) -> float:
-    """The round duration for devices that stop by their own clock: STEPS_OF_SLOWEST steps of the slowest one.
+    """The round duration for devices that stop by their own clock: FIRST_STEPS times the slowest one's first step.
 
-    `priced` are the rounds of each device, of which the largest sub-model that fits counts. Raises LatteError where
-    nothing fits any device.
+    That is the time to receive a sub-model, to train one step of it and to send it, with the sub-model for which it is
+    shortest. `priced` are the rounds of each device. Raises LatteError where nothing fits any device.
     """
-    largest = [_largest_fitting(rounds) for rounds in priced]
-    found = [each.sending_s + STEPS_OF_SLOWEST * each.step_s for each in largest if each and each.step_s]
-    if not found:
+    fitting = ([_first_step_s(each) for each in rounds if each.step_s is not None] for rounds in priced)
+    slowest_s = max((min(steps_s) for steps_s in fitting if steps_s), default=0.0)
+    if not slowest_s:
         raise LatteError("no sub-model fits the memory of any device", hint="smaller widths or batches need less")
-    return max(found)
-
-
-def _largest_fitting(rounds: Iterable[Round]) -> Round | None:
-    fitting = (each for each in rounds if each.step_s is not None)
-    return max(fitting, key=lambda each: each.sub_model.parameters, default=None)
+    return FIRST_STEPS * slowest_s

@@ -24,7 +24,7 @@ class FederationSettings:
 
     `widths` and `depths` are those of the catalogue of sub-models; a `plan` of `latte allocate` brings its own, and its
     round duration. `deadline` says what the end of a round means for devices. Where `round_duration_s` is None, devices
-    that stop in time get a few steps of the slowest one (`paced_duration_s`), and other rounds are the shortest that
+    that stop in time get a few steps of the slowest (`paced_duration_s`), and other rounds are the shortest that
     let devices train the share `capacity` of the parameters on average. A round waits for `devices`; `per_round` of
     them take part (0: all), dealt by `seed`. The server waits for a device as long as its prices say, or `timeout_s`
     for all. Of `data` (empty: each device brings its own) the server holds out the

@@ -48,8 +48,8 @@ class StudyMethod:
     `masked` and `scaled` are those of the recipe; in networks without norms, weights are scaled by roots instead (see
     `Federation`). `by_data` prunes what the device's data moved least, rather than the smallest weights, and lets a
     device count by the share that it kept. `proximal` adds FedProx's term to the loss, whose factor is tuned.
-    `estimator` is whose times choose the sub-models; the clock's are always
-    those of LOOKUP.
+    `estimator` is whose times choose the sub-models; the clock's are always those of LOOKUP. One that is not `tuned`
+    trains the whole network in rounds as long as LATTE's rule makes them (`paced_duration_s`).
     """
 
     name: str
@@ -62,6 +62,7 @@ class StudyMethod:
     by_data: bool = False
     proximal: bool = False
     estimator: str = LOOKUP
+    tuned: bool = True
 
 
 def _by_name(*methods: StudyMethod) -> Mapping[str, StudyMethod]:
@@ -88,6 +89,7 @@ METHODS = _by_name(
         name="tailorfl", sizes=SubModelSizes.TIERS, learning=Learning.PRUNED, rule=AggregationRule.HOLDERS, by_data=True
     ),
     StudyMethod(name="latte", sizes=SubModelSizes.ESTIMATES, channels=None),
+    StudyMethod(name="latte-untuned", sizes=SubModelSizes.ESTIMATES, channels=None, tuned=False),
     StudyMethod(name="latte-by-beta", sizes=SubModelSizes.ESTIMATES, channels=None, estimator="beta"),
     StudyMethod(name="latte-by-flops", sizes=SubModelSizes.ESTIMATES, channels=None, estimator="flops"),
     StudyMethod(
@@ -132,6 +134,8 @@ METHODS = _by_name(
   channels that it kept, 1 less its pruning rate. Ours: without the server's tuning of sub-models.
 - `latte`: the largest sub-model whose estimated round meets the duration; the channels move by device and round (or as
   the study says), the mean is weighted by examples.
+- `latte-untuned`: `latte` as it is without any setting: devices get parts of the whole network, they stop in time, and
+  rounds are as long as LATTE's rule makes them.
 - `latte-by-beta`, `latte-by-flops`: as `latte`, but what a sub-model takes is thought to follow from one rate for each
   algorithm (the paper's), or from FLOPs and one rate for each device.
 - `latte+hermes`, `latte+tailorfl`: those two with the sizes that LATTE's estimates allow, within its round durations.

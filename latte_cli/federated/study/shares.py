@@ -14,6 +14,7 @@ from latte_cli.allocator import (
     catalogue,
     class_estimator,
     largest,
+    paced_duration_s,
     paced_round,
 )
 from latte_cli.errors import LatteError
@@ -30,10 +31,11 @@ from latte_cli.store import Store
 class TunedOption:
     """What a method is tuned to: the `width` of the model that the server trains, and the end of a round.
 
-    A round ends after `duration` times the whole network's slowest round; `deadline` says for whom. `tier` is the share
-    of the slowest device's whole step that a step of a tier's level may take; None: the duration. `proximal` is the
-    factor of FedProx's term; 0: there is none. `buffer` is how many trainings FedBuff aggregates; 0: there are rounds.
-    The server draws `over_selection` times as many devices as it waits for.
+    A round ends after `duration` times the whole network's slowest round (None: as LATTE's rule says where devices stop
+    in time, else never); `deadline` says for whom. `tier` is the share of the slowest device's whole step that a step
+    of a tier's level may take; None: the duration. `proximal` is the factor of FedProx's term; 0: there is none.
+    `buffer` is how many trainings FedBuff aggregates; 0: there are rounds. The server draws `over_selection` times as
+    many devices as it waits for.
     """
 
     width: float = 1.0
@@ -203,7 +205,15 @@ class ScenarioFleet:
         return cuts and channels is Method.NESTED
 
     def _limit_s(self, option: TunedOption) -> float:
-        return inf if option.duration is None else option.duration * self.slowest_s
+        if option.duration is not None:
+            return option.duration * self.slowest_s
+        return self._paced_s if option.deadline is Deadline.PARTIAL else inf
+
+    @cached_property
+    def _paced_s(self) -> float:
+        """How long rounds are where nobody says so."""
+        devices = range(len(self.classes))
+        return paced_duration_s([[self._price(device, each) for each in self._prices.catalogue] for device in devices])
 
     def _by_tiers(self, option: TunedOption, small: SubModel | None) -> dict[int, SubModel]:
         """Levels by memory and peak speed: the largest that fits and whose step is short enough by its FLOPs.
@@ -305,6 +315,8 @@ def _fill_batches(samples: int, batch: int) -> int:
 
 def tuning_options(method: StudyMethod, study: Study) -> tuple[TunedOption, ...]:
     """What the method is tuned over; a single one where there is nothing to tune."""
+    if not method.tuned:
+        return (TunedOption(deadline=Deadline.PARTIAL),)
     tuning = study.tuning
     tiers = tuning.tiers if method.sizes is SubModelSizes.TIERS else ()
     buffered = method.learning is Learning.BUFFERED
