@@ -66,8 +66,10 @@ tuning:
   latte-widths: [0.25, 0.5, 1]
   tier-widths: [0.5, 1]
   tiers: [0.5, 1]
+  proximal: [0.01, 0.1]
+  buffers: [4, 8]
   deadlines: [partial]
-methods: [fedavg, fedavg-small, heterofl, latte]
+methods: [fedavg, fedprox, fedavg-small, fedbuff, heterofl, latte, latte-untuned]
 latte: {{widths: [1, 0.75, 0.5, 0.375, 0.25, 0.125], channels: nested}}
 
 scenarios:
