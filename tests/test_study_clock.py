@@ -217,18 +217,20 @@ def test_the_server_draws_more_devices_than_it_waits_for():
 
 
 def test_a_round_of_which_too_few_returned_is_void_and_its_first_times_are_still_to_come():
-    shares = {device: share(1.0, first_s=4.0) for device in range(10)}
-    losing = Availability(dropout=0.5)
-    found = schedule_rounds(shares, losing, per_round=0, rounds=40, seed=2, least_share=0.5)
-    assert {each.void for each in found} == {True, False}
-    returned = set()
+    shares = {device: share(1.0, first_s=4.0) for device in range(4)}
+    losing = Availability(dropout=0.4)
+    found = schedule_rounds(shares, losing, per_round=0, rounds=40, seed=2, least_share=0.7)
+    returned, tried, again = set(), set(), 0
     for each in found:
-        assert each.void == (len(each.done) < 5)
-        assert each.duration_s == (1.0 if returned >= set(each.done) else 4.0)
+        assert each.void == (len(each.done) < 3)
+        assert each.duration_s == ((1.0 if returned >= set(each.done) else 4.0) if each.done else 0.0)
+        again += tried >= set(each.done) and each.duration_s == 4.0
+        tried |= set(each.done)
         returned |= set() if each.void else set(each.done)
+    assert again
     assert not any(each.void for each in schedule_rounds(shares, losing, per_round=0, rounds=40, seed=2))
     training = TrainingHistory(rounds=(0, 40), accuracies=(0.1, 0.2), losses=(2.0, 1.0), personal=None, failed=0)
-    assert on_clock(training, found, devices=10).void == sum(each.void for each in found)
+    assert on_clock(training, found, devices=4).void == sum(each.void for each in found)
 
 
 # Devices that come and go
@@ -305,6 +307,13 @@ def test_where_no_device_is_on_for_long_enough_time_passes_and_nothing_is_return
     assert sum(len(each.gone) for each in found) >= 50
     assert sum(each.duration_s for each in found) == pytest.approx(50 * 0.15, rel=0.5)
     assert schedule_buffers(shares, brief, per_round=0, buffer=1, rounds=50, seed=0) == ()
+
+
+def test_without_rounds_the_next_begins_as_soon_as_one_has_gone_off():
+    shares, availability = {0: share(1e3), 1: share(1e-3)}, Availability(available=PERIODS)
+    found = schedule_buffers(shares, availability, per_round=1, buffer=1, rounds=60, seed=3)
+    assert {(each.done, each.gone) for each in found} == {((1,), ()), ((1,), (0,))}
+    assert max(each.duration_s for each in found) < 100
 
 
 def test_without_rounds_whoever_comes_on_begins_and_who_goes_off_is_replaced():
