@@ -52,8 +52,8 @@ def simulate(request: SimulateRequest) -> None:
     \b
     The study file (docs/study.yaml is a whole one):
       model: custom_cnn         # or an ONNX file; with image-size, classes
-      data: mnist               # or digits, or a folder of `datasets`
-      partition: dirichlet      # alpha: 0.5; or iid; or pathological
+      data: mnist               # or digits, watch, mnist1d, or a folder
+      partition: dirichlet      # alpha: 0.5; or iid, pathological, natural
       rounds: 100
       devices-per-round: 10     # all, unless given
       evaluate-every: 2         # rounds
