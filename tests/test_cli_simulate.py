@@ -153,4 +153,5 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_with_130(tmp_path):
     assert found
     for each in found:
         assert each.suffix == ".json"
-        assert json.loads(each.read_text())["training"]["rounds"][-1] == 6
+        training = json.loads(each.read_text())["training"]
+        assert training["rounds"][-1] == 6 or training["accuracies"][-1] >= max(STUDY["targets"])
