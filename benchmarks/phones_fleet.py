@@ -70,7 +70,7 @@ tuning:
   buffers: [4, 8]
   deadlines: [partial]
 methods: [fedavg, fedprox, fedavg-small, fedbuff, heterofl, latte, latte-untuned]
-latte: {{widths: [1, 0.75, 0.5, 0.375, 0.25, 0.125], channels: nested}}
+latte: {{widths: [1, 0.75, 0.5, 0.375, 0.25, 0.125], channels: nested, rule: holders, masked: true}}
 
 scenarios:
   - scenario: phones

@@ -13,7 +13,7 @@ from latte_cli.errors import LatteError
 NEAR_QUICKEST = 1.25  # chosen: a step that is hardly longer trains more of the network; not compared with others
 """Where no step of a device ends in time, its step takes at most so many times the quickest sub-model's."""
 
-FIRST_STEPS = 3.0  # chosen: few, since short rounds were the quickest; docs/study.md compares it with tuned rounds
+FIRST_STEPS = 2.0  # chosen: few, since short rounds were the quickest; docs/study.md compares it with tuned rounds
 """A round lasts so many times as long as the slowest device needs to receive, step and send at the least."""
 
 
