@@ -61,8 +61,8 @@ targets: [0.7, 0.8, 0.86, 0.9]
 tuning:
   seed: [10, 11, 12]
   target: 0.86
-  round-durations: [0.025, 0.05, 0.1]
-  levels: [0.125, 0.25, 0.5]
+  round-durations: [0.05, 0.1]
+  levels: [0.25, 0.5]
   latte-widths: [0.25, 0.5, 1]
   tier-widths: [0.5, 1]
   tiers: [0.5, 1]
