@@ -66,7 +66,7 @@ tuning:
   latte-widths: [0.25, 0.5, 1]
   tier-widths: [0.5, 1]
   tiers: [0.5, 1]
-  proximal: [0.01, 0.1]
+  proximal: [0.01]
   buffers: [4, 8]
   deadlines: [partial]
 methods: [fedavg, fedprox, fedavg-small, fedbuff, heterofl, latte, latte-untuned]
