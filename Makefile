@@ -3,7 +3,8 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help venv check test torture libraries demo golden docs gpu gpu-test gpu-profile gpu-accuracy gpu-runtime bench clean
+.PHONY: help venv check test torture libraries demo golden docs simulation gpu gpu-test gpu-profile gpu-accuracy gpu-runtime
+.PHONY: bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -85,6 +86,10 @@ golden: .venv/ready ## rewrite the expected output in tests/golden and tests/fro
 docs: .venv/ready ## the documentation as pages in build/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "build/docs/index.html"
+
+# It needs Ray, which is not in .venv by itself; where it is absent, one line says how to install it.
+simulation: .venv/ready ## docs/federation/simulation.md run and checked; ARGS='--devices 20 --rounds 1' for less
+	@$(BIN)/python benchmarks/simulation.py $(ARGS)
 
 # On a machine with an NVIDIA GPU. Each part stands alone, takes under nine minutes and goes on where it stopped; it
 # needs no network and no XGBoost. GPU_PYTHON=python3 takes an environment that is there already instead of .venv.

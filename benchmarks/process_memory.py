@@ -1,4 +1,4 @@
-"""The most memory that a command and all that it starts hold at once, by process; for docs/federation/simulation.md.
+"""The most memory that a command and all that it starts hold at once, by process.
 
 Looks every half second, under Linux, until the command ends or Ctrl-C ends it. `own` shares what processes have in
 common among them, so that its sum is what the machine has to have; `resident` counts that in each of them.
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,18 @@ def memory(processes: list[int]) -> Iterator[Held]:
             yield Held(name=" ".join(words)[:80], own=sizes["Pss:"], resident=sizes["Rss:"])
 
 
+def own_bytes(held: Iterable[Held]) -> int:
+    return sum(each.own for each in held)
+
+
+def lines(held: Collection[Held]) -> Iterator[str]:
+    """What each process holds, the largest first, and their sum."""
+    for each in sorted(held, key=lambda each: -each.own):
+        yield f"{each.own / MIB:7.0f} MiB own {each.resident / MIB:7.0f} MiB resident  {each.name}"
+    own, resident = own_bytes(held), sum(each.resident for each in held)
+    yield f"{own / MIB:7.0f} MiB own {resident / MIB:7.0f} MiB resident  in all, of {len(held)} processes"
+
+
 def main() -> int:
     if not sys.argv[1:]:
         print(__doc__)
@@ -61,17 +73,12 @@ def main() -> int:
     with subprocess.Popen(sys.argv[1:], start_new_session=True) as process:
         try:
             while process.poll() is None:
-                found = list(memory(descendants(process.pid)))
-                if sum(each.own for each in found) > sum(each.own for each in most):
-                    most = found
+                most = max(most, list(memory(descendants(process.pid))), key=own_bytes)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(EVERY_S)
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
-    for each in sorted(most, key=lambda each: -each.own):
-        print(f"{each.own / MIB:7.0f} MiB own {each.resident / MIB:7.0f} MiB resident  {each.name}")
-    own, resident = sum(each.own for each in most), sum(each.resident for each in most)
-    print(f"{own / MIB:7.0f} MiB own {resident / MIB:7.0f} MiB resident  in all, of {len(most)} processes")
+    print("\n".join(lines(most)))
     return 0
 
 

@@ -130,9 +130,10 @@ class Watched(Slow):
         self.sent, self.pulled, self.most_kept = [], [], 0
 
     def push_messages(self, messages):
-        assert all(not each.content for each in self.sent)
-        self.sent += (kept := list(messages))
-        return super().push_messages(kept)
+        assert all(each() is None for each in self.sent)
+        pushed = list(messages)
+        self.sent += [weakref.ref(each.content) for each in pushed]
+        return super().push_messages(pushed)
 
     def pull_messages(self, message_ids):
         gc.collect()
@@ -154,9 +155,38 @@ def test_one_reply_is_held_at_a_time_and_no_message_that_was_sent(federation):
     asked = strategy.configure_train(1, messages.array_record(federation.whole), ConfigRecord(), receiving)
     strategy.aggregate_train(1, receiving.send_and_receive(asked, timeout=60.0))
     assert len(strategy.rounds[0].trained) == nodes
+    assert len(grid.sent) == nodes
     assert grid.most_kept <= len(federation.whole)
     assert len(grid.pulled) == nodes * len(federation.whole)
     assert all(not each.content for each in strategy._asked.values())
+
+
+class Keeping(LocalGrid):
+    """A grid that keeps the very messages until their replies are asked for, as Flower's simulation engine does."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.kept = {}
+
+    def push_messages(self, messages):
+        pushed = {str(id(each)): each for each in messages}
+        self.kept |= pushed
+        return list(pushed)
+
+    def pull_messages(self, message_ids):
+        pushed = super().push_messages([self.kept.pop(each) for each in message_ids])
+        return super().pull_messages(pushed)
+
+
+def test_a_grid_that_hands_messages_over_later_has_their_content_still(federation):
+    federation.tamper = None
+    strategy = federation.strategy()
+    strategy.devices.update(federation.devices)
+    grid = Receiving(Keeping(federation.app, list(rounds.NODES), rounds.UNEVEN))
+    asked = strategy.configure_train(1, messages.array_record(federation.whole), ConfigRecord(), grid)
+    strategy.aggregate_train(1, grid.send_and_receive(asked))
+    assert [each.name for each in strategy.rounds[0].trained] == ["device-0", "workstation"]
+    assert strategy.rounds[0].left_out == []
 
 
 def test_the_result_is_that_of_all_replies_at_once_bit_for_bit(federation):

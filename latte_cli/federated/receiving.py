@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -62,8 +63,8 @@ class Receiving(Grid):
 
     def _send(self, message: Message, timeout: float | None) -> "Sent":
         limit_s = self._limit_s(message)
-        key = next(iter(self.push_messages([message])), None)
-        message.content = RecordDict()  # only its metadata are needed from here on
+        key = next(iter(self.push_messages([copy(message)])), None)  # Flower's simulation keeps what it was given
+        message.content = RecordDict()  # only its metadata, which the copy shares, are needed from here on
         return Sent(message, key, self._clock(), timeout if limit_s is None else limit_s)
 
     def _replies(self, sent: "Sent") -> list[Message]:
