@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from latte_cli import interrupts
 
-        interrupts.heed()
+        interrupts.catch_signals()
         from latte_cli.cli import main as run
 
         run()

@@ -18,7 +18,7 @@ _INTERRUPTED = 130  # errors.ExitCode.INTERRUPTED, which may not have been impor
 _ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 
 
-def heed() -> None:
+def catch_signals() -> None:
     """Let SIGINT, SIGTERM and SIGHUP interrupt, unless they are ignored, as under nohup."""
     for number in (signal.SIGINT, *_ENDINGS):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -32,17 +32,17 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
     """
     for number in _ENDINGS:
         signal.signal(number, signal.SIG_IGN)
-    importing = _importing(frame)
-    if importing is None:
+    importer = _importer(frame)
+    if importer is None:
         raise KeyboardInterrupt
-    importing.f_trace = _raise
+    importer.f_trace = _raise
     sys.settrace(_trace_nothing)
     signal.signal(signal.SIGINT, _end)
     signal.signal(signal.SIGALRM, _end)
     signal.setitimer(signal.ITIMER_REAL, _LONGEST_WAIT_S)
 
 
-def _importing(frame: FrameType | None) -> FrameType | None:
+def _importer(frame: FrameType | None) -> FrameType | None:
     """The code that began the outermost import that `frame` is part of; None where it is part of none."""
     found = None
     while frame:
