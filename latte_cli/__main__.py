@@ -8,6 +8,9 @@ _INTERRUPTED = 130  # errors.ExitCode.INTERRUPTED, which may not have been impor
 def main() -> None:
     """Run the command line; an interrupt before it can tell of it itself, or after, ends as one during it does."""
     try:
+        from latte_cli import interrupts
+
+        interrupts.catch_signals()
         from latte_cli.cli import main as run
 
         run()

@@ -337,23 +337,6 @@ def test_batch_dimensions_that_there_are_not_are_refused_where_onnx_would_crash(
         load(path)
 
 
-@pytest.mark.parametrize("kind", ["Range", "ConstantOfShape", "Expand", "Tile"])
-def test_a_weight_that_would_be_computed_to_gigabytes_is_refused(tmp_path: Path, kind: str) -> None:
-    def number(name: str, *values: int, scalar: bool = False) -> TensorProto:
-        return numpy_helper.from_array(np.int64(values[0]) if scalar else np.array(values), name)
-
-    given = {
-        "Range": [number(name, value, scalar=True) for name, value in (("a", 0), ("b", 1 << 33), ("c", 1))],
-        "ConstantOfShape": [number("a", 1 << 20, 1 << 13)],
-        "Expand": [WEIGHT, number("a", 1 << 20, 4, 3, 3, 3)],
-        "Tile": [WEIGHT, number("a", 1 << 20, 1, 1, 1)],
-    }[kind]
-    nodes = [helper.make_node(kind, [each.name for each in given], ["big"]), helper.make_node("Relu", ["x"], ["y"])]
-    path = model(tmp_path / "m.onnx", *nodes, stored=given)
-    with pytest.raises(LatteError, match=r"`big` would hold [\d,]+ numbers"):
-        weights(path)["big"]
-
-
 @pytest.mark.parametrize("version", ["inf", "1e400", "nan"])
 def test_a_version_that_is_no_number_costs_its_line_alone(tmp_path: Path, version: str) -> None:
     lines = NEUSIGHT.splitlines()

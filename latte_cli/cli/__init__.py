@@ -1,7 +1,6 @@
 """The command line: one file per command, each parses, calls and reports."""
 
 import io
-import signal
 import sys
 from collections.abc import Callable
 from functools import cache, wraps
@@ -76,26 +75,8 @@ def _register() -> None:
 _register()
 
 
-_ENDINGS = (signal.SIGTERM, signal.SIGHUP)
-
-
-def _interrupt(*_: object) -> None:
-    """End as after Ctrl-C, once: a shell passes SIGHUP on to jobs that a closing terminal has sent it to already."""
-    for number in _ENDINGS:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _heed_endings() -> None:
-    """Let SIGTERM and SIGHUP interrupt too, unless they are ignored, as under nohup."""
-    for number in _ENDINGS:
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _interrupt)
-
-
 def main() -> None:
     """Run the command line and end the process with its exit code (see errors.ExitCode)."""
-    _heed_endings()
     streams.prepare()
     try:
         code = _run()

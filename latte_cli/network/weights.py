@@ -1,6 +1,6 @@
 """The weights of a model file: arrays by name, each read or computed when it is first used."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from math import prod
@@ -10,22 +10,19 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from latte_cli.errors import LatteError
 from latte_cli.network import torch_program
 from latte_cli.network.graph import COPIED, DETACHED, LAID
-from latte_cli.network.onnx import stripped
+from latte_cli.network.onnx import constants, stripped
 from latte_cli.network.onnx.external import external_file
-from latte_cli.network.onnx.inferred import infer_shapes
 from latte_cli.network.onnx.operation import FOLDED_ELEMENTS
 from latte_cli.network.onnx.stripped import Bytes
 
 Array = NDArray[Any]
 
 _DAMAGED = "is the file complete? export it again"
-_MOST_NUMBERS = 2**26  # chosen: 256 MiB in single precision; tables of positions and masks have fewer
-_MOST_TIMES = 4  # chosen: weights are cast, turned and joined, and seldom repeated
 
 
 class Weights(Mapping[str, Array]):
@@ -88,46 +85,14 @@ class Weights(Mapping[str, Array]):
         return np.memmap(file, dtype, "r", offset, tuple(tensor.dims))
 
     def _compute(self, name: str) -> Array:
-        """What the constant part of the graph before `name` gives."""
-        from onnx.reference import ReferenceEvaluator
-
+        """What the constant part of the graph before `name` gives, computed node by node as far as sizes allow."""
         nodes = [*map(self._plain, self._before(name))]
-        output = helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None)
-        output.ClearField("type")
-        names = {each for node in nodes for each in node.input if each in self._tensors}
-        arrays = {each: np.asarray(self[each], order="C") for each in sorted(names)}
-        self._check_sizes(name, nodes, arrays, output)
-        stored = [numpy_helper.from_array(array, each) for each, array in arrays.items()]
-        graph = GraphProto(name="constant", node=nodes, output=[output], initializer=stored)
-        model = helper.make_model(graph, opset_imports=list(self._model.opset_import))
+        stored = sorted({each for node in nodes for each in node.input if each in self._tensors})
+        arrays = {each: np.asarray(self[each], order="C") for each in stored}
         try:
-            found: Array = np.asarray(ReferenceEvaluator(model).run(None, {})[0])
-        except Exception as exc:  # whatever the evaluator makes of numbers that do not fit
-            reason = " ".join(str(exc).split())[:120]
-            raise LatteError(f"the constant `{name}` cannot be computed: {reason}", hint=_DAMAGED) from exc
-        return found
-
-    def _check_sizes(
-        self, name: str, nodes: Sequence[NodeProto], arrays: Mapping[str, Array], output: ValueInfoProto
-    ) -> None:
-        """Raise LatteError where a constant on the way to `name` holds far more numbers than all that it comes from."""
-        most = max(_MOST_NUMBERS, _MOST_TIMES * sum(array.size for array in arrays.values()))
-        small = [numpy_helper.from_array(each, key) for key, each in arrays.items() if each.size <= FOLDED_ELEMENTS]
-        given = [
-            helper.make_tensor_value_info(key, helper.np_dtype_to_tensor_dtype(each.dtype), each.shape)
-            for key, each in arrays.items()
-            if each.size > FOLDED_ELEMENTS
-        ]
-        graph = GraphProto(name="constant", node=nodes, input=given, output=[output], initializer=small)
-        model = helper.make_model(graph, opset_imports=list(self._model.opset_import))
-        known = infer_shapes(model, data_prop=True)
-        if known is None:  # numbers that do not fit, of which the evaluator tells
-            return
-        for value in (*known.value_info, *known.output):
-            size = prod(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
-            if size > most:
-                message = f"the constant `{name}` cannot be computed: `{value.name}` would hold {size:,} numbers"
-                raise LatteError(message, hint=_DAMAGED)
+            return constants.computed(name, nodes, arrays, self._model.opset_import)
+        except ValueError as exc:
+            raise LatteError(f"the constant `{name}` cannot be computed: {exc}", hint=_DAMAGED) from exc
 
     def _before(self, name: str) -> list[NodeProto]:
         """The nodes that `name` follows from, first ones first; raises KeyError where it depends on an input."""

@@ -129,6 +129,22 @@ def try_model(path: Path, draw: random.Random) -> None:
         check_error(error)
 
 
+def try_weights(path: Path, draw: random.Random) -> None:
+    """Compute what a model computes of its weights."""
+    from onnx import ModelProto
+
+    from latte_cli.errors import LatteError
+    from latte_cli.network.weights import weights
+
+    try:
+        found = weights(path)
+        for name in ModelProto.FromString(path.read_bytes()).graph.node[0].output:
+            if name:
+                found[name]
+    except LatteError as error:
+        check_error(error)
+
+
 def try_plan(path: Path, draw: random.Random) -> None:
     """Give a plan to the commands that take one."""
     words = draw.choice((("show", path), ("check", path, good_model()), ("diff", path, path)))
@@ -342,6 +358,13 @@ def generated_model(draw: random.Random) -> bytes:
     return generated.model(draw)
 
 
+def constant_model(draw: random.Random) -> bytes:
+    """A model of one operator whose inputs are all stored."""
+    import generated
+
+    return generated.constant(draw)
+
+
 @cache
 def programs() -> tuple[bytes, ...]:
     """Two small programs of `torch.export`."""
@@ -446,6 +469,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("onnx", ".onnx", damaged_model, try_model, 6),
         Kind("changed-once", ".onnx", changed_model, try_model, 6),
         Kind("operators", ".onnx", generated_model, try_model, 6),
+        Kind("weights", ".onnx", constant_model, try_weights, 2),
         Kind("pt2", ".pt2", damaged_program, try_model, 3),
         Kind("plan", ".json", frozen("plan-show"), try_plan, 1),
         Kind("baseline", ".json", frozen("estimate"), try_baseline, 1),

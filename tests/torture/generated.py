@@ -6,7 +6,7 @@ from typing import Any
 
 import mutations
 import numpy as np
-from onnx import AttributeProto, NodeProto, TensorProto, defs, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
 
 SIZES = (0, 1, 1, 2, 2, 3, 4, 5, 8, 16, 64, 2**16, 2**31, 2**40)
 SMALL = (0, 1, 1, 2, 3, 4, 8)
@@ -50,6 +50,27 @@ def model(draw: random.Random) -> bytes:
     version = schema.since_version if draw.random() < 0.9 else draw.choice((1, 7, 13, 28))
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
     return bytes(made.SerializeToString())
+
+
+def constant(draw: random.Random) -> bytes:
+    """The file of a model of one operator whose inputs are all stored, some of them large."""
+    made = ModelProto.FromString(model(draw))
+    names = [each.name for each in made.graph.input]
+    del made.graph.input[:]
+    made.graph.initializer.extend(_tensor(draw, name) for name in names)
+    for each in made.graph.initializer:
+        if draw.random() < 0.5:
+            each.CopyFrom(_large(draw, each.name))
+    return bytes(made.SerializeToString())
+
+
+def _large(draw: random.Random, name: str) -> TensorProto:
+    """A tensor of up to 300,000 small numbers."""
+    shape = [draw.choice((1, 1, 2, 3, 8, 64, 300, 1000)) for _ in range(draw.choice((1, 2, 2, 3, 4, 4, 5)))]
+    while np.prod(shape, dtype=float) > 3e5:
+        shape[shape.index(max(shape))] //= 4
+    kind = draw.choice((np.float32, np.float32, np.float32, np.int64, np.bool_, np.int32))
+    return numpy_helper.from_array((np.arange(np.prod(shape)) % 7).reshape(shape).astype(kind), name)
 
 
 def _shape(draw: random.Random, sizes: tuple[int, ...]) -> list[int | str]:
