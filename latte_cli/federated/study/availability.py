@@ -9,9 +9,7 @@ import numpy as np
 
 _PERIODS = 2**31  # over the number of any round, so that periods are other random numbers than what rounds draw
 
-_ROUNDING = (
-    1e-12  # chosen: over that of a sum of times, which may fall short of the end of a period that it is to reach
-)
+_ROUNDING = 1e-12  # chosen: a sum of times may fall short by less of the end of a period that it is to reach
 
 
 @dataclass(frozen=True, kw_only=True)
