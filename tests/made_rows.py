@@ -60,6 +60,16 @@ def profile(store: Store, layers: Iterable[Layer], settings: Settings = SETTINGS
     write(store, [measurement(task) for task in tasks(layers, settings)])
 
 
+def profile_here(store: Store, layers: Iterable[Layer], threads: int = 1) -> None:
+    """Write a row of every task of `layers`, as if this very machine had been measured."""
+    from latte_cli.backends.cpu.backend import libraries
+    from latte_cli.backends.host import cpu_slug
+
+    settings = Settings(threads=threads, library_versions=libraries())
+    device = Device(slug=cpu_slug(threads), kind=CPU, name="this", libraries=libraries(), memory_bytes=2**33)
+    write(store, [measurement(task, device=device) for task in tasks(layers, settings)])
+
+
 def step_layers(network: Network) -> list[Layer]:
     """The layers of a training step with SGD."""
     return [*network.layers, network.loss(), network.optimizer("sgd")]

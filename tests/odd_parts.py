@@ -186,7 +186,7 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
         )
     },
     **{f"{name} below zero": lambda name=name: first(name, -1) for name in ("pass", "threads", "workspace_bytes")},
-    "measured in the future": lambda: replaced("measured_at", [4e9] * 6),
+    "measured after all clocks": lambda: replaced("measured_at", [5e9] * 6),
     "a clock far below zero": lambda: first("after", {"sm_clock_hz": -1e300}),
     "an endless clock": lambda: first("before", {"sm_clock_hz": float("inf")}),
     **{f"unknown {name}": lambda name=name: first(name, "\x1b[2Jodd") for name in _CLOSED},

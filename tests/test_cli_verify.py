@@ -5,16 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_rows import DEVICE, measurement, step_layers, tasks, write
+from made_rows import DEVICE, measurement, profile_here, step_layers, tasks, write
 from running import here, latte
 from schemas import valid
 
 import latte_cli
-from latte_cli.backends.cpu.backend import libraries
 from latte_cli.backends.host import cpu_slug
 from latte_cli.backends.torch.training import RunRequest
 from latte_cli.backends.torch.whole import run_here
-from latte_cli.devices import CPU, Device
 from latte_cli.estimator import estimate_one
 from latte_cli.network import load
 from latte_cli.network.module import NetworkModule
@@ -25,7 +23,6 @@ from latte_cli.runtime import Choices, read_choices, write_choices
 from latte_cli.runtime.optimizing import own_key
 from latte_cli.runtime.racing import Race, raced_here, winning_choices
 from latte_cli.store import open_store
-from latte_cli.tasks import Settings
 
 THREADS = 1
 
@@ -33,11 +30,8 @@ THREADS = 1
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, model):
     """Made-up rows of this very machine with one thread."""
-    settings = Settings(precision=Precision.FP32, threads=THREADS, library_versions=libraries())
-    device = Device(slug=cpu_slug(THREADS), kind=CPU, name="this", libraries=libraries(), memory_bytes=2**33)
     found = open_store(str(tmp_path_factory.mktemp("own") / "store"), shipped=False)
-    layers = step_layers(load(model, batch_size=4))
-    write(found, [replace(measurement(task), device=device) for task in tasks(layers, settings)])
+    profile_here(found, step_layers(load(model, batch_size=4)), THREADS)
     return found.uri
 
 

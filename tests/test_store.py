@@ -24,7 +24,7 @@ from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Convolution, Linear, Optimizer, Phase, View, layer_from_text
 from latte_cli.measure import Evidence, Measurement, Outcome, QualityFlag
 from latte_cli.precisions import Layout, Precision
-from latte_cli.store import Store, open_store, shipped_models, shipped_profiles
+from latte_cli.store import Store, open_store, schema, shipped_models, shipped_profiles
 from latte_cli.store.parts import PartDirectory
 from latte_cli.tasks import Question, Settings, Task
 
@@ -609,6 +609,58 @@ def test_a_row_that_would_spoil_its_part_is_not_taken(store: Store, times: tuple
             writer.append(replace(measurement(2), device_times_s=times))
         writer.append(measurement(3))
     assert len(store.measurements(DEVICE.slug)) == 2
+
+
+AHEAD_S = 30 * 86400.0
+
+
+def put_ahead(store: Store, *numbers: int) -> Path:
+    """A part of rows, in the store's first place, by a clock that is ahead of this one."""
+    later = [schema.row(replace(measurement(each), measured_at=time.time() + AHEAD_S)) for each in numbers]
+    PartDirectory(store.uri).write(DEVICE, "0", schema.table(later))
+    return Path(store.uri) / f"device={DEVICE.slug}" / "part-0.parquet"
+
+
+def test_rows_ahead_of_the_clock_are_read_and_give_way_to_others(store: Store) -> None:
+    part = put_ahead(store, 1, 2)
+    assert {row.task for row in store.measurements(DEVICE.slug)} == {measurement(1).task, measurement(2).task}
+    assert {row.measured_at for row in store.measurements(DEVICE.slug)} == {0.0}
+    with store.writer(DEVICE) as writer:
+        writer.append(measurement(1, device_times_s=(5.0,)))
+        writer.append(measurement(3))
+    assert [row.device_times_s for row in store.measurements(DEVICE.slug) if row.task == measurement(1).task] == [
+        (5.0,)
+    ]
+    found = store.check(set_aside=True)
+    assert (found.damaged, found.unreadable, found.rows, found.duplicates) == ((), (), 4, 1)
+    table = store.table(DEVICE.slug, ["measured_at"])
+    assert max(table.column("measured_at").to_pylist()) == pytest.approx(time.time() + AHEAD_S, abs=600)
+    assert part.exists()
+
+
+def test_compaction_leaves_rows_ahead_of_the_clock_which_may_be_the_newer_ones(store: Store) -> None:
+    part, told = put_ahead(store, 1), list[str]()
+    content = part.read_bytes()
+    for number in (1, 2, 3):
+        with store.writer(DEVICE) as writer:
+            writer.append(measurement(number))
+    with pytest.raises(LatteError, match="ahead of this machine's clock"):
+        store.compact()
+    assert open_store(store.uri, shipped=False, skip=lambda error: told.append(error.message)).compact() == 3
+    assert (part.read_bytes(), len(told)) == (content, 1)
+    assert len(store.measurements(DEVICE.slug)) == 3
+
+
+def test_merging_adds_rows_ahead_of_the_clock_that_are_missing_and_no_others(store: Store, tmp_path: Path) -> None:
+    other = open_store(str(tmp_path / "ahead"), shipped=False)
+    put_ahead(other, 1, 2)
+    with store.writer(DEVICE) as writer:
+        writer.append(measurement(1, device_times_s=(5.0,)))
+    assert store.merge(other.uri) == {DEVICE.slug: 1}
+    assert store.merge(other.uri) == {DEVICE.slug: 0}
+    assert other.merge(store.uri) == {DEVICE.slug: 1}
+    for each in (store, other):
+        assert {row.task: row.device_times_s for row in each.measurements(DEVICE.slug)}[measurement(1).task] == (5.0,)
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -63,10 +63,10 @@ def test_disks_that_are_full_or_read_only_lose_nothing_and_are_told_in_one_line(
 
 
 def test_clocks_that_jump_lose_no_row() -> None:
-    command = [sys.executable, str(CLOCKS), "--count", "12", "--seed", "1"]
+    command = [sys.executable, str(CLOCKS), "--count", "12", "--profiles", "0", "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "clocks: 12, faults: 0, seed 1" in done.stdout
+    assert "clocks: 12, profiles: 0, faults: 0, seed 1" in done.stdout
 
 
 WEIGHT = numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float32), "w")

@@ -87,7 +87,8 @@ class Findings:
 class Store:
     """Measurements by device; rows of the shipped profiles are read behind the store's own.
 
-    Every reading method drops duplicates: of rows with the same device, task and pass the one measured last stays.
+    Every reading method drops duplicates: of rows with the same device, task and pass the one measured last stays,
+    and one that is ahead of this machine's clock where there is no other.
     All raise LatteError for a part that is damaged or of a newer schema (unless the store was opened to skip those),
     and for a place that cannot be read.
     """
@@ -155,7 +156,11 @@ class Store:
 
     def _newest(self, slug: str) -> Device | None:
         footers = [footer for _, footer in self._footers(slug)]
-        return max(footers, key=lambda footer: footer.last_s).device if footers else None
+        return self._last(footers).device if footers else None
+
+    def _last(self, footers: Iterable[Footer]) -> Footer:
+        """The newest footer by its last row."""
+        return min(footers, key=lambda footer: schema.age_s(footer.last_s, self._directory.until_s))
 
     def _footers(self, slug: str) -> list[tuple[PartDirectory, Footer]]:
         return self._each(slug, lambda directory, part: (directory, directory.footer(part)))
@@ -223,7 +228,8 @@ class Store:
         for column, wanted in (("phase", phases), ("kind", kinds)):
             if wanted is not None:
                 table = schema.among(table, column, wanted)
-        return reading.measurements(schema.latest(table), device)
+        until_s = self._directory.until_s
+        return reading.measurements(schema.latest(table, until_s=until_s), device, until_s=until_s)
 
     def table(self, slug: str | None = None, columns: Iterable[str] | None = None) -> Any:
         """A pyarrow.Table of the rows of a device, or of all devices, with the column `device` added.
@@ -238,10 +244,13 @@ class Store:
         if slug is not None:
             self.device(slug)
         slugs = self._slugs() if slug is None else (slug,)
-        tables = [schema.with_device(schema.latest(self._rows(each, ids=True)), each) for each in slugs]
+        tables = [schema.with_device(self._latest(self._rows(each, ids=True)), each) for each in slugs]
         return schema.join_tables([schema.with_device(schema.empty(), ""), *tables]).select(
             ["device", *(name for name in wanted if name != "device")]
         )
+
+    def _latest(self, table: Any) -> Any:
+        return schema.latest(table, until_s=self._directory.until_s)
 
     def _rows(self, slug: str, *, layer_ids: Collection[str] | None = None, ids: bool = False) -> Any:
         """All rows of a device, duplicates included."""
@@ -271,7 +280,7 @@ class Store:
         footers = [footer for _, footer in found]
         return (
             DeviceInfo(
-                device=max(footers, key=lambda footer: footer.last_s).device,
+                device=self._last(footers).device,
                 rows=sum(footer.rows for footer in footers),
                 parts=len(footers),
                 size_bytes=sum(footer.part.size_bytes for footer in footers),
@@ -299,7 +308,7 @@ class Store:
             faults += more
             parts += len(tables)
             rows += sum(table.num_rows for table in tables)
-            distinct += schema.latest(schema.join_tables([schema.empty().select(_KEYS), *tables])).num_rows
+            distinct += self._latest(schema.join_tables([schema.empty().select(_KEYS), *tables])).num_rows
         damaged = [fault for fault in faults if isinstance(fault, Damaged)]
         return Findings(
             parts=parts,
@@ -343,9 +352,14 @@ class Store:
         return {slug: self._merge_device(source, slug) for slug in slugs}
 
     def _merge_device(self, source: "Store", slug: str) -> int:
-        own = {key[:2]: key[2] for key in _key_rows(schema.latest(self._rows(slug, ids=True)))}
-        theirs = schema.latest(source._rows(slug, ids=True))
-        fresh = [(at, key) for at, key in enumerate(_key_rows(theirs)) if key[2] > own.get(key[:2], float("-inf"))]
+        until_s = self._directory.until_s
+        own = {key[:2]: schema.age_s(key[2], until_s) for key in _key_rows(self._latest(self._rows(slug, ids=True)))}
+        theirs = self._latest(source._rows(slug, ids=True))
+        fresh = [
+            (at, key)
+            for at, key in enumerate(_key_rows(theirs))
+            if schema.age_s(key[2], until_s) < own.get(key[:2], float("inf"))
+        ]
         for start in range(0, len(fresh), _ROWS_TO_WRITE):
             rows = fresh[start : start + _ROWS_TO_WRITE]
             name = compaction.digest_of_texts(f"{slug} {key}" for _, key in rows)

@@ -27,6 +27,7 @@ _MOST_GROUPS = 2**10  # chosen: MOST_ROWS in groups of 1024 rows, where a writer
 _LONGEST_LIST = 2**14  # chosen: hundreds of times the samples of a task, ten times the kernels of a large network
 _LARGEST = 1e15  # chosen: no time in seconds, clock in hertz or power in watts is as large, and its square is finite
 _AHEAD_S = 86400.0  # chosen: clocks of machines that share a store differ by less
+_LATEST_S = 2.0**32  # in 2106, when clocks of 32 bits begin anew: no wrong clock is further ahead
 _WRITTEN_S = 1.75e9  # June 2025: a clock that says less than this program's age is wrong and bounds nothing
 
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}  # bytes in memory
@@ -110,10 +111,10 @@ def _quote(text: str) -> str:
 # Rows
 
 
-def check_rows(table: Any, *, now_s: float) -> None:
+def check_rows(table: Any, *, until_s: float = _LATEST_S) -> None:
     """Raise ValueError where the rows of a part, as they were read, hold what no measurement does.
 
-    No row may be of a later moment than a day after `now_s`, in seconds since the epoch.
+    No row may be of a later moment than `until_s`, in seconds since the epoch.
     """
     table.validate(full=True)
     if not table.num_rows:
@@ -124,8 +125,8 @@ def check_rows(table: Any, *, now_s: float) -> None:
                 raise ValueError(f"its column `{name}` lacks values")
             for leaf in _leaves(chunk, name):
                 _check_leaf(leaf, name)
-    latest_s = _greatest(table.column("measured_at"))
-    if latest_s > latest_moment_s(now_s):
+    latest_s = schema.last_moment_s(table)
+    if latest_s > until_s:
         raise ValueError(f"its column `measured_at` is ahead of the clock: {latest_s:.0f} seconds since the epoch")
 
 
@@ -140,8 +141,14 @@ def check_numbers(row: Mapping[str, Any]) -> None:
 
 
 def latest_moment_s(now_s: float) -> float:
-    """The latest moment that a row may be of, in seconds since the epoch."""
-    return now_s + _AHEAD_S if now_s > _WRITTEN_S else _LARGEST
+    """The latest moment that a row can have been measured at, by a clock, in seconds since the epoch."""
+    return now_s + _AHEAD_S if now_s > _WRITTEN_S else _LATEST_S
+
+
+def check_moments(first_s: float, last_s: float) -> None:
+    """Raise ValueError for moments of a part's first and last row that no clock tells."""
+    if not 0 <= first_s <= last_s <= _LATEST_S:
+        raise ValueError(f"its rows were measured from {first_s} to {last_s} seconds since the epoch, it says")
 
 
 def _leaves(chunk: Any, name: str) -> Iterator[Any]:

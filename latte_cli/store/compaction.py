@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from latte_cli.store import checks, schema
-from latte_cli.store.parts import Footer, Part, PartDirectory, Unreadable
+from latte_cli.store.parts import Ahead, Footer, Part, PartDirectory, Unreadable
 
 _T = TypeVar("_T")
 
@@ -54,15 +54,23 @@ def _join(directory: PartDirectory, parts: Sequence[Part], skip: Skip) -> int:
 
 
 def _join_batch(directory: PartDirectory, batch: Sequence[Footer], skip: Skip) -> int:
-    read = partial(directory.read, ids=True)
+    read = partial(_timely, directory)
     whole = [(footer, table) for footer in batch for table in _readable(footer.part, read, skip)]
     if len(whole) > 1:
         newest = max((footer for footer, _ in whole), key=lambda footer: footer.last_s)
-        rows = schema.latest(schema.join_tables([table for _, table in whole]))
+        rows = schema.latest(schema.join_tables([table for _, table in whole]), until_s=directory.until_s)
         directory.write(newest.device, digest_of_texts(footer.part.name for footer, _ in whole), rows)
         for footer, _ in whole:
             directory.remove(footer.part)
     return len(whole)
+
+
+def _timely(directory: PartDirectory, part: Part) -> Any:
+    """The rows of a part; raises Ahead where some are ahead of the clock, and others may be the newer ones."""
+    table = directory.read(part, ids=True)
+    if schema.last_moment_s(table) > directory.until_s:
+        raise Ahead(part)
+    return table
 
 
 def _readable(part: Part, read: Callable[[Part], _T], skip: Skip) -> tuple[_T, ...]:

@@ -75,6 +75,14 @@ class Newer(Unreadable):
         super().__init__(part, problem, kind="newer part", hint="`pip install --upgrade latte-cli` reads it")
 
 
+class Ahead(Unreadable):
+    """A part with rows of a later moment than the clock tells: whether they are newer than others is not known."""
+
+    def __init__(self, part: Part) -> None:
+        problem = "its rows are ahead of this machine's clock, so that it is left as it is"
+        super().__init__(part, problem, hint="is the clock right? they are read, and give way to others")
+
+
 class Damaged(Unreadable):
     """A part that cannot be read whole, or that holds what no measurement does."""
 
@@ -99,7 +107,7 @@ class PartDirectory:
     def __init__(self, uri: str | Path, *, clock: Callable[[], float] = time.time) -> None:
         """`uri` is a local path or a URI that pyarrow opens; raises LatteError for one it does not.
 
-        No row that is read may be of a later moment than `clock` tells.
+        Rows of a later moment than `clock` tells are of another clock, which was ahead, or this one is behind.
         """
         self._clock = clock
         text = str(uri)
@@ -115,6 +123,11 @@ class PartDirectory:
     def uri(self) -> str:
         """Where it is, to be shown, without secrets: a path for a local directory."""
         return str(self.local) if self.local else address(self.full_uri)
+
+    @property
+    def until_s(self) -> float:
+        """The latest moment that a row can have been measured at, in seconds since the epoch."""
+        return checks.latest_moment_s(self._clock())
 
     @property
     def identity(self) -> str:
@@ -222,7 +235,7 @@ class PartDirectory:
             if table.num_rows != sum(groups[at].rows for at in chosen):
                 raise ValueError("it has other rows than it says")
             table = table if layer_ids is None else schema.among(table, "layer_id", layer_ids)
-            checks.check_rows(table, now_s=self._clock())
+            checks.check_rows(table)
             if ids:
                 checks.check_ids(table)
             return schema.upgrade(table)
@@ -237,7 +250,7 @@ class PartDirectory:
 
         try:
             with self._files.open_input_file(part.path) as stream:
-                yield _open_footer(part, stream, now_s=self._clock())
+                yield _open_footer(part, stream)
         except FileNotFoundError:
             raise
         except MemoryError as exc:
@@ -398,7 +411,7 @@ class _Opened:
     footer: Footer
 
 
-def _open_footer(part: Part, stream: Any, *, now_s: float) -> _Opened:
+def _open_footer(part: Part, stream: Any) -> _Opened:
     """An open part whose footer is that of one; raises Newer, and ValueError for any other.
 
     Arrow reads no row groups here: some damage to them ends the process.
@@ -419,8 +432,7 @@ def _open_footer(part: Part, stream: Any, *, now_s: float) -> _Opened:
         raise ValueError("it is of another device than its folder")
     moments_s = bounds(groups, "measured_at")
     first_s, last_s = min(moments_s, default=0.0), max(moments_s, default=0.0)
-    if not 0 <= first_s <= last_s <= checks.latest_moment_s(now_s):
-        raise ValueError(f"its rows were measured from {first_s} to {last_s} seconds since the epoch, it says")
+    checks.check_moments(first_s, last_s)
     footer = Footer(
         part=part,
         device=device,

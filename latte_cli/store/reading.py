@@ -24,20 +24,21 @@ _AS_THEY_ARE = ("summary_s", "cache_state", "workspace_bytes", "drift", "determi
 _TUPLES = ("device_times_s", "host_times_s", "kernels", "ranking", "notes")
 
 
-def measurements(table: Any, device: Device) -> list[Measurement]:
+def measurements(table: Any, device: Device, *, until_s: float) -> list[Measurement]:
     """The rows of `table` as they were before `schema.row`; times come back as 32-bit floats.
 
-    Raises LatteError for words that are not known.
+    Moments after `until_s` (seconds since the epoch) come back as 0, for nobody knows when that was. Raises LatteError
+    for words that are not known.
     """
     try:
-        columns = _fields(table, device)
+        columns = _fields(table, device, until_s)
     except ValueError as exc:
         raise LatteError(f"cannot read a row of device `{device.slug}`: {exc}", hint=_NEWER_HINT) from exc
     names = tuple(columns)
     return [Measurement(**dict(zip(names, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
 
-def _fields(table: Any, device: Device) -> dict[str, Sequence[Any]]:
+def _fields(table: Any, device: Device, until_s: float) -> dict[str, Sequence[Any]]:
     """The fields of the measurements, each for all rows."""
 
     def column(name: str) -> Sequence[Any]:
@@ -52,7 +53,7 @@ def _fields(table: Any, device: Device) -> dict[str, Sequence[Any]]:
         "flags": _meanings(column("marks"), lambda flags: tuple(map(QualityFlag, flags))),
         "before": _conditions(table.column("before")),
         "after": _conditions(table.column("after")),
-        "measured_at": column("measured_at"),
+        "measured_at": [moment if moment <= until_s else 0.0 for moment in column("measured_at")],
         **{name: column(name) for name in _AS_THEY_ARE + _TUPLES},
     }
 

@@ -15,6 +15,7 @@ from latte_cli.devices import Device, kind_named
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, layer_text
 from latte_cli.measure import Measurement
+from latte_cli.store.reading import values
 from latte_cli.tasks import Task
 
 VERSION = 3
@@ -239,10 +240,26 @@ def join_tables(tables: Sequence[Any]) -> Any:
     return pa.concat_tables(tables).unify_dictionaries()
 
 
-def latest(table: Any) -> Any:
+def last_moment_s(table: Any) -> float:
+    """When the last row of `table` was measured, in seconds since the epoch; 0 without rows."""
+    import pyarrow.compute as pc
+
+    return float(pc.max(table.column("measured_at")).as_py() or 0)
+
+
+def age_s(moment_s: float, until_s: float) -> float:
+    """How long before `until_s` a row was measured; one of a later moment counts as older than any other.
+
+    All are in seconds, those of moments since the epoch.
+    """
+    return until_s - moment_s if moment_s <= until_s else moment_s
+
+
+def latest(table: Any, *, until_s: float) -> Any:
     """Each (task, pass) of `table` once, the one measured last, in the order of those two.
 
-    Of rows measured at the same moment the later one in `table` stays.
+    Rows of a later moment than `until_s` (seconds since the epoch) give way to others. Of rows measured at the same
+    moment the later one in `table` stays.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -250,7 +267,12 @@ def latest(table: Any) -> Any:
     if table.num_rows < 2:
         return table
     keys = table.select(["task_id", "pass"])
-    order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in ("task_id", "pass", "measured_at")])
+    moments = table.column("measured_at")
+    if last_moment_s(table) > until_s:
+        ages = array("d", (-age_s(each, until_s) for each in values(moments)))
+        moments = pa.Array.from_buffers(pa.float64(), len(ages), [None, pa.py_buffer(ages)])
+    dated = keys.append_column("moment", moments)
+    order = pc.sort_indices(dated, sort_keys=[(name, "ascending") for name in dated.column_names])
     task, number = (column.combine_chunks() for column in keys.take(order).columns)
     last = table.num_rows - 1
     repeated = pc.and_(pc.equal(task[1:], task[:last]), pc.equal(number[1:], number[:last]))

@@ -81,7 +81,7 @@ class Writer:
         while chunk := list(islice(rows, _ROWS_TO_SEAL)):
             table = schema.table(chunk)
             try:
-                checks.check_rows(table, now_s=time.time())
+                checks.check_rows(table, until_s=checks.latest_moment_s(time.time()))
             except ValueError as exc:
                 hint = "look at the file, its date, and this machine's clock"
                 raise LatteError(f"rows of `{self._device.slug}` are not kept: {exc}", hint=hint) from exc
@@ -171,7 +171,7 @@ def _recover(directory: PartDirectory, journal: journals.Journal) -> int:
 def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
     """The rows of a journal as a part has them.
 
-    Where a clock that was ahead has been set back since, a row is of this moment: no store would read it before then.
+    Where a clock that was ahead has been set back since, a row is of this moment: it would give way to older ones.
     """
     now_s = time.time()
     latest_s = checks.latest_moment_s(now_s)

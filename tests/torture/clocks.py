@@ -1,14 +1,17 @@
 """Clocks that jump, back and ahead, between and during whatever writes or rewrites a store: no row is lost or doubled.
 
-`python tests/torture/clocks.py [--count 200] [--seed 1]` gives so many stores a few processes each, which write rows,
-die or go on, compact, merge and check, while the machine's clock jumps by minutes or years. In the end a clock that is
-later than all must find each row once, and no damaged part.
+`python tests/torture/clocks.py [--count 200] [--profiles 1] [--seed 1]` gives so many stores a few processes each,
+which write rows, die or go on, compact, merge and check, while the machine's clock jumps by minutes or years. In the
+end each row must be found once, and no damaged part, whatever the clock says. Then `latte profile` runs three times,
+with the clock at three moments: the second and third time there is nothing left to measure.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -119,17 +122,64 @@ def trial(seed: str) -> str:
             wanted |= added
             if fault:
                 return fault
-        CLOCK.now_s = END_S
         store = opened(folder, "one")
         with store.writer(DEVICE, journal_dir=folder / "journals"):
             pass
-        for step in (lambda: None, store.compact):
+        for now_s, step in (
+            (CLOCK.now_s, store.info),
+            (NOW_S, store.info),
+            (END_S, store.info),
+            (END_S, store.compact),
+        ):
+            CLOCK.now_s = now_s
             step()
             if store.check().damaged:
                 return f"a damaged part: {store.check().damaged[0]}"
             found = Counter(row.task.id for row in store.measurements(DEVICE.slug)) if wanted else Counter[str]()
             if found != Counter(measurement(number).task.id for number in wanted):
-                return f"{len(found)} rows of {len(wanted)}, {max(found.values(), default=0)} of one"
+                return f"{len(found)} rows of {len(wanted)}, {max(found.values(), default=0)} of one, at {now_s:.0f} s"
+    return ""
+
+
+SHIFTED = "import os, time\nnow = time.time\ntime.time = lambda: now() + float(os.environ['SHIFT_S'])\n"
+PROFILE = (
+    "profile",
+    "--suite",
+    "convolutions",
+    "--configs",
+    "1",
+    "--phases",
+    "forward",
+    "--threads",
+    "1",
+    "--passes",
+    "1",
+)
+
+
+def profiled(draw: random.Random) -> str:
+    """What was wrong with profiles of one store while the clock is ahead, right and behind, or nothing."""
+    shifts_s = draw.sample((0.0, 400 * 86400.0, -90 * 86400.0), 3)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        (folder / "sitecustomize.py").write_text(SHIFTED)
+        homes = {name: str(folder / "home") for name in ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "HOME")}
+        paths = os.pathsep.join([made, str(HERE.parents[1])])
+        for at, shift_s in enumerate(shifts_s):
+            done = subprocess.run(
+                [sys.executable, "-m", "latte_cli", *PROFILE, "--store", folder / "store", "--format", "json"],
+                env=os.environ | homes | {"PYTHONPATH": paths, "SHIFT_S": str(shift_s)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                return f"a profile ended with {done.returncode}: {done.stderr[-300:]}"
+            found = json.loads(done.stdout)
+            if at and sum(found["rows"].values()):
+                return (
+                    f"{found['rows']} of {found['tasks']} tasks are measured again, the clock at {shifts_s[: at + 1]}"
+                )
     return ""
 
 
@@ -137,6 +187,7 @@ def main() -> int:
     """The exit code: 1 where there are faults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--profiles", type=int, default=1)
     parser.add_argument("--seed", default=hashlib.sha256(os.urandom(8)).hexdigest()[:8])
     given = parser.parse_args()
     faults = 0
@@ -144,7 +195,11 @@ def main() -> int:
         if fault := trial(f"{given.seed}:{at}"):
             faults += 1
             print(f"{given.seed}:{at}: {fault}", flush=True)
-    print(f"clocks: {given.count}, faults: {faults}, seed {given.seed}")
+    for at in range(given.profiles):
+        if fault := profiled(random.Random(f"{given.seed}:{at}")):
+            faults += 1
+            print(fault, flush=True)
+    print(f"clocks: {given.count}, profiles: {given.profiles}, faults: {faults}, seed {given.seed}")
     return bool(faults)
 
 

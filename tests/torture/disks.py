@@ -1,9 +1,10 @@
-"""Disks that are full at any page or read-only, and folders of others, under each command that writes.
+"""Disks that are full at any page or read-only, folders of others, and outputs that cannot be written, of each command.
 
 `python tests/torture/disks.py [--count 200] [--seed 1] [--only STAGE,...]` runs so many commands whose files, or some
 of them, lie on a disk of their own that has too little room, is mounted read-only, or may not be written to by whoever
-runs them. Each has to end in one line with a hint; what was there before is there as it was, or as the command writes
-it. It needs Linux that lets a user mount a disk of memory; elsewhere it says so and tries nothing.
+runs them; or whose standard output is on a full disk, or a pipe that nobody reads. Each has to end in one line with a
+hint, or silently where nobody reads; what was there before is there as it was, or as the command writes it. It needs
+Linux that lets a user mount a disk of memory; elsewhere it says so and tries nothing.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from signals import LATTE, Fault, Stage  # noqa: E402
 
 LONGEST_S = 120  # of a command, most of which end in a few seconds
 ROOM_KB = 1 << 20  # as much as no stage writes
+READER_GONE = 141
 OLD = b"what was there before\n"
 
 
@@ -69,6 +71,13 @@ def devices(folder: Path) -> None:
     (folder / "devices.csv").write_text("device,class,samples\n" + rows)
 
 
+def plan(folder: Path) -> None:
+    """A plan in a file."""
+    signals.fleet(folder)
+    words = [*LATTE, *ALLOCATE, "-o", "plan.json"]
+    subprocess.run(words, cwd=folder, env=signals.environment(folder), capture_output=True, check=True)
+
+
 def damaged_part(folder: Path) -> None:
     """A part that is none, beside the others."""
     (home,) = (folder / "store").glob("device=*")
@@ -86,6 +95,13 @@ def whole_models(folder: Path) -> None:
     for path in (folder / "parts").glob("*.onnx"):
         load(path)
         weights(path)
+
+
+def whole_picture(folder: Path) -> None:
+    """A picture is not there, or ends as one."""
+    path = folder / "out.svg"
+    if path.exists() and path.read_bytes() != OLD and not path.read_text("utf-8").rstrip().endswith("</svg>"):
+        raise Fault("half a picture")
 
 
 def whole_table(folder: Path) -> None:
@@ -119,6 +135,9 @@ FROM_SIGNALS = {
     "profile": ((), ()),
     "zoo": (("out.onnx",), ("--force",)),
     "report": (("out.html",), ("--force",)),
+    "doctor": ((), ()),
+    "estimate": ((), ()),
+    "verify": ((), ()),
     "simulate": ((), ()),
     "train-selector": ((), ()),
     "compact": ((), ()),
@@ -149,6 +168,17 @@ STAGES: dict[str, Writing] = {
             words=(*signals.STAGES["report"].words, "--figures", "figures"),
         )
     ),
+    "explain": Writing(stage=Stage(words=("explain", "model.onnx", "--device", signals.DEVICE))),
+    "picture": Writing(
+        stage=Stage(words=("plan", "show", "plan.json", "--picture", "out.svg"), prepare=plan, check=whole_picture),
+        outputs=("out.svg",),
+        force=("--force",),
+    ),
+    "plan-check": Writing(stage=Stage(words=("plan", "check", "plan.json", "model.onnx"), prepare=plan)),
+    "plan-diff": Writing(stage=Stage(words=("plan", "diff", "plan.json", "plan.json"), prepare=plan)),
+    "info": Writing(stage=Stage(words=("store", "info", "--store", "store"), prepare=signals.many_parts)),
+    "devices-list": Writing(stage=Stage(words=("store", "devices", "--store", "store"), prepare=signals.many_parts)),
+    "zoo-list": Writing(stage=Stage(words=("zoo", "list"))),
     "train-estimator": Writing(
         stage=Stage(words=("train-estimator", "--device", "nvidia-h200-reference", "--output", "estimators"))
     ),
@@ -272,6 +302,9 @@ def room_kb(name: str, place: str) -> tuple[int, int]:
 
 def attempt(name: str, draw: random.Random) -> tuple[str, str]:
     """One trial: what it was, and `done`, `refused` or what was wrong."""
+    if draw.random() < 0.2:
+        full = draw.random() < 0.5
+        return "output to a full disk" if full else "output that nobody reads", spoken(name, full=full)
     place = draw.choice(places(name))
     how = draw.choice((AS_THEY_ARE, AS_THEY_ARE, READ_ONLY, OF_OTHERS))
     old = draw.random() < 0.5
@@ -290,6 +323,37 @@ def attempt(name: str, draw: random.Random) -> tuple[str, str]:
     return f"`{place}` {kind}", "refused" if ending.code == 1 else "done"
 
 
+def spoken(name: str, *, full: bool) -> str:
+    """What came of a stage whose standard output is on a full disk, or a pipe that nobody reads any more."""
+    with tempfile.TemporaryDirectory() as made, Path("/dev/full").open("wb", buffering=0) as output:
+        folder = Path(made) / "run"
+        folder.mkdir()
+        writing = begin(STAGES[name], folder, old=False)
+        if not full:
+            reading, unread = os.pipe()
+            os.close(reading)
+            os.dup2(unread, output.fileno())
+            os.close(unread)
+        done = subprocess.run(
+            [*LATTE, *map(str, writing.stage.words)],
+            cwd=folder,
+            env=signals.environment(folder) | {"OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        try:
+            if not full and done.returncode in (READER_GONE, 0) and "error:" in done.stderr:
+                raise Fault(f"an error for a reader that has gone: {done.stderr[-300:]!r}")
+            code = 0 if done.returncode == READER_GONE and not full else done.returncode
+            check_said(Ending(code=code, err=done.stderr, used_kb=0))
+            check_files(writing, folder)
+        except Fault as fault:
+            return str(fault)
+        return "done" if done.returncode == 0 else "refused"
+
+
 def places(name: str) -> list[str]:
     """The folders of a stage that may be on a disk of their own."""
     words = STAGES[name].stage.words
@@ -298,14 +362,7 @@ def places(name: str) -> list[str]:
 
 def check(writing: Writing, ending: Ending, folder: Path, *, old: bool) -> None:
     """Raise Fault for what should not have happened to a command on such a disk, and to its files."""
-    if "Traceback" in ending.err:
-        raise Fault(f"a traceback: {ending.err[-600:]!r}")
-    if ending.code not in (0, 1, 3):
-        raise Fault(f"ended with {ending.code}: {ending.err[-300:]!r}")
-    errors = [line for line in ending.err.splitlines() if line.startswith("error:")]
-    if ending.code == 1 and (len(errors) != 1 or "hint:" not in ending.err):
-        raise Fault(f"{len(errors)} errors, or no hint: {ending.err[-600:]!r}")
-    signals.check_folder(folder)
+    check_said(ending)
     for name in writing.outputs:
         path = folder / name
         if old and writing.force and not path.exists():
@@ -314,8 +371,25 @@ def check(writing: Writing, ending: Ending, folder: Path, *, old: bool) -> None:
             path.unlink()
         elif path.exists() and ending.code == 1:
             raise Fault(f"`{name}` is there, and an error")
+    check_files(writing, folder)
+
+
+def check_said(ending: Ending) -> None:
+    """Raise Fault where a command did not end well, or in one error with a hint."""
+    if "Traceback" in ending.err or "Exception ignored" in ending.err:
+        raise Fault(f"a traceback: {ending.err[-600:]!r}")
+    if ending.code not in (0, 1, 3):
+        raise Fault(f"ended with {ending.code}: {ending.err[-300:]!r}")
+    errors = [line for line in ending.err.splitlines() if line.startswith("error:")]
+    if ending.code == 1 and (len(errors) != 1 or "hint:" not in ending.err):
+        raise Fault(f"{len(errors)} errors, or no hint: {ending.err[-600:]!r}")
+
+
+def check_files(writing: Writing, folder: Path) -> None:
+    """Raise Fault for files that are left behind, or are half of what they should be."""
     from latte_cli.errors import LatteError
 
+    signals.check_folder(folder)
     try:
         writing.stage.check(folder)
     except (LatteError, ValueError, OSError) as error:

@@ -140,6 +140,17 @@ def small_study(folder: Path) -> None:
     (folder / "study.yaml").write_text(yaml.safe_dump(small))
 
 
+def own_rows(folder: Path) -> None:
+    """A store of rows of this very machine."""
+    import made_rows
+
+    from latte_cli.network import load
+    from latte_cli.store import open_store
+
+    store = open_store(str(folder / "store"), shipped=False)
+    made_rows.profile_here(store, made_rows.step_layers(load(folder / "model.onnx")))
+
+
 def fleet(folder: Path) -> None:
     """A fleet of two classes."""
     own = {"device": DEVICE, "samples": 64, "batch": 8, "bandwidth": {"up": "5Mbit", "down": "20Mbit"}}
@@ -156,7 +167,7 @@ STAGES: dict[str, Stage] = {
     "doctor": Stage(words=("doctor",)),
     "zoo": Stage(words=("zoo", "export", "resnet18", "out.onnx", "--weights"), check=whole_model),
     "estimate": Stage(words=("estimate", "model.onnx", "--device", DEVICE, "--format", "json")),
-    "verify": Stage(words=("verify", "model.onnx", "--device", DEVICE, "--seconds", "1s")),
+    "verify": Stage(words=("verify", "model.onnx", "--store", "store", "--seconds", "1s"), prepare=own_rows),
     "report": Stage(words=("report", "model.onnx", "--device", DEVICE, "--output", "out.html"), check=whole_page),
     "allocate": Stage(
         words=("allocate", "model.onnx", "--fleet", "fleet.yaml", "--fine", "-o", "out.json"),
