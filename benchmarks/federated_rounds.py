@@ -1,7 +1,7 @@
 """Real rounds of the Flower app on this machine: do they end in time, and do prices come closer to measured steps?
 
 Each network is profiled (`--budget`). Then two devices on that profile train in turn, each with half of MNIST's images,
-and learn from their rounds. U is what LATTE takes without a setting. A training's time is from the server's message to
+and learn from their rounds. U is `--round-duration`; 60 ms are some three steps on two cores. A training's time is from the server's message to
 the reply, as this process sees it; the link is thought to be quick, so U is all for the device. Nothing else may run.
 """
 
@@ -39,7 +39,9 @@ class Timed:
         return reply
 
 
-def run(network: str, pixels: int, store: Path, budget: str, rounds: int) -> tuple[dict[str, Any], list[float]]:
+def run(
+    network: str, pixels: int, store: Path, budget: str, rounds: int, duration: str
+) -> tuple[dict[str, Any], list[float]]:
     """`rounds.json` of a federation, and the seconds of its trainings in their order."""
     app, output = Timed(), Path(tempfile.mkdtemp())
     nodes: list[Mapping[str, object]] = [
@@ -48,6 +50,7 @@ def run(network: str, pixels: int, store: Path, budget: str, rounds: int) -> tup
         for at in range(PARTS)
     ]
     config = {"model": network, "image-size": pixels, "data": "mnist", "alpha": 1.0, "rounds": rounds}
+    config["round-duration"] = duration
     run_federation(server.app, app, nodes, {**config, "output": str(output)})  # type: ignore[arg-type]
     return json.loads((output / "rounds.json").read_text("utf-8")), app.seconds
 
@@ -94,12 +97,15 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("build/federated-rounds"))
     parser.add_argument("--budget", default="1m", help="for each network's profile")
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--round-duration", default="60ms", help="U, with its unit")
     parser.add_argument("--only", help="these networks, as in `lenet,resnet8`")
     arguments = parser.parse_args()
     wanted = arguments.only.split(",") if arguments.only else list(NETWORKS)
     rows = []
     for network in wanted:
-        found = run(network, NETWORKS[network], arguments.store, arguments.budget, arguments.rounds)
+        found = run(
+            network, NETWORKS[network], arguments.store, arguments.budget, arguments.rounds, arguments.round_duration
+        )
         rows.append(row(network, *found))
         print(rows[-1], file=sys.stderr)
     write(rows, sys.stdout.write)
