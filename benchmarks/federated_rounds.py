@@ -1,8 +1,9 @@
 """Real rounds of the Flower app on this machine: do they end in time, and do prices come closer to measured steps?
 
 Each network is profiled (`--budget`). Then two devices on that profile train in turn, each with half of MNIST's images,
-and learn from their rounds. U is `--round-duration`; 60 ms are some three steps on two cores. A training's time is from the server's message to
-the reply, as this process sees it; the link is thought to be quick, so U is all for the device. Nothing else may run.
+and learn from their rounds. U is `--round-duration`; 60 ms are some three steps on two cores. A training's time is from
+the server's message to the reply, as this process sees it; the link is thought to be quick, so U is all for the device.
+Nothing else may run.
 """
 
 import argparse
