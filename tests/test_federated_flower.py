@@ -23,6 +23,7 @@ import pytest
 import yaml
 from blocks import blocks
 from safetensors.numpy import load_file
+from test_federated_hostile import PLANS
 
 from latte_cli.allocator import Deadline
 from latte_cli.federated import client, server
@@ -53,6 +54,7 @@ A device stops in time by its own clock. The slow one sends half of the network 
 longer: what it trains follows from the sub-model, and its steps end in time on the slowest machine.
 """
 
+HOSTILE = ("a network with a name that writes to the terminal", "more lists in lists")
 PATIENCE_S = 200
 COMMANDS = Path(sys.executable).parent
 
@@ -159,7 +161,7 @@ class Terminals:
 
 
 def run_by_flower(folder, output):
-    """Run the documented federation into `output`; what a device that is not registered said."""
+    """Run the documented federation into `output`; what a device that is not registered said, and hostile runs."""
     config = flower_config({**CHANGES, "output": str(output)})
     with ExitStack() as stack:
         terminals = Terminals(folder, stack)
@@ -174,28 +176,38 @@ def run_by_flower(folder, output):
             SUPERNODES[-1].rstrip().replace("device-2", "device-3").replace("9096", "9097") + " || true"
         )
         command = RUN.replace("docs/federation", str(APP)).partition("--run-config")[0]
+        hostile = [terminals.start(f"{command} --run-config {shlex.quote(each)} || true") for each in _hostile(folder)]
+        terminals.wait(lambda: all(process.poll() is not None for process, _ in hostile))
         terminals.start(f"{command} --run-config {shlex.quote(config)}")
         terminals.wait((output / "rounds.json").exists)
         terminals.wait(lambda: stranger.poll() is not None)
     assert all(each.poll() is not None for each in terminals.processes)
-    return said.read_text()
+    return said.read_text(), [log.read_text() for _, log in hostile]
+
+
+def _hostile(folder):
+    """The configurations of runs with plans that nobody can follow."""
+    for name in HOSTILE:
+        path = folder / f"{name.replace(' ', '-')}.json"
+        path.write_text(PLANS[name](), "utf-8")
+        yield flower_config({"plan": str(path), "devices": 3})
 
 
 @pytest.fixture(scope="module")
 def flower(tmp_path_factory):
-    """What a run of two rounds under Flower wrote: its folder, `rounds.json` in it; and what a stranger said."""
+    """What a run under Flower wrote: its folder and `rounds.json` in it; what a stranger said, and hostile runs."""
     missing = [each for each in ("openssl", "ssh-keygen") if shutil.which(each) is None]
     if missing:
         pytest.skip(f"there is no {' and no '.join(missing)}")
     folder = tmp_path_factory.mktemp("flower")
-    said = run_by_flower(folder, folder / "output")
-    return folder / "output", json.loads((folder / "output" / "rounds.json").read_text()), said
+    said, hostile = run_by_flower(folder, folder / "output")
+    return folder / "output", json.loads((folder / "output" / "rounds.json").read_text()), said, hostile
 
 
 @pytest.mark.timeout(2 * PATIENCE_S)
 @pytest.mark.usefixtures("one_thread")
 def test_flwr_run_gives_what_the_same_federation_gives_in_this_process(flower, tmp_path):
-    output, theirs, _ = flower
+    output, theirs, *_ = flower
     run_federation(server.app, client.app, NODES, {**CONFIG, **CHANGES, "output": str(tmp_path / "here")})
     ours = json.loads((tmp_path / "here" / "rounds.json").read_text())
     first, second = (load_file(folder / "model.safetensors") for folder in (tmp_path / "here", output))
@@ -219,9 +231,18 @@ def test_flwr_run_gives_what_the_same_federation_gives_in_this_process(flower, t
 
 @pytest.mark.timeout(2 * PATIENCE_S)
 def test_a_device_whose_key_is_not_registered_takes_no_part(flower):
-    _, found, said = flower
+    _, found, said, _ = flower
     assert "Failed to activate SuperNode." in said
     assert [each["name"] for each in found["devices"]] == ["device-0", "device-1", "laptop"]
+
+
+@pytest.mark.timeout(2 * PATIENCE_S)
+def test_a_run_with_a_hostile_plan_ends_in_one_line_of_the_log_and_the_next_one_goes_on(flower):
+    *_, hostile = flower
+    for said in hostile:
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", said)  # Flower's own colours
+        assert re.search(r"^ERROR.*: +the federation ends: .* plan.* \(.*\)$", plain, re.MULTILINE), plain
+        assert all(line.replace("\t", "").isprintable() for line in plain.splitlines()), plain
 
 
 def test_the_pages_name_each_option_that_secures_a_federation():
@@ -261,7 +282,7 @@ def test_latte_learns_under_flwr_run_what_the_simulation_of_a_study_says(flower,
     planned = workshop.plan_run("latte", scenario, TunedOption(duration=duration, deadline=Deadline.PARTIAL), seed)
     simulated = workshop.train(planned)
 
-    _, found, _ = flower
+    _, found, *_ = flower
     for tick, each in zip(planned.ticks, found["rounds"], strict=True):
         assert [trainer["sub_model"] for trainer in each["trained"]] == [
             planned.shared.sub_models[number].id for number in tick.done

@@ -25,6 +25,7 @@ from latte_cli.federated.settings import FederationSettings
 from latte_cli.federated.virtual import class_of, fleet_of
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
+from latte_cli.printable import printable
 from latte_cli.profiles import resolve_profile
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
 from latte_cli.store import Store, open_store, shipped_models
@@ -325,7 +326,7 @@ def rounds(
 
 
 def _left_out(error: LatteError) -> None:
-    log.warning("left out: %s; %s", error.message, error.hint)
+    log.warning("left out: %s", printable(f"{error.message}; {error.hint}"))
 
 
 @lru_cache(maxsize=64)  # chosen: as many profiles as a simulated fleet has; further ones are priced again

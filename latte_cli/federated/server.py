@@ -20,6 +20,7 @@ from latte_cli.allocator.rounds_file import ROUNDS_SCHEMA
 from latte_cli.errors import LatteError
 from latte_cli.federated import device, messages, models
 from latte_cli.federated.receiving import Receiving
+from latte_cli.federated.replies import reason
 from latte_cli.federated.settings import FederationSettings, settings
 from latte_cli.federated.strategy import LONGEST_WAIT_S, Overlap
 from latte_cli.federated.training import evaluate_network, initial
@@ -37,8 +38,16 @@ _LOOK_AGAIN_S = 1.0  # chosen: devices take seconds to connect
 
 @app.main()
 def serve_federation(grid: Grid, context: Context) -> None:
-    """Run the federation that the run's configuration describes."""
-    federation(grid, settings(context.run_config))
+    """Run the federation that the run's configuration describes.
+
+    Raises LatteError in one printable line, which Flower writes to its log.
+    """
+    try:
+        federation(grid, settings(context.run_config))
+    except LatteError as exc:
+        said = reason(exc)
+        log.error("the federation ends: %s", said)
+        raise LatteError(said, exit_code=exc.exit_code) from None
 
 
 def federation(grid: Grid, chosen: FederationSettings) -> tuple[Overlap, Result]:

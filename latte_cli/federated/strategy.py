@@ -38,6 +38,7 @@ from latte_cli.federated.settings import FederationSettings
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
 from latte_cli.network.channels import resizing_of
+from latte_cli.printable import printable
 
 log = logging.getLogger("flwr")
 
@@ -176,7 +177,7 @@ class Overlap(Strategy):
             log.warning(
                 "no device trains more than `%s`, and `nested` leaves out the same channels in each round: they stay "
                 "as they were drawn, which spoils the network; train a smaller model, or set a longer `round-duration`",
-                widest.id,
+                printable(widest.id),
             )
 
     # Steps 2 and 3: parameters, F and U go to the devices, which train
