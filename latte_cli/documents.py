@@ -16,7 +16,8 @@ from latte_cli.files import first_bytes
 SCHEMAS = Path(__file__).with_name("schemas")
 """Where the JSON Schemas are, one for each document that LATTE writes or reads."""
 
-MOST_BYTES = 1 << 28  # a hundred times the estimate of a network with 10,000 layers
+MOST_BYTES = 1 << 27  # fifty times the estimate of a network with 10,000 layers; numbers take eight times the memory
+_MOST_LISTS = 1 << 22  # chosen: lists and objects take up to 250 bytes each, and a plan for 10,000 devices has a tenth
 DEEPEST = 32  # three times what any schema asks for; far from Python's limit of 1,000 calls
 _MOST_SAID = 200  # letters of what is wrong with a document, whose names may have any length
 _MOST_SHOWN = 40  # letters of a value or a name: an error is one line
@@ -87,6 +88,9 @@ def read(path: Path | str, source: DocumentSource, *, most_bytes: int = MOST_BYT
 
 def parse(content: bytes | str, source: DocumentSource, *, finite: bool = True) -> Any:
     """What the JSON text holds, each key of an object once; numbers are `finite` unless that is said."""
+    opened = ("[", "{") if isinstance(content, str) else (b"[", b"{")
+    if sum(map(content.count, opened)) > _MOST_LISTS:  # type: ignore[arg-type]
+        raise source.error(f"it has more than {_MOST_LISTS:,} lists and objects")
     try:
         document = json.loads(content, object_pairs_hook=_each_once, parse_constant=_refuse if finite else float)
     except _Refused as exc:

@@ -189,10 +189,12 @@ from pathlib import Path
 import numpy, onnx, pyarrow
 from latte_cli.errors import LatteError
 from latte_cli.network import load
+from latte_cli.allocator.document import read_before, read_plan
 from latte_cli.fleet import read_fleet
 from latte_cli.importers import ImportSource, import_file
 from latte_cli.store import open_store
 from latte_cli.store.columns import read_columns
+from latte_cli.thresholds import read_estimates
 folder, calls, most = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + most, size + most))
@@ -242,6 +244,15 @@ def test_a_part_of_gigabytes_of_nothing_is_left_out(tmp_path: Path) -> None:
     done = ended("store", "check", "--store", tmp_path)
     assert done.returncode == 1
     assert "part-0.parquet" in done.stdout + done.stderr
+
+
+def test_a_document_of_millions_of_lists_takes_little_memory(tmp_path: Path) -> None:
+    calls = {"p.json": "read_plan(path)", "b.json": "read_estimates(path)", "r.json": "read_before(path)"}
+    for name, schema in zip(calls, ("latte.plan/1", "latte.estimate/1", "latte.rounds/1"), strict=True):
+        (tmp_path / name).write_bytes(b'{"schema":"%b","x":[' % schema.encode() + b"[]," * 8_000_000 + b"[]]}")
+    said = limited(calls, tmp_path, most_bytes=1 << 29)
+    assert [each for each in said if not each.endswith("it has more than 4,194,304 lists and objects")] == []
+    assert len(said) == len(calls)
 
 
 @pytest.mark.parametrize("line", ["plan show FILE", "plan check FILE FILE", "plan diff FILE FILE"])
