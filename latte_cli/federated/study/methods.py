@@ -134,8 +134,8 @@ METHODS = _by_name(
   channels that it kept, 1 less its pruning rate. Ours: without the server's tuning of sub-models.
 - `latte`: the largest sub-model whose estimated round meets the duration; the channels move by device and round (or as
   the study says), the mean is weighted by examples.
-- `latte-untuned`: `latte` as it is without any setting: devices get parts of the whole network, they stop in time, and
-  rounds are as long as LATTE's rule makes them.
+- `latte-untuned`: `latte` with nothing tuned: devices get parts of the whole network, they stop in time, and rounds are
+  as long as LATTE's rule makes them.
 - `latte-by-beta`, `latte-by-flops`: as `latte`, but what a sub-model takes is thought to follow from one rate for each
   algorithm (the paper's), or from FLOPs and one rate for each device.
 - `latte+hermes`, `latte+tailorfl`: those two with the sizes that LATTE's estimates allow, within its round durations.
