@@ -4,13 +4,24 @@ import sys
 from functools import lru_cache
 from typing import Any
 
+from latte_cli.errors import LatteError
+
 
 def xgboost_module() -> Any:
-    """The module `xgboost`, in a process of the command line without scikit-learn.
+    """The module `xgboost`, in a process of the command line without scikit-learn; raises LatteError without it.
 
     XGBoost imports scikit-learn where it is installed, and scipy.stats and pandas with it: 1.3 s of 2, for classes that
     LATTE does not use. A process that imported LATTE as a library may use them, so there it is imported as always.
     """
+    try:
+        return _imported()
+    except (ImportError, OSError, AttributeError, ValueError) as exc:  # the last two: `python -OO`, a library gone
+        reason = " ".join(str(exc).split())[-120:]
+        hint = "`latte doctor` says what it needs; it does not run under `python -OO`"
+        raise LatteError(f"XGBoost cannot be imported: {reason}", hint=hint) from exc
+
+
+def _imported() -> Any:
     if "xgboost" in sys.modules or "sklearn" in sys.modules or "latte_cli.cli" not in sys.modules:
         import xgboost
     else:

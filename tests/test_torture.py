@@ -71,6 +71,7 @@ def test_clocks_that_jump_lose_no_row() -> None:
 
 WEIGHT = numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float32), "w")
 CPU = "reference-amd-epyc-family-26-model-2-2c-2t"
+ESTIMATE = f"estimate m.onnx --device {CPU} --optimizer none"
 
 
 def model(path: Path, *nodes: Any, shape: Sequence[int] = (1, 3, 8, 8), stored: Sequence[TensorProto] = ()) -> Path:
@@ -327,6 +328,57 @@ def test_an_odd_baseline_is_refused(tmp_path: Path, value: str) -> None:
 def test_a_store_in_the_home_of_nobody_is_named(uri: str) -> None:
     done = ended("store", "info", "--store", uri)
     assert (done.returncode, "in the home of nobody known" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("name", [b"device=\xff", b"device=\x1b[2J/x", b"device=%s/part-\xff.parquet" % CPU.encode()])
+def test_a_file_with_a_name_that_is_not_utf8_blocks_no_store(tmp_path: Path, name: bytes) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    for words in (("info",), ("devices",), ("check", "--set-aside"), ("compact",)):
+        done = ended("store", *words, "--store", tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_names_that_are_not_utf8_are_of_nothing_known(tmp_path: Path) -> None:
+    for words in (("info", "--store", "\udcff"), ("export", "\udcff", "--store", tmp_path)):
+        done = ended("store", *words)
+        assert (done.returncode, "hint: " in done.stderr) == (1, True), done.stderr
+
+
+def test_a_store_in_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = f"cd {tmp_path / 'gone'} && rmdir ../gone && exec {sys.executable} -m latte_cli store info --store here"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    first, *hint = done.stderr.splitlines()
+    assert (done.returncode, first) == (1, "error: cannot open the store `here`: the current folder is gone")
+    assert len(hint) == 1
+
+
+BROKEN = {
+    "no memory": ("pyarrow", "raise MemoryError", "store info --store s", "there is not enough memory"),
+    "no XGBoost": ("xgboost", "raise OSError('no libgomp')", ESTIMATE, "XGBoost cannot be imported: no libgomp"),
+    "an odd Python": ("xgboost", "None.replace", ESTIMATE, "XGBoost cannot be imported: 'NoneType' object has no"),
+    "an odd backend": ("some", "", f"report m.onnx --device {CPU} -o r.html", "Matplotlib cannot begin: Key backend: "),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_library_that_cannot_begin_is_named(tmp_path: Path, what: str) -> None:
+    module, code, line, said = BROKEN[what]
+    (tmp_path / f"{module}.py").write_text(code)
+    model(tmp_path / "m.onnx", helper.make_node("Conv", ["x", "w"], ["y"]), stored=[WEIGHT])
+    done = subprocess.run(
+        [sys.executable, "-m", "latte_cli", *line.split()],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "MPLBACKEND": "nonsense"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    error, hint = (each for each in done.stderr.splitlines() if not each.startswith("warning: "))
+    assert (done.returncode, error.removeprefix("error: ")[: len(said)], hint[:6]) == (1, said, "hint: ")
 
 
 @pytest.mark.parametrize("dims", [-1, -5, 9, -(1 << 31), 1 << 40])

@@ -103,6 +103,9 @@ def _run() -> int:
             error.show(file=said)
             console.usage(_hide_secrets(said.getvalue()))
         return int(error.exit_code)
+    except MemoryError:
+        hint = "close other programs, or raise the limit (`ulimit -v`)"
+        return _tell(LatteError("there is not enough memory", hint=hint))
     except (KeyboardInterrupt, typer.Abort):
         return _tell(LatteError("interrupted", exit_code=ExitCode.INTERRUPTED))
 

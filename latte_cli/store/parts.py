@@ -96,9 +96,34 @@ _MOST_SAID = 300  # letters of what is wrong with a part, whose names may have a
 
 def _local_path(text: str) -> Path:
     try:
-        return Path(text).expanduser().absolute()
+        path = Path(text).expanduser().absolute()
     except RuntimeError as exc:
-        raise LatteError(f"cannot open the store `{text}`: it is in the home of nobody known", hint=_URI_HINT) from exc
+        raise _unopened_error(text, "it is in the home of nobody known") from exc
+    except OSError as exc:
+        raise _unopened_error(text, "the current folder is gone") from exc
+    if not _is_utf8(str(path)):
+        raise _unopened_error(text, "its name is not UTF-8")
+    return path
+
+
+def _unopened_error(text: str, reason: str) -> LatteError:
+    return LatteError(f"cannot open the store `{text}`: {reason}", hint=_URI_HINT)
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name can be given to Arrow; those of other encodings come from the command line in half letters."""
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _has_name(entry: Any) -> bool:
+    """Whether a file's name is UTF-8, as Arrow asks for: those of parts are."""
+    try:
+        return bool(entry.path)
+    except UnicodeDecodeError:
+        return False
 
 
 class PartDirectory:
@@ -191,7 +216,7 @@ class PartDirectory:
 
     def parts(self, slug: str) -> tuple[Part, ...]:
         """The parts of a device, in the order of their names."""
-        entries = (e for e in self._list_folder(self._folder(slug)) if e.is_file)
+        entries = (e for e in self._list_folder(self._folder(slug)) if e.is_file) if _is_utf8(slug) else ()
         found = (
             Part(slug=slug, path=entry.path, size_bytes=entry.size)
             for entry in entries
@@ -206,9 +231,9 @@ class PartDirectory:
         import pyarrow as pa
         from pyarrow.fs import FileSelector
 
-        wanted = FileSelector(folder, allow_not_found=True)
         try:
-            return steadily(lambda: list(self._files.get_file_info(wanted)))
+            wanted = FileSelector(folder, allow_not_found=True)
+            return steadily(lambda: [each for each in self._files.get_file_info(wanted) if _has_name(each)])
         except (pa.ArrowException, OSError, ValueError) as exc:
             raise self._failure("cannot list the store", exc, _URI_HINT) from self._harmless(exc)
 

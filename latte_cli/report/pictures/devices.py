@@ -40,10 +40,10 @@ def winners_figure(found: DeviceSummary) -> Any:
 
     The number in a cell is how many times as long the framework's own choice takes, where that is 1.05 and more.
     """
-    from matplotlib.patches import Patch
-
     columns, legend = main_kernels(found), colours(found)
     figure, places = figure_of(1.4 + 2.5 * len(columns), 8.2, len(Convolution.phases), len(columns))
+    from matplotlib.patches import Patch
+
     cells = {(cell.kernel, cell.phase, cell.channels, cell.size): cell for cell in found.cells}
     for at, axes in enumerate(places):
         phase, name = Convolution.phases[at // len(columns)], columns[at % len(columns)]

@@ -25,8 +25,12 @@ def check_suffix(path: Path) -> None:
 
 
 def figure_of(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, list[Any]]:
-    """A figure of that size in inches, and its axes row by row."""
-    from matplotlib.figure import Figure
+    """A figure of that size in inches, and its axes row by row; raises LatteError where Matplotlib does not begin."""
+    try:
+        from matplotlib.figure import Figure
+    except ValueError as exc:
+        message = f"Matplotlib cannot begin: {' '.join(str(exc).split())[:120]}"
+        raise LatteError(message, hint="unset MPLBACKEND, or mend its settings (`matplotlibrc`)") from exc
 
     figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
     axes = [figure.add_subplot(rows, columns, at + 1) for at in range(rows * columns)]
