@@ -14,14 +14,14 @@ def xgboost_module() -> Any:
     LATTE does not use. A process that imported LATTE as a library may use them, so there it is imported as always.
     """
     try:
-        return _imported()
+        return _import_xgboost()
     except (ImportError, OSError, AttributeError, ValueError) as exc:  # the last two: `python -OO`, a library gone
         reason = " ".join(str(exc).split())[-120:]
         hint = "`latte doctor` says what it needs; it does not run under `python -OO`"
         raise LatteError(f"XGBoost cannot be imported: {reason}", hint=hint) from exc
 
 
-def _imported() -> Any:
+def _import_xgboost() -> Any:
     if "xgboost" in sys.modules or "sklearn" in sys.modules or "latte_cli.cli" not in sys.modules:
         import xgboost
     else:
