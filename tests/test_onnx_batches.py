@@ -1,6 +1,7 @@
 """Where the batch is: a file of one batch size, read at another, is what its export at that size is."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -262,6 +263,16 @@ def test_a_slice_that_takes_a_part_of_the_batch_is_refused() -> None:
         model = made([first, N("MatMul", ["a", "m"], ["y"])], {"x": (batch, 4)}, M | numbers)
         with pytest.raises(LatteError, match=r"`a`.*(takes a part of its batch|takes the first sample or all)"):
             network(model, batch_size=WANTED)
+
+
+@pytest.mark.parametrize("target", [(0, 4, 2), (2, 0), (0,), (0, 2, 4)])
+@pytest.mark.parametrize("apart", [(0, 8), (8, 0), (2, 0, 4)])
+def test_a_dimension_without_numbers_is_read_or_refused(target: Sequence[int], apart: Sequence[int]) -> None:
+    nodes = [N("Reshape", ["x", "s"], ["a"], allowzero=1), N("Reshape", ["a", "t"], ["b"], allowzero=1),
+             N("Tile", ["b", "u"], ["y"])]  # fmt: skip
+    numbers = {"s": whole_numbers(*apart), "t": whole_numbers(*target), "u": whole_numbers(*[2] * len(target))}
+    with suppress(LatteError):
+        network(made(nodes, {"x": (2, 0, 4)}, numbers), batch_size=WANTED)
 
 
 @pytest.mark.parametrize("target", [(1, 32), (1, -1)])

@@ -80,6 +80,21 @@ HARD: dict[str, tuple[list[NodeProto], dict[str, Any], str]] = {
         {"a": np.zeros((1, 1, 1500, 1500), np.int8)},
         r"`big` would hold 2,250,000 numbers, or take too long",
     ),
+    "a wide pool": (
+        [N("AveragePool", ["a"], ["big"], kernel_shape=[8, 65536], auto_pad="SAME_UPPER")],
+        {"a": np.zeros((1, 8, 2, 8), np.float32)},
+        r"`big` would hold 128 numbers, or take too long",
+    ),
+    "wide kernels": (
+        [N("Conv", ["a", "w"], ["big"], pads=[0, 1000])],
+        {"a": np.zeros((1, 1, 1000), np.float32), "w": np.zeros((1, 1, 1000), np.float32)},
+        r"`big` would hold 1,001 numbers, or take too long",
+    ),
+    "regions of any size": (
+        [N("MaxRoiPool", ["a", "r"], ["big"], pooled_shape=[1, 1])],
+        {"a": np.zeros((1, 1, 4, 4), np.float32), "r": np.array([[0, 0, 0, 1e9, 1e9]], np.float32)},
+        "`MaxRoiPool` is not computed of weights",
+    ),
     "a loop": (
         [N("Loop", ["a", ""], ["big"], body=helper.make_graph(
             [N("Identity", ["c"], ["d"]), N("Identity", ["i"], ["e"])], "b",

@@ -129,7 +129,7 @@ def _outgoing(
             return _rows_looked_up(node, ins[0], beside[1], unifier)
         case Other(operation=operation) if operation in ALIKE:
             return ins[0]
-        case Other(operation="gather") if len(ins) == 2:
+        case Other(operation="gather") if len(ins) == 2 and ins[0]:
             axis = int(str(dict(node.attributes).get("axis", 0))) % len(ins[0])
             return (*ins[0][:axis], *ins[1], *ins[0][axis + 1 :])
         case Other(operation="index_put") if len(ins) == len(out) == 1 and 0 in beside:
@@ -288,11 +288,11 @@ def _part(node: Node, size: Size, before: int, after: int, start: int | None, ba
     operation = node.layer.variant
     if not has_batch(size):
         return product_of([after])
-    if operation == "tile" and after % before == 0:
+    if operation == "tile" and before and after % before == 0:
         return product_of([after // before, *size])
     _, block = _blocks(size)
     length = prod(batch if factor is None else factor for factor in block)
-    if start is None or start % length or after % length or not after:
+    if start is None or not length or start % length or after % length or not after:
         raise Mixed(f"`{node.name}` ({operation}) takes a part of its batch")
     return product_of([after // length, *block])
 
@@ -357,6 +357,8 @@ def _reshaped(sizes: Sizes, output: Shape, batch: int, guess: Guess) -> Sizes:
                 raise Lost
             factor = left.pop(0)
             value = batch if factor is None else factor
+            if not value:
+                raise Lost  # nothing says where a batch is among no samples
             if wanted % value == 0:
                 own.append(factor)
                 wanted //= value
@@ -377,7 +379,7 @@ def _reshaped(sizes: Sizes, output: Shape, batch: int, guess: Guess) -> Sizes:
 def _whole(factors: Sequence[int | None], wanted: int) -> bool:
     """Whether the first of `factors` make a dimension of `wanted` without being split."""
     for factor in factors:
-        if wanted == 1 or factor is None or wanted % factor:
+        if wanted == 1 or not factor or wanted % factor:
             break
         wanted //= factor
     return wanted == 1

@@ -31,6 +31,10 @@ _LOOPS = frozenset(
     )
 )
 """Operators that the evaluator computes number by number in Python."""
+_POOLS = ("AveragePool", "LpPool", "MaxPool")
+_CONVOLUTIONS = ("Conv", "ConvInteger", "ConvTranspose", "QLinearConv")
+_BY_VALUES = ("DeformConv", "MaxRoiPool", "NonMaxSuppression", "RoiAlign", "TfIdfVectorizer")
+"""Operators whose values decide how long they take; no network computes its weights with them."""
 
 
 def computed(
@@ -73,12 +77,21 @@ def _work(node: NodeProto, given: Sequence[Array | None], size: int) -> int:
     known = [array for array in given if array is not None]
     numbers = size + sum(array.size for array in known)
     if node.op_type in _LOOPS:
-        return _LOOP_TIMES * numbers
+        return _LOOP_TIMES * (numbers + size * _window(node, known))
     if node.op_type in _PRODUCTS:
         return numbers + size * max(known[0].shape[-2:], default=1) // _PRODUCT_SHARE
     if node.op_type == "Einsum":
         return numbers + size * _summed(node, known)
     return numbers
+
+
+def _window(node: NodeProto, given: Sequence[Array]) -> int:
+    """How many numbers a pool or a convolution goes through for each of its results; 0 for other operators."""
+    if node.op_type in _POOLS:
+        return prod(size for each in node.attribute if each.name == "kernel_shape" for size in each.ints)
+    if node.op_type in _CONVOLUTIONS:
+        return max((prod(array.shape[1:]) for array in given[1:]), default=0)
+    return 0
 
 
 def _summed(node: NodeProto, given: Sequence[Array]) -> int:
@@ -98,6 +111,8 @@ def _sizes(node: NodeProto, given: Sequence[Array | None], opsets: Sequence[Oper
     """The most numbers that each output of a node holds; raises ValueError where that is not known."""
     if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
         raise ValueError(f"`{node.op_type}` runs a graph of its own")
+    if node.op_type in _BY_VALUES:
+        raise ValueError(f"`{node.op_type}` is not computed of weights")
     if node.op_type in _CHOOSERS and given and given[0] is not None:
         return dict.fromkeys(node.output, given[0].size * max(1, given[0].ndim))
     graph = GraphProto(name="constant", node=[node])
