@@ -95,6 +95,11 @@ HARD: dict[str, tuple[list[NodeProto], dict[str, Any], str]] = {
         {"a": np.zeros((1, 1, 4, 4), np.float32), "r": np.array([[0, 0, 0, 1e9, 1e9]], np.float32)},
         "`MaxRoiPool` is not computed of weights",
     ),
+    "an input without numbers": (
+        [N("STFT", ["a", "b", "w"], ["big"], onesided=0)],
+        {"a": np.zeros((1, 8, 1), np.float32), "b": np.zeros((1, 3, 0), np.float32), "w": np.zeros(8, np.float32)},
+        "the shape of `big` is not known",
+    ),
     "a loop": (
         [N("Loop", ["a", ""], ["big"], body=helper.make_graph(
             [N("Identity", ["c"], ["d"]), N("Identity", ["i"], ["e"])], "b",

@@ -148,6 +148,12 @@ def _node(op: Operation) -> NodeProto:
     return node
 
 
+_FAILURES = (
+    *(ValueError, TypeError, RuntimeError, IndexError, OverflowError, EncodeError),
+    shape_inference.InferenceError,
+)
+"""What ONNX's inference raises; pybind11 makes Python's own of C++'s exceptions."""
+
 _SHAPED = ("Reshape", "ConstantOfShape", "Expand", "Unsqueeze")
 """Operators that are given as many numbers as the result has dimensions."""
 
@@ -161,7 +167,7 @@ def infer_shapes(model: ModelProto, *, data_prop: bool = False) -> GraphProto | 
         return None
     try:
         return shape_inference.infer_shapes(model, data_prop=data_prop).graph
-    except (ValueError, TypeError, RuntimeError, EncodeError, shape_inference.InferenceError):
+    except _FAILURES:
         return None
 
 
@@ -203,7 +209,7 @@ def _outputs(op: Operation) -> dict[str, tuple[Sizes, int]]:
         opsets.append(OperatorSetIdProto(domain=schema.domain, version=schema.since_version))
     try:
         found = shape_inference.infer_node_outputs(schema, _node(op), types, data, opset_imports=opsets)
-    except (ValueError, TypeError, RuntimeError, checker.ValidationError, shape_inference.InferenceError) as exc:
+    except (*_FAILURES, checker.ValidationError) as exc:
         raise Unreadable(f"its shapes do not fit: {_line(exc)}") from exc
     return {name: known for name, kind in found.items() if (known := _known(op, kind)) is not None}
 
