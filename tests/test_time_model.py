@@ -136,11 +136,13 @@ def test_the_model_is_kept_and_used_while_the_rows_are_the_same(made):
 
 def test_new_rows_make_a_new_model_and_drop_the_old_trees(store):
     folder = store.models_dir / f"times-{DEVICE.slug}"
-    before = set(folder.glob("*.ubj"))
+    before = {path.name for path in folder.glob("products-*.ubj")}
     profile(store, [convolution(2, 8, 8, 16)])
     _, notes = kept(store)
     assert len(notes) == 1
-    assert before.isdisjoint(folder.glob("*.ubj"))
+    after = {path.name for path in folder.glob("*.ubj")}
+    assert before.isdisjoint(after)
+    assert after == set(chain(*json.loads((folder / "card.json").read_text())["trees"].values()))
 
 
 @pytest.mark.parametrize("damage", ["card", "trees", "no trees", "list", "other features"])
