@@ -314,9 +314,8 @@ def try_times(path: Path, draw: random.Random) -> None:
 def damaged_rounds(draw: random.Random) -> bytes:
     """The rounds of a federation that are no longer what they were."""
     import learned
-    import mutations
 
-    return mutations.json_text(draw, learned.rounds(good_model()))
+    return learned.damaged_rounds(draw, good_model())
 
 
 def try_rounds(path: Path, draw: random.Random) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import tempfile
 import zipfile
@@ -26,6 +27,8 @@ from latte_cli.time_model import folder_name, time_model
 DEVICE = "reference-amd-epyc-family-26-model-2-2c-2t"
 _DECISIONS = 120  # of the shipped CPU, enough for trees
 _LIMIT_BYTES = 1 << 20
+
+_EXTREMES = (5e-324, 1e-300, 1e-9, 0.01, 1.0, 1e10, 1e30)  # seconds that a step may take, by the schema
 
 Folder = dict[str, bytes]
 
@@ -61,7 +64,7 @@ def damaged(draw: random.Random, folder: Folder) -> bytes:
     others = [name for name in folder if name != "card.json"]
     way = draw.random()
     if way < 0.7:
-        found["card.json"] = mutations.json_text(draw, json.loads(folder["card.json"]))
+        found["card.json"] = _card_damaged(draw, json.loads(folder["card.json"]))
     elif way < 0.9:
         name = draw.choice(others)
         found[name] = mutations.bytes_damaged(draw, found[name])
@@ -70,6 +73,15 @@ def damaged(draw: random.Random, folder: Folder) -> bytes:
     else:
         found[draw.choice(others)] = draw.choice((b"", *(folder[name] for name in others)))
     return packed(found)
+
+
+def _card_damaged(draw: random.Random, card: dict[str, Any]) -> bytes:
+    """A damaged card, in half of the cases under one of its keys, since most places are under a few."""
+    if draw.random() < 0.5:
+        return mutations.json_text(draw, card)
+    name = draw.choice([*card])
+    part = mutations.json_damaged(draw, {name: card.pop(name)})
+    return json.dumps({**card, **(part if isinstance(part, dict) else {})}).encode("utf-8", "surrogatepass")
 
 
 # Selectors
@@ -190,10 +202,28 @@ def rounds(model: Path) -> dict[str, Any]:
     return json.loads(json.dumps({**found, "frequencies": counts}))  # type: ignore[no-any-return]
 
 
+def damaged_rounds(draw: random.Random, model: Path) -> bytes:
+    """Rounds that are no longer what they were, or whose numbers are as small or large as they may be."""
+    if draw.random() < 0.6:
+        return mutations.json_text(draw, rounds(model))
+    found = json.loads(json.dumps(rounds(model)))
+    trained = [each for one in found["rounds"] for each in one["trained"]]
+    for each in draw.sample(trained, draw.choice((1, 3, len(trained)))):
+        low_s, step_s, high_s = sorted(draw.choice(_EXTREMES) for _ in range(3))
+        each["price"] = {"step_s": step_s, "low_s": draw.choice((0.0, low_s)), "high_s": high_s}
+        each["step_s"] = draw.choice((each["step_s"], *(one for one in _EXTREMES if one <= 1e10)))
+        each["step_spread_s"] = draw.choice((0.0, each["step_s"], 5e-324))
+        each["steps"] = draw.choice([1, *(one for one in mutations.INTEGERS if one > 0)])
+        each["parameters"] = draw.choice([one for one in mutations.INTEGERS if one >= 0])
+    for counts in found["frequencies"].values():
+        counts[draw.randrange(len(counts))] = draw.choice((5e-324, 0.5, 2.0**53))
+    return json.dumps(found).encode()
+
+
 @cache
 def _priced(model: Path, fleet: str) -> tuple[Network, Fleet, Priced]:
     read = parse_fleet(fleet.encode(), source="`fleet`")
-    price = pricer_of(model, open_store(tempfile.mkdtemp()))
+    price = pricer_of(model, open_store(os.devnull + "-none"))
     network = load(model, batch_size=8)
     sub_models = catalogue(network, (1.0, 0.5))
     return network, read, [(each, tuple(price(one, each) for one in sub_models)) for each in read.classes]
