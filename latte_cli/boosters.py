@@ -4,6 +4,8 @@ import sys
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from latte_cli.errors import LatteError
 
 
@@ -34,10 +36,11 @@ def _import_xgboost() -> Any:
 
 
 @lru_cache(maxsize=32)  # chosen: the trees of a few devices
-def load_booster(content: bytes, features: int | None = None) -> Any:
-    """The booster that XGBoost wrote as `content`; raises ValueError for what is none, or has other `features`.
+def load_booster(content: bytes, features: int, outputs: int = 1) -> Any:
+    """The booster that XGBoost wrote as `content`, which predicts so many `outputs` from so many `features`.
 
-    The same object for the same arguments: it is to predict with, not to be trained further.
+    Raises ValueError for any other one. XGBoost crashes on some bytes that it did not write, so they come from
+    `artefacts`. The same object for the same arguments: it is to predict with, not to be trained further.
     """
     xgboost = xgboost_module()
     booster = xgboost.Booster()
@@ -45,6 +48,8 @@ def load_booster(content: bytes, features: int | None = None) -> Any:
         booster.load_model(bytearray(content))
     except xgboost.core.XGBoostError as exc:
         raise ValueError("unreadable trees") from exc
-    if features is not None and booster.num_features() != features:
+    if booster.num_features() != features:
         raise ValueError("trees of other features")
+    if booster.inplace_predict(np.zeros((1, features), dtype=np.float32)).size != outputs:
+        raise ValueError("trees with other outputs")
     return booster

@@ -150,7 +150,7 @@ def _parts(part: object) -> Iterable[Any]:
 
 
 def _is_finite_in(name: str) -> bool:
-    """Whether the numbers of these documents are all finite."""
+    """Whether the numbers of these documents are all finite, and not those alone whose type the schema says."""
     return not schema(name).get("x-not-finite")
 
 
@@ -164,14 +164,9 @@ def _validator(name: str) -> Any:
         """Leaves out what there is so much of that the reader checks it itself."""
         return iter(()) if schema.get("x-checked-by-reader") else whole(validator, value, instance, schema)
 
-    numbers = _is_finite if _is_finite_in(name) else _is_number
-    types = Draft202012Validator.TYPE_CHECKER.redefine_many({"number": numbers, "integer": _is_integer})
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many({"number": _is_finite, "integer": _is_integer})
     kind: Any = extend(Draft202012Validator, {"additionalProperties": additional}, type_checker=types)
     return kind(schema(name))
-
-
-def _is_number(_: object, value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_finite(_: object, value: object) -> bool:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -28,6 +29,7 @@ from latte_cli.store.columns import read_columns
 
 CPU = "reference-amd-epyc-family-26-model-2-2c-2t"
 HERE = Path(__file__).parent
+SELECTOR = f"selector-{CPU}"
 
 
 def saved(path: Path, *nodes: Any, shape: tuple[int, ...] = (1, 3, 8, 8), stored: tuple[TensorProto, ...] = ()) -> Path:
@@ -286,3 +288,41 @@ def test_a_store_that_the_environment_names_may_be_nobodys(uri: str, monkeypatch
     monkeypatch.setenv("LATTE_STORE", uri)
     done = ended("store", "info")
     assert (done.returncode, "in the home of nobody known" in done.stderr) == (1, True)
+
+
+# Selectors
+
+
+def named_by_escapes(folder: Path) -> None:
+    """Harm the card of a selector: a device whose name clears a terminal."""
+    card = json.loads((folder / "card.json").read_text())
+    card["ran"] = {"\x1b[2J\u202e": ["\x1b[2J"]}
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def fewer_classes(folder: Path) -> None:
+    """Harm the card of a selector: its trees tell more algorithms apart than it names."""
+    card = json.loads((folder / "card.json").read_text())
+    card["classes"]["forward"].pop()
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def flipped(folder: Path) -> None:
+    """Harm the trees of a selector: one bit, with which XGBoost reads other trees."""
+    (path,) = folder.glob("losses-*")
+    content = bytearray(path.read_bytes())
+    content[-2000] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [named_by_escapes, fewer_classes, flipped])
+def test_a_hostile_selector_ends_in_one_printable_line(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    folder = tmp_path / "store" / ".models" / SELECTOR
+    shutil.copytree(HERE.parent / "models" / SELECTOR, folder)
+    harm(folder)
+    weight = numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float32), "w")
+    path = saved(tmp_path / "m.onnx", helper.make_node("Conv", ["x", "w"], ["y"]), stored=(weight,))
+    done = ended("estimate", path, "--device", CPU, "--strategy", "latte", "--store", tmp_path / "store")
+    error, hint = (each for each in done.stderr.splitlines() if not each.startswith("warning: "))
+    assert (done.returncode, hint) == (1, "hint: `latte train-selector` makes it again")
+    assert f"{SELECTOR}` is damaged: " in error and error.isprintable()

@@ -256,6 +256,15 @@ def test_rounds_that_do_not_fit_the_plan_are_refused(latte, good, written, chang
     assert said in err and hint in err
 
 
+def test_examples_that_no_plan_can_count_are_refused(latte, good, written):  # noqa: F811
+    found = copy.deepcopy(good)
+    for counts in found["frequencies"].values():
+        counts[:] = [2.0**53] * len(counts)
+    code, out, err = latte(*ALLOCATE, "--after", str(written(found)))
+    assert (code, out) == (1, "")
+    assert "no plan counts more than 9,007,199,254,740,992 rounds" in err and "begin again without `--after`" in err
+
+
 def rename(found, name):
     found["devices"][0]["name"] = name
     for each in found["rounds"]:

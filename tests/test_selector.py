@@ -509,6 +509,10 @@ def _edited(change: Callable[[dict[str, object]], object]) -> Callable[[Path], o
     return edit
 
 
+def _flipped(content: bytes) -> bytes:
+    return content[:200] + bytes([content[200] ^ 1]) + content[201:]
+
+
 def _model(folder: Path) -> Path:
     (path,) = folder.glob("losses-*.ubj")
     return path
@@ -538,6 +542,15 @@ def _model(folder: Path) -> Path:
         (_edited(lambda card: card["files"].update({"losses.ubj": card["files"]["workspaces.ubj"]})), "damaged"),
         (_edited(lambda card: card.update(kind="pickle")), "damaged"),
         (_edited(lambda card: card.update(kind="mlp")), "damaged"),
+        (lambda folder: _model(folder).write_bytes(_flipped(_model(folder).read_bytes())), "digest of its bytes"),
+        (_edited(lambda card: card["classes"]["forward"].append(0)), "twice"),
+        (_edited(lambda card: card["classes"]["forward"].pop()), "its model is not that of its card"),
+        (_edited(lambda card: card["classes"].update(forward=[0])), "`classes.forward`: it has 1 entries"),
+        (_edited(lambda card: card["devices"].append("desk")), "twice"),
+        (_edited(lambda card: card["algorithms"].append(card["algorithms"][0])), "twice"),
+        (_edited(lambda card: card.update(algorithms=card["algorithms"] * 2000)), "entries"),
+        (_edited(lambda card: card.update(softness=math.nan)), "`softness`"),
+        (_edited(lambda card: card.update(made_at=10**400)), "`made_at`"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_line_and_a_hint(
@@ -580,6 +593,29 @@ def test_a_damaged_selector_of_the_device_is_not_passed_over(fitted: Selector, t
     (folder / "card.json").write_text("")
     with pytest.raises(LatteError, match="damaged"):
         selectors.find(store, "desk")
+
+
+@pytest.mark.parametrize("made_at", [10**400, math.nan, "now", None])
+def test_a_selector_of_no_moment_is_named_where_it_bears_the_devices_name(
+    fitted: Selector, tmp_path: Path, made_at: object
+) -> None:
+    store = open_store(str(tmp_path), shipped=False)
+    assert store.models_dir is not None
+    selectors.save_selector(fitted, store.models_dir / "selector-desk")
+    _edited(lambda card: card.update(made_at=made_at))(store.models_dir / "selector-desk")
+    with pytest.raises(LatteError, match="`made_at`"):
+        selectors.find(store, "desk")
+
+
+def test_perceptrons_of_other_algorithms_are_refused(fitted: Selector, known: list[Decision], tmp_path: Path) -> None:
+    weights = mlp.fit_perceptrons(known, fitted.card.algorithms, seed=0, epochs=1)
+    card = replace(fitted.card, kind="mlp", classes={})
+    selectors.save_selector(Selector(card, weights, fitted.workspaces), tmp_path)
+    assert selectors.load_selector(tmp_path).model.kind == "mlp"
+    more = {"library": "torch", "name": "FFT", "vendor_id": None}
+    _edited(lambda card: card["algorithms"].append(more))(tmp_path)  # type: ignore[attr-defined]
+    with pytest.raises(LatteError, match="its model is not that of its card"):
+        selectors.load_selector(tmp_path)
 
 
 def test_neither_importing_nor_fitting_needs_torch_or_scikit_learn(fitted: Selector, tmp_path: Path) -> None:

@@ -136,14 +136,18 @@ def test_the_model_is_kept_and_used_while_the_rows_are_the_same(made):
 
 def test_new_rows_make_a_new_model_and_drop_the_old_trees(store):
     folder = store.models_dir / f"times-{DEVICE.slug}"
-    before = set(folder.glob("*.ubj"))
+    before = {path.name for path in folder.glob("products-*.ubj")}
     profile(store, [convolution(2, 8, 8, 16)])
     _, notes = kept(store)
     assert len(notes) == 1
-    assert before.isdisjoint(folder.glob("*.ubj"))
+    after = {path.name for path in folder.glob("*.ubj")}
+    assert before.isdisjoint(after)
+    assert after == set(chain(*json.loads((folder / "card.json").read_text())["trees"].values()))
 
 
-@pytest.mark.parametrize("damage", ["card", "trees", "no trees", "list", "other features"])
+@pytest.mark.parametrize(
+    "damage", ["card", "trees", "changed trees", "older names", "no trees", "list", "other features"]
+)
 def test_a_damaged_model_is_fitted_again(store, damage):
     folder = store.models_dir / f"times-{DEVICE.slug}"
     card, trees = folder / "card.json", min(folder.glob("*.ubj"))
@@ -151,6 +155,12 @@ def test_a_damaged_model_is_fitted_again(store, damage):
         card.write_bytes(card.read_bytes()[:100])
     elif damage == "trees":
         trees.write_bytes(trees.read_bytes()[:1000])
+    elif damage == "changed trees":
+        trees.write_bytes(trees.read_bytes().replace(b"L", b"l", 1))
+    elif damage == "older names":
+        older = trees.with_name("others-0-0123456789ab.ubj")
+        card.write_text(card.read_text().replace(trees.name, older.name))
+        trees.rename(older)
     elif damage == "no trees":
         trees.unlink()
     elif damage == "list":
@@ -160,7 +170,32 @@ def test_a_damaged_model_is_fitted_again(store, damage):
     model, notes = kept(store)
     assert model.card.rows == len(TIMINGS)
     assert "fitting" in notes[-1]
+    assert any("digest of its bytes" in note for note in notes) == (damage in ("trees", "changed trees", "older names"))
     assert kept(store)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("algorithms", lambda found: [*found, "torch/FFT"]),
+        ("algorithms", lambda found: [*found, found[0]]),
+        ("quantiles", lambda found: {**found, "": [-1e308, 0, 0, 1e308]}),
+        ("quantiles", lambda found: {**found, "": [0.3, 0.1, 0.2, 0.4]}),
+        ("rooflines", lambda found: {key: [0, 0, 0] for key in found}),
+        ("rooflines", lambda found: {key: [1e300, 0, 1] for key in found}),
+        ("offsets", lambda found: {"": 1e300}),
+        ("ranges", lambda found: {key: {name: [9, 1] for name in each} for key, each in found.items()}),
+        ("trees", lambda found: {**found, "more": found["products"]}),
+        ("trees", lambda found: {**found, "others": found["products"]}),
+    ],
+)
+def test_a_card_with_parts_that_cannot_be_is_fitted_again(store, name, change):
+    path = store.models_dir / f"times-{DEVICE.slug}" / "card.json"
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps({**card, name: change(card[name])}))
+    notes = []
+    assert time_model(store, DEVICE.slug, list, notes.append) is None
+    assert len(notes) == 1 and "is damaged" in notes[0] and "it is fitted again" in notes[0]
 
 
 def test_where_the_model_cannot_be_kept_it_is_used_and_this_is_said(store):

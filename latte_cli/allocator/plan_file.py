@@ -21,6 +21,8 @@ CATALOGUE = "catalogue"
 MANY = 10_000  # chosen: the lists would be most of the file
 """Of more devices the channels are not listed one by one."""
 
+_MOST_COUNTED = 2**53  # the whole numbers up to here are floats, and the schema of plans allows no others
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trainee:
@@ -135,6 +137,7 @@ def shared_out(
                 frequencies = frequencies.after(mine, _examples(each.fleet_class)) if frequencies else None
                 trainees.append(Trainee(class_name=each.fleet_class.name, number=number, kept=mine))
             number += 1
+    _check_counts(round_number, frequencies, before)
     covered = coverage(resizing.pairs, groups, (each.kept for each in trainees)) if listed else None
     return PlanFile(
         model=network.name,
@@ -150,6 +153,14 @@ def shared_out(
         frequencies=frequencies if groups else None,
         coverage=covered,
     )
+
+
+def _check_counts(round_number: int, frequencies: Frequencies | None, before: RoundBefore | None) -> None:
+    """Raise LatteError for a round or examples beyond the whole numbers that a plan can hold."""
+    most = max((counts.max(initial=0.0) for counts in frequencies.examples.values()), default=0.0) if frequencies else 0
+    if max(round_number, most) > _MOST_COUNTED:
+        hint = "begin again without `--after`" if before else "give the classes fewer `samples` or `epochs`"
+        raise LatteError(f"no plan counts more than {_MOST_COUNTED:,} rounds, or examples of a channel", hint=hint)
 
 
 def _so_far(before: RoundBefore | None, groups: Sequence[ChannelGroup]) -> Frequencies | None:

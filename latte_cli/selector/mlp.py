@@ -67,15 +67,30 @@ class Perceptrons:
         return {_FILE: save({name: np.ascontiguousarray(tensor) for name, tensor in self._tensors.items()})}
 
 
-def load_perceptrons(content: Mapping[str, bytes]) -> Perceptrons:
-    """Perceptrons from their safetensors file; raises ValueError for what is none."""
+def load_perceptrons(content: Mapping[str, bytes], algorithms: int) -> Perceptrons:
+    """Perceptrons for so many algorithms from their safetensors file; raises ValueError for what is none."""
     from safetensors import SafetensorError
     from safetensors.numpy import load as read
 
+    if set(content) != {_FILE}:
+        raise ValueError("weights that are not complete")
     try:
-        return Perceptrons(read(content[_FILE]))
+        tensors = read(content[_FILE])
     except SafetensorError as exc:
         raise ValueError("unreadable weights") from exc
+    names = {name.removesuffix("/importance") for name in tensors if name.endswith("/importance")}
+    wanted = {f"{name}/{part}": shape for name in names for part, shape in _shapes(algorithms).items()}
+    if {name: tensor.shape for name, tensor in tensors.items()} != wanted:
+        raise ValueError("weights of other shapes")
+    return Perceptrons(tensors)
+
+
+def _shapes(algorithms: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a perceptron's tensors."""
+    units = pairwise((_INPUTS, *_WIDTHS, algorithms))
+    wide = {"gate": (_INPUTS, _INPUTS), **{str(index): (out, wide) for index, (wide, out) in enumerate(units)}}
+    weights = {f"{name}/weight": shape for name, shape in wide.items()}
+    return {"importance": (_INPUTS,), **weights, **{f"{name}/bias": shape[:1] for name, shape in wide.items()}}
 
 
 def perceptron_key(slug: str, settings: Settings, phase: Phase) -> str:

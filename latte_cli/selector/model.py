@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
-from math import exp, log
+from math import exp, isnan, log
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -254,7 +254,7 @@ def fit_selector(
     card = SelectorCard(
         kind=kind,
         softness=_SOFTNESS[kind] if softness is None else softness,
-        calibration_error=calibration_error,
+        calibration_error=None if calibration_error is None or isnan(calibration_error) else calibration_error,
         importance=importance,
         classes=classes,
         devices=devices,

@@ -122,11 +122,12 @@ def _boost(data: Any, objective: Mapping[str, Any], size: tuple[int, float, int]
 
 
 def load_trees(content: Mapping[str, bytes], devices: Sequence[str], classes: Mapping[str, Sequence[int]]) -> Trees:
-    """Trees from XGBoost's own files; raises ValueError for what is none, or is of other features."""
+    """Trees from XGBoost's own files; raises ValueError for what is none, or is of other features or classes."""
     stems = {name.removesuffix(".ubj"): one for name, one in content.items()}
-    boosters = {stem: load_booster(one, len(SEEN) - (stem != LOSSES)) for stem, one in stems.items()}
-    if LOSSES not in boosters or set(classes) != set(boosters) - {LOSSES}:
+    if set(stems) != {LOSSES, *classes} or LOSSES in classes:
         raise ValueError("trees that are not complete")
+    boosters = {LOSSES: load_booster(stems[LOSSES], len(SEEN))}
+    boosters |= {phase: load_booster(stems[phase], len(SEEN) - 1, len(own)) for phase, own in classes.items()}
     return Trees(boosters, devices, classes)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.devices import Device
-from latte_cli.features import matrix
+from latte_cli.features import FEATURES, matrix
 from latte_cli.layers import Layer, Phase, layer_text
 from latte_cli.tasks import Task
 
@@ -44,6 +44,11 @@ def by_group(tasks: Sequence[Task]) -> Mapping[str, npt.NDArray[np.int64]]:
     for row, task in enumerate(tasks):
         groups[_GROUPS.get(task.layer.kind, _OTHERS)].append(row)
     return {group: np.array(rows) for group, rows in groups.items()}
+
+
+def feature_count(algorithms: Sequence[str]) -> int:
+    """How many columns `feature_columns` makes."""
+    return len(FEATURES) + 1 + len(algorithms)
 
 
 def feature_columns(tasks: Sequence[Task], device: Device, algorithms: Sequence[str], base: Array) -> Any:

@@ -1,11 +1,11 @@
 """Time models on disk: beside the store, and made again when the device's rows have changed."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
-from latte_cli import boosters, documents, files
+from latte_cli import artefacts, boosters, documents
 from latte_cli.documents import DocumentSource, Missing
 from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION, FEATURES
@@ -14,6 +14,7 @@ from latte_cli.store import Store
 from latte_cli.store.shipped import shipped_models
 from latte_cli.time_model.card import SCHEMA, TimeModelCard
 from latte_cli.time_model.fitting import fit_time_model
+from latte_cli.time_model.groups import feature_count
 from latte_cli.time_model.model import Prior, TimeModel
 
 
@@ -62,24 +63,27 @@ def folder_name(slug: str) -> str:
 
 
 def save_time_model(model: TimeModel, folder: Path) -> None:
-    """Write the trees under names of this fingerprint, then the card that names them, then drop older trees.
+    """Write the trees, then the card that names them, in place of the model there.
 
-    Raises LatteError where they cannot be written.
+    Readers see the old one or the new one. Raises LatteError where it cannot be written; the old one is there then.
     """
-    names = {
-        group: [f"{group}-{index}-{model.card.fingerprint[:12]}.ubj" for index in range(len(trees))]
+    content = {
+        _file(group, index): bytes(booster.save_raw(raw_format="ubj"))
         for group, trees in model.trees.items()
+        for index, booster in enumerate(trees)
     }
-    content = {**asdict(model.card), "trees": names}
-    with files.files_together(folder):
-        for group, ours in names.items():
-            for name, booster in zip(ours, model.trees[group], strict=True):
-                files.write_file(folder / name, bytes(booster.save_raw(raw_format="ubj")))
-        files.write_file(folder / "card.json", json.dumps(content, indent=1).encode())
-    kept = {name for ours in names.values() for name in ours}
-    for path in folder.glob("*.ubj"):
-        if path.name not in kept:
-            path.unlink(missing_ok=True)
+
+    def card(names: Mapping[str, str]) -> dict[str, Any]:
+        trees = {
+            group: [names[_file(group, index)] for index in range(len(each))] for group, each in model.trees.items()
+        }
+        return asdict(replace(model.card, trees=trees))
+
+    artefacts.save_artefact(folder, content, card)
+
+
+def _file(group: str, index: int) -> str:
+    return f"{group}-{index}.ubj"
 
 
 def _load(folder: Path, fingerprint: str, store: Store | None, note: Callable[[str], None]) -> TimeModel | None:
@@ -100,32 +104,52 @@ def _load(folder: Path, fingerprint: str, store: Store | None, note: Callable[[s
     if known != (card.prior, card.prior_fingerprint):
         return None
     try:
-        trees = {
-            group: [boosters.load_booster((folder / name).read_bytes()) for name in names]
-            for group, names in card.trees.items()
+        return TimeModel(card, _trees(folder, card, source), prior)
+    except Missing:
+        return None
+    except LatteError as exc:
+        note(f"{exc.message}; it is fitted again")
+        return None
+
+
+def _trees(folder: Path, card: TimeModelCard, source: DocumentSource) -> dict[str, list[Any]]:
+    names = {_file(group, index): name for group, each in card.trees.items() for index, name in enumerate(each)}
+    content = artefacts.read_artefact(folder, names, source)
+    columns = feature_count(card.algorithms)
+    try:
+        return {
+            group: [boosters.load_booster(content[_file(group, index)], columns) for index in range(len(each))]
+            for group, each in card.trees.items()
         }
-        return TimeModel(card, trees, prior)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as exc:
-        note(f"{source.error(str(exc)).message}; it is fitted again")
-        return None
+    except ValueError as exc:
+        raise source.error("its trees are not those of its card") from exc
 
 
 def _card(folder: Path, fingerprint: str, source: DocumentSource) -> TimeModelCard | None:
     """The card in `folder`; None where there is none of these rows and features, LatteError for a damaged one."""
     try:
-        content = documents.read(folder / "card.json", source)
+        content = documents.read(folder / artefacts.CARD, source, most_bytes=artefacts.MOST_CARD_BYTES)
     except Missing:
         return None
     if not _is_current(content, fingerprint):
         return None
     documents.check(content, SCHEMA, source)
     card = TimeModelCard(**{field.name: content[field.name] for field in fields(TimeModelCard)})
-    kinds = {key.partition(" ")[0] for key in card.ranges}
-    if kinds - card.functions.keys() or (card.offsets and "" not in card.offsets):
+    if not _is_whole(card):
         raise source.error("its parts do not belong together")
     return card
+
+
+def _is_whole(card: TimeModelCard) -> bool:
+    """Whether the parts of a card belong together: kinds have functions, and intervals begin before they end."""
+    kinds = {key.partition(" ")[0] for key in card.ranges}
+    intervals = [*card.quantiles.values(), *(each for sizes in card.ranges.values() for each in sizes.values())]
+    return (
+        kinds <= card.functions.keys()
+        and ("" in card.offsets or not card.offsets)
+        and len(set(card.algorithms)) == len(card.algorithms)
+        and all(list(each) == sorted(each) for each in intervals)
+    )
 
 
 def _is_current(content: object, fingerprint: str) -> bool:

@@ -16,6 +16,7 @@ from latte_cli.time_model.groups import Array, by_group, feature_columns, kind_a
 from latte_cli.time_model.rooflines import log_rooflines, roofline_key
 
 _LEAST_HALF_WIDTHS = (0.1, 0.065, 0.065, 0.1)  # of the logarithm: no call repeats itself more exactly
+_MOST_HALF_WIDTH = 300.0  # chosen: what it says is nothing, but its exponential is a number
 _BEYOND = 1.0  # a factor of two outside the range that was measured
 
 
@@ -56,7 +57,7 @@ class TimeModel:
         quantiles = next(self.card.quantiles[key] for key in keys if key in self.card.quantiles)
         beyond, doublings = self._beyond(task)
         low, low_80, high_80, high = (
-            side * max(least, side * quantile) * (1 + doublings)
+            side * min(_MOST_HALF_WIDTH, max(least, side * quantile) * (1 + doublings))
             for side, least, quantile in zip((-1, -1, 1, 1), _LEAST_HALF_WIDTHS, quantiles, strict=True)
         )
         return Timing(

@@ -265,6 +265,85 @@ def try_choices(path: Path, draw: random.Random) -> None:
         check_error(error)
 
 
+def damaged_selector(draw: random.Random) -> bytes:
+    """A selector, its card and its trees, that is no longer what it was."""
+    import learned
+
+    return learned.damaged_selector(draw)
+
+
+def try_selector(path: Path, draw: random.Random) -> None:
+    """Choose by a selector; now and then by the commands."""
+    import learned
+
+    from latte_cli.errors import LatteError
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        store = learned.store_with_selector(path, Path(folder) / "store")
+        given = ("--device", DEVICE, "--store", store.uri, "--format", draw.choice(("table", "json", "csv")))
+        if draw.random() < 0.1:
+            command("estimate", good_model(), "--strategy", "latte", *given)
+            command("explain", good_model(), *given)
+            return
+        try:
+            learned.use_selector(store, good_network())
+        except LatteError as error:
+            check_error(error)
+
+
+def damaged_times(draw: random.Random) -> bytes:
+    """A time model, its card and its trees, that is no longer what it was."""
+    import learned
+
+    return learned.damaged_times(draw)
+
+
+def try_times(path: Path, draw: random.Random) -> None:
+    """Predict by a time model; now and then by the command, which fits it again where it cannot be read."""
+    import learned
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        store, slug = learned.store_with_times(path, Path(folder) / "store")
+        if draw.random() < 0.1:
+            form = draw.choice(("table", "json", "csv"))
+            command("estimate", good_model(), "--device", slug, "--store", store.uri, "--format", form)
+        elif not learned.use_times(store, slug, good_network()):
+            raise Refused
+
+
+def damaged_rounds(draw: random.Random) -> bytes:
+    """The rounds of a federation that are no longer what they were."""
+    import learned
+
+    return learned.damaged_rounds(draw, good_model())
+
+
+def try_rounds(path: Path, draw: random.Random) -> None:
+    """Correct prices by rounds; now and then by the command."""
+    import learned
+
+    from latte_cli.errors import LatteError
+
+    if draw.random() < 0.1:
+        fleet = path.with_suffix(".yaml")
+        fleet.write_text(json.dumps(FLEET))
+        how = draw.choice((("--channels", "nested"), ("--format", "json"), ("--channels", "rolling"), ()))
+        command("allocate", good_model(), "--fleet", fleet, "--widths", "1,0.5", "--after", path, *how)
+        return
+    try:
+        learned.use_rounds(path, good_model(), json.dumps(FLEET))
+    except LatteError as error:
+        check_error(error)
+
+
+@cache
+def good_network() -> Any:
+    """The small network, as it is read."""
+    from latte_cli.network import load
+
+    return load(good_model(), batch_size=8)
+
+
 def damaged_part(draw: random.Random) -> bytes:
     """A part of a store whose bytes are damaged."""
     import store
@@ -478,6 +557,9 @@ KINDS: Mapping[str, Kind] = {
         Kind("devices", ".csv", damaged_devices, try_devices, 1),
         Kind("devices-parquet", ".parquet", damaged_table, try_devices, 1),
         Kind("choices", ".json", damaged_choices, try_choices, 1),
+        Kind("selector", ".zip", damaged_selector, try_selector, 1),
+        Kind("times", ".zip", damaged_times, try_times, 1),
+        Kind("rounds", ".json", damaged_rounds, try_rounds, 1),
         Kind("damaged-part", ".parquet", damaged_part, try_part, 2),
         Kind("part", ".parquet", generated_part, try_part, 3),
         Kind("latte-csv", ".csv", imported("LATTE_ROWS", ","), importing("latte-csv"), 1),
