@@ -5,8 +5,9 @@ import json
 import random
 import struct
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +133,19 @@ def store_beside(part: Path, folder: Path) -> Store:
     return store
 
 
-def read_all(store: Store, other: Store) -> bool:
-    """Read, check, merge and compact a store; whether the odd part was read. Raises AssertionError for a lost row."""
-    read = not store.check().damaged
+def read_all(store: Store, other: Store, run: Callable[[Callable[[], Any]], Any] = lambda call: call()) -> bool:
+    """Read, check, merge and compact a store, each call by `run`; whether the odd part was read.
+
+    Raises AssertionError for a lost row.
+    """
+    read = not run(store.check).damaged
     layers = [measurement(number).task.layer for number in (*GOOD, *ODD)]
-    store.info(), store.measurements(DEVICE.slug, layers=layers), other.merge(store.full_uri)
-    store.compact()
+    run(store.info)
+    run(lambda: store.measurements(DEVICE.slug, layers=layers))
+    run(lambda: other.merge(store.full_uri))
+    run(store.compact)
     for each in (store, other):
-        found = {(row.task, row.measured_at) for row in each.measurements(DEVICE.slug)}
+        found = {(row.task, row.measured_at) for row in run(partial(each.measurements, DEVICE.slug))}
         lost = [number for number in GOOD if (measurement(number).task, float(number)) not in found]
         assert not lost, "good rows are lost"
     return read and not store.skipped_parts
