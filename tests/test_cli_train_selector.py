@@ -1,9 +1,13 @@
 import csv
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_choices import DEVICE, profile
@@ -64,6 +68,28 @@ def test_json_has_the_agreed_keys_and_the_same_scores_as_csv(store: Store, tmp_p
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["selector-desk"]
     assert selectors.find(store, "desk") is None
+
+
+def test_other_hash_seeds_and_threads_make_the_same_files(store: Store, tmp_path: Path) -> None:
+    for seed, threads in (("1", "1"), ("2", "2")):
+        command = [sys.executable, "-m", "latte_cli", "train-selector", "--folds", "2", "--output", tmp_path / seed]
+        subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": threads}, check=True)
+    first, second = (contents(tmp_path / seed) for seed in ("1", "2"))
+    assert len(first) > 1
+    assert first == second
+
+
+def contents(folder: Path) -> dict[Path, bytes | dict[str, Any]]:
+    """The files in a folder; a card without the moment at which it was made."""
+    found: dict[Path, bytes | dict[str, Any]] = {}
+    for path in folder.rglob("*.*"):
+        if path.name != "card.json":
+            found[path.relative_to(folder)] = path.read_bytes()
+            continue
+        card = json.loads(path.read_bytes())
+        assert card.pop("made_at") > 0
+        found[path.relative_to(folder)] = card
+    return found
 
 
 def test_devices_are_learned_together_or_as_asked(store: Store, tmp_path: Path) -> None:

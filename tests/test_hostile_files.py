@@ -1,8 +1,10 @@
 """Hostile files that once took a crash, minutes or gigabytes: each ends in one line, within little time and memory."""
 
+import bz2
 import gzip
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,12 +19,13 @@ import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from append_rows import DEVICE, measurement
 from onnx import TensorProto, helper, numpy_helper
 from running import ended
 
 from latte_cli.errors import LatteError
 from latte_cli.importers import ImportSource, import_file
-from latte_cli.network import load
+from latte_cli.network import load, zoo
 from latte_cli.network.weights import weights
 from latte_cli.store import open_store
 from latte_cli.store.columns import read_columns
@@ -87,7 +90,8 @@ def test_a_shape_of_endless_dimensions_is_refused(tmp_path: Path, dims: list[int
 @pytest.mark.parametrize(
     "words",
     ["helper.make_node('GatherND', ['x', 'i'], ['y'], batch_dims=-2)",
-     "helper.make_node('Einsum', ['x'], ['y'], equation='....->')"],
+     "helper.make_node('Einsum', ['x'], ['y'], equation='....->')",
+     "helper.make_node('Einsum', ['x'], ['y'], equation='......->')"],
 )  # fmt: skip
 def test_no_inference_of_a_whole_model_meets_what_it_cannot_bear(words: str, nested: bool) -> None:
     code = f"""
@@ -174,6 +178,14 @@ def test_a_weight_whose_bytes_changed_is_refused(tmp_path: Path) -> None:
     assert caught.value.hint
 
 
+def test_a_weight_that_unpacks_to_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    content = changed(lambda name, old: bytes(1 << 26) if "weight_0" in name else old, zipfile.ZIP_DEFLATED)
+    (tmp_path / "m.pt2").write_bytes(content)
+    with pytest.raises(LatteError, match="do not fill its shape") as caught:
+        dict(weights(tmp_path / "m.pt2"))
+    assert caught.value.hint
+
+
 def test_a_weight_cast_to_nothing_is_refused(tmp_path: Path) -> None:
     weight = numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float32), "w")
     nodes = (helper.make_node("Cast", ["w"], ["v"]), helper.make_node("Conv", ["x", "v"], ["y"]))
@@ -239,6 +251,37 @@ def test_files_of_gigabytes_of_nothing_are_refused(tmp_path: Path) -> None:
     assert len(said) == len(calls)
 
 
+def same_words(rows: int, letters: int) -> pa.Table:
+    """A table of devices whose names are one text of so many letters."""
+    words = pa.array(["k" * letters])
+    return pa.table({"device": pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), words)})
+
+
+def test_a_table_of_devices_whose_names_unpack_to_gigabytes_takes_little_memory(tmp_path: Path) -> None:
+    pq.write_table(same_words(10_000, 10**6), tmp_path / "d.parquet", store_schema=False)
+    assert (tmp_path / "d.parquet").stat().st_size < 10**5
+    assert limited({"d.parquet": "read_columns(path, ('device',), ())"}, tmp_path, most_bytes=1 << 29) == ["read"]
+
+
+def test_a_table_of_devices_of_very_many_rows_is_refused(tmp_path: Path) -> None:
+    pq.write_table(same_words((1 << 24) + 1, 1), tmp_path / "d.parquet")
+    assert (tmp_path / "d.parquet").stat().st_size < 10**5
+    with pytest.raises(LatteError, match="says that it has 16,777,217 rows") as caught:
+        read_columns(tmp_path / "d.parquet", ("device",), ())
+    assert caught.value.hint
+
+
+def test_a_table_of_devices_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"device": ["k" * 10**6] * 100})
+    with pq.ParquetWriter(tmp_path / "d.parquet", table.schema, use_dictionary=False, compression="zstd") as writer:
+        for _ in range(11):
+            writer.write_table(table)
+    assert (tmp_path / "d.parquet").stat().st_size < 10**6
+    with pytest.raises(LatteError, match="says that it unpacks to 1,1") as caught:
+        read_columns(tmp_path / "d.parquet", ("device",), ())
+    assert caught.value.hint
+
+
 def test_a_part_of_gigabytes_of_nothing_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "device=a").mkdir()
     with (tmp_path / "device=a" / "part-0.parquet").open("wb") as file:
@@ -266,10 +309,21 @@ def test_a_document_whose_schema_is_endless_is_refused(tmp_path: Path, line: str
     assert len(done.stderr) < 2000
 
 
+def zipped(content: bytes) -> bytes:
+    """An archive of one file."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", content)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("source", list(ImportSource))
-def test_an_import_with_one_line_of_gigabytes_is_refused(tmp_path: Path, source: ImportSource) -> None:
-    path = tmp_path / "gfx90878.HIP.txt.gz"
-    path.write_bytes(gzip.compress(b"a" * (1 << 24)) * 90)  # members of a file follow each other
+@pytest.mark.parametrize(("ending", "pack"), [("gz", gzip.compress), ("bz2", bz2.compress), ("zip", zipped)])
+def test_an_import_with_one_line_of_gigabytes_is_refused(
+    tmp_path: Path, source: ImportSource, ending: str, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / f"gfx90878.HIP.txt.{ending}"
+    path.write_bytes(pack(b"a" * (1 << 24)) * 90)  # members of a file follow each other
     with pytest.raises(LatteError) as caught:
         import_file(path, source, open_store(str(tmp_path / "store"), shipped=False), name="some")
     assert caught.value.hint
@@ -326,3 +380,63 @@ def test_a_hostile_selector_ends_in_one_printable_line(tmp_path: Path, harm: Cal
     error, hint = (each for each in done.stderr.splitlines() if not each.startswith("warning: "))
     assert (done.returncode, hint) == (1, "hint: `latte train-selector` makes it again")
     assert f"{SELECTOR}` is damaged: " in error and error.isprintable()
+
+
+# Files of another user
+
+UNREAD = {
+    "estimate m.onnx --device CPU": "m.onnx",
+    "estimate good.onnx --device CPU --baseline p.json --max-regression 5%": "p.json",
+    "estimate good.onnx --device some --store s": "s",
+    "allocate good.onnx --fleet f.yaml --round-duration 1h": "f.yaml",
+    "allocate good.onnx --fleet good.yaml --round-duration 1h --devices d.csv": "d.csv",
+    "allocate good.onnx --fleet good.yaml --round-duration 1h --devices d.parquet": "d.parquet",
+    "plan show p.json": "p.json",
+    "plan check p.json good.onnx": "p.json",
+    "simulate f.yaml": "f.yaml",
+    **{f"import {source.value} d.csv --name some --store own": "d.csv" for source in ImportSource},
+    **{f"store {words} --store s": "s" for words in ("info", "devices", "check", "compact", "export some")},
+    "store merge s --store own": "s",
+    "store merge good --store s": "s",
+}
+RUN_EACH = """
+import json, sys
+from running import ended
+for line in json.loads(sys.argv[1]):
+    print(json.dumps(ended(*line.split())))
+"""
+
+
+def test_files_of_another_user_are_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_user: tuple[str, ...] = ()
+    if not os.geteuid():
+        if not shutil.which("setpriv"):
+            pytest.skip("root reads all files, and `setpriv` is not there")
+        as_user = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override")
+    (tmp_path / "good.onnx").write_bytes(zoo.export("lenet"))
+    fleet = {"class": "a", "device": CPU, "samples": 8, "batch": 8, "bandwidth": {"up": "1Mbit", "down": "1Mbit"}}
+    (tmp_path / "good.yaml").write_text(json.dumps({"classes": [fleet]}))
+    with open_store(str(tmp_path / "good"), shipped=False).writer(DEVICE) as writer:
+        writer.append(measurement(1))
+    for name in {*UNREAD.values()}:
+        if name == "s":
+            (tmp_path / "s" / "device=some").mkdir(parents=True)
+        else:
+            (tmp_path / name).write_bytes(b"a")
+        (tmp_path / name).chmod(0)
+        if not os.geteuid():
+            os.chown(tmp_path / name, 65534, 65534)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *sys.path]))
+    lines = [line.replace("CPU", CPU) for line in UNREAD]
+    command = [*as_user, sys.executable, "-c", RUN_EACH, json.dumps(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (tmp_path / "s").chmod(0o700)
+    told = dict(zip(lines, map(json.loads, done.stdout.splitlines()), strict=True))
+    assert {line: said for line, said in told.items() if not tells(*said)} == {}
+
+
+def tells(code: int, _: str, err: str) -> bool:
+    """Whether a command said in one line, with a hint, that a file may not be read."""
+    errors, hints = ([line for line in err.splitlines() if line.startswith(start)] for start in ("error: ", "hint: "))
+    return (code, len(errors), len(hints), "Permission denied" in err) == (1, 1, 1, True)

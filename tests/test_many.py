@@ -115,6 +115,30 @@ def test_devices_and_what_they_are_given_are_files_of_columns(tmp_path, suffix):
     assert back["high_s"] == pytest.approx(found.high_s)
 
 
+@given(
+    groups=st.lists(st.lists(st.integers(0, 5), min_size=1), min_size=1),
+    words=st.lists(st.text(max_size=3), min_size=6, max_size=6),
+)
+def test_texts_come_in_the_order_in_which_they_first_stand_however_a_file_keeps_them(groups, words, columns_file):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = pa.chunked_array([pa.DictionaryArray.from_arrays(pa.array(group), pa.array(words)) for group in groups])
+    plain = [words[at] for group in groups for at in group]
+    for table in (pa.table({"device": column}), pa.table({"device": plain})):
+        pq.write_table(table, columns_file, row_group_size=3)
+        found = read_columns(columns_file, ("device",), ())["device"]
+        assert list(found) == plain
+        assert found.distinct == list(dict.fromkeys(plain))
+        repeated = [at for at, word in enumerate(plain) if word in plain[:at]]
+        assert found.first_repeated == (repeated[0] if repeated else None)
+
+
+@pytest.fixture(scope="module")
+def columns_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("columns") / "columns.parquet"
+
+
 def test_each_device_gets_windows_that_train_all_channels_alike(tmp_path):
     import pyarrow.parquet as pq
 

@@ -1,9 +1,11 @@
 """Odd parts, each alone and beside a good one, with every command: it is named, and good rows survive."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import odd_parts
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ from latte_cli.errors import LatteError
 from latte_cli.measure import Measurement
 from latte_cli.network import zoo
 from latte_cli.store import Store, checks, open_store
+from latte_cli.store.journal import Journal
 from latte_cli.store.parts import PartDirectory, Unreadable
 
 ODD = {**DAMAGED, **MISNAMED, **NEWER}
@@ -181,13 +184,36 @@ def test_compaction_makes_no_part_larger_than_is_read(tmp_path: Path, monkeypatc
     assert store.check().damaged == ()
 
 
-def test_a_new_name_is_on_the_disk_before_an_old_part_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = store_with(tmp_path, *GOOD)
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is done to files, in order, from here on."""
     done: list[str] = []
-    for home, name in ((Path, "replace"), (files, "sync_folder"), (PartDirectory, "remove")):
+    homes: tuple[tuple[Any, str], ...] = (
+        *((os, "fsync"), (Path, "replace"), (files, "sync_folder")),
+        *((PartDirectory, "remove"), (Journal, "restart")),
+    )
+    for home, name in homes:
         original = getattr(home, name)
         monkeypatch.setattr(
             home, name, lambda *given, name=name, original=original: (done.append(name), original(*given))[1]
         )
+    return done
+
+
+ON_THE_DISK = ["fsync", "replace", "sync_folder", "fsync"]
+"""A part's rows, its name, and the folder that holds the name."""
+
+
+def test_a_part_is_on_the_disk_before_an_old_one_goes(tmp_path: Path, steps: list[str]) -> None:
+    store = store_with(tmp_path, *GOOD)
+    del steps[:]
     store.compact()
-    assert done == ["replace", "sync_folder", "remove", "remove"]
+    assert steps == [*ON_THE_DISK, "remove", "remove"]
+
+
+def test_a_part_is_on_the_disk_before_its_rows_leave_the_journal(tmp_path: Path, steps: list[str]) -> None:
+    with open_store(str(tmp_path), shipped=False).writer(DEVICE) as writer:
+        writer.append(GOOD[0])
+        del steps[:]
+        writer.seal()
+        assert steps == [*ON_THE_DISK, "restart"]

@@ -89,7 +89,18 @@ def main() -> None:
 @cache
 def _command() -> Callable[..., Any]:
     """The commands with their options, which take longer to put together than most take to parse."""
-    return typer.main.get_command(app)
+    command = typer.main.get_command(app)
+    _leave_reading_to_readers(command)
+    return command
+
+
+def _leave_reading_to_readers(command: Any) -> None:
+    """Let whoever reads a file say that it may not be read: for typer that is a malformed command line."""
+    for parameter in command.params:
+        if hasattr(parameter.type, "readable"):
+            parameter.type.readable = False
+    for each in getattr(command, "commands", {}).values():
+        _leave_reading_to_readers(each)
 
 
 def _run() -> int:

@@ -16,6 +16,7 @@ SUFFIXES = (".parquet", ".csv")
 """The endings of files of columns."""
 
 _MOST_ROWS = 1 << 24  # chosen: a million devices take half a gigabyte, and a file of kilobytes can claim any number
+_MOST_BYTES = 1 << 30  # chosen: a million devices of ten columns and long names take a fifth
 _ROWS_AT_ONCE = 1 << 16  # written together: 64 Ki rows of ten columns take some MiB
 
 
@@ -85,11 +86,16 @@ class Words(Sequence[str]):
 def _words(column: Any) -> Words:
     import pyarrow as pa
 
-    encoded = column.cast(pa.string()).dictionary_encode().combine_chunks()
-    if encoded.null_count:
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string()).dictionary_encode()
+    encoded = column.unify_dictionaries().combine_chunks()
+    words = encoded.dictionary.cast(pa.string()).dictionary_encode()  # a file may list a text twice
+    rows = words.indices.take(encoded.indices).dictionary_encode()
+    if rows.null_count:
         raise ValueError("an empty cell")
-    encoded.dictionary.validate(full=True)  # Parquet's texts may be any bytes
-    return Words(arrow=encoded.dictionary, rows=encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32))
+    distinct = words.dictionary.take(rows.dictionary)
+    distinct.validate(full=True)  # Parquet's texts may be any bytes
+    return Words(arrow=distinct, rows=rows.indices.to_numpy(zero_copy_only=False).astype(np.int32))
 
 
 def _numbers(column: Any) -> NDArray[np.float64]:
@@ -191,9 +197,14 @@ def _open(path: Path) -> tuple[list[str], Callable[[str], Any]]:
         message = f"`{path}` says that it has {footer.num_rows:,} rows, of which up to {_MOST_ROWS:,} are read"
         raise LatteError(message, hint="split it into several files")
 
+    size = sum(footer.row_group(at).total_byte_size for at in range(footer.num_row_groups))
+    if size > _MOST_BYTES:
+        message = f"`{path}` says that it unpacks to {size:,} bytes, of which up to {_MOST_BYTES:,} are read"
+        raise LatteError(message, hint="split it into several files")
+
     def read(name: str) -> Any:
-        try:
-            return pq.read_table(path, columns=[name], pre_buffer=False).column(name)
+        try:  # a text that all rows have is held once
+            return pq.read_table(path, columns=[name], read_dictionary=[name], pre_buffer=False).column(name)
         except (OSError, ValueError, pa.ArrowException) as exc:
             raise _unreadable(path, exc) from exc
 
