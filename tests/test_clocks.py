@@ -8,6 +8,7 @@ import pytest
 from latte_cli.estimator.clocks import Spans, one_clock, schedule_calls, two_clocks
 from latte_cli.estimator.steps import LOSS, UPDATE
 from latte_cli.layers import Phase
+from latte_cli.waits import Waits
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Made:
     device_s: float
     host_s: float
     count: int = 1
+    waits: Waits = Waits.NEVER
 
 
 def step(device_s: float, host_s: float, nodes: int = 4) -> list[Made]:

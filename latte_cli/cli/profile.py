@@ -21,6 +21,7 @@ from latte_cli.cli.options import (
 )
 from latte_cli.cli.request import Request, check_apart, from_options
 from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.operations import timed_functions
 from latte_cli.phases import Phase
 from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Format
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _CALIBRATION_OF_QUICK = 2  # chosen: leaves most of two minutes to the layers
 _PASSES_OF_NETWORKS = 4  # chosen: the spread between passes needs a few; a model has few layers
+_OPTIMIZERS = ("sgd", "adam")  # chosen: the least and the most that common ones read and write
 _MANY_MARKED = 0.3  # chosen: then it is the machine, not single layers
 
 
@@ -56,6 +58,7 @@ _OF_SUITES = {
     "--batch-axis": (Suite.NETWORK,),
     "--shape": (Suite.NETWORK,),
     "--widths": (Suite.NETWORK,),
+    "--optimizer": (Suite.NETWORK,),
     "--configs": (Suite.PAPER, Suite.CONVOLUTIONS),
 }
 """Options that mean nothing to the other suites."""
@@ -98,6 +101,14 @@ class ProfileRequest(Request):
             help="Measure the model's sub-models that this plan of `latte allocate` has for this device.",
         ),
     ] = None
+    optimizer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Optimizers to time for the models, and clip-norm, ema, grad-scaler or zero-grad. Repeatable, or "
+            "several with commas between. [default: sgd,adam]",
+        ),
+    ] = None
     configs: Annotated[int, typer.Option(min=1, help="Layers to draw for the suites `paper` and `convolutions`.")] = (
         1000
     )
@@ -134,6 +145,11 @@ class ProfileRequest(Request):
     def origin(self) -> str:
         """What the rows say that they come from."""
         return f"latte {latte_cli.__version__} profile {self.chosen} seed {self.seed}"
+
+    def optimizers(self, kind: "Kind") -> tuple[str, ...]:
+        """The optimizers, and operations on all parameters, to time on a device of a kind."""
+        names = [name.strip() for text in self.optimizer or _OPTIMIZERS for name in text.split(",")]
+        return timed_functions(names, on_gpu=kind.own_memory)
 
     def worker_opening(self) -> "Opening":
         """How the device is opened."""
@@ -292,7 +308,7 @@ def _draw(request: ProfileRequest, networks: "list[Network]", device: "Device") 
         case Suite.DEEPBENCH:
             return suites.deepbench(limits)
         case Suite.NETWORK:
-            drawn = suites.networks(networks)
+            drawn = suites.networks(networks, optimizers=request.optimizers(device.kind))
             return suites.with_calibration(drawn, device.kind, first=False, count=_CALIBRATION_OF_QUICK)
 
 

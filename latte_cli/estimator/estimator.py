@@ -1,6 +1,7 @@
 """The estimator: a network's calls priced on one device, whoever chooses their algorithms, under any limits."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.calibration import Calibration, calibrate, calibration_pairs
@@ -16,6 +17,7 @@ from latte_cli.estimator.turned import turned_calls
 from latte_cli.estimator.variants import Variants
 from latte_cli.lookup import Lookup, Pair, Timing
 from latte_cli.network import Network
+from latte_cli.optimizers import measured_name
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, by_name
@@ -88,6 +90,8 @@ class Estimator:
             raise LatteError(
                 f"`{self.device.slug}` runs no CUDA graphs", hint="leave out `--cuda-graph`", exit_code=ExitCode.USAGE
             )
+        step.rest.check(self.device, self._lookup.precision, optimizer=step.optimizer, cuda_graph=step.cuda_graph)
+        step = replace(step, optimizer=measured_name(step.optimizer, on_gpu=self.device.kind.own_memory))
         works, storages = tuple(step_calls(network, step)), Storages(network)
         variants = self._variants(
             StepCalls(

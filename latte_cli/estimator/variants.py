@@ -117,6 +117,8 @@ class Variants:
 
     @cached_property
     def _returned_bytes(self) -> int:
+        if self._calls.step.rest.keeps_gradients:
+            return 0
         precision = self._models.lookup.precision
         return returned_bytes(self._calls.network, self._calls.memory.timeline, precision)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from latte_cli import boosters
 from latte_cli.devices import Device
+from latte_cli.layers import Optimizer
 from latte_cli.lookup import Source, Timing
 from latte_cli.tasks import Task
 from latte_cli.time_model.card import TimeModelCard
@@ -104,10 +105,20 @@ class Prior:
         return self.model.log_times(tasks, self.device)
 
 
+def _is_known(task: Task, card: TimeModelCard) -> bool:
+    """Whether a card can speak of a task: of an update, or another operation on all parameters, if it was measured.
+
+    These have little in common but their kind. A layer's function that was not measured is told of as one that was.
+    """
+    layer = task.layer
+    known = card.functions.get(layer.kind)
+    return not isinstance(layer, Optimizer) or known is None or layer.function in known
+
+
 def log_base(tasks: Sequence[Task], card: TimeModelCard, prior: Prior | None) -> Array:
     """What is known before the trees; not a number where there is nothing."""
     result = np.full(len(tasks), nan)
-    measured = [row for row, task in enumerate(tasks) if roofline_key(task, card.rooflines)]
+    measured = [row for row, task in enumerate(tasks) if roofline_key(task, card.rooflines) and _is_known(task, card)]
     result[measured] = log_rooflines([tasks[row] for row in measured], card.rooflines)
     if prior and card.offsets:
         known = prior.log_times(tasks)
