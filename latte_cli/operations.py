@@ -58,3 +58,8 @@ def timed_functions(names: Iterable[str], *, on_gpu: bool) -> tuple[str, ...]:
         if name != "none":
             functions |= dict.fromkeys(ASKED.get(name) or (measured_name(name, on_gpu=on_gpu),))
     return tuple(functions)
+
+
+def asked_name(function: str) -> str:
+    """The name that a person asks for an optimizer, or an operation, by."""
+    return next((name for name, functions in ASKED.items() if function in functions), function)

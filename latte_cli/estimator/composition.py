@@ -66,8 +66,13 @@ def compose_rows(
         elif selection.timing:
             rows.append((_row(work, selection.timing, layout, calibration, selection.confidence), selection.timing))
         else:
-            missing.append(f"{work.name} {work.phase} ({work.layer.kind})")
+            missing.append(missing_name(work))
     return rows, tuple(dict.fromkeys(missing))
+
+
+def missing_name(work: Work) -> str:
+    """What a call without a timing is called."""
+    return f"{work.name} {work.phase} ({work.layer.kind})"
 
 
 def compose_step(

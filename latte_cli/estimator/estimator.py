@@ -15,6 +15,7 @@ from latte_cli.estimator.steps import Step, Work, step_calls
 from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.turned import turned_calls
 from latte_cli.estimator.variants import Variants
+from latte_cli.layers import Optimizer
 from latte_cli.lookup import Lookup, Pair, Timing
 from latte_cli.network import Network
 from latte_cli.optimizers import measured_name
@@ -91,8 +92,7 @@ class Estimator:
                 f"`{self.device.slug}` runs no CUDA graphs", hint="leave out `--cuda-graph`", exit_code=ExitCode.USAGE
             )
         step.rest.check(self.device, self._lookup.precision, optimizer=step.optimizer, cuda_graph=step.cuda_graph)
-        step = replace(step, optimizer=measured_name(step.optimizer, on_gpu=self.device.kind.own_memory))
-        works, storages = tuple(step_calls(network, step)), Storages(network)
+        works, storages = tuple(map(self._measured, step_calls(network, step))), Storages(network)
         variants = self._variants(
             StepCalls(
                 network=network,
@@ -120,9 +120,18 @@ class Estimator:
         The limit of a call's workspace holds; that of the memory, which is one of whole steps, does not. Raises
         LatteError for what can be neither looked up nor predicted.
         """
-        calls = StepCalls(network=network, step=step, works=tuple(works), memory=Memory(timeline=()))
+        calls = StepCalls(
+            network=network, step=step, works=tuple(map(self._measured, works)), memory=Memory(timeline=())
+        )
         limits = Limits(workspace_bytes=self._limits.workspace_bytes)
         return self._variants(calls).rows(self._strategy, limits)
+
+    def _measured(self, work: Work) -> Work:
+        """A call with its optimizer by the name that it is measured by."""
+        if not isinstance(work.layer, Optimizer):
+            return work
+        name = measured_name(work.layer.function, on_gpu=self.device.kind.own_memory)
+        return replace(work, layer=replace(work.layer, function=name))
 
     def _variants(self, calls: StepCalls) -> Variants:
         pairs = tuple(dict.fromkeys(work.pair for work in calls.costly))

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from latte_cli.devices import Device
 from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.optimizers import update_rule
 from latte_cli.precisions import Precision
+from latte_cli.waits import Waits
 
 ZERO_GRADS = ("none", "keep")
 """What a loop may do with the gradients of the step before: drop them, or keep them and fill them with zeros."""
@@ -42,8 +44,15 @@ class Rest:
                     raise _refused(f"`{option}` without an update", "leave it away, or name an `--optimizer`")
         if self.grad_scaler:
             _check_scaler(device, precision)
-        if cuda_graph and self.grad_scaler:
-            raise _refused("a CUDA graph cannot hold `--grad-scaler`, whose host reads back", "leave one away")
+        if cuda_graph:
+            self._check_graph(optimizer)
+
+    def _check_graph(self, optimizer: str) -> None:
+        """What reads numbers back in the middle of a step cannot be captured."""
+        waits = update_rule(optimizer, on_gpu=True).waits is not Waits.NEVER
+        held = ["--grad-scaler"] * self.grad_scaler + ["--ema"] * self.ema + [f"--optimizer {optimizer}"] * waits
+        if held:
+            raise _refused(f"a CUDA graph cannot hold `{held[0]}`, for which the host waits", "leave one away")
 
     @property
     def _of_gradients(self) -> dict[str, bool]:

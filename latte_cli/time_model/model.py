@@ -17,6 +17,7 @@ from latte_cli.time_model.groups import Array, by_group, feature_columns, kind_a
 from latte_cli.time_model.rooflines import log_rooflines, roofline_key
 
 _LEAST_HALF_WIDTHS = (0.1, 0.065, 0.065, 0.1)  # of the logarithm: no call repeats itself more exactly
+_BY_WHAT_THEY_MOVE = ("sgd", "momentum", "adam", "adamw")  # these models have known since their first version
 _BEYOND = 1.0  # a factor of two outside the range that was measured
 
 
@@ -106,13 +107,14 @@ class Prior:
 
 
 def _is_known(task: Task, card: TimeModelCard) -> bool:
-    """Whether a card can speak of a task: of an update, or another operation on all parameters, if it was measured.
+    """Whether a card can speak of a task: of an operation on all parameters, if that was measured.
 
-    These have little in common but their kind. A layer's function that was not measured is told of as one that was.
+    These have little in common but their kind; only torch's default for the plain optimizers takes about what it moves,
+    so that one of them tells of the others, as extrapolated. A layer's function that was not measured is, too.
     """
     layer = task.layer
     known = card.functions.get(layer.kind)
-    return not isinstance(layer, Optimizer) or known is None or layer.function in known
+    return not isinstance(layer, Optimizer) or known is None or layer.function in (*known, *_BY_WHAT_THEY_MOVE)
 
 
 def log_base(tasks: Sequence[Task], card: TimeModelCard, prior: Prior | None) -> Array:
