@@ -10,31 +10,31 @@ from typing import TypeAlias
 from latte_cli.errors import unknown
 from latte_cli.waits import Waits
 
-Shape: TypeAlias = tuple[int, ...]
-Temporary: TypeAlias = Callable[[Sequence[Shape]], int]
+_Shape: TypeAlias = tuple[int, ...]
+Temporary: TypeAlias = Callable[[Sequence[_Shape]], int]
 """The most numbers that an update of parameters of these shapes holds at once beside them, but for single ones."""
 
 COUNTER_BYTES = 4
 """What torch counts the steps of a tensor with is a 32-bit number, whatever type the tensor has."""
 
 
-def no_temporary(shapes: Sequence[Shape]) -> int:
+def no_temporary(shapes: Sequence[_Shape]) -> int:
     """Nothing: one kernel reads and writes all."""
     return 0
 
 
-def one_by_one(shapes: Sequence[Shape], *, own: int, before: int) -> int:
+def one_by_one(shapes: Sequence[_Shape], *, own: int, before: int) -> int:
     """Tensor by tensor: `own` times the tensor while `before` times the one before is still there."""
     sizes = [0, *map(prod, shapes)]
     return max((own * here + before * last for last, here in pairwise(sizes)), default=0)
 
 
-def all_at_once(shapes: Sequence[Shape], *, times: int) -> int:
+def all_at_once(shapes: Sequence[_Shape], *, times: int) -> int:
     """`times` the size of all tensors, which torch's `_foreach_` functions go over together."""
     return times * sum(map(prod, shapes))
 
 
-def _factored_one_by_one(shapes: Sequence[Shape]) -> int:
+def _factored_one_by_one(shapes: Sequence[_Shape]) -> int:
     """As `torch.optim._adafactor._single_tensor_adafactor` does it, whose names hold what the last tensor needed."""
     peak, held = 0, dict.fromkeys(("rows", "columns", "squares", "update"), 0)
 
@@ -55,9 +55,9 @@ def _factored_one_by_one(shapes: Sequence[Shape]) -> int:
     return peak
 
 
-def _factored_at_once(shapes: Sequence[Shape]) -> int:
+def _factored_at_once(shapes: Sequence[_Shape]) -> int:
     """As `torch.optim._adafactor._multi_tensor_adafactor` does it: matrices together, vectors together."""
-    groups: dict[bool, list[Shape]] = {}
+    groups: dict[bool, list[_Shape]] = {}
     for shape in shapes:
         groups.setdefault(len(shape) > 1, []).append(shape)
     peak, last = 0, 0
@@ -70,7 +70,7 @@ def _factored_at_once(shapes: Sequence[Shape]) -> int:
     return peak
 
 
-def _factors(shape: Shape) -> tuple[int, int]:
+def _factors(shape: _Shape) -> tuple[int, int]:
     """How many numbers stand for the rows, and for the columns, of the last two dimensions."""
     return prod(shape) // max(1, shape[-1]), prod(shape) // max(1, shape[-2])
 
@@ -96,7 +96,7 @@ class UpdateRule:
     on_gpus: str = ""
     waits: Waits = Waits.NEVER
 
-    def state_numbers(self, shapes: Iterable[Shape]) -> int:
+    def state_numbers(self, shapes: Iterable[_Shape]) -> int:
         """How many numbers it keeps of parameters of these shapes, counters aside."""
         if self.factored:
             return sum(sum(_factors(shape)) if len(shape) > 1 else prod(shape) for shape in shapes)

@@ -64,6 +64,8 @@ _OF_SUITES = {
 """Options that mean nothing to the other suites."""
 _APART = (("--plan", ("--batch-size", "--widths"), "the plan says what each device trains"),)
 """Options that do not go together, and why."""
+_LOADER_S = 20.0  # chosen: hundreds of batches of most loaders, and no wait to notice
+_OF_LOADER = {"--loader", "--budget", "--format", "models"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,13 @@ class ProfileRequest(Request):
             metavar="NAME",
             help="Optimizers to time for the models, and clip-norm, ema, grad-scaler or zero-grad. Repeatable, or "
             "several with commas between. [default: sgd,adam]",
+        ),
+    ] = None
+    loader: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Time your own data loader instead: a function of a module in this folder that returns batches.",
         ),
     ] = None
     configs: Annotated[int, typer.Option(min=1, help="Layers to draw for the suites `paper` and `convolutions`.")] = (
@@ -188,6 +197,9 @@ def profile(request: ProfileRequest) -> None:
     from latte_cli.sweep import Sweep
     from latte_cli.worker import Worker
 
+    if request.loader:
+        _time_loader(request, request.loader)
+        return
     check_apart(request.given, _APART)
     phases, networks = _phases(request.phases), _networks(request)
     file = _plan_file(request.plan, networks)
@@ -206,6 +218,19 @@ def profile(request: ProfileRequest) -> None:
     _advise(summary, request.models or [], worker.device.slug)
     if summary.left:
         _say_left(summary.left, tasks, required=request.require_complete)
+
+
+def _time_loader(request: ProfileRequest, loader: str) -> None:
+    """Time a loader, and name the option of `latte estimate` that takes what came of it."""
+    from latte_cli.loading import time_loader
+    from latte_cli.report.loadings import rate_text, write_loading
+
+    check_apart(request.given, [("--loader", sorted(request.given - _OF_LOADER), "it measures no layers")])
+    if request.models:
+        raise LatteError("`--loader` takes no model files", hint="leave one away", exit_code=ExitCode.USAGE)
+    found = time_loader(loader, folder=Path.cwd(), seconds=_LOADER_S if request.budget is None else request.budget)
+    write_loading(found, request.form)
+    console.note(f"next: `latte estimate MODEL --loading-rate {rate_text(found.rate_per_s)}`")
 
 
 def _measure(

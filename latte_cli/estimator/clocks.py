@@ -111,7 +111,7 @@ def _one_step(
     """The parts of one step that began when host and device were there, and when they are through with it."""
     spent = _no_time()
     ends = began
-    for _, times in groupby(_scheduled(calls, asked_at_once, began), key=lambda each: id(each[0].call)):
+    for _, times in groupby(_schedule_from(calls, asked_at_once, began), key=lambda each: id(each[0].call)):
         before_s = ends[1]
         *_, (last, ends) = times
         spent[_part(last.call)] += last.end_s - before_s
@@ -124,11 +124,11 @@ def schedule_calls(calls: Sequence[Call_], *, asked_at_once: bool = False) -> It
     A step begins with an empty queue, as one does whose loss was read. `asked_at_once`, as by a CUDA graph or where
     the host is the device, asking costs nothing.
     """
-    for scheduled, _ in _scheduled(calls, asked_at_once, (0.0, 0.0)):
+    for scheduled, _ in _schedule_from(calls, asked_at_once, (0.0, 0.0)):
         yield scheduled
 
 
-def _scheduled(
+def _schedule_from(
     calls: Sequence[Call_], asked_at_once: bool, began: tuple[float, float]
 ) -> Iterator[tuple[Scheduled[Call_], tuple[float, float]]]:
     """Each call as it is scheduled, and the clocks of host and device after it."""

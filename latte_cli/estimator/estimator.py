@@ -92,7 +92,7 @@ class Estimator:
                 f"`{self.device.slug}` runs no CUDA graphs", hint="leave out `--cuda-graph`", exit_code=ExitCode.USAGE
             )
         step.rest.check(self.device, self._lookup.precision, optimizer=step.optimizer, cuda_graph=step.cuda_graph)
-        works, storages = tuple(map(self._measured, step_calls(network, step))), Storages(network)
+        works, storages = tuple(map(self._by_measured_name, step_calls(network, step))), Storages(network)
         variants = self._variants(
             StepCalls(
                 network=network,
@@ -121,12 +121,12 @@ class Estimator:
         LatteError for what can be neither looked up nor predicted.
         """
         calls = StepCalls(
-            network=network, step=step, works=tuple(map(self._measured, works)), memory=Memory(timeline=())
+            network=network, step=step, works=tuple(map(self._by_measured_name, works)), memory=Memory(timeline=())
         )
         limits = Limits(workspace_bytes=self._limits.workspace_bytes)
         return self._variants(calls).rows(self._strategy, limits)
 
-    def _measured(self, work: Work) -> Work:
+    def _by_measured_name(self, work: Work) -> Work:
         """A call with its optimizer by the name that it is measured by."""
         if not isinstance(work.layer, Optimizer):
             return work

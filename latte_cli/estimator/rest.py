@@ -41,7 +41,7 @@ class Rest:
         if optimizer == "none":
             for option, is_set in self._of_gradients.items():
                 if is_set:
-                    raise _refused(f"`{option}` without an update", "leave it away, or name an `--optimizer`")
+                    raise _refusal(f"`{option}` without an update", "leave it away, or name an `--optimizer`")
         if self.grad_scaler:
             _check_scaler(device, precision)
         if cuda_graph:
@@ -52,7 +52,7 @@ class Rest:
         waits = update_rule(optimizer, on_gpu=True).waits is not Waits.NEVER
         held = ["--grad-scaler"] * self.grad_scaler + ["--ema"] * self.ema + [f"--optimizer {optimizer}"] * waits
         if held:
-            raise _refused(f"a CUDA graph cannot hold `{held[0]}`, for which the host waits", "leave one away")
+            raise _refusal(f"a CUDA graph cannot hold `{held[0]}`, for which the host waits", "leave one away")
 
     @property
     def _of_gradients(self) -> dict[str, bool]:
@@ -66,21 +66,21 @@ class Rest:
 
 def _check_scaler(device: Device, precision: Precision) -> None:
     if not device.kind.own_memory:
-        raise _refused(
+        raise _refusal(
             f"`--grad-scaler` is for float16 on GPUs, and `{device.slug}` is none", "leave out `--grad-scaler`"
         )
     arithmetic = precision.arithmetic
     if arithmetic.activations != "float16":
-        raise _refused(
+        raise _refusal(
             f"`--grad-scaler` means nothing in {precision}, whose gradients do not underflow",
             f"it is for `--precision {Precision.FP16_AUTOCAST}`",
         )
     if arithmetic.weights == "float16":
-        raise _refused(
+        raise _refusal(
             f"torch's GradScaler refuses gradients in float16, as {precision} has them",
             f"it is for `--precision {Precision.FP16_AUTOCAST}`",
         )
 
 
-def _refused(message: str, hint: str) -> LatteError:
+def _refusal(message: str, hint: str) -> LatteError:
     return LatteError(message, hint=hint, exit_code=ExitCode.USAGE)

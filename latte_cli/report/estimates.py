@@ -147,8 +147,12 @@ def _schedule_lines(estimate: Estimate, schedule: Schedule) -> dict[str, str]:
     """What the schedule asks for, by name, for people."""
     found = _schedule_times(estimate, schedule)
     lines = {}
-    if (paced_s := found["paced_step_s"]) and paced_s > estimate.step_s:
-        lines["step, waiting for data"] = duration(paced_s)
+    if schedule.loading_per_s and (paced_s := found["paced_step_s"]):
+        loaded = duration(estimate.samples_per_step / schedule.loading_per_s)
+        if paced_s > estimate.step_s:
+            lines["step, waiting for data"] = duration(paced_s)
+        else:
+            lines["loading the samples of a step"] = f"{loaded}, beside the step, which is the slower"
     if epoch_s := found["epoch_s"]:
         lines[f"epoch of {schedule.samples} samples"] = duration(epoch_s)
     low, middle, high = found["round_low_s"], found["round_s"], found["round_high_s"]
@@ -336,6 +340,8 @@ def _total_cells(estimate: Estimate, schedule: Schedule) -> dict[str, str]:
         "memory": size(estimate.memory_bytes),
     }
     found = _schedule_times(estimate, schedule)
+    if schedule.loading_per_s:
+        cells["step with loading"] = duration(found["paced_step_s"])
     for title, seconds in ((f"epoch of {schedule.samples}", found["epoch_s"]), ("round", found["round_s"])):
         if seconds:
             cells[title] = duration(seconds)
