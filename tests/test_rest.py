@@ -301,3 +301,29 @@ def test_a_profile_times_the_functions_that_names_are_made_of():
     with pytest.raises(LatteError) as error:
         timed_functions(["clip-nrm"], on_gpu=True)
     assert error.value.hint == "did you mean `clip-norm`?"
+
+
+# How often a loss is read
+
+
+@pytest.mark.parametrize(("name", "batch_size"), [("resnet8", 4), ("vgg11", 512)])
+def test_between_logs_the_slower_of_host_and_gpu_sets_the_pace_of_a_shipped_profile(name, batch_size):
+    estimator = Estimator(open_store(None), "nvidia-h200-reference", strategy="pytorch")
+    found = network(name, batch_size)
+
+    def step(log_every):
+        return estimator.estimate(found, Step(rest=Rest(log_every=log_every)))
+
+    one = step(1)
+    device_s = sum(part.count * part.device_s for part in one.parts)
+    host_s = sum(part.count * part.host_s for part in one.parts)
+    assert (host_s > device_s) == (name == "resnet8")
+    for log_every in (2, 50):
+        expected = (one.step_s + (log_every - 1) * max(device_s, host_s)) / log_every
+        assert step(log_every).step_s == pytest.approx(expected)
+
+
+def test_a_cpu_never_waits_for_itself():
+    estimator = Estimator(open_store(None), "reference-amd-epyc-family-26-model-2-2c-2t", strategy="pytorch")
+    one, many = (estimator.estimate(SMALL, Step(rest=Rest(log_every=each))).step_s for each in (1, 50))
+    assert one == many
