@@ -74,6 +74,12 @@ _FUNCTIONS = (
     *("mean", "sum", "min", "prod", "l1", "l2"),
     *("transpose", "pad", "slice", "expand", "gather", "split", "resize"),
     *("sgd", "momentum", "adam", "adamw"),
+    # New names go to the end: those before keep their codes, by which models know them.
+    *("nadam", "radam", "rmsprop", "adagrad", "adafactor"),
+    *("sgd-foreach", "momentum-foreach", "adam-foreach", "adamw-foreach"),
+    *("nadam-foreach", "radam-foreach", "rmsprop-foreach", "adagrad-foreach", "adafactor-foreach"),
+    *("sgd-fused", "momentum-fused", "adam-fused", "adamw-fused", "adagrad-fused"),
+    *("clip-norm", "ema", "ema-buffers", "grad-scaler", "zero-grad", "zero-grad-foreach"),
 )
 _FUNCTION_CODES = {name: code for code, name in enumerate(_FUNCTIONS, start=1)}
 _UNKNOWN_FUNCTION = 0  # chosen: the codes of those that are known begin with 1

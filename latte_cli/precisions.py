@@ -45,6 +45,7 @@ class Precision(StrEnum):
     BF16 = "bf16"
     FP16 = "fp16"
     BF16_AUTOCAST = "bf16_autocast"
+    FP16_AUTOCAST = "fp16_autocast"
 
     @property
     def element_bytes(self) -> int:
@@ -63,6 +64,7 @@ _ARITHMETICS = {
     Precision.BF16: Arithmetic(code=2, activations="bfloat16", weights="bfloat16"),
     Precision.FP16: Arithmetic(code=3, activations="float16", weights="float16"),
     Precision.BF16_AUTOCAST: Arithmetic(code=4, activations="bfloat16", weights="float32"),
+    Precision.FP16_AUTOCAST: Arithmetic(code=5, activations="float16", weights="float32"),
 }
 
 

@@ -442,11 +442,11 @@ def with_calibration(drawn: Drawn, kind: Kind, *, first: bool = True, count: int
 def networks(models: Iterable[Network], *, optimizers: Sequence[str] = ("sgd", "adam")) -> Drawn:
     """Every layer of `models` once, what their phases are timed as, their losses, updates and batches' copies.
 
-    What costs nothing is left out.
+    What costs nothing is left out. `optimizers` may name operations on all parameters too.
     """
     wanted: dict[Layer, Wanted] = {}
     for network in models:
-        updates = [network.optimizer(function) for function in optimizers] if network.parameters else []
+        updates = list(network.updates(optimizers)) if network.trained_sizes else []
         timed = [node.layer.measured_as(phase)[0] for node in network.nodes for phase in network.phases(node)]
         for layer in (*network.layers, *timed, network.loss(), *updates, network.transfer()):
             if not layer.free:

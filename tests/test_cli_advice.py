@@ -25,6 +25,7 @@ OF_ONE_COMMAND = {
     "cli/training.py": ("train-selector", "train-estimator"),
     "federated/study/files.py": ("simulate",),
     "files.py": ("allocate", "report", "store export", "zoo export"),
+    "loading.py": ("profile",),
     "importers.py": ("import miopen-finddb", "import neusight-csv"),
     "network/channels/trace.py": ("allocate", "profile"),
     "network/depth.py": ("allocate",),

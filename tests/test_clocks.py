@@ -1,13 +1,15 @@
 """Two clocks: the slower of host and device sets the pace of a step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from random import Random
 
 import pytest
 
-from latte_cli.estimator.clocks import Spans, one_clock, schedule_calls, two_clocks
-from latte_cli.estimator.steps import LOSS, UPDATE
+from latte_cli.estimator.clocks import Spans, in_order, one_clock, schedule_calls, two_clocks
+from latte_cli.estimator.steps import CLIP, EMA, LOSS, UPDATE
 from latte_cli.layers import Phase
+from latte_cli.waits import Waits
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Made:
     device_s: float
     host_s: float
     count: int = 1
+    waits: Waits = Waits.NEVER
 
 
 def step(device_s: float, host_s: float, nodes: int = 4) -> list[Made]:
@@ -71,3 +74,55 @@ def test_a_step_lasts_until_its_last_scheduled_call_ends(device_s: float, host_s
     assert two_clocks(calls, asked_at_once=asked_at_once).step_s == pytest.approx(times[-1].end_s)
     assert all(before.end_s <= after.start_s for before, after in pairwise(times))
     assert all(each.start_s >= each.asked_s + (0.0 if asked_at_once else host_s) for each in times)
+
+
+@pytest.mark.parametrize(("device_s", "host_s"), [(2.0, 0.5), (0.5, 2.0), (1.0, 1.0)])
+def test_between_logs_the_host_runs_ahead_and_the_slower_of_both_sets_the_pace(device_s: float, host_s: float) -> None:
+    calls, one = step(device_s, host_s), two_clocks(step(device_s, host_s)).step_s
+    slower = len(calls) * max(device_s, host_s)
+    for log_every in (1, 2, 7, 1000):
+        expected = (one + (log_every - 1) * slower) / log_every
+        assert two_clocks(calls, log_every=log_every).step_s == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_steps_without_a_log_are_one_long_step(seed: int) -> None:
+    """Whatever the calls are: what repeats itself is not walked through again."""
+    draw = Random(seed)
+    names = [f"node{index}" for index in range(draw.randint(1, 6))]
+    calls = [
+        Made(name, phase, draw.choice((0.1, 1.0, 5.0)) * draw.random(), draw.random(), draw.randint(1, 3))
+        for name in names
+        for phase in (Phase.FORWARD, Phase.BACKWARD)
+    ]
+    ends = (UPDATE, CLIP, EMA)
+    waits = [Waits.NEVER] if draw.random() < 0.5 else list(Waits)
+    calls += [Made(name, Phase.UPDATE, draw.random(), draw.random(), 1, draw.choice(waits)) for name in ends]
+    log_every = draw.randint(2, 60)
+    host_s = device_s = 0.0
+    for call in [each for _ in range(log_every) for each in in_order(calls) for _ in range(each.count)]:
+        if call.waits is not Waits.NEVER:
+            host_s = max(host_s, device_s)
+        if call.waits is Waits.THROUGHOUT:
+            host_s = device_s = host_s + max(call.host_s, call.device_s)
+        else:
+            host_s += call.host_s
+            device_s = max(host_s, device_s) + call.device_s
+    assert two_clocks(calls, log_every=log_every).step_s == pytest.approx(device_s / log_every)
+
+
+def test_a_host_that_waits_before_a_call_asks_for_it_late() -> None:
+    long_one, last = Made("conv", Phase.FORWARD, 10.0, 1.0), Made(UPDATE, Phase.UPDATE, 1.0, 0.5)
+    assert two_clocks([long_one, last]).update_s == pytest.approx(1.0)
+    assert two_clocks([long_one, replace(last, waits=Waits.BEFORE)]).update_s == pytest.approx(1.5)
+
+
+def test_a_host_that_waits_all_through_a_call_takes_it_together_with_the_device() -> None:
+    """Its own time has the waiting in it already."""
+    long_one, last = Made("conv", Phase.FORWARD, 10.0, 1.0), Made(UPDATE, Phase.UPDATE, 3.0, 3.5, 1, Waits.THROUGHOUT)
+    assert two_clocks([long_one, last]).update_s == pytest.approx(3.5)
+
+
+def test_a_graph_waits_for_nobody() -> None:
+    calls = [Made(UPDATE, Phase.UPDATE, 1.0, 5.0, 1, waits) for waits in Waits]
+    assert two_clocks(calls, asked_at_once=True).step_s == pytest.approx(3.0)

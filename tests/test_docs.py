@@ -17,6 +17,7 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if "federation" not in path.p
 SHOWN = ("text", "")
 MARKED = [
     "measures for a minute",
+    "measures for a minute",
     "needs an object store",
     "needs an object store",
     "needs a profile",

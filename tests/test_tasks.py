@@ -68,11 +68,12 @@ def test_a_precision_knows_its_bytes(precision: str, size: int) -> None:
 
 
 def test_a_precision_keeps_the_number_that_shipped_models_know_it_by() -> None:
-    known = {"fp32": 0, "tf32": 1, "bf16": 2, "fp16": 3, "bf16_autocast": 4}
+    known = {"fp32": 0, "tf32": 1, "bf16": 2, "fp16": 3, "bf16_autocast": 4, "fp16_autocast": 5}
     assert {one.value: one.arithmetic.code for one in Precision} == known
 
 
 def test_autocast_is_where_weights_have_another_type_than_activations() -> None:
-    assert [one for one in Precision if one.arithmetic.autocast] == [Precision.BF16_AUTOCAST]
+    autocast = [Precision.BF16_AUTOCAST, Precision.FP16_AUTOCAST]
+    assert [one for one in Precision if one.arithmetic.autocast] == autocast
     assert [one for one in Precision if one.arithmetic.plain] == [Precision.FP32, Precision.BF16, Precision.FP16]
-    assert Precision.BF16_AUTOCAST.arithmetic.weight_bytes == 2 * Precision.BF16_AUTOCAST.element_bytes
+    assert all(one.arithmetic.weight_bytes == 2 * one.element_bytes for one in autocast)

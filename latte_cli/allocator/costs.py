@@ -12,10 +12,12 @@ import numpy as np
 
 from latte_cli.allocator.cells import NO_UPDATE, Cells, CostTable, Levels, StepSums, UpdateTable, Widths
 from latte_cli.allocator.upper_ends import CallTime
+from latte_cli.errors import LatteError
 from latte_cli.estimator import LOSS, UPDATE, Step, Work, step_calls
 from latte_cli.layers import Layer, Optimizer, Phase
 from latte_cli.network import Network, Node
 from latte_cli.network.channels import resizing_of
+from latte_cli.optimizers import update_rule
 
 _LARGEST_BLOCK = 1000  # chosen: three groups of ten levels; so many layers are priced in a tenth of a second
 
@@ -211,6 +213,11 @@ class Costs:
         """The update of the smallest network, of the largest, and of sizes between them."""
         if self._step.optimizer == "none":
             return NO_UPDATE
+        if update_rule(self._step.optimizer).factored:
+            raise LatteError(
+                f"`{self._step.optimizer}` keeps what depends on the shapes of parameters, which sub-models change",
+                hint="plan with another `--optimizer`",
+            )
         least, most = (self.parameters({name: each[at] for name, each in self.levels.items()}) for at in (0, -1))
         sizes, tensors = np.unique(np.linspace(least, most, _UPDATES).round()), len(self._network.trained_sizes)
         layers = [Optimizer(function=self._step.optimizer, tensors=tensors, elements=int(size)) for size in sizes]

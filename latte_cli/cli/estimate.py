@@ -35,7 +35,7 @@ from latte_cli.thresholds import Threshold, parse_threshold
 
 if TYPE_CHECKING:
     from latte_cli.devices import Device
-    from latte_cli.estimator import Estimate
+    from latte_cli.estimator import Estimate, Rest
     from latte_cli.network import Network
     from latte_cli.store import Store
     from latte_cli.tasks import Task
@@ -94,6 +94,23 @@ class EstimateRequest(Request):
         "cross-entropy"
     )
     accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients one update takes together.")] = 1
+    clip_norm: Annotated[
+        bool, typer.Option("--clip-norm", help="Clip the gradients' norm, as torch's clip_grad_norm_ does.")
+    ] = False
+    ema: Annotated[
+        bool, typer.Option("--ema", help="Keep a moving average of the model, as torch's AveragedModel does.")
+    ] = False
+    grad_scaler: Annotated[
+        bool,
+        typer.Option("--grad-scaler", help="Scale the loss and check the gradients, as fp16_autocast needs on GPUs."),
+    ] = False
+    zero_grad: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="What becomes of old gradients: none (dropped) or keep (filled with 0)."),
+    ] = "none"
+    log_every: Annotated[
+        int, typer.Option(min=1, help="Steps after which a GPU's host waits for it, to log the loss.")
+    ] = 1
     freeze: Annotated[
         list[str] | None,
         typer.Option(
@@ -157,6 +174,19 @@ class EstimateRequest(Request):
         """The strategies by name, each once."""
         names = [name.strip() for text in self.strategy or ("latte",) for name in text.split(",")]
         return list(dict.fromkeys(names))
+
+    @property
+    def rest(self) -> "Rest":
+        """What the training loop does beside the network, its loss and its update."""
+        from latte_cli.estimator import Rest
+
+        return Rest(
+            clip_norm=self.clip_norm,
+            ema=self.ema,
+            grad_scaler=self.grad_scaler,
+            zero_grad=self.zero_grad,
+            log_every=self.log_every,
+        )
 
     @property
     def schedule(self) -> Schedule:
@@ -247,6 +277,7 @@ def _estimates_on(slug: str, request: EstimateRequest, store: "Store", network: 
         loss=request.loss,
         accumulate=request.accumulate,
         cuda_graph=request.cuda_graph,
+        rest=request.rest,
         allow_unknown=request.allow_unknown,
         note=console.note,
     )

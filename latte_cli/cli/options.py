@@ -43,8 +43,10 @@ PrecisionOption: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help=f"
 ThreadsOption: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")
 ]
-*_OTHERS, _LAST = OPTIMIZERS
-OptimizerOption: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help=f"{', '.join(_OTHERS)} or {_LAST}.")]
+_PLAIN = [name for name in OPTIMIZERS if "-" not in name]
+OptimizerOption: TypeAlias = Annotated[
+    str, typer.Option(metavar="NAME", help=f"{', '.join(_PLAIN)}; with -fused or -foreach as torch has it.")
+]
 WorkspaceLimitOption: TypeAlias = Annotated[
     int | None, typer.Option(parser=size_bytes, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
 ]

@@ -21,6 +21,7 @@ from latte_cli.cli.options import (
 )
 from latte_cli.cli.request import Request, check_apart, from_options
 from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.operations import timed_functions
 from latte_cli.phases import Phase
 from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Format
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _CALIBRATION_OF_QUICK = 2  # chosen: leaves most of two minutes to the layers
 _PASSES_OF_NETWORKS = 4  # chosen: the spread between passes needs a few; a model has few layers
+_OPTIMIZERS = ("sgd", "adam")  # chosen: the least and the most that common ones read and write
 _MANY_MARKED = 0.3  # chosen: then it is the machine, not single layers
 
 
@@ -56,11 +58,14 @@ _OF_SUITES = {
     "--batch-axis": (Suite.NETWORK,),
     "--shape": (Suite.NETWORK,),
     "--widths": (Suite.NETWORK,),
+    "--optimizer": (Suite.NETWORK,),
     "--configs": (Suite.PAPER, Suite.CONVOLUTIONS),
 }
 """Options that mean nothing to the other suites."""
 _APART = (("--plan", ("--batch-size", "--widths"), "the plan says what each device trains"),)
 """Options that do not go together, and why."""
+_LOADER_S = 20.0  # chosen: hundreds of batches of most loaders, and no wait to notice
+_OF_LOADER = {"--loader", "--budget", "--format", "models"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +101,21 @@ class ProfileRequest(Request):
         typer.Option(
             metavar="FILE",
             help="Measure the model's sub-models that this plan of `latte allocate` has for this device.",
+        ),
+    ] = None
+    optimizer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Optimizers to time for the models, and clip-norm, ema, grad-scaler or zero-grad. Repeatable, or "
+            "several with commas between. [default: sgd,adam]",
+        ),
+    ] = None
+    loader: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Time your own data loader instead: a function of a module in this folder that returns batches.",
         ),
     ] = None
     configs: Annotated[int, typer.Option(min=1, help="Layers to draw for the suites `paper` and `convolutions`.")] = (
@@ -135,6 +155,11 @@ class ProfileRequest(Request):
         """What the rows say that they come from."""
         return f"latte {latte_cli.__version__} profile {self.chosen} seed {self.seed}"
 
+    def optimizers(self, kind: "Kind") -> tuple[str, ...]:
+        """The optimizers, and operations on all parameters, to time on a device of a kind."""
+        names = [name.strip() for text in self.optimizer or _OPTIMIZERS for name in text.split(",")]
+        return timed_functions(names, on_gpu=kind.own_memory)
+
     def worker_opening(self) -> "Opening":
         """How the device is opened."""
         from latte_cli.worker import Opening
@@ -172,6 +197,9 @@ def profile(request: ProfileRequest) -> None:
     from latte_cli.sweep import Sweep
     from latte_cli.worker import Worker
 
+    if request.loader:
+        _time_loader(request, request.loader)
+        return
     check_apart(request.given, _APART)
     phases, networks = _phases(request.phases), _networks(request)
     file = _plan_file(request.plan, networks)
@@ -190,6 +218,19 @@ def profile(request: ProfileRequest) -> None:
     _advise(summary, request.models or [], worker.device.slug)
     if summary.left:
         _say_left(summary.left, tasks, required=request.require_complete)
+
+
+def _time_loader(request: ProfileRequest, loader: str) -> None:
+    """Time a loader, and name the option of `latte estimate` that takes what came of it."""
+    from latte_cli.loading import time_loader
+    from latte_cli.report.loadings import rate_text, write_loading
+
+    check_apart(request.given, [("--loader", sorted(request.given - _OF_LOADER), "it measures no layers")])
+    if request.models:
+        raise LatteError("`--loader` takes no model files", hint="leave one away", exit_code=ExitCode.USAGE)
+    found = time_loader(loader, folder=Path.cwd(), seconds=_LOADER_S if request.budget is None else request.budget)
+    write_loading(found, request.form)
+    console.note(f"next: `latte estimate MODEL --loading-rate {rate_text(found.rate_per_s)}`")
 
 
 def _measure(
@@ -292,7 +333,7 @@ def _draw(request: ProfileRequest, networks: "list[Network]", device: "Device") 
         case Suite.DEEPBENCH:
             return suites.deepbench(limits)
         case Suite.NETWORK:
-            drawn = suites.networks(networks)
+            drawn = suites.networks(networks, optimizers=request.optimizers(device.kind))
             return suites.with_calibration(drawn, device.kind, first=False, count=_CALIBRATION_OF_QUICK)
 
 

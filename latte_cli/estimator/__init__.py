@@ -16,7 +16,8 @@ from latte_cli.estimator.estimator import CALIBRATED, Estimator
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
-from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, UPDATE, Step, Work, step_calls
+from latte_cli.estimator.rest import ZERO_GRADS, Rest
+from latte_cli.estimator.steps import ACCUMULATION, BESIDE, LOSS, LOSSES, UPDATE, Step, Work, step_calls
 from latte_cli.lookup import NotProfiled, Source
 from latte_cli.network import Network, load
 from latte_cli.optimizers import OPTIMIZERS
@@ -28,18 +29,21 @@ from latte_cli.tasks import Task
 
 __all__ = [
     "ACCUMULATION",
+    "BESIDE",
     "CALIBRATED",
     "ESTIMATORS",
     "LOOKUP",
     "LOSS",
     "LOSSES",
     "UPDATE",
+    "ZERO_GRADS",
     "DoesNotFit",
     "Estimate",
     "Estimator",
     "LayerTime",
     "Limits",
     "Memory",
+    "Rest",
     "Source",
     "Step",
     "Diagnostic",
@@ -77,6 +81,7 @@ def estimate_one(
     loss: str = "cross-entropy",
     accumulate: int = 1,
     cuda_graph: bool = False,
+    rest: Rest = Rest(),  # noqa: B008 - a frozen record
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Estimate:
@@ -95,6 +100,7 @@ def estimate_one(
         loss=loss,
         accumulate=accumulate,
         cuda_graph=cuda_graph,
+        rest=rest,
         allow_unknown=allow_unknown,
         note=note,
     )
@@ -116,6 +122,7 @@ def estimate_each(
     loss: str = "cross-entropy",
     accumulate: int = 1,
     cuda_graph: bool = False,
+    rest: Rest = Rest(),  # noqa: B008 - a frozen record
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Estimate]:
@@ -127,7 +134,7 @@ def estimate_each(
     """
     for strategy in strategies:
         check_names(precision, layout, strategy, optimizer, loss, estimator)
-    step = Step(optimizer=optimizer, loss=loss, accumulate=accumulate, cuda_graph=cuda_graph)
+    step = Step(optimizer=optimizer, loss=loss, accumulate=accumulate, cuda_graph=cuda_graph, rest=rest)
     known = [by_name(strategy) for strategy in strategies]
     kind = store.device(slug).kind
     wanted: dict[Layout, list[Strategy]] = {}
@@ -244,6 +251,7 @@ def estimate(
     loss: str = "cross-entropy",
     accumulate: int = 1,
     cuda_graph: bool = False,
+    rest: Rest = Rest(),  # noqa: B008 - a frozen record
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Estimate:
@@ -269,6 +277,7 @@ def estimate(
         loss=loss,
         accumulate=accumulate,
         cuda_graph=cuda_graph,
+        rest=rest,
         allow_unknown=allow_unknown,
         note=note,
     )

@@ -51,7 +51,7 @@ class Calibration:
         """The factor on a call of the node called `name`, or of UPDATE, that takes `device_s` alone; 1 for others."""
         if name == UPDATE:
             return self.update
-        if name in (LOSS, ACCUMULATION) or not device_s:
+        if name in (LOSS, ACCUMULATION) or phase is Phase.UPDATE or not device_s:
             return 1.0
         less_s = self.forward_s if phase is Phase.FORWARD else self.backward_s
         return max(_LEAST_SHARE, 1 - less_s / device_s)

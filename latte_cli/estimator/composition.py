@@ -12,7 +12,8 @@ from latte_cli.estimator.clocks import one_clock, two_clocks
 from latte_cli.estimator.intervals import intervals
 from latte_cli.estimator.memory import CallPosition, Memory
 from latte_cli.estimator.records import Estimate, LayerTime
-from latte_cli.estimator.steps import LOSS, UPDATE, Step, Work
+from latte_cli.estimator.steps import LOSS, Step, Work
+from latte_cli.layers import Phase
 from latte_cli.lookup import Source, Timing
 from latte_cli.network import Network
 from latte_cli.precisions import Layout
@@ -65,8 +66,13 @@ def compose_rows(
         elif selection.timing:
             rows.append((_row(work, selection.timing, layout, calibration, selection.confidence), selection.timing))
         else:
-            missing.append(f"{work.name} {work.phase} ({work.layer.kind})")
+            missing.append(missing_name(work))
     return rows, tuple(dict.fromkeys(missing))
+
+
+def missing_name(work: Work) -> str:
+    """What a call without a timing is called."""
+    return f"{work.name} {work.phase} ({work.layer.kind})"
 
 
 def compose_step(
@@ -83,7 +89,11 @@ def compose_step(
 ) -> Estimate:
     """The step of which `rows` are known and `missing` names the rest, on `device`; no limits, no warnings yet."""
     parts = tuple(part for part, _ in rows)
-    spans = two_clocks(parts, asked_at_once=calls.step.cuda_graph) if device.kind.queued else one_clock(parts)
+    step = calls.step
+    if device.kind.queued:
+        spans = two_clocks(parts, asked_at_once=step.cuda_graph, log_every=step.rest.log_every)
+    else:
+        spans = one_clock(parts)
     spread = hypot(calibration.spread, waiting_share(parts, spans.step_s, device.kind) * calibration.host_spread)
     (low_s, high_s), (low_80_s, high_80_s) = intervals(rows, spans.step_s, spread)
     return Estimate(
@@ -151,6 +161,7 @@ def _row(work: Work, timing: Timing, layout: Layout, calibration: Calibration, c
         workspace_bytes=timing.workspace_bytes,
         source=timing.source,
         count=work.count,
+        waits=work.waits,
         power_w=timing.power_w,
         confidence=confidence,
         notes=timing.notes,
@@ -161,5 +172,5 @@ def _workspaces(parts: Iterable[LayerTime]) -> dict[CallPosition, int]:
     return {
         (part.name, part.phase): part.workspace_bytes
         for part in parts
-        if part.workspace_bytes and part.name not in (LOSS, UPDATE)
+        if part.workspace_bytes and part.name != LOSS and part.phase is not Phase.UPDATE
     }

@@ -1,6 +1,7 @@
 """The estimator: a network's calls priced on one device, whoever chooses their algorithms, under any limits."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.calibration import Calibration, calibrate, calibration_pairs
@@ -14,8 +15,10 @@ from latte_cli.estimator.steps import Step, Work, step_calls
 from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.turned import turned_calls
 from latte_cli.estimator.variants import Variants
+from latte_cli.layers import Optimizer
 from latte_cli.lookup import Lookup, Pair, Timing
 from latte_cli.network import Network
+from latte_cli.optimizers import measured_name
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, by_name
@@ -88,7 +91,8 @@ class Estimator:
             raise LatteError(
                 f"`{self.device.slug}` runs no CUDA graphs", hint="leave out `--cuda-graph`", exit_code=ExitCode.USAGE
             )
-        works, storages = tuple(step_calls(network, step)), Storages(network)
+        step.rest.check(self.device, self._lookup.precision, optimizer=step.optimizer, cuda_graph=step.cuda_graph)
+        works, storages = tuple(map(self._by_measured_name, step_calls(network, step))), Storages(network)
         variants = self._variants(
             StepCalls(
                 network=network,
@@ -116,9 +120,18 @@ class Estimator:
         The limit of a call's workspace holds; that of the memory, which is one of whole steps, does not. Raises
         LatteError for what can be neither looked up nor predicted.
         """
-        calls = StepCalls(network=network, step=step, works=tuple(works), memory=Memory(timeline=()))
+        calls = StepCalls(
+            network=network, step=step, works=tuple(map(self._by_measured_name, works)), memory=Memory(timeline=())
+        )
         limits = Limits(workspace_bytes=self._limits.workspace_bytes)
         return self._variants(calls).rows(self._strategy, limits)
+
+    def _by_measured_name(self, work: Work) -> Work:
+        """A call with its optimizer by the name that it is measured by."""
+        if not isinstance(work.layer, Optimizer):
+            return work
+        name = measured_name(work.layer.function, on_gpu=self.device.kind.own_memory)
+        return replace(work, layer=replace(work.layer, function=name))
 
     def _variants(self, calls: StepCalls) -> Variants:
         pairs = tuple(dict.fromkeys(work.pair for work in calls.costly))

@@ -6,8 +6,8 @@ from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.candidates import KnownTimings
 from latte_cli.estimator.memory import CallPosition, Memory, moment_of
 from latte_cli.estimator.predictions import Predictions
-from latte_cli.estimator.steps import LOSS, UPDATE, Work
-from latte_cli.layers import Convolution
+from latte_cli.estimator.steps import LOSS, Work
+from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import workspace_bytes
 from latte_cli.network import Network
 from latte_cli.strategies import Limits
@@ -42,7 +42,7 @@ def least_bytes(works: Sequence[Work], memory: Memory, known: KnownTimings, pred
 
 
 def _least_workspaces(works: Sequence[Work], known: KnownTimings, predictions: Predictions) -> dict[CallPosition, int]:
-    works = [work for work in works if work.name not in (LOSS, UPDATE)]
+    works = [work for work in works if work.name != LOSS and work.phase is not Phase.UPDATE]
     least = {
         (work.name, work.phase): min(map(workspace_bytes, timings))
         for work in works

@@ -7,19 +7,19 @@ from math import prod
 from typing import Any, TypeAlias
 
 from latte_cli.backends.host import LARGE_BLOCK_BYTES
-from latte_cli.estimator.steps import LOSS, UPDATE, Step
+from latte_cli.estimator.steps import CLIP, EMA, LOSS, SCALER, UPDATE, ZERO, Step
 from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.strides import Strides, contiguous_strides
 from latte_cli.layers import INDEX_BYTES, Attention, Convolution, Copy, Phase, Stored
 from latte_cli.network import Network, Node
-from latte_cli.optimizers import update_rule
+from latte_cli.optimizers import COUNTER_BYTES, update_rule
 from latte_cli.precisions import Precision
 
 RETURNED_BYTES = 2 * LARGE_BLOCK_BYTES  # mallopt(3): M_TRIM_THRESHOLD follows M_MMAP_THRESHOLD, at twice its value
 """How much may be free at the top of glibc's heap."""
 
 CallPosition: TypeAlias = tuple[str, Phase]
-"""A node's name, or UPDATE or LOSS, and a phase."""
+"""A node's name, or one of BESIDE, and a phase."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,9 @@ class Moment:
 @dataclass(frozen=True, kw_only=True)
 class Memory:
     """What a step holds, call by call, with the optimizer's states in place as from the second step on.
+
+    Of several batches for one update it is the last, which meets the gradients of those before. An average of the model
+    counts with the optimizer's states.
 
     `whole` are the calls whose moment has all that they hold, so that no workspace comes on top.
     """
@@ -134,17 +137,48 @@ class _Simulation:
         self.arriving: dict[str, Strides] = {}
         own = self.weight * network.parameters
         self.parameters = own + network.buffer_bytes
-        self.rule = update_rule(step.optimizer)
-        self.states = self.weight * self.rule.states * network.trained_parameters
+        self.rule = update_rule(step.optimizer, on_gpu=fused)
+        self.states = self._states_bytes()
+        self.held_before = step.rest.keeps_gradients or step.accumulate > 1
+        if self.held_before and network.trained_activations:
+            self.gradients = self.weight * network.trained_parameters
+        self.left = Counter(
+            name
+            for node in network.nodes
+            if node.output in network.trained_activations
+            for name in network.parameter_names(node)
+            if name in network.trained_sizes
+        )
         self.given = sum(self.sizes[name] for name, _ in network.inputs) + self._targets_bytes()
 
     def run(self) -> Iterator[Moment]:
         yield from self._forward()
         yield from self._backward()
         if self.step.optimizer != "none":
-            largest = max(self.network.trained_sizes.values(), default=0)
-            temporary = self.weight * largest * self.rule.temporaries
-            yield self._moment(UPDATE, Phase.UPDATE, temporary)
+            yield from self._update()
+
+    def _update(self) -> Iterator[Moment]:
+        rest = self.step.rest
+        for name, is_made in ((SCALER, rest.grad_scaler), (CLIP, rest.clip_norm)):
+            if is_made:
+                yield self._moment(name, Phase.UPDATE, self._beside(name))
+        temporary = self.weight * self.rule.temporary(tuple(self.network.trained_shapes.values()))
+        yield self._moment(UPDATE, Phase.UPDATE, temporary)
+        for name, is_made in ((EMA, rest.ema), (ZERO, rest.keeps_gradients)):
+            if is_made:
+                yield self._moment(name, Phase.UPDATE)
+
+    def _beside(self, name: str) -> int:
+        """What an operation on all gradients holds: to clip them, the norm of each, and then all of these as one."""
+        return 2 * self.weight * len(self.network.trained_sizes) if name == CLIP else 0
+
+    def _states_bytes(self) -> int:
+        """What the optimizer keeps, and an average of the model with a copy of its buffers."""
+        network, rule = self.network, self.rule
+        states = self.weight * rule.state_numbers(network.trained_shapes.values())
+        if rule.counts_on_device or not self.fused:
+            states += COUNTER_BYTES * rule.counters * len(network.trained_sizes)
+        return states + (self.weight * network.parameters + network.buffer_bytes if self.step.rest.ema else 0)
 
     def _targets_bytes(self) -> int:
         """What the scores are compared with: classes as 64-bit integers, or as many numbers."""
@@ -224,6 +258,7 @@ class _Simulation:
             self.whole.add((node.name, Phase.BACKWARD))
             added += before - self.sizes[node.output] + self.element * grown - self._gradients_bytes
         moment = self._moment(node.name, Phase.BACKWARD, added)
+        self._add_up(node)
         if own not in {gradients[name] for name in node.inputs}:
             self.flowing.pop(own, None)
         return moment
@@ -267,6 +302,14 @@ class _Simulation:
         fresh = {name for name in self.network.parameter_names(node) if name in sizes} - self.ready
         self.ready |= fresh
         self.gradients += self.weight * sum(sizes[name] for name in fresh)
+
+    def _add_up(self, node: Node) -> None:
+        """Gradients that are added to those that were there before are dropped, of a shared parameter in the end."""
+        names = [name for name in self.network.parameter_names(node) if name in self.left]
+        self.left.subtract(names)
+        if self.held_before:
+            done = {name for name in names if not self.left[name]}
+            self.gradients -= self.weight * sum(self.network.trained_sizes[name] for name in done)
 
     def _kept_storages(self, node: Node) -> Iterable[str]:
         """The storages that a node holds for its backward pass; the network's inputs are there anyway."""

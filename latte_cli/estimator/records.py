@@ -15,6 +15,7 @@ from latte_cli.precisions import Layout
 from latte_cli.schedule import Schedule
 from latte_cli.strategies import NO_LIMITS, Limits
 from latte_cli.tasks import Settings
+from latte_cli.waits import Waits
 
 LOOKUP = "lookup"
 
@@ -41,6 +42,7 @@ class LayerTime:
     workspace_bytes: int | None
     source: Source
     count: int = 1
+    waits: Waits = Waits.NEVER
     power_w: float | None = None
     confidence: float | None = None
     notes: tuple[str, ...] = ()

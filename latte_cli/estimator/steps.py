@@ -4,14 +4,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from latte_cli.errors import LatteError
+from latte_cli.estimator.rest import Rest
 from latte_cli.layers import Elementwise, Layer, Phase, Reduce
 from latte_cli.lookup import Pair
 from latte_cli.network import Network
+from latte_cli.operations import OPERATIONS
+from latte_cli.optimizers import OPTIMIZERS
+from latte_cli.waits import Waits
 
 LOSSES = ("cross-entropy", "mse", "none")
 """What the scores may be compared by; the mean squared error as a difference and a mean."""
 
 LOSS, UPDATE, ACCUMULATION = "(loss)", "(update)", "(accumulation)"
+CLIP, EMA, SCALER, ZERO = "(clip norm)", "(ema)", "(grad scaler)", "(zero grad)"
+BESIDE = (LOSS, ACCUMULATION, SCALER, CLIP, UPDATE, EMA, ZERO)
 """The names of what a step does besides the network's nodes."""
 
 
@@ -19,23 +25,29 @@ LOSS, UPDATE, ACCUMULATION = "(loss)", "(update)", "(accumulation)"
 class Step:
     """What a training step is made of besides the network; `accumulate` passes are made for one update.
 
-    On a GPU a step may be captured as a CUDA graph, `cuda_graph`, which the host launches at once.
+    On a GPU a step may be captured as a CUDA graph, `cuda_graph`, which the host launches at once. `rest` is what the
+    training loop does beside all that.
     """
 
     optimizer: str = "sgd"
     loss: str = "cross-entropy"
     accumulate: int = 1
     cuda_graph: bool = False
+    rest: Rest = Rest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A call in a training step, made `count` times: `phase` of the node called `name`."""
+    """A call in a training step, made `count` times: `phase` of the node called `name`.
+
+    `waits` says when the host of a device that queues calls waits for it.
+    """
 
     name: str
     layer: Layer
     phase: Phase
     count: int = 1
+    waits: Waits = Waits.NEVER
 
     @property
     def pair(self) -> Pair:
@@ -58,12 +70,36 @@ def step_calls(network: Network, step: Step) -> Iterator[Work]:
     for layer in loss_layers(network, step.loss):
         for phase in (Phase.FORWARD, Phase.BACKWARD) if backward else (Phase.FORWARD,):
             yield Work(name=LOSS, layer=layer, phase=phase, count=count)
-    if step.accumulate > 1 and network.trained_parameters:
-        shape = (network.trained_parameters,)  # each later pass adds its gradients to those that are there
-        added = Elementwise(operation="add", shapes=(shape, shape))
-        yield Work(name=ACCUMULATION, layer=added, phase=Phase.FORWARD, count=step.accumulate - 1)
+    added = step.accumulate - (not step.rest.keeps_gradients)  # passes whose gradients are added to some
+    if added and network.trained_parameters:
+        shape = (network.trained_parameters,)
+        addition = Elementwise(operation="add", shapes=(shape, shape))
+        yield Work(name=ACCUMULATION, layer=addition, phase=Phase.FORWARD, count=added)
     if step.optimizer != "none":
-        yield Work(name=UPDATE, layer=network.optimizer(step.optimizer), phase=Phase.UPDATE)
+        yield from _update_calls(network, step)
+
+
+def _update_calls(network: Network, step: Step) -> Iterator[Work]:
+    """What is done with the gradients, in order; where nothing else unscales them, the update has to wait for that."""
+    rest, rule = step.rest, OPTIMIZERS[step.optimizer]
+    if rest.grad_scaler:
+        yield from _operation(network, SCALER, "grad-scaler")
+    if rest.clip_norm:
+        yield from _operation(network, CLIP, "clip-norm")
+    scaled = rest.grad_scaler and not rule.arguments.get("fused")  # a fused update looks for inf by itself
+    waits = Waits.BEFORE if scaled and rule.waits is Waits.NEVER else rule.waits
+    yield Work(name=UPDATE, layer=network.optimizer(step.optimizer), phase=Phase.UPDATE, waits=waits)
+    if rest.ema:
+        yield from _operation(network, EMA, "ema")
+        yield from _operation(network, EMA, "ema-buffers")
+    if rest.keeps_gradients:
+        yield from _operation(network, ZERO, "zero-grad-foreach" if rule.together else "zero-grad")
+
+
+def _operation(network: Network, name: str, function: str) -> Iterator[Work]:
+    layer = network.operation(function)
+    if layer is not None:
+        yield Work(name=name, layer=layer, phase=Phase.UPDATE, waits=OPERATIONS[function].waits)
 
 
 def loss_layers(network: Network, loss: str) -> tuple[Layer, ...]:

@@ -9,17 +9,25 @@ from latte_cli.errors import LatteError, unknown
 from latte_cli.estimator.calibration import Calibration
 from latte_cli.estimator.candidates import KnownTimings, candidates_for
 from latte_cli.estimator.choices import selections
-from latte_cli.estimator.composition import Row, StepCalls, compose_rows, compose_step, waiting_share
+from latte_cli.estimator.composition import (
+    Row,
+    StepCalls,
+    compose_rows,
+    compose_step,
+    missing_name,
+    waiting_share,
+)
 from latte_cli.estimator.diagnostics import Diagnostic, diagnose, how_to_measure
 from latte_cli.estimator.limits import DoesNotFit, least_bytes, workspace_limits
 from latte_cli.estimator.memory import returned_bytes
 from latte_cli.estimator.models import Models
 from latte_cli.estimator.predictions import Predictions
 from latte_cli.estimator.records import Estimate
-from latte_cli.layers import Convolution, Phase
+from latte_cli.layers import Convolution, Optimizer, Phase
 from latte_cli.lookup import Timing
 from latte_cli.network import Network
 from latte_cli.network.training import folded_norms
+from latte_cli.operations import asked_name
 from latte_cli.printable import few
 from latte_cli.strategies import Limits, Need, Selection, Strategy, fixed_name
 
@@ -117,6 +125,8 @@ class Variants:
 
     @cached_property
     def _returned_bytes(self) -> int:
+        if self._calls.step.rest.keeps_gradients:
+            return 0
         precision = self._models.lookup.precision
         return returned_bytes(self._calls.network, self._calls.memory.timeline, precision)
 
@@ -137,7 +147,12 @@ class Variants:
             raise unknown("algorithm", name, names)
 
     def _nothing_known_of(self, missing: Sequence[str]) -> LatteError:
+        updates = [
+            asked_name(work.layer.function)
+            for work in self._calls.works
+            if isinstance(work.layer, Optimizer) and missing_name(work) in missing
+        ]
         return LatteError(
             f"`{self._models.device.slug}` has nothing to price {few(missing)} with",
-            hint=f"{how_to_measure(self._models.device.kind)}; `--allow-unknown` leaves them out",
+            hint=f"{how_to_measure(self._models.device.kind, updates)}; `--allow-unknown` leaves them out",
         )

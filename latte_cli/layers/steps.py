@@ -4,15 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from latte_cli.layers.base import ANYHOW, NOTHING, Layer, LayoutNeeds, Saved
+from latte_cli.layers.base import ANYHOW, NOTHING, Layer, LayoutNeeds, Saved, elements
 from latte_cli.layers.shapes import Shape
+from latte_cli.operations import OPERATIONS
 from latte_cli.optimizers import OPTIMIZERS
 from latte_cli.phases import Phase
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Layer):
-    """One step of an optimizer, `function`, over a network's parameters, gradients then dropped."""
+    """One step of an optimizer, `function`, over a network's parameters, gradients then dropped.
+
+    Or an operation of `OPERATIONS` over all of them. `shapes` are those of the parameters, for an optimizer whose
+    states depend on them.
+    """
 
     kind: ClassVar[str] = "optimizer"
     code: ClassVar[int] = 14
@@ -21,9 +26,13 @@ class Optimizer(Layer):
     function: str
     tensors: int
     elements: int
+    shapes: tuple[Shape, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check(self.function in OPTIMIZERS, f"the function `{self.function}`")
+        self._check(self.function in OPTIMIZERS or self.function in OPERATIONS, f"the function `{self.function}`")
+        factored = self.function in OPTIMIZERS and OPTIMIZERS[self.function].factored
+        held = (len(self.shapes), elements(*self.shapes)) == (self.tensors, self.elements)
+        self._check(held if factored else not self.shapes, f"parameters of the shapes {self.shapes[:3]}")
         super().__post_init__()
 
     @property
@@ -39,8 +48,12 @@ class Optimizer(Layer):
         return self.tensors
 
     def elements_moved(self, phase: Phase) -> int:
-        """Weights and states read and written, gradients read."""
-        return (3 + 2 * OPTIMIZERS[self.function].states) * self.elements if phase in self.phases else 0
+        """Weights and states read and written, gradients read; or what the operation moves."""
+        if phase not in self.phases:
+            return 0
+        if self.function in OPERATIONS:
+            return OPERATIONS[self.function].moved * self.elements
+        return 3 * self.elements + 2 * OPTIMIZERS[self.function].state_numbers(self.shapes or ((self.elements,),))
 
     @property
     def layout_needs(self) -> LayoutNeeds:

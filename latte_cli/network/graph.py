@@ -1,13 +1,15 @@
 """A network: a graph of layers with every size known."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import TypeAlias
 
 from latte_cli.errors import LatteError
-from latte_cli.layers import Layer, MatMul, Optimizer, Phase, Shape, SoftmaxCrossEntropy, Transfer
+from latte_cli.layers import INDEX_BYTES, Layer, MatMul, Optimizer, Phase, Shape, SoftmaxCrossEntropy, Transfer
+from latte_cli.operations import OPERATIONS
+from latte_cli.optimizers import update_rule
 from latte_cli.precisions import Layout
 
 Value: TypeAlias = float | str | tuple[float, ...]
@@ -26,6 +28,9 @@ ABSENT = "?"
 
 LAID, COPIED = "laid", "copied"
 """The attributes of a view that is asked to lie in a layout, and of one that is a copy in any case."""
+
+
+_NUMBER_BYTES = 4  # running statistics are in single precision, whatever the weights are
 
 
 def part_named(name: str) -> tuple[str, tuple[slice | list[int], ...]]:
@@ -114,8 +119,9 @@ class Network:
     `unknown` names the operators that were let pass unread, `unpriced` the work of weights in operators that no kind of
     layer describes; `notes` say what was assumed in reading; `frozen` are the parameters that are not trained, and
     `shared` says of how many numbers of a parameter other ones before it consist too. `bare` are parameters that no
-    layer holds, with how many numbers each has; `buffers` are tensors that are kept but are no parameters, even where
-    layers hold them, with their bytes. `wanted` are inputs whose gradient a step makes too.
+    layer holds, with how many numbers each has, and `bare_shapes` their shapes; `buffers` are tensors that are kept but
+    are no parameters, even where layers hold them, with their bytes. `wanted` are inputs whose gradient a step makes
+    too.
     """
 
     name: str
@@ -130,6 +136,7 @@ class Network:
     unpriced: tuple[str, ...] = ()
     shared: tuple[tuple[str, int], ...] = ()
     bare: tuple[tuple[str, int], ...] = ()
+    bare_shapes: tuple[tuple[str, Shape], ...] = ()
     buffers: tuple[tuple[str, int], ...] = ()
     wanted: tuple[str, ...] = ()
 
@@ -257,7 +264,47 @@ class Network:
         sizes = self.trained_sizes
         if not sizes:
             raise LatteError(f"`{self.name}` has no parameters to train", hint="use `--optimizer none`")
-        return Optimizer(function=function, tensors=len(sizes), elements=sum(sizes.values()))
+        shapes = tuple(self.trained_shapes.values()) if update_rule(function).factored else ()
+        return Optimizer(function=function, tensors=len(sizes), elements=sum(sizes.values()), shapes=shapes)
+
+    def updates(self, functions: Sequence[str]) -> Iterator[Optimizer]:
+        """The updates by the optimizers, and the operations on all parameters, that `functions` name."""
+        for function in functions:
+            layer = self.operation(function) if function in OPERATIONS else self.optimizer(function)
+            if layer is not None:
+                yield layer
+
+    def operation(self, function: str) -> Optimizer | None:
+        """The operation `function` over all trained parameters, or over what an average of the model is made of.
+
+        None where there is nothing to do it with.
+        """
+        sizes = self.trained_sizes
+        if function == "ema":
+            sizes = self.parameter_sizes
+        elif function == "ema-buffers":
+            sizes = self.buffer_numbers
+        return Optimizer(function=function, tensors=len(sizes), elements=sum(sizes.values())) if sizes else None
+
+    @cached_property
+    def trained_shapes(self) -> Mapping[str, Shape]:
+        """The shapes of the parameters that are trained; one that is partly another's is a vector of the rest."""
+        shapes = dict(self.bare_shapes)
+        for node in self.nodes:
+            shapes |= zip(self.parameter_names(node), node.parameter_shapes, strict=True)
+        known = ((name, size, shapes.get(name, (size,))) for name, size in self.trained_sizes.items())
+        return {name: shape if prod(shape) == size else (size,) for name, size, shape in known}
+
+    @property
+    def buffer_numbers(self) -> Mapping[str, int]:
+        """How many numbers each buffer has: of a norm its means, its variances and its count of batches."""
+        kept = {name: size // _NUMBER_BYTES for name, size in self.buffers if size >= _NUMBER_BYTES}
+        for node in self.nodes:
+            if node.layer.buffer_bytes and not node.untracked:
+                channels = (node.layer.buffer_bytes - INDEX_BYTES) // _NUMBER_BYTES // 2
+                names = (*node.statistics, *(f"{node.name}.statistics.{at}" for at in range(2)))[:2]
+                kept |= {names[0]: channels, names[1]: channels, f"{names[0]}.count": 1}
+        return kept
 
     @property
     def buffer_bytes(self) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, TextIO
 
-from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate, LayerTime
+from latte_cli.estimator import BESIDE, Estimate, LayerTime
 from latte_cli.layers import Phase
 from latte_cli.lookup import Source
 from latte_cli.report import (
@@ -95,6 +95,11 @@ def _entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
             "loss": estimate.step.loss,
             "accumulate": estimate.step.accumulate,
             "cuda_graph": estimate.step.cuda_graph,
+            "clip_norm": estimate.step.rest.clip_norm,
+            "ema": estimate.step.rest.ema,
+            "grad_scaler": estimate.step.rest.grad_scaler,
+            "zero_grad": estimate.step.rest.zero_grad,
+            "log_every": estimate.step.rest.log_every,
             "library_versions": dict(settings.library_versions),
         },
         "totals": {
@@ -142,8 +147,12 @@ def _schedule_lines(estimate: Estimate, schedule: Schedule) -> dict[str, str]:
     """What the schedule asks for, by name, for people."""
     found = _schedule_times(estimate, schedule)
     lines = {}
-    if (paced_s := found["paced_step_s"]) and paced_s > estimate.step_s:
-        lines["step, waiting for data"] = duration(paced_s)
+    if schedule.loading_per_s and (paced_s := found["paced_step_s"]):
+        loaded = duration(estimate.samples_per_step / schedule.loading_per_s)
+        if paced_s > estimate.step_s:
+            lines["step, waiting for data"] = duration(paced_s)
+        else:
+            lines["loading the samples of a step"] = f"{loaded}, beside the step, which is the slower"
     if epoch_s := found["epoch_s"]:
         lines[f"epoch of {schedule.samples} samples"] = duration(epoch_s)
     low, middle, high = found["round_low_s"], found["round_s"], found["round_high_s"]
@@ -261,7 +270,7 @@ def _shares(estimate: Estimate) -> str:
 def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
     """A column for each estimate, a line for each layer and total; letters stand for what tells them apart."""
     layers = [_by_name(estimate) for estimate in estimates]
-    names = [name for name in layers[0] if name not in (LOSS, UPDATE, ACCUMULATION)]
+    names = [name for name in layers[0] if name not in BESIDE]
     rows = [(shorten(name), *(_time(found.get(name, ())) for found in layers)) for name in names]
     totals = [_total_cells(estimate, schedule) for estimate in estimates]
     rows += [("", *("" for _ in estimates)), *((title, *(cells[title] for cells in totals)) for title in totals[0])]
@@ -331,6 +340,8 @@ def _total_cells(estimate: Estimate, schedule: Schedule) -> dict[str, str]:
         "memory": size(estimate.memory_bytes),
     }
     found = _schedule_times(estimate, schedule)
+    if schedule.loading_per_s:
+        cells["step with loading"] = duration(found["paced_step_s"])
     for title, seconds in ((f"epoch of {schedule.samples}", found["epoch_s"]), ("round", found["round_s"])):
         if seconds:
             cells[title] = duration(seconds)

@@ -9,6 +9,7 @@ import numpy as np
 
 from latte_cli import boosters
 from latte_cli.devices import Device
+from latte_cli.layers import Optimizer
 from latte_cli.lookup import Source, Timing
 from latte_cli.tasks import Task
 from latte_cli.time_model.card import TimeModelCard
@@ -17,6 +18,7 @@ from latte_cli.time_model.rooflines import log_rooflines, roofline_key
 
 _LEAST_HALF_WIDTHS = (0.1, 0.065, 0.065, 0.1)  # of the logarithm: no call repeats itself more exactly
 _MOST_HALF_WIDTH = 300.0  # chosen: what it says is nothing, but its exponential is a number
+_BY_WHAT_THEY_MOVE = ("sgd", "momentum", "adam", "adamw")  # these models have known since their first version
 _BEYOND = 1.0  # a factor of two outside the range that was measured
 
 
@@ -105,10 +107,21 @@ class Prior:
         return self.model.log_times(tasks, self.device)
 
 
+def _is_known(task: Task, card: TimeModelCard) -> bool:
+    """Whether a card can speak of a task: of an operation on all parameters, if that was measured.
+
+    These have little in common but their kind; only torch's default for the plain optimizers takes about what it moves,
+    so that one of them tells of the others, as extrapolated. A layer's function that was not measured is, too.
+    """
+    layer = task.layer
+    known = card.functions.get(layer.kind)
+    return not isinstance(layer, Optimizer) or known is None or layer.function in (*known, *_BY_WHAT_THEY_MOVE)
+
+
 def log_base(tasks: Sequence[Task], card: TimeModelCard, prior: Prior | None) -> Array:
     """What is known before the trees; not a number where there is nothing."""
     result = np.full(len(tasks), nan)
-    measured = [row for row, task in enumerate(tasks) if roofline_key(task, card.rooflines)]
+    measured = [row for row, task in enumerate(tasks) if roofline_key(task, card.rooflines) and _is_known(task, card)]
     result[measured] = log_rooflines([tasks[row] for row in measured], card.rooflines)
     if prior and card.offsets:
         known = prior.log_times(tasks)

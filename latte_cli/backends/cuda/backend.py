@@ -32,6 +32,7 @@ _LEAST_CAPABILITY = {  # CUDA C++ Programming Guide, arithmetic instructions by 
     Precision.FP16: (5, 3),
     Precision.BF16: (8, 0),
     Precision.BF16_AUTOCAST: (8, 0),
+    Precision.FP16_AUTOCAST: (5, 3),
 }
 _ASSUMED_CACHE_BYTES = 64 * 2**20  # where an older torch tells none: above the 50 MiB of an H100
 _CONDITIONS_EVERY_S = 0.1  # chosen: a reading of NVML takes longer than most calls

@@ -14,11 +14,11 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
 
 from latte_cli.backends.contract import OutOfMemory, Unsupported
+from latte_cli.backends.torch.updates import update_call
 from latte_cli.devices import Kind, kind_of_torch
 from latte_cli.errors import LatteError
 from latte_cli.layers import Attention, Convolution, Embedding, Layer, Linear, Optimizer, Phase, Transfer
 from latte_cli.network.module import layer_module
-from latte_cli.network.module import optimizer as make_optimizer
 from latte_cli.precisions import Layout, Precision
 from latte_cli.tasks import Settings
 
@@ -300,25 +300,10 @@ def backward_call(out: Tensor, leaves: Sequence[Tensor]) -> LayerCall:
 
 
 def _update(layer: Optimizer, settings: Settings, device: str) -> LayerCall:
-    """An optimizer's step with the gradients dropped after it, as a training loop does."""
-    size, rest = divmod(layer.elements, layer.tensors)
-    sizes = [size + (index < rest) for index in range(layer.tensors)]
+    """An update of all parameters, which have the type of weights; it is made ready again before each call."""
     kind = weights_type(settings.precision)
-    weights = [torch.nn.Parameter(_normal((count,), kind, device)) for count in sizes]
-    optimizer = make_optimizer(layer.function, weights)
-    if optimizer is None:
-        raise Unsupported("no optimizer")
-
-    def reset() -> None:
-        # Nobody else may hold the gradients: dropping them returns their memory, which takes its time.
-        for weight in weights:
-            weight.grad = torch.full_like(weight, 1e-3)
-
-    def call() -> None:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return LayerCall(call=call, reset=reset, repeatable=False)
+    call, reset, repeatable = update_call(layer, lambda shape: _normal(shape, kind, device), device)
+    return LayerCall(call=call, reset=reset, repeatable=repeatable)
 
 
 def _linear(layer: Linear, phase: Phase, settings: Settings, device: str) -> LayerCall:

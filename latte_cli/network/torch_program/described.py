@@ -45,6 +45,7 @@ class Program:
             network,
             nodes=nodes,
             bare=tuple(bare),
+            bare_shapes=tuple((name, tuple(size or 0 for size in self.low.metas[name].sizes)) for name, _ in bare),
             buffers=tuple(buffers.items()),
             frozen=frozenset(frozen),
             wanted=self.signature.wanted,

@@ -9,7 +9,7 @@ from typing import Any
 
 from latte_cli import __version__
 from latte_cli.allocator import PlanFile
-from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate, doubts_of
+from latte_cli.estimator import BESIDE, Estimate, doubts_of
 from latte_cli.printable import printable
 from latte_cli.report import count, duration, duration_at_most, percent, pictures, size
 from latte_cli.report.estimates import left_out_line
@@ -274,7 +274,7 @@ def _layers_table(estimate: Estimate) -> Rows:
     rows = []
     for part in estimate.parts:
         spent_s = part.count * part.device_s
-        if not spent_s and part.name not in (LOSS, UPDATE, ACCUMULATION):
+        if not spent_s and part.name not in BESIDE:
             continue
         rows.append(
             [

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from latte_cli.estimator import ACCUMULATION, LOSS, UPDATE, Estimate
+from latte_cli.estimator import BESIDE, Estimate
 from latte_cli.layers import Phase
 from latte_cli.report import shorten
 from latte_cli.report.pictures.devices import PALETTE, plain
@@ -17,7 +17,7 @@ def layers_figure(estimate: Estimate) -> Any:
     """The layers that take most of a step, in the order of the network: forward and backward, stacked."""
     spent: dict[str, list[float]] = {}
     for part in estimate.parts:
-        if part.name not in (LOSS, UPDATE, ACCUMULATION) and part.device_s:
+        if part.name not in BESIDE and part.device_s:
             times = spent.setdefault(part.name, [0.0, 0.0])
             times[part.phase is not Phase.FORWARD] += part.count * part.device_s
     largest = sorted(spent, key=lambda name: -sum(spent[name]))[:_MOST_LAYERS]
