@@ -16,7 +16,7 @@ from latte_cli.devices import CUDA
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator import Estimate, Estimator, Step
 from latte_cli.estimator.buckets import CAP_BYTES
-from latte_cli.estimator.data_parallel import DDP, DP, MODES, REPLICA_S, scale
+from latte_cli.estimator.data_parallel import DDP, DP, MODES, REPLICA_S, leaf_modules, scale
 from latte_cli.estimator.links import Link, parse_link
 from latte_cli.layers import Elementwise, Phase
 from latte_cli.network import load, zoo
@@ -136,7 +136,7 @@ def test_the_last_of_several_passes_sends_alone(tmp_path) -> None:
 
 def test_replicas_cost_python_a_time_for_each_module(estimate: Estimate) -> None:
     two, four = scale(estimate, [2, 4], FAST, DP)
-    modules = sum(not node.layer.free for node in estimate.network.nodes)
+    modules = leaf_modules(estimate.network)
     assert two.host_s == pytest.approx(2 * modules * REPLICA_S)
     assert four.host_s == pytest.approx(2 * two.host_s)
     assert two.step_s == pytest.approx(estimate.step_s + two.host_s)

@@ -55,8 +55,8 @@ class EstimateRequest(Request):
         typer.Option(
             metavar="NAME",
             help="Who chooses the algorithms: latte, pytorch, pytorch-benchmark, pytorch-legacy, tensorflow, xla, "
-            "mindspore, mindspore-performance, onednn-default, exhaustive, deterministic or fixed:ALGORITHM; with "
-            "knobs as in tensorflow:workspace-limit=1GiB. Repeatable, or several with commas between. [default: latte]",
+            "onnxruntime, mindspore, mindspore-performance, onednn-default, exhaustive, deterministic or "
+            "fixed:ALGORITHM; with knobs as in tensorflow:workspace-limit=1GiB. Repeatable, or several with commas between. [default: latte]",
         ),
     ] = None
     estimator: Annotated[

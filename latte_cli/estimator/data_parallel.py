@@ -9,13 +9,16 @@ from latte_cli.estimator.clocks import schedule_calls
 from latte_cli.estimator.links import Link
 from latte_cli.estimator.records import Estimate
 from latte_cli.estimator.steps import ACCUMULATION, UPDATE
-from latte_cli.layers import Phase
+from latte_cli.layers import Concat, Copy, Elementwise, Phase, Reduce, View
+from latte_cli.network import Network
+
+_FUNCTIONS = (Concat, Copy, Elementwise, Reduce, View)
 
 DDP, DP = "ddp", "dp"
 """PyTorch's DistributedDataParallel, a process for each GPU, and its DataParallel, one process for all."""
 
-REPLICA_S = 97e-6  # fitted: `benchmarks/several_gpus.py`, all three machines of 2019 and 2020
-"""Seconds that Python spends on a module of each GPU's replica in a step of DataParallel: copying it, and calling it."""
+REPLICA_S = 103e-6  # fitted: `benchmarks/several_gpus.py`, hosts of 2019 and 2020
+"""Seconds of Python for each module of each replica in a step of DataParallel: it is copied and called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,27 +169,49 @@ def threaded_step(estimate: Estimate, gpus: int, link: Link) -> ScaledStep:
     """The step with DataParallel: one process copies the module to each GPU, and adds up the gradients afterwards.
 
     Python makes a replica of each module for every GPU and calls it, one thread at a time
-    (torch/nn/parallel/replicate.py, parallel_apply.py). Parameters are sent before forward; gradients are added up on
-    the first GPU after backward, since one autograd function broadcast them all: nothing of it overlaps. The batch of
-    each GPU is that of the estimate; the whole is `gpus` times as large. Every accumulated pass does all of it.
+    (torch/nn/parallel/replicate.py, parallel_apply.py), which `REPLICA_S` prices for each leaf. Parameters are sent
+    before forward. Gradients are added up on the first GPU after backward, since one autograd function broadcast all
+    parameters, so nothing of it overlaps. The batch of each GPU is that of the estimate; the whole is `gpus` times as
+    large. Every accumulated pass does all of it.
     """
     alone = _alone(estimate, DP)
     if gpus == 1:
         return alone
     passes, network = estimate.step.accumulate, estimate.network
     each = estimate.settings.precision.arithmetic.weight_bytes
-    sent_bytes = each * network.parameters + network.buffer_bytes
-    moved_s = link.broadcast_s(sent_bytes, gpus) + link.broadcast_s(each * network.trained_parameters, gpus)
-    modules = sum(not node.layer.free for node in network.nodes)
+    moved_s = replicas_moved_s(
+        link, gpus, each * network.parameters + network.buffer_bytes, each * network.trained_parameters
+    )
+    host_s = replicas_host_s(gpus, leaf_modules(network))
     return replace(
         alone,
         gpus=gpus,
         samples=gpus * alone.samples,
         communication_s=passes * moved_s,
         exposed_s=passes * moved_s,
-        host_s=passes * gpus * modules * REPLICA_S,
+        host_s=passes * host_s,
         memory_bytes=None,
     )
+
+
+def replicas_moved_s(link: Link, gpus: int, sent_bytes: int, gradient_bytes: int) -> float:
+    """Seconds to send a module's bytes to all of `gpus` GPUs, and to add up their gradients on the first one."""
+    return link.broadcast_s(sent_bytes, gpus) + link.broadcast_s(gradient_bytes, gpus)
+
+
+def replicas_host_s(gpus: int, modules: int, replica_s: float = REPLICA_S) -> float:
+    """Seconds of Python for `gpus` replicas of so many leaf `modules`."""
+    return gpus * modules * replica_s
+
+
+def leaf_modules(network: Network) -> int:
+    """How many modules without children compute the nodes of `network`, as far as their names tell.
+
+    Sums, parts, copies, views and means are functions as a rule. A module that is called again gives its own name to a
+    node, with another word behind it.
+    """
+    kinds = {node.name: node.layer.kind for node in network.nodes if not isinstance(node.layer, _FUNCTIONS)}
+    return sum(kinds.get(name.rpartition(".")[0]) != kind for name, kind in kinds.items())
 
 
 _MODES: Mapping[str, Callable[[Estimate, int, Link], ScaledStep]] = {DDP: distributed_step, DP: threaded_step}
