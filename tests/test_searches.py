@@ -81,6 +81,10 @@ def test_shapes_that_come_again_are_searched_once(tmp_path):
     tight = search_cost(strategy, [replace(call, limit_bytes=5)])
     assert tight is not None
     assert (tight.runs, tight.workspace_bytes) == (2, 4)
+    unknown = [*timing, replace(timing[0], workspace_bytes=None)]
+    partly = search_cost(strategy, [replace(call, timings=unknown)])
+    assert partly is not None
+    assert partly.workspace_bytes is None
     short = search_cost(by_name("pytorch-benchmark:benchmark-limit=1"), [call])
     assert short is not None
     assert short.runs == 2

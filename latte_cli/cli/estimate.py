@@ -56,7 +56,8 @@ class EstimateRequest(Request):
             metavar="NAME",
             help="Who chooses the algorithms: latte, pytorch, pytorch-benchmark, pytorch-legacy, tensorflow, xla, "
             "onnxruntime, mindspore, mindspore-performance, onednn-default, exhaustive, deterministic or "
-            "fixed:ALGORITHM; with knobs as in tensorflow:workspace-limit=1GiB. Repeatable, or several with commas between. [default: latte]",
+            "fixed:ALGORITHM; with knobs as in tensorflow:workspace-limit=1GiB. Repeatable, or several with commas "
+            "between. [default: latte]",
         ),
     ] = None
     estimator: Annotated[
@@ -204,7 +205,7 @@ def estimate(request: EstimateRequest) -> None:
     scaled = [several(one) for one in estimates] if several else []
     body = estimates_document(estimates, request.schedule)
     for one, steps in zip(body["estimates"], scaled, strict=False):
-        one["scaling"] = [scalings.entry(step) for step in steps]
+        one["scaling"] = [scalings.scaling_entry(step) for step in steps]
     results = requirements.check(body)
     if request.form is EstimateFormat.JSON:
         body |= results.as_json()

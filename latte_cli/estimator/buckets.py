@@ -71,10 +71,10 @@ def gradient_buckets(
     (`Reducer::rebuild_buckets` and `compute_bucket_assignment_by_size` in torch/csrc/distributed/c10d/reducer.cpp).
     """
     sizes = {each.name: bytes_each * each.numbers for each in gradient_order(network)}
-    return tuple(_filled(sizes, first_bytes, cap_bytes))
+    return tuple(_fill(sizes, first_bytes, cap_bytes))
 
 
-def _filled(sizes: Mapping[str, int], first_bytes: int, cap_bytes: int) -> Iterator[Bucket]:
+def _fill(sizes: Mapping[str, int], first_bytes: int, cap_bytes: int) -> Iterator[Bucket]:
     names: list[str] = []
     held_bytes, full_bytes = 0, first_bytes
     for name, size_bytes in sizes.items():

@@ -7,7 +7,7 @@ from latte_cli.devices import Device
 from latte_cli.engines import family
 from latte_cli.estimator.diagnostics import Diagnostic
 from latte_cli.estimator.memory import Memory
-from latte_cli.estimator.searches import Determinism, SearchCost
+from latte_cli.estimator.searches import RepeatingStep, SearchCost
 from latte_cli.estimator.steps import Step
 from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.lookup import Source
@@ -86,7 +86,7 @@ class Estimate:
     missing: tuple[str, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
     search: SearchCost | None = None
-    determinism: Determinism | None = None
+    determinism: RepeatingStep | None = None
 
     @property
     def step_s(self) -> float:

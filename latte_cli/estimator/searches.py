@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from latte_cli.layers import Convolution
-from latte_cli.lookup import Pair, Timing, workspace_bytes
+from latte_cli.lookup import Pair, Timing
 from latte_cli.strategies import Candidates, Selection, Strategy, repeats
 
 RUNS = 2  # PyTorch: one to warm up and one to time (aten/src/ATen/native/cudnn/Conv_v8.cpp, `benchmark_plan`)
@@ -15,19 +15,19 @@ RUNS = 2  # PyTorch: one to warm up and one to time (aten/src/ATen/native/cudnn/
 class SearchCost:
     """What the first step pays for a search: seconds on the device of all runs, and the most workspace of one.
 
-    It tried `runs` candidates of `shapes` convolutions in a phase; of `unknown` ones it is not known what was tried.
+    The workspace is None where that of one is not known. It tried `runs` candidates of `shapes` convolutions in a phase; of `unknown` ones it is not known what was tried.
     Building what is tried is not in it.
     """
 
     time_s: float
-    workspace_bytes: int
+    workspace_bytes: int | None
     shapes: int
     runs: int
     unknown: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Determinism:
+class RepeatingStep:
     """The `step_s` with the algorithms alone whose results repeat bit by bit; `calls` then run otherwise."""
 
     step_s: float
@@ -45,16 +45,18 @@ def search_cost(strategy: Strategy, candidates: Iterable[Candidates]) -> SearchC
     known = [timings for timings in tried.values() if timings]
     if not known:
         return None
+    sizes = [timing.workspace_bytes for timings in known for timing in timings]
+    told = [size for size in sizes if size is not None]
     return SearchCost(
         time_s=sum(RUNS * timing.device_s for timings in known for timing in timings),
-        workspace_bytes=max(workspace_bytes(timing) for timings in known for timing in timings),
+        workspace_bytes=max(told) if len(told) == len(sizes) else None,
         shapes=len(known),
         runs=RUNS * sum(map(len, known)),
         unknown=len(tried) - len(known),
     )
 
 
-def repeating(candidates: Sequence[Candidates], selected: Sequence[Selection]) -> list[Candidates] | None:
+def repeating_candidates(candidates: Sequence[Candidates], selected: Sequence[Selection]) -> list[Candidates] | None:
     """The candidates without those whose results differ from run to run; None where that is no other step.
 
     So it is where everything that was selected repeats, and where a call has nothing else.

@@ -16,7 +16,7 @@ from latte_cli.estimator.memory import returned_bytes
 from latte_cli.estimator.models import Models
 from latte_cli.estimator.predictions import Predictions
 from latte_cli.estimator.records import Estimate
-from latte_cli.estimator.searches import Determinism, repeating, search_cost
+from latte_cli.estimator.searches import RepeatingStep, repeating_candidates, search_cost
 from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import Timing
 from latte_cli.network import Network
@@ -50,11 +50,11 @@ class Variants:
         if strategy.search is None and all(one.timing is None or repeats(one.timing) for one in selected):
             return found
         candidates = self._candidates(strategy, found.limits)
-        kept, determinism = repeating(candidates, selected), None
+        kept, determinism = repeating_candidates(candidates, selected), None
         if kept is not None:
             again = selections(strategy, kept, self._predictions)
             calls = sum(one.algorithm != other.algorithm for one, other in zip(selected, again, strict=True))
-            determinism = Determinism(step_s=self._compose(strategy, again, True).step_s, calls=calls)
+            determinism = RepeatingStep(step_s=self._compose(strategy, again, True).step_s, calls=calls)
         return replace(found, search=search_cost(strategy, candidates), determinism=determinism)
 
     def rows(self, strategy: Strategy, limits: Limits) -> list[Row]:

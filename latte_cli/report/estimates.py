@@ -96,9 +96,10 @@ def _beside(estimate: Estimate) -> dict[str, Any]:
 def _beside_lines(estimate: Estimate) -> Iterator[str]:
     if search := estimate.search:
         unknown = f"; not known of {search.unknown} others" if search.unknown else ""
+        held = "not known" if search.workspace_bytes is None else size(search.workspace_bytes)
         yield (
             f"first step: {duration(search.time_s)} more to search {search.shapes} shapes in {search.runs} runs, "
-            f"workspace {size(search.workspace_bytes)}{unknown}"
+            f"workspace {held}{unknown}"
         )
     if again := estimate.determinism:
         cost_s = again.step_s - estimate.step_s

@@ -14,7 +14,7 @@ _COLUMNS = (
 )
 
 
-def entry(step: ScaledStep) -> dict[str, Any]:
+def scaling_entry(step: ScaledStep) -> dict[str, Any]:
     """A step of several GPUs as part of the document `latte.estimate/1`."""
     return {
         "mode": step.mode,
@@ -53,7 +53,7 @@ def write_scaling(
 
 
 def _line(estimate: Estimate, step: ScaledStep) -> tuple[Cell, ...]:
-    values: dict[str, Cell] = entry(step) | {"device": estimate.device.slug, "strategy": estimate.strategy}
+    values: dict[str, Cell] = scaling_entry(step) | {"device": estimate.device.slug, "strategy": estimate.strategy}
     return tuple(values[column] for column in _COLUMNS)
 
 

@@ -30,7 +30,7 @@ _RULES: dict[str, tuple[Callable[..., Timing], Mapping[Precision, Layout]]] = {
 }
 """Rules by the name of the strategy, with the layouts it takes for a whole model on a GPU."""
 
-_SEARCHES: dict[str, Callable[..., Sequence[Timing]]] = {"pytorch-benchmark": rules.benchmarked}
+_SEARCHES: dict[str, Callable[..., Sequence[Timing]]] = {"pytorch-benchmark": rules.benchmark_candidates}
 """What strategies run of a shape that they have not met, to choose among it; with the knobs of the rule."""
 
 _ANYWHERE = ("latte", "pytorch", "onednn-default", "exhaustive", "deterministic")

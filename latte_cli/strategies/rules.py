@@ -51,7 +51,7 @@ def pytorch_benchmark(candidates: Candidates, *, benchmark_limit: int = 10) -> T
     return quickest(tried) or candidates.smallest()
 
 
-def benchmarked(candidates: Candidates, *, benchmark_limit: int = 10) -> list[Timing]:
+def benchmark_candidates(candidates: Candidates, *, benchmark_limit: int = 10) -> list[Timing]:
     """What `pytorch_benchmark` tries of a shape that it has not met, as far as it was timed; none where that is not
     known, and of what torch computes without cuDNN."""
     if candidates.depthwise:
