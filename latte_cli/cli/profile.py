@@ -10,6 +10,7 @@ import typer
 
 import latte_cli
 from latte_cli.cli import console
+from latte_cli.cli.links import profile_links
 from latte_cli.cli.options import (
     BatchAxisOption,
     FormatOption,
@@ -59,7 +60,24 @@ _OF_SUITES = {
     "--configs": (Suite.PAPER, Suite.CONVOLUTIONS),
 }
 """Options that mean nothing to the other suites."""
-_APART = (("--plan", ("--batch-size", "--widths"), "the plan says what each device trains"),)
+_APART = (
+    ("--plan", ("--batch-size", "--widths"), "the plan says what each device trains"),
+    (
+        "--links",
+        (
+            "--suite",
+            "--plan",
+            "--budget",
+            "--batch-size",
+            "--widths",
+            "--dry-run",
+            "--precision",
+            "--layout",
+            "--store",
+        ),
+        "links are measured without layers, and are printed",
+    ),
+)
 """Options that do not go together, and why."""
 
 
@@ -123,6 +141,12 @@ class ProfileRequest(Request):
     require_complete: Annotated[
         bool, typer.Option("--require-complete", help="End with code 4 if the budget ends before all is measured.")
     ] = False
+    links: Annotated[
+        bool,
+        typer.Option(
+            "--links", help="Measure how fast this machine's GPUs add up what each holds, and print it alone."
+        ),
+    ] = False
     form: FormatOption = Format.TABLE
 
     @property
@@ -173,6 +197,11 @@ def profile(request: ProfileRequest) -> None:
     from latte_cli.worker import Worker
 
     check_apart(request.given, _APART)
+    if request.links:
+        if request.models:
+            raise LatteError("`--links` takes no model files", hint="leave them away", exit_code=ExitCode.USAGE)
+        profile_links(request.device, request.form)
+        return
     phases, networks = _phases(request.phases), _networks(request)
     file = _plan_file(request.plan, networks)
     store = open_store(request.store, skip=console.left_out)

@@ -15,8 +15,8 @@ RUNS = 2  # PyTorch: one to warm up and one to time (aten/src/ATen/native/cudnn/
 class SearchCost:
     """What the first step pays for a search: seconds on the device of all runs, and the most workspace of one.
 
-    The workspace is None where that of one is not known. It tried `runs` candidates of `shapes` convolutions in a phase; of `unknown` ones it is not known what was tried.
-    Building what is tried is not in it.
+    The workspace is None where that of one is not known. It runs candidates of `shapes` convolutions in a phase; of
+    `unknown` others it is not known what it tries. Building what is tried is not in it.
     """
 
     time_s: float
