@@ -29,7 +29,7 @@ class _Kind:
 
 _DURATION = _Kind(
     what="duration",
-    units={"s": 1.0, "ms": 1e-3, "m": 60.0, "min": 60.0, "h": 3600.0},
+    units={"s": 1.0, "ms": 1e-3, "us": 1e-6, "m": 60.0, "min": 60.0, "h": 3600.0},
     most=366 * 86400.0,
     said="a number over 0 and a unit, at most a year",
     examples=("500ms", "30s", "2m", "1h"),
@@ -66,9 +66,21 @@ _SIZE = _Kind(
     likely=((1e4, ("MiB", "GiB")), (inf, ("B",))),
 )
 
+_TRANSFER_RATE = _Kind(
+    what="transfer rate",
+    units={
+        **{f"{unit}/s": factor for unit, factor in _SIZE.units.items()},
+        **{unit: factor / 8 for unit, factor in _BANDWIDTH.units.items() if unit.endswith("bit/s")},
+    },
+    most=1e15,
+    said="a number over 0 and a unit of bytes or bits per second",
+    examples=("25GB/s", "900MB/s", "100Gbit/s"),
+    likely=((1e4, ("GB/s", "Gbit/s")), (inf, ("B/s",))),
+)
+
 
 def duration_s(text: str | float, before: str = "") -> float:
-    """Seconds in `30s`, `2m`, `1h` or `500ms`.
+    """Seconds in `30s`, `2m`, `1h`, `500ms` or `20us`.
 
     Like its siblings it takes only what is over 0 and has a unit, and raises LatteError (exit code 2) for the rest.
     `before` is what stands before the quantity; it is repeated in hints, so that they can be typed as they are.
@@ -84,6 +96,11 @@ def duration_or_zero_s(text: str | float) -> float:
 def bandwidth_bit_per_s(text: str | float, before: str = "") -> float:
     """Bits per second in `5Mbit`, `20 kbit/s` or `1Gbps`; prefixes are decimal."""
     return _quantity(_BANDWIDTH, text, before)
+
+
+def transfer_bytes_per_s(text: str | float, before: str = "") -> float:
+    """Bytes per second in `25GB/s`, `3.5 GiB/s` or `100Gbit/s`."""
+    return _quantity(_TRANSFER_RATE, text, before)
 
 
 def size_bytes(text: str | float, before: str = "") -> int:

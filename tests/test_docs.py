@@ -26,6 +26,7 @@ MARKED = [
     "needs the file",
     "needs a profile of this machine",
     "needs an NVIDIA GPU",
+    "needs several GPUs",
     "needs a GPU's description",
 ]
 

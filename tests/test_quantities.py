@@ -5,14 +5,23 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, duration_s, size_bytes
+from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, duration_s, size_bytes, transfer_bytes_per_s
 
-PARSERS = (duration_or_zero_s, duration_s, bandwidth_bit_per_s, size_bytes)
+PARSERS = (duration_or_zero_s, duration_s, bandwidth_bit_per_s, size_bytes, transfer_bytes_per_s)
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("30s", 30), ("2m", 120), ("2 min", 120), ("1h", 3600), ("500ms", 0.5), ("1.5s", 1.5), (" .5H ", 1800)],
+    [
+        ("30s", 30),
+        ("2m", 120),
+        ("2 min", 120),
+        ("1h", 3600),
+        ("500ms", 0.5),
+        ("20us", 2e-5),
+        ("1.5s", 1.5),
+        (" .5H ", 1800),
+    ],
 )
 def test_a_duration_is_a_number_and_a_unit(text, seconds):
     assert duration_s(text) == duration_or_zero_s(text) == pytest.approx(seconds)

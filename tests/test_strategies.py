@@ -114,6 +114,14 @@ CASES = [
     ("xla:tolerance=1ms", {}, IMPLICIT),
     ("xla", {"limit": 0, "times": without(IMPLICIT)}, PRECOMP),
     ("onednn-default", {}, FRAMEWORK_DEFAULT),  # a GPU has none of its implementations
+    ("onnxruntime", {}, FFT),
+    ("onnxruntime", {"limit": 200 * MIB}, WINOGRAD),
+    ("onnxruntime:max-workspace=off", {}, PRECOMP),  # within 32 MiB
+    ("onnxruntime:max-workspace=off", {"limit": 100}, IMPLICIT),
+    ("onnxruntime:search=heuristic", {}, WINOGRAD),
+    ("onnxruntime:search=heuristic", {"limit": 0}, WINOGRAD),  # it asks for one answer, and runs out of memory
+    ("onnxruntime:search=default", {}, PRECOMP),
+    ("onnxruntime:search=DEFAULT", {"times": without(PRECOMP)}, WINOGRAD),
     ("mindspore", {}, WINOGRAD),
     ("mindspore", {"limit": 0}, WINOGRAD),  # no cap: it runs out of memory
     ("mindspore", {"precision": Precision.FP16}, PRECOMP),
@@ -209,6 +217,9 @@ LISTS = {
         ("xla", {}, 28),  # 2 µs slower, without scratch
         ("xla:tolerance=0.001ms", {}, 67),
         ("xla", {"limit": 0}, 28),
+        ("onnxruntime", {}, 67),  # the first that mode B lists
+        ("onnxruntime", {"limit": 0}, 67),  # no cap
+        ("onnxruntime:search=heuristic", {}, 38),
         ("tensorflow", {}, 67),
         ("tensorflow:workspace-limit=1MiB", {}, 28),
         ("exhaustive", {}, 70),
@@ -226,6 +237,17 @@ def test_engines_whose_results_do_not_repeat_are_left_out_on_demand():
     known = candidates(CONVOLUTION, rows, lists=LISTS)
     assert by_name("pytorch").choose(known).algorithm == first
     assert by_name("pytorch:deterministic=on").choose(known).algorithm == second
+
+
+def test_onnxruntime_before_its_frontend_and_backward_sees_named_algorithms_alone():
+    for more in ("frontend=off", "frontend=off:search=heuristic", "search=default"):  # the fallback was not timed
+        assert chosen(f"onnxruntime:{more}", times=ENGINES, ranking=(), lists=LISTS) == PRECOMP
+    backward = (CONVOLUTION[0], Phase.BACKWARD_DATA)
+    times = {Engine(index=67).algorithm: (1.0, 0), ALGO_0: (3.0, 0), replace(WINOGRAD, vendor_id=5): (2.0, 10)}
+    ranking = ("WINOGRAD_NONFUSED", "ALGO_0")
+    given = {"times": times, "pair": backward, "ranking": ranking, "lists": LISTS}
+    assert chosen("onnxruntime", **given) == replace(WINOGRAD, vendor_id=5)
+    assert chosen("onnxruntime:search=heuristic", **given, limit=5) == ALGO_0  # it goes on to what can be allocated
 
 
 @pytest.mark.parametrize("strategy", ["pytorch-legacy", "mindspore"])
@@ -304,6 +326,8 @@ def test_the_layout_is_one_for_the_whole_model(strategy, precision, layout):
         ("pytorch-benchmark:benchmark-limit=-1", "benchmark-limit=20"),
         ("tensorflow:workspace-limit=much", "512MiB"),
         ("xla:tolerance", "500ms"),
+        ("onnxruntime:search=exhausting", "exhaustive"),
+        ("onnxruntime:frontend=1.20", "frontend=off"),
     ],
 )
 def test_an_unknown_strategy_or_knob_is_a_usage_error_that_names_what_there_is(name, near):

@@ -1,6 +1,6 @@
 """`latte estimate`: how long a training step of a model takes on the devices of the store."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +20,7 @@ from latte_cli.cli.options import (
     StoreOption,
     ThreadsOption,
     WorkspaceLimitOption,
+    parse_counts,
     parse_growth,
     parse_rate,
     parse_shapes,
@@ -27,6 +28,7 @@ from latte_cli.cli.options import (
 )
 from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.thresholds import EstimateFormat, Requirements
+from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.precisions import Precision
 from latte_cli.report import Format, size
 from latte_cli.report.thresholds import Annotate
@@ -36,6 +38,7 @@ from latte_cli.thresholds import Threshold, parse_threshold
 if TYPE_CHECKING:
     from latte_cli.devices import Device
     from latte_cli.estimator import Estimate, Rest
+    from latte_cli.estimator.data_parallel import ScaledStep
     from latte_cli.network import Network
     from latte_cli.store import Store
     from latte_cli.tasks import Task
@@ -52,8 +55,9 @@ class EstimateRequest(Request):
         typer.Option(
             metavar="NAME",
             help="Who chooses the algorithms: latte, pytorch, pytorch-benchmark, pytorch-legacy, tensorflow, xla, "
-            "mindspore, mindspore-performance, onednn-default, exhaustive, deterministic or fixed:ALGORITHM; with "
-            "knobs as in tensorflow:workspace-limit=1GiB. Repeatable, or several with commas between. [default: latte]",
+            "onnxruntime, mindspore, mindspore-performance, onednn-default, exhaustive, deterministic or "
+            "fixed:ALGORITHM; with knobs as in tensorflow:workspace-limit=1GiB. Repeatable, or several with commas "
+            "between. [default: latte]",
         ),
     ] = None
     estimator: Annotated[
@@ -140,6 +144,22 @@ class EstimateRequest(Request):
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
     ] = False
+    gpus: Annotated[
+        str | None, typer.Option(metavar="COUNTS", help="Also the step of several such GPUs in one machine, as in 2,4.")
+    ] = None
+    link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE[,LATENCY]",
+            help="What each GPU sends to the next while all add up, as in 25GB/s or 25GB/s,10us.",
+        ),
+    ] = None
+    data_parallel: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE", help="How several GPUs train: ddp (DistributedDataParallel) or dp (DataParallel)."
+        ),
+    ] = "ddp"
     allow_unknown: AllowUnknownOption = False
     fail_above: Annotated[
         list[Threshold] | None,
@@ -204,22 +224,48 @@ class EstimateRequest(Request):
 @from_options
 def estimate(request: EstimateRequest) -> None:
     """Estimate the training time of MODEL, layer by layer."""
+    from latte_cli.report import scalings
     from latte_cli.report.estimates import estimates_document
 
     requirements = Requirements.of(
         request.fail_above, request.baseline, request.max_regression, request.annotate, request.form
     )
+    several = _several_gpus(request)
     estimates = _estimates(request)
+    scaled = [several(one) for one in estimates] if several else []
     body = estimates_document(estimates, request.schedule)
+    for one, steps in zip(body["estimates"], scaled, strict=False):
+        one["scaling"] = [scalings.scaling_entry(step) for step in steps]
     results = requirements.check(body)
     if request.form is EstimateFormat.JSON:
         body |= results.as_json()
     _write(request, estimates, body, replaced=requirements.replaces_the_table)
+    if scaled and request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
+        scalings.write_scaling(estimates, scaled, Format(request.form))
     _say_doubts(estimates)
     results.write(request.model.name, request.form)
     if request.form is EstimateFormat.TABLE:
         console.note(f"next: `latte allocate {request.model} --fleet FILE --round-duration 10m`")
     results.enforce()
+
+
+def _several_gpus(request: EstimateRequest) -> "Callable[[Estimate], tuple[ScaledStep, ...]] | None":
+    """What prices the steps of several GPUs, None where they are not asked for; raises LatteError for bad options."""
+    from latte_cli.estimator.data_parallel import MODES, scale
+    from latte_cli.estimator.links import parse_link
+
+    if request.data_parallel not in MODES:
+        raise unknown("mode of data parallelism", request.data_parallel, MODES)
+    if request.gpus is None:
+        return None
+    if request.link is None:
+        raise LatteError(
+            "`--gpus` needs the rate between the GPUs",
+            hint="`--link 25GB/s`; it is the `busbw` of nccl-tests' all_reduce_perf",
+            exit_code=ExitCode.USAGE,
+        )
+    counts, link = parse_counts(request.gpus, "GPUs"), parse_link(request.link)
+    return lambda estimate: scale(estimate, counts, link, request.data_parallel)
 
 
 def _estimates(request: EstimateRequest) -> "list[Estimate]":

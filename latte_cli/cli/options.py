@@ -65,6 +65,9 @@ ShapeOption: TypeAlias = Annotated[
     ),
 ]
 
+_MOST_COUNTS, _MOST_COUNTED, _MOST_DIGITS = 64, 4096, 4  # chosen: far beyond one machine
+"""How many counts one option takes, the largest of them, and its digits."""
+
 parse_duration = duration_s
 """An option's `parser=` for durations: seconds in `30s`, `2m`, `1h` or `500ms`."""
 
@@ -86,6 +89,18 @@ def parse_widths(text: str, what: str = "widths") -> tuple[float, ...]:
         hint = "numbers over 0 and up to 1, as in `1,0.75,0.5`"
         raise LatteError(f"`{shown}` is not a list of {what}", hint=hint, exit_code=ExitCode.USAGE)
     return widths
+
+
+def parse_counts(text: str, what: str) -> tuple[int, ...]:
+    """The counts in `2,4`, each once; LatteError (exit code 2) for what is no such list of at most 4,096 each."""
+    parts = [part.strip() for part in text.split(",")]
+    counts = tuple(dict.fromkeys(int(part) for part in parts if part.isdecimal() and len(part) <= _MOST_DIGITS))
+    if len(parts) > _MOST_COUNTS or not all(part.isdecimal() and len(part) <= _MOST_DIGITS for part in parts):
+        counts = ()
+    if not counts or not all(1 <= count <= _MOST_COUNTED for count in counts):
+        shown = " ".join(text.split())[:40]
+        raise LatteError(f"`{shown}` is not a list of numbers of {what}", hint="as in `2,4`", exit_code=ExitCode.USAGE)
+    return counts
 
 
 def parse_share(text: str) -> float:

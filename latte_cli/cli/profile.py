@@ -10,6 +10,7 @@ import typer
 
 import latte_cli
 from latte_cli.cli import console
+from latte_cli.cli.links import profile_links
 from latte_cli.cli.options import (
     BatchAxisOption,
     FormatOption,
@@ -62,7 +63,24 @@ _OF_SUITES = {
     "--configs": (Suite.PAPER, Suite.CONVOLUTIONS),
 }
 """Options that mean nothing to the other suites."""
-_APART = (("--plan", ("--batch-size", "--widths"), "the plan says what each device trains"),)
+_APART = (
+    ("--plan", ("--batch-size", "--widths"), "the plan says what each device trains"),
+    (
+        "--links",
+        (
+            "--suite",
+            "--plan",
+            "--budget",
+            "--batch-size",
+            "--widths",
+            "--dry-run",
+            "--precision",
+            "--layout",
+            "--store",
+        ),
+        "links are measured without layers, and are printed",
+    ),
+)
 """Options that do not go together, and why."""
 _LOADER_S = 20.0  # chosen: hundreds of batches of most loaders, and no wait to notice
 _OF_LOADER = {"--loader", "--budget", "--format", "models"}
@@ -143,6 +161,12 @@ class ProfileRequest(Request):
     require_complete: Annotated[
         bool, typer.Option("--require-complete", help="End with code 4 if the budget ends before all is measured.")
     ] = False
+    links: Annotated[
+        bool,
+        typer.Option(
+            "--links", help="Measure how fast this machine's GPUs add up what each holds, and print it alone."
+        ),
+    ] = False
     form: FormatOption = Format.TABLE
 
     @property
@@ -201,6 +225,11 @@ def profile(request: ProfileRequest) -> None:
         _time_loader(request, request.loader)
         return
     check_apart(request.given, _APART)
+    if request.links:
+        if request.models:
+            raise LatteError("`--links` takes no model files", hint="leave them away", exit_code=ExitCode.USAGE)
+        profile_links(request.device, request.form)
+        return
     phases, networks = _phases(request.phases), _networks(request)
     file = _plan_file(request.plan, networks)
     store = open_store(request.store, skip=console.left_out)

@@ -7,6 +7,7 @@ from latte_cli.devices import Device
 from latte_cli.engines import family
 from latte_cli.estimator.diagnostics import Diagnostic
 from latte_cli.estimator.memory import Memory
+from latte_cli.estimator.searches import RepeatingStep, SearchCost
 from latte_cli.estimator.steps import Step
 from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.lookup import Source
@@ -62,7 +63,8 @@ class Estimate:
     `parts` holds a row per node and phase, the loss and the update included; `missing` names what could not be priced.
     The step's intervals cover 95 and 80 % of steps measured on that device. `transfer_s` is the copy of a batch to a
     GPU, which overlaps with the step before if the data loader pins its memory; None where it was not measured.
-    `limits` are those under which the algorithms were chosen.
+    `limits` are those under which the algorithms were chosen. `search` is what choosing costs the first step, and
+    `determinism` what the step is like where results have to repeat; None where there is nothing to say.
     """
 
     device: Device
@@ -85,6 +87,8 @@ class Estimate:
     estimator: str = LOOKUP
     missing: tuple[str, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
+    search: SearchCost | None = None
+    determinism: RepeatingStep | None = None
 
     @property
     def step_s(self) -> float:

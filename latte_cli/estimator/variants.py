@@ -23,13 +23,14 @@ from latte_cli.estimator.memory import returned_bytes
 from latte_cli.estimator.models import Models
 from latte_cli.estimator.predictions import Predictions
 from latte_cli.estimator.records import Estimate
+from latte_cli.estimator.searches import RepeatingStep, repeating_candidates, search_cost
 from latte_cli.layers import Convolution, Optimizer, Phase
 from latte_cli.lookup import Timing
 from latte_cli.network import Network
 from latte_cli.network.training import folded_norms
 from latte_cli.operations import asked_name
 from latte_cli.printable import few
-from latte_cli.strategies import Limits, Need, Selection, Strategy, fixed_name
+from latte_cli.strategies import Candidates, Limits, Need, Selection, Strategy, fixed_name, repeats
 
 
 class Variants:
@@ -49,8 +50,20 @@ class Variants:
         if key not in self._composed:  # under other limits the same algorithms may be taken
             self._composed[key] = self._compose(strategy, selected, allow_unknown)
         timings = [one.timing for one in selected if one.timing]
-        found = replace(self._composed[key], limits=limits)
+        found = self._with_beside(replace(self._composed[key], limits=limits), strategy, selected)
         return replace(found, warnings=tuple(self._diagnostics(found, strategy, timings)))
+
+    def _with_beside(self, found: Estimate, strategy: Strategy, selected: Sequence[Selection]) -> Estimate:
+        """The estimate with what searching costs, and what results that repeat cost."""
+        if strategy.search is None and all(one.timing is None or repeats(one.timing) for one in selected):
+            return found
+        candidates = self._candidates(strategy, found.limits)
+        kept, determinism = repeating_candidates(candidates, selected), None
+        if kept is not None:
+            again = selections(strategy, kept, self._predictions)
+            calls = sum(one.algorithm != other.algorithm for one, other in zip(selected, again, strict=True))
+            determinism = RepeatingStep(step_s=self._compose(strategy, again, True).step_s, calls=calls)
+        return replace(found, search=search_cost(strategy, candidates), determinism=determinism)
 
     def rows(self, strategy: Strategy, limits: Limits) -> list[Row]:
         """The rows of the calls; raises LatteError for what can be neither looked up nor predicted."""
@@ -69,12 +82,13 @@ class Variants:
 
     def _selections(self, strategy: Strategy, limits: Limits) -> list[Selection]:
         self._check_name(strategy)
+        return selections(strategy, self._candidates(strategy, limits), self._predictions)
+
+    def _candidates(self, strategy: Strategy, limits: Limits) -> list[Candidates]:
         works = self._calls.costly
         pairs = [work.pair for work in works]
         calls = list(zip(pairs, workspace_limits(works, self._live_bytes, limits), strict=True))
-        return selections(
-            strategy, candidates_for(calls, strategy.need, self._known, self._predictions), self._predictions
-        )
+        return candidates_for(calls, strategy.need, self._known, self._predictions)
 
     def _rows(self, selected: Sequence[Selection]) -> tuple[list[Row], tuple[str, ...]]:
         return compose_rows(self._calls, selected, self._models.lookup.layout, self._calibration)

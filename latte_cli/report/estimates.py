@@ -1,6 +1,7 @@
 """Estimates as a table, JSON or CSV."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from string import ascii_uppercase
 from typing import Any, TextIO
 
@@ -78,6 +79,35 @@ def estimates_document(estimates: Sequence[Estimate], schedule: Schedule = NO_SC
 
 
 def _entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
+    return _shared_entry(estimate, schedule) | _beside(estimate)
+
+
+def _beside(estimate: Estimate) -> dict[str, Any]:
+    """What only some strategies have: the cost of their search, and that of results that repeat."""
+    found: dict[str, Any] = {}
+    if estimate.search:
+        found["search"] = asdict(estimate.search)
+    if estimate.determinism:
+        cost_s = estimate.determinism.step_s - estimate.step_s
+        found["determinism"] = asdict(estimate.determinism) | {"cost_s": cost_s}
+    return found
+
+
+def _beside_lines(estimate: Estimate) -> Iterator[str]:
+    if search := estimate.search:
+        unknown = f"; not known of {search.unknown} others" if search.unknown else ""
+        held = "not known" if search.workspace_bytes is None else size(search.workspace_bytes)
+        yield (
+            f"first step: {duration(search.time_s)} more to search {search.shapes} shapes in {search.runs} runs, "
+            f"workspace {held}{unknown}"
+        )
+    if again := estimate.determinism:
+        cost_s = again.step_s - estimate.step_s
+        share = percent(cost_s / estimate.step_s if estimate.step_s else 0.0)
+        yield f"determinism costs {duration(cost_s)} a step ({share}), {again.calls} calls run otherwise"
+
+
+def _shared_entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
     settings = estimate.settings
     return {
         "device": estimate.device.slug,
@@ -256,6 +286,7 @@ def _totals(estimate: Estimate, schedule: Schedule) -> Iterator[str]:
         yield f"copying a batch to the GPU {duration(estimate.transfer_s)}, beside the step"
     if estimate.energy_j:
         yield f"energy {estimate.energy_j:.3g} J"
+    yield from _beside_lines(estimate)
     yield from left_out_line([estimate])
 
 

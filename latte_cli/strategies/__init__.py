@@ -9,6 +9,7 @@ from latte_cli.strategies.candidates import (
     Selection,
     fastest,
     rank_timings,
+    repeats,
 )
 from latte_cli.strategies.names import NAMES, by_name, fixed_name, usual
 from latte_cli.strategies.strategy import Need, Strategy
@@ -27,5 +28,6 @@ __all__ = [
     "fastest",
     "fixed_name",
     "rank_timings",
+    "repeats",
     "usual",
 ]

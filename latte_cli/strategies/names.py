@@ -1,7 +1,7 @@
 """Strategies by name, with their knobs."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from latte_cli.devices import Kind
@@ -21,6 +21,7 @@ _RULES: dict[str, tuple[Callable[..., Timing], Mapping[Precision, Layout]]] = {
     "pytorch-legacy": (rules.pytorch_legacy, {}),
     "tensorflow": (rules.tensorflow, _TENSOR_CORES),
     "xla": (rules.xla, _HALF),
+    "onnxruntime": (rules.onnxruntime, {}),
     "mindspore": (rules.mindspore, {}),
     "mindspore-performance": (rules.mindspore_performance, {}),
     "onednn-default": (rules.onednn_default, {}),
@@ -28,6 +29,9 @@ _RULES: dict[str, tuple[Callable[..., Timing], Mapping[Precision, Layout]]] = {
     "deterministic": (rules.deterministic_only, {}),
 }
 """Rules by the name of the strategy, with the layouts it takes for a whole model on a GPU."""
+
+_SEARCHES: dict[str, Callable[..., Sequence[Timing]]] = {"pytorch-benchmark": rules.benchmark_candidates}
+"""What strategies run of a shape that they have not met, to choose among it; with the knobs of the rule."""
 
 _ANYWHERE = ("latte", "pytorch", "onednn-default", "exhaustive", "deterministic")
 
@@ -57,6 +61,12 @@ def _count(text: str, before: str) -> int:
     return int(text)
 
 
+def _ort_search(text: str, before: str) -> str:
+    if text.lower() not in rules.ORT_SEARCHES:
+        raise unknown("search of ONNX Runtime", text, rules.ORT_SEARCHES)
+    return text.lower()
+
+
 _PARSERS: dict[str, Callable[[str, str], object]] = {
     "benchmark_limit": _count,
     "workspace_limit": size_bytes,
@@ -64,6 +74,9 @@ _PARSERS: dict[str, Callable[[str, str], object]] = {
     "benchmark": _switch,
     "deterministic": _switch,
     "autotune": _switch,
+    "search": _ort_search,
+    "max_workspace": _switch,
+    "frontend": _switch,
 }
 
 
@@ -84,6 +97,7 @@ def by_name(text: str) -> Strategy:
     return Strategy(
         name=text,
         choose=by_rule(partial(rule, **given)),
+        search=partial(_SEARCHES[name], **given) if name in _SEARCHES else None,
         need=Need.TIMINGS,
         layouts=layouts,
         rule_of_gpu=name not in _ANYWHERE,

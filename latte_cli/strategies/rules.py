@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, HEURISTIC, LISTED
 from latte_cli.engines import PYTORCH_FALLBACK, XLA_MODES, Heuristic
+from latte_cli.layers import Phase
 from latte_cli.lookup import Timing, fits_workspace, workspace_bytes
 from latte_cli.precisions import Precision
 from latte_cli.strategies.candidates import Candidates, fastest, quickest, repeats
@@ -50,6 +51,15 @@ def pytorch_benchmark(candidates: Candidates, *, benchmark_limit: int = 10) -> T
     return quickest(tried) or candidates.smallest()
 
 
+def benchmark_candidates(candidates: Candidates, *, benchmark_limit: int = 10) -> list[Timing]:
+    """What `pytorch_benchmark` tries of a shape that it has not met, as far as it was timed; none where that is not
+    known, and of what torch computes without cuDNN."""
+    if candidates.depthwise:
+        return []
+    tried = candidates.among(_tried_by_pytorch(candidates)).fitting_timings()
+    return [one for one in tried if one.task.algorithm.library == HEURISTIC.library][: benchmark_limit or None]
+
+
 def pytorch_legacy(candidates: Candidates, *, benchmark: bool = False, deterministic: bool = False) -> Timing:
     """PyTorch before its graph API: the first of `cudnnGet…_v7` that can be allocated; with `benchmark` the fastest of
     `cudnnFind…Ex` that fits the free memory; `deterministic`: algorithm 1, or the fastest that is (Conv_v7.cpp)."""
@@ -63,6 +73,10 @@ def pytorch_legacy(candidates: Candidates, *, benchmark: bool = False, determini
             if deterministic
             else fastest(candidates.tried_timings, candidates.limit_bytes)
         )
+    return _first_that_fits(candidates)
+
+
+def _first_that_fits(candidates: Candidates) -> Timing:
     return next(iter(candidates.fitting_timings()), candidates.smallest())
 
 
@@ -99,6 +113,39 @@ def onednn_default(candidates: Candidates) -> Timing:
     (`dnnl_primitive_desc_create`); PyTorch's own op where it lists none."""
     listed = (timing for timing in candidates.fitting_timings() if timing.task.algorithm.library == LISTED.library)
     return next(listed, None) or pytorch(candidates)
+
+
+ORT_SEARCHES = {
+    "exhaustive": (Heuristic.B,),
+    "heuristic": (Heuristic.A, Heuristic.INSTANT),
+    "default": (Heuristic.FALLBACK,),
+}
+"""The values of `cudnn_conv_algo_search`, and the heuristic that each asks from ONNX Runtime 1.20 on."""
+
+_ORT_WORKSPACE_BYTES = 32 * 2**20  # onnxruntime/core/providers/cuda/nn/conv.h, AlgoSearchWorkspaceSize
+
+
+def onnxruntime(
+    candidates: Candidates, *, search: str = "exhaustive", max_workspace: bool = True, frontend: bool = True
+) -> Timing:
+    """ONNX Runtime on a GPU, with its options `cudnn_conv_algo_search` and `cudnn_conv_use_max_workspace`.
+
+    From 1.20 on, with cuDNN 9, it has a `frontend`: forward takes the first engine that the heuristic lists, whatever
+    workspace it needs (onnxruntime/core/providers/cuda/nn/conv.cc, `CreateCudnnFeExecutionPlan`). Before, without
+    listed engines, and backward: `exhaustive` is the fastest of `cudnnFind…Ex` that fits, within 32 MiB without
+    `max_workspace`; `heuristic` the first of `cudnnGet…_v7`, backward the first that can be allocated; `default`
+    algorithm 1 (conv.cc, `UpdateState`; orttraining/training_ops/cuda/nn/conv_shared.cc).
+    """
+    forward = candidates.phase is Phase.FORWARD
+    engines = candidates.engines(*ORT_SEARCHES[search]) if frontend and forward else []
+    if engines:
+        return engines[0]
+    if search == "default":
+        return candidates.timing_numbered(1) or candidates.tried_timings[0]
+    if search == "heuristic":
+        return candidates.tried_timings[0] if forward else _first_that_fits(candidates)
+    limits = (candidates.limit_bytes, None if max_workspace else _ORT_WORKSPACE_BYTES)
+    return fastest(candidates.tried_timings, min((limit for limit in limits if limit is not None), default=None))
 
 
 def mindspore(candidates: Candidates) -> Timing:

@@ -1,6 +1,6 @@
 """A strategy: what it must know of a call, and what it selects of the call's candidates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
@@ -33,7 +33,8 @@ class Strategy:
     """Who chooses: `choose` selects one of a call's candidates, which hold what the strategy has a `need` of.
 
     On a GPU the whole model has the layout `layouts` says for its precision, NCHW for others. `rule_of_gpu` tells that
-    a CPU leaves such a framework no choice, so that the rule is a stand-in there.
+    a CPU leaves such a framework no choice, so that the rule is a stand-in there. `search` tells what it runs of a
+    convolution that it has not met, to choose among it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Strategy:
     need: Need
     layouts: Mapping[Precision, Layout] = field(default_factory=dict)
     rule_of_gpu: bool = False
+    search: Callable[[Candidates], Sequence[Timing]] | None = None
 
     def layout(self, precision: Precision, kind: Kind) -> Layout:
         """The memory layout of activations on a device of `kind`."""
