@@ -21,6 +21,10 @@ class ClockedCall(Protocol):
         """Forward, or one of the backward phases, or update."""
 
     @property
+    def again(self) -> bool:
+        """Whether the backward pass makes it, although its phase is forward."""
+
+    @property
     def device_s(self) -> float:
         """Seconds on the device."""
 
@@ -111,13 +115,18 @@ def _part(call: ClockedCall) -> str:
         return "update_s"
     if call.name in (LOSS, ACCUMULATION):
         return "other_s"
-    return "forward_s" if call.phase is Phase.FORWARD else "backward_s"
+    return "forward_s" if _is_forward(call) else "backward_s"
+
+
+def _is_forward(call: ClockedCall) -> bool:
+    """Whether it is a call of the forward pass."""
+    return call.phase is Phase.FORWARD and not call.again
 
 
 def in_order(calls: Sequence[Call_]) -> Iterator[Call_]:
     """Forward through the network, the loss, backward from its end, and what is done with the gradients."""
     own = [call for call in calls if call.name not in (LOSS, UPDATE, ACCUMULATION)]
-    yield from (call for call in own if call.phase is Phase.FORWARD)
+    yield from (call for call in own if _is_forward(call))
     yield from (call for call in calls if call.name == LOSS)
-    yield from (call for call in reversed(own) if call.phase is not Phase.FORWARD)
+    yield from (call for call in reversed(own) if not _is_forward(call))
     yield from (call for call in calls if call.name in (UPDATE, ACCUMULATION))

@@ -130,6 +130,7 @@ def _free_row(work: Work, layout: Layout) -> LayerTime:
         workspace_bytes=0,
         source=Source.MEASURED,
         count=work.count,
+        again=work.again,
     )
 
 
@@ -151,6 +152,7 @@ def _row(work: Work, timing: Timing, layout: Layout, calibration: Calibration, c
         workspace_bytes=timing.workspace_bytes,
         source=timing.source,
         count=work.count,
+        again=work.again,
         power_w=timing.power_w,
         confidence=confidence,
         notes=timing.notes,

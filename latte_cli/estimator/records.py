@@ -23,6 +23,7 @@ LOOKUP = "lookup"
 class LayerTime:
     """The time of one phase of one node, in seconds, with its 95 and 80 % intervals; a step does it `count` times.
 
+    `again` says that it is a forward call which the backward pass makes, for a region that is checkpointed.
     `confidence` is the selector's in its choice, 0 to 1, where it was asked; `notes` is what its library says of the
     algorithm.
     """
@@ -44,6 +45,7 @@ class LayerTime:
     power_w: float | None = None
     confidence: float | None = None
     notes: tuple[str, ...] = ()
+    again: bool = False
 
     @property
     def family(self) -> str:

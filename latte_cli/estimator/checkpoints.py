@@ -1,0 +1,94 @@
+"""Checkpoints: what of a region runs again in the backward pass, and when, as `torch.utils.checkpoint` does it.
+
+The forward pass of a region keeps what the region reads. The first call of the backward pass that asks for a saved
+tensor of the region runs the region again, until the last tensor that its first run saved is there (`use_reentrant`
+False with its early stop, torch's defaults).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from latte_cli.errors import LatteError
+from latte_cli.layers import Saved
+from latte_cli.network import Network, Node
+from latte_cli.network.regions import Region
+
+RNG_STATE_BYTES = 5056
+"""What `torch.get_rng_state()` returns on a CPU, which each region keeps (`preserve_rng_state`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerun:
+    """A region of a network by the places of its nodes, `first` to `last`, and what of it runs again.
+
+    `again` are the places of the nodes that run again, before the backward call of the node at `trigger`; the region
+    keeps what it reads, `arguments`, until the backward call of the node at `until`.
+    """
+
+    region: Region
+    first: int
+    last: int
+    again: range
+    trigger: int
+    until: int
+    arguments: tuple[str, ...]
+
+
+def saved_of(network: Network, node: Node, *, fused: bool) -> Saved | None:
+    """What autograd keeps of a node, beside its parameters; None where no gradient passes it."""
+    if node.output not in network.trained_activations:
+        return None
+    return node.layer.saved_tensors(trains=network.trains(node), flows=network.flows(node), fused=fused)
+
+
+def reruns(network: Network, regions: Sequence[Region], *, fused: bool = False) -> tuple[Rerun, ...]:
+    """What runs again of each region that keeps anything for its backward pass, in the network's order.
+
+    Raises LatteError for regions that overlap, and for one that is not consecutive nodes of the network.
+    """
+    places = {node.name: place for place, node in enumerate(network.nodes)}
+    found = sorted((_span(network, region, places), region.name, region) for region in regions)
+    for ((_, last), name, _), ((first, _), other, _) in zip(found, found[1:], strict=False):
+        if first <= last:
+            raise LatteError(f"`{name}` and `{other}` overlap", hint="checkpoint one of them")
+    spans = ((region, first, last) for (first, last), _, region in found)
+    return tuple(rerun for each in spans if (rerun := rerun_of(network, *each, fused=fused)))
+
+
+def _span(network: Network, region: Region, places: dict[str, int]) -> tuple[int, int]:
+    known = sorted(places[name] for name in region.nodes if name in places)
+    if len(known) != len(region.nodes) or not known or known[-1] - known[0] >= len(known):
+        raise LatteError(f"`{region.name}` is not consecutive layers of `{network.name}`")
+    return known[0], known[-1]
+
+
+def rerun_of(network: Network, region: Region, first: int, last: int, *, fused: bool) -> Rerun | None:
+    """What runs again of the nodes from `first` to `last`; None where nothing of them is kept."""
+    kept = [place for place in range(first, last + 1) if _asks(network, network.nodes[place], fused)]
+    if not kept:
+        return None
+    trigger = kept[-1]
+    own = network.nodes[first : last + 1]
+    written = {node.output for node in own}
+    read = dict.fromkeys(name for node in own for name in node.inputs if name not in written)
+    return Rerun(
+        region=region,
+        first=first,
+        last=last,
+        again=range(first, trigger + _is_made(network, network.nodes[trigger], fused)),
+        trigger=trigger,
+        until=kept[0],
+        arguments=tuple(read),
+    )
+
+
+def _asks(network: Network, node: Node, fused: bool) -> bool:
+    """Whether the backward call of a node asks for a saved tensor, which may be a parameter."""
+    saved = saved_of(network, node, fused=fused)
+    return saved is not None and (saved != Saved() or bool(node.layer.parameter_shapes and any(network.flows(node))))
+
+
+def _is_made(network: Network, node: Node, fused: bool) -> bool:
+    """Whether what a node keeps is only there once it has run, and not before, as its inputs are."""
+    saved = saved_of(network, node, fused=fused)
+    return saved is not None and replace(saved, inputs=()) != Saved()
