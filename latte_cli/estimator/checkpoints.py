@@ -44,9 +44,12 @@ def saved_of(network: Network, node: Node, *, fused: bool) -> Saved | None:
 def reruns(network: Network, regions: Sequence[Region], *, fused: bool = False) -> tuple[Rerun, ...]:
     """What runs again of each region that keeps anything for its backward pass, in the network's order.
 
-    Raises LatteError for regions that overlap, and for one that is not consecutive nodes of the network.
+    The regions that the module itself checkpoints come with those that are given. Raises LatteError for regions that
+    overlap, and for one that is not consecutive nodes of the network.
     """
     places = {node.name: place for place, node in enumerate(network.nodes)}
+    own = (replace(one, nodes=tuple(name for name in one.nodes if name in places)) for one in network.checkpoints)
+    regions = (*(one for one in own if one.nodes), *regions)
     found = sorted((_span(network, region, places), region.name, region) for region in regions)
     for ((_, last), name, _), ((first, _), other, _) in zip(found, found[1:], strict=False):
         if first <= last:

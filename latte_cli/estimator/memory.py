@@ -111,12 +111,16 @@ def memory(
     the step runs in the kernels of a GPU (see `Layer.saved`). `storages` are the network's own; without them they are
     found here.
     """
-    simulation = _Simulation(network, step, precision, fused, storages or Storages(network))
+    simulation = Simulation(network, step, precision, fused, storages or Storages(network))
     return Memory(timeline=tuple(simulation.run()), whole=frozenset(simulation.whole))
 
 
-class _Simulation:
-    """Walks through a step, with a count of how many hold each activation's storage."""
+class Simulation:
+    """Walks through a step, with a count of how many hold each activation's storage.
+
+    After a run `fixed` has the bytes of each moment but for what layers keep, and `arriving_bytes` those before each
+    node's backward call, by its place.
+    """
 
     def __init__(self, network: Network, step: Step, precision: Precision, fused: bool, storages: Storages) -> None:
         self.network, self.step, self.fused = network, step, fused
@@ -136,6 +140,8 @@ class _Simulation:
         self.whole: set[CallPosition] = set()
         self.flowing: dict[str, tuple[int, int]] = {}  # a tensor's number and bytes, which several may share
         self.made = 0
+        self.fixed: dict[CallPosition, int] = {}
+        self.arriving_bytes: dict[int, int] = {}
         self.arriving: dict[str, Strides] = {}
         own = self.weight * network.parameters
         self.parameters = own + network.buffer_bytes
@@ -165,6 +171,8 @@ class _Simulation:
     def _moment(self, name: str, phase: Phase, temporary: int = 0) -> Moment:
         live = sum(self.sizes[root] for root, count in self.held.items() if count > 0)
         temporary += self._flowing_bytes
+        lasting = self.parameters + self.gradients + self.states + self.given
+        self.fixed[name, phase] = lasting + temporary
         return Moment(
             name=name,
             phase=phase,
@@ -209,6 +217,7 @@ class _Simulation:
         self.arriving[network.scores] = contiguous_strides(network.shapes[network.scores])
         for place, node in reversed([*enumerate(network.nodes)]):
             rerun = self.region.get(place)
+            self.arriving_bytes[place] = self.parameters + self.states + self.given + self._gradients_bytes
             if rerun and place == rerun.trigger:
                 yield from self._run_again(rerun)
             if node.output in network.trained_activations:
@@ -221,7 +230,7 @@ class _Simulation:
 
     def _keep(self, node: Node, count: int, rerun: Rerun | None = None) -> None:
         """Begin (+1) or end (-1) to hold what a node keeps, or what it keeps of the second run of its region."""
-        for name in self._kept_storages(node):
+        for name in self.kept_storages(node):
             self.held[self._again(name, rerun)] += count
         self.extra += count * self.saved[node.name][1]
 
@@ -350,7 +359,7 @@ class _Simulation:
         self.ready |= fresh
         self.gradients += self.weight * sum(sizes[name] for name in fresh)
 
-    def _kept_storages(self, node: Node) -> Iterable[str]:
+    def kept_storages(self, node: Node) -> Iterable[str]:
         """The storages that a node holds for its backward pass; the network's inputs are there anyway."""
         if node.output not in self.network.trained_activations:
             return ()

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, TypeAlias
 
 from latte_cli.errors import LatteError
-from latte_cli.network.torch_program.lowering import CHECKPOINT
+from latte_cli.network.torch_program.checkpointed import CHECKPOINT
 from latte_cli.network.torch_program.nodes import out_of_place
 from latte_cli.network.torch_program.rules import OPAQUE, RULES
 from latte_cli.network.torch_program.views import FOLLOWED
