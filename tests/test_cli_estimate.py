@@ -77,6 +77,7 @@ def test_json_is_the_documented_document(latte, model):
         "settings",
         "totals",
         "memory",
+        "checkpoints",
         "layers",
         "missing",
         "warnings",

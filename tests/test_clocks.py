@@ -17,6 +17,7 @@ class Made:
     device_s: float
     host_s: float
     count: int = 1
+    again: bool = False
 
 
 def step(device_s: float, host_s: float, nodes: int = 4) -> list[Made]:

@@ -7,6 +7,7 @@ False with its early stop, torch's defaults).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Saved
@@ -34,6 +35,14 @@ class Rerun:
     arguments: tuple[str, ...]
 
 
+class Keeping(Enum):
+    """What a layer keeps for its backward call: nothing, what it reads, or what is only there once it has run."""
+
+    NOTHING = "nothing"
+    OPERANDS = "operands"
+    RESULTS = "results"
+
+
 def saved_of(network: Network, node: Node, *, fused: bool) -> Saved | None:
     """What autograd keeps of a node, beside its parameters; None where no gradient passes it."""
     if node.output not in network.trained_activations:
@@ -54,8 +63,9 @@ def reruns(network: Network, regions: Sequence[Region], *, fused: bool = False) 
     for ((_, last), name, _), ((first, _), other, _) in zip(found, found[1:], strict=False):
         if first <= last:
             raise LatteError(f"`{name}` and `{other}` overlap", hint="checkpoint one of them")
-    spans = ((region, first, last) for (first, last), _, region in found)
-    return tuple(rerun for each in spans if (rerun := rerun_of(network, *each, fused=fused)))
+    spans = [(region, first, last) for (first, last), _, region in found]
+    keeping = keeping_of(network, fused=fused) if spans else ()
+    return tuple(rerun for each in spans if (rerun := rerun_of(network, *each, keeping)))
 
 
 def _span(network: Network, region: Region, places: dict[str, int]) -> tuple[int, int]:
@@ -65,9 +75,23 @@ def _span(network: Network, region: Region, places: dict[str, int]) -> tuple[int
     return known[0], known[-1]
 
 
-def rerun_of(network: Network, region: Region, first: int, last: int, *, fused: bool) -> Rerun | None:
+def keeping_of(network: Network, *, fused: bool) -> tuple[Keeping, ...]:
+    """What each node keeps of its forward call, or whether its backward call asks for parameters all the same."""
+    return tuple(_keeping(network, node, saved_of(network, node, fused=fused)) for node in network.nodes)
+
+
+def _keeping(network: Network, node: Node, saved: Saved | None) -> Keeping:
+    if saved is None:
+        return Keeping.NOTHING
+    if replace(saved, inputs=()) != Saved():
+        return Keeping.RESULTS
+    reads = saved.inputs or (node.layer.parameter_shapes and any(network.flows(node)))
+    return Keeping.OPERANDS if reads else Keeping.NOTHING
+
+
+def rerun_of(network: Network, region: Region, first: int, last: int, keeping: Sequence[Keeping]) -> Rerun | None:
     """What runs again of the nodes from `first` to `last`; None where nothing of them is kept."""
-    kept = [place for place in range(first, last + 1) if _asks(network, network.nodes[place], fused)]
+    kept = [place for place in range(first, last + 1) if keeping[place] is not Keeping.NOTHING]
     if not kept:
         return None
     trigger = kept[-1]
@@ -78,20 +102,8 @@ def rerun_of(network: Network, region: Region, first: int, last: int, *, fused: 
         region=region,
         first=first,
         last=last,
-        again=range(first, trigger + _is_made(network, network.nodes[trigger], fused)),
+        again=range(first, trigger + (keeping[trigger] is Keeping.RESULTS)),
         trigger=trigger,
         until=kept[0],
         arguments=tuple(read),
     )
-
-
-def _asks(network: Network, node: Node, fused: bool) -> bool:
-    """Whether the backward call of a node asks for a saved tensor, which may be a parameter."""
-    saved = saved_of(network, node, fused=fused)
-    return saved is not None and (saved != Saved() or bool(node.layer.parameter_shapes and any(network.flows(node))))
-
-
-def _is_made(network: Network, node: Node, fused: bool) -> bool:
-    """Whether what a node keeps is only there once it has run, and not before, as its inputs are."""
-    saved = saved_of(network, node, fused=fused)
-    return saved is not None and replace(saved, inputs=()) != Saved()

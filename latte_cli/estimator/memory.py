@@ -134,6 +134,7 @@ class Simulation:
         self.reads.update(self.roots[name] for name in network.outputs)
         self.saved = {node.name: self._saved_activations(node) for node in network.nodes}
         self.held: Counter[str] = Counter()
+        self.live = 0
         self.extra = 0
         self.gradients = 0
         self.ready: set[str] = set()
@@ -161,6 +162,12 @@ class Simulation:
             temporary = self.weight * largest * self.rule.temporaries
             yield self._moment(UPDATE, Phase.UPDATE, temporary)
 
+    def _hold(self, root: str, count: int) -> None:
+        """One more, or one less, holds a storage."""
+        before = self.held[root]
+        self.held[root] = before + count
+        self.live += self.sizes[root] * ((before + count > 0) - (before > 0))
+
     def _targets_bytes(self) -> int:
         """What the scores are compared with: classes as 64-bit integers, or as many numbers."""
         if not self.network.outputs or self.step.loss == "none":
@@ -169,7 +176,6 @@ class Simulation:
         return INDEX_BYTES * self.network.loss().rows if classes else self.sizes[self.network.scores]
 
     def _moment(self, name: str, phase: Phase, temporary: int = 0) -> Moment:
-        live = sum(self.sizes[root] for root, count in self.held.items() if count > 0)
         temporary += self._flowing_bytes
         lasting = self.parameters + self.gradients + self.states + self.given
         self.fixed[name, phase] = lasting + temporary
@@ -179,7 +185,7 @@ class Simulation:
             parameters_bytes=self.parameters,
             gradients_bytes=self.gradients,
             optimizer_bytes=self.states,
-            activations_bytes=live + self.extra + self.given + min(0, temporary),
+            activations_bytes=self.live + self.extra + self.given + min(0, temporary),
             temporary_bytes=max(0, temporary),
         )
 
@@ -189,7 +195,7 @@ class Simulation:
         for place, node in enumerate(self.network.nodes):
             root = self.roots[node.output]
             if root == node.output and root not in inputs:
-                self.held[root] += 1  # until its last reader in forward
+                self._hold(root, +1)  # until its last reader in forward
             if rerun := self.region.get(place):
                 self._keep_arguments(rerun, +1 if place == rerun.first else 0)
                 beside = self.saved[node.name][1]
@@ -200,9 +206,9 @@ class Simulation:
             for name in node.inputs:
                 left[self.roots[name]] -= 1
                 if not left[self.roots[name]] and self.roots[name] not in inputs:
-                    self.held[self.roots[name]] -= 1
+                    self._hold(self.roots[name], -1)
             if not left[root] and root == node.output:
-                self.held[root] -= 1
+                self._hold(root, -1)
 
     def _backward(self) -> Iterator[Moment]:
         network = self.network
@@ -231,14 +237,14 @@ class Simulation:
     def _keep(self, node: Node, count: int, rerun: Rerun | None = None) -> None:
         """Begin (+1) or end (-1) to hold what a node keeps, or what it keeps of the second run of its region."""
         for name in self.kept_storages(node):
-            self.held[self._again(name, rerun)] += count
+            self._hold(self._again(name, rerun), count)
         self.extra += count * self.saved[node.name][1]
 
     def _keep_arguments(self, rerun: Rerun, count: int) -> None:
         """Begin or end to hold what a region reads."""
         inputs = {name for name, _ in self.network.inputs}
         for root in {self.roots[name] for name in rerun.arguments} - inputs if count else ():
-            self.held[root] += count
+            self._hold(root, count)
         self.extra += count * self.state_bytes
 
     def _again(self, root: str, rerun: Rerun | None) -> str:
@@ -264,19 +270,19 @@ class Simulation:
             root = self.roots[node.output]
             if root == node.output:
                 local.add(root)
-                self.held[f"{_AGAIN}{root}"] += 1
+                self._hold(f"{_AGAIN}{root}", +1)
             self._keep(node, +1, rerun)
             yield self._moment(node.name, Phase.FORWARD, self._copies(node, Phase.FORWARD))
             for name in node.inputs:
                 left[self.roots[name]] -= 1
             dead = {each for each in local if not left[each] and each not in outside}
             for each in dead:
-                self.held[f"{_AGAIN}{each}"] -= 1
+                self._hold(f"{_AGAIN}{each}", -1)
             local -= dead
         if rerun.trigger not in rerun.again:
             self._keep(self.network.nodes[rerun.trigger], +1, rerun)
         for each in local:
-            self.held[f"{_AGAIN}{each}"] -= 1
+            self._hold(f"{_AGAIN}{each}", -1)
 
     def _step_back(self, node: Node) -> Moment:
         """One node backward: gradients of its inputs appear beside that of its output, which then goes."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from latte_cli.errors import LatteError
-from latte_cli.estimator.checkpoints import RNG_STATE_BYTES, Rerun, rerun_of, reruns
+from latte_cli.estimator.checkpoints import RNG_STATE_BYTES, Rerun, keeping_of, rerun_of, reruns
 from latte_cli.estimator.memory import CallPosition, Simulation, moment_of
 from latte_cli.estimator.steps import LOSS, UPDATE, Step
 from latte_cli.estimator.storages import Storages
@@ -81,11 +81,16 @@ class Recomputation:
         self._storages = _Held(network, self._simulation)
         places = {node.name: place for place, node in enumerate(network.nodes)}
         self._fixed = {one.first: one for one in reruns(network, step.checkpoints, fused=fused)}
+        keeping = keeping_of(network, fused=fused)
         self._starting: dict[int, list[Rerun]] = {}
         for region in candidates:
             first = places[region.nodes[0]]
-            rerun = rerun_of(network, region, first, first + len(region.nodes) - 1, fused=fused)
-            if rerun and not any(one.first <= rerun.last and rerun.first <= one.last for one in self._fixed.values()):
+            rerun = rerun_of(network, region, first, first + len(region.nodes) - 1, keeping)
+            if (
+                rerun
+                and rerun.again
+                and not any(one.first <= rerun.last and rerun.first <= one.last for one in self._fixed.values())
+            ):
                 self._starting.setdefault(first, []).append(rerun)
 
     def cheapest(self, limit_bytes: int) -> tuple[Region, ...] | None:

@@ -18,6 +18,9 @@ from latte_cli.tasks import Settings
 
 LOOKUP = "lookup"
 
+AGAIN = "again"
+"""Stands for the phase of a forward call that the backward pass makes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTime:
@@ -46,6 +49,11 @@ class LayerTime:
     confidence: float | None = None
     notes: tuple[str, ...] = ()
     again: bool = False
+
+    @property
+    def stage(self) -> str:
+        """Its phase, or AGAIN for a forward call that the backward pass makes."""
+        return AGAIN if self.again else self.phase
 
     @property
     def family(self) -> str:

@@ -1,0 +1,32 @@
+"""Checkpointed regions: where to put `torch.utils.checkpoint`, and what each of them saves and costs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from latte_cli.estimator import Estimate, savings
+from latte_cli.report import duration, size
+
+
+def entries(estimate: Estimate) -> list[dict[str, Any]]:
+    """The regions as the document of an estimate has them."""
+    return [
+        {
+            "name": each.region.name,
+            "first": each.region.nodes[0],
+            "last": each.region.nodes[-1],
+            "by_model": each.own,
+            "saved_bytes": each.saved_bytes,
+            "extra_s": each.extra_s,
+        }
+        for each in savings(estimate)
+    ]
+
+
+def lines(estimate: Estimate) -> Iterator[str]:
+    """A line for each region, for people."""
+    found = savings(estimate)
+    if found:
+        yield f"computed again in backward {duration(sum(each.extra_s for each in found))}, by `torch.utils.checkpoint`:"
+    for each in found:
+        by = " (the model does so itself)" if each.own else ""
+        yield f"  {each.region.name}: keeps {size(each.saved_bytes)} less, takes {duration(each.extra_s)} more{by}"
