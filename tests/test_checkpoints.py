@@ -60,28 +60,28 @@ class Residual(nn.Module):
         return y * 2 if self.scale else y
 
 
+def block(width: int, draw: Random) -> nn.Module:
+    match draw.randrange(6):
+        case 0 | 1:
+            return Residual(width, draw)
+        case 2:
+            return nn.Sequential(Residual(width, draw), Residual(width, draw))
+        case 3:
+            return nn.Sequential(nn.Conv2d(width, width, 1), nn.MaxPool2d(3, 1, 1), nn.ReLU())
+        case 4:
+            return nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
+    return nn.ReLU()
+
+
 def images(seed: int) -> tuple[nn.Module, Tensor, list[str]]:
     """A network of blocks and other layers, an input, and paths of which some are to be checkpointed."""
     draw, width = Random(seed), 8
     layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
-    for _ in range(draw.randint(3, 7)):
-        layers.append(
-            draw.choice(
-                (
-                    Residual(width, draw),
-                    Residual(width, draw),
-                    nn.Sequential(Residual(width, draw), Residual(width, draw)),
-                    nn.Sequential(nn.Conv2d(width, width, 1), nn.MaxPool2d(3, 1, 1), nn.ReLU()),
-                    nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)),
-                    nn.ReLU(),
-                )
-            )
-        )
+    layers += [block(width, draw) for _ in range(draw.randint(3, 7))]
     module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
     chosen = [str(at) for at in range(len(layers)) if draw.random() < 0.6]
     if draw.random() < 0.3:
-        for at in range(draw.randint(1, 3)):
-            layers[at].requires_grad_(False)
+        layers[0].requires_grad_(False)
     return module, torch.randn(16, 3, 24, 24), chosen
 
 
@@ -112,3 +112,76 @@ def test_the_peak_with_checkpoints_is_that_of_torch_s_allocator(kind, seed: int)
     torch.manual_seed(seed)
     said, real = check(*kind(seed))
     assert said == pytest.approx(real, rel=WITHIN)
+
+
+class Own(nn.Module):
+    """A module that checkpoints its parts itself, in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        count = {"list": 4, "reentrant": 1}.get(way, 2)
+        self.blocks = nn.ModuleList(Residual(8, Random(seed)) for seed in range(count))
+        self.first, self.out = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.way == "list":
+            for each in self.blocks:
+                x = checkpoint(each, x, use_reentrant=False)
+        elif self.way == "one":
+            x = self.blocks[1](checkpoint(self.blocks[0], x, use_reentrant=False))
+        elif self.way == "function":
+            x = checkpoint(self.part, x, use_reentrant=False)
+        elif self.way == "reentrant":
+            x = checkpoint(self.blocks[0], x, use_reentrant=True)
+        return self.out(x.mean((2, 3)))
+
+    def part(self, x: Tensor) -> Tensor:
+        return self.blocks[1](self.blocks[0](x)) * 2
+
+
+@pytest.mark.parametrize(("way", "names"), [("list", [f"blocks.{at}" for at in range(4)]), ("one", ["blocks.0"])])
+def test_regions_that_a_module_checkpoints_are_read_and_priced(way: str, names: list[str]) -> None:
+    torch.manual_seed(0)
+    module, x = Own(way), torch.randn(16, 3, 24, 24)
+    found = load(module, x)
+    assert [region.name for region in found.checkpoints] == names
+    assert not found.notes
+    said, real = check(module, x, ())
+    assert said == pytest.approx(real, rel=WITHIN)
+    again = [work for work in step_calls(found, Step()) if work.again]
+    assert {work.phase for work in again} == {Phase.FORWARD}
+    assert {work.name for work in again} <= {name for region in found.checkpoints for name in region.nodes}
+
+
+@pytest.mark.parametrize("way", ["function", "reentrant"])
+def test_regions_that_a_program_does_not_show_are_named_and_not_priced(way: str) -> None:
+    found = load(Own(way), torch.randn(2, 3, 24, 24))
+    assert found.checkpoints == ()
+    (note,) = found.notes
+    assert "is not priced" in note
+    assert "blocks.0.conv" in note
+
+
+def test_what_runs_again_stops_at_the_last_tensor_that_is_needed() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.act, self.last = nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.act(self.first(x))) * 2
+
+    found = load(nn.Sequential(Block(), nn.Linear(8, 3)), torch.randn(4, 8))
+    calls = [*step_calls(found, Step(checkpoints=(under(found, "0"),), accumulate=3))]
+    assert [(work.name, work.count) for work in reversed(calls) if work.again] == [("0.first", 3), ("0.act", 3)]
+
+
+def test_regions_that_overlap_or_are_not_there_are_refused() -> None:
+    found = load(nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 3)), torch.randn(4, 8))
+    with pytest.raises(LatteError, match="overlap"):
+        memory(found, Step(checkpoints=(under(found, "0"), under(found, "0.1"))), Precision.FP32)
+    for nodes in (("0.0", "1"), ("nothing",), ()):
+        with pytest.raises(LatteError, match="not consecutive"):
+            memory(found, Step(checkpoints=(Region(name="r", nodes=nodes),)), Precision.FP32)

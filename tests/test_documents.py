@@ -21,8 +21,8 @@ from latte_cli.allocator import Method, plan_document, read_plan
 from latte_cli.backends.cuda import deviceless
 from latte_cli.documents import DocumentSource
 from latte_cli.errors import LatteError
-from latte_cli.federated.study.files import Files
 from latte_cli.estimator.records import AGAIN
+from latte_cli.federated.study.files import Files
 from latte_cli.layers import Convolution, Phase, layer_text
 from latte_cli.network import zoo
 from latte_cli.precisions import Layout, Precision

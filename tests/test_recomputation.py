@@ -1,6 +1,7 @@
 """The regions that cost least under a limit, against every choice on random graphs, and against sqrt(n) segments."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from math import isqrt
 from random import Random
@@ -12,7 +13,7 @@ from latte_cli.estimator.memory import memory
 from latte_cli.estimator.recomputation import Recomputation
 from latte_cli.estimator.steps import Step
 from latte_cli.layers import Activation, Dropout, Elementwise, Layer, Linear, View
-from latte_cli.network import Network, Node
+from latte_cli.network import Network, Node, submodules
 from latte_cli.network.regions import Region
 from latte_cli.precisions import Precision
 
@@ -98,3 +99,53 @@ def test_the_cheapest_regions_are_those_of_trying_every_choice(seed: int) -> Non
         assert chosen is not None
         assert peak(network, chosen) <= limit
         assert extra(network, chosen, times) == pytest.approx(min(s for bytes_, s in every if bytes_ <= limit))
+
+
+def segments(network: Network) -> tuple[Region, ...]:
+    """As many segments as the root of the number of nodes, all but the last checkpointed (`checkpoint_sequential`)."""
+    names = [node.name for node in network.nodes]
+    count = isqrt(len(names))
+    size = len(names) // count
+    return tuple(Region(name=str(at), nodes=tuple(names[at * size : (at + 1) * size])) for at in range(count - 1))
+
+
+def chain(seed: int) -> Network:
+    draw = Random(seed)
+    widths = [draw.choice((8, 16, 64, 200)) for _ in range(draw.randint(8, 30))]
+    nodes, width = [], 8
+    for at, out in enumerate(widths):
+        layer: Layer = Activation(function="gelu", shape=(32, width))
+        if at % 2 == 0:
+            layer, width = Linear(rows=32, in_features=width, out_features=out, bias=True), out
+        names = tuple(f"n{at}.{part}" for part, _ in zip("wb", layer.parameter_shapes, strict=False))
+        nodes.append(Node(name=f"n{at}", layer=layer, inputs=(f"t{at}",), output=f"t{at + 1}", parameters=names))
+    return Network(name="chain", inputs=(("t0", (32, 8)),), nodes=tuple(nodes), outputs=(f"t{len(nodes)}",))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_cheapest_regions_are_never_slower_than_sqrt_n_segments(seed: int) -> None:
+    draw, network = Random(seed), chain(seed)
+    times = {node.name: draw.uniform(0.5, 2) for node in network.nodes}
+    plain = segments(network)
+    found = recomputation(network, (*submodules.regions(network), *plain), times)
+    limit = peak(network, plain)
+    chosen = found.cheapest(limit)
+    assert chosen is not None
+    assert peak(network, chosen) <= limit
+    assert extra(network, chosen, times) <= extra(network, plain, times) * (1 + 1e-9)
+
+
+def test_regions_that_stay_are_kept_and_not_chosen_again() -> None:
+    network = chain(5)
+    names = [node.name for node in network.nodes]
+    own = Region(name="own", nodes=tuple(names[1:4]))
+    times = dict.fromkeys(names, 1.0)
+    network = replace(network, checkpoints=(own,))
+    candidates = submodules.regions(network)
+    assert not any(set(own.nodes) & set(region.nodes) for region in candidates)
+    found = recomputation(network, candidates, times)
+    least = min(peak(network, one) for one in choices(candidates[:8]))
+    assert found.least_bytes() <= least
+    chosen = found.cheapest(least)
+    assert chosen is not None
+    assert peak(network, chosen) <= least

@@ -30,11 +30,13 @@ from latte_cli.tasks import Task
 
 __all__ = [
     "ACCUMULATION",
+    "AUTO",
     "CALIBRATED",
     "ESTIMATORS",
     "LOOKUP",
     "LOSS",
     "LOSSES",
+    "NONE",
     "UPDATE",
     "DoesNotFit",
     "Estimate",
@@ -126,9 +128,9 @@ def estimate_each(
     """One network on one device under each strategy and each of the limits, all choices by name.
 
     `checkpoint` is `none`, `auto` for the regions that cost least under each limit of memory, or regions by name with
-    commas between. The layout None is each strategy's own, or, with a warning, another where nothing was measured in that; with `auto`
-    each takes the measured one that is fastest. Of several limits those that the step does not fit are left out. Raises
-    LatteError for a name there is none of (exit code 2), and as Estimator does.
+    commas between. The layout None is each strategy's own, or, with a warning, another where nothing was measured in
+    that; with `auto` each takes the measured one that is fastest. Of several limits those that the step does not fit
+    are left out. Raises LatteError for a name there is none of (exit code 2), and as Estimator does.
     """
     for strategy in strategies:
         check_names(precision, layout, strategy, optimizer, loss, estimator)

@@ -8,6 +8,7 @@ False with its early stop, torch's defaults).
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import pairwise
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Saved
@@ -59,11 +60,10 @@ def reruns(network: Network, regions: Sequence[Region], *, fused: bool = False) 
     places = {node.name: place for place, node in enumerate(network.nodes)}
     own = (replace(one, nodes=tuple(name for name in one.nodes if name in places)) for one in network.checkpoints)
     regions = (*(one for one in own if one.nodes), *regions)
-    found = sorted((_span(network, region, places), region.name, region) for region in regions)
-    for ((_, last), name, _), ((first, _), other, _) in zip(found, found[1:], strict=False):
+    spans = sorted(((region, *_span(network, region, places)) for region in regions), key=lambda each: each[1])
+    for (one, _, last), (other, first, _) in pairwise(spans):
         if first <= last:
-            raise LatteError(f"`{name}` and `{other}` overlap", hint="checkpoint one of them")
-    spans = [(region, first, last) for (first, last), _, region in found]
+            raise LatteError(f"`{one.name}` and `{other.name}` overlap", hint="checkpoint one of them")
     keeping = keeping_of(network, fused=fused) if spans else ()
     return tuple(rerun for each in spans if (rerun := rerun_of(network, *each, keeping)))
 

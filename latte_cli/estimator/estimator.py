@@ -16,8 +16,8 @@ from latte_cli.estimator.steps import Step, Work, step_calls
 from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.turned import turned_calls
 from latte_cli.estimator.variants import Variants
-from latte_cli.lookup import Lookup, Pair, Timing
 from latte_cli.layers import Phase
+from latte_cli.lookup import Lookup, Pair, Timing
 from latte_cli.network import Network, submodules
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store

@@ -248,7 +248,7 @@ class Simulation:
         self.extra += count * self.state_bytes
 
     def _again(self, root: str, rerun: Rerun | None) -> str:
-        """The storage that takes a `root`'s place in the second run of a region, which has its own but for arguments."""
+        """The storage in a root's place in the second run of a region, which has its own but for what it reads."""
         written = rerun is not None and root in self.written[rerun.first]
         return f"{_AGAIN}{root}" if written else root
 

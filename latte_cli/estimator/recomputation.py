@@ -9,7 +9,7 @@ is that of Checkmate (Jain et al., 2020), over the regions that a user can write
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -102,7 +102,7 @@ class Recomputation:
         if max(self._ends[1], self._ends[0]) > limit_bytes:
             return None
         found = self._best(price, limit_bytes - self._ends[0])
-        return found and _regions(found)
+        return None if found is None else _regions(found)
 
     def least_bytes(self) -> int:
         """The least that the peak can be."""
@@ -282,7 +282,7 @@ class _Held:
         """The storages of activations."""
         return self._of_roots(self._roots[name] for name in names)
 
-    def _of_roots(self, roots: Iterator[str] | Sequence[str]) -> int:
+    def _of_roots(self, roots: Iterable[str]) -> int:
         found = 0
         for root in roots:
             found |= self._bits.get(root, 0)

@@ -26,7 +26,8 @@ def lines(estimate: Estimate) -> Iterator[str]:
     """A line for each region, for people."""
     found = savings(estimate)
     if found:
-        yield f"computed again in backward {duration(sum(each.extra_s for each in found))}, by `torch.utils.checkpoint`:"
+        total_s = sum(each.extra_s for each in found)
+        yield f"`torch.utils.checkpoint` takes {duration(total_s)} more:"
     for each in found:
         by = " (the model does so itself)" if each.own else ""
-        yield f"  {each.region.name}: keeps {size(each.saved_bytes)} less, takes {duration(each.extra_s)} more{by}"
+        yield f"  {each.region.name}: {size(each.saved_bytes)} less, {duration(each.extra_s)} more{by}"

@@ -1,12 +1,13 @@
-"""Regions that a module itself checkpoints, as far as its program shows which nodes they are."""
+"""Regions that a module itself checkpoints, as far as its program or its run shows which nodes they are."""
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Any
 
+from latte_cli.network.graph import Node
 from latte_cli.network.regions import Region
 from latte_cli.network.torch_program.calls import calls_of
 
@@ -15,24 +16,27 @@ CHECKPOINT = re.compile(
 )
 """What the line of code that made a node has where the node lies in a region that runs again backward."""
 
-_OTHERWISE = re.compile(r"\bcheckpoint_sequential\(|\buse_reentrant\s*=\s*True\b")
-"""What a line has that checkpoints several parts at once, or in torch's older way, which runs otherwise."""
+_PART = re.compile(
+    r"(?:return |\w+ = )?[\w.]+\(self\.(?P<part>\w+(?:\.\w+|\[\d+\])*),[^()]*\buse_reentrant=False\b[^()]*\)"
+)
+"""A line that does nothing but checkpoint a part of the module whose line it is."""
 
 _FRAME = re.compile(r'^ *File "', re.MULTILINE)
-
-Line: TypeAlias = tuple[str, str]
-"""A line of code that checkpoints, with all lines that led to it, and the call of the part that it is a line of."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """Where a node lies in a checkpointed region: the `line` that checkpoints, and the `part` called there.
+    """That a node lies in the call `part` of a part that is checkpointed; "" where it is not known what is called."""
 
-    `part` is "" where the line calls no part of the module, or where it is not known what it calls.
-    """
-
-    line: Line
     part: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What a module was seen to checkpoint: the paths of `parts` of which every call is, and whether other code is."""
+
+    parts: frozenset[str] = frozenset()
+    others: bool = False
 
 
 def mark_of(node: Mapping[str, Any]) -> Mark | None:
@@ -43,37 +47,29 @@ def mark_of(node: Mapping[str, Any]) -> Mark | None:
     if at is None:
         return None
     calls = [path for path, _ in calls_of(node)]
-    lines = "\n".join(frames[: at + 1])
-    within = len(calls) > at + 1 and not any(map(CHECKPOINT.search, frames[at + 1 :]))
-    plain = within and not _OTHERWISE.search(frames[at])
-    return Mark(line=(lines, calls[at] if len(calls) > at else ""), part=calls[at + 1] if plain else "")
+    found = _PART.fullmatch(frames[at].splitlines()[-1].strip())
+    if not found or len(calls) <= at + 1 or any(map(CHECKPOINT.search, frames[at + 1 :])):
+        return Mark(part="")
+    own = re.sub(r"\[(\d+)\]", r".\1", found["part"])
+    path = f"{calls[at].partition('@')[0]}.{own}".lstrip(".")
+    return Mark(part=calls[at + 1] if calls[at + 1].partition("@")[0] == path else "")
+
+
+def observed_marks(nodes: Sequence[Node], parts: Collection[str]) -> dict[str, Mark | None]:
+    """The marks of a network's nodes, by name, where the calls of `parts` are checkpointed."""
+    inner = {node.name: [call for call in node.calls if call.partition("@")[0] in parts] for node in nodes}
+    return {name: Mark(part=calls[0] if len(calls) == 1 else "") if calls else None for name, calls in inner.items()}
 
 
 def regions_of(marks: Mapping[str, Mark | None]) -> tuple[tuple[Region, ...], tuple[str, ...]]:
-    """The regions that a network's nodes lie in by their `marks`, and the names of those of which it is not clear.
-
-    A line that calls a part of the module is a region, and so is each call of a line that calls the entries of a list
-    one by one. A line that calls a function is unclear: it may call it several times.
-    """
+    """The regions that a network's nodes lie in by their `marks`, and the names of those of which it is not clear."""
     sizes = Counter(mark for mark in marks.values() if mark)
-    parts: dict[Line, set[str]] = {}
-    for mark in sizes:
-        parts.setdefault(mark.line, set()).add(mark.part)
     regions: list[Region] = []
     unclear: list[str] = []
     for mark, run in groupby(marks, marks.__getitem__):
         names = tuple(run)
-        if mark and _is_clear(parts[mark.line]) and sizes[mark] == len(names):
+        if mark and mark.part and sizes[mark] == len(names):
             regions.append(Region(name=mark.part, nodes=names))
         else:
             unclear += names if mark else ()
     return tuple(regions), tuple(unclear)
-
-
-def _is_clear(parts: set[str]) -> bool:
-    """Whether a line calls one part, or the entries of one list."""
-    if "" in parts:
-        return False
-    lists = {path.partition("@")[0].rpartition(".")[0] for path in parts}
-    entries = all(path.partition("@")[0].rpartition(".")[2].isdigit() for path in parts)
-    return len({path.partition("@")[0] for path in parts}) == 1 or (len(lists) == 1 and entries)

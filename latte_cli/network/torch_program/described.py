@@ -10,7 +10,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
 
 from latte_cli.layers import Norm
 from latte_cli.network.graph import ABSENT, DETACHED, JOINED, STATISTICS, Network, Node
-from latte_cli.network.torch_program.checkpointed import regions_of
+from latte_cli.network.torch_program.checkpointed import Mark, Observed, observed_marks, regions_of
 from latte_cli.network.torch_program.program import COUNTING, Lowering
 from latte_cli.network.torch_program.signature import BUFFER, FROZEN, PARAMETER, Signature, count
 from latte_cli.printable import few_names
@@ -27,12 +27,16 @@ _NO_GRADIENT = COUNTING | {"Sign", "Floor", "Ceil", "Round"}
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program as an ONNX model, with what its signature says; its file may have weights `without_data`."""
+    """A program as an ONNX model, with what its signature says; its file may have weights `without_data`.
+
+    `observed` is what a live module was seen to checkpoint; None for a program that did not run here.
+    """
 
     model: ModelProto
     low: Lowering
     signature: Signature
     without_data: tuple[str, ...] = ()
+    observed: Observed | None = None
 
     def described(self, network: Network) -> Network:
         """`network`, read from the model, with what the program says of its parameters and buffers."""
@@ -49,8 +53,7 @@ class Program:
         buffers = {name: 0 for name, role in roles.items() if role == BUFFER} | self._buffers(network)
         frozen = {name for name, role in roles.items() if role != PARAMETER} | unreached
         nodes = tuple(replace(node, calls=_of(self.low.calls, node.name, ())) for node in nodes)
-        marks = {node.name: _of(self.low.marks, node.name, None) for node in nodes}
-        regions, unclear = regions_of(marks)
+        regions, unclear = regions_of(self._marks(nodes))
         frozen |= {name for name, _ in bare if self.signature.roles[name] == FROZEN}
         return replace(
             network,
@@ -68,6 +71,17 @@ class Program:
     def element_types(self) -> Mapping[str, int]:
         """What kind of numbers each of the module's tensors holds, as ONNX counts them."""
         return {name: self.low.metas[name].element for name in self.signature.roles if name in self.low.metas}
+
+    def _marks(self, nodes: Sequence[Node]) -> dict[str, Mark | None]:
+        """Which nodes lie in a checkpointed region: by what was seen, else by the lines that made them."""
+        if self.observed and not self.observed.others:
+            marks = observed_marks(nodes, self.observed.parts)
+        else:
+            marks = {node.name: _of(self.low.marks, node.name, None) for node in nodes}
+            if self.observed:
+                marks |= {name: mark for name, mark in observed_marks(nodes, self.observed.parts).items() if mark}
+        within = {node.name: _of(self.low.regions, node.name, None) for node in nodes}
+        return marks | {name: mark for name, mark in within.items() if mark}
 
     def _role(self, name: str) -> str:
         """What the module has a parameter of a layer for; what no module has is treated as a buffer."""

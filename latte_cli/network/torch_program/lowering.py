@@ -104,8 +104,7 @@ def _inlined(low: Lowering, op: Aten, *, detached: bool = False, again: bool = F
     before, region = len(low.nodes), op.values[at]
     results = _inside(low, op, region, _operands(op.values[at + 1 :]), "")
     if again:
-        mark = Mark(line=(op.target, results[0] if results else op.name), part=op.name)
-        low.marks |= {node.name: mark for node in low.nodes[before:]}
+        low.regions |= {node.name: Mark(part=op.outputs[0] if op.outputs else op.name) for node in low.nodes[before:]}
     attributes = {DETACHED: 1} if detached else {}
     if detached:
         low.written = {name: _detached(low, tensor) for name, tensor in low.written.items()}
