@@ -77,6 +77,7 @@ def test_json_is_the_documented_document(latte, model):
         "settings",
         "totals",
         "memory",
+        "checkpoints",
         "layers",
         "missing",
         "warnings",
@@ -306,3 +307,30 @@ def test_another_machine_s_layers_are_not_measured_here(latte, store):
     code, _, err = latte("--measure-below", 1, "--batch-size", 64)
     assert code == 1
     assert f"`{DEVICE.slug}` is not this machine" in err
+
+
+def test_regions_are_chosen_for_a_limit_of_memory(latte):
+    _, out, _ = latte("--format", "json")
+    full = json.loads(out)["estimates"][0]
+    limit = full["totals"]["memory_bytes"] - 1
+    code, out, _ = latte("--format", "json", "--checkpoint", "auto", "--memory-limit", f"{limit}B")
+    [entry] = json.loads(out)["estimates"]
+    assert code == 0
+    assert entry["totals"]["memory_bytes"] <= limit
+    assert entry["checkpoints"]
+    again = [layer for layer in entry["layers"] if layer["phase"] == "again"]
+    assert sum(layer["count"] * layer["time_s"] for layer in again) == pytest.approx(
+        sum(each["extra_s"] for each in entry["checkpoints"])
+    )
+    code, out, _ = latte("--checkpoint", entry["checkpoints"][0]["name"])
+    assert code == 0
+    assert f"  {entry['checkpoints'][0]['name']}: " in out
+
+
+def test_regions_are_refused_without_a_limit_out_of_reach_and_by_an_unknown_name(latte):
+    code, _, err = latte("--checkpoint", "auto")
+    assert (code, "--memory-limit" in err) == (2, True)
+    code, _, err = latte("--checkpoint", "auto", "--memory-limit", "1KiB")
+    assert (code, "whatever is checkpointed" in err) == (3, True)
+    code, _, err = latte("--checkpoint", "nothing")
+    assert (code, "unknown region `nothing`" in err) == (2, True)

@@ -20,6 +20,7 @@ class Made:
     host_s: float
     count: int = 1
     waits: Waits = Waits.NEVER
+    again: bool = False
 
 
 def step(device_s: float, host_s: float, nodes: int = 4) -> list[Made]:

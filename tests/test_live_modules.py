@@ -612,7 +612,7 @@ def test_autocast_regions_are_read_where_they_stand() -> None:
     agrees(Cast(), torch.randn(3, 8))
 
 
-def test_checkpointed_regions_are_named() -> None:
+def test_checkpointed_regions_are_read_or_said_to_be_there() -> None:
     class Again(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -634,10 +634,16 @@ def test_checkpointed_regions_are_named() -> None:
             called = checkpoint
             return self.head(called(self.body, x, use_reentrant=False))
 
-    for module in (Again(), Renamed()):
-        (note,) = load(module, torch.randn(3, 8)).notes
-        assert "`body`" in note and "checkpointed" in note
-    (note,) = load(Elsewhere(), torch.randn(3, 8)).notes
+    class Hidden(Elsewhere):
+        def again(self, x: Tensor) -> Tensor:
+            called = checkpoint
+            return self.head(called(lambda y: self.body(y), x, use_reentrant=False))
+
+    for module in (Again(), Renamed(), Elsewhere()):
+        found = load(module, torch.randn(3, 8))
+        assert [region.nodes for region in found.checkpoints] == [("body",)]
+        assert not found.notes
+    (note,) = load(Hidden(), torch.randn(3, 8)).notes
     assert "its code checkpoints regions" in note
 
 

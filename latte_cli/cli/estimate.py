@@ -78,6 +78,14 @@ class EstimateRequest(Request):
             help="Most memory of the step, as in 2GiB: each call's workspace must fit what is free then. Repeatable.",
         ),
     ] = None
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What to checkpoint, so that it is computed again in backward and not kept: none, auto for what costs "
+            "least under --memory-limit, or parts of the model by name, with commas between.",
+        ),
+    ] = "none"
     measure_below: Annotated[
         float | None,
         typer.Option(
@@ -324,6 +332,7 @@ def _estimates_on(slug: str, request: EstimateRequest, store: "Store", network: 
         accumulate=request.accumulate,
         cuda_graph=request.cuda_graph,
         rest=request.rest,
+        checkpoint=request.checkpoint,
         allow_unknown=request.allow_unknown,
         note=console.note,
     )

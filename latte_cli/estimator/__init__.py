@@ -10,6 +10,7 @@ from latte_cli import rates
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.devices import Kind
 from latte_cli.errors import unknown
+from latte_cli.estimator.checkpointing import AUTO, NONE, check_limited, checkpointed, named_regions
 from latte_cli.estimator.clocks import schedule_calls
 from latte_cli.estimator.diagnostics import Diagnostic
 from latte_cli.estimator.estimator import CALIBRATED, Estimator
@@ -17,6 +18,7 @@ from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
 from latte_cli.estimator.rest import ZERO_GRADS, Rest
+from latte_cli.estimator.savings import Saving, savings
 from latte_cli.estimator.steps import ACCUMULATION, BESIDE, LOSS, LOSSES, UPDATE, Step, Work, step_calls
 from latte_cli.lookup import NotProfiled, Source
 from latte_cli.network import Network, load
@@ -30,11 +32,13 @@ from latte_cli.tasks import Task
 __all__ = [
     "ACCUMULATION",
     "BESIDE",
+    "AUTO",
     "CALIBRATED",
     "ESTIMATORS",
     "LOOKUP",
     "LOSS",
     "LOSSES",
+    "NONE",
     "UPDATE",
     "ZERO_GRADS",
     "DoesNotFit",
@@ -44,6 +48,7 @@ __all__ = [
     "Limits",
     "Memory",
     "Rest",
+    "Saving",
     "Source",
     "Step",
     "Diagnostic",
@@ -53,6 +58,7 @@ __all__ = [
     "doubtful",
     "doubts_of",
     "estimate_one",
+    "savings",
     "schedule_calls",
     "step_calls",
 ]
@@ -60,9 +66,6 @@ __all__ = [
 ESTIMATORS = (LOOKUP, "xgboost", "roofline", *rates.AMOUNTS)
 """Where times come from: `lookup` takes what was measured, else between neighbours, else what `xgboost` predicts; the
 others predict everything."""
-
-AUTO = "auto"
-"""Stands for whichever measured layout is fastest."""
 
 
 def estimate_one(
@@ -82,6 +85,7 @@ def estimate_one(
     accumulate: int = 1,
     cuda_graph: bool = False,
     rest: Rest = Rest(),  # noqa: B008 - a frozen record
+    checkpoint: str = NONE,
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Estimate:
@@ -101,6 +105,7 @@ def estimate_one(
         accumulate=accumulate,
         cuda_graph=cuda_graph,
         rest=rest,
+        checkpoint=checkpoint,
         allow_unknown=allow_unknown,
         note=note,
     )
@@ -123,18 +128,28 @@ def estimate_each(
     accumulate: int = 1,
     cuda_graph: bool = False,
     rest: Rest = Rest(),  # noqa: B008 - a frozen record
+    checkpoint: str = NONE,
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Estimate]:
     """One network on one device under each strategy and each of the limits, all choices by name.
 
-    The layout None is each strategy's own, or, with a warning, another where nothing was measured in that; with `auto`
-    each takes the measured one that is fastest. Of several limits those that the step does not fit are left out. Raises
-    LatteError for a name there is none of (exit code 2), and as Estimator does.
+    `checkpoint` is `none`, `auto` for the regions that cost least under each limit of memory, or regions by name with
+    commas between. The layout None is each strategy's own, or, with a warning, another where nothing was measured in
+    that; with `auto` each takes the measured one that is fastest. Of several limits those that the step does not fit
+    are left out. Raises LatteError for a name there is none of (exit code 2), and as Estimator does.
     """
     for strategy in strategies:
         check_names(precision, layout, strategy, optimizer, loss, estimator)
-    step = Step(optimizer=optimizer, loss=loss, accumulate=accumulate, cuda_graph=cuda_graph, rest=rest)
+    step = Step(
+        optimizer=optimizer,
+        loss=loss,
+        accumulate=accumulate,
+        cuda_graph=cuda_graph,
+        rest=rest,
+        checkpoints=named_regions(network, checkpoint),
+    )
+    check_limited(checkpoint, limits)
     known = [by_name(strategy) for strategy in strategies]
     kind = store.device(slug).kind
     wanted: dict[Layout, list[Strategy]] = {}
@@ -155,6 +170,8 @@ def estimate_each(
         )
 
     def priced(one: Layout, its: Sequence[Strategy]) -> list[Estimate]:
+        if checkpoint == AUTO:
+            return checkpointed(estimator_in(one), network, step, allow_unknown, strategies=its, limits=limits)
         return list(estimator_in(one).variants(network, step, allow_unknown, strategies=its, limits=limits))
 
     found: list[Estimate] = []
@@ -252,6 +269,7 @@ def estimate(
     accumulate: int = 1,
     cuda_graph: bool = False,
     rest: Rest = Rest(),  # noqa: B008 - a frozen record
+    checkpoint: str = NONE,
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Estimate:
@@ -278,6 +296,7 @@ def estimate(
         accumulate=accumulate,
         cuda_graph=cuda_graph,
         rest=rest,
+        checkpoint=checkpoint,
         allow_unknown=allow_unknown,
         note=note,
     )

@@ -22,6 +22,10 @@ class ClockedCall(Protocol):
         """Forward, or one of the backward phases, or update."""
 
     @property
+    def again(self) -> bool:
+        """Whether the backward pass makes it, although its phase is forward."""
+
+    @property
     def device_s(self) -> float:
         """Seconds on the device."""
 
@@ -157,14 +161,19 @@ def _part(call: ClockedCall) -> str:
         return "update_s"
     if call.name in (LOSS, ACCUMULATION):
         return "other_s"
-    return "forward_s" if call.phase is Phase.FORWARD else "backward_s"
+    return "forward_s" if _is_forward(call) else "backward_s"
+
+
+def _is_forward(call: ClockedCall) -> bool:
+    """Whether it is a call of the forward pass."""
+    return call.phase is Phase.FORWARD and not call.again
 
 
 def in_order(calls: Sequence[Call_]) -> Iterator[Call_]:
     """Forward through the network, the loss, backward from its end, and what is done with the gradients."""
     last = [call for call in calls if call.phase is Phase.UPDATE or call.name == ACCUMULATION]
     own = [call for call in calls if call.phase is not Phase.UPDATE and call.name not in (LOSS, ACCUMULATION)]
-    yield from (call for call in own if call.phase is Phase.FORWARD)
+    yield from (call for call in own if _is_forward(call))
     yield from (call for call in calls if call.name == LOSS)
-    yield from (call for call in reversed(own) if call.phase is not Phase.FORWARD)
+    yield from (call for call in reversed(own) if not _is_forward(call))
     yield from last

@@ -111,7 +111,7 @@ def compose_step(
         step_high_s=high_s,
         step_low_80_s=low_80_s,
         step_high_80_s=high_80_s,
-        memory=calls.memory.with_workspaces(_workspaces(parts)),
+        memory=calls.memory.with_workspaces(workspaces_of(parts)),
         transfer_s=transfer_s,
         estimator=estimator,
         missing=missing,
@@ -140,6 +140,7 @@ def _free_row(work: Work, layout: Layout) -> LayerTime:
         workspace_bytes=0,
         source=Source.MEASURED,
         count=work.count,
+        again=work.again,
     )
 
 
@@ -162,13 +163,15 @@ def _row(work: Work, timing: Timing, layout: Layout, calibration: Calibration, c
         source=timing.source,
         count=work.count,
         waits=work.waits,
+        again=work.again,
         power_w=timing.power_w,
         confidence=confidence,
         notes=timing.notes,
     )
 
 
-def _workspaces(parts: Iterable[LayerTime]) -> dict[CallPosition, int]:
+def workspaces_of(parts: Iterable[LayerTime]) -> dict[CallPosition, int]:
+    """The workspace of each call that has one, but for those of the loss and the update."""
     return {
         (part.name, part.phase): part.workspace_bytes
         for part in parts

@@ -6,18 +6,19 @@ from dataclasses import replace
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.calibration import Calibration, calibrate, calibration_pairs
 from latte_cli.estimator.candidates import known_timings
-from latte_cli.estimator.composition import Row, StepCalls
+from latte_cli.estimator.composition import Row, StepCalls, workspaces_of
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory, memory
 from latte_cli.estimator.models import Models
+from latte_cli.estimator.recomputation import Recomputation
 from latte_cli.estimator.records import LOOKUP, Estimate
 from latte_cli.estimator.steps import Step, Work, step_calls
 from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.turned import turned_calls
 from latte_cli.estimator.variants import Variants
-from latte_cli.layers import Optimizer
+from latte_cli.layers import Optimizer, Phase
 from latte_cli.lookup import Lookup, Pair, Timing
-from latte_cli.network import Network
+from latte_cli.network import Network, submodules
 from latte_cli.optimizers import measured_name
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
@@ -86,22 +87,7 @@ class Estimator:
         A strategy chooses on the same timings each time. Raises as `estimate` does; of several limits those that the
         step does not fit are left out.
         """
-        step = Step(optimizer=step) if isinstance(step, str) else step
-        if step.cuda_graph and not self.device.kind.captures_graphs:
-            raise LatteError(
-                f"`{self.device.slug}` runs no CUDA graphs", hint="leave out `--cuda-graph`", exit_code=ExitCode.USAGE
-            )
-        step.rest.check(self.device, self._lookup.precision, optimizer=step.optimizer, cuda_graph=step.cuda_graph)
-        works, storages = tuple(map(self._by_measured_name, step_calls(network, step))), Storages(network)
-        variants = self._variants(
-            StepCalls(
-                network=network,
-                step=step,
-                works=works,
-                memory=memory(network, step, self._lookup.precision, fused=self.device.kind.queued, storages=storages),
-                turned=turned_calls(self._lookup, storages, works),
-            )
-        )
+        variants = self._step_variants(network, Step(optimizer=step) if isinstance(step, str) else step)
         refused: DoesNotFit | None = None
         yielded = 0
         for strategy in strategies or (self._strategy,):
@@ -113,6 +99,63 @@ class Estimator:
                     refused = exc
         if refused and not yielded:
             raise refused
+
+    def with_checkpoints(
+        self, network: Network, step: Step, strategy: Strategy, limits: Limits, allow_unknown: bool = False
+    ) -> Step:
+        """`step` with the checkpoints that cost the least time under the limit of memory, of those a user can write.
+
+        Their price is that of the algorithms which the strategy takes where memory does not matter, and their memory is
+        counted with the workspaces of these; where nothing is enough then, with the least ones. Raises DoesNotFit where
+        nothing is enough at all.
+        """
+        most, priced = limits.memory_bytes, self._step_variants(network, step)
+        found = priced.estimate(strategy, Limits(workspace_bytes=limits.workspace_bytes), allow_unknown=allow_unknown)
+        if most is None or found.memory_bytes <= most:
+            return step
+        seconds, estimates = self._seconds_again(found), []
+        for workspaces in (workspaces_of(found.parts), priced.least_workspaces()):
+            recomputation = Recomputation(
+                network,
+                step,
+                self._lookup.precision,
+                candidates=submodules.regions(network),
+                again_s=seconds,
+                workspaces=workspaces,
+                fused=self.device.kind.queued,
+            )
+            regions = recomputation.cheapest(most)
+            if regions is not None:
+                chosen = self._step_variants(network, replace(step, checkpoints=(*step.checkpoints, *regions)))
+                estimates.append(chosen.estimate(strategy, limits, allow_unknown=allow_unknown))
+                if estimates[-1].memory_bytes <= most:
+                    return estimates[-1].step  # with less workspace more time is lost, not less
+        if not estimates:
+            raise DoesNotFit(network, recomputation.least_bytes(), most, checkpointed=True)
+        return estimates[-1].step
+
+    def _seconds_again(self, found: Estimate) -> dict[str, float]:
+        """What each node's forward call takes, on the slower of the clocks of a device that has two."""
+        forward = (part for part in found.parts if part.phase is Phase.FORWARD)
+        queued = self.device.kind.queued
+        return {part.name: max(part.device_s, part.host_s if queued else 0.0) for part in forward}
+
+    def _step_variants(self, network: Network, step: Step) -> Variants:
+        if step.cuda_graph and not self.device.kind.captures_graphs:
+            raise LatteError(
+                f"`{self.device.slug}` runs no CUDA graphs", hint="leave out `--cuda-graph`", exit_code=ExitCode.USAGE
+            )
+        step.rest.check(self.device, self._lookup.precision, optimizer=step.optimizer, cuda_graph=step.cuda_graph)
+        works, storages = tuple(map(self._by_measured_name, step_calls(network, step))), Storages(network)
+        return self._variants(
+            StepCalls(
+                network=network,
+                step=step,
+                works=works,
+                memory=memory(network, step, self._lookup.precision, fused=self.device.kind.queued, storages=storages),
+                turned=turned_calls(self._lookup, storages, works),
+            )
+        )
 
     def calls(self, network: Network, step: Step, works: Sequence[Work]) -> list[Row]:
         """The rows of `works`, calls of sub-models of `network`, as the estimator's strategy has them run in a step.

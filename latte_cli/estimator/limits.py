@@ -14,12 +14,16 @@ from latte_cli.strategies import Limits
 
 
 class DoesNotFit(LatteError):
-    """A step that needs more memory than the limit, whatever algorithms are taken; `least_bytes` is what it needs."""
+    """A step that needs more memory than the limit, whatever algorithms are taken; `least_bytes` is what it needs.
 
-    def __init__(self, network: Network, least_bytes: int, limit_bytes: int) -> None:
+    `checkpointed` says that this is so whatever regions are checkpointed.
+    """
+
+    def __init__(self, network: Network, least_bytes: int, limit_bytes: int, *, checkpointed: bool = False) -> None:
         super().__init__(
             f"a step of `{network.name}` at batch {network.batch_size} needs at least {least_bytes / 2**20:,.0f} MiB "
-            f"of memory, more than the limit of {limit_bytes / 2**20:,.0f} MiB",
+            f"of memory, {'whatever is checkpointed, ' * checkpointed}more than the limit of "
+            f"{limit_bytes / 2**20:,.0f} MiB",
             hint="a smaller `--batch-size` or a sub-model (`latte allocate`) needs less; `--accumulate` makes up for a "
             "small batch",
             exit_code=ExitCode.EXCEEDED,
@@ -38,10 +42,11 @@ def workspace_limits(works: Sequence[Work], live_bytes: Mapping[CallPosition, in
 
 def least_bytes(works: Sequence[Work], memory: Memory, known: KnownTimings, predictions: Predictions) -> int:
     """The least that the step holds at its peak, if each call takes the algorithm with the least workspace."""
-    return memory.with_workspaces(_least_workspaces(works, known, predictions)).peak.live_bytes
+    return memory.with_workspaces(least_workspaces(works, known, predictions)).peak.live_bytes
 
 
-def _least_workspaces(works: Sequence[Work], known: KnownTimings, predictions: Predictions) -> dict[CallPosition, int]:
+def least_workspaces(works: Sequence[Work], known: KnownTimings, predictions: Predictions) -> dict[CallPosition, int]:
+    """The workspace of each call with the algorithm that needs the least, where it is known."""
     works = [work for work in works if work.name != LOSS and work.phase is not Phase.UPDATE]
     least = {
         (work.name, work.phase): min(map(workspace_bytes, timings))

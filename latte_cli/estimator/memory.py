@@ -7,6 +7,7 @@ from math import prod
 from typing import Any, TypeAlias
 
 from latte_cli.backends.host import LARGE_BLOCK_BYTES
+from latte_cli.estimator.checkpoints import RNG_STATE_BYTES, Rerun, reruns, saved_of
 from latte_cli.estimator.steps import CLIP, EMA, LOSS, SCALER, UPDATE, ZERO, Step
 from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.strides import Strides, contiguous_strides
@@ -17,6 +18,9 @@ from latte_cli.precisions import Precision
 
 RETURNED_BYTES = 2 * LARGE_BLOCK_BYTES  # mallopt(3): M_TRIM_THRESHOLD follows M_MMAP_THRESHOLD, at twice its value
 """How much may be free at the top of glibc's heap."""
+
+_AGAIN = "again "
+"""What stands before the name of a storage that is made once more for the backward pass."""
 
 CallPosition: TypeAlias = tuple[str, Phase]
 """A node's name, or one of BESIDE, and a phase."""
@@ -110,12 +114,16 @@ def memory(
     the step runs in the kernels of a GPU (see `Layer.saved`). `storages` are the network's own; without them they are
     found here.
     """
-    simulation = _Simulation(network, step, precision, fused, storages or Storages(network))
+    simulation = Simulation(network, step, precision, fused, storages or Storages(network))
     return Memory(timeline=tuple(simulation.run()), whole=frozenset(simulation.whole))
 
 
-class _Simulation:
-    """Walks through a step, with a count of how many hold each activation's storage."""
+class Simulation:
+    """Walks through a step, with a count of how many hold each activation's storage.
+
+    After a run `fixed` has the bytes of each moment but for what layers keep, and `arriving_bytes` those before each
+    node's backward call, by its place.
+    """
 
     def __init__(self, network: Network, step: Step, precision: Precision, fused: bool, storages: Storages) -> None:
         self.network, self.step, self.fused = network, step, fused
@@ -129,11 +137,15 @@ class _Simulation:
         self.reads.update(self.roots[name] for name in network.outputs)
         self.saved = {node.name: self._saved_activations(node) for node in network.nodes}
         self.held: Counter[str] = Counter()
+        self.live = 0
         self.extra = 0
         self.gradients = 0
         self.ready: set[str] = set()
         self.whole: set[CallPosition] = set()
-        self.flowing: dict[str, int] = {}
+        self.flowing: dict[str, tuple[int, int]] = {}  # a tensor's number and bytes, which several may share
+        self.made = 0
+        self.fixed: dict[CallPosition, int] = {}
+        self.arriving_bytes: dict[int, int] = {}
         self.arriving: dict[str, Strides] = {}
         own = self.weight * network.parameters
         self.parameters = own + network.buffer_bytes
@@ -150,6 +162,10 @@ class _Simulation:
             if name in network.trained_sizes
         )
         self.given = sum(self.sizes[name] for name, _ in network.inputs) + self._targets_bytes()
+        self.reruns = reruns(network, step.checkpoints, fused=fused)
+        self.region = {place: one for one in self.reruns for place in range(one.first, one.last + 1)}
+        self.written = {one.first: self._written(one) for one in self.reruns}
+        self.state_bytes = 0 if fused else RNG_STATE_BYTES  # a GPU's is kept in the host's memory
 
     def run(self) -> Iterator[Moment]:
         yield from self._forward()
@@ -180,6 +196,12 @@ class _Simulation:
             states += COUNTER_BYTES * rule.counters * len(network.trained_sizes)
         return states + (self.weight * network.parameters + network.buffer_bytes if self.step.rest.ema else 0)
 
+    def _hold(self, root: str, count: int) -> None:
+        """One more, or one less, holds a storage."""
+        before = self.held[root]
+        self.held[root] = before + count
+        self.live += self.sizes[root] * ((before + count > 0) - (before > 0))
+
     def _targets_bytes(self) -> int:
         """What the scores are compared with: classes as 64-bit integers, or as many numbers."""
         if not self.network.outputs or self.step.loss == "none":
@@ -188,35 +210,39 @@ class _Simulation:
         return INDEX_BYTES * self.network.loss().rows if classes else self.sizes[self.network.scores]
 
     def _moment(self, name: str, phase: Phase, temporary: int = 0) -> Moment:
-        live = sum(self.sizes[root] for root, count in self.held.items() if count > 0)
-        temporary += sum(self.flowing.values())
+        temporary += self._flowing_bytes
+        lasting = self.parameters + self.gradients + self.states + self.given
+        self.fixed[name, phase] = lasting + temporary
         return Moment(
             name=name,
             phase=phase,
             parameters_bytes=self.parameters,
             gradients_bytes=self.gradients,
             optimizer_bytes=self.states,
-            activations_bytes=live + self.extra + self.given + min(0, temporary),
+            activations_bytes=self.live + self.extra + self.given + min(0, temporary),
             temporary_bytes=max(0, temporary),
         )
 
     def _forward(self) -> Iterator[Moment]:
         left = Counter(self.reads)
         inputs = {name for name, _ in self.network.inputs}
-        for node in self.network.nodes:
+        for place, node in enumerate(self.network.nodes):
             root = self.roots[node.output]
             if root == node.output and root not in inputs:
-                self.held[root] += 1  # until its last reader in forward
-            for name in self._kept_storages(node):
-                self.held[name] += 1
-            self.extra += self.saved[node.name][1]
-            yield self._moment(node.name, Phase.FORWARD, self._copies(node, Phase.FORWARD))
+                self._hold(root, +1)  # until its last reader in forward
+            if rerun := self.region.get(place):
+                self._keep_arguments(rerun, +1 if place == rerun.first else 0)
+                beside = self.saved[node.name][1]
+            else:
+                self._keep(node, +1)
+                beside = 0
+            yield self._moment(node.name, Phase.FORWARD, beside + self._copies(node, Phase.FORWARD))
             for name in node.inputs:
                 left[self.roots[name]] -= 1
                 if not left[self.roots[name]] and self.roots[name] not in inputs:
-                    self.held[self.roots[name]] -= 1
+                    self._hold(self.roots[name], -1)
             if not left[root] and root == node.output:
-                self.held[root] -= 1
+                self._hold(root, -1)
 
     def _backward(self) -> Iterator[Moment]:
         network = self.network
@@ -227,14 +253,70 @@ class _Simulation:
         kept, gradients = (self.element * loss.elements, 2) if self.step.loss == "cross-entropy" else (0, 1)
         yield self._moment(LOSS, Phase.FORWARD, kept)
         yield self._moment(LOSS, Phase.BACKWARD, kept + gradients * scores)
-        self.flowing[self.storages.gradients[network.scores]] = scores
+        self.flowing[self.storages.gradients[network.scores]] = self._gradient(scores)
         self.arriving[network.scores] = contiguous_strides(network.shapes[network.scores])
-        for node in reversed(network.nodes):
+        for place, node in reversed([*enumerate(network.nodes)]):
+            rerun = self.region.get(place)
+            self.arriving_bytes[place] = self.parameters + self.states + self.given + self._gradients_bytes
+            if rerun and place == rerun.trigger:
+                yield from self._run_again(rerun)
             if node.output in network.trained_activations:
                 yield self._step_back(node)
-            for name in self._kept_storages(node):
-                self.held[name] -= 1
-            self.extra -= self.saved[node.name][1]
+            if not rerun:
+                self._keep(node, -1)
+            elif place <= rerun.trigger:
+                self._keep(node, -1, rerun)
+                self._keep_arguments(rerun, -1 if place == rerun.until else 0)
+
+    def _keep(self, node: Node, count: int, rerun: Rerun | None = None) -> None:
+        """Begin (+1) or end (-1) to hold what a node keeps, or what it keeps of the second run of its region."""
+        for name in self.kept_storages(node):
+            self._hold(self._again(name, rerun), count)
+        self.extra += count * self.saved[node.name][1]
+
+    def _keep_arguments(self, rerun: Rerun, count: int) -> None:
+        """Begin or end to hold what a region reads."""
+        inputs = {name for name, _ in self.network.inputs}
+        for root in {self.roots[name] for name in rerun.arguments} - inputs if count else ():
+            self._hold(root, count)
+        self.extra += count * self.state_bytes
+
+    def _again(self, root: str, rerun: Rerun | None) -> str:
+        """The storage in a root's place in the second run of a region, which has its own but for what it reads."""
+        written = rerun is not None and root in self.written[rerun.first]
+        return f"{_AGAIN}{root}" if written else root
+
+    def _written(self, rerun: Rerun) -> set[str]:
+        """The storages that the nodes of a region write anew."""
+        nodes = self.network.nodes[rerun.first : rerun.last + 1]
+        return {node.output for node in nodes if self.roots[node.output] == node.output}
+
+    def _run_again(self, rerun: Rerun) -> Iterator[Moment]:
+        """A region's forward pass once more; afterwards what its nodes keep is held."""
+        own = self.network.nodes[rerun.first : rerun.last + 1]
+        left = Counter(self.roots[name] for node in own for name in node.inputs)
+        written = self.written[rerun.first]
+        outside = {root for root in written if left[root] < self.reads[root]}  # what the region returns
+        self.sizes |= {f"{_AGAIN}{root}": self.sizes[root] for root in written}
+        local: set[str] = set()
+        for place in rerun.again:
+            node = self.network.nodes[place]
+            root = self.roots[node.output]
+            if root == node.output:
+                local.add(root)
+                self._hold(f"{_AGAIN}{root}", +1)
+            self._keep(node, +1, rerun)
+            yield self._moment(node.name, Phase.FORWARD, self._copies(node, Phase.FORWARD))
+            for name in node.inputs:
+                left[self.roots[name]] -= 1
+            dead = {each for each in local if not left[each] and each not in outside}
+            for each in dead:
+                self._hold(f"{_AGAIN}{each}", -1)
+            local -= dead
+        if rerun.trigger not in rerun.again:
+            self._keep(self.network.nodes[rerun.trigger], +1, rerun)
+        for each in local:
+            self._hold(f"{_AGAIN}{each}", -1)
 
     def _step_back(self, node: Node) -> Moment:
         """One node backward: gradients of its inputs appear beside that of its output, which then goes."""
@@ -242,14 +324,15 @@ class _Simulation:
         own, split = gradients[node.output], isinstance(node.layer, Copy) and node.layer.operation == "split"
         added = self._copies(node, Phase.BACKWARD) + self._pass_layout(node)
         passes = node.layer.passes_gradient or node.name in self.storages.copies
-        arriving = self.flowing.pop(own, 0) if passes else 0
+        arriving = self.flowing.pop(own, None) if passes else None
         for name in dict.fromkeys(name for name in node.inputs if name in network.trained_activations):
             root = gradients[name]
             if root in self.flowing and root != own:
                 added += 0 if split else self.sizes[name]  # two gradients are added; parts are put together at once
+                if self._is_shared(root, own):  # not in place
+                    self.flowing[root] = self._gradient(self.sizes[name])
             elif root != own:
-                self.flowing[root] = arriving if passes else self.sizes[name]
-                arriving = 0
+                self.flowing[root] = arriving or self._gradient(0 if passes else self.sizes[name])
         if node.layer.makes_all_gradients and node.read[0] not in network.trained_activations:
             added += self.sizes[node.read[0]]
         self._gradients_of(node)
@@ -266,7 +349,21 @@ class _Simulation:
     @property
     def _gradients_bytes(self) -> int:
         """The gradients that are there, of parameters and of activations."""
-        return self.gradients + sum(self.flowing.values())
+        return self.gradients + self._flowing_bytes
+
+    @property
+    def _flowing_bytes(self) -> int:
+        return sum(dict(self.flowing.values()).values())
+
+    def _gradient(self, size: int) -> tuple[int, int]:
+        """A new gradient of an activation."""
+        self.made += 1
+        return self.made, size
+
+    def _is_shared(self, root: str, own: str) -> bool:
+        """Whether an activation's gradient is another one's too, as of both terms of a sum, and not just its `own`."""
+        others = (number for name, (number, _) in self.flowing.items() if name not in (root, own))
+        return self.flowing[root][0] in others
 
     def _needs(self, node: Node) -> dict[str, Any]:
         """Whether a node trains a parameter, and which of its inputs take a gradient."""
@@ -311,7 +408,7 @@ class _Simulation:
             done = {name for name in names if not self.left[name]}
             self.gradients -= self.weight * sum(self.network.trained_sizes[name] for name in done)
 
-    def _kept_storages(self, node: Node) -> Iterable[str]:
+    def kept_storages(self, node: Node) -> Iterable[str]:
         """The storages that a node holds for its backward pass; the network's inputs are there anyway."""
         if node.output not in self.network.trained_activations:
             return ()
@@ -320,9 +417,9 @@ class _Simulation:
 
     def _saved_activations(self, node: Node) -> tuple[tuple[str, ...], int]:
         """The activations that backward needs again, and bytes beside them."""
-        if node.output not in self.network.trained_activations:
+        saved = saved_of(self.network, node, fused=self.fused)
+        if saved is None:
             return (), 0
-        saved = node.layer.saved_tensors(**self._needs(node), fused=self.fused)
         inputs = (node.read[position] for position in saved.inputs if position < len(node.read))
         names = (*inputs, *((node.output,) if saved.output else ()))
         extra = self.element * saved.elements + saved.other_bytes

@@ -20,11 +20,15 @@ from latte_cli.waits import Waits
 
 LOOKUP = "lookup"
 
+AGAIN = "again"
+"""Stands for the phase of a forward call that the backward pass makes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTime:
     """The time of one phase of one node, in seconds, with its 95 and 80 % intervals; a step does it `count` times.
 
+    `again` says that it is a forward call which the backward pass makes, for a region that is checkpointed.
     `confidence` is the selector's in its choice, 0 to 1, where it was asked; `notes` is what its library says of the
     algorithm.
     """
@@ -47,6 +51,12 @@ class LayerTime:
     power_w: float | None = None
     confidence: float | None = None
     notes: tuple[str, ...] = ()
+    again: bool = False
+
+    @property
+    def stage(self) -> str:
+        """Its phase, or AGAIN for a forward call that the backward pass makes."""
+        return AGAIN if self.again else self.phase
 
     @property
     def family(self) -> str:

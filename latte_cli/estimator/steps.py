@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from latte_cli.errors import LatteError
+from latte_cli.estimator.checkpoints import reruns
 from latte_cli.estimator.rest import Rest
 from latte_cli.layers import Elementwise, Layer, Phase, Reduce
 from latte_cli.lookup import Pair
 from latte_cli.network import Network
+from latte_cli.network.regions import Region
 from latte_cli.operations import OPERATIONS
 from latte_cli.optimizers import OPTIMIZERS
 from latte_cli.waits import Waits
@@ -26,7 +28,8 @@ class Step:
     """What a training step is made of besides the network; `accumulate` passes are made for one update.
 
     On a GPU a step may be captured as a CUDA graph, `cuda_graph`, which the host launches at once. `rest` is what the
-    training loop does beside all that.
+    training loop does beside all that. `checkpoints` are regions whose activations are not kept but computed again in
+    the backward pass.
     """
 
     optimizer: str = "sgd"
@@ -34,6 +37,7 @@ class Step:
     accumulate: int = 1
     cuda_graph: bool = False
     rest: Rest = Rest()
+    checkpoints: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,7 @@ class Work:
     """A call in a training step, made `count` times: `phase` of the node called `name`.
 
     `waits` says when the host of a device that queues calls waits for it.
+    `again` says that it is made in the backward pass, for a region that is checkpointed.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Work:
     phase: Phase
     count: int = 1
     waits: Waits = Waits.NEVER
+    again: bool = False
 
     @property
     def pair(self) -> Pair:
@@ -63,10 +69,13 @@ def step_calls(network: Network, step: Step) -> Iterator[Work]:
     if not network.nodes:
         raise LatteError(f"`{network.name}` holds no layers that depend on its inputs", hint="is it the right file?")
     count, trained = step.accumulate, network.trained_activations
-    for node in network.nodes:
+    backward = network.outputs and network.scores in trained
+    again = {one.trigger: one.again for one in reruns(network, step.checkpoints)} if backward else {}
+    for place, node in enumerate(network.nodes):
         for phase in network.phases(node):
             yield Work(name=node.name, layer=node.layer, phase=phase, count=count)
-    backward = network.outputs and network.scores in trained
+        for other in (network.nodes[at] for at in reversed(again.get(place, ()))):  # backward goes from end to start
+            yield Work(name=other.name, layer=other.layer, phase=Phase.FORWARD, count=count, again=True)
     for layer in loss_layers(network, step.loss):
         for phase in (Phase.FORWARD, Phase.BACKWARD) if backward else (Phase.FORWARD,):
             yield Work(name=LOSS, layer=layer, phase=phase, count=count)

@@ -18,8 +18,8 @@ from latte_cli.estimator.composition import (
     waiting_share,
 )
 from latte_cli.estimator.diagnostics import Diagnostic, diagnose, how_to_measure
-from latte_cli.estimator.limits import DoesNotFit, least_bytes, workspace_limits
-from latte_cli.estimator.memory import returned_bytes
+from latte_cli.estimator.limits import DoesNotFit, least_bytes, least_workspaces, workspace_limits
+from latte_cli.estimator.memory import CallPosition, returned_bytes
 from latte_cli.estimator.models import Models
 from latte_cli.estimator.predictions import Predictions
 from latte_cli.estimator.records import Estimate
@@ -71,6 +71,10 @@ class Variants:
         if missing:
             raise self._nothing_known_of(missing)
         return rows
+
+    def least_workspaces(self) -> dict[CallPosition, int]:
+        """The workspace of each call with the algorithm that needs the least, where it is known."""
+        return least_workspaces(self._calls.costly, self._known, self._predictions)
 
     def _check_memory(self, limits: Limits) -> None:
         if limits.memory_bytes is not None and self._least_bytes > limits.memory_bytes:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import INDEX_BYTES, Layer, MatMul, Optimizer, Phase, Shape, SoftmaxCrossEntropy, Transfer
+from latte_cli.network.regions import Region
 from latte_cli.operations import OPERATIONS
 from latte_cli.optimizers import update_rule
 from latte_cli.precisions import Layout
@@ -54,6 +55,8 @@ class Node:
     slice starts, how a copy lies); `constants` are the constant tensors it reads besides, as (place among the
     operator's inputs, the file's name for it). What `inputs` has beyond those of the layer is read at no cost: numbers
     that say sizes, or, with `weights_given`, what stands in for the parameters of the layer that come after its own.
+    `calls` are the calls of the module's parts that it lies in, from the outermost on: a part's path, with `@1` and so
+    on behind it for further calls of the same part.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Node:
     attributes: tuple[tuple[str, Value], ...] = ()
     constants: tuple[tuple[int, str], ...] = ()
     weights_given: bool = False
+    calls: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def parameter_shapes(self) -> tuple[Shape, ...]:
@@ -121,7 +125,8 @@ class Network:
     `shared` says of how many numbers of a parameter other ones before it consist too. `bare` are parameters that no
     layer holds, with how many numbers each has, and `bare_shapes` their shapes; `buffers` are tensors that are kept but
     are no parameters, even where layers hold them, with their bytes. `wanted` are inputs whose gradient a step makes
-    too.
+    too. `checkpoints` are regions that the module itself checkpoints, and `sequences` the paths of its parts that are
+    an `nn.Sequential`.
     """
 
     name: str
@@ -139,6 +144,8 @@ class Network:
     bare_shapes: tuple[tuple[str, Shape], ...] = ()
     buffers: tuple[tuple[str, int], ...] = ()
     wanted: tuple[str, ...] = ()
+    checkpoints: tuple[Region, ...] = ()
+    sequences: frozenset[str] = frozenset()
 
     @property
     def batch_size(self) -> int:

@@ -42,6 +42,7 @@ def load(
     from latte_cli.network.onnx import read, stripped
 
     content, name, tied, wanted = b"", type(model).__name__, None, batch_size
+    observed = None
     notes: tuple[str, ...] = ()
     whole, path = b"", Path(model) if isinstance(model, str | os.PathLike) else None
     if isinstance(model, ModelProto):
@@ -54,11 +55,11 @@ def load(
         content, name = _content(path), path.stem
     else:
         live = torch_program.live(model, example, batch_size, batch_axis or 0)
-        content, tied, notes = live.content, live.tied, live.notes
+        content, tied, notes, observed = live.content, live.tied, live.notes, live.observed
         wanted = batch_size if example is None else None
     if torch_program.is_pickle(content):
         raise torch_program.pickled(name)
-    program = torch_program.program(content, name, tied) if torch_program.is_archive(content) else None
+    program = torch_program.program(content, name, tied, observed) if torch_program.is_archive(content) else None
     compared = compare_weights and not program
     network = read(
         program.model if program else weights.with_small_values(content, path) if compared else content,

@@ -12,6 +12,7 @@ from latte_cli.report import (
     Cell,
     Format,
     Table,
+    checkpoints,
     duration,
     memories,
     percent,
@@ -148,6 +149,7 @@ def _shared_entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
             "transfer_s": estimate.transfer_s,
         },
         "memory": memories.entry(estimate.memory),
+        "checkpoints": checkpoints.entries(estimate),
         "layers": [_layer(part) | {"count": part.count} for part in estimate.parts],
         "missing": list(estimate.missing),
         "warnings": [{"code": warn.code, "message": warn.message} for warn in estimate.warnings],
@@ -197,7 +199,7 @@ def _layer(part: LayerTime) -> dict[str, Cell]:
     return {
         "name": part.name,
         "kind": part.layer.kind,
-        "phase": part.phase,
+        "phase": part.stage,
         "algorithm": part.algorithm.name,
         "layout": part.layout,
         "time_s": part.device_s,
@@ -252,8 +254,8 @@ def _by_name(estimate: Estimate) -> Mapping[str, Sequence[LayerTime]]:
 
 
 def _row(name: str, parts: Sequence[LayerTime]) -> tuple[str, ...]:
-    forward = [part for part in parts if part.phase is Phase.FORWARD]
-    others = [part for part in parts if part.phase is not Phase.FORWARD]
+    forward = [part for part in parts if part.stage == Phase.FORWARD]
+    others = [part for part in parts if part.stage != Phase.FORWARD]
     names = [part.algorithm.name for part in parts]
     algorithms = names[:1] if len(set(names)) == 1 else names
     return shorten(name), _time(forward), _time(others), " ".join(algorithms)
@@ -282,6 +284,7 @@ def _totals(estimate: Estimate, schedule: Schedule) -> Iterator[str]:
     for title, text in _schedule_lines(estimate, schedule).items():
         yield f"{title} {text}"
     yield f"memory {size(estimate.memory_bytes)}; {_shares(estimate)}"
+    yield from checkpoints.lines(estimate)
     if estimate.transfer_s:
         yield f"copying a batch to the GPU {duration(estimate.transfer_s)}, beside the step"
     if estimate.energy_j:

@@ -52,14 +52,14 @@ def _name_event(what: str, process: int, thread: int, name: str) -> dict[str, An
 def _event(part: LayerTime, process: int, thread: int, start_s: float, lasting_s: float) -> dict[str, Any]:
     return {
         "name": part.name,
-        "cat": part.phase,
+        "cat": part.stage,
         "ph": "X",
         "ts": 1e6 * start_s,
         "dur": 1e6 * lasting_s,
         "pid": process,
         "tid": thread,
         "args": {
-            "phase": part.phase,
+            "phase": part.stage,
             "kind": part.layer.kind,
             "algorithm": part.algorithm.name,
             "source": part.source,

@@ -47,6 +47,7 @@ class Choices:
 
     `default_s`, `layout_s` and `chosen_s` are seconds of a step as PyTorch runs it by itself, with that layout alone,
     and with the bindings too; None where they are not known. `measured` tells that they are those of real steps.
+    `checkpoints` are the parts of the module, by name, that run again in the backward pass so that less is held.
     `reasons` say why no more is done.
     """
 
@@ -54,6 +55,7 @@ class Choices:
     strategy: str
     layout: Layout | None = None
     bindings: tuple[Binding, ...] = ()
+    checkpoints: tuple[str, ...] = ()
     default_s: float | None = None
     layout_s: float | None = None
     chosen_s: float | None = None
@@ -63,7 +65,7 @@ class Choices:
     @property
     def nothing(self) -> bool:
         """Whether the module stays as it is."""
-        return self.layout is None and not self.bindings
+        return self.layout is None and not self.bindings and not self.checkpoints
 
     def algorithms(self) -> dict[Pair, Algorithm]:
         """The algorithm of each layer and phase that has one."""
@@ -92,6 +94,7 @@ def _entry(choices: Choices) -> dict[str, Any]:
             "chosen_s": choices.chosen_s,
             "measured": choices.measured,
         },
+        "checkpoints": list(choices.checkpoints),
         "reasons": list(choices.reasons),
         "convolutions": [
             {
@@ -158,6 +161,7 @@ def _choices(entry: Mapping[str, Any]) -> Choices:
         strategy=entry["strategy"],
         layout=None if entry["layout"] is None else Layout(entry["layout"]),
         bindings=tuple(_parse_binding(each) for each in entry["convolutions"]),
+        checkpoints=tuple(entry.get("checkpoints", ())),  # older files have none
         default_s=step["default_s"],
         layout_s=step["layout_s"],
         chosen_s=step["chosen_s"],

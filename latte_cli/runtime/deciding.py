@@ -25,7 +25,8 @@ class Wish:
     """What is asked for: the `strategy` that chooses, arithmetic, the CPU's threads, and limits.
 
     `wrapper_s` is what it costs to call a convolution through a wrapper, forward and backward. A `layout` is taken as
-    given; None leaves it to be chosen.
+    given; None leaves it to be chosen. `checkpoint` says that parts may run again in the backward pass, those that cost
+    least, where a step does not fit the limit of memory otherwise.
     """
 
     strategy: str = "latte"
@@ -35,6 +36,7 @@ class Wish:
     wrapper_s: float = 0.0
     layout: Layout | None = None
     optimizer: str = "sgd"
+    checkpoint: bool = False
 
 
 def decide(store: Store, slug: str, network: Network, wish: Wish) -> Choices:
@@ -79,6 +81,7 @@ def ways_to_run(store: Store, slug: str, network: Network, wish: Wish) -> list[C
     start = Choices(
         key=_key(slug, default, wish),
         strategy=wish.strategy,
+        checkpoints=_checkpoints(default),
         default_s=default.step_s,
         layout_s=default.step_s,
         chosen_s=default.step_s,
@@ -88,7 +91,9 @@ def ways_to_run(store: Store, slug: str, network: Network, wish: Wish) -> list[C
     for layout, (plain, chosen) in estimates.items():
         changed = None if layout is given else layout
         bindings, saved_s, kept = _bindings(plain, chosen, wish.wrapper_s)
-        alone = replace(start, layout=changed, layout_s=plain.step_s, chosen_s=plain.step_s)
+        alone = replace(
+            start, layout=changed, checkpoints=_checkpoints(plain), layout_s=plain.step_s, chosen_s=plain.step_s
+        )
         if changed:
             found.append(alone)
         if bindings:
@@ -110,10 +115,16 @@ def _estimates(store: Store, slug: str, network: Network, wish: Wish, layout: La
     estimator = Estimator(store, slug, precision=wish.precision, layout=layout, threads=wish.threads)
     names = (_DEFAULT, wish.strategy)
     step = Step(optimizer=wish.optimizer)
+    if wish.checkpoint:
+        step = estimator.with_checkpoints(network, step, by_name(_DEFAULT), wish.limits)
     plain, chosen = estimator.variants(
         network, step, strategies=[by_name(name) for name in names], limits=(wish.limits,)
     )
     return plain, chosen
+
+
+def _checkpoints(estimate: Estimate) -> tuple[str, ...]:
+    return tuple(region.name for region in estimate.step.checkpoints)
 
 
 def _key(slug: str, estimate: Estimate, wish: Wish) -> Key:
@@ -166,6 +177,6 @@ def _by_node(plain: Estimate, chosen: Estimate) -> Iterator[Sequence[tuple[Layer
     """The calls of each convolution as both estimates have them."""
     calls: dict[str, list[tuple[LayerTime, LayerTime]]] = {}
     for old, new in zip(plain.parts, chosen.parts, strict=True):
-        if isinstance(old.layer, Convolution):
+        if isinstance(old.layer, Convolution) and not old.again:
             calls.setdefault(old.name, []).append((old, new))
     yield from calls.values()

@@ -14,11 +14,12 @@ from latte_cli.algorithms import corrupts_heap
 from latte_cli.backends import opener_of
 from latte_cli.backends.torch.layers import module_precision
 from latte_cli.devices import kind_of_torch
-from latte_cli.errors import LatteError
-from latte_cli.estimator import Limits
+from latte_cli.errors import LatteError, unknown
+from latte_cli.estimator import AUTO, NONE, Limits
 from latte_cli.network import Network, load
 from latte_cli.precisions import Layout, Precision
 from latte_cli.profiles import resolve_profile
+from latte_cli.runtime.checkpointing import set_checkpoints
 from latte_cli.runtime.choices import Choices, Key, matching_choices, read_choices
 from latte_cli.runtime.convolution import Bindings, layer_of, tune_module, wrapper_s
 from latte_cli.runtime.deciding import Wish, decide
@@ -34,13 +35,15 @@ _ATTRIBUTE = "_latte_applied"
 class Optimization:
     """What `optimize` did to a module: the `choices` for each input it has decided on, and the bindings in force.
 
-    `tuned` are the names of the convolutions that run with a chosen algorithm; `reasons` say why no more was done.
+    `tuned` are the names of the convolutions that run with a chosen algorithm, `checkpoints` those of the parts that
+    run again in the backward pass; `reasons` say why no more was done.
     """
 
     bindings: Bindings
     choices: list[Choices] = field(default_factory=list)
     layout: Layout | None = None
     tuned: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -68,6 +71,8 @@ def optimize(
     strategy: str = "latte",
     memory_limit: int | None = None,
     workspace_limit: int | None = None,
+    checkpoint: str = NONE,
+    optimizer: str = "sgd",
     choices: str | Path | Choices | None = None,
     store: str | None = None,
 ) -> M:
@@ -76,21 +81,28 @@ def optimize(
     With `choices`, a file of `latte tune` or what one held, those are applied at once. Otherwise the profile of this
     device (`device` names another than this machine's own) decides for inputs like `example`; without an example for
     each shape that comes, when it comes first. `memory_limit` and `workspace_limit` are bytes that a step and one call
-    may take. Where less would be won than LATTE's estimates are sure of, the module stays as it is; `applied(module)`
-    says what was done and why no more.
+    may take. With `checkpoint="auto"`, where a step of training does not fit `memory_limit` otherwise, parts of the
+    module run again in the backward pass instead of keeping their activations: those that cost least, which
+    `optimization_of(module).checkpoints` names. The states of the `optimizer` count. Where less would be won than
+    LATTE's estimates are sure of, the module stays as it is; `optimization_of(module).reasons` says why.
 
     A layout of `channels_last` changes the strides of parameters, inputs and activations, and nothing else; the
     module's state, hooks and types of layers stay. Raises LatteError for choices, a profile or a strategy that is not
     there.
     """
     by_name(strategy)
+    if checkpoint not in (AUTO, NONE):
+        raise unknown("checkpoint", checkpoint, (AUTO, NONE))
+    if checkpoint == AUTO and memory_limit is None:
+        raise LatteError("without a limit of memory nothing needs to be checkpointed", hint="give a `memory_limit`")
     state = Optimization(bindings=Bindings(precision=_precision(module)))
     object.__setattr__(module, _ATTRIBUTE, state)
     if choices is not None:
         _apply(module, state, _given_choices(choices, module, state.bindings.precision))
         return module
     limits = Limits(workspace_bytes=workspace_limit, memory_bytes=memory_limit)
-    deciding = _Deciding(store=store, device=device, wish=Wish(strategy=strategy, limits=limits), state=state)
+    wish = Wish(strategy=strategy, limits=limits, optimizer=optimizer, checkpoint=checkpoint == AUTO)
+    deciding = _Deciding(store=store, device=device, wish=wish, state=state)
     deciding.check(module)
     if example is not None:
         deciding.decide(module, example if isinstance(example, tuple) else (example,))
@@ -153,7 +165,7 @@ class _Deciding:
     device: str | None
     wish: Wish
     state: Optimization
-    seen: set[tuple[Any, ...]] = field(default_factory=set)
+    seen: dict[tuple[Any, ...], tuple[str, ...]] = field(default_factory=dict)
     busy: bool = False
 
     def __call__(self, module: nn.Module, given: tuple[Any, ...]) -> None:
@@ -161,8 +173,9 @@ class _Deciding:
             return
         key = tuple((tuple(x.shape), x.dtype) for x in given if isinstance(x, Tensor))
         if key not in self.seen:
-            self.seen.add(key)
             self.decide(module, given)
+            self.seen[key] = self.state.checkpoints
+        _checkpoint(module, self.state, self.seen[key])
 
     def check(self, module: nn.Module) -> None:
         """Raise LatteError where there is no profile to decide by."""
@@ -192,6 +205,7 @@ class _Deciding:
             wrapper_s=wrapper_s(str(place)),
             layout=None if first and not _is_last(module) else self.state.layout or _layout(module),
         )
+        _checkpoint(module, self.state, ())  # the network is read as it is by itself
         try:
             with _without_hooks(module):
                 network = network_of(module, given)
@@ -247,6 +261,7 @@ def _apply(module: nn.Module, state: Optimization, choices: Choices) -> None:
         reason = f"in channels_last PyTorch's own operator would write past its buffers at `{name}`"
         choices = replace(choices, layout=None, bindings=(), reasons=(*choices.reasons, reason))
     state.choices.append(choices)
+    _checkpoint(module, state, choices.checkpoints)
     if choices.layout is Layout.CHANNELS_LAST and state.layout is None:
         state.layout = choices.layout
         convert: Callable[..., object] = module.to
@@ -268,6 +283,13 @@ def _apply(module: nn.Module, state: Optimization, choices: Choices) -> None:
         elif hasattr(each, "calls") and hasattr(each, "bindings"):
             each.calls.clear()
     state.tuned = tuple(names)
+
+
+def _checkpoint(module: nn.Module, state: Optimization, names: tuple[str, ...]) -> None:
+    """Checkpoint the parts called so, and no others."""
+    if names != state.checkpoints:
+        set_checkpoints(module, names)
+        state.checkpoints = names
 
 
 def _unsafe(module: nn.Module) -> str:

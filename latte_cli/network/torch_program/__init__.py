@@ -1,6 +1,7 @@
 """Reading `torch.export` programs: the graph that a `.pt2` file holds as JSON becomes an ONNX model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from onnx import ModelProto, helper
@@ -16,6 +17,7 @@ from latte_cli.network.torch_program.archive import (
     pickled,
     tied_weights,
 )
+from latte_cli.network.torch_program.checkpointed import Observed
 from latte_cli.network.torch_program.described import Program
 from latte_cli.network.torch_program.live import EXAMPLE, Live, exported, live
 from latte_cli.network.torch_program.lowering import lower_graph
@@ -49,15 +51,21 @@ def model(content: bytes | memoryview, name: str) -> ModelProto:
     return program(content, name).model
 
 
-def program(content: bytes | memoryview, name: str, tied: Mapping[str, str] | None = None) -> Program:
+def program(
+    content: bytes | memoryview,
+    name: str,
+    tied: Mapping[str, str] | None = None,
+    observed: Observed | None = None,
+) -> Program:
     """The program in a `.pt2` file's `content` as an ONNX model, with what it says of its tensors.
 
-    `tied` are names of tensors that are others by another name; the file's own where it is None. Raises LatteError as
-    `model` does.
+    `tied` are names of tensors that are others by another name; the file's own where it is None. `observed` is what a
+    live module was seen to checkpoint. Raises LatteError as `model` does.
     """
     module = archived(content, name)
     try:
-        return _lowered(module, name, tied_weights(content, name) if tied is None else Ties(owners=tied))
+        found = _lowered(module, name, tied_weights(content, name) if tied is None else Ties(owners=tied))
+        return replace(found, observed=observed)
     except LatteError:
         raise
     except _MALFORMED as exc:

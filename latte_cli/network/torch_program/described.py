@@ -1,16 +1,24 @@
 """What a program says of a network beside its graph: what is trained, what is a buffer, what was assumed."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
 
 from latte_cli.layers import Norm
 from latte_cli.network.graph import ABSENT, DETACHED, JOINED, STATISTICS, Network, Node
+from latte_cli.network.torch_program.checkpointed import Mark, Observed, observed_marks, regions_of
 from latte_cli.network.torch_program.program import COUNTING, Lowering
 from latte_cli.network.torch_program.signature import BUFFER, FROZEN, PARAMETER, Signature, count
 from latte_cli.printable import few_names
+
+T = TypeVar("T")
+
+_PART = re.compile("[/:#][^/:#]*$")
+"""What stands behind a node's name in those of the layers that it becomes."""
 
 _LITERAL = "lifted_tensor_"  # how torch.export names a number that `forward` writes as a tensor
 _NO_GRADIENT = COUNTING | {"Sign", "Floor", "Ceil", "Round"}
@@ -19,12 +27,16 @@ _NO_GRADIENT = COUNTING | {"Sign", "Floor", "Ceil", "Round"}
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program as an ONNX model, with what its signature says; its file may have weights `without_data`."""
+    """A program as an ONNX model, with what its signature says; its file may have weights `without_data`.
+
+    `observed` is what a live module was seen to checkpoint; None for a program that did not run here.
+    """
 
     model: ModelProto
     low: Lowering
     signature: Signature
     without_data: tuple[str, ...] = ()
+    observed: Observed | None = None
 
     def described(self, network: Network) -> Network:
         """`network`, read from the model, with what the program says of its parameters and buffers."""
@@ -40,22 +52,37 @@ class Program:
         }
         buffers = {name: 0 for name, role in roles.items() if role == BUFFER} | self._buffers(network)
         frozen = {name for name, role in roles.items() if role != PARAMETER} | unreached
+        nodes = tuple(replace(node, calls=_of(self.low.calls, node.name, ())) for node in nodes)
+        regions, unclear = regions_of(self._marks(nodes))
         frozen |= {name for name, _ in bare if self.signature.roles[name] == FROZEN}
         return replace(
             network,
             nodes=nodes,
+            checkpoints=regions,
+            sequences=frozenset(self.low.sequences),
             bare=tuple(bare),
             bare_shapes=tuple((name, tuple(size or 0 for size in self.low.metas[name].sizes)) for name, _ in bare),
             buffers=tuple(buffers.items()),
             frozen=frozenset(frozen),
             wanted=self.signature.wanted,
-            notes=(*network.notes, *self._notes(sorted(unreached))),
+            notes=(*network.notes, *self._notes(sorted(unreached), unclear)),
         )
 
     @property
     def element_types(self) -> Mapping[str, int]:
         """What kind of numbers each of the module's tensors holds, as ONNX counts them."""
         return {name: self.low.metas[name].element for name in self.signature.roles if name in self.low.metas}
+
+    def _marks(self, nodes: Sequence[Node]) -> dict[str, Mark | None]:
+        """Which nodes lie in a checkpointed region: by what was seen, else by the lines that made them."""
+        if self.observed and not self.observed.others:
+            marks = observed_marks(nodes, self.observed.parts)
+        else:
+            marks = {node.name: _of(self.low.marks, node.name, None) for node in nodes}
+            if self.observed:
+                marks |= {name: mark for name, mark in observed_marks(nodes, self.observed.parts).items() if mark}
+        within = {node.name: _of(self.low.regions, node.name, None) for node in nodes}
+        return marks | {name: mark for name, mark in within.items() if mark}
 
     def _role(self, name: str) -> str:
         """What the module has a parameter of a layer for; what no module has is treated as a buffer."""
@@ -96,7 +123,7 @@ class Program:
         graph = self.model.graph
         return frozenset(_flowing(graph.node, {value.name for value in graph.output}))
 
-    def _notes(self, unreached: Sequence[str]) -> Iterator[str]:
+    def _notes(self, unreached: Sequence[str], unclear: Sequence[str]) -> Iterator[str]:
         if len(self.without_data) > 1:
             yield (
                 f"the file has no data for {len(self.without_data)} of its weights: tied ones cannot be told from "
@@ -111,9 +138,9 @@ class Program:
             )
         if self.low.idle["dropout"]:
             yield f"{self.low.idle['dropout']} dropouts do nothing: the module was exported in evaluation mode"
-        if self.low.again:
+        if unclear:
             yield (
-                f"{few_names(sorted(self.low.again))}: called where regions are checkpointed; that those run again in "
+                f"{few_names(sorted(unclear))}: called where regions are checkpointed; that those run again in "
                 "the backward pass, and hold less until then, is not priced"
             )
         if self.low.functions:
@@ -121,6 +148,13 @@ class Program:
                 f"{few_names(sorted(self.low.functions))}: autograd functions, whose own backward pass a program does "
                 "not show; they are priced as if torch derived it from each operation, which needs more memory"
             )
+
+
+def _of(known: Mapping[str, T], name: str, otherwise: T) -> T:
+    """What is known of a node, or of the one that it is a part of, whose name its own begins with."""
+    while name not in known and (shorter := _PART.sub("", name)) != name:
+        name = shorter
+    return known.get(name, otherwise)
 
 
 def _origins(name: str) -> list[str]:

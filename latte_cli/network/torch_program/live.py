@@ -4,14 +4,16 @@ import inspect
 import io
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from types import FrameType
 from typing import Any, TypeAlias
 
 from latte_cli.errors import LatteError
-from latte_cli.network.torch_program.lowering import CHECKPOINT
+from latte_cli.network.torch_program.checkpointed import CHECKPOINT, Observed
 from latte_cli.network.torch_program.nodes import out_of_place
 from latte_cli.network.torch_program.rules import OPAQUE, RULES
 from latte_cli.network.torch_program.views import FOLLOWED
@@ -36,11 +38,22 @@ _ROUNDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """A program of a live module: its file's content, its tensors that are others by another name, what it lacks."""
+    """A program of a live module: its file's content, its tensors that are others by another name, what it lacks.
+
+    `observed` is what the module was seen to checkpoint; None where it did not run here.
+    """
 
     content: bytes
     tied: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    observed: Observed | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checkpointing:
+    """A call of torch's checkpoint: the module that it runs, None where it runs other code, or in another way."""
+
+    part: Any
 
 
 def exported(module: Any, example: Any, batch_size: int | None = None) -> bytes:
@@ -57,12 +70,26 @@ def live(module: Any, example: Any = None, batch_size: int | None = None, batch_
 
     Raises LatteError as `exported` does, and for what is no module.
     """
-    with _seen_meanwhile() as seen:
+    with _seen_meanwhile() as (seen, checkpointed):
         program, name = _program(module, example, batch_size, batch_axis), type(module).__name__
-    if any(CHECKPOINT.search(node.meta.get("stack_trace") or "") for node in _nodes(program)):
-        seen.discard(_CHECKPOINTED)  # the layers are named where the program shows which
+    observed = None if isinstance(module, type(program)) else _observed(module, program, checkpointed)
+    marked = any(CHECKPOINT.search(node.meta.get("stack_trace") or "") for node in _nodes(program))
+    if observed and observed.others and not marked:
+        seen.add(_CHECKPOINTED)  # else the layers are named
     with _without_weights(program) as tied:
-        return Live(content=_content(program, name), tied=tied, notes=tuple(sorted(seen)))
+        return Live(content=_content(program, name), tied=tied, notes=tuple(sorted(seen)), observed=observed)
+
+
+def _observed(module: Any, program: Any, calls: Sequence[_Checkpointing]) -> Observed:
+    """What of `module` the `calls` of torch's checkpoint were for."""
+    paths = {id(vars(part)): path for path, part in module.named_modules()}
+    counts = Counter(paths.get(id(vars(each.part)), "") if each.part is not None else "" for each in calls)
+    made: dict[str, set[str]] = {}
+    for node in _nodes(program):
+        for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
+            made.setdefault(path, set()).add(key)
+    parts = {path for path, count in counts.items() if path and count == len(made.get(path, ()))}
+    return Observed(parts=frozenset(parts), others=any(path not in parts for path in counts))
 
 
 def _program(module: Any, example: Any, batch_size: int | None, batch_axis: int = 0) -> Any:
@@ -90,13 +117,26 @@ def _program(module: Any, example: Any, batch_size: int | None, batch_axis: int 
     return _readable(program, name)
 
 
+def _checkpointing(frame: FrameType) -> _Checkpointing:
+    """What the call of torch's checkpoint in a frame runs."""
+    given = frame.f_locals
+    function = given.get("function")
+    while isinstance(function, partial):
+        function = function.func
+    if getattr(function, "__name__", "") in ("forward", "__call__", "_call_impl", "_wrapped_call_impl"):
+        function = getattr(function, "__self__", None)
+    plain = given.get("use_reentrant") is False and given.get("early_stop", True)
+    return _Checkpointing(part=function if plain and hasattr(function, "named_modules") else None)
+
+
 @contextmanager
-def _seen_meanwhile() -> Iterator[set[str]]:
-    """Notes of what the code that runs meanwhile does and a program does not show."""
+def _seen_meanwhile() -> Iterator[tuple[set[str], list[_Checkpointing]]]:
+    """Notes of what the code that runs meanwhile does and a program does not show, and what it checkpoints."""
     import torch.utils.checkpoint
     from torch.overrides import TorchFunctionMode
 
     found: set[str] = set()
+    frames: dict[FrameType, _Checkpointing] = {}
 
     class Listening(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -104,20 +144,27 @@ def _seen_meanwhile() -> Iterator[set[str]]:
             set_to = name == "__set__" and getattr(func.__self__, "__name__", "") == "requires_grad"
             if (set_to or name == "requires_grad_") and args[-1] is not False:
                 found.update((_REQUESTED,) if not _caller().startswith("latte_cli.") else ())
-            if not torch.compiler.is_dynamo_compiling() and _is_called_from(torch.utils.checkpoint.__file__):
-                found.add(_CHECKPOINTED)
+            inside = () if torch.compiler.is_dynamo_compiling() else _frames_in(torch.utils.checkpoint.__file__)
+            for frame in inside:
+                nested = len(inside) > 1
+                frames.setdefault(frame, _Checkpointing(part=None) if nested else _checkpointing(frame))
             return func(*args, **(kwargs or {}))
 
+    checkpointed: list[_Checkpointing] = []
     with Listening():
-        yield found
+        yield found, checkpointed
+    checkpointed += frames.values()
 
 
-def _is_called_from(path: str) -> bool:
-    """Whether a function in the file at `path` is running."""
+def _frames_in(path: str) -> list[FrameType]:
+    """The calls of checkpoint in the file at `path` that are running."""
+    found = []
     frame: FrameType | None = sys._getframe(2)  # past this function and the one that listens
-    while frame and frame.f_code.co_filename != path:
+    while frame:
+        if frame.f_code.co_filename == path and frame.f_code.co_name == "checkpoint":
+            found.append(frame)
         frame = frame.f_back
-    return frame is not None
+    return found
 
 
 def _caller() -> str:

@@ -8,16 +8,15 @@ from onnx import GraphProto, helper
 
 from latte_cli.errors import LatteError
 from latte_cli.network.graph import DETACHED
+from latte_cli.network.torch_program.calls import calls_of
+from latte_cli.network.torch_program.checkpointed import Mark, mark_of
 from latte_cli.network.torch_program.nodes import aten_of, meta_of, tensors_read
 from latte_cli.network.torch_program.program import Aten, Lowering, Ref, Region, Rule
 from latte_cli.network.torch_program.rules import ARITHMETIC, OPAQUE, RULES
 from latte_cli.network.torch_program.views import FUNCTIONAL, Views
 
 _HIGHER = "torch.ops.higher_order."
-CHECKPOINT = re.compile(
-    r"\b(?:checkpoint|ckpt|checkpoint_sequential|_?gradient_checkpointing_func)\(|\buse_reentrant\b"
-)
-"""What the line of code that made a node has where the node lies in a region that runs again backward."""
+_SEQUENTIAL = "torch.nn.modules.container.Sequential"
 
 _FUNCTION = re.compile(r"\b([A-Z]\w*)\.apply\(")
 """What the line has where a node lies in an autograd function, whose name is that of a class."""
@@ -31,19 +30,29 @@ def lower_graph(low: Lowering, graph: Mapping[str, Any], names: dict[str, str]) 
             views.refresh(name)
         op = aten_of(node, names)
         trace = str((node.get("metadata") or {}).get("stack_trace", ""))
-        if CHECKPOINT.search(trace):
-            low.again.add(op.name)
         low.functions.update(_FUNCTION.findall(trace))
         if op.mutated and 0 in low.meta(names.get(op.mutated, op.mutated)).sizes:  # a part without numbers
             names.update(dict.fromkeys(op.results, names.get(op.mutated, op.mutated)))
             continue
+        before = len(low.nodes)
         lower(low, op)
+        _note_place(low, node, before)
         views.note(op)
         for name in [name for name in tensors_read(node) if names.get(name, name) in low.written]:
             views.write(name, low.written.pop(names.get(name, name)), op)
     for each in graph["outputs"]:
         if "as_tensor" in each:
             views.refresh(str(each["as_tensor"]["name"]))
+
+
+def _note_place(low: Lowering, node: Mapping[str, Any], before: int) -> None:
+    """Note where in the module the nodes since `before` lie, which one of the program has become."""
+    calls, mark = calls_of(node), mark_of(node)
+    low.sequences.update(path.partition("@")[0] for path, kind in calls if kind == _SEQUENTIAL)
+    for name in [each.name for each in low.nodes[before:]]:
+        low.calls.setdefault(name, tuple(path for path, _ in calls[1:]))
+        if mark:
+            low.marks.setdefault(name, mark)
 
 
 def lower(low: Lowering, op: Aten) -> None:
@@ -95,7 +104,7 @@ def _inlined(low: Lowering, op: Aten, *, detached: bool = False, again: bool = F
     before, region = len(low.nodes), op.values[at]
     results = _inside(low, op, region, _operands(op.values[at + 1 :]), "")
     if again:
-        low.again.update(node.name for node in low.nodes[before:])
+        low.regions |= {node.name: Mark(part=op.outputs[0] if op.outputs else op.name) for node in low.nodes[before:]}
     attributes = {DETACHED: 1} if detached else {}
     if detached:
         low.written = {name: _detached(low, tensor) for name, tensor in low.written.items()}

@@ -11,6 +11,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from latte_cli.errors import LatteError
 from latte_cli.network.graph import LAID
 from latte_cli.network.torch_program.archive import DAMAGED
+from latte_cli.network.torch_program.checkpointed import Mark
 from latte_cli.precisions import Layout
 
 ELEMENTS = {
@@ -171,9 +172,11 @@ def layout_attribute(op: Aten, default: Layout | None = None) -> dict[str, str]:
 class Lowering:
     """The ONNX nodes and constants so far, and what the program says of each tensor.
 
-    `idle` counts what does nothing in evaluation mode, `again` are the layers in regions that run a second time
-    backward, and `functions` the autograd functions that have a backward pass of their own. `written` says what a
-    region has put in place of tensors that it was given, by their names.
+    `idle` counts what does nothing in evaluation mode, `marks` say by the lines that made them which nodes lie in
+    regions that run a second time backward, and `regions` by graphs within the graph. `calls` are the calls of the
+    module's parts that nodes lie in, `sequences` the parts that are an `nn.Sequential`, and `functions` the autograd
+    functions that have a backward pass of their own. `written` says what a region has put in place of tensors that it
+    was given, by their names.
     """
 
     metas: dict[str, Meta]
@@ -182,7 +185,10 @@ class Lowering:
     names: Counter[str] = field(default_factory=Counter)
     label: str = ""
     idle: Counter[str] = field(default_factory=Counter)
-    again: set[str] = field(default_factory=set)
+    marks: dict[str, Mark] = field(default_factory=dict)
+    regions: dict[str, Mark] = field(default_factory=dict)
+    calls: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sequences: set[str] = field(default_factory=set)
     functions: set[str] = field(default_factory=set)
     written: dict[str, str] = field(default_factory=dict)
 

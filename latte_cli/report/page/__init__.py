@@ -280,7 +280,7 @@ def _layers_table(estimate: Estimate) -> Rows:
             [
                 _text(part.name),
                 SortedCell(shown=duration(spent_s), value=spent_s),
-                _text(part.phase.replace("_", " ")),
+                _text(part.stage.replace("_", " ")),
                 _text(part.algorithm.name),
                 SortedCell(shown=percent(spent_s / total_s), value=spent_s / total_s),
                 SortedCell(shown=size(part.workspace_bytes), value=part.workspace_bytes or 0),

@@ -19,7 +19,7 @@ def layers_figure(estimate: Estimate) -> Any:
     for part in estimate.parts:
         if part.name not in BESIDE and part.device_s:
             times = spent.setdefault(part.name, [0.0, 0.0])
-            times[part.phase is not Phase.FORWARD] += part.count * part.device_s
+            times[part.stage != Phase.FORWARD] += part.count * part.device_s
     largest = sorted(spent, key=lambda name: -sum(spent[name]))[:_MOST_LAYERS]
     names = [name for name in spent if name in largest]
     figure, [axes] = figure_of(8, 1 + 0.17 * len(names))

@@ -1,0 +1,53 @@
+"""Savings: what each checkpointed region of an estimate saves and costs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from latte_cli.estimator.memory import memory
+from latte_cli.estimator.records import Estimate
+from latte_cli.estimator.steps import LOSS
+from latte_cli.network import Network
+from latte_cli.network.regions import Region
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saving:
+    """What a region saves, in bytes that are held when backward begins, and costs, in seconds of a step.
+
+    `own` says that the module checkpoints it itself.
+    """
+
+    region: Region
+    saved_bytes: int
+    extra_s: float
+    own: bool
+
+
+def savings(estimate: Estimate) -> list[Saving]:
+    """What each checkpointed region saves beside the others, and costs."""
+    with_all = _held_bytes(estimate, estimate.network)
+    return [
+        Saving(
+            region=region,
+            saved_bytes=_held_bytes(estimate, estimate.network, without=region) - with_all,
+            extra_s=sum(
+                part.count * part.device_s for part in estimate.parts if part.again and part.name in set(region.nodes)
+            ),
+            own=region in estimate.network.checkpoints,
+        )
+        for region in regions(estimate)
+    ]
+
+
+def regions(estimate: Estimate) -> Iterator[Region]:
+    """The checkpointed regions: those of the module itself, and those of the step."""
+    yield from estimate.network.checkpoints
+    yield from estimate.step.checkpoints
+
+
+def _held_bytes(estimate: Estimate, network: Network, without: Region | None = None) -> int:
+    """What is held when backward begins."""
+    network = replace(network, checkpoints=tuple(one for one in network.checkpoints if one != without))
+    step = replace(estimate.step, checkpoints=tuple(one for one in estimate.step.checkpoints if one != without))
+    found = memory(network, step, estimate.settings.precision, fused=estimate.device.kind.queued)
+    return max((moment.activations_bytes for moment in found.timeline if moment.name == LOSS), default=0)

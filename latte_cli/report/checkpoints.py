@@ -1,0 +1,33 @@
+"""Checkpointed regions: where to put `torch.utils.checkpoint`, and what each of them saves and costs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from latte_cli.estimator import Estimate, savings
+from latte_cli.report import duration, size
+
+
+def entries(estimate: Estimate) -> list[dict[str, Any]]:
+    """The regions as the document of an estimate has them."""
+    return [
+        {
+            "name": each.region.name,
+            "first": each.region.nodes[0],
+            "last": each.region.nodes[-1],
+            "by_model": each.own,
+            "saved_bytes": each.saved_bytes,
+            "extra_s": each.extra_s,
+        }
+        for each in savings(estimate)
+    ]
+
+
+def lines(estimate: Estimate) -> Iterator[str]:
+    """A line for each region, for people."""
+    found = savings(estimate)
+    if found:
+        total_s = sum(each.extra_s for each in found)
+        yield f"`torch.utils.checkpoint` takes {duration(total_s)} more:"
+    for each in found:
+        by = " (the model does so itself)" if each.own else ""
+        yield f"  {each.region.name}: {size(each.saved_bytes)} less, {duration(each.extra_s)} more{by}"
