@@ -10,6 +10,7 @@ from made_rows import DEVICE, measurement, step_layers, tasks, write
 from made_rows import network as small_network
 from test_memory import network, workspaces
 
+from latte_cli import load
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.contract import Unsupported
 from latte_cli.backends.torch.layers import cpu_growth, layer_call
@@ -19,7 +20,7 @@ from latte_cli.estimator import BESIDE, Estimator, Rest, Step, step_calls
 from latte_cli.estimator.memory import memory
 from latte_cli.estimator.steps import CLIP, EMA, SCALER, UPDATE, ZERO
 from latte_cli.features import _FUNCTION_CODES
-from latte_cli.layers import Optimizer, Phase
+from latte_cli.layers import Optimizer, Phase, layer_from_text, layer_text
 from latte_cli.network.module import NetworkModule, optimizer, random_inputs, random_targets, scored
 from latte_cli.operations import ASKED, OPERATIONS, asked_name, timed_functions
 from latte_cli.optimizers import OPTIMIZERS
@@ -327,3 +328,43 @@ def test_a_cpu_never_waits_for_itself():
     estimator = Estimator(open_store(None), "reference-amd-epyc-family-26-model-2-2c-2t", strategy="pytorch")
     one, many = (estimator.estimate(SMALL, Step(rest=Rest(log_every=each))).step_s for each in (1, 50))
     assert one == many
+
+
+# What depends on shapes
+
+
+class Prefixed(torch.nn.Module):
+    """A layer, and a matrix that no layer holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.prefix, self.out = torch.nn.Parameter(torch.zeros(6, 8)), torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.out(x + self.prefix)
+
+
+def test_a_factored_update_has_the_shapes_of_all_parameters():
+    found = load(Prefixed(), torch.zeros(3, 6, 8))
+    assert sorted(found.trained_shapes.values()) == [(4,), (4, 8), (6, 8)]
+    update = found.optimizer("adafactor")
+    assert layer_from_text(layer_text(update)) == update
+    assert update.elements_moved(Phase.UPDATE) == 3 * 84 + 2 * (4 + (4 + 8) + (6 + 8))
+    assert found.optimizer("adam").shapes == ()
+    made = layer_call(update, Phase.UPDATE, Settings())
+    made.reset()
+    made.call()
+
+
+def test_a_factored_update_without_shapes_is_no_layer():
+    with pytest.raises(LatteError, match="parameters of the shapes"):
+        Optimizer(function="adafactor", tensors=1, elements=12)
+    with pytest.raises(LatteError, match="parameters of the shapes"):
+        Optimizer(function="adam", tensors=1, elements=12, shapes=((3, 4),))
+
+
+def test_the_buffers_of_an_average_are_those_of_the_module():
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.BatchNorm2d(5), torch.nn.Flatten())
+    buffers = load(module, torch.zeros(2, 3, 8, 8)).operation("ema-buffers")
+    assert (buffers.tensors, buffers.elements) == (3, 11)
+    assert load(torch.nn.Linear(3, 4), torch.zeros(2, 3)).operation("ema-buffers") is None
