@@ -3,6 +3,7 @@ import io
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import made_choices
 import pytest
@@ -14,7 +15,7 @@ from latte_cli import selector as selectors
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.host import cpu_slug
 from latte_cli.layers import Phase
-from latte_cli.network import load
+from latte_cli.network import load, zoo
 from latte_cli.precisions import Layout
 from latte_cli.report.estimates import estimates_document
 from latte_cli.store import open_store
@@ -309,10 +310,14 @@ def test_another_machine_s_layers_are_not_measured_here(latte, store):
     assert f"`{DEVICE.slug}` is not this machine" in err
 
 
-def test_regions_are_chosen_for_a_limit_of_memory(latte):
+def test_regions_are_chosen_for_a_limit_of_memory(latte, store, tmp_path):
+    deep = tmp_path / "deep.onnx"
+    deep.write_bytes(zoo.export("resnet8"))
+    profile(store, step_layers(load(deep, batch_size=8)))
+    latte = partial(latte, path=deep)
     _, out, _ = latte("--format", "json")
     full = json.loads(out)["estimates"][0]
-    limit = full["totals"]["memory_bytes"] - 1
+    limit = int(0.9 * full["totals"]["memory_bytes"])
     code, out, _ = latte("--format", "json", "--checkpoint", "auto", "--memory-limit", f"{limit}B")
     [entry] = json.loads(out)["estimates"]
     assert code == 0

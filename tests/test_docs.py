@@ -21,6 +21,7 @@ MARKED = [
     "needs an object store",
     "needs an object store",
     "needs a profile",
+    "needs a profile of this machine",
     "needs a Jetson",
     "measures this machine",
     "needs the file",

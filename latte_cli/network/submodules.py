@@ -52,15 +52,16 @@ def _slices(
     network: Network, path: str, spans: dict[str, tuple[int, int] | tuple[()]], called: frozenset[str]
 ) -> Iterator[Region]:
     """The slices of an `nn.Sequential`, but for single entries and the whole of it."""
-    depth = path.count(".") + 1 if path else 0
-    within = [node for node in network.nodes if not path or path in node.calls]
-    entries = dict.fromkeys(node.calls[depth] if len(node.calls) > depth else "" for node in within)
-    if not entries.keys() <= called or not all(name.rpartition(".")[2].isdigit() for name in entries):
+    within = (node.calls for node in network.nodes if not path or path in node.calls)
+    inner = (calls[calls.index(path) + 1 :] if path else calls for calls in within)
+    entries = dict.fromkeys(calls[0] if calls else "" for calls in inner)
+    names = {name: name.removeprefix(f"{path}." if path else "") for name in entries}
+    if not entries.keys() <= called or not all(name.isdigit() for name in names.values()):
         return
-    ends = [(int(name.rpartition(".")[2]), spans[name]) for name in entries]
+    ends = sorted((int(name), spans[path]) for path, name in names.items())
     for (start, first), (stop, last) in combinations(ends, 2):
         whole = (start, stop) == (ends[0][0], ends[-1][0])
-        if first and last and first[0] <= last[1] and not whole:
+        if first and last and first[1] < last[0] and not whole:
             yield _region(network, f"{path}[{start}:{stop + 1}]", first[0], last[1])
 
 
