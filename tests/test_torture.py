@@ -21,6 +21,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from running import ended
+from test_help import COMMANDS
 from test_importers import NEUSIGHT
 
 from latte_cli import files, importers
@@ -52,6 +53,14 @@ def test_signals_at_random_moments_leave_nothing_behind() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "signals: 6, kills: 0, faults: 0" in done.stdout
+
+
+@pytest.mark.parametrize("part", ["signals", "disks"])
+def test_every_command_is_tried(part: str) -> None:
+    code = f"import {part}; [print(*getattr(each, 'stage', each).words) for each in {part}.STAGES.values()]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=FILES.parent, capture_output=True, text=True, check=True)
+    tried = {tuple(line.split()[:length]) for line in done.stdout.splitlines() for length in (1, 2)}
+    assert {path[: 1 if path[0] == "import" else 2] for path in COMMANDS if path} <= tried
 
 
 @pytest.mark.timeout(300)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,12 +26,11 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 import signals  # noqa: E402 - the path is set first
-from signals import LATTE, Fault, Stage  # noqa: E402
+from signals import LATTE, OLD, Fault, Stage  # noqa: E402
 
 LONGEST_S = 120  # of a command, most of which end in a few seconds
 ROOM_KB = 1 << 20  # as much as no stage writes
 READER_GONE = 141
-OLD = b"what was there before\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,45 +45,11 @@ class Writing:
 # What is written
 
 
-def with_store(*names: str) -> Callable[[Path], None]:
-    """What makes a store of few rows, and these of: a fleet, devices, a file to import, a damaged part."""
-
-    def prepare(folder: Path) -> None:
-        signals.many_parts(folder)
-        for name in names:
-            PREPARED[name](folder)
-
-    return prepare
-
-
-def import_file(folder: Path) -> None:
-    """A file of others' rows."""
-    import test_importers
-
-    (folder / "in.csv").write_text(test_importers.LATTE_ROWS)
-
-
 def devices(folder: Path) -> None:
     """A fleet, and devices of its classes."""
     signals.fleet(folder)
     rows = "".join(f"d{at},{'one' if at % 2 else 'two'},64\n" for at in range(40))
     (folder / "devices.csv").write_text("device,class,samples\n" + rows)
-
-
-def plan(folder: Path) -> None:
-    """A plan in a file."""
-    signals.fleet(folder)
-    words = [*LATTE, *ALLOCATE, "-o", "plan.json"]
-    subprocess.run(words, cwd=folder, env=signals.environment(folder), capture_output=True, check=True)
-
-
-def damaged_part(folder: Path) -> None:
-    """A part that is none, beside the others."""
-    (home,) = (folder / "store").glob("device=*")
-    (home / "part-0.parquet").write_bytes(b"no part")
-
-
-PREPARED = {"import": import_file, "devices": devices, "damaged": damaged_part}
 
 
 def whole_models(folder: Path) -> None:
@@ -97,13 +62,6 @@ def whole_models(folder: Path) -> None:
         weights(path)
 
 
-def whole_picture(folder: Path) -> None:
-    """A picture is not there, or ends as one."""
-    path = folder / "out.svg"
-    if path.exists() and path.read_bytes() != OLD and not path.read_text("utf-8").rstrip().endswith("</svg>"):
-        raise Fault("half a picture")
-
-
 def whole_table(folder: Path) -> None:
     """A table of devices is not there, or has all of them."""
     import pyarrow.parquet as pq
@@ -113,24 +71,6 @@ def whole_table(folder: Path) -> None:
         raise Fault("a table with fewer devices")
 
 
-def no_row_or_part_lost(folder: Path) -> None:
-    """All rows are there, and the damaged part in its place or set aside."""
-    parts = list((folder / "store").rglob("part-0.parquet"))
-    if [path.read_bytes() for path in parts] != [b"no part"]:
-        raise Fault("the damaged part is lost")
-    parts[0].unlink()
-    signals.no_row_lost(folder)
-
-
-def whole_choices(folder: Path) -> None:
-    """A file of choices is not there, or can be read."""
-    from latte_cli.runtime.choices import read_choices
-
-    if (folder / "out.json").exists() and (folder / "out.json").read_bytes() != OLD:
-        read_choices(folder / "out.json")
-
-
-ALLOCATE = ("allocate", "model.onnx", "--fleet", "fleet.yaml")
 FROM_SIGNALS = {
     "profile": ((), ()),
     "zoo": (("out.onnx",), ("--force",)),
@@ -143,6 +83,17 @@ FROM_SIGNALS = {
     "compact": ((), ()),
     "merge": ((), ()),
     "export": (("out.csv",), ("--force",)),
+    "import": ((), ()),
+    "set-aside": ((), ()),
+    "tune": ((), ()),
+    "train-estimator": ((), ()),
+    "explain": ((), ()),
+    "picture": (("out.svg",), ("--force",)),
+    "plan-check": ((), ()),
+    "plan-diff": ((), ()),
+    "info": ((), ()),
+    "devices-list": ((), ()),
+    "zoo-list": ((), ()),
 }
 STAGES: dict[str, Writing] = {
     **{
@@ -150,16 +101,22 @@ STAGES: dict[str, Writing] = {
         for name, (outputs, force) in FROM_SIGNALS.items()
     },
     "allocate": Writing(
-        stage=Stage(words=(*ALLOCATE, "-o", "out.json"), prepare=signals.fleet, check=signals.whole_json("out.json"))
+        stage=Stage(
+            words=(*signals.ALLOCATE, "-o", "out.json"), prepare=signals.fleet, check=signals.whole_json("out.json")
+        )
     ),
     "materialise": Writing(
         stage=Stage(
-            words=(*ALLOCATE, "--widths", "1,0.5", "--materialise", "parts"), prepare=signals.fleet, check=whole_models
+            words=(*signals.ALLOCATE, "--widths", "1,0.5", "--materialise", "parts"),
+            prepare=signals.fleet,
+            check=whole_models,
         )
     ),
     "devices": Writing(
         stage=Stage(
-            words=(*ALLOCATE, "--devices", "devices.csv", "-o", "out.parquet"), prepare=devices, check=whole_table
+            words=(*signals.ALLOCATE, "--devices", "devices.csv", "-o", "out.parquet"),
+            prepare=devices,
+            check=whole_table,
         )
     ),
     "figures": Writing(
@@ -168,44 +125,7 @@ STAGES: dict[str, Writing] = {
             words=(*signals.STAGES["report"].words, "--figures", "figures"),
         )
     ),
-    "explain": Writing(stage=Stage(words=("explain", "model.onnx", "--device", signals.DEVICE))),
-    "picture": Writing(
-        stage=Stage(words=("plan", "show", "plan.json", "--picture", "out.svg"), prepare=plan, check=whole_picture),
-        outputs=("out.svg",),
-        force=("--force",),
-    ),
-    "plan-check": Writing(stage=Stage(words=("plan", "check", "plan.json", "model.onnx"), prepare=plan)),
-    "plan-diff": Writing(stage=Stage(words=("plan", "diff", "plan.json", "plan.json"), prepare=plan)),
-    "info": Writing(stage=Stage(words=("store", "info", "--store", "store"), prepare=signals.many_parts)),
-    "devices-list": Writing(stage=Stage(words=("store", "devices", "--store", "store"), prepare=signals.many_parts)),
-    "zoo-list": Writing(stage=Stage(words=("zoo", "list"))),
-    "train-estimator": Writing(
-        stage=Stage(words=("train-estimator", "--device", "nvidia-h200-reference", "--output", "estimators"))
-    ),
-    "tune": Writing(
-        stage=Stage(words=("tune", "model.onnx", "-o", "out.json", "--seconds", "0.1s"), check=whole_choices)
-    ),
-    "import": Writing(
-        stage=Stage(
-            words=("import", "latte-csv", "in.csv", "--store", "store"),
-            prepare=with_store("import"),
-            check=lambda folder: no_row_lost_to_others(folder),
-        )
-    ),
-    "set-aside": Writing(
-        stage=Stage(
-            words=("store", "check", "--set-aside", "--store", "store"),
-            prepare=with_store("damaged"),
-            check=no_row_or_part_lost,
-        )
-    ),
 }
-
-
-def no_row_lost_to_others(folder: Path) -> None:
-    """The rows that the store had are there, whatever was added."""
-    shutil.rmtree(folder / "store" / "device=latte-dataset", ignore_errors=True)
-    signals.no_row_lost(folder)
 
 
 # Disks

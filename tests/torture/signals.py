@@ -29,6 +29,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 LATTE = (sys.executable, "-m", "latte_cli")
 SECOND_S = 1.0
+OLD = b"what was there before\n"
 DEVICE = "reference-amd-epyc-family-26-model-2-2c-2t"
 
 
@@ -158,6 +159,58 @@ def fleet(folder: Path) -> None:
     (folder / "fleet.yaml").write_text(json.dumps({"round_duration": "10s", "classes": classes}))
 
 
+def import_file(folder: Path) -> None:
+    """A store of few rows, and a file of others'."""
+    import test_importers
+
+    many_parts(folder)
+    (folder / "in.csv").write_text(test_importers.LATTE_ROWS)
+
+
+def plan(folder: Path) -> None:
+    """A plan in a file."""
+    fleet(folder)
+    run([*LATTE, *ALLOCATE, "-o", "plan.json"], cwd=folder, env=environment(folder), capture_output=True, check=True)
+
+
+def damaged_part(folder: Path) -> None:
+    """A store of few rows, and a part that is none."""
+    many_parts(folder)
+    (home,) = (folder / "store").glob("device=*")
+    (home / "part-0.parquet").write_bytes(b"no part")
+
+
+def whole_picture(folder: Path) -> None:
+    """A picture is not there, or ends as one."""
+    path = folder / "out.svg"
+    if path.exists() and path.read_bytes() != OLD and not path.read_text("utf-8").rstrip().endswith("</svg>"):
+        raise Fault("half a picture")
+
+
+def no_row_or_part_lost(folder: Path) -> None:
+    """All rows are there, and the damaged part in its place or set aside."""
+    parts = list((folder / "store").rglob("part-0.parquet"))
+    if [path.read_bytes() for path in parts] != [b"no part"]:
+        raise Fault("the damaged part is lost")
+    parts[0].unlink()
+    no_row_lost(folder)
+
+
+def whole_choices(folder: Path) -> None:
+    """A file of choices is not there, or can be read."""
+    from latte_cli.runtime.choices import read_choices
+
+    if (folder / "out.json").exists() and (folder / "out.json").read_bytes() != OLD:
+        read_choices(folder / "out.json")
+
+
+def no_row_lost_to_others(folder: Path) -> None:
+    """The rows that the store had are there, whatever was added."""
+    shutil.rmtree(folder / "store" / "device=latte-dataset", ignore_errors=True)
+    no_row_lost(folder)
+
+
+ALLOCATE = ("allocate", "model.onnx", "--fleet", "fleet.yaml")
 PROFILE = ("profile", "--suite", "convolutions", "--threads", 1, "--phases", "forward", "--store", "store")
 
 STAGES: dict[str, Stage] = {
@@ -170,7 +223,7 @@ STAGES: dict[str, Stage] = {
     "verify": Stage(words=("verify", "model.onnx", "--store", "store", "--seconds", "1s"), prepare=own_rows),
     "report": Stage(words=("report", "model.onnx", "--device", DEVICE, "--output", "out.html"), check=whole_page),
     "allocate": Stage(
-        words=("allocate", "model.onnx", "--fleet", "fleet.yaml", "--fine", "-o", "out.json"),
+        words=(*ALLOCATE, "--fine", "-o", "out.json"),
         prepare=fleet,
         check=whole_json("out.json"),
     ),
@@ -183,6 +236,25 @@ STAGES: dict[str, Stage] = {
     "export": Stage(
         words=("store", "export", "--store", "store", "-o", "out.csv"), prepare=many_parts, check=no_row_lost
     ),
+    "import": Stage(
+        words=("import", "latte-csv", "in.csv", "--store", "store"),
+        prepare=import_file,
+        check=no_row_lost_to_others,
+    ),
+    "set-aside": Stage(
+        words=("store", "check", "--set-aside", "--store", "store"),
+        prepare=damaged_part,
+        check=no_row_or_part_lost,
+    ),
+    "tune": Stage(words=("tune", "model.onnx", "-o", "out.json", "--seconds", "0.1s"), check=whole_choices),
+    "train-estimator": Stage(words=("train-estimator", "--device", "nvidia-h200-reference", "--output", "estimators")),
+    "explain": Stage(words=("explain", "model.onnx", "--device", DEVICE)),
+    "picture": Stage(words=("plan", "show", "plan.json", "--picture", "out.svg"), prepare=plan, check=whole_picture),
+    "plan-check": Stage(words=("plan", "check", "plan.json", "model.onnx"), prepare=plan),
+    "plan-diff": Stage(words=("plan", "diff", "plan.json", "plan.json"), prepare=plan),
+    "info": Stage(words=("store", "info", "--store", "store"), prepare=many_parts, check=no_row_lost),
+    "devices-list": Stage(words=("store", "devices", "--store", "store"), prepare=many_parts, check=no_row_lost),
+    "zoo-list": Stage(words=("zoo", "list")),
 }
 
 
