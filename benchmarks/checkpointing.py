@@ -308,7 +308,7 @@ def measured_store(module: nn.Module, x: Tensor, folder: Path) -> Store:
     """A store that `latte profile` has filled."""
     path = folder / "model.pt2"
     torch.export.save(torch.export.export(module, (x,)), path)
-    words = ["profile", str(path), "--threads", "1", "--store", str(folder / "store"), "--quiet"]
+    words = ["--quiet", "profile", str(path), "--threads", "1", "--store", str(folder / "store"), "--budget", "15m"]
     subprocess.run([sys.executable, "-m", "latte_cli", *words], check=True)
     return open_store(str(folder / "store"), shipped=False)
 

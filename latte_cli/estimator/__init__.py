@@ -10,7 +10,7 @@ from latte_cli import rates
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.devices import Kind
 from latte_cli.errors import unknown
-from latte_cli.estimator.checkpointing import AUTO, NONE, check_limited, checkpointed, named_regions
+from latte_cli.estimator.checkpointing import AUTO, NONE, check_limited, estimates_with_checkpoints, named_regions
 from latte_cli.estimator.clocks import schedule_calls
 from latte_cli.estimator.diagnostics import Diagnostic
 from latte_cli.estimator.estimator import CALIBRATED, Estimator
@@ -171,7 +171,9 @@ def estimate_each(
 
     def priced(one: Layout, its: Sequence[Strategy]) -> list[Estimate]:
         if checkpoint == AUTO:
-            return checkpointed(estimator_in(one), network, step, allow_unknown, strategies=its, limits=limits)
+            return estimates_with_checkpoints(
+                estimator_in(one), network, step, allow_unknown, strategies=its, limits=limits
+            )
         return list(estimator_in(one).variants(network, step, allow_unknown, strategies=its, limits=limits))
 
     found: list[Estimate] = []

@@ -43,7 +43,7 @@ def check_limited(checkpoint: str, limits: Sequence[Limits]) -> None:
         )
 
 
-def checkpointed(
+def estimates_with_checkpoints(
     estimator: Estimator,
     network: Network,
     step: Step,

@@ -77,10 +77,10 @@ def _span(network: Network, region: Region, places: dict[str, int]) -> tuple[int
 
 def keeping_of(network: Network, *, fused: bool) -> tuple[Keeping, ...]:
     """What each node keeps of its forward call, or whether its backward call asks for parameters all the same."""
-    return tuple(_keeping(network, node, saved_of(network, node, fused=fused)) for node in network.nodes)
+    return tuple(_what_is_kept(network, node, saved_of(network, node, fused=fused)) for node in network.nodes)
 
 
-def _keeping(network: Network, node: Node, saved: Saved | None) -> Keeping:
+def _what_is_kept(network: Network, node: Node, saved: Saved | None) -> Keeping:
     if saved is None:
         return Keeping.NOTHING
     if replace(saved, inputs=()) != Saved():

@@ -164,7 +164,7 @@ class Simulation:
         self.given = sum(self.sizes[name] for name, _ in network.inputs) + self._targets_bytes()
         self.reruns = reruns(network, step.checkpoints, fused=fused)
         self.region = {place: one for one in self.reruns for place in range(one.first, one.last + 1)}
-        self.written = {one.first: self._written(one) for one in self.reruns}
+        self.written = {one.first: self._storages_written(one) for one in self.reruns}
         self.state_bytes = 0 if fused else RNG_STATE_BYTES  # a GPU's is kept in the host's memory
 
     def run(self) -> Iterator[Moment]:
@@ -286,7 +286,7 @@ class Simulation:
         written = rerun is not None and root in self.written[rerun.first]
         return f"{_AGAIN}{root}" if written else root
 
-    def _written(self, rerun: Rerun) -> set[str]:
+    def _storages_written(self, rerun: Rerun) -> set[str]:
         """The storages that the nodes of a region write anew."""
         nodes = self.network.nodes[rerun.first : rerun.last + 1]
         return {node.output for node in nodes if self.roots[node.output] == node.output}

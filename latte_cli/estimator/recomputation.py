@@ -28,7 +28,7 @@ _TICKS_PER_S = 10**12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Stretch:
     """Some nodes up to `end` as they run in a step, with what that holds and costs.
 
     Each of `moments` is the bytes of a moment, and the storages from outside that it holds, as a set of bits. What the
@@ -49,7 +49,7 @@ class _Choice:
 
     price: int
     held_bytes: int
-    part: Part | None = None
+    part: Stretch | None = None
     before: "_Choice | None" = None
 
 
@@ -96,7 +96,7 @@ class Recomputation:
     def cheapest(self, limit_bytes: int) -> tuple[Region, ...] | None:
         """The regions that cost the least time with at most `limit_bytes` at the peak; None where none are enough."""
 
-        def price(choice: _Choice, part: Part, peak_bytes: int) -> int | None:
+        def price(choice: _Choice, part: Stretch, peak_bytes: int) -> int | None:
             return choice.price + part.ticks if peak_bytes <= limit_bytes else None
 
         if max(self._ends[1], self._ends[0]) > limit_bytes:
@@ -107,7 +107,7 @@ class Recomputation:
     def least_bytes(self) -> int:
         """The least that the peak can be."""
 
-        def price(choice: _Choice, part: Part, peak_bytes: int) -> int:
+        def price(choice: _Choice, part: Stretch, peak_bytes: int) -> int:
             return max(choice.price, peak_bytes)
 
         best = self._best(price, None, final=lambda one: max(one.price, one.held_bytes + self._ends[0]))
@@ -125,14 +125,14 @@ class Recomputation:
 
     def _best(
         self,
-        price: Callable[[_Choice, Part, int], int | None],
+        price: Callable[[_Choice, Stretch, int], int | None],
         most_held: int | None,
         final: Callable[[_Choice], int] = lambda one: one.price,
     ) -> _Choice | None:
         size, count = self._storages.size, len(self._network.nodes)
         waiting: dict[int, dict[int, list[_Choice]]] = {0: {0: [_Choice(0, 0)]}}
         for place in range(count):
-            for flags, choices in self._undominated(waiting.pop(place, {})):
+            for flags, choices in self._best_choices(waiting.pop(place, {})):
                 for part in self._parts(place):
                     peak = max(fixed + size(outside & ~flags) for fixed, outside in part.moments)
                     grown = size(part.kept & ~flags) + part.extra_bytes
@@ -144,10 +144,10 @@ class Recomputation:
                         total = price(one, part, one.held_bytes + peak)
                         if total is not None:
                             own.append(_Choice(total, one.held_bytes + grown, part, one))
-        last = [one for _, choices in self._undominated(waiting.get(count, {})) for one in choices]
+        last = [one for _, choices in self._best_choices(waiting.get(count, {})) for one in choices]
         return min(last, key=final, default=None)
 
-    def _undominated(self, waiting: Mapping[int, list[_Choice]]) -> Iterator[tuple[int, list[_Choice]]]:
+    def _best_choices(self, waiting: Mapping[int, list[_Choice]]) -> Iterator[tuple[int, list[_Choice]]]:
         """The choices for the same nodes that no other one is better than, by what they keep of what is read later."""
         size = self._storages.size
         kept = {flags: _frontier(choices) for flags, choices in waiting.items() if choices}
@@ -158,7 +158,7 @@ class Recomputation:
             kept[flags] = choices
         yield from ((flags, choices) for flags, choices in kept.items() if choices)
 
-    def _parts(self, place: int) -> Sequence[Part]:
+    def _parts(self, place: int) -> Sequence[Stretch]:
         """The ways in which the nodes from `place` on can run."""
         known = self._known_parts
         if place not in known:
@@ -169,10 +169,10 @@ class Recomputation:
         return known[place]
 
     @cached_property
-    def _known_parts(self) -> dict[int, list[Part]]:
+    def _known_parts(self) -> dict[int, list[Stretch]]:
         return {}
 
-    def _plain(self, place: int) -> Part:
+    def _plain(self, place: int) -> Stretch:
         """A node whose activations are kept."""
         held = self._storages
         kept = held.kept[place]
@@ -180,14 +180,14 @@ class Recomputation:
         moments = [(self._forward(place) + held.extra[place], held.local[place] | kept)]
         if (backward := self._backward(place)) is not None:
             moments.append((backward + held.extra[place] + held.returned_after(place), own))
-        return Part(
+        return Stretch(
             end=place + 1,
             moments=_most(moments, held.before(place), held.size),
             kept=own,
             extra_bytes=held.extra[place],
         )
 
-    def _again(self, rerun: Rerun) -> Part:
+    def _again(self, rerun: Rerun) -> Stretch:
         """A region that runs again."""
         held, first = self._storages, rerun.first
         outside, state = held.before(first), 0 if self._fused else RNG_STATE_BYTES
@@ -215,7 +215,7 @@ class Recomputation:
             keeps = place >= rerun.until
             moments.append((backward + now + returned_bytes + keeps * state, arguments if keeps else 0))
         written = held.before(rerun.last + 1) & ~outside
-        return Part(
+        return Stretch(
             end=rerun.last + 1,
             moments=_most(moments, outside, held.size),
             kept=arguments | held.returned & written,

@@ -1,6 +1,5 @@
 """Savings: what each checkpointed region of an estimate saves and costs."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from latte_cli.estimator.memory import memory
@@ -35,14 +34,8 @@ def savings(estimate: Estimate) -> list[Saving]:
             ),
             own=region in estimate.network.checkpoints,
         )
-        for region in regions(estimate)
+        for region in (*estimate.network.checkpoints, *estimate.step.checkpoints)
     ]
-
-
-def regions(estimate: Estimate) -> Iterator[Region]:
-    """The checkpointed regions: those of the module itself, and those of the step."""
-    yield from estimate.network.checkpoints
-    yield from estimate.step.checkpoints
 
 
 def _held_bytes(estimate: Estimate, network: Network, without: Region | None = None) -> int:

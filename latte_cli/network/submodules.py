@@ -68,7 +68,7 @@ def _slices(
 def _runs(network: Network) -> Iterator[Region]:
     """Runs of nodes between the places at which fewest activations cross, so that there are at least √n of them."""
     nodes = network.nodes
-    crossing = _crossing(network)
+    crossing = _crossing_counts(network)
     whole = [place for place in range(1, len(nodes)) if not nodes[place].layer.free]
     least = sorted(crossing[place] for place in whole)[: isqrt(len(nodes))]
     cuts = [0, *(place for place in whole if crossing[place] <= max(least, default=0)), len(nodes)]
@@ -77,7 +77,7 @@ def _runs(network: Network) -> Iterator[Region]:
             yield _region(network, f"{nodes[first].name}..{nodes[last - 1].name}", first, last - 1)
 
 
-def _crossing(network: Network) -> Sequence[int]:
+def _crossing_counts(network: Network) -> Sequence[int]:
     """How many activations are written before each place and read at it or behind it."""
     nodes = network.nodes
     written = {node.output: place for place, node in enumerate(nodes) if not isinstance(node.layer, Stored)}

@@ -7,7 +7,7 @@ from latte_cli.estimator import Estimate, savings
 from latte_cli.report import duration, size
 
 
-def entries(estimate: Estimate) -> list[dict[str, Any]]:
+def checkpoint_entries(estimate: Estimate) -> list[dict[str, Any]]:
     """The regions as the document of an estimate has them."""
     return [
         {
@@ -22,7 +22,7 @@ def entries(estimate: Estimate) -> list[dict[str, Any]]:
     ]
 
 
-def lines(estimate: Estimate) -> Iterator[str]:
+def checkpoint_lines(estimate: Estimate) -> Iterator[str]:
     """A line for each region, for people."""
     found = savings(estimate)
     if found:

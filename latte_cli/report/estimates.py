@@ -149,7 +149,7 @@ def _shared_entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
             "transfer_s": estimate.transfer_s,
         },
         "memory": memories.entry(estimate.memory),
-        "checkpoints": checkpoints.entries(estimate),
+        "checkpoints": checkpoints.checkpoint_entries(estimate),
         "layers": [_layer(part) | {"count": part.count} for part in estimate.parts],
         "missing": list(estimate.missing),
         "warnings": [{"code": warn.code, "message": warn.message} for warn in estimate.warnings],
@@ -284,7 +284,7 @@ def _totals(estimate: Estimate, schedule: Schedule) -> Iterator[str]:
     for title, text in _schedule_lines(estimate, schedule).items():
         yield f"{title} {text}"
     yield f"memory {size(estimate.memory_bytes)}; {_shares(estimate)}"
-    yield from checkpoints.lines(estimate)
+    yield from checkpoints.checkpoint_lines(estimate)
     if estimate.transfer_s:
         yield f"copying a batch to the GPU {duration(estimate.transfer_s)}, beside the step"
     if estimate.energy_j:

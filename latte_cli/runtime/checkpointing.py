@@ -27,12 +27,12 @@ def set_checkpoints(module: nn.Module, names: Sequence[str]) -> None:
     wholes: list[nn.Module] = []
     slices: dict[str, tuple[nn.Module, list[tuple[int, int]]]] = {}
     for name in names:
-        path, span = _parsed(name)
+        path, span = _parse(name)
         part = _part(module, path, name)
         if span is None:
             wholes.append(part)
         else:
-            slices.setdefault(path, (part, []))[1].append(_checked(part, span, name))
+            slices.setdefault(path, (part, []))[1].append(_check_span(part, span, name))
     for part in module.modules():
         _restore(part)
     for part in wholes:
@@ -41,7 +41,7 @@ def set_checkpoints(module: nn.Module, names: Sequence[str]) -> None:
         part.__dict__["forward"] = SlicedForward(part, tuple(sorted(spans)), part.__dict__.get("forward"))
 
 
-def _parsed(name: str) -> tuple[str, tuple[int, int] | None]:
+def _parse(name: str) -> tuple[str, tuple[int, int] | None]:
     found = _SLICE.fullmatch(name)
     return (found["path"], (int(found["start"]), int(found["stop"]))) if found else (name, None)
 
@@ -53,7 +53,7 @@ def _part(module: nn.Module, path: str, name: str) -> nn.Module:
         raise LatteError(f"the module has no part `{name}`", hint="it was chosen for another module") from exc
 
 
-def _checked(part: nn.Module, span: tuple[int, int], name: str) -> tuple[int, int]:
+def _check_span(part: nn.Module, span: tuple[int, int], name: str) -> tuple[int, int]:
     plain = isinstance(part, nn.Sequential) and type(part).forward is nn.Sequential.forward
     if not plain or not span[0] < span[1] <= len(part):  # type: ignore[arg-type]
         raise LatteError(f"the module has no part `{name}`", hint="it was chosen for another module")
@@ -121,7 +121,7 @@ class _Written:
 
     def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """What the first and the second run of the forward pass are to run in."""
-        return self._noted(), self._kept()
+        return self._note_writes(), self._keep_values()
 
     def _buffers(self) -> Iterator[tuple[_Slot, Tensor]]:
         for module in dict.fromkeys(each for part in self.parts for each in part.modules()):
@@ -129,7 +129,7 @@ class _Written:
                 yield (module, name), buffer
 
     @contextmanager
-    def _noted(self) -> Iterator[None]:
+    def _note_writes(self) -> Iterator[None]:
         before = {slot: (buffer, buffer._version) for slot, buffer in self._buffers()}
         yield
         for slot, buffer in self._buffers():
@@ -139,7 +139,7 @@ class _Written:
                 self.slots.append(slot)
 
     @contextmanager
-    def _kept(self) -> Iterator[None]:
+    def _keep_values(self) -> Iterator[None]:
         kept = [(module, name, tensor, tensor.clone()) for module, name, tensor in self._current()]
         try:
             yield
