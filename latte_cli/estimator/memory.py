@@ -1,7 +1,7 @@
 """The memory of a training step: what is live at each call, as autograd and torch's allocator keep it."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeAlias
@@ -20,6 +20,9 @@ RETURNED_BYTES = 2 * LARGE_BLOCK_BYTES  # mallopt(3): M_TRIM_THRESHOLD follows M
 
 CallPosition: TypeAlias = tuple[str, Phase]
 """A node's name, or UPDATE or LOSS, and a phase."""
+
+Observer: TypeAlias = Callable[[Mapping[str, int]], None]
+"""Hears at each moment which blocks a step holds besides what it is given and what lasts: bytes by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,13 @@ def moment_of(phase: Phase) -> Phase:
 
 
 def memory(
-    network: Network, step: Step, precision: Precision, *, fused: bool = False, storages: Storages | None = None
+    network: Network,
+    step: Step,
+    precision: Precision,
+    *,
+    fused: bool = False,
+    storages: Storages | None = None,
+    observe: Observer | None = None,
 ) -> Memory:
     """The memory of a training step of `network`, without the workspaces of its calls.
 
@@ -108,6 +117,7 @@ def memory(
     found here.
     """
     simulation = _Simulation(network, step, precision, fused, storages or Storages(network))
+    simulation.observe = observe
     return Memory(timeline=tuple(simulation.run()), whole=frozenset(simulation.whole))
 
 
@@ -126,9 +136,10 @@ class _Simulation:
         self.reads.update(self.roots[name] for name in network.outputs)
         self.saved = {node.name: self._saved_activations(node) for node in network.nodes}
         self.held: Counter[str] = Counter()
-        self.extra = 0
+        self.beside: dict[str, int] = {}
         self.gradients = 0
-        self.ready: set[str] = set()
+        self.ready: dict[str, int] = {}
+        self.observe: Observer | None = None
         self.whole: set[CallPosition] = set()
         self.flowing: dict[str, int] = {}
         self.arriving: dict[str, Strides] = {}
@@ -136,6 +147,9 @@ class _Simulation:
         self.parameters = own + network.buffer_bytes
         self.rule = update_rule(step.optimizer)
         self.states = self.weight * self.rule.states * network.trained_parameters
+        if step.accumulate > 1:  # the pass that holds most finds the gradients of those before
+            self.ready = {name: self.weight * size for name, size in network.trained_sizes.items()}
+            self.gradients = sum(self.ready.values())
         self.given = sum(self.sizes[name] for name, _ in network.inputs) + self._targets_bytes()
 
     def run(self) -> Iterator[Moment]:
@@ -156,15 +170,24 @@ class _Simulation:
     def _moment(self, name: str, phase: Phase, temporary: int = 0) -> Moment:
         live = sum(self.sizes[root] for root, count in self.held.items() if count > 0)
         temporary += sum(self.flowing.values())
+        if self.observe:
+            self.observe(self._blocks())
         return Moment(
             name=name,
             phase=phase,
             parameters_bytes=self.parameters,
             gradients_bytes=self.gradients,
             optimizer_bytes=self.states,
-            activations_bytes=live + self.extra + self.given + min(0, temporary),
+            activations_bytes=live + sum(self.beside.values()) + self.given + min(0, temporary),
             temporary_bytes=max(0, temporary),
         )
+
+    def _blocks(self) -> dict[str, int]:
+        """The blocks of this moment but for what is temporary, by what they are and whose."""
+        blocks = {f"activation {root}": self.sizes[root] for root, count in self.held.items() if count > 0}
+        blocks |= {f"saved by {name}": size for name, size in self.beside.items()}
+        blocks |= {f"gradient of {name}": size for name, size in self.ready.items()}
+        return blocks | {f"gradient at {root}": size for root, size in self.flowing.items()}
 
     def _forward(self) -> Iterator[Moment]:
         left = Counter(self.reads)
@@ -175,7 +198,7 @@ class _Simulation:
                 self.held[root] += 1  # until its last reader in forward
             for name in self._kept_storages(node):
                 self.held[name] += 1
-            self.extra += self.saved[node.name][1]
+            self.beside[node.name] = self.saved[node.name][1]
             yield self._moment(node.name, Phase.FORWARD, self._copies(node, Phase.FORWARD))
             for name in node.inputs:
                 left[self.roots[name]] -= 1
@@ -200,7 +223,7 @@ class _Simulation:
                 yield self._step_back(node)
             for name in self._kept_storages(node):
                 self.held[name] -= 1
-            self.extra -= self.saved[node.name][1]
+            del self.beside[node.name]
 
     def _step_back(self, node: Node) -> Moment:
         """One node backward: gradients of its inputs appear beside that of its output, which then goes."""
@@ -218,11 +241,13 @@ class _Simulation:
                 arriving = 0
         if node.layer.makes_all_gradients and node.read[0] not in network.trained_activations:
             added += self.sizes[node.read[0]]
-        self._gradients_of(node)
+        again = self._gradients_of(node)
         grown = None if self.fused else node.layer.backward_growth(**self._needs(node))
         if grown is not None:
             self.whole.add((node.name, Phase.BACKWARD))
             added += before - self.sizes[node.output] + self.element * grown - self._gradients_bytes
+        else:
+            added += again
         moment = self._moment(node.name, Phase.BACKWARD, added)
         if own not in {gradients[name] for name in node.inputs}:
             self.flowing.pop(own, None)
@@ -261,12 +286,17 @@ class _Simulation:
         numbers, beside = self.storages.gradient_copies(node, arriving)
         return self.element * numbers + beside
 
-    def _gradients_of(self, node: Node) -> None:
-        """The gradients of a node's parameters, which stay; one that is shared is there once."""
+    def _gradients_of(self, node: Node) -> int:
+        """Note the gradients of a node's parameters, which stay; one that is shared is there once.
+
+        Returns what they take besides where they are added to those of an earlier pass.
+        """
         sizes = self.network.trained_sizes
-        fresh = {name for name in self.network.parameter_names(node) if name in sizes} - self.ready
-        self.ready |= fresh
-        self.gradients += self.weight * sum(sizes[name] for name in fresh)
+        names = {name for name in self.network.parameter_names(node) if name in sizes}
+        made = {name: self.weight * sizes[name] for name in names if name not in self.ready}
+        self.ready |= made
+        self.gradients += sum(made.values())
+        return self.weight * sum(sizes[name] for name in names) if self.step.accumulate > 1 else 0
 
     def _kept_storages(self, node: Node) -> Iterable[str]:
         """The storages that a node holds for its backward pass; the network's inputs are there anyway."""

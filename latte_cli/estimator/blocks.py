@@ -1,0 +1,77 @@
+"""Blocks: what each call of a step asks of its allocator, and gives back, block by block."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from latte_cli.estimator.memory import Memory, memory
+from latte_cli.estimator.steps import UPDATE, Step
+from latte_cli.layers import Phase
+from latte_cli.network import Network
+from latte_cli.optimizers import update_rule
+from latte_cli.precisions import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockTurn:
+    """One call: blocks `freed` before it, by name, and blocks `made` for it, with their bytes.
+
+    `temporary_bytes` are had beside them while it runs: its workspace and the like.
+    """
+
+    name: str
+    phase: Phase
+    freed: tuple[str, ...]
+    made: tuple[tuple[str, int], ...]
+    temporary_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBlocks:
+    """The blocks of steps: those that last from before the first, and the calls of the first and of a later one."""
+
+    lasting: tuple[tuple[str, int], ...]
+    first: tuple[BlockTurn, ...]
+    later: tuple[BlockTurn, ...]
+
+    def turns(self, steps: int) -> Iterator[BlockTurn]:
+        """The calls of so many steps, one after the other."""
+        yield from self.first
+        for _ in range(1, steps):
+            yield from self.later
+
+
+def step_blocks(network: Network, step: Step, precision: Precision, held: Memory, *, fused: bool) -> StepBlocks:
+    """The blocks of a step whose memory, with its workspaces, is `held`; `fused` as `memory` has it."""
+    seen: list[Mapping[str, int]] = []
+    memory(network, step, precision, fused=fused, observe=seen.append)
+    weight = precision.arithmetic.weight_bytes
+    lasting = {f"parameter {name}": weight * size for name, size in network.parameter_sizes.items()}
+    lasting |= {f"input {name}": precision.element_bytes * prod(shape) for name, shape in network.inputs}
+    states = [
+        (f"state {at} of {name}", weight * size)
+        for name, size in network.trained_sizes.items()
+        for at in range(update_rule(step.optimizer).states)
+    ]
+    return StepBlocks(
+        lasting=(*lasting.items(), ("buffers", network.buffer_bytes)),
+        first=tuple(_turns(held, seen, {}, states)),
+        later=tuple(_turns(held, seen, seen[-1], ())),
+    )
+
+
+def _turns(
+    held: Memory, seen: Sequence[Mapping[str, int]], before: Mapping[str, int], states: Sequence[tuple[str, int]]
+) -> Iterator[BlockTurn]:
+    """The calls by what is there at each; `before` is what the step before leaves, `states` what its update makes."""
+    for moment, blocks in zip(held.timeline, seen, strict=True):
+        made = tuple((name, size) for name, size in blocks.items() if size and before.get(name) != size)
+        flowing = sum(size for name, size in blocks.items() if name.startswith("gradient at "))
+        yield BlockTurn(
+            name=moment.name,
+            phase=moment.phase,
+            freed=tuple(name for name, size in before.items() if size and blocks.get(name) != size),
+            made=(*made, *states) if moment.name == UPDATE else made,
+            temporary_bytes=max(0, moment.temporary_bytes - flowing),
+        )
+        before = blocks
