@@ -19,9 +19,9 @@ class Fits:
     @classmethod
     def of(cls, room: Room | None, estimates: "Sequence[Estimate]") -> "Fits":
         """Each estimate in a room; nothing without one."""
-        from latte_cli.estimator import occupancy
+        from latte_cli.estimator import occupancy_of
 
-        return cls([(each, occupancy(each), room.on(each.device)) for each in estimates] if room else [])
+        return cls([(each, occupancy_of(each), room.on(each.device)) for each in estimates] if room else [])
 
     def add_to(self, document: dict[str, Any]) -> None:
         """Add to each estimate of the document what it takes, and whether that fits."""

@@ -109,13 +109,13 @@ def _occupied(
     request: "EstimateRequest", estimates: Estimates, note: Callable[[str], None]
 ) -> "tuple[Estimate, Occupancy]":
     """The one step that is asked for, and the memory of its process."""
-    from latte_cli.estimator import occupancy
+    from latte_cli.estimator import occupancy_of
 
     found = estimates(request, note)
     if len(found) != 1:
         message = "batches are compared on one device under one strategy"
         raise LatteError(message, hint="give one `--device` and one `--strategy`", exit_code=ExitCode.USAGE)
-    return found[0], occupancy(found[0])
+    return found[0], occupancy_of(found[0])
 
 
 def _unsaid(text: str) -> None:

@@ -15,7 +15,7 @@ from latte_cli.estimator.diagnostics import Diagnostic
 from latte_cli.estimator.estimator import CALIBRATED, Estimator
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory
-from latte_cli.estimator.occupancy import Occupancy, occupancy
+from latte_cli.estimator.occupancy import Occupancy, occupancy_of
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
 from latte_cli.estimator.steps import ACCUMULATION, LOSS, LOSSES, UPDATE, Step, Work, step_calls
 from latte_cli.lookup import NotProfiled, Source
@@ -51,7 +51,7 @@ __all__ = [
     "doubtful",
     "doubts_of",
     "estimate_one",
-    "occupancy",
+    "occupancy_of",
     "schedule_calls",
     "step_calls",
 ]

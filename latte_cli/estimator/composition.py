@@ -101,7 +101,7 @@ def compose_step(
         step_high_s=high_s,
         step_low_80_s=low_80_s,
         step_high_80_s=high_80_s,
-        memory=calls.memory.with_workspaces(_workspaces(parts)),
+        memory=calls.memory.with_workspaces(_workspaces(calls, parts, device, settings)),
         transfer_s=transfer_s,
         estimator=estimator,
         missing=missing,
@@ -157,9 +157,15 @@ def _row(work: Work, timing: Timing, layout: Layout, calibration: Calibration, c
     )
 
 
-def _workspaces(parts: Iterable[LayerTime]) -> dict[CallPosition, int]:
-    return {
+def _workspaces(
+    calls: StepCalls, parts: Iterable[LayerTime], device: Device, settings: Settings
+) -> dict[CallPosition, int]:
+    """The workspaces that were measured, and on a CPU those that layers know of themselves."""
+    element_bytes = 0 if device.kind.queued else settings.precision.element_bytes
+    own = {(work.name, work.phase): element_bytes * work.layer.workspace_numbers(work.phase) for work in calls.works}
+    measured = {
         (part.name, part.phase): part.workspace_bytes
         for part in parts
-        if part.workspace_bytes and part.name not in (LOSS, UPDATE)
+        if part.workspace_bytes is not None and part.name not in (LOSS, UPDATE)
     }
+    return {position: size for position, size in (own | measured).items() if size}

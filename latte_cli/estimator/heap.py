@@ -25,10 +25,12 @@ class Heap:
     hole does not fit it. What is left of a hole goes to small objects (`malloc`), which keep holes apart.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, map_from: int | None = None) -> None:
+        """`map_from` is MALLOC_MMAP_THRESHOLD_; without it glibc raises the threshold to the blocks that it sees."""
         self.peak_bytes = 0
         self._mapped = 0
-        self._map_from, self._trim_from = _FIRST_THRESHOLD, _FIRST_THRESHOLD
+        self._fixed = map_from is not None
+        self._map_from, self._trim_from = map_from or _FIRST_THRESHOLD, _FIRST_THRESHOLD
         self._top = self._end = 0
         self._holes: dict[int, int] = {}
         self._ends: dict[int, int] = {}
@@ -78,7 +80,7 @@ class Heap:
             self._give_back(start, length)
             return
         self._mapped -= length
-        if self._map_from < length <= LARGE_BLOCK_BYTES:
+        if not self._fixed and self._map_from < length <= LARGE_BLOCK_BYTES:
             self._map_from, self._trim_from = length, 2 * length
 
     def _map(self, name: object, chunk: int) -> None:

@@ -184,7 +184,8 @@ class _Simulation:
 
     def _blocks(self) -> dict[str, int]:
         """The blocks of this moment but for what is temporary, by what they are and whose."""
-        blocks = {f"activation {root}": self.sizes[root] for root, count in self.held.items() if count > 0}
+        blocks = {"inputs and targets": self.given}
+        blocks |= {f"activation {root}": self.sizes[root] for root, count in self.held.items() if count > 0}
         blocks |= {f"saved by {name}": size for name, size in self.beside.items()}
         blocks |= {f"gradient of {name}": size for name, size in self.ready.items()}
         return blocks | {f"gradient at {root}": size for root, size in self.flowing.items()}

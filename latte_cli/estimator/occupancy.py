@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from latte_cli.backends.host import LARGE_BLOCK_BYTES
 from latte_cli.devices import Device
 from latte_cli.estimator.blocks import StepBlocks, step_blocks
 from latte_cli.estimator.caching_allocator import CachingAllocator
@@ -22,8 +23,13 @@ _GPU_CONTEXT = (274 * _MIB, 1008 * _MIB)
 """Where it was not measured: kernels loaded as they are needed (PyTorch's PR 86509: 287,047,680 bytes) up to all at
 once (its issue 28394: 1008 MiB on a Titan V)."""
 
-_SPREAD = 0.06
-"""How far from the heap that is reckoned the real one may be: see docs/batch-sizes.md."""
+_OF_HOLES, _OF_HEAP = 0.7, 0.25
+"""How much of the holes that are reckoned below a heap's blocks there is, and what there is besides, as a share of the
+most that its blocks take: fitted to 11 networks in steps of 0.4 to 2.4 GiB (docs/batch-sizes.md). The objects of
+libraries, which are not reckoned, keep holes apart."""
+
+_SPREAD = 0.05
+"""How far from what is expected the heap may be, as a share of it: most of those networks are within."""
 
 _BEFORE, _AFTER = (96,), (176, 24)
 """The objects that torch makes for each tensor, in bytes: its storage; then itself, and the counter of its versions."""
@@ -88,12 +94,16 @@ class Occupancy:
         return Answer.CLOSE if self.low_bytes <= limit_bytes else Answer.NO
 
 
-def occupancy(estimate: Estimate) -> Occupancy:
-    """The memory of a process that runs an estimated step again and again."""
+def occupancy_of(estimate: Estimate, *, map_from: int | None = None) -> Occupancy:
+    """The memory of a process that runs an estimated step again and again.
+
+    `map_from` is the process's MALLOC_MMAP_THRESHOLD_ (mallopt(3)), from which size on a CPU gives each block back to
+    the system when it is free; None where it is not set.
+    """
     device, precision = estimate.device, Precision(estimate.settings.precision)
     fused = device.kind.queued
     blocks = step_blocks(estimate.network, estimate.step, precision, estimate.memory, fused=fused)
-    reserved = _reserved_on_gpu(blocks) if device.kind.own_memory else _reserved_on_cpu(blocks)
+    reserved = _reserved_on_gpu(blocks) if device.kind.own_memory else _reserved_on_cpu(blocks, map_from)
     low, high = _context(device, estimate)
     live = estimate.memory_bytes
     return Occupancy(
@@ -131,9 +141,30 @@ def _reserved_on_gpu(blocks: StepBlocks) -> int:
     return allocator.peak_bytes
 
 
-def _reserved_on_cpu(blocks: StepBlocks) -> int:
-    """What glibc takes from the system, with the objects that torch keeps beside its tensors."""
-    heap = Heap()
+def _reserved_on_cpu(blocks: StepBlocks, map_from: int | None) -> int:
+    """What glibc takes from the system: more than the blocks, where holes between them do not fit others."""
+    largest = LARGE_BLOCK_BYTES if map_from is None else map_from
+    live, in_heap = _live_bytes(blocks, largest)
+    return live + int(_OF_HOLES * max(0, _peak_of_heap(blocks, map_from) - live) + _OF_HEAP * in_heap)
+
+
+def _live_bytes(blocks: StepBlocks, largest: int) -> tuple[int, int]:
+    """The most that all blocks take at once, and the most that those do which are not larger than `largest`."""
+    held = dict(blocks.lasting)
+    live = in_heap = 0
+    for turn in blocks.turns(_STEPS):
+        for name in turn.freed:
+            del held[name]
+        held |= dict(turn.made)
+        sizes = [*held.values(), *(turn.temporary_bytes // turn.pieces for _ in range(turn.pieces))]
+        live = max(live, sum(sizes))
+        in_heap = max(in_heap, sum(size for size in sizes if size <= largest))
+    return live, in_heap
+
+
+def _peak_of_heap(blocks: StepBlocks, map_from: int | None) -> int:
+    """What a heap takes for these blocks and the objects that torch makes beside them."""
+    heap = Heap(map_from)
     returned_to = {turn.name for turn in blocks.later if turn.phase is not Phase.FORWARD}
     for name, size in blocks.lasting:
         _allocate_tensor(heap, name, size)
@@ -142,13 +173,14 @@ def _reserved_on_cpu(blocks: StepBlocks) -> int:
             _free_tensor(heap, name)
         for name, size in turn.made:
             _allocate_tensor(heap, name, size)
-        if turn.temporary_bytes:
-            _allocate_tensor(heap, _TEMPORARY, turn.temporary_bytes)
+        temporaries = [f"{_TEMPORARY} {at}" for at in range(turn.pieces if turn.temporary_bytes else 0)]
+        for name in temporaries:
+            _allocate_tensor(heap, name, turn.temporary_bytes // turn.pieces)
         if turn.phase is Phase.FORWARD and turn.name in returned_to:
             for at, size in enumerate(_OF_NODE):
                 heap.allocate_object((turn.name, Phase.BACKWARD, at), size)
-        if turn.temporary_bytes:
-            _free_tensor(heap, _TEMPORARY)
+        for name in temporaries:
+            _free_tensor(heap, name)
         if turn.phase is Phase.BACKWARD:
             for at in range(len(_OF_NODE)):
                 heap.free((turn.name, Phase.BACKWARD, at))

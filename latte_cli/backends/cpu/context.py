@@ -1,4 +1,4 @@
-"""The context of a process that trains on the CPU: what it takes before its own tensors; runs in a process of its own."""
+"""The context of a process that trains on the CPU: what it takes before its own tensors; runs in a child process."""
 
 from itertools import product
 from pathlib import Path
