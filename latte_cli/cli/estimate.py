@@ -145,6 +145,15 @@ class EstimateRequest(Request):
         bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
     ] = False
     allow_unknown: AllowUnknownOption = False
+    mmap_threshold: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_size,
+            metavar="SIZE",
+            help="With `--fits` and `max` on a CPU: MALLOC_MMAP_THRESHOLD_ of the process that trains, as in 64KiB. "
+            "glibc gives larger blocks back once they are free.",
+        ),
+    ] = None
     picture: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw throughput against several batch sizes, as .png, .svg or .pdf."),
@@ -223,7 +232,7 @@ def estimate(request: EstimateRequest) -> None:
     )
     estimates = _estimates(request)
     body = estimates_document(estimates, request.schedule)
-    fits = Fits.of(request.fits, estimates)
+    fits = Fits.of(request.fits, estimates, request.mmap_threshold)
     fits.add_to(body)
     results = requirements.check(body)
     if request.form is EstimateFormat.JSON:

@@ -17,11 +17,13 @@ class Fits:
         self.found = found
 
     @classmethod
-    def of(cls, room: Room | None, estimates: "Sequence[Estimate]") -> "Fits":
-        """Each estimate in a room; nothing without one."""
+    def of(cls, room: Room | None, estimates: "Sequence[Estimate]", map_from: int | None) -> "Fits":
+        """Each estimate in a room; nothing without one. `map_from` is that of `occupancy_of`."""
         from latte_cli.estimator import occupancy_of
 
-        return cls([(each, occupancy_of(each), room.on(each.device)) for each in estimates] if room else [])
+        if room is None:
+            return cls([])
+        return cls([(each, occupancy_of(each, map_from=map_from), room.on(each.device)) for each in estimates])
 
     def add_to(self, document: dict[str, Any]) -> None:
         """Add to each estimate of the document what it takes, and whether that fits."""

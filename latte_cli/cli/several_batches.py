@@ -115,7 +115,7 @@ def _occupied(
     if len(found) != 1:
         message = "batches are compared on one device under one strategy"
         raise LatteError(message, hint="give one `--device` and one `--strategy`", exit_code=ExitCode.USAGE)
-    return found[0], occupancy_of(found[0])
+    return found[0], occupancy_of(found[0], map_from=request.mmap_threshold)
 
 
 def _unsaid(text: str) -> None:

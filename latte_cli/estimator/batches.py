@@ -7,7 +7,7 @@ from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.records import Estimate
 
 LEAST_GAIN = 0.05  # chosen: what a larger batch has to gain in samples per second to be worth its memory
-_MOST = 2**20  # chosen: a batch that no device trains
+_MOST = 2**20  # chosen: a batch that no device trains, and the largest that is named
 
 
 def largest_batch(needed_bytes: Callable[[int], int], limit_bytes: int) -> int:

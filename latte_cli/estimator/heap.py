@@ -34,7 +34,9 @@ class Heap:
         self._top = self._end = 0
         self._holes: dict[int, int] = {}
         self._ends: dict[int, int] = {}
-        self._by_size: list[tuple[int, int]] = []
+        self._by_size: list[tuple[int, int, int]] = []  # of one size the last one that became free comes first
+        self._order: dict[int, int] = {}
+        self._count = 0
         self._used: dict[object, tuple[int | None, int]] = {}
         self._cached: defaultdict[int, list[int]] = defaultdict(list)
         self._fast: defaultdict[int, list[int]] = defaultdict(list)
@@ -95,9 +97,9 @@ class Heap:
             return self._fast[chunk].pop(), chunk
         if chunk >= _SMALL_BINS or self._end - self._top < chunk + _LEAST:
             self._consolidate()
-        at = bisect_left(self._by_size, (chunk, -1))
+        at = bisect_left(self._by_size, (chunk, -self._count - 1, 0))
         if at < len(self._by_size):
-            length, start = self._by_size[at]
+            length, _, start = self._by_size[at]
             self._remove(start)
             if length - chunk < _LEAST:
                 return start, length
@@ -147,12 +149,14 @@ class Heap:
     def _insert(self, start: int, length: int) -> None:
         self._holes[start] = length
         self._ends[start + length] = start
-        insort(self._by_size, (length, start))
+        self._count += 1
+        self._order[start] = -self._count
+        insort(self._by_size, (length, -self._count, start))
 
     def _remove(self, start: int) -> int:
         length = self._holes.pop(start)
         del self._ends[start + length]
-        self._by_size.pop(bisect_left(self._by_size, (length, start)))
+        self._by_size.pop(bisect_left(self._by_size, (length, self._order.pop(start), start)))
         return length
 
 
