@@ -1,14 +1,14 @@
 """The batch that `--batch-size max` names under a hard limit: whether it trains, and 1.1 times it does not.
 
-Each of ten networks trains two real steps in a child process whose private memory is limited (`ulimit -d`, RLIMIT_DATA),
-at the batch that LATTE names and at 1.1 times that, rounded up. RLIMIT_DATA counts what a process asks for: its heap, its
-private mappings, compiled kernels, stacks. A control group (`docker run --memory`, Kubernetes, Slurm) counts the pages
-that it touches, and its page cache, which is given back when memory runs short; `resident` is what it would count.
-RLIMIT_AS counts code, files and reserved addresses as well, which nobody means. The child imports torch and what builds
-the network, on one thread.
+Each of ten networks trains two real steps in a child process whose private memory is limited (RLIMIT_DATA, as
+`ulimit -d` does), at the batch that LATTE names and at 1.1 times that, rounded up. RLIMIT_DATA counts what a process
+asks for: its heap, private mappings, compiled kernels, stacks. A control group (`docker run --memory`, Kubernetes,
+Slurm) counts the pages that it touches, and its page cache, which is given back when memory runs short: `resident` is
+what it would count. RLIMIT_AS counts code, files and reserved addresses as well, which nobody means. The child imports
+torch and what builds the network, on one thread. `real` and `resident` are of a run without a limit.
 
-`--mmap-threshold 64KiB` runs and reckons with MALLOC_MMAP_THRESHOLD_ set: glibc then gives each larger block back to the
-system when it is free, and keeps no holes. With `--measure` it compares what steps take with what was expected, at batches that need about the limits.
+`--mmap-threshold 64KiB` runs and reckons with MALLOC_MMAP_THRESHOLD_ set: glibc then gives each larger block back to
+the system when it is free, and keeps no holes. `--measure` leaves out the runs under limits.
 
     python benchmarks/max_batch.py [--limit 2GiB] [--only REGEX] [--measure] [--steps 2]
         [--mmap-threshold 64KiB] [--store URI] [--device NAME]
@@ -21,7 +21,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import ceil
@@ -194,9 +194,8 @@ def train(name: str, batch: int, steps: int) -> None:
         loss = torch.nn.functional.cross_entropy(scores, targets)
         loss.backward()
         update.step()
-    with open("/proc/self/status") as file:
-        rows = (line.split() for line in file)
-        status = {row[0]: 1024 * int(row[1]) for row in rows if len(row) > 2 and row[2] == "kB"}
+    rows = map(str.split, Path("/proc/self/status").read_text().splitlines())
+    status = {row[0]: 1024 * int(row[1]) for row in rows if len(row) > 2 and row[2] == "kB"}
     real = status["VmPeak:"] - status["VmSize:"] + status["VmData:"]
     print(json.dumps({"real": real, "resident": status["VmHWM:"] - status["RssFile:"]}))
 
@@ -207,7 +206,7 @@ def trained(name: str, batch: int, limit: int | None, steps: int, map_from: int 
     bound = (lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))) if limit else None
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     environment |= {"MALLOC_MMAP_THRESHOLD_": str(map_from)} if map_from else {}
-    done = subprocess.run(words, preexec_fn=bound, capture_output=True, text=True, timeout=LIMIT_S, env=environment)  # noqa: PLW1509
+    done = subprocess.run(words, preexec_fn=bound, capture_output=True, text=True, timeout=LIMIT_S, env=environment)
     if done.returncode == 0:
         found: dict[str, int] = json.loads(done.stdout)
         return found
@@ -246,6 +245,9 @@ class Asked:
         )
         return occupancy_of(replace(found, device=replace(found.device, **self.context)), map_from=self.map_from)
 
+    def high_bytes(self, name: str, batch: int) -> int:
+        return int(self.occupancy(name, batch).high_bytes)
+
 
 def main() -> int:
     from latte_cli.estimator.batches import largest_batch
@@ -269,11 +271,9 @@ def main() -> int:
     run = partial(trained, steps=asked.steps, map_from=asked.mmap_threshold)
     wrong, off = 0, list[float]()
     print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}", flush=True)
-    for name in NETWORKS:
-        if not re.search(asked.only, name):
-            continue
+    for name in (each for each in NETWORKS if re.search(asked.only, each)):
         for limit in asked.limit or [2 * 2**30]:
-            batch = largest_batch(lambda each: said.occupancy(name, each).high_bytes, limit)
+            batch = largest_batch(partial(said.high_bytes, name), limit)
             more = max(batch + 1, ceil(round(TIMES * batch, 6)))
             found = said.occupancy(name, batch)
             results = [None if asked.measure else run(name, each, limit) for each in (batch, more)]

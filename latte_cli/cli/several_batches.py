@@ -9,6 +9,7 @@ from latte_cli.cli import console
 from latte_cli.cli.batches import Batches, Room
 from latte_cli.cli.fits import Fits, no_fit
 from latte_cli.cli.request import check_apart
+from latte_cli.cli.thresholds import EstimateFormat
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, size
 
@@ -30,6 +31,9 @@ def settle_batches(request: "EstimateRequest", estimates: Estimates) -> "Estimat
     Raises LatteError where no batch fits (exit code 3), and where batches do not make up the effective one.
     """
     check_apart(request.given, _APART)
+    if request.picture:
+        message = "`--picture` draws throughput against several batch sizes"
+        raise LatteError(message, hint="as in `--batch-size 8,16,32`", exit_code=ExitCode.USAGE)
     wanted = request.batch_size or Batches()
     if wanted.sizes:
         return _at(request, wanted.sizes[0])
@@ -40,6 +44,7 @@ def settle_batches(request: "EstimateRequest", estimates: Estimates) -> "Estimat
 
 def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
     """Write a table of steps at several batches; raises LatteError as `settle_batches` does."""
+    from latte_cli.estimator.batches import levels_off_at
     from latte_cli.report import pictures
     from latte_cli.report.batches import BatchRow, write_batches
 
@@ -58,9 +63,15 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
         rows[estimate.network.batch_size] = BatchRow(estimate=estimate, occupancy=found, limit_bytes=limit)
     shown = [rows[batch] for batch in sorted(rows)]
     write_batches(shown, Format(request.form))
+    said = {warning.code: warning.message for row in shown for warning in row.estimate.warnings}
+    for message in said.values():
+        console.warn(message)
     if request.picture:
         pictures.save_figure(pictures.batches_figure(shown), request.picture)
         console.note(f"wrote `{request.picture}`")
+    if request.form is EstimateFormat.TABLE:
+        best = levels_off_at([row.estimate for row in shown]) or shown[-1].estimate.network.batch_size
+        console.note(f"next: `latte estimate {request.model} --batch-size {best}` shows that step layer by layer")
     Fits([(row.estimate, row.occupancy, row.limit_bytes) for row in shown if row.limit_bytes]).enforce()
 
 
