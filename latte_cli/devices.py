@@ -177,7 +177,9 @@ class Device:
 
     `bandwidth_bytes_per_s` (a copy, bytes read and written) and `peaks_flop_per_s` (a large matrix product in each
     precision; `peak_flop_per_s` is that of fp32) are measured; clocks, `rated_bandwidth_bytes_per_s` and sizes are what
-    the driver states. `shared_memory` says that the device uses the host's memory, as a Jetson's GPU does.
+    the driver states. `shared_memory` says that the device uses the host's memory, as a Jetson's GPU does. A process
+    that trains takes `context_bytes` of its memory after a first small step, and `call_context_bytes` more for each
+    further phase of a convolution.
     """
 
     slug: str
@@ -196,6 +198,8 @@ class Device:
     rated_bandwidth_bytes_per_s: float | None = None
     peaks_flop_per_s: tuple[tuple[str, float], ...] = ()
     shared_memory: bool = False
+    context_bytes: int | None = None
+    call_context_bytes: int | None = None
 
     def peak_in(self, precision: str) -> float | None:
         """The measured peak in `precision`, or in fp32 where that was not measured."""

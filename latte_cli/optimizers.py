@@ -96,11 +96,15 @@ class UpdateRule:
     on_gpus: str = ""
     waits: Waits = Waits.NEVER
 
+    def state_sizes(self, shape: _Shape) -> tuple[int, ...]:
+        """How many numbers each tensor holds that it keeps of a parameter of this shape, counters aside."""
+        if self.factored:
+            return _factors(shape) if len(shape) > 1 else (prod(shape),)
+        return (prod(shape),) * self.states
+
     def state_numbers(self, shapes: Iterable[_Shape]) -> int:
         """How many numbers it keeps of parameters of these shapes, counters aside."""
-        if self.factored:
-            return sum(sum(_factors(shape)) if len(shape) > 1 else prod(shape) for shape in shapes)
-        return self.states * sum(map(prod, shapes))
+        return sum(size for shape in shapes for size in self.state_sizes(shape))
 
     @property
     def together(self) -> bool:

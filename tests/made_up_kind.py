@@ -135,6 +135,9 @@ class AbacusOpener:
     ) -> Computation:
         raise Unsupported(f"no {algorithm.name} in torch")
 
+    def context(self, threads: int | None) -> Mapping[str, int] | None:
+        return {"bytes": 3 * 2**20, "call_bytes": 0}
+
     def looks(self) -> Looks:
         return (__name__,)
 

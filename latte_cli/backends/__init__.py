@@ -1,10 +1,12 @@
 """Backends: where a task becomes something that can be timed on a device."""
 
+from dataclasses import replace
+
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends.contract import Backend, Computation, Opener
 from latte_cli.backends.cpu import CpuOpener
 from latte_cli.backends.cuda import CudaOpener
-from latte_cli.devices import AUTO, KINDS, Kind, Spec, kind_of_torch, spec_named
+from latte_cli.devices import AUTO, KINDS, Device, Kind, Spec, kind_of_torch, spec_named
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.layers import Convolution, Phase
 from latte_cli.tasks import Settings
@@ -60,6 +62,20 @@ def computation(algorithm: Algorithm, layer: Convolution, phase: Phase, settings
     """
     kind = kind_of_torch(device.partition(":")[0])
     return opener_of(kind).computation(algorithm, layer, phase, settings, device)
+
+
+def with_context(device: Device, threads: int | None, known: Device | None) -> Device:
+    """`device` of this machine with what a process that trains takes: as `known`, where its libraries are the same.
+
+    Otherwise a process of its own measures it, for some seconds.
+    """
+    if known and known.context_bytes is not None and known.libraries == device.libraries:
+        found: int | None = known.context_bytes
+        each = known.call_context_bytes
+    else:
+        measured = opener_of(device.kind).context(threads)
+        found, each = (measured["bytes"], measured["call_bytes"]) if measured else (None, None)
+    return replace(device, context_bytes=found, call_context_bytes=each)
 
 
 def best_kind(threads: int | None = None) -> Kind:

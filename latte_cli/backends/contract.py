@@ -166,6 +166,12 @@ class Opener(Protocol):
     def open(self, *, index: int, threads: int | None, name: str | None, memory_share: float) -> Backend:
         """The backend of the device of that index (see `open_backend`); raises LatteError where it does not work."""
 
+    def context(self, threads: int | None) -> Mapping[str, int] | None:
+        """What a process that trains takes: `bytes` after a small step, `call_bytes` for each phase of a convolution.
+
+        None where it cannot be told.
+        """
+
     def computation(
         self, algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str
     ) -> Computation:

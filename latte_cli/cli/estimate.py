@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latte_cli.cli import console
+from latte_cli.cli.batches import Batches, Room, parse_batches, parse_room
 from latte_cli.cli.options import (
     AllowUnknownOption,
     BatchAxisOption,
-    BatchSizeOption,
     DeviceOption,
     ModelArgument,
     OptimizerOption,
@@ -92,7 +92,28 @@ class EstimateRequest(Request):
             min=0, max=1, help="Time the likeliest algorithms here and now where the selector is less sure than this."
         ),
     ] = None
-    batch_size: BatchSizeOption = None
+    batch_size: Annotated[
+        Batches | None,
+        typer.Option(
+            parser=parse_batches,
+            metavar="N",
+            help="Samples of a step; several with commas between; `max` for the most that fit the device, or "
+            "`max:8GiB`. [default: the model's]",
+        ),
+    ] = None
+    effective_batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples of an update: the largest batch that fits and divides them is accumulated."),
+    ] = None
+    fits: Annotated[
+        Room | None,
+        typer.Option(
+            parser=parse_room,
+            metavar="SIZE",
+            help="Whether the process that trains fits, as in 8GiB, or `device` for the device's own memory. Ends with "
+            "code 3 if not.",
+        ),
+    ] = None
     batch_axis: BatchAxisOption = None
     compare_weights: Annotated[
         bool,
@@ -169,6 +190,20 @@ class EstimateRequest(Request):
         ),
     ] = "ddp"
     allow_unknown: AllowUnknownOption = False
+    mmap_threshold: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_size,
+            metavar="SIZE",
+            help="With `--fits` and `max` on a CPU: MALLOC_MMAP_THRESHOLD_ of the process that trains, as in 64KiB. "
+            "glibc gives larger blocks back once they are free.",
+        ),
+    ] = None
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw throughput against several batch sizes, as .png, .svg or .pdf."),
+    ] = None
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the picture.")] = False
     fail_above: Annotated[
         list[Threshold] | None,
         typer.Option(
@@ -196,6 +231,16 @@ class EstimateRequest(Request):
     ] = None
     form: Annotated[EstimateFormat, typer.Option("--format", help="How to write the result.")] = EstimateFormat.TABLE
     store: StoreOption = None
+
+    @property
+    def batch(self) -> int | None:
+        """The one batch size; None for the model's own."""
+        return self.batch_size.sizes[0] if self.batch_size and self.batch_size.sizes else None
+
+    @property
+    def several(self) -> bool:
+        """Whether it asks for more than one batch."""
+        return self.batch_size is not None and not self.batch_size.single
 
     @property
     def strategies(self) -> list[str]:
@@ -232,9 +277,15 @@ class EstimateRequest(Request):
 @from_options
 def estimate(request: EstimateRequest) -> None:
     """Estimate the training time of MODEL, layer by layer."""
+    from latte_cli.cli.fits import Fits
+    from latte_cli.cli.several_batches import settle_batches, write_several
     from latte_cli.report import scalings
     from latte_cli.report.estimates import estimates_document
 
+    if request.several:
+        write_several(request, _estimates)
+        return
+    request = settle_batches(request, _estimates)
     requirements = Requirements.of(
         request.fail_above, request.baseline, request.max_regression, request.annotate, request.form
     )
@@ -244,6 +295,8 @@ def estimate(request: EstimateRequest) -> None:
     body = estimates_document(estimates, request.schedule)
     for one, steps in zip(body["estimates"], scaled, strict=False):
         one["scaling"] = [scalings.scaling_entry(step) for step in steps]
+    fits = Fits.of(request.fits, estimates, request.mmap_threshold)
+    fits.add_to(body)
     results = requirements.check(body)
     if request.form is EstimateFormat.JSON:
         body |= results.as_json()
@@ -252,8 +305,11 @@ def estimate(request: EstimateRequest) -> None:
         scalings.write_scaling(estimates, scaled, Format(request.form))
     _say_doubts(estimates)
     results.write(request.model.name, request.form)
+    if request.form is EstimateFormat.TABLE and not requirements.replaces_the_table:
+        fits.write()
     if request.form is EstimateFormat.TABLE:
         console.note(f"next: `latte allocate {request.model} --fleet FILE --round-duration 10m`")
+    fits.enforce()
     results.enforce()
 
 
@@ -276,12 +332,12 @@ def _several_gpus(request: EstimateRequest) -> "Callable[[Estimate], tuple[Scale
     return lambda estimate: scale(estimate, counts, link, request.data_parallel)
 
 
-def _estimates(request: EstimateRequest) -> "list[Estimate]":
+def _estimates(request: EstimateRequest, note: Callable[[str], None] = console.note) -> "list[Estimate]":
     """The estimates on each device under each strategy and limit; what is doubtful is measured first, if so asked."""
     from latte_cli.profiles import resolve_profile
     from latte_cli.store import open_store
 
-    network = _network(request)
+    network = _network(request, note)
     store = open_store(request.store, skip=console.left_out)
     names: list[str] | list[None] = request.device or [None]
     slugs = [resolve_profile(store, name, request.threads) for name in names]
@@ -292,7 +348,7 @@ def _estimates(request: EstimateRequest) -> "list[Estimate]":
     return estimates
 
 
-def _network(request: EstimateRequest) -> "Network":
+def _network(request: EstimateRequest, note: Callable[[str], None]) -> "Network":
     """The model as it is trained; raises LatteError for names that there are none of before it is read."""
     from latte_cli.estimator import check_names
     from latte_cli.network import load
@@ -302,14 +358,14 @@ def _network(request: EstimateRequest) -> "Network":
         check_names(request.precision, request.layout, strategy, request.optimizer, request.loss, request.estimator)
     network = load(
         request.model,
-        batch_size=request.batch_size,
+        batch_size=request.batch,
         batch_axis=request.batch_axis,
         compare_weights=request.compare_weights,
         sizes=parse_shapes(request.shape),
         allow_unknown=request.allow_unknown,
     )
     for text in network.notes:
-        console.note(text)
+        note(text)
     return freeze_parameters(with_norms(network) if request.restore_norms else network, request.freeze or ())
 
 

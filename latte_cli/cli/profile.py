@@ -266,11 +266,12 @@ def _measure(
     request: ProfileRequest, store: "Store", worker: "Worker", drawn: "Drawn", phases: Sequence[Phase]
 ) -> "tuple[Summary, int]":
     """Measure what the store lacks into it; what came of it, and of how many calls."""
+    from latte_cli.backends import with_context
     from latte_cli.sweep import Sweep
 
     device = worker.device
-    with store.writer(device) as writer:
-        known = any(each.slug == device.slug for each in store.devices())
+    known = next((each for each in store.devices() if each.slug == device.slug), None)
+    with store.writer(with_context(device, request.threads, known)) as writer:
         earlier = store.measurements(device.slug) if known else []
         sweep = Sweep(worker, drawn.wanted, phases=phases, earlier=earlier, origin=request.origin)
         with console.progress(f"profiling {device.kind}", sweep.size) as bar:

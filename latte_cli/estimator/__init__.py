@@ -16,6 +16,7 @@ from latte_cli.estimator.diagnostics import Diagnostic
 from latte_cli.estimator.estimator import CALIBRATED, Estimator
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory
+from latte_cli.estimator.occupancy import Occupancy, occupancy_of
 from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
 from latte_cli.estimator.rest import ZERO_GRADS, Rest
 from latte_cli.estimator.savings import Saving, savings
@@ -49,6 +50,7 @@ __all__ = [
     "Memory",
     "Rest",
     "Saving",
+    "Occupancy",
     "Source",
     "Step",
     "Diagnostic",
@@ -59,6 +61,7 @@ __all__ = [
     "doubts_of",
     "estimate_one",
     "savings",
+    "occupancy_of",
     "schedule_calls",
     "step_calls",
 ]

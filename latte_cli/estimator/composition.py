@@ -10,6 +10,7 @@ from latte_cli.devices import Device, Kind
 from latte_cli.estimator.calibration import Calibration
 from latte_cli.estimator.clocks import one_clock, two_clocks
 from latte_cli.estimator.intervals import intervals
+from latte_cli.estimator.limits import own_workspaces
 from latte_cli.estimator.memory import CallPosition, Memory
 from latte_cli.estimator.records import Estimate, LayerTime
 from latte_cli.estimator.steps import LOSS, Step, Work
@@ -111,7 +112,7 @@ def compose_step(
         step_high_s=high_s,
         step_low_80_s=low_80_s,
         step_high_80_s=high_80_s,
-        memory=calls.memory.with_workspaces(workspaces_of(parts)),
+        memory=calls.memory.with_workspaces(workspaces_of(calls, parts, device, settings)),
         transfer_s=transfer_s,
         estimator=estimator,
         missing=missing,
@@ -170,10 +171,14 @@ def _row(work: Work, timing: Timing, layout: Layout, calibration: Calibration, c
     )
 
 
-def workspaces_of(parts: Iterable[LayerTime]) -> dict[CallPosition, int]:
-    """The workspace of each call that has one, but for those of the loss and the update."""
-    return {
+def workspaces_of(
+    calls: StepCalls, parts: Iterable[LayerTime], device: Device, settings: Settings
+) -> dict[CallPosition, int]:
+    """The workspaces that were measured, and on a CPU those that layers know of themselves."""
+    measured = {
         (part.name, part.phase): part.workspace_bytes
         for part in parts
-        if part.workspace_bytes and part.name != LOSS and part.phase is not Phase.UPDATE
+        if part.workspace_bytes is not None and part.name != LOSS and part.phase is not Phase.UPDATE
     }
+    own = own_workspaces(calls.works, device.kind, settings.precision)
+    return {position: size for position, size in (own | measured).items() if size}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.calibration import Calibration, calibrate, calibration_pairs
 from latte_cli.estimator.candidates import known_timings
-from latte_cli.estimator.composition import Row, StepCalls, workspaces_of
+from latte_cli.estimator.composition import Row, StepCalls
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory, memory
 from latte_cli.estimator.models import Models
@@ -114,7 +114,7 @@ class Estimator:
         if most is None or found.memory_bytes <= most:
             return step
         seconds, estimates = self._seconds_again(found), []
-        for workspaces in (workspaces_of(found.parts), priced.least_workspaces()):
+        for workspaces in (priced.workspaces(found), priced.least_workspaces()):
             recomputation = Recomputation(
                 network,
                 step,

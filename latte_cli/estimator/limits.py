@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
+from latte_cli.devices import Kind
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.candidates import KnownTimings
-from latte_cli.estimator.memory import CallPosition, Memory, moment_of
+from latte_cli.estimator.memory import CallPosition, moment_of
 from latte_cli.estimator.predictions import Predictions
 from latte_cli.estimator.steps import LOSS, Work
 from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import workspace_bytes
 from latte_cli.network import Network
+from latte_cli.precisions import Precision
 from latte_cli.strategies import Limits
 
 
@@ -40,9 +42,10 @@ def workspace_limits(works: Sequence[Work], live_bytes: Mapping[CallPosition, in
     return [min(cap, most - live_bytes.get((work.name, moment_of(work.phase)), 0)) for work in works]
 
 
-def least_bytes(works: Sequence[Work], memory: Memory, known: KnownTimings, predictions: Predictions) -> int:
-    """The least that the step holds at its peak, if each call takes the algorithm with the least workspace."""
-    return memory.with_workspaces(least_workspaces(works, known, predictions)).peak.live_bytes
+def own_workspaces(works: Sequence[Work], kind: Kind, precision: Precision) -> dict[CallPosition, int]:
+    """The workspaces that layers know of themselves, in bytes; on a GPU its library knows them."""
+    element_bytes = 0 if kind.queued else precision.element_bytes
+    return {(work.name, work.phase): element_bytes * work.layer.workspace_numbers(work.phase) for work in works}
 
 
 def least_workspaces(works: Sequence[Work], known: KnownTimings, predictions: Predictions) -> dict[CallPosition, int]:

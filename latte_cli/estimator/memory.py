@@ -1,7 +1,7 @@
 """The memory of a training step: what is live at each call, as autograd and torch's allocator keep it."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeAlias
@@ -24,6 +24,9 @@ _AGAIN = "again "
 
 CallPosition: TypeAlias = tuple[str, Phase]
 """A node's name, or one of BESIDE, and a phase."""
+
+Observer: TypeAlias = Callable[[Mapping[str, int]], None]
+"""Hears at each moment which blocks a step holds besides what it is given and what lasts: bytes by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,13 @@ def moment_of(phase: Phase) -> Phase:
 
 
 def memory(
-    network: Network, step: Step, precision: Precision, *, fused: bool = False, storages: Storages | None = None
+    network: Network,
+    step: Step,
+    precision: Precision,
+    *,
+    fused: bool = False,
+    storages: Storages | None = None,
+    observe: Observer | None = None,
 ) -> Memory:
     """The memory of a training step of `network`, without the workspaces of its calls.
 
@@ -115,6 +124,7 @@ def memory(
     found here.
     """
     simulation = Simulation(network, step, precision, fused, storages or Storages(network))
+    simulation.observe = observe
     return Memory(timeline=tuple(simulation.run()), whole=frozenset(simulation.whole))
 
 
@@ -139,8 +149,10 @@ class Simulation:
         self.held: Counter[str] = Counter()
         self.live = 0
         self.extra = 0
+        self.extras: Counter[str] = Counter()
         self.gradients = 0
         self.ready: set[str] = set()
+        self.observe: Observer | None = None
         self.whole: set[CallPosition] = set()
         self.flowing: dict[str, tuple[int, int]] = {}  # a tensor's number and bytes, which several may share
         self.made = 0
@@ -202,6 +214,11 @@ class Simulation:
         self.held[root] = before + count
         self.live += self.sizes[root] * ((before + count > 0) - (before > 0))
 
+    def _hold_beside(self, what: str, size: int) -> None:
+        """So many bytes more, or less, that are no activation."""
+        self.extras[what] += size
+        self.extra += size
+
     def _targets_bytes(self) -> int:
         """What the scores are compared with: classes as 64-bit integers, or as many numbers."""
         if not self.network.outputs or self.step.loss == "none":
@@ -213,6 +230,8 @@ class Simulation:
         temporary += self._flowing_bytes
         lasting = self.parameters + self.gradients + self.states + self.given
         self.fixed[name, phase] = lasting + temporary
+        if self.observe:
+            self.observe(self._blocks())
         return Moment(
             name=name,
             phase=phase,
@@ -222,6 +241,15 @@ class Simulation:
             activations_bytes=self.live + self.extra + self.given + min(0, temporary),
             temporary_bytes=max(0, temporary),
         )
+
+    def _blocks(self) -> dict[str, int]:
+        """The blocks of this moment but for what is temporary, by what they are and whose."""
+        names = self.network.trained_sizes if self.held_before and self.gradients else self.ready
+        gradients = {f"gradient of {name}": self.weight * self.network.trained_sizes[name] for name in names}
+        blocks = {"inputs and targets": self.given, "gradients to be added": self.gradients - sum(gradients.values())}
+        blocks |= {f"activation {root}": self.sizes[root] for root, count in self.held.items() if count > 0}
+        blocks |= {f"gradient at {number}": size for number, size in self.flowing.values()}
+        return {what: size for what, size in (blocks | self.extras | gradients).items() if size > 0}
 
     def _forward(self) -> Iterator[Moment]:
         left = Counter(self.reads)
@@ -272,14 +300,14 @@ class Simulation:
         """Begin (+1) or end (-1) to hold what a node keeps, or what it keeps of the second run of its region."""
         for name in self.kept_storages(node):
             self._hold(self._again(name, rerun), count)
-        self.extra += count * self.saved[node.name][1]
+        self._hold_beside(f"saved by {node.name}", count * self.saved[node.name][1])
 
     def _keep_arguments(self, rerun: Rerun, count: int) -> None:
         """Begin or end to hold what a region reads."""
         inputs = {name for name, _ in self.network.inputs}
         for root in {self.roots[name] for name in rerun.arguments} - inputs if count else ():
             self._hold(root, count)
-        self.extra += count * self.state_bytes
+        self._hold_beside(f"random state of {rerun.first}", count * self.state_bytes)
 
     def _again(self, root: str, rerun: Rerun | None) -> str:
         """The storage in a root's place in the second run of a region, which has its own but for what it reads."""

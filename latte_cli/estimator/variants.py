@@ -16,9 +16,10 @@ from latte_cli.estimator.composition import (
     compose_step,
     missing_name,
     waiting_share,
+    workspaces_of,
 )
 from latte_cli.estimator.diagnostics import Diagnostic, diagnose, how_to_measure
-from latte_cli.estimator.limits import DoesNotFit, least_bytes, least_workspaces, workspace_limits
+from latte_cli.estimator.limits import DoesNotFit, least_workspaces, own_workspaces, workspace_limits
 from latte_cli.estimator.memory import CallPosition, returned_bytes
 from latte_cli.estimator.models import Models
 from latte_cli.estimator.predictions import Predictions
@@ -74,7 +75,12 @@ class Variants:
 
     def least_workspaces(self) -> dict[CallPosition, int]:
         """The workspace of each call with the algorithm that needs the least, where it is known."""
-        return least_workspaces(self._calls.costly, self._known, self._predictions)
+        own = own_workspaces(self._calls.works, self._models.device.kind, self._models.lookup.precision)
+        return own | least_workspaces(self._calls.costly, self._known, self._predictions)
+
+    def workspaces(self, found: Estimate) -> dict[CallPosition, int]:
+        """The workspace of each call of `found`, an estimate of this step, where it is known."""
+        return workspaces_of(self._calls, found.parts, self._models.device, found.settings)
 
     def _check_memory(self, limits: Limits) -> None:
         if limits.memory_bytes is not None and self._least_bytes > limits.memory_bytes:
@@ -82,7 +88,7 @@ class Variants:
 
     @cached_property
     def _least_bytes(self) -> int:
-        return least_bytes(self._calls.costly, self._calls.memory, self._known, self._predictions)
+        return self._calls.memory.with_workspaces(self.least_workspaces()).peak.live_bytes
 
     def _selections(self, strategy: Strategy, limits: Limits) -> list[Selection]:
         self._check_name(strategy)

@@ -158,6 +158,10 @@ class Layer(ABC):
         """
         return None
 
+    def workspace_numbers(self, phase: Phase) -> int:
+        """The numbers that a call needs for itself on a CPU, for where its workspace was not measured."""
+        return 0
+
     @property
     def variant(self) -> str:
         """The name of what it computes among the layers of its kind; empty where there is only one."""

@@ -98,6 +98,16 @@ class Recurrent(Layer):
         """Of a GRU or an RNN, whose backward pass torch computes step by step; oneDNN computes that of an LSTM."""
         return None if self.function == "lstm" else max(self._growths(trains, flows))
 
+    def workspace_numbers(self, phase: Phase) -> int:
+        """Forward a GRU or an RNN has the gates of all steps at once; oneDNN does so in an LSTM's backward pass.
+
+        oneDNN also lays an LSTM's weights anew (torch 2.13; tests/test_occupancy.py).
+        """
+        at_once = self.steps * self.batch * self.gates * self.hidden
+        if self.function == "lstm":
+            return sum(map(prod, self.parameter_shapes)) + (at_once if phase is Phase.BACKWARD else 0)
+        return at_once if phase is Phase.FORWARD else 0
+
     def _growths(self, trains: bool, flows: Sequence[bool]) -> Iterator[int]:
         """What each part of the backward pass holds (torch 2.13; tests/test_memory_saved.py).
 

@@ -18,8 +18,8 @@ from latte_cli.measure import Measurement
 from latte_cli.store.reading import values
 from latte_cli.tasks import Task
 
-VERSION = 3
-"""Version of the columns; raised when an older reader would misread or refuse a newer part."""
+VERSION = 4
+"""Version of the columns and of the devices; raised when an older reader would misread or refuse a newer part."""
 
 VERSION_KEY, DEVICE_KEY = b"latte.schema", b"latte.device"
 

@@ -32,6 +32,16 @@ class CpuOpener:
 
         return CpuBackend(threads=threads, name=name)
 
+    def context(self, threads: int | None) -> Mapping[str, int] | None:
+        from latte_cli import child
+
+        request = {"threads": threads or host.cores()}
+        try:
+            found: Mapping[str, int] | None = child.ask(f"{__name__}.context:context_of_training", request, limit_s=60)
+        except (child.Ended, child.TimedOut):
+            return None
+        return found
+
     def computation(
         self, algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str
     ) -> Computation:

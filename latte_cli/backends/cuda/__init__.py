@@ -37,6 +37,9 @@ class CudaOpener:
 
         return CudaBackend(index=index, name=name, memory_share=memory_share)
 
+    def context(self, threads: int | None) -> Mapping[str, int] | None:
+        return None  # nobody has measured it on a GPU yet; see estimator.occupancy
+
     def computation(
         self, algorithm: Algorithm, layer: Convolution, phase: Phase, settings: Settings, device: str
     ) -> Computation:

@@ -1,0 +1,58 @@
+"""Whether estimated steps fit a limit, for people, JSON and exit codes."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from latte_cli.cli.batches import Room
+from latte_cli.errors import ExitCode, LatteError
+
+if TYPE_CHECKING:
+    from latte_cli.estimator import Estimate, Occupancy
+
+
+class Fits:
+    """Steps with the memory of their processes and the limits that this is held to."""
+
+    def __init__(self, found: "Sequence[tuple[Estimate, Occupancy, int]]") -> None:
+        self.found = found
+
+    @classmethod
+    def of(cls, room: Room | None, estimates: "Sequence[Estimate]", map_from: int | None) -> "Fits":
+        """Each estimate in a room; nothing without one. `map_from` is that of `occupancy_of`."""
+        from latte_cli.estimator import occupancy_of
+
+        if room is None:
+            return cls([])
+        return cls([(each, occupancy_of(each, map_from=map_from), room.on(each.device)) for each in estimates])
+
+    def add_to(self, document: dict[str, Any]) -> None:
+        """Add to each estimate of the document what it takes, and whether that fits."""
+        from latte_cli.report import occupancies
+
+        for entry, (_, found, limit) in zip(document["estimates"], self.found, strict=False):
+            entry["fits"] = occupancies.entry(found, limit)
+
+    def write(self) -> None:
+        """Write, below a table, whether each fits and what it takes."""
+        from latte_cli.report.occupancies import write_occupancy
+
+        for each in self.found:
+            write_occupancy(*each)
+
+    def enforce(self) -> None:
+        """Raise LatteError (exit code 3) where none of the steps fits, or may fit."""
+        from latte_cli.estimator.occupancy import Answer
+
+        if self.found and all(found.fits(limit) is Answer.NO for _, found, limit in self.found):
+            raise no_fit(*self.found[0])
+
+
+def no_fit(estimate: "Estimate", found: "Occupancy", limit_bytes: int) -> LatteError:
+    """The error for a step that takes more than there is."""
+    network = estimate.network
+    message = (
+        f"a process that trains `{network.name}` at batch {network.batch_size} takes at least "
+        f"{found.low_bytes / 2**20:,.0f} MiB, more than {limit_bytes / 2**20:,.0f} MiB"
+    )
+    hint = "`--batch-size max:SIZE` finds the largest batch that fits; `--effective-batch N` makes up for a small one"
+    return LatteError(message, hint=hint, exit_code=ExitCode.EXCEEDED)

@@ -1,0 +1,136 @@
+"""`latte estimate` with limits and several batches, end to end."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import ended
+from schemas import valid
+
+from latte_cli.network import zoo
+
+Latte = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("models") / "resnet8.onnx"
+    found.write_bytes(zoo.export("resnet8"))
+    return found
+
+
+@pytest.fixture
+def latte(path: Path, tmp_path: Path) -> Latte:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        return ended("estimate", path, "--device", "reference", "--store", tmp_path / "none", *arguments)
+
+    return run
+
+
+def test_yes_close_and_no(latte: Latte) -> None:
+    code, out, err = latte("--batch-size", 4, "--fits", "8GiB")
+    assert (code, "fits 8.00 GiB: yes" in out) == (0, True)
+    assert "tensors and workspaces" in out and "not measured" in out
+    code, out, _ = latte("--batch-size", 4, "--fits", "300MiB")
+    assert (code, "fits 300 MiB: close" in out) == (0, True)
+    code, out, err = latte("--batch-size", 4, "--fits", "100MiB")
+    assert (code, "fits 100 MiB: no" in out) == (3, True)
+    assert "takes at least" in err and "more than 100 MiB" in err
+
+
+def test_the_device_s_own_memory_is_a_limit(latte: Latte) -> None:
+    found = valid(latte("--batch-size", 4, "--fits", "device", "--format", "json")[1])
+    [entry] = found["estimates"]
+    assert entry["fits"]["answer"] == "yes"
+    assert entry["fits"]["limit_bytes"] > 2**30
+    assert entry["fits"]["low_bytes"] <= entry["fits"]["expected_bytes"] <= entry["fits"]["high_bytes"]
+    assert entry["fits"]["live_bytes"] == entry["totals"]["memory_bytes"]
+    assert "fits" not in valid(latte("--batch-size", 4, "--format", "json")[1])["estimates"][0]
+
+
+def test_several_batches_are_one_table(latte: Latte) -> None:
+    code, out, _ = latte("--batch-size", "32,4,8")
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[3:6]] == ["4", "8", "32"]
+    assert "samples per second" in lines[-1]
+    assert max(map(len, lines)) <= 80
+    document = valid(latte("--batch-size", "32,4,8", "--format", "json", "--fits", "1GiB")[1])
+    assert document["schema"] == "latte.batches/1"
+    assert [each["batch_size"] for each in document["batches"]] == [4, 8, 32]
+    assert [each["fits"] for each in document["batches"]] == ["yes"] * 3
+    for each in document["batches"]:
+        assert each["samples_per_s"] == pytest.approx(each["batch_size"] / each["step_s"])
+    rows = list(csv.DictReader(io.StringIO(latte("--batch-size", "4,8", "--format", "csv")[1])))
+    assert [row["batch_size"] for row in rows] == ["4", "8"]
+    assert rows[0]["fits"] == ""
+
+
+def test_several_batches_of_which_none_fits_end_with_3(latte: Latte) -> None:
+    assert latte("--batch-size", "4,8", "--fits", "100MiB")[0] == 3
+    assert latte("--batch-size", "4,4096", "--fits", "600MiB")[0] == 0
+
+
+def test_max_is_the_largest_batch_that_fits(latte: Latte) -> None:
+    code, out, err = latte("--batch-size", "max:600MiB", "--format", "json")
+    assert code == 0
+    batch = valid(out)["model"]["batch_size"]
+    assert f"the largest batch that fits 600 MiB is {batch}" in err
+    for asked, answer in ((batch, "yes"), (batch + 1, "close")):
+        entry = valid(latte("--batch-size", asked, "--fits", "600MiB", "--format", "json")[1])["estimates"][0]
+        assert entry["fits"]["answer"] == answer
+    code, out, err = latte("--batch-size", "max:100MiB")
+    assert (code, out) == (3, "")
+    assert "at batch 1 takes at least" in err
+
+
+def test_an_effective_batch_is_accumulated(latte: Latte) -> None:
+    code, out, err = latte("--effective-batch", 1000, "--batch-size", "max:600MiB", "--format", "json")
+    assert code == 0
+    document = valid(out)
+    batch, times = document["model"]["batch_size"], document["estimates"][0]["settings"]["accumulate"]
+    assert (batch * times, batch > 1, times > 1) == (1000, True, True)
+    found = valid(latte("--effective-batch", 32, "--batch-size", 8, "--format", "json")[1])
+    assert found["estimates"][0]["settings"]["accumulate"] == 4
+    code, _, err = latte("--effective-batch", 32, "--batch-size", 5)
+    assert (code, "do not make up 32 samples" in err) == (2, True)
+    code, _, err = latte("--effective-batch", 32, "--accumulate", 2)
+    assert (code, "do not go together" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--batch-size", "4,8", "--fail-above", "1s"),
+        ("--batch-size", "4,8", "--memory"),
+        ("--batch-size", "4,8", "--format", "trace"),
+        ("--batch-size", "4,8", "--strategy", "latte,pytorch"),
+        ("--batch-size", "max:1GiB", "--strategy", "latte,pytorch"),
+        ("--batch-size", "0"),
+        ("--batch-size", "4", "--picture", "one.png"),
+        ("--fits", "8"),
+    ],
+    ids=" ".join,
+)
+def test_what_means_nothing_is_a_usage_error(latte: Latte, arguments: tuple[str, ...]) -> None:
+    code, out, err = latte(*arguments)
+    assert (code, out) == (2, ""), err
+    assert "hint:" in err
+
+
+def test_throughput_is_drawn(latte: Latte, tmp_path: Path) -> None:
+    picture = tmp_path / "batches.svg"
+    assert latte("--batch-size", "4,8", "--picture", picture)[0] == 0
+    assert "samples per second" in picture.read_text()
+    code, out, err = latte("--batch-size", "4,8", "--picture", picture)
+    assert (code, out) == (1, "")
+    assert "--force" in err
+
+
+def test_json_says_null_where_the_largest_batch_still_gains(latte: Latte) -> None:
+    document = json.loads(latte("--batch-size", "1,2", "--format", "json")[1])
+    assert document["levels_off_at"] in (None, 1)
+    assert document["limit_bytes"] is None
