@@ -7,7 +7,7 @@ from latte_cli.estimator.memory import Memory, memory
 from latte_cli.estimator.steps import UPDATE, Step
 from latte_cli.layers import Phase, Recurrent
 from latte_cli.network import Network
-from latte_cli.optimizers import update_rule
+from latte_cli.optimizers import COUNTER_BYTES, update_rule
 from latte_cli.precisions import Precision
 
 
@@ -56,6 +56,10 @@ def step_blocks(network: Network, step: Step, precision: Precision, held: Memory
         for name, shape in network.trained_shapes.items()
         for at, size in enumerate(rule.state_sizes(shape))
     ]
+    if rule.counts_on_device or not fused:
+        states += [
+            (f"steps {at} of {name}", COUNTER_BYTES) for name in network.trained_sizes for at in range(rule.counters)
+        ]
     return StepBlocks(
         lasting=(*lasting.items(), ("buffers", network.buffer_bytes)),
         first=tuple(_turns(held, seen, {}, states, pieces)),
