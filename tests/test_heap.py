@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from latte_cli.backends.host import LARGE_BLOCK_BYTES
-from latte_cli.estimator.heap import Heap
+from latte_cli.estimator.heap import GlibcHeap
 
 MIB = 2**20
 
@@ -75,7 +75,7 @@ def test_a_heap_takes_what_glibc_takes(seed: int, threshold: int | None) -> None
         [sys.executable, "-IS", "-c", REAL], input=given, capture_output=True, text=True, check=True, env=environment
     )
     most, _ = json.loads(done.stdout)
-    heap = Heap(threshold)
+    heap = GlibcHeap(threshold)
     for name, size in calls(seed):
         if size:
             heap.allocate(name, size)
@@ -85,7 +85,7 @@ def test_a_heap_takes_what_glibc_takes(seed: int, threshold: int | None) -> None
 
 
 def test_a_hole_of_a_block_does_not_take_a_block_of_its_size() -> None:
-    heap = Heap()
+    heap = GlibcHeap()
     for name in ("first", "raised"):
         heap.allocate(name, 8 * MIB)
     heap.free("raised")  # from here on blocks of this size are of the heap
@@ -99,7 +99,7 @@ def test_a_hole_of_a_block_does_not_take_a_block_of_its_size() -> None:
 
 
 def test_blocks_above_the_largest_threshold_go_back_at_once() -> None:
-    heap = Heap()
+    heap = GlibcHeap()
     for name in range(3):
         heap.allocate(name, LARGE_BLOCK_BYTES + 1)
         heap.free(name)

@@ -14,7 +14,7 @@ from latte_cli.devices import CPU, CUDA, Device
 from latte_cli.estimator import Estimator, Step, occupancy_of
 from latte_cli.estimator.blocks import step_blocks
 from latte_cli.estimator.memory import memory
-from latte_cli.estimator.occupancy import Answer, Occupancy
+from latte_cli.estimator.occupancy import Occupancy, Verdict
 from latte_cli.layers import Phase, Recurrent
 from latte_cli.network import Network, zoo
 from latte_cli.precisions import Precision
@@ -107,7 +107,7 @@ def found(low: int, high: int) -> Occupancy:
 
 @pytest.mark.parametrize(("limit", "answer"), [(219, "close"), (220, "yes"), (110, "close"), (109, "no")])
 def test_a_limit_within_the_interval_is_close(limit: int, answer: str) -> None:
-    assert found(100, 200).fits(limit) is Answer(answer)
+    assert found(100, 200).fits(limit) is Verdict(answer)
     assert (found(100, 200).low_bytes, found(100, 200).high_bytes) == (110, 220)
 
 

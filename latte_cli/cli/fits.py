@@ -30,7 +30,7 @@ class Fits:
         from latte_cli.report import occupancies
 
         for entry, (_, found, limit) in zip(document["estimates"], self.found, strict=False):
-            entry["fits"] = occupancies.entry(found, limit)
+            entry["fits"] = occupancies.occupancy_entry(found, limit)
 
     def write(self) -> None:
         """Write, below a table, whether each fits and what it takes."""
@@ -41,9 +41,9 @@ class Fits:
 
     def enforce(self) -> None:
         """Raise LatteError (exit code 3) where none of the steps fits, or may fit."""
-        from latte_cli.estimator.occupancy import Answer
+        from latte_cli.estimator.occupancy import Verdict
 
-        if self.found and all(found.fits(limit) is Answer.NO for _, found, limit in self.found):
+        if self.found and all(found.fits(limit) is Verdict.NO for _, found, limit in self.found):
             raise no_fit(*self.found[0])
 
 

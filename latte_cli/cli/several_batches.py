@@ -58,7 +58,7 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
         asked.append(_largest(request, wanted.room, estimates))
     room, rows = request.fits or wanted.room, dict[int, BatchRow]()
     for at, each in enumerate(asked):
-        estimate, found = _occupied(each, estimates, _unsaid if at else console.note)
+        estimate, found = _step_at(each, estimates, _unsaid if at else console.note)
         limit = room.on(estimate.device) if room else None
         rows[estimate.network.batch_size] = BatchRow(estimate=estimate, occupancy=found, limit_bytes=limit)
     shown = [rows[batch] for batch in sorted(rows)]
@@ -100,7 +100,7 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
 
     def needed_bytes(batch: int) -> int:
         if batch not in tried:
-            tried[batch] = _occupied(_at(request, batch), estimates, _unsaid)
+            tried[batch] = _step_at(_at(request, batch), estimates, _unsaid)
         return tried[batch][1].high_bytes
 
     needed_bytes(1)
@@ -116,7 +116,7 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
     return _at(request, batch)
 
 
-def _occupied(
+def _step_at(
     request: "EstimateRequest", estimates: Estimates, note: Callable[[str], None]
 ) -> "tuple[Estimate, Occupancy]":
     """The one step that is asked for, and the memory of its process."""

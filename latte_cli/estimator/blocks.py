@@ -45,7 +45,7 @@ def step_blocks(network: Network, step: Step, precision: Precision, held: Memory
     """The blocks of a step whose memory, with its workspaces, is `held`; `fused` as `memory` has it."""
     seen: list[Mapping[str, int]] = []
     pieces = {} if fused else _pieces(network)
-    memory(network, step, precision, fused=fused, observe=lambda blocks: seen.append(_split(blocks, pieces)))
+    memory(network, step, precision, fused=fused, observe=lambda blocks: seen.append(_by_piece(blocks, pieces)))
     weight = precision.arithmetic.weight_bytes
     lasting = {f"parameter {name}": weight * size for name, size in network.parameter_sizes.items()}
     if step.rest.ema:
@@ -76,7 +76,7 @@ def _pieces(network: Network) -> dict[str, int]:
     }
 
 
-def _split(blocks: Mapping[str, int], pieces: Mapping[str, int]) -> Mapping[str, int]:
+def _by_piece(blocks: Mapping[str, int], pieces: Mapping[str, int]) -> Mapping[str, int]:
     """Blocks with those of many pieces one by one."""
     parts = {
         f"{whole} {at}": -(-blocks[whole] // count)

@@ -12,7 +12,7 @@ _MIB = 2**20
 ROUNDING_BYTES = 512  # kMinBlockSize
 SMALL_BYTES = _MIB  # kSmallSize: the largest block of the small pool
 _SMALL_SEGMENT, _SEGMENT = 2 * _MIB, 20 * _MIB  # kSmallBuffer, kLargeBuffer
-_LARGE_BYTES, _LARGE_ROUNDING = 10 * _MIB, 2 * _MIB  # kMinLargeAlloc, kRoundLarge
+_LARGE_BYTES, SEGMENT_ROUNDING_BYTES = 10 * _MIB, 2 * _MIB  # kMinLargeAlloc, kRoundLarge
 
 
 class OutOfRoom(Exception):
@@ -42,7 +42,7 @@ class CachingAllocator:
 
     def __init__(self, limit_bytes: float = inf) -> None:
         self.limit_bytes = limit_bytes
-        self.reserved_bytes = self.peak_bytes = self.given_back_bytes = 0
+        self.reserved_bytes = self.peak_bytes = 0
         self._pools = {True: _Pool(), False: _Pool()}
         self._used: dict[object, _Part] = {}
         self._number = 0
@@ -93,9 +93,7 @@ class CachingAllocator:
         for pool in self._pools.values():
             unused = [each for each in pool.parts if not each[2].before and not each[2].after]
             pool.parts = [each for each in pool.parts if each not in unused]
-            given_back = sum(part.size for _, _, part in unused)
-            self.reserved_bytes -= given_back
-            self.given_back_bytes += given_back
+            self.reserved_bytes -= sum(part.size for _, _, part in unused)
 
     def _keep(self, part: _Part) -> None:
         part.free = True
@@ -131,4 +129,4 @@ def segment_bytes(size: int) -> int:
         return _SMALL_SEGMENT
     if size < _LARGE_BYTES:
         return _SEGMENT
-    return -(-size // _LARGE_ROUNDING) * _LARGE_ROUNDING
+    return -(-size // SEGMENT_ROUNDING_BYTES) * SEGMENT_ROUNDING_BYTES

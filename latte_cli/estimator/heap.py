@@ -18,7 +18,7 @@ _CONSOLIDATING = 64 * 1024  # FASTBIN_CONSOLIDATION_THRESHOLD
 _SMALL_BINS = 1024  # MIN_LARGE_SIZE: requests from here on put fast bins together first
 
 
-class Heap:
+class GlibcHeap:
     """What glibc holds for named blocks. `reserved_bytes` is what it has from the system, `peak_bytes` the most so far.
 
     A block is aligned as a tensor: glibc looks for a hole with room for that, so that a block of the same size as a

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
 from latte_cli.backends.host import LARGE_BLOCK_BYTES
 from latte_cli.devices import Device
 from latte_cli.estimator.blocks import StepBlocks, step_blocks
-from latte_cli.estimator.caching_allocator import CachingAllocator
-from latte_cli.estimator.heap import Heap
+from latte_cli.estimator.caching_allocator import SEGMENT_ROUNDING_BYTES, CachingAllocator, OutOfRoom
+from latte_cli.estimator.heap import GlibcHeap
 from latte_cli.estimator.records import Estimate
 from latte_cli.layers import Convolution, Phase
 from latte_cli.precisions import Precision
@@ -44,7 +45,7 @@ Both were seen in the calls of `malloc` of torch 2.13 while it trained a ResNet-
 _TEMPORARY = "temporary"
 
 
-class Answer(StrEnum):
+class Verdict(StrEnum):
     """Whether a step fits: `close` where the limit lies within the interval."""
 
     YES = "yes"
@@ -87,11 +88,11 @@ class Occupancy:
         """The most that it takes."""
         return self.context_high_bytes + self.reserved_high_bytes
 
-    def fits(self, limit_bytes: int) -> Answer:
+    def fits(self, limit_bytes: int) -> Verdict:
         """Whether it keeps to a limit."""
         if self.high_bytes <= limit_bytes:
-            return Answer.YES
-        return Answer.CLOSE if self.low_bytes <= limit_bytes else Answer.NO
+            return Verdict.YES
+        return Verdict.CLOSE if self.low_bytes <= limit_bytes else Verdict.NO
 
 
 def occupancy_of(estimate: Estimate, *, map_from: int | None = None) -> Occupancy:
@@ -106,9 +107,10 @@ def occupancy_of(estimate: Estimate, *, map_from: int | None = None) -> Occupanc
     reserved = _reserved_on_gpu(blocks) if device.kind.own_memory else _reserved_on_cpu(blocks, map_from)
     low, high = _context(device, estimate)
     live = estimate.memory_bytes
+    least = _least_on_gpu(blocks, live, reserved) if device.kind.own_memory else min(live, reserved)
     return Occupancy(
         live_bytes=live,
-        reserved_low_bytes=min(live, reserved),
+        reserved_low_bytes=least,
         reserved_bytes=reserved,
         reserved_high_bytes=reserved if device.kind.own_memory else int((1 + _SPREAD) * reserved),
         context_low_bytes=low,
@@ -125,9 +127,9 @@ def _context(device: Device, estimate: Estimate) -> tuple[int, int]:
     return whole, whole
 
 
-def _reserved_on_gpu(blocks: StepBlocks) -> int:
-    """What PyTorch's caching allocator reserves."""
-    allocator = CachingAllocator()
+def _reserved_on_gpu(blocks: StepBlocks, limit_bytes: float = inf) -> int:
+    """What PyTorch's caching allocator reserves where there is room for so much; raises OutOfRoom."""
+    allocator = CachingAllocator(limit_bytes)
     for name, size in blocks.lasting:
         allocator.allocate(name, size)
     for turn in blocks.turns(_STEPS):
@@ -139,6 +141,19 @@ def _reserved_on_gpu(blocks: StepBlocks) -> int:
             allocator.allocate(_TEMPORARY, turn.temporary_bytes)
             allocator.free(_TEMPORARY)
     return allocator.peak_bytes
+
+
+def _least_on_gpu(blocks: StepBlocks, live: int, reserved: int) -> int:
+    """The least room that does, to 2 MiB: where it gets short, the allocator gives unused segments back and goes on."""
+    low, high = live, reserved
+    while high - low > SEGMENT_ROUNDING_BYTES:
+        middle = (low + high) // 2
+        try:
+            _reserved_on_gpu(blocks, middle)
+            high = middle
+        except OutOfRoom:
+            low = middle
+    return high
 
 
 def _reserved_on_cpu(blocks: StepBlocks, map_from: int | None) -> int:
@@ -164,7 +179,7 @@ def _live_bytes(blocks: StepBlocks, largest: int) -> tuple[int, int]:
 
 def _peak_of_heap(blocks: StepBlocks, map_from: int | None) -> int:
     """What a heap takes for these blocks and the objects that torch makes beside them."""
-    heap = Heap(map_from)
+    heap = GlibcHeap(map_from)
     returned_to = {turn.name for turn in blocks.later if turn.phase is not Phase.FORWARD}
     for name, size in blocks.lasting:
         _allocate_tensor(heap, name, size)
@@ -187,7 +202,7 @@ def _peak_of_heap(blocks: StepBlocks, map_from: int | None) -> int:
     return heap.peak_bytes
 
 
-def _allocate_tensor(heap: Heap, name: str, size: int) -> None:
+def _allocate_tensor(heap: GlibcHeap, name: str, size: int) -> None:
     for at, each in enumerate(_BEFORE):
         heap.allocate_object((name, at), each)
     heap.allocate(name, size)
@@ -195,7 +210,7 @@ def _allocate_tensor(heap: Heap, name: str, size: int) -> None:
         heap.allocate_object((name, at), each)
 
 
-def _free_tensor(heap: Heap, name: str) -> None:
+def _free_tensor(heap: GlibcHeap, name: str) -> None:
     for at in range(len(_BEFORE) + len(_AFTER)):
         heap.free((name, at))
     heap.free(name)

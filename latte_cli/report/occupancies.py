@@ -6,7 +6,7 @@ from latte_cli.estimator import Estimate, Occupancy
 from latte_cli.report import Table, size, write_table
 
 
-def entry(found: Occupancy, limit_bytes: int) -> dict[str, Any]:
+def occupancy_entry(found: Occupancy, limit_bytes: int) -> dict[str, Any]:
     """A process's memory and whether it fits, as part of the document `latte.estimate/1`."""
     return {
         "answer": found.fits(limit_bytes),
