@@ -30,7 +30,7 @@ from latte_cli.precisions import Layout, Precision
 REORDERING = "+reorder"
 """The end of the name of an implementation whose activations are copied into the format that it likes best."""
 
-_REFERENCE, _ONE_BY_ONE, _BF16 = "ref", "jit_1x1", "jit_bf16:"
+_REFERENCE, _ONE_BY_ONE, _BF16, _AMX = "ref", "jit_1x1", "jit_bf16:", "jit:avx512_core_amx"
 
 _ARGUMENTS: dict[Phase, dict[str, Argument]] = {
     Phase.FORWARD: {
@@ -138,9 +138,16 @@ class Problem(SelfClosing):
             yield text if counts[text] == 1 else f"{text}#{counts[text]}", each
 
     def _wrong(self, text: str) -> bool:
-        """Whether an implementation is known to be wrong: gradients of weights where the activations lie in torch's
-        formats, of strided 1x1 kernels with few channels, and in bf16, where it reads what was never written."""
-        if self.operation is not Phase.BACKWARD_FILTER or REORDERING in text:
+        """Whether an implementation of the gradient of weights is known to be wrong.
+
+        In bf16 those of AMX, of version 3.2, and others where the activations lie in torch's formats read what was
+        never written. Those of strided 1x1 kernels with few channels write where they must not.
+        """
+        if self.operation is not Phase.BACKWARD_FILTER:
+            return False
+        if text.startswith(_AMX):
+            return True
+        if REORDERING in text:
             return False
         return text.startswith(_BF16) or (text.startswith(_ONE_BY_ONE) and corrupts_heap(self._layer))
 
