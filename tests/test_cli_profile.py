@@ -79,6 +79,7 @@ def test_a_command_that_is_killed_goes_on_and_ends_with_each_task_exactly_once(p
     document = profiled.document
     assert document["resumed"] >= 4
     store = open_store(str(profiled.store), shipped=False)
+    assert (store.device(document["device"]).context_bytes or 0) > 50 * 2**20
     rows = store.measurements(document["device"])
     times = Counter((row.task.id, row.sweep_pass) for row in rows)
     assert set(times.values()) == {1}

@@ -525,9 +525,12 @@ def test_a_part_of_a_newer_schema_is_an_error_of_its_own(store: Store) -> None:
     fill(store, measurement(1))
     (part,) = parts(store)
     table = pq.read_table(part, partitioning=None)
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"latte.schema": b"4"}), part)
+    pq.write_table(
+        table.replace_schema_metadata({**table.schema.metadata, b"latte.schema": str(schema.VERSION + 1).encode()}),
+        part,
+    )
     for read in (store.info, lambda: store.measurements(DEVICE.slug), store.table, store.compact):
-        with pytest.raises(LatteError, match="newer schema 4") as error:
+        with pytest.raises(LatteError, match=f"newer schema {schema.VERSION + 1}") as error:
             read()
         assert "upgrade" in (error.value.hint or "")
     findings = store.check(set_aside=True)

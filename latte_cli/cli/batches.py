@@ -57,7 +57,7 @@ def parse_batches(text: str) -> Batches:
             sizes[int(part)] = None
         else:
             shown = " ".join(part.split())[:40]
-            hint = "as in `8`, `8,16,32`, `max` or `max:8GiB`"
+            hint = "as in `--batch-size 8`, `8,16,32`, `max` or `max:8GiB`"
             raise LatteError(f"`{shown}` is not a batch size", hint=hint, exit_code=ExitCode.USAGE)
     if len(rooms) > 1:
         raise LatteError("`max` is there twice", hint="give it once", exit_code=ExitCode.USAGE)

@@ -270,8 +270,9 @@ def _measure(
     from latte_cli.sweep import Sweep
 
     device = worker.device
-    known = next((each for each in store.devices() if each.slug == device.slug), None)
-    with store.writer(with_context(device, request.threads, known)) as writer:
+    before = next((each for each in store.devices() if each.slug == device.slug), None)
+    with store.writer(with_context(device, request.threads, before)) as writer:
+        known = any(each.slug == device.slug for each in store.devices())  # rows that were recovered are there now
         earlier = store.measurements(device.slug) if known else []
         sweep = Sweep(worker, drawn.wanted, phases=phases, earlier=earlier, origin=request.origin)
         with console.progress(f"profiling {device.kind}", sweep.size) as bar:

@@ -26,7 +26,7 @@ once (its issue 28394: 1008 MiB on a Titan V)."""
 
 _OF_HOLES, _OF_HEAP = 0.7, 0.25
 """How much of the holes that are reckoned below a heap's blocks there is, and what there is besides, as a share of the
-most that its blocks take: fitted to 11 networks in steps of 0.4 to 2.4 GiB (docs/batch-sizes.md). The objects of
+most that its blocks take: fitted to 11 steps of processes of 0.8 to 2.4 GiB (docs/batch-sizes.md). The objects of
 libraries, which are not reckoned, keep holes apart."""
 
 _SPREAD = 0.05
