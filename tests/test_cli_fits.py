@@ -87,6 +87,24 @@ def test_max_is_the_largest_batch_that_fits(latte: Latte) -> None:
     assert "at batch 1 takes at least" in err
 
 
+def test_max_alone_keeps_to_what_has_to_fit(latte: Latte) -> None:
+    code, out, err = latte("--batch-size", "max", "--fits", "600MiB")
+    assert (code, "fits 600 MiB: yes" in out, "the largest batch that fits 600 MiB" in err) == (0, True, True)
+
+
+def test_a_limit_beyond_all_batches_that_are_tried_says_so(latte: Latte) -> None:
+    code, _, err = latte("--batch-size", "max:9999TiB")
+    assert (code, "no batch over 1048576 was tried" in err) == (0, True)
+    code, _, err = latte("--effective-batch", 10**15, "--batch-size", "max:600MiB")
+    assert (code, f"fits 600 MiB and divides {10**15}" in err) == (0, True)
+
+
+def test_csv_has_the_memory_as_a_second_table(latte: Latte) -> None:
+    code, out, _ = latte("--batch-size", 4, "--fits", "8GiB", "--format", "csv")
+    [row] = csv.DictReader(io.StringIO("".join(out.splitlines(keepends=True)[-2:])))
+    assert (code, row["answer"], row["limit_bytes"]) == (0, "yes", str(8 * 2**30))
+
+
 def test_an_effective_batch_is_accumulated(latte: Latte) -> None:
     code, out, err = latte("--effective-batch", 1000, "--batch-size", "max:600MiB", "--format", "json")
     assert code == 0
@@ -112,6 +130,17 @@ def test_an_effective_batch_is_accumulated(latte: Latte) -> None:
         ("--batch-size", "0"),
         ("--batch-size", "4", "--picture", "one.png"),
         ("--fits", "8"),
+        ("--batch-size", "4,8", "--gpus", "2"),
+        ("--batch-size", "4,8", "--loading-rate", "10"),
+        ("--batch-size", "4,8", "--samples", "10"),
+        ("--link", "25GB/s"),
+        ("--data-parallel", "dp"),
+        ("--force",),
+        ("--memory", "--format", "trace"),
+        ("--gpus", "2", "--link", "25GB/s", "--format", "trace"),
+        ("--mmap-threshold", "64KiB"),
+        ("--fits", "8GiB", "--mmap-threshold", "64KiB", "--device", "nvidia-h200-reference"),
+        ("--checkpoint", ""),
     ],
     ids=" ".join,
 )

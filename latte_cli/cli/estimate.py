@@ -97,8 +97,8 @@ class EstimateRequest(Request):
         typer.Option(
             parser=parse_batches,
             metavar="N",
-            help="Samples of a step; several with commas between; `max` for the most that fit the device, or "
-            "`max:8GiB`. [default: the model's]",
+            help="Samples of a step; several with commas between; `max:8GiB` for the most that fit, or `max` for "
+            "those that fit --fits or the device. [default: the model's]",
         ),
     ] = None
     effective_batch: Annotated[
@@ -289,6 +289,7 @@ def estimate(request: EstimateRequest) -> None:
     requirements = Requirements.of(
         request.fail_above, request.baseline, request.max_regression, request.annotate, request.form
     )
+    _check_trace(request)
     several = _several_gpus(request)
     estimates = _estimates(request)
     scaled = [several(one) for one in estimates] if several else []
@@ -305,12 +306,20 @@ def estimate(request: EstimateRequest) -> None:
         scalings.write_scaling(estimates, scaled, Format(request.form))
     _say_doubts(estimates)
     results.write(request.model.name, request.form)
-    if request.form is EstimateFormat.TABLE and not requirements.replaces_the_table:
-        fits.write()
+    if request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
+        fits.write(Format(request.form))
     if request.form is EstimateFormat.TABLE:
         console.note(f"next: `latte allocate {request.model} --fleet FILE --round-duration 10m`")
     fits.enforce()
     results.enforce()
+
+
+def _check_trace(request: EstimateRequest) -> None:
+    """Raise LatteError (exit code 2) for what a trace does not show."""
+    for option in ("--gpus", "--memory"):
+        if request.form is EstimateFormat.TRACE and option in request.given:
+            message = f"`--format trace` does not show `{option}`"
+            raise LatteError(message, hint="take another `--format`", exit_code=ExitCode.USAGE)
 
 
 def _several_gpus(request: EstimateRequest) -> "Callable[[Estimate], tuple[ScaledStep, ...]] | None":

@@ -274,13 +274,14 @@ class Simulation:
 
     def _backward(self) -> Iterator[Moment]:
         network = self.network
-        if not network.outputs or self.step.loss == "none" or network.scores not in network.trained_activations:
+        if not network.outputs or network.scores not in network.trained_activations:
             return
         scores = self.sizes[network.scores]
-        loss = network.loss().saved_tensors(trains=False, flows=(True,), fused=self.fused)
-        kept, gradients = (self.element * loss.elements, 2) if self.step.loss == "cross-entropy" else (0, 1)
-        yield self._moment(LOSS, Phase.FORWARD, kept)
-        yield self._moment(LOSS, Phase.BACKWARD, kept + gradients * scores)
+        if self.step.loss != "none":
+            loss = network.loss().saved_tensors(trains=False, flows=(True,), fused=self.fused)
+            kept, gradients = (self.element * loss.elements, 2) if self.step.loss == "cross-entropy" else (0, 1)
+            yield self._moment(LOSS, Phase.FORWARD, kept)
+            yield self._moment(LOSS, Phase.BACKWARD, kept + gradients * scores)
         self.flowing[self.storages.gradients[network.scores]] = self._gradient(scores)
         self.arriving[network.scores] = contiguous_strides(network.shapes[network.scores])
         for place, node in reversed([*enumerate(network.nodes)]):
