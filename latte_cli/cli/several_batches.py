@@ -101,7 +101,9 @@ def _check_given(request: "EstimateRequest") -> None:
 
 def _check_several(request: "EstimateRequest") -> None:
     _check_given(request)
-    check_apart(request.given, [(each, ("--batch-size",), "it is of one batch, and several are asked for") for each in _OF_ONE])
+    check_apart(
+        request.given, [(each, ("--batch-size",), "it is of one batch, and several are asked for") for each in _OF_ONE]
+    )
     if request.form not in (each.value for each in Format):
         message = f"`--format {request.form}` shows one batch"
         raise LatteError(message, hint="give one batch size", exit_code=ExitCode.USAGE)
