@@ -99,6 +99,22 @@ def test_a_limit_beyond_all_batches_that_are_tried_says_so(latte: Latte) -> None
     assert (code, f"fits 600 MiB and divides {10**15}" in err) == (0, True)
 
 
+def test_max_keeps_to_a_limit_of_memory_too(latte: Latte) -> None:
+    code, _, err = latte("--batch-size", "max:1GiB", "--memory-limit", "20MiB")
+    assert code == 0, err
+    batch = int(err.split("the largest batch that fits 1.00 GiB is ")[1].split(":")[0])
+    assert 1 < batch < 64
+    code, _, err = latte("--batch-size", batch + 1, "--memory-limit", "20MiB")
+    assert (code, "more than the limit" in err) == (3, True)
+
+
+def test_batches_beyond_a_limit_of_memory_are_left_out(latte: Latte) -> None:
+    code, out, err = latte("--batch-size", "4,8,512", "--memory-limit", "20MiB", "--format", "csv")
+    assert (code, [row["batch_size"] for row in csv.DictReader(io.StringIO(out))]) == (0, ["4", "8"])
+    assert "left out: " in err and "at batch 512" in err
+    assert latte("--batch-size", "256,512", "--memory-limit", "20MiB")[0] == 3
+
+
 def test_csv_has_the_memory_as_a_second_table(latte: Latte) -> None:
     code, out, _ = latte("--batch-size", 4, "--fits", "8GiB", "--format", "csv")
     [row] = csv.DictReader(io.StringIO("".join(out.splitlines(keepends=True)[-2:])))
@@ -136,6 +152,8 @@ def test_an_effective_batch_is_accumulated(latte: Latte) -> None:
         ("--link", "25GB/s"),
         ("--data-parallel", "dp"),
         ("--force",),
+        ("--fits", "8GiB", "--gpus", "2", "--link", "25GB/s", "--device", "nvidia-h200-reference"),
+        ("--batch-size", "max", "--gpus", "2", "--link", "25GB/s", "--device", "nvidia-h200-reference"),
         ("--memory", "--format", "trace"),
         ("--gpus", "2", "--link", "25GB/s", "--format", "trace"),
         ("--mmap-threshold", "64KiB"),

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from math import inf
 from typing import TYPE_CHECKING, TypeAlias
 
 from latte_cli import files
@@ -50,6 +52,7 @@ def settle_batches(request: "EstimateRequest", estimates: Estimates) -> "Estimat
 
 def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
     """Write a table of steps at several batches; raises LatteError as `settle_batches` does."""
+    from latte_cli.estimator import DoesNotFit
     from latte_cli.estimator.batches import levels_off_at
     from latte_cli.report import pictures
     from latte_cli.report.batches import BatchRow, write_batches
@@ -63,10 +66,19 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
     if wanted.room:
         asked.append(_largest(request, _room(request), estimates))
     room, rows = request.fits or wanted.room, dict[int, BatchRow]()
+    refused: list[DoesNotFit] = []
     for at, each in enumerate(asked):
-        estimate, found = _step_at(each, estimates, _unsaid if at else console.note)
+        try:
+            estimate, found = _step_at(each, estimates, _unsaid if at else console.note)
+        except DoesNotFit as exc:
+            refused.append(exc)
+            continue
         limit = room.on(estimate.device) if room else None
         rows[estimate.network.batch_size] = BatchRow(estimate=estimate, occupancy=found, limit_bytes=limit)
+    if not rows:
+        raise refused[0]
+    for one in refused:
+        console.warn(f"left out: {one.message}")
     shown = [rows[batch] for batch in sorted(rows)]
     write_batches(shown, Format(request.form))
     said = {warning.code: warning.message for row in shown for warning in row.estimate.warnings}
@@ -94,6 +106,9 @@ def _check_given(request: "EstimateRequest") -> None:
     check_apart(request.given, _APART)
     check_needed(request.given, _NEEDS)
     asks = request.fits or request.effective_batch or (request.batch_size and request.batch_size.room)
+    if asks and request.gpus is not None:
+        message = "what fits is not known for several GPUs: gradients' buckets and NCCL take memory too"
+        raise LatteError(message, hint="ask without `--gpus`, and leave room", exit_code=ExitCode.USAGE)
     if request.mmap_threshold is not None and not (asks or request.several):
         message = "`--mmap-threshold` changes the memory of the process, which is not asked for"
         raise LatteError(message, hint="add `--fits 8GiB` or `--batch-size max:8GiB`", exit_code=ExitCode.USAGE)
@@ -120,17 +135,18 @@ def _at(request: "EstimateRequest", batch: int) -> "EstimateRequest":
 
 def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "EstimateRequest":
     """The request at the largest batch that fits."""
+    from latte_cli.estimator import DoesNotFit
     from latte_cli.estimator.batches import MOST_TRIED, divisors, largest_batch
 
-    tried: dict[int, tuple[Estimate, Occupancy]] = {}
+    least, found = _step_at(_at(request, 1), estimates, _unsaid)
 
-    def needed_bytes(batch: int) -> int:
-        if batch not in tried:
-            tried[batch] = _step_at(_at(request, batch), estimates, _unsaid)
-        return tried[batch][1].high_bytes
+    @cache
+    def needed_bytes(batch: int) -> float:
+        try:
+            return _step_at(_at(request, batch), estimates, _unsaid)[1].high_bytes
+        except DoesNotFit:  # `--memory-limit`
+            return inf
 
-    needed_bytes(1)
-    least, found = tried[1]
     limit = room.on(least.device)
     if request.effective_batch:
         batch = next((each for each in divisors(request.effective_batch) if needed_bytes(each) <= limit), 0)

@@ -39,4 +39,7 @@ def write_occupancy(
         ("at least, at most", f"{size(found.low_bytes)}, {size(found.high_bytes)}"),
     ]
     title = f"fits {size(limit_bytes)}: {found.fits(limit_bytes)}"
-    write_table(Table(title=(title, f"on {estimate.device.slug}"), columns=("memory", ">size"), rows=rows), out)
+    write_table(
+        Table(title=(title, f"{estimate.strategy} on {estimate.device.slug}"), columns=("memory", ">size"), rows=rows),
+        out,
+    )
