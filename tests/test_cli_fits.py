@@ -102,7 +102,7 @@ def test_a_limit_beyond_all_batches_that_are_tried_says_so(latte: Latte) -> None
 def test_max_keeps_to_a_limit_of_memory_too(latte: Latte) -> None:
     code, _, err = latte("--batch-size", "max:1GiB", "--memory-limit", "20MiB")
     assert code == 0, err
-    batch = int(err.split("the largest batch that fits 1.00 GiB is ")[1].split(":")[0])
+    batch = int(err.split("the largest batch that fits 1.00 GiB under `--memory-limit` is ")[1].split(":")[0])
     assert 1 < batch < 64
     code, _, err = latte("--batch-size", batch + 1, "--memory-limit", "20MiB")
     assert (code, "more than the limit" in err) == (3, True)

@@ -82,8 +82,8 @@ class EstimateRequest(Request):
         str,
         typer.Option(
             metavar="NAME",
-            help="What to checkpoint, so that it is computed again in backward and not kept: none, auto for what costs "
-            "least under --memory-limit, or parts of the model by name, with commas between.",
+            help="Parts whose activations are computed again in backward instead of kept: none, auto for those that "
+            "cost least under --memory-limit, or names with commas between.",
         ),
     ] = "none"
     measure_below: Annotated[
@@ -103,15 +103,15 @@ class EstimateRequest(Request):
     ] = None
     effective_batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Samples of an update: the largest batch that fits and divides them is accumulated."),
+        typer.Option(min=1, help="Samples of one update. Accumulates the largest batch that fits and divides them."),
     ] = None
     fits: Annotated[
         Room | None,
         typer.Option(
             parser=parse_room,
             metavar="SIZE",
-            help="Whether the process that trains fits, as in 8GiB, or `device` for the device's own memory. Ends with "
-            "code 3 if not.",
+            help="Say whether the process that trains fits so much memory, as in 8GiB, or `device` for the device's "
+            "own. Ends with code 3 if not.",
         ),
     ] = None
     batch_axis: BatchAxisOption = None
@@ -142,7 +142,7 @@ class EstimateRequest(Request):
         typer.Option(metavar="NAME", help="What becomes of old gradients: none (dropped) or keep (filled with 0)."),
     ] = "none"
     log_every: Annotated[
-        int, typer.Option(min=1, help="Steps after which a GPU's host waits for it, to log the loss.")
+        int, typer.Option(min=1, help="On a GPU: the host reads the loss, and waits for it, after every so many steps.")
     ] = 1
     freeze: Annotated[
         list[str] | None,
@@ -174,13 +174,14 @@ class EstimateRequest(Request):
         bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
     ] = False
     gpus: Annotated[
-        str | None, typer.Option(metavar="COUNTS", help="Also the step of several such GPUs in one machine, as in 2,4.")
+        str | None,
+        typer.Option(metavar="COUNTS", help="Also price the step of several such GPUs in one machine, as in 2,4."),
     ] = None
     link: Annotated[
         str | None,
         typer.Option(
             metavar="RATE[,LATENCY]",
-            help="What each GPU sends to the next while all add up, as in 25GB/s or 25GB/s,10us.",
+            help="Rate, and latency, from each GPU to the next in an all-reduce, as in 25GB/s or 25GB/s,10us.",
         ),
     ] = None
     data_parallel: Annotated[

@@ -156,7 +156,8 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
         raise no_fit(least, found, limit)
     if batch == MOST_TRIED:
         console.warn(f"no batch over {MOST_TRIED} was tried")
-    kind = f" and divides {request.effective_batch}" if request.effective_batch else ""
+    kind = " under `--memory-limit`" * bool(request.memory_limit)
+    kind += f" and divides {request.effective_batch}" if request.effective_batch else ""
     console.note(f"the largest batch that fits {size(limit)}{kind} is {batch}: at most {size(needed_bytes(batch))}")
     return _at(request, batch)
 
