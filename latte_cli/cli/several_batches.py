@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from latte_cli.cli.estimate import EstimateRequest
     from latte_cli.estimator import Estimate, Occupancy
 
-_APART = (("--effective-batch", ("--accumulate",), "the one decides the other"),)
+_APART = (
+    ("--effective-batch", ("--accumulate",), "the one decides the other"),
+    ("--local-steps", ("--epochs",), "either counts the steps"),
+)
 _OF_ONE = (
     *("--fail-above", "--baseline", "--max-regression", "--annotate", "--memory", "--measure-below"),
     *("--gpus", "--link", "--data-parallel"),
@@ -27,7 +30,7 @@ _OF_ONE = (
 )
 """Options that say something of one batch."""
 
-_NEEDS = (("--link", "--gpus"), ("--data-parallel", "--gpus"), ("--force", "--picture"))
+_NEEDS = (("--link", "--gpus"), ("--data-parallel", "--gpus"), ("--force", "--picture"), ("--epochs", "--samples"))
 
 Estimates: TypeAlias = "Callable[[EstimateRequest, Callable[[str], None]], list[Estimate]]"
 """What estimates a request, and hears what there is to note."""
@@ -105,6 +108,9 @@ def _check_given(request: "EstimateRequest") -> None:
     """Raise LatteError (exit code 2) for options that mean nothing beside, or without, others."""
     check_apart(request.given, _APART)
     check_needed(request.given, _NEEDS)
+    if (request.upload or request.download) and not (request.samples or request.local_steps):
+        message = "`--upload` and `--download` mean nothing without the steps of a round"
+        raise LatteError(message, hint="add `--local-steps 10`, or `--samples 1000`", exit_code=ExitCode.USAGE)
     asks = request.fits or request.effective_batch or (request.batch_size and request.batch_size.room)
     if asks and request.gpus is not None:
         message = "what fits is not known for several GPUs: gradients' buckets and NCCL take memory too"
