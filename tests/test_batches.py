@@ -1,5 +1,7 @@
 """The largest batch that fits, by bisection over batches that are read one by one."""
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +22,18 @@ def test_the_largest_batch_fits_and_the_next_does_not(base: int, slope: int, ste
     found = largest_batch(needed_bytes, limit)
     assert found == 0 or base + slope * found + step * (found // every) <= limit
     assert base + slope * (found + 1) + step * ((found + 1) // every) > limit
+    assert len(set(tried)) == len(tried) <= 120
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**4), st.integers(1, 10**5), st.integers(1, 10**6))
+def test_a_batch_that_cannot_be_had_does_not_fit(base: int, slope: int, most: int, limit: int) -> None:
+    tried = []
+
+    def needed_bytes(batch: int) -> float:
+        tried.append(batch)
+        return base + slope * batch if batch <= most else inf
+
+    assert largest_batch(needed_bytes, limit) == max(0, min(most, (limit - base) // slope))
     assert len(set(tried)) == len(tried) <= 120
 
 

@@ -117,6 +117,30 @@ def test_a_part_that_is_not_there_is_refused(name: str) -> None:
         set_checkpoints(several()[0], (name,))
 
 
+@pytest.mark.parametrize("names", [("[0:2]", "[1:3]"), ("[0:4]", "[1:3]"), ("0[0:2]", "1", "0[1:3]")])
+def test_slices_that_overlap_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(LatteError, match="overlap"):
+        set_checkpoints(several()[0], names)
+
+
+def test_one_name_is_no_list_of_names() -> None:
+    with pytest.raises(LatteError, match="one name"):
+        set_checkpoints(several()[0], "[0:3]")
+
+
+def test_a_name_that_is_there_twice_counts_once() -> None:
+    module, x = several()
+    set_checkpoints(module, ("0", "0", "[3:5]", "[3:5]"))
+    assert module(x).grad_fn is not None
+
+
+@pytest.mark.parametrize("limit", [-1, "1GiB", 1.5])
+def test_a_limit_that_is_no_number_of_bytes_is_refused(limit: object) -> None:
+    module, x = several()
+    with pytest.raises(LatteError, match="not a number of bytes"):
+        latte_cli.optimize(module, x, device="reference", memory_limit=limit)
+
+
 def test_choices_hold_checkpoints(tmp_path) -> None:
     module, x = several()
     choices = Choices(key=own_key(torch.device("cpu"), Precision.FP32), strategy="latte", checkpoints=("0", "[3:5]"))

@@ -87,6 +87,40 @@ def test_max_is_the_largest_batch_that_fits(latte: Latte) -> None:
     assert "at batch 1 takes at least" in err
 
 
+def test_max_alone_keeps_to_what_has_to_fit(latte: Latte) -> None:
+    code, out, err = latte("--batch-size", "max", "--fits", "600MiB")
+    assert (code, "fits 600 MiB: yes" in out, "the largest batch that fits 600 MiB" in err) == (0, True, True)
+
+
+def test_a_limit_beyond_all_batches_that_are_tried_says_so(latte: Latte) -> None:
+    code, _, err = latte("--batch-size", "max:9999TiB")
+    assert (code, "no batch over 1048576 was tried" in err) == (0, True)
+    code, _, err = latte("--effective-batch", 10**15, "--batch-size", "max:600MiB")
+    assert (code, f"fits 600 MiB and divides {10**15}" in err) == (0, True)
+
+
+def test_max_keeps_to_a_limit_of_memory_too(latte: Latte) -> None:
+    code, _, err = latte("--batch-size", "max:1GiB", "--memory-limit", "20MiB")
+    assert code == 0, err
+    batch = int(err.split("the largest batch that fits 1.00 GiB under `--memory-limit` is ")[1].split(":")[0])
+    assert 1 < batch < 64
+    code, _, err = latte("--batch-size", batch + 1, "--memory-limit", "20MiB")
+    assert (code, "more than the limit" in err) == (3, True)
+
+
+def test_batches_beyond_a_limit_of_memory_are_left_out(latte: Latte) -> None:
+    code, out, err = latte("--batch-size", "4,8,512", "--memory-limit", "20MiB", "--format", "csv")
+    assert (code, [row["batch_size"] for row in csv.DictReader(io.StringIO(out))]) == (0, ["4", "8"])
+    assert "left out: " in err and "at batch 512" in err
+    assert latte("--batch-size", "256,512", "--memory-limit", "20MiB")[0] == 3
+
+
+def test_csv_has_the_memory_as_a_second_table(latte: Latte) -> None:
+    code, out, _ = latte("--batch-size", 4, "--fits", "8GiB", "--format", "csv")
+    [row] = csv.DictReader(io.StringIO("".join(out.splitlines(keepends=True)[-2:])))
+    assert (code, row["answer"], row["limit_bytes"]) == (0, "yes", str(8 * 2**30))
+
+
 def test_an_effective_batch_is_accumulated(latte: Latte) -> None:
     code, out, err = latte("--effective-batch", 1000, "--batch-size", "max:600MiB", "--format", "json")
     assert code == 0
@@ -112,6 +146,23 @@ def test_an_effective_batch_is_accumulated(latte: Latte) -> None:
         ("--batch-size", "0"),
         ("--batch-size", "4", "--picture", "one.png"),
         ("--fits", "8"),
+        ("--batch-size", "4,8", "--gpus", "2"),
+        ("--batch-size", "4,8", "--loading-rate", "10"),
+        ("--batch-size", "4,8", "--samples", "10"),
+        ("--link", "25GB/s"),
+        ("--data-parallel", "dp"),
+        ("--force",),
+        ("--epochs", "3"),
+        ("--epochs", "3", "--samples", "9", "--local-steps", "4"),
+        ("--upload", "1Mbit/s"),
+        ("--download", "1Mbit/s"),
+        ("--fits", "8GiB", "--gpus", "2", "--link", "25GB/s", "--device", "nvidia-h200-reference"),
+        ("--batch-size", "max", "--gpus", "2", "--link", "25GB/s", "--device", "nvidia-h200-reference"),
+        ("--memory", "--format", "trace"),
+        ("--gpus", "2", "--link", "25GB/s", "--format", "trace"),
+        ("--mmap-threshold", "64KiB"),
+        ("--fits", "8GiB", "--mmap-threshold", "64KiB", "--device", "nvidia-h200-reference"),
+        ("--checkpoint", ""),
     ],
     ids=" ".join,
 )

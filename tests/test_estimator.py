@@ -20,6 +20,7 @@ from latte_cli.estimator import (
     DoesNotFit,
     Estimator,
     Limits,
+    Rest,
     Source,
     estimate_each,
     estimate_one,
@@ -28,7 +29,7 @@ from latte_cli.estimator.steps import Step, step_calls
 from latte_cli.layers import Norm, Phase
 from latte_cli.lookup import NotProfiled
 from latte_cli.measure import QualityFlag
-from latte_cli.network import Network, Node, load
+from latte_cli.network import Network, Node, load, zoo
 from latte_cli.network.onnx import read
 from latte_cli.network.zoo import ZOO, export
 from latte_cli.precisions import Layout, Precision
@@ -256,7 +257,9 @@ def test_both_limits_hold_at_once(measured):
 
 def test_a_step_that_cannot_fit_ends_with_the_least_it_needs(measured):
     least = peak(measured, strategy="pytorch").peak.live_bytes
-    with pytest.raises(DoesNotFit, match=r"needs at least \d+ MiB of memory, more than the limit of 0 MiB") as caught:
+    with pytest.raises(
+        DoesNotFit, match=r"needs at least [\d.]+ MiB of memory, more than the limit of 0\.\d\d MiB"
+    ) as caught:
         Estimator(measured, DEVICE.slug, limits=Limits(memory_bytes=KIB)).estimate(NETWORK)
     assert caught.value.least_bytes == least
     assert caught.value.exit_code is ExitCode.EXCEEDED
@@ -470,3 +473,16 @@ def test_gradients_that_the_heap_gives_back_are_named_with_what_keeps_them(store
     assert "MALLOC_TRIM_THRESHOLD_" in said.message
     profile(store, step_layers(NETWORK))
     assert "returned_memory" not in codes(estimate_one(store, DEVICE.slug, NETWORK))
+
+
+def test_numbers_of_steps_below_one_are_refused() -> None:
+    for wrong in (lambda: Step(accumulate=0), lambda: Rest(log_every=0)):
+        with pytest.raises(LatteError, match="0"):
+            wrong()
+
+
+def test_a_network_keeps_its_batch() -> None:
+    found = zoo.network("resnet8", batch_size=4)
+    assert latte_cli.estimate(found, device="reference", batch_size=4).network.batch_size == 4
+    with pytest.raises(LatteError, match="was read at batch 4, not 8"):
+        latte_cli.estimate(found, device="reference", batch_size=8)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from latte_cli import load
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.cpu.backend import CpuBackend
-from latte_cli.estimator.memory import memory, returned_bytes
+from latte_cli.estimator.memory import memory, moment_of, returned_bytes
 from latte_cli.estimator.steps import LOSS, UPDATE, Step, step_calls
 from latte_cli.estimator.storages import Storages
 from latte_cli.layers import Layer, Other, Phase
@@ -310,6 +310,15 @@ def test_the_timeline_names_every_call_and_its_parts_add_up() -> None:
     assert timeline[0].gradients_bytes == 0
     peak = max(moment.live_bytes for moment in timeline)
     assert memory(found, Step(optimizer="adam"), Precision.FP32).peak.live_bytes == peak
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "mse", "none"])
+def test_each_call_of_a_step_has_its_moment_whatever_the_loss(loss: str) -> None:
+    found, step = network("resnet8", 4), Step(loss=loss)
+    moments = [(one.name, one.phase) for one in memory(found, step, Precision.FP32).timeline]
+    assert set(moments) == {(work.name, moment_of(work.phase)) for work in step_calls(found, step)}
+    held = memory(found, step, Precision.FP32).timeline[-1]
+    assert held.gradients_bytes == 4 * found.trained_parameters
 
 
 def test_sixteen_bits_halve_the_activations_and_autocast_keeps_the_weights() -> None:

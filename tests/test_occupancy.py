@@ -1,5 +1,8 @@
 """The memory of a process that trains: its blocks, its allocator, its context."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -52,6 +55,33 @@ def test_the_blocks_of_a_step_add_up_to_what_is_live(name: str, batch: int, opti
         assert (turn.name, turn.phase) == (moment.name, moment.phase)
         if at >= len(held.timeline):
             assert sum(there.values()) + turn.temporary_bytes == moment.live_bytes
+
+
+_ALL_BLOCKS = """
+from latte_cli.estimator import Step
+from latte_cli.estimator.blocks import step_blocks
+from latte_cli.estimator.memory import memory
+from latte_cli.network import submodules, zoo
+from latte_cli.precisions import Precision
+
+for name in ("resnet8", "mobilenet_v1"):
+    network = zoo.network(name, batch_size=2)
+    regions = max(submodules.regions(network), key=lambda region: len(region.nodes))
+    for checkpoints in ((), (regions,)):
+        step = Step(optimizer="adam", checkpoints=checkpoints)
+        print(step_blocks(network, step, Precision.FP32, memory(network, step, Precision.FP32), fused=False))
+"""
+
+
+def test_blocks_come_in_the_same_order_under_other_hash_seeds() -> None:
+    """Where a heap has holes depends on the order."""
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", _ALL_BLOCKS], env=os.environ | {"PYTHONHASHSEED": seed}, check=True, stdout=-1
+        ).stdout
+        for seed in ("1", "2")
+    )
+    assert first == second
 
 
 def test_the_states_of_an_optimizer_come_with_the_first_update() -> None:

@@ -42,7 +42,12 @@ class Batches:
 
 def parse_room(text: str) -> Room:
     """`8GiB`, or `device` for all its memory; raises LatteError (exit code 2) for anything else."""
-    return Room() if text.strip() == DEVICE else Room(limit_bytes=size_bytes(text))
+    if text.strip() == DEVICE:
+        return Room()
+    try:
+        return Room(limit_bytes=size_bytes(text))
+    except LatteError as exc:
+        raise LatteError(exc.message, hint=f"{exc.hint}; or `{DEVICE}`", exit_code=exc.exit_code) from exc
 
 
 def parse_batches(text: str) -> Batches:

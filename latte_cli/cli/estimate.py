@@ -82,8 +82,8 @@ class EstimateRequest(Request):
         str,
         typer.Option(
             metavar="NAME",
-            help="What to checkpoint, so that it is computed again in backward and not kept: none, auto for what costs "
-            "least under --memory-limit, or parts of the model by name, with commas between.",
+            help="Parts whose activations are computed again in backward instead of kept: none, auto for those that "
+            "cost least under --memory-limit, or names with commas between.",
         ),
     ] = "none"
     measure_below: Annotated[
@@ -97,21 +97,21 @@ class EstimateRequest(Request):
         typer.Option(
             parser=parse_batches,
             metavar="N",
-            help="Samples of a step; several with commas between; `max` for the most that fit the device, or "
-            "`max:8GiB`. [default: the model's]",
+            help="Samples of a step; several with commas between; `max:8GiB` for the most that fit, or `max` for "
+            "those that fit --fits or the device. [default: the model's]",
         ),
     ] = None
     effective_batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Samples of an update: the largest batch that fits and divides them is accumulated."),
+        typer.Option(min=1, help="Samples of one update. Accumulates the largest batch that fits and divides them."),
     ] = None
     fits: Annotated[
         Room | None,
         typer.Option(
             parser=parse_room,
             metavar="SIZE",
-            help="Whether the process that trains fits, as in 8GiB, or `device` for the device's own memory. Ends with "
-            "code 3 if not.",
+            help="Say whether the process that trains fits so much memory, as in 8GiB, or `device` for the device's "
+            "own. Ends with code 3 if not.",
         ),
     ] = None
     batch_axis: BatchAxisOption = None
@@ -142,7 +142,7 @@ class EstimateRequest(Request):
         typer.Option(metavar="NAME", help="What becomes of old gradients: none (dropped) or keep (filled with 0)."),
     ] = "none"
     log_every: Annotated[
-        int, typer.Option(min=1, help="Steps after which a GPU's host waits for it, to log the loss.")
+        int, typer.Option(min=1, help="On a GPU: the host reads the loss, and waits for it, after every so many steps.")
     ] = 1
     freeze: Annotated[
         list[str] | None,
@@ -174,13 +174,14 @@ class EstimateRequest(Request):
         bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
     ] = False
     gpus: Annotated[
-        str | None, typer.Option(metavar="COUNTS", help="Also the step of several such GPUs in one machine, as in 2,4.")
+        str | None,
+        typer.Option(metavar="COUNTS", help="Also price the step of several such GPUs in one machine, as in 2,4."),
     ] = None
     link: Annotated[
         str | None,
         typer.Option(
             metavar="RATE[,LATENCY]",
-            help="What each GPU sends to the next while all add up, as in 25GB/s or 25GB/s,10us.",
+            help="Rate, and latency, from each GPU to the next in an all-reduce, as in 25GB/s or 25GB/s,10us.",
         ),
     ] = None
     data_parallel: Annotated[
@@ -289,6 +290,7 @@ def estimate(request: EstimateRequest) -> None:
     requirements = Requirements.of(
         request.fail_above, request.baseline, request.max_regression, request.annotate, request.form
     )
+    _check_trace(request)
     several = _several_gpus(request)
     estimates = _estimates(request)
     scaled = [several(one) for one in estimates] if several else []
@@ -305,12 +307,20 @@ def estimate(request: EstimateRequest) -> None:
         scalings.write_scaling(estimates, scaled, Format(request.form))
     _say_doubts(estimates)
     results.write(request.model.name, request.form)
-    if request.form is EstimateFormat.TABLE and not requirements.replaces_the_table:
-        fits.write()
+    if request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
+        fits.write(Format(request.form))
     if request.form is EstimateFormat.TABLE:
         console.note(f"next: `latte allocate {request.model} --fleet FILE --round-duration 10m`")
     fits.enforce()
     results.enforce()
+
+
+def _check_trace(request: EstimateRequest) -> None:
+    """Raise LatteError (exit code 2) for what a trace does not show."""
+    for option in ("--gpus", "--memory"):
+        if request.form is EstimateFormat.TRACE and option in request.given:
+            message = f"`--format trace` does not show `{option}`"
+            raise LatteError(message, hint="take another `--format`", exit_code=ExitCode.USAGE)
 
 
 def _several_gpus(request: EstimateRequest) -> "Callable[[Estimate], tuple[ScaledStep, ...]] | None":

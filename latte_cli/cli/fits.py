@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from latte_cli.cli.batches import Room
 from latte_cli.errors import ExitCode, LatteError
+from latte_cli.report import Format, size
 
 if TYPE_CHECKING:
     from latte_cli.estimator import Estimate, Occupancy
@@ -19,11 +20,9 @@ class Fits:
     @classmethod
     def of(cls, room: Room | None, estimates: "Sequence[Estimate]", map_from: int | None) -> "Fits":
         """Each estimate in a room; nothing without one. `map_from` is that of `occupancy_of`."""
-        from latte_cli.estimator import occupancy_of
-
         if room is None:
             return cls([])
-        return cls([(each, occupancy_of(each, map_from=map_from), room.on(each.device)) for each in estimates])
+        return cls([(each, occupancy_with(each, map_from), room.on(each.device)) for each in estimates])
 
     def add_to(self, document: dict[str, Any]) -> None:
         """Add to each estimate of the document what it takes, and whether that fits."""
@@ -32,12 +31,12 @@ class Fits:
         for entry, (_, found, limit) in zip(document["estimates"], self.found, strict=False):
             entry["fits"] = occupancies.occupancy_entry(found, limit)
 
-    def write(self) -> None:
-        """Write, below a table, whether each fits and what it takes."""
+    def write(self, form: Format) -> None:
+        """Write, below what is written of the steps, whether each fits and what it takes."""
         from latte_cli.report.occupancies import write_occupancy
 
         for each in self.found:
-            write_occupancy(*each)
+            write_occupancy(*each, form)
 
     def enforce(self) -> None:
         """Raise LatteError (exit code 3) where none of the steps fits, or may fit."""
@@ -47,12 +46,22 @@ class Fits:
             raise no_fit(*self.found[0])
 
 
+def occupancy_with(estimate: "Estimate", map_from: int | None) -> "Occupancy":
+    """`occupancy_of`; raises LatteError (exit code 2) for glibc's threshold beside a GPU, whose allocator has none."""
+    from latte_cli.estimator import occupancy_of
+
+    if map_from is not None and estimate.device.kind.own_memory:
+        message = f"`--mmap-threshold` is for the memory of a CPU, and `{estimate.device.slug}` is a GPU"
+        raise LatteError(message, hint="leave out `--mmap-threshold`", exit_code=ExitCode.USAGE)
+    return occupancy_of(estimate, map_from=map_from)
+
+
 def no_fit(estimate: "Estimate", found: "Occupancy", limit_bytes: int) -> LatteError:
     """The error for a step that takes more than there is."""
     network = estimate.network
     message = (
         f"a process that trains `{network.name}` at batch {network.batch_size} takes at least "
-        f"{found.low_bytes / 2**20:,.0f} MiB, more than {limit_bytes / 2**20:,.0f} MiB"
+        f"{size(found.low_bytes)}, more than {size(limit_bytes)}"
     )
     hint = "`--batch-size max:SIZE` finds the largest batch that fits; `--effective-batch N` makes up for a small one"
     return LatteError(message, hint=hint, exit_code=ExitCode.EXCEEDED)

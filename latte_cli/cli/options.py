@@ -99,7 +99,8 @@ def parse_counts(text: str, what: str) -> tuple[int, ...]:
         counts = ()
     if not counts or not all(1 <= count <= _MOST_COUNTED for count in counts):
         shown = " ".join(text.split())[:40]
-        raise LatteError(f"`{shown}` is not a list of numbers of {what}", hint="as in `2,4`", exit_code=ExitCode.USAGE)
+        hint = f"at most {_MOST_COUNTS} whole numbers from 1 to {_MOST_COUNTED:,}, as in `2,4`"
+        raise LatteError(f"`{shown}` is not a list of numbers of {what}", hint=hint, exit_code=ExitCode.USAGE)
     return counts
 
 

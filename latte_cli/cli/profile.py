@@ -164,7 +164,7 @@ class ProfileRequest(Request):
     links: Annotated[
         bool,
         typer.Option(
-            "--links", help="Measure how fast this machine's GPUs add up what each holds, and print it alone."
+            "--links", help="Measure nothing but the rate and latency of all-reduces among this machine's GPUs."
         ),
     ] = False
     form: FormatOption = Format.TABLE

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from math import inf
 from typing import TYPE_CHECKING, TypeAlias
 
 from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.batches import Batches, Room
-from latte_cli.cli.fits import Fits, no_fit
-from latte_cli.cli.request import check_apart
+from latte_cli.cli.fits import Fits, no_fit, occupancy_with
+from latte_cli.cli.request import check_apart, check_needed
 from latte_cli.cli.thresholds import EstimateFormat
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, size
@@ -17,9 +19,18 @@ if TYPE_CHECKING:
     from latte_cli.cli.estimate import EstimateRequest
     from latte_cli.estimator import Estimate, Occupancy
 
-_APART = (("--effective-batch", ("--accumulate",), "the one decides the other"),)
-_OF_ONE = ("--fail-above", "--baseline", "--max-regression", "--annotate", "--memory", "--measure-below")
+_APART = (
+    ("--effective-batch", ("--accumulate",), "the one decides the other"),
+    ("--local-steps", ("--epochs",), "either counts the steps"),
+)
+_OF_ONE = (
+    *("--fail-above", "--baseline", "--max-regression", "--annotate", "--memory", "--measure-below"),
+    *("--gpus", "--link", "--data-parallel"),
+    *("--samples", "--epochs", "--local-steps", "--upload", "--download", "--loading-rate"),
+)
 """Options that say something of one batch."""
+
+_NEEDS = (("--link", "--gpus"), ("--data-parallel", "--gpus"), ("--force", "--picture"), ("--epochs", "--samples"))
 
 Estimates: TypeAlias = "Callable[[EstimateRequest, Callable[[str], None]], list[Estimate]]"
 """What estimates a request, and hears what there is to note."""
@@ -30,7 +41,7 @@ def settle_batches(request: "EstimateRequest", estimates: Estimates) -> "Estimat
 
     Raises LatteError where no batch fits (exit code 3), and where batches do not make up the effective one.
     """
-    check_apart(request.given, _APART)
+    _check_given(request)
     if request.picture:
         message = "`--picture` draws throughput against several batch sizes"
         raise LatteError(message, hint="as in `--batch-size 8,16,32`", exit_code=ExitCode.USAGE)
@@ -39,11 +50,12 @@ def settle_batches(request: "EstimateRequest", estimates: Estimates) -> "Estimat
         return _at(request, wanted.sizes[0])
     if wanted.room is None and request.effective_batch is None:
         return request
-    return _largest(request, wanted.room or request.fits or Room(), estimates)
+    return _largest(request, _room(request), estimates)
 
 
 def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
     """Write a table of steps at several batches; raises LatteError as `settle_batches` does."""
+    from latte_cli.estimator import DoesNotFit
     from latte_cli.estimator.batches import levels_off_at
     from latte_cli.report import pictures
     from latte_cli.report.batches import BatchRow, write_batches
@@ -55,12 +67,21 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
     wanted = request.batch_size or Batches()
     asked = [_at(request, batch) for batch in wanted.sizes]
     if wanted.room:
-        asked.append(_largest(request, wanted.room, estimates))
+        asked.append(_largest(request, _room(request), estimates))
     room, rows = request.fits or wanted.room, dict[int, BatchRow]()
+    refused: list[DoesNotFit] = []
     for at, each in enumerate(asked):
-        estimate, found = _step_at(each, estimates, _unsaid if at else console.note)
+        try:
+            estimate, found = _step_at(each, estimates, _unsaid if at else console.note)
+        except DoesNotFit as exc:
+            refused.append(exc)
+            continue
         limit = room.on(estimate.device) if room else None
         rows[estimate.network.batch_size] = BatchRow(estimate=estimate, occupancy=found, limit_bytes=limit)
+    if not rows:
+        raise refused[0]
+    for one in refused:
+        console.warn(f"left out: {one.message}")
     shown = [rows[batch] for batch in sorted(rows)]
     write_batches(shown, Format(request.form))
     said = {warning.code: warning.message for row in shown for warning in row.estimate.warnings}
@@ -71,13 +92,39 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
         console.note(f"wrote `{request.picture}`")
     if request.form is EstimateFormat.TABLE:
         best = levels_off_at([row.estimate for row in shown]) or shown[-1].estimate.network.batch_size
-        console.note(f"next: `latte estimate {request.model} --batch-size {best}` shows that step layer by layer")
+        device = f" --device {request.device[0]}" if request.device else ""
+        command = f"latte estimate {request.model}{device} --batch-size {best}"
+        console.note(f"next: `{command}` shows that step layer by layer")
     Fits([(row.estimate, row.occupancy, row.limit_bytes) for row in shown if row.limit_bytes]).enforce()
 
 
-def _check_several(request: "EstimateRequest") -> None:
+def _room(request: "EstimateRequest") -> Room:
+    """What the largest batch has to fit: the size at `max`, else that of `--fits`, else the device's memory."""
+    named = request.batch_size.room if request.batch_size else None
+    return named if named and named.limit_bytes else request.fits or Room()
+
+
+def _check_given(request: "EstimateRequest") -> None:
+    """Raise LatteError (exit code 2) for options that mean nothing beside, or without, others."""
     check_apart(request.given, _APART)
-    check_apart(request.given, [(each, ("--batch-size",), "it is of one batch") for each in _OF_ONE])
+    check_needed(request.given, _NEEDS)
+    if (request.upload or request.download) and not (request.samples or request.local_steps):
+        message = "`--upload` and `--download` mean nothing without the steps of a round"
+        raise LatteError(message, hint="add `--local-steps 10`, or `--samples 1000`", exit_code=ExitCode.USAGE)
+    asks = request.fits or request.effective_batch or (request.batch_size and request.batch_size.room)
+    if asks and request.gpus is not None:
+        message = "what fits is not known for several GPUs: gradients' buckets and NCCL take memory too"
+        raise LatteError(message, hint="ask without `--gpus`, and leave room", exit_code=ExitCode.USAGE)
+    if request.mmap_threshold is not None and not (asks or request.several):
+        message = "`--mmap-threshold` changes the memory of the process, which is not asked for"
+        raise LatteError(message, hint="add `--fits 8GiB` or `--batch-size max:8GiB`", exit_code=ExitCode.USAGE)
+
+
+def _check_several(request: "EstimateRequest") -> None:
+    _check_given(request)
+    check_apart(
+        request.given, [(each, ("--batch-size",), "it is of one batch, and several are asked for") for each in _OF_ONE]
+    )
     if request.form not in (each.value for each in Format):
         message = f"`--format {request.form}` shows one batch"
         raise LatteError(message, hint="give one batch size", exit_code=ExitCode.USAGE)
@@ -94,17 +141,18 @@ def _at(request: "EstimateRequest", batch: int) -> "EstimateRequest":
 
 def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "EstimateRequest":
     """The request at the largest batch that fits."""
-    from latte_cli.estimator.batches import divisors, largest_batch
+    from latte_cli.estimator import DoesNotFit
+    from latte_cli.estimator.batches import MOST_TRIED, divisors, largest_batch
 
-    tried: dict[int, tuple[Estimate, Occupancy]] = {}
+    least, found = _step_at(_at(request, 1), estimates, _unsaid)
 
-    def needed_bytes(batch: int) -> int:
-        if batch not in tried:
-            tried[batch] = _step_at(_at(request, batch), estimates, _unsaid)
-        return tried[batch][1].high_bytes
+    @cache
+    def needed_bytes(batch: int) -> float:
+        try:
+            return _step_at(_at(request, batch), estimates, _unsaid)[1].high_bytes
+        except DoesNotFit:  # `--memory-limit`
+            return inf
 
-    needed_bytes(1)
-    least, found = tried[1]
     limit = room.on(least.device)
     if request.effective_batch:
         batch = next((each for each in divisors(request.effective_batch) if needed_bytes(each) <= limit), 0)
@@ -112,7 +160,11 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
         batch = largest_batch(needed_bytes, limit)
     if not batch:
         raise no_fit(least, found, limit)
-    console.note(f"the largest batch that fits {size(limit)} is {batch}: at most {size(needed_bytes(batch))}")
+    if batch == MOST_TRIED:
+        console.warn(f"no batch over {MOST_TRIED} was tried")
+    kind = " under `--memory-limit`" * bool(request.memory_limit)
+    kind += f" and divides {request.effective_batch}" if request.effective_batch else ""
+    console.note(f"the largest batch that fits {size(limit)}{kind} is {batch}: at most {size(needed_bytes(batch))}")
     return _at(request, batch)
 
 
@@ -120,13 +172,11 @@ def _step_at(
     request: "EstimateRequest", estimates: Estimates, note: Callable[[str], None]
 ) -> "tuple[Estimate, Occupancy]":
     """The one step that is asked for, and the memory of its process."""
-    from latte_cli.estimator import occupancy_of
-
     found = estimates(request, note)
     if len(found) != 1:
         message = "batches are compared on one device under one strategy"
         raise LatteError(message, hint="give one `--device` and one `--strategy`", exit_code=ExitCode.USAGE)
-    return found[0], occupancy_of(found[0], map_from=request.mmap_threshold)
+    return found[0], occupancy_with(found[0], request.mmap_threshold)
 
 
 def _unsaid(text: str) -> None:

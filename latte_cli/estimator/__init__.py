@@ -9,7 +9,7 @@ from pathlib import Path
 from latte_cli import rates
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.devices import Kind
-from latte_cli.errors import unknown
+from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.estimator.checkpointing import AUTO, NONE, check_limited, estimates_with_checkpoints, named_regions
 from latte_cli.estimator.clocks import schedule_calls
 from latte_cli.estimator.diagnostics import Diagnostic
@@ -283,6 +283,10 @@ def estimate(
     The choices are those of `latte estimate`, by name; limits are in bytes, and `note` hears what takes a while. Raises
     LatteError for what is not there.
     """
+    if isinstance(model, Network) and batch_size not in (None, model.batch_size):
+        message = f"the network was read at batch {model.batch_size}, not {batch_size}"
+        hint = "`load` reads a file at a `batch_size`, and a module at the batch of its example"
+        raise LatteError(message, hint=hint, exit_code=ExitCode.USAGE)
     opened = open_store(store, skip=lambda error: note(f"left out: {error.message}; {error.hint}"))
     network = model if isinstance(model, Network) else load(model, batch_size=batch_size)
     return estimate_one(

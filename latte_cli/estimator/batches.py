@@ -7,15 +7,16 @@ from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.records import Estimate
 
 LEAST_GAIN = 0.05  # chosen: what a larger batch has to gain in samples per second to be worth its memory
-_MOST = 2**20  # chosen: a batch that no device trains, and the largest that is named
+MOST_TRIED = 2**20  # chosen: a batch that no device trains
 
 
-def largest_batch(needed_bytes: Callable[[int], int], limit_bytes: int) -> int:
-    """A batch that fits a limit while the next larger one does not; 0 where a batch of one does not fit.
+def largest_batch(needed_bytes: Callable[[int], float], limit_bytes: int) -> int:
+    """A batch that fits a limit while the next larger one does not, at most MOST_TRIED; 0 where not even one fits.
 
-    `needed_bytes` is what a step at a batch needs. It grows nearly in a straight line, which says where to look next.
+    `needed_bytes` is what a step at a batch needs, infinity where it cannot be had. It grows nearly in a
+    straight line, which says where to look next.
     """
-    below, above = (0, -inf), (_MOST, inf)
+    below, above = (0, -inf), (MOST_TRIED + 1, inf)
     guess = 1
     while above[0] - below[0] > 1:
         needed = needed_bytes(guess)
@@ -30,16 +31,18 @@ def largest_batch(needed_bytes: Callable[[int], int], limit_bytes: int) -> int:
 def _between(below: tuple[int, float], above: tuple[int, float], limit_bytes: int) -> int:
     """Where to look next: on the line between two batches of which one fits, else at four times the batch."""
     (low, low_bytes), (high, high_bytes) = below, above
+    if high > MOST_TRIED:
+        return min(4 * low, high - 1)
     if low == 0 or high_bytes == inf:
-        return min(4 * max(low, 1), high - 1) if low else (low + high) // 2
+        return (low + high) // 2
     guess = low + (limit_bytes - low_bytes) / (high_bytes - low_bytes) * (high - low)
     margin = (high - low) // 8  # neither end may stay for ever
     return int(min(max(guess, low + margin, low + 1), high - margin, high - 1))
 
 
 def divisors(effective: int) -> list[int]:
-    """The batches that make up `effective` samples when several of them are accumulated, the largest first."""
-    return [batch for batch in range(effective, 0, -1) if effective % batch == 0]
+    """The batches up to 2**20 that make up `effective` samples when several are accumulated, the largest first."""
+    return [batch for batch in range(min(effective, MOST_TRIED), 0, -1) if effective % batch == 0]
 
 
 def accumulation(effective: int, batch: int) -> int:

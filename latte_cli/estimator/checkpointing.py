@@ -25,7 +25,7 @@ def named_regions(network: Network, names: str) -> tuple[Region, ...]:
     if names in (AUTO, NONE):
         return ()
     known = {region.name: region for region in submodules.regions(network)}
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name not in known:
             first = ", ".join([*known][:_SHOWN])

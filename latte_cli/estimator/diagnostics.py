@@ -61,9 +61,8 @@ def diagnose(
         message = f"no norms, and {norms_folded} convolutions with biases: an export for inference may have folded "
         yield Diagnostic(code="norms-folded", message=message + "norms into them; `--restore-norms` puts them back")
     if missing:
-        yield Diagnostic(
-            code="missing", message=f"{missing} parts of the step are left out, so it takes longer; {measure}"
-        )
+        parts = "one part of the step is" if missing == 1 else f"{missing} parts of the step are"
+        yield Diagnostic(code="missing", message=f"{parts} left out, so it takes longer; {measure}")
     if turned:
         message = (
             f"{turned} layers read activations whose channels the model has moved last, which were not measured so; "

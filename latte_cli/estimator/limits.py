@@ -23,9 +23,9 @@ class DoesNotFit(LatteError):
 
     def __init__(self, network: Network, least_bytes: int, limit_bytes: int, *, checkpointed: bool = False) -> None:
         super().__init__(
-            f"a step of `{network.name}` at batch {network.batch_size} needs at least {least_bytes / 2**20:,.0f} MiB "
+            f"a step of `{network.name}` at batch {network.batch_size} needs at least {least_bytes / 2**20:,.2f} MiB "
             f"of memory, {'whatever is checkpointed, ' * checkpointed}more than the limit of "
-            f"{limit_bytes / 2**20:,.0f} MiB",
+            f"{limit_bytes / 2**20:,.2f} MiB",
             hint="a smaller `--batch-size` or a sub-model (`latte allocate`) needs less; `--accumulate` makes up for a "
             "small batch",
             exit_code=ExitCode.EXCEEDED,

@@ -151,7 +151,7 @@ class Simulation:
         self.extra = 0
         self.extras: Counter[str] = Counter()
         self.gradients = 0
-        self.ready: set[str] = set()
+        self.ready: dict[str, None] = {}  # in their order, in which an allocator gets them
         self.observe: Observer | None = None
         self.whole: set[CallPosition] = set()
         self.flowing: dict[str, tuple[int, int]] = {}  # a tensor's number and bytes, which several may share
@@ -274,13 +274,14 @@ class Simulation:
 
     def _backward(self) -> Iterator[Moment]:
         network = self.network
-        if not network.outputs or self.step.loss == "none" or network.scores not in network.trained_activations:
+        if not network.outputs or network.scores not in network.trained_activations:
             return
         scores = self.sizes[network.scores]
-        loss = network.loss().saved_tensors(trains=False, flows=(True,), fused=self.fused)
-        kept, gradients = (self.element * loss.elements, 2) if self.step.loss == "cross-entropy" else (0, 1)
-        yield self._moment(LOSS, Phase.FORWARD, kept)
-        yield self._moment(LOSS, Phase.BACKWARD, kept + gradients * scores)
+        if self.step.loss != "none":
+            loss = network.loss().saved_tensors(trains=False, flows=(True,), fused=self.fused)
+            kept, gradients = (self.element * loss.elements, 2) if self.step.loss == "cross-entropy" else (0, 1)
+            yield self._moment(LOSS, Phase.FORWARD, kept)
+            yield self._moment(LOSS, Phase.BACKWARD, kept + gradients * scores)
         self.flowing[self.storages.gradients[network.scores]] = self._gradient(scores)
         self.arriving[network.scores] = contiguous_strides(network.shapes[network.scores])
         for place, node in reversed([*enumerate(network.nodes)]):
@@ -305,8 +306,10 @@ class Simulation:
     def _keep_arguments(self, rerun: Rerun, count: int) -> None:
         """Begin or end to hold what a region reads."""
         inputs = {name for name, _ in self.network.inputs}
-        for root in {self.roots[name] for name in rerun.arguments} - inputs if count else ():
-            self._hold(root, count)
+        roots = dict.fromkeys(self.roots[name] for name in rerun.arguments)
+        for root in roots if count else ():
+            if root not in inputs:
+                self._hold(root, count)
         self._hold_beside(f"random state of {rerun.first}", count * self.state_bytes)
 
     def _again(self, root: str, rerun: Rerun | None) -> str:
@@ -326,21 +329,20 @@ class Simulation:
         written = self.written[rerun.first]
         outside = {root for root in written if left[root] < self.reads[root]}  # what the region returns
         self.sizes |= {f"{_AGAIN}{root}": self.sizes[root] for root in written}
-        local: set[str] = set()
+        local: dict[str, None] = {}
         for place in rerun.again:
             node = self.network.nodes[place]
             root = self.roots[node.output]
             if root == node.output:
-                local.add(root)
+                local[root] = None
                 self._hold(f"{_AGAIN}{root}", +1)
             self._keep(node, +1, rerun)
             yield self._moment(node.name, Phase.FORWARD, self._copies(node, Phase.FORWARD))
             for name in node.inputs:
                 left[self.roots[name]] -= 1
-            dead = {each for each in local if not left[each] and each not in outside}
-            for each in dead:
+            for each in [each for each in local if not left[each] and each not in outside]:
                 self._hold(f"{_AGAIN}{each}", -1)
-            local -= dead
+                del local[each]
         if rerun.trigger not in rerun.again:
             self._keep(self.network.nodes[rerun.trigger], +1, rerun)
         for each in local:
@@ -424,8 +426,9 @@ class Simulation:
     def _gradients_of(self, node: Node) -> None:
         """The gradients of a node's parameters, which stay; one that is shared is there once."""
         sizes = self.network.trained_sizes
-        fresh = {name for name in self.network.parameter_names(node) if name in sizes} - self.ready
-        self.ready |= fresh
+        names = dict.fromkeys(self.network.parameter_names(node))
+        fresh = [name for name in names if name in sizes and name not in self.ready]
+        self.ready |= dict.fromkeys(fresh)
         self.gradients += self.weight * sum(sizes[name] for name in fresh)
 
     def _add_up(self, node: Node) -> None:
@@ -441,7 +444,8 @@ class Simulation:
         if node.output not in self.network.trained_activations:
             return ()
         inputs = {name for name, _ in self.network.inputs}
-        return {self.roots[name] for name in self.saved[node.name][0]} - inputs
+        roots = dict.fromkeys(self.roots[name] for name in self.saved[node.name][0])
+        return [root for root in roots if root not in inputs]
 
     def _saved_activations(self, node: Node) -> tuple[tuple[str, ...], int]:
         """The activations that backward needs again, and bytes beside them."""

@@ -30,6 +30,8 @@ class Rest:
     def __post_init__(self) -> None:
         if self.zero_grad not in ZERO_GRADS:
             raise unknown("way to clear gradients", self.zero_grad, ZERO_GRADS)
+        if self.log_every < 1:
+            raise _refusal(f"a loss cannot be read every {self.log_every} steps", "`log_every` is at least 1")
 
     @property
     def keeps_gradients(self) -> bool:

@@ -39,8 +39,10 @@ def savings(estimate: Estimate) -> list[Saving]:
 
 
 def _held_bytes(estimate: Estimate, network: Network, without: Region | None = None) -> int:
-    """What is held when backward begins."""
+    """What is held when backward begins; the mean square stands for a loss that is not named."""
     network = replace(network, checkpoints=tuple(one for one in network.checkpoints if one != without))
-    step = replace(estimate.step, checkpoints=tuple(one for one in estimate.step.checkpoints if one != without))
+    kept = tuple(one for one in estimate.step.checkpoints if one != without)
+    loss = "mse" if estimate.step.loss == "none" else estimate.step.loss
+    step = replace(estimate.step, checkpoints=kept, loss=loss)
     found = memory(network, step, estimate.settings.precision, fused=estimate.device.kind.queued)
     return max((moment.activations_bytes for moment in found.timeline if moment.name == LOSS), default=0)

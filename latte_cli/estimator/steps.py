@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from latte_cli.errors import LatteError
+from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.checkpoints import reruns
 from latte_cli.estimator.rest import Rest
 from latte_cli.layers import Elementwise, Layer, Phase, Reduce
@@ -38,6 +38,11 @@ class Step:
     cuda_graph: bool = False
     rest: Rest = Rest()
     checkpoints: tuple[Region, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            message = f"a step of {self.accumulate} batches is none"
+            raise LatteError(message, hint="`accumulate` is at least 1", exit_code=ExitCode.USAGE)
 
 
 @dataclass(frozen=True, kw_only=True)

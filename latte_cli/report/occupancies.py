@@ -3,7 +3,7 @@
 from typing import Any, TextIO
 
 from latte_cli.estimator import Estimate, Occupancy
-from latte_cli.report import Table, size, write_table
+from latte_cli.report import Format, Table, size, write_csv, write_table
 
 
 def occupancy_entry(found: Occupancy, limit_bytes: int) -> dict[str, Any]:
@@ -21,8 +21,14 @@ def occupancy_entry(found: Occupancy, limit_bytes: int) -> dict[str, Any]:
     }
 
 
-def write_occupancy(estimate: Estimate, found: Occupancy, limit_bytes: int, out: TextIO | None = None) -> None:
+def write_occupancy(
+    estimate: Estimate, found: Occupancy, limit_bytes: int, form: Format = Format.TABLE, out: TextIO | None = None
+) -> None:
     """Write whether the process that trains fits, and what its memory is made of."""
+    if form is Format.CSV:
+        values = {"device": estimate.device.slug, "strategy": estimate.strategy} | occupancy_entry(found, limit_bytes)
+        write_csv(tuple(values), [tuple(values.values())], out)
+        return
     low, high = found.context_low_bytes, found.context_high_bytes
     context = size(low) if low == high else f"{size(low)} to {size(high)}"
     rows = [
@@ -33,4 +39,7 @@ def write_occupancy(estimate: Estimate, found: Occupancy, limit_bytes: int, out:
         ("at least, at most", f"{size(found.low_bytes)}, {size(found.high_bytes)}"),
     ]
     title = f"fits {size(limit_bytes)}: {found.fits(limit_bytes)}"
-    write_table(Table(title=(title, f"on {estimate.device.slug}"), columns=("memory", ">size"), rows=rows), out)
+    write_table(
+        Table(title=(title, f"{estimate.strategy} on {estimate.device.slug}"), columns=("memory", ">size"), rows=rows),
+        out,
+    )

@@ -22,17 +22,22 @@ def set_checkpoints(module: nn.Module, names: Sequence[str]) -> None:
     """Checkpoint the parts of `module` called so and no others: paths of submodules, and slices of an `nn.Sequential`.
 
     Results and gradients are those without, with dropout too; buffers that a part writes, such as a norm's running
-    statistics, are written once. The module's state, names and types stay. Raises LatteError for what is not there.
+    statistics, are written once. The module's state, names and types stay. Raises LatteError for what is not there, and
+    for slices that overlap.
     """
+    if isinstance(names, str):
+        raise LatteError(f"`{names}` is one name", hint=f"give a list of names, as in `[{names!r}]`")
     wholes: list[nn.Module] = []
     slices: dict[str, tuple[nn.Module, list[tuple[int, int]]]] = {}
-    for name in names:
+    for name in dict.fromkeys(names):
         path, span = _parse(name)
         part = _part(module, path, name)
         if span is None:
             wholes.append(part)
         else:
             slices.setdefault(path, (part, []))[1].append(_check_span(part, span, name))
+    for path, (_, spans) in slices.items():
+        _check_apart(path, spans)
     for part in module.modules():
         _restore(part)
     for part in wholes:
@@ -51,6 +56,13 @@ def _part(module: nn.Module, path: str, name: str) -> nn.Module:
         return module.get_submodule(path)
     except AttributeError as exc:
         raise LatteError(f"the module has no part `{name}`", hint="it was chosen for another module") from exc
+
+
+def _check_apart(path: str, spans: Sequence[tuple[int, int]]) -> None:
+    for one, other in pairwise(sorted(spans)):
+        if other[0] < one[1]:
+            names = (f"`{path}[{start}:{stop}]`" for start, stop in (one, other))
+            raise LatteError(f"{' and '.join(names)} overlap", hint="checkpoint one of them")
 
 
 def _check_span(part: nn.Module, span: tuple[int, int], name: str) -> tuple[int, int]:

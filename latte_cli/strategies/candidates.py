@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import TypeAlias
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT, Algorithm, known_algorithm
 from latte_cli.engines import PREFIX, Heuristic, is_engine
+from latte_cli.errors import LatteError
 from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.lookup import Pair, Timing, fits_workspace, workspace_bytes
 from latte_cli.precisions import Precision
@@ -19,10 +21,18 @@ EngineLists: TypeAlias = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bytes that one call's workspace may take, and that the process may hold at any time (None: any number)."""
+    """Bytes that one call's workspace may take, and that the process may hold at any time (None: any number).
+
+    Raises LatteError for what is no number of bytes.
+    """
 
     workspace_bytes: int | None = None
     memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for limit in (self.workspace_bytes, self.memory_bytes):
+            if limit is not None and not (isinstance(limit, Integral) and limit >= 0):
+                raise LatteError(f"{limit!r} is not a number of bytes", hint="as in `2 * 2**30`, for 2 GiB")
 
 
 NO_LIMITS = Limits()
