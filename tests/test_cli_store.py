@@ -35,7 +35,7 @@ def parts(store: Store) -> list[Path]:
 
 def test_info_says_what_the_store_holds(store: Store) -> None:
     document = json.loads(run("info", "--format", "json").stdout)
-    assert (document["schema"], document["store"], document["store_schema"]) == ("latte.store-info/1", store.uri, 3)
+    assert (document["schema"], document["store"], document["store_schema"]) == ("latte.store-info/1", store.uri, 4)
     held = {device["device"]: device for device in document["devices"]}[DEVICE.slug]
     assert (held["rows"], held["parts"], held["shipped"]) == (12, 3, False)
     assert document["rows"] == sum(device["rows"] for device in document["devices"])

@@ -362,6 +362,10 @@ OUTPUTS = (
     "estimate u.onnx --device CPU --allow-unknown",
     "estimate m.onnx --batch-size 2 --device CPU --memory",
     "estimate o.onnx --batch-size 2 --device CPU",
+    "estimate m.onnx --batch-size 2,3 --device CPU --fits 1GiB",
+    "estimate m.onnx --batch-size 2 --device CPU --fits 1GiB",
+    "estimate m.onnx --batch-size 64 --device CPU --memory-limit 700KiB --checkpoint auto",
+    "estimate m.onnx --batch-size 8 --device nvidia-h200-reference --gpus 2 --link 10GB/s --allow-unknown",
     "explain m.onnx --batch-size 2 --device CPU",
     "explain u.onnx --device CPU --allow-unknown",
     ALLOCATE,
@@ -378,6 +382,7 @@ OUTPUTS = (
     "import miopen-finddb i.csv --name a --store t",
     "import neusight-csv i.csv --name a --store t",
 )
+NOT_IN_TRACES = {"--memory", "--gpus", "2,3"}
 FILES = (
     f"{ALLOCATE} --devices d.csv -o o.csv",
     f"{ALLOCATE} --materialise parts",
@@ -502,7 +507,7 @@ def test_no_format_of_a_command_carries_an_attack(line: str, attacked: Path, mon
     monkeypatch.chdir(attacked)
     words = line.replace("CPU", CPU).split()
     for form in formats(line):
-        if form == "parquet":
+        if form == "parquet" or (form == "trace" and set(words) & NOT_IN_TRACES):
             continue
         done = ended(*words, "--format", form)
         assert done.returncode in (0, 1), (form, done.stderr)
