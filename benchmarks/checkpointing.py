@@ -9,7 +9,7 @@ With `--no-times` calls have the times of a made-up device (a latency, FLOPs and
 workspaces. Otherwise `latte profile` measures each network first, and the real steps are timed, with and without the
 checkpoints in turn; the ratio is that of the estimate to the median.
 
-    python benchmarks/checkpointing.py [--only REGEX] [--no-times] [--steps 11]
+    python benchmarks/checkpointing.py [--only REGEX] [--no-times] [--budget 15m] [--steps 11]
 """
 
 import argparse
@@ -304,21 +304,21 @@ def made_store(network: Network, folder: Path) -> Store:
     return store
 
 
-def measured_store(module: nn.Module, x: Tensor, folder: Path) -> Store:
-    """A store that `latte profile` has filled."""
+def measured_store(module: nn.Module, x: Tensor, folder: Path, budget: str) -> Store:
+    """A store that `latte profile` has filled within a budget, as in 15m."""
     path = folder / "model.pt2"
     torch.export.save(torch.export.export(module, (x,)), path)
-    words = ["--quiet", "profile", str(path), "--threads", "1", "--store", str(folder / "store"), "--budget", "15m"]
+    words = ["--quiet", "profile", str(path), "--threads", "1", "--store", str(folder / "store"), "--budget", budget]
     subprocess.run([sys.executable, "-m", "latte_cli", *words], check=True)
     return open_store(str(folder / "store"), shipped=False)
 
 
-def subject(name: str, folder: Path, *, times: bool, steps: int) -> Subject:
+def subject(name: str, folder: Path, *, budget: str | None, steps: int) -> Subject:
     torch.manual_seed(0)
     make, shape = NETWORKS[name]
     module, x = make().train(), torch.randn(shape)
     network = load(module, x)
-    store = measured_store(module, x, folder) if times else made_store(network, folder / "store")
+    store = measured_store(module, x, folder, budget) if budget else made_store(network, folder / "store")
     return Subject(name=name, module=module, x=x, network=network, store=store, steps=steps)
 
 
@@ -383,6 +383,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a regular expression for names")
     parser.add_argument("--no-times", action="store_true", help="measure no times, only memory")
+    parser.add_argument("--budget", default="15m", help="how long `latte profile` measures each network")
     parser.add_argument("--steps", type=int, default=11, help="how many real steps the medians are of")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -393,7 +394,9 @@ def main() -> None:
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for name in filter(re.compile(options.only).search, NETWORKS):
         with TemporaryDirectory() as folder:
-            for text in rows(subject(name, Path(folder), times=times, steps=options.steps), times=times):
+            for text in rows(
+                subject(name, Path(folder), budget=options.budget if times else None, steps=options.steps), times=times
+            ):
                 print(text, flush=True)
 
 
