@@ -70,6 +70,9 @@ ESTIMATORS = (LOOKUP, "xgboost", "roofline", *rates.AMOUNTS)
 """Where times come from: `lookup` takes what was measured, else between neighbours, else what `xgboost` predicts; the
 others predict everything."""
 
+_ANY_LAYOUT = "auto"
+"""Stands for whichever measured layout is fastest."""
+
 
 def estimate_one(
     store: Store,
@@ -185,7 +188,7 @@ def estimate_each(
         try:
             found += priced(one, its) if layout else _priced_in_any(one, partial(priced, its=its))
         except (NotProfiled, DoesNotFit) as exc:
-            if isinstance(exc, NotProfiled) and layout != AUTO:
+            if isinstance(exc, NotProfiled) and layout != _ANY_LAYOUT:
                 raise
             refused = refused or exc
     if not found and refused:
@@ -253,7 +256,7 @@ def layouts(strategy: Strategy, layout: str | None, precision: Precision, kind: 
     """The layouts that come into question: the strategy's own for None, every one for `auto`."""
     if layout is None:
         return (strategy.layout(precision, kind),)
-    return tuple(Layout) if layout == AUTO else (Layout(layout),)
+    return tuple(Layout) if layout == _ANY_LAYOUT else (Layout(layout),)
 
 
 def estimate(
@@ -318,7 +321,7 @@ def check_names(
     by_name(strategy)
     for what, name, known in (
         ("precision", precision, tuple(Precision)),
-        ("layout", layout or Layout.NCHW, (*Layout, AUTO)),
+        ("layout", layout or Layout.NCHW, (*Layout, _ANY_LAYOUT)),
         ("optimizer", optimizer, tuple(OPTIMIZERS)),
         ("loss", loss, LOSSES),
         ("estimator", estimator, ESTIMATORS),

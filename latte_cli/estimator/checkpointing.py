@@ -12,7 +12,7 @@ from latte_cli.network.regions import Region
 from latte_cli.strategies import Limits, Strategy
 
 AUTO, NONE = "auto", "none"
-"""Stand for whichever is fastest, and for nothing."""
+"""Stand for the regions that cost the least time, and for no regions."""
 
 _SHOWN = 8  # chosen: a line or two
 

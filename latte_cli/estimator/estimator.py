@@ -113,13 +113,13 @@ class Estimator:
         found = priced.estimate(strategy, Limits(workspace_bytes=limits.workspace_bytes), allow_unknown=allow_unknown)
         if most is None or found.memory_bytes <= most:
             return step
-        seconds, estimates = self._seconds_again(found), []
+        candidates, seconds, estimates = submodules.regions(network), self._seconds_again(found), []
         for workspaces in (priced.workspaces(found), priced.least_workspaces()):
             recomputation = Recomputation(
                 network,
                 step,
                 self._lookup.precision,
-                candidates=submodules.regions(network),
+                candidates=candidates,
                 again_s=seconds,
                 workspaces=workspaces,
                 fused=self.device.kind.queued,
