@@ -44,7 +44,7 @@ def save_artefact(
 def read_artefact(folder: Path, names: Mapping[str, str], source: DocumentSource) -> dict[str, bytes]:
     """What `save_artefact` wrote to the files called `names`, by the names that their content had.
 
-    Raises LatteError for a file whose bytes are not those that its name stands for, Missing where there is none.
+    Raises LatteError for a file whose bytes do not match the digest in its name, Missing where there is none.
     """
     return {name: _read(folder / file, name, source) for name, file in names.items()}
 

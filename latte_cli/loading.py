@@ -1,4 +1,4 @@
-"""Loading: how many samples a second a user's own loader gives, in a process of its own."""
+"""Loading: how many samples a second a user's own loader gives, in a separate process."""
 
 import os
 import sys

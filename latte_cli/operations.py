@@ -53,7 +53,7 @@ def timed_functions(names: Iterable[str], *, on_gpu: bool) -> tuple[str, ...]:
         if name not in ASKED and name not in OPTIMIZERS:
             raise unknown("optimizer or operation", name, (*OPTIMIZERS, *ASKED))
         if name == "grad-scaler" and not on_gpu:
-            hint = "it is for float16 on GPUs; leave it away"
+            hint = "it is for float16 on GPUs; leave it out"
             raise LatteError("`grad-scaler` means nothing on a CPU", hint=hint, exit_code=ExitCode.USAGE)
         if name != "none":
             functions |= dict.fromkeys(ASKED.get(name) or (measured_name(name, on_gpu=on_gpu),))

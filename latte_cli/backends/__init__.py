@@ -67,7 +67,7 @@ def computation(algorithm: Algorithm, layer: Convolution, phase: Phase, settings
 def with_context(device: Device, threads: int | None, known: Device | None) -> Device:
     """`device` of this machine with what a process that trains takes: as `known`, where its libraries are the same.
 
-    Otherwise a process of its own measures it, for some seconds.
+    Otherwise a separate process measures it for some seconds.
     """
     if known and known.context_bytes is not None and known.libraries == device.libraries:
         found: int | None = known.context_bytes

@@ -227,7 +227,7 @@ def profile(request: ProfileRequest) -> None:
     check_apart(request.given, _APART)
     if request.links:
         if request.models:
-            raise LatteError("`--links` takes no model files", hint="leave them away", exit_code=ExitCode.USAGE)
+            raise LatteError("`--links` takes no model files", hint="leave them out", exit_code=ExitCode.USAGE)
         profile_links(request.device, request.form)
         return
     phases, networks = _phases(request.phases), _networks(request)
@@ -256,7 +256,7 @@ def _time_loader(request: ProfileRequest, loader: str) -> None:
 
     check_apart(request.given, [("--loader", sorted(request.given - _OF_LOADER), "it measures no layers")])
     if request.models:
-        raise LatteError("`--loader` takes no model files", hint="leave one away", exit_code=ExitCode.USAGE)
+        raise LatteError("`--loader` takes no model files", hint="leave one out", exit_code=ExitCode.USAGE)
     found = time_loader(loader, folder=Path.cwd(), seconds=_LOADER_S if request.budget is None else request.budget)
     write_loading(found, request.form)
     console.note(f"next: `latte estimate MODEL --loading-rate {rate_text(found.rate_per_s)}`")

@@ -52,7 +52,7 @@ def accumulation(effective: int, batch: int) -> int:
     near = min(divisors(effective), key=lambda each: abs(each - batch))
     raise LatteError(
         f"batches of {batch} do not make up {effective} samples",
-        hint=f"`--batch-size {near}` does, or leave it away",
+        hint=f"`--batch-size {near}` does, or leave it out",
         exit_code=ExitCode.USAGE,
     )
 

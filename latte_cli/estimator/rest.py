@@ -43,7 +43,7 @@ class Rest:
         if optimizer == "none":
             for option, is_set in self._of_gradients.items():
                 if is_set:
-                    raise _refusal(f"`{option}` without an update", "leave it away, or name an `--optimizer`")
+                    raise _refusal(f"`{option}` without an update", "leave it out, or name an `--optimizer`")
         if self.grad_scaler:
             _check_scaler(device, precision)
         if cuda_graph:
@@ -54,7 +54,7 @@ class Rest:
         waits = update_rule(optimizer, on_gpu=True).waits is not Waits.NEVER
         held = ["--grad-scaler"] * self.grad_scaler + ["--ema"] * self.ema + [f"--optimizer {optimizer}"] * waits
         if held:
-            raise _refusal(f"a CUDA graph cannot hold `{held[0]}`, for which the host waits", "leave one away")
+            raise _refusal(f"a CUDA graph cannot hold `{held[0]}`, for which the host waits", "leave one out")
 
     @property
     def _of_gradients(self) -> dict[str, bool]:

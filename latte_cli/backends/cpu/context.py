@@ -11,7 +11,7 @@ _CHANNELS, _KERNELS = (16, 32, 64, 128), (1, 3)  # chosen: eight convolutions th
 
 
 def context_of_training(request: dict[str, Any]) -> dict[str, int] | None:
-    """The private bytes of this process after a first small step, with the threads that are asked for.
+    """The private bytes of this process after a first small step, with the given number of threads.
 
     `call_bytes` is what each further phase of a convolution adds, for which oneDNN compiles kernels. None where the
     system does not tell. These are the bytes that `ulimit -d` counts (getrlimit(2), RLIMIT_DATA).
