@@ -59,6 +59,9 @@ FRAMEWORK_DEFAULT = Algorithm(library="torch", name="DEFAULT")
 FRAMEWORK_BENCHMARK = Algorithm(library="torch", name="BENCHMARK")
 """What the framework takes on a GPU after it has timed some of what its library offers (`cudnn.benchmark`)."""
 
+COMPILED = Algorithm(library="torch", name="COMPILED")
+"""A whole network as `torch.compile` makes it, with its default compiler."""
+
 HEURISTIC = Ranker(library="cudnn", name="HEURISTIC_V7")
 """cuDNN's own heuristic, of its named algorithms (`cudnnGet…Algorithm_v7`)."""
 

@@ -216,13 +216,14 @@ def run_child(
             return Done(code=child.kill(), output=output, errors=errors)
 
 
-def ask(target: str, request: object, *, limit_s: float = inf) -> Any:
+def ask(target: str, request: object, *, limit_s: float = inf, variables: Mapping[str, str] | None = None) -> Any:
     """What `target` returns for `request` in a child, both as JSON; raises Ended and TimedOut.
 
     What it prints is not part of the answer. It does not run to its end: a library that crashes as it is unloaded has
     done its work.
     """
-    done = run_child(f"{__name__}:reply", target, question=json.dumps(request).encode(), limit_s=limit_s)
+    question = json.dumps(request).encode()
+    done = run_child(f"{__name__}:reply", target, question=question, limit_s=limit_s, variables=variables)
     try:
         return json.loads(done.output)
     except ValueError:

@@ -1,7 +1,7 @@
 """Look-up: a device's rows, combined over passes, found for a layer or between its measured neighbours."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
@@ -232,6 +232,22 @@ class Lookup:
     def everything(self) -> Sequence[Timing]:
         """Every layer's timings on the device, under any settings."""
         return self._whole().layers
+
+    def of_wholes(self, names: Collection[str]) -> dict[str, tuple[Timing, ...]]:
+        """The timings of networks that were run whole under these settings, by name, at any batch.
+
+        Where one was measured with several library versions, they are of the newest. This reads all rows of the device.
+        """
+        found: defaultdict[str, dict[Settings, list[Timing]]] = defaultdict(dict)
+        for timing in self._whole().timings:
+            layer, settings = timing.task.layer, timing.task.settings
+            if isinstance(layer, Whole) and layer.name in names and self._as_asked(settings):
+                found[layer.name].setdefault(settings, []).append(timing)
+        return {name: tuple(_newest(tuple(groups.values()))) for name, groups in found.items()}
+
+    def _as_asked(self, settings: Settings) -> bool:
+        same = settings.precision is self.precision and settings.layout is self.layout
+        return same and self.threads in (None, settings.threads)
 
     def _whole(self) -> "_Rows":
         if self._everything is None:

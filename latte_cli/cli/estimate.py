@@ -26,7 +26,7 @@ from latte_cli.cli.options import (
     parse_shapes,
     parse_size,
 )
-from latte_cli.cli.request import Request, from_options
+from latte_cli.cli.request import Request, check_apart, from_options
 from latte_cli.cli.thresholds import EstimateFormat, Requirements
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.precisions import Precision
@@ -42,6 +42,18 @@ if TYPE_CHECKING:
     from latte_cli.network import Network
     from latte_cli.store import Store
     from latte_cli.tasks import Task
+
+
+_OF_MEMORY = (
+    *("--workspace-limit", "--memory-limit", "--checkpoint", "--memory", "--fits", "--effective-batch"),
+    "--mmap-threshold",
+)
+_APART = (
+    ("--compile", _OF_MEMORY, "the memory of a compiled step is not known"),
+    ("--compile", ("--measure-below",), "a compiled model takes PyTorch's own algorithms"),
+    ("--compile", ("--cuda-graph", "--gpus"), "compiled steps are known of CPUs only"),
+)
+"""Options that do not go together, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +98,13 @@ class EstimateRequest(Request):
             "cost least under --memory-limit, or names with commas between.",
         ),
     ] = "none"
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="The model as torch.compile makes it, on CPUs. `latte profile MODEL --compile` runs it so.",
+        ),
+    ] = False
     measure_below: Annotated[
         float | None,
         typer.Option(
@@ -246,7 +265,8 @@ class EstimateRequest(Request):
     @property
     def strategies(self) -> list[str]:
         """The strategies by name, each once."""
-        names = [name.strip() for text in self.strategy or ("latte",) for name in text.split(",")]
+        own = "pytorch" if self.compiled else "latte"
+        names = [name.strip() for text in self.strategy or (own,) for name in text.split(",")]
         return list(dict.fromkeys(names))
 
     @property
@@ -283,6 +303,7 @@ def estimate(request: EstimateRequest) -> None:
     from latte_cli.report import scalings
     from latte_cli.report.estimates import estimates_document
 
+    check_apart(request.given, _APART)
     if request.several:
         write_several(request, _estimates)
         return
@@ -399,6 +420,7 @@ def _estimates_on(slug: str, request: EstimateRequest, store: "Store", network: 
         cuda_graph=request.cuda_graph,
         rest=request.rest,
         checkpoint=request.checkpoint,
+        compiled=request.compiled,
         allow_unknown=request.allow_unknown,
         note=console.note,
     )

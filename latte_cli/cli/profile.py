@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,9 +30,11 @@ from latte_cli.report import Format
 
 if TYPE_CHECKING:
     from latte_cli.allocator import PlanFile
+    from latte_cli.compiling import CompiledSummary, Subject
     from latte_cli.devices import Device, Kind
+    from latte_cli.measure import Measurement
     from latte_cli.network import Network
-    from latte_cli.store import Store
+    from latte_cli.store import Store, Writer
     from latte_cli.suites import Drawn
     from latte_cli.sweep import Budget, Summary
     from latte_cli.worker import Opening, Worker
@@ -65,6 +68,8 @@ _OF_SUITES = {
 """Options that mean nothing to the other suites."""
 _APART = (
     ("--plan", ("--batch-size", "--widths"), "the plan says what each device trains"),
+    ("--compile", ("--plan", "--widths"), "sub-models are not run whole"),
+    ("--compile", ("--dry-run",), "what is run whole is not counted in layers"),
     (
         "--links",
         (
@@ -77,6 +82,7 @@ _APART = (
             "--precision",
             "--layout",
             "--store",
+            "--compile",
         ),
         "links are measured without layers, and are printed",
     ),
@@ -158,6 +164,14 @@ class ProfileRequest(Request):
     ] = 0.3
     store: StoreOption = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="First run the models whole, as they are and as torch.compile makes them; without models some of the "
+            "zoo's. On CPUs; it takes a minute or two for each, beside --budget.",
+        ),
+    ] = False
     require_complete: Annotated[
         bool, typer.Option("--require-complete", help="End with code 4 if the budget ends before all is measured.")
     ] = False
@@ -241,9 +255,12 @@ def profile(request: ProfileRequest) -> None:
             sweep = Sweep(worker, drawn.wanted, phases=phases, origin=request.origin)
             sweeps.write_sweep_plan(drawn, device=worker.device.slug, tasks=sweep.size, form=request.form)
             return
-        summary, tasks = _measure(request, store, worker, drawn, phases)
+        subjects = _subjects(request, networks, worker.device.kind) if request.compiled else []
+        summary, compiled, tasks = _measure(request, store, worker, drawn, phases, subjects)
     target = sweeps.SweepTarget(device=worker.device.slug, store=store.uri)
-    sweeps.write_summary(summary, drawn, target, tasks=tasks, form=request.form)
+    sweeps.write_summary(summary, drawn, target, tasks=tasks, compiled=compiled, form=request.form)
+    for reason in dict.fromkeys(compiled.reasons if compiled else ()):
+        console.warn(f"not run compiled: {reason}")
     _advise(summary, request.models or [], worker.device.slug)
     if summary.left:
         _say_left(summary.left, tasks, required=request.require_complete)
@@ -263,9 +280,14 @@ def _time_loader(request: ProfileRequest, loader: str) -> None:
 
 
 def _measure(
-    request: ProfileRequest, store: "Store", worker: "Worker", drawn: "Drawn", phases: Sequence[Phase]
-) -> "tuple[Summary, int]":
-    """Measure what the store lacks into it; what came of it, and of how many calls."""
+    request: ProfileRequest,
+    store: "Store",
+    worker: "Worker",
+    drawn: "Drawn",
+    phases: Sequence[Phase],
+    subjects: "Sequence[Subject]",
+) -> "tuple[Summary, CompiledSummary | None, int]":
+    """Measure what the store lacks into it, the `subjects` first; what came of both, and of how many calls."""
     from latte_cli.backends import with_context
     from latte_cli.sweep import Sweep
 
@@ -274,9 +296,67 @@ def _measure(
     with store.writer(with_context(device, request.threads, before)) as writer:
         known = any(each.slug == device.slug for each in store.devices())  # rows that were recovered are there now
         earlier = store.measurements(device.slug) if known else []
+        compiled = _run_compiled(subjects, worker, writer, earlier, request.origin)
         sweep = Sweep(worker, drawn.wanted, phases=phases, earlier=earlier, origin=request.origin)
         with console.progress(f"profiling {device.kind}", sweep.size) as bar:
-            return sweep.run(writer, request.limits(device.kind), progress=bar.advance), sweep.size
+            return sweep.run(writer, request.limits(device.kind), progress=bar.advance), compiled, sweep.size
+
+
+def _subjects(request: ProfileRequest, networks: "Sequence[Network]", kind: "Kind") -> "list[Subject]":
+    """What to run whole: the models at each batch size, else the networks that calibrate a kind of device.
+
+    Raises LatteError where nothing can be compiled.
+    """
+    from latte_cli.backends.torch.compiled import check_compiler
+    from latte_cli.backends.torch.training import RunRequest
+    from latte_cli.compiling import Subject
+    from latte_cli.devices import CPU
+    from latte_cli.network.calibration import calibration_networks
+
+    if kind != CPU:
+        raise LatteError(
+            "compiled steps are measured on CPUs only", hint="leave out `--compile`", exit_code=ExitCode.USAGE
+        )
+    check_compiler()
+    if not request.models:
+        return [
+            Subject(network=network, run=RunRequest(model=one.name, batch_size=one.batch, image_size=one.size))
+            for one, network in calibration_networks(kind)
+        ]
+    sizes = parse_shapes(request.shape)
+    batches: Sequence[int | None] = request.batch_size or [None]
+    read = zip(product(request.models, batches), networks, strict=True)
+    return [
+        Subject(
+            network=network,
+            run=RunRequest(model=str(model), batch_size=batch, batch_axis=request.batch_axis, sizes=sizes),
+        )
+        for (model, batch), network in read
+    ]
+
+
+def _run_compiled(
+    subjects: "Sequence[Subject]",
+    worker: "Worker",
+    writer: "Writer",
+    earlier: "Sequence[Measurement]",
+    origin: str,
+) -> "CompiledSummary | None":
+    """Run the `subjects`, if there are any."""
+    if not subjects:
+        return None
+    from latte_cli.compiling import PASSES, measure_compiled
+
+    with console.progress("running compiled", PASSES * len(subjects) * len(worker.settings)) as bar:
+        return measure_compiled(
+            subjects,
+            worker.settings,
+            worker.device,
+            writer,
+            earlier=earlier,
+            origin=origin,
+            progress=bar.advance,
+        )
 
 
 def _phases(text: str) -> tuple[Phase, ...]:

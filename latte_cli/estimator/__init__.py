@@ -12,12 +12,13 @@ from latte_cli.devices import Kind
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.estimator.checkpointing import AUTO, NONE, check_limited, estimates_with_checkpoints, named_regions
 from latte_cli.estimator.clocks import schedule_calls
+from latte_cli.estimator.compiled import check_compilable
 from latte_cli.estimator.diagnostics import Diagnostic
 from latte_cli.estimator.estimator import CALIBRATED, Estimator
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.occupancy import Occupancy, occupancy_of
-from latte_cli.estimator.records import LOOKUP, Estimate, LayerTime
+from latte_cli.estimator.records import LOOKUP, CompiledStep, Estimate, LayerTime
 from latte_cli.estimator.rest import ZERO_GRADS, Rest
 from latte_cli.estimator.savings import Saving, savings
 from latte_cli.estimator.steps import ACCUMULATION, BESIDE, LOSS, LOSSES, UPDATE, Step, Work, step_calls
@@ -42,6 +43,7 @@ __all__ = [
     "NONE",
     "UPDATE",
     "ZERO_GRADS",
+    "CompiledStep",
     "DoesNotFit",
     "Estimate",
     "Estimator",
@@ -92,6 +94,7 @@ def estimate_one(
     cuda_graph: bool = False,
     rest: Rest = Rest(),  # noqa: B008 - a frozen record
     checkpoint: str = NONE,
+    compiled: bool = False,
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Estimate:
@@ -112,6 +115,7 @@ def estimate_one(
         cuda_graph=cuda_graph,
         rest=rest,
         checkpoint=checkpoint,
+        compiled=compiled,
         allow_unknown=allow_unknown,
         note=note,
     )
@@ -135,13 +139,15 @@ def estimate_each(
     cuda_graph: bool = False,
     rest: Rest = Rest(),  # noqa: B008 - a frozen record
     checkpoint: str = NONE,
+    compiled: bool = False,
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Estimate]:
     """One network on one device under each strategy and each of the limits, all choices by name.
 
     `checkpoint` is `none`, `auto` for the regions that cost least under each limit of memory, or regions by name with
-    commas between. The layout None is each strategy's own, or, with a warning, another where nothing was measured in
+    commas between. With `compiled` the model is what `torch.compile` makes of it, under the strategy `pytorch` and
+    without limits. The layout None is each strategy's own, or, with a warning, another where nothing was measured in
     that; with `auto` each takes the measured one that is fastest. Of several limits those that the step does not fit
     are left out. Raises LatteError for a name there is none of (exit code 2), and as Estimator does.
     """
@@ -156,6 +162,8 @@ def estimate_each(
         checkpoints=named_regions(network, checkpoint),
     )
     check_limited(checkpoint, limits)
+    if compiled:
+        check_compilable(network, store.device(slug).kind, step, strategies, limits)
     known = [by_name(strategy) for strategy in strategies]
     kind = store.device(slug).kind
     wanted: dict[Layout, list[Strategy]] = {}
@@ -176,6 +184,9 @@ def estimate_each(
         )
 
     def priced(one: Layout, its: Sequence[Strategy]) -> list[Estimate]:
+        if compiled:
+            eager = list(estimator_in(one).variants(network, step, allow_unknown, strategies=its))
+            return [estimator_in(one).compiled(each) for each in eager]
         if checkpoint == AUTO:
             return estimates_with_checkpoints(
                 estimator_in(one), network, step, allow_unknown, strategies=its, limits=limits
@@ -278,6 +289,7 @@ def estimate(
     cuda_graph: bool = False,
     rest: Rest = Rest(),  # noqa: B008 - a frozen record
     checkpoint: str = NONE,
+    compiled: bool = False,
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Estimate:
@@ -309,6 +321,7 @@ def estimate(
         cuda_graph=cuda_graph,
         rest=rest,
         checkpoint=checkpoint,
+        compiled=compiled,
         allow_unknown=allow_unknown,
         note=note,
     )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.calibration import Calibration, calibrate, calibration_pairs
 from latte_cli.estimator.candidates import known_timings
+from latte_cli.estimator.compiled import Example, compiled_estimate, paired_passes
 from latte_cli.estimator.composition import Row, StepCalls
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory, memory
@@ -19,6 +20,8 @@ from latte_cli.estimator.variants import Variants
 from latte_cli.layers import Optimizer, Phase
 from latte_cli.lookup import Lookup, Pair, Timing
 from latte_cli.network import Network, submodules
+from latte_cli.network.calibration import calibration_networks
+from latte_cli.network.structure import whole_of
 from latte_cli.optimizers import measured_name
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
@@ -99,6 +102,22 @@ class Estimator:
                     refused = exc
         if refused and not yielded:
             raise refused
+
+    def compiled(self, eager: Estimate) -> Estimate:
+        """`eager`, an estimate of PyTorch's own step, as the step of the same model that `torch.compile` has compiled.
+
+        Raises LatteError where neither runs of the network nor those of calibration networks tell its time.
+        """
+        own, known = whole_of(eager.network).name, calibration_networks(self.device.kind)
+        names = {own, *(whole_of(network).name for _, network in known)}
+        timings = self._lookup.of_wholes(names)
+        examples = [
+            Example(estimate=next(self.variants(network, strategies=(by_name("pytorch"),))), passes=passes)
+            for _, network in known
+            for passes in paired_passes(timings.get(whole_of(network).name, ()))
+            if passes.batch == network.batch_size
+        ]
+        return compiled_estimate(eager, paired_passes(timings.get(own, ())), examples)
 
     def with_checkpoints(
         self, network: Network, step: Step, strategy: Strategy, limits: Limits, allow_unknown: bool = False

@@ -10,7 +10,7 @@ from latte_cli.estimator.records import LayerTime
 from latte_cli.layers import Layer
 from latte_cli.lookup import Z80, Z95, Source, Timing
 
-_COMMON_SPREAD = 0.05  # a whole model against itself, minutes later: facts of the reference machine
+COMMON_SPREAD = 0.05  # a whole model against itself, minutes later: facts of the reference machine
 
 Interval: TypeAlias = tuple[float, float]
 StepPart: TypeAlias = tuple[LayerTime, Timing | None]
@@ -66,6 +66,6 @@ def _common_spread(timings: Iterable[Timing]) -> float:
     once = {id(timing): timing.drift for timing in timings}
     logs = [log(drift) for each in once.values() for drift in each if drift > 0]
     if not logs:
-        return _COMMON_SPREAD
+        return COMMON_SPREAD
     mean = fmean(logs)
-    return max(_COMMON_SPREAD, sqrt(fmean((value - mean) ** 2 for value in logs)))
+    return max(COMMON_SPREAD, sqrt(fmean((value - mean) ** 2 for value in logs)))

@@ -67,6 +67,20 @@ class LayerTime:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompiledStep:
+    """Where a compiled step comes from; the eager one takes `eager_s`.
+
+    `source` is MEASURED where the network was run compiled at this batch, INTERPOLATED where it was at other `batches`,
+    and PREDICTED where so many other `networks` were.
+    """
+
+    eager_s: float
+    source: Source
+    batches: tuple[int, ...] = ()
+    networks: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """The time of a training step of `network` on `device`; times in seconds, memory in bytes.
 
@@ -75,6 +89,7 @@ class Estimate:
     GPU, which overlaps with the step before if the data loader pins its memory; None where it was not measured.
     `limits` are those under which the algorithms were chosen. `search` is what choosing costs the first step, and
     `determinism` what the step is like where results have to repeat; None where there is nothing to say.
+    `compiled` says where the step of a compiled model comes from, whose memory is not known; None for an eager one.
     """
 
     device: Device
@@ -99,6 +114,7 @@ class Estimate:
     warnings: tuple[Diagnostic, ...] = ()
     search: SearchCost | None = None
     determinism: RepeatingStep | None = None
+    compiled: CompiledStep | None = None
 
     @property
     def step_s(self) -> float:

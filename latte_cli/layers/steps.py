@@ -92,9 +92,10 @@ class Transfer(Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class Whole(Layer):
-    """A standard network that is run as a whole, all its layers one after the other, to hold their sum against.
+    """A network that is run as a whole, all its layers one after the other, to hold their sum against.
 
-    `name` is the zoo's, `batch` images have `size` pixels a side.
+    `name` is the zoo's, `batch` images have `size` pixels a side. For a user's model `name` is the digest of its
+    structure (`network.structure`) and `size` is 0.
     """
 
     kind: ClassVar[str] = "network"
@@ -107,7 +108,7 @@ class Whole(Layer):
 
     @property
     def input_shapes(self) -> tuple[Shape, ...]:
-        return ((self.batch, 3, self.size, self.size),)
+        return ((self.batch, 3, self.size, self.size),) if self.size else ((self.batch,),)
 
     @property
     def output_shape(self) -> Shape:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from string import ascii_uppercase
 from typing import Any, TextIO
 
-from latte_cli.estimator import BESIDE, Estimate, LayerTime
+from latte_cli.estimator import BESIDE, CompiledStep, Estimate, LayerTime
 from latte_cli.layers import Phase
 from latte_cli.lookup import Source
 from latte_cli.report import (
@@ -88,13 +88,40 @@ def _beside(estimate: Estimate) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if estimate.search:
         found["search"] = asdict(estimate.search)
+    if estimate.compiled:
+        told = estimate.compiled
+        found["compiled"] = {
+            "eager_step_s": told.eager_s,
+            "source": told.source,
+            "batches": list(told.batches),
+            "networks": told.networks,
+        }
     if estimate.determinism:
         cost_s = estimate.determinism.step_s - estimate.step_s
         found["determinism"] = asdict(estimate.determinism) | {"cost_s": cost_s}
     return found
 
 
+_COMPILED = {
+    Source.MEASURED: "its passes were run compiled at this batch",
+    Source.INTERPOLATED: "its passes were run compiled at batch {batches}",
+    Source.PREDICTED: "learned from {networks} other networks that were run compiled",
+}
+
+
+def _compiled_line(told: CompiledStep, step_s: float) -> str:
+    """What compiling changes, and how that is known."""
+    more = step_s / told.eager_s - 1 if told.eager_s else 0.0
+    how = _COMPILED[told.source].format(batches=", ".join(map(str, told.batches)), networks=told.networks)
+    change = (
+        f"{percent(abs(more))} {'longer' if more > 0 else 'shorter'} than the eager step ({duration(told.eager_s)})"
+    )
+    return f"compiled: {change}; {how}; layers are scaled to it"
+
+
 def _beside_lines(estimate: Estimate) -> Iterator[str]:
+    if estimate.compiled:
+        yield _compiled_line(estimate.compiled, estimate.step_s)
     if search := estimate.search:
         unknown = f"; not known of {search.unknown} others" if search.unknown else ""
         held = "not known" if search.workspace_bytes is None else size(search.workspace_bytes)
@@ -144,11 +171,11 @@ def _shared_entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
             "step_low_80_s": estimate.step_low_80_s,
             "step_high_80_s": estimate.step_high_80_s,
             **_schedule_times(estimate, schedule),
-            "memory_bytes": estimate.memory_bytes,
+            "memory_bytes": None if estimate.compiled else estimate.memory_bytes,
             "energy_j": estimate.energy_j,
             "transfer_s": estimate.transfer_s,
         },
-        "memory": memories.entry(estimate.memory),
+        "memory": None if estimate.compiled else memories.entry(estimate.memory),
         "checkpoints": checkpoints.checkpoint_entries(estimate),
         "layers": [_layer(part) | {"count": part.count} for part in estimate.parts],
         "missing": list(estimate.missing),
@@ -283,7 +310,8 @@ def _totals(estimate: Estimate, schedule: Schedule) -> Iterator[str]:
     yield f"step {duration(estimate.step_s)}, 95 % of steps between {low} and {high}"
     for title, text in _schedule_lines(estimate, schedule).items():
         yield f"{title} {text}"
-    yield f"memory {size(estimate.memory_bytes)}; {_shares(estimate)}"
+    held = "not known" if estimate.compiled else size(estimate.memory_bytes)
+    yield f"memory {held}; {_shares(estimate)}"
     yield from checkpoints.checkpoint_lines(estimate)
     if estimate.transfer_s:
         yield f"copying a batch to the GPU {duration(estimate.transfer_s)}, beside the step"
@@ -371,7 +399,7 @@ def _total_cells(estimate: Estimate, schedule: Schedule) -> dict[str, str]:
         "step": duration(estimate.step_s),
         "step, least (95 %)": duration(estimate.step_low_s),
         "step, most (95 %)": duration(estimate.step_high_s),
-        "memory": size(estimate.memory_bytes),
+        "memory": "not known" if estimate.compiled else size(estimate.memory_bytes),
     }
     found = _schedule_times(estimate, schedule)
     if schedule.loading_per_s:

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from latte_cli.compiling import CompiledSummary
 from latte_cli.measure import Outcome
 from latte_cli.report import Format, Table, write_csv, write_json, write_table
 from latte_cli.suites import Drawn
@@ -31,14 +32,24 @@ def write_sweep_plan(drawn: Drawn, *, device: str, tasks: int, form: Format) -> 
         write_table(Table(columns=("kind", ">layers"), rows=rows, title=f"to measure on {device}", footer=footer))
 
 
-def write_summary(summary: Summary, drawn: Drawn, target: SweepTarget, *, tasks: int, form: Format) -> None:
-    """New rows by outcome, and how much of the sweep is done."""
+def write_summary(
+    summary: Summary,
+    drawn: Drawn,
+    target: SweepTarget,
+    *,
+    tasks: int,
+    compiled: CompiledSummary | None = None,
+    form: Format,
+) -> None:
+    """New rows by outcome, how much of the sweep is done, and how many passes were `compiled`."""
     outcomes = {str(outcome): summary.rows.get(outcome, 0) for outcome in Outcome}
     if form is Format.JSON:
         left = {"left": summary.left, "tasks_left": summary.left}  # `left` was its name first; keys stay
         document = {"tasks": tasks, **left, "resumed": summary.resumed, "rows": outcomes}
         more = {"marked": summary.marked, "rejected_draws": drawn.rejected}
-        write_json({"schema": "latte.profile/1", "device": target.device, "store": target.store, **document, **more})
+        passes = {"compiled": _passes(compiled)} if compiled else {}
+        target_entry = {"device": target.device, "store": target.store}
+        write_json({"schema": "latte.profile/1", **target_entry, **document, **more, **passes})
     elif form is Format.CSV:
         write_csv(["outcome", "rows"], list(outcomes.items()))
     else:
@@ -46,4 +57,11 @@ def write_summary(summary: Summary, drawn: Drawn, target: SweepTarget, *, tasks:
         done = f"{tasks - summary.left} of {tasks} tasks measured, {summary.resumed} of them earlier"
         title = f"measured on {target.device}"
         footer = [f"{done}; store {target.store}"]
+        if compiled:
+            footer.insert(0, f"{compiled.measured + compiled.resumed} of {compiled.passes} compiled passes measured")
         write_table(Table(columns=("outcome", ">new rows"), rows=rows, title=title, footer=footer))
+
+
+def _passes(compiled: CompiledSummary) -> dict[str, int]:
+    failed = len(compiled.reasons)
+    return {"measured": compiled.measured, "resumed": compiled.resumed, "failed": failed}

@@ -70,6 +70,8 @@ class NetworkTraining:
         self._update = optimizer(run.optimizer, self.module.parameters())
         self._autocast = run.device.partition(":")[0] if precision.arithmetic.autocast else None
         self._cast_to = activations_type(precision)
+        self.call: Callable[..., Any] = self.module
+        """What computes the outputs: the module, or what was compiled of it."""
 
     def _cast(self) -> AbstractContextManager[object]:
         import torch
@@ -103,7 +105,7 @@ class NetworkTraining:
         (self._update or self.module).zero_grad(set_to_none=True)
         mark()
         with self._cast():
-            result = self.module(*self.inputs, after=after)
+            result = self.call(*self.inputs, after=after)
             mark()
             loss = scored(self.module, result, self._targets)
         mark()

@@ -144,7 +144,7 @@ def run_here(run: RunRequest) -> Steps:
         training.step(mark)
 
     if not _kind_of(run.device).queued:
-        timed = _time_steps(step, run, _host_marks)
+        timed = _time_steps(step, run, host_marks)
     else:
         timed = _time_steps(_capture(step) if run.cuda_graph else step, run, _DeviceMarks())
     return replace(timed, calls=_calls(training, run)) if run.calls else timed
@@ -242,11 +242,11 @@ def _time_steps(step: StepFunction, run: RunRequest, clock: Callable[[StepFuncti
     while len(rows) < run.least or (time.perf_counter() - start < run.seconds and len(rows) < run.most):
         rows.append(clock(step))
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
-    device, host = (_parts([row[index] for row in rows]) for index in (0, 1))
+    device, host = (parts_of([row[index] for row in rows]) for index in (0, 1))
     return Steps(**device, host=host, faults=faults / len(rows), calls={})
 
 
-def _parts(rows: Sequence[Sequence[float]]) -> dict[str, tuple[float, ...]]:
+def parts_of(rows: Sequence[Sequence[float]]) -> dict[str, tuple[float, ...]]:
     """The seconds of each part of each step, from the marks."""
     parts = [[b - a for a, b in pairwise(marks)] for marks in rows]
     return {
@@ -257,7 +257,8 @@ def _parts(rows: Sequence[Sequence[float]]) -> dict[str, tuple[float, ...]]:
     }
 
 
-def _host_marks(step: StepFunction) -> Clocks:
+def host_marks(step: StepFunction) -> Clocks:
+    """The host's clock at each mark of one `step`, which has no other."""
     marks: list[float] = []
     step(lambda: marks.append(time.perf_counter()))
     return marks, marks
