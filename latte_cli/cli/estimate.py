@@ -304,6 +304,8 @@ def estimate(request: EstimateRequest) -> None:
     from latte_cli.report.estimates import estimates_document
 
     check_apart(request.given, _APART)
+    if request.compiled:
+        _check_compiled(request)
     if request.several:
         write_several(request, _estimates)
         return
@@ -334,6 +336,16 @@ def estimate(request: EstimateRequest) -> None:
         console.note(f"next: `latte allocate {request.model} --fleet FILE --round-duration 10m`")
     fits.enforce()
     results.enforce()
+
+
+def _check_compiled(request: EstimateRequest) -> None:
+    """Raise LatteError (exit code 2) for what is not known of a compiled step."""
+    if request.batch_size and (request.several or request.batch is None):
+        message = "several batch sizes, or the largest, are not known of compiled steps"
+        raise LatteError(message, hint="`--compile` with one `--batch-size`", exit_code=ExitCode.USAGE)
+    if any(one.quantity == "memory" for one in request.fail_above or ()):
+        message = "the memory of a compiled step is not known"
+        raise LatteError(message, hint="leave out `--fail-above memory`", exit_code=ExitCode.USAGE)
 
 
 def _check_trace(request: EstimateRequest) -> None:
