@@ -15,7 +15,7 @@ from latte_cli.compiling import PASSES, Subject, measure_compiled
 from latte_cli.devices import CPU, CUDA
 from latte_cli.errors import LatteError
 from latte_cli.estimator import Estimator, Source, estimate_one
-from latte_cli.estimator.compiled import FOLLOWER, HEAD, LIBRARY, Savings, groups, paired_passes
+from latte_cli.estimator.compiled import FOLLOWER, HEAD, LIBRARY, Savings, chain_places, paired_passes
 from latte_cli.layers import Activation, Phase, Softmax
 from latte_cli.lookup import combine_passes
 from latte_cli.measure import Outcome
@@ -134,7 +134,7 @@ def test_one_way_alone_tells_nothing(store):
 
 
 def test_chains_begin_at_what_reads_a_library_call():
-    places = groups(NETWORK)
+    places = chain_places(NETWORK)
     assert places == {
         **dict.fromkeys(("conv1", "conv2", "fc"), LIBRARY),
         "norm": HEAD,
@@ -149,7 +149,7 @@ FACTORS = {Phase.FORWARD: (0.9, 0.6, 0.2), Phase.BACKWARD: (1.3, 0.7, 0.1)}
 
 def true_passes(found):
     """The seconds of the compiled passes of an eager estimate, by FACTORS."""
-    places, passes = groups(found.network), dict.fromkeys(FACTORS, 0.0)
+    places, passes = chain_places(found.network), dict.fromkeys(FACTORS, 0.0)
     for part in found.parts:
         if part.name in places:
             phase = Phase.FORWARD if part.phase is Phase.FORWARD else Phase.BACKWARD

@@ -186,7 +186,7 @@ def estimate_each(
     def priced(one: Layout, its: Sequence[Strategy]) -> list[Estimate]:
         if compiled:
             eager = list(estimator_in(one).variants(network, step, allow_unknown, strategies=its))
-            return [estimator_in(one).compiled(each) for each in eager]
+            return [estimator_in(one).compile_estimate(each) for each in eager]
         if checkpoint == AUTO:
             return estimates_with_checkpoints(
                 estimator_in(one), network, step, allow_unknown, strategies=its, limits=limits

@@ -121,10 +121,10 @@ def compiled_estimate(eager: Estimate, own: Sequence[PairedPasses], examples: Se
     savings = Savings.learn(examples)
     if unlike := savings.unlike(eager.network):
         raise _not_known(eager, own, unlike)
-    places = groups(eager.network)
+    places = chain_places(eager.network)
     told = CompiledStep(eager_s=eager.step_s, source=Source.PREDICTED, networks=len(examples))
     spread = hypot(_own_spread(eager), savings.spread)
-    return _scaled(eager, told, lambda part: savings.factors[_pass_of(part)][places[part.name]], spread)
+    return _scale(eager, told, lambda part: savings.factors[_pass_of(part)][places[part.name]], spread)
 
 
 def _as_measured(eager: Estimate, here: PairedPasses) -> Estimate:
@@ -132,7 +132,7 @@ def _as_measured(eager: Estimate, here: PairedPasses) -> Estimate:
     factors = {phase: here.compiled[phase].device_s / _pass_s(eager, phase) for phase in PASSES}
     spread = max(log(timing.high_s / timing.device_s) for timing in here.compiled.values()) / Z95
     told = CompiledStep(eager_s=eager.step_s, source=Source.MEASURED, batches=(here.batch,))
-    return _scaled(eager, told, lambda part: factors[_pass_of(part)], hypot(spread, COMMON_SPREAD))
+    return _scale(eager, told, lambda part: factors[_pass_of(part)], hypot(spread, COMMON_SPREAD))
 
 
 def _between(eager: Estimate, near: Sequence[PairedPasses]) -> Estimate:
@@ -140,10 +140,10 @@ def _between(eager: Estimate, near: Sequence[PairedPasses]) -> Estimate:
     ratios, spread = _ratios_at(eager.network.batch_size, near)
     batches = tuple(each.batch for each in near)
     told = CompiledStep(eager_s=eager.step_s, source=Source.INTERPOLATED, batches=batches)
-    return _scaled(eager, told, lambda part: ratios[_pass_of(part)], hypot(_own_spread(eager), spread))
+    return _scale(eager, told, lambda part: ratios[_pass_of(part)], hypot(_own_spread(eager), spread))
 
 
-def groups(network: Network) -> dict[str, int]:
+def chain_places(network: Network) -> dict[str, int]:
     """LIBRARY, HEAD or FOLLOWER for each node: what reads the result of a loop goes on in it."""
     found: dict[str, int] = {}
     looped: set[str] = set()
@@ -176,7 +176,7 @@ class Savings:
         The ratio of a pass is the sum of each group's share of its eager time times the group's factor. What is assumed
         counts as much as one example.
         """
-        factors = {phase: _fitted(examples, phase) for phase in PASSES}
+        factors = {phase: _fit_factors(examples, phase) for phase in PASSES}
         errors = [
             log(float(_shares(each.estimate, phase) @ factors[phase]) / each.passes.ratios[phase])
             for each in examples
@@ -191,7 +191,7 @@ class Savings:
         return sorted(_kinds(network) - self.kinds)
 
 
-def _fitted(examples: Sequence[Example], phase: Phase) -> "NDArray[np.float64]":
+def _fit_factors(examples: Sequence[Example], phase: Phase) -> "NDArray[np.float64]":
     rows = [_shares(each.estimate, phase) / each.passes.ratios[phase] for each in examples]
     matrix = np.array([*rows, *np.eye(len(_ASSUMED))])
     target = np.array([*(1.0 for _ in rows), *_ASSUMED])
@@ -201,7 +201,7 @@ def _fitted(examples: Sequence[Example], phase: Phase) -> "NDArray[np.float64]":
 
 def _shares(eager: Estimate, phase: Phase) -> "NDArray[np.float64]":
     """Each group's share of an eager pass."""
-    places = groups(eager.network)
+    places = chain_places(eager.network)
     found: NDArray[np.float64] = np.zeros(len(_ASSUMED))
     for part in eager.parts:
         if part.name not in BESIDE and _pass_of(part) is phase:
@@ -244,7 +244,7 @@ def _own_spread(eager: Estimate) -> float:
     return log(eager.step_high_s / eager.step_s) / Z95 if eager.step_s else 0.0
 
 
-def _scaled(eager: Estimate, told: CompiledStep, factor: Callable[[LayerTime], float], spread: float) -> Estimate:
+def _scale(eager: Estimate, told: CompiledStep, factor: Callable[[LayerTime], float], spread: float) -> Estimate:
     """`eager` with a factor on each call of the network; `spread` is the deviation of the logarithm of the step."""
     parts = tuple(part if part.name in BESIDE else _times(part, factor(part)) for part in eager.parts)
     spans = one_clock(parts)

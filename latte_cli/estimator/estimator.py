@@ -103,7 +103,7 @@ class Estimator:
         if refused and not yielded:
             raise refused
 
-    def compiled(self, eager: Estimate) -> Estimate:
+    def compile_estimate(self, eager: Estimate) -> Estimate:
         """`eager`, an estimate of PyTorch's own step, as the step of the same model that `torch.compile` has compiled.
 
         Raises LatteError where neither runs of the network nor those of calibration networks tell its time.
