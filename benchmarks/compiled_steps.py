@@ -3,8 +3,8 @@
 Each network is exported, and profiled with `latte profile model.pt2 --compile` at one batch, with one thread. Then its
 own module is compiled and trained (SGD) in a new process, once before and once after the estimate is made; the second
 over the first is what the machine repeats. `said` over the mean of both is the ratio. The same is done at half the
-batch, at which nothing was run compiled. `--calibrated` judges networks of the zoo that were never run compiled: what is
-known comes from `latte profile --compile`, which runs four other networks.
+batch, at which nothing was run compiled. `--calibrated` judges networks of the zoo that were never run compiled: what
+is known comes from `latte profile --compile`, which runs four other networks.
 
     python benchmarks/compiled_steps.py [--only REGEX] [--budget 30s] [--seconds 4] [--calibrated]
 """

@@ -432,9 +432,10 @@ def _draw(request: ProfileRequest, networks: "list[Network]", device: "Device") 
     from latte_cli import suites
 
     limits, seed, configs = suites.limits_of(device, request.memory_share), request.seed, request.configs
+    few = None if request.compiled else _CALIBRATION_OF_QUICK  # each that is run compiled is known layer by layer, too
     match request.chosen:
         case Suite.QUICK:
-            return suites.with_calibration(suites.quick(seed, limits), device.kind, count=_CALIBRATION_OF_QUICK)
+            return suites.with_calibration(suites.quick(seed, limits), device.kind, count=few)
         case Suite.STANDARD:
             return suites.with_calibration(suites.standard(seed, limits), device.kind)
         case Suite.CONVOLUTIONS:
