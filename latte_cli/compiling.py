@@ -62,10 +62,12 @@ def measure_compiled(
     sink: Sink,
     *,
     earlier: Collection[Measurement] = (),
+    seconds: float = _SECONDS,
     origin: str = "",
     progress: Callable[[int, str], None] = lambda done, label: None,
 ) -> CompiledSummary:
-    """Run each of the `subjects` eager and compiled under each of the `settings`, in two processes one after the other.
+    """Run each of the `subjects` eager and compiled under each of the `settings`, in two processes one after the other,
+    each of which makes steps for about so many `seconds`.
 
     Passes that `earlier` rows have are not made again. Each row is in `sink` before the next pass begins.
     """
@@ -73,7 +75,13 @@ def measure_compiled(
 
     known = {(row.task.id, row.sweep_pass) for row in earlier}
     passes = [
-        _Pass(subject=subject, settings=one, device=device, number=number, origin=origin)
+        _Pass(
+            subject=replace(subject, run=replace(subject.run, seconds=seconds)),
+            settings=one,
+            device=device,
+            number=number,
+            origin=origin,
+        )
         for subject in subjects
         for one in settings
         for number in range(PASSES)
@@ -110,9 +118,7 @@ class _Pass:
         from latte_cli.backends.torch.compiled import compile_apart
 
         own = self.settings
-        run = replace(
-            self.subject.run, threads=own.threads, precision=own.precision, layout=own.layout, seconds=_SECONDS
-        )
+        run = replace(self.subject.run, threads=own.threads, precision=own.precision, layout=own.layout)
         try:
             return list(self._rows(*compile_apart(run, variables)))
         except (Unsupported, OutOfMemory, Failed) as exc:

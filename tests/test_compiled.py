@@ -246,7 +246,7 @@ class Rows(list):
 def test_a_model_is_run_eager_and_compiled(model):
     subject = Subject(network=load(model, batch_size=2), run=RunRequest(model=str(model), batch_size=2))
     rows, settings = Rows(), replace(SETTINGS, threads=1)
-    found = measure_compiled([subject], [settings], DEVICE, rows)
+    found = measure_compiled([subject], [settings], DEVICE, rows, seconds=0.1)
     assert (found.measured, found.resumed, found.reasons) == (PASSES, 0, ())
     (passes,) = paired_passes(combine_passes(rows))
     assert passes.batch == 2
