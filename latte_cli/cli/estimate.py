@@ -13,10 +13,10 @@ from latte_cli.cli.options import (
     AllowUnknownOption,
     BatchAxisOption,
     DeviceOption,
+    MixedShapeOption,
     ModelArgument,
     OptimizerOption,
     PrecisionOption,
-    ShapeOption,
     StoreOption,
     ThreadsOption,
     WorkspaceLimitOption,
@@ -121,7 +121,7 @@ class EstimateRequest(Request):
             "--compare-weights", help="Read weights: those stored twice count once, numbers that code computed do not."
         ),
     ] = False
-    shape: ShapeOption = None
+    shape: MixedShapeOption = None
     optimizer: OptimizerOption = "sgd"
     loss: Annotated[str, typer.Option(metavar="NAME", help="Of the last output: cross-entropy, mse or none.")] = (
         "cross-entropy"
@@ -279,10 +279,15 @@ class EstimateRequest(Request):
 def estimate(request: EstimateRequest) -> None:
     """Estimate the training time of MODEL, layer by layer."""
     from latte_cli.cli.fits import Fits
+    from latte_cli.cli.mixtures import is_mixed
     from latte_cli.cli.several_batches import settle_batches, write_several
+    from latte_cli.cli.several_sizes import write_mixture
     from latte_cli.report import scalings
     from latte_cli.report.estimates import estimates_document
 
+    if is_mixed(request.shape):
+        write_mixture(request, _estimates)
+        return
     if request.several:
         write_several(request, _estimates)
         return

@@ -41,7 +41,7 @@ def settle_batches(request: "EstimateRequest", estimates: Estimates) -> "Estimat
 
     Raises LatteError where no batch fits (exit code 3), and where batches do not make up the effective one.
     """
-    _check_given(request)
+    check_given(request)
     if request.picture:
         message = "`--picture` draws throughput against several batch sizes"
         raise LatteError(message, hint="as in `--batch-size 8,16,32`", exit_code=ExitCode.USAGE)
@@ -72,7 +72,7 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
     refused: list[DoesNotFit] = []
     for at, each in enumerate(asked):
         try:
-            estimate, found = _step_at(each, estimates, _unsaid if at else console.note)
+            estimate, found = step_at(each, estimates, unsaid if at else console.note)
         except DoesNotFit as exc:
             refused.append(exc)
             continue
@@ -104,7 +104,7 @@ def _room(request: "EstimateRequest") -> Room:
     return named if named and named.limit_bytes else request.fits or Room()
 
 
-def _check_given(request: "EstimateRequest") -> None:
+def check_given(request: "EstimateRequest") -> None:
     """Raise LatteError (exit code 2) for options that mean nothing beside, or without, others."""
     check_apart(request.given, _APART)
     check_needed(request.given, _NEEDS)
@@ -121,7 +121,7 @@ def _check_given(request: "EstimateRequest") -> None:
 
 
 def _check_several(request: "EstimateRequest") -> None:
-    _check_given(request)
+    check_given(request)
     check_apart(
         request.given, [(each, ("--batch-size",), "it is of one batch, and several are asked for") for each in _OF_ONE]
     )
@@ -144,12 +144,12 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
     from latte_cli.estimator import DoesNotFit
     from latte_cli.estimator.batches import MOST_TRIED, divisors, largest_batch
 
-    least, found = _step_at(_at(request, 1), estimates, _unsaid)
+    least, found = step_at(_at(request, 1), estimates, unsaid)
 
     @cache
     def needed_bytes(batch: int) -> float:
         try:
-            return _step_at(_at(request, batch), estimates, _unsaid)[1].high_bytes
+            return step_at(_at(request, batch), estimates, unsaid)[1].high_bytes
         except DoesNotFit:  # `--memory-limit`
             return inf
 
@@ -168,16 +168,17 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
     return _at(request, batch)
 
 
-def _step_at(
+def step_at(
     request: "EstimateRequest", estimates: Estimates, note: Callable[[str], None]
 ) -> "tuple[Estimate, Occupancy]":
     """The one step that is asked for, and the memory of its process."""
     found = estimates(request, note)
     if len(found) != 1:
-        message = "batches are compared on one device under one strategy"
-        raise LatteError(message, hint="give one `--device` and one `--strategy`", exit_code=ExitCode.USAGE)
+        message = "steps at several sizes are shown for one device, one strategy and one limit of memory"
+        hint = "give `--device`, `--strategy` and `--memory-limit` once each"
+        raise LatteError(message, hint=hint, exit_code=ExitCode.USAGE)
     return found[0], occupancy_with(found[0], request.mmap_threshold)
 
 
-def _unsaid(text: str) -> None:
+def unsaid(text: str) -> None:
     """Leave out what was said before."""
