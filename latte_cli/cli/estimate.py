@@ -263,6 +263,11 @@ class EstimateRequest(Request):
         )
 
     @property
+    def replicated(self) -> bool:
+        """Whether DistributedDataParallel trains, on several GPUs."""
+        return self.gpus is not None and self.data_parallel == "ddp" and parse_counts(self.gpus, "GPUs") != (1,)
+
+    @property
     def schedule(self) -> Schedule:
         """What a training, or a round of one, is made of."""
         return Schedule(
@@ -344,6 +349,10 @@ def _several_gpus(request: EstimateRequest) -> "Callable[[Estimate], tuple[Scale
             exit_code=ExitCode.USAGE,
         )
     counts, link = parse_counts(request.gpus, "GPUs"), parse_link(request.link)
+    limited = request.memory_limit or any(each.quantity == "memory" for each in request.fail_above or ())
+    if limited and not request.replicated and counts != (1,):
+        message = "the memory of DataParallel is not known: its first GPU also gathers outputs and gradients"
+        raise LatteError(message, hint="`--data-parallel ddp`, or leave the limit out", exit_code=ExitCode.USAGE)
     return lambda estimate: scale(estimate, counts, link, request.data_parallel)
 
 
@@ -404,6 +413,7 @@ def _estimates_on(slug: str, request: EstimateRequest, store: "Store", network: 
         cuda_graph=request.cuda_graph,
         rest=request.rest,
         checkpoint=request.checkpoint,
+        replicated=request.replicated,
         allow_unknown=request.allow_unknown,
         note=console.note,
     )

@@ -135,15 +135,17 @@ def estimate_each(
     cuda_graph: bool = False,
     rest: Rest = Rest(),  # noqa: B008 - a frozen record
     checkpoint: str = NONE,
+    replicated: bool = False,
     allow_unknown: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Estimate]:
     """One network on one device under each strategy and each of the limits, all choices by name.
 
     `checkpoint` is `none`, `auto` for the regions that cost least under each limit of memory, or regions by name with
-    commas between. The layout None is each strategy's own, or, with a warning, another where nothing was measured in
-    that; with `auto` each takes the measured one that is fastest. Of several limits those that the step does not fit
-    are left out. Raises LatteError for a name there is none of (exit code 2), and as Estimator does.
+    commas between; `replicated` is that of Step. The layout None is each strategy's own, or, with a warning, another
+    where nothing was measured in that; with `auto` each takes the measured one that is fastest. Of several limits those
+    that the step does not fit are left out. Raises LatteError for a name there is none of (exit code 2), and as
+    Estimator does.
     """
     for strategy in strategies:
         check_names(precision, layout, strategy, optimizer, loss, estimator)
@@ -154,6 +156,7 @@ def estimate_each(
         cuda_graph=cuda_graph,
         rest=rest,
         checkpoints=named_regions(network, checkpoint),
+        replicated=replicated,
     )
     check_limited(checkpoint, limits)
     known = [by_name(strategy) for strategy in strategies]

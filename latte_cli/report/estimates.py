@@ -301,7 +301,8 @@ def _totals(estimate: Estimate, schedule: Schedule) -> Iterator[str]:
     yield f"step {duration(estimate.step_s)}, 95 % of steps between {low} and {high}"
     for title, text in schedule_lines(estimate, schedule).items():
         yield f"{title} {text}"
-    yield f"memory {size(estimate.memory_bytes)}; {_shares(estimate)}"
+    buckets = " with gradient buckets" if estimate.step.replicated else ""
+    yield f"memory {size(estimate.memory_bytes)}{buckets}; {_shares(estimate)}"
     yield from checkpoints.checkpoint_lines(estimate)
     if estimate.transfer_s:
         yield f"copying a batch to the GPU {duration(estimate.transfer_s)}, beside the step"
