@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from running import ended
@@ -39,6 +40,28 @@ def test_yes_close_and_no(latte: Latte) -> None:
     code, out, err = latte("--batch-size", 4, "--fits", "100MiB")
     assert (code, "fits 100 MiB: no" in out) == (3, True)
     assert "takes at least" in err and "more than 100 MiB" in err
+
+
+@pytest.mark.parametrize(("room", "answer", "code"), [("8GiB", "yes", 0), ("300MiB", "close", 0), ("100MiB", "no", 3)])
+def test_the_answer_is_said_where_no_table_shows_it(latte: Latte, room: str, answer: str, code: int) -> None:
+    ended_with, out, err = latte("--batch-size", 4, "--fits", room, "--format", "trace")
+    assert (ended_with, "traceEvents" in json.loads(out)) == (code, True)
+    assert f"MiB: {answer}, " in err or f"GiB: {answer}, " in err
+    ended_with, out, err = latte("--batch-size", 4, "--fits", room, "--annotate", "junit")
+    suite = ElementTree.fromstring(out)[0]
+    [case] = suite
+    assert (ended_with, suite.get("tests"), suite.get("failures")) == (code, "1", str(int(code > 0)))
+    assert case.get("name", "").startswith("fits (latte on ")
+    assert (case.find("failure") is not None) == (code > 0)
+    assert f"MiB: {answer}, " in err or f"GiB: {answer}, " in err
+
+
+def test_the_answer_is_a_test_case_beside_others(latte: Latte) -> None:
+    words = ("--batch-size", 4, "--fits", "100MiB", "--fail-above", "1h")
+    code, out, _ = latte(*words, "--annotate", "junit")
+    assert (code, [case.get("name", "").split()[0] for case in ElementTree.fromstring(out)[0]]) == (3, ["step", "fits"])
+    code, _, err = latte(*words, "--annotate", "github")
+    assert (code, err.count("::notice "), err.count("::error ")) == (3, 1, 1)
 
 
 def test_the_device_s_own_memory_is_a_limit(latte: Latte) -> None:

@@ -298,7 +298,12 @@ def estimate(request: EstimateRequest) -> None:
         return
     request = settle_batches(request, _estimates)
     requirements = Requirements.of(
-        request.fail_above, request.baseline, request.max_regression, request.annotate, request.form
+        request.fail_above,
+        request.baseline,
+        request.max_regression,
+        request.annotate,
+        request.form,
+        room=request.fits is not None,
     )
     _check_trace(request)
     several = _several_gpus(request)
@@ -316,9 +321,11 @@ def estimate(request: EstimateRequest) -> None:
     if scaled and request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
         scalings.write_scaling(estimates, scaled, Format(request.form))
     _say_doubts(estimates)
-    results.write(request.model.name, request.form)
+    results.write(request.model.name, request.form, fits.checks)
     if request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
         fits.write(Format(request.form))
+    elif request.form is not EstimateFormat.JSON:
+        fits.say()
     if request.form is EstimateFormat.TABLE:
         console.note(f"next: `latte allocate {request.model} --fleet FILE --round-duration 10m`")
     fits.enforce()

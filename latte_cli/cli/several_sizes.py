@@ -45,7 +45,9 @@ def write_mixture(request: "EstimateRequest", estimates: Estimates) -> None:
 
     combinations = mixture(request.shape)
     _check(request)
-    requirements = Requirements.of(request.fail_above, None, None, request.annotate, request.form)
+    requirements = Requirements.of(
+        request.fail_above, None, None, request.annotate, request.form, room=request.fits is not None
+    )
     rows = [_row(request, estimates, each, first=each is combinations[0]) for each in combinations]
     _check_batch(rows)
     mixed = MixedStep([row.step for row in rows])
@@ -57,10 +59,13 @@ def write_mixture(request: "EstimateRequest", estimates: Estimates) -> None:
         mixtures.write_mixture(mixed, rows, document, Format(request.form), request.schedule)
     for warn in mixed.warnings:
         console.warn(warn.message)
-    results.write(request.model.name, request.form)
     at = next(at for at, row in enumerate(rows) if row.step is mixed.largest)
+    fits = Fits.of(request.fits, [mixed.largest.estimate], request.mmap_threshold)
+    results.write(request.model.name, request.form, fits.checks)
+    if requirements.replaces_the_table:
+        fits.say()
     _say_next(request, mixed, combinations[at])
-    _enforce_room(rows[at], combinations[at])
+    _enforce_room(fits, combinations[at])
     results.enforce()
 
 
@@ -125,16 +130,16 @@ def _say_next(request: "EstimateRequest", mixed: "MixedStep", largest: Combinati
     console.note(f"next: `{command}` shows the largest of these steps layer by layer")
 
 
-def _enforce_room(row: "SizeRow", one: Combination) -> None:
+def _enforce_room(fits: Fits, one: Combination) -> None:
     """Raise LatteError (exit code 3) where the largest size does not fit; say what a yes leaves out."""
-    if row.limit_bytes is None:
+    if not fits.found:
         return
     console.warn(
         "`--fits` looks at the largest size alone; an allocator holds more where sizes change, so leave room, and "
         "train the largest size first"
     )
     try:
-        Fits([(row.step.estimate, row.occupancy, row.limit_bytes)]).enforce()
+        fits.enforce()
     except LatteError as exc:
         hint = f"`{' '.join(shape_options(one.shape))} --batch-size max:SIZE` finds the largest batch that fits"
         raise LatteError(exc.message, hint=hint, exit_code=exc.exit_code) from exc
