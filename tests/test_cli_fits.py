@@ -11,7 +11,9 @@ import pytest
 from running import ended
 from schemas import valid
 
+from latte_cli.estimator import EstimatorsByLayout, estimate_each
 from latte_cli.network import zoo
+from latte_cli.store import open_store
 
 Latte = Callable[..., tuple[int, str, str]]
 
@@ -108,6 +110,18 @@ def test_max_is_the_largest_batch_that_fits(latte: Latte) -> None:
     code, out, err = latte("--batch-size", "max:100MiB")
     assert (code, out) == (3, "")
     assert "at batch 1 takes at least" in err
+
+
+@pytest.mark.parametrize("strategy", ["latte", "pytorch-benchmark", "exhaustive"])
+def test_estimators_that_are_kept_between_batches_count_the_same_memory(strategy: str) -> None:
+    kept: EstimatorsByLayout = {}
+    store, slug = open_store(None), "reference-amd-epyc-family-26-model-2-2c-2t"
+    for batch in (1, 4, 13):
+        network = zoo.network("resnet8", batch_size=batch)
+        found = estimate_each(store, slug, network, strategies=(strategy,), kept=kept)
+        assert found[0].memory == estimate_each(store, slug, network, strategies=(strategy,))[0].memory
+        assert found[0].step_s == pytest.approx(estimate_each(store, slug, network, strategies=(strategy,))[0].step_s)
+    assert len(kept) == 1
 
 
 def test_max_alone_keeps_to_what_has_to_fit(latte: Latte) -> None:

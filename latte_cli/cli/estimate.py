@@ -36,6 +36,7 @@ from latte_cli.schedule import Schedule
 from latte_cli.thresholds import Threshold, parse_threshold
 
 if TYPE_CHECKING:
+    from latte_cli.cli.several_batches import KeptEstimators
     from latte_cli.devices import Device
     from latte_cli.estimator import Estimate, Rest
     from latte_cli.estimator.data_parallel import ScaledStep
@@ -363,8 +364,13 @@ def _several_gpus(request: EstimateRequest) -> "Callable[[Estimate], tuple[Scale
     return lambda estimate: scale(estimate, counts, link, request.data_parallel)
 
 
-def _estimates(request: EstimateRequest, note: Callable[[str], None] = console.note) -> "list[Estimate]":
-    """The estimates on each device under each strategy and limit; what is doubtful is measured first, if so asked."""
+def _estimates(
+    request: EstimateRequest, note: Callable[[str], None] = console.note, kept: "KeptEstimators | None" = None
+) -> "list[Estimate]":
+    """The estimates on each device under each strategy and limit; what is doubtful is measured first, if so asked.
+
+    `kept` are the estimators that earlier requests of other batches made, by device.
+    """
     from latte_cli.profiles import resolve_profile
     from latte_cli.store import open_store
 
@@ -372,9 +378,10 @@ def _estimates(request: EstimateRequest, note: Callable[[str], None] = console.n
     store = open_store(request.store, skip=console.left_out)
     names: list[str] | list[None] = request.device or [None]
     slugs = [resolve_profile(store, name, request.threads) for name in names]
-    estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network)]
+    kept = {} if kept is None or request.measure_below is not None else kept
+    estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, kept)]
     if request.measure_below is not None and _measure_unsure(store, estimates, request.measure_below):
-        estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network)]
+        estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, {})]
     _say_left_out(estimates, slugs, request.memory_limit or ())
     return estimates
 
@@ -400,7 +407,9 @@ def _network(request: EstimateRequest, note: Callable[[str], None]) -> "Network"
     return freeze_parameters(with_norms(network) if request.restore_norms else network, request.freeze or ())
 
 
-def _estimates_on(slug: str, request: EstimateRequest, store: "Store", network: "Network") -> "list[Estimate]":
+def _estimates_on(
+    slug: str, request: EstimateRequest, store: "Store", network: "Network", kept: "KeptEstimators"
+) -> "list[Estimate]":
     from latte_cli.estimator import Limits, estimate_each
 
     memories: list[int] | list[None] = request.memory_limit or [None]
@@ -422,6 +431,7 @@ def _estimates_on(slug: str, request: EstimateRequest, store: "Store", network: 
         checkpoint=request.checkpoint,
         replicated=request.replicated,
         allow_unknown=request.allow_unknown,
+        kept=kept.setdefault(slug, {}),
         note=console.note,
     )
 

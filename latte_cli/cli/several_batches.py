@@ -17,7 +17,7 @@ from latte_cli.report import Format, size
 
 if TYPE_CHECKING:
     from latte_cli.cli.estimate import EstimateRequest
-    from latte_cli.estimator import Estimate, Occupancy
+    from latte_cli.estimator import Estimate, EstimatorsByLayout, Occupancy
 
 _APART = (
     ("--effective-batch", ("--accumulate",), "the one decides the other"),
@@ -32,8 +32,11 @@ _OF_ONE = (
 
 _NEEDS = (("--link", "--gpus"), ("--data-parallel", "--gpus"), ("--force", "--picture"), ("--epochs", "--samples"))
 
-Estimates: TypeAlias = "Callable[[EstimateRequest, Callable[[str], None]], list[Estimate]]"
-"""What estimates a request, and hears what there is to note."""
+KeptEstimators: TypeAlias = "dict[str, EstimatorsByLayout]"
+"""The estimators of requests that differ in the batch alone, by the name of the device."""
+
+Estimates: TypeAlias = "Callable[[EstimateRequest, Callable[[str], None], KeptEstimators], list[Estimate]]"
+"""What estimates a request, hears what there is to note, and keeps estimators for the next batch."""
 
 
 def settle_batches(request: "EstimateRequest", estimates: Estimates) -> "EstimateRequest":
@@ -144,12 +147,14 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
     from latte_cli.estimator import DoesNotFit
     from latte_cli.estimator.batches import MOST_TRIED, divisors, largest_batch
 
-    least, found = step_at(_at(request, 1), estimates, unsaid)
+    kept: KeptEstimators = {}
+    least, found = step_at(_at(request, 1), estimates, unsaid, kept)
 
     @cache
     def needed_bytes(batch: int) -> float:
         try:
-            return step_at(_at(request, batch), estimates, unsaid)[1].high_bytes
+            one = found if batch == 1 else step_at(_at(request, batch), estimates, unsaid, kept)[1]
+            return one.high_bytes
         except DoesNotFit:  # `--memory-limit`
             return inf
 
@@ -169,10 +174,13 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
 
 
 def step_at(
-    request: "EstimateRequest", estimates: Estimates, note: Callable[[str], None]
+    request: "EstimateRequest",
+    estimates: Estimates,
+    note: Callable[[str], None],
+    kept: "KeptEstimators | None" = None,
 ) -> "tuple[Estimate, Occupancy]":
-    """The one step that is asked for, and the memory of its process."""
-    found = estimates(request, note)
+    """The one step that is asked for, and the memory of its process; `kept` as `Estimates` has it."""
+    found = estimates(request, note, {} if kept is None else kept)
     if len(found) != 1:
         message = "steps at several sizes are shown for one device, one strategy and one limit of memory"
         hint = "give `--device`, `--strategy` and `--memory-limit` once each"

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from latte_cli import rates
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
@@ -43,6 +44,7 @@ __all__ = [
     "UPDATE",
     "ZERO_GRADS",
     "DoesNotFit",
+    "EstimatorsByLayout",
     "Estimate",
     "Estimator",
     "LayerTime",
@@ -69,6 +71,9 @@ __all__ = [
 ESTIMATORS = (LOOKUP, "xgboost", "roofline", *rates.AMOUNTS)
 """Where times come from: `lookup` takes what was measured, else between neighbours, else what `xgboost` predicts; the
 others predict everything."""
+
+EstimatorsByLayout: TypeAlias = dict[Layout, Estimator]
+"""The estimators of one device under the same settings but for the layout."""
 
 _ANY_LAYOUT = "auto"
 """Stands for whichever measured layout is fastest."""
@@ -137,6 +142,7 @@ def estimate_each(
     checkpoint: str = NONE,
     replicated: bool = False,
     allow_unknown: bool = False,
+    kept: EstimatorsByLayout | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Estimate]:
     """One network on one device under each strategy and each of the limits, all choices by name.
@@ -144,8 +150,9 @@ def estimate_each(
     `checkpoint` is `none`, `auto` for the regions that cost least under each limit of memory, or regions by name with
     commas between; `replicated` is that of Step. The layout None is each strategy's own, or, with a warning, another
     where nothing was measured in that; with `auto` each takes the measured one that is fastest. Of several limits those
-    that the step does not fit are left out. Raises LatteError for a name there is none of (exit code 2), and as
-    Estimator does.
+    that the step does not fit are left out. `kept` holds the estimators of earlier networks, and those of this one
+    afterwards, for one store, device, precision, number of threads and estimator. Raises LatteError for a name there is
+    none of (exit code 2), and as Estimator does.
     """
     for strategy in strategies:
         check_names(precision, layout, strategy, optimizer, loss, estimator)
@@ -166,17 +173,20 @@ def estimate_each(
         for one in layouts(each, layout, Precision(precision), kind):
             wanted.setdefault(one, []).append(each)
 
-    @cache
+    estimators: EstimatorsByLayout = {} if kept is None else kept
+
     def estimator_in(one: Layout) -> Estimator:
-        return Estimator(
-            store,
-            slug,
-            precision=Precision(precision),
-            layout=one,
-            threads=threads,
-            estimator=estimator,
-            note=note,
-        )
+        if one not in estimators:
+            estimators[one] = Estimator(
+                store,
+                slug,
+                precision=Precision(precision),
+                layout=one,
+                threads=threads,
+                estimator=estimator,
+                note=note,
+            )
+        return estimators[one]
 
     def priced(one: Layout, its: Sequence[Strategy]) -> list[Estimate]:
         if checkpoint == AUTO:
