@@ -298,7 +298,6 @@ TAKEN = {
     "--clip-norm": ("--allow-unknown",),
     "--ema": ("--allow-unknown",),
     "--zero-grad": ("keep", "--allow-unknown"),
-    "--log-every": ("2",),
     "--freeze": ("first",),
     "--restore-norms": (),
     "--samples": ("100",),
@@ -327,7 +326,11 @@ REFUSED = {
     "--baseline": ("x.json",),
     "--max-regression": ("5%", "--baseline", "x.json"),
 }
-ELSEWHERE = {"--grad-scaler": "of GPUs in fp16_autocast alone", "--help": "shows the options"}
+ELSEWHERE = {
+    "--log-every": "of GPUs alone",
+    "--grad-scaler": "of GPUs in fp16_autocast alone",
+    "--help": "shows the options",
+}
 
 
 def test_it_is_decided_of_every_option_what_it_means_beside_a_mixture() -> None:

@@ -347,10 +347,11 @@ def test_between_logs_the_slower_of_host_and_gpu_sets_the_pace_of_a_shipped_prof
         assert step(log_every).step_s == pytest.approx(expected)
 
 
-def test_a_cpu_never_waits_for_itself():
+def test_a_cpu_never_waits_for_itself_so_how_often_the_loss_is_read_is_refused():
     estimator = Estimator(open_store(None), "reference-amd-epyc-family-26-model-2-2c-2t", strategy="pytorch")
-    one, many = (estimator.estimate(SMALL, Step(rest=Rest(log_every=each))).step_s for each in (1, 50))
-    assert one == many
+    with pytest.raises(LatteError, match="`--log-every` changes nothing on") as error:
+        estimator.estimate(SMALL, Step(rest=Rest(log_every=50)))
+    assert error.value.exit_code == ExitCode.USAGE
 
 
 # What depends on shapes

@@ -285,6 +285,7 @@ class EstimateRequest(Request):
 def estimate(request: EstimateRequest) -> None:
     """Estimate the training time of MODEL, layer by layer."""
     from latte_cli.cli.fits import Fits
+    from latte_cli.cli.forms import check_shown
     from latte_cli.cli.mixtures import is_mixed
     from latte_cli.cli.several_batches import settle_batches, write_several
     from latte_cli.cli.several_sizes import write_mixture
@@ -306,7 +307,7 @@ def estimate(request: EstimateRequest) -> None:
         request.form,
         room=request.fits is not None,
     )
-    _check_trace(request)
+    check_shown(request)
     several = _several_gpus(request)
     estimates = _estimates(request)
     scaled = [several(one) for one in estimates] if several else []
@@ -331,14 +332,6 @@ def estimate(request: EstimateRequest) -> None:
         console.note(f"next: `latte allocate {request.model} --fleet FILE --round-duration 10m`")
     fits.enforce()
     results.enforce()
-
-
-def _check_trace(request: EstimateRequest) -> None:
-    """Raise LatteError (exit code 2) for what a trace does not show."""
-    for option in ("--gpus", "--memory"):
-        if request.form is EstimateFormat.TRACE and option in request.given:
-            message = f"`--format trace` does not show `{option}`"
-            raise LatteError(message, hint="take another `--format`", exit_code=ExitCode.USAGE)
 
 
 def _several_gpus(request: EstimateRequest) -> "Callable[[Estimate], tuple[ScaledStep, ...]] | None":

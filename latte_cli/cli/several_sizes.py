@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from latte_cli.cli import console
 from latte_cli.cli.fits import Fits
+from latte_cli.cli.forms import check_shown
 from latte_cli.cli.mixtures import Combination, mixture, shape_options, sizes_options
 from latte_cli.cli.several_batches import Estimates, check_given, step_at, unsaid
 from latte_cli.cli.thresholds import EstimateFormat, Requirements
@@ -72,6 +73,7 @@ def write_mixture(request: "EstimateRequest", estimates: Estimates) -> None:
 def _check(request: "EstimateRequest") -> None:
     """Raise LatteError (exit code 2) for options that a mixture has no answer to."""
     check_given(request)
+    check_shown(request)
     for option, why in _OF_ONE.items():
         if option in request.given:
             raise _refusal(f"`{option}`", why, option)
