@@ -66,7 +66,8 @@ class Comparison:
 class ThresholdCheck:
     """One thing that was asked of one estimate: `value` may be `most`.
 
-    `quantity` is one of QUANTITIES, or `regression`, whose numbers are shares of the step.
+    `quantity` is one of QUANTITIES, `regression`, whose numbers are shares of the step, or `fits`, with the least bytes
+    of a process and the limit.
     """
 
     device: str
@@ -81,7 +82,7 @@ class ThresholdCheck:
         return self.value <= self.most
 
 
-REGRESSION = "regression"
+REGRESSION, FITS = "regression", "fits"
 
 
 def parse_threshold(text: str) -> Threshold:

@@ -5,12 +5,15 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from running import ended
 from schemas import valid
 
+from latte_cli.estimator import EstimatorsByLayout, estimate_each
 from latte_cli.network import zoo
+from latte_cli.store import open_store
 
 Latte = Callable[..., tuple[int, str, str]]
 
@@ -39,6 +42,28 @@ def test_yes_close_and_no(latte: Latte) -> None:
     code, out, err = latte("--batch-size", 4, "--fits", "100MiB")
     assert (code, "fits 100 MiB: no" in out) == (3, True)
     assert "takes at least" in err and "more than 100 MiB" in err
+
+
+@pytest.mark.parametrize(("room", "answer", "code"), [("8GiB", "yes", 0), ("300MiB", "close", 0), ("100MiB", "no", 3)])
+def test_the_answer_is_said_where_no_table_shows_it(latte: Latte, room: str, answer: str, code: int) -> None:
+    ended_with, out, err = latte("--batch-size", 4, "--fits", room, "--format", "trace")
+    assert (ended_with, "traceEvents" in json.loads(out)) == (code, True)
+    assert f"MiB: {answer}, " in err or f"GiB: {answer}, " in err
+    ended_with, out, err = latte("--batch-size", 4, "--fits", room, "--annotate", "junit")
+    suite = ElementTree.fromstring(out)[0]
+    [case] = suite
+    assert (ended_with, suite.get("tests"), suite.get("failures")) == (code, "1", str(int(code > 0)))
+    assert case.get("name", "").startswith("fits (latte on ")
+    assert (case.find("failure") is not None) == (code > 0)
+    assert f"MiB: {answer}, " in err or f"GiB: {answer}, " in err
+
+
+def test_the_answer_is_a_test_case_beside_others(latte: Latte) -> None:
+    words = ("--batch-size", 4, "--fits", "100MiB", "--fail-above", "1h")
+    code, out, _ = latte(*words, "--annotate", "junit")
+    assert (code, [case.get("name", "").split()[0] for case in ElementTree.fromstring(out)[0]]) == (3, ["step", "fits"])
+    code, _, err = latte(*words, "--annotate", "github")
+    assert (code, err.count("::notice "), err.count("::error ")) == (3, 1, 1)
 
 
 def test_the_device_s_own_memory_is_a_limit(latte: Latte) -> None:
@@ -85,6 +110,18 @@ def test_max_is_the_largest_batch_that_fits(latte: Latte) -> None:
     code, out, err = latte("--batch-size", "max:100MiB")
     assert (code, out) == (3, "")
     assert "at batch 1 takes at least" in err
+
+
+@pytest.mark.parametrize("strategy", ["latte", "pytorch-benchmark", "exhaustive"])
+def test_estimators_that_are_kept_between_batches_count_the_same_memory(strategy: str) -> None:
+    kept: EstimatorsByLayout = {}
+    store, slug = open_store(None), "reference-amd-epyc-family-26-model-2-2c-2t"
+    for batch in (1, 4, 13):
+        network = zoo.network("resnet8", batch_size=batch)
+        found = estimate_each(store, slug, network, strategies=(strategy,), kept=kept)
+        assert found[0].memory == estimate_each(store, slug, network, strategies=(strategy,))[0].memory
+        assert found[0].step_s == pytest.approx(estimate_each(store, slug, network, strategies=(strategy,))[0].step_s)
+    assert len(kept) == 1
 
 
 def test_max_alone_keeps_to_what_has_to_fit(latte: Latte) -> None:

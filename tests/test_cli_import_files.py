@@ -134,7 +134,7 @@ def test_a_report_names_what_it_leaves_out(latte, tmp_path):
 def test_without_allow_unknown_what_is_not_known_is_an_error_with_a_way_out(latte, command):
     code, out, err = latte(f"{command} --device DEVICE")
     assert (code, out) == (1, "")
-    assert f"`{AMD}` has nothing to price bn1 forward (norm)" in err
+    assert f"`{AMD}` has no measurements that tell the time of bn1 forward (norm)" in err
     assert "`--allow-unknown` leaves them out" in err
 
 

@@ -92,7 +92,7 @@ def test_options_that_do_not_go_together_and_options_without_the_one_they_need_a
         check_needed(given, needs)
     with pytest.raises(LatteError, match="`--a` and `--c` do not go together: a reason") as caught:
         check_apart({"--a", "--c"}, apart)
-    assert (caught.value.hint, caught.value.exit_code) == ("leave one away", ExitCode.USAGE)
+    assert (caught.value.hint, caught.value.exit_code) == ("leave one out", ExitCode.USAGE)
     with pytest.raises(LatteError, match="`--d` means nothing without `--a`"):
         check_needed({"--d"}, needs)
 

@@ -14,7 +14,7 @@ from schemas import valid
 
 from latte_cli.devices import CUDA
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.estimator import Estimate, Estimator, Step
+from latte_cli.estimator import Estimate, Estimator, Limits, Step, estimate_each
 from latte_cli.estimator.buckets import CAP_BYTES
 from latte_cli.estimator.data_parallel import DDP, DP, MODES, REPLICA_S, leaf_modules, scale
 from latte_cli.estimator.links import Link, parse_link
@@ -203,3 +203,50 @@ def test_bad_options_are_refused_before_anything_is_read(latte, words, said) -> 
     code, out, err = latte(*words)
     assert (code, out) == (2, "")
     assert said in err
+
+
+def bucket_bytes(body) -> int:
+    return sum(bucket["size_bytes"] for bucket in body["estimates"][0]["scaling"][0]["buckets"])
+
+
+def test_the_buckets_count_in_the_peak_and_in_what_is_held_to_a_limit(latte) -> None:
+    several = ("--gpus", "2,4", "--link", "1GB/s")
+    alone = valid(latte("--format", "json")[1])["estimates"][0]["totals"]["memory_bytes"]
+    body = valid(latte(*several, "--format", "json")[1])
+    [entry] = body["estimates"]
+    peak = entry["totals"]["memory_bytes"]
+    assert peak == alone + bucket_bytes(body)
+    assert [step["memory_bytes"] for step in entry["scaling"]] == [peak, peak]
+    assert entry["memory"]["peak_bytes"] == peak
+    assert latte(*several, "--fail-above", f"memory={alone}B")[0] == 3
+    assert latte(*several, "--fail-above", f"memory={peak}B")[0] == 0
+    assert "with gradient buckets" in latte(*several)[1]
+
+
+def test_the_buckets_take_memory_under_a_limit(latte) -> None:
+    several = ("--gpus", "2", "--link", "1GB/s")
+    body = valid(latte(*several, "--format", "json")[1])
+    peak, least = body["estimates"][0]["totals"]["memory_bytes"], bucket_bytes(body)
+    assert latte("--memory-limit", f"{peak - least}B")[0] == 0
+    code, out, err = latte(*several, "--memory-limit", f"{peak - least}B")
+    assert (code, out, "needs at least" in err) == (3, "", True)
+    assert latte(*several, "--memory-limit", f"{peak}B")[0] == 0
+
+
+def test_a_checkpointed_step_leaves_room_for_the_buckets(tmp_path) -> None:
+    read = zoo.network("resnet8", batch_size=8)
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    profile(store, step_layers(read))
+    full = Estimator(store, DEVICE.slug).estimate(read, Step(replicated=True))
+    limit = int(0.9 * full.memory_bytes)
+    limits = [Limits(memory_bytes=limit)]
+    [found] = estimate_each(store, DEVICE.slug, read, limits=limits, checkpoint="auto", replicated=True)
+    assert found.memory_bytes <= limit
+    assert found.step.checkpoints
+
+
+@pytest.mark.parametrize("words", [("--memory-limit", "1GiB"), ("--fail-above", "memory=1GiB")])
+def test_a_limit_of_memory_beside_replicas_of_one_process_is_refused(latte, words) -> None:
+    code, out, err = latte("--gpus", "2", "--link", "1GB/s", "--data-parallel", "dp", *words)
+    assert (code, out) == (2, "")
+    assert "memory of DataParallel is not known" in err

@@ -13,6 +13,7 @@ from test_memory import network, workspaces
 from latte_cli import load
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends.contract import Unsupported
+from latte_cli.backends.host import cpu_slug
 from latte_cli.backends.torch.layers import cpu_growth, layer_call
 from latte_cli.devices import CUDA
 from latte_cli.errors import ExitCode, LatteError
@@ -202,9 +203,30 @@ def test_an_update_that_was_not_measured_has_no_price_and_the_error_says_how_to_
         (Step(rest=Rest(clip_norm=True)), "clip-norm"),
         (Step(optimizer="sgd-foreach", rest=Rest(zero_grad="keep")), "sgd-foreach,zero-grad"),
     ):
-        with pytest.raises(LatteError, match="nothing to price") as error:
+        with pytest.raises(LatteError, match="has no measurements that tell the time of ") as error:
             estimator.estimate(SMALL, step)
-        assert f"`latte profile MODEL --optimizer {asked}`" in (error.value.hint or "")
+        assert f"on that device: `latte profile MODEL --optimizer {asked}`" in (error.value.hint or "")
+
+
+def test_the_hint_for_this_machine_is_to_profile_it(tmp_path):
+    estimator = profiled(tmp_path, replace(DEVICE, slug=cpu_slug(SETTINGS.threads)), "sgd")
+    with pytest.raises(LatteError) as error:
+        estimator.estimate(SMALL, Step(rest=Rest(clip_norm=True)))
+    assert (error.value.hint or "").startswith("`latte profile MODEL --optimizer clip-norm` measures")
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (Step(rest=Rest(clip_norm=True)), "clipping the gradients' norm (`--clip-norm`)"),
+        (Step(rest=Rest(ema=True)), "the moving average (`--ema`)"),
+        (Step(optimizer="adafactor"), "the update of `--optimizer adafactor`"),
+    ],
+)
+def test_what_has_no_price_is_named_in_plain_words(tmp_path, step, words):
+    with pytest.raises(LatteError) as error:
+        profiled(tmp_path, DEVICE, "sgd").estimate(SMALL, step)
+    assert error.value.message.startswith(f"`{DEVICE.slug}` has no measurements that tell the time of {words}")
 
 
 @pytest.mark.parametrize("device", ["nvidia-h200-reference", "reference-amd-epyc-family-26-model-2-2c-2t"])
@@ -213,8 +235,9 @@ def test_shipped_models_say_nothing_of_updates_that_they_do_not_know(device):
     assert estimator.estimate(SMALL, Step(optimizer="adamw")).update_s > 0
     unknown = [Step(optimizer=name) for name in ("adamw-fused", "rmsprop", "adafactor")]
     for step in (*unknown, Step(rest=Rest(clip_norm=True)), Step(rest=Rest(ema=True))):
-        with pytest.raises(LatteError, match="nothing to price"):
+        with pytest.raises(LatteError, match="has no measurements that tell the time of") as error:
             estimator.estimate(SMALL, step)
+        assert "on that device: `latte profile" in (error.value.hint or "")
 
 
 def test_functions_keep_the_codes_that_shipped_models_know_them_by():
@@ -324,10 +347,11 @@ def test_between_logs_the_slower_of_host_and_gpu_sets_the_pace_of_a_shipped_prof
         assert step(log_every).step_s == pytest.approx(expected)
 
 
-def test_a_cpu_never_waits_for_itself():
+def test_a_cpu_never_waits_for_itself_so_how_often_the_loss_is_read_is_refused():
     estimator = Estimator(open_store(None), "reference-amd-epyc-family-26-model-2-2c-2t", strategy="pytorch")
-    one, many = (estimator.estimate(SMALL, Step(rest=Rest(log_every=each))).step_s for each in (1, 50))
-    assert one == many
+    with pytest.raises(LatteError, match="`--log-every` changes nothing on") as error:
+        estimator.estimate(SMALL, Step(rest=Rest(log_every=50)))
+    assert error.value.exit_code == ExitCode.USAGE
 
 
 # What depends on shapes

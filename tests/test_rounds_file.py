@@ -245,7 +245,7 @@ def test_rounds_of_no_measured_steps_give_the_same_times(latte, network, written
         (changed(("model", "sha256"), "0" * 64), (), 1, "is of another model than `lenet`", "the federation trained"),
         (changed(("frequencies",), {}), (), 1, "its frequencies are not those of `lenet`", "rounds.json"),
         (lambda found: rename(found, "fest-0"), (), 1, "`fest-0` is of no class", "did you mean `fast`"),
-        (lambda found: None, ("--fine",), 2, "`--fine` and the rounds in", "leave `--fine` away"),
+        (lambda found: None, ("--fine",), 2, "`--fine` and the rounds in", "leave `--fine` out"),
     ],
 )
 def test_rounds_that_do_not_fit_the_plan_are_refused(latte, good, written, change, options, code, said, hint):  # noqa: F811

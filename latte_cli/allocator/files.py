@@ -113,7 +113,7 @@ def materialise(file: PlanFile, model: Path, network: Network, folder: Path, don
     if not file.listed:
         raise LatteError(
             f"the channels of more than {MANY:,} devices are not listed, so there is nothing to write",
-            hint="leave `--materialise` away",
+            hint="leave `--materialise` out",
         )
     cutter = Cutter(model, network)
     by_class = {each.fleet_class.name: each.sub_model for each in file.plan.devices}

@@ -114,12 +114,12 @@ class RoundsFile:
                 raise LatteError(
                     f"{where}: `{printable(each.name)}` was priced on `{printable(each.device)[:80]}`, "
                     f"and the class is on `{rounds[0].device}`",
-                    hint="name the same profile as `device` of the class, or leave `--after` away",
+                    hint="name the same profile as `device` of the class, or leave `--after` out",
                 )
         if fleet_class.batch != self.batch:
             raise LatteError(
                 f"{where}: its batch is {fleet_class.batch}, and that of the rounds {self.batch}",
-                hint=f"`batch: {self.batch}`, or leave `--after` away",
+                hint=f"`batch: {self.batch}`, or leave `--after` out",
             )
         return correct_rounds(rounds, [one for each in devices for one in each.measured])
 

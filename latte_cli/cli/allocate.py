@@ -103,7 +103,7 @@ def _read(request: AllocateRequest) -> _Asked:
     widths = None if request.widths is None else parse_widths(request.widths)
     depths = parse_widths(request.depths, "depths")
     if request.fine and depths != (1.0,):
-        raise LatteError("`--fine` chooses widths, not depths", hint="leave one away", exit_code=ExitCode.USAGE)
+        raise LatteError("`--fine` chooses widths, not depths", hint="leave one out", exit_code=ExitCode.USAGE)
     goal = Goal(capacity=request.target_capacity, floor=request.floor, idle=request.max_idle, fine=request.fine)
     fleet = read_fleet(request.fleet).with_defaults(strategy=request.strategy, optimizer=request.optimizer)
     pricer = pricer_of(
@@ -152,7 +152,7 @@ def _before(request: AllocateRequest, whole: "Network") -> "PlanFile | RoundsFil
             raise LatteError(
                 f"`--fine` and the rounds in `{request.after}` do not go together: "
                 "measured steps correct the prices of a catalogue",
-                hint="leave `--fine` away, or name a plan by `--after`",
+                hint="leave `--fine` out, or name a plan by `--after`",
                 exit_code=ExitCode.USAGE,
             )
         if not before.devices:

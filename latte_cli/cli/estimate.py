@@ -13,10 +13,10 @@ from latte_cli.cli.options import (
     AllowUnknownOption,
     BatchAxisOption,
     DeviceOption,
+    MixedShapeOption,
     ModelArgument,
     OptimizerOption,
     PrecisionOption,
-    ShapeOption,
     StoreOption,
     ThreadsOption,
     WorkspaceLimitOption,
@@ -36,6 +36,7 @@ from latte_cli.schedule import Schedule
 from latte_cli.thresholds import Threshold, parse_threshold
 
 if TYPE_CHECKING:
+    from latte_cli.cli.several_batches import KeptEstimators
     from latte_cli.devices import Device
     from latte_cli.estimator import Estimate, Rest
     from latte_cli.estimator.data_parallel import ScaledStep
@@ -140,7 +141,7 @@ class EstimateRequest(Request):
             "--compare-weights", help="Read weights: those stored twice count once, numbers that code computed do not."
         ),
     ] = False
-    shape: ShapeOption = None
+    shape: MixedShapeOption = None
     optimizer: OptimizerOption = "sgd"
     loss: Annotated[str, typer.Option(metavar="NAME", help="Of the last output: cross-entropy, mse or none.")] = (
         "cross-entropy"
@@ -283,6 +284,11 @@ class EstimateRequest(Request):
         )
 
     @property
+    def replicated(self) -> bool:
+        """Whether DistributedDataParallel trains, on several GPUs."""
+        return self.gpus is not None and self.data_parallel == "ddp" and parse_counts(self.gpus, "GPUs") != (1,)
+
+    @property
     def schedule(self) -> Schedule:
         """What a training, or a round of one, is made of."""
         return Schedule(
@@ -299,21 +305,32 @@ class EstimateRequest(Request):
 def estimate(request: EstimateRequest) -> None:
     """Estimate the training time of MODEL, layer by layer."""
     from latte_cli.cli.fits import Fits
+    from latte_cli.cli.forms import check_shown
+    from latte_cli.cli.mixtures import is_mixed
     from latte_cli.cli.several_batches import settle_batches, write_several
+    from latte_cli.cli.several_sizes import write_mixture
     from latte_cli.report import scalings
     from latte_cli.report.estimates import estimates_document
 
     check_apart(request.given, _APART)
     if request.compiled:
         _check_compiled(request)
+    if is_mixed(request.shape):
+        write_mixture(request, _estimates)
+        return
     if request.several:
         write_several(request, _estimates)
         return
     request = settle_batches(request, _estimates)
     requirements = Requirements.of(
-        request.fail_above, request.baseline, request.max_regression, request.annotate, request.form
+        request.fail_above,
+        request.baseline,
+        request.max_regression,
+        request.annotate,
+        request.form,
+        room=request.fits is not None,
     )
-    _check_trace(request)
+    check_shown(request)
     several = _several_gpus(request)
     estimates = _estimates(request)
     scaled = [several(one) for one in estimates] if several else []
@@ -329,9 +346,11 @@ def estimate(request: EstimateRequest) -> None:
     if scaled and request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
         scalings.write_scaling(estimates, scaled, Format(request.form))
     _say_doubts(estimates)
-    results.write(request.model.name, request.form)
+    results.write(request.model.name, request.form, fits.checks)
     if request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
         fits.write(Format(request.form))
+    elif request.form is not EstimateFormat.JSON:
+        fits.say()
     if request.form is EstimateFormat.TABLE:
         console.note(f"next: `latte allocate {request.model} --fleet FILE --round-duration 10m`")
     fits.enforce()
@@ -346,14 +365,6 @@ def _check_compiled(request: EstimateRequest) -> None:
     if any(one.quantity == "memory" for one in request.fail_above or ()):
         message = "the memory of a compiled step is not known"
         raise LatteError(message, hint="leave out `--fail-above memory`", exit_code=ExitCode.USAGE)
-
-
-def _check_trace(request: EstimateRequest) -> None:
-    """Raise LatteError (exit code 2) for what a trace does not show."""
-    for option in ("--gpus", "--memory"):
-        if request.form is EstimateFormat.TRACE and option in request.given:
-            message = f"`--format trace` does not show `{option}`"
-            raise LatteError(message, hint="take another `--format`", exit_code=ExitCode.USAGE)
 
 
 def _several_gpus(request: EstimateRequest) -> "Callable[[Estimate], tuple[ScaledStep, ...]] | None":
@@ -372,11 +383,20 @@ def _several_gpus(request: EstimateRequest) -> "Callable[[Estimate], tuple[Scale
             exit_code=ExitCode.USAGE,
         )
     counts, link = parse_counts(request.gpus, "GPUs"), parse_link(request.link)
+    limited = request.memory_limit or any(each.quantity == "memory" for each in request.fail_above or ())
+    if limited and not request.replicated and counts != (1,):
+        message = "the memory of DataParallel is not known: its first GPU also gathers outputs and gradients"
+        raise LatteError(message, hint="`--data-parallel ddp`, or leave the limit out", exit_code=ExitCode.USAGE)
     return lambda estimate: scale(estimate, counts, link, request.data_parallel)
 
 
-def _estimates(request: EstimateRequest, note: Callable[[str], None] = console.note) -> "list[Estimate]":
-    """The estimates on each device under each strategy and limit; what is doubtful is measured first, if so asked."""
+def _estimates(
+    request: EstimateRequest, note: Callable[[str], None] = console.note, kept: "KeptEstimators | None" = None
+) -> "list[Estimate]":
+    """The estimates on each device under each strategy and limit; what is doubtful is measured first, if so asked.
+
+    `kept` are the estimators that earlier requests of other batches made, by device.
+    """
     from latte_cli.profiles import resolve_profile
     from latte_cli.store import open_store
 
@@ -384,9 +404,10 @@ def _estimates(request: EstimateRequest, note: Callable[[str], None] = console.n
     store = open_store(request.store, skip=console.left_out)
     names: list[str] | list[None] = request.device or [None]
     slugs = [resolve_profile(store, name, request.threads) for name in names]
-    estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network)]
+    kept = {} if kept is None or request.measure_below is not None else kept
+    estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, kept)]
     if request.measure_below is not None and _measure_unsure(store, estimates, request.measure_below):
-        estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network)]
+        estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, {})]
     _say_left_out(estimates, slugs, request.memory_limit or ())
     return estimates
 
@@ -412,7 +433,9 @@ def _network(request: EstimateRequest, note: Callable[[str], None]) -> "Network"
     return freeze_parameters(with_norms(network) if request.restore_norms else network, request.freeze or ())
 
 
-def _estimates_on(slug: str, request: EstimateRequest, store: "Store", network: "Network") -> "list[Estimate]":
+def _estimates_on(
+    slug: str, request: EstimateRequest, store: "Store", network: "Network", kept: "KeptEstimators"
+) -> "list[Estimate]":
     from latte_cli.estimator import Limits, estimate_each
 
     memories: list[int] | list[None] = request.memory_limit or [None]
@@ -433,7 +456,9 @@ def _estimates_on(slug: str, request: EstimateRequest, store: "Store", network: 
         rest=request.rest,
         checkpoint=request.checkpoint,
         compiled=request.compiled,
+        replicated=request.replicated,
         allow_unknown=request.allow_unknown,
+        kept=kept.setdefault(slug, {}),
         note=console.note,
     )
 

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from latte_cli.cli import console
 from latte_cli.cli.batches import Room
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report import Format, size
+from latte_cli.thresholds import FITS, ThresholdCheck
 
 if TYPE_CHECKING:
     from latte_cli.estimator import Estimate, Occupancy
@@ -37,6 +39,23 @@ class Fits:
 
         for each in self.found:
             write_occupancy(*each, form)
+
+    @property
+    def checks(self) -> list[ThresholdCheck]:
+        """Each answer as a check, which a step that may fit passes."""
+        return [
+            ThresholdCheck(
+                device=each.device.slug, strategy=each.strategy, quantity=FITS, value=found.low_bytes, most=limit
+            )
+            for each, found, limit in self.found
+        ]
+
+    def say(self) -> None:
+        """Say on stderr whether each fits, where stdout does not have it."""
+        for each, found, limit in self.found:
+            took = f"at least {size(found.low_bytes)} and at most {size(found.high_bytes)}"
+            where = f"(`{each.strategy}` on `{each.device.slug}`)"
+            console.note(f"fits {size(limit)}: {found.fits(limit)}, it takes {took} {where}")
 
     def enforce(self) -> None:
         """Raise LatteError (exit code 3) where none of the steps fits, or may fit."""

@@ -64,9 +64,28 @@ ShapeOption: TypeAlias = Annotated[
         help="Size of a dimension that the model leaves open, as in seq=128 or 'x[2]=224'. Repeatable.",
     ),
 ]
+MixedShapeOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="NAME=SIZE",
+        help="Size of a dimension that the model leaves open, as in seq=128 or 'x[2]=224'; several in shares of the "
+        "steps, as in seq=64:0.7,512:0.3, for the mean step. Repeatable.",
+    ),
+]
+AllShapesOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="NAME=SIZE",
+        help="Size of a dimension that the models leave open, as in seq=128 or 'x[2]=224'; several, as in seq=64,512 "
+        "or seq=64:0.7,512:0.3, to measure at each. Repeatable.",
+    ),
+]
 
 _MOST_COUNTS, _MOST_COUNTED, _MOST_DIGITS = 64, 4096, 4  # chosen: far beyond one machine
 """How many counts one option takes, the largest of them, and its digits."""
+_MOST_DIGITS_OF_A_SIZE = 18  # of integers with 64 bits
 
 parse_duration = duration_s
 """An option's `parser=` for durations: seconds in `30s`, `2m`, `1h` or `500ms`."""
@@ -138,10 +157,14 @@ def parse_shapes(given: Sequence[str] | None) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for text in given or ():
         name, equals, size = text.rpartition("=")
-        if not name.strip() or not equals or not size.strip().isdecimal():
+        number = size.strip()
+        if not name.strip() or not equals or not number.isdecimal() or len(number) > _MOST_DIGITS_OF_A_SIZE:
             shown = " ".join(text.split())[:40]
+            several = "; several sizes are for `latte estimate` and `latte profile`" if {",", ":"} & {*size} else ""
             raise LatteError(
-                f"`{shown}` is not a size of a dimension", hint="as in `--shape seq=128`", exit_code=ExitCode.USAGE
+                f"`{shown}` is not a size of a dimension",
+                hint=f"as in `--shape seq=128`{several}",
+                exit_code=ExitCode.USAGE,
             )
         if sizes.setdefault(name.strip(), int(size)) != int(size):
             raise LatteError(f"`{name.strip()}` has two sizes", hint="give it once", exit_code=ExitCode.USAGE)

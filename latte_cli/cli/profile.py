@@ -12,10 +12,11 @@ import typer
 import latte_cli
 from latte_cli.cli import console
 from latte_cli.cli.links import profile_links
+from latte_cli.cli.mixtures import all_sizes, estimated_shape, shape_options
 from latte_cli.cli.options import (
+    AllShapesOption,
     BatchAxisOption,
     FormatOption,
-    ShapeOption,
     StoreOption,
     parse_duration,
     parse_shapes,
@@ -116,7 +117,7 @@ class ProfileRequest(Request):
         list[int] | None, typer.Option(min=1, help="Batch size to read the models at. Repeatable.")
     ] = None
     batch_axis: BatchAxisOption = None
-    shape: ShapeOption = None
+    shape: AllShapesOption = None
     widths: Annotated[
         str, typer.Option(help="Measure the models' sub-models of these widths too, as in 1,0.75,0.5.")
     ] = "1"
@@ -245,7 +246,7 @@ def profile(request: ProfileRequest) -> None:
         profile_links(request.device, request.form)
         return
     phases, networks = _phases(request.phases), _networks(request)
-    file = _plan_file(request.plan, networks)
+    file = _plan_file(request, networks)
     store = open_store(request.store, skip=console.left_out)
     with Worker(request.worker_opening()) as worker:
         if file:
@@ -261,7 +262,7 @@ def profile(request: ProfileRequest) -> None:
     sweeps.write_summary(summary, drawn, target, tasks=tasks, compiled=compiled, form=request.form)
     for reason in dict.fromkeys(compiled.reasons if compiled else ()):
         console.warn(f"not run compiled: {reason}")
-    _advise(summary, request.models or [], worker.device.slug)
+    _advise(summary, request, worker.device.slug)
     if summary.left:
         _say_left(summary.left, tasks, required=request.require_complete)
 
@@ -393,21 +394,22 @@ def _networks(request: ProfileRequest) -> "list[Network]":
         )
     from latte_cli.network.channels import sub_model
 
-    sizes: Sequence[int | None] = request.batch_size or [None]
-    read = [_read(request, path, batch) for path in models for batch in sizes]
+    batches: Sequence[int | None] = request.batch_size or [None]
+    shapes = all_sizes(request.shape)
+    read = [_read(request, path, batch, shape) for path in models for batch in batches for shape in shapes]
     return [network if width == 1 else sub_model(network, width) for width in widths for network in read]
 
 
-def _plan_file(path: Path | None, networks: "Sequence[Network]") -> "PlanFile | None":
+def _plan_file(request: ProfileRequest, networks: "Sequence[Network]") -> "PlanFile | None":
     """The plan, if there is one, which has to be for the one model that is given."""
-    if path is None:
+    if request.plan is None:
         return None
     from latte_cli.allocator import read_plan
 
-    if len(networks) != 1:
+    if len(request.models or ()) != 1:
         hint = "as in `latte profile MODEL --plan plan.json`"
         raise LatteError("a plan is for one model", hint=hint, exit_code=ExitCode.USAGE)
-    found = read_plan(path)
+    found = read_plan(request.plan)
     found.check_model(networks[0])
     return found
 
@@ -419,13 +421,14 @@ def _sub_models(file: "PlanFile", request: ProfileRequest, slug: str) -> "list[N
         names = ", ".join(sorted({f"`{each.device}`" for each in file.plan.devices if each.sub_model})[:4])
         raise LatteError(f"the plan has no sub-model for `{slug}`", hint=f"it has some for {names or 'no device'}")
     (model,) = request.models or []
-    return [sub_model.of(_read(request, model, batch)) for batch, sub_model in wanted]
+    shapes = all_sizes(request.shape)
+    return [sub_model.of(_read(request, model, batch, shape)) for batch, sub_model in wanted for shape in shapes]
 
 
-def _read(request: ProfileRequest, model: Path, batch: int | None) -> "Network":
+def _read(request: ProfileRequest, model: Path, batch: int | None, shape: Sequence[str]) -> "Network":
     from latte_cli.network import load
 
-    return load(model, batch_size=batch, batch_axis=request.batch_axis, sizes=parse_shapes(request.shape))
+    return load(model, batch_size=batch, batch_axis=request.batch_axis, sizes=parse_shapes(shape))
 
 
 def _draw(request: ProfileRequest, networks: "list[Network]", device: "Device") -> "Drawn":
@@ -449,13 +452,14 @@ def _draw(request: ProfileRequest, networks: "list[Network]", device: "Device") 
             return suites.with_calibration(drawn, device.kind, first=False, count=_CALIBRATION_OF_QUICK)
 
 
-def _advise(summary: "Summary", models: Sequence[Path], slug: str) -> None:
+def _advise(summary: "Summary", request: ProfileRequest, slug: str) -> None:
     rows = sum(summary.rows.values())
     if summary.marked > _MANY_MARKED * rows:
         console.warn(f"{summary.marked} of {rows} rows are noisy: close other programs and run the same command again")
-    model = models[0] if models else "MODEL.onnx"
+    model = request.models[0] if request.models else "MODEL.onnx"
+    shapes = "".join(f" {each}" for each in shape_options(estimated_shape(request.shape)))
     console.note(f"next: `latte train-selector --device {slug}`")
-    console.note(f"then: `latte estimate {model} --device {slug}`")
+    console.note(f"then: `latte estimate {model} --device {slug}{shapes}`")
 
 
 def _say_left(left: int, tasks: int, *, required: bool) -> None:

@@ -66,7 +66,7 @@ def check_apart(given: Collection[str], apart: Sequence[tuple[str, Sequence[str]
         for other in others:
             if first in given and other in given:
                 message = f"`{first}` and `{other}` do not go together: {why}"
-                raise LatteError(message, hint="leave one away", exit_code=ExitCode.USAGE)
+                raise LatteError(message, hint="leave one out", exit_code=ExitCode.USAGE)
 
 
 def check_needed(given: Collection[str], needs: Sequence[tuple[str, str]]) -> None:
@@ -74,4 +74,4 @@ def check_needed(given: Collection[str], needs: Sequence[tuple[str, str]]) -> No
     for option, needed in needs:
         if option in given and needed not in given:
             message = f"`{option}` means nothing without `{needed}`"
-            raise LatteError(message, hint=f"add `{needed}`, or leave `{option}` away", exit_code=ExitCode.USAGE)
+            raise LatteError(message, hint=f"add `{needed}`, or leave `{option}` out", exit_code=ExitCode.USAGE)

@@ -17,7 +17,7 @@ from latte_cli.report import Format, size
 
 if TYPE_CHECKING:
     from latte_cli.cli.estimate import EstimateRequest
-    from latte_cli.estimator import Estimate, Occupancy
+    from latte_cli.estimator import Estimate, EstimatorsByLayout, Occupancy
 
 _APART = (
     ("--effective-batch", ("--accumulate",), "the one decides the other"),
@@ -32,8 +32,11 @@ _OF_ONE = (
 
 _NEEDS = (("--link", "--gpus"), ("--data-parallel", "--gpus"), ("--force", "--picture"), ("--epochs", "--samples"))
 
-Estimates: TypeAlias = "Callable[[EstimateRequest, Callable[[str], None]], list[Estimate]]"
-"""What estimates a request, and hears what there is to note."""
+KeptEstimators: TypeAlias = "dict[str, EstimatorsByLayout]"
+"""The estimators of requests that differ in the batch alone, by the name of the device."""
+
+Estimates: TypeAlias = "Callable[[EstimateRequest, Callable[[str], None], KeptEstimators], list[Estimate]]"
+"""What estimates a request, hears what there is to note, and keeps estimators for the next batch."""
 
 
 def settle_batches(request: "EstimateRequest", estimates: Estimates) -> "EstimateRequest":
@@ -41,7 +44,7 @@ def settle_batches(request: "EstimateRequest", estimates: Estimates) -> "Estimat
 
     Raises LatteError where no batch fits (exit code 3), and where batches do not make up the effective one.
     """
-    _check_given(request)
+    check_given(request)
     if request.picture:
         message = "`--picture` draws throughput against several batch sizes"
         raise LatteError(message, hint="as in `--batch-size 8,16,32`", exit_code=ExitCode.USAGE)
@@ -72,7 +75,7 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
     refused: list[DoesNotFit] = []
     for at, each in enumerate(asked):
         try:
-            estimate, found = _step_at(each, estimates, _unsaid if at else console.note)
+            estimate, found = step_at(each, estimates, unsaid if at else console.note)
         except DoesNotFit as exc:
             refused.append(exc)
             continue
@@ -104,7 +107,7 @@ def _room(request: "EstimateRequest") -> Room:
     return named if named and named.limit_bytes else request.fits or Room()
 
 
-def _check_given(request: "EstimateRequest") -> None:
+def check_given(request: "EstimateRequest") -> None:
     """Raise LatteError (exit code 2) for options that mean nothing beside, or without, others."""
     check_apart(request.given, _APART)
     check_needed(request.given, _NEEDS)
@@ -121,7 +124,7 @@ def _check_given(request: "EstimateRequest") -> None:
 
 
 def _check_several(request: "EstimateRequest") -> None:
-    _check_given(request)
+    check_given(request)
     check_apart(
         request.given, [(each, ("--batch-size",), "it is of one batch, and several are asked for") for each in _OF_ONE]
     )
@@ -144,12 +147,14 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
     from latte_cli.estimator import DoesNotFit
     from latte_cli.estimator.batches import MOST_TRIED, divisors, largest_batch
 
-    least, found = _step_at(_at(request, 1), estimates, _unsaid)
+    kept: KeptEstimators = {}
+    least, found = step_at(_at(request, 1), estimates, unsaid, kept)
 
     @cache
     def needed_bytes(batch: int) -> float:
         try:
-            return _step_at(_at(request, batch), estimates, _unsaid)[1].high_bytes
+            one = found if batch == 1 else step_at(_at(request, batch), estimates, unsaid, kept)[1]
+            return one.high_bytes
         except DoesNotFit:  # `--memory-limit`
             return inf
 
@@ -168,16 +173,20 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
     return _at(request, batch)
 
 
-def _step_at(
-    request: "EstimateRequest", estimates: Estimates, note: Callable[[str], None]
+def step_at(
+    request: "EstimateRequest",
+    estimates: Estimates,
+    note: Callable[[str], None],
+    kept: "KeptEstimators | None" = None,
 ) -> "tuple[Estimate, Occupancy]":
-    """The one step that is asked for, and the memory of its process."""
-    found = estimates(request, note)
+    """The one step that is asked for, and the memory of its process; `kept` as `Estimates` has it."""
+    found = estimates(request, note, {} if kept is None else kept)
     if len(found) != 1:
-        message = "batches are compared on one device under one strategy"
-        raise LatteError(message, hint="give one `--device` and one `--strategy`", exit_code=ExitCode.USAGE)
+        message = "steps at several sizes are shown for one device, one strategy and one limit of memory"
+        hint = "give `--device`, `--strategy` and `--memory-limit` once each"
+        raise LatteError(message, hint=hint, exit_code=ExitCode.USAGE)
     return found[0], occupancy_with(found[0], request.mmap_threshold)
 
 
-def _unsaid(text: str) -> None:
+def unsaid(text: str) -> None:
     """Leave out what was said before."""

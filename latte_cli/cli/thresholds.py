@@ -37,18 +37,23 @@ class Requirements:
         most: float | None,
         annotate: Annotate | None,
         form: EstimateFormat,
+        *,
+        room: bool = False,
     ) -> "Requirements":
-        """The requirements that the options state; reads the baseline, and raises LatteError as that does."""
+        """The requirements that the options state; `room` says that there is a limit of the process too.
+
+        Reads the baseline, and raises LatteError as that does.
+        """
         if most is not None and baseline is None:
             raise LatteError(
                 "`--max-regression` needs something to compare with",
                 hint="add `--baseline FILE`, which `latte estimate MODEL --format json > FILE` writes",
                 exit_code=ExitCode.USAGE,
             )
-        if annotate and not limits and most is None:
+        if annotate and not limits and most is None and not room:
             raise LatteError(
                 "`--annotate` has nothing to say without a limit",
-                hint="add `--fail-above 50ms`, or `--baseline FILE --max-regression 5%`",
+                hint="add `--fail-above 50ms`, `--fits 8GiB`, or `--baseline FILE --max-regression 5%`",
                 exit_code=ExitCode.USAGE,
             )
         if annotate is Annotate.JUNIT and form is not EstimateFormat.TABLE:
@@ -86,15 +91,16 @@ class CheckResults:
         """What the document of the estimates says of it."""
         return checks_json(self.checks, self.comparisons)
 
-    def write(self, model: str, form: EstimateFormat) -> None:
-        """Write the comparisons below a table, and the annotations."""
+    def write(self, model: str, form: EstimateFormat, fits: Sequence[thresholds.ThresholdCheck] = ()) -> None:
+        """Write the comparisons below a table, and the annotations, with those of what `fits`."""
+        checks = [*self.checks, *fits]
         if self.annotate is Annotate.JUNIT:
-            write_junit(self.checks, model)
+            write_junit(checks, model)
         elif form is EstimateFormat.TABLE:
             for each in self.comparisons:
                 write_phase_changes(each)
         if self.annotate is Annotate.GITHUB:
-            write_github(self.checks, model)
+            write_github(checks, model)
 
     def enforce(self) -> None:
         """Raise LatteError (exit code 3) where something is over its limit."""

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from latte_cli import rates
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
@@ -45,6 +46,7 @@ __all__ = [
     "ZERO_GRADS",
     "CompiledStep",
     "DoesNotFit",
+    "EstimatorsByLayout",
     "Estimate",
     "Estimator",
     "LayerTime",
@@ -71,6 +73,9 @@ __all__ = [
 ESTIMATORS = (LOOKUP, "xgboost", "roofline", *rates.AMOUNTS)
 """Where times come from: `lookup` takes what was measured, else between neighbours, else what `xgboost` predicts; the
 others predict everything."""
+
+EstimatorsByLayout: TypeAlias = dict[Layout, Estimator]
+"""The estimators of one device under the same settings but for the layout."""
 
 _ANY_LAYOUT = "auto"
 """Stands for whichever measured layout is fastest."""
@@ -140,16 +145,20 @@ def estimate_each(
     rest: Rest = Rest(),  # noqa: B008 - a frozen record
     checkpoint: str = NONE,
     compiled: bool = False,
+    replicated: bool = False,
     allow_unknown: bool = False,
+    kept: EstimatorsByLayout | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Estimate]:
     """One network on one device under each strategy and each of the limits, all choices by name.
 
     `checkpoint` is `none`, `auto` for the regions that cost least under each limit of memory, or regions by name with
-    commas between. With `compiled` the model is what `torch.compile` makes of it, under the strategy `pytorch` and
-    without limits. The layout None is each strategy's own, or, with a warning, another where nothing was measured in
-    that; with `auto` each takes the measured one that is fastest. Of several limits those that the step does not fit
-    are left out. Raises LatteError for a name there is none of (exit code 2), and as Estimator does.
+    commas between; `replicated` is that of Step. With `compiled` the model is what `torch.compile` makes of it, under
+    the strategy `pytorch` and without limits. The layout None is each strategy's own, or, with a warning, another where
+    nothing was measured in that; with `auto` each takes the measured one that is fastest. Of several limits those that
+    the step does not fit are left out. `kept` holds the estimators of earlier networks, and those of this one
+    afterwards, for one store, device, precision, number of threads and estimator. Raises LatteError for an unknown name
+    (exit code 2), and as Estimator does.
     """
     for strategy in strategies:
         check_names(precision, layout, strategy, optimizer, loss, estimator)
@@ -160,6 +169,7 @@ def estimate_each(
         cuda_graph=cuda_graph,
         rest=rest,
         checkpoints=named_regions(network, checkpoint),
+        replicated=replicated,
     )
     check_limited(checkpoint, limits)
     if compiled:
@@ -171,17 +181,20 @@ def estimate_each(
         for one in layouts(each, layout, Precision(precision), kind):
             wanted.setdefault(one, []).append(each)
 
-    @cache
+    estimators: EstimatorsByLayout = {} if kept is None else kept
+
     def estimator_in(one: Layout) -> Estimator:
-        return Estimator(
-            store,
-            slug,
-            precision=Precision(precision),
-            layout=one,
-            threads=threads,
-            estimator=estimator,
-            note=note,
-        )
+        if one not in estimators:
+            estimators[one] = Estimator(
+                store,
+                slug,
+                precision=Precision(precision),
+                layout=one,
+                threads=threads,
+                estimator=estimator,
+                note=note,
+            )
+        return estimators[one]
 
     def priced(one: Layout, its: Sequence[Strategy]) -> list[Estimate]:
         if compiled:

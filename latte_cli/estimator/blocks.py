@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from latte_cli.estimator.buckets import bucket_bytes
 from latte_cli.estimator.memory import Memory, memory
 from latte_cli.estimator.steps import UPDATE, Step
 from latte_cli.layers import Phase, Recurrent
@@ -50,6 +51,7 @@ def step_blocks(network: Network, step: Step, precision: Precision, held: Memory
     lasting = {f"parameter {name}": weight * size for name, size in network.parameter_sizes.items()}
     if step.rest.ema:
         lasting |= {f"average of {name}": size for name, size in lasting.items()}
+    buckets = [("gradient buckets", bucket_bytes(network, weight))] if step.replicated else []
     rule = update_rule(step.optimizer, on_gpu=fused)
     states = [
         (f"state {at} of {name}", weight * size)
@@ -61,7 +63,7 @@ def step_blocks(network: Network, step: Step, precision: Precision, held: Memory
             (f"steps {at} of {name}", COUNTER_BYTES) for name in network.trained_sizes for at in range(rule.counters)
         ]
     return StepBlocks(
-        lasting=(*lasting.items(), ("buffers", network.buffer_bytes)),
+        lasting=(*lasting.items(), ("buffers", network.buffer_bytes), *buckets),
         first=tuple(_turns(held, seen, {}, states, pieces)),
         later=tuple(_turns(held, seen, seen[-1], (), pieces)),
     )

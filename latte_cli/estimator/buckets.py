@@ -74,6 +74,11 @@ def gradient_buckets(
     return tuple(_fill(sizes, first_bytes, cap_bytes))
 
 
+def bucket_bytes(network: Network, bytes_each: int) -> int:
+    """What all buckets of a step hold, in bytes."""
+    return sum(bytes_each * each.numbers for each in gradient_order(network))
+
+
 def _fill(sizes: Mapping[str, int], first_bytes: int, cap_bytes: int) -> Iterator[Bucket]:
     names: list[str] = []
     held_bytes, full_bytes = 0, first_bytes

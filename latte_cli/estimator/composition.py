@@ -13,7 +13,7 @@ from latte_cli.estimator.intervals import intervals
 from latte_cli.estimator.limits import own_workspaces
 from latte_cli.estimator.memory import CallPosition, Memory
 from latte_cli.estimator.records import Estimate, LayerTime
-from latte_cli.estimator.steps import LOSS, Step, Work
+from latte_cli.estimator.steps import ACCUMULATION, CLIP, EMA, LOSS, SCALER, UPDATE, ZERO, Step, Work
 from latte_cli.layers import Phase
 from latte_cli.lookup import Source, Timing
 from latte_cli.network import Network
@@ -26,6 +26,17 @@ NO_ALGORITHM = Algorithm(library="", name="none")
 
 Row: TypeAlias = tuple[LayerTime, Timing | None]
 """A call's row, and the timing that it was made from; None for a layer that costs nothing."""
+
+
+_PLAIN = {
+    LOSS: "the loss",
+    ACCUMULATION: "adding gradients up",
+    CLIP: "clipping the gradients' norm (`--clip-norm`)",
+    EMA: "the moving average (`--ema`)",
+    SCALER: "the gradient scaler (`--grad-scaler`)",
+    ZERO: "filling gradients with zeros (`--zero-grad keep`)",
+}
+"""What a step does beside the network's nodes, in plain words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +85,13 @@ def compose_rows(
 def missing_name(work: Work) -> str:
     """What a call without a timing is called."""
     return f"{work.name} {work.phase} ({work.layer.kind})"
+
+
+def plain_name(work: Work, step: Step) -> str:
+    """What a call without a timing is called in a sentence."""
+    if work.name == UPDATE:
+        return f"the update of `--optimizer {step.optimizer}`"
+    return _PLAIN.get(work.name, missing_name(work))
 
 
 def compose_step(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.estimator.buckets import Bucket, gradient_buckets, gradient_order
+from latte_cli.estimator.buckets import Bucket, bucket_bytes, gradient_buckets, gradient_order
 from latte_cli.estimator.clocks import schedule_calls
 from latte_cli.estimator.links import Link
 from latte_cli.estimator.records import Estimate
@@ -101,7 +101,7 @@ def distributed_step(estimate: Estimate, gpus: int, link: Link) -> ScaledStep:
     accumulated passes the last one alone sends (`no_sync`). Buffers are sent before the first pass, which waits for
     them. The gradients are copied into their bucket and back, at the bandwidth that was measured of the device; without
     a measured one that is left out. The buckets are memory beside the gradients, since torch keeps both unless
-    `gradient_as_bucket_view` is set.
+    `gradient_as_bucket_view` is set; a step that is `replicated` has counted them.
     """
     alone = _alone(estimate, DDP)
     if gpus == 1:
@@ -124,7 +124,7 @@ def distributed_step(estimate: Estimate, gpus: int, link: Link) -> ScaledStep:
         communication_s=buffers_s + sum(message.end_s - message.start_s for message in messages),
         exposed_s=buffers_s + max(0.0, sent_s - over_s),
         copies_s=2 * sum(copies_s),
-        memory_bytes=estimate.memory_bytes + sum(bucket.size_bytes for bucket in buckets),
+        memory_bytes=estimate.memory_bytes + (0 if estimate.step.replicated else bucket_bytes(estimate.network, each)),
         messages=messages,
     )
 

@@ -14,12 +14,17 @@ from latte_cli.strategies import NO_LIMITS, Limits, Strategy, fixed_name
 _WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}  # chosen: of the step
 
 
-def how_to_measure(kind: Kind, updates: Sequence[str] = ()) -> str:
-    """How layers, and the `updates` by name, get times that were not measured on a device of `kind`."""
+def how_to_measure(kind: Kind, updates: Sequence[str] = (), *, elsewhere: bool = False) -> str:
+    """How layers, and the `updates` by name, get times that were not measured on a device of `kind`.
+
+    `elsewhere` says that the device is no device of this machine, so that the command has to run there.
+    """
+    there = "on that device: " if elsewhere else ""
     if measurable(kind) and updates:
-        return f"`latte profile MODEL --optimizer {','.join(dict.fromkeys(updates))}` measures a model with its updates"
+        names = ",".join(dict.fromkeys(updates))
+        return f"{there}`latte profile MODEL --optimizer {names}` measures a model with its updates"
     if measurable(kind):
-        return "`latte profile --suite network FILE` measures a model's layers"
+        return f"{there}`latte profile --suite network FILE` measures a model's layers"
     return "such a device cannot be profiled; `latte import miopen-finddb FILE` adds what others measured"
 
 

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any, TypeAlias
 
 from latte_cli.backends.host import LARGE_BLOCK_BYTES
+from latte_cli.estimator.buckets import bucket_bytes
 from latte_cli.estimator.checkpoints import RNG_STATE_BYTES, Rerun, reruns, saved_of
 from latte_cli.estimator.steps import CLIP, EMA, LOSS, SCALER, UPDATE, ZERO, Step
 from latte_cli.estimator.storages import Storages
@@ -163,6 +164,7 @@ class Simulation:
         self.parameters = own + network.buffer_bytes
         self.rule = update_rule(step.optimizer, on_gpu=fused)
         self.states = self._states_bytes()
+        self.buckets = self._buckets_bytes()
         self.held_before = step.rest.keeps_gradients or step.accumulate > 1
         if self.held_before and network.trained_activations:
             self.gradients = self.weight * network.trained_parameters
@@ -208,6 +210,10 @@ class Simulation:
             states += COUNTER_BYTES * rule.counters * len(network.trained_sizes)
         return states + (self.weight * network.parameters + network.buffer_bytes if self.step.rest.ema else 0)
 
+    def _buckets_bytes(self) -> int:
+        """The gradients once more, as DistributedDataParallel keeps them without `gradient_as_bucket_view`."""
+        return bucket_bytes(self.network, self.weight) if self.step.replicated else 0
+
     def _hold(self, root: str, count: int) -> None:
         """One more, or one less, holds a storage."""
         before = self.held[root]
@@ -228,7 +234,7 @@ class Simulation:
 
     def _moment(self, name: str, phase: Phase, temporary: int = 0) -> Moment:
         temporary += self._flowing_bytes
-        lasting = self.parameters + self.gradients + self.states + self.given
+        lasting = self.parameters + self.gradients + self.buckets + self.states + self.given
         self.fixed[name, phase] = lasting + temporary
         if self.observe:
             self.observe(self._blocks())
@@ -236,7 +242,7 @@ class Simulation:
             name=name,
             phase=phase,
             parameters_bytes=self.parameters,
-            gradients_bytes=self.gradients,
+            gradients_bytes=self.gradients + self.buckets,
             optimizer_bytes=self.states,
             activations_bytes=self.live + self.extra + self.given + min(0, temporary),
             temporary_bytes=max(0, temporary),
@@ -286,7 +292,9 @@ class Simulation:
         self.arriving[network.scores] = contiguous_strides(network.shapes[network.scores])
         for place, node in reversed([*enumerate(network.nodes)]):
             rerun = self.region.get(place)
-            self.arriving_bytes[place] = self.parameters + self.states + self.given + self._gradients_bytes
+            self.arriving_bytes[place] = (
+                self.parameters + self.states + self.buckets + self.given + self._gradients_bytes
+            )
             if rerun and place == rerun.trigger:
                 yield from self._run_again(rerun)
             if node.output in network.trained_activations:

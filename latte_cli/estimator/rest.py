@@ -46,6 +46,9 @@ class Rest:
                     raise _refusal(f"`{option}` without an update", "leave it out, or name an `--optimizer`")
         if self.grad_scaler:
             _check_scaler(device, precision)
+        if self.log_every > 1 and not device.kind.queued:
+            message = f"`--log-every` changes nothing on `{device.slug}`, which computes each call before the next"
+            raise _refusal(message, "leave out `--log-every`")
         if cuda_graph:
             self._check_graph(optimizer)
 

@@ -29,7 +29,8 @@ class Step:
 
     On a GPU a step may be captured as a CUDA graph, `cuda_graph`, which the host launches at once. `rest` is what the
     training loop does beside all that. `checkpoints` are regions whose activations are not kept but computed again in
-    the backward pass.
+    the backward pass. `replicated` says that DistributedDataParallel trains, whose buckets hold each gradient
+    once more.
     """
 
     optimizer: str = "sgd"
@@ -38,6 +39,7 @@ class Step:
     cuda_graph: bool = False
     rest: Rest = Rest()
     checkpoints: tuple[Region, ...] = ()
+    replicated: bool = False
 
     def __post_init__(self) -> None:
         if self.accumulate < 1:

@@ -15,6 +15,7 @@ from latte_cli.estimator.composition import (
     compose_rows,
     compose_step,
     missing_name,
+    plain_name,
     waiting_share,
     workspaces_of,
 )
@@ -31,6 +32,7 @@ from latte_cli.network import Network
 from latte_cli.network.training import folded_norms
 from latte_cli.operations import asked_name
 from latte_cli.printable import few
+from latte_cli.profiles import spec_here
 from latte_cli.strategies import Candidates, Limits, Need, Selection, Strategy, fixed_name, repeats
 
 
@@ -176,7 +178,11 @@ class Variants:
             for work in self._calls.works
             if isinstance(work.layer, Optimizer) and missing_name(work) in missing
         ]
+        device, works = self._models.device, self._calls.works
+        words = {missing_name(work): plain_name(work, self._calls.step) for work in works}
+        named = list(dict.fromkeys(words.get(name, name) for name in missing))
+        elsewhere = spec_here(device, self._models.lookup.settings().threads) is None
         return LatteError(
-            f"`{self._models.device.slug}` has nothing to price {few(missing)} with",
-            hint=f"{how_to_measure(self._models.device.kind, updates)}; `--allow-unknown` leaves them out",
+            f"`{device.slug}` has no measurements that tell the time of {few(named)}",
+            hint=f"{how_to_measure(device.kind, updates, elsewhere=elsewhere)}; `--allow-unknown` leaves them out",
         )

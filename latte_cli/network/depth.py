@@ -85,7 +85,7 @@ def dropped_blocks(network: Network, depth: float) -> tuple[str, ...]:
     for block in blocks(network) if depth < 1 else ():
         stages[block.shape].append(block.name)
     if depth < 1 and not stages:
-        hint = "leave `--depths` away: depth is for residual networks"
+        hint = "leave `--depths` out: depth is for residual networks"
         raise LatteError(f"`{network.name}` has no residual blocks that can be left out", hint=hint)
     return tuple(name for names in stages.values() for name in names[ceil(round(depth * len(names), 6)) :])
 

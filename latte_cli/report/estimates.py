@@ -6,6 +6,8 @@ from string import ascii_uppercase
 from typing import Any, TextIO
 
 from latte_cli.estimator import BESIDE, CompiledStep, Estimate, LayerTime
+from latte_cli.estimator.mixtures import MixedStep
+from latte_cli.estimator.searches import SearchCost
 from latte_cli.layers import Phase
 from latte_cli.lookup import Source
 from latte_cli.report import (
@@ -87,7 +89,7 @@ def _beside(estimate: Estimate) -> dict[str, Any]:
     """What only some strategies have: the cost of their search, and that of results that repeat."""
     found: dict[str, Any] = {}
     if estimate.search:
-        found["search"] = asdict(estimate.search)
+        found["search"] = search_entry(estimate.search)
     if estimate.compiled:
         told = estimate.compiled
         found["compiled"] = {
@@ -119,16 +121,32 @@ def _compiled_line(told: CompiledStep, step_s: float) -> str:
     return f"compiled: {change}; {how}; layers are scaled to it"
 
 
+def search_entry(search: SearchCost) -> dict[str, float | int | None]:
+    """What searching costs, as part of a document: seconds and bytes."""
+    return {
+        "time_s": search.time_s,
+        "workspace_bytes": search.workspace_bytes,
+        "shapes": search.shapes,
+        "runs": search.runs,
+        "unknown": search.unknown,
+    }
+
+
+def search_line(search: SearchCost) -> str:
+    """What searching costs beyond the steps, for people."""
+    unknown = f"; not known of {search.unknown} others" if search.unknown else ""
+    held = "not known" if search.workspace_bytes is None else size(search.workspace_bytes)
+    return (
+        f"{duration(search.time_s)} more to search {search.shapes} shapes in {search.runs} runs, "
+        f"workspace {held}{unknown}"
+    )
+
+
 def _beside_lines(estimate: Estimate) -> Iterator[str]:
     if estimate.compiled:
         yield _compiled_line(estimate.compiled, estimate.step_s)
-    if search := estimate.search:
-        unknown = f"; not known of {search.unknown} others" if search.unknown else ""
-        held = "not known" if search.workspace_bytes is None else size(search.workspace_bytes)
-        yield (
-            f"first step: {duration(search.time_s)} more to search {search.shapes} shapes in {search.runs} runs, "
-            f"workspace {held}{unknown}"
-        )
+    if estimate.search:
+        yield f"first step: {search_line(estimate.search)}"
     if again := estimate.determinism:
         cost_s = again.step_s - estimate.step_s
         share = percent(cost_s / estimate.step_s if estimate.step_s else 0.0)
@@ -170,7 +188,7 @@ def _shared_entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
             "step_high_s": estimate.step_high_s,
             "step_low_80_s": estimate.step_low_80_s,
             "step_high_80_s": estimate.step_high_80_s,
-            **_schedule_times(estimate, schedule),
+            **schedule_times(estimate, schedule),
             "memory_bytes": None if estimate.compiled else estimate.memory_bytes,
             "energy_j": estimate.energy_j,
             "transfer_s": estimate.transfer_s,
@@ -183,7 +201,7 @@ def _shared_entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
     }
 
 
-def _schedule_times(estimate: Estimate, schedule: Schedule) -> dict[str, float | int | None]:
+def schedule_times(estimate: Estimate | MixedStep, schedule: Schedule) -> dict[str, float | int | None]:
     """The times that the schedule asks for; null for those that it says nothing of."""
     batch, parameters = estimate.samples_per_step, estimate.network.parameters
     epoch = schedule.epoch_steps(batch)
@@ -202,9 +220,9 @@ def _schedule_times(estimate: Estimate, schedule: Schedule) -> dict[str, float |
     }
 
 
-def _schedule_lines(estimate: Estimate, schedule: Schedule) -> dict[str, str]:
+def schedule_lines(estimate: Estimate | MixedStep, schedule: Schedule) -> dict[str, str]:
     """What the schedule asks for, by name, for people."""
-    found = _schedule_times(estimate, schedule)
+    found = schedule_times(estimate, schedule)
     lines = {}
     if schedule.loading_per_s and (paced_s := found["paced_step_s"]):
         loaded = duration(estimate.samples_per_step / schedule.loading_per_s)
@@ -308,9 +326,10 @@ def _totals(estimate: Estimate, schedule: Schedule) -> Iterator[str]:
     split = (estimate.forward_s, estimate.backward_s, estimate.other_s, estimate.update_s)
     yield "  ".join(f"{title} {duration(seconds)}" for title, seconds in zip(titles, split, strict=True))
     yield f"step {duration(estimate.step_s)}, 95 % of steps between {low} and {high}"
-    for title, text in _schedule_lines(estimate, schedule).items():
+    for title, text in schedule_lines(estimate, schedule).items():
         yield f"{title} {text}"
-    held = "not known" if estimate.compiled else size(estimate.memory_bytes)
+    buckets = " with gradient buckets" if estimate.step.replicated else ""
+    held = "not known" if estimate.compiled else f"{size(estimate.memory_bytes)}{buckets}"
     yield f"memory {held}; {_shares(estimate)}"
     yield from checkpoints.checkpoint_lines(estimate)
     if estimate.transfer_s:
@@ -401,7 +420,7 @@ def _total_cells(estimate: Estimate, schedule: Schedule) -> dict[str, str]:
         "step, most (95 %)": duration(estimate.step_high_s),
         "memory": "not known" if estimate.compiled else size(estimate.memory_bytes),
     }
-    found = _schedule_times(estimate, schedule)
+    found = schedule_times(estimate, schedule)
     if schedule.loading_per_s:
         cells["step with loading"] = duration(found["paced_step_s"])
     for title, seconds in ((f"epoch of {schedule.samples}", found["epoch_s"]), ("round", found["round_s"])):

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from latte_cli.printable import printable
 from latte_cli.report import Table, duration, percent, shorten, size, write_table
-from latte_cli.thresholds import REGRESSION, Comparison, PhaseChange, ThresholdCheck
+from latte_cli.thresholds import FITS, REGRESSION, Comparison, PhaseChange, ThresholdCheck
 
 _MOST_CHANGES = 20  # chosen: fits a screen
 _LEAST_CHANGE = 0.002  # chosen: a five-hundredth, which no one would act on
@@ -26,6 +26,9 @@ def sentence(check: ThresholdCheck) -> str:
     if check.quantity == REGRESSION:
         than = f"{percent(abs(check.value))} {'longer' if check.value >= 0 else 'shorter'} than in the baseline"
         return f"the step is {than}, {'within' if check.passed else 'more than'} {percent(check.most)}"
+    if check.quantity == FITS:
+        limit = f"{'within' if check.passed else 'more than'} {size(check.most)}"
+        return f"a process that trains takes at least {size(check.value)}, {limit}"
     shown = size if check.quantity == "memory" else duration
     verb = "is within" if check.passed else "exceeds"
     return f"{check.quantity} {shown(check.value)} {verb} {shown(check.most)}"

@@ -1,0 +1,45 @@
+"""Which options of `latte estimate` each form of its output shows: others are refused instead of ignored."""
+
+from typing import TYPE_CHECKING
+
+from latte_cli.cli.thresholds import EstimateFormat
+from latte_cli.errors import ExitCode, LatteError
+from latte_cli.report.thresholds import Annotate
+
+if TYPE_CHECKING:
+    from latte_cli.cli.estimate import EstimateRequest
+
+_SCHEDULE = ("--samples", "--epochs", "--local-steps", "--upload", "--download", "--loading-rate")
+_UNSHOWN = {
+    "--format csv": (*_SCHEDULE, "--baseline"),
+    "--format trace": (*_SCHEDULE, "--baseline", "--gpus", "--memory"),
+    "--annotate junit": (*_SCHEDULE, "--baseline", "--gpus", "--memory"),
+}
+"""Options whose result a form does not show."""
+
+_HELD = dict.fromkeys(_SCHEDULE, ("epoch", "round")) | {"--gpus": ("memory",)}
+"""The quantities that an option changes, so that it has a part where one of them is held to a limit."""
+
+
+def check_shown(request: "EstimateRequest") -> None:
+    """Raise LatteError (exit code 2) for an option that changes nothing of what is written or checked."""
+    form = "--annotate junit" if request.annotate is Annotate.JUNIT else f"--format {request.form}"
+    for option in _UNSHOWN.get(form, ()):
+        if option in request.given and not _is_held(request, option):
+            message = f"`{form}` does not show `{option}`"
+            raise LatteError(message, hint=_hint(request, option), exit_code=ExitCode.USAGE)
+
+
+def _is_held(request: "EstimateRequest", option: str) -> bool:
+    """Whether the end of the command depends on the option."""
+    if option == "--baseline":
+        return request.max_regression is not None
+    limited = {limit.quantity for limit in request.fail_above or ()}
+    return not limited.isdisjoint(_HELD.get(option, ()))
+
+
+def _hint(request: "EstimateRequest", option: str) -> str:
+    ways = {"--baseline": "add `--max-regression 5%`", "--gpus": "add `--fail-above memory=8GiB`"}
+    way = ways.get(option, "add `--fail-above epoch=1h`" if option in _SCHEDULE else "")
+    other = "leave `--annotate` out" if request.form is EstimateFormat.TABLE else "take another `--format`"
+    return f"{way}, or {other}" if way and request.form is not EstimateFormat.TRACE else other
