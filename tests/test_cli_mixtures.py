@@ -321,6 +321,7 @@ REFUSED = {
     "--gpus": ("2", "--link", "25GB/s"),
     "--link": ("25GB/s", "--gpus", "2"),
     "--data-parallel": ("dp", "--gpus", "2", "--link", "25GB/s"),
+    "--compile": (),
     "--picture": ("x.png",),
     "--force": ("--picture", "x.png"),
     "--baseline": ("x.json",),

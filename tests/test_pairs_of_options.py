@@ -57,6 +57,7 @@ OPTIONS = {
     "--workspace-limit": Option(("4KiB",)),
     "--memory-limit": Option(("8MiB",)),
     "--checkpoint": Option(("block.first..block.relu",)),
+    "--compile": Option((), ("--device", CPU.slug)),
     "--measure-below": Option(("0",)),
     "--batch-size": Option(("4",)),
     "--effective-batch": Option(("16",), ("--batch-size", "8")),

@@ -26,6 +26,7 @@ _OF_ONE = {
     "--gpus": "several GPUs wait for the one with the largest batch",
     "--link": "several GPUs wait for the one with the largest batch",
     "--data-parallel": "several GPUs wait for the one with the largest batch",
+    "--compile": "the memory of a compiled step is not known",
     "--baseline": "it compares one size layer by layer",
     "--max-regression": "it compares one size layer by layer",
     "--picture": "it draws several batch sizes",
