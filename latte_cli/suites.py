@@ -443,7 +443,8 @@ def with_calibration(drawn: Drawn, kind: Kind, *, first: bool = True, count: int
 def networks(models: Iterable[Network], *, optimizers: Sequence[str] = ("sgd", "adam")) -> Drawn:
     """Every layer of `models` once, what their phases are timed as, their losses, updates and batches' copies.
 
-    The calls of `torch.utils.checkpoint` come first: they take a moment, whatever is left of the budget. What costs nothing is left out. `optimizers` may name operations on all parameters too.
+    The calls of `torch.utils.checkpoint` come first: they take a moment, whatever is left of the budget. What costs
+    nothing is left out. `optimizers` may name operations on all parameters too.
     """
     wanted: dict[Layer, Wanted] = {layer: Wanted(layer=layer) for layer in CHECKPOINTS}
     for network in models:

@@ -39,7 +39,7 @@ class Stretch:
     moments: tuple[tuple[int, int], ...]
     kept: int
     extra_bytes: int
-    ticks: int = 0
+    price: int = 0
     region: Region | None = None
 
 
@@ -56,8 +56,9 @@ class _Choice:
 class Recomputation:
     """Chooses among `candidates` the regions of a step to run again.
 
-    `again_s` is how many seconds each node's forward call takes, `workspaces` the bytes of each call's workspace, where
-    it has some. The regions that the step has already, and those of the module itself, stay.
+    `again_s` is how many seconds each node's forward call takes, `call_s` what the call of `torch.utils.checkpoint`
+    takes for a region that saves so many tensors, `workspaces` the bytes of each call's workspace, where it has some.
+    The regions that the step has already, and those of the module itself, stay.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class Recomputation:
         *,
         candidates: Sequence[Region],
         again_s: Mapping[str, float],
+        call_s: Callable[[int], float] = lambda tensors: 0.0,
         workspaces: Mapping[CallPosition, int],
         fused: bool = False,
     ) -> None:
-        self._network, self._fused = network, fused
+        self._network, self._fused, self._call_s = network, fused, call_s
         self._ticks = [round(_TICKS_PER_S * again_s.get(node.name, 0.0)) for node in network.nodes]
         plain = replace(network, checkpoints=()), replace(step, checkpoints=())
         self._simulation = Simulation(*plain, precision, fused, Storages(network))
@@ -94,10 +96,13 @@ class Recomputation:
                 self._starting.setdefault(first, []).append(rerun)
 
     def cheapest(self, limit_bytes: int) -> tuple[Region, ...] | None:
-        """The regions that cost the least time with at most `limit_bytes` at the peak; None where none are enough."""
+        """The regions that cost the least time with at most `limit_bytes` at the peak; None where none are enough.
+
+        Of choices that cost the same time it is one of the fewest regions.
+        """
 
         def price(choice: _Choice, part: Stretch, peak_bytes: int) -> int | None:
-            return choice.price + part.ticks if peak_bytes <= limit_bytes else None
+            return choice.price + part.price if peak_bytes <= limit_bytes else None
 
         if max(self._ends[1], self._ends[0]) > limit_bytes:
             return None
@@ -220,9 +225,14 @@ class Recomputation:
             moments=_most(moments, outside, held.size),
             kept=arguments | held.returned & written,
             extra_bytes=state,
-            ticks=sum(self._ticks[place] for place in rerun.again) if arriving is not None else 0,
+            price=0 if arriving is None else self._price(rerun),
             region=None if rerun.first in self._fixed else rerun.region,
         )
+
+    def _price(self, rerun: Rerun) -> int:
+        """The ticks of what runs again and of the call that does so, and then 1: of equal times, fewer regions win."""
+        ticks = sum(self._ticks[place] for place in rerun.again) + round(_TICKS_PER_S * self._call_s(rerun.tensors))
+        return ticks * (len(self._network.nodes) + 1) + 1
 
     def _forward(self, place: int) -> int:
         return self._at(place, Phase.FORWARD) or 0

@@ -119,7 +119,8 @@ def _in_turn(parts: Sequence[nn.Module], x: Any) -> Any:
 def _checkpoint(parts: Sequence[nn.Module], run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return run(*args, **kwargs)
-    if torch.compiler.is_compiling():  # which takes no contexts
+    writes = any(next(part.buffers(), None) is not None for part in parts)
+    if torch.compiler.is_compiling() or not writes:  # torch.compile takes no contexts, and they cost a walk each
         return checkpoint(run, *args, use_reentrant=False, **kwargs)
     return checkpoint(run, *args, use_reentrant=False, context_fn=_Written(parts).contexts, **kwargs)
 

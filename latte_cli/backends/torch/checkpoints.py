@@ -38,16 +38,17 @@ class CheckpointCall:
 
     def _sample(self) -> Sample:
         if self._phase is Phase.FORWARD:
-            return _difference(self._time_call(self._checkpointed), [self._time_call(self._plain)])
-        plain, again = _backward_of(self._plain()), self._plain
+            return _difference(self._time_call(self._with_call), [self._time_call(self._without_call)])
+        backward = _backward_of(self._without_call())
         return _difference(
-            self._time_call(_backward_of(self._checkpointed())), [self._time_call(plain), self._time_call(again)]
+            self._time_call(_backward_of(self._with_call())),
+            [self._time_call(backward), self._time_call(self._without_call)],
         )
 
-    def _plain(self) -> Tensor:
+    def _without_call(self) -> Tensor:
         return _run(self._count, self._x)
 
-    def _checkpointed(self) -> Tensor:
+    def _with_call(self) -> Tensor:
         result: Tensor = checkpoint(partial(_run, self._count), self._x, use_reentrant=False)
         return result
 
