@@ -81,6 +81,8 @@ class Recomputation:
             pass
         self._workspaces = self._by_moment(workspaces)
         self._storages = _Held(network, self._simulation)
+        self._forward = [self._at(node.name, Phase.FORWARD) or 0 for node in network.nodes]
+        self._backward = [self._at(node.name, Phase.BACKWARD) for node in network.nodes]
         places = {node.name: place for place, node in enumerate(network.nodes)}
         self._fixed = {one.first: one for one in reruns(network, step.checkpoints, fused=fused)}
         keeping = keeping_of(network, fused=fused)
@@ -182,8 +184,8 @@ class Recomputation:
         held = self._storages
         kept = held.kept[place]
         own = kept | (held.returned & held.written[place])
-        moments = [(self._forward(place) + held.extra[place], held.local[place] | kept)]
-        if (backward := self._backward(place)) is not None:
+        moments = [(self._forward[place] + held.extra[place], held.local[place] | kept)]
+        if (backward := self._backward[place]) is not None:
             moments.append((backward + held.extra[place] + held.returned_after(place), own))
         return Stretch(
             end=place + 1,
@@ -199,10 +201,11 @@ class Recomputation:
         arguments = held.of(rerun.arguments) & outside
         returned_bytes = held.returned_after(first - 1)
         moments = [
-            (self._forward(place) + held.extra[place] + state, held.local[place] | arguments)
+            (self._forward[place] + held.extra[place] + state, held.local[place] | arguments)
             for place in range(first, rerun.last + 1)
         ]
         kept, extra = 0, 0
+        without, with_arguments = 0, 0  # the most bytes in the backward pass once the arguments are gone, and before
         lasting = self._simulation.parameters + self._simulation.states + self._simulation.given
         arriving = self._simulation.arriving_bytes.get(rerun.trigger)  # None where there is no backward pass
         beside = (arriving or 0) + state + returned_bytes - lasting
@@ -212,17 +215,19 @@ class Recomputation:
                 extra += held.extra[place]
                 if place in rerun.again and arriving is not None:
                     run = held.size(kept | held.local[place] & ~outside)
-                    moments.append((beside + self._forward(place) + run + extra, arguments))
-            backward = self._backward(place)
+                    with_arguments = max(with_arguments, beside + self._forward[place] + run + extra)
+            backward = self._backward[place]
             if backward is None:
                 continue
             now = held.size(kept) + extra if place <= rerun.trigger else 0
-            keeps = place >= rerun.until
-            moments.append((backward + now + returned_bytes + keeps * state, arguments if keeps else 0))
+            if place >= rerun.until:
+                with_arguments = max(with_arguments, backward + now + returned_bytes + state)
+            else:
+                without = max(without, backward + now + returned_bytes)
         written = held.before(rerun.last + 1) & ~outside
         return Stretch(
             end=rerun.last + 1,
-            moments=_most(moments, outside, held.size),
+            moments=_most([*moments, (with_arguments, arguments), (without, 0)], outside, held.size),
             kept=arguments | held.returned & written,
             extra_bytes=state,
             price=0 if arriving is None else self._price(rerun),
@@ -234,16 +239,10 @@ class Recomputation:
         ticks = sum(self._ticks[place] for place in rerun.again) + round(_TICKS_PER_S * self._call_s(rerun.tensors))
         return ticks * (len(self._network.nodes) + 1) + 1
 
-    def _forward(self, place: int) -> int:
-        return self._at(place, Phase.FORWARD) or 0
-
-    def _backward(self, place: int) -> int | None:
-        return self._at(place, Phase.BACKWARD)
-
-    def _at(self, place: int, phase: Phase) -> int | None:
-        position = (self._network.nodes[place].name, phase)
-        fixed = self._simulation.fixed.get(position)
-        return None if fixed is None else fixed + self._workspaces.get(position, 0)
+    def _at(self, name: str, phase: Phase) -> int | None:
+        """The bytes of a node's call beside the activations that are held; None where it makes no such call."""
+        fixed = self._simulation.fixed.get((name, phase))
+        return None if fixed is None else fixed + self._workspaces.get((name, phase), 0)
 
     def _by_moment(self, workspaces: Mapping[CallPosition, int]) -> dict[CallPosition, int]:
         most: dict[CallPosition, int] = {}
