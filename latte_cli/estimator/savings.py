@@ -49,7 +49,7 @@ def _seconds(estimate: Estimate, part: LayerTime) -> float:
 
 
 def _held_bytes(estimate: Estimate, network: Network, without: Region | None = None) -> int:
-    """What is held when backward begins; the mean square stands for a loss that is not named."""
+    """The bytes held when backward begins; a loss without a name counts as the mean squared error."""
     network = replace(network, checkpoints=tuple(one for one in network.checkpoints if one != without))
     kept = tuple(one for one in estimate.step.checkpoints if one != without)
     loss = "mse" if estimate.step.loss == "none" else estimate.step.loss
