@@ -3,13 +3,17 @@
 Each network runs a step of SGD with one thread; its peak is that of the events of torch's allocator. Where a limit is
 out of reach, the regions for the least peak that LATTE says are run: their real peak has to be above the limit. The
 last rows of a network are torch's `checkpoint_sequential` with √n segments of its blocks, where it has blocks in a row,
-and what LATTE takes under the peak that this has. `again` is the time of what runs again as a share of the step.
+and what LATTE takes under the peak that this has. `more` is what the checkpoints add, calls that run again and the
+calls of `torch.utils.checkpoint`, as a share of the step.
 
-With `--no-times` calls have the times of a made-up device (a latency, FLOPs and bytes at fixed rates) and their real
-workspaces. Otherwise `latte profile` measures each network first, and the real steps are timed, with and without the
-checkpoints in turn; the ratio is that of the estimate to the median.
+With `--no-times` calls have the times of a made-up device (a latency, FLOPs and bytes at fixed rates, a time for each
+region and each tensor that it saves) and their real workspaces. Otherwise `latte profile` measures each network first,
+in one pass, for `--budget` at most. Then real steps of all rows are timed in turn, for `--seconds` at most: a round is
+one step of each. `ratio` is that of the estimate to the median step, `repeats` half the interquartile range of the
+steps over their median. LATTE's choice is slower (or faster) than √n segments where the 95 % interval of the median of
+the differences within rounds lies above (or below) zero. The rows of a network are printed as soon as they are known.
 
-    python benchmarks/checkpointing.py [--only REGEX] [--no-times] [--budget 15m] [--steps 11]
+    python benchmarks/checkpointing.py [--only REGEX] [--no-times] [--budget 60s] [--steps 15] [--seconds 60]
 """
 
 import argparse
@@ -22,7 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import isqrt
+from math import floor, isqrt, sqrt
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -36,9 +40,10 @@ from latte_cli.backends.cpu.backend import CpuBackend, libraries
 from latte_cli.backends.host import cpu_slug
 from latte_cli.devices import CPU, Device
 from latte_cli.estimator import DoesNotFit, Estimate, Step, estimate_one, savings, step_calls
+from latte_cli.estimator.checkpoint_costs import CHECKPOINT_PAIRS
 from latte_cli.estimator.storages import Storages
 from latte_cli.layers import Other
-from latte_cli.measure import Measurement
+from latte_cli.measure import Measurement, spread
 from latte_cli.network import Network
 from latte_cli.network.module import random_targets, training_step
 from latte_cli.precisions import Layout, Precision
@@ -49,7 +54,10 @@ from latte_cli.tasks import Settings, Task
 SHARES = (0.8, 0.6, 0.4)
 STEP = Step(optimizer="sgd")
 LATENCY_S, FLOP_PER_S, BYTES_PER_S = 1e-5, 1e11, 2e10
-"""The made-up device of `--no-times`."""
+CALL_S, TENSOR_S = 2.5e-4, 5e-6
+"""The made-up device of `--no-times`; the last two are for a call of `torch.utils.checkpoint`, in each pass."""
+WARM_UPS = 2
+LEAST_ROUNDS = 5
 
 
 class Skip(nn.Module):
@@ -253,18 +261,48 @@ class Subject:
         grown = accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
         return sum(t.nbytes for t in (*module.parameters(), *module.buffers(), self.x, targets)) + max(grown)
 
-    def seconds(self, names: Sequence[str]) -> tuple[float, float]:
-        """The medians of real steps without and with the checkpoints, in turn."""
-        ways = [self.with_checkpoints(()), self.with_checkpoints(names)]
-        updates = [torch.optim.SGD(module.parameters(), lr=1e-6) for module in ways]
-        targets, times = random_targets(self.network), ([], [])  # type: tuple[Tensor, tuple[list[float], list[float]]]
-        for at in range(self.steps + 2):
-            for module, update, own in zip(ways, updates, times, strict=True):
+    def rounds(self, ways: Sequence[Sequence[str]], most_s: float) -> list[list[float]]:
+        """The seconds of real steps with the checkpoints of each of `ways`, in rounds of one step of each."""
+        modules = [self.with_checkpoints(names) for names in ways]
+        updates = [torch.optim.SGD(module.parameters(), lr=1e-6) for module in modules]
+        targets, times = random_targets(self.network), [list[float]() for _ in ways]
+        end = time.monotonic() + most_s
+        for at in range(WARM_UPS + self.steps):
+            if at >= WARM_UPS + LEAST_ROUNDS and time.monotonic() > end:
+                break
+            for module, update, own in zip(modules, updates, times, strict=True):
                 start = time.perf_counter()
                 training_step(module, (self.x,), targets, update)
-                if at >= 2:
+                if at >= WARM_UPS:
                     own.append(time.perf_counter() - start)
-        return median(times[0]), median(times[1])
+        return times
+
+
+@dataclass(kw_only=True)
+class Line:
+    """A line of a network's table, but for what real steps say."""
+
+    limit: str
+    what: str
+    found: Estimate
+    said: float
+    real: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(region.name for region in self.found.step.checkpoints)
+
+
+def made_row(task: Task, device: Device, time_s: float, workspace_bytes: int = 0) -> Measurement:
+    times = (time_s,) * 3
+    return Measurement(
+        task=task,
+        device=device,
+        device_times_s=times,
+        host_times_s=times,
+        workspace_bytes=workspace_bytes,
+        measured_at=1.0,
+    )
 
 
 def made_store(network: Network, folder: Path) -> Store:
@@ -272,11 +310,14 @@ def made_store(network: Network, folder: Path) -> Store:
     store, backend = open_store(str(folder), shipped=False), CpuBackend(threads=1)
     device = Device(slug=cpu_slug(1), kind=CPU, name="made up", libraries=libraries())
     last = Storages(network).channels_last
+    settings = Settings(threads=1, library_versions=libraries())
     rows = {}
+    for layer, phase in CHECKPOINT_PAIRS:
+        task = Task(layer=layer, phase=phase, algorithm=FRAMEWORK_DEFAULT, settings=settings)
+        rows[task] = made_row(task, device, CALL_S + layer.input_shapes[0][0] * TENSOR_S)
     for work in step_calls(network, STEP):
         if work.layer.free:
             continue
-        settings = Settings(threads=1, library_versions=libraries())
         task = Task(layer=work.layer, phase=work.phase, algorithm=FRAMEWORK_DEFAULT, settings=settings)
         flops = work.layer.flops(work.phase) / FLOP_PER_S
         time_s = LATENCY_S + flops + work.layer.bytes_moved(work.phase, 4) / BYTES_PER_S
@@ -290,14 +331,7 @@ def made_store(network: Network, folder: Path) -> Store:
                 settings=backend.settings(Precision.FP32, layout),
             )
             needed = backend.prepare(real).facts().workspace_bytes or 0
-        rows[task] = Measurement(
-            task=task,
-            device=device,
-            device_times_s=(time_s,) * 3,
-            host_times_s=(time_s,) * 3,
-            workspace_bytes=needed,
-            measured_at=1.0,
-        )
+        rows[task] = made_row(task, device, time_s, needed)
     with store.writer(device) as writer:
         for row in rows.values():
             writer.append(row)
@@ -305,11 +339,12 @@ def made_store(network: Network, folder: Path) -> Store:
 
 
 def measured_store(module: nn.Module, x: Tensor, folder: Path, budget: str) -> Store:
-    """A store that `latte profile` has filled within a budget, as in 15m."""
+    """A store that `latte profile` has filled within a budget, as in 60s, in one pass."""
     path = folder / "model.pt2"
     torch.export.save(torch.export.export(module, (x,)), path)
     words = ["--quiet", "profile", str(path), "--threads", "1", "--store", str(folder / "store"), "--budget", budget]
-    subprocess.run([sys.executable, "-m", "latte_cli", *words], check=True)
+    words += ["--passes", "1", "--optimizer", "sgd"]
+    subprocess.run([sys.executable, "-m", "latte_cli", *words], check=True, stdout=subprocess.DEVNULL)
     return open_store(str(folder / "store"), shipped=False)
 
 
@@ -322,32 +357,21 @@ def subject(name: str, folder: Path, *, budget: str | None, steps: int) -> Subje
     return Subject(name=name, module=module, x=x, network=network, store=store, steps=steps)
 
 
-def names_of(estimate: Estimate) -> tuple[str, ...]:
-    return tuple(region.name for region in estimate.step.checkpoints)
-
-
-def rows(one: Subject, *, times: bool) -> Iterator[str]:
-    """The lines of the table of one network."""
+def lines_of(one: Subject) -> Iterator[Line]:
+    """The lines of one network: none, each limit, √n segments, and what LATTE takes under their peak."""
     full, said = one.peak(), one.estimate()
-    yield line(one, "", "none", said, said.memory_bytes / full, full, full, times=times)
+    yield Line(limit="", what="none", found=said, said=said.memory_bytes / full, real=1.0)
     for share in SHARES:
-        limit = int(share * full)
-        title = f"{share:.0%}"
+        limit, title = int(share * full), f"{share:.0%}"
         try:
-            found = one.estimate("auto", limit)
+            found, needed = one.estimate("auto", limit), None
         except DoesNotFit as exc:
-            found = one.estimate("auto", exc.least_bytes)
-            real = one.peak(names_of(found))
-            verdict = "yes" if real > limit else "**no**"
-            yield line(one, title, f"out of reach: {verdict}", found, exc.least_bytes / full, real, full, times=times)
-            continue
-        real = one.peak(names_of(found))
-        verdict = "yes" if real <= limit else "**no**"
-        yield line(one, title, f"fits: {verdict}", found, found.memory_bytes / full, real, full, times=times)
-    yield from against_segments(one, full, times=times)
-
-
-def against_segments(one: Subject, full: int, *, times: bool) -> Iterator[str]:
+            found, needed = one.estimate("auto", exc.least_bytes), exc.least_bytes
+        line = Line(limit=title, what="", found=found, said=(needed or found.memory_bytes) / full, real=0.0)
+        line.real = (real := one.peak(line.names)) / full
+        holds = real > limit if needed else real <= limit
+        line.what = f"{'out of reach' if needed else 'fits'}: {'yes' if holds else '**no**'}"
+        yield line
     blocks = getattr(one.module, "blocks", None)
     if not isinstance(blocks, nn.Sequential):
         return
@@ -355,49 +379,65 @@ def against_segments(one: Subject, full: int, *, times: bool) -> Iterator[str]:
     spans = [(at * size, (at + 1) * size) for at in range(count - 1)]
     names = [f"blocks[{start}:{stop}]" if stop - start > 1 else f"blocks.{start}" for start, stop in spans]
     theirs = one.estimate(",".join(names))
-    yield line(one, "", "√n segments", theirs, theirs.memory_bytes / full, one.peak(names), full, times=times)
+    yield Line(limit="", what="√n segments", found=theirs, said=theirs.memory_bytes / full, real=one.peak(names) / full)
     found = one.estimate("auto", theirs.memory_bytes)
-    slower = again(found) > again(theirs) * (1 + 1e-9)
-    verdict = f"under that peak: {'**slower**' if slower else 'not slower'}"
-    yield line(one, "", verdict, found, found.memory_bytes / full, one.peak(names_of(found)), full, times=times)
+    line = Line(limit="", what="", found=found, said=found.memory_bytes / full, real=0.0)
+    line.real = one.peak(line.names) / full
+    slower = more(found) > more(theirs) * (1 + 1e-9)
+    line.what = f"under that peak: {'**slower**' if slower else 'not slower'}"
+    yield line
 
 
-def again(estimate: Estimate) -> float:
+def more(estimate: Estimate) -> float:
     return sum(each.extra_s for each in savings(estimate))
 
 
-def line(
-    one: Subject, limit: str, what: str, found: Estimate, said: float, real: int, full: int, *, times: bool
-) -> str:
-    names = names_of(found)
-    cells = [one.name, limit, what, str(len(names)), f"{said:.1%}", f"{real / full:.1%}"]
-    cells.append(f"{again(found) / found.step_s:.1%}")
-    if times:
-        plain_s, own_s = one.seconds(names)
-        cells += [f"{1e3 * found.step_s:.1f}", f"{1e3 * own_s:.1f}", f"{found.step_s / own_s:.2f}"]
-        cells.append(f"{own_s / plain_s:.2f}")
-    return f"| {' | '.join(cells)} |"
+def table(one: Subject, *, times: bool, most_s: float) -> Iterator[str]:
+    """The rows of one network."""
+    lines = list(lines_of(one))
+    seconds = one.rounds([line.names for line in lines], most_s) if times else [[] for _ in lines]
+    for line, own in zip(lines, seconds, strict=True):
+        cells = [one.name, line.limit, line.what, str(len(line.names)), f"{line.said:.1%}", f"{line.real:.1%}"]
+        cells.append(f"{more(line.found) / line.found.step_s:.1%}")
+        if times:
+            real_s = median(own)
+            cells += [f"{1e3 * line.found.step_s:.1f}", f"{1e3 * real_s:.1f}", f"{line.found.step_s / real_s:.2f}"]
+            cells += [f"±{spread(tuple(own)):.1%}", f"{real_s / median(seconds[0]):.2f}"]
+            segments = line.what.startswith("under that peak")
+            cells.append(against(own, seconds[-2]) if segments else "")
+        yield f"| {' | '.join(cells)} |"
+
+
+def against(own: Sequence[float], others: Sequence[float]) -> str:
+    """Whether the steps are slower than those of the same rounds in another way, beyond what steps repeat."""
+    differences = sorted(mine - theirs for mine, theirs in zip(own, others, strict=True))
+    rank = max(0, floor(len(differences) / 2 - 1.96 * sqrt(len(differences)) / 2))  # of the median's 95 % interval
+    low, high = differences[rank], differences[-1 - rank]
+    verdict = "**slower**" if low > 0 else "faster" if high < 0 else "alike"
+    share = median(differences) / median(others)
+    return f"{verdict} ({share:+.1%}, {low / median(others):+.1%} to {high / median(others):+.1%})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a regular expression for names")
     parser.add_argument("--no-times", action="store_true", help="measure no times, only memory")
-    parser.add_argument("--budget", default="15m", help="how long `latte profile` measures each network")
-    parser.add_argument("--steps", type=int, default=11, help="how many real steps the medians are of")
+    parser.add_argument("--budget", default="60s", help="how long `latte profile` measures each network")
+    parser.add_argument("--steps", type=int, default=15, help="how many real steps the medians are of")
+    parser.add_argument("--seconds", type=float, default=60.0, help="the most that a network's real steps may last")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     times = not options.no_times
-    titles = ["network", "limit", "", "regions", "peak, said", "peak, real", "again"]
-    titles += ["step said, ms", "step real, ms", "ratio", "to the step without"] if times else []
-    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    titles = ["network", "limit", "", "regions", "peak, said", "peak, real", "more"]
+    if times:
+        titles += ["step said, ms", "step real, ms", "ratio", "repeats", "to the step without", "to √n segments"]
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}", flush=True)
     for name in filter(re.compile(options.only).search, NETWORKS):
         with TemporaryDirectory() as folder:
-            for text in rows(
-                subject(name, Path(folder), budget=options.budget if times else None, steps=options.steps), times=times
-            ):
-                print(text, flush=True)
+            one = subject(name, Path(folder), budget=options.budget if times else None, steps=options.steps)
+            for row in table(one, times=times, most_s=options.seconds):
+                print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.errors import LatteError
-from latte_cli.layers import Convolution, Layer, Phase, Whole
+from latte_cli.layers import Checkpoint, Convolution, Layer, Phase, Whole
 from latte_cli.measure import Measurement, Outcome, QualityFlag
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
@@ -153,8 +153,8 @@ class _Rows:
 
     @cached_property
     def layers(self) -> tuple[Timing, ...]:
-        """The timings, but for those of whole networks."""
-        return tuple(timing for timing in self.timings if not isinstance(timing.task.layer, Whole))
+        """The timings, but for those of whole networks and of checkpoints, which no layer is like."""
+        return tuple(timing for timing in self.timings if not isinstance(timing.task.layer, Whole | Checkpoint))
 
     @cached_property
     def algorithms(self) -> Mapping[tuple[Phase, Hashable], frozenset[Algorithm]]:

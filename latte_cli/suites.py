@@ -11,6 +11,7 @@ from typing import TypeAlias
 from latte_cli.devices import Device, Kind
 from latte_cli.errors import LatteError
 from latte_cli.layers import (
+    CHECKPOINTS,
     Activation,
     Attention,
     Concat,
@@ -442,9 +443,10 @@ def with_calibration(drawn: Drawn, kind: Kind, *, first: bool = True, count: int
 def networks(models: Iterable[Network], *, optimizers: Sequence[str] = ("sgd", "adam")) -> Drawn:
     """Every layer of `models` once, what their phases are timed as, their losses, updates and batches' copies.
 
-    What costs nothing is left out. `optimizers` may name operations on all parameters too.
+    The calls of `torch.utils.checkpoint` come first: they take a moment, whatever is left of the budget. What costs
+    nothing is left out. `optimizers` may name operations on all parameters too.
     """
-    wanted: dict[Layer, Wanted] = {}
+    wanted: dict[Layer, Wanted] = {layer: Wanted(layer=layer) for layer in CHECKPOINTS}
     for network in models:
         updates = list(network.updates(optimizers)) if network.trained_sizes else []
         timed = [node.layer.measured_as(phase)[0] for node in network.nodes for phase in network.phases(node)]

@@ -6,6 +6,7 @@ from itertools import product
 from latte_cli.layers import (
     Activation,
     Attention,
+    Checkpoint,
     Concat,
     Convolution,
     Copy,
@@ -89,6 +90,7 @@ def every_layer() -> Iterator[Layer]:
     yield Recurrent(function="lstm", steps=3, batch=2, inputs=4, hidden=5, initial=True, peepholes=True)
     yield Recurrent(function="gru", steps=3, batch=2, inputs=4, hidden=5, initial=True)
     yield Whole(name="resnet8", batch=4, size=32)
+    yield Checkpoint(tensors=5)
 
 
 def _convolutions() -> Iterator[Layer]:

@@ -182,6 +182,8 @@ def test_a_module_is_made_to_train_under_a_limit(kind, shares: tuple[float, ...]
         own = latte_cli.optimize(copy.deepcopy(plain), x, store=store, memory_limit=limit, checkpoint="auto")
         done = latte_cli.optimization_of(own)
         assert done.checkpoints, done.reasons
+        unpriced = [reason for reason in done.reasons if "call of torch.utils.checkpoint" in reason]
+        assert len(unpriced) == 1  # the profile has no rows of it
         assert real_peak(own, x, targets) <= limit
     impossible = latte_cli.optimize(copy.deepcopy(plain), x, store=store, memory_limit=2**10, checkpoint="auto")
     assert "whatever is checkpointed" in " ".join(latte_cli.optimization_of(impossible).reasons)

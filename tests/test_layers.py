@@ -20,6 +20,7 @@ from latte_cli.layers import (
     LAYERS,
     Activation,
     Attention,
+    Checkpoint,
     Concat,
     Convolution,
     Copy,
@@ -187,6 +188,7 @@ def layers() -> st.SearchStrategy[Layer]:
         st.builds(Optimizer, function=st.just("adam"), tensors=SMALL, elements=SMALL),
         st.builds(Embedding, rows=SMALL, entries=SMALL, width=SMALL),
         st.builds(Transfer, elements=SMALL),
+        st.builds(Checkpoint, tensors=SMALL),
         st.builds(Stored, shape=SOLID, trained=st.booleans()),
         st.builds(Whole, name=st.sampled_from(["resnet8", "vgg11"]), batch=SMALL, size=SMALL),
         st.builds(
@@ -502,7 +504,8 @@ def test_a_layers_text_with_one_field_replaced_is_a_layer_or_refused(layer: Laye
 def test_no_dimension_is_below_the_least_or_beyond_all_memory(layer: Layer, size: int, data: st.DataObject) -> None:
     assume(size or layer.least_size)
     known = {"batch", "rows", "classes", "channels", "m", "elements", "shape", "shapes"}
-    name = data.draw(st.sampled_from(sorted(known & {field.name for field in fields(layer)})))
+    own = known & {field.name for field in fields(layer)}
+    name = data.draw(st.sampled_from(sorted(own or {"tensors"})))
     value = {"shape": (size, 2), "shapes": ((size, 2), (size, 2))}.get(name, size)
     with pytest.raises(LatteError):
         replace(layer, **{name: value})
@@ -581,7 +584,7 @@ def test_a_resized_depthwise_convolution_keeps_its_multiplier(layer: Convolution
 @UNTIMED
 @given(layers())
 def test_a_layer_resized_to_the_shapes_it_has_is_itself(layer: Layer) -> None:
-    assume(not isinstance(layer, MatMul | Optimizer | Other | Transfer | Whole))
+    assume(not isinstance(layer, Checkpoint | MatMul | Optimizer | Other | Transfer | Whole))
     assert layer.resize(layer.input_shapes) == layer
 
 

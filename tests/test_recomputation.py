@@ -1,10 +1,11 @@
 """The regions that cost least under a limit, against every choice on random graphs, and against sqrt(n) segments."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from math import isqrt
 from random import Random
+from typing import TypeAlias
 
 import pytest
 
@@ -16,6 +17,8 @@ from latte_cli.layers import Activation, Dropout, Elementwise, Layer, Linear, Vi
 from latte_cli.network import Network, Node, submodules
 from latte_cli.network.regions import Region
 from latte_cli.precisions import Precision
+
+CallCost: TypeAlias = Callable[[int], float]
 
 STEP = Step(optimizer="sgd")
 MOST = 9
@@ -77,20 +80,34 @@ def peak(network: Network, regions: Sequence[Region]) -> int:
     return memory(network, step, Precision.FP32).peak.live_bytes
 
 
-def extra(network: Network, regions: Sequence[Region], times: dict[str, float]) -> float:
-    return sum(times[network.nodes[place].name] for one in reruns(network, regions) for place in one.again)
+def free(tensors: int) -> float:
+    return 0.0
 
 
-def recomputation(network: Network, regions: Sequence[Region], times: dict[str, float]) -> Recomputation:
-    return Recomputation(network, STEP, Precision.FP32, candidates=regions, again_s=times, workspaces={})
+def extra(network: Network, regions: Sequence[Region], times: dict[str, float], call_s: CallCost = free) -> float:
+    """What runs again, and the calls that do so."""
+    found = reruns(network, regions)
+    again = sum(times[network.nodes[place].name] for one in found for place in one.again)
+    return again + sum(call_s(one.tensors) for one in found)
+
+
+def recomputation(
+    network: Network, regions: Sequence[Region], times: dict[str, float], call_s: CallCost = free
+) -> Recomputation:
+    return Recomputation(network, STEP, Precision.FP32, candidates=regions, again_s=times, call_s=call_s, workspaces={})
 
 
 @pytest.mark.parametrize("seed", range(100))
 def test_the_cheapest_regions_are_those_of_trying_every_choice(seed: int) -> None:
     draw, network = Random(seed), graph(seed)
     regions, times = some_regions(network, draw), {node.name: draw.uniform(0.5, 2) for node in network.nodes}
-    every = [(peak(network, one), extra(network, one, times)) for one in choices(regions)]
-    found = recomputation(network, regions, times)
+    each_s, tensor_s = draw.choice([(0.0, 0.0), (draw.uniform(0, 2), draw.uniform(0, 0.5))])
+
+    def call_s(tensors: int) -> float:
+        return each_s + tensors * tensor_s
+
+    every = [(peak(network, one), extra(network, one, times, call_s)) for one in choices(regions)]
+    found = recomputation(network, regions, times, call_s)
     assert found.least_bytes() == min(bytes_ for bytes_, _ in every)
     limits = sorted({bytes_ for bytes_, _ in every})
     assert found.cheapest(limits[0] - 1) is None
@@ -98,7 +115,8 @@ def test_the_cheapest_regions_are_those_of_trying_every_choice(seed: int) -> Non
         chosen = found.cheapest(limit)
         assert chosen is not None
         assert peak(network, chosen) <= limit
-        assert extra(network, chosen, times) == pytest.approx(min(s for bytes_, s in every if bytes_ <= limit))
+        least_s = min(s for bytes_, s in every if bytes_ <= limit)
+        assert extra(network, chosen, times, call_s) == pytest.approx(least_s)
 
 
 def segments(network: Network) -> tuple[Region, ...]:
@@ -120,6 +138,20 @@ def chain(seed: int) -> Network:
         names = tuple(f"n{at}.{part}" for part, _ in zip("wb", layer.parameter_shapes, strict=False))
         nodes.append(Node(name=f"n{at}", layer=layer, inputs=(f"t{at}",), output=f"t{at + 1}", parameters=names))
     return Network(name="chain", inputs=(("t0", (32, 8)),), nodes=tuple(nodes), outputs=(f"t{len(nodes)}",))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_of_choices_that_cost_the_same_time_one_of_the_fewest_regions_is_taken(seed: int) -> None:
+    draw, network = Random(seed), chain(seed)
+    regions, times = some_regions(network, draw), {node.name: draw.choice((0.0, 1.0)) for node in network.nodes}
+    every = [(peak(network, one), extra(network, one, times), len(reruns(network, one))) for one in choices(regions)]
+    found = recomputation(network, regions, times)
+    limits = sorted({bytes_ for bytes_, _, _ in every})
+    for limit in draw.sample(limits, min(6, len(limits))):
+        least_s, least = min((s, count) for bytes_, s, count in every if bytes_ <= limit)
+        chosen = found.cheapest(limit)
+        assert chosen is not None
+        assert (extra(network, chosen, times), len(chosen)) == (least_s, least)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from latte_cli import suites
-from latte_cli.layers import LAYERS, Convolution, Other, Phase, Stored, Transfer, View, Whole
+from latte_cli.layers import LAYERS, Checkpoint, Convolution, Other, Phase, Stored, Transfer, View, Whole
 from latte_cli.network import load
 from latte_cli.network.zoo import ZOO, export
 from latte_cli.suites import LayerLimits, fits_limits
@@ -21,7 +21,7 @@ def standard() -> suites.Drawn:
 
 def test_standard_covers_every_layer_kind_and_phase(standard: suites.Drawn) -> None:
     found = {(item.layer.kind, phase) for item in standard.wanted for phase in item.layer.phases}
-    apart = (View, Other, Stored, Transfer, Whole)
+    apart = (View, Other, Stored, Transfer, Whole, Checkpoint)
     assert found == {(kind.kind, phase) for kind in LAYERS if kind not in apart for phase in kind.phases}
 
 

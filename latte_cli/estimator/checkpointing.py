@@ -12,15 +12,15 @@ from latte_cli.network.regions import Region
 from latte_cli.strategies import Limits, Strategy
 
 AUTO, NONE = "auto", "none"
-"""Stand for the regions that cost the least time, and for no regions."""
+"""The names for the regions that cost the least time, and for no regions."""
 
 _SHOWN = 8  # chosen: a line or two
 
 
 def named_regions(network: Network, names: str) -> tuple[Region, ...]:
-    """The regions of `network` that are called so, with commas between; none for `none` and `auto`.
+    """The regions of `network` with these names, with commas between; no regions for `none` and `auto`.
 
-    Raises LatteError for a name there is none of.
+    Raises LatteError for a name that is not a region's.
     """
     if names in (AUTO, NONE):
         return ()
@@ -54,7 +54,7 @@ def estimates_with_checkpoints(
 ) -> list[Estimate]:
     """The step under each strategy and limit, with the regions that cost least there.
 
-    Of several limits those that no regions are enough for are left out. Raises as `Estimator.variants` does.
+    Of several limits, those that no regions can meet are left out. Raises as `Estimator.variants` does.
     """
     found: list[Estimate] = []
     refused: DoesNotFit | None = None

@@ -24,7 +24,8 @@ class Rerun:
     """A region of a network by the places of its nodes, `first` to `last`, and what of it runs again.
 
     `again` are the places of the nodes that run again, before the backward call of the node at `trigger`; the region
-    keeps what it reads, `arguments`, until the backward call of the node at `until`.
+    keeps what it reads, `arguments`, until the backward call of the node at `until`. `tensors` is how many tensors
+    autograd saves of its first run.
     """
 
     region: Region
@@ -34,6 +35,7 @@ class Rerun:
     trigger: int
     until: int
     arguments: tuple[str, ...]
+    tensors: int
 
 
 class Keeping(Enum):
@@ -42,6 +44,14 @@ class Keeping(Enum):
     NOTHING = "nothing"
     OPERANDS = "operands"
     RESULTS = "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeKeeps:
+    """What a node keeps for its backward call, and how many tensors autograd saves of it."""
+
+    what: Keeping
+    tensors: int = 0
 
 
 def saved_of(network: Network, node: Node, *, fused: bool) -> Saved | None:
@@ -75,9 +85,17 @@ def _span(network: Network, region: Region, places: dict[str, int]) -> tuple[int
     return known[0], known[-1]
 
 
-def keeping_of(network: Network, *, fused: bool) -> tuple[Keeping, ...]:
+def keeping_of(network: Network, *, fused: bool) -> tuple[NodeKeeps, ...]:
     """What each node keeps of its forward call, or whether its backward call asks for parameters all the same."""
-    return tuple(_what_is_kept(network, node, saved_of(network, node, fused=fused)) for node in network.nodes)
+    return tuple(_node_keeps(network, node, fused) for node in network.nodes)
+
+
+def _node_keeps(network: Network, node: Node, fused: bool) -> NodeKeeps:
+    what = _what_is_kept(network, node, saved_of(network, node, fused=fused))
+    if what is Keeping.NOTHING:
+        return NodeKeeps(what=what)
+    count = node.layer.saved_count(trains=network.trains(node), flows=network.flows(node), fused=fused)
+    return NodeKeeps(what=what, tensors=count)
 
 
 def _what_is_kept(network: Network, node: Node, saved: Saved | None) -> Keeping:
@@ -89,9 +107,9 @@ def _what_is_kept(network: Network, node: Node, saved: Saved | None) -> Keeping:
     return Keeping.OPERANDS if reads else Keeping.NOTHING
 
 
-def rerun_of(network: Network, region: Region, first: int, last: int, keeping: Sequence[Keeping]) -> Rerun | None:
+def rerun_of(network: Network, region: Region, first: int, last: int, keeping: Sequence[NodeKeeps]) -> Rerun | None:
     """What runs again of the nodes from `first` to `last`; None where nothing of them is kept."""
-    kept = [place for place in range(first, last + 1) if keeping[place] is not Keeping.NOTHING]
+    kept = [place for place in range(first, last + 1) if keeping[place].what is not Keeping.NOTHING]
     if not kept:
         return None
     trigger = kept[-1]
@@ -102,8 +120,9 @@ def rerun_of(network: Network, region: Region, first: int, last: int, keeping: S
         region=region,
         first=first,
         last=last,
-        again=range(first, trigger + (keeping[trigger] is Keeping.RESULTS)),
+        again=range(first, trigger + (keeping[trigger].what is Keeping.RESULTS)),
         trigger=trigger,
         until=kept[0],
         arguments=tuple(read),
+        tensors=sum(keeping[place].tensors for place in kept),
     )

@@ -8,13 +8,14 @@ from typing import TypeAlias
 from latte_cli.algorithms import Algorithm
 from latte_cli.devices import Device, Kind
 from latte_cli.estimator.calibration import Calibration
+from latte_cli.estimator.checkpoint_costs import CheckpointCosts
 from latte_cli.estimator.clocks import one_clock, two_clocks
 from latte_cli.estimator.intervals import intervals
 from latte_cli.estimator.limits import own_workspaces
 from latte_cli.estimator.memory import CallPosition, Memory
 from latte_cli.estimator.records import Estimate, LayerTime
 from latte_cli.estimator.steps import ACCUMULATION, CLIP, EMA, LOSS, SCALER, UPDATE, ZERO, Step, Work
-from latte_cli.layers import Phase
+from latte_cli.layers import Checkpoint, Phase
 from latte_cli.lookup import Source, Timing
 from latte_cli.network import Network
 from latte_cli.precisions import Layout
@@ -44,7 +45,8 @@ class StepCalls:
     """The calls of a step of `network`, whoever chooses their algorithms; `memory` is without their workspaces.
 
     `turned` are calls that run channels last although the model as a whole does not, with their timings in that layout;
-    None where they were not measured in it.
+    None where they were not measured in it. `checkpoint_costs` price the calls of `torch.utils.checkpoint`; None where
+    these were not measured, and are left out.
     """
 
     network: Network
@@ -52,11 +54,19 @@ class StepCalls:
     works: tuple[Work, ...]
     memory: Memory
     turned: Mapping[CallPosition, Timing | None] = field(default_factory=dict)
+    checkpoint_costs: CheckpointCosts | None = None
 
     @property
     def costly(self) -> list[Work]:
-        """The calls that take time."""
-        return [work for work in self.works if not work.layer.free]
+        """The calls that take time and that a strategy chooses an algorithm for."""
+        return [work for work in self.works if not work.layer.free and not isinstance(work.layer, Checkpoint)]
+
+    @property
+    def unpriced_checkpoints(self) -> int:
+        """How many regions' calls of `torch.utils.checkpoint` are left out."""
+        if self.checkpoint_costs:
+            return 0
+        return sum(isinstance(work.layer, Checkpoint) and work.phase is Phase.FORWARD for work in self.works)
 
 
 def compose_rows(
@@ -69,6 +79,11 @@ def compose_rows(
     rows: list[Row] = []
     missing = []
     for work in calls.works:
+        if isinstance(work.layer, Checkpoint):
+            if calls.checkpoint_costs:
+                timing = calls.checkpoint_costs.timing_of(work.layer, work.phase)
+                rows.append((_row(work, timing, layout, Calibration(), None), timing))
+            continue
         if work.layer.free:
             rows.append((_free_row(work, layout), None))
             continue

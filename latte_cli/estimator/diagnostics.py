@@ -52,6 +52,7 @@ def diagnose(
     norms_folded: int = 0,
     waiting_share: float = 0.0,
     returned_bytes: int = 0,
+    unpriced_checkpoints: int = 0,
 ) -> Iterator[Diagnostic]:
     """What there is to say of a step's `calls`, chosen by `strategy` under `limits` on a device of `kind`.
 
@@ -59,7 +60,8 @@ def diagnose(
     `versions` were read; `unselected` convolutions took the default for want of a selector; `alone` phases of
     convolutions were timed with nothing to choose from; the step holds `needed_bytes`, `memory_share` of the device's
     memory; an export may have folded `norms_folded` norms into convolutions; a GPU waits for its host for
-    `waiting_share` of the step; a CPU's heap may give `returned_bytes` of gradients back to the system after each step.
+    `waiting_share` of the step; a CPU's heap may give `returned_bytes` of gradients back to the system after each step;
+    the calls of `torch.utils.checkpoint` for `unpriced_checkpoints` regions were left out.
     """
     measure = how_to_measure(kind)
     if norms_folded:
@@ -74,6 +76,13 @@ def diagnose(
             "their times and workspaces are those in nchw; "
         )
         yield Diagnostic(code="turned", message=message + "`latte profile MODEL --layout channels_last` measures them")
+    if unpriced_checkpoints:
+        regions = "a region" if unpriced_checkpoints == 1 else f"{unpriced_checkpoints} regions"
+        message = (
+            f"what the call of torch.utils.checkpoint itself takes for {regions} was not measured and is left out; "
+        )
+        cure = "`latte profile MODEL` measures it" if measurable(kind) else measure
+        yield Diagnostic(code="checkpoint_calls", message=message + cure)
     yield from _shares(calls, measure)
     if versions > 1:
         message = f"there are rows of {versions} library versions, each layer's newest are used; profile again"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.calibration import Calibration, calibrate, calibration_pairs
 from latte_cli.estimator.candidates import known_timings
+from latte_cli.estimator.checkpoint_costs import CHECKPOINT_PAIRS, CheckpointCosts, checkpoint_costs
 from latte_cli.estimator.compiled import Example, compiled_estimate, paired_passes
 from latte_cli.estimator.composition import Row, StepCalls
 from latte_cli.estimator.limits import DoesNotFit
@@ -36,7 +37,7 @@ class Estimator:
 
     `threads` None takes whichever number has most rows, `calibration` None that of the device's own rows; `strategy`
     and `limits` are for `estimate`; `note` hears what takes a while.
-    Raises LatteError for a device or a strategy there is none of.
+    Raises LatteError for an unknown device or strategy.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Estimator:
         self._models = Models(store, self.device, self._lookup, estimator, note)
         self._calibration = calibration or Calibration()
         self._uncalibrated = calibration is None and estimator in CALIBRATED
+        self._checkpoint_costs: CheckpointCosts | None = None
 
     @property
     def calibration(self) -> Calibration:
@@ -124,9 +126,10 @@ class Estimator:
     ) -> Step:
         """`step` with the checkpoints that cost the least time under the limit of memory, of those a user can write.
 
-        Their price is that of the algorithms which the strategy takes where memory does not matter, and their memory is
-        counted with the workspaces of these; where nothing is enough then, with the least ones. Raises DoesNotFit where
-        nothing is enough at all.
+        Their price is that of the calls that run again, with the algorithms which the strategy takes where memory does
+        not matter, and that of the calls of `torch.utils.checkpoint`, where these were measured. Their memory is
+        counted with the workspaces of these algorithms; where nothing is enough then, with the least ones. Raises
+        DoesNotFit where nothing is enough at all.
         """
         most, priced = limits.memory_bytes, self._step_variants(network, step)
         found = priced.estimate(strategy, Limits(workspace_bytes=limits.workspace_bytes), allow_unknown=allow_unknown)
@@ -140,6 +143,7 @@ class Estimator:
                 self._lookup.precision,
                 candidates=candidates,
                 again_s=seconds,
+                call_s=self._call_seconds,
                 workspaces=workspaces,
                 fused=self.device.kind.queued,
             )
@@ -159,13 +163,19 @@ class Estimator:
         queued = self.device.kind.queued
         return {part.name: max(part.device_s, part.host_s if queued else 0.0) for part in forward}
 
+    def _call_seconds(self, tensors: int) -> float:
+        """What the call of `torch.utils.checkpoint` takes for a region that saves so many; 0 where it is not known."""
+        costs = self._checkpoint_costs
+        return costs.seconds(tensors, queued=self.device.kind.queued) if costs else 0.0
+
     def _step_variants(self, network: Network, step: Step) -> Variants:
         if step.cuda_graph and not self.device.kind.captures_graphs:
             raise LatteError(
                 f"`{self.device.slug}` runs no CUDA graphs", hint="leave out `--cuda-graph`", exit_code=ExitCode.USAGE
             )
         step.rest.check(self.device, self._lookup.precision, optimizer=step.optimizer, cuda_graph=step.cuda_graph)
-        works, storages = tuple(map(self._by_measured_name, step_calls(network, step))), Storages(network)
+        calls, storages = step_calls(network, step, fused=self.device.kind.queued), Storages(network)
+        works = tuple(map(self._by_measured_name, calls))
         return self._variants(
             StepCalls(
                 network=network,
@@ -198,12 +208,17 @@ class Estimator:
     def _variants(self, calls: StepCalls) -> Variants:
         pairs = tuple(dict.fromkeys(work.pair for work in calls.costly))
         known = known_timings(self._lookup, self._measured_timings(pairs), pairs)
+        calls = replace(calls, checkpoint_costs=self._checkpoint_costs)
         return Variants(calls, known, self._models, self._calibration)
 
     def _measured_timings(self, pairs: Sequence[Pair]) -> dict[Pair, tuple[Timing, ...]]:
-        """The measured timings of `pairs`; the first reading brings the calibration too, if it is used."""
-        beside = calibration_pairs(self.device.kind) if self._uncalibrated else ()
+        """The measured timings of `pairs`.
+
+        The first reading brings what checkpoints cost too, and the calibration if it is used.
+        """
+        beside = (*CHECKPOINT_PAIRS, *(calibration_pairs(self.device.kind) if self._uncalibrated else ()))
         found = self._lookup.measured_timings(pairs, beside)
+        self._checkpoint_costs = checkpoint_costs(found)
         if self._uncalibrated:
             self._calibration, self._uncalibrated = calibrate(found, self.device.kind), False
         return {pair: found[pair] for pair in pairs if pair in found}

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TypeAlias
 
 from latte_cli.estimator.records import LayerTime
-from latte_cli.layers import Layer
+from latte_cli.layers import Checkpoint, Layer
 from latte_cli.lookup import Z80, Z95, Source, Timing
 
 COMMON_SPREAD = 0.05  # a whole model against itself, minutes later: facts of the reference machine
@@ -43,7 +43,8 @@ def intervals(parts: Sequence[StepPart], total: float, calibrated: float) -> tup
 
 def errs_with(part: LayerTime) -> object:
     """What the calls have in common whose errors have a cause in common: a layer's rows, or a model's predictions."""
-    return part.layer.kind if part.source is Source.PREDICTED else part.layer, part.phase
+    alike = part.source is Source.PREDICTED or isinstance(part.layer, Checkpoint)
+    return part.layer.kind if alike else part.layer, part.phase
 
 
 def _halves(parts: Sequence[StepPart], half: Callable[[LayerTime], float]) -> float:

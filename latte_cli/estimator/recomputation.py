@@ -39,7 +39,7 @@ class Stretch:
     moments: tuple[tuple[int, int], ...]
     kept: int
     extra_bytes: int
-    ticks: int = 0
+    price: int = 0
     region: Region | None = None
 
 
@@ -56,8 +56,9 @@ class _Choice:
 class Recomputation:
     """Chooses among `candidates` the regions of a step to run again.
 
-    `again_s` is how many seconds each node's forward call takes, `workspaces` the bytes of each call's workspace, where
-    it has some. The regions that the step has already, and those of the module itself, stay.
+    `again_s` is how many seconds each node's forward call takes, `call_s` what the call of `torch.utils.checkpoint`
+    takes for a region that saves so many tensors, `workspaces` the bytes of each call's workspace, where it has some.
+    The regions that the step has already, and those of the module itself, stay.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class Recomputation:
         *,
         candidates: Sequence[Region],
         again_s: Mapping[str, float],
+        call_s: Callable[[int], float] = lambda tensors: 0.0,
         workspaces: Mapping[CallPosition, int],
         fused: bool = False,
     ) -> None:
-        self._network, self._fused = network, fused
+        self._network, self._fused, self._call_s = network, fused, call_s
         self._ticks = [round(_TICKS_PER_S * again_s.get(node.name, 0.0)) for node in network.nodes]
         plain = replace(network, checkpoints=()), replace(step, checkpoints=())
         self._simulation = Simulation(*plain, precision, fused, Storages(network))
@@ -79,6 +81,8 @@ class Recomputation:
             pass
         self._workspaces = self._by_moment(workspaces)
         self._storages = _Held(network, self._simulation)
+        self._forward = [self._at(node.name, Phase.FORWARD) or 0 for node in network.nodes]
+        self._backward = [self._at(node.name, Phase.BACKWARD) for node in network.nodes]
         places = {node.name: place for place, node in enumerate(network.nodes)}
         self._fixed = {one.first: one for one in reruns(network, step.checkpoints, fused=fused)}
         keeping = keeping_of(network, fused=fused)
@@ -94,10 +98,13 @@ class Recomputation:
                 self._starting.setdefault(first, []).append(rerun)
 
     def cheapest(self, limit_bytes: int) -> tuple[Region, ...] | None:
-        """The regions that cost the least time with at most `limit_bytes` at the peak; None where none are enough."""
+        """The regions that cost the least time with at most `limit_bytes` at the peak; None where none are enough.
+
+        Of choices that cost the same time it is one of the fewest regions.
+        """
 
         def price(choice: _Choice, part: Stretch, peak_bytes: int) -> int | None:
-            return choice.price + part.ticks if peak_bytes <= limit_bytes else None
+            return choice.price + part.price if peak_bytes <= limit_bytes else None
 
         if max(self._ends[1], self._ends[0]) > limit_bytes:
             return None
@@ -177,8 +184,8 @@ class Recomputation:
         held = self._storages
         kept = held.kept[place]
         own = kept | (held.returned & held.written[place])
-        moments = [(self._forward(place) + held.extra[place], held.local[place] | kept)]
-        if (backward := self._backward(place)) is not None:
+        moments = [(self._forward[place] + held.extra[place], held.local[place] | kept)]
+        if (backward := self._backward[place]) is not None:
             moments.append((backward + held.extra[place] + held.returned_after(place), own))
         return Stretch(
             end=place + 1,
@@ -194,10 +201,11 @@ class Recomputation:
         arguments = held.of(rerun.arguments) & outside
         returned_bytes = held.returned_after(first - 1)
         moments = [
-            (self._forward(place) + held.extra[place] + state, held.local[place] | arguments)
+            (self._forward[place] + held.extra[place] + state, held.local[place] | arguments)
             for place in range(first, rerun.last + 1)
         ]
         kept, extra = 0, 0
+        without, with_arguments = 0, 0  # the most bytes in the backward pass once the arguments are gone, and before
         lasting = self._simulation.parameters + self._simulation.states + self._simulation.given
         arriving = self._simulation.arriving_bytes.get(rerun.trigger)  # None where there is no backward pass
         beside = (arriving or 0) + state + returned_bytes - lasting
@@ -207,33 +215,34 @@ class Recomputation:
                 extra += held.extra[place]
                 if place in rerun.again and arriving is not None:
                     run = held.size(kept | held.local[place] & ~outside)
-                    moments.append((beside + self._forward(place) + run + extra, arguments))
-            backward = self._backward(place)
+                    with_arguments = max(with_arguments, beside + self._forward[place] + run + extra)
+            backward = self._backward[place]
             if backward is None:
                 continue
             now = held.size(kept) + extra if place <= rerun.trigger else 0
-            keeps = place >= rerun.until
-            moments.append((backward + now + returned_bytes + keeps * state, arguments if keeps else 0))
+            if place >= rerun.until:
+                with_arguments = max(with_arguments, backward + now + returned_bytes + state)
+            else:
+                without = max(without, backward + now + returned_bytes)
         written = held.before(rerun.last + 1) & ~outside
         return Stretch(
             end=rerun.last + 1,
-            moments=_most(moments, outside, held.size),
+            moments=_most([*moments, (with_arguments, arguments), (without, 0)], outside, held.size),
             kept=arguments | held.returned & written,
             extra_bytes=state,
-            ticks=sum(self._ticks[place] for place in rerun.again) if arriving is not None else 0,
+            price=0 if arriving is None else self._price(rerun),
             region=None if rerun.first in self._fixed else rerun.region,
         )
 
-    def _forward(self, place: int) -> int:
-        return self._at(place, Phase.FORWARD) or 0
+    def _price(self, rerun: Rerun) -> int:
+        """The ticks of what runs again and of the call that does so, and then 1: of equal times, fewer regions win."""
+        ticks = sum(self._ticks[place] for place in rerun.again) + round(_TICKS_PER_S * self._call_s(rerun.tensors))
+        return ticks * (len(self._network.nodes) + 1) + 1
 
-    def _backward(self, place: int) -> int | None:
-        return self._at(place, Phase.BACKWARD)
-
-    def _at(self, place: int, phase: Phase) -> int | None:
-        position = (self._network.nodes[place].name, phase)
-        fixed = self._simulation.fixed.get(position)
-        return None if fixed is None else fixed + self._workspaces.get(position, 0)
+    def _at(self, name: str, phase: Phase) -> int | None:
+        """The bytes of a node's call beside the activations that are held; None where it makes no such call."""
+        fixed = self._simulation.fixed.get((name, phase))
+        return None if fixed is None else fixed + self._workspaces.get((name, phase), 0)
 
     def _by_moment(self, workspaces: Mapping[CallPosition, int]) -> dict[CallPosition, int]:
         most: dict[CallPosition, int] = {}

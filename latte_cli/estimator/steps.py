@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.estimator.checkpoints import reruns
+from latte_cli.estimator.checkpoints import Rerun, reruns
 from latte_cli.estimator.rest import Rest
-from latte_cli.layers import Elementwise, Layer, Phase, Reduce
+from latte_cli.layers import Checkpoint, Elementwise, Layer, Phase, Reduce
 from latte_cli.lookup import Pair
 from latte_cli.network import Network
 from latte_cli.network.regions import Region
@@ -20,7 +20,12 @@ LOSSES = ("cross-entropy", "mse", "none")
 LOSS, UPDATE, ACCUMULATION = "(loss)", "(update)", "(accumulation)"
 CLIP, EMA, SCALER, ZERO = "(clip norm)", "(ema)", "(grad scaler)", "(zero grad)"
 BESIDE = (LOSS, ACCUMULATION, SCALER, CLIP, UPDATE, EMA, ZERO)
-"""The names of what a step does besides the network's nodes."""
+"""The names of what a step does besides the network's nodes and the calls of `torch.utils.checkpoint`."""
+
+
+def checkpoint_name(region: Region) -> str:
+    """The name of the call of `torch.utils.checkpoint` for a region."""
+    return f"(checkpoint {region.name})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,21 +73,25 @@ class Work:
         return self.layer.measured_as(self.phase)
 
 
-def step_calls(network: Network, step: Step) -> Iterator[Work]:
+def step_calls(network: Network, step: Step, *, fused: bool = False) -> Iterator[Work]:
     """The calls of one training step as autograd makes them: no gradient for what depends on no trained parameter.
 
-    Raises LatteError where there are no layers, and where there is an optimizer but nothing to train.
+    `fused` says that it runs on a GPU, which computes in one call what a CPU computes in several. Raises LatteError
+    where there are no layers, and where there is an optimizer but nothing to train.
     """
     if not network.nodes:
         raise LatteError(f"`{network.name}` holds no layers that depend on its inputs", hint="is it the right file?")
     count, trained = step.accumulate, network.trained_activations
     backward = network.outputs and network.scores in trained
-    again = {one.trigger: one.again for one in reruns(network, step.checkpoints)} if backward else {}
+    again = reruns(network, step.checkpoints, fused=fused) if backward else ()
+    starting, triggered = {one.first: one for one in again}, {one.trigger: one for one in again}
     for place, node in enumerate(network.nodes):
+        if place in starting:
+            yield _checkpoint_call(starting[place], Phase.FORWARD, count)
         for phase in network.phases(node):
             yield Work(name=node.name, layer=node.layer, phase=phase, count=count)
-        for other in (network.nodes[at] for at in reversed(again.get(place, ()))):  # backward goes from end to start
-            yield Work(name=other.name, layer=other.layer, phase=Phase.FORWARD, count=count, again=True)
+        if place in triggered:
+            yield from _calls_again(network, triggered[place], count)
     for layer in loss_layers(network, step.loss):
         for phase in (Phase.FORWARD, Phase.BACKWARD) if backward else (Phase.FORWARD,):
             yield Work(name=LOSS, layer=layer, phase=phase, count=count)
@@ -93,6 +102,18 @@ def step_calls(network: Network, step: Step) -> Iterator[Work]:
         yield Work(name=ACCUMULATION, layer=addition, phase=Phase.FORWARD, count=added)
     if step.optimizer != "none":
         yield from _update_calls(network, step)
+
+
+def _checkpoint_call(rerun: Rerun, phase: Phase, count: int) -> Work:
+    layer = Checkpoint(tensors=rerun.tensors)
+    return Work(name=checkpoint_name(rerun.region), layer=layer, phase=phase, count=count)
+
+
+def _calls_again(network: Network, rerun: Rerun, count: int) -> Iterator[Work]:
+    """What a region runs again, from its end to its start as all that runs backward, and the call that does so."""
+    for node in (network.nodes[place] for place in reversed(rerun.again)):
+        yield Work(name=node.name, layer=node.layer, phase=Phase.FORWARD, count=count, again=True)
+    yield _checkpoint_call(rerun, Phase.BACKWARD, count)
 
 
 def _update_calls(network: Network, step: Step) -> Iterator[Work]:

@@ -147,6 +147,7 @@ class Variants:
             norms_folded=folded_norms(found.network),
             waiting_share=waiting_share(found.parts, found.step_s, device.kind),
             returned_bytes=self._returned_bytes,
+            unpriced_checkpoints=self._calls.unpriced_checkpoints,
         )
 
     @cached_property

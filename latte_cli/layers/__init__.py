@@ -19,15 +19,17 @@ from latte_cli.layers.recurrent import Recurrent
 from latte_cli.layers.reductions import Pool, Reduce
 from latte_cli.layers.shapes import Shape, broadcast, reshape_runs, scaled_reshape, wide
 from latte_cli.layers.softmax import Softmax, SoftmaxCrossEntropy
-from latte_cli.layers.steps import Optimizer, Transfer, Whole
+from latte_cli.layers.steps import CHECKPOINTS, Checkpoint, Optimizer, Transfer, Whole
 from latte_cli.layers.stored import Stored
 from latte_cli.phases import Phase
 
 __all__ = [
+    "CHECKPOINTS",
     "INDEX_BYTES",
     "LAYERS",
     "Activation",
     "Attention",
+    "Checkpoint",
     "Concat",
     "Convolution",
     "Copy",
@@ -85,6 +87,7 @@ LAYERS: tuple[type[Layer], ...] = (
     Transfer,
     Whole,
     Stored,
+    Checkpoint,
 )
 """Every layer kind, in any order."""
 

@@ -77,6 +77,13 @@ class Attention(Layer):
         elements = heads * (tensors * self.queries * self.keys + kept_rows)
         return Saved(inputs=(2,) if own_values else (), elements=elements)
 
+    def saved_count(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> int:
+        """Where torch makes several calls: queries, keys and values, the scores, those after dropout, the shares."""
+        if fused or self.one_call(flows):
+            return super().saved_count(trains=trains, flows=flows, fused=fused)
+        scored = flows[0] or flows[1] or any(flows[3:])
+        return flows[0] + flows[1] + flows[2] + scored * (3 if self.dropout else 2)
+
     def one_call(self, flows: Sequence[bool]) -> bool:
         """Whether torch has one call for it on a CPU, by where gradients flow."""
         plain = not self.dropout and not self.composed and self.width == self.value_width

@@ -150,6 +150,16 @@ class Layer(ABC):
         computes in several.
         """
 
+    def saved_count(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> int:
+        """How many tensors autograd saves for its backward pass, parameters and buffers among them.
+
+        The arguments are those of `saved_tensors`. A layer whose call saves more than its `Saved` tells of says so
+        itself (torch 2.13, as `torch.autograd.graph.saved_tensors_hooks` counts them).
+        """
+        saved = self.saved_tensors(trains=trains, flows=flows, fused=fused)
+        beside = (saved.output, saved.elements > 0, saved.other_bytes > 0)
+        return len(saved.inputs) + sum(beside) + bool(self.parameter_shapes and any(flows))
+
     def backward_growth(self, *, trains: bool, flows: Sequence[bool]) -> int | None:
         """The most numbers that its backward pass holds on a CPU beyond what it saved; None where it is measured.
 

@@ -102,6 +102,10 @@ class Convolution(Layer):
         padded = prod(size + abs(before - after) for size, before, after in pads)
         return Saved(elements=self.batch * self.in_channels * padded)
 
+    def saved_count(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> int:
+        """Its input and its weight, whichever gradients are needed."""
+        return 2
+
     @property
     def reduction(self) -> int:
         return self.in_channels // self.groups * prod(self.kernel)

@@ -68,6 +68,20 @@ class Norm(Shaped):
             return Saved(inputs=(0,), elements=self._statistics + scaled) if any(flows) else Saved(elements=scaled)
         return Saved(inputs=(0,), elements=self._statistics)
 
+    def saved_count(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> int:
+        """Its input, statistics (running ones too) and parameters; each step's tensors where torch makes several."""
+        scaled = bool(self.parameter_shapes)
+        match self.function:
+            case "batch":
+                return 5 + scaled
+            case "layer":
+                return 3 + 2 * scaled
+            case "rms" if not fused:
+                return 4 + scaled + (scaled and trains) if any(flows) else 1
+            case "lrn":
+                return 6
+        return 3 + scaled
+
     @property
     def reduction(self) -> int:
         if self.function in ("layer", "rms"):

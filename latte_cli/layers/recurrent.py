@@ -89,6 +89,17 @@ class Recurrent(Layer):
             return Saved(inputs=inputs, elements=(2 * self.gates + 1) * states - one + first)
         return Saved(inputs=inputs, elements=states + first)
 
+    def saved_count(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> int:
+        """Those of one call for each direction of an LSTM or on a GPU; those of each step for the others on a CPU."""
+        if fused or self.function == "lstm":
+            return 11 * self.directions
+        if trains:
+            each = (9 if self.function == "gru" else 3) * self.steps + sum(flows)
+        else:
+            each = 8 * self.steps - 1 if self.function == "gru" else 2 * self.steps
+            each += sum(flows) if any(flows[1:]) else 0
+        return each * self.directions
+
     @property
     def makes_all_gradients(self) -> bool:
         """The calls of oneDNN for an LSTM do."""

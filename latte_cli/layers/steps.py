@@ -64,6 +64,41 @@ class Optimizer(Layer):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint(Layer):
+    """The call of `torch.utils.checkpoint` for a region that saves `tensors` tensors, without what the region computes.
+
+    Forward it keeps the state of the random numbers and packs what the region saves. Backward it restores that state,
+    packs what the second run saves, ends that run early and unpacks what is used (torch 2.13, `use_reentrant` False).
+    """
+
+    kind: ClassVar[str] = "checkpoint"
+    code: ClassVar[int] = 22
+    phases: ClassVar[tuple[Phase, ...]] = (Phase.FORWARD, Phase.BACKWARD)
+    operations_per_element: ClassVar[int] = 0
+
+    tensors: int
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.tensors,),)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.tensors,)
+
+    @property
+    def layout_needs(self) -> LayoutNeeds:
+        return ANYHOW
+
+    def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
+        return NOTHING
+
+
+CHECKPOINTS = (Checkpoint(tensors=1), Checkpoint(tensors=33))
+"""The calls that a sweep times; chosen: the cost is linear in the tensors, and 32 of them cost a few times the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Transfer(Layer):
     """A batch's copy from the host's memory to a device's own; `elements` of a model's activation type."""
 

@@ -17,6 +17,7 @@ def checkpoint_entries(estimate: Estimate) -> list[dict[str, Any]]:
             "by_model": each.own,
             "saved_bytes": each.saved_bytes,
             "extra_s": each.extra_s,
+            "call_s": each.call_s,
         }
         for each in savings(estimate)
     ]
@@ -26,8 +27,13 @@ def checkpoint_lines(estimate: Estimate) -> Iterator[str]:
     """A line for each region, for people."""
     found = savings(estimate)
     if found:
-        total_s = sum(each.extra_s for each in found)
-        yield f"`torch.utils.checkpoint` takes {duration(total_s)} more:"
+        total_s, calls_s = sum(each.extra_s for each in found), [each.call_s or 0.0 for each in found]
+        yield f"`torch.utils.checkpoint` takes {duration(total_s)} more{_of_which(sum(calls_s))}:"
     for each in found:
         by = " (the model does so itself)" if each.own else ""
-        yield f"  {each.region.name}: {size(each.saved_bytes)} less, {duration(each.extra_s)} more{by}"
+        more = f"{duration(each.extra_s)} more{_of_which(each.call_s or 0.0)}"
+        yield f"  {each.region.name}: {size(each.saved_bytes)} less, {more}{by}"
+
+
+def _of_which(calls_s: float) -> str:
+    return f" ({duration(calls_s)} of it for the call itself)" if calls_s else ""

@@ -351,7 +351,7 @@ def _shares(estimate: Estimate) -> str:
 def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
     """A column for each estimate, a line for each layer and total; letters stand for what tells them apart."""
     layers = [_by_name(estimate) for estimate in estimates]
-    names = [name for name in layers[0] if name not in BESIDE]
+    names = dict.fromkeys(name for found in layers for name in found if name not in BESIDE)
     rows = [(shorten(name), *(_time(found.get(name, ())) for found in layers)) for name in names]
     totals = [_total_cells(estimate, schedule) for estimate in estimates]
     rows += [("", *("" for _ in estimates)), *((title, *(cells[title] for cells in totals)) for title in totals[0])]

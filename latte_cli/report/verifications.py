@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from latte_cli.backends.torch.whole import Steps
 from latte_cli.estimator import BESIDE, Estimate
-from latte_cli.layers import Phase
+from latte_cli.layers import Checkpoint, Phase
 from latte_cli.report import (
     Cell,
     Format,
@@ -60,7 +60,7 @@ def _layers(found: Verification) -> Iterator[_Layer]:
     parts: dict[str, list[float]] = {}
     kinds = {}
     for part in found.estimate.parts:
-        if part.name in BESIDE or part.layer.free:
+        if part.name in BESIDE or part.layer.free or isinstance(part.layer, Checkpoint):
             continue
         spent = parts.setdefault(part.name, [0.0, 0.0])
         spent[part.phase is not Phase.FORWARD] += part.count * part.device_s

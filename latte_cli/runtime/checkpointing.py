@@ -19,11 +19,11 @@ _Slot: TypeAlias = tuple[nn.Module, str]
 
 
 def set_checkpoints(module: nn.Module, names: Sequence[str]) -> None:
-    """Checkpoint the parts of `module` called so and no others: paths of submodules, and slices of an `nn.Sequential`.
+    """Checkpoint these parts of `module` and no others: paths of submodules, and slices of an `nn.Sequential`.
 
     Results and gradients are those without, with dropout too; buffers that a part writes, such as a norm's running
-    statistics, are written once. The module's state, names and types stay. Raises LatteError for what is not there, and
-    for slices that overlap.
+    statistics, are written once. The module's state, names and types stay. Raises LatteError for a part that is not
+    there, and for slices that overlap.
     """
     if isinstance(names, str):
         raise LatteError(f"`{names}` is one name", hint=f"give a list of names, as in `[{names!r}]`")
@@ -83,7 +83,7 @@ def _restore(part: nn.Module) -> None:
 
 @dataclass
 class CheckpointedForward:
-    """What stands in for the `forward` of a module that is checkpointed; `before` is one that it had of its own."""
+    """Replaces the `forward` of a checkpointed module; `before` is the one that the module itself had, if any."""
 
     module: nn.Module
     before: Callable[..., Any] | None = None
@@ -95,7 +95,7 @@ class CheckpointedForward:
 
 @dataclass
 class SlicedForward:
-    """What stands in for the `forward` of an `nn.Sequential` of which the slices `spans` are checkpointed."""
+    """Replaces the `forward` of an `nn.Sequential` whose slices `spans` are checkpointed."""
 
     module: nn.Module
     spans: tuple[tuple[int, int], ...]
@@ -119,7 +119,8 @@ def _in_turn(parts: Sequence[nn.Module], x: Any) -> Any:
 def _checkpoint(parts: Sequence[nn.Module], run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return run(*args, **kwargs)
-    if torch.compiler.is_compiling():  # which takes no contexts
+    writes = any(next(part.buffers(), None) is not None for part in parts)
+    if torch.compiler.is_compiling() or not writes:  # torch.compile takes no contexts, and they cost a walk each
         return checkpoint(run, *args, use_reentrant=False, **kwargs)
     return checkpoint(run, *args, use_reentrant=False, context_fn=_Written(parts).contexts, **kwargs)
 

@@ -78,6 +78,7 @@ def ways_to_run(store: Store, slug: str, network: Network, wish: Wish) -> list[C
             if layout is given:
                 raise
     default = estimates[given][0]
+    reasons += [warning.message for warning in default.warnings if warning.code == "checkpoint_calls"]
     start = Choices(
         key=_key(slug, default, wish),
         strategy=wish.strategy,

@@ -16,6 +16,7 @@ from latte_cli.backends.contract import Conditions, Facts, OutOfMemory, Prepared
 from latte_cli.backends.cpu import onednn_calls
 from latte_cli.backends.cpu.computations import cpu_computation
 from latte_cli.backends.cpu.convolutions import CONVOLUTIONS
+from latte_cli.backends.torch.checkpoints import CheckpointCall
 from latte_cli.backends.torch.layers import (
     REFUSALS,
     LayerCall,
@@ -29,7 +30,7 @@ from latte_cli.backends.torch.layers import (
 from latte_cli.backends.torch.whole import Runs
 from latte_cli.devices import CPU, Device
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.layers import Convolution, Layer, Phase, Transfer, Whole
+from latte_cli.layers import Checkpoint, Convolution, Layer, Phase, Transfer, Whole
 from latte_cli.precisions import Layout, Precision
 from latte_cli.tasks import Question, Settings, Task
 
@@ -109,6 +110,8 @@ class CpuBackend:
     def prepare(self, task: Task) -> Prepared:
         if isinstance(task.layer, Whole):
             return self._runs.prepare(task)
+        if isinstance(task.layer, Checkpoint):
+            return CheckpointCall(task.layer, task.phase, self.time_call, self.cache_state, "cpu")
         try:
             return _Timed(self, self._call(task), task.phase)
         except MemoryError as exc:

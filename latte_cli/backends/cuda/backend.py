@@ -16,11 +16,12 @@ from latte_cli.backends.cuda.clock import Clock, Pace
 from latte_cli.backends.host import slug
 from latte_cli.backends.native import cudnn
 from latte_cli.backends.telemetry import open_telemetry
+from latte_cli.backends.torch.checkpoints import CheckpointCall, time_on_host
 from latte_cli.backends.torch.layers import REFUSALS, LayerCall, activations_type, overhead_s, random, refusal
 from latte_cli.backends.torch.whole import Runs
 from latte_cli.devices import CUDA, Device
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.layers import Convolution, Layer, Phase, Whole
+from latte_cli.layers import Checkpoint, Convolution, Layer, Phase, Whole
 from latte_cli.precisions import Layout, Precision
 from latte_cli.tasks import Question, Settings, Task
 
@@ -127,6 +128,8 @@ class CudaBackend:
     def prepare(self, task: Task) -> Prepared:
         if isinstance(task.layer, Whole):
             return self.guard(lambda: self._whole(task))
+        if isinstance(task.layer, Checkpoint):
+            return CheckpointCall(task.layer, task.phase, time_on_host("cuda"), "host", "cuda")
         _set_precision(task.settings.precision)
         torch.backends.cudnn.benchmark = task.algorithm == FRAMEWORK_BENCHMARK
         ready = self.guard(lambda: self._calls.ready(task))
