@@ -129,7 +129,8 @@ def compiled_estimate(eager: Estimate, own: Sequence[PairedPasses], examples: Se
 
 def _as_measured(eager: Estimate, here: PairedPasses) -> Estimate:
     """`eager` with the passes that were run compiled at its batch."""
-    factors = {phase: here.compiled[phase].device_s / _pass_s(eager, phase) for phase in PASSES}
+    before = {phase: _pass_s(eager, phase) for phase in PASSES}
+    factors = {phase: here.compiled[phase].device_s / before[phase] if before[phase] else 1.0 for phase in PASSES}
     spread = max(log(timing.high_s / timing.device_s) for timing in here.compiled.values()) / Z95
     told = CompiledStep(eager_s=eager.step_s, source=Source.MEASURED, batches=(here.batch,))
     return _scale(eager, told, lambda part: factors[_pass_of(part)], hypot(spread, COMMON_SPREAD))
