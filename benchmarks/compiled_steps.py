@@ -1,10 +1,12 @@
 """How accurately LATTE tells compiled steps: networks of several kinds, trained for real with `torch.compile`.
 
 Each network is exported, and profiled with `latte profile model.pt2 --compile` at one batch, with one thread. Then its
-own module is compiled and trained (SGD) in a new process, once before and once after the estimate is made; the second
-over the first is what the machine repeats. `said` over the mean of both is the ratio. The same is done at half the
-batch, at which nothing was run compiled. `--calibrated` judges networks of the zoo that were never run compiled: what
-is known comes from `latte profile --compile`, which runs four other networks.
+own module is compiled and trained (SGD) in a new process whose heap keeps its memory (`MALLOC_MMAP_MAX_=0
+MALLOC_TRIM_THRESHOLD_=100000000000`), once before and once after the estimate is made; the second over the first is
+what the machine repeats. `said` over the mean of both is the ratio. `plain` is the same with glibc as it is, which gives
+memory back to the system and faults it in again. The same is done at half the batch, at which nothing was run compiled.
+`--calibrated` judges networks of the zoo that were never run compiled: what is known comes from `latte
+profile --compile`, which runs four other networks.
 
     python benchmarks/compiled_steps.py [--only REGEX] [--budget 30s] [--seconds 4] [--calibrated]
 """
@@ -28,6 +30,7 @@ from checkpointing import NETWORKS
 from torch import Tensor, nn
 
 from latte_cli import LatteError, load
+from latte_cli.backends.host import KEEPING
 from latte_cli.estimator import estimate_one
 from latte_cli.network import zoo
 from latte_cli.network.module import NetworkModule
@@ -38,6 +41,10 @@ ONLY = "^(ResNet|VGG|MobileNet|ConvNeXt|U-Net|vision transformer|mixer|LSTM)$"
 ZOO = {"resnet18": (64, 8), "mobilenet_v2": (96, 8), "vgg16": (32, 8)}
 """Networks of the zoo for `--calibrated`: pixels and batch."""
 THREADS = 1
+COLUMNS = (
+    *("network", "batch", "eager, ms", "said / real", "compiled, ms", "to eager", "said / real", "real / real"),
+    *("plain, ms", "known"),
+)
 
 
 def module_of(name: str, batch: int) -> tuple[nn.Module, Tensor]:
@@ -74,12 +81,16 @@ def random_target(scores: Tensor) -> Tensor:
     return torch.randint(0, scores.shape[1], (scores.shape[0], *scores.shape[2:]))
 
 
-def real(name: str, batch: int, seconds: float, folder: Path, *, compiled: bool = True) -> float:
-    """Seconds of a step in a new process."""
+def real(name: str, batch: int, seconds: float, folder: Path, *, compiled: bool = True, keeps: bool = True) -> float:
+    """Seconds of a step in a new process, whose heap `keeps` its memory or is glibc's own."""
     words = ["--train", name, "--batch", str(batch), "--seconds", str(seconds), *([] if compiled else ["--eager"])]
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled"), "OMP_NUM_THREADS": str(THREADS)}
     done = subprocess.run(
-        [sys.executable, __file__, *words], check=True, capture_output=True, text=True, env={**os.environ, **cache}
+        [sys.executable, __file__, *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **cache, **(KEEPING if keeps else {})},
     )
     return float(json.loads(done.stdout.splitlines()[-1]))
 
@@ -106,11 +117,13 @@ def line(name: str, batch: int, path: Path, folder: Path, options: argparse.Name
     try:
         eager_said, step_s, source = said(path, batch, folder / "store")
     except LatteError as error:
-        return f"| {name} | {batch} | {1e3 * eager:.1f} | | {1e3 * first:.1f} | | | {error.message} |"
+        return f"| {name} | {batch} | {1e3 * eager:.1f} | | {1e3 * first:.1f} | | | | | {error.message} |"
     second = real(name, batch, options.seconds, folder)
+    plain = real(name, batch, options.seconds, folder, keeps=False)
     both = fmean((first, second))
     cells = (f"{1e3 * eager:.1f}", f"{eager_said / eager:.3f}", f"{1e3 * both:.1f}", f"{both / eager:.2f}")
-    return f"| {name} | {batch} | {' | '.join(cells)} | {step_s / both:.3f} | {second / first:.3f} | {source} |"
+    ends = (f"{step_s / both:.3f}", f"{second / first:.3f}", f"{1e3 * plain:.1f}", source)
+    return f"| {name} | {batch} | {' | '.join((*cells, *ends))} |"
 
 
 def rows(options: argparse.Namespace, folder: Path) -> Iterator[str]:
@@ -153,8 +166,8 @@ def main() -> None:
     if options.train:
         train(options.train, options.batch, options.seconds, compiled=not options.eager)
         return
-    print("| network | batch | eager, ms | said / real | compiled, ms | to eager | said / real | real / real | known |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print("| " + " | ".join(COLUMNS) + " |")
+    print("|" + "---|" * len(COLUMNS), flush=True)
     with TemporaryDirectory() as folder:
         for row in (calibrated_rows if options.calibrated else rows)(options, Path(folder)):
             print(row, flush=True)
