@@ -16,6 +16,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "federation" not in path.parts and path.name != "commands.md")
 SHOWN = ("text", "")
 MARKED = [
+    "compiles and profiles for some minutes",
     "measures for a minute",
     "measures for a minute",
     "needs an object store",
