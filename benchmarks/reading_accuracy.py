@@ -321,14 +321,14 @@ def _said(network: Any, workspaces_s: float) -> dict[str, Any]:
         "left_out": [*network.unpriced, *network.unknown],
     }
     if workspaces_s:
-        used = _workspaces(network, time.perf_counter() + workspaces_s)
+        used = workspaces(network, time.perf_counter() + workspaces_s, Precision.FP32)
         if used is not None:
             peak = memory(network, Step(optimizer="sgd"), Precision.FP32).with_workspaces(used).peak
             said |= {"peak_bytes": peak.live_bytes, "peak_at": f"{peak.name} {peak.phase}"}
     return said
 
 
-def _workspaces(network: Any, end_s: float) -> dict[Any, int] | None:
+def workspaces(network: Any, end_s: float, precision: Any) -> dict[Any, int] | None:
     """The workspace of each call, measured; None where that would take longer."""
     from latte_cli.algorithms import FRAMEWORK_DEFAULT
     from latte_cli.backends.contract import Failed, Unsupported
@@ -336,11 +336,11 @@ def _workspaces(network: Any, end_s: float) -> dict[Any, int] | None:
     from latte_cli.estimator.steps import Step, step_calls
     from latte_cli.estimator.storages import Storages
     from latte_cli.layers import Phase
-    from latte_cli.precisions import Layout, Precision
+    from latte_cli.precisions import Layout
     from latte_cli.tasks import Task
 
     backend, last = CpuBackend(threads=1), Storages(network).channels_last
-    settings = {layout: backend.settings(Precision.FP32, layout) for layout in Layout}
+    settings = {layout: backend.settings(precision, layout) for layout in Layout}
     known: dict[Any, int] = {}
     found: dict[Any, int] = {}
     for call in step_calls(network, Step(optimizer="none", loss="none")):
@@ -427,14 +427,14 @@ def append(output: Path, pair: Sequence[str], found: Mapping[str, Any], wall_s: 
     print(*pair, found["outcome"], found.get("reason", ""), f"{wall_s:.1f} s", file=sys.stderr)
 
 
-def run(pairs: Sequence[tuple[str, str]], limit_s: float, output: Path) -> None:
-    """Append a row for each pair; where the process dies, another goes on with the next."""
+def run(pairs: Sequence[tuple[str, str]], limit_s: float, output: Path, target: str = "") -> None:
+    """Append a row for each pair by `target` ("module:function"); where the process dies, another goes on."""
     while pairs:
         request = {"pairs": pairs, "limit_s": limit_s, "output": str(output.absolute())}
         before = len(lines_of(output))
         start = time.perf_counter()
         try:
-            child.ask(f"{Path(__file__).stem}:answer", request)
+            child.ask(target or f"{Path(__file__).stem}:answer", request)
             return
         except child.Ended as exc:
             done = {(each["name"], each["form"]) for each in lines_of(output)[before:]}
