@@ -366,8 +366,7 @@ def report(rows: Mapping[tuple[str, str], Mapping[str, Any]], wanted: Sequence[t
     libraries = dict.fromkeys(name.partition("/")[0] for name, _ in wanted)
     lines = ["| mode | pairs | within 5% | median error | worst | the worst |", "|---|---|---|---|---|---|"]
     lines.append(_line("all", done))
-    for mode in MODES:
-        lines.append(_line(mode, {pair: row for pair, row in done.items() if pair[1] == mode}))
+    lines += [_line(mode, {pair: row for pair, row in done.items() if pair[1] == mode}) for mode in MODES]
     lines += ["", "| library | pairs | within 5% | median error | worst | the worst |", "|---|---|---|---|---|---|"]
     lines += [
         _line(library, {pair: row for pair, row in done.items() if pair[0].startswith(f"{library}/")})
