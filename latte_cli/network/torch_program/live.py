@@ -136,7 +136,8 @@ def _program(module: Any, example: Any, batch_size: int | None, batch_axis: int 
 def _checkpointing(frame: FrameType) -> _Checkpointing:
     """What the call of torch's checkpoint in a frame runs."""
     given = frame.f_locals
-    function, arguments = given.get("function"), given.get("args", ())
+    function: Any = given.get("function")
+    arguments: tuple[Any, ...] = given.get("args", ())
     while isinstance(function, partial):
         function, arguments = function.func, (*function.args, *arguments)
     if getattr(function, "__name__", "") in _CALLS:
