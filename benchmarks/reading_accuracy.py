@@ -1,4 +1,4 @@
-"""How accurately LATTE reads networks of five libraries: parameters, FLOPs and memory against torch's, in four forms.
+"""How accurately LATTE reads networks of five libraries: parameters and FLOPs against torch's, in four forms.
 
 LATTE reads each network of `reading_networks.py` as a live module, as a `.pt2` program and from both of torch's ONNX
 exporters. The export has a batch of two; LATTE reads it at a batch of three. Modules and `.pt2` files are in training
@@ -10,9 +10,9 @@ for ONNX the weights that the results depend on, and where the file does not hol
 exponential of a scale into a number, and leave out what no result reads. Two files prove it, exported with the numbers
 drawn twice: what differs between them are weights, and of a parameter those of its numbers that are there. The older
 exporter makes an input of a default of 0 that says how many steps to keep, and keeps one: no FLOPs are compared then.
-The right FLOPs are those of `FlopCounterMode`, with the rules of RULES where it has none or a wrong one. The right peak
-is that of torch's allocator in a step of SGD, as in tests/test_memory.py. The loss is the cross-entropy of the last
-output and the sum of the others. Before an ONNX export each parameter is drawn, since exporters store equal ones once.
+The right FLOPs are those of `FlopCounterMode`, with the rules of RULES where it has none or a wrong one. The loss is
+the cross-entropy of the last output and the sum of the others. `memory_accuracy.py` compares the memory. Before an ONNX
+export each parameter is drawn, since exporters store equal ones once.
 ONNX files are read with `compare_weights`; their attention is products of matrices, whose backward holds the scores.
 
 For modules it also prints the share of the parameters that sub-models keep at each of WIDTHS, or why a network has
@@ -39,7 +39,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from itertools import accumulate
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -55,7 +54,7 @@ WIDTHS = (0.5, 0.25)
 EXPORTED, ASKED = 2, 3
 """The batch sizes of the export and of the reading."""
 MEMORY_BYTES = 8 * 2**30
-WITHIN, PEAK_WITHIN = 0.01, 0.05
+WITHIN = 0.01
 AT_ONCE = 16
 """How many networks one process reads, since what it imports takes longer than most."""
 KIND, SHOWN = 140, 6
@@ -136,7 +135,6 @@ def truth(request: Mapping[str, Any]) -> dict[str, Any]:
     module, arguments, keywords = build(request["name"], ASKED)
     training = _work(module.train(), arguments, keywords)
     found = {**training, **_tensors_of(module)}
-    found["peak_bytes"] = _peak_bytes(module, arguments, keywords)
     module.zero_grad(set_to_none=True)
     evaluation = _work(module.eval(), arguments, keywords, products=True)
     reached = {id(p) for p in module.parameters() if p.grad is not None or not p.requires_grad}
@@ -170,22 +168,6 @@ def _tensors_of(module: Any) -> dict[str, int]:
     }
 
 
-def _peak_bytes(module: Any, arguments: Any, keywords: Any) -> int:
-    """The peak of a step of SGD by the events of torch's allocator."""
-    import torch
-
-    update = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1e-6)
-    module.zero_grad(set_to_none=True)
-    with torch.autograd.profiler.profile(profile_memory=True) as seen:
-        result = module(*arguments, **keywords)
-        loss_of(result).backward()
-        update.step()
-    events = [event for event in seen.kineto_results.events() if event.name() == "[memory]"]
-    grown = accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
-    lasting = [*module.parameters(), *module.buffers(), *arguments, *keywords.values()]
-    return sum(tensor.nbytes for tensor in lasting) + max(grown)
-
-
 class NotExported(Exception):
     """torch cannot make a file of a network."""
 
@@ -210,7 +192,7 @@ def reading(request: Mapping[str, Any]) -> dict[str, Any]:
             if form == MODULE and (unable := _no_program(module, arguments, keywords, exc)):
                 return {"outcome": "not exported", "reason": unable}
             return {"outcome": "refused", "reason": exc.message, "hint": exc.hint, "own": _own(model, example)}
-        said = _said(network, request["limit_s"] / 3 if form in (MODULE, PT2) else 0)
+        said = _said(network)
         if form in (DYNAMO, OLD):
             more: dict[str, Any] = {"keeps_less": _keeps_less(model, module, arguments, keywords)}
             more |= _held(model, module, lambda: _file(module, arguments, keywords, form, Path(folder) / "again"))
@@ -306,12 +288,8 @@ def _work_said(network: Any) -> dict[str, int]:
     return work
 
 
-def _said(network: Any, workspaces_s: float) -> dict[str, Any]:
-    from latte_cli.estimator.memory import memory
-    from latte_cli.estimator.steps import Step
-    from latte_cli.precisions import Precision
-
-    said = {
+def _said(network: Any) -> dict[str, Any]:
+    return {
         "parameters": network.parameters,
         "trained": network.trained_parameters,
         "buffer_bytes": network.buffer_bytes,
@@ -320,43 +298,6 @@ def _said(network: Any, workspaces_s: float) -> dict[str, Any]:
         "notes": [*network.notes],
         "left_out": [*network.unpriced, *network.unknown],
     }
-    if workspaces_s:
-        used = _workspaces(network, time.perf_counter() + workspaces_s)
-        if used is not None:
-            peak = memory(network, Step(optimizer="sgd"), Precision.FP32).with_workspaces(used).peak
-            said |= {"peak_bytes": peak.live_bytes, "peak_at": f"{peak.name} {peak.phase}"}
-    return said
-
-
-def _workspaces(network: Any, end_s: float) -> dict[Any, int] | None:
-    """The workspace of each call, measured; None where that would take longer."""
-    from latte_cli.algorithms import FRAMEWORK_DEFAULT
-    from latte_cli.backends.contract import Failed, Unsupported
-    from latte_cli.backends.cpu.backend import CpuBackend
-    from latte_cli.estimator.steps import Step, step_calls
-    from latte_cli.estimator.storages import Storages
-    from latte_cli.layers import Phase
-    from latte_cli.precisions import Layout, Precision
-    from latte_cli.tasks import Task
-
-    backend, last = CpuBackend(threads=1), Storages(network).channels_last
-    settings = {layout: backend.settings(Precision.FP32, layout) for layout in Layout}
-    known: dict[Any, int] = {}
-    found: dict[Any, int] = {}
-    for call in step_calls(network, Step(optimizer="none", loss="none")):
-        if call.layer.free or call.phase is Phase.UPDATE:
-            continue
-        if time.perf_counter() > end_s:
-            return None
-        layout = Layout.CHANNELS_LAST if call.name in last else Layout.NCHW
-        if (key := (call.pair, layout)) not in known:
-            task = Task(layer=call.layer, phase=call.phase, algorithm=FRAMEWORK_DEFAULT, settings=settings[layout])
-            try:
-                known[key] = backend.prepare(task).facts().workspace_bytes or 0
-            except (Failed, Unsupported):
-                known[key] = 0
-        found[call.name, call.phase] = known[key]
-    return found
 
 
 def _held(path: str, module: Any, again: Callable[[], str]) -> dict[str, int]:
@@ -427,14 +368,14 @@ def append(output: Path, pair: Sequence[str], found: Mapping[str, Any], wall_s: 
     print(*pair, found["outcome"], found.get("reason", ""), f"{wall_s:.1f} s", file=sys.stderr)
 
 
-def run(pairs: Sequence[tuple[str, str]], limit_s: float, output: Path) -> None:
-    """Append a row for each pair; where the process dies, another goes on with the next."""
+def run(pairs: Sequence[tuple[str, str]], limit_s: float, output: Path, target: str = "") -> None:
+    """Append a row for each pair by `target` ("module:function"); where the process dies, another goes on."""
     while pairs:
         request = {"pairs": pairs, "limit_s": limit_s, "output": str(output.absolute())}
         before = len(lines_of(output))
         start = time.perf_counter()
         try:
-            child.ask(f"{Path(__file__).stem}:answer", request)
+            child.ask(target or f"{Path(__file__).stem}:answer", request)
             return
         except child.Ended as exc:
             done = {(each["name"], each["form"]) for each in lines_of(output)[before:]}
@@ -465,8 +406,7 @@ def verdicts(found: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, bo
         parameters = found["parameters"] == found.get("held_weights", work["used"])
     flops = all(_close(found[key], work[key], WITHIN) for key in ("forward", "backward"))
     compared = None if found.get("keeps_less") else flops
-    peak = _close(found["peak_bytes"], right["peak_bytes"], PEAK_WITHIN) if "peak_bytes" in found else None
-    return {"parameters": parameters, "FLOPs": compared, "peak": peak}
+    return {"parameters": parameters, "FLOPs": compared}
 
 
 def _close(found: float, right: float, within: float) -> bool:
@@ -478,9 +418,9 @@ def report(rows: Mapping[tuple[str, str], Mapping[str, Any]], known: Iterable[st
     known = list(known)
     libraries = list(dict.fromkeys(name.partition("/")[0] for name in known))
     lines = [
-        "| form | networks | run | torch exports | read | parameters | FLOPs | peak "
+        "| form | networks | run | torch exports | read | parameters | FLOPs "
         "| sub-models | at 1/2 | at 1/4 | run as said |",
-        f"|{'---|' * 12}",
+        f"|{'---|' * 11}",
     ]
     for form in FORMS[1:]:
         lines.append(_counts(form, rows, form, known))
@@ -501,7 +441,7 @@ def _counts(title: str, rows: Mapping[tuple[str, str], Mapping[str, Any]], form:
     against = [(each, rows[each["name"], TRUTH]) for each in read if _has_truth(rows, each["name"])]
     found = [verdicts(each, right) for each, right in against]
     cells = []
-    for key in ("parameters", "FLOPs", "peak"):
+    for key in ("parameters", "FLOPs"):
         told = [each[key] for each in found if each[key] is not None]
         cells.append(f"{sum(map(bool, told))} of {len(told)}" if told else "")
     cells += _shrunk([each for each in read if "shrinks" in each])
@@ -552,8 +492,6 @@ def _wrong(found: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[tuple
     if told["FLOPs"] is False:
         off = [key for key in ("forward", "backward") if not _close(found[key], work[key], WITHIN)]
         yield "FLOPs", f"{', '.join(off)}, {said}"
-    if told["peak"] is False:
-        yield "peak", "too high" if found["peak_bytes"] > right["peak_bytes"] else "too low"
 
 
 def _kind(reason: str) -> str:

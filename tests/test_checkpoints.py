@@ -1,7 +1,7 @@
 """Regions that are checkpointed: what runs again, and what the step holds, against torch's own checkpoint."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from random import Random
@@ -114,6 +114,24 @@ def test_the_peak_with_checkpoints_is_that_of_torch_s_allocator(kind, seed: int)
     assert said == pytest.approx(real, rel=WITHIN)
 
 
+class Checkpointing(Residual):
+    """A block that checkpoints its `forward`, not the call of the block."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(partial(Residual.forward, self), x, use_reentrant=False)
+
+
+class Scaled(Residual):
+    """A block with a parameter that no layer holds."""
+
+    def __init__(self, width: int, draw: Random) -> None:
+        super().__init__(width, draw)
+        self.gamma = nn.Parameter(torch.ones(width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.gamma
+
+
 class Own(nn.Module):
     """A module that checkpoints its parts itself, in one of several ways."""
 
@@ -121,7 +139,8 @@ class Own(nn.Module):
         super().__init__()
         self.way = way
         count = {"list": 4, "reentrant": 1}.get(way, 2)
-        self.blocks = nn.ModuleList(Residual(8, Random(seed)) for seed in range(count))
+        kind = {"own forward": Checkpointing, "scaled": Scaled}.get(way, Residual)
+        self.blocks = nn.ModuleList(kind(8, Random(seed)) for seed in range(count))
         self.first, self.out = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,6 +148,13 @@ class Own(nn.Module):
         if self.way == "list":
             for each in self.blocks:
                 x = checkpoint(each, x, use_reentrant=False)
+        elif self.way == "own forward":
+            x = self.blocks[1](self.blocks[0](x))
+        elif self.way in ("closure", "scaled"):
+            for at in range(len(self.blocks)):
+                x = checkpoint(self.slice(at, at + 1), x, use_reentrant=False)
+        elif self.way == "closure of several":
+            x = checkpoint(self.slice(0, 2), x, use_reentrant=False)
         elif self.way == "one":
             x = self.blocks[1](checkpoint(self.blocks[0], x, use_reentrant=False))
         elif self.way == "function":
@@ -137,11 +163,28 @@ class Own(nn.Module):
             x = checkpoint(self.blocks[0], x, use_reentrant=True)
         return self.out(x.mean((2, 3)))
 
+    def slice(self, start: int, stop: int) -> Callable[[Tensor], Tensor]:
+        """Blocks one after the other, as a function."""
+
+        def run(x: Tensor) -> Tensor:
+            for block in self.blocks[start:stop]:
+                x = block(x)
+            return x
+
+        return run
+
     def part(self, x: Tensor) -> Tensor:
         return self.blocks[1](self.blocks[0](x)) * 2
 
 
-@pytest.mark.parametrize(("way", "names"), [("list", [f"blocks.{at}" for at in range(4)]), ("one", ["blocks.0"])])
+@pytest.mark.parametrize(
+    ("way", "names"),
+    [
+        ("list", [f"blocks.{at}" for at in range(4)]),
+        ("one", ["blocks.0"]),
+        *((way, ["blocks.0", "blocks.1"]) for way in ("own forward", "closure", "scaled")),
+    ],
+)
 def test_regions_that_a_module_checkpoints_are_read_and_priced(way: str, names: list[str]) -> None:
     torch.manual_seed(0)
     module, x = Own(way), torch.randn(16, 3, 24, 24)
@@ -155,7 +198,7 @@ def test_regions_that_a_module_checkpoints_are_read_and_priced(way: str, names: 
     assert {work.name for work in again} <= {name for region in found.checkpoints for name in region.nodes}
 
 
-@pytest.mark.parametrize("way", ["function", "reentrant"])
+@pytest.mark.parametrize("way", ["function", "reentrant", "closure of several"])
 def test_regions_that_a_program_does_not_show_are_named_and_not_priced(way: str) -> None:
     found = load(Own(way), torch.randn(2, 3, 24, 24))
     assert found.checkpoints == ()

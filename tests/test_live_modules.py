@@ -634,12 +634,17 @@ def test_checkpointed_regions_are_read_or_said_to_be_there() -> None:
             called = checkpoint
             return self.head(called(self.body, x, use_reentrant=False))
 
-    class Hidden(Elsewhere):
+    class Within(Elsewhere):
         def again(self, x: Tensor) -> Tensor:
             called = checkpoint
             return self.head(called(lambda y: self.body(y), x, use_reentrant=False))
 
-    for module in (Again(), Renamed(), Elsewhere()):
+    class Hidden(Elsewhere):
+        def again(self, x: Tensor) -> Tensor:
+            called = checkpoint
+            return self.head(called(lambda y: self.body(y) * 2, x, use_reentrant=False))
+
+    for module in (Again(), Renamed(), Elsewhere(), Within()):
         found = load(module, torch.randn(3, 8))
         assert [region.nodes for region in found.checkpoints] == [("body",)]
         assert not found.notes

@@ -166,20 +166,42 @@ def test_the_peak_of_a_module_is_that_of_torch_s_allocator(name: str) -> None:
     check_peak(module, x, WITHIN)
 
 
-def check_peak(module: nn.Module, x: Tensor, within: float) -> None:
-    """The peak of a step of a module as its user writes it."""
-    found, step = load(module, x), Step(optimizer="sgd")
+def check_peak(module: nn.Module, x: Tensor, within: float, loss: str = "cross-entropy") -> None:
+    """The peak of a step of a module as its user writes it; what of it is frozen does not train."""
+    found, step = load(module, x), Step(optimizer="sgd", loss=loss)
     update = torch.optim.SGD(module.parameters(), lr=1e-6)
-    targets = random_targets(found)
+    targets = random_targets(found) if loss == "cross-entropy" else torch.randn(found.shapes[found.scores])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.autograd.profiler.profile(profile_memory=True) as seen:
-            real_step(module, (x,), targets, update)
+            (real_step if loss == "cross-entropy" else squared_step)(module, (x,), targets, update)
         events = [event for event in seen.kineto_results.events() if event.name() == "[memory]"]
     grown = accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
     real = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers(), x, targets)) + max(grown)
     estimated = memory(found, step, Precision.FP32).with_workspaces(workspaces(found, step)).peak
     assert estimated.live_bytes == pytest.approx(real, rel=within), estimated
+
+
+def squared_step(module: nn.Module, inputs: Sequence[Tensor], targets: Tensor, update: torch.optim.Optimizer) -> None:
+    """A step with the mean squared error as its loss."""
+    result = module(*inputs)
+    loss = nn.functional.mse_loss(result, targets)
+    loss.backward()
+    update.step()
+
+
+@pytest.mark.parametrize("width", [16, 1024])
+def test_the_mean_squared_error_holds_what_its_mean_was_taken_of(width: int) -> None:
+    check_peak(nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, width)), torch.randn(256, 16), 0.005, "mse")
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.MaxPool2d(3, 1, 1), nn.BatchNorm2d(8), nn.GroupNorm(1, 8), nn.Dropout(0.1), nn.GELU(), nn.Softmax(1)]
+)
+def test_a_frozen_layer_drops_what_it_makes_for_a_backward_pass(layer: nn.Module) -> None:
+    frozen = nn.Sequential(nn.Conv2d(3, 8, 1), layer, layer).requires_grad_(False)
+    module = nn.Sequential(frozen, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    check_peak(module, torch.randn(8, 3, 32, 32), 0.005)
 
 
 class Recurring(nn.Module):

@@ -191,3 +191,26 @@ def backward_numbers(layer: Recurrent, flow: bool) -> tuple[int, int]:
 
     grown, _, _ = cpu_growth(prepare)
     return layer.saved_tensors(trains=True, flows=(flow,), fused=False).elements, grown // 4
+
+
+@pytest.mark.parametrize(
+    ("operation", "call"),
+    [
+        ("im2col", lambda x: nn.functional.unfold(x, 2)),
+        ("col2im", lambda x: nn.functional.fold(x.flatten(2), (3, 5), (2, 2))),
+        ("unfold", lambda x: x.unfold(2, 2, 1)),
+        ("diagonal", lambda x: x.diagonal(dim1=2, dim2=3)),
+        ("diag_embed", torch.diag_embed),
+        ("rot90", lambda x: torch.rot90(x, 1, (2, 3))),
+        ("cum_sum", lambda x: x.cumsum(2)),
+        ("as_strided", lambda x: x.as_strided((3, 2), (1, 2))),
+    ],
+)
+def test_a_linear_operation_on_places_keeps_nothing(operation: str, call: Callable[[Tensor], Tensor]) -> None:
+    kept: list[Tensor] = []
+    x = torch.randn(2, 4, 4, 2, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor), lambda _: None):
+        y = call(x)
+    assert not kept
+    layer = Other(operation=operation, shapes=(tuple(x.shape),), output=tuple(y.shape))
+    assert layer.saved_tensors(trains=False, flows=(True,), fused=False) == Saved()

@@ -12,7 +12,7 @@ from latte_cli.estimator.checkpoints import RNG_STATE_BYTES, Rerun, reruns, save
 from latte_cli.estimator.steps import CLIP, EMA, LOSS, SCALER, UPDATE, ZERO, Step
 from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.strides import Strides, contiguous_strides
-from latte_cli.layers import INDEX_BYTES, Attention, Convolution, Copy, Phase, Stored
+from latte_cli.layers import INDEX_BYTES, Attention, Convolution, Copy, Phase, Recurrent, Stored
 from latte_cli.network import Network, Node
 from latte_cli.optimizers import COUNTER_BYTES, update_rule
 from latte_cli.precisions import Precision
@@ -269,7 +269,7 @@ class Simulation:
                 beside = self.saved[node.name][1]
             else:
                 self._keep(node, +1)
-                beside = 0
+                beside = self._dropped_bytes(node)
             yield self._moment(node.name, Phase.FORWARD, beside + self._copies(node, Phase.FORWARD))
             for name in node.inputs:
                 left[self.roots[name]] -= 1
@@ -278,16 +278,20 @@ class Simulation:
             if not left[root] and root == node.output:
                 self._hold(root, -1)
 
+    def _dropped_bytes(self, node: Node) -> int:
+        """What a call makes for a backward pass that never comes, as a pooling the places of its greatest numbers."""
+        if node.output in self.network.trained_activations or isinstance(node.layer, Recurrent):
+            return 0
+        saved = node.layer.saved_tensors(trains=False, flows=(True,) * len(node.read), fused=self.fused)
+        return self.element * saved.elements + saved.other_bytes
+
     def _backward(self) -> Iterator[Moment]:
         network = self.network
         if not network.outputs or network.scores not in network.trained_activations:
             return
         scores = self.sizes[network.scores]
         if self.step.loss != "none":
-            loss = network.loss().saved_tensors(trains=False, flows=(True,), fused=self.fused)
-            kept, gradients = (self.element * loss.elements, 2) if self.step.loss == "cross-entropy" else (0, 1)
-            yield self._moment(LOSS, Phase.FORWARD, kept)
-            yield self._moment(LOSS, Phase.BACKWARD, kept + gradients * scores)
+            yield from self._loss(scores)
         self.flowing[self.storages.gradients[network.scores]] = self._gradient(scores)
         self.arriving[network.scores] = contiguous_strides(network.shapes[network.scores])
         for place, node in reversed([*enumerate(network.nodes)]):
@@ -304,6 +308,22 @@ class Simulation:
             elif place <= rerun.trigger:
                 self._keep(node, -1, rerun)
                 self._keep_arguments(rerun, -1 if place == rerun.until else 0)
+
+    def _loss(self, scores: int) -> Iterator[Moment]:
+        """The loss and its gradient, for which the cross-entropy keeps what it has of its scores.
+
+        `F.mse_loss` squares the differences and takes their mean, which it writes where one copy of them lay: the loss
+        holds that until the step ends.
+        """
+        if self.step.loss == "mse":
+            self._hold_beside("loss", scores)
+            yield self._moment(LOSS, Phase.FORWARD, scores)
+            yield self._moment(LOSS, Phase.BACKWARD, scores)
+        else:
+            loss = self.network.loss().saved_tensors(trains=False, flows=(True,), fused=self.fused)
+            kept = self.element * loss.elements
+            yield self._moment(LOSS, Phase.FORWARD, kept)
+            yield self._moment(LOSS, Phase.BACKWARD, kept + 2 * scores)
 
     def _keep(self, node: Node, count: int, rerun: Rerun | None = None) -> None:
         """Begin (+1) or end (-1) to hold what a node keeps, or what it keeps of the second run of its region."""

@@ -10,6 +10,9 @@ from latte_cli.layers.shapes import Shape
 _CHOICES = ("gather", "gather_elements", "gather_nd")
 """Operations that take entries of their first input by the places in their second."""
 
+_LINEAR = ("as_strided", "col2im", "cum_sum", "diag_embed", "diagonal", "im2col", "rot90", "unfold")
+"""Operations of one input whose gradient depends on shapes alone (torch's derivatives.yaml)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Other(Layer):
@@ -36,7 +39,9 @@ class Other(Layer):
         return ANYHOW
 
     def saved_tensors(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> Saved:
-        """The places of a choice of entries; of other operations all that they could need."""
+        """The places of a choice of entries, nothing of a linear operation; of others all that they could need."""
+        if self.operation in _LINEAR:
+            return Saved()
         if self.operation in _CHOICES:
             return Saved(inputs=tuple(range(1, len(self.shapes))))
         return Saved(inputs=tuple(range(len(self.shapes))), output=True)

@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 from typing import TypeVar
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
 
-from latte_cli.layers import Norm
+from latte_cli.layers import Norm, Stored
 from latte_cli.network.graph import ABSENT, DETACHED, JOINED, STATISTICS, Network, Node
 from latte_cli.network.torch_program.checkpointed import Mark, Observed, observed_marks, regions_of
 from latte_cli.network.torch_program.program import COUNTING, Lowering
@@ -52,7 +53,7 @@ class Program:
         }
         buffers = {name: 0 for name, role in roles.items() if role == BUFFER} | self._buffers(network)
         frozen = {name for name, role in roles.items() if role != PARAMETER} | unreached
-        nodes = tuple(replace(node, calls=_of(self.low.calls, node.name, ())) for node in nodes)
+        nodes = _with_stored_in(tuple(replace(node, calls=_of(self.low.calls, node.name, ())) for node in nodes))
         regions, unclear = regions_of(self._marks(nodes))
         frozen |= {name for name, _ in bare if self.signature.roles[name] == FROZEN}
         return replace(
@@ -148,6 +149,24 @@ class Program:
                 f"{few_names(sorted(self.low.functions))}: autograd functions, whose own backward pass a program does "
                 "not show; they are priced as if torch derived it from each operation, which needs more memory"
             )
+
+
+def _with_stored_in(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """The nodes with stored tensors in the innermost call that all of their readers lie in."""
+    readers: dict[str, list[tuple[str, ...]]] = {}
+    for node in nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node.calls)
+    return tuple(
+        replace(node, calls=_common(readers.get(node.output, ()))) if isinstance(node.layer, Stored) else node
+        for node in nodes
+    )
+
+
+def _common(calls: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The calls from the outermost on that are the same everywhere."""
+    levels = takewhile(lambda level: len(set(level)) == 1, zip(*calls, strict=False))
+    return tuple(level[0] for level in levels)
 
 
 def _of(known: Mapping[str, T], name: str, otherwise: T) -> T:

@@ -36,6 +36,10 @@ _Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 _ROUNDS = 3
 
 
+_CALLS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl")
+"""The names of what runs a module as a whole."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Live:
     """A program of a live module: its file's content, its tensors that are others by another name, what it lacks.
@@ -51,9 +55,20 @@ class Live:
 
 @dataclass(frozen=True, kw_only=True)
 class _Checkpointing:
-    """A call of torch's checkpoint: the module that it runs, None where it runs other code, or in another way."""
+    """A call of torch's checkpoint: the module that it runs, None where it runs other code, or in another way.
+
+    Of other code `parts` are the modules that each of its operators was seen in, or None for one outside of modules.
+    """
 
     part: Any
+    parts: list[Any] | None = None
+
+    @property
+    def runs(self) -> Any:
+        """The one module that it runs, all in all; None where there is more to it."""
+        if self.parts:
+            return self.parts[0] if all(each is self.parts[0] for each in self.parts) else None
+        return self.part
 
 
 def exported(module: Any, example: Any, batch_size: int | None = None) -> bytes:
@@ -83,7 +98,8 @@ def live(module: Any, example: Any = None, batch_size: int | None = None, batch_
 def _observed(module: Any, program: Any, calls: Sequence[_Checkpointing]) -> Observed:
     """What of `module` the `calls` of torch's checkpoint were for."""
     paths = {id(vars(part)): path for path, part in module.named_modules()}
-    counts = Counter(paths.get(id(vars(each.part)), "") if each.part is not None else "" for each in calls)
+    runs = (each.runs for each in calls)
+    counts = Counter("" if part is None else paths.get(id(vars(part)), "") for part in runs)
     made: dict[str, set[str]] = {}
     for node in _nodes(program):
         for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
@@ -120,13 +136,16 @@ def _program(module: Any, example: Any, batch_size: int | None, batch_axis: int 
 def _checkpointing(frame: FrameType) -> _Checkpointing:
     """What the call of torch's checkpoint in a frame runs."""
     given = frame.f_locals
-    function = given.get("function")
+    function: Any = given.get("function")
+    arguments: tuple[Any, ...] = given.get("args", ())
     while isinstance(function, partial):
-        function = function.func
-    if getattr(function, "__name__", "") in ("forward", "__call__", "_call_impl", "_wrapped_call_impl"):
-        function = getattr(function, "__self__", None)
+        function, arguments = function.func, (*function.args, *arguments)
+    if getattr(function, "__name__", "") in _CALLS:
+        function = getattr(function, "__self__", arguments[0] if arguments else None)
     plain = given.get("use_reentrant") is False and given.get("early_stop", True)
-    return _Checkpointing(part=function if plain and hasattr(function, "named_modules") else None)
+    if plain and not hasattr(function, "named_modules"):
+        return _Checkpointing(part=None, parts=[])
+    return _Checkpointing(part=function if plain else None)
 
 
 @contextmanager
@@ -147,7 +166,9 @@ def _seen_meanwhile() -> Iterator[tuple[set[str], list[_Checkpointing]]]:
             inside = () if torch.compiler.is_dynamo_compiling() else _frames_in(torch.utils.checkpoint.__file__)
             for frame in inside:
                 nested = len(inside) > 1
-                frames.setdefault(frame, _Checkpointing(part=None) if nested else _checkpointing(frame))
+                call = frames.setdefault(frame, _Checkpointing(part=None) if nested else _checkpointing(frame))
+                if call.parts is not None:
+                    call.parts.append(_part_in(frame))
             return func(*args, **(kwargs or {}))
 
     checkpointed: list[_Checkpointing] = []
@@ -165,6 +186,16 @@ def _frames_in(path: str) -> list[FrameType]:
             found.append(frame)
         frame = frame.f_back
     return found
+
+
+def _part_in(call: FrameType) -> Any:
+    """The outermost module that is called within a call of checkpoint and running; None outside of modules."""
+    part, frame = None, sys._getframe(2)  # past this function and the one that listens
+    while frame is not call and frame.f_back:
+        if frame.f_code.co_name == "_wrapped_call_impl":
+            part = frame.f_locals.get("self")
+        frame = frame.f_back
+    return part
 
 
 def _caller() -> str:
