@@ -5,7 +5,7 @@ own module is compiled and trained (SGD) in a new process whose heap keeps its m
 MALLOC_TRIM_THRESHOLD_=100000000000`), once before and once after the estimate is made; the second over the first is
 what the machine repeats. `said` over the mean of both is the ratio. `plain` is the same with glibc as it is, which
 gives memory back to the system and faults it in again. The same is done at half the batch, at which nothing was run
-compiled. `--calibrated` judges networks of the zoo that were never run compiled: all that is known is from `latte profile
+compiled. `--calibrated` judges networks of the zoo that were never run compiled: all is from `latte profile
 --compile`, which runs four other networks.
 
     python benchmarks/compiled_steps.py [--only REGEX] [--budget 30s] [--seconds 4] [--calibrated]
