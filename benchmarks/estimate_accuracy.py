@@ -408,11 +408,11 @@ def preface(setup: Setup) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in device.libraries)
     return f"""# Estimates against real training steps
 
-`python benchmarks/estimate_accuracy.py` prints these tables, from a store of its own; this was on {device.name}
-({device.multiprocessors} cores; {libraries}), {setup.precision} {setup.layout}, SGD. Real steps run in a process of
-their own that has freed a block of nearly 32 MiB before, as reading weights or data does; each estimate is held against
-the median of runs right before and right after what it is made from. The last rows hold the runs after against those
-before: what the machine repeats of itself, which bounds what an estimate can reach. The standard suite had 15 minutes
+`python benchmarks/estimate_accuracy.py` prints these tables, from a separate store; this was on {device.name}
+({device.multiprocessors} cores; {libraries}), {setup.precision} {setup.layout}, SGD. Real steps run in a separate
+process that has freed a block of nearly 32 MiB before, as reading weights or data does. Each estimate is compared with
+the median of runs right before and right after what it is made from. The last rows compare the runs after with those
+before: how well the machine repeats itself, which bounds what an estimate can reach. The standard suite had 15 minutes
 and {rows} rows. In rows with nothing profiled no layer of any evaluated network was among the rows; the calibration
 networks, whose layers are, are never evaluated.
 """

@@ -43,7 +43,7 @@ LAYERS_SHARE = 0.6
 NOTES = """\
 `make gpu-accuracy` printed this. All layers were measured by torch's own choice; `real` is the mean of the medians of
 two series of steps, before the layers were measured and after, and `again` the second over the first. The host sets the
-pace where asking for a step takes it more than 60 % of the step. A step begins with an empty queue."""
+pace where launching a step takes it more than 60 % of the step. A step begins with an empty queue."""
 HOST_BOUND = 0.6
 """The share of a step that the host takes to ask for it, from which on the host may set its pace."""
 

@@ -6,7 +6,7 @@ _INTERRUPTED = 130  # errors.ExitCode.INTERRUPTED, which may not have been impor
 
 
 def main() -> None:
-    """Run the command line; an interrupt before it can tell of it itself, or after, ends as one during it does."""
+    """Run the command line; an interrupt before it can report it itself, or after, ends as one during it does."""
     try:
         from latte_cli import interrupts
 

@@ -1,4 +1,4 @@
-"""Child processes: functions that run in a process of their own, which dies with the one that started it.
+"""Child processes: functions that run in a separate process, which dies with the one that started it.
 
 The parent holds one end of a pipe that nothing is ever written to, and the child the other. However the parent ends,
 the kernel closes its end, and that kills the child and all that it has started; no handler has to run, so SIGKILL does

@@ -31,7 +31,7 @@ class Kind:
 
     - `name`: the word for it in rows and on the command line; `title`: the word for people.
     - `torch_type`: what torch calls a device of this kind.
-    - `queued`: the host launches calls ahead, and the device has a clock of its own.
+    - `queued`: the host launches calls ahead, and the device has its own clock.
     - `own_memory`: its memory is not the host's, so that data is transferred to it.
     - `captures_graphs`: it runs a whole step as one graph that was captured before.
     - `offers_choice`: its library leaves frameworks a choice among named algorithms.
@@ -173,7 +173,7 @@ def spec_named(text: str) -> Spec | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A device as a profile names it; `slug` is its name in the store, and None stands for what is not known.
+    """A device as a profile names it; `slug` is its name in the store, and None means that a value is not known.
 
     `bandwidth_bytes_per_s` (a copy, bytes read and written) and `peaks_flop_per_s` (a large matrix product in each
     precision; `peak_flop_per_s` is that of fp32) are measured; clocks, `rated_bandwidth_bytes_per_s` and sizes are what

@@ -18,7 +18,7 @@ _SHARE_TOGETHER = (
 
 
 def device_choices() -> tuple[str, ...]:
-    """The kinds of device that can be asked for, the host first."""
+    """The kinds of device that can be named, the host first."""
     return tuple(OPENERS)
 
 

@@ -71,7 +71,7 @@ class Engine:
         )
 
     def family(self, phase: Phase) -> str:
-        """Which of the eight named algorithms it is a kind of, as far as its notes and its place tell."""
+        """Which of the eight named algorithms it is a kind of, as far as its notes and its place show it."""
         if "FFT" in self.numerical:
             return "FFT"
         if "WINOGRAD" in self.numerical:
@@ -82,7 +82,7 @@ class Engine:
 
 
 _SIMPLEST = {Phase.FORWARD: {0: "IMPLICIT_GEMM", 1: "IMPLICIT_PRECOMP_GEMM", 2: "GEMM"}}
-# The first engines of the forward operation are old acquaintances: their workspaces tell them.
+# The first engines of the forward operation are known: their workspaces identify them.
 
 PYTORCH_FALLBACK = {Phase.FORWARD: (0, 1, 28), Phase.BACKWARD_DATA: (0, 1, 25), Phase.BACKWARD_FILTER: (0, 1, 20)}
 """What PyTorch tries where no listed engine can be built (cudnn-frontend, `EngineFallbackListBuilder`)."""
@@ -131,7 +131,7 @@ def family(
 ) -> str:
     """Which kind of algorithm it is, in the terms of cuDNN's eight names; "" for one of which nothing is known.
 
-    An engine is told by its notes, as far as they tell (see `Engine.family`).
+    Its notes identify an engine, as far as they can (see `Engine.family`).
     """
     if is_engine(algorithm) and algorithm.name.removeprefix(PREFIX).isdecimal():
         index = int(algorithm.name.removeprefix(PREFIX))

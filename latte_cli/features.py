@@ -161,7 +161,7 @@ def _exact(layer: Layer) -> tuple[int, ...]:
 
 
 def informative(columns: Matrix) -> Matrix:
-    """1 for each column that tells rows apart and 0 for the others, as weights for the columns that trees draw from."""
+    """1 for each column that distinguishes rows, 0 for the others, as weights for the columns that trees draw from."""
     same = (columns == columns[:1]) | (np.isnan(columns) & np.isnan(columns[:1]))
     weights: Matrix = (~same.all(axis=0)).astype(np.float32)
     return weights if weights.any() else np.ones_like(weights)

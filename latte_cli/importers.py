@@ -381,7 +381,7 @@ _NEUSIGHT_COLUMNS = (
 
 
 def _neusight(text: IO[str], device: Device, tally: Tally) -> Iterator[Measurement]:
-    """Forward passes in torch's benchmark mode, and the family that their kernels tell; again is another pass."""
+    """Forward passes in torch's benchmark mode, and the family that their kernels show; again is another pass."""
     seen: Counter[Task] = Counter()
     for number, row in _csv(text, _NEUSIGHT_COLUMNS, tally):
         try:

@@ -16,7 +16,7 @@ from latte_cli.errors import ExitCode, LatteError
 
 _START_S = 60.0  # chosen: for imports, and for the workers of a loader to start, on a slow disk
 _BLOCKS = 10  # chosen: enough for a spread, each of many batches
-_LEAST_BATCHES = 3  # chosen: fewer tell nothing of a spread
+_LEAST_BATCHES = 3  # chosen: fewer show nothing of a spread
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -185,8 +185,8 @@ def _everything(store: Store, slug: str) -> _Rows:
 class Lookup:
     """The timings of one device under one precision, layout and number of threads (None: whichever has most rows).
 
-    The store is read as late and as little as possible: the layers asked for, and all rows only when neighbours are
-    wanted or other layers are asked for later.
+    The store is read as late and as little as possible: the requested layers, and all rows only when neighbours are
+    wanted or other layers are requested later.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Operations on all parameters that a step makes beside the optimizer's update, by name."""
+"""Operations on all parameters that a step makes in addition to the optimizer's update, by name."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

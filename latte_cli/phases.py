@@ -1,4 +1,4 @@
-"""The phases of a training step, in a module of its own so that commands which only name them load no layers."""
+"""The phases of a training step, in a separate module so that commands which only name them load no layers."""
 
 from enum import StrEnum
 

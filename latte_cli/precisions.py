@@ -8,7 +8,7 @@ _TYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # IEEE 754, and bfloa
 
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic:
-    """What a precision stands for.
+    """What a precision means.
 
     `activations` and `weights` are types by the name that torch has for them; parameters, their gradients and the
     optimizer's states have that of weights. Where the two differ, autocast casts weights in each step. `tf32` says
@@ -38,7 +38,7 @@ class Arithmetic:
 
 
 class Precision(StrEnum):
-    """The arithmetic that was asked for, by name."""
+    """The requested arithmetic, by name."""
 
     FP32 = "fp32"
     TF32 = "tf32"
@@ -54,7 +54,7 @@ class Precision(StrEnum):
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """What it stands for."""
+        """What it means."""
         return _ARITHMETICS[self]
 
 

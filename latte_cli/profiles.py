@@ -77,7 +77,7 @@ def _slugs_named(slugs: Sequence[str], own: str, *, any_threads: bool) -> list[s
 
 
 def _no_profile(slugs: Sequence[str], threads: int | None, spec: Spec) -> LatteError:
-    asked = spec.kind is not None and spec.kind.own_memory  # a device beside the host was asked for by name
+    asked = spec.kind is not None and spec.kind.own_memory  # a device other than the host was named
     whose, option = (f"'s {spec.kind.title}", f" --device {spec.kind}") if asked and spec.kind else ("", "")
     if spec.kind and not measurable(spec.kind):
         return LatteError(

@@ -1,4 +1,4 @@
-"""Device summaries: what a device's rows tell of it, such as which algorithm wins where and how much that matters."""
+"""Device summaries: what a device's rows show of it, such as which algorithm wins where and how much that matters."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence

@@ -259,7 +259,7 @@ def _choice(task: Task | Question) -> tuple[Layer, Phase, Settings]:
 
 
 def _in_round(tasks: Sequence[Task | Question], number: int) -> Sequence[Task | Question]:
-    """`tasks` as they come, so that the first sets what is slow, and in an order of its own in each later round."""
+    """`tasks` as they come, so that the first sets what is slow, and in another order in each later round."""
     return sorted(tasks, key=lambda task: Random(f"{task.id} {number}").random()) if number else tasks
 
 

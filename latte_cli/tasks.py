@@ -15,7 +15,7 @@ from latte_cli.precisions import Layout, Precision
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What was asked for when a task was timed: part of each row's key.
+    """What was set when a task was timed: part of each row's key.
 
     `threads` is the number of threads on a CPU and 0 on a GPU; `library_versions` are (library, version) pairs in
     the order of their names.

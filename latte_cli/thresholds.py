@@ -48,7 +48,7 @@ class PhaseChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """An estimate beside the one of the same device, strategy and settings in an earlier run; seconds of a step."""
+    """An estimate next to the one of the same device, strategy and settings in an earlier run; seconds of a step."""
 
     device: str
     strategy: str
@@ -108,7 +108,7 @@ def read_estimates(path: Path) -> Document:
 def check_thresholds(document: Document, limits: Sequence[Threshold]) -> list[ThresholdCheck]:
     """What every estimate of the document has of each limited quantity.
 
-    Raises LatteError (exit code 2) for the time of an epoch or a round where none was asked for.
+    Raises LatteError (exit code 2) for the time of an epoch or a round without a schedule of one.
     """
     found = []
     for entry in document["estimates"]:
@@ -134,7 +134,7 @@ def check_regressions(comparisons: Sequence[Comparison], most: float) -> list[Th
 
 
 def compare_estimates(before: Document, after: Document) -> list[Comparison]:
-    """Each estimate of `after` beside its like in `before`.
+    """Each estimate of `after` next to its like in `before`.
 
     Raises LatteError for one without its like: another device, strategy, estimator, precision, layout or limit.
     """

@@ -19,14 +19,25 @@ MARKED = [
     "compiles and profiles for some minutes",
     "measures for a minute",
     "measures for a minute",
+    "measures this machine",
+    "measures this machine",
+    "measures this machine",
+    "measures this machine",
+    "it compiles and profiles for some minutes",
+    "downloads torch",
     "needs an object store",
     "needs an object store",
+    "needs another machine",
+    "needs another machine",
     "needs a profile",
     "needs a profile of this machine",
-    "needs a Jetson",
-    "measures this machine",
-    "needs the file",
     "needs a profile of this machine",
+    "needs a Jetson",
+    "needs a Jetson",
+    "needs the file",
+    "needs the files",
+    "needs an NVIDIA GPU",
+    "needs an NVIDIA GPU",
     "needs an NVIDIA GPU",
     "needs several GPUs",
     "needs a GPU's description",
@@ -79,3 +90,9 @@ def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for page in ("index", "reference/commands", "reference/python"):
         assert (tmp_path / "html" / f"{page}.html").stat().st_size > 3000
+
+
+def test_the_index_lists_every_page() -> None:
+    listed = re.findall(r"^[a-z0-9/-]+$", (DOCS / "index.md").read_text("utf-8"), re.MULTILINE)
+    pages = [str(path.relative_to(DOCS).with_suffix("")) for path in PAGES if path.name != "index.md"]
+    assert sorted(listed) == sorted([*pages, "reference/commands"])

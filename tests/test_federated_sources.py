@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "federation" / "data.md").read_text
 MARKED = [
     "downloads from Hugging Face",
     "needs a SuperLink",
-    "needs aeon, in an environment of its own",
+    "needs aeon, in a separate environment",
 ]
 
 

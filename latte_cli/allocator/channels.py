@@ -103,7 +103,7 @@ def _random(group: ChannelGroup, seed: int, round_number: int, device: int) -> n
 
 
 def _start(group: ChannelGroup, seed: int, round_number: int, device: int) -> int:
-    """The start of a window: the group's own permutation of all starts, read at a place of its own each round."""
+    """The start of a window: the group's own permutation of all starts, read at another place each round."""
     units = group.channels // group.multiple
     index = np.random.default_rng((_number(group.name), seed, round_number)).integers(units)
     order = np.random.default_rng((_number(group.name), seed)).permutation(units)

@@ -43,7 +43,7 @@ class _Owned:
 class Costs:
     """What the calls of a step and the parameters of `network` add up to, by the widths of its channel groups.
 
-    `price` tells the times of calls. Nodes whose groups have few choices of levels are exact in tables; those behind a
+    `price` gives the times of calls. Nodes whose groups have few choices of levels are exact in tables; those behind a
     concatenation may depend on many groups, and stand in tables as what each of them alone changes from where the
     tables are made.
     """

@@ -20,7 +20,7 @@ from latte_cli.precisions import Layout, Precision
 
 SCHEMA = "latte.plan/1"
 
-_MOST_BYTES = 1 << 30  # the channels of 10,000 devices, each of their own, take about half of it
+_MOST_BYTES = 1 << 30  # the separate channels of 10,000 devices take about half of it
 
 
 def plan_document(file: PlanFile) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files beside a plan: the devices of a large fleet, what each is given, and the sub-models as model files."""
+"""Files that come with a plan: the devices of a large fleet, what each is given, and the sub-models as model files."""
 
 import csv
 from collections.abc import Callable, Sequence

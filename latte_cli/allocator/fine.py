@@ -24,7 +24,7 @@ from latte_cli.fleet import Fleet, FleetClass, Objective
 from latte_cli.network.channels import groups_to_cut
 
 SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
-"""The shares of a group's channels that it may keep, unless others are asked for."""
+"""The shares of a group's channels that it may keep by default."""
 
 _ATTEMPTS = 12  # chosen: each finds what the last one's price changes, which soon is nothing
 _CLIMBS = (2, 10)  # chosen: the first program has the interval of a round that lasts far longer or less
@@ -282,7 +282,7 @@ def allocate_fine(
     known: Sequence[Round | None] | None = None,
     done: Callable[[int, str], None] = lambda *_: None,
 ) -> Plan:
-    """The plan in which each class has widths of its own from `shares`, and at least what `least` says, class by class.
+    """The plan in which each class has separate widths from `shares`, and at least what `least` says, class by class.
 
     `known` are rounds that do for the classes, if there are any: what is found is no worse. `done` hears how many
     classes are, and of the last. Raises LatteError as `Search` does.

@@ -1,4 +1,4 @@
-"""Goals of fine plans: the shortest round in which classes with widths of their own keep a share of the parameters."""
+"""Goals of fine plans: the shortest round in which classes with separate widths keep a share of the parameters."""
 
 from collections.abc import Callable, Sequence
 from math import ceil

@@ -38,7 +38,7 @@ class Goal:
     """One of these: a mean share of the parameters (`capacity`), that of every device (`floor`), or a share of the
     round that devices wait at most (`idle`).
 
-    `fine` says that the plan will have widths of its own for each channel group, which advice then need not name.
+    `fine` says that the plan will have separate widths for each channel group, which advice then need not name.
     """
 
     capacity: float | None = None
@@ -88,7 +88,7 @@ def curve_towards(
 ) -> tuple[list[CurvePoint], CurvePoint | None]:
     """The points of the curve, and the one that `goal`, or else `duration_s`, asks for; None where neither does.
 
-    A point that is asked for by its duration is among them. Raises LatteError as `Goal.point` does.
+    A point that a goal names by its duration is among them. Raises LatteError as `Goal.point` does.
     """
     points = curve(priced, parameters)
     if goal:

@@ -1,4 +1,4 @@
-"""Fleets of many devices: each with samples, rates and memory of its own, priced by class and allocated in arrays."""
+"""Fleets of many devices: each with its own samples, rates and memory, priced by class and allocated in arrays."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Devices:
 
 
 OWN = ("samples", "up_bit_per_s", "down_bit_per_s", "overhead_s", "memory_bytes")
-"""The fields of a class that a device may have of its own."""
+"""The fields of a class that a device may set itself."""
 
 ABLE_ABOVE_0 = ("samples", "up_bit_per_s", "down_bit_per_s")
 """Those of which a device that has 0 cannot take part."""

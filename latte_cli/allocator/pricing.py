@@ -124,7 +124,7 @@ class Pricer:
         return fleet_class.optimizer or self._optimizer
 
     def estimator(self, fleet_class: FleetClass) -> Estimator:
-        """The estimator of the class; raises LatteError for a name in its settings that there is none of."""
+        """The estimator of the class; raises LatteError for an unknown name in its settings."""
         strategy = fleet_class.strategy or "latte"
         check_names(fleet_class.precision, fleet_class.layout, strategy, self.optimizer(fleet_class))
         key = (

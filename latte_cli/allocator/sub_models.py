@@ -13,7 +13,7 @@ class SubModel:
     """A part of a network: `widths` channels of each channel group, without the residual blocks `dropped`.
 
     `width` and `depth` are the shares that an entry of a catalogue was made from; `width` is None where each group
-    has a width of its own. The groups are those of the whole network; one that is not named stays whole.
+    has a separate width. The groups are those of the whole network; one that is not named stays whole.
     """
 
     id: str

@@ -38,7 +38,7 @@ def open_backend(
 ) -> Backend:
     """The backend for `spec`: `auto` (a GPU that works, else the CPU), `cpu`, or a kind with an index, as in `cuda:0`.
 
-    `threads` bounds a CPU's threads (default: all cores); `name` tells equal machines of a fleet apart; a GPU's tensors
+    `threads` bounds a CPU's threads (default: all cores); `name` separates equal machines of a fleet; a GPU's tensors
     take at most `memory_share` of its memory. Raises LatteError for an unknown kind and a device that does not work.
     """
     meant = spec_named(spec)

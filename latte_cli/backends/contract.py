@@ -56,7 +56,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of one call besides its time; None and nothing stand for what cannot be told.
+    """What is known of one call besides its time; None and nothing mean that it is not known.
 
     `workspace_bytes` is the peak that one call takes beyond its inputs and outputs, `deterministic` whether results
     repeat bit by bit, `kernels` the names of what it ran on the device, `notes` what its library says of the algorithm.

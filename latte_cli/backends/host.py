@@ -25,7 +25,7 @@ def cores() -> int:
 
 
 def cpu_name() -> str:
-    """The processor's name with what its maker leaves out to tell models apart: `AMD EPYC (family 26 model 2)`."""
+    """The processor's name with what its maker leaves out to distinguish models: `AMD EPYC (family 26 model 2)`."""
     facts = dict(_cpuinfo())
     board = _read(Path("/proc/device-tree/model")).rstrip("\0")
     name = facts.get("model name") or board or facts.get("Hardware") or platform.processor() or platform.machine()
@@ -78,7 +78,7 @@ class Heap:
 
 
 def last_level_cache_bytes() -> int | None:
-    """The size of the last cache level, or None where the system does not tell."""
+    """The size of the last cache level, or None where the system does not say."""
     sizes = [_read(index / "size").strip() for index in sorted((_CPU / "cache").glob("index*"))]
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     known = [int(size[:-1]) * units[size[-1]] for size in sizes if size[:-1].isdigit() and size[-1] in units]

@@ -76,7 +76,7 @@ class Cudnn:
 
 @dataclass(frozen=True, kw_only=True)
 class Onednn:
-    """The oneDNN that the CPU backend opens beside torch's own; `one_pool` if its threads are torch's."""
+    """The oneDNN that the CPU backend opens next to torch's own; `one_pool` if its threads are torch's."""
 
     version: str
     path: str
@@ -122,7 +122,7 @@ def engines(question: Mapping[str, object], limit_s: float = LIMIT_S) -> Any | T
 
 
 def gpu_properties(limit_s: float = LIMIT_S) -> Any | Trouble:
-    """What cuDNN tells of the first GPU, as JSON for `deviceless`, read in a child process."""
+    """What cuDNN says of the first GPU, as JSON for `deviceless`, read in a child process."""
     return _ask("gpu-properties", limit_s)
 
 
@@ -275,7 +275,7 @@ def _gpu_properties() -> str:
 
 def _opened_cudnn() -> Any:
     with suppress(ImportError):
-        import torch as torch  # where torch has brought a cuDNN of its own, that one is used
+        import torch as torch  # where torch has brought its own cuDNN, that one is used
     return _named_cudnn()
 
 

@@ -58,14 +58,14 @@ class Update:
 
 
 def groups(network: Network) -> tuple[ChannelGroup, ...]:
-    """The network's channel groups; those of a network that was asked for before are known."""
+    """The network's channel groups; those of a network that was seen before are known."""
     return _positions(network).groups
 
 
 def indices_of(network: Network, kept: Kept, dropped: tuple[str, ...] = ()) -> ParameterIndices:
     """Where in each parameter of `network` those of the sub-model lie; known for channels that were kept before.
 
-    Raises LatteError for a group or a block there is none of and for channels it does not have.
+    Raises LatteError for an unknown group or block and for channels it does not have.
     """
     chosen = tuple(sorted((name, _numbers(name, channels)) for name, channels in kept.items()))
     return _cached_indices(network, chosen, dropped)

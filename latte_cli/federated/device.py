@@ -1,4 +1,4 @@
-"""Devices: what one has of its own (a profile, data, bandwidth), and what it says and returns."""
+"""Devices: what one has itself (a profile, data, bandwidth), and what it says and returns."""
 
 import logging
 import time
@@ -382,7 +382,7 @@ def _profile(store: Store, node: Mapping[str, Any], settings: FederationSettings
 
 
 def _measure(path: Path, store: Store, settings: FederationSettings, budget: str, threads: int | None) -> None:
-    """Measure the model's sub-models on this machine into `store`, in a process of its own."""
+    """Measure the model's sub-models on this machine into `store`, in a separate process."""
     options = {
         "batch-size": settings.batch,
         "widths": ",".join(map(str, settings.widths)),

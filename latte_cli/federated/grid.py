@@ -10,14 +10,14 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-_RUN, _SERVER, _FIRST_NODE = 1, 1, 2**63  # chosen: any numbers, and a node that no float tells from others
+_RUN, _SERVER, _FIRST_NODE = 1, 1, 2**63  # chosen: any numbers, and a node that no float can distinguish from others
 """Flower's numbers of nodes have 64 bits, more than a float keeps apart."""
 
 
 class LocalGrid(Grid):
     """Runs `app` for each message at once, as the node it is for; messages are serialised as on a wire.
 
-    `nodes` are the configurations of the devices. Each keeps a state of its own from message to message, and what
+    `nodes` are the configurations of the devices. Each keeps its own state from message to message, and what
     their apps raise is raised here. The order is that of the messages, so that the same seeds give the same run.
     """
 

@@ -19,7 +19,7 @@ SMALL_BYTES = 2**20  # chosen: a thousand prices of 1 KiB each
 """The most that a reply without arrays may hold: far over the prices of a catalogue of thousands of sub-models."""
 
 _ARRAY_BYTES = 1024  # chosen: eight times that header, for long names
-"""The most that an array takes beside its numbers: its name, and its header of 128 bytes."""
+"""The most that an array takes in addition to its numbers: its name, and its header of 128 bytes."""
 
 _SHOWN = 300  # chosen: a few lines of a log
 _READ = 3000  # chosen: so much that no address is cut in the letters that are shown

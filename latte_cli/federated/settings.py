@@ -31,7 +31,7 @@ class FederationSettings:
     share `held_out` for its evaluation, and each device `held_out_locally` of its own. `server_momentum` is the share
     of its step before that the server adds to a round's change; `final_rate` times the learning rate is that of the
     last rounds. `proximal` is that of the recipe. `learn_times` lets devices say how long their steps took, which
-    corrects their prices of later rounds. `fleet` is a file of classes that the nodes of a simulation stand for.
+    corrects their prices of later rounds. `fleet` is a file of classes that the nodes of a simulation represent.
     `output` is a folder for the result.
     """
 

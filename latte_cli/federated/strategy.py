@@ -1,4 +1,4 @@
-"""The strategy of a federation: who is asked for what, and how their answers become the next round's parameters."""
+"""The strategy of a federation: what each device is asked, and how the answers become the next round's parameters."""
 
 import logging
 from collections import defaultdict, deque
@@ -284,7 +284,7 @@ class Overlap(Strategy):
         return message
 
     def _draw(self, nodes: Iterable[int], server_round: int) -> list[int]:
-        """Those of `nodes` that take part, by the numbers that devices have of their own: node ids are random."""
+        """Those of `nodes` that take part, by the devices' own numbers: node ids are random."""
         order = sorted(nodes, key=lambda node: (self.devices[node].number, self.devices[node].name, node))
         count = self._settings.per_round
         return [order[at] for at in participants(len(order), count, server_round - 1, self._settings.seed)]

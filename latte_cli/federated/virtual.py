@@ -1,4 +1,4 @@
-"""Virtual devices: which class of a fleet file a node of a simulation stands for."""
+"""Virtual devices: which class of a fleet file a node of a simulation represents."""
 
 from bisect import bisect_right
 from collections.abc import Mapping

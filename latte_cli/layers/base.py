@@ -153,7 +153,7 @@ class Layer(ABC):
     def saved_count(self, *, trains: bool, flows: Sequence[bool], fused: bool) -> int:
         """How many tensors autograd saves for its backward pass, parameters and buffers among them.
 
-        The arguments are those of `saved_tensors`. A layer whose call saves more than its `Saved` tells of says so
+        The arguments are those of `saved_tensors`. A layer whose call saves more than its `Saved` holds says so
         itself (torch 2.13, as `torch.autograd.graph.saved_tensors_hooks` counts them).
         """
         saved = self.saved_tensors(trains=trains, flows=flows, fused=fused)
@@ -193,7 +193,7 @@ class Layer(ABC):
 
     @property
     def made_channels(self) -> int:
-        """How many channels it makes of its own; 0 where they are its input's."""
+        """How many channels it makes itself; 0 where they are its input's."""
         return 0
 
     @property

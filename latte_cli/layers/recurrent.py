@@ -26,7 +26,7 @@ class Recurrent(Layer):
 
     It reads (steps, batch, inputs) and writes the hidden states (steps, directions, batch, hidden). With `initial` it
     also reads the states before the first step, (directions, batch, hidden) each, of which an LSTM has two. With
-    `peepholes` an LSTM's gates see its cell through weights of their own.
+    `peepholes` an LSTM's gates see its cell through separate weights.
     """
 
     kind: ClassVar[str] = "recurrent"

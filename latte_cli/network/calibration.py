@@ -10,7 +10,7 @@ from latte_cli.network.graph import Network
 
 @lru_cache
 def calibration_networks(kind: Kind) -> tuple[tuple[Whole, Network], ...]:
-    """The networks for a kind of device, each with the layer that stands for it as a whole."""
+    """The networks for a kind of device, each with the layer that represents it as a whole."""
     found = []
     for name, size, batch in kind.calibration:
         network = zoo.network(name, batch_size=batch, image_size=size)

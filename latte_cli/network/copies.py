@@ -25,7 +25,7 @@ def with_notes(network: Network, weights: Mapping[str, Any]) -> Network:
     def array(name: str) -> Any:
         try:
             return np.asarray(weights[name]) if name in stored else None
-        except LatteError:  # the file beside the model is missing, or cut
+        except LatteError:  # the file next to the model is missing, or cut
             missing.add(name)
             return None
 

@@ -173,12 +173,12 @@ class Network:
         return {name: size for name, size in self.parameter_sizes.items() if name not in self.frozen}
 
     def parameter_names(self, node: Node) -> tuple[str, ...]:
-        """The names of a node's parameters, made up where the file has none."""
+        """The names of a node's parameters, invented where the file has none."""
         count = len(node.parameter_shapes)
         return (*node.parameters[:count], *(f"{node.name}.{at}" for at in range(len(node.parameters), count)))
 
     def trains(self, node: Node) -> bool:
-        """Whether a parameter of the node is trained: its own, what stands in for it, or one beside its inputs.
+        """Whether a parameter of the node is trained: its own, what replaces it, or one next to its inputs.
 
         In layers that compute the gradient of their weight in its own call (convolutions), only the weight counts: the
         gradient of a bias is a sum, which has no price.
@@ -263,7 +263,7 @@ class Network:
         return SoftmaxCrossEntropy(rows=prod(shape) // classes, classes=classes)
 
     def transfer(self) -> Transfer:
-        """The copy of a batch of all inputs to a device with a memory of its own."""
+        """The copy of a batch of all inputs to a device with its own memory."""
         return Transfer(elements=sum(prod(shape) for _, shape in self.inputs))
 
     def optimizer(self, function: str) -> Optimizer:

@@ -33,7 +33,7 @@ def load(
     of positional arguments, a dict of keyword arguments, or a tuple that ends in such a dict. `batch_size` is the one
     wanted (default: the file's or the example's own, or 1 where it is open), `batch_axis` its dimension in the inputs
     (default: the one that is called so, else the first), `sizes` are those of other dimensions that are left open, by
-    name or by place. Weights beside the file are not read, unless to `compare_weights`: those that it holds twice count
+    name or by place. Weights in another file are read only to `compare_weights`: those that it holds twice count
     once, and numbers that code computed do not count.
     Raises LatteError for a file that is missing, damaged, or of another format, and for an operator that is not known
     (unless `allow_unknown`, when the network names it in `unknown`).

@@ -33,7 +33,7 @@ def whole_of(network: Network) -> Whole:
 
 
 def _node(network: Network, node: Node, place: int, places: dict[str, int]) -> list[object]:
-    """What tells a node from others; its output is filed at `place`."""
+    """What sets a node apart from others; its output is filed at `place`."""
     reads = [places.get(name, -1) for name in node.inputs]
     places[node.output] = place
     own = {field: value for field, value in _fields(node) if field not in _OF_THE_BATCH}

@@ -137,7 +137,7 @@ class Weights(Mapping[str, Array]):
 
 
 def with_small_values(content: bytes, path: Path | None) -> ModelProto | bytes:
-    """The ONNX model in `content`, with the numbers of those tensors that are small and lie beside the file at `path`.
+    """The ONNX model in `content`, with the numbers of those tensors that are small and lie next to the file at `path`.
 
     What is no model stays as it is. Raises LatteError where the data do not fill a tensor's shape.
     """
@@ -181,7 +181,7 @@ def weights_in(content: Bytes, path: Path | None = None) -> Weights:
 
 
 def _large(content: Bytes) -> Iterator[tuple[str, Array]]:
-    """What `stripped` leaves out, where the numbers fill the shape; of the others, asking for them tells."""
+    """What `stripped` leaves out, where the numbers fill the shape; of the others, asking for them shows it."""
     for described, data in stripped.large_data(content):
         tensor = TensorProto.FromString(described)
         with suppress(KeyError, TypeError, ValueError):

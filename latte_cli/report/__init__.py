@@ -115,7 +115,7 @@ def write_csv(columns: Sequence[str], rows: Sequence[Sequence[Cell]], out: TextI
 
 
 def shorten(name: str, width: int = 24) -> str:
-    """The end of a layer's name that is longer than `width`: what tells it from others."""
+    """The end of a layer's name that is longer than `width`: what sets it apart from others."""
     return name if len(name) <= width else "…" + name[1 - width :]
 
 

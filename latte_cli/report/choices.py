@@ -11,7 +11,7 @@ from latte_cli.runtime.tuning import Tuned
 
 
 def write_tuned(model: str, found: Tuned, form: Format, out: TextIO | None = None) -> None:
-    """Write what each way took beside PyTorch's own, and which one won."""
+    """Write what each way took next to PyTorch's own, and which one won."""
     ways, race, best = found.ways, found.race, found.best
     if form is Format.JSON:
         write_json(

@@ -22,7 +22,7 @@ def write_findings(found: Sequence[Finding], usable: Mapping[str, bool], form: F
     else:
         rows = [(finding.subject, finding.state, finding.text) for finding in found]
         write_table(Table(columns=("what", "state", "what there is"), rows=rows))
-        # Lines of their own are neither folded nor cut: paths and commands are there to be copied.
+        # Separate lines are neither folded nor cut: paths and commands are there to be copied.
         _write_lines("where", [(finding.subject, finding.path) for finding in found])
         _write_lines("what to do", [(finding.subject, finding.hint) for finding in found])
         _write_lines("can be measured here", [(name, "yes" if can else "no") for name, can in usable.items()])

@@ -349,7 +349,7 @@ def _shares(estimate: Estimate) -> str:
 
 
 def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
-    """A column for each estimate, a line for each layer and total; letters stand for what tells them apart."""
+    """A column for each estimate, a line for each layer and total; letters name what sets them apart."""
     layers = [_by_name(estimate) for estimate in estimates]
     names = dict.fromkeys(name for found in layers for name in found if name not in BESIDE)
     rows = [(shorten(name), *(_time(found.get(name, ())) for found in layers)) for name in names]
@@ -375,7 +375,7 @@ def _title(estimates: Sequence[Estimate]) -> str:
 
 
 def _what(estimate: Estimate, among: Sequence[Estimate]) -> str:
-    """What tells an estimate from the others."""
+    """What sets an estimate apart from the others."""
     words = []
     if len({one.strategy for one in among}) > 1:
         words.append(estimate.strategy)

@@ -137,7 +137,7 @@ def _title(explanation: Explanation) -> tuple[str, ...]:
 
 
 def _one(explanation: Explanation) -> Table:
-    """What one rule takes, beside what is best, what that would save and the workspace that it would take more."""
+    """What one rule takes, next to what is best, what that would save and the workspace that it would take more."""
     strategy = explanation.others[0].strategy
     rows = []
     for best, [part] in explanation.calls():

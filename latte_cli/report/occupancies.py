@@ -1,4 +1,4 @@
-"""The memory of processes that train, beside a limit, as lines and JSON."""
+"""The memory of processes that train, compared with a limit, as lines and JSON."""
 
 from typing import Any, TextIO
 

@@ -126,7 +126,7 @@ def _signed_percent(share: float) -> str:
 
 
 def write_github(checks: Sequence[ThresholdCheck], model: str, out: TextIO | None = None) -> None:
-    """Write the checks as GitHub's workflow commands, which its runner shows beside the change."""
+    """Write the checks as GitHub's workflow commands, which its runner shows next to the change."""
     out = out or sys.stderr
     for each in checks:
         level = "notice" if each.passed else "error"

@@ -12,8 +12,8 @@ _PROCESS = 1  # chosen: the number of the first process in the trace
 def trace(estimates: Sequence[Estimate]) -> dict[str, Any]:
     """The calls of one step, one after the other in the order in which they run, in the trace event format's JSON.
 
-    Times are in microseconds; each estimate is a process of its own, each phase a colour and a category. On a GPU the
-    host asks for calls on a line of its own, and the device does each when it is asked and the one before is done.
+    Times are in microseconds; each estimate is a separate process, each phase a colour and a category. On a GPU the
+    host launches calls on a separate line, and the device does each once it is launched and the one before is done.
     """
     events = [event for at, each in enumerate(estimates, start=_PROCESS) for event in _events(each, at)]
     return {

@@ -1,4 +1,4 @@
-"""Verifications: estimated times beside those of real steps, layer by layer and in total."""
+"""Verifications: estimated times next to those of real steps, layer by layer and in total."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

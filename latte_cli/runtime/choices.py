@@ -46,7 +46,7 @@ class Choices:
     """How a model is to be run: its activations' `layout` (None: as they come), and the `bindings` of its convolutions.
 
     `default_s`, `layout_s` and `chosen_s` are seconds of a step as PyTorch runs it by itself, with that layout alone,
-    and with the bindings too; None where they are not known. `measured` tells that they are those of real steps.
+    and with the bindings too; None where they are not known. `measured` says that they are those of real steps.
     `checkpoints` are the parts of the module, by name, that run again in the backward pass so that less is held.
     `reasons` say why no more is done.
     """
@@ -111,7 +111,7 @@ def _entry(choices: Choices) -> dict[str, Any]:
 
 
 def write_choices(path: Path, choices: Choices, *, force: bool = False) -> None:
-    """Write `choices` to `path`, beside those that the file holds for other devices and settings.
+    """Write `choices` to `path`, next to those that the file holds for other devices and settings.
 
     Raises LatteError for a file that has some for the same already, unless `force`, and for one that cannot be written.
     """

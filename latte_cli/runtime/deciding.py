@@ -22,7 +22,7 @@ _DEFAULT = "pytorch"
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What is asked for: the `strategy` that chooses, arithmetic, the CPU's threads, and limits.
+    """What to decide by: the `strategy` that chooses, arithmetic, the CPU's threads, and limits.
 
     `wrapper_s` is what it costs to call a convolution through a wrapper, forward and backward. A `layout` is taken as
     given; None leaves it to be chosen. `checkpoint` says that parts may run again in the backward pass, those that cost

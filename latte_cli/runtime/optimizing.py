@@ -256,7 +256,7 @@ def _without_hooks(module: nn.Module) -> Iterator[None]:
 
 
 def _apply(module: nn.Module, state: Optimization, choices: Choices) -> None:
-    """Put `choices` into force beside those that are; not for a module that would not be safe with them."""
+    """Put `choices` into force in addition to those that are; not for a module that would not be safe with them."""
     if choices.layout is Layout.CHANNELS_LAST and (name := _unsafe(module)):
         reason = f"in channels_last PyTorch's own operator would write past its buffers at `{name}`"
         choices = replace(choices, layout=None, bindings=(), reasons=(*choices.reasons, reason))

@@ -1,4 +1,4 @@
-"""Racing: real steps of a model as PyTorch runs it and as it may be run, in turn, in a process of their own."""
+"""Racing: real steps of a model as PyTorch runs it and as it may be run, in turn, in a separate process."""
 
 import sys
 import time
@@ -175,5 +175,5 @@ def winning_choices(race: Race, variants: Sequence[Choices]) -> Choices:
 
 
 def answer(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What `run_race` asks a process of its own for."""
+    """What `run_race` asks a separate process to run."""
     return raced_here(RunRequest(**body["run"]), parse_choices(body["choices"]))

@@ -1,4 +1,4 @@
-"""Checks: whether a part is what this program writes, for anybody can put a file beside the others."""
+"""Checks: whether a part is what this program writes, for anybody can put a file next to the others."""
 
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
@@ -146,7 +146,7 @@ def latest_moment_s(now_s: float) -> float:
 
 
 def check_moments(first_s: float, last_s: float) -> None:
-    """Raise ValueError for moments of a part's first and last row that no clock tells."""
+    """Raise ValueError for moments of a part's first and last row that no clock shows."""
     if not 0 <= first_s <= last_s <= _LATEST_S:
         raise ValueError(f"its rows were measured from {first_s} to {last_s} seconds since the epoch, it says")
 

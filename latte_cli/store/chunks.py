@@ -1,4 +1,4 @@
-"""Chunks: the values of one column in one row group of a Parquet file, as its footer and its pages tell of them.
+"""Chunks: the values of one column in one row group of a Parquet file, as its footer and its pages describe them.
 
 Structs and their numbers are those of https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """
@@ -39,7 +39,7 @@ class Chunk(NamedTuple):
     """What a footer says of one: how many values (nothing counts too) its pages unpack to, and where these lie.
 
     `size_bytes` is that of the unpacked pages, `start` and `end` the packed ones' place in the file; `least` and
-    `greatest` bound the values, in Parquet's plain encoding, where the footer tells.
+    `greatest` bound the values, in Parquet's plain encoding, where the footer has them.
     """
 
     values: int

@@ -168,7 +168,7 @@ def _show(column: Any) -> Any:
 
 
 def column_of_names(names: Sequence[str | None], places: NDArray[np.int64]) -> Any:
-    """A column of the names at these places; -1 stands for none."""
+    """A column of the names at these places; -1 means none."""
     import pyarrow as pa
 
     return pa.DictionaryArray.from_arrays(

@@ -21,7 +21,7 @@ def _write_parquet(table: Any, out: BinaryIO) -> None:
 
 
 def _write_csv(table: Any, out: BinaryIO) -> None:
-    """A line a row: the layer's sizes in columns of their own, samples separated by blanks, `seconds` their median."""
+    """A line a row: the layer's sizes in separate columns, samples separated by blanks, `seconds` their median."""
     with text_over(out) as text:
         writer = csv.DictWriter(text, _csv_columns(table), restval="", lineterminator="\n")
         writer.writeheader()

@@ -22,7 +22,7 @@ from latte_cli.store.chunks import MARK, Group, bounds, describe, fetch, groups_
 _T = TypeVar("_T")
 _PREFIX, _SUFFIX = "part-", ".parquet"
 _SAFE_SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*")
-# A network's layers lie all over the layer ids, each in a row group of its own; small groups keep the rest unread.
+# A network's layers lie all over the layer ids, each in a separate row group; small groups keep the rest unread.
 _ROWS_PER_GROUP = 4096  # chosen: groups are skipped by their statistics, so they are small
 _READ_AHEAD_BYTES = 2**16  # chosen: as Arrow, which finds most footers in one request so
 _TAIL = struct.Struct("<I4x")  # the length of the footer before it, and MARK
@@ -76,7 +76,7 @@ class Newer(Unreadable):
 
 
 class Ahead(Unreadable):
-    """A part with rows of a later moment than the clock tells: whether they are newer than others is not known."""
+    """A part with rows of a later moment than the clock shows: whether they are newer than others is not known."""
 
     def __init__(self, part: Part) -> None:
         problem = "its rows are ahead of this machine's clock, so that it is left as it is"
@@ -132,7 +132,7 @@ class PartDirectory:
     def __init__(self, uri: str | Path, *, clock: Callable[[], float] = time.time) -> None:
         """`uri` is a local path or a URI that pyarrow opens; raises LatteError for one it does not.
 
-        Rows of a later moment than `clock` tells are of another clock, which was ahead, or this one is behind.
+        Rows of a later moment than `clock` shows are of another clock, which was ahead, or this one is behind.
         """
         self._clock = clock
         text = str(uri)

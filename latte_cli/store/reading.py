@@ -90,7 +90,7 @@ def _settings(
 
 
 def _meanings(column: Sequence[Any], meaning: Callable[[Any], Any]) -> list[Any]:
-    """What each value means; one that repeats is asked for once."""
+    """What each value means; one that repeats is read once."""
     found = {value: meaning(value) for value in set(column)}
     return [found[value] for value in column]
 

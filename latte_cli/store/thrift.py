@@ -23,7 +23,7 @@ def read_struct(content: bytes, start: int = 0, *, after: int = 0, before: int =
     """The struct that begins at `start`, by the keys of its fields, and where it ends.
 
     It may be read in two steps: up to the first field from number `before` on, and from there, `after` the one read
-    last. Numbers come as integers, texts as bytes, lists as lists, structs as dicts of their own. Raises ValueError for
+    last. Numbers come as integers, texts as bytes, lists as lists, structs as separate dicts. Raises ValueError for
     bytes that are none, or that Parquet's own writers do not write: some readers would make something else of them.
     """
     try:

@@ -55,7 +55,7 @@ class Candidates:
     """What there is to choose from for one call of `phase` of `layer`, whose workspace has a limit (None: any).
 
     `timings` are known or predicted, in the order of `rank_timings`; `lists` are what cuDNN's heuristics answered where
-    engines were asked for. Where nothing was timed, a strategy may need `untimed`, the algorithms that ran layers of
+    engines were requested. Where nothing was timed, a strategy may need `untimed`, the algorithms that ran layers of
     this sort, or `selected`, what the learned selector takes. A rule tries no more than `narrowed`, where that is set.
     """
 

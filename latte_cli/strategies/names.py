@@ -83,7 +83,7 @@ _PARSERS: dict[str, Callable[[str, str], object]] = {
 def by_name(text: str) -> Strategy:
     """The strategy called `text`: a name, and after a colon each of its knobs, as in `xla:tolerance=0.01ms`.
 
-    Raises LatteError (exit code 2) for a name or a knob there is none of, and for a value that cannot be read.
+    Raises LatteError (exit code 2) for an unknown name or knob, and for a value that cannot be read.
     """
     if text.startswith(_FIXED) and text != _FIXED:
         return Strategy(name=text, choose=choose_fixed(text.removeprefix(_FIXED)), need=Need.ALGORITHMS)

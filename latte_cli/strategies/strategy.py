@@ -32,8 +32,8 @@ Choose: TypeAlias = Callable[[Candidates], Selection]
 class Strategy:
     """Who chooses: `choose` selects one of a call's candidates, which hold what the strategy has a `need` of.
 
-    On a GPU the whole model has the layout `layouts` says for its precision, NCHW for others. `rule_of_gpu` tells that
-    a CPU leaves such a framework no choice, so that the rule is a stand-in there. `search` tells what it runs of a
+    On a GPU the whole model has the layout `layouts` says for its precision, NCHW for others. `rule_of_gpu` says that
+    a CPU leaves such a framework no choice, so that the rule is a stand-in there. `search` says what it runs of a
     convolution that it has not met, to choose among it.
     """
 

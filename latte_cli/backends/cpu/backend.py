@@ -34,7 +34,7 @@ from latte_cli.layers import Checkpoint, Convolution, Layer, Phase, Transfer, Wh
 from latte_cli.precisions import Layout, Precision
 from latte_cli.tasks import Question, Settings, Task
 
-_ASSUMED_CACHE_BYTES = 32 * 2**20  # where the system tells none: a last level of a desktop's size
+_ASSUMED_CACHE_BYTES = 32 * 2**20  # where the system says nothing: a last level of a desktop's size
 _QUIET_CORES = 0.3  # chosen: above one of the 10 ms that /proc/stat counts in, over the 50 ms between two readings
 _TOUCHED_BYTES = 24 * 2**20  # chosen: below host.LARGE_BLOCK_BYTES, so that it is of the heap and leaves it touched
 _PRECISIONS = (Precision.FP32, Precision.BF16)
@@ -277,7 +277,7 @@ def _convolution(task: Task, layer: Convolution) -> LayerCall:
 def _by_onednn(task: Task, layer: Convolution) -> LayerCall:
     """A call of one of oneDNN's implementations, whose result has been compared with float64's.
 
-    The gradient of a bias is a sum of its own, as it is where the implementation runs in a model.
+    The gradient of a bias is a separate sum, as it is where the implementation runs in a model.
     """
     compute, ready = onednn_calls.checked_computation(task), operands(layer, task.settings)
 

@@ -14,7 +14,7 @@ def context_of_training(request: dict[str, Any]) -> dict[str, int] | None:
     """The private bytes of this process after a first small step, with the given number of threads.
 
     `call_bytes` is what each further phase of a convolution adds, for which oneDNN compiles kernels. None where the
-    system does not tell. These are the bytes that `ulimit -d` counts (getrlimit(2), RLIMIT_DATA).
+    system does not say. These are the bytes that `ulimit -d` counts (getrlimit(2), RLIMIT_DATA).
     """
     torch.set_num_threads(request["threads"])
     _step(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4)), torch.randn(2, 3, 8, 8))

@@ -66,7 +66,7 @@ def _onednn(torch: Torch) -> Finding:
 
 
 def _onednn_beside(answer: object) -> Finding:
-    """The oneDNN whose implementations are algorithms of their own; nothing needs it."""
+    """The oneDNN whose implementations are separate algorithms; nothing needs it."""
     if isinstance(answer, Trouble):
         return trouble(_BESIDE, answer)
     assert isinstance(answer, Onednn)

@@ -30,7 +30,7 @@ _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class _Workspace(threading.local):
-    """A thread's workspace, as large as the largest that was asked for: calls of one thread come one by one."""
+    """A thread's workspace, as large as the largest that was requested: calls of one thread come one by one."""
 
     memory: Tensor | None = None
 
@@ -48,9 +48,9 @@ _workspace = _Workspace()
 
 @lru_cache
 def library() -> onednn.Library | None:
-    """The oneDNN of this process beside torch's own, or None where there is none.
+    """The second oneDNN of this process, next to torch's own, or None.
 
-    Raises LatteError where `LATTE_ONEDNN` names one that cannot be opened: who names it wants it.
+    Raises LatteError where `LATTE_ONEDNN` names one that cannot be opened: it must be used.
     """
     try:
         return onednn.open_library()
@@ -86,7 +86,7 @@ def _ask(
 
 @dataclass(frozen=True, kw_only=True)
 class _Wanted:
-    """What a tensor has to be, since its address tells the library nothing."""
+    """What a tensor has to be, since its address alone says nothing to the library."""
 
     shape: Shape
     dtype: torch.dtype

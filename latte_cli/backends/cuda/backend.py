@@ -35,7 +35,7 @@ _LEAST_CAPABILITY = {  # CUDA C++ Programming Guide, arithmetic instructions by 
     Precision.BF16_AUTOCAST: (8, 0),
     Precision.FP16_AUTOCAST: (5, 3),
 }
-_ASSUMED_CACHE_BYTES = 64 * 2**20  # where an older torch tells none: above the 50 MiB of an H100
+_ASSUMED_CACHE_BYTES = 64 * 2**20  # where an older torch has none: above the 50 MiB of an H100
 _CONDITIONS_EVERY_S = 0.1  # chosen: a reading of NVML takes longer than most calls
 _COPIED_BYTES = 2**29  # chosen: several times any L2 cache, and a sixteenth of the memory at most
 
@@ -152,7 +152,7 @@ class CudaBackend:
             return self.clock.samples(self._reference, 1, Pace())[0]
 
     def conditions(self) -> Conditions:
-        """What NVML tells, read at most ten times a second: reading it takes longer than most calls."""
+        """What NVML says, read at most ten times a second: reading it takes longer than most calls."""
         if time.monotonic() - self._read_at >= _CONDITIONS_EVERY_S:
             self._conditions, self._read_at = self._telemetry.conditions(), time.monotonic()
         return self._conditions

@@ -191,7 +191,7 @@ def _without_bias(
 ) -> Ready:
     """A library's call `run` that writes `into`, and what torch adds to it.
 
-    The bias is no part of any algorithm: as in torch, a kernel of its own adds it. The workspace lives as long as what
+    The bias is no part of any algorithm: as in torch, a separate kernel adds it. The workspace lives as long as what
     writes to it.
     """
 

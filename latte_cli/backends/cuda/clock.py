@@ -21,7 +21,7 @@ SHORT_S = 20e-6
 _LAUNCHES = 10  # chosen: the cost of two events is then a tenth for each call
 _AHEAD = 1.5  # chosen: a device that took this much longer than the host did not wait for it
 _IN_A_ROW = 20  # chosen: calls enough for a median, too few to fill the queue of launches
-_SHORTEST_S = 0.2e-6  # chosen: below the 0.5 us to which events tell the time (CUDA: cudaEventElapsedTime)
+_SHORTEST_S = 0.2e-6  # chosen: below the 0.5 us to which events measure time (CUDA: cudaEventElapsedTime)
 _LONGEST_SLEEP_S = 0.05  # chosen: more than the launches of all samples take the host, and no wait to notice
 _FIRST_GUESS_S = 300e-6  # chosen: above what the host takes for a repetition, flush and reset included
 

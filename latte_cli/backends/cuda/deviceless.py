@@ -1,4 +1,4 @@
-"""Device-less: the engines that cuDNN has for a GPU that is not here, asked of the library in a process of its own.
+"""Device-less: the engines that cuDNN has for a GPU that is not here, asked of the library in a separate process.
 
 A cuDNN that lacks one of its parts, cuBLAS or NVIDIA's driver library ends the process that asks it.
 """

@@ -7,7 +7,7 @@ from weakref import finalize
 
 KEPT = 256
 """How many of a kind a cache keeps: the zoo's networks have at most 90 distinct convolutions and phases (mobilenet_v2),
-and each may be trained and evaluated at batches of their own."""
+and each may be trained and evaluated at its own batches."""
 
 
 class Closeable:

@@ -48,7 +48,7 @@ class Opened:
         self.check(name, self._functions[name](*arguments))
 
     def check(self, name: str, status: int) -> None:
-        """Raise what `status`, returned by `name`, stands for, if anything."""
+        """Raise what `status`, returned by `name`, means, if anything."""
         raise NotImplementedError
 
 
@@ -89,7 +89,7 @@ def home(function: Callable[..., Any]) -> Path | None:
 
 
 def misfit(file: Path) -> str | None:
-    """Why `file` is no library for this process, where its first bytes tell; None where they do not.
+    """Why `file` is no library for this process, where its first bytes say so; None where they do not.
 
     The loader calls a library of another processor "not found".
     """

@@ -10,7 +10,7 @@ from latte_cli.precisions import Layout
 def strides(shape: Shape, layout: Layout) -> Shape:
     """How many elements lie between neighbours in each dimension of a dense tensor as torch lays it out.
 
-    Channels come last in two and three spatial dimensions where asked for.
+    Channels come last in two and three spatial dimensions where requested.
     """
     if layout is Layout.CHANNELS_LAST and len(shape) in (4, 5):
         batch, *spatial, channel = _dense((shape[0], *shape[2:], shape[1]))

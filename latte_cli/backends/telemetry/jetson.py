@@ -78,7 +78,7 @@ class JetsonTelemetry:
         )
 
     def conditions(self) -> Conditions:
-        """What can be read now; a Jetson does not tell whether it throttles."""
+        """What can be read now; a Jetson does not say whether it throttles."""
         return Conditions(
             sm_clock_hz=_number(self._clock / "cur_freq") if self._clock else None,
             memory_clock_hz=_number(self._root / _EMC / "rate"),

@@ -22,7 +22,7 @@ _LIMIT_S = 180.0  # chosen: for all processes to import torch, to meet and to ex
 
 
 def gpus_here() -> int:
-    """How many GPUs this machine has, which a process of its own finds out. Raises child.Ended or child.TimedOut."""
+    """How many GPUs this machine has, which a separate process finds out. Raises child.Ended or child.TimedOut."""
     return int(child.ask(f"{__name__}:count_gpus", {}, limit_s=_LIMIT_S))
 
 
@@ -34,7 +34,7 @@ def count_gpus(request: Mapping[str, Any]) -> int:
 
 
 def measure_exchanges(kind: Kind, processes: int) -> list[tuple[int, float]]:
-    """The bytes and seconds of an all-reduce among `processes`, each on a device of its own, for each of SIZES_BYTES.
+    """The bytes and seconds of an all-reduce among `processes`, each on a separate device, for each of SIZES_BYTES.
 
     On a CPU the processes share its cores, with a thread each. Raises child.Ended or child.TimedOut where one fails.
     """

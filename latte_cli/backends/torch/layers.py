@@ -41,7 +41,7 @@ class LayerCall:
     `first` are the tensors that the layer before has just written, `reset` makes ready for the next call, `drop` lets
     go of what the call left behind, as a step does sooner or later, `by_autograd` says that the call starts autograd's
     engine, whose fixed cost is no layer's own, and `repeatable` that it can be made again without `reset`.
-    `workspace_bytes` tells the workspace of calls that torch's allocator does not see, or whose one more call would
+    `workspace_bytes` gives the workspace of calls that torch's allocator does not see, or whose one more call would
     not show it.
     """
 
@@ -112,7 +112,7 @@ def synchronizer(device: str | torch.device) -> Callable[[], object]:
 def overhead_s(device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
     """What a lone `backward()` call costs beyond what its nodes cost inside a graph.
 
-    That is the call on a graph of one node less the cost of a node, as a longer graph tells it.
+    That is the call on a graph of one node less the cost of a node, as a longer graph shows it.
     """
     one, more = (_backward_s(device, count, clock) for count in (1, 1 + _MORE_NODES))
     return max(0.0, one - (more - one) / _MORE_NODES)
@@ -335,7 +335,7 @@ def _transfer(layer: Transfer, settings: Settings, device: str) -> LayerCall:
 
 
 def bias_gradient(layer: Convolution, o: Operands) -> None:
-    """The gradient of the bias, where the layer has one: a sum of its own in every library."""
+    """The gradient of the bias, where the layer has one: a separate sum in every library."""
     if layer.bias:
         o.gy.sum((0, *range(2, o.gy.dim())))
 

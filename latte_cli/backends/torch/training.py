@@ -17,7 +17,7 @@ class RunRequest:
     """What to run: a model file, or the zoo's network of this name, at a batch size and, for the zoo, an image size.
 
     Steps follow each other for `seconds`, at least `least` and at most `most` of them, after three that are not timed;
-    on a GPU as launches of one by one or, with `cuda_graph`, of all at once. With `calls`, `least` more steps tell what
+    on a GPU as launches of one by one or, with `cuda_graph`, of all at once. With `calls`, `least` more steps show what
     each node takes.
     """
 

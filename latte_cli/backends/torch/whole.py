@@ -1,4 +1,4 @@
-"""Whole networks: real training steps in a process of their own, timed part by part."""
+"""Whole networks: real training steps in a separate process, timed part by part."""
 
 import resource
 import statistics
@@ -18,7 +18,7 @@ from latte_cli.tasks import Settings, Task
 _WARM_UPS = 3  # chosen: the first steps allocate and let the libraries choose
 _MOST_KEPT = 40  # chosen: samples enough for a median and its spread, in rows that stay small
 _LIMIT_S = 40.0  # chosen: for a new process to import torch and to build the network; the steps' own time comes on top
-_SECONDS_HERE = 0.3  # chosen: shorter than the 1 s of a process of its own, whose heap has to settle first
+_SECONDS_HERE = 0.3  # chosen: shorter than the 1 s of a separate process, whose heap has to settle first
 
 PARTS = ("forward_s", "backward_s", "update_s", "step_s")
 
@@ -51,7 +51,7 @@ class Steps:
 class Runs:
     """Whole networks as tasks on `device`: each is run once for all its phases.
 
-    On a CPU in a process of its own, whose heap is that of a training script.
+    On a CPU in a separate process, whose heap is that of a training script.
     """
 
     def __init__(self, device: str) -> None:
@@ -124,7 +124,7 @@ def run_apart(run: RunRequest) -> Steps:
 
 
 def answer(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What `run_apart` asks a process of its own for."""
+    """What `run_apart` asks a separate process to run."""
     return asdict(run_here(RunRequest(**body)))
 
 

@@ -239,7 +239,7 @@ def _seed(*parts: int) -> int:
 
 @dataclass(kw_only=True)
 class _Pruned:
-    """What a device keeps of its own: where its channels lie, their parameters, and which of those nobody else had.
+    """What a device keeps itself: where its channels lie, their parameters, and which of those nobody else had.
 
     `weight` is how much its numbers count.
     """
@@ -403,7 +403,7 @@ _LEARNERS: Mapping[Learning, Callable[[Federation], Learner]] = {
 def personal_accuracy(learner: Learner, federation: Federation, held_out: Examples, *, most: int = 200) -> float | None:
     """The mean accuracy of devices' own models on examples held out, drawn by the classes that each device has.
 
-    None where devices have no models of their own.
+    None where devices do not have their own models.
     """
     found = []
     for device, examples in enumerate(federation.examples):

@@ -1,4 +1,4 @@
-"""Results: each method tuned on seeds of their own, its runs with the others, and their medians and ranges."""
+"""Results: each method tuned on separate seeds, its runs with the others, and their medians and ranges."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -52,7 +52,7 @@ _Record = TypeVar("_Record")
 class TrainingHistory:
     """The accuracies and losses (None: no number) of the network after some `rounds` (0: before the first).
 
-    `personal` is the mean accuracy of models of their own, where they have them; `failed` counts trainings of devices
+    `personal` is the mean accuracy of devices' own models, where they have them; `failed` counts trainings of devices
     that came to nothing, the first for this `reason`. `by_device` is how good the network is in the end on each
     device's own mix of classes.
     """

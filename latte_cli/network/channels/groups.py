@@ -38,7 +38,7 @@ def group_channels(trace: Trace) -> list[tuple[ChannelGroup, list[int]]]:
     """The groups of channels that can be cut, in the order of their first node, with the numbers of their channels.
 
     The channels of the network's inputs and outputs, and whatever is added to them, belong to none. Those that are
-    split off from others are groups of their own.
+    split off from others are separate groups.
     """
     while True:
         found = list(_groups(trace))

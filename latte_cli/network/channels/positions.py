@@ -42,7 +42,7 @@ class Positions:
     def parameters(self, kept: Mapping[str, Sequence[int]]) -> IndicesByName:
         """Those of the parameters.
 
-        Raises LatteError for a group there is none of, channels it does not have, and groups of convolutions that
+        Raises LatteError for an unknown group, channels it does not have, and groups of convolutions that
         would keep different channels.
         """
         dropped, found = self._dropped_numbers(kept), IndicesByName()

@@ -1,4 +1,4 @@
-"""Ties: which numbers stand for the same channel."""
+"""Ties: which numbers mean the same channel."""
 
 from typing import TypeAlias
 
@@ -13,7 +13,7 @@ FIXED = 0
 
 
 class Ties:
-    """Numbers from 0 up to `count`, and which of them are the same; the least of those that are stands for all."""
+    """Numbers from 0 up to `count`, and which of them are the same; the least of those that are is that of all."""
 
     def __init__(self) -> None:
         self.count = 1
@@ -41,7 +41,7 @@ class Ties:
             self.tie(ids, ids[first])
 
     def roots(self, ids: Ids) -> Ids:
-        """The numbers that stand for `ids`, in their shape."""
+        """The numbers that represent `ids`, in their shape."""
         if self._pending or len(self._roots) < self.count:
             self._resolve()
         return self._roots[ids]

@@ -16,7 +16,7 @@ FULL_WIDTH = "use `--widths 1`: sub-models of such networks are not known yet"
 
 @dataclass(frozen=True)
 class Along:
-    """The numbers that stand for the channels along the dimension `axis` of an activation."""
+    """The numbers that identify the channels along the dimension `axis` of an activation."""
 
     axis: int
     roots: Ids
@@ -61,7 +61,7 @@ class Trace:
 
     @property
     def made(self) -> dict[str, Ids]:
-        """For each node that makes channels the numbers that stand for them."""
+        """For each node that makes channels the numbers that identify them."""
         grids = ((name, self.along(ids)) for name, ids in self._rules.made.items())
         return {name: along.roots for name, along in grids if along}
 
@@ -79,7 +79,7 @@ class Trace:
         return {root: tuple(places) for root, places in found.items()}
 
     def along(self, ids: Ids) -> Along | None:
-        """The one dimension that channels lie along, with the numbers that stand for them; None without any."""
+        """The one dimension that channels lie along, with the numbers that identify them; None without any."""
         roots = self.ties.roots(ids)
         for axis in range(roots.ndim):
             along = first_along(roots, axis)
@@ -144,5 +144,5 @@ class Trace:
 
 
 def fixed_numbers(shape: Shape) -> Ids:
-    """What stands for an activation without channels that can be cut."""
+    """The value for an activation without channels that can be cut."""
     return np.full((1,) * len(shape), FIXED, dtype=np.int64)

@@ -102,7 +102,7 @@ def _without_repeats(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any
 
 
 def _fill_recurrent(layer: Recurrent, module: nn.Module, arrays: list[NDArray[Any]], own_order: bool) -> None:
-    """ONNX stacks directions and both biases; torch holds each by itself, gates in an order of its own."""
+    """ONNX stacks directions and both biases; torch holds each by itself, gates in its own order."""
     order = tuple(range(layer.gates)) if own_order else _GATES[layer.function]
     parameters = dict(module.named_parameters())
     for direction in range(layer.directions):

@@ -204,7 +204,7 @@ def _together(ins: Sequence[Sizes], unifier: Unifier) -> Sizes:
 
 
 def _between_constants(node: Node, layer: Copy, sizes: Sizes, beside: Mapping[int, Sizes], unifier: Unifier) -> Sizes:
-    """The sizes of what varies, with constants laid end to end beside it."""
+    """The sizes of what varies, with constants laid end to end next to it."""
     axis = int(str(dict(node.attributes)["axis"]))
     if has_batch(sizes[axis]):
         raise Lost

@@ -32,7 +32,7 @@ _LARGEST_SQUARE = 4096  # the roots of larger numbers lie so close that a traine
 
 
 def recognise(kind: str, inputs: Sequence[Tensor | None], batch: int) -> list[Tensor | None]:
-    """The inputs of an operator; what is no parameter by its numbers is a constant beside it.
+    """The inputs of an operator; what is no parameter by its numbers is a constant next to it.
 
     `batch` is that of the export.
     """
@@ -160,14 +160,14 @@ def _again(values: Array, axis: int) -> int:
 
 
 def is_doubtful(tensor: Tensor) -> bool:
-    """Whether a constant that counts as a parameter may be one of the code, which numbers alone cannot tell."""
+    """Whether a constant that counts as a parameter may be one of the code, which numbers alone cannot show."""
     if tensor.values is None:
         return prod(tensor.shape) > 1 and bool(_UNNAMED.match(tensor.name))
     return tensor.values.size > 1 and (is_uniform(tensor) or _turns_within(tensor.values))
 
 
 def _turns_within(values: Array) -> bool:
-    """Whether a table holds sines beside cosines, as fixed places do, which a module may hold as a parameter or not."""
+    """Whether a table holds sines and cosines, as fixed places do, which a module may hold as a parameter or not."""
     width = values.shape[-1] if values.ndim else 0
     if wide(values.shape) < _VECTORS or width % 2:
         return False

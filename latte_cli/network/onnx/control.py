@@ -105,7 +105,7 @@ def _compared(walk: Walk, call: Call, graphs: Sequence[GraphProto]) -> tuple[int
 
 
 def _branch(walk: Walk, call: Call, graphs: Sequence[GraphProto], at: int, label: str) -> list[tuple[str, str]]:
-    """Read one of two branches; the pairs of what it writes and of the outputs that stand for it."""
+    """Read one of two branches; the pairs of what it writes and of the outputs that represent it."""
     graph = graphs[at]
     scope = dict(call.scope) | _inside(f"{call.name}/{label}", graph.node, {}) | _weights(call, graph, label)
     place = f"{call.place or call.name}/{('then', 'else')[at]}/"

@@ -48,7 +48,7 @@ def has_odd_points(equation: str) -> bool:
 
 
 def _parsed(op: Operation) -> tuple[list[_Term], tuple[str, ...]]:
-    """The operands with their labels, and those of the output; digits stand for what `...` stands for."""
+    """The operands with their labels, and those of the output; digits name the dimensions of `...`."""
     equation = op.text("equation").replace(" ", "")
     left, arrow, right = equation.partition("->")
     written = left.split(",")
@@ -73,12 +73,12 @@ def _parsed(op: Operation) -> tuple[list[_Term], tuple[str, ...]]:
 
 
 def _spread(term: str, shape: Shape) -> int:
-    """How many dimensions `...` stands for in a term."""
+    """How many dimensions `...` covers in a term."""
     return len(shape) - len(term.replace(_DOTS, "")) if _DOTS in term else 0
 
 
 def _labels(term: str, most: int, own: int) -> tuple[str, ...]:
-    """The labels of a term whose `...` stands for the last `own` of `most` dimensions."""
+    """The labels of a term whose `...` covers the last `own` of `most` dimensions."""
     before, dots, after = term.partition(_DOTS)
     return (*before, *(map(str, range(most - own, most)) if dots else ()), *after)
 

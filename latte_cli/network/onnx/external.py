@@ -8,7 +8,7 @@ _LONGEST = 1024
 
 
 def external_file(model: Path, location: str) -> Path:
-    """The file that `location`, as an ONNX file has it, names beside `model`.
+    """The file that `location`, as an ONNX file has it, names next to `model`.
 
     Raises LatteError for a location that is absolute or leads out of the model's folder, by `..` or through a link, and
     for what is not a file.

@@ -74,7 +74,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """A graph input; None stands for a dimension that is left open, a name for one with a symbol."""
+    """A graph input; None means a dimension that is left open, a name for one with a symbol."""
 
     name: str
     sizes: tuple[int | str | None, ...]

@@ -1,4 +1,4 @@
-"""ONNX operators without a reader of their own: shapes by ONNX's inference, the work as a layer of kind `other`."""
+"""ONNX operators without a separate reader: shapes by ONNX's inference, the work as a layer of kind `other`."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -137,7 +137,7 @@ def _schema(op: Operation) -> Any:
 
 
 def _names(op: Operation) -> tuple[str, ...]:
-    """A name for each input, of its own even where two are the same."""
+    """A name for each input, unique even where two are the same."""
     return tuple("" if tensor is None else f"i{index}" for index, tensor in enumerate(op.inputs))
 
 

@@ -315,7 +315,7 @@ class Operation:
         return found
 
     def decided(self, sizes: Sequence[int | None], index: int = 0) -> Shape:
-        """The shape of the output at `index`, where None stands for a size that only values decide.
+        """The shape of the output at `index`, where None means a size that only values decide.
 
         Such a dimension is named as in `y[0]`; raises Undecided where the user has not said how large it is.
         """

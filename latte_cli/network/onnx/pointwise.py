@@ -141,7 +141,7 @@ _BROADCASTING = 7  # the opset since which operators broadcast by numpy's rules
 
 
 def _quantized(op: Operation, function: str) -> object:
-    """Both directions of a QDQ pair go over the tensor once; scales and zero points are constants beside it."""
+    """Both directions of a QDQ pair go over the tensor once; scales and zero points are constants next to it."""
     x = op.input()
     if any(not tensor.constant for tensor in op.given[1:]) and not x.constant:
         layer = Other(operation=function, shapes=tuple(t.shape for t in op.given if not t.constant), output=x.shape)

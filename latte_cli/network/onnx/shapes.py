@@ -353,7 +353,7 @@ def _concat(op: Operation) -> object:
     varying = [tensor for tensor in inputs if not tensor.constant]
     if len(varying) == len(inputs):
         return op.result(whole, *inputs)
-    # constants are written beside what varies, as padding is
+    # constants are written next to what varies, as padding is
     first = varying[0]
     if len(varying) > 1:
         first = op.step("concat", Concat(shapes=tuple(tensor.shape for tensor in varying), axis=axis), *varying)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from latte_cli.layers import Shape
 
 Size: TypeAlias = tuple[int | None, ...]
-"""A dimension as a product, outer factors first; None stands for the batch."""
+"""A dimension as a product, outer factors first; None means the batch."""
 
 Sizes: TypeAlias = tuple[Size, ...]
 
@@ -53,7 +53,7 @@ class Constant:
 
 
 def product_of(factors: Iterable[int | None]) -> Size:
-    """Factors in normal form: numbers beside each other as one, without ones."""
+    """Factors in normal form: numbers next to each other as one, without ones."""
     found: list[int | None] = []
     for factor in factors:
         if factor == 1:

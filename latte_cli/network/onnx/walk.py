@@ -250,7 +250,7 @@ class Walk:
         return self.tensors[self.lifts[key]]
 
     def _once_for_all(self, tensor: Tensor, output: str) -> Tensor:
-        """A constant that an activation `output` stands for, at the walk's batch: what a parameter repeats, once.
+        """A constant that an activation `output` represents, at the walk's batch: what a parameter repeats, once.
 
         A matrix for each sample is one where its numbers are the same for all; else it is none: a first state.
         """
@@ -338,7 +338,7 @@ class Walk:
         return at_shape(tensor, wanted)
 
     def _note_constants(self, op: Operation, call: Call) -> None:
-        """Remember what the nodes read beside activations, which may hold the batch."""
+        """Remember what the nodes read in addition to activations, which may hold the batch."""
         for node in op.nodes:
             self.constants[node.output] = {
                 place: Constant(name=call.inputs[place], shape=one.shape, axes=tuple(range(len(one.shape))))
@@ -447,7 +447,7 @@ class Walk:
 
     @property
     def parted_unevenly(self) -> set[str]:
-        """The stored tensors of which layers have parts of their own that are not each number once."""
+        """The stored tensors of which layers have separate parts that are not each number once."""
         names = dict.fromkeys(name for node in self.nodes for name in node.parameters)
         parts = [part for name in names for part in self.held.get(name, ())]
         again = {parts[int(at)].origin for at, _ in overlaps((str(at), (part,)) for at, part in enumerate(parts))}

@@ -74,7 +74,7 @@ class Ties:
     """Which weights are others by another name, as tied ones are, with the first name of each.
 
     `without_data` are weights of a file that was written from the meta device: all of them lie in one empty entry, so
-    that nothing tells which are tied.
+    that nothing says which are tied.
     """
 
     owners: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""What a program says of a network beside its graph: what is trained, what is a buffer, what was assumed."""
+"""What a program says of a network in addition to its graph: what is trained, what is a buffer, what was assumed."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -223,7 +223,7 @@ def _exporting(name: str) -> Iterator[None]:
 
 
 def _call(module: Any, example: Any) -> _Call:
-    """The positional and the keyword arguments that `example` stands for."""
+    """The positional and the keyword arguments that `example` means."""
     if isinstance(example, Mapping) and _are_keywords(module, example):
         return (), dict(example)
     if not isinstance(example, tuple):
@@ -348,7 +348,7 @@ def _tied(weights: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _storage(tensor: Any) -> int:
-    """What tells the storage of a tensor from others; tensors of the meta device have one, though no data."""
+    """What sets the storage of a tensor apart from others; tensors of the meta device have one, though no data."""
     return int(tensor.untyped_storage()._cdata)
 
 

@@ -145,7 +145,7 @@ class Aten:
         return found if isinstance(found, str) else default
 
     def integers(self, name: str, count: int = 0, default: int = 0) -> list[int]:
-        """A list of integers; a single one stands for `count` of them, as does what is left out for the `default`."""
+        """A list of integers; a single one means `count` of them, one that is left out the `default`."""
         found = self.arguments.get(name)
         values = list(found) if isinstance(found, tuple) else [found] if isinstance(found, int) else []
         if not all(isinstance(value, int) for value in values):
@@ -175,7 +175,7 @@ class Lowering:
     `idle` counts what does nothing in evaluation mode, `marks` say by the lines that made them which nodes lie in
     regions that run a second time backward, and `regions` by graphs within the graph. `calls` are the calls of the
     module's parts that nodes lie in, `sequences` the parts that are an `nn.Sequential`, and `functions` the autograd
-    functions that have a backward pass of their own. `written` says what a region has put in place of tensors that it
+    functions that have their own backward pass. `written` says what a region has put in place of tensors that it
     was given, by their names.
     """
 

@@ -11,7 +11,7 @@ from latte_cli.network.torch_program.archive import DAMAGED
 from latte_cli.network.torch_program.program import Meta
 
 PARAMETER, FROZEN, BUFFER = "parameter", "frozen", "buffer"
-"""What a module has a tensor for: to train it, to keep it as it is, or beside its parameters."""
+"""What a module has a tensor for: to train it, to keep it as it is, or in addition to its parameters."""
 
 _QUALIFIED = ("parameter_name", "buffer_name", "tensor_constant_name")
 
@@ -84,7 +84,7 @@ def _outputs(module: Mapping[str, Any], names: Mapping[str, str]) -> tuple[str, 
 
 
 def _scored(found: Sequence[tuple[str, str]], ranks: Mapping[str, int]) -> str:
-    """The output that training starts from: a loss, the logits, the first that has a name; "" where none tells."""
+    """The output that training starts from: a loss, the logits, the first that has a name; "" where none is marked."""
     by_label = {label: name for name, label in found if label}
     numbers = [name for name, _ in found if ranks[name] == 0]
     if "loss" in by_label:

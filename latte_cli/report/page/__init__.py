@@ -36,7 +36,7 @@ class SortedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """A table of the page; one that is `folded` is shown when asked for."""
+    """A table of the page; one that is `folded` is shown on a click."""
 
     caption: str
     columns: Sequence[Column]
@@ -107,7 +107,7 @@ def _text(shown: str) -> SortedCell:
 
 
 def device_section(found: Sequence[DeviceSummary], at: int) -> Section:
-    """What the rows of one device tell: a part for each precision, layout and number of threads."""
+    """What the rows of one device show: a part for each precision, layout and number of threads."""
     device = found[0].device
     facts = [
         ("kind", device.kind.name),

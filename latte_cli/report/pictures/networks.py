@@ -10,7 +10,7 @@ from latte_cli.report.pictures.devices import PALETTE, plain
 from latte_cli.report.pictures.drawing import INK, figure_of, label
 
 _MOST_LAYERS = 40  # chosen: so many bars fit a page
-_NAME_WIDTH = 28  # chosen: characters beside the bars
+_NAME_WIDTH = 28  # chosen: characters next to the bars
 
 
 def layers_figure(estimate: Estimate) -> Any:

@@ -62,7 +62,7 @@ def _label(planned: PlannedDevice) -> str:
     return f"{label(short)} ({planned.fleet_class.count})"
 
 
-_NAME = 24  # chosen: characters beside the bars
+_NAME = 24  # chosen: characters next to the bars
 
 
 def curve_figure(points: Sequence[CurvePoint], chosen: CurvePoint | None, title: str) -> Any:

@@ -21,7 +21,7 @@ MATH_TYPES: dict[Precision, Math] = {
     one: Math.TENSOR_OP if kind is not DataType.FLOAT else Math.DEFAULT if one.arithmetic.tf32 else Math.FMA
     for one, kind in DATA_TYPES.items()
 }
-"""The math type that lets a convolution compute in the precision asked for: FMA forbids TF32, DEFAULT allows it."""
+"""The math type that lets a convolution compute in the requested precision: FMA forbids TF32, DEFAULT allows it."""
 
 FORMATS: dict[Layout, TensorFormat] = {Layout.NCHW: TensorFormat.NCHW, Layout.CHANNELS_LAST: TensorFormat.NHWC}
 """How cuDNN names a layout."""

@@ -87,7 +87,7 @@ class BackendDescriptor(Closeable):
 
 
 class EngineTarget(Closeable):
-    """The device that engines are asked for: a handle's own, or one that is described by its properties alone.
+    """The device whose engines are listed: a handle's own, or one that is described by its properties alone.
 
     Properties are the JSON that `properties` reads from a handle's device; with them nothing can be run, and no device
     or driver is needed (cuDNN 9.8 or later). Raises Unsupported for an older library or JSON that it does not take.
@@ -243,7 +243,7 @@ class EngineGraph(SelfClosing):
         behavior = engine.get(Attribute.ENGINE_BEHAVIOR_NOTE, Type.BEHAVIOR_NOTE, _MOST_NOTES)
         try:
             size = int(configuration.get(Attribute.ENGINECFG_WORKSPACE_SIZE, Type.INT64)[0])
-        except Unsupported:  # before cuDNN 9.2 only a plan tells
+        except Unsupported:  # before cuDNN 9.2 only a plan says so
             size = None
         return Engine(
             index=index,

@@ -39,7 +39,7 @@ class Library(Opened):
         return f"<cuDNN {self.version_text} from {self.path}>"
 
     def check(self, name: str, status: int) -> None:
-        """Raise what `status`, returned by `name`, stands for, if anything."""
+        """Raise what `status`, returned by `name`, means, if anything."""
         if status:
             raise status_error(name, status, self._last_error())
 
@@ -85,7 +85,7 @@ class Library(Opened):
 def open_library(where: tuple[Candidate, ...] | None = None) -> Library:
     """The first copy of cuDNN of `where` (by default what `find.find_copies` finds) that opens, the same one each time.
 
-    Raises LatteError that tells what was tried, and why it was not taken, where none opens.
+    Raises LatteError that says what was tried, and why it was not taken, where none opens.
     """
     tried = []
     for candidate in find_copies() if where is None else where:

@@ -60,7 +60,7 @@ def open_format(library: Library, tensor: PlacedTensor, data_type: DataType) -> 
 
 
 def implementations(library: Library, operation: Phase, geometry: Geometry, formats: Formats) -> Iterator[Description]:
-    """The implementations of a convolution in oneDNN's own order, each valid until the next one is asked for.
+    """The implementations of a convolution in oneDNN's own order, each valid until the next one is requested.
 
     Raises Unsupported for sizes that oneDNN refuses; nothing at all is one of the answers.
     """

@@ -176,7 +176,7 @@ class _Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class _Copy:
-    """An operand that an implementation wants in a format of its own, and the memory it has there."""
+    """An operand that an implementation wants in its own format, and the memory it has there."""
 
     operand: Operand
     form: MemoryFormat

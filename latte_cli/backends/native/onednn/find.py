@@ -80,7 +80,7 @@ def _everywhere(environment: Mapping[str, str], path: list[str]) -> Iterator[Can
 
 
 def _packaged_copies(path: list[str]) -> Iterator[Candidate]:
-    # The library lies beside the environment's programs, outside the package's folder: its own list tells where.
+    # The library lies with the environment's programs, outside the package's folder: its own list says where.
     for distribution in distributions(name=PACKAGE, path=path):
         files = [Path(str(file.locate())).resolve() for file in distribution.files or () if _FILE.fullmatch(file.name)]
         folders = dict.fromkeys(file.parent for file in files)

@@ -24,7 +24,7 @@ class PlacedTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """A convolution from `src` to `dst`; `weights` have their groups as a dimension of their own, if any.
+    """A convolution from `src` to `dst`; `weights` have their groups as a separate dimension, if any.
 
     `dilations` count the elements that are passed over, so that 0 is an ordinary kernel.
     """

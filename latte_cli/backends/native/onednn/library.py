@@ -69,7 +69,7 @@ class Library(Opened):
         return self._stream.handle
 
     def check(self, name: str, status: int) -> None:
-        """Raise what `status`, returned by `name`, stands for, if anything."""
+        """Raise what `status`, returned by `name`, means, if anything."""
         if status:
             raise status_error(name, status)
 
@@ -93,7 +93,7 @@ class Library(Opened):
 def open_library(where: tuple[Candidate, ...] | None = None) -> Library:
     """The first copy of oneDNN of `where` (by default what `find.find_copies` finds) that opens, the same each time.
 
-    Whoever uses torch imports it first: then both have one pool of threads. Raises LatteError that tells what was
+    Whoever uses torch imports it first: then both have one pool of threads. Raises LatteError that says what was
     tried, and why it was not taken, where none opens.
     """
     tried = []

@@ -118,7 +118,7 @@ def _whole(places: Tensor | None) -> Tensor | None:
 
 
 def other(layer: Other, attributes: Attributes, constants: Operands | None = None) -> nn.Module:
-    """The module of an operation that is known; `constants` are what it reads beside its inputs, by place.
+    """The module of an operation that is known; `constants` are what it reads in addition to its inputs, by place.
 
     Constants of unknown numbers are zeros. Raises LatteError for other operations, and when it is called where the
     result has not the layer's shape.

@@ -14,7 +14,7 @@ from latte_cli.network.module.layers.function import Attributes, Builders, Funct
 
 
 class _Embedding(nn.Embedding):
-    """A look-up; indices may come as any integers, and as the numbers that stand for them while it is timed."""
+    """A look-up; indices may come as any integers, and as the numbers that replace them while it is timed."""
 
     def forward(self, indices: Tensor) -> Tensor:
         return super().forward(indices if not indices.is_floating_point() else indices.long())

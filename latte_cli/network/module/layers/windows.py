@@ -82,7 +82,7 @@ def _pool(layer: Pool, attributes: Attributes) -> nn.Module:
 
 
 class _PaddedPool(nn.Module):
-    """A pool with padding of its own, where torch's cannot express it.
+    """A pool with separate padding, where torch's cannot express it.
 
     The input is padded (or cropped) to just what the windows read; an average is then corrected for the positions
     that do not count.

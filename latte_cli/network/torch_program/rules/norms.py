@@ -65,7 +65,7 @@ def _instance_norm(low: Lowering, op: Aten) -> object:
 
 
 def _weight_norm(low: Lowering, op: Aten) -> object:
-    """A weight whose length along each place of one dimension is a parameter of its own."""
+    """A weight whose length along each place of one dimension is a separate parameter."""
     weight = op.tensor("v")
     own = low.axis(op.integer("dim", 0), low.rank(weight))
     others = low.constant([axis for axis in range(low.rank(weight)) if axis != own])

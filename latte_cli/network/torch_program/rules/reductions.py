@@ -40,7 +40,7 @@ def _cumulated(low: Lowering, op: Aten) -> object:
 
 
 def _difference(low: Lowering, op: Aten) -> object:
-    """What lies beside each other along a dimension, subtracted as often as it says."""
+    """What lies next to each other along a dimension, subtracted as often as it says."""
     x, times = op.tensor("self", "input"), op.integer("n", 1)
     boolean = low.meta(x).element == TensorProto.BOOL
     axis = low.axis(op.integer("dim", -1), low.rank(x))
@@ -102,7 +102,7 @@ def _product_of_vectors(low: Lowering, op: Aten) -> object:
 
 
 def _with_mean(low: Lowering, op: Aten) -> object:
-    """A variance or a deviation, and the mean beside it."""
+    """A variance or a deviation, and the mean with it."""
     x, axes, keep = op.tensor("self", "input"), op.integers("dim"), int(op.flag("keepdim"))
     given = [low.constant(axes)] if axes else []
     centred = low.emit("Sub", [x, low.emit("ReduceMean", [x, *given], keepdims=1)])
