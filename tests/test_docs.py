@@ -23,7 +23,6 @@ MARKED = [
     "measures this machine",
     "measures this machine",
     "measures this machine",
-    "it compiles and profiles for some minutes",
     "downloads torch",
     "needs an object store",
     "needs an object store",
