@@ -25,6 +25,11 @@ def verbosity(*, quiet: bool, verbose: bool) -> None:
     _verbosity.quiet, _verbosity.verbose = quiet, verbose
 
 
+def add_verbosity(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Say less, or more, for the rest of the process, whatever was set before."""
+    verbosity(quiet=_verbosity.quiet or quiet, verbose=_verbosity.verbose or verbose)
+
+
 def put_advice(words: Callable[[str], str]) -> None:
     """Set how advice is put for the rest of the process: hints, and warnings, which end in an action."""
     _verbosity.advice = words
@@ -66,7 +71,7 @@ def detail(message: str) -> None:
 
 
 def usage(message: str) -> None:
-    """What typer says of a malformed command line: lines of its own making, with the user's words in them."""
+    """The help that a group of commands shows where it is typed by itself: lines of typer's making."""
     for line in message.splitlines():
         _say(line)
 

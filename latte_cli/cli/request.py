@@ -51,7 +51,7 @@ def from_options(command: Callable[[Asked], None]) -> Callable[..., None]:
 
 
 def _typed_options(context: typer.Context) -> frozenset[str]:
-    sources = {param: context.get_parameter_source(param.name or "") for param in context.command.params}
+    sources = {param: context.get_parameter_source(param.name or "") for param in context.command.params if param.expose_value}
     return frozenset(
         max(param.opts, key=len) for param, source in sources.items() if source and source.name == "COMMANDLINE"
     )
