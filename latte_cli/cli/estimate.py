@@ -13,6 +13,7 @@ from latte_cli.cli.options import (
     AllowUnknownOption,
     BatchAxisOption,
     DeviceOption,
+    LayoutOption,
     MixedShapeOption,
     ModelArgument,
     OptimizerOption,
@@ -77,10 +78,7 @@ class EstimateRequest(Request):
         str, typer.Option(metavar="NAME", help="Where times come from: lookup, xgboost, roofline, beta or flops.")
     ] = "lookup"
     precision: PrecisionOption = Precision.FP32.value
-    layout: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="nchw, channels_last, or auto for the faster one. [default: the strategy's]"),
-    ] = None
+    layout: LayoutOption = None
     threads: ThreadsOption = None
     workspace_limit: WorkspaceLimitOption = None
     memory_limit: Annotated[

@@ -22,6 +22,7 @@ from latte_cli.cli.options import (
     ThreadsOption,
     WorkspaceLimitOption,
     asked_of,
+    parse_layout,
     parse_shapes,
     parse_size,
 )
@@ -88,7 +89,8 @@ class ExplainRequest(Request):
     batch_axis: BatchAxisOption = None
     precision: PrecisionOption = Precision.FP32.value
     layout: Annotated[
-        str | None, typer.Option(metavar="NAME", help="nchw or channels_last. [default: the strategy's]")
+        str | None,
+        typer.Option(parser=parse_layout, metavar="NAME", help="nchw or channels_last. [default: the strategy's]"),
     ] = None
     threads: ThreadsOption = None
     workspace_limit: WorkspaceLimitOption = None

@@ -15,6 +15,7 @@ from latte_cli.cli.options import (
     BatchAxisOption,
     BatchSizeOption,
     DeviceOption,
+    LayoutOption,
     OptimizerOption,
     PrecisionOption,
     ShapeOption,
@@ -49,10 +50,7 @@ class ReportRequest(Request):
     batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
     precision: PrecisionOption = Precision.FP32.value
-    layout: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="nchw, channels_last, or auto for the faster one. [default: the strategy's]"),
-    ] = None
+    layout: LayoutOption = None
     threads: ThreadsOption = None
     optimizer: OptimizerOption = "sgd"
     allow_unknown: AllowUnknownOption = False

@@ -18,6 +18,7 @@ from latte_cli.cli.options import (
     StoreOption,
     WorkspaceLimitOption,
     parse_duration,
+    parse_precision,
     parse_shapes,
 )
 from latte_cli.cli.request import Request, from_options
@@ -46,7 +47,7 @@ class TuneRequest(Request):
     batch_size: BatchSizeOption = None
     batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
-    precision: Annotated[str, typer.Option(metavar="NAME", help="fp32, bf16 or fp16.")] = Precision.FP32.value
+    precision: Annotated[str, typer.Option(parser=parse_precision, metavar="NAME", help="fp32, bf16 or fp16.")] = Precision.FP32.value
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: all cores]")] = None
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")

@@ -17,6 +17,7 @@ from latte_cli.cli.options import (
     StoreOption,
     ThreadsOption,
     parse_duration,
+    parse_layout,
     parse_shapes,
     parse_share,
 )
@@ -47,7 +48,7 @@ class VerifyRequest(Request):
     batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
     precision: PrecisionOption = Precision.FP32.value
-    layout: Annotated[str, typer.Option(metavar="NAME", help="nchw or channels_last.")] = "nchw"
+    layout: Annotated[str, typer.Option(parser=parse_layout, metavar="NAME", help="nchw or channels_last.")] = "nchw"
     threads: ThreadsOption = None
     optimizer: OptimizerOption = "sgd"
     seconds: Annotated[
