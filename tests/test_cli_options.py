@@ -25,7 +25,8 @@ def test_a_precision_is_taken_by_what_others_call_it(text, name):
 
 
 @pytest.mark.parametrize(
-    ("text", "name"), [("nchw", "nchw"), ("NCHW", "nchw"), ("NHWC", "channels_last"), ("channels-last", "channels_last")]
+    ("text", "name"),
+    [("nchw", "nchw"), ("NCHW", "nchw"), ("NHWC", "channels_last"), ("channels-last", "channels_last")],
 )
 def test_a_layout_is_taken_by_what_others_call_it(text, name):
     assert (parse_layout(text), parse_measured_layout(text)) == (name, name)
@@ -56,5 +57,7 @@ def test_other_words_give_the_same_estimate(model):
     def words(*more):
         return here("estimate", model, *more, "--format", "csv").stdout
 
-    plain = words("--device", "nvidia-h200-reference", "--precision", "fp32", "--layout", "channels_last")
-    assert words("--device", "H200", "--precision", "float32", "--layout", "NHWC") == plain
+    plain = words("--device", "nvidia-h200-reference")
+    assert words("--device", "H200", "--precision", "float32", "--layout", "NCHW") == plain
+    error = here("estimate", model, "--device", "h200", "--layout", "NHWC", code=1).stderr
+    assert "has no rows in fp32 channels_last" in error

@@ -40,7 +40,16 @@ def test_a_bandwidth_is_in_bits_with_decimal_prefixes(text, bits):
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("2GiB", 2 << 30), ("512 MiB", 512 << 20), ("2GB", 2 * 10**9), ("4096B", 4096), (("1.5B", 2), ("4Gi", 4 << 30), ("512Mi", 512 << 20)]
+    ("text", "count"),
+    [
+        ("2GiB", 2 << 30),
+        ("512 MiB", 512 << 20),
+        ("2GB", 2 * 10**9),
+        ("4096B", 4096),
+        ("1.5B", 2),
+        ("4Gi", 4 << 30),
+        ("512Mi", 512 << 20),
+    ],
 )
 def test_a_size_is_in_bytes_with_decimal_or_binary_prefixes(text, count):
     assert size_bytes(text) == count

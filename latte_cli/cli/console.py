@@ -1,5 +1,6 @@
 """What commands say on stderr: errors, warnings, notes and progress."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,6 +69,11 @@ def detail(message: str) -> None:
     """Shown only with `--verbose`."""
     if _verbosity.verbose:
         _say(message)
+
+
+def shell_word(word: object) -> str:
+    """A word of a command to type next, such as a path, quoted as a shell wants it where it has to be."""
+    return shlex.quote(str(word))
 
 
 def usage(message: str) -> None:

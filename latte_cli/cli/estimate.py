@@ -1,7 +1,7 @@
 """`latte estimate`: how long a training step of a model takes on the devices of the store."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,8 +27,11 @@ from latte_cli.cli.options import (
     parse_shapes,
     parse_size,
 )
-from latte_cli.cli.request import Request, check_apart, from_options
+from latte_cli.cli.piped import STDIN, model_from_stdin
+from latte_cli.cli.request import Request, from_options
+from latte_cli.cli.stores import store_to_read
 from latte_cli.cli.thresholds import EstimateFormat, Requirements
+from latte_cli.cli.together import check_together
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.precisions import Precision
 from latte_cli.report import Format, size
@@ -44,18 +47,6 @@ if TYPE_CHECKING:
     from latte_cli.network import Network
     from latte_cli.store import Store
     from latte_cli.tasks import Task
-
-
-_OF_MEMORY = (
-    *("--workspace-limit", "--memory-limit", "--checkpoint", "--memory", "--fits", "--effective-batch"),
-    "--mmap-threshold",
-)
-_APART = (
-    ("--compile", _OF_MEMORY, "the memory of a compiled step is not known"),
-    ("--compile", ("--measure-below",), "a compiled model takes PyTorch's own algorithms"),
-    ("--compile", ("--cuda-graph", "--gpus"), "compiled steps are known of CPUs only"),
-)
-"""Options that do not go together, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +241,13 @@ class EstimateRequest(Request):
     ] = None
     form: Annotated[EstimateFormat, typer.Option("--format", help="How to write the result.")] = EstimateFormat.TABLE
     store: StoreOption = None
+    content: bytes | None = field(default=None, repr=False, metadata={"typed": False})
+    """The model itself, where it came from standard input."""
+
+    @property
+    def pasted_model(self) -> str:
+        """The model as an argument of a command to type next."""
+        return "MODEL" if self.content else console.shell_word(self.model)
 
     @property
     def batch(self) -> int | None:
@@ -310,9 +308,9 @@ def estimate(request: EstimateRequest) -> None:
     from latte_cli.report import scalings
     from latte_cli.report.estimates import estimates_document
 
-    check_apart(request.given, _APART)
-    if request.compiled:
-        _check_compiled(request)
+    check_together(request)
+    if request.model == STDIN:
+        request = replace(request, content=model_from_stdin())
     if is_mixed(request.shape):
         write_mixture(request, _estimates)
         return
@@ -350,19 +348,9 @@ def estimate(request: EstimateRequest) -> None:
     elif request.form is not EstimateFormat.JSON:
         fits.say()
     if request.form is EstimateFormat.TABLE:
-        console.note(f"next: `latte allocate {request.model} --fleet FILE --round-duration 10m`")
+        console.note(f"next: `latte allocate {request.pasted_model} --fleet FILE --round-duration 10m`")
     fits.enforce()
     results.enforce()
-
-
-def _check_compiled(request: EstimateRequest) -> None:
-    """Raise LatteError (exit code 2) for what is not known of a compiled step."""
-    if request.batch_size and (request.several or request.batch is None):
-        message = "several batch sizes, or the largest, are not known of compiled steps"
-        raise LatteError(message, hint="`--compile` with one `--batch-size`", exit_code=ExitCode.USAGE)
-    if any(one.quantity == "memory" for one in request.fail_above or ()):
-        message = "the memory of a compiled step is not known"
-        raise LatteError(message, hint="leave out `--fail-above memory`", exit_code=ExitCode.USAGE)
 
 
 def _several_gpus(request: EstimateRequest) -> "Callable[[Estimate], tuple[ScaledStep, ...]] | None":
@@ -396,10 +384,9 @@ def _estimates(
     `kept` are the estimators that earlier requests of other batches made, by device.
     """
     from latte_cli.profiles import resolve_profile
-    from latte_cli.store import open_store
 
     network = _network(request, note)
-    store = open_store(request.store, skip=console.left_out)
+    store = store_to_read(request.store, console.warn if note is console.note else note)
     names: list[str] | list[None] = request.device or [None]
     slugs = [resolve_profile(store, name, request.threads) for name in names]
     kept = {} if kept is None or request.measure_below is not None else kept
@@ -419,7 +406,7 @@ def _network(request: EstimateRequest, note: Callable[[str], None]) -> "Network"
     for strategy in request.strategies:
         check_names(request.precision, request.layout, strategy, request.optimizer, request.loss, request.estimator)
     network = load(
-        request.model,
+        request.content or request.model,
         batch_size=request.batch,
         batch_axis=request.batch_axis,
         compare_weights=request.compare_weights,

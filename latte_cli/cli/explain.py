@@ -27,6 +27,7 @@ from latte_cli.cli.options import (
     parse_size,
 )
 from latte_cli.cli.request import Request, check_apart, from_options
+from latte_cli.cli.stores import store_to_read
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Format
@@ -120,11 +121,10 @@ def _explain_here(request: ExplainRequest) -> None:
     from latte_cli.estimator import doubts_of
     from latte_cli.profiles import resolve_profile
     from latte_cli.report.explanations import write_explanations
-    from latte_cli.store import open_store
     from latte_cli.strategies import usual
 
     cases = [("", request), *((text, replace(request, **other_values(text))) for text in request.what_if or ())]
-    store = open_store(request.store, skip=console.left_out)
+    store = store_to_read(request.store)
     slug = resolve_profile(store, request.device, request.threads)
     names = request.strategy or usual(store.device(slug).kind)
     found = [_explain(store, slug, names, case, text) for text, case in cases]
@@ -133,9 +133,8 @@ def _explain_here(request: ExplainRequest) -> None:
         console.warn(message)
     if request.form is Format.TABLE:
         asked = asked_of(store.device(slug), request.precision, request.batch_size)
-        console.note(
-            f"next: `latte estimate {request.model} {asked} --strategy latte` prices the step with what LATTE takes"
-        )
+        command = f"latte estimate {console.shell_word(request.model)} {asked} --strategy latte"
+        console.note(f"next: `{command}` prices the step with what LATTE takes")
 
 
 def _explain(store: "Store", slug: str, names: Sequence[str], request: ExplainRequest, what_if: str) -> "Explanation":

@@ -33,6 +33,14 @@ class Command(TyperCommand):
             _flag("--verbose", "-v", VERBOSE, lambda given: console.add_verbosity(verbose=given)),
         ]
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as exc:
+            if getattr(exc, "ctx", ctx) is None:  # click leaves out of which command an option lacks its value
+                exc.ctx = ctx  # type: ignore[attr-defined]
+            raise
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         _write(self, ctx, formatter)
 

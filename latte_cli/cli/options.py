@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MODEL_HELP = "An ONNX file (.onnx) or a torch.export program (.pt2)."
 
+
 def parse_precision(text: str) -> str:
     """The name of a precision, from that or from a word that frameworks have for it.
 
@@ -53,6 +54,8 @@ def parse_measured_layout(text: str) -> Layout:
     if name not in tuple(Layout):
         raise unknown("layout", name, Layout)
     return Layout(name)
+
+
 StoreOption: TypeAlias = Annotated[
     str | None,
     typer.Option("--store", metavar="URI", help="Dataset store. [default: $LATTE_STORE, else your data directory]"),
@@ -63,7 +66,8 @@ DeviceOption: TypeAlias = Annotated[
     typer.Option(
         "--device",
         metavar="NAME",
-        help="A profile's name (`latte store devices`) or a part that one alone has, as h200; `cpu` or `cuda:N` for this machine. Repeatable.",
+        help="A profile's name (`latte store devices`) or a part that one alone has, as h200; or `cpu` or `cuda:N` for "
+        "this machine. Repeatable.",
     ),
 ]
 ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]

@@ -471,7 +471,7 @@ def _advise(summary: "Summary", request: ProfileRequest, slug: str) -> None:
     model = request.models[0] if request.models else "MODEL.onnx"
     shapes = "".join(f" {each}" for each in shape_options(estimated_shape(request.shape)))
     console.note(f"next: `latte train-selector --device {slug}`")
-    console.note(f"then: `latte estimate {model} --device {slug}{shapes}`")
+    console.note(f"then: `latte estimate {console.shell_word(model)} --device {slug}{shapes}`")
 
 
 def _say_left(left: int, tasks: int, *, required: bool) -> None:

@@ -125,11 +125,13 @@ def _say_next(request: "EstimateRequest", mixed: "MixedStep", largest: Combinati
     if _UNMEASURED & {warn.code for warn in mixed.warnings}:
         batch = f" --batch-size {request.batch}" if request.batch else ""
         shapes = " ".join(sizes_options(mixture(request.shape)))
-        console.note(f"next: `latte profile {request.model}{batch} {shapes}` measures every size on this machine")
+        console.note(
+            f"next: `latte profile {request.pasted_model}{batch} {shapes}` measures every size on this machine"
+        )
         return
     device = f" --device {request.device[0]}" if request.device else ""
     shapes = " ".join(shape_options(largest.shape))
-    command = f"latte estimate {request.model}{device} {shapes}"
+    command = f"latte estimate {request.pasted_model}{device} {shapes}"
     console.note(f"next: `{command}` shows the largest of these steps layer by layer")
 
 
