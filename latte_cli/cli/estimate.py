@@ -250,6 +250,12 @@ class EstimateRequest(Request):
         return "MODEL" if self.content else console.shell_word(self.model)
 
     @property
+    def asked(self) -> dict[str, Any]:
+        """What a baseline has to share, and the estimates do not say."""
+        shape, freeze = sorted(self.shape or ()), sorted(self.freeze or ())
+        return {"shape": shape, "freeze": freeze, "checkpoint": self.checkpoint, "restore_norms": self.restore_norms}
+
+    @property
     def batch(self) -> int | None:
         """The one batch size; None for the model's own."""
         return self.batch_size.sizes[0] if self.batch_size and self.batch_size.sizes else None
@@ -330,7 +336,7 @@ def estimate(request: EstimateRequest) -> None:
     several = _several_gpus(request)
     estimates = _estimates(request)
     scaled = [several(one) for one in estimates] if several else []
-    body = estimates_document(estimates, request.schedule)
+    body = estimates_document(estimates, request.schedule) | {"asked": request.asked}
     for one, steps in zip(body["estimates"], scaled, strict=False):
         one["scaling"] = [scalings.scaling_entry(step) for step in steps]
     fits = Fits.of(request.fits, estimates, request.mmap_threshold)

@@ -25,6 +25,10 @@ def sentence(check: ThresholdCheck) -> str:
     """What a check found, in words."""
     if check.quantity == REGRESSION:
         than = f"{percent(abs(check.value))} {'longer' if check.value >= 0 else 'shorter'} than in the baseline"
+        if check.doubtful:
+            return (
+                f"the step is {than}, but may be within {percent(check.most)}: {interval_text(check.low, check.high)}"
+            )
         return f"the step is {than}, {'within' if check.passed else 'more than'} {percent(check.most)}"
     if check.quantity == FITS:
         limit = f"{'within' if check.passed else 'more than'} {size(check.most)}"
@@ -46,6 +50,7 @@ def checks_json(checks: Sequence[ThresholdCheck], comparisons: Sequence[Comparis
                 "value": each.value,
                 "most": each.most,
                 "passed": each.passed,
+                **({} if each.low is None else {"low_80": each.low, "high_80": each.high}),
             }
             for each in checks
         ]
@@ -57,6 +62,8 @@ def checks_json(checks: Sequence[ThresholdCheck], comparisons: Sequence[Comparis
                 "before_step_s": each.before_s,
                 "after_step_s": each.after_s,
                 "growth": each.growth,
+                "growth_low_80": each.growth_80[0],
+                "growth_high_80": each.growth_80[1],
                 "changes": [_change(change) for change in _largest_changes(each)],
             }
             for each in comparisons
@@ -91,7 +98,8 @@ def write_phase_changes(comparison: Comparison, out: TextIO | None = None) -> No
     changed = _largest_changes(comparison)
     footer = [f"and {len(changed) - _MOST_CHANGES} more"] if len(changed) > _MOST_CHANGES else []
     before, after = duration(comparison.before_s), duration(comparison.after_s)
-    footer.append(f"step {before} before, {after} now: {_signed_percent(comparison.growth)}")
+    doubt = f", {interval_text(*comparison.growth_80)}" if changed else ""
+    footer.append(f"step {before} before, {after} now: {_signed_percent(comparison.growth)}{doubt}")
     rows = [
         (shorten(each.name), each.phase.replace("_", " "), *_times(each), _algorithms(each))
         for each in changed[:_MOST_CHANGES]
@@ -118,6 +126,11 @@ def _algorithms(change: PhaseChange) -> str:
     return " -> ".join(dict.fromkeys(names)) if len(set(names)) > 1 else ""
 
 
+def interval_text(low: float | None, high: float | None) -> str:
+    """The 80 % interval of a growth, in words."""
+    return f"80 % between {_signed_percent(low or 0.0)} and {_signed_percent(high or 0.0)}"
+
+
 def _signed_percent(share: float) -> str:
     return f"{100 * share:+.1f} %"
 
@@ -129,7 +142,7 @@ def write_github(checks: Sequence[ThresholdCheck], model: str, out: TextIO | Non
     """Write the checks as GitHub's workflow commands, which its runner shows beside the change."""
     out = out or sys.stderr
     for each in checks:
-        level = "notice" if each.passed else "error"
+        level = "warning" if each.doubtful else "notice" if each.passed else "error"
         title = _property(printable(f"latte: {model}"))
         out.write(f"::{level} title={title}::{_data(printable(_line(each)))}\n")
 
