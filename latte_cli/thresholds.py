@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from latte_cli import documents
 from latte_cli.documents import DocumentSource
 from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.printable import without_secrets
 from latte_cli.quantities import duration_s, size_bytes
 
 ESTIMATES = "latte.estimate/1"
@@ -189,8 +190,8 @@ def _compare(other: Document, entry: Document) -> Comparison:
 
 def _like(before: Document, after: Document, entry: Document) -> Document:
     """The estimate of the baseline that was asked as `entry`; raises LatteError that names how the nearest differs."""
-    asked = _asked(after, entry)
-    differences = [_differences(_asked(before, other), asked) for other in before["estimates"]]
+    asked = _request_of(after, entry)
+    differences = [_differences(_request_of(before, other), asked) for other in before["estimates"]]
     nearest = min(range(len(differences)), key=lambda at: len(differences[at]))
     if not differences[nearest]:
         found: Document = before["estimates"][nearest]
@@ -200,7 +201,7 @@ def _like(before: Document, after: Document, entry: Document) -> Document:
     raise LatteError(message, hint=hint)
 
 
-def _asked(document: Document, entry: Document) -> dict[str, Any]:
+def _request_of(document: Document, entry: Document) -> dict[str, Any]:
     """What an estimate was asked, by the names that options have; what a document of an older version says of it."""
     settings = {name.replace("_", "-"): value for name, value in entry["settings"].items() if name not in _NOT_ASKED}
     limits = {name.replace("_bytes", "-limit"): value for name, value in entry["limits"].items()}
@@ -242,7 +243,7 @@ def baseline_doubts(before: Document, after: Document) -> list[str]:
     versions = before.get("version"), after.get("version")
     if None not in versions and versions[0] != versions[1]:
         found.append(f"the baseline is of latte {versions[0]}, this is {versions[1]}: write the baseline again")
-    if before["model"]["name"] != after["model"]["name"]:
+    if before["model"]["name"] != without_secrets(after["model"]["name"]):
         found.append(f"the baseline is of the model `{before['model']['name']}`: is that the same network?")
     steps = ([entry["totals"]["step_s"] for entry in document["estimates"]] for document in (before, after))
     if not found and before["model"]["sha256"] == after["model"]["sha256"] and next(steps) != next(steps):
@@ -252,8 +253,8 @@ def baseline_doubts(before: Document, after: Document) -> list[str]:
 
 def _changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[PhaseChange]:
     """Every phase of every layer of either run, in the order of the later one, and what it no longer has at the end."""
-    earlier = {(layer["name"], layer["phase"]): layer for layer in before}
-    later = {(layer["name"], layer["phase"]): layer for layer in after}
+    earlier = {(without_secrets(layer["name"]), layer["phase"]): layer for layer in before}  # as files have names
+    later = {(without_secrets(layer["name"]), layer["phase"]): layer for layer in after}
     return [
         PhaseChange(
             name=name,

@@ -350,6 +350,7 @@ def test_an_option_takes_part(latte: Latte, option: str) -> None:
     [
         *((option, *words) for option, words in REFUSED.items()),
         ("--format", "trace"),
+        ("--format", "markdown"),
         ("--layout", "auto"),
         ("--checkpoint", "auto", "--memory-limit", "1GiB"),
         ("--batch-size", "max"),

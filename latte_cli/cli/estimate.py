@@ -29,10 +29,10 @@ from latte_cli.cli.options import (
 )
 from latte_cli.cli.piped import STDIN, model_from_stdin
 from latte_cli.cli.request import Request, from_options
+from latte_cli.cli.several_gpus import several_gpus
 from latte_cli.cli.stores import store_to_read
 from latte_cli.cli.thresholds import EstimateFormat, Requirements
 from latte_cli.cli.together import check_together
-from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.precisions import Precision
 from latte_cli.report import Format, size
 from latte_cli.report.thresholds import Annotate
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from latte_cli.cli.several_batches import KeptEstimators
     from latte_cli.devices import Device
     from latte_cli.estimator import Estimate, Rest
-    from latte_cli.estimator.data_parallel import ScaledStep
     from latte_cli.network import Network
     from latte_cli.store import Store
     from latte_cli.tasks import Task
@@ -252,8 +251,8 @@ class EstimateRequest(Request):
     @property
     def asked(self) -> dict[str, Any]:
         """What a baseline has to share, and the estimates do not say."""
-        shape, freeze = sorted(self.shape or ()), sorted(self.freeze or ())
-        return {"shape": shape, "freeze": freeze, "checkpoint": self.checkpoint, "restore_norms": self.restore_norms}
+        lists = {"shape": sorted(self.shape or ()), "freeze": sorted(self.freeze or ())}
+        return lists | {"checkpoint": self.checkpoint, "restore_norms": self.restore_norms}
 
     @property
     def batch(self) -> int | None:
@@ -313,6 +312,7 @@ def estimate(request: EstimateRequest) -> None:
     from latte_cli.cli.several_sizes import write_mixture
     from latte_cli.report import scalings
     from latte_cli.report.estimates import estimates_document
+    from latte_cli.report.markdown import write_markdown
 
     check_together(request)
     if request.model == STDIN:
@@ -333,7 +333,7 @@ def estimate(request: EstimateRequest) -> None:
         room=request.fits is not None,
     )
     check_shown(request)
-    several = _several_gpus(request)
+    several = several_gpus(request)
     estimates = _estimates(request)
     scaled = [several(one) for one in estimates] if several else []
     body = estimates_document(estimates, request.schedule) | {"asked": request.asked}
@@ -344,7 +344,10 @@ def estimate(request: EstimateRequest) -> None:
     results = requirements.check(body)
     if request.form is EstimateFormat.JSON:
         body |= results.as_json()
-    _write(request, estimates, body, replaced=requirements.replaces_the_table)
+    if request.form is EstimateFormat.MARKDOWN:
+        write_markdown(estimates, results.comparisons, [*results.checks, *fits.checks], request.schedule)
+    else:
+        _write(request, estimates, body, replaced=requirements.replaces_the_table)
     if scaled and request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
         scalings.write_scaling(estimates, scaled, Format(request.form))
     _say_doubts(estimates)
@@ -357,29 +360,6 @@ def estimate(request: EstimateRequest) -> None:
         console.note(f"next: `latte allocate {request.pasted_model} --fleet FILE --round-duration 10m`")
     fits.enforce()
     results.enforce()
-
-
-def _several_gpus(request: EstimateRequest) -> "Callable[[Estimate], tuple[ScaledStep, ...]] | None":
-    """What prices the steps of several GPUs, None where they are not asked for; raises LatteError for bad options."""
-    from latte_cli.estimator.data_parallel import MODES, scale
-    from latte_cli.estimator.links import parse_link
-
-    if request.data_parallel not in MODES:
-        raise unknown("mode of data parallelism", request.data_parallel, MODES)
-    if request.gpus is None:
-        return None
-    if request.link is None:
-        raise LatteError(
-            "`--gpus` needs the rate between the GPUs",
-            hint="`--link 25GB/s`; it is the `busbw` of nccl-tests' all_reduce_perf",
-            exit_code=ExitCode.USAGE,
-        )
-    counts, link = parse_counts(request.gpus, "GPUs"), parse_link(request.link)
-    limited = request.memory_limit or any(each.quantity == "memory" for each in request.fail_above or ())
-    if limited and not request.replicated and counts != (1,):
-        message = "the memory of DataParallel is not known: its first GPU also gathers outputs and gradients"
-        raise LatteError(message, hint="`--data-parallel ddp`, or leave the limit out", exit_code=ExitCode.USAGE)
-    return lambda estimate: scale(estimate, counts, link, request.data_parallel)
 
 
 def _estimates(

@@ -78,8 +78,8 @@ def _check(request: "EstimateRequest") -> None:
     for option, why in _OF_ONE.items():
         if option in request.given:
             raise _refusal(f"`{option}`", why, option)
-    if request.form is EstimateFormat.TRACE:
-        raise _refusal("`--format trace`", "it shows one step", "--format")
+    if request.form in (EstimateFormat.TRACE, EstimateFormat.MARKDOWN):
+        raise _refusal(f"`--format {request.form}`", "it shows one step", "--format")
     if request.layout == "auto":
         raise _refusal("`--layout auto`", "the faster layout may differ from size to size", "--layout")
     if request.checkpoint == "auto":

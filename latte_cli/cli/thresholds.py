@@ -19,6 +19,7 @@ class EstimateFormat(StrEnum):
     JSON = "json"
     CSV = "csv"
     TRACE = "trace"
+    MARKDOWN = "markdown"
 
 
 @dataclass(frozen=True, kw_only=True)
