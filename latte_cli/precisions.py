@@ -73,3 +73,15 @@ class Layout(StrEnum):
 
     NCHW = "nchw"
     CHANNELS_LAST = "channels_last"
+
+
+PRECISION_WORDS = {
+    **dict.fromkeys(("float32", "f32", "float", "single"), (Precision.FP32,)),
+    **dict.fromkeys(("float16", "f16", "half"), (Precision.FP16,)),
+    "bfloat16": (Precision.BF16,),
+    **dict.fromkeys(("amp", "autocast", "mixed"), (Precision.BF16_AUTOCAST, Precision.FP16_AUTOCAST)),
+}
+"""Other words for precisions, as frameworks have them, and what each may mean."""
+
+LAYOUT_WORDS = {"nhwc": Layout.CHANNELS_LAST, "channels_first": Layout.NCHW}
+"""Other words for layouts."""

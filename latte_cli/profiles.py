@@ -12,8 +12,9 @@ _MOST_DEVICES = 16  # of one kind in a machine: as many as the largest servers h
 
 
 def resolve_profile(store: Store, device: str | None = None, threads: int | None = None) -> str:
-    """The slug of the profile meant by `device`: a slug, its beginning (the fleet name it was made under), or a device
-    of this machine: `cpu`, `cuda:1`, `auto` or None (its first GPU if that has a profile, else its CPU).
+    """The slug of the profile meant by `device`: a slug, its beginning (the fleet name it was made under), words
+    that only one slug has (`h200`), or a device of this machine: `cpu`, `cuda:1`, `auto` or None (its first GPU if that
+    has a profile, else its CPU).
 
     Raises LatteError for a name that is not in the store, and for a machine without a profile.
     """
@@ -26,7 +27,7 @@ def resolve_profile(store: Store, device: str | None = None, threads: int | None
         device = "this machine"  # whose profiles have fleet names
     else:
         assert device is not None
-        meant = [device] if device in slugs else [slug for slug in slugs if slug.startswith(device + "-")]
+        meant = _slugs_like(slugs, device)
     if len(meant) > 1:
         raise LatteError(f"`{device}` may be {len(meant)} profiles", hint=f"`--device` one of: {', '.join(meant)}")
     return meant[0] if meant else store.device(device).slug
@@ -42,6 +43,15 @@ def spec_here(device: Device, threads: int) -> tuple[Spec, str | None] | None:
         if slug and _is(device.slug, slug):
             return Spec(kind=device.kind, index=index), device.slug.removesuffix(slug).rstrip("-") or None
     return None
+
+
+def _slugs_like(slugs: Sequence[str], name: str) -> list[str]:
+    """Those of `slugs` that are `name`, else begin with it, else have its words in a row, in upper or lower case."""
+    if name in slugs:
+        return [name]
+    first = [slug for slug in slugs if slug.startswith(name + "-")]
+    words = "" if name.isdecimal() else name.lower()  # `0` is no name of a device
+    return first or [slug for slug in slugs if words and f"-{words}-" in f"-{slug.lower()}-"]
 
 
 def _is(slug: str, own: str) -> bool:

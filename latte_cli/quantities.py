@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from math import ceil, inf
 
@@ -17,6 +17,7 @@ class _Kind:
     """A kind of quantity.
 
     `examples` stand in hints. `likely` says, for numbers below each limit, which units one without a unit has probably.
+    `unclear` are units that people mean different things by, with those that they may mean.
     """
 
     what: str
@@ -25,6 +26,7 @@ class _Kind:
     said: str
     examples: Sequence[str]
     likely: Sequence[tuple[float, Sequence[str]]]
+    unclear: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 _DURATION = _Kind(
@@ -59,17 +61,22 @@ _SIZE = _Kind(
         "mib": 2.0**20,
         "gib": 2.0**30,
         "tib": 2.0**40,
+        "ki": 2.0**10,
+        "mi": 2.0**20,
+        "gi": 2.0**30,
+        "ti": 2.0**40,
     },
     most=2.0**60,
     said="a number over 0 and a unit of bytes",
     examples=("512MiB", "2GiB", "2GB"),
     likely=((1e4, ("MiB", "GiB")), (inf, ("B",))),
+    unclear={letter.lower(): (f"{letter}iB", f"{letter}B") for letter in "KMGT"},
 )
 
 _TRANSFER_RATE = _Kind(
     what="transfer rate",
     units={
-        **{f"{unit}/s": factor for unit, factor in _SIZE.units.items()},
+        **{f"{unit}/s": factor for unit, factor in _SIZE.units.items() if unit.endswith("b")},
         **{unit: factor / 8 for unit, factor in _BANDWIDTH.units.items() if unit.endswith("bit/s")},
     },
     most=1e15,
@@ -113,9 +120,10 @@ def _quantity(kind: _Kind, text: str | float, before: str) -> float:
     if value is not None and 0 < value <= kind.most:
         return value
     shown = " ".join(str(text).split())[:40]
-    meant = [f"`{before}{each}`" for each in _probable_texts(kind, text)]
+    meant = [f"`{before}{each}`" for each in _probable_texts(kind, text) or _clear_texts(kind, text)]
     if meant:
-        why, hint = ": the unit is missing", f"did you mean {' or '.join(meant)}?"
+        why = ": the unit is missing" if _bare(text) is not None else ": its unit may mean two sizes"
+        hint = f"did you mean {' or '.join(meant)}?"
     else:
         *others, last = (f"`{before}{each}`" for each in kind.examples)
         why, hint = "", f"{kind.said}, as in {', '.join(others)} or {last}"
@@ -146,4 +154,11 @@ def _probable_texts(kind: _Kind, text: str | float) -> list[str]:
     units = next(units for below, units in kind.likely if number < below)
     written = f"{number.normalize():f}"
     found = (written + unit for unit in units)
+    return [each for each in found if 0 < (_value(kind, each) or 0) <= kind.most]
+
+
+def _clear_texts(kind: _Kind, text: str | float) -> list[str]:
+    """A number with a unit that may mean several, with each of them."""
+    match = _NUMBER_AND_UNIT.fullmatch(str(text).strip())
+    found = [f"{match[1]}{unit}" for unit in kind.unclear.get(match[2].lower(), ())] if match else []
     return [each for each in found if 0 < (_value(kind, each) or 0) <= kind.most]

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import hypot, inf, sqrt
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from latte_cli import documents
 from latte_cli.documents import DocumentSource
 from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.printable import without_secrets
 from latte_cli.quantities import duration_s, size_bytes
 
 ESTIMATES = "latte.estimate/1"
@@ -39,6 +40,8 @@ class PhaseChange:
     after_s: float | None
     before_algorithm: str | None
     after_algorithm: str | None
+    doubt_s: tuple[float, float] = (0.0, 0.0)
+    """How far below and above `difference_s` the ends of its 80 % interval are."""
 
     @property
     def difference_s(self) -> float:
@@ -61,13 +64,25 @@ class Comparison:
         """The share by which the step has become longer; negative where it is shorter."""
         return self.after_s / self.before_s - 1 if self.before_s else inf
 
+    @property
+    def growth_80(self) -> tuple[float, float]:
+        """The ends of the 80 % interval of the growth.
+
+        Phases that are estimated as before have the same error twice, which cancels; those of the others are taken for
+        independent of each other.
+        """
+        if not self.before_s:
+            return inf, inf
+        low_s, high_s = (sqrt(sum(each.doubt_s[end] ** 2 for each in self.changes)) for end in (0, 1))
+        return self.growth - low_s / self.before_s, self.growth + high_s / self.before_s
+
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdCheck:
     """One thing that was asked of one estimate: `value` may be `most`.
 
     `quantity` is one of QUANTITIES, `regression`, whose numbers are shares of the step, or `fits`, with the least bytes
-    of a process and the limit.
+    of a process and the limit. `low` and `high` are the 80 % interval of a regression.
     """
 
     device: str
@@ -75,12 +90,25 @@ class ThresholdCheck:
     quantity: str
     value: float
     most: float
+    low: float | None = None
+    high: float | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether the value is within what was asked."""
-        return self.value <= self.most
+        """Whether the value is within what was asked, or may be."""
+        return self.value <= self.most or self.doubtful
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether a value over the limit may be within it: its interval reaches there, and it is not twice the limit.
+
+        Otherwise a layer that nobody measured could grow without end, since its interval grows with it.
+        """
+        reaches = self.low is not None and self.low <= self.most
+        return reaches and self.most < self.value <= _MOST_EXCUSED * self.most
+
+
+_MOST_EXCUSED = 2.0  # chosen: doubt may excuse as much again as the limit
 
 REGRESSION, FITS = "regression", "fits"
 
@@ -128,7 +156,15 @@ def check_thresholds(document: Document, limits: Sequence[Threshold]) -> list[Th
 def check_regressions(comparisons: Sequence[Comparison], most: float) -> list[ThresholdCheck]:
     """Every comparison's growth of the step as a check against the share `most`."""
     return [
-        ThresholdCheck(device=each.device, strategy=each.strategy, quantity=REGRESSION, value=each.growth, most=most)
+        ThresholdCheck(
+            device=each.device,
+            strategy=each.strategy,
+            quantity=REGRESSION,
+            value=each.growth,
+            most=most,
+            low=each.growth_80[0],
+            high=each.growth_80[1],
+        )
         for each in comparisons
     ]
 
@@ -136,47 +172,89 @@ def check_regressions(comparisons: Sequence[Comparison], most: float) -> list[Th
 def compare_estimates(before: Document, after: Document) -> list[Comparison]:
     """Each estimate of `after` next to its like in `before`.
 
-    Raises LatteError for one without its like: another device, strategy, estimator, precision, layout or limit.
+    Raises LatteError that names what differs for one that was asked otherwise: of another batch, device or strategy,
+    with other settings, limits or shapes. The models may differ, since that is what is compared.
     """
-    known = {_identity(entry): entry for entry in before["estimates"]}
+    return [_compare(_like(before, after, entry), entry) for entry in after["estimates"]]
+
+
+def _compare(other: Document, entry: Document) -> Comparison:
+    return Comparison(
+        device=entry["device"],
+        strategy=entry["strategy"],
+        before_s=other["totals"]["step_s"],
+        after_s=entry["totals"]["step_s"],
+        changes=tuple(_changes(other["layers"], entry["layers"])),
+    )
+
+
+def _like(before: Document, after: Document, entry: Document) -> Document:
+    """The estimate of the baseline that was asked as `entry`; raises LatteError that names how the nearest differs."""
+    asked = _request_of(after, entry)
+    differences = [_differences(_request_of(before, other), asked) for other in before["estimates"]]
+    nearest = min(range(len(differences)), key=lambda at: len(differences[at]))
+    if not differences[nearest]:
+        found: Document = before["estimates"][nearest]
+        return found
+    message = f"the baseline has no estimate for this: its {', its '.join(differences[nearest])}"
+    hint = "ask as the baseline was, or write it again: `latte estimate MODEL --format json > FILE`"
+    raise LatteError(message, hint=hint)
+
+
+def _request_of(document: Document, entry: Document) -> dict[str, Any]:
+    """What an estimate was asked, by the names that options have; what a document of an older version says of it."""
+    settings = {name.replace("_", "-"): value for name, value in entry["settings"].items() if name not in _NOT_ASKED}
+    limits = {name.replace("_bytes", "-limit"): value for name, value in entry["limits"].items()}
+    more = {name.replace("_", "-"): value for name, value in document.get("asked", {}).items()}
+    return {
+        "batch-size": document["model"]["batch_size"],
+        **{name: entry[name] for name in ("device", "strategy", "estimator")},
+        **settings,
+        **limits,
+        "compile": entry.get("compiled") is not None,
+        **more,
+    }
+
+
+_NOT_ASKED = ("library_versions",)
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """How `before` was asked otherwise, in words; what it does not say is taken for the same."""
+    return [
+        f"{name} is {_value_text(name, before[name])}, not {_value_text(name, value)}"
+        for name, value in after.items()
+        if name in before and before[name] != value
+    ]
+
+
+def _value_text(name: str, value: Any) -> str:
+    if value is None or value == [] or value is False:
+        return "none" if value is not False else "off"
+    if value is True:
+        return "on"
+    unit = " B" if name.endswith("-limit") else ""
+    return f"`{', '.join(map(str, value)) if isinstance(value, list) else value}{unit}`"
+
+
+def baseline_doubts(before: Document, after: Document) -> list[str]:
+    """What changed beside the model between two documents that are compared, in sentences."""
     found = []
-    for entry in after["estimates"]:
-        other = known.get(_identity(entry))
-        if other is None:
-            there = "; ".join(dict.fromkeys(_identity_text(each) for each in known))
-            raise LatteError(
-                f"the baseline has no estimate for {_identity_text(_identity(entry))}", hint=f"it has those for {there}"
-            )
-        found.append(
-            Comparison(
-                device=entry["device"],
-                strategy=entry["strategy"],
-                before_s=other["totals"]["step_s"],
-                after_s=entry["totals"]["step_s"],
-                changes=tuple(_changes(other["layers"], entry["layers"])),
-            )
-        )
+    versions = before.get("version"), after.get("version")
+    if None not in versions and versions[0] != versions[1]:
+        found.append(f"the baseline is of latte {versions[0]}, this is {versions[1]}: write the baseline again")
+    if before["model"]["name"] != without_secrets(after["model"]["name"]):
+        found.append(f"the baseline is of the model `{before['model']['name']}`: is that the same network?")
+    steps = ([entry["totals"]["step_s"] for entry in document["estimates"]] for document in (before, after))
+    if not found and before["model"]["sha256"] == after["model"]["sha256"] and next(steps) != next(steps):
+        found.append("the model is that of the baseline, so the profile changed: write the baseline again")
     return found
-
-
-_Identity: TypeAlias = tuple[str, ...]
-
-
-def _identity(entry: Mapping[str, Any]) -> _Identity:
-    settings, limits = entry["settings"], entry["limits"]
-    named = (entry["device"], entry["strategy"], entry["estimator"])
-    chosen = (settings[key] for key in ("precision", "layout", "threads", "optimizer"))
-    return tuple(map(str, (*named, *chosen, limits["workspace_bytes"], limits["memory_bytes"])))
-
-
-def _identity_text(identity: _Identity) -> str:
-    return " ".join(part for part in identity if part != "None")
 
 
 def _changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[PhaseChange]:
     """Every phase of every layer of either run, in the order of the later one, and what it no longer has at the end."""
-    earlier = {(layer["name"], layer["phase"]): layer for layer in before}
-    later = {(layer["name"], layer["phase"]): layer for layer in after}
+    earlier = {(without_secrets(layer["name"]), layer["phase"]): layer for layer in before}  # as files have names
+    later = {(without_secrets(layer["name"]), layer["phase"]): layer for layer in after}
     return [
         PhaseChange(
             name=name,
@@ -185,6 +263,7 @@ def _changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, A
             after_s=_seconds(later.get((name, phase))),
             before_algorithm=earlier.get((name, phase), {}).get("algorithm"),
             after_algorithm=later.get((name, phase), {}).get("algorithm"),
+            doubt_s=_doubt(earlier.get((name, phase)), later.get((name, phase))),
         )
         for name, phase in dict.fromkeys([*later, *earlier])
     ]
@@ -192,3 +271,22 @@ def _changes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, A
 
 def _seconds(layer: Mapping[str, Any] | None) -> float | None:
     return None if layer is None else float(layer["count"] * layer["time_s"])
+
+
+def _doubt(before: Document | None, after: Document | None) -> tuple[float, float]:
+    """How far below and above the difference of two phases its 80 % interval reaches; 0 where both are the same."""
+    if before is not None and after is not None and all(before[key] == after[key] for key in _SAME):
+        return 0.0, 0.0
+    below, above = _half_widths(after), _half_widths(before)
+    return hypot(below[0], above[1]), hypot(below[1], above[0])
+
+
+_SAME = ("kind", "algorithm", "count", "time_s", "low_80_s", "high_80_s")
+
+
+def _half_widths(layer: Document | None) -> tuple[float, float]:
+    """Seconds from a phase's time down and up to the ends of its 80 % interval."""
+    if layer is None:
+        return 0.0, 0.0
+    ends = [layer["time_s"] if layer[key] is None else layer[key] for key in ("low_80_s", "high_80_s")]
+    return layer["count"] * (layer["time_s"] - ends[0]), layer["count"] * (ends[1] - layer["time_s"])

@@ -168,7 +168,7 @@ def test_channels_last_is_read_where_it_was_measured(latte, store, model):
     [
         (("--strategy", "late"), 2, "did you mean `latte`?"),
         (("--strategy", "fixed:IM2COL"), 2, "unknown algorithm `IM2COL`"),
-        (("--layout", "nhwc"), 2, "unknown layout `nhwc`"),
+        (("--layout", "nhcw"), 2, "did you mean `nchw`?"),
         (("--precision", "fp31"), 2, "did you mean `fp32`?"),
         (("--loss", "mze"), 2, "did you mean `mse`?"),
         (("--estimator", "lokup"), 2, "did you mean `lookup`?"),

@@ -13,6 +13,7 @@ from schemas import valid
 
 from latte_cli.network import load
 from latte_cli.store import open_store
+from latte_cli.thresholds import check_regressions, compare_estimates
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,141 @@ def test_a_baseline_that_is_none_is_one_clear_line(model, stores, tmp_path, cont
 def test_a_baseline_of_another_strategy_is_named(model, stores, tmp_path):
     path = tmp_path / "old.json"
     path.write_text(estimate(model, stores[0], "--strategy", "pytorch", "--format", "json").stdout)
-    assert "has no estimate for" in estimate(model, stores[0], "--baseline", path, code=1).stderr
+    error = estimate(model, stores[0], "--baseline", path, code=1).stderr
+    assert "has no estimate for this: its strategy is `pytorch`, not `latte`" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--loss", "mse"), "its loss is `mse`, not `cross-entropy`"),
+        (("--accumulate", 2), "its accumulate is `2`, not `1`"),
+        (("--optimizer", "adam"), "its optimizer is `adam`, not `sgd`"),
+        (("--estimator", "flops"), "its estimator is `flops`, not `lookup`"),
+        (("--workspace-limit", "1MiB"), "its workspace-limit is `1048576 B`, not none"),
+        (("--freeze", "conv1"), "its freeze is `conv1`, not none"),
+        (
+            ("--loss", "mse", "--accumulate", 2),
+            "its loss is `mse`, not `cross-entropy`, its accumulate is `2`, not `1`",
+        ),
+    ],
+    ids=str,
+)
+def test_a_baseline_that_was_asked_otherwise_is_refused_with_what_differs(model, stores, tmp_path, words, said):
+    path = tmp_path / "old.json"
+    path.write_text(estimate(model, stores[0], *words, "--allow-unknown", "--format", "json").stdout)
+    done = estimate(model, stores[0], "--baseline", path, code=1)
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert "write it again" in done.stderr
+
+
+def test_a_baseline_of_another_batch_is_refused(model, stores, tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text(estimate(model, stores[0], "--format", "json").stdout)
+    body = json.loads(path.read_text())
+    body["model"]["batch_size"] = 16
+    path.write_text(json.dumps(body))
+    error = estimate(model, stores[0], "--baseline", path, "--max-regression", "5%", code=1).stderr
+    assert "its batch-size is `16`, not `8`" in error
+
+
+def test_a_baseline_of_an_earlier_version_says_less_and_is_compared(model, stores, tmp_path):
+    path = tmp_path / "old.json"
+    body = json.loads(estimate(model, stores[0], "--format", "json").stdout)
+    del body["version"], body["asked"], body["estimates"][0]["settings"]["ema"]
+    path.write_text(json.dumps(body))
+    assert "+0.0 %" in estimate(model, stores[0], "--baseline", path).stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": "0.0.1"}, "the baseline is of latte 0.0.1"),
+        ({"model": {"name": "other"}}, "the baseline is of the model `other`"),
+    ],
+    ids=str,
+)
+def test_what_changed_beside_the_model_is_said(model, stores, tmp_path, change, said):
+    path = tmp_path / "old.json"
+    body = json.loads(estimate(model, stores[0], "--format", "json").stdout)
+    for key, value in change.items():
+        body[key] = body[key] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(body))
+    done = estimate(model, stores[0], "--baseline", path)
+    assert f"warning: {said}" in done.stderr
+    path.write_text(estimate(model, stores[0], "--format", "json").stdout)
+    assert "baseline" not in estimate(model, stores[0], "--baseline", path).stderr
+    assert "so the profile changed" in estimate(model, stores[1], "--baseline", path).stderr
+
+
+def document(time_s, doubt_s, *, others=0):
+    """A document of one layer that takes so long, and of others that are in all documents."""
+    layers = [("changed", time_s, doubt_s), *((f"same {at}", 1.0, 0.5) for at in range(others))]
+    return {
+        "model": {"name": "m", "sha256": str(time_s), "batch_size": 8},
+        "estimates": [
+            {
+                **{"device": "d", "strategy": "latte", "estimator": "lookup", "settings": {}, "limits": {}},
+                "totals": {"step_s": time_s + others},
+                "layers": [
+                    {
+                        **{"name": name, "phase": "forward", "kind": "linear", "algorithm": "a", "count": 1},
+                        **{"time_s": seconds, "low_80_s": seconds - doubt, "high_80_s": seconds + doubt},
+                    }
+                    for name, seconds, doubt in layers
+                ],
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("after", "doubt", "passed", "doubtful"),
+    [
+        (1.04, 0.5, True, False),  # within the limit, whatever the interval
+        (1.06, 0.001, False, False),  # over it for certain
+        (1.06, 0.05, True, True),  # over it, but no more than the intervals explain
+        (1.09, 0.02, False, False),
+        (1.11, 0.5, False, False),  # more than twice the limit, which no doubt excuses
+        (0.9, 0.5, True, False),
+    ],
+)
+def test_a_gate_fails_on_a_regression_and_not_on_noise(after, doubt, passed, doubtful):
+    [comparison] = compare_estimates(document(1.0, doubt), document(after, doubt))
+    [check] = check_regressions([comparison], 0.05)
+    assert (check.passed, check.doubtful) == (passed, doubtful)
+    low, high = comparison.growth_80
+    assert (comparison.growth - low, high - comparison.growth) == pytest.approx((doubt * 2**0.5, doubt * 2**0.5))
+
+
+def test_layers_that_stay_as_they_are_add_no_doubt():
+    [comparison] = compare_estimates(document(1.0, 0.001, others=9), document(2.0, 0.001, others=9))
+    assert comparison.growth == pytest.approx(0.1)
+    assert comparison.growth_80 == pytest.approx((0.1, 0.1), abs=2e-4)
+    assert not check_regressions([comparison], 0.05)[0].passed
+
+
+def test_the_limit_0_excuses_nothing():
+    [comparison] = compare_estimates(document(1.0, 0.5), document(1.001, 0.5))
+    assert not check_regressions([comparison], 0.0)[0].passed
+
+
+def test_a_doubtful_regression_is_a_warning_everywhere(model, stores, tmp_path):
+    path = tmp_path / "old.json"
+    body = json.loads(estimate(model, stores[0], "--format", "json").stdout)
+    entry = body["estimates"][0]
+    entry["totals"]["step_s"] /= 1.06
+    entry["layers"][0] |= {"time_s": entry["layers"][0]["time_s"] / 2, "high_80_s": entry["totals"]["step_s"]}
+    path.write_text(json.dumps(body))
+    gate = ("--baseline", path, "--max-regression", "5%", "--annotate", "github")
+    done = estimate(model, stores[0], *gate)
+    assert (
+        "warning: the step is 6.0 % longer than in the baseline, but may be within 5.0 %: 80 % between" in done.stderr
+    )
+    assert any(line.startswith("::warning ") for line in done.stderr.splitlines())
+    [check] = valid(estimate(model, stores[0], *gate, "--format", "json").stdout)["checks"]
+    assert check["passed"] and check["low_80"] < 0.05 < check["value"] < check["high_80"]
 
 
 def test_options_that_need_others_say_so(model, stores):

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 import typer.main
+from running import ended
 from typer.testing import CliRunner
 
 from latte_cli import __version__
 from latte_cli.cli import app
+from latte_cli.cli.panels import PANELS
 from latte_cli.errors import ExitCode
 
 LATTE = str(Path(sys.executable).with_name("latte"))
@@ -131,12 +133,69 @@ def test_the_module_runs_as_the_command_does() -> None:
     assert (result.returncode, result.stdout) == (ExitCode.DONE, f"latte {__version__}\n")
 
 
-@pytest.mark.parametrize("arguments", [("brew",), ("--brew",)])
-def test_what_latte_does_not_know_is_a_usage_error(arguments: tuple[str, ...]) -> None:
-    result = _run(LATTE, *arguments)
-    assert (result.returncode, result.stdout) == (ExitCode.USAGE, "")
-    assert "brew" in result.stderr
-    assert "Traceback" not in result.stderr
+MANY = 20  # options that still can be read as one list
+
+
+@pytest.mark.parametrize("path", [path for path, command in COMMANDS.items() if len(command.params) > MANY], ids=_title)
+def test_many_options_stand_under_headings(path: tuple[str, ...]) -> None:
+    panels = PANELS[path[-1]]
+    text = shown(path)
+    titles = [line.removesuffix(":") for line in text.splitlines() if re.fullmatch(r"[A-Z].*:", line)]
+    assert titles[-len(panels) - 2 :] == ["Arguments", *panels, "Options"]
+    assert len(text.split("\nOptions:\n")[1].splitlines()) == 3  # --quiet, --verbose and --help
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_every_option_stands_under_one_heading(name: str) -> None:
+    params = [param for param in COMMANDS[(name,)].params if param.expose_value]
+    options = [max(param.opts, key=len) for param in params if param.param_type_name == "option"]
+    assert sorted(option for names in PANELS[name].values() for option in names) == sorted(options)
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "hint"),
+    [
+        ("brew", "unknown command `brew`", "one of: allocate, "),
+        ("estimat", "unknown command `estimat`", "did you mean `estimate`?"),
+        ("--brew", "unknown option `--brew`", "`latte --help` lists the options"),
+        ("estimate m.onnx --devise cpu", "unknown option `--devise`", "did you mean `--device`?"),
+        ("estimate m.onnx --zzzz", "unknown option `--zzzz`", "`latte estimate --help` lists the options"),
+        ("estimate", "missing argument `MODEL`", "`latte estimate --help` says what goes there"),
+        ("estimate m.onnx --device", "option `--device` requires an argument", "`latte estimate --help`"),
+        ("estimate m.onnx --accumulate 0", "invalid value for `--accumulate`: ", "`latte estimate --help`"),
+        ("estimate m.onnx --format jsn", "invalid value for `--format`: `jsn` is not", "did you mean `json`?"),
+        ("estimate m.onnx n.onnx", "got unexpected extra argument (n.onnx)", "`latte estimate --help`"),
+        ("plan sho", "unknown command `sho`", "did you mean `show`?"),
+    ],
+)
+def test_a_malformed_command_line_is_an_error_like_others(words: str, error: str, hint: str) -> None:
+    code, out, err = ended(*words.split())
+    assert (code, out) == (ExitCode.USAGE, "")
+    first, second = err.splitlines()
+    assert first.startswith(f"error: {error}")
+    assert second.startswith(f"hint: {hint}")
+    assert err.lower().count("did you mean") == hint.count("did you mean")
+
+
+@pytest.mark.parametrize("path", [(), ("plan",)], ids=_title)
+def test_a_group_by_itself_shows_its_help(path: tuple[str, ...]) -> None:
+    done = ended(*path)
+    assert (done.stdout + done.stderr).split() == shown(path).split()
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=_title)
+def test_every_command_takes_quiet_and_verbose(path: tuple[str, ...]) -> None:
+    if not hasattr(COMMANDS[path], "commands"):
+        assert "-q, --quiet" in shown(path) and "-v, --verbose" in shown(path)
+
+
+@pytest.mark.parametrize(
+    "words", [("-q", "zoo", "list"), ("zoo", "list", "-q"), ("zoo", "list", "--quiet")], ids=" ".join
+)
+def test_quiet_may_be_typed_before_and_after_the_command(words: tuple[str, ...]) -> None:
+    assert "next: " in ended("zoo", "list").stderr
+    assert ended(*words) == (ExitCode.DONE, ended("zoo", "list").stdout, "")
+    assert "next: " in ended("zoo", "list").stderr
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -290,3 +290,16 @@ def test_rows_that_were_read_without_a_damaged_part_are_read_again(store):
     assert lookup(open_store(store.uri, shipped=False, skip=lambda error: None)).everything()
     with pytest.raises(LatteError, match=part.name):
         lookup(store).everything()
+
+
+def test_words_that_only_one_profile_has_name_it(store):
+    for slug in ("nvidia-h200-reference", "nvidia-a100-sxm4", "lab-amd-epyc-2c-4t"):
+        machine(store, slug)
+    assert meant(store, "H200") == "nvidia-h200-reference"
+    assert meant(store, "amd-epyc") == "lab-amd-epyc-2c-4t"
+    for device in ("a10", "h20", "epyc-2", "100", ""):
+        with pytest.raises(LatteError, match="unknown device"):
+            meant(store, device)
+    with pytest.raises(LatteError, match="`nvidia` may be 2 profiles") as caught:
+        meant(store, "nvidia")
+    assert "nvidia-a100-sxm4" in (caught.value.hint or "")

@@ -179,6 +179,7 @@ def output(folder):
 MODES = (
     ("--format", "csv"),
     ("--format", "trace"),
+    ("--format", "markdown"),
     ("--annotate", "junit", "--fail-above", "1h"),
     ("--device", CPU.slug),
     ("--gpus", "2", "--link", "1GB/s"),

@@ -40,10 +40,39 @@ def test_a_bandwidth_is_in_bits_with_decimal_prefixes(text, bits):
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("2GiB", 2 << 30), ("512 MiB", 512 << 20), ("2GB", 2 * 10**9), ("4096B", 4096), ("1.5B", 2)]
+    ("text", "count"),
+    [
+        ("2GiB", 2 << 30),
+        ("512 MiB", 512 << 20),
+        ("2GB", 2 * 10**9),
+        ("4096B", 4096),
+        ("1.5B", 2),
+        ("4Gi", 4 << 30),
+        ("512Mi", 512 << 20),
+    ],
 )
 def test_a_size_is_in_bytes_with_decimal_or_binary_prefixes(text, count):
     assert size_bytes(text) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("8G", "did you mean `8GiB` or `8GB`?"),
+        ("512m", "did you mean `512MiB` or `512MB`?"),
+        (" .5 T", "did you mean `.5TiB` or `.5TB`?"),
+    ],
+)
+def test_a_unit_of_size_that_may_mean_two_is_refused_with_both(text, hint):
+    with pytest.raises(LatteError, match="its unit may mean two sizes") as caught:
+        size_bytes(text)
+    assert (caught.value.exit_code, caught.value.hint) == (ExitCode.USAGE, hint)
+    assert all(size_bytes(each) for each in re.findall("`([^`]+)`", hint))
+
+
+def test_a_rate_in_gi_is_refused_since_it_may_be_of_bits():
+    with pytest.raises(LatteError, match="is not a transfer rate"):
+        transfer_bytes_per_s("4Gi/s")
 
 
 @pytest.mark.parametrize(

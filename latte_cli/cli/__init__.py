@@ -1,6 +1,5 @@
 """The command line: one file per command, each parses, calls and reports."""
 
-import io
 import sys
 from collections.abc import Callable
 from functools import cache, wraps
@@ -10,9 +9,9 @@ from typing import Annotated, Any
 import typer.main
 
 import latte_cli
-from latte_cli.cli import console, streams
+from latte_cli.cli import console, streams, usage
 from latte_cli.cli.advice import with_advice
-from latte_cli.cli.help import Command, Group
+from latte_cli.cli.help import QUIET, VERBOSE, Command, Group
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.printable import address
 
@@ -38,8 +37,8 @@ def _latte(
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help=QUIET)] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help=VERBOSE)] = False,
 ) -> None:
     console.verbosity(quiet=quiet, verbose=verbose)
 
@@ -105,14 +104,15 @@ def _leave_reading_to_readers(command: Any) -> None:
 
 def _run() -> int:
     """The exit code of the command; raises LatteError where stdout cannot be written."""
+    console.put_advice(str)  # as long as no command runs
     try:
         return int(_command()(standalone_mode=False) or ExitCode.DONE)
     except LatteError as error:
         return _tell(error)
     except _USAGE_ERRORS as error:
-        with io.StringIO() as said:
-            error.show(file=said)
-            console.usage(_hide_secrets(said.getvalue()))
+        if not usage.is_help(error):
+            return _tell(usage.usage_error(error))
+        console.usage(error.format_message())
         return int(error.exit_code)
     except MemoryError:
         hint = "close other programs, or raise the limit (`ulimit -v`)"

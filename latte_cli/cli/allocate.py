@@ -1,6 +1,5 @@
 """`latte allocate`: which sub-model each class of a fleet trains, so that all finish a round together."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from latte_cli.cli import console
 from latte_cli.cli.allocate_request import AllocateRequest, check
 from latte_cli.cli.options import parse_shapes, parse_widths
 from latte_cli.cli.request import from_options
+from latte_cli.cli.stores import store_to_read
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.fleet import Method
 from latte_cli.printable import few_names, printable
@@ -98,7 +98,6 @@ def _read(request: AllocateRequest) -> _Asked:
     from latte_cli.allocator import SHARES, Goal, pricer_of
     from latte_cli.fleet import read_fleet
     from latte_cli.network.channels import kept_whole
-    from latte_cli.store import open_store
 
     widths = None if request.widths is None else parse_widths(request.widths)
     depths = parse_widths(request.depths, "depths")
@@ -108,7 +107,7 @@ def _read(request: AllocateRequest) -> _Asked:
     fleet = read_fleet(request.fleet).with_defaults(strategy=request.strategy, optimizer=request.optimizer)
     pricer = pricer_of(
         request.model,
-        open_store(request.store, skip=console.left_out),
+        store_to_read(request.store),
         strategy=request.strategy,
         optimizer=request.optimizer,
         sizes=parse_shapes(request.shape),
@@ -303,9 +302,9 @@ def _materialise(file: "PlanFile", model: Path, whole: "Network", folder: Path) 
 
 def _next(request: AllocateRequest, plan: "Plan") -> str:
     if request.output:
-        return f"next: `latte plan show {shlex.quote(str(request.output))}`"
+        return f"next: `latte plan show {console.shell_word(request.output)}`"
     first = plan.devices[0]
-    model, batch = shlex.quote(str(request.model)), first.fleet_class.batch
+    model, batch = console.shell_word(request.model), first.fleet_class.batch
     return f"next: `latte estimate {model} --device {first.device} --batch-size {batch}` shows a step layer by layer"
 
 

@@ -1,5 +1,6 @@
 """What commands say on stderr: errors, warnings, notes and progress."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,11 @@ _verbosity = _Verbosity()
 def verbosity(*, quiet: bool, verbose: bool) -> None:
     """Set how much is said for the rest of the process."""
     _verbosity.quiet, _verbosity.verbose = quiet, verbose
+
+
+def add_verbosity(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Say less, or more, for the rest of the process, whatever was set before."""
+    verbosity(quiet=_verbosity.quiet or quiet, verbose=_verbosity.verbose or verbose)
 
 
 def put_advice(words: Callable[[str], str]) -> None:
@@ -65,8 +71,13 @@ def detail(message: str) -> None:
         _say(message)
 
 
+def shell_word(word: object) -> str:
+    """A word of a command to type next, such as a path, quoted as a shell wants it where it has to be."""
+    return shlex.quote(str(word))
+
+
 def usage(message: str) -> None:
-    """What typer says of a malformed command line: lines of its own making, with the user's words in them."""
+    """The help that a group of commands shows where it is typed by itself: lines of typer's making."""
     for line in message.splitlines():
         _say(line)
 

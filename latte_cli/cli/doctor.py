@@ -55,7 +55,7 @@ def _describe_gpu(file: Path, *, force: bool) -> None:
     from latte_cli.backends.cuda import deviceless
 
     console.note(f"wrote `{file}`, {deviceless.write_properties(file, force=force)}")
-    console.note(f"next: `latte explain MODEL --for-device {file}` on any machine with cuDNN")
+    console.note(f"next: `latte explain MODEL --for-device {console.shell_word(file)}` on any machine with cuDNN")
 
 
 def _examine(device: str | None, form: Format) -> None:

@@ -1,7 +1,7 @@
 """`latte estimate`: how long a training step of a model takes on the devices of the store."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from latte_cli.cli.options import (
     AllowUnknownOption,
     BatchAxisOption,
     DeviceOption,
+    LayoutOption,
     MixedShapeOption,
     ModelArgument,
     OptimizerOption,
@@ -26,9 +27,12 @@ from latte_cli.cli.options import (
     parse_shapes,
     parse_size,
 )
-from latte_cli.cli.request import Request, check_apart, from_options
+from latte_cli.cli.piped import STDIN, model_from_stdin
+from latte_cli.cli.request import Request, from_options
+from latte_cli.cli.several_gpus import several_gpus
+from latte_cli.cli.stores import store_to_read
 from latte_cli.cli.thresholds import EstimateFormat, Requirements
-from latte_cli.errors import ExitCode, LatteError, unknown
+from latte_cli.cli.together import check_together
 from latte_cli.precisions import Precision
 from latte_cli.report import Format, size
 from latte_cli.report.thresholds import Annotate
@@ -39,22 +43,9 @@ if TYPE_CHECKING:
     from latte_cli.cli.several_batches import KeptEstimators
     from latte_cli.devices import Device
     from latte_cli.estimator import Estimate, Rest
-    from latte_cli.estimator.data_parallel import ScaledStep
     from latte_cli.network import Network
     from latte_cli.store import Store
     from latte_cli.tasks import Task
-
-
-_OF_MEMORY = (
-    *("--workspace-limit", "--memory-limit", "--checkpoint", "--memory", "--fits", "--effective-batch"),
-    "--mmap-threshold",
-)
-_APART = (
-    ("--compile", _OF_MEMORY, "the memory of a compiled step is not known"),
-    ("--compile", ("--measure-below",), "a compiled model takes PyTorch's own algorithms"),
-    ("--compile", ("--cuda-graph", "--gpus"), "compiled steps are known of CPUs only"),
-)
-"""Options that do not go together, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +68,7 @@ class EstimateRequest(Request):
         str, typer.Option(metavar="NAME", help="Where times come from: lookup, xgboost, roofline, beta or flops.")
     ] = "lookup"
     precision: PrecisionOption = Precision.FP32.value
-    layout: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="nchw, channels_last, or auto for the faster one. [default: the strategy's]"),
-    ] = None
+    layout: LayoutOption = None
     threads: ThreadsOption = None
     workspace_limit: WorkspaceLimitOption = None
     memory_limit: Annotated[
@@ -252,6 +240,19 @@ class EstimateRequest(Request):
     ] = None
     form: Annotated[EstimateFormat, typer.Option("--format", help="How to write the result.")] = EstimateFormat.TABLE
     store: StoreOption = None
+    content: bytes | None = field(default=None, repr=False, metadata={"typed": False})
+    """The model itself, where it came from standard input."""
+
+    @property
+    def pasted_model(self) -> str:
+        """The model as an argument of a command to type next."""
+        return "MODEL" if self.content else console.shell_word(self.model)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What a baseline has to share, and the estimates do not say."""
+        lists = {"shape": sorted(self.shape or ()), "freeze": sorted(self.freeze or ())}
+        return lists | {"checkpoint": self.checkpoint, "restore_norms": self.restore_norms}
 
     @property
     def batch(self) -> int | None:
@@ -311,10 +312,11 @@ def estimate(request: EstimateRequest) -> None:
     from latte_cli.cli.several_sizes import write_mixture
     from latte_cli.report import scalings
     from latte_cli.report.estimates import estimates_document
+    from latte_cli.report.markdown import write_markdown
 
-    check_apart(request.given, _APART)
-    if request.compiled:
-        _check_compiled(request)
+    check_together(request)
+    if request.model == STDIN:
+        request = replace(request, content=model_from_stdin())
     if is_mixed(request.shape):
         write_mixture(request, _estimates)
         return
@@ -331,10 +333,10 @@ def estimate(request: EstimateRequest) -> None:
         room=request.fits is not None,
     )
     check_shown(request)
-    several = _several_gpus(request)
+    several = several_gpus(request)
     estimates = _estimates(request)
     scaled = [several(one) for one in estimates] if several else []
-    body = estimates_document(estimates, request.schedule)
+    body = estimates_document(estimates, request.schedule) | {"asked": request.asked}
     for one, steps in zip(body["estimates"], scaled, strict=False):
         one["scaling"] = [scalings.scaling_entry(step) for step in steps]
     fits = Fits.of(request.fits, estimates, request.mmap_threshold)
@@ -342,7 +344,10 @@ def estimate(request: EstimateRequest) -> None:
     results = requirements.check(body)
     if request.form is EstimateFormat.JSON:
         body |= results.as_json()
-    _write(request, estimates, body, replaced=requirements.replaces_the_table)
+    if request.form is EstimateFormat.MARKDOWN:
+        write_markdown(estimates, results.comparisons, [*results.checks, *fits.checks], request.schedule)
+    else:
+        _write(request, estimates, body, replaced=requirements.replaces_the_table)
     if scaled and request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
         scalings.write_scaling(estimates, scaled, Format(request.form))
     _say_doubts(estimates)
@@ -352,42 +357,9 @@ def estimate(request: EstimateRequest) -> None:
     elif request.form is not EstimateFormat.JSON:
         fits.say()
     if request.form is EstimateFormat.TABLE:
-        console.note(f"next: `latte allocate {request.model} --fleet FILE --round-duration 10m`")
+        console.note(f"next: `latte allocate {request.pasted_model} --fleet FILE --round-duration 10m`")
     fits.enforce()
     results.enforce()
-
-
-def _check_compiled(request: EstimateRequest) -> None:
-    """Raise LatteError (exit code 2) for what is not known of a compiled step."""
-    if request.batch_size and (request.several or request.batch is None):
-        message = "several batch sizes, or the largest, are not known of compiled steps"
-        raise LatteError(message, hint="`--compile` with one `--batch-size`", exit_code=ExitCode.USAGE)
-    if any(one.quantity == "memory" for one in request.fail_above or ()):
-        message = "the memory of a compiled step is not known"
-        raise LatteError(message, hint="leave out `--fail-above memory`", exit_code=ExitCode.USAGE)
-
-
-def _several_gpus(request: EstimateRequest) -> "Callable[[Estimate], tuple[ScaledStep, ...]] | None":
-    """What prices the steps of several GPUs, None where they are not asked for; raises LatteError for bad options."""
-    from latte_cli.estimator.data_parallel import MODES, scale
-    from latte_cli.estimator.links import parse_link
-
-    if request.data_parallel not in MODES:
-        raise unknown("mode of data parallelism", request.data_parallel, MODES)
-    if request.gpus is None:
-        return None
-    if request.link is None:
-        raise LatteError(
-            "`--gpus` needs the rate between the GPUs",
-            hint="`--link 25GB/s`; it is the `busbw` of nccl-tests' all_reduce_perf",
-            exit_code=ExitCode.USAGE,
-        )
-    counts, link = parse_counts(request.gpus, "GPUs"), parse_link(request.link)
-    limited = request.memory_limit or any(each.quantity == "memory" for each in request.fail_above or ())
-    if limited and not request.replicated and counts != (1,):
-        message = "the memory of DataParallel is not known: its first GPU also gathers outputs and gradients"
-        raise LatteError(message, hint="`--data-parallel ddp`, or leave the limit out", exit_code=ExitCode.USAGE)
-    return lambda estimate: scale(estimate, counts, link, request.data_parallel)
 
 
 def _estimates(
@@ -398,10 +370,9 @@ def _estimates(
     `kept` are the estimators that earlier requests of other batches made, by device.
     """
     from latte_cli.profiles import resolve_profile
-    from latte_cli.store import open_store
 
     network = _network(request, note)
-    store = open_store(request.store, skip=console.left_out)
+    store = store_to_read(request.store, console.warn if note is console.note else note)
     names: list[str] | list[None] = request.device or [None]
     slugs = [resolve_profile(store, name, request.threads) for name in names]
     kept = {} if kept is None or request.measure_below is not None else kept
@@ -421,7 +392,7 @@ def _network(request: EstimateRequest, note: Callable[[str], None]) -> "Network"
     for strategy in request.strategies:
         check_names(request.precision, request.layout, strategy, request.optimizer, request.loss, request.estimator)
     network = load(
-        request.model,
+        request.content or request.model,
         batch_size=request.batch,
         batch_axis=request.batch_axis,
         compare_weights=request.compare_weights,

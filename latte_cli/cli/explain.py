@@ -22,10 +22,12 @@ from latte_cli.cli.options import (
     ThreadsOption,
     WorkspaceLimitOption,
     asked_of,
+    parse_layout,
     parse_shapes,
     parse_size,
 )
 from latte_cli.cli.request import Request, check_apart, from_options
+from latte_cli.cli.stores import store_to_read
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Format
@@ -88,7 +90,8 @@ class ExplainRequest(Request):
     batch_axis: BatchAxisOption = None
     precision: PrecisionOption = Precision.FP32.value
     layout: Annotated[
-        str | None, typer.Option(metavar="NAME", help="nchw or channels_last. [default: the strategy's]")
+        str | None,
+        typer.Option(parser=parse_layout, metavar="NAME", help="nchw or channels_last. [default: the strategy's]"),
     ] = None
     threads: ThreadsOption = None
     workspace_limit: WorkspaceLimitOption = None
@@ -118,11 +121,10 @@ def _explain_here(request: ExplainRequest) -> None:
     from latte_cli.estimator import doubts_of
     from latte_cli.profiles import resolve_profile
     from latte_cli.report.explanations import write_explanations
-    from latte_cli.store import open_store
     from latte_cli.strategies import usual
 
     cases = [("", request), *((text, replace(request, **other_values(text))) for text in request.what_if or ())]
-    store = open_store(request.store, skip=console.left_out)
+    store = store_to_read(request.store)
     slug = resolve_profile(store, request.device, request.threads)
     names = request.strategy or usual(store.device(slug).kind)
     found = [_explain(store, slug, names, case, text) for text, case in cases]
@@ -131,9 +133,8 @@ def _explain_here(request: ExplainRequest) -> None:
         console.warn(message)
     if request.form is Format.TABLE:
         asked = asked_of(store.device(slug), request.precision, request.batch_size)
-        console.note(
-            f"next: `latte estimate {request.model} {asked} --strategy latte` prices the step with what LATTE takes"
-        )
+        command = f"latte estimate {console.shell_word(request.model)} {asked} --strategy latte"
+        console.note(f"next: `{command}` prices the step with what LATTE takes")
 
 
 def _explain(store: "Store", slug: str, names: Sequence[str], request: ExplainRequest, what_if: str) -> "Explanation":

@@ -13,6 +13,7 @@ _SCHEDULE = ("--samples", "--epochs", "--local-steps", "--upload", "--download",
 _UNSHOWN = {
     "--format csv": (*_SCHEDULE, "--baseline"),
     "--format trace": (*_SCHEDULE, "--baseline", "--gpus", "--memory"),
+    "--format markdown": ("--gpus", "--memory"),
     "--annotate junit": (*_SCHEDULE, "--baseline", "--gpus", "--memory"),
 }
 """Options whose result a form does not show."""

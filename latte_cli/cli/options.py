@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from latte_cli.errors import ExitCode, LatteError
+from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.optimizers import OPTIMIZERS
-from latte_cli.precisions import Precision
+from latte_cli.precisions import LAYOUT_WORDS, PRECISION_WORDS, Layout, Precision
 from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
 from latte_cli.report import Format
 
@@ -17,6 +17,44 @@ if TYPE_CHECKING:
     from latte_cli.devices import Device
 
 MODEL_HELP = "An ONNX file (.onnx) or a torch.export program (.pt2)."
+
+
+def parse_precision(text: str) -> str:
+    """The name of a precision, from that or from a word that frameworks have for it.
+
+    Other texts stay as they are, for whoever knows which precisions the command takes. Raises LatteError (exit code 2)
+    for a word that may mean several.
+    """
+    word = text.strip().lower().replace("-", "_")
+    meant = PRECISION_WORDS.get(word, ())
+    if len(meant) > 1:
+        names = " or ".join(f"`{each}`" for each in meant)
+        message = f"the precision `{word}` may mean {len(meant)}"
+        raise LatteError(message, hint=f"did you mean {names}?", exit_code=ExitCode.USAGE)
+    return meant[0].value if meant else word if word in tuple(Precision) else text
+
+
+def parse_layout(text: str) -> str:
+    """The name of a layout, from that or from another word for it; other texts stay as they are."""
+    word = text.strip().lower().replace("-", "_")
+    return LAYOUT_WORDS[word].value if word in LAYOUT_WORDS else word if word in tuple(Layout) else text
+
+
+def parse_measured_precision(text: str) -> Precision:
+    """The precision by name, or by another word for it; raises LatteError (exit code 2) for anything else."""
+    name = parse_precision(text)
+    if name not in tuple(Precision):
+        raise unknown("precision", name, Precision)
+    return Precision(name)
+
+
+def parse_measured_layout(text: str) -> Layout:
+    """The layout by name, or by another word for it; raises LatteError (exit code 2) for anything else."""
+    name = parse_layout(text)
+    if name not in tuple(Layout):
+        raise unknown("layout", name, Layout)
+    return Layout(name)
+
 
 StoreOption: TypeAlias = Annotated[
     str | None,
@@ -28,7 +66,8 @@ DeviceOption: TypeAlias = Annotated[
     typer.Option(
         "--device",
         metavar="NAME",
-        help="A profile's name (`latte store devices`), or `cpu` or `cuda:N` for this machine. Repeatable.",
+        help="A profile's name (`latte store devices`) or a part that one alone has, as h200; or `cpu` or `cuda:N` for "
+        "this machine. Repeatable.",
     ),
 ]
 ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
@@ -39,7 +78,17 @@ BatchAxisOption: TypeAlias = Annotated[
     int | None,
     typer.Option(min=0, help="The inputs' dimension that is the batch. [default: the one called so, else the first]"),
 ]
-PrecisionOption: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help=f"One of: {', '.join(Precision)}.")]
+PrecisionOption: TypeAlias = Annotated[
+    str, typer.Option(parser=parse_precision, metavar="NAME", help=f"One of: {', '.join(Precision)}.")
+]
+LayoutOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        parser=parse_layout,
+        metavar="NAME",
+        help="nchw, channels_last, or auto for the faster one. [default: the strategy's]",
+    ),
+]
 ThreadsOption: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")
 ]

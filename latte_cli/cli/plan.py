@@ -1,6 +1,5 @@
 """`latte plan`: look at plans, check them and compare them."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ from latte_cli.cli.options import (
     StoreOption,
     parse_shapes,
 )
+from latte_cli.cli.stores import store_to_read
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.printable import few_names
 from latte_cli.report import Format, duration_at_most
@@ -51,7 +51,7 @@ def show(
         title = f"{found.model}: a round of {duration_at_most(found.plan.round_duration_s)}"
         pictures.save_figure(pictures.round_figure(found.plan, title), picture)
         console.note(f"wrote `{picture}`")
-    console.note(f"next: `latte plan check {shlex.quote(str(plan))} MODEL` prices it again")
+    console.note(f"next: `latte plan check {console.shell_word(plan)} MODEL` prices it again")
 
 
 @app.command("check")
@@ -80,7 +80,6 @@ def check(
     """
     from latte_cli.allocator import changes, check_plan, pricer_of, read_plan
     from latte_cli.report.plans import write_plan_changes
-    from latte_cli.store import open_store
 
     def as_today(each: "FleetClass") -> "FleetClass":
         return replace(each, strategy=strategy or each.strategy, optimizer=optimizer or each.optimizer)
@@ -88,7 +87,7 @@ def check(
     found = read_plan(plan)
     price = pricer_of(
         model,
-        open_store(store, skip=console.left_out),
+        store_to_read(store),
         sizes=parse_shapes(shape),
         batch_axis=batch_axis,
         allow_unknown=allow_unknown,

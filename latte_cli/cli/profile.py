@@ -19,6 +19,8 @@ from latte_cli.cli.options import (
     FormatOption,
     StoreOption,
     parse_duration,
+    parse_measured_layout,
+    parse_measured_precision,
     parse_shapes,
     parse_widths,
 )
@@ -153,10 +155,20 @@ class ProfileRequest(Request):
     seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn suites.")] = 0
     phases: Annotated[str, typer.Option(help="Phases to measure, separated by commas.")] = "all"
     precision: Annotated[
-        list[Precision] | None, typer.Option(help="Arithmetic to measure. Repeatable. [default: fp32]")
+        list[Precision] | None,
+        typer.Option(
+            parser=parse_measured_precision,
+            metavar="NAME",
+            help=f"Arithmetic to measure: {', '.join(Precision)}. Repeatable. [default: fp32]",
+        ),
     ] = None
     layout: Annotated[
-        list[Layout] | None, typer.Option(help="How activations lie in memory. Repeatable. [default: nchw]")
+        list[Layout] | None,
+        typer.Option(
+            parser=parse_measured_layout,
+            metavar="NAME",
+            help="How activations lie in memory: nchw or channels_last. Repeatable. [default: nchw]",
+        ),
     ] = None
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU. [default: all cores]")] = None
     name: Annotated[str | None, typer.Option(help="Tells equal machines of a fleet apart.")] = None
@@ -459,7 +471,7 @@ def _advise(summary: "Summary", request: ProfileRequest, slug: str) -> None:
     model = request.models[0] if request.models else "MODEL.onnx"
     shapes = "".join(f" {each}" for each in shape_options(estimated_shape(request.shape)))
     console.note(f"next: `latte train-selector --device {slug}`")
-    console.note(f"then: `latte estimate {model} --device {slug}{shapes}`")
+    console.note(f"then: `latte estimate {console.shell_word(model)} --device {slug}{shapes}`")
 
 
 def _say_left(left: int, tasks: int, *, required: bool) -> None:

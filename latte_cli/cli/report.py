@@ -15,6 +15,7 @@ from latte_cli.cli.options import (
     BatchAxisOption,
     BatchSizeOption,
     DeviceOption,
+    LayoutOption,
     OptimizerOption,
     PrecisionOption,
     ShapeOption,
@@ -23,6 +24,7 @@ from latte_cli.cli.options import (
     parse_shapes,
 )
 from latte_cli.cli.request import Request, from_options
+from latte_cli.cli.stores import store_to_read
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.precisions import Precision
 
@@ -49,10 +51,7 @@ class ReportRequest(Request):
     batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
     precision: PrecisionOption = Precision.FP32.value
-    layout: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="nchw, channels_last, or auto for the faster one. [default: the strategy's]"),
-    ] = None
+    layout: LayoutOption = None
     threads: ThreadsOption = None
     optimizer: OptimizerOption = "sgd"
     allow_unknown: AllowUnknownOption = False
@@ -101,10 +100,9 @@ def _sections(request: ReportRequest) -> "Iterator[Section]":
     from latte_cli.network import load
     from latte_cli.profiles import resolve_profile
     from latte_cli.report.page import device_section, plan_section
-    from latte_cli.store import open_store
     from latte_cli.summaries import device_summaries
 
-    store = open_store(request.store, skip=console.left_out)
+    store = store_to_read(request.store)
     file = read_plan(request.plan) if request.plan else None
     names: list[str] | list[None] = request.device or ([None] if request.model or not request.plan else [])
     slugs = [resolve_profile(store, name, request.threads) for name in names]

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import wraps
 from typing import Any, TypeVar, get_type_hints
 
@@ -13,12 +13,13 @@ from latte_cli.errors import ExitCode, LatteError
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a command is asked; each field of a subclass is an option or an argument of the command.
+    """What a command is asked; each field of a subclass is an option or an argument of the command,
+    unless its metadata have `typed` as false.
 
     `given` are the options that were typed, by their long names.
     """
 
-    given: frozenset[str] = frozenset()
+    given: frozenset[str] = field(default=frozenset(), metadata={"typed": False})
 
 
 Asked = TypeVar("Asked", bound=Request)
@@ -42,7 +43,7 @@ def from_options(command: Callable[[Asked], None]) -> Callable[..., None]:
             annotation=hints[each.name],
         )
         for each in fields(made)
-        if each.name != "given"
+        if each.metadata.get("typed", True)
     ]
     typed: Any = run
     typed.__signature__ = inspect.Signature(parameters)
@@ -51,7 +52,9 @@ def from_options(command: Callable[[Asked], None]) -> Callable[..., None]:
 
 
 def _typed_options(context: typer.Context) -> frozenset[str]:
-    sources = {param: context.get_parameter_source(param.name or "") for param in context.command.params}
+    sources = {
+        param: context.get_parameter_source(param.name or "") for param in context.command.params if param.expose_value
+    }
     return frozenset(
         max(param.opts, key=len) for param, source in sources.items() if source and source.name == "COMMANDLINE"
     )

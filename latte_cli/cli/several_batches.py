@@ -96,7 +96,7 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
     if request.form is EstimateFormat.TABLE:
         best = levels_off_at([row.estimate for row in shown]) or shown[-1].estimate.network.batch_size
         device = f" --device {request.device[0]}" if request.device else ""
-        command = f"latte estimate {request.model}{device} --batch-size {best}"
+        command = f"latte estimate {request.pasted_model}{device} --batch-size {best}"
         console.note(f"next: `{command}` shows that step layer by layer")
     Fits([(row.estimate, row.occupancy, row.limit_bytes) for row in shown if row.limit_bytes]).enforce()
 

@@ -78,8 +78,8 @@ def _check(request: "EstimateRequest") -> None:
     for option, why in _OF_ONE.items():
         if option in request.given:
             raise _refusal(f"`{option}`", why, option)
-    if request.form is EstimateFormat.TRACE:
-        raise _refusal("`--format trace`", "it shows one step", "--format")
+    if request.form in (EstimateFormat.TRACE, EstimateFormat.MARKDOWN):
+        raise _refusal(f"`--format {request.form}`", "it shows one step", "--format")
     if request.layout == "auto":
         raise _refusal("`--layout auto`", "the faster layout may differ from size to size", "--layout")
     if request.checkpoint == "auto":
@@ -125,11 +125,13 @@ def _say_next(request: "EstimateRequest", mixed: "MixedStep", largest: Combinati
     if _UNMEASURED & {warn.code for warn in mixed.warnings}:
         batch = f" --batch-size {request.batch}" if request.batch else ""
         shapes = " ".join(sizes_options(mixture(request.shape)))
-        console.note(f"next: `latte profile {request.model}{batch} {shapes}` measures every size on this machine")
+        console.note(
+            f"next: `latte profile {request.pasted_model}{batch} {shapes}` measures every size on this machine"
+        )
         return
     device = f" --device {request.device[0]}" if request.device else ""
     shapes = " ".join(shape_options(largest.shape))
-    command = f"latte estimate {request.model}{device} {shapes}"
+    command = f"latte estimate {request.pasted_model}{device} {shapes}"
     console.note(f"next: `{command}` shows the largest of these steps layer by layer")
 
 

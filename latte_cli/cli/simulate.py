@@ -1,6 +1,5 @@
 """`latte simulate`: methods of federated learning compared by the time they take to an accuracy."""
 
-import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -96,7 +95,9 @@ def simulate(request: SimulateRequest) -> None:
     write_study(part, found, request.form)
     _draw(study, found, folder)
     _doubt(found, part.seeds)
-    console.note(f"next: `latte simulate {shlex.quote(str(request.study))} --format csv` shows it from the files again")
+    console.note(
+        f"next: `latte simulate {console.shell_word(request.study)} --format csv` shows it from the files again"
+    )
 
 
 def _part(request: SimulateRequest, study: "Study") -> "Study":

@@ -187,7 +187,7 @@ def merge(
     opened = _open(destination or store, skip_damaged=skip_damaged)
     for slug, rows in opened.merge(source).items():
         console.note(f"{rows} rows of {slug} added")
-    console.note(f"next: `latte store devices --store {opened.uri}`")
+    console.note(f"next: `latte store devices --store {console.shell_word(opened.uri)}`")
 
 
 @app.command()
@@ -198,7 +198,7 @@ def compact(device: DeviceArgument = None, store: StoreOption = None) -> None:
     """
     opened = _open(store)
     parts = opened.compact(device)
-    console.note(f"{parts} parts merged; next: `latte store info --store {opened.uri}`")
+    console.note(f"{parts} parts merged; next: `latte store info --store {console.shell_word(opened.uri)}`")
 
 
 @app.command()

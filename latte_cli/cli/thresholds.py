@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latte_cli import thresholds
+from latte_cli.cli import console
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report.thresholds import Annotate, checks_json, sentence, write_github, write_junit, write_phase_changes
 
@@ -18,6 +19,7 @@ class EstimateFormat(StrEnum):
     JSON = "json"
     CSV = "csv"
     TRACE = "trace"
+    MARKDOWN = "markdown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +75,11 @@ class Requirements:
     def check(self, document: thresholds.Document) -> "CheckResults":
         """What came of the estimates in `document`; raises LatteError where there is nothing to compare."""
         compared = thresholds.compare_estimates(self.baseline, document) if self.baseline else []
+        doubts = thresholds.baseline_doubts(self.baseline, document) if self.baseline else []
         checks = thresholds.check_thresholds(document, self.limits)
         if self.most is not None:
             checks += thresholds.check_regressions(compared, self.most)
-        return CheckResults(checks=checks, comparisons=compared, annotate=self.annotate)
+        return CheckResults(checks=checks, comparisons=compared, annotate=self.annotate, doubts=doubts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,7 @@ class CheckResults:
     checks: Sequence[thresholds.ThresholdCheck]
     comparisons: Sequence[thresholds.Comparison]
     annotate: Annotate | None
+    doubts: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """What the document of the estimates says of it."""
@@ -101,6 +105,11 @@ class CheckResults:
                 write_phase_changes(each)
         if self.annotate is Annotate.GITHUB:
             write_github(checks, model)
+        for text in self.doubts:
+            console.warn(text)
+        for check in checks:
+            if check.doubtful:
+                console.warn(f"{sentence(check)}; `latte profile MODEL` on the device measures what changed")
 
     def enforce(self) -> None:
         """Raise LatteError (exit code 3) where something is over its limit."""
@@ -111,6 +120,10 @@ class CheckResults:
         more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
         raise LatteError(
             f"{sentence(worst)} (`{worst.strategy}` on `{worst.device}`){more}",
-            hint="a smaller `--batch-size` or a sub-model (`latte allocate`) shortens the step",
+            hint=_REGRESSED if worst.quantity == thresholds.REGRESSION else _TOO_MUCH,
             exit_code=ExitCode.EXCEEDED,
         )
+
+
+_REGRESSED = "the layers that moved are listed; where that is meant, write the baseline again"
+_TOO_MUCH = "a smaller `--batch-size` or a sub-model (`latte allocate`) shortens the step"

@@ -18,9 +18,11 @@ from latte_cli.cli.options import (
     StoreOption,
     WorkspaceLimitOption,
     parse_duration,
+    parse_precision,
     parse_shapes,
 )
 from latte_cli.cli.request import Request, from_options
+from latte_cli.cli.stores import store_to_read
 from latte_cli.errors import unknown
 from latte_cli.precisions import Precision
 from latte_cli.report import Format
@@ -46,7 +48,9 @@ class TuneRequest(Request):
     batch_size: BatchSizeOption = None
     batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
-    precision: Annotated[str, typer.Option(metavar="NAME", help="fp32, bf16 or fp16.")] = Precision.FP32.value
+    precision: Annotated[str, typer.Option(parser=parse_precision, metavar="NAME", help="fp32, bf16 or fp16.")] = (
+        Precision.FP32.value
+    )
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: all cores]")] = None
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")
@@ -75,7 +79,6 @@ def tune(request: TuneRequest) -> None:
     from latte_cli.runtime import write_choices
     from latte_cli.runtime.choices import check_choices_free
     from latte_cli.runtime.tuning import tune_network
-    from latte_cli.store import open_store
 
     _check_names(request)
     sizes = parse_shapes(request.shape)
@@ -84,7 +87,7 @@ def tune(request: TuneRequest) -> None:
     check_choices_free(request.output, key, force=request.force)
     console.note(f"trying ways of running `{network.name}` at batch {network.batch_size} on real steps")
     found = tune_network(
-        open_store(request.store, skip=console.left_out),
+        store_to_read(request.store),
         request.model,
         network,
         key=key,

@@ -17,10 +17,12 @@ from latte_cli.cli.options import (
     StoreOption,
     ThreadsOption,
     parse_duration,
+    parse_layout,
     parse_shapes,
     parse_share,
 )
 from latte_cli.cli.request import Request, from_options
+from latte_cli.cli.stores import store_to_read
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.precisions import Precision
 from latte_cli.report import Format, percent
@@ -47,7 +49,7 @@ class VerifyRequest(Request):
     batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
     precision: PrecisionOption = Precision.FP32.value
-    layout: Annotated[str, typer.Option(metavar="NAME", help="nchw or channels_last.")] = "nchw"
+    layout: Annotated[str, typer.Option(parser=parse_layout, metavar="NAME", help="nchw or channels_last.")] = "nchw"
     threads: ThreadsOption = None
     optimizer: OptimizerOption = "sgd"
     seconds: Annotated[
@@ -83,7 +85,8 @@ def verify(request: VerifyRequest) -> None:
     if request.tolerance is not None and abs(found.error) > request.tolerance:
         raise LatteError(
             f"the step is off by {percent(abs(found.error))}, more than {percent(request.tolerance)}",
-            hint=f"`latte profile {request.model}` measures its layers; the machine has to be left alone meanwhile",
+            hint=f"`latte profile {console.shell_word(request.model)}` measures its layers; "
+            "the machine has to be left alone meanwhile",
             exit_code=ExitCode.EXCEEDED,
         )
 
@@ -91,9 +94,8 @@ def verify(request: VerifyRequest) -> None:
 def _estimate(request: VerifyRequest, network: "Network") -> "Estimate":
     from latte_cli.estimator import estimate_one
     from latte_cli.profiles import resolve_profile
-    from latte_cli.store import open_store
 
-    store = open_store(request.store, skip=console.left_out)
+    store = store_to_read(request.store)
     return estimate_one(
         store,
         resolve_profile(store, request.device, request.threads),

@@ -68,4 +68,4 @@ def export_model(
         name, weights=weights, batch_size=batch_size, image_size=image_size, classes=classes, seed=seed
     )
     files.write_file(file, content)
-    console.note(f"wrote `{file}` ({len(content):,} bytes); next: `latte estimate {file}`")
+    console.note(f"wrote `{file}` ({len(content):,} bytes); next: `latte estimate {console.shell_word(file)}`")

@@ -1,11 +1,14 @@
 """Loading: a model file or a live module becomes a network."""
 
+import gzip
 import mmap
 import os
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR, S_ISFIFO
 from typing import Any
 
 from onnx import ModelProto, TensorProto
@@ -28,13 +31,13 @@ def load(
 ) -> Network:
     """Read a model file, or a live torch module together with an `example` of what it is called with.
 
-    A file is an ONNX model or a program of `torch.export` (`.pt2`), told apart by what it holds; its content may be
-    given as bytes, an ONNX model as a `ModelProto`, a program as an `ExportedProgram`. The example is a tensor, a tuple
-    of positional arguments, a dict of keyword arguments, or a tuple that ends in such a dict. `batch_size` is the one
-    wanted (default: the file's or the example's own, or 1 where it is open), `batch_axis` its dimension in the inputs
-    (default: the one that is called so, else the first), `sizes` are those of other dimensions that are left open, by
-    name or by place. Weights in another file are read only to `compare_weights`: those that it holds twice count
-    once, and numbers that code computed do not count.
+    A file is an ONNX model or a program of `torch.export` (`.pt2`), told apart by what it holds, plain or packed by
+    gzip; its content may be given as bytes, an ONNX model as a `ModelProto`, a program as an `ExportedProgram`. The
+    example is a tensor, a tuple of positional arguments, a dict of keyword arguments, or a tuple that ends in such a
+    dict. `batch_size` is the one wanted (default: the file's or the example's own, or 1 where it is open), `batch_axis`
+    its dimension in the inputs (default: the one that is called so, else the first), `sizes` are those of other
+    dimensions that are left open, by name or by place. Weights beside the file are not read, unless to
+    `compare_weights`: those that it holds twice count once, and numbers that code computed do not count.
     Raises LatteError for a file that is missing, damaged, or of another format, and for an operator that is not known
     (unless `allow_unknown`, when the network names it in `unknown`).
     """
@@ -50,6 +53,9 @@ def load(
         content = stripped.stripped(whole)
     elif isinstance(model, bytes | bytearray | memoryview):
         whole, name = bytes(model), "model"
+        content = stripped.stripped(whole)
+    elif path and _is_packed(path):
+        whole, name, path = _unpack(path), Path(path.stem).stem, None
         content = stripped.stripped(whole)
     elif path:
         content, name = _content(path), path.stem
@@ -100,12 +106,63 @@ def _content(path: Path) -> bytes:
     from latte_cli.network.onnx import stripped
 
     try:
-        files.check_regular(path, "a model is an ONNX file or a `.pt2`, not a folder or a pipe")
-        with path.open("rb") as file:
-            if not file.seek(0, 2):
-                return b""
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as seen:
-                return stripped.stripped(seen)
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as seen,
+        ):
+            return stripped.stripped(seen)
     except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
-        raise LatteError(f"cannot read `{path}`: {reason}", hint="`latte zoo list` names models to export") from exc
+        raise _unread(path, exc) from exc
+
+
+def _unread(path: Path, exc: Exception) -> LatteError:
+    reason = getattr(exc, "strerror", None) or str(exc)
+    return LatteError(f"cannot read `{path}`: {reason}", hint="`latte zoo list` names models to export")
+
+
+def _check_readable(path: Path) -> None:
+    """Raise LatteError for a folder, a pipe, another device, and an empty file; raises OSError for none at all."""
+    found = path.stat()
+    if S_ISDIR(found.st_mode):
+        raise LatteError(f"cannot read `{path}`: it is a folder", hint="name the `.onnx` or `.pt2` file in it")
+    if S_ISFIFO(found.st_mode):
+        hint = "`latte estimate -` reads a model from standard input; for others write it to a file first"
+        raise LatteError(f"cannot read `{path}`: it is a pipe", hint=hint)
+    files.check_regular(path, "a model is an ONNX file or a `.pt2`")
+    if not found.st_size:
+        raise LatteError(
+            f"cannot read `{path}`: it is empty", hint="was its export or download cut short? make it again"
+        )
+
+
+_GZIP = b"\x1f\x8b"
+_BLOCK = 2**20
+_MOST_UNPACKED = 2**30  # chosen: as of other files; weights hardly shrink, so packing larger ones gains nothing
+_LEAST_UNPACKED, _MOST_GROWTH = 2**26, 100  # chosen: a graph without weights shrinks to a twentieth
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a file begins as those of gzip do; raises LatteError for what is no file to read."""
+    try:
+        _check_readable(path)
+        with path.open("rb") as file:
+            return file.read(len(_GZIP)) == _GZIP
+    except (OSError, ValueError) as exc:
+        raise _unread(path, exc) from exc
+
+
+def _unpack(path: Path) -> bytes:
+    """What a file of gzip holds; raises LatteError for one that is damaged, and early for one that grows too large."""
+    content = bytearray()
+    try:
+        most = min(_MOST_UNPACKED, max(_LEAST_UNPACKED, _MOST_GROWTH * path.stat().st_size))
+        with gzip.open(path) as file:
+            while part := file.read(_BLOCK):
+                content += part
+                if len(content) > most:
+                    message = f"`{path}` unpacks to more than {most >> 20} MiB"
+                    raise LatteError(message, hint="unpack it with `gunzip` if you trust it, and name that file")
+    except (OSError, EOFError, zlib.error) as exc:
+        raise _unread(path, exc) from exc
+    return bytes(content)

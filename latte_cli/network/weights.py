@@ -162,6 +162,10 @@ def weights(path: Path | str) -> Weights:
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is empty"
         raise LatteError(f"cannot read `{path}`: {reason}", hint="is it the right file?") from exc
+    if bytes(content[:2]) == b"\x1f\x8b":
+        raise LatteError(
+            f"`{path}` is packed by gzip", hint="unpack it with `gunzip`: its weights are read from the file"
+        )
     if torch_program.is_archive(content):
         name, whole = path.stem, bytes(content)
         return Weights(torch_program.model(whole, name), path, torch_program.arrays(whole, name))

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from string import ascii_uppercase
 from typing import Any, TextIO
 
+from latte_cli import __version__
 from latte_cli.estimator import BESIDE, CompiledStep, Estimate, LayerTime
 from latte_cli.estimator.mixtures import MixedStep
 from latte_cli.estimator.searches import SearchCost
@@ -70,6 +71,7 @@ def estimates_document(estimates: Sequence[Estimate], schedule: Schedule = NO_SC
     network = estimates[0].network
     return {
         "schema": ESTIMATES,
+        "version": __version__,
         "model": {
             "name": network.name,
             "sha256": network.sha256,

@@ -25,6 +25,10 @@ def sentence(check: ThresholdCheck) -> str:
     """What a check found, in words."""
     if check.quantity == REGRESSION:
         than = f"{percent(abs(check.value))} {'longer' if check.value >= 0 else 'shorter'} than in the baseline"
+        if check.doubtful:
+            return (
+                f"the step is {than}, but may be within {percent(check.most)}: {interval_text(check.low, check.high)}"
+            )
         return f"the step is {than}, {'within' if check.passed else 'more than'} {percent(check.most)}"
     if check.quantity == FITS:
         limit = f"{'within' if check.passed else 'more than'} {size(check.most)}"
@@ -46,6 +50,7 @@ def checks_json(checks: Sequence[ThresholdCheck], comparisons: Sequence[Comparis
                 "value": each.value,
                 "most": each.most,
                 "passed": each.passed,
+                **({} if each.low is None else {"low_80": each.low, "high_80": each.high}),
             }
             for each in checks
         ]
@@ -57,7 +62,9 @@ def checks_json(checks: Sequence[ThresholdCheck], comparisons: Sequence[Comparis
                 "before_step_s": each.before_s,
                 "after_step_s": each.after_s,
                 "growth": each.growth,
-                "changes": [_change(change) for change in _largest_changes(each)],
+                "growth_low_80": each.growth_80[0],
+                "growth_high_80": each.growth_80[1],
+                "changes": [_change(change) for change in largest_changes(each)],
             }
             for each in comparisons
         ]
@@ -75,7 +82,7 @@ def _change(change: PhaseChange) -> dict[str, Any]:
     }
 
 
-def _largest_changes(comparison: Comparison) -> list[PhaseChange]:
+def largest_changes(comparison: Comparison) -> list[PhaseChange]:
     """What differs by a five-hundredth of the step, or in its algorithm; the largest differences first."""
     least_s = _LEAST_CHANGE * comparison.before_s
     found = [
@@ -88,12 +95,13 @@ def _largest_changes(comparison: Comparison) -> list[PhaseChange]:
 
 def write_phase_changes(comparison: Comparison, out: TextIO | None = None) -> None:
     """Write what became of the layers since the baseline."""
-    changed = _largest_changes(comparison)
+    changed = largest_changes(comparison)
     footer = [f"and {len(changed) - _MOST_CHANGES} more"] if len(changed) > _MOST_CHANGES else []
     before, after = duration(comparison.before_s), duration(comparison.after_s)
-    footer.append(f"step {before} before, {after} now: {_signed_percent(comparison.growth)}")
+    doubt = f", {interval_text(*comparison.growth_80)}" if changed else ""
+    footer.append(f"step {before} before, {after} now: {signed_percent(comparison.growth)}{doubt}")
     rows = [
-        (shorten(each.name), each.phase.replace("_", " "), *_times(each), _algorithms(each))
+        (shorten(each.name), each.phase.replace("_", " "), *times_text(each), algorithms_text(each))
         for each in changed[:_MOST_CHANGES]
     ]
     title = f"since the baseline: {comparison.strategy} on {comparison.device}"
@@ -108,17 +116,25 @@ def write_phase_changes(comparison: Comparison, out: TextIO | None = None) -> No
     )
 
 
-def _times(change: PhaseChange) -> tuple[str, str, str]:
+def times_text(change: PhaseChange) -> tuple[str, str, str]:
+    """The times before and now, and the difference."""
     sign = "+" if change.difference_s > 0 else "-" if change.difference_s < 0 else ""
     return duration(change.before_s), duration(change.after_s), sign + duration(abs(change.difference_s))
 
 
-def _algorithms(change: PhaseChange) -> str:
+def algorithms_text(change: PhaseChange) -> str:
+    """The algorithms before and now where they differ."""
     names = [name for name in (change.before_algorithm, change.after_algorithm) if name]
     return " -> ".join(dict.fromkeys(names)) if len(set(names)) > 1 else ""
 
 
-def _signed_percent(share: float) -> str:
+def interval_text(low: float | None, high: float | None) -> str:
+    """The 80 % interval of a growth, in words."""
+    return f"80 % between {signed_percent(low or 0.0)} and {signed_percent(high or 0.0)}"
+
+
+def signed_percent(share: float) -> str:
+    """A growth as per cent, with its sign."""
     return f"{100 * share:+.1f} %"
 
 
@@ -129,7 +145,7 @@ def write_github(checks: Sequence[ThresholdCheck], model: str, out: TextIO | Non
     """Write the checks as GitHub's workflow commands, which its runner shows next to the change."""
     out = out or sys.stderr
     for each in checks:
-        level = "notice" if each.passed else "error"
+        level = "warning" if each.doubtful else "notice" if each.passed else "error"
         title = _property(printable(f"latte: {model}"))
         out.write(f"::{level} title={title}::{_data(printable(_line(each)))}\n")
 

@@ -108,6 +108,11 @@ class Store:
         return self._directory.uri
 
     @property
+    def missing(self) -> bool:
+        """Whether its folder is not there yet; a remote store is not looked for."""
+        return self._directory.local is not None and not self._directory.local.is_dir()
+
+    @property
     def full_uri(self) -> str:
         """Where the store is, with its credentials: for the environment of another process, never to be shown."""
         return self._directory.full_uri

@@ -12,7 +12,7 @@ from latte_cli.network.onnx import stripped as stripped
 from latte_cli.network.onnx.batches import GUESSES, Guess, followed, sizes_at
 from latte_cli.network.onnx.dimensions import Dimensions
 from latte_cli.network.onnx.graph import DAMAGED, Graph, parsed
-from latte_cli.network.onnx.operation import Undecided
+from latte_cli.network.onnx.operation import OPEN_BATCH, Undecided
 from latte_cli.network.onnx.unified import Unifier, shapes_at
 from latte_cli.network.onnx.walk import Walk
 
@@ -112,10 +112,7 @@ def _readable(walked: Callable[..., Walk], batch: int) -> bool:
 _EXPORTED_AT = (1, 2)
 """The batch sizes of most exports: 1, and what torch's exporter asks for of a dimension that is to be open."""
 
-_REBATCH = (
-    "`--batch-size` asks for it; export the model with an open batch (`dynamic_shapes`, or `dynamic_axes` of the older "
-    "exporter), or say which dimension of the inputs it is (`--batch-axis`)"
-)
+_REBATCH = f"`--batch-size` asks for it; {OPEN_BATCH}; or say which dimension of the inputs it is (`--batch-axis`)"
 
 
 def _scaled(graph: Graph, first: Walk, walked: Callable[..., Walk], batch: int) -> Walk:

@@ -19,6 +19,12 @@ from latte_cli.network.torch_program.program import COUNTING, WHOLE
 
 Array: TypeAlias = NDArray[Any]
 
+OPEN_BATCH = (
+    'export the model with an open batch: `dynamic_shapes=({0: torch.export.Dim("batch")},)` of `torch.export.export` '
+    'and `torch.onnx.export`, or `dynamic_axes={"INPUT": {0: "batch"}}` of the older exporter'
+)
+"""The cure for a file into which the batch of its export is baked."""
+
 LARGEST_RANK = 16
 LARGEST_SIZE = 2**40
 _FLOATING = (

@@ -14,6 +14,7 @@ from latte_cli.network.onnx.operation import (
     FEW_NUMBERS,
     FOLDED_ELEMENTS,
     NO_NUMBERS,
+    OPEN_BATCH,
     Operation,
     Reader,
     Tensor,
@@ -119,7 +120,7 @@ def _reshape(op: Operation) -> object:
         known = prod(size for size in sizes if size != -1)
         sizes[sizes.index(-1)] = prod(x.shape) // known if known > 0 else 0
     if prod(sizes) != prod(x.shape):
-        raise LatteError(f"{x.shape} does not reshape to {target}", hint="export the model with an open batch size")
+        raise LatteError(f"{x.shape} does not reshape to {target}", hint=OPEN_BATCH)
     return op.view(x, tuple(sizes))
 
 

@@ -1,0 +1,22 @@
+"""Stores as the commands that read one open them."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from latte_cli.cli import console
+
+if TYPE_CHECKING:
+    from latte_cli.store import Store
+
+
+def store_to_read(uri: str | None, warn: Callable[[str], None] = console.warn) -> "Store":
+    """The store that `--store` names, or the user's; parts that cannot be read are left out, and named.
+
+    `warn` hears of a store that is named and is not there, since shipped profiles answer in its place.
+    """
+    from latte_cli.store import open_store
+
+    found = open_store(uri, skip=console.left_out)
+    if uri and found.missing:
+        warn(f"there is no store `{found.uri}`, so only shipped profiles are read; check `--store`")
+    return found

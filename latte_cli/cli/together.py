@@ -1,0 +1,37 @@
+"""Which options of `latte estimate` do not go together, and why."""
+
+from typing import TYPE_CHECKING
+
+from latte_cli.cli.request import check_apart
+from latte_cli.errors import ExitCode, LatteError
+
+if TYPE_CHECKING:
+    from latte_cli.cli.estimate import EstimateRequest
+
+_OF_MEMORY = (
+    *("--workspace-limit", "--memory-limit", "--checkpoint", "--memory", "--fits", "--effective-batch"),
+    "--mmap-threshold",
+)
+_APART = (
+    ("--compile", _OF_MEMORY, "the memory of a compiled step is not known"),
+    ("--compile", ("--measure-below",), "a compiled model takes PyTorch's own algorithms"),
+    ("--compile", ("--cuda-graph", "--gpus"), "compiled steps are known of CPUs only"),
+)
+"""Options that do not go together, and why."""
+
+
+def check_together(request: "EstimateRequest") -> None:
+    """Raise LatteError (exit code 2) for options that do not go together, and for what a compiled step has not."""
+    check_apart(request.given, _APART)
+    if request.compiled:
+        _check_compiled(request)
+
+
+def _check_compiled(request: "EstimateRequest") -> None:
+    """Raise LatteError (exit code 2) for what is not known of a compiled step."""
+    if request.batch_size and (request.several or request.batch is None):
+        message = "several batch sizes, or the largest, are not known of compiled steps"
+        raise LatteError(message, hint="`--compile` with one `--batch-size`", exit_code=ExitCode.USAGE)
+    if any(one.quantity == "memory" for one in request.fail_above or ()):
+        message = "the memory of a compiled step is not known"
+        raise LatteError(message, hint="leave out `--fail-above memory`", exit_code=ExitCode.USAGE)
