@@ -65,7 +65,8 @@ def test_json_is_the_documented_document(latte, model):
     found = json.loads(out)
     network = load(model, batch_size=8)
     assert code == 0
-    assert list(found) == ["schema", "model", "estimates"]
+    assert list(found) == ["schema", "version", "model", "estimates", "asked"]
+    assert found["asked"] == {"shape": [], "freeze": [], "checkpoint": "none", "restore_norms": False}
     assert found["schema"] == "latte.estimate/1"
     own = {"parameters": network.parameters, "trained_parameters": network.parameters}
     assert found["model"] == {"name": "lenet", "sha256": network.sha256, "batch_size": 8} | own
