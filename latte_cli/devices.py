@@ -38,6 +38,7 @@ class Kind:
     - `threaded`: how many threads compute is part of its settings; `indexed`: a machine may have several, by number.
     - `sampling` and `rounds`: how a sweep samples one task, and in how many rounds.
     - `call_limit_s`: the longest call that a drawn suite asks for, by the device's peak.
+    - `compiled_steps`: what `torch.compile` makes of a model is measured and estimated.
     - `calibration`: the networks that a profile runs whole: names in the zoo, pixels, batch sizes.
     """
 
@@ -54,6 +55,7 @@ class Kind:
     rounds: int = field(compare=False)
     call_limit_s: float = field(compare=False)
     calibration: Sequence[tuple[str, int, int]] = field(compare=False, default=())
+    compiled_steps: bool = field(compare=False, default=False)
 
     def __str__(self) -> str:
         return self.name
@@ -73,6 +75,7 @@ CPU = Kind(
     rounds=1,
     call_limit_s=0.1,
     calibration=(("resnet8", 32, 32), ("mobilenet_v1", 96, 4), ("resnet20", 32, 16), ("vgg11", 64, 4)),
+    compiled_steps=True,
 )
 
 CUDA = Kind(

@@ -152,6 +152,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_a_command_prints_what_it_printed_before(name: str, folder: Path) -> None:
     printed = _printed(*COMMANDS[name])
     result = _text_of_page(folder / "report.html") if name == "report" else json.loads(printed)
+    if isinstance(result, dict):
+        result.pop("version", None)  # of LATTE, which a release changes
     expected = FROZEN / f"{name}.json"
     if os.environ.get("LATTE_GOLDEN"):
         expected.write_text(json.dumps(result, separators=(",", ":")) + "\n")

@@ -122,7 +122,7 @@ def test_a_network_whose_scores_are_empty_says_so(tmp_path: Path) -> None:
 
 def test_a_pipe_is_no_model_and_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.onnx")
-    with pytest.raises(LatteError, match="it is not a file"):
+    with pytest.raises(LatteError, match="it is a pipe"):
         load(tmp_path / "m.onnx")
 
 

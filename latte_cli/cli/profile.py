@@ -323,10 +323,9 @@ def _subjects(request: ProfileRequest, networks: "Sequence[Network]", kind: "Kin
     from latte_cli.backends.torch.compiled import check_compiler
     from latte_cli.backends.torch.training import RunRequest
     from latte_cli.compiling import Subject
-    from latte_cli.devices import CPU
     from latte_cli.network.calibration import calibration_networks
 
-    if kind != CPU:
+    if not kind.compiled_steps:
         raise LatteError(
             "compiled steps are measured on CPUs only", hint="leave out `--compile`", exit_code=ExitCode.USAGE
         )

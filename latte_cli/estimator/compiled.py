@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latte_cli.algorithms import COMPILED, FRAMEWORK_DEFAULT, Algorithm
-from latte_cli.devices import CPU, Kind
+from latte_cli.devices import Kind
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.clocks import one_clock
 from latte_cli.estimator.intervals import COMMON_SPREAD
@@ -93,7 +93,7 @@ def check_compilable(
     network: Network, kind: Kind, step: Step, strategies: Sequence[str], limits: Sequence[Limits]
 ) -> None:
     """Raise LatteError (exit code 2) for a step whose compiled form nothing is known of."""
-    if kind != CPU:
+    if not kind.compiled_steps:
         raise _refusal("compiled steps are known of CPUs only", "leave out `--compile`")
     if any(name != "pytorch" for name in strategies):
         raise _refusal("a compiled model takes PyTorch's own algorithms", "`--strategy pytorch` with `--compile`")
