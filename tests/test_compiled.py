@@ -10,6 +10,8 @@ from made_rows import DEVICE, SETTINGS, measurement, profile, step_layers, write
 from running import ended, latte
 
 from latte_cli.algorithms import COMPILED, FRAMEWORK_DEFAULT
+from latte_cli.backends.contract import Unsupported
+from latte_cli.backends.torch.compiled import compile_apart, compiler_cache
 from latte_cli.backends.torch.training import RunRequest
 from latte_cli.compiling import PASSES, Subject, measure_compiled
 from latte_cli.devices import CPU, CUDA
@@ -270,3 +272,12 @@ def test_without_a_compiler_nothing_is_measured(model, monkeypatch, tmp_path):
     done = latte("profile", model, "--compile", "--threads", 1, "--store", tmp_path / "own", code=1)
     assert "torch.compile needs a C++ compiler, and there is no `no-such-compiler` here" in done.stderr
     assert "hint: install g++" in done.stderr
+
+
+def test_a_compiler_that_fails_is_named(model):
+    run = RunRequest(model=str(model), batch_size=2, threads=1, seconds=0.1)
+    with (
+        compiler_cache() as variables,
+        pytest.raises(Unsupported, match=r"No working C.. compiler found .*/bin/false.{0,3}$"),
+    ):
+        compile_apart(run, {**variables, "CXX": "/bin/false"})

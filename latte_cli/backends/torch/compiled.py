@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import takewhile
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,6 +19,10 @@ from latte_cli.printable import printable
 
 _LIMIT_S = 900.0  # chosen: compiling takes a minute or two for hundreds of layers, and longer on boards
 _IN_A_ROW = 4  # chosen: after the first of them the heap and the caches are those of its kind of step
+_LINES_OF_A_REASON = 2  # of torch: who failed, and why
+_NO_REASON = ("Set TORCH", "Command:")
+"""How the lines begin that torch puts after a reason."""
+
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """Where the compiler keeps what it has compiled (torch's documented variable)."""
 
@@ -48,8 +53,8 @@ def compile_apart(run: RunRequest, variables: Mapping[str, str]) -> tuple[Steps,
         raise Failed(str(exc)) from exc
     except child.Ended as exc:
         if exc.killed or "memory" in exc.last.lower():
-            raise OutOfMemory(child.meaning(exc.code) if exc.killed else exc.last[-200:]) from exc
-        raise (Failed if exc.code <= 0 else Unsupported)(exc.last[-200:] or str(exc)) from exc
+            raise OutOfMemory(child.meaning(exc.code) if exc.killed else exc.last[:200]) from exc
+        raise (Failed if exc.code <= 0 else Unsupported)(exc.last[:200] or str(exc)) from exc
     eager, compiled = map(steps_from, answers)
     return eager, compiled
 
@@ -68,7 +73,7 @@ def compile_here(run: RunRequest) -> tuple[Steps, Steps]:
     rows: tuple[list[Clocks], list[Clocks]] = ([], [])
     for way, _ in zip(ways, rows, strict=True):
         training.call = way
-        host_marks(training.step)  # compiles
+        _first_step(training)
     start = time.perf_counter()
     while len(rows[0]) < run.least or (time.perf_counter() - start < run.seconds and len(rows[0]) < run.most):
         for way, found in zip(ways, rows, strict=True):
@@ -76,6 +81,16 @@ def compile_here(run: RunRequest) -> tuple[Steps, Steps]:
             found += [host_marks(training.step) for _ in range(_IN_A_ROW)][1:]
     eager, compiled = map(_steps, rows)
     return eager, compiled
+
+
+def _first_step(training: NetworkTraining) -> None:
+    """A step that compiles what is to be compiled; raises RuntimeError with the first words of torch's long reason."""
+    try:
+        host_marks(training.step)
+    except RuntimeError as exc:
+        lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+        reason = takewhile(lambda line: not line.startswith(_NO_REASON), lines[:_LINES_OF_A_REASON])
+        raise RuntimeError(" ".join(reason)) from None
 
 
 def _steps(rows: Sequence[Clocks]) -> Steps:
