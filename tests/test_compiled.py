@@ -1,6 +1,7 @@
 """Compiled steps: what is measured of them, and what is said of those that were not."""
 
 import json
+import shutil
 from dataclasses import replace
 from math import log
 
@@ -245,6 +246,7 @@ class Rows(list):
     """Where rows go."""
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 def test_a_model_is_run_eager_and_compiled(model):
     subject = Subject(network=load(model, batch_size=2), run=RunRequest(model=str(model), batch_size=2))
     rows, settings = Rows(), replace(SETTINGS, threads=1)
