@@ -110,7 +110,10 @@ def test_passes_repeat_what_can_change_a_choice(worker: Worker, swept: tuple[Swe
     repeated = Rows()
     sweep(worker, SMALL[:1], earlier=rows[: run.size]).run(repeated, Budget(passes=3))
     assert {row.sweep_pass for row in repeated} == {1, 2}
-    assert all(row.outcome is Outcome.OK and QualityFlag.CUT not in row.flags for row in repeated)
+    before = {(row.task.id, row.sweep_pass): row for row in [*rows, *repeated]}
+    for row in repeated:
+        last = before[row.task.id, row.sweep_pass - 1]
+        assert last.outcome is Outcome.OK and QualityFlag.CUT not in last.flags
     assert {row.task.phase for row in repeated} == set(Convolution.phases)
 
 
