@@ -340,3 +340,19 @@ def test_regions_are_refused_without_a_limit_out_of_reach_and_by_an_unknown_name
     assert (code, "whatever is checkpointed" in err) == (3, True)
     code, _, err = latte("--checkpoint", "nothing")
     assert (code, "unknown region `nothing`" in err) == (2, True)
+
+
+def test_noise_is_said_even_when_little_is_to_be_said_and_no_useless_bounds_are_given(tmp_path, model):
+    store, rows = open_store(str(tmp_path / "noisy"), shipped=False), []
+    for sweep_pass, factor in enumerate((1.0, 20.0)):
+        for task in tasks(step_layers(load(model, batch_size=8))):
+            row = measurement(task, sweep_pass=sweep_pass)
+            rows.append(replace(row, device_times_s=tuple(factor * time_s for time_s in row.device_times_s)))
+    write(store, rows)
+    asked = ("estimate", model, "--batch-size", 8, "--store", store.uri, "--device", DEVICE.slug, "--quiet")
+    code, out, err = ended(*asked)
+    assert code == 0
+    assert any(line.startswith("step ") and "not bounded: the times are too noisy" in line for line in out.splitlines())
+    assert "noise, 80 % of repeats within a factor of" in err
+    assert "while nothing else runs" in err
+    assert "next:" not in err

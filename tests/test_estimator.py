@@ -189,7 +189,21 @@ def test_an_interval_is_never_narrower_than_a_step_against_itself(measured):
 
 def test_noisy_rows_are_said(store):
     write(store, [measurement(task, flags=(QualityFlag.NOISY,)) for task in tasks(step_layers(NETWORK))])
-    assert codes(Estimator(store, DEVICE.slug).estimate(NETWORK)) == {"noisy"}
+    warnings = Estimator(store, DEVICE.slug).estimate(NETWORK).warnings
+    assert {(warning.code, warning.urgent) for warning in warnings} == {("noisy", True)}
+
+
+@pytest.mark.parametrize(("apart", "said"), [(1.1, set()), (2.0, {"noisy"})])
+def test_passes_that_lie_far_apart_are_noise_even_if_no_row_is_marked(store, apart, said):
+    for number, factor in enumerate((1.0, apart)):
+        rows = [measurement(task, sweep_pass=number) for task in tasks(step_layers(NETWORK))]
+        times = (tuple(factor * time_s for time_s in row.device_times_s) for row in rows)
+        write(store, [replace(row, device_times_s=each) for row, each in zip(rows, times, strict=True)])
+    found = Estimator(store, DEVICE.slug).estimate(NETWORK)
+    assert codes(found) == said
+    assert ("noise, 80 % of repeats within a factor of" in " ".join(each.message for each in found.warnings)) == (
+        apart > 1.3
+    )
 
 
 def test_rows_of_other_library_versions_are_said(measured):

@@ -48,9 +48,9 @@ def error(message: str, hint: str | None = None) -> None:
         _say(f"hint: {advice(hint)}")
 
 
-def warn(message: str) -> None:
-    """A doubt about the result; shown unless quiet."""
-    if not _verbosity.quiet:
+def warn(message: str, *, urgent: bool = False) -> None:
+    """A doubt about the result; shown unless quiet, and even then if it is `urgent`."""
+    if urgent or not _verbosity.quiet:
         _say(f"warning: {advice(message)}")
 
 

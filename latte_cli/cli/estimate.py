@@ -474,6 +474,7 @@ def _measure_unsure(store: "Store", estimates: "Sequence[Estimate]", below: floa
 
 
 def _say_doubts(estimates: Sequence["Estimate"]) -> None:
-    said = [(warning.message, found.device.slug) for found in estimates for warning in found.warnings]
-    for message, slug in dict.fromkeys(said):
-        console.warn(f"{message} (`{slug}`)" if len(estimates) > 1 else message)
+    said = [(warning, found.device.slug) for found in estimates for warning in found.warnings]
+    for warning, slug in dict.fromkeys(said):
+        message = f"{warning.message} (`{slug}`)" if len(estimates) > 1 else warning.message
+        console.warn(message, urgent=warning.urgent)

@@ -466,7 +466,8 @@ def _draw(request: ProfileRequest, networks: "list[Network]", device: "Device") 
 def _advise(summary: "Summary", request: ProfileRequest, slug: str) -> None:
     rows = sum(summary.rows.values())
     if summary.marked > _MANY_MARKED * rows:
-        console.warn(f"{summary.marked} of {rows} rows are noisy: close other programs and run the same command again")
+        message = f"{summary.marked} of {rows} rows are noisy: close other programs and run the same command again"
+        console.warn(message, urgent=True)
     model = request.models[0] if request.models else "MODEL.onnx"
     shapes = "".join(f" {each}" for each in shape_options(estimated_shape(request.shape)))
     console.note(f"next: `latte train-selector --device {slug}`")

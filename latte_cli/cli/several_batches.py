@@ -87,9 +87,9 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
         console.warn(f"left out: {one.message}")
     shown = [rows[batch] for batch in sorted(rows)]
     write_batches(shown, Format(request.form))
-    said = {warning.code: warning.message for row in shown for warning in row.estimate.warnings}
-    for message in said.values():
-        console.warn(message)
+    said = {warning.code: warning for row in shown for warning in row.estimate.warnings}
+    for warning in said.values():
+        console.warn(warning.message, urgent=warning.urgent)
     if request.picture:
         pictures.save_figure(pictures.batches_figure(shown), request.picture)
         console.note(f"wrote `{request.picture}`")

@@ -60,7 +60,7 @@ def write_mixture(request: "EstimateRequest", estimates: Estimates) -> None:
     if not requirements.replaces_the_table:
         mixtures.write_mixture(mixed, rows, document, Format(request.form), request.schedule)
     for warn in mixed.warnings:
-        console.warn(warn.message)
+        console.warn(warn.message, urgent=warn.urgent)
     at = next(at for at, row in enumerate(rows) if row.step is mixed.largest)
     fits = Fits.of(request.fits, [mixed.largest.estimate], request.mmap_threshold)
     results.write(request.model.name, request.form, fits.checks)

@@ -81,7 +81,7 @@ def verify(request: VerifyRequest) -> None:
     found = Verification(estimate=estimate, runs=_runs(_run(request, estimate, network), network))
     write_verification(found, request.form)
     for warning in estimate.warnings:
-        console.warn(warning.message)
+        console.warn(warning.message, urgent=warning.urgent)
     if request.tolerance is not None and abs(found.error) > request.tolerance:
         raise LatteError(
             f"the step is off by {percent(abs(found.error))}, more than {percent(request.tolerance)}",

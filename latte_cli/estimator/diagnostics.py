@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf, sqrt
 
 from latte_cli.backends import measurable
 from latte_cli.backends.host import KEEPING
@@ -11,7 +12,11 @@ from latte_cli.layers import Convolution
 from latte_cli.lookup import Source, Timing, fits_workspace
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, fixed_name
 
-_WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}  # chosen: of the step
+NOISE = "noisy"
+"""The code of the doubt about times that vary much from repeat to repeat."""
+
+_FAR_APART = 1.3  # chosen: twice the 15 % at which one row is marked; a quiet machine repeats within 1.1
+_WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, NOISE: 0.1, "host_bound": 0.2}  # chosen: of the step
 
 
 def how_to_measure(kind: Kind, updates: Sequence[str] = (), *, elsewhere: bool = False) -> str:
@@ -30,10 +35,14 @@ def how_to_measure(kind: Kind, updates: Sequence[str] = (), *, elsewhere: bool =
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnostic:
-    """A doubt about an estimate: a stable code, and a sentence that ends in an action."""
+    """A doubt about an estimate: a stable code, and a sentence that ends in an action.
+
+    An `urgent` one is said even where little is to be said: without it the figures mislead.
+    """
 
     code: str
     message: str
+    urgent: bool = False
 
 
 def diagnose(
@@ -123,7 +132,7 @@ def _shares(calls: Sequence[Timing], measure: str) -> Iterator[Diagnostic]:
     sources: dict[str, tuple[Callable[[Timing], bool], str, str]] = {
         "predicted_share": (lambda call: call.source is Source.PREDICTED, "predicted, not measured", measure),
         "extrapolated": (lambda call: bool(call.extrapolated), "beyond what was measured", measure),
-        "noisy": (lambda call: call.noisy, "from noisy rows", "profile again while nothing else runs"),
+        NOISE: (_is_noisy, "from times that vary much", "profile again while nothing else runs"),
     }
     total = sum(call.device_s for call in calls) or 1.0
     for code, (holds, what, action) in sources.items():
@@ -132,7 +141,30 @@ def _shares(calls: Sequence[Timing], measure: str) -> Iterator[Diagnostic]:
         if share > _WORTH_SAYING[code]:
             longest = max(found, key=lambda call: call.device_s)
             which = longest.extrapolated if code == "extrapolated" else _main_kinds(found)
-            yield Diagnostic(code=code, message=f"{share:.0%} of the step is {what} ({which}); {action}")
+            if code == NOISE:
+                which += f": noise, 80 % of repeats within a factor of {_typical_factor(found):.2f}"
+            message = f"{share:.0%} of the step is {what} ({which}); {action}"
+            yield Diagnostic(code=code, message=message, urgent=code == NOISE)
+
+
+def _is_noisy(call: Timing) -> bool:
+    """Whether all rows of a measured call are marked, or they lie far apart."""
+    return call.source is Source.MEASURED and (call.noisy or _factor(call) > _FAR_APART)
+
+
+def _factor(call: Timing) -> float:
+    """The factor within which 80 % of a call's repeats lie, each way."""
+    return sqrt(call.high_80_s / call.low_80_s) if call.low_80_s > 0 else inf
+
+
+def _typical_factor(calls: Sequence[Timing]) -> float:
+    """The median of the factors of `calls`, each weighted by its time."""
+    half, passed = sum(call.device_s for call in calls) / 2, 0.0
+    for call in sorted(calls, key=_factor):
+        passed += call.device_s
+        if passed >= half:
+            return _factor(call)
+    return inf
 
 
 def _main_kinds(calls: Sequence[Timing]) -> str:

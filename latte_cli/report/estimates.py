@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from latte_cli import __version__
 from latte_cli.estimator import BESIDE, CompiledStep, Estimate, LayerTime
+from latte_cli.estimator.diagnostics import NOISE
 from latte_cli.estimator.mixtures import MixedStep
 from latte_cli.estimator.searches import SearchCost
 from latte_cli.layers import Phase
@@ -31,6 +32,7 @@ from latte_cli.thresholds import ESTIMATES
 NO_SCHEDULE = Schedule()
 
 _FLAGS = {Source.MEASURED: "", Source.INTERPOLATED: "~", Source.PREDICTED: "*"}
+_USELESS = 3.0  # chosen: bounds that far from the estimate, as a factor, help nobody to plan
 _LEGEND = {Source.INTERPOLATED: "~ interpolated", Source.PREDICTED: "* predicted"}
 _COLUMNS = (
     *("device", "strategy", "precision", "layout", "threads", "name", "kind", "phase", "algorithm"),
@@ -322,12 +324,19 @@ def _legend(parts: Sequence[LayerTime]) -> Iterator[str]:
         yield text
 
 
+def _bounds(estimate: Estimate) -> str:
+    """The interval of 95 % of steps in words, or that noise leaves none that helps."""
+    useful = estimate.step_low_s * _USELESS >= estimate.step_s >= estimate.step_high_s / _USELESS
+    if useful or all(warning.code != NOISE for warning in estimate.warnings):
+        return f"95 % of steps between {duration(estimate.step_low_s)} and {duration(estimate.step_high_s)}"
+    return "not bounded: the times are too noisy"
+
+
 def _totals(estimate: Estimate, schedule: Schedule) -> Iterator[str]:
-    low, high = duration(estimate.step_low_s), duration(estimate.step_high_s)
     titles = ("forward", "backward", "loss", "update")
     split = (estimate.forward_s, estimate.backward_s, estimate.other_s, estimate.update_s)
     yield "  ".join(f"{title} {duration(seconds)}" for title, seconds in zip(titles, split, strict=True))
-    yield f"step {duration(estimate.step_s)}, 95 % of steps between {low} and {high}"
+    yield f"step {duration(estimate.step_s)}, {_bounds(estimate)}"
     for title, text in schedule_lines(estimate, schedule).items():
         yield f"{title} {text}"
     buckets = " with gradient buckets" if estimate.step.replicated else ""
