@@ -257,7 +257,7 @@ def test_devices_one_by_one_get_what_is_their_own(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("--round-duration", "1h", "--floor", "0.5"), 2, "asked for in two ways"),
+        (("--round-duration", "1h", "--floor", "0.5"), 2, "given in two ways"),
         (("--floor", "0.5", "--curve", "--fine"), 2, "`--curve` and `--fine` do not go together"),
         (("--floor", "0.5", "--devices", "d.csv"), 2, "`--devices` and `--floor` do not go together"),
         (("--round-duration", "1h", "--devices", "d.csv", "--fine"), 2, "`--devices` and `--fine` do not go together"),

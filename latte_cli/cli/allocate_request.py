@@ -78,7 +78,7 @@ class AllocateRequest(Request):
     depths: Annotated[
         str, typer.Option(metavar="LIST", help="Shares of the residual blocks that may be kept, stage by stage.")
     ] = "1"
-    fine: Annotated[bool, typer.Option("--fine", help="A width of its own for each channel group.")] = False
+    fine: Annotated[bool, typer.Option("--fine", help="Choose a width for each channel group.")] = False
     objective: Annotated[Objective, typer.Option(help="What --fine makes most of: balanced widths, or parameters.")] = (
         Objective.BALANCED
     )
@@ -131,7 +131,7 @@ def check(request: AllocateRequest) -> None:
 
     if len(request.given & set(_DURATIONS)) > 1:
         raise LatteError(
-            "the duration of a round is asked for in two ways",
+            "the duration of a round is given in two ways",
             hint="one of `--round-duration`, `--target-capacity`, `--floor` and `--max-idle`",
             exit_code=ExitCode.USAGE,
         )

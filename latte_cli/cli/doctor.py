@@ -40,7 +40,7 @@ class DoctorRequest(Request):
 def doctor(request: DoctorRequest) -> None:
     """Say what this machine can measure, and what it lacks.
 
-    Each finding says what to type about it. Libraries that may crash are tried in processes of their own. The exit code
+    Each finding says what to type about it. Libraries that may crash are tried in separate processes. The exit code
     is 0 unless the device, by default the CPU, cannot be measured here.
     """
     check_apart(request.given, _APART)

@@ -119,14 +119,16 @@ def check_given(request: "EstimateRequest") -> None:
         message = "what fits is not known for several GPUs: gradients' buckets and NCCL take memory too"
         raise LatteError(message, hint="ask without `--gpus`, and leave room", exit_code=ExitCode.USAGE)
     if request.mmap_threshold is not None and not (asks or request.several):
-        message = "`--mmap-threshold` changes the memory of the process, which is not asked for"
+        message = (
+            "`--mmap-threshold` changes the memory of the process, which only `--fits` and `--batch-size max` report"
+        )
         raise LatteError(message, hint="add `--fits 8GiB` or `--batch-size max:8GiB`", exit_code=ExitCode.USAGE)
 
 
 def _check_several(request: "EstimateRequest") -> None:
     check_given(request)
     check_apart(
-        request.given, [(each, ("--batch-size",), "it is of one batch, and several are asked for") for each in _OF_ONE]
+        request.given, [(each, ("--batch-size",), "it concerns one batch, and there are several") for each in _OF_ONE]
     )
     if request.form not in (each.value for each in Format):
         message = f"`--format {request.form}` shows one batch"

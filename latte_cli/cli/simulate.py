@@ -44,9 +44,9 @@ def simulate(request: SimulateRequest) -> None:
     """Compare methods of federated learning by virtual time.
 
     It is the time that they take to an accuracy. Devices train as in a federation; the clock's ticks are the rounds as
-    estimated on their profiles. Each method is tuned on seeds of their own. Every training and every run is a file in
-    DIR and is not made again, so a study that was interrupted goes on where it stopped; two processes may share a
-    folder. DIR also gets the curves, as PNG and SVG.
+    estimated on their profiles. Each method is tuned on other seeds than it is judged on. Every training and every run
+    is a file in DIR and is not made again, so a study that was interrupted goes on where it stopped; two processes may
+    share a folder. DIR also gets the curves, as PNG and SVG.
 
     \b
     The study file (docs/study.yaml is a whole one):

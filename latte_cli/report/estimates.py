@@ -233,7 +233,7 @@ def schedule_lines(estimate: Estimate | MixedStep, schedule: Schedule) -> dict[s
         if paced_s > estimate.step_s:
             lines["step, waiting for data"] = duration(paced_s)
         else:
-            lines["loading the samples of a step"] = f"{loaded}, beside the step, which is the slower"
+            lines["loading the samples of a step"] = f"{loaded}, while the step runs, which takes longer"
     if epoch_s := found["epoch_s"]:
         lines[f"epoch of {schedule.samples} samples"] = duration(epoch_s)
     low, middle, high = found["round_low_s"], found["round_s"], found["round_high_s"]
@@ -344,7 +344,7 @@ def _totals(estimate: Estimate, schedule: Schedule) -> Iterator[str]:
     yield f"memory {held}; {_shares(estimate)}"
     yield from checkpoints.checkpoint_lines(estimate)
     if estimate.transfer_s:
-        yield f"copying a batch to the GPU {duration(estimate.transfer_s)}, beside the step"
+        yield f"copying a batch to the GPU {duration(estimate.transfer_s)}, not counted in the step"
     if estimate.energy_j:
         yield f"energy {estimate.energy_j:.3g} J"
     yield from _beside_lines(estimate)

@@ -21,7 +21,7 @@ from latte_cli.layers import Convolution, Phase, Shape
 from latte_cli.precisions import Layout
 from latte_cli.tasks import Settings, Task
 
-ABSENT = "there is no oneDNN beside torch's own, see `latte doctor`"
+ABSENT = "there is no oneDNN besides the one inside torch, see `latte doctor`"
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2}
 """How far a result may be from the reference, relative to its largest number: rounding stays below, faults do not."""
