@@ -8,7 +8,7 @@ from latte_cli.network import load
 from latte_cli.network.zoo import export
 from latte_cli.store import open_store
 
-_HEAVY = {"torch", "sklearn", "pandas", "scipy", "xgboost"}
+_HEAVY = {"torch", "sklearn", "pandas", "scipy", "xgboost", "jsonschema", "rich"}
 _RUN = """
 import sys
 from latte_cli.cli import main
@@ -49,10 +49,23 @@ def test_an_estimate_that_is_looked_up_loads_nothing_heavy(model, uri):
     assert loaded("estimate", model, *options) == set()
 
 
-def test_a_prediction_loads_neither_torch_nor_pandas_nor_scikit_learn(model, uri):
+def test_a_prediction_needs_neither_the_package_of_xgboost_nor_what_it_imports(model, uri):
     options = ("--batch-size", 64, "--store", uri, "--device", DEVICE.slug)
     loaded("estimate", model, *options)
-    assert loaded("estimate", model, *options) <= {"xgboost", "scipy"}
+    assert loaded("estimate", model, *options) == set()
+
+
+def test_a_command_imports_no_other(model, uri):
+    options = ("--batch-size", 8, "--store", uri, "--device", DEVICE.slug)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "latte_cli", *map(str, ("estimate", model, *options))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "latte_cli.cli.estimate" in found
+    assert not {f"latte_cli.cli.{name}" for name in ("allocate", "profile", "simulate", "store", "zoo")} & found
 
 
 def test_a_device_of_a_federation_names_its_prices_without_torch():
