@@ -150,12 +150,14 @@ def _library() -> ctypes.CDLL | None:
     """XGBoost's shared library, where its wheels have it; None where it is elsewhere, if anywhere."""
     try:
         spec = find_spec("xgboost")
-        folder = Path((spec.submodule_search_locations or ())[0]) if spec else Path()
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        folder = Path(next(iter(spec.submodule_search_locations))).absolute()
         library = ctypes.CDLL(str(folder / "lib" / _FILES[sys.platform]))
         for name, types in _FUNCTIONS.items():
             getattr(library, name).argtypes = types
         library.XGBGetLastError.restype = ctypes.c_char_p
-    except (ImportError, OSError, AttributeError, KeyError, IndexError, ValueError):
+    except (ImportError, OSError, AttributeError, KeyError, ValueError):
         return None  # the package itself says what is wrong, if it is
     return library
 
