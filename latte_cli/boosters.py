@@ -53,6 +53,8 @@ def load_booster(content: bytes, features: int, outputs: int = 1) -> Any:
     Raises ValueError for any other one. XGBoost crashes on some bytes that it did not write, so they come from
     `artefacts`. The same object for the same arguments: it is to predict with, not to be trained further.
     """
+    if not content:  # XGBoost ends the process
+        raise ValueError("unreadable trees")
     library = _library()
     booster = _packaged_booster(content) if library is None else LoadedBooster(library, content)
     if booster.num_features() != features:

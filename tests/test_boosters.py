@@ -37,9 +37,14 @@ def test_the_library_predicts_what_the_package_does(path):
 
 
 def test_what_is_no_booster_is_refused_without_the_package():
-    for content in (b"", b"{}", b"x" * 100):
+    for content in (b"{}", b"x" * 100):
         with pytest.raises(ValueError, match="unreadable trees"):
             boosters.LoadedBooster(boosters._library(), content)
+
+
+def test_an_empty_file_is_refused_before_xgboost_ends_the_process_for_it():
+    with pytest.raises(ValueError, match="unreadable trees"):
+        boosters.load_booster(b"", 1)
 
 
 def test_small_predictions_leave_the_threads_of_openmp_as_they_were():
