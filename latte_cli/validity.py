@@ -28,17 +28,18 @@ def validity_test(schema: Mapping[str, Any] | bool) -> Test:
     """
     if isinstance(schema, bool):
         return lambda value: schema
-    tests = [_KEYWORDS[name](schema[name], schema) for name in _known(schema) if name in _KEYWORDS]
+    tests = [_KEYWORDS[name](schema[name], schema) for name in _keywords(schema)]
     if len(tests) == 1:
         return tests[0]
     return lambda value: all(test(value) for test in tests)
 
 
-def _known(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def _keywords(schema: Mapping[str, Any]) -> list[str]:
+    """The names of the tests in a schema; raises UnknownKeyword for others than annotations."""
     for name in schema:
         if name not in _KEYWORDS and name not in _ANNOTATIONS:
             raise UnknownKeyword(name)
-    return schema
+    return [name for name in schema if name in _KEYWORDS]
 
 
 def is_number(value: object) -> bool:
@@ -120,7 +121,7 @@ def _additional(wanted: bool | Mapping[str, Any], schema: Mapping[str, Any]) -> 
     )
 
 
-def _required(wanted: Sequence[str], schema: Mapping[str, Any]) -> Test:
+def _requirement(wanted: Sequence[str], schema: Mapping[str, Any]) -> Test:
     names = frozenset(wanted)
     return lambda value: not isinstance(value, dict) or names <= value.keys()
 
@@ -144,6 +145,6 @@ _KEYWORDS: Mapping[str, Callable[[Any, Mapping[str, Any]], Test]] = {
     "prefixItems": _prefix_items,
     "properties": _properties,
     "additionalProperties": _additional,
-    "required": _required,
+    "required": _requirement,
     "oneOf": _one_of,
 }
