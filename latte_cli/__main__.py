@@ -1,12 +1,15 @@
 """`latte` and `python -m latte_cli`: the command line, whose modules are imported within reach of Ctrl-C."""
 
+import gc
 import sys
 
+_FEW_COLLECTIONS = (50_000, 20, 20)  # benchmarks/estimate_speed.py: what lives on is not looked at again and again
 _INTERRUPTED = 130  # errors.ExitCode.INTERRUPTED, which may not have been imported yet
 
 
 def main() -> None:
     """Run the command line; an interrupt before it can report it itself, or after, ends as one during it does."""
+    gc.set_threshold(*_FEW_COLLECTIONS)
     try:
         from latte_cli import interrupts
 

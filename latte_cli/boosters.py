@@ -1,12 +1,23 @@
-"""XGBoost: imported without what it does not need here, and its own files read without trusting them."""
+"""XGBoost: to predict by its library alone, to fit by its package, and its own files read without trusting them."""
 
+import ctypes
+import json
 import sys
-from functools import lru_cache
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from math import nan
+from pathlib import Path
+from typing import Any, TypeAlias
+from weakref import finalize
 
 import numpy as np
+import numpy.typing as npt
 
 from latte_cli.errors import LatteError
+
+Predicted: TypeAlias = npt.NDArray[np.float32]
 
 
 def xgboost_module() -> Any:
@@ -42,14 +53,130 @@ def load_booster(content: bytes, features: int, outputs: int = 1) -> Any:
     Raises ValueError for any other one. XGBoost crashes on some bytes that it did not write, so they come from
     `artefacts`. The same object for the same arguments: it is to predict with, not to be trained further.
     """
+    if not content:  # XGBoost ends the process
+        raise ValueError("unreadable trees")
+    library = _library()
+    booster = _packaged_booster(content) if library is None else LoadedBooster(library, content)
+    if booster.num_features() != features:
+        raise ValueError("trees of other features")
+    if booster.inplace_predict(np.zeros((1, features), dtype=np.float32)).size != outputs:
+        raise ValueError("trees with other outputs")
+    return booster
+
+
+def _packaged_booster(content: bytes) -> Any:
+    """The booster as XGBoost's package has it; raises ValueError for bytes that are none."""
     xgboost = xgboost_module()
     booster = xgboost.Booster()
     try:
         booster.load_model(bytearray(content))
     except xgboost.core.XGBoostError as exc:
         raise ValueError("unreadable trees") from exc
-    if booster.num_features() != features:
-        raise ValueError("trees of other features")
-    if booster.inplace_predict(np.zeros((1, features), dtype=np.float32)).size != outputs:
-        raise ValueError("trees with other outputs")
     return booster
+
+
+# The library: what its header xgboost/c_api.h declares, the same since version 2.1
+
+_FILES = {"linux": "libxgboost.so", "darwin": "libxgboost.dylib", "win32": "xgboost.dll"}  # in the wheels, below lib/
+_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "XGBoosterCreate": (ctypes.c_void_p, ctypes.c_uint64, ctypes.POINTER(ctypes.c_void_p)),
+    "XGBoosterFree": (ctypes.c_void_p,),
+    "XGBoosterLoadModelFromBuffer": (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint64),
+    "XGBoosterGetNumFeature": (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)),
+    "XGBoosterPredictFromDense": (
+        *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p),
+        ctypes.POINTER(ctypes.POINTER(ctypes.c_uint64)),
+        *(ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.POINTER(ctypes.c_float))),
+    ),
+}
+_AS_VALUES = json.dumps(
+    {
+        **{"type": 0, "training": False, "iteration_begin": 0, "iteration_end": 0},  # all trees, no margins
+        **{"missing": nan, "strict_shape": False, "cache_id": 0},
+    }
+).encode()
+_FEW_ROWS = 2048  # benchmarks/estimate_speed.py: one thread predicts so many in some 10 ms
+
+
+class LoadedBooster:
+    """Trees to predict with. They need the shared library, and none of what XGBoost's package imports (scipy)."""
+
+    def __init__(self, library: ctypes.CDLL, content: bytes) -> None:
+        """Raises ValueError for bytes that are no booster."""
+        self._library, self._content, self._handle = library, content, ctypes.c_void_p()
+        self._call("XGBoosterCreate", None, 0, ctypes.byref(self._handle))
+        finalize(self, library.XGBoosterFree, self._handle).atexit = False
+        try:
+            with _one_thread(library):
+                self._call("XGBoosterLoadModelFromBuffer", self._handle, content, len(content))
+        except RuntimeError as exc:
+            raise ValueError("unreadable trees") from exc
+
+    def num_features(self) -> int:
+        """How many features a prediction is made from."""
+        count = ctypes.c_uint64()
+        self._call("XGBoosterGetNumFeature", self._handle, ctypes.byref(count))
+        return count.value
+
+    def inplace_predict(self, data: npt.ArrayLike) -> Predicted:
+        """The prediction of each row of `data`."""
+        rows = np.ascontiguousarray(data, dtype=np.float32)
+        shape, rank = ctypes.POINTER(ctypes.c_uint64)(), ctypes.c_uint64()
+        values = ctypes.POINTER(ctypes.c_float)()
+        with _one_thread(self._library, wanted=len(rows) <= _FEW_ROWS):
+            self._call(
+                *("XGBoosterPredictFromDense", self._handle, json.dumps(rows.__array_interface__).encode()),
+                *(_AS_VALUES, None, ctypes.byref(shape), ctypes.byref(rank), ctypes.byref(values)),
+            )
+        found = np.empty(shape[: rank.value], dtype=np.float32)
+        ctypes.memmove(found.ctypes.data, values, found.nbytes)  # the library's own are overwritten by its next ones
+        return found
+
+    def save_raw(self, raw_format: str) -> bytearray:
+        """As XGBoost's package does it."""
+        saved: bytearray = _packaged_booster(self._content).save_raw(raw_format=raw_format)
+        return saved
+
+    def get_score(self, importance_type: str) -> dict[str, float]:
+        """As XGBoost's package does it."""
+        scores: dict[str, float] = _packaged_booster(self._content).get_score(importance_type=importance_type)
+        return scores
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        if getattr(self._library, name)(*arguments):
+            raise RuntimeError(self._library.XGBGetLastError().decode(errors="replace"))
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """XGBoost's shared library, where its wheels have it; None where it is elsewhere, if anywhere."""
+    try:
+        spec = find_spec("xgboost")
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        folder = Path(next(iter(spec.submodule_search_locations))).absolute()
+        library = ctypes.CDLL(str(folder / "lib" / _FILES[sys.platform]))
+        for name, types in _FUNCTIONS.items():
+            getattr(library, name).argtypes = types
+        library.XGBGetLastError.restype = ctypes.c_char_p
+    except (ImportError, OSError, AttributeError, KeyError, ValueError):
+        return None  # the package itself says what is wrong, if it is
+    return library
+
+
+@contextmanager
+def _one_thread(library: ctypes.CDLL, *, wanted: bool = True) -> Iterator[None]:
+    """No second thread of OpenMP, if that is `wanted`: for little work they take more of the CPU than they save.
+
+    They wait in a loop for the next work. Where OpenMP cannot be reached, it has its way.
+    """
+    most, limit = (getattr(library, name, None) for name in ("omp_get_max_threads", "omp_set_num_threads"))
+    if not wanted or most is None or limit is None:
+        yield
+        return
+    before = most()
+    limit(1)
+    try:
+        yield
+    finally:
+        limit(before)

@@ -3,15 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from latte_cli.errors import LatteError, unknown
 from latte_cli.files import first_bytes
+from latte_cli.validity import CHECKED_BY_READER, LARGEST_INTEGER, Test, is_integer, is_number, validity_test
 
 SCHEMAS = Path(__file__).with_name("schemas")
 """Where the JSON Schemas are, one for each document that LATTE writes or reads."""
@@ -21,7 +20,6 @@ _MOST_LISTS = 1 << 22  # chosen: lists and objects take up to 250 bytes each, an
 DEEPEST = 32  # three times what any schema asks for; far from Python's limit of 1,000 calls
 _MOST_SAID = 200  # letters of what is wrong with a document, whose names may have any length
 _MOST_SHOWN = 40  # letters of a value or a name: an error is one line
-_LARGEST_INTEGER = 2**63 - 1  # what NumPy's and Arrow's widest integers hold
 
 
 class Missing(LatteError):
@@ -109,6 +107,8 @@ def check(document: object, name: str, source: DocumentSource) -> None:
         if said != name:
             what = f"has the schema `{_short(said)}`" if isinstance(said, str) else "says no schema"
             raise source.error(f"it {what}, not `{name}`")
+    if _test(name)(document):
+        return
     for error in _validator(name).iter_errors(document):
         problem, nearer = _problem(error)
         raise source.error(_place(error.absolute_path) + problem, nearer)
@@ -155,28 +155,32 @@ def _is_finite_in(name: str) -> bool:
 
 
 @lru_cache
+def _test(name: str) -> Test:
+    return validity_test(schema(name))
+
+
+@lru_cache
 def _validator(name: str) -> Any:
+    """The validator that says what is wrong: it takes long to import, and many times as long as the test."""
     from jsonschema.validators import Draft202012Validator, extend
 
     whole = Draft202012Validator.VALIDATORS["additionalProperties"]
 
     def additional(validator: Any, value: Any, instance: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
         """Leaves out what there is so much of that the reader checks it itself."""
-        return iter(()) if schema.get("x-checked-by-reader") else whole(validator, value, instance, schema)
+        return iter(()) if schema.get(CHECKED_BY_READER) else whole(validator, value, instance, schema)
 
-    types = Draft202012Validator.TYPE_CHECKER.redefine_many({"number": _is_finite, "integer": _is_integer})
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many({"number": _is_number, "integer": _is_integer})
     kind: Any = extend(Draft202012Validator, {"additionalProperties": additional}, type_checker=types)
     return kind(schema(name))
 
 
-def _is_finite(_: object, value: object) -> bool:
-    with suppress(OverflowError):  # an integer that no float holds
-        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-    return False
+def _is_number(_: object, value: object) -> bool:
+    return is_number(value)
 
 
 def _is_integer(_: object, value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_INTEGER
+    return is_integer(value)
 
 
 # What is wrong, in words
@@ -234,7 +238,7 @@ def _show(value: object) -> str:
     """A value in an error: whole where it is short, else by its kind."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
-    if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
         return "a number of that size"
     return f"`{_short(value if isinstance(value, str) else json.dumps(value))}`"
 

@@ -95,23 +95,22 @@ def combine_passes(measurements: Iterable[Measurement]) -> list[Timing]:
     The interval is that of one call: exp(±1.96 s) times the median, where s² is the variance of the logarithm
     within a pass plus that between passes, and s is at least 3 %.
     """
-    passes: defaultdict[Task, list[Measurement]] = defaultdict(list)
+    passes: defaultdict[Task, list[tuple[Measurement, float]]] = defaultdict(list)
     for row in measurements:
-        if isinstance(row.task, Task) and row.outcome is Outcome.OK and row.seconds:
-            passes[row.task].append(row)
-    return [_timing_of(task, rows) for task, rows in passes.items()]
+        if isinstance(row.task, Task) and row.outcome is Outcome.OK and (seconds := row.seconds):
+            passes[row.task].append((row, seconds))
+    return [_timing_of(task, *zip(*each, strict=True)) for task, each in passes.items()]
 
 
-def _timing_of(task: Task, rows: Sequence[Measurement]) -> Timing:
-    medians = [row.seconds or 0.0 for row in rows]
-    device_s = median(medians)
-    within = median(_log_spread(row.device_times_s) for row in rows)
+def _timing_of(task: Task, rows: Sequence[Measurement], medians: Sequence[float]) -> Timing:
+    device_s = _middle(medians)
+    within = _middle([_log_spread(row.device_times_s) for row in rows])
     spread = max(_LEAST_SPREAD, sqrt(within**2 + _log_spread(medians) ** 2))
     workspaces = [row.workspace_bytes for row in rows if row.workspace_bytes is not None]
     return Timing(
         task=task,
         device_s=device_s,
-        host_s=median([_host_s(row) for row in rows]),
+        host_s=_middle([_host_s(row) for row in rows]),
         power_w=_mean([power for row in rows for power in (row.before.power_w, row.after.power_w)]),
         low_s=device_s * exp(-Z95 * spread),
         high_s=device_s * exp(Z95 * spread),
@@ -122,6 +121,11 @@ def _timing_of(task: Task, rows: Sequence[Measurement]) -> Timing:
         deterministic=min((row.deterministic for row in rows if row.deterministic is not None), default=None),
         notes=next((row.notes for row in rows if row.notes), ()),
     )
+
+
+def _middle(values: Sequence[float]) -> float:
+    """The median; most tasks have one pass, whose value it is."""
+    return values[0] if len(values) == 1 else median(values)
 
 
 def _host_s(row: Measurement) -> float:
@@ -255,6 +259,31 @@ class Lookup:
             self._rankings = self._everything.rankings
             self._index(self._everything.timings)
         return self._everything
+
+    def has_all_rows(self, pairs: Iterable[Pair]) -> bool:
+        """Whether all rows of the device are read by now; they are read here where a layer of `pairs` has none.
+
+        Its neighbours will be looked for, so that all are read anyway. Raises NotProfiled as `measured_timings` does.
+        """
+        layers = {layer for layer, _ in pairs}
+        if self._everything is None and not self._asked and layers:
+            rows = self.store.measurements(self.slug, layers=sorted(layers, key=repr))
+            if layers != {row.task.layer for row in rows} and self._has_one_number_of_threads():
+                self._whole()
+                self._asked |= layers
+                if not self._covers(layers):
+                    raise self._not_profiled()
+        return self._everything is not None
+
+    def _has_one_number_of_threads(self) -> bool:
+        """Whether it does not matter which rows are read first for the number of threads that is looked up."""
+        timings = _everything(self.store, self.slug).timings
+        return self.threads is not None or len({timing.task.settings.threads for timing in timings}) == 1
+
+    @property
+    def has_wholes(self) -> bool:
+        """Whether a network was run whole on the device; this reads all its rows."""
+        return any(isinstance(timing.task.layer, Whole) for timing in self._whole().timings)
 
     def rankings(self, pairs: Iterable[Pair]) -> dict[Pair, tuple[str, ...]]:
         """The names of algorithms, engines aside, as the library's own heuristic ranks them for each of `pairs`.

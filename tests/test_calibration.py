@@ -8,11 +8,14 @@ import pytest
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.devices import CPU, KINDS
+from latte_cli.estimator import Estimator
 from latte_cli.estimator.calibration import Calibration, calibrate, calibration_pairs
 from latte_cli.estimator.steps import LOSS, UPDATE, Step, step_calls
 from latte_cli.layers import Phase, Whole
 from latte_cli.lookup import Timing
+from latte_cli.network import zoo
 from latte_cli.network.calibration import calibration_networks
+from latte_cli.store import open_store
 from latte_cli.strategies import usual
 from latte_cli.tasks import Settings, Task
 
@@ -97,3 +100,13 @@ def test_every_kind_that_rows_can_hold_has_its_values(kind):
     assert kind.sampling.least >= 1
     assert kind.rounds >= 1
     assert usual(kind)
+
+
+def test_networks_are_made_only_where_one_was_run_whole(tmp_path):
+    shipped = open_store(str(tmp_path / "store"))
+    slug = "reference-amd-epyc-family-26-model-2-2c-2t"
+    calibration_networks.cache_clear()
+    estimator = Estimator(shipped, slug)
+    estimator.estimate(zoo.network("lenet", batch_size=3))
+    assert calibration_networks.cache_info().misses == 0
+    assert estimator.calibration == Calibration()

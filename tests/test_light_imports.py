@@ -8,14 +8,14 @@ from latte_cli.network import load
 from latte_cli.network.zoo import export
 from latte_cli.store import open_store
 
-_HEAVY = {"torch", "sklearn", "pandas", "scipy", "xgboost"}
+_HEAVY = {"torch", "sklearn", "pandas", "scipy", "xgboost", "jsonschema"}
 _RUN = """
 import sys
 from latte_cli.cli import main
 try:
     main()
 finally:
-    print("loaded:", *{name.partition(".")[0] for name, module in sys.modules.items() if module}, file=sys.stderr)
+    print("loaded:", *(name for name, module in sys.modules.items() if module), file=sys.stderr)
 """
 
 
@@ -33,11 +33,16 @@ def uri(tmp_path, model):
     return store.uri
 
 
-def loaded(*arguments):
-    """The heavy packages that a `latte` process ends with."""
+def modules(*arguments):
+    """The modules that a `latte` process ends with."""
     done = subprocess.run([sys.executable, "-c", _RUN, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return _HEAVY & set(done.stderr.rpartition("loaded:")[2].split())
+    return set(done.stderr.rpartition("loaded:")[2].split())
+
+
+def loaded(*arguments):
+    """The heavy packages that a `latte` process ends with."""
+    return _HEAVY & {name.partition(".")[0] for name in modules(*arguments)}
 
 
 def test_help_loads_nothing_heavy():
@@ -49,10 +54,16 @@ def test_an_estimate_that_is_looked_up_loads_nothing_heavy(model, uri):
     assert loaded("estimate", model, *options) == set()
 
 
-def test_a_prediction_loads_neither_torch_nor_pandas_nor_scikit_learn(model, uri):
+def test_a_prediction_needs_neither_the_package_of_xgboost_nor_what_it_imports(model, uri):
     options = ("--batch-size", 64, "--store", uri, "--device", DEVICE.slug)
     loaded("estimate", model, *options)
-    assert loaded("estimate", model, *options) <= {"xgboost", "scipy"}
+    assert loaded("estimate", model, *options) == set()
+
+
+def test_a_command_imports_no_other(model, uri):
+    found = modules("estimate", model, "--batch-size", 8, "--store", uri, "--device", DEVICE.slug)
+    assert "latte_cli.cli.estimate" in found
+    assert not {f"latte_cli.cli.{name}" for name in ("allocate", "profile", "simulate", "store", "zoo")} & found
 
 
 def test_a_device_of_a_federation_names_its_prices_without_torch():

@@ -1,7 +1,7 @@
 """The command line: one file per command, each parses, calls and reports."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,19 +11,10 @@ import typer.main
 import latte_cli
 from latte_cli.cli import console, streams, usage
 from latte_cli.cli.advice import with_advice
+from latte_cli.cli.commands import COMMANDS, GROUPS
 from latte_cli.cli.help import QUIET, VERBOSE, Command, Group
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.printable import address
-
-app = typer.Typer(
-    name="latte",
-    cls=Group,
-    help="How long a training step takes on a device, which algorithms to run there, which sub-model to train.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 
 def _show_version(wanted: bool) -> None:
@@ -32,7 +23,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _latte(
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
@@ -56,22 +46,40 @@ def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _register() -> None:
-    from latte_cli.cli import commands
+def _app_with(names: Collection[str]) -> typer.Typer:
+    """`latte` with the commands and groups of these names, whose modules it imports."""
+    app = typer.Typer(
+        name="latte",
+        cls=Group,
+        help="How long a training step takes on a device, which algorithms to run there, which sub-model to train.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_latte)
+    for name in (name for name in COMMANDS if name in names):
+        app.command(name, cls=Command)(_interruptible(with_advice(name, COMMANDS[name])))
+    for name in (name for name in GROUPS if name in names):
+        app.add_typer(_with_advice(name, GROUPS[name]), name=name, cls=Group)
+    return app
 
-    for name, command in commands.COMMANDS.items():
-        app.command(name, cls=Command)(_interruptible(with_advice(name, command)))
-    for name, group in commands.GROUPS.items():
-        for info in group.registered_commands:
-            info.cls = Command
-            if info.callback:
-                info.callback = _interruptible(
-                    with_advice(f"{name} {info.name or info.callback.__name__}", info.callback)
-                )
-        app.add_typer(group, name=name, cls=Group)
+
+@cache
+def _with_advice(name: str, group: typer.Typer) -> typer.Typer:
+    """`group`, which is called `name`, with its commands as those of `latte` are."""
+    for info in group.registered_commands:
+        info.cls = Command
+        if info.callback:
+            info.callback = _interruptible(with_advice(f"{name} {info.name or info.callback.__name__}", info.callback))
+    return group
 
 
-_register()
+def __getattr__(name: str) -> Any:
+    """`app`, all of `latte`, which is put together when it is asked for."""
+    if name == "app":
+        return globals().setdefault(name, _app_with((*COMMANDS, *GROUPS)))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main() -> None:
@@ -86,11 +94,17 @@ def main() -> None:
 
 
 @cache
-def _command() -> Callable[..., Any]:
-    """The commands with their options, which take longer to put together than most take to parse."""
-    command = typer.main.get_command(app)
+def _command(name: str | None = None) -> Callable[..., Any]:
+    """The command called `name` within `latte`, or all commands; to put one together takes longer than to parse it."""
+    command = typer.main.get_command(_app_with((*COMMANDS, *GROUPS) if name is None else (name,)))
     _leave_reading_to_readers(command)
     return command
+
+
+def _named_command(words: Sequence[str]) -> str | None:
+    """The command that a command line begins with, but for flags; None where it is to be told of others too."""
+    first = next((word for word in words if word not in ("-q", "--quiet", "-v", "--verbose")), None)
+    return first if first in COMMANDS or first in GROUPS else None
 
 
 def _leave_reading_to_readers(command: Any) -> None:
@@ -106,7 +120,7 @@ def _run() -> int:
     """The exit code of the command; raises LatteError where stdout cannot be written."""
     console.put_advice(str)  # as long as no command runs
     try:
-        return int(_command()(standalone_mode=False) or ExitCode.DONE)
+        return int(_command(_named_command(sys.argv[1:]))(standalone_mode=False) or ExitCode.DONE)
     except LatteError as error:
         return _tell(error)
     except _USAGE_ERRORS as error:

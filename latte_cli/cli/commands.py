@@ -1,37 +1,50 @@
-"""The commands, by name."""
+"""The commands, by name; each is imported when it is asked for, as few command lines need two."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from typing import Any, TypeVar
 
 import typer
 
-from latte_cli.cli.allocate import allocate
-from latte_cli.cli.doctor import doctor
-from latte_cli.cli.estimate import estimate
-from latte_cli.cli.explain import explain
-from latte_cli.cli.import_files import app as import_files
-from latte_cli.cli.plan import app as plan
-from latte_cli.cli.profile import profile
-from latte_cli.cli.report import report
-from latte_cli.cli.simulate import simulate
-from latte_cli.cli.store import app as store
-from latte_cli.cli.train_estimator import train_estimator
-from latte_cli.cli.train_selector import train_selector
-from latte_cli.cli.tune import tune
-from latte_cli.cli.verify import verify
-from latte_cli.cli.zoo import app as zoo
+_T = TypeVar("_T")
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "profile": profile,
-    "train-selector": train_selector,
-    "train-estimator": train_estimator,
-    "estimate": estimate,
-    "explain": explain,
-    "verify": verify,
-    "tune": tune,
-    "report": report,
-    "allocate": allocate,
-    "simulate": simulate,
-    "doctor": doctor,
-}
-GROUPS: dict[str, typer.Typer] = {"plan": plan, "import": import_files, "store": store, "zoo": zoo}
+
+class _Imported(Mapping[str, _T]):
+    """What the modules of a table hold, by the names there; a module is imported when its name is looked up."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = places
+
+    def __getitem__(self, name: str) -> _T:
+        module, _, variable = self._places[name].partition(":")
+        found: _T = getattr(import_module(f"latte_cli.cli.{module}"), variable)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+
+COMMANDS: Mapping[str, Callable[..., Any]] = _Imported(
+    {
+        "profile": "profile:profile",
+        "train-selector": "train_selector:train_selector",
+        "train-estimator": "train_estimator:train_estimator",
+        "estimate": "estimate:estimate",
+        "explain": "explain:explain",
+        "verify": "verify:verify",
+        "tune": "tune:tune",
+        "report": "report:report",
+        "allocate": "allocate:allocate",
+        "simulate": "simulate:simulate",
+        "doctor": "doctor:doctor",
+    }
+)
+GROUPS: Mapping[str, typer.Typer] = _Imported(
+    {"plan": "plan:app", "import": "import_files:app", "store": "store:app", "zoo": "zoo:app"}
+)

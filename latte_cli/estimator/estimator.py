@@ -214,8 +214,11 @@ class Estimator:
     def _measured_timings(self, pairs: Sequence[Pair]) -> dict[Pair, tuple[Timing, ...]]:
         """The measured timings of `pairs`.
 
-        The first reading brings what checkpoints cost too, and the calibration if it is used.
+        The first reading brings what checkpoints cost too, and the calibration if it is used and any network was run
+        whole: to make its networks takes as long as to read a large one.
         """
+        if self._uncalibrated and self._lookup.has_all_rows(pairs) and not self._lookup.has_wholes:
+            self._uncalibrated = False
         beside = (*CHECKPOINT_PAIRS, *(calibration_pairs(self.device.kind) if self._uncalibrated else ()))
         found = self._lookup.measured_timings(pairs, beside)
         self._checkpoint_costs = checkpoint_costs(found)

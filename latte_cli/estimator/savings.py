@@ -26,9 +26,12 @@ class Saving:
 
 def savings(estimate: Estimate) -> list[Saving]:
     """What each checkpointed region saves beside the others, and costs."""
+    regions = (*estimate.network.checkpoints, *estimate.step.checkpoints)
+    if not regions:
+        return []
     with_all = _held_bytes(estimate, estimate.network)
     found = []
-    for region in (*estimate.network.checkpoints, *estimate.step.checkpoints):
+    for region in regions:
         names, calls = set(region.nodes), [part for part in estimate.parts if part.name == checkpoint_name(region)]
         call_s = sum(part.count * _seconds(estimate, part) for part in calls)
         again_s = sum(part.count * part.device_s for part in estimate.parts if part.again and part.name in names)

@@ -111,10 +111,15 @@ def layer_from_text(text: str) -> Layer:
     try:
         body = json.loads(text)
         layer = _BY_KIND[body.pop("kind")]
-        types = {field.name: get_origin(field.type) or field.type for field in fields(layer)}
+        types = _field_types(layer)
         return layer(**{name: _check_type(_as_tuples(value), types[name]) for name, value in body.items()})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise LatteError(f"not a layer: {text[:80]}", hint="was it written by a newer version?") from exc
+
+
+@lru_cache(maxsize=64)  # chosen: more than there are kinds
+def _field_types(layer: type[Layer]) -> dict[str, Any]:
+    return {field.name: get_origin(field.type) or field.type for field in fields(layer)}
 
 
 def _as_tuples(value: Any) -> Any:

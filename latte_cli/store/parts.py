@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -442,31 +442,59 @@ def _open_footer(part: Part, stream: Any) -> _Opened:
     Arrow reads no row groups here: some damage to them ends the process.
     """
     end = _end(stream)
+    said = _said_by(end)
+    if said.version > schema.VERSION:
+        raise Newer(part, said.version)
+    if said.device is None or said.device.slug != part.slug or not _SAFE_SLUG.fullmatch(part.slug):
+        raise ValueError("it is of another device than its folder")
+    checks.check_moments(said.first_s, said.last_s)
+    footer = Footer(
+        part=part,
+        device=said.device,
+        rows=said.rows,
+        unpacked_bytes=said.unpacked_bytes,
+        first_s=said.first_s,
+        last_s=said.last_s,
+    )
+    return _Opened(stream=stream, end=end, groups=said.groups, version=said.version, footer=footer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """What the end of a file says of it: as Footer and _Opened have it; of a newer schema the version alone."""
+
+    version: int
+    device: Device | None = None
+    groups: tuple[Group, ...] = ()
+    rows: int = 0
+    unpacked_bytes: int = 0
+    first_s: float = 0.0
+    last_s: float = 0.0
+
+
+@lru_cache(maxsize=16)  # chosen: a command reads the footers of a few parts up to nine times each
+def _said_by(end: bytes) -> _Said:
+    """What the `end` of a part says; raises ValueError for that of another file."""
     described = describe(end[: -_TAIL.size])
     said = described.said
     if not {schema.VERSION_KEY, schema.DEVICE_KEY} <= set(said):
         raise ValueError("it is no part of a store")
     version = int(said[schema.VERSION_KEY])
     if version > schema.VERSION:
-        raise Newer(part, version)
+        return _Said(version=version)
     if version < 1:
         raise ValueError(f"there is no schema {version}")
     unpacked_bytes, groups = checks.check_footer(described, version)
-    device = schema.device_from_text(said[schema.DEVICE_KEY].decode())
-    if device.slug != part.slug or not _SAFE_SLUG.fullmatch(part.slug):
-        raise ValueError("it is of another device than its folder")
     moments_s = bounds(groups, "measured_at")
-    first_s, last_s = min(moments_s, default=0.0), max(moments_s, default=0.0)
-    checks.check_moments(first_s, last_s)
-    footer = Footer(
-        part=part,
-        device=device,
+    return _Said(
+        version=version,
+        device=schema.device_from_text(said[schema.DEVICE_KEY].decode()),
+        groups=tuple(groups),
         rows=described.rows,
         unpacked_bytes=unpacked_bytes,
-        first_s=first_s,
-        last_s=last_s,
+        first_s=min(moments_s, default=0.0),
+        last_s=max(moments_s, default=0.0),
     )
-    return _Opened(stream=stream, end=end, groups=groups, version=version, footer=footer)
 
 
 def _end(stream: Any) -> bytes:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from latte_cli import boosters
 from latte_cli.devices import Device
 from latte_cli.layers import Optimizer
 from latte_cli.lookup import Source, Timing
@@ -40,7 +39,6 @@ class TimeModel:
 
     def log_times(self, tasks: Sequence[Task], device: Device) -> Array:
         """The logarithm of each task's time; not a number where its kind and phase are not known."""
-        xgboost = boosters.xgboost_module()
         result = log_base(tasks, self.card, self._prior)
         known = [row for row, time in enumerate(result) if not isnan(time)]
         if not known or not self.trees:
@@ -48,10 +46,10 @@ class TimeModel:
         known_tasks = [tasks[row] for row in known]
         columns = feature_columns(known_tasks, device, self.card.algorithms, result[known])
         for group, rows in by_group(known_tasks).items():
-            data = xgboost.DMatrix(columns[rows])
             trees = self.trees.get(group, ())
             if trees:
-                result[np.array(known)[rows]] += np.mean([booster.predict(data) for booster in trees], axis=0)
+                predicted = [booster.inplace_predict(columns[rows]) for booster in trees]
+                result[np.array(known)[rows]] += np.mean(predicted, axis=0)
         return result
 
     def _timing_of(self, task: Task, seconds: float) -> Timing:
