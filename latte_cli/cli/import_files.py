@@ -12,6 +12,7 @@ from latte_cli.cli.options import (
     FormatOption,
     ShapeOption,
     StoreOption,
+    parse_duration,
     parse_measured_layout,
     parse_measured_precision,
     parse_shapes,
@@ -109,6 +110,15 @@ def torch_trace(
     optimizer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Optimizer of the steps. [default: the trace's]")
     ] = None,
+    step_time: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_duration,
+            metavar="DURATION",
+            help="What a step takes without the profiler, as in 80ms. [default: the trace's, less what it tells of "
+            "the profiler]",
+        ),
+    ] = None,
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
@@ -121,7 +131,9 @@ def torch_trace(
     from latte_cli.store import open_store
     from latte_cli.torch_trace import TraceRequest, import_trace
 
-    request = TraceRequest(device=device, threads=threads, precision=precision, layout=layout, optimizer=optimizer)
+    request = TraceRequest(
+        device=device, threads=threads, precision=precision, layout=layout, optimizer=optimizer, step_s=step_time
+    )
     sizes, opened = parse_shapes(shape), open_store(store, skip=console.left_out)
 
     def network_at(batch: int | None) -> "Network":

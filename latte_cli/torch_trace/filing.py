@@ -13,8 +13,8 @@ from typing import IO, TypeAlias
 from latte_cli import files
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends import host
-from latte_cli.devices import CPU, Device
-from latte_cli.errors import LatteError
+from latte_cli.devices import Device
+from latte_cli.errors import ExitCode, LatteError
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import IN_STEP, Measurement, QualityFlag, spread
 from latte_cli.network import Network
@@ -22,7 +22,7 @@ from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
 from latte_cli.tasks import Settings, Task
 from latte_cli.torch_trace.events import Category, Trace, read_trace
-from latte_cli.torch_trace.matching import Cost, Matched, Matcher
+from latte_cli.torch_trace.matching import LOSS, Cost, Matched, Matcher
 from latte_cli.torch_trace.origins import device_of, precision_of
 from latte_cli.torch_trace.overhead import overhead_s
 from latte_cli.torch_trace.steps import Role, TracedStep, traced_steps
@@ -35,18 +35,23 @@ _Pair: TypeAlias = tuple[Layer, Phase]
 
 _LEAST_FOUND = 0.5  # chosen: a model of other layers shares few shapes; one with some unknown layers many
 _MOST_BATCHES = 6  # chosen: the batch is the first size of most calls
+_MOST_SLOWED = 4  # chosen: the least layers take twice as long when they are traced
 _FEW_STEPS = 3  # chosen: fewer have no median that one odd step leaves alone
 
 
 @dataclass(frozen=True, kw_only=True)
 class TraceRequest:
-    """How a trace is read: `device` names its device (a CPU's trace does not), or stands for this machine's CPU."""
+    """How a trace is read: `device` names its device (a CPU's trace does not), or stands for this machine's CPU.
+
+    `step_s` is what a step takes without the profiler; by None its own time is estimated from the trace.
+    """
 
     device: str | None = None
     threads: int | None = None
     precision: Precision | None = None
     layout: Layout = Layout.NCHW
     optimizer: str | None = None
+    step_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +94,7 @@ def import_trace(path: Path, load: LoadNetwork, store: Store, request: TraceRequ
     device = device_of(trace, request.device, request.threads, store)
     network, matcher = _matcher(path, load, steps)
     matched = [matcher.match(step) for step in steps]
-    per_event_s = overhead_s(trace, steps) if not device.kind.queued else 0.0
+    per_event_s = overhead_s(steps) if request.step_s is None else _overhead_of(request.step_s, matched)
     optimizer = request.optimizer or optimizer_of(
         matched[0].updates, tensors=len(network.trained_sizes), on_gpu=device.kind.own_memory
     )
@@ -103,6 +108,19 @@ def import_trace(path: Path, load: LoadNetwork, store: Store, request: TraceRequ
     with store.writer(device) as writer:
         writer.extend(rows)
     return _summary(path, device, settings, network, matcher, matched, rows, per_event_s, trace, steps, optimizer)
+
+
+def _overhead_of(step_s: float, matched: Sequence[Matched]) -> float:
+    """Seconds for each of the profiler's events, of steps that take `step_s` without it; 0 where they took no more."""
+    traced_s = median(step.total.host_s for step in matched)
+    recorded = median(step.total.recorded for step in matched)
+    if step_s * _MOST_SLOWED < traced_s:
+        raise LatteError(
+            f"a step takes {traced_s:.3g} s in the trace, over {_MOST_SLOWED} times the {step_s:.3g} s without it",
+            hint="is `--step-time` that of this model and batch?",
+            exit_code=ExitCode.USAGE,
+        )
+    return max(0.0, traced_s - step_s) / max(1.0, recorded)
 
 
 def _read(path: Path) -> Trace:
@@ -278,4 +296,29 @@ def _summary(
         + median(step.beside.host_s for step in matched),
         optimizer=optimizer,
         unreadable=trace.unreadable,
+        doubts=tuple(_doubts(trace, device, matcher, matched, optimizer)),
     )
+
+
+def _doubts(
+    trace: Trace, device: Device, matcher: Matcher, matched: Sequence[Matched], optimizer: str | None
+) -> Iterator[str]:
+    """What there is to say of how far the rows can be trusted."""
+    if len(matched) < _FEW_STEPS:
+        yield f"it has {len(matched)} steps; trace at least {_FEW_STEPS}: `schedule(wait=1, warmup=1, active=3)`"
+    if trace.stacks:
+        yield "Python's own calls were traced too, which slows the host; leave out `with_stack=True`"
+    last = matched[-1]
+    if any(matcher.slots[place].name == LOSS for place in last.missing):
+        yield "its loss is no cross-entropy; `latte estimate --loss none` prices the step without one"
+    if last.update is None:
+        yield "it has no optimizer's step; `latte estimate --optimizer none` prices the step without one"
+    elif optimizer is None:
+        yield "its optimizer is not known; name the one that is most like it with `--optimizer`"
+    if last.passes > 1:
+        yield f"a step goes {last.passes} times through the model; `latte estimate --accumulate {last.passes}`"
+    if trace.unreadable:
+        yield f"{trace.unreadable} events have no valid form and were left out; write the trace again"
+    if device.kind.threaded and not device.memory_bytes:
+        yield "the CPU's memory is not known, so whether a step fits is not told; `--device cpu` on that machine knows"
+

@@ -52,6 +52,7 @@ class Matched:
     """
 
     costs: dict[tuple[int, Phase], Cost]
+    counts: Mapping[int, int]
     missing: tuple[int, ...]
     strangers: dict[str, Cost]
     update: Cost | None
@@ -62,9 +63,11 @@ class Matched:
 
     @property
     def total(self) -> Cost:
-        """What all that was matched took, in one pass."""
+        """What all that was matched took."""
         total = Cost()
-        for cost in (*self.costs.values(), *([self.update] if self.update else ()), *self.operations.values()):
+        for (place, _), cost in self.costs.items():
+            total.add(cost, self.counts[place])
+        for cost in (*([self.update] if self.update else ()), *self.operations.values()):
             total.add(cost)
         return total
 
@@ -146,6 +149,7 @@ class Matcher:
                 costs[owner, phase].add(cost, share / max(1, counts[owner]))
         return Matched(
             costs=dict(costs),
+            counts=counts,
             missing=tuple(place for place in range(len(self.slots)) if place not in counts),
             strangers=dict(strangers),
             update=update if updates else None,
@@ -269,6 +273,8 @@ _OF_FILTER = ("wgrad", "bwd_filter", "backward_filter", "backward_weight", "bwd_
 
 def _parts(layer: Layer, call: HostCall) -> tuple[float, float]:
     """The seconds of a backward call that are for the gradient of the input, and of the weight, as far as is told."""
+    if isinstance(layer, Convolution) and not call.kernels:
+        return _halves(layer, call)
     spent = {True: 0.0, False: 0.0}
     for event in [kernel for kernel, _ in call.kernels] or call.inner:
         name = event.name.lower()
@@ -281,6 +287,17 @@ def _parts(layer: Layer, call: HostCall) -> tuple[float, float]:
             seconds = [_seconds_of(event, call) for event in products]
             return (seconds[0], seconds[1])
     return spent[True], spent[False]
+
+
+def _halves(layer: Convolution, call: HostCall) -> tuple[float, float]:
+    """The parts of a convolution's backward call on a CPU: torch shapes the gradient of the input, then the weight's."""
+    ends = {
+        shape: max((event.end_s for event in call.inner[2:] if event.dims and event.dims[0] == shape), default=0.0)
+        for shape in (layer.input_shapes[0], layer.parameter_shapes[0])
+    }
+    data_end_s, filter_end_s = ends.values() if len(ends) == 2 else (0.0, 0.0)
+    data_s, filter_s = data_end_s - call.event.start_s, filter_end_s - data_end_s
+    return (data_s, filter_s) if min(data_s, filter_s) > 0 else (0.0, 0.0)
 
 
 def _seconds_of(event: Event, call: HostCall) -> float:
