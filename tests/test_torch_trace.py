@@ -21,7 +21,7 @@ from latte_cli.layers import Phase
 from latte_cli.measure import IN_STEP
 from latte_cli.network import Network, load
 from latte_cli.network.zoo import export, network
-from latte_cli.precisions import Precision
+from latte_cli.precisions import Layout, Precision
 from latte_cli.store import open_store
 from latte_cli.torch_trace import TraceImport, TraceRequest, import_trace
 
@@ -180,7 +180,9 @@ def test_layers_of_any_network_are_found_or_named(
     whole = [each["dur"] * 1e-6 for each in document_of(trace)["traceEvents"] if "ProfilerStep" in str(each["name"])]
     assert 0.3 * min(whole) < found.traced_s <= max(whole)
     rows = {(row.task.layer, row.task.phase) for row in store.measurements("desk")}
-    wanted = {node.layer.measured_as(phase) for node in read.nodes for phase in read.phases(node) if not node.layer.free}
+    wanted = {
+        node.layer.measured_as(phase) for node in read.nodes for phase in read.phases(node) if not node.layer.free
+    }
     assert wanted <= rows
 
 
@@ -192,7 +194,13 @@ def test_layers_of_any_network_are_found_or_named(
     [
         ("NVIDIA H100 80GB", "cudaLaunchKernel", "cuda_runtime", CUDA, "nvidia-h100-80gb"),
         ("AMD Instinct MI300X", "hipLaunchKernel", "cuda_runtime", ROCM, "amd-instinct-mi300x"),
-        ("Intel Data Center GPU Max 1550", "urEnqueueKernelLaunch", "xpu_runtime", XPU, "intel-data-center-gpu-max-1550"),
+        (
+            "Intel Data Center GPU Max 1550",
+            "urEnqueueKernelLaunch",
+            "xpu_runtime",
+            XPU,
+            "intel-data-center-gpu-max-1550",
+        ),
     ],
 )
 def test_kernels_are_filed_under_the_gpu_that_the_trace_names(
@@ -209,7 +217,9 @@ def test_kernels_are_filed_under_the_gpu_that_the_trace_names(
     assert 0 < sum(row.seconds or 0 for row in rows) < kernels_s
     assert any(row.kernels for row in rows)
     assert not any(row.task.settings.threads for row in rows)
-    priced = estimate_one(open_store(str(tmp_path / "s")), slug, load(folder / "encoder.pt2", batch_size=4), optimizer="adam")
+    priced = estimate_one(
+        open_store(str(tmp_path / "s")), slug, load(folder / "encoder.pt2", batch_size=4), optimizer="adam"
+    )
     assert not priced.missing
 
 
@@ -235,9 +245,23 @@ def with_inner_type(document: Document, name: str) -> str:
     body: Document = json.loads(text)
     for event in body["traceEvents"]:
         types = event.get("args", {}).get("Input type")
-        if types and event["name"] in ("aten::_convolution", "aten::mkldnn_convolution", "aten::convolution", "aten::addmm"):
+        if types and event["name"] in (
+            "aten::_convolution",
+            "aten::mkldnn_convolution",
+            "aten::convolution",
+            "aten::addmm",
+        ):
             event["args"]["Input type"] = [name if each == "float" else each for each in types]
     return json.dumps(body)
+
+
+def test_strides_tell_the_layout(tmp_path: Path) -> None:
+    model, x = small_cnn().to(memory_format=torch.channels_last), torch.randn(4, 3, 16, 16)
+    x = x.to(memory_format=torch.channels_last)
+    trace = write_trace(tmp_path / "t.json", training_step_of(model, x, 10), steps=1)
+    found = import_trace(trace, lambda batch: load(model, x), open_store(str(tmp_path / "s")), HERE)
+    assert found.settings.layout is Layout.CHANNELS_LAST
+    assert any("trace at least 3" in doubt for doubt in found.doubts)
 
 
 def test_an_apple_gpu_is_refused_since_its_kernels_are_not_timed(folder: Path, tmp_path: Path) -> None:

@@ -59,9 +59,8 @@ def write_trace(path: Path, step: Callable[[], None], *, steps: int = 3, shapes:
 
 def document_of(path: Path) -> Document:
     """What a trace says."""
-    text = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with text:
-        found: Document = json.load(text)
+    content = path.read_bytes()
+    found: Document = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
     return found
 
 

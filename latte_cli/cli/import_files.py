@@ -81,14 +81,15 @@ def neusight_csv(
 @app.command("torch-trace")
 def torch_trace(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Traces of training steps, plain or .gz.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Traces of training steps, plain or .gz.", show_default=False),
     ],
     model: Annotated[Path, typer.Option(metavar="MODEL", help=MODEL_HELP, show_default=False)],
     device: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="`cpu` for this machine's, or a name for the device; a CPU's trace needs it. [default: the trace's GPU]",
+            help="`cpu` for this machine's, or a name; a CPU's trace needs it. [default: the GPU that the trace names]",
         ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of a step. [default: the trace's]")] = None,
@@ -101,9 +102,11 @@ def torch_trace(
         ),
     ] = None,
     layout: Annotated[
-        Layout,
-        typer.Option(parser=parse_measured_layout, metavar="NAME", help="nchw or channels_last; a trace does not tell."),
-    ] = Layout.NCHW,
+        Layout | None,
+        typer.Option(
+            parser=parse_measured_layout, metavar="NAME", help="nchw or channels_last. [default: the trace's]"
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the CPU. [default: this machine's cores, else not known]")
     ] = None,

@@ -56,7 +56,8 @@ class Event:
     """Something that lasted, in seconds since the trace's own zero.
 
     `sequence` is that of the autograd node which an operator makes or which is evaluated, `forward_thread` that of its
-    operator (0 where it is none of backward). `correlation` links a kernel with its launch. -1 is unknown.
+    operator (0 where it is none of backward). `correlation` links a kernel with its launch. -1 is unknown. `dims`,
+    `types` and `values` are those of an operator's inputs, `strides` too where it is a convolution.
     """
 
     category: Category
@@ -70,6 +71,7 @@ class Event:
     dims: Dims | None = None
     types: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
+    strides: Dims | None = None
 
     @property
     def lasting_s(self) -> float:
@@ -236,6 +238,8 @@ class _Keeper:
         if category is Category.OPERATOR:
             event.dims = self._once(_dims(facts.get("input dims")))
             event.types = self._once(_texts(facts.get("input type")))
+            if "conv" in event.name:
+                event.strides = self._once(_dims(facts.get("input strides")))
             event.values = self._once(_texts(facts.get("concrete inputs")))
         return event
 

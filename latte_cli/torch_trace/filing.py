@@ -22,8 +22,8 @@ from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
 from latte_cli.tasks import Settings, Task
 from latte_cli.torch_trace.events import Category, Trace, read_trace
-from latte_cli.torch_trace.matching import LOSS, Cost, Matched, Matcher
-from latte_cli.torch_trace.origins import device_of, precision_of
+from latte_cli.torch_trace.matching import LOSS_SLOT, Cost, Matched, Matcher
+from latte_cli.torch_trace.origins import device_of, layout_of, precision_of
 from latte_cli.torch_trace.overhead import overhead_s
 from latte_cli.torch_trace.steps import Role, TracedStep, traced_steps
 from latte_cli.torch_trace.updates import optimizer_of
@@ -33,6 +33,7 @@ LoadNetwork: TypeAlias = Callable[[int | None], Network]
 
 _Pair: TypeAlias = tuple[Layer, Phase]
 
+_COMPILED = ("Torch-Compiled Region", "CompiledFunction")  # what torch.compile calls what it runs (torch 2.13)
 _LEAST_FOUND = 0.5  # chosen: a model of other layers shares few shapes; one with some unknown layers many
 _MOST_BATCHES = 6  # chosen: the batch is the first size of most calls
 _MOST_SLOWED = 4  # chosen: the least layers take twice as long when they are traced
@@ -49,7 +50,7 @@ class TraceRequest:
     device: str | None = None
     threads: int | None = None
     precision: Precision | None = None
-    layout: Layout = Layout.NCHW
+    layout: Layout | None = None
     optimizer: str | None = None
     step_s: float | None = None
 
@@ -101,7 +102,7 @@ def import_trace(path: Path, load: LoadNetwork, store: Store, request: TraceRequ
     samples = _samples(network, matcher, matched, optimizer)
     settings = Settings(
         precision=request.precision or precision_of(trace, steps),
-        layout=request.layout,
+        layout=request.layout or layout_of(steps),
         threads=(request.threads or _threads(device)) if device.kind.threaded else 0,
     )
     rows = list(_rows(samples, device, settings, per_event_s, path))
@@ -148,6 +149,8 @@ def _check_steps(path: Path, trace: Trace, steps: Sequence[TracedStep]) -> None:
             f"`{path}` has no operators of a training step",
             hint="`profile(activities=[ProfilerActivity.CPU, ...], record_shapes=True)` records them",
         )
+    if any(event.name.startswith(_COMPILED) for event in operators):
+        raise LatteError(f"`{path}` is of a compiled step, which has no layers", hint="trace the model as it is")
     if not any(event.dims for event in operators):
         raise LatteError(f"`{path}` has no shapes", hint="make it with `profile(..., record_shapes=True)`")
 
@@ -200,9 +203,9 @@ def _samples(
     samples: defaultdict[_Pair, list[Cost]] = defaultdict(list)
     for step in matched:
         own: defaultdict[_Pair, list[Cost]] = defaultdict(list)
-        for (place, phase), cost in step.costs.items():
-            own[matcher.slots[place].layer.measured_as(phase)].append(cost)
-        if optimizer and step.update:
+        for place, phase in list(step.costs):
+            own[matcher.slots[place].layer.measured_as(phase)].append(step.call_cost(place, phase))
+        if optimizer and step.updates:
             own[network.optimizer(optimizer), Phase.UPDATE].append(step.update)
         for function, cost in step.operations.items():
             if layer := network.operation(function):
@@ -309,9 +312,9 @@ def _doubts(
     if trace.stacks:
         yield "Python's own calls were traced too, which slows the host; leave out `with_stack=True`"
     last = matched[-1]
-    if any(matcher.slots[place].name == LOSS for place in last.missing):
+    if any(matcher.slots[place].name == LOSS_SLOT for place in last.missing):
         yield "its loss is no cross-entropy; `latte estimate --loss none` prices the step without one"
-    if last.update is None:
+    if not last.updates:
         yield "it has no optimizer's step; `latte estimate --optimizer none` prices the step without one"
     elif optimizer is None:
         yield "its optimizer is not known; name the one that is most like it with `--optimizer`"
@@ -321,4 +324,3 @@ def _doubts(
         yield f"{trace.unreadable} events have no valid form and were left out; write the trace again"
     if device.kind.threaded and not device.memory_bytes:
         yield "the CPU's memory is not known, so whether a step fits is not told; `--device cpu` on that machine knows"
-

@@ -64,7 +64,17 @@ _ELEMENTWISE: Mapping[str, tuple[str, ...]] = {
     "where": ("where",),
 }
 _COPIES: Mapping[str, tuple[str, ...]] = {
-    "transpose": ("transpose", "permute", "t", "movedim", "swapaxes", "swapdims", "numpy_T", "contiguous", "channel_shuffle"),
+    "transpose": (
+        "transpose",
+        "permute",
+        "t",
+        "movedim",
+        "swapaxes",
+        "swapdims",
+        "numpy_T",
+        "contiguous",
+        "channel_shuffle",
+    ),
     "slice": ("slice", "narrow", "select", "getitem", "chunk", "split"),
     "split": ("split", "chunk", "split_with_sizes", "unbind", "tensor_split", "unsafe_split", "unsafe_chunk"),
     "pad": ("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"),

@@ -8,7 +8,7 @@ from latte_cli.backends import host
 from latte_cli.backends.host import slug
 from latte_cli.devices import CPU, CUDA, ROCM, XPU, Device, spec_named
 from latte_cli.errors import LatteError
-from latte_cli.precisions import Precision
+from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
 from latte_cli.torch_trace.events import Category, Event, Trace
 from latte_cli.torch_trace.operators import CONVOLUTIONS, PRODUCTS
@@ -128,6 +128,19 @@ def _most(counts: Counter[str]) -> str:
 
 def _halves(counts: Counter[str]) -> str:
     return next((name for name in _HALVES if counts[name]), "")
+
+
+def layout_of(steps: Sequence[TracedStep]) -> Layout:
+    """How the inputs of most convolutions of a step lie, as far as their strides are there."""
+    counts: Counter[Layout] = Counter()
+    for call in steps[-1].calls:
+        shapes, strides = call.event.dims, call.event.strides
+        if not (shapes and strides and len(strides[0]) == len(shapes[0]) > 2):
+            continue
+        channels, innermost = shapes[0][1], shapes[0][2:]
+        if channels > 1 and max(innermost) > 1:
+            counts[Layout.CHANNELS_LAST if strides[0][1] == 1 else Layout.NCHW] += 1
+    return counts.most_common(1)[0][0] if counts else Layout.NCHW
 
 
 def _uses_tf32(events: Iterable[Event]) -> bool:

@@ -36,8 +36,8 @@ _ROLES = {
 class HostCall:
     """An outermost call of the host in a step, with the events that lie in it.
 
-    `device_s` is the time of the kernels that it launched, `kernels` these with when; `waited_s` how long the host waited
-    for the device; `charged_s` the host's time from the end of the call before to its own.
+    `device_s` is the time of the kernels that it launched, `kernels` these with when they were launched. `waited_s` is
+    how long the host waited for the device, `charged_s` its time from the end of the call before to the call's own.
     """
 
     role: Role
