@@ -130,6 +130,8 @@ def _read(path: Path) -> Trace:
     try:
         with _open(path) as text:
             return read_trace(text)
+    except LatteError as exc:
+        raise LatteError(f"`{path}`: {exc.message}", hint=exc.hint) from exc
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         raise LatteError(f"cannot read `{path}`: {reason}", hint=what) from exc
