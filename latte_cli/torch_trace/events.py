@@ -80,7 +80,7 @@ class Event:
 
 
 @dataclass(kw_only=True)
-class Trace:
+class ProfilerTrace:
     """A trace: its events in the order of their starts, its devices as the file describes them, and other facts.
 
     `unreadable` events had no valid form. `stacks` says that Python's own calls were traced too, which takes time.
@@ -146,7 +146,7 @@ class _Stream:
         return bool(chunk)
 
 
-def read_trace(text: IO[str]) -> Trace:
+def read_trace(text: IO[str]) -> ProfilerTrace:
     """What a trace says; raises LatteError where it is cut off, too large, or no trace."""
     stream, keeper = _Stream(text), _Keeper()
     facts: dict[str, Any] = {}
@@ -200,7 +200,7 @@ class _Keeper:
     """Keeps what is read of the events, equal parts once."""
 
     def __init__(self) -> None:
-        self.trace = Trace()
+        self.trace = ProfilerTrace()
         self._same: dict[Any, Any] = {}
 
     def keep(self, body: object) -> None:

@@ -21,10 +21,10 @@ from latte_cli.network import Network
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
 from latte_cli.tasks import Settings, Task
-from latte_cli.torch_trace.events import Category, Trace, read_trace
+from latte_cli.torch_trace.events import Category, ProfilerTrace, read_trace
 from latte_cli.torch_trace.matching import LOSS_SLOT, Cost, Matched, Matcher
 from latte_cli.torch_trace.origins import device_of, layout_of, precision_of
-from latte_cli.torch_trace.overhead import overhead_s
+from latte_cli.torch_trace.overhead import profiler_overhead_s
 from latte_cli.torch_trace.steps import Role, TracedStep, traced_steps
 from latte_cli.torch_trace.updates import optimizer_of
 
@@ -95,7 +95,7 @@ def import_trace(path: Path, load: LoadNetwork, store: Store, request: TraceRequ
     device = device_of(trace, request.device, request.threads, store)
     network, matcher = _matcher(path, load, steps)
     matched = [matcher.match(step) for step in steps]
-    per_event_s = overhead_s(steps) if request.step_s is None else _overhead_of(request.step_s, matched)
+    per_event_s = profiler_overhead_s(steps) if request.step_s is None else _overhead_of(request.step_s, matched)
     optimizer = request.optimizer or optimizer_of(
         matched[0].updates, tensors=len(network.trained_sizes), on_gpu=device.kind.own_memory
     )
@@ -124,7 +124,7 @@ def _overhead_of(step_s: float, matched: Sequence[Matched]) -> float:
     return max(0.0, traced_s - step_s) / max(1.0, recorded)
 
 
-def _read(path: Path) -> Trace:
+def _read(path: Path) -> ProfilerTrace:
     what = "a trace of torch.profiler, .json or .json.gz"
     files.check_regular(path, what)
     try:
@@ -144,7 +144,7 @@ def _open(path: Path) -> IO[str]:
     return text
 
 
-def _check_steps(path: Path, trace: Trace, steps: Sequence[TracedStep]) -> None:
+def _check_steps(path: Path, trace: ProfilerTrace, steps: Sequence[TracedStep]) -> None:
     operators = [event for event in trace.events if event.category is Category.OPERATOR]
     if not operators or not steps:
         raise LatteError(
@@ -275,7 +275,7 @@ def _summary(
     matched: Sequence[Matched],
     rows: Sequence[Measurement],
     per_event_s: float,
-    trace: Trace,
+    trace: ProfilerTrace,
     steps: Sequence[TracedStep],
     optimizer: str | None,
 ) -> TraceImport:
@@ -306,7 +306,7 @@ def _summary(
 
 
 def _doubts(
-    trace: Trace, device: Device, matcher: Matcher, matched: Sequence[Matched], optimizer: str | None
+    trace: ProfilerTrace, device: Device, matcher: Matcher, matched: Sequence[Matched], optimizer: str | None
 ) -> Iterator[str]:
     """What there is to say of how far the rows can be trusted."""
     if len(matched) < _FEW_STEPS:

@@ -119,7 +119,7 @@ class Matcher:
         """
         found, waiting = Matched(), Cost()
         owners = self._owners(step.calls, found.counts)
-        forward, clipping = forward_calls(step.calls), _clipping(step.calls)
+        forward, clipping = forward_calls(step.calls), _clip_places(step.calls)
         for place, call in enumerate(step.calls):
             cost = cost_of(call)
             origin = forward.get(place) if call.role is Role.BACKWARD else place
@@ -214,7 +214,7 @@ def _fills(call: HostCall) -> str:
     return "zero-grad-foreach" if "_foreach_zero" in names else "zero-grad" if "zero" in names else ""
 
 
-def _clipping(calls: Sequence[HostCall]) -> range:
+def _clip_places(calls: Sequence[HostCall]) -> range:
     """The places of what clips the gradients' norm: calls between the last of backward and the update, with norms."""
     ends = [place for place, call in enumerate(calls) if call.role is Role.UPDATE]
     starts = [place for place, call in enumerate(calls) if call.role is Role.BACKWARD]

@@ -37,7 +37,7 @@ _TRANSPOSED = (*(f"conv_transpose{rank}" for rank in _RANKS), *_CONVOLUTIONS[-3:
 PRODUCTS = ("matmul", "mm", "bmm", "baddbmm", "addmm", "mv", "dot", "einsum", "linear")
 """What multiplies matrices."""
 
-CONVOLUTIONS = frozenset((*_CONVOLUTIONS, *_TRANSPOSED))
+CONVOLVING = frozenset((*_CONVOLUTIONS, *_TRANSPOSED))
 _ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
     "relu": ("relu", "clamp_min", "threshold"),
     "relu6": ("hardtanh", "relu6", "clamp"),

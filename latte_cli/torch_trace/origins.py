@@ -10,15 +10,15 @@ from latte_cli.devices import CPU, CUDA, ROCM, XPU, Device, spec_named
 from latte_cli.errors import LatteError
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
-from latte_cli.torch_trace.events import Category, Event, Trace
-from latte_cli.torch_trace.operators import CONVOLUTIONS, PRODUCTS
+from latte_cli.torch_trace.events import Category, Event, ProfilerTrace
+from latte_cli.torch_trace.operators import CONVOLVING, PRODUCTS
 from latte_cli.torch_trace.steps import TracedStep, operator_name
 
 _LAUNCHES = (("hip", ROCM), ("cu", CUDA), ("ur", XPU), ("ze", XPU))
 """How the calls begin that launch kernels on a kind of device."""
 
 
-def device_of(trace: Trace, name: str | None, threads: int | None, store: Store) -> Device:
+def device_of(trace: ProfilerTrace, name: str | None, threads: int | None, store: Store) -> Device:
     """The device that a trace is of; `name` is one that the user says.
 
     Raises LatteError for a CPU, which a trace does not name, unless the user does, and for a device whose kernels
@@ -34,7 +34,7 @@ def device_of(trace: Trace, name: str | None, threads: int | None, store: Store)
     if not slug(shown):
         raise LatteError("the trace does not name its GPU", hint="name it: `--device NAME`")
     kind = kinds[0] if kinds else CUDA
-    return _known(name, store) or Device(
+    return _stored_device(name, store) or Device(
         slug=slug(name or shown),
         kind=kind,
         name=shown,
@@ -44,7 +44,7 @@ def device_of(trace: Trace, name: str | None, threads: int | None, store: Store)
     )
 
 
-def _check_seen(trace: Trace, launches: Sequence[str]) -> None:
+def _check_seen(trace: ProfilerTrace, launches: Sequence[str]) -> None:
     names = {event.name for event in trace.events if event.category is Category.OPERATOR}
     if any("mps" in operator_name_of(name).split("_") for name in names):
         raise LatteError(
@@ -71,10 +71,10 @@ def _cpu(name: str | None, threads: int | None, store: Store) -> Device:
         )
     spec = spec_named(name)
     if spec is None:
-        return _known(name, store) or Device(slug=slug(name), kind=CPU, name=name)
+        return _stored_device(name, store) or Device(slug=slug(name), kind=CPU, name=name)
     if spec.kind is not None and spec.kind != CPU:
         raise LatteError(f"`{name}` is no CPU, and the trace is of one", hint="`--device cpu` for this machine's")
-    return _known(host.cpu_slug(threads), store) or Device(
+    return _stored_device(host.cpu_slug(threads), store) or Device(
         slug=host.cpu_slug(threads),
         kind=CPU,
         name=host.cpu_name(),
@@ -83,7 +83,7 @@ def _cpu(name: str | None, threads: int | None, store: Store) -> Device:
     )
 
 
-def _known(name: str | None, store: Store) -> Device | None:
+def _stored_device(name: str | None, store: Store) -> Device | None:
     """The device of that name as the store knows it."""
     return next((device for device in store.devices() if device.slug == name), None)
 
@@ -98,13 +98,13 @@ def _capability(facts: Mapping[str, Any]) -> str:
     return f"{major}.{minor}" if isinstance(major, int) and isinstance(minor, int) else ""
 
 
-def precision_of(trace: Trace, steps: Sequence[TracedStep]) -> Precision:
+def precision_of(trace: ProfilerTrace, steps: Sequence[TracedStep]) -> Precision:
     """The arithmetic of a step's products: the type that most of them are given, and that of the innermost ones."""
     outer: Counter[str] = Counter()
     inner: Counter[str] = Counter()
     for call in steps[-1].calls:
         for event in (call.event, *call.inner):
-            if operator_name(event) in (*PRODUCTS, *CONVOLUTIONS) and event.types:
+            if operator_name(event) in (*PRODUCTS, *CONVOLVING) and event.types:
                 inner[event.types[0]] += 1
                 outer[event.types[0]] += event is call.event
     given, computed = _most(outer), _halves(inner) or _most(inner)

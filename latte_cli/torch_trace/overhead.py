@@ -10,7 +10,7 @@ _USUAL_S = 2e-6  # the same benchmark's median, for a trace without a backward p
 _MOST_S = 20e-6  # chosen: ten times what slow cores take; beyond it the gaps are not the profiler's
 
 
-def overhead_s(steps: Sequence[TracedStep]) -> float:
+def profiler_overhead_s(steps: Sequence[TracedStep]) -> float:
     """Seconds of the host for each event that the profiler recorded there, as the trace itself tells.
 
     Autograd's engine records two events for a node of backward, one directly in the other. Between their beginnings

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from latte_cli.torch_trace.events import Category, Event, Trace
+from latte_cli.torch_trace.events import Category, Event, ProfilerTrace
 
 _STEP = "ProfilerStep#"
 _EVALUATED = "autograd::engine::evaluate_function: "
@@ -80,7 +80,7 @@ class TracedStep:
         return sum(call.charged_s for call in self.calls)
 
 
-def traced_steps(trace: Trace) -> list[TracedStep]:
+def traced_steps(trace: ProfilerTrace) -> list[TracedStep]:
     """The training steps of a trace: those that the profiler was told of, else from update to update."""
     threads = _host_threads(trace.events)
     calls = sorted(_calls(trace.events, threads), key=lambda call: call.event.start_s)
