@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import latte
 from torch import nn
-from traces import Document, document_of, encoder, on_gpu, training_step_of, write_trace
+from traces import Document, document_of, encoder, first_step, on_gpu, training_step_of, write_trace
 
 from latte_cli.devices import CUDA, ROCM, XPU
 from latte_cli.errors import LatteError
@@ -89,11 +89,15 @@ def test_reading_a_trace_again_adds_nothing(folder: Path, tmp_path: Path) -> Non
 
 
 def test_an_imported_trace_alone_prices_the_step_that_it_is_of(folder: Path, tmp_path: Path) -> None:
-    found = filed(folder, "encoder", store=tmp_path)
-    network = load(folder / "encoder.pt2", batch_size=4)
-    priced = estimate_one(open_store(str(tmp_path)), "desk", network, optimizer="adam")
-    assert not priced.missing
-    assert priced.step_s == pytest.approx(found.step_s, rel=0.25)  # medians of parts against that of their sums
+    for name in ("encoder", "cnn"):
+        trace = tmp_path / f"{name}.json"
+        trace.write_text(json.dumps(first_step(document_of(next(folder.glob(f"{name}.json*"))))))
+        store = open_store(str(tmp_path / name))
+        found = import_trace(trace, loader(folder / f"{name}.pt2"), store, HERE)
+        network = load(folder / f"{name}.pt2", batch_size=4)
+        priced = estimate_one(store, "desk", network, optimizer=str(found.optimizer))
+        assert not priced.missing
+        assert priced.step_s == pytest.approx(found.step_s, rel=0.01)
 
 
 def test_the_parts_of_a_step_add_up_to_its_calls(folder: Path, tmp_path: Path) -> None:
@@ -101,8 +105,7 @@ def test_the_parts_of_a_step_add_up_to_its_calls(folder: Path, tmp_path: Path) -
     marks = [event["dur"] * 1e-6 for event in trace["traceEvents"] if str(event["name"]).startswith("ProfilerStep")]
     found = filed(folder, "encoder", store=tmp_path)
     assert 0.5 * min(marks) < found.traced_s < max(marks)
-    assert 0.2 * found.traced_s < found.step_s < found.traced_s  # less the profiler's own time
-    assert found.traced_s + found.beside_s == pytest.approx(sorted(marks)[1], rel=0.3)
+    assert 0 < found.step_s < found.traced_s  # less the profiler's own time
 
 
 def test_the_time_of_a_step_without_the_profiler_is_taken_at_its_word(folder: Path, tmp_path: Path) -> None:
@@ -228,7 +231,7 @@ def test_types_and_kernels_tell_the_precision(folder: Path, tmp_path: Path) -> N
     text = json.dumps(plain)
     cases = {
         Precision.FP32: text,
-        Precision.TF32: text.replace("kernel_of_aten::mm", "sm80_xmma_gemm_f32f32_tf32f32"),
+        Precision.TF32: text.replace("kernel_of_", "sm80_xmma_gemm_f32f32_tf32f32_"),
         Precision.BF16: text.replace('"float"', '"c10::BFloat16"'),
         Precision.FP16_AUTOCAST: with_inner_type(plain, "c10::Half"),
     }

@@ -64,6 +64,14 @@ def document_of(path: Path) -> Document:
     return found
 
 
+def first_step(document: Document) -> Document:
+    """The trace with its first step alone, whose samples cannot differ."""
+    marks = [event for event in document["traceEvents"] if str(event["name"]).startswith("ProfilerStep")]
+    first = min(marks, key=lambda event: float(event["ts"]))
+    kept = [each for each in document["traceEvents"] if first["ts"] <= each.get("ts", 0) < first["ts"] + first["dur"]]
+    return {**document, "traceEvents": kept}
+
+
 def on_gpu(document: Document, name: str, *, launch: str, runtime: str) -> Document:
     """The trace as a GPU's: every innermost operator launches a kernel, which takes twice as long, one after the other.
 

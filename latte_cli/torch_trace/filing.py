@@ -140,7 +140,7 @@ def _read(path: Path) -> ProfilerTrace:
 def _open(path: Path) -> IO[str]:
     with path.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
-    text: IO[str] = (gzip.open if packed else open)(path, "rt", encoding="utf-8")  # type: ignore[operator]
+    text: IO[str] = (gzip.open if packed else open)(path, "rt", encoding="utf-8")
     return text
 
 

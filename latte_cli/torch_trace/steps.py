@@ -47,7 +47,6 @@ class HostCall:
     kernels: list[tuple[Event, float]] = field(default_factory=list)
     waited_s: float = 0.0
     charged_s: float = 0.0
-    launches: int = 0
 
     @property
     def name(self) -> str:
@@ -119,9 +118,9 @@ def _calls(events: Iterable[Event], threads: set[str]) -> Iterator[HostCall]:
         role = _role_of(event)
         if role is None:
             continue
-        call = running.get(event.thread)
-        if call and event.start_s < call.event.end_s:
-            call.inner.append(event)
+        outer = running.get(event.thread)
+        if outer and event.start_s < outer.event.end_s:
+            outer.inner.append(event)
             continue
         running[event.thread] = HostCall(role, event)
         yield running[event.thread]
@@ -140,11 +139,10 @@ def _add_kernels(calls: Sequence[HostCall], events: Iterable[Event]) -> None:
             kernels.append(event)
         elif event.category is Category.LAUNCH and event.thread in starts:
             place = bisect_right(starts[event.thread], event.start_s) - 1
-            call = by_thread[event.thread][place] if place >= 0 else None
-            if call and event.start_s < call.event.end_s:
+            call = by_thread[event.thread][max(0, place)]
+            if place >= 0 and event.start_s < call.event.end_s:
                 if event.correlation >= 0:
                     launched[event.correlation] = call, event.start_s
-                call.launches += 1
                 if any(word in event.name.lower() for word in _WAITING):
                     call.waited_s += event.lasting_s
     for kernel in kernels:
