@@ -72,7 +72,7 @@ def _cpu(name: str | None, threads: int | None, store: Store) -> Device:
     spec = spec_named(name)
     if spec is None:
         return _stored_device(name, store) or Device(slug=slug(name), kind=CPU, name=name)
-    if spec.kind is not None and spec.kind != CPU:
+    if spec.kind is not None and not spec.kind.threaded:
         raise LatteError(f"`{name}` is no CPU, and the trace is of one", hint="`--device cpu` for this machine's")
     return _stored_device(host.cpu_slug(threads), store) or Device(
         slug=host.cpu_slug(threads),
