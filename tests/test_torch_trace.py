@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import latte
+from running import ended, latte
 from torch import nn
 from traces import Document, document_of, encoder, first_step, on_gpu, training_step_of, write_trace
 
@@ -362,6 +362,19 @@ def test_the_command_names_what_it_made(folder: Path, tmp_path: Path) -> None:
     one = json.loads(latte(*words, "--device", "desk", "--format", "json").stdout)["traces"][0]
     assert (one["device"], one["not_found"], one["batch"], one["optimizer"]) == ("desk", [], 4, "adam")
     assert latte(*words, "--device", "desk", "--format", "csv").stdout.startswith("trace,device,batch")
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_names_in_a_trace_cannot_reach_the_terminal(folder: Path, tmp_path: Path, form: str) -> None:
+    trace = on_gpu(document_of(folder / "encoder.json"), "\x1b[31mGPU", launch="cudaLaunch", runtime="cuda_runtime")
+    text = json.dumps(trace).replace("aten::embedding", "aten::=cmd()\\u001b[2J\\nembedding")
+    (tmp_path / "t.json").write_text(text.replace("aten::index_select", "aten::other"))
+    words = ["import", "torch-trace", tmp_path / "t.json", "--model", folder / "encoder.pt2", "--store", tmp_path / "s"]
+    done = ended(*words, "--format", form)
+    assert done.returncode == 0
+    assert not {"\x1b", "\x9b"} & {*done.stdout, *done.stderr}
+    assert "\n=cmd()" not in done.stdout
+    assert form == "csv" or "words (embedding)" in done.stdout
 
 
 def test_a_network_of_the_zoo_is_read_from_its_onnx_file(tmp_path: Path) -> None:
