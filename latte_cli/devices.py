@@ -118,7 +118,22 @@ ROCM = Kind(
     call_limit_s=CUDA.call_limit_s,
 )
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (CPU, CUDA, ROCM)}
+XPU = Kind(
+    name="xpu",
+    title="GPU",
+    torch_type="xpu",
+    queued=True,
+    own_memory=True,
+    captures_graphs=False,
+    offers_choice=False,
+    threaded=False,
+    indexed=True,
+    sampling=CUDA.sampling,
+    rounds=CUDA.rounds,
+    call_limit_s=CUDA.call_limit_s,
+)
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (CPU, CUDA, ROCM, XPU)}
 """The kinds that rows may be of, by name; `backends.OPENERS` has those that can be measured."""
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from latte_cli.algorithms import Algorithm
 from latte_cli.errors import LatteError
 from latte_cli.layers import Checkpoint, Convolution, Layer, Phase, Whole
-from latte_cli.measure import Measurement, Outcome, QualityFlag
+from latte_cli.measure import IN_STEP, Measurement, Outcome, QualityFlag
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
 from latte_cli.tasks import Question, Settings, Task
@@ -51,7 +51,8 @@ class Timing:
     the share of its error's variance that it has in common with predictions of the same kind and phase. `extrapolated`
     names the size that lies beyond what was measured. `host_s` is the least that the host needed to ask for the call,
     `power_w` what the device took around it, where that could be read; `deterministic` whether results repeated bit by
-    bit, where that was looked at; `notes` what its library says of the algorithm.
+    bit, where that was looked at; `notes` what its library says of the algorithm. `in_step` says that it was timed
+    within steps of a network, as in a trace, and not alone.
     """
 
     task: Task
@@ -71,6 +72,7 @@ class Timing:
     measured_at: float = 0.0
     deterministic: bool | None = None
     notes: tuple[str, ...] = ()
+    in_step: bool = False
 
     def __post_init__(self) -> None:
         for narrow, wide in (("low_80_s", self.low_s), ("high_80_s", self.high_s)):
@@ -120,6 +122,7 @@ def _timing_of(task: Task, rows: Sequence[Measurement], medians: Sequence[float]
         measured_at=max(row.measured_at for row in rows),
         deterministic=min((row.deterministic for row in rows if row.deterministic is not None), default=None),
         notes=next((row.notes for row in rows if row.notes), ()),
+        in_step=all(row.cache_state == IN_STEP for row in rows),
     )
 
 
@@ -492,4 +495,5 @@ def _weigh(layer: Layer, below: _Neighbour, above: _Neighbour) -> Timing:
         power_w=_mean([low.power_w, high.power_w]),
         drift=low.drift + high.drift,
         measured_at=min(low.measured_at, high.measured_at),
+        in_step=low.in_step and high.in_step,
     )

@@ -48,6 +48,10 @@ class QualityFlag(StrEnum):
     DISTURBED = "disturbed"
 
 
+IN_STEP = "traced_step"
+"""The state of the caches in a step of a network that was traced: that which the calls before have left."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One row of the store: what happened when `task` was timed, or asked, on `device` in one pass of a sweep.

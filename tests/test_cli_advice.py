@@ -31,6 +31,8 @@ OF_ONE_COMMAND = {
     "network/depth.py": ("allocate",),
     "runtime/choices.py": ("tune",),
     "selector/artefact.py": ("train-selector",),
+    "torch_trace/filing.py": ("import torch-trace",),
+    "torch_trace/origins.py": ("import torch-trace",),
 }
 """What only these commands come to, so that it may name their options; others name those of `latte estimate`."""
 

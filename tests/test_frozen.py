@@ -114,6 +114,7 @@ TABLES: dict[str, tuple[str, ...]] = {
 }
 NEITHER = {
     "doctor": "says what this machine has",
+    "import torch-trace": "reads what torch measures anew",
     "profile": "measures this machine",
     "simulate": "trains, which differs between processors",
     "store compact": "has no result but a note",

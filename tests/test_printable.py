@@ -353,8 +353,14 @@ ATTACKS = (
 CPU = "reference-amd-epyc-family-26-model-2-2c-2t"
 
 
-NO_ATTACKER = ("doctor", "zoo list", "profile", "verify", "tune", "train-selector", "train-estimator", "simulate")
-"""Commands that show no names from outside, or run for long; they write with the same functions as the others."""
+NO_ATTACKER = (
+    *("doctor", "zoo list", "profile", "verify", "tune", "train-selector", "train-estimator", "simulate"),
+    "import torch-trace",
+)
+"""Commands that show no names from outside, or run for long; they write with the same functions as the others.
+
+Traces that attack are in test_torch_trace.py.
+"""
 
 ALLOCATE = "allocate m.onnx --fleet f.yaml --round-duration 1h --widths 1,0.5"
 OUTPUTS = (

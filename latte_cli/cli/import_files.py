@@ -1,13 +1,27 @@
 """`latte import`: what others have measured and published, into the store."""
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import FormatOption, StoreOption
+from latte_cli.cli.options import (
+    MODEL_HELP,
+    BatchAxisOption,
+    FormatOption,
+    ShapeOption,
+    StoreOption,
+    parse_duration,
+    parse_measured_layout,
+    parse_measured_precision,
+    parse_shapes,
+)
+from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Format
+
+if TYPE_CHECKING:
+    from latte_cli.network import Network
 
 app = typer.Typer(help="Read what others have measured and published.", no_args_is_help=True)
 
@@ -62,6 +76,79 @@ def neusight_csv(
     They ran in torch's benchmark mode.
     """
     _import(files, "neusight-csv", name, form, store)
+
+
+@app.command("torch-trace")
+def torch_trace(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Traces of training steps, plain or .gz.", show_default=False),
+    ],
+    model: Annotated[Path, typer.Option(metavar="MODEL", help=MODEL_HELP, show_default=False)],
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="`cpu` for this machine's, or a name; a CPU's trace needs it. [default: the GPU that the trace names]",
+        ),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of a step. [default: the trace's]")] = None,
+    batch_axis: BatchAxisOption = None,
+    shape: ShapeOption = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            parser=parse_measured_precision, metavar="NAME", help="Arithmetic of the steps. [default: the trace's]"
+        ),
+    ] = None,
+    layout: Annotated[
+        Layout | None,
+        typer.Option(
+            parser=parse_measured_layout, metavar="NAME", help="nchw or channels_last. [default: the trace's]"
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of the CPU. [default: this machine's cores, else not known]")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Optimizer of the steps. [default: the trace's]")
+    ] = None,
+    step_time: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_duration,
+            metavar="DURATION",
+            help="What a step takes without the profiler, as in 80ms. [default: the trace's, less what it tells of "
+            "the profiler]",
+        ),
+    ] = None,
+    form: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """What torch.profiler traced of a model's training steps.
+
+    Rows are of the device that the trace names, for each layer and phase.
+    """
+    from latte_cli.network import load
+    from latte_cli.report.torch_traces import write_trace_imports
+    from latte_cli.store import open_store
+    from latte_cli.torch_trace import TraceRequest, import_trace
+
+    request = TraceRequest(
+        device=device, threads=threads, precision=precision, layout=layout, optimizer=optimizer, step_s=step_time
+    )
+    sizes, opened = parse_shapes(shape), open_store(store, skip=console.left_out)
+
+    def network_at(batch: int | None) -> "Network":
+        return load(model, batch_size=batch_size or batch, batch_axis=batch_axis, sizes=sizes)
+
+    found = [import_trace(path, network_at, opened, request) for path in files]
+    write_trace_imports(found, form)
+    for one in found:
+        for doubt in one.doubts:
+            console.warn(f"{one.path.name}: {doubt}")
+    last = found[-1]
+    console.note(f"next: `latte estimate {model} --device {last.device.slug} --batch-size {last.batch}`")
 
 
 def _import(

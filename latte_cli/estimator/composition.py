@@ -180,6 +180,8 @@ def _free_row(work: Work, layout: Layout) -> LayerTime:
 
 def _row(work: Work, timing: Timing, layout: Layout, calibration: Calibration, confidence: float | None) -> LayerTime:
     """The row of one call, as it takes within a step."""
+    if timing.in_step:
+        calibration = Calibration()
     factor = calibration.factor(work.name, work.phase, timing.device_s)
     return LayerTime(
         name=work.name,

@@ -386,6 +386,22 @@ def importing(source: str) -> Callable[[Path, random.Random], None]:
     return attempt
 
 
+def try_trace(path: Path, draw: random.Random) -> None:
+    """Read a trace of the good model, now and then without saying of which device it is."""
+    from latte_cli.errors import LatteError
+    from latte_cli.network import load
+    from latte_cli.store import open_store
+    from latte_cli.torch_trace import TraceRequest, import_trace
+
+    request = TraceRequest(device=None if draw.random() < 0.05 else "desk")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        store = open_store(folder, shipped=False)
+        try:
+            import_trace(path, lambda batch: load(good_model(), batch_size=batch), store, request)
+        except LatteError as error:
+            check_error(error)
+
+
 # How files are made
 
 FLEET: dict[str, Any] = {
@@ -553,6 +569,33 @@ def imported(name: str, separator: str) -> Callable[[random.Random], bytes]:
     return make
 
 
+@cache
+def trace() -> Any:
+    """A trace of two steps of the good model."""
+    import traces
+
+    from latte_cli.network import load
+    from latte_cli.network.module import NetworkModule, random_inputs
+
+    network = load(good_model(), batch_size=2)
+    (x,) = random_inputs(network)
+    path = Path(tempfile.mkdtemp()) / "good.json"
+    traces.write_trace(path, traces.training_step_of(NetworkModule(network), x, 10), steps=2)
+    return traces.document_of(path)
+
+
+def damaged_trace(draw: random.Random) -> bytes:
+    """A trace that is no longer what it was, on a CPU or a GPU."""
+    import mutations
+    import traces
+
+    document = trace()
+    if draw.random() < 0.3:
+        document = traces.on_gpu(document, "Some GPU", launch="cudaLaunchKernel", runtime="cuda_runtime")
+    content = mutations.json_text(draw, document)
+    return mutations.bytes_damaged(draw, gzip.compress(content)) if draw.random() < 0.1 else content
+
+
 KINDS: Mapping[str, Kind] = {
     each.name: each
     for each in (
@@ -575,6 +618,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("part", ".parquet", generated_part, try_part, 3),
         Kind("latte-csv", ".csv", imported("LATTE_ROWS", ","), importing("latte-csv"), 1),
         Kind("miopen", ".txt", imported("MIOPEN", "-"), importing("miopen-finddb"), 1),
+        Kind("torch-trace", ".json", damaged_trace, try_trace, 1),
         Kind("neusight", ".csv", imported("NEUSIGHT", ","), importing("neusight-csv"), 1),
     )
 }
