@@ -6,6 +6,7 @@ from typing import Any
 import typer
 
 from latte_cli.cli.allocate import allocate
+from latte_cli.cli.compare import compare
 from latte_cli.cli.doctor import doctor
 from latte_cli.cli.estimate import estimate
 from latte_cli.cli.explain import explain
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train-selector": train_selector,
     "train-estimator": train_estimator,
     "estimate": estimate,
+    "compare": compare,
     "explain": explain,
     "verify": verify,
     "tune": tune,
