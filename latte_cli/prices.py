@@ -27,7 +27,7 @@ class DevicePrice:
     power_w: float | None = None
 
     def cost(self, time_s: float, energy_j: float | None) -> float | None:
-        """What so much time and energy cost; None where no price is stated, or where energy has one and is not known."""
+        """What so much time and energy cost; None where no price is stated, or energy has one and is not known."""
         if self.per_hour is None and self.per_kwh is None:
             return None
         if self.per_kwh and energy_j is None:

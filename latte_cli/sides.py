@@ -190,3 +190,9 @@ def _length(side: Side) -> float:
 def compare_sides(before: Side, after: Side) -> Comparison:
     """Two sides layer by layer, however they were asked."""
     return compare_entries(before.entry, after.entry)
+
+
+def share_layers(one: Side, other: Side) -> bool:
+    """Whether most phases of layers that either has are of both, by their names."""
+    names, others = ({(layer["name"], layer["phase"]) for layer in side.entry["layers"]} for side in (one, other))
+    return 2 * len(names & others) > len(names | others)

@@ -1,4 +1,4 @@
-"""`latte compare`, and the ranking of `latte estimate`: models, devices, batches, precisions and prices side by side."""
+"""`latte compare`, and the ranking of `latte estimate`: models, devices, batches and prices side by side."""
 
 import csv
 import io
@@ -67,9 +67,10 @@ def on_gpu(task: Task) -> Task:
 def run(place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a command in the folder on its store."""
     monkeypatch.chdir(place)
+    monkeypatch.setenv("LATTE_STORE", str(place / "store"))
 
     def command(*words: object, code: int = 0) -> Ended:
-        return here(*words, "--store", "store", code=code)
+        return here(*words, code=code)
 
     return command
 
@@ -105,7 +106,9 @@ def test_two_models_stand_side_by_side_and_layer_by_layer(run: Any) -> None:
     assert lines[0] == f"{CPU.slug}, fp32, latte"
     assert lines[1].split()[:2] == ["model", "step"]
     assert [line.split()[:2] for line in lines[2:4]] == [["A", "lenet"], ["B", "custom_cnn"]]
-    assert "from A to B: latte" in done.stdout and "in A" in done.stdout
+    assert "from A to B" not in done.stdout  # they share few layers
+    done = run("compare", "lenet.onnx", *ON_CPU, "--strategy", "latte,pytorch")
+    assert f"from A to B: pytorch on {CPU.slug}" in done.stdout and "in A" in done.stdout
     assert "next: `latte estimate" in done.stderr
 
 
@@ -168,6 +171,7 @@ def test_markdown_is_a_comment(run: Any, earlier: Any) -> None:
     out = run("compare", earlier("one.json"), "custom_cnn.onnx", *ON_CPU, "--format", "markdown").stdout
     assert out.startswith("### Steps side by side\n\n| side | model |")
     assert "| A | <code>lenet</code> |" in out
+    out = run("compare", earlier("one.json"), earlier("two.json", 2.0), "--format", "markdown").stdout
     assert "** from A to B: " in out
 
 

@@ -33,6 +33,7 @@ from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.thresholds import CheckResults, EstimateFormat
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.precisions import Precision
+from latte_cli.printable import few
 from latte_cli.report import Format
 from latte_cli.report.thresholds import Annotate
 from latte_cli.schedule import Schedule
@@ -244,7 +245,7 @@ def _check(request: CompareRequest) -> None:
 def _is_document(path: Path) -> bool:
     """Whether a file holds JSON, as no model does."""
     try:
-        return files.first_bytes(path, 1) == b"{"
+        return files.first_bytes(path, 1)[:1] == b"{"
     except (OSError, ValueError):
         return False  # who reads the model says what is wrong
 
@@ -355,18 +356,19 @@ def _estimated_sides(
 
 
 def _pairs(request: CompareRequest, found: "Sequence[Sequence[Side]]") -> "list[SidePair]":
-    """The sides to show layer by layer: each with its like of the first file where growth is limited, else both of two.
+    """The sides to show layer by layer: each with its like of the first file where growth is limited, else both of two
+    that share most layers.
 
     Raises LatteError as `baseline_entry` does where a side has no like.
     """
     from latte_cli.report.sides import SidePair, letters
-    from latte_cli.sides import compare_sides
+    from latte_cli.sides import compare_sides, share_layers
     from latte_cli.thresholds import baseline_entry
 
     sides = [side for of_file in found for side in of_file]
     names = letters(len(sides))
     if request.max_regression is None:
-        likes = [(sides[0], sides[1])] if len(sides) == 2 else []
+        likes = [(sides[0], sides[1])] if len(sides) == 2 and share_layers(*sides) else []
     else:
         first = {id(side.entry): side for side in found[0]}
         documents = list({id(side.document): side.document for side in found[0]}.values())
@@ -391,13 +393,18 @@ def _checks(request: CompareRequest, sides: "Sequence[Side]", pairs: "Sequence[S
 
 
 def _doubts(request: CompareRequest, sides: "Sequence[Side]", found: "Sequence[Sequence[Side]]") -> list[str]:
-    """The warnings of the sides, each once; and what changed beside the model where growth is limited."""
+    """The warnings of the sides, each with their letters; and what changed beside the model where growth is limited."""
+    from latte_cli.report.sides import letters
     from latte_cli.thresholds import baseline_doubts
 
-    said = [f"{warning['message']} (`{side.device}`)" for side in sides for warning in side.entry["warnings"]]
+    said: dict[str, list[str]] = {}
+    for letter, side in zip(letters(len(sides)), sides, strict=True):
+        for warning in side.entry["warnings"]:
+            said.setdefault(warning["message"], []).append(letter)
+    doubts = [f"{message} ({few(where)})" for message, where in said.items()]
     if request.max_regression is not None:
-        said += baseline_doubts(found[0][0].document, found[-1][0].document)
-    return list(dict.fromkeys(said))
+        doubts += baseline_doubts(found[0][0].document, found[-1][0].document)
+    return doubts
 
 
 # What is said
@@ -433,7 +440,7 @@ def _say_next(request: CompareRequest, sides: "Sequence[Side]") -> None:
         return
     precision = "" if best.precision == Precision.FP32 else f" --precision {best.precision}"
     command = f"latte estimate {console.shell_word(best.file)} --device {best.device} --batch-size {best.batch_size}"
-    console.note(f"next: `{command}{precision}` shows the fastest layer by layer")
+    console.note(f"next: `{command}{precision}` shows that step layer by layer")
 
 
 def _enforce_room(request: CompareRequest, sides: "Sequence[Side]") -> None:

@@ -282,7 +282,7 @@ class EstimateRequest(Request):
 
     @property
     def ranked(self) -> bool:
-        """Whether it asks which device trains best: a training has a length, and several devices or prices are named."""
+        """Whether it asks which device trains best: a training has a length, and devices or prices are named."""
         return bool(self.samples or self.local_steps) and (len(self.devices) > 1 or self.prices is not None)
 
     @property
