@@ -120,13 +120,13 @@ def _side(
         memory_bytes=totals["memory_bytes"],
         process_bytes=fits["expected_bytes"] if fits else None,
         fits=fits["answer"] if fits else None,
-        training=_training(document, entry, schedule, prices),
+        training=_training_of(document, entry, schedule, prices),
         document=document,
         entry=entry,
     )
 
 
-def _training(document: Document, entry: Document, schedule: Schedule, prices: PriceList | None) -> Training | None:
+def _training_of(document: Document, entry: Document, schedule: Schedule, prices: PriceList | None) -> Training | None:
     """What a training of the schedule takes; None where that says no length of one."""
     totals = entry["totals"]
     batch = document["model"]["batch_size"] * entry["settings"]["accumulate"]

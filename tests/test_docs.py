@@ -22,6 +22,7 @@ MARKED = [
     "measures this machine",
     "measures this machine",
     "downloads torch",
+    "downloads torch",
     "needs an object store",
     "needs an object store",
     "needs another machine",

@@ -40,7 +40,7 @@ def test_a_program_says_the_parts_of_its_module(tmp_path: Path) -> None:
 
 
 def test_a_live_module_says_them(tmp_path: Path) -> None:
-    assert paths(load(module().train(), inputs=(randn(2, 3, 8, 8),))) == EXPECTED
+    assert paths(load(module().train(), (randn(2, 3, 8, 8),))) == EXPECTED
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

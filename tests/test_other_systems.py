@@ -84,7 +84,7 @@ ESTIMATE = ("estimate", "lenet.onnx", "--batch-size", "8", "--device", DEVICE_NA
 def test_reading_estimating_and_allocating_work_without_posix(place: Path, words: tuple[str, ...]) -> None:
     done = hidden(*words, folder=place)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
-    assert done.stdout
+    assert done.stdout or done.stderr.startswith("wrote ")
 
 
 def test_an_estimate_is_the_same_without_posix(place: Path) -> None:
@@ -97,13 +97,13 @@ def test_an_estimate_is_the_same_without_posix(place: Path) -> None:
     [
         ("profile", "lenet.onnx", "--batch-size", "8"),
         ("verify", "lenet.onnx", "--batch-size", "8"),
-        ("store", "compact", "--store", "store"),
+        ("doctor",),
+        ("store", "merge", "other", "store"),
     ],
     ids=" ".join,
 )
 def test_measuring_and_storing_are_refused_with_a_clear_line(place: Path, words: tuple[str, ...]) -> None:
-    open_store(str(place / "store"), shipped=False)
-    (place / "store").mkdir(exist_ok=True)
+    profile(open_store(str(place / "other"), shipped=False), step_layers(load(place / "lenet.onnx", batch_size=8)))
     done = hidden(*words, folder=place)
     assert done.returncode == 1, done.stderr
     first, second = done.stderr.splitlines()[-2:]
