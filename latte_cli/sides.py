@@ -82,6 +82,8 @@ ASKED = (
 """What may set sides apart, in the order in which it is shown; each of the last two only where nothing else does."""
 
 _LAST = ("sha256", "file")
+_OF_DEVICE = ("threads", "libraries")
+"""What may follow from the device, and is told only where it does not."""
 
 
 def sides_of(
@@ -167,6 +169,10 @@ def _energy(
 def apart(sides: Sequence[Side]) -> tuple[str, ...]:
     """The names of what was asked that set these sides apart: no two of them share all of it, where that can be."""
     found = [name for name in ASKED if name not in _LAST and _differ(sides, name)]
+    devices = {side.device for side in sides}
+    for name in _OF_DEVICE:
+        if name in found and len({(side.device, getattr(side, name)) for side in sides}) == len(devices):
+            found.remove(name)
     for name in _LAST:
         told = {tuple(getattr(side, each) for each in found) for side in sides}
         if len(told) < len(sides) and _differ(sides, name):

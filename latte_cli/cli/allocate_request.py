@@ -108,7 +108,8 @@ class AllocateRequest(Request):
         ),
     ] = None
     materialise: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each sub-model as ONNX with its weights; MODEL has to be ONNX.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write each sub-model as ONNX with its weights; MODEL has to be ONNX."),
     ] = None
     curve: Annotated[bool, typer.Option("--curve", help="Show what each round duration gives, instead.")] = False
     picture: Annotated[
