@@ -81,7 +81,8 @@ demo: .venv/ready ## profile this machine for three minutes; an estimate and a p
 	$(LATTE) allocate $(MODEL) --fleet docs/fleet.yaml --widths $(WIDTHS) --round-duration 60s || [ $$? -eq 3 ]
 
 golden: .venv/ready ## rewrite the expected output in tests/golden and tests/frozen; look at the diff
-	LATTE_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py tests/test_layer_values.py tests/test_frozen.py
+	LATTE_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py tests/test_layer_values.py tests/test_frozen.py \
+	  tests/test_document_examples.py
 
 docs: .venv/ready ## the documentation as pages in build/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs

@@ -5,10 +5,8 @@ the kernel closes its end, and that kills the child and all that it has started;
 it too. Each child leads a process group, so what a terminal sends (Ctrl-C) reaches the parent alone.
 """
 
-import fcntl
 import json
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -25,6 +23,9 @@ from selectors import EVENT_READ, DefaultSelector
 from tempfile import TemporaryFile
 from typing import IO, Any, Self
 
+from latte_cli.errors import LatteError
+from latte_cli.files import POSIX_HINT
+
 # With -P, modules are looked for where the parent does, and not in the current folder.
 _START = "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('path'); "
 _START += "from latte_cli.child import live_as_child; live_as_child(**given)"
@@ -34,14 +35,14 @@ _LAST_BYTES = 2**16  # chosen: the end of a traceback, with room for a library's
 _POLL_S = 0.1  # chosen: a child that has died is noticed before a person does
 _POLL_AT_END_S = 0.005  # chosen: adds little to the end of a short child
 
-_MEANINGS: dict[int, str] = {
-    signal.SIGABRT: "a library gave up",
-    signal.SIGBUS: "memory that is mapped is not there, as on a full disk",
-    signal.SIGFPE: "a division by zero in a library",
-    signal.SIGILL: "a library is built for another processor",
-    signal.SIGKILL: "killed, most likely for its memory",
-    signal.SIGSEGV: "a fault in a library",
-    signal.SIGXCPU: "it used all the processor time it is allowed",
+_MEANINGS: dict[str, str] = {
+    "SIGABRT": "a library gave up",
+    "SIGBUS": "memory that is mapped is not there, as on a full disk",
+    "SIGFPE": "a division by zero in a library",
+    "SIGILL": "a library is built for another processor",
+    "SIGKILL": "killed, most likely for its memory",
+    "SIGSEGV": "a fault in a library",
+    "SIGXCPU": "it used all the processor time it is allowed",
 }
 """What it most likely means that a signal has ended a child."""
 
@@ -57,6 +58,16 @@ class Ended(Exception):
     def killed(self) -> bool:
         """Whether it was killed from outside, as the kernel does to those that eat the memory."""
         return self.code == -signal.SIGKILL
+
+
+def check_children() -> None:
+    """Raise LatteError on a system without what children need: signals, process groups and limits as POSIX has them."""
+    try:
+        for name in ("fcntl", "resource"):
+            import_module(name)
+    except ImportError as exc:
+        message = "this system cannot run what measures: that needs `fcntl` and `resource`, which Windows has not"
+        raise LatteError(message, hint=POSIX_HINT) from exc
 
 
 class TimedOut(Exception):
@@ -76,7 +87,7 @@ def signal_name(code: int) -> str:
 
 def meaning(code: int) -> str:
     """What it means that a child ended with `code`; "" where nothing more is known."""
-    return _MEANINGS.get(-code, "")
+    return _MEANINGS.get(signal_name(code), "") if code < 0 else ""
 
 
 def last_line(errors: bytes) -> str:
@@ -106,6 +117,7 @@ class Child:
         stderr: IO[bytes] | int | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
+        check_children()
         pipe, self._held = os.pipe()
         watched = [_opened_anew(each) for each in (*_WATCHED, pipe)]
         given = {"target": target, "arguments": arguments, "watched": watched, "path": sys.path}
@@ -265,6 +277,8 @@ def _read(fd: int, into: bytearray) -> bool:
 
 def live_as_child(*, target: str, arguments: list[str], watched: list[int]) -> None:
     """The child's whole life: call `target`, with `arguments` in `sys.argv`, until one of those above is gone."""
+    import resource
+
     for pipe in watched:
         _die_with(pipe)
     _WATCHED[:] = watched
@@ -321,6 +335,8 @@ def _opened_anew(pipe: int) -> int:
 
 def _kernel_watches(watched: int, group: int) -> bool:
     """Have Linux send SIGKILL to the group at the end of the pipe, whatever its processes are doing then."""
+    import fcntl
+
     if not hasattr(fcntl, "F_SETSIG"):
         return False
     try:

@@ -34,7 +34,9 @@ def file_name(name: str) -> str:
 @lru_cache
 def schema(name: str) -> Mapping[str, Any]:
     """The JSON Schema of the documents called `name`."""
-    found: Mapping[str, Any] = json.loads((SCHEMAS / file_name(name)).read_text("utf-8"))
+    from pkgutil import get_data  # which reads out of a zip file too
+
+    found: Mapping[str, Any] = json.loads(get_data("latte_cli", f"{SCHEMAS.name}/{file_name(name)}") or "")
     return found
 
 

@@ -39,7 +39,7 @@ def first_bytes(path: Path | str, most: int) -> bytes:
     Memory is taken as the bytes come, so that a small file needs little whatever `most` is. A named pipe has a few
     seconds to find a writer.
     """
-    with io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as file:
+    with io.FileIO(os.open(path, os.O_RDONLY | _NONBLOCK | getattr(os, "O_BINARY", 0))) as file:
         parts = [_first_of_pipe(file)]
         left = most + 1 - len(parts[0])
         while left and (part := file.read(min(left, _BLOCK))):
@@ -48,6 +48,7 @@ def first_bytes(path: Path | str, most: int) -> bytes:
     return b"".join(parts)
 
 
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # Windows has none, nor named pipes in folders
 _WRITER_S = 5.0  # chosen: a shell has begun the other side of a pipe by then
 
 
@@ -62,7 +63,8 @@ def _first_of_pipe(file: io.FileIO) -> bytes:
         first = file.read(1)  # None where the writer has not written yet
         if first == b"":
             raise OSError(errno.EPIPE, "it is a pipe into which nobody writes")
-    os.set_blocking(file.fileno(), True)
+    if _NONBLOCK:
+        os.set_blocking(file.fileno(), True)
     return first or b""
 
 
@@ -175,6 +177,8 @@ def sync_folder(folder: Path) -> None:
 
     Only then may an older copy go. Raises OSError, but not where a file system does not know this.
     """
+    if not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no folders
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -183,6 +187,26 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def hold_lock(descriptor: int, *, wait: bool) -> bool:
+    """Take the lock of an open file, which ends with the process; whether it is held now.
+
+    Raises LatteError on a system that has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError as exc:
+        message = "this system has no locks for files (`fcntl`), so nothing is measured or stored here"
+        raise LatteError(message, hint=POSIX_HINT) from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+POSIX_HINT = "measure on Linux or macOS; reading models, `latte estimate` and `latte allocate` work here too"
 
 
 def make_lasting_folder(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 _IMPORTLIB = "<frozen importlib._bootstrap>"  # the file of the frames between an import and what is imported
 _LONGEST_WAIT_S = 5.0  # chosen: torch takes 2 s with warm files; an import may hang
 _INTERRUPTED = 130  # errors.ExitCode.INTERRUPTED, which may not have been imported yet
-_ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+_ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # not on Windows
 
 
 def catch_signals() -> None:
@@ -38,8 +38,9 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
     importer.f_trace = _raise
     sys.settrace(_trace_nothing)
     signal.signal(signal.SIGINT, _end)
-    signal.signal(signal.SIGALRM, _end)
-    signal.setitimer(signal.ITIMER_REAL, _LONGEST_WAIT_S)
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _end)
+        signal.setitimer(signal.ITIMER_REAL, _LONGEST_WAIT_S)
 
 
 def _importer(frame: FrameType | None) -> FrameType | None:
@@ -59,7 +60,8 @@ def _trace_nothing(*_: object) -> None:
 def _raise(*_: Any) -> NoReturn:
     """Interrupt the code that began an import, now that it goes on."""
     sys.settrace(None)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGINT, _interrupt)
     raise KeyboardInterrupt
 

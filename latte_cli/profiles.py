@@ -27,7 +27,7 @@ def resolve_profile(store: Store, device: str | None = None, threads: int | None
         device = "this machine"  # whose profiles have fleet names
     else:
         assert device is not None
-        meant = _slugs_like(slugs, device)
+        meant = slugs_like(slugs, device)
     if len(meant) > 1:
         raise LatteError(f"`{device}` may be {len(meant)} profiles", hint=f"`--device` one of: {', '.join(meant)}")
     return meant[0] if meant else store.device(device).slug
@@ -45,7 +45,7 @@ def spec_here(device: Device, threads: int) -> tuple[Spec, str | None] | None:
     return None
 
 
-def _slugs_like(slugs: Sequence[str], name: str) -> list[str]:
+def slugs_like(slugs: Sequence[str], name: str) -> list[str]:
     """Those of `slugs` that are `name`, else begin with it, else have its words in a row, in upper or lower case."""
     if name in slugs:
         return [name]

@@ -73,6 +73,15 @@ _SIZE = _Kind(
     unclear={letter.lower(): (f"{letter}iB", f"{letter}B") for letter in "KMGT"},
 )
 
+_POWER = _Kind(
+    what="power",
+    units={"w": 1.0, "kw": 1e3},
+    most=1e6,
+    said="a number over 0 and a unit of watts",
+    examples=("65W", "700W", "1.2kW"),
+    likely=((inf, ("W",)),),
+)
+
 _TRANSFER_RATE = _Kind(
     what="transfer rate",
     units={
@@ -113,6 +122,31 @@ def transfer_bytes_per_s(text: str | float, before: str = "") -> float:
 def size_bytes(text: str | float, before: str = "") -> int:
     """Bytes in `2GiB` or `512 MB`, rounded up to whole ones."""
     return ceil(_quantity(_SIZE, text, before))
+
+
+def power_w(text: str | float) -> float:
+    """Watts in `700W` or `1.2kW`."""
+    return _quantity(_POWER, text, "")
+
+
+_MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+_COUNT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))? *([kKmMgGbB]?)", re.ASCII)
+
+
+def whole_count(text: str) -> int:
+    """The whole number of at least 1 in `50000`, `50k` or `1.2M`; raises LatteError (exit code 2) for anything else."""
+    match = _COUNT.fullmatch(text.strip())
+    if match:
+        digits = match[2] or ""
+        number, rest = divmod(int(match[1] + digits) * _MULTIPLES[match[3].lower()], int(10 ** len(digits)))
+        if number and not rest and number <= _MOST_COUNT:
+            return number
+    shown = " ".join(text.split())[:40]
+    hint = "at least 1, as in `50000`, `50k` or `1.2M`"
+    raise LatteError(f"`{shown}` is not a whole number", hint=hint, exit_code=ExitCode.USAGE)
+
+
+_MOST_COUNT = 10**15  # chosen: more samples than there are
 
 
 def _quantity(kind: _Kind, text: str | float, before: str) -> float:

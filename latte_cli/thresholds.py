@@ -175,10 +175,11 @@ def compare_estimates(before: Document, after: Document) -> list[Comparison]:
     Raises LatteError that names what differs for one that was asked otherwise: of another batch, device or strategy,
     with other settings, limits or shapes. The models may differ, since that is what is compared.
     """
-    return [_compare(_like(before, after, entry), entry) for entry in after["estimates"]]
+    return [compare_entries(baseline_entry([before], after, entry), entry) for entry in after["estimates"]]
 
 
-def _compare(other: Document, entry: Document) -> Comparison:
+def compare_entries(other: Document, entry: Document) -> Comparison:
+    """An estimate of a document next to an earlier one, however that was asked."""
     return Comparison(
         device=entry["device"],
         strategy=entry["strategy"],
@@ -188,13 +189,14 @@ def _compare(other: Document, entry: Document) -> Comparison:
     )
 
 
-def _like(before: Document, after: Document, entry: Document) -> Document:
-    """The estimate of the baseline that was asked as `entry`; raises LatteError that names how the nearest differs."""
+def baseline_entry(befores: Sequence[Document], after: Document, entry: Document) -> Document:
+    """The estimate of the baselines that was asked as `entry`; raises LatteError that names how the nearest differs."""
     asked = _request_of(after, entry)
-    differences = [_differences(_request_of(before, other), asked) for other in before["estimates"]]
+    others = [(before, other) for before in befores for other in before["estimates"]]
+    differences = [_differences(_request_of(before, other), asked) for before, other in others]
     nearest = min(range(len(differences)), key=lambda at: len(differences[at]))
     if not differences[nearest]:
-        found: Document = before["estimates"][nearest]
+        found: Document = others[nearest][1]
         return found
     message = f"the baseline has no estimate for this: its {', its '.join(differences[nearest])}"
     hint = "ask as the baseline was, or write it again: `latte estimate MODEL --format json > FILE`"

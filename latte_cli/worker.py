@@ -1,6 +1,5 @@
 """The worker: a child process that holds the backend, so that a layer that crashes costs its row and not the sweep."""
 
-import resource
 import signal
 import sys
 import tempfile
@@ -221,6 +220,8 @@ def _with_disturbed(row: Measurement) -> tuple[QualityFlag, ...]:
 
 def _bound_memory(share: float) -> None:
     """Let the process take no more than a share of the memory, and half as much again for what is not tensors."""
+    import resource
+
     from latte_cli.backends.host import memory_bytes
 
     with suppress(OSError, ValueError):

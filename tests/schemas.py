@@ -25,14 +25,14 @@ def check(arguments: Sequence[object], printed: str) -> None:
 
 @lru_cache
 def _strict(name: str) -> Any:
-    return Draft202012Validator(_closed(documents.schema(name)))
+    return Draft202012Validator(closed(documents.schema(name)))
 
 
-def _closed(part: Any) -> Any:
+def closed(part: Any) -> Any:
     """The schema without keys beyond those that it names."""
     if isinstance(part, list):
-        return [_closed(each) for each in part]
+        return [closed(each) for each in part]
     if not isinstance(part, dict):
         return part
-    found = {name: _closed(each) for name, each in part.items()}
+    found = {name: closed(each) for name, each in part.items()}
     return {"additionalProperties": False, **found} if isinstance(part.get("properties"), dict) else found

@@ -94,7 +94,8 @@ def test_json_is_the_documented_document(latte, model):
     assert (totals["energy_j"], totals["transfer_s"]) == (None, None)
     keys = ("name", "kind", "phase", "algorithm", "layout", "time_s", "low_s", "high_s", "low_80_s", "high_80_s")
     more = ("workspace_bytes", "source", "confidence", "count")
-    assert {tuple(layer) for layer in entry["layers"]} == {(*keys, *more)}
+    figures = ("module", "input_shapes", "output_shape", "parameter_shapes", "flops")
+    assert {tuple(layer) for layer in entry["layers"]} == {(*keys, *more, *figures)}
     assert entry["missing"] == []
 
 

@@ -324,6 +324,7 @@ REFUSED = {
     "--compile": (),
     "--picture": ("x.png",),
     "--force": ("--picture", "x.png"),
+    "--prices": ("prices.yaml", "--samples", "100"),
     "--baseline": ("x.json",),
     "--max-regression": ("5%", "--baseline", "x.json"),
 }

@@ -221,6 +221,16 @@ def test_sub_models_are_written_as_files(run, tmp_path):
     assert load(folder / "w1.onnx").parameters == 61706
 
 
+@pytest.mark.parametrize("words", [("--materialise", "parts"), ("--channels", "importance")], ids=" ".join)
+def test_a_program_that_would_be_cut_is_refused_before_anything_is_read(latte, place, tmp_path, words):  # noqa: F811
+    (tmp_path / "m.pt2").write_bytes(b"PK\x03\x04 and no more")
+    code, out, err = latte("allocate", str(tmp_path / "m.pt2"), "--fleet", "missing.yaml", *words)
+    assert (code, out) == (1, "")
+    assert "is a program of torch.export, not an ONNX model" in err
+    assert "hint: export it as ONNX (`torch.onnx.export`)" in err
+    assert not (place / "parts").exists()
+
+
 def test_sub_models_honour_the_umask(run, tmp_path):
     before = os.umask(0o027)
     try:

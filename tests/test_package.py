@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from dataclasses import dataclass
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,17 @@ def test_an_installed_latte_estimates_from_a_shipped_profile(installed: _Install
     (only,) = json.loads(installed.run(*estimate))["estimates"]
     assert (only["device"], only["missing"]) == (device, [])
     assert only["totals"]["step_s"] > 0
+
+
+def test_the_wheel_says_what_an_index_asks_for(archives: Path) -> None:
+    (wheel,) = archives.glob("*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        (name,) = (name for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
+        said = message_from_bytes(opened.read(name))
+    assert said["Description-Content-Type"] == "text/markdown"
+    assert said["License-Expression"] == "Apache-2.0"
+    assert set(said.get_all("Provides-Extra")) == {"dev", "fl", "onednn", "simulation"}
+    assert str(said.get_payload()).startswith("# LATTE")
 
 
 def test_the_source_archive_holds_what_a_build_needs_and_nothing_of_the_machine(archives: Path) -> None:

@@ -88,6 +88,7 @@ OPTIONS = {
     "--data-parallel": Option(("dp",), ("--gpus", "2", *LINK)),
     "--allow-unknown": Option(),
     "--mmap-threshold": Option(("1KiB",), ("--fits", "8GiB", "--device", CPU.slug)),
+    "--prices": Option(("prices.yaml",), ("--samples", "1000")),
     "--picture": Option(("x.svg",), ("--batch-size", "2,4")),
     "--force": Option((), ("--picture", "there.svg", "--batch-size", "2,4")),
     "--fail-above": Option(("0.001ms",)),
@@ -173,6 +174,7 @@ def output(folder):
         document["estimates"][0]["totals"]["step_s"] /= 2
         Path("fast.json").write_text(json.dumps(document))
         Path("there.svg").write_text("")
+        Path("prices.yaml").write_text(f"devices: {{{GPU.slug}: {{per_hour: 1}}, {CPU.slug}: {{per_hour: 2}}}}")
         yield run
 
 
@@ -184,6 +186,7 @@ MODES = (
     ("--device", CPU.slug),
     ("--gpus", "2", "--link", "1GB/s"),
     ("--batch-size", "2,4"),
+    ("--device", f"{GPU.slug},{CPU.slug}", "--samples", "500"),
     ("--shape", "seq=8:0.5,32:0.5"),
 )
 """What the other options are typed beside."""

@@ -1,7 +1,8 @@
 """The command line: one file per command, each parses, calls and reports."""
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,13 +20,29 @@ from latte_cli.printable import address
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"latte {latte_cli.__version__}")
+        for name, version in _versions():
+            typer.echo(f"{name} {version}")
         raise typer.Exit
+
+
+_NAMED = ("torch", "xgboost", "onnx", "pyarrow", "numpy", "flwr")
+"""Libraries whose versions change results, or what can be done."""
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """LATTE, Python and the libraries that are installed, with their versions; none is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    yield "latte", latte_cli.__version__
+    yield "python", ".".join(map(str, sys.version_info[:3]))
+    for name in _NAMED:
+        with suppress(PackageNotFoundError):
+            yield name, version(name)
 
 
 def _latte(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the versions and exit.", callback=_show_version, is_eager=True)
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help=QUIET)] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help=VERBOSE)] = False,

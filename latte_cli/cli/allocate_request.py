@@ -1,5 +1,6 @@
 """What `latte allocate` is asked, and which of its options go together."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -107,7 +108,8 @@ class AllocateRequest(Request):
         ),
     ] = None
     materialise: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each sub-model as ONNX with its weights.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write each sub-model as ONNX with its weights; MODEL has to be ONNX."),
     ] = None
     curve: Annotated[bool, typer.Option("--curve", help="Show what each round duration gives, instead.")] = False
     picture: Annotated[
@@ -138,7 +140,21 @@ def check(request: AllocateRequest) -> None:
     check_apart(request.given, _APART)
     check_needed(request.given, _NEEDS)
     _check_outputs(request)
+    _check_model(request)
     check_names(Precision.FP32, Layout.NCHW, request.strategy, request.optimizer)
+
+
+def _check_model(request: AllocateRequest) -> None:
+    """Raise LatteError for a model that cannot be cut, where its weights or its sub-models are asked for."""
+    if not request.materialise and request.channels is not Method.IMPORTANCE:
+        return
+    from latte_cli.network.parts import check_cuttable
+
+    with suppress(OSError, ValueError):  # who reads the model says what is wrong
+        check_cuttable(request.model, files.first_bytes(request.model, _FIRST_BYTES))
+
+
+_FIRST_BYTES = 4  # the signature of a zip archive, as APPNOTE.TXT 4.3.7 has it
 
 
 def _check_outputs(request: AllocateRequest) -> None:

@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, Callable[..., Any]] = _Imported(
         "train-estimator": "train_estimator:train_estimator",
         "estimate": "estimate:estimate",
         "explain": "explain:explain",
+        "compare": "compare:compare",
         "verify": "verify:verify",
         "tune": "tune:tune",
         "report": "report:report",

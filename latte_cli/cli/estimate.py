@@ -18,9 +18,12 @@ from latte_cli.cli.options import (
     ModelArgument,
     OptimizerOption,
     PrecisionOption,
+    PricesOption,
+    SamplesOption,
     StoreOption,
     ThreadsOption,
     WorkspaceLimitOption,
+    names_among,
     parse_counts,
     parse_growth,
     parse_rate,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from latte_cli.devices import Device
     from latte_cli.estimator import Estimate, Rest
     from latte_cli.network import Network
+    from latte_cli.sides import Side
     from latte_cli.store import Store
     from latte_cli.tasks import Task
 
@@ -162,7 +166,7 @@ class EstimateRequest(Request):
         bool, typer.Option("--restore-norms", help="Put back the batch norms that an export for inference folded away.")
     ] = False
     memory: Annotated[bool, typer.Option("--memory", help="Show what the step holds in memory, call by call.")] = False
-    samples: Annotated[int | None, typer.Option(min=1, help="Samples of an epoch, to print its time.")] = None
+    samples: SamplesOption = None
     epochs: Annotated[int, typer.Option(min=1, help="Epochs over the samples.")] = 1
     local_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of a training or a round, instead of epochs.")
@@ -213,6 +217,7 @@ class EstimateRequest(Request):
         typer.Option(metavar="FILE", help="Draw throughput against several batch sizes, as .png, .svg or .pdf."),
     ] = None
     force: Annotated[bool, typer.Option("--force", help="Overwrite the picture.")] = False
+    prices: PricesOption = None
     fail_above: Annotated[
         list[Threshold] | None,
         typer.Option(
@@ -268,8 +273,17 @@ class EstimateRequest(Request):
     def strategies(self) -> list[str]:
         """The strategies by name, each once."""
         own = "pytorch" if self.compiled else "latte"
-        names = [name.strip() for text in self.strategy or (own,) for name in text.split(",")]
-        return list(dict.fromkeys(names))
+        return names_among(self.strategy or (own,))
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices by name, each once; none for this machine's."""
+        return names_among(self.device)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether it asks which device trains best: a training has a length, and devices or prices are named."""
+        return bool(self.samples or self.local_steps) and (len(self.devices) > 1 or self.prices is not None)
 
     @property
     def rest(self) -> "Rest":
@@ -308,22 +322,24 @@ def estimate(request: EstimateRequest) -> None:
     from latte_cli.cli.fits import Fits
     from latte_cli.cli.forms import check_shown
     from latte_cli.cli.mixtures import is_mixed
+    from latte_cli.cli.ranking import prices_for, ranked_sides, say_unpriced
     from latte_cli.cli.several_batches import settle_batches, write_several
     from latte_cli.cli.several_sizes import write_mixture
     from latte_cli.report import scalings
     from latte_cli.report.estimates import estimates_document
     from latte_cli.report.markdown import write_markdown
+    from latte_cli.report.sides import ranking_json
 
     check_together(request)
     if request.model == STDIN:
         request = replace(request, content=model_from_stdin())
     if is_mixed(request.shape):
-        write_mixture(request, _estimates)
+        write_mixture(request, request_estimates)
         return
     if request.several:
-        write_several(request, _estimates)
+        write_several(request, request_estimates)
         return
-    request = settle_batches(request, _estimates)
+    request = settle_batches(request, request_estimates)
     requirements = Requirements.of(
         request.fail_above,
         request.baseline,
@@ -333,8 +349,9 @@ def estimate(request: EstimateRequest) -> None:
         room=request.fits is not None,
     )
     check_shown(request)
+    prices = prices_for(request.prices, request.schedule)
     several = several_gpus(request)
-    estimates = _estimates(request)
+    estimates = request_estimates(request)
     scaled = [several(one) for one in estimates] if several else []
     body = estimates_document(estimates, request.schedule) | {"asked": request.asked}
     for one, steps in zip(body["estimates"], scaled, strict=False):
@@ -342,15 +359,17 @@ def estimate(request: EstimateRequest) -> None:
     fits = Fits.of(request.fits, estimates, request.mmap_threshold)
     fits.add_to(body)
     results = requirements.check(body)
+    sides = ranked_sides(request, estimates, body, prices) if request.ranked else []
     if request.form is EstimateFormat.JSON:
-        body |= results.as_json()
+        body |= results.as_json() | ranking_json(sides)
     if request.form is EstimateFormat.MARKDOWN:
-        write_markdown(estimates, results.comparisons, [*results.checks, *fits.checks], request.schedule)
+        write_markdown(estimates, results.comparisons, [*results.checks, *fits.checks], request.schedule, sides)
     else:
-        _write(request, estimates, body, replaced=requirements.replaces_the_table)
+        _write(request, estimates, body, sides, replaced=requirements.replaces_the_table)
     if scaled and request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
         scalings.write_scaling(estimates, scaled, Format(request.form))
     _say_doubts(estimates)
+    say_unpriced(sides, prices)
     results.write(request.model.name, request.form, fits.checks)
     if request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
         fits.write(Format(request.form))
@@ -362,7 +381,7 @@ def estimate(request: EstimateRequest) -> None:
     results.enforce()
 
 
-def _estimates(
+def request_estimates(
     request: EstimateRequest, note: Callable[[str], None] = console.note, kept: "KeptEstimators | None" = None
 ) -> "list[Estimate]":
     """The estimates on each device under each strategy and limit; what is doubtful is measured first, if so asked.
@@ -373,7 +392,7 @@ def _estimates(
 
     network = _network(request, note)
     store = store_to_read(request.store, console.warn if note is console.note else note)
-    names: list[str] | list[None] = request.device or [None]
+    names: list[str] | list[None] = request.devices or [None]
     slugs = [resolve_profile(store, name, request.threads) for name in names]
     kept = {} if kept is None or request.measure_below is not None else kept
     estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, kept)]
@@ -434,21 +453,33 @@ def _estimates_on(
     )
 
 
-def _write(request: EstimateRequest, estimates: "Sequence[Estimate]", body: dict[str, Any], *, replaced: bool) -> None:
+def _write(
+    request: EstimateRequest,
+    estimates: "Sequence[Estimate]",
+    body: dict[str, Any],
+    sides: "Sequence[Side]",
+    *,
+    replaced: bool,
+) -> None:
     """Write the result in the form that is asked for; no table where it is `replaced`."""
     from latte_cli.report import write_json
     from latte_cli.report.estimates import write_estimates
     from latte_cli.report.memories import write_memory
+    from latte_cli.report.sides import write_ranking
     from latte_cli.report.traces import trace
 
     if request.form is EstimateFormat.TRACE:
         write_json(trace(estimates))
     elif request.form is EstimateFormat.JSON:
         write_json(body)
-    elif not replaced:
+    elif replaced:
+        return
+    elif sides:
+        write_ranking(sides, Format(request.form))
+    else:
         write_estimates(estimates, Format(request.form), schedule=request.schedule)
-        if request.memory:
-            write_memory(estimates, Format(request.form))
+    if request.memory and request.form in (EstimateFormat.TABLE, EstimateFormat.CSV):
+        write_memory(estimates, Format(request.form))
 
 
 def _say_left_out(estimates: "Sequence[Estimate]", slugs: Sequence[str], memories: Sequence[int]) -> None:

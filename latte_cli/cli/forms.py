@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 _SCHEDULE = ("--samples", "--epochs", "--local-steps", "--upload", "--download", "--loading-rate")
 _UNSHOWN = {
     "--format csv": (*_SCHEDULE, "--baseline"),
-    "--format trace": (*_SCHEDULE, "--baseline", "--gpus", "--memory"),
+    "--format trace": (*_SCHEDULE, "--prices", "--baseline", "--gpus", "--memory"),
     "--format markdown": ("--gpus", "--memory"),
-    "--annotate junit": (*_SCHEDULE, "--baseline", "--gpus", "--memory"),
+    "--annotate junit": (*_SCHEDULE, "--prices", "--baseline", "--gpus", "--memory"),
 }
 """Options whose result a form does not show."""
 
@@ -32,9 +32,11 @@ def check_shown(request: "EstimateRequest") -> None:
 
 
 def _is_held(request: "EstimateRequest", option: str) -> bool:
-    """Whether the end of the command depends on the option."""
+    """Whether the end of the command depends on the option, or a ranking shows it."""
     if option == "--baseline":
         return request.max_regression is not None
+    if option in _SCHEDULE and request.ranked and request.form is EstimateFormat.CSV:
+        return True  # a ranking is of trainings in every form
     limited = {limit.quantity for limit in request.fail_above or ()}
     return not limited.isdisjoint(_HELD.get(option, ()))
 

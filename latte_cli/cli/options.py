@@ -10,7 +10,7 @@ import typer
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.optimizers import OPTIMIZERS
 from latte_cli.precisions import LAYOUT_WORDS, PRECISION_WORDS, Layout, Precision
-from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
+from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes, whole_count
 from latte_cli.report import Format
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ DeviceOption: TypeAlias = Annotated[
         "--device",
         metavar="NAME",
         help="A profile's name (`latte store devices`) or a part that one alone has, as h200; or `cpu` or `cuda:N` for "
-        "this machine. Repeatable.",
+        "this machine. Repeatable, or several with commas between.",
     ),
 ]
 ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
@@ -131,6 +131,23 @@ AllShapesOption: TypeAlias = Annotated[
         "or seq=64:0.7,512:0.3, to measure at each. Repeatable.",
     ),
 ]
+SamplesOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--samples",
+        parser=whole_count,
+        metavar="N",
+        help="Samples of an epoch, as in 50000 or 1.2M, to print its time.",
+    ),
+]
+PricesOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--prices",
+        metavar="FILE",
+        help="What devices cost, as YAML: `devices: {NAME: {per_hour: 3.5, per_kwh: 0.3, power: 700W}}`.",
+    ),
+]
 
 _MOST_COUNTS, _MOST_COUNTED, _MOST_DIGITS = 64, 4096, 4  # chosen: far beyond one machine
 """How many counts one option takes, the largest of them, and its digits."""
@@ -144,6 +161,11 @@ parse_rate = bandwidth_bit_per_s
 
 parse_size = size_bytes
 """An option's `parser=` for sizes: bytes in `2GiB` or `512MiB`."""
+
+
+def names_among(given: Sequence[str] | None) -> list[str]:
+    """The names in an option that is repeatable, and takes several with commas between; each once."""
+    return list(dict.fromkeys(name.strip() for text in given or () for name in text.split(",")))
 
 
 def parse_widths(text: str, what: str = "widths") -> tuple[float, ...]:

@@ -24,11 +24,19 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             *("--mmap-threshold", "--memory"),
         ),
         "Federation and schedule": (
-            *("--samples", "--epochs", "--local-steps", "--upload", "--download", "--loading-rate"),
+            *("--samples", "--epochs", "--local-steps", "--upload", "--download", "--loading-rate", "--prices"),
         ),
         "Output and limits": (
             *("--format", "--picture", "--force", "--fail-above", "--baseline", "--max-regression", "--annotate"),
         ),
+    },
+    "compare": {
+        "Models": ("--batch-size", "--shape", "--batch-axis", "--freeze", "--allow-unknown"),
+        _OF_SETTINGS: ("--device", "--store", "--precision", "--layout", "--threads", "--cuda-graph"),
+        "Algorithms": ("--strategy", "--estimator", "--workspace-limit", "--memory-limit"),
+        "Training step": ("--optimizer", "--loss", "--accumulate", "--fits"),
+        "Training and cost": ("--samples", "--epochs", "--local-steps", "--prices"),
+        "Output and limits": ("--format", "--fail-above", "--max-regression", "--annotate"),
     },
     "profile": {
         "What is measured": ("--suite", "--phases", "--configs", "--seed", "--compile", "--links", "--loader"),

@@ -243,11 +243,13 @@ def profile(request: ProfileRequest) -> None:
     Each algorithm and phase is timed. The same command goes on where it stopped. Rows are kept as they are measured.
     A budget that ends first is a normal end, with code 0; stderr and the JSON say what is left.
     """  # fmt: skip
+    from latte_cli import child
     from latte_cli.report import sweeps
     from latte_cli.store import open_store
     from latte_cli.sweep import Sweep
     from latte_cli.worker import Worker
 
+    child.check_children()
     if request.loader:
         _time_loader(request, request.loader)
         return

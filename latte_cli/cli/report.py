@@ -21,6 +21,7 @@ from latte_cli.cli.options import (
     ShapeOption,
     StoreOption,
     ThreadsOption,
+    names_among,
     parse_shapes,
 )
 from latte_cli.cli.request import Request, from_options
@@ -104,7 +105,7 @@ def _sections(request: ReportRequest) -> "Iterator[Section]":
 
     store = store_to_read(request.store)
     file = read_plan(request.plan) if request.plan else None
-    names: list[str] | list[None] = request.device or ([None] if request.model or not request.plan else [])
+    names: list[str] | list[None] = names_among(request.device) or ([None] if request.model or not request.plan else [])
     slugs = [resolve_profile(store, name, request.threads) for name in names]
     if request.model:
         sizes = parse_shapes(request.shape)

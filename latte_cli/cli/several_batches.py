@@ -1,6 +1,6 @@
 """`latte estimate` at several batches, and at the largest one that fits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from math import inf
@@ -26,7 +26,7 @@ _APART = (
 _OF_ONE = (
     *("--fail-above", "--baseline", "--max-regression", "--annotate", "--memory", "--measure-below"),
     *("--gpus", "--link", "--data-parallel"),
-    *("--samples", "--epochs", "--local-steps", "--upload", "--download", "--loading-rate"),
+    *("--samples", "--epochs", "--local-steps", "--upload", "--download", "--loading-rate", "--prices"),
 )
 """Options that say something of one batch."""
 
@@ -58,7 +58,6 @@ def settle_batches(request: "EstimateRequest", estimates: Estimates) -> "Estimat
 
 def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
     """Write a table of steps at several batches; raises LatteError as `settle_batches` does."""
-    from latte_cli.estimator import DoesNotFit
     from latte_cli.estimator.batches import levels_off_at
     from latte_cli.report import pictures
     from latte_cli.report.batches import BatchRow, write_batches
@@ -67,24 +66,10 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
     if request.picture:
         pictures.check_suffix(request.picture)
         files.check_free(request.picture, force=request.force)
-    wanted = request.batch_size or Batches()
-    asked = [_at(request, batch) for batch in wanted.sizes]
-    if wanted.room:
-        asked.append(_largest(request, _room(request), estimates))
-    room, rows = request.fits or wanted.room, dict[int, BatchRow]()
-    refused: list[DoesNotFit] = []
-    for at, each in enumerate(asked):
-        try:
-            estimate, found = step_at(each, estimates, unsaid if at else console.note)
-        except DoesNotFit as exc:
-            refused.append(exc)
-            continue
+    room, rows = request.fits or (request.batch_size or Batches()).room, dict[int, BatchRow]()
+    for estimate, found in steps_found(requests_at(request, estimates), estimates):
         limit = room.on(estimate.device) if room else None
         rows[estimate.network.batch_size] = BatchRow(estimate=estimate, occupancy=found, limit_bytes=limit)
-    if not rows:
-        raise refused[0]
-    for one in refused:
-        console.warn(f"left out: {one.message}")
     shown = [rows[batch] for batch in sorted(rows)]
     write_batches(shown, Format(request.form))
     said = {warning.code: warning for row in shown for warning in row.estimate.warnings}
@@ -95,10 +80,45 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
         console.note(f"wrote `{request.picture}`")
     if request.form is EstimateFormat.TABLE:
         best = levels_off_at([row.estimate for row in shown]) or shown[-1].estimate.network.batch_size
-        device = f" --device {request.device[0]}" if request.device else ""
+        device = f" --device {request.devices[0]}" if request.devices else ""
         command = f"latte estimate {request.pasted_model}{device} --batch-size {best}"
         console.note(f"next: `{command}` shows that step layer by layer")
     Fits([(row.estimate, row.occupancy, row.limit_bytes) for row in shown if row.limit_bytes]).enforce()
+
+
+def requests_at(request: "EstimateRequest", estimates: Estimates) -> "list[EstimateRequest]":
+    """A request for each batch that one asks for, the largest that fits among them; raises as `settle_batches` does."""
+    if not request.batch_size:
+        return [request]
+    asked = [_at(request, batch) for batch in request.batch_size.sizes]
+    if request.batch_size.room:
+        asked.append(_largest(request, _room(request), estimates))
+    return asked
+
+
+def steps_found(
+    asked: "Sequence[EstimateRequest]", estimates: Estimates, note: Callable[[str], None] = console.note
+) -> "list[tuple[Estimate, Occupancy]]":
+    """The step of each request, which differ in the batch alone, and the memory of its process.
+
+    `note` hears what there is to note of the first. Those that no `--memory-limit` allows are named; raises LatteError
+    (exit code 3) where it allows none.
+    """
+    from latte_cli.estimator import DoesNotFit
+
+    kept: KeptEstimators = {}
+    refused: list[DoesNotFit] = []
+    steps = []
+    for at, each in enumerate(asked):
+        try:
+            steps.append(step_at(each, estimates, unsaid if at else note, kept))
+        except DoesNotFit as exc:
+            refused.append(exc)
+    if refused and not steps:
+        raise refused[0]
+    for one in refused:
+        console.warn(f"left out: {one.message}")
+    return steps
 
 
 def _room(request: "EstimateRequest") -> Room:

@@ -31,6 +31,7 @@ _OF_ONE = {
     "--max-regression": "it compares one size layer by layer",
     "--picture": "it draws several batch sizes",
     "--force": "it is for `--picture`",
+    "--prices": "it ranks devices at one size",
 }
 """Options that say something of one size, and why."""
 _UNMEASURED = {"predicted_share", "extrapolated", "missing"}
@@ -129,7 +130,7 @@ def _say_next(request: "EstimateRequest", mixed: "MixedStep", largest: Combinati
             f"next: `latte profile {request.pasted_model}{batch} {shapes}` measures every size on this machine"
         )
         return
-    device = f" --device {request.device[0]}" if request.device else ""
+    device = f" --device {request.devices[0]}" if request.devices else ""
     shapes = " ".join(shape_options(largest.shape))
     command = f"latte estimate {request.pasted_model}{device} {shapes}"
     console.note(f"next: `{command}` shows the largest of these steps layer by layer")

@@ -74,6 +74,9 @@ def tune(request: TuneRequest) -> None:
     Layouts and algorithms are tried on real steps, and what won is written. The profile of this machine says which
     algorithms to try; without one, layouts alone are tried.
     """
+    from latte_cli import child
+
+    child.check_children()
     from latte_cli.network import load
     from latte_cli.report.choices import write_tuned
     from latte_cli.runtime import write_choices

@@ -72,7 +72,10 @@ def verify(request: VerifyRequest) -> None:
 
     The steps are those of PyTorch. The table shows them layer by layer.
     """
+    from latte_cli import child
     from latte_cli.network import load
+
+    child.check_children()
     from latte_cli.report.verifications import Verification, write_verification
 
     sizes = parse_shapes(request.shape)

@@ -1,5 +1,6 @@
 """A network: a graph of layers with every size known."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,6 +39,20 @@ def part_named(name: str) -> tuple[str, tuple[slice | list[int], ...]]:
     """The stored tensor that a parameter's `name` says it is a part of, and what it has of each of its dimensions."""
     origin, _, taken = name.removesuffix("]").partition("[")
     return origin, tuple(map(_read_indices, taken.split(", "))) if taken else ()
+
+
+_PATH = re.compile(r"\w+(\.\w+)*")
+
+
+def _exported_path(name: str) -> str | None:
+    """`layer1.0.conv1` of a node that torch's exporter calls `/layer1/layer1.0/conv1/Conv`."""
+    path: list[str] = []
+    for scope in name.split("/")[1:-1]:
+        if path and scope.startswith(f"{path[-1]}."):
+            path.pop()
+        path.append(scope)
+    found = ".".join(path)
+    return found if name.startswith("/") and _PATH.fullmatch(found) else None
 
 
 def _read_indices(text: str) -> slice | list[int]:
@@ -98,6 +113,20 @@ class Node:
     def untracked(self) -> bool:
         """Whether it is a norm that keeps no running statistics."""
         return bool(self.statistics) and all(each.removesuffix("/value").endswith(ABSENT) for each in self.statistics)
+
+    @property
+    def module(self) -> str | None:
+        """The path of the module's part that it lies in; None where nothing tells.
+
+        That is its innermost call, else what its parameters are called by (`conv1.weight`), else the name that torch's
+        exporter gives it (`/layer1/layer1.0/conv1/Conv`).
+        """
+        if self.calls:
+            return self.calls[-1].partition("@")[0]
+        owners = {part_named(name)[0].rpartition(".")[0] for name in self.parameters}
+        if len(owners) == 1 and _PATH.fullmatch(owner := owners.pop()):
+            return owner
+        return _exported_path(self.name)
 
     @property
     def detached(self) -> bool:

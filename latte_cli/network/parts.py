@@ -30,15 +30,20 @@ class SubModelFile:
     arrays: Mapping[str, Array]
 
 
+def check_cuttable(path: Path, content: bytes) -> None:
+    """Raise LatteError for a program of torch.export, whose first bytes are enough to tell: only ONNX files are cut."""
+    if torch_program.is_archive(content):
+        hint = "export it as ONNX (`torch.onnx.export`) to cut sub-models out of it"
+        raise LatteError(f"`{path}` is a program of torch.export, not an ONNX model", hint=hint)
+
+
 class Cutter:
     """Cuts sub-models out of the ONNX file at `path`, from which `network` was read."""
 
     def __init__(self, path: Path, network: Network) -> None:
         """Raises LatteError for a file that is no ONNX model."""
         content = path.read_bytes()
-        if torch_program.is_archive(content):
-            hint = "export it as ONNX (`torch.onnx.export`) to write its sub-models"
-            raise LatteError(f"`{path}` is a program of torch.export, not an ONNX model", hint=hint)
+        check_cuttable(path, content)
         self._weights = weights(path)
         self._stored = frozenset(self._weights)
         self._model = ModelProto.FromString(content)

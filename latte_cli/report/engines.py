@@ -9,6 +9,7 @@ from latte_cli.layers import Convolution, Phase, layer_text
 from latte_cli.network import Network
 from latte_cli.precisions import Layout, Precision
 from latte_cli.report import Cell, Format, Table, shorten, size, write_csv, write_json, write_table
+from latte_cli.report.layers import layer_figures, module_paths
 
 _COLUMNS = (
     *("name", "phase", "engine", "family", "numerical", "behavior", "workspace_bytes"),
@@ -43,6 +44,7 @@ def write_elsewhere(found: Elsewhere, form: Format, out: TextIO | None = None) -
 
 def engines_document(found: Elsewhere) -> dict[str, Any]:
     """The engines as the document `latte.engines/1`."""
+    paths = module_paths(found.network)
     return {
         "schema": "latte.engines/1",
         "model": {"name": found.network.name, "sha256": found.network.sha256},
@@ -51,7 +53,11 @@ def engines_document(found: Elsewhere) -> dict[str, Any]:
         "precision": found.precision,
         "layout": found.layout,
         "calls": [
-            {"name": name, "phase": phase, "layer": layer_text(layer), **_call(found, phase, listed)}
+            {
+                **{"name": name, "phase": phase, "layer": layer_text(layer)},
+                **layer_figures(layer, (phase,), paths.get(name)),
+                **_call(found, phase, listed),
+            }
             for name, layer, phase, listed in found.calls
         ],
     }

@@ -26,6 +26,7 @@ from latte_cli.report import (
     write_json,
     write_table,
 )
+from latte_cli.report.layers import layer_figures, module_paths
 from latte_cli.schedule import Schedule
 from latte_cli.thresholds import ESTIMATES
 
@@ -158,7 +159,7 @@ def _beside_lines(estimate: Estimate) -> Iterator[str]:
 
 
 def _shared_entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
-    settings = estimate.settings
+    settings, paths = estimate.settings, module_paths(estimate.network)
     return {
         "device": estimate.device.slug,
         "strategy": estimate.strategy,
@@ -199,7 +200,10 @@ def _shared_entry(estimate: Estimate, schedule: Schedule) -> dict[str, Any]:
         },
         "memory": None if estimate.compiled else memories.entry(estimate.memory),
         "checkpoints": checkpoints.checkpoint_entries(estimate),
-        "layers": [_layer(part) | {"count": part.count} for part in estimate.parts],
+        "layers": [
+            _layer(part) | {"count": part.count} | layer_figures(part.layer, (part.phase,), paths.get(part.name))
+            for part in estimate.parts
+        ],
         "missing": list(estimate.missing),
         "warnings": [{"code": warn.code, "message": warn.message} for warn in estimate.warnings],
     }

@@ -9,6 +9,7 @@ from latte_cli.estimator import Estimate, LayerTime
 from latte_cli.layers import Convolution, Phase
 from latte_cli.report import Cell, Format, Table, duration, percent, shorten, size, write_csv, write_json, write_table
 from latte_cli.report.estimates import left_out_line
+from latte_cli.report.layers import layer_figures, module_paths
 
 _NAME_WIDTH, _NARROW = 22, 14  # chosen: leaves room for the other columns
 _PHASES = {Phase.BACKWARD_DATA: "data", Phase.BACKWARD_FILTER: "filter"}
@@ -68,6 +69,7 @@ def explanations_document(explanations: Sequence[Explanation]) -> dict[str, Any]
 
 def _case(explanation: Explanation) -> dict[str, Any]:
     best = explanation.best
+    paths = module_paths(best.network)
     return {
         "what_if": explanation.what_if,
         "batch_size": best.network.batch_size,
@@ -86,6 +88,7 @@ def _case(explanation: Explanation) -> dict[str, Any]:
                 "name": part.name,
                 "kind": part.layer.kind,
                 "phase": part.phase,
+                **layer_figures(part.layer, (part.phase,), paths.get(part.name)),
                 "best": _call(part),
                 "choices": [
                     {"strategy": each.strategy, **_call(other), "lost_s": _lost_s(other, part)}

@@ -9,6 +9,7 @@ from latte_cli.estimator import Estimate
 from latte_cli.printable import printable
 from latte_cli.report import duration, percent, size
 from latte_cli.report.estimates import NO_SCHEDULE, schedule_lines
+from latte_cli.report.sides import SidePair, legend_lines, letters, side_cells
 from latte_cli.report.thresholds import (
     algorithms_text,
     interval_text,
@@ -18,6 +19,7 @@ from latte_cli.report.thresholds import (
     times_text,
 )
 from latte_cli.schedule import Schedule
+from latte_cli.sides import Side, apart
 from latte_cli.thresholds import Comparison, ThresholdCheck
 
 _MOST_LAYERS = 5  # chosen: a comment is read beside others
@@ -29,8 +31,11 @@ def code(text: str) -> str:
 
     Entities do this in every place: a backslash does not keep a mention from being one, and a backtick ends a span.
     """
-    escaped = _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", printable(text))
-    return f"<code>{escaped}</code>"
+    return f"<code>{_plain(text)}</code>"
+
+
+def _plain(text: str) -> str:
+    return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", printable(text))
 
 
 def write_markdown(
@@ -38,21 +43,56 @@ def write_markdown(
     comparisons: Sequence[Comparison],
     checks: Sequence[ThresholdCheck],
     schedule: Schedule = NO_SCHEDULE,
+    ranking: Sequence[Side] = (),
     out: TextIO | None = None,
 ) -> None:
-    """Write estimates of one network with what they were compared with and held to."""
+    """Write estimates of one network with what they were compared with and held to, and which device trains best."""
     network = estimates[0].network
     parts = [
         [f"### {code(network.name)}, batch {network.batch_size}"],
         [*_totals(estimates)],
-        [*_schedule(estimates, schedule)],
+        [] if ranking else [*_schedule(estimates, schedule)],
+        [*_sides(ranking, [str(at + 1) for at in range(len(ranking))], "place")],
         [*_checks(checks)],
         *([*_changes(each)] for each in comparisons),
         *([*_heaviest(each)] for each in (() if comparisons else estimates[:1])),
         [f"Left out, as nothing is known of it: {code(name)}" for name in estimates[0].missing],
     ]
+    _write(parts, out)
+
+
+def write_compared(
+    sides: Sequence[Side],
+    pairs: Sequence[SidePair],
+    checks: Sequence[ThresholdCheck],
+    out: TextIO | None = None,
+) -> None:
+    """Write steps side by side, what they were held to, and pairs of them layer by layer."""
+    parts = [
+        ["### Steps side by side"],
+        [*_sides(sides, letters(len(sides)), "side")],
+        [*_checks(checks)],
+        *([*_changes(pair.comparison, pair.title, pair.names)] for pair in pairs),
+    ]
+    _write(parts, out)
+
+
+def _write(parts: Sequence[Sequence[str]], out: TextIO | None) -> None:
     text = "\n\n".join("\n".join(lines) for lines in parts if lines)
     (out or sys.stdout).write(f"{text}\n")
+
+
+def _sides(sides: Sequence[Side], names: Sequence[str], title: str) -> Iterator[str]:
+    """A line for each side; what sets it apart stands in code, since it comes from files."""
+    if not sides:
+        return
+    columns, rows = side_cells(sides, names, title)
+    told = 1 + len(apart(sides))
+    shown = [(row[0], *map(code, row[1:told]), *map(_plain, row[told:])) for row in rows]
+    yield from _table(columns, shown)
+    yield ""
+    for line in legend_lines(sides):
+        yield f"- {_plain(line)}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -90,13 +130,16 @@ def _checks(checks: Sequence[ThresholdCheck]) -> Iterator[str]:
         yield f"- {mark}: {sentence(each)} ({code(each.strategy)} on {code(each.device)})"
 
 
-def _changes(comparison: Comparison) -> Iterator[str]:
+def _changes(
+    comparison: Comparison, title: str = "since the baseline", names: tuple[str, str] = ("before", "now")
+) -> Iterator[str]:
     """What became of the step and of the layers that moved most."""
     changed = largest_changes(comparison)
     before, after = duration(comparison.before_s), duration(comparison.after_s)
     doubt = f", {interval_text(*comparison.growth_80)}" if changed else ""
     where = f"{code(comparison.strategy)} on {code(comparison.device)}"
-    yield f"**{signed_percent(comparison.growth)}** since the baseline: {before} before, {after} now{doubt} ({where})"
+    told = f"{before} {names[0]}, {after} {names[1]}{doubt} ({where})"
+    yield f"**{signed_percent(comparison.growth)}** {title}: {told}"
     if not changed:
         return
     yield ""
@@ -104,7 +147,7 @@ def _changes(comparison: Comparison) -> Iterator[str]:
         (code(each.name), each.phase.replace("_", " "), *times_text(each), _code_or_nothing(algorithms_text(each)))
         for each in changed[:_MOST_LAYERS]
     ]
-    yield from _table(("layer", "phase", ">before", ">now", ">difference", "algorithm"), rows)
+    yield from _table(("layer", "phase", f">{names[0]}", f">{names[1]}", ">difference", "algorithm"), rows)
     if len(changed) > _MOST_LAYERS:
         yield ""
         yield f"and {len(changed) - _MOST_LAYERS} more"

@@ -93,22 +93,28 @@ def largest_changes(comparison: Comparison) -> list[PhaseChange]:
     return sorted(found, key=lambda each: -abs(each.difference_s))
 
 
-def write_phase_changes(comparison: Comparison, out: TextIO | None = None) -> None:
-    """Write what became of the layers since the baseline."""
+def write_phase_changes(
+    comparison: Comparison,
+    out: TextIO | None = None,
+    *,
+    title: str = "since the baseline",
+    names: tuple[str, str] = ("before", "now"),
+) -> None:
+    """Write what became of the layers since the baseline, or how the second of two sides differs from the first."""
     changed = largest_changes(comparison)
     footer = [f"and {len(changed) - _MOST_CHANGES} more"] if len(changed) > _MOST_CHANGES else []
     before, after = duration(comparison.before_s), duration(comparison.after_s)
     doubt = f", {interval_text(*comparison.growth_80)}" if changed else ""
-    footer.append(f"step {before} before, {after} now: {signed_percent(comparison.growth)}{doubt}")
+    step = f"step {before} {names[0]}, {after} {names[1]}"
+    footer.append(f"{step}: {signed_percent(comparison.growth)}{doubt}")
     rows = [
         (shorten(each.name), each.phase.replace("_", " "), *times_text(each), algorithms_text(each))
         for each in changed[:_MOST_CHANGES]
     ]
-    title = f"since the baseline: {comparison.strategy} on {comparison.device}"
     write_table(
         Table(
-            title=title,
-            columns=("layer", "phase", ">before", ">now", ">difference", "algorithm"),
+            title=f"{title}: {comparison.strategy} on {comparison.device}",
+            columns=("layer", "phase", f">{names[0]}", f">{names[1]}", ">difference", "algorithm"),
             rows=rows,
             footer=footer,
         ),

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from latte_cli.backends.torch.whole import Steps
 from latte_cli.estimator import BESIDE, Estimate
 from latte_cli.layers import Checkpoint, Phase
+from latte_cli.network import Node
 from latte_cli.report import (
     Cell,
     Format,
@@ -20,6 +21,7 @@ from latte_cli.report import (
     write_json,
     write_table,
 )
+from latte_cli.report.layers import layer_figures
 
 _COLUMNS = ("name", "kind", "phase", "estimated_s", "measured_s", "ratio")
 
@@ -93,6 +95,7 @@ def write_verification(found: Verification, form: Format, out: TextIO | None = N
 def verification_document(found: Verification) -> dict[str, Any]:
     """A verification as the document `latte.verification/1`."""
     estimate = found.estimate
+    nodes = {node.name: node for node in estimate.network.nodes}
     return {
         "schema": "latte.verification/1",
         "model": {
@@ -117,8 +120,18 @@ def verification_document(found: Verification) -> dict[str, Any]:
         "repeatability": found.repeats,
         "step_low_s": estimate.step_low_s,
         "step_high_s": estimate.step_high_s,
-        "layers": [dict(zip(_COLUMNS, line, strict=True)) for line in _lines(found) if line[1]],
+        "layers": [
+            dict(zip(_COLUMNS, line, strict=True)) | _figures(nodes[str(line[0])], forward=line[2] == Phase.FORWARD)
+            for line in _lines(found)
+            if line[1]
+        ],
     }
+
+
+def _figures(node: Node, *, forward: bool) -> dict[str, Any]:
+    """What the document says of a layer, whose backward pass is one line."""
+    phases = [each for each in node.layer.phases if (each is Phase.FORWARD) is forward]
+    return layer_figures(node.layer, phases, node.module)
 
 
 def _lines(found: Verification) -> Iterator[tuple[Cell, ...]]:

@@ -100,6 +100,10 @@ def _entry(choices: Choices) -> dict[str, Any]:
             {
                 "layer": json.loads(layer_text(each.layer)),
                 "phase": each.phase,
+                "input_shapes": [list(shape) for shape in each.layer.input_shapes],
+                "output_shape": list(each.layer.output_shape),
+                "parameter_shapes": [list(shape) for shape in each.layer.parameter_shapes],
+                "flops": each.layer.flops(each.phase),
                 "library": each.algorithm.library,
                 "algorithm": each.algorithm.name,
                 "vendor_id": each.algorithm.vendor_id,

@@ -1,6 +1,5 @@
 """Journals: what was measured and is not yet in a part, one checksummed line a row, on the local disk."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from latte_cli.errors import LatteError
-from latte_cli.files import make_lasting_folder, sync_folder
+from latte_cli.files import hold_lock, make_lasting_folder, sync_folder
 
 _SUFFIX = ".journal"
 
@@ -131,11 +130,13 @@ def _hold(path: Path, flags: int) -> Journal | None:
     """The journal at `path` with its lock; None if another process holds it or removed it meanwhile."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | flags, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.stat().st_ino == os.fstat(descriptor).st_ino:
+        if hold_lock(descriptor, wait=False) and path.stat().st_ino == os.fstat(descriptor).st_ino:
             return Journal(path, descriptor)
-    except (BlockingIOError, FileNotFoundError):
+    except FileNotFoundError:
         pass
+    except LatteError:
+        os.close(descriptor)
+        raise
     os.close(descriptor)
     return None
 

@@ -370,18 +370,11 @@ class PartDirectory:
 
         A remote store has none: there two may do the same work, and no row is lost by it.
         """
-        import fcntl
-
         if self.local is None:
             yield True
             return
         with _lock_file(self.local) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+            yield files.hold_lock(lock.fileno(), wait=wait)
 
 
 def _lock_file(root: Path) -> BinaryIO:

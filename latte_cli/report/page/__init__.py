@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
+from pkgutil import get_data
 from statistics import geometric_mean
 from typing import Any
 
@@ -14,8 +14,6 @@ from latte_cli.printable import printable
 from latte_cli.report import count, duration, duration_at_most, percent, pictures, size
 from latte_cli.report.estimates import left_out_line
 from latte_cli.summaries import CHANNELS, SIZES, DeviceSummary, typical_spread
-
-_TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +82,7 @@ def _template() -> Any:
     environment = Environment(
         autoescape=True, finalize=_show, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(_TEMPLATE.read_text("utf-8"))
+    return environment.from_string((get_data(__name__, "page.html.j2") or b"").decode())
 
 
 def _show(value: Any) -> Any:
