@@ -3,7 +3,7 @@
 import gc
 import sys
 
-_FEW_COLLECTIONS = (50_000, 20, 20)  # benchmarks/estimate_speed.py: what lives on is not looked at again and again
+_FEW_COLLECTIONS = (50_000, 20, 20)  # chosen: what lives on is not looked at again and again
 _INTERRUPTED = 130  # errors.ExitCode.INTERRUPTED, which may not have been imported yet
 
 

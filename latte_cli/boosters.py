@@ -95,7 +95,7 @@ _AS_VALUES = json.dumps(
         **{"missing": nan, "strict_shape": False, "cache_id": 0},
     }
 ).encode()
-_FEW_ROWS = 2048  # benchmarks/estimate_speed.py: one thread predicts so many in some 10 ms
+_FEW_ROWS = 2048  # chosen: one thread predicts so many in some 10 ms
 
 
 class LoadedBooster:
