@@ -374,7 +374,7 @@ def test_names_in_a_trace_cannot_reach_the_terminal(folder: Path, tmp_path: Path
     assert done.returncode == 0
     assert not {"\x1b", "\x9b"} & {*done.stdout, *done.stderr}
     assert "\n=cmd()" not in done.stdout
-    assert form == "csv" or "words (embedding)" in done.stdout
+    assert form == "csv" or "look_up (embedding)" in done.stdout
 
 
 def test_a_network_of_the_zoo_is_read_from_its_onnx_file(tmp_path: Path) -> None:
