@@ -365,6 +365,13 @@ def test_a_cpu_has_to_be_named(folder: Path, tmp_path: Path) -> None:
         filed(folder, "cnn", TraceRequest(device="cuda:0"), store=tmp_path)
 
 
+def test_a_profile_of_another_kind_of_device_takes_no_rows(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LatteError, match="the trace of a CPU"):
+        filed(folder, "cnn", TraceRequest(device="nvidia-h200-reference"), store=tmp_path)
+    with pytest.raises(LatteError, match="no name for a device"):
+        filed(folder, "cnn", TraceRequest(device="--"), store=tmp_path)
+
+
 def test_a_trace_without_shapes_is_refused(folder: Path, tmp_path: Path) -> None:
     model, x = small_cnn(), torch.randn(4, 3, 16, 16)
     trace = write_trace(tmp_path / "t.json", training_step_of(model, x, 10), shapes=False)
