@@ -16,7 +16,8 @@ from traces import Document, document_of, encoder, first_step, on_gpu, training_
 
 from latte_cli.devices import CUDA, ROCM, XPU
 from latte_cli.errors import LatteError
-from latte_cli.estimator import estimate_one
+from latte_cli.estimator import Estimator, estimate_one
+from latte_cli.estimator.calibration import Calibration
 from latte_cli.layers import Phase
 from latte_cli.measure import IN_STEP
 from latte_cli.network import Network, load
@@ -189,6 +190,85 @@ def test_layers_of_any_network_are_found_or_named(
     assert wanted <= rows
 
 
+class Calls(nn.Module):
+    """A module of others, in a function's way."""
+
+    def __init__(self, compute: Callable[..., torch.Tensor], *modules: nn.Module) -> None:
+        super().__init__()
+        self.compute, self.modules_of = compute, nn.ModuleList(modules)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.compute(x, *self.modules_of)
+
+
+def head(wide: int) -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(wide, 5))
+
+
+IMAGES, WORDS = (3, 6, 8, 8), (3, 7, 16)
+WHOLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "residual": (lambda: Calls(lambda x, c, h: h(x + c(x)), nn.Conv2d(6, 6, 1), head(6)), IMAGES),
+    "concatenated": (lambda: Calls(lambda x, c, h: h(torch.cat([x, c(x)], 1)), nn.Conv2d(6, 6, 1), head(12)), IMAGES),
+    "gated": (
+        lambda: Calls(lambda x, c, h: h(x * torch.sigmoid(c(x.mean((2, 3), True)))), nn.Conv2d(6, 6, 1), head(6)),
+        IMAGES,
+    ),
+    "split": (lambda: Calls(lambda x, c, h: h(sum(torch.chunk(c(x), 2, 1))), nn.Conv2d(6, 12, 3), head(6)), IMAGES),
+    "shuffled": (
+        lambda: Calls(lambda x, c, h: h(nn.functional.pixel_shuffle(c(x), 2)), nn.Conv2d(6, 12, 3), head(3)),
+        IMAGES,
+    ),
+    "resized": (
+        lambda: Calls(lambda x, c, h: h(nn.functional.interpolate(c(x), scale_factor=2)), nn.Conv2d(6, 6, 3), head(6)),
+        IMAGES,
+    ),
+    "recurrent": (lambda: Calls(lambda x, r, h: h(r(x)[0][-1]), nn.LSTM(16, 8, num_layers=2), nn.Linear(8, 5)), WORDS),
+    "multiplied": (
+        lambda: Calls(
+            lambda x, q, h: h(torch.softmax(q(x) @ x.transpose(1, 2), -1).mean(1)), nn.Linear(16, 16), nn.Linear(7, 5)
+        ),
+        WORDS,
+    ),
+    "attending": (
+        lambda: Calls(
+            lambda x, q, h: h(nn.functional.scaled_dot_product_attention(q(x), x, x).mean(1)),
+            nn.Linear(16, 16),
+            nn.Linear(16, 5),
+        ),
+        WORDS,
+    ),
+    "normed": (lambda: Calls(lambda x, n, h: h(n(x).amax(1)), nn.RMSNorm(16), nn.Linear(16, 5)), WORDS),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_networks_are_made_of_is_found(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    make, shape = WHOLE[name]
+    model, x = make(), torch.randn(shape)
+    y = torch.randint(0, 5, (len(model(x)),))
+    update = torch.optim.SGD(model.parameters(), lr=1e-3)
+
+    def step() -> None:
+        update.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        update.step()
+
+    trace = write_trace(tmp_path / "t.json", step, steps=1)
+    found = import_trace(trace, lambda batch: load(model, x), open_store(str(tmp_path / "s")), HERE)
+    assert ([each for each in found.missing if "getitem" not in each], found.strangers) == ([], ())
+
+
+def test_calls_within_a_step_are_not_calibrated_as_calls_alone_are(folder: Path, tmp_path: Path) -> None:
+    filed(folder, "cnn", store=tmp_path)
+    network, store = load(folder / "cnn.pt2", batch_size=4), open_store(str(tmp_path))
+    odd = Calibration(forward_s=1.0, backward_s=1.0, host_forward=3.0)
+    plain, calibrated = (
+        Estimator(store, "desk", calibration=each).estimate(network, "momentum") for each in (None, odd)
+    )
+    assert calibrated.step_s == plain.step_s > 0
+
+
 # Other devices
 
 
@@ -285,6 +365,13 @@ def test_a_cpu_has_to_be_named(folder: Path, tmp_path: Path) -> None:
         filed(folder, "cnn", TraceRequest(device="cuda:0"), store=tmp_path)
 
 
+def test_a_profile_of_another_kind_of_device_takes_no_rows(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LatteError, match="the trace of a CPU"):
+        filed(folder, "cnn", TraceRequest(device="nvidia-h200-reference"), store=tmp_path)
+    with pytest.raises(LatteError, match="no name for a device"):
+        filed(folder, "cnn", TraceRequest(device="--"), store=tmp_path)
+
+
 def test_a_trace_without_shapes_is_refused(folder: Path, tmp_path: Path) -> None:
     model, x = small_cnn(), torch.randn(4, 3, 16, 16)
     trace = write_trace(tmp_path / "t.json", training_step_of(model, x, 10), shapes=False)
@@ -374,7 +461,7 @@ def test_names_in_a_trace_cannot_reach_the_terminal(folder: Path, tmp_path: Path
     assert done.returncode == 0
     assert not {"\x1b", "\x9b"} & {*done.stdout, *done.stderr}
     assert "\n=cmd()" not in done.stdout
-    assert form == "csv" or "words (embedding)" in done.stdout
+    assert form == "csv" or "look_up (embedding)" in done.stdout
 
 
 def test_a_network_of_the_zoo_is_read_from_its_onnx_file(tmp_path: Path) -> None:

@@ -83,6 +83,23 @@ class TraceImport:
     doubts: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """A trace that was read: its steps, and what each is of the network."""
+
+    path: Path
+    trace: ProfilerTrace
+    steps: Sequence[TracedStep]
+    network: Network
+    matcher: Matcher
+    matched: Sequence[Matched]
+
+    def name(self, place: int) -> str:
+        """A slot as people know it."""
+        slot = self.matcher.slots[place]
+        return f"{slot.name} ({slot.layer.kind})"
+
+
 def import_trace(path: Path, load: LoadNetwork, store: Store, request: TraceRequest) -> TraceImport:
     """Read a trace of training steps of a network into `store`; reading it again adds nothing.
 
@@ -95,20 +112,20 @@ def import_trace(path: Path, load: LoadNetwork, store: Store, request: TraceRequ
     device = device_of(trace, request.device, request.threads, store)
     network, matcher = _matcher(path, load, steps)
     matched = [matcher.match(step) for step in steps]
+    reading = _Reading(path=path, trace=trace, steps=steps, network=network, matcher=matcher, matched=matched)
     per_event_s = profiler_overhead_s(steps) if request.step_s is None else _overhead_of(request.step_s, matched)
     optimizer = request.optimizer or optimizer_of(
         matched[0].updates, tensors=len(network.trained_sizes), on_gpu=device.kind.own_memory
     )
-    samples = _samples(network, matcher, matched, optimizer)
     settings = Settings(
         precision=request.precision or precision_of(trace, steps),
         layout=request.layout or layout_of(steps),
         threads=(request.threads or _threads(device)) if device.kind.threaded else 0,
     )
-    rows = list(_rows(samples, device, settings, per_event_s, path))
+    rows = list(_rows(_samples(reading, optimizer), device, settings, per_event_s, path))
     with store.writer(device) as writer:
         writer.extend(rows)
-    return _summary(path, device, settings, network, matcher, matched, rows, per_event_s, trace, steps, optimizer)
+    return _summary(reading, device, settings, rows=len(rows), per_event_s=per_event_s, optimizer=optimizer)
 
 
 def _overhead_of(step_s: float, matched: Sequence[Matched]) -> float:
@@ -198,15 +215,14 @@ def _batches(step: TracedStep) -> list[int]:
     return sorted((size for size in counts if size), key=lambda size: -counts[size])[:_MOST_BATCHES]
 
 
-def _samples(
-    network: Network, matcher: Matcher, matched: Sequence[Matched], optimizer: str | None
-) -> dict[_Pair, list[Cost]]:
+def _samples(reading: _Reading, optimizer: str | None) -> dict[_Pair, list[Cost]]:
     """For each layer and phase the cost of one call in each step that has it: the mean of the calls that are alike."""
+    network, slots = reading.network, reading.matcher.slots
     samples: defaultdict[_Pair, list[Cost]] = defaultdict(list)
-    for step in matched:
+    for step in reading.matched:
         own: defaultdict[_Pair, list[Cost]] = defaultdict(list)
         for place, phase in list(step.costs):
-            own[matcher.slots[place].layer.measured_as(phase)].append(step.call_cost(place, phase))
+            own[slots[place].layer.measured_as(phase)].append(step.call_cost(place, phase))
         if optimizer and step.updates:
             own[network.optimizer(optimizer), Phase.UPDATE].append(step.update)
         for function, cost in step.operations.items():
@@ -267,54 +283,41 @@ def _threads(device: Device) -> int:
 
 
 def _summary(
-    path: Path,
-    device: Device,
-    settings: Settings,
-    network: Network,
-    matcher: Matcher,
-    matched: Sequence[Matched],
-    rows: Sequence[Measurement],
-    per_event_s: float,
-    trace: ProfilerTrace,
-    steps: Sequence[TracedStep],
-    optimizer: str | None,
+    reading: _Reading, device: Device, settings: Settings, *, rows: int, per_event_s: float, optimizer: str | None
 ) -> TraceImport:
-    last = matched[-1]
+    matched, last = reading.matched, reading.matched[-1]
     traced_s = median(step.total.host_s for step in matched)
     recorded = median(step.total.recorded for step in matched)
+    outside_s = median(max(0.0, step.lasting_s - step.whole_s) for step in reading.steps)
+    strangers = [(name, cost.host_s) for name, cost in last.strangers.items()]
     return TraceImport(
-        path=path,
+        path=reading.path,
         device=device,
         settings=settings,
-        batch=network.batch_size,
-        rows=len(rows),
-        steps=len(steps),
-        layers=len(matcher.slots),
-        missing=tuple(f"{matcher.slots[place].name} ({matcher.slots[place].layer.kind})" for place in last.missing),
-        strangers=tuple(
-            sorted(((name, cost.host_s) for name, cost in last.strangers.items()), key=lambda each: -each[1])
-        ),
-        step_s=traced_s - per_event_s * recorded,
+        batch=reading.network.batch_size,
+        rows=rows,
+        steps=len(reading.steps),
+        layers=len(reading.matcher.slots),
+        missing=tuple(map(reading.name, last.missing)),
+        strangers=tuple(sorted(strangers, key=lambda each: -each[1])),
+        step_s=max(0.0, traced_s - per_event_s * recorded),
         traced_s=traced_s,
         overhead_s=per_event_s,
-        beside_s=median(max(0.0, step.lasting_s - step.whole_s) for step in steps)
-        + median(step.beside.host_s for step in matched),
+        beside_s=outside_s + median(step.beside.host_s for step in matched),
         optimizer=optimizer,
-        unreadable=trace.unreadable,
-        doubts=tuple(_doubts(trace, device, matcher, matched, optimizer)),
+        unreadable=reading.trace.unreadable,
+        doubts=tuple(_doubts(reading, device, optimizer)),
     )
 
 
-def _doubts(
-    trace: ProfilerTrace, device: Device, matcher: Matcher, matched: Sequence[Matched], optimizer: str | None
-) -> Iterator[str]:
+def _doubts(reading: _Reading, device: Device, optimizer: str | None) -> Iterator[str]:
     """What there is to say of how far the rows can be trusted."""
-    if len(matched) < _FEW_STEPS:
-        yield f"it has {len(matched)} steps; trace at least {_FEW_STEPS}: `schedule(wait=1, warmup=1, active=3)`"
-    if trace.stacks:
+    count, last = len(reading.matched), reading.matched[-1]
+    if count < _FEW_STEPS:
+        yield f"its steps are {count}; trace at least {_FEW_STEPS}: `schedule(wait=1, warmup=1, active=3)`"
+    if reading.trace.stacks:
         yield "Python's own calls were traced too, which slows the host; leave out `with_stack=True`"
-    last = matched[-1]
-    if any(matcher.slots[place].name == LOSS_SLOT for place in last.missing):
+    if any(reading.matcher.slots[place].name == LOSS_SLOT for place in last.missing):
         yield "its loss is no cross-entropy; `latte estimate --loss none` prices the step without one"
     if not last.updates:
         yield "it has no optimizer's step; `latte estimate --optimizer none` prices the step without one"
@@ -322,7 +325,7 @@ def _doubts(
         yield "its optimizer is not known; name the one that is most like it with `--optimizer`"
     if last.passes > 1:
         yield f"a step goes {last.passes} times through the model; `latte estimate --accumulate {last.passes}`"
-    if trace.unreadable:
-        yield f"{trace.unreadable} events have no valid form and were left out; write the trace again"
+    if reading.trace.unreadable:
+        yield f"{reading.trace.unreadable} events have no valid form and were left out; write the trace again"
     if device.kind.threaded and not device.memory_bytes:
         yield "the CPU's memory is not known, so whether a step fits is not told; `--device cpu` on that machine knows"

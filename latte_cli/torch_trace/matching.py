@@ -8,7 +8,7 @@ from latte_cli.layers import Layer, Phase
 from latte_cli.network import Network
 from latte_cli.torch_trace.backward import forward_calls, phase_shares
 from latte_cli.torch_trace.events import Category, Event
-from latte_cli.torch_trace.operators import GLUE, fits_layer, operators_of
+from latte_cli.torch_trace.operators import GLUE, comes_along, fits_layer, operators_of
 from latte_cli.torch_trace.steps import HostCall, Role, TracedStep, operator_name
 
 LOSS_SLOT = "(loss)"
@@ -123,15 +123,16 @@ class Matcher:
         for place, call in enumerate(step.calls):
             cost = cost_of(call)
             origin = forward.get(place) if call.role is Role.BACKWARD else place
-            owner = owners.get(origin) if origin is not None else None
+            computed = owners.get(origin, ()) if origin is not None else ()
             if place in clipping:
                 found.operations[_CLIP].add(cost)
-            elif owner is None and _counts_for_next(call, step.calls[origin] if origin is not None else None):
+            elif not computed and _counts_for_next(call, step.calls[origin] if origin is not None else None):
                 waiting.add(cost)
                 continue
-            elif owner is not None:
+            elif computed:
                 cost.add(waiting)
-                self._add(found, owner, call, cost)
+                for owner, share in self._shares(computed):
+                    self._add(found, owner, call, cost, share)
             else:
                 cost.add(waiting)
                 _add_beside(found, call, cost, step.calls[origin if origin is not None else place].name)
@@ -139,20 +140,26 @@ class Matcher:
         found.missing = tuple(place for place in range(len(self.slots)) if place not in found.counts)
         return found
 
-    def _add(self, found: Matched, owner: int, call: HostCall, cost: Cost) -> None:
-        """Add what a call of a slot took."""
+    def _shares(self, computed: Sequence[int]) -> Iterator[tuple[int, float]]:
+        """The slots that one call computes, with their shares of it: those of their work."""
+        work = [max(1, self.slots[place].layer.workload) for place in computed]
+        for place, own in zip(computed, work, strict=True):
+            yield place, own / sum(work)
+
+    def _add(self, found: Matched, owner: int, call: HostCall, cost: Cost, of_call: float) -> None:
+        """Add what a call took for one of its slots, a share of it."""
         slot = self.slots[owner]
         backward = call.role is Role.BACKWARD
         shares = phase_shares(slot.layer, slot.phases, call) if backward else [(Phase.FORWARD, 1.0)]
         for phase, share in shares:
-            found.costs[owner, phase].add(cost, share)
+            found.costs[owner, phase].add(cost, of_call * share)
 
-    def _owners(self, calls: Sequence[HostCall], counts: Counter[int]) -> Mapping[int, int]:
-        """The slot of each call that computes one; `counts` is brought up to how often each is computed.
+    def _owners(self, calls: Sequence[HostCall], counts: Counter[int]) -> Mapping[int, tuple[int, ...]]:
+        """The slots of each call that computes some; `counts` is brought up to how often each is computed.
 
         Of several slots that fit it is the first of those that were computed least often.
         """
-        owners: dict[int, int] = {}
+        owners: dict[int, tuple[int, ...]] = {}
         for place, call in enumerate(calls):
             if call.role is not Role.OPERATOR:
                 continue
@@ -160,10 +167,19 @@ class Matcher:
                 fitting = self._places(event)
                 owner = min(fitting, key=lambda each: (counts[each], each), default=None)
                 if owner is not None and (event is call.event or not counts[owner]):
-                    owners[place] = owner
-                    counts[owner] += 1
+                    owners[place] = self._with_followers(owner, event, counts)
+                    counts.update(owners[place])
                     break
         return owners
+
+    def _with_followers(self, owner: int, event: Event, counts: Counter[int]) -> tuple[int, ...]:
+        """A slot, and those behind it that the same call computes."""
+        first, found = self.slots[owner].layer, [owner]
+        for place in range(owner + 1, len(self.slots)):
+            if not comes_along(self.slots[place].layer, first, event) or counts[place] > counts[owner]:
+                break
+            found.append(place)
+        return tuple(found)
 
     def _places(self, event: Event) -> tuple[int, ...]:
         """The slots that an operator's call may compute."""

@@ -50,8 +50,7 @@ _ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
     "subtract_constant": ("sub", "rsub", "add"),
     "multiply_constant": ("mul", "div"),
     "divide_constant": ("div", "mul"),
-    "pow": ("pow", "square"),
-    "log_softmax": ("log_softmax",),
+    "power_constant": ("pow", "square"),
 }
 """The operators of activations whose names differ from the function's."""
 
@@ -60,8 +59,13 @@ _ELEMENTWISE: Mapping[str, tuple[str, ...]] = {
     "subtract": ("sub", "rsub", "mse_loss"),
     "multiply": ("mul", "div"),
     "divide": ("div", "mul"),
-    "choose": ("where",),
-    "where": ("where",),
+    "power": ("pow",),
+    "modulo": ("remainder", "fmod"),
+    "equal": ("eq",),
+    "greater": ("gt",),
+    "greater_or_equal": ("ge",),
+    "less": ("lt",),
+    "less_or_equal": ("le",),
 }
 _COPIES: Mapping[str, tuple[str, ...]] = {
     "transpose": (
@@ -81,6 +85,8 @@ _COPIES: Mapping[str, tuple[str, ...]] = {
     "expand": ("expand", "repeat", "expand_as", "broadcast_to", "tile", "repeat_interleave"),
     "tile": ("repeat", "tile", "expand"),
     "cast": ("to", "type_as", "float", "half", "_to_copy"),
+    "depth_to_space": ("pixel_shuffle",),
+    "space_to_depth": ("pixel_unshuffle",),
     "resize": ("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_nearest1d", "interpolate"),
     "gather": ("index_select", "index", "gather", "select", "roll", "flip"),
 }
@@ -170,7 +176,7 @@ def fits_layer(layer: Layer, event: Event) -> bool:
         case Elementwise() | Other():
             return _fits_shapes(layer.input_shapes, dims)
         case Attention():
-            return dims[:3] == layer.input_shapes[:3]
+            return len(dims) >= 3 and all(map(same_shape, dims, layer.input_shapes[:3]))
         case Recurrent():
             return _fits_recurrent(layer, dims)
         case Pool():
@@ -181,6 +187,16 @@ def fits_layer(layer: Layer, event: Event) -> bool:
             return dims[0] == layer.shape
         case _:
             return same_shape(dims[0], layer.input_shapes[0])
+
+
+def comes_along(layer: Layer, first: Layer, event: Event) -> bool:
+    """Whether the call that computes `first` computes `layer` too: a further layer of a stack, or part of a split."""
+    if isinstance(layer, Recurrent) and isinstance(first, Recurrent):
+        weight = (layer.gates * layer.hidden, layer.inputs)
+        return layer.function == first.function and (event.dims or ()).count(weight) > 0
+    if isinstance(layer, Copy) and isinstance(first, Copy):
+        return layer.operation == first.operation == "split" and layer.shape == first.shape
+    return False
 
 
 def same_shape(found: Shape, wanted: Shape) -> bool:

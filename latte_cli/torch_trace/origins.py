@@ -6,7 +6,7 @@ from typing import Any
 
 from latte_cli.backends import host
 from latte_cli.backends.host import slug
-from latte_cli.devices import CPU, CUDA, ROCM, XPU, Device, spec_named
+from latte_cli.devices import CPU, CUDA, ROCM, XPU, Device, Kind, spec_named
 from latte_cli.errors import LatteError
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
@@ -34,7 +34,7 @@ def device_of(trace: ProfilerTrace, name: str | None, threads: int | None, store
     if not slug(shown):
         raise LatteError("the trace does not name its GPU", hint="name it: `--device NAME`")
     kind = kinds[0] if kinds else CUDA
-    return _stored_device(name, store) or Device(
+    return _stored_device(slug(name or shown), kind, store) or Device(
         slug=slug(name or shown),
         kind=kind,
         name=shown,
@@ -71,10 +71,12 @@ def _cpu(name: str | None, threads: int | None, store: Store) -> Device:
         )
     spec = spec_named(name)
     if spec is None:
-        return _stored_device(name, store) or Device(slug=slug(name), kind=CPU, name=name)
+        if not slug(name):
+            raise LatteError(f"`{name}` is no name for a device", hint="letters and digits, as in `--device desk`")
+        return _stored_device(slug(name), CPU, store) or Device(slug=slug(name), kind=CPU, name=name)
     if spec.kind is not None and not spec.kind.threaded:
         raise LatteError(f"`{name}` is no CPU, and the trace is of one", hint="`--device cpu` for this machine's")
-    return _stored_device(host.cpu_slug(threads), store) or Device(
+    return _stored_device(host.cpu_slug(threads), CPU, store) or Device(
         slug=host.cpu_slug(threads),
         kind=CPU,
         name=host.cpu_name(),
@@ -83,9 +85,15 @@ def _cpu(name: str | None, threads: int | None, store: Store) -> Device:
     )
 
 
-def _stored_device(name: str | None, store: Store) -> Device | None:
-    """The device of that name as the store knows it."""
-    return next((device for device in store.devices() if device.slug == name), None)
+def _stored_device(name: str, kind: Kind, store: Store) -> Device | None:
+    """The device of that name as the store knows it; raises LatteError where it is of another kind."""
+    found = next((device for device in store.devices() if device.slug == name), None)
+    if found and found.kind != kind:
+        raise LatteError(
+            f"the profile `{name}` is of a {found.kind.title} ({found.kind}), and the trace of a {kind.title} ({kind})",
+            hint="give the trace's device another name: `--device NAME`",
+        )
+    return found
 
 
 def _whole(facts: Mapping[str, Any], key: str) -> int | None:
