@@ -208,6 +208,13 @@ class EstimateRequest(Request):
             "glibc gives larger blocks back once they are free.",
         ),
     ] = None
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="List every layer. Else a terminal shows as many as fit, and no table those that take no time.",
+        ),
+    ] = False
     picture: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw throughput against several batch sizes, as .png, .svg or .pdf."),
@@ -437,7 +444,7 @@ def _estimates_on(
 def _write(request: EstimateRequest, estimates: "Sequence[Estimate]", body: dict[str, Any], *, replaced: bool) -> None:
     """Write the result in the form that is asked for; no table where it is `replaced`."""
     from latte_cli.report import write_json
-    from latte_cli.report.estimates import write_estimates
+    from latte_cli.report.estimate_tables import write_estimates
     from latte_cli.report.memories import write_memory
     from latte_cli.report.traces import trace
 
@@ -446,7 +453,7 @@ def _write(request: EstimateRequest, estimates: "Sequence[Estimate]", body: dict
     elif request.form is EstimateFormat.JSON:
         write_json(body)
     elif not replaced:
-        write_estimates(estimates, Format(request.form), schedule=request.schedule)
+        write_estimates(estimates, Format(request.form), schedule=request.schedule, every=request.every)
         if request.memory:
             write_memory(estimates, Format(request.form))
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from latte_cli.estimator import BESIDE, Estimate
 from latte_cli.layers import Phase
-from latte_cli.report import shorten
+from latte_cli.report import duration, shorten
 from latte_cli.report.pictures.devices import PALETTE, plain
-from latte_cli.report.pictures.drawing import INK, figure_of, label
+from latte_cli.report.pictures.drawing import INK, axis_end, draw_interval, figure_of, label
 
 _MOST_LAYERS = 40  # chosen: so many bars fit a page
 _NAME_WIDTH = 28  # chosen: characters next to the bars
@@ -52,12 +52,12 @@ def strategies_figure(estimates: Sequence[Estimate]) -> Any:
             label="loss" if part == "other" else part,
         )
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    below = [1e3 * (each.step_s - each.step_low_s) for each in estimates]
-    above = [1e3 * (each.step_high_s - each.step_s) for each in estimates]
-    axes.errorbar(left, range(len(estimates)), xerr=[below, above], fmt="none", ecolor=INK, capsize=3, linewidth=1)
+    end = axis_end(left, [1e3 * each.step_high_s for each in estimates])
+    for row, each in enumerate(estimates):
+        draw_interval(axes, row, 1e3 * each.step_low_s, 1e3 * each.step_high_s, end, duration(each.step_high_s))
     axes.set_yticks(range(len(estimates)), [label(each.strategy) for each in estimates])
     axes.set_ylim(len(estimates) - 0.4, -0.6)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, end)
     axes.set_xlabel("milliseconds of a step, with the interval of 95 % of steps", fontsize=8, color=INK)
     plain(axes)
     _legend(figure)
