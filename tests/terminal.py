@@ -30,13 +30,14 @@ class Shown(NamedTuple):
     def lines(self) -> list[str]:
         """The terminal's lines: longer ones are wrapped."""
         width = self.columns
-        return [
-            line[at : at + width] for line in self.text.splitlines() for at in range(0, max(1, len(line)), width)
-        ]
+        return [line[at : at + width] for line in self.text.splitlines() for at in range(0, max(1, len(line)), width)]
 
 
-def on_terminal(*words: object, columns: int = 80, lines: int = 24, **variables: str) -> Shown:
-    """What `latte` with these arguments shows on a terminal of this size, with these environment variables."""
+def on_terminal(*words: object, columns: int = 80, lines: int = 24, program: str = "latte", **variables: str) -> Shown:
+    """What `latte` with these arguments shows on a terminal of this size, with these environment variables.
+
+    `program` may be `python` with `-c` and code.
+    """
     own = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -45,7 +46,7 @@ def on_terminal(*words: object, columns: int = 80, lines: int = 24, **variables:
     reader.start()
     streams = dict.fromkeys((0, 1, 2), follower)
     environment = own | {"TERM": "xterm-256color"} | variables
-    code = zygote().run("latte", *map(str, words), environment=environment, streams=streams)
+    code = zygote().run(program, *map(str, words), environment=environment, streams=streams)
     os.close(follower)
     reader.join()
     os.close(leader)

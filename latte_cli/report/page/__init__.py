@@ -43,7 +43,7 @@ def _template() -> Any:
         autoescape=True, finalize=_show, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(duration=duration, percent=percent, width=_width, tint=_tint)
-    return environment.from_string(_TEMPLATE.readtext_cell("utf-8"))
+    return environment.from_string(_TEMPLATE.read_text("utf-8"))
 
 
 def _width(share: float) -> str:
