@@ -36,8 +36,8 @@ def network_section(estimates: Sequence[Estimate], at: int) -> Section:
         Picture(
             name=f"{name}-layers",
             title=f"Where the time goes ({first.strategy})",
-            description="The layers that take most, in the order of the network, forward and backward stacked. The "
-            "table below has all of them.",
+            description="The layers that take most, in the order of the network, forward and backward stacked. "
+            "x 4 stands for so many equal layers of a module. The table of calls has each.",
             figure=pictures.layers_figure(first),
         ),
         Picture(
@@ -177,7 +177,10 @@ def _choice_cells(old: LayerTime, new: LayerTime) -> list[SortedCell]:
         text_cell(new.name),
         SortedCell(shown=("-" if saved_s < 0 else "") + duration(abs(saved_s)), value=saved_s),
         text_cell(new.stage.replace("_", " ")),
-        *(text_cell(f"{each.algorithm.name} {each.layout}") for each in (old, new)),
+        *(
+            text_cell(each.algorithm.name + ("" if old.layout is new.layout else f" {each.layout}"))
+            for each in (old, new)
+        ),
         *(SortedCell(shown=duration(_spent_s(each)), value=_spent_s(each)) for each in (old, new)),
         SortedCell(shown=size(new.workspace_bytes), value=new.workspace_bytes or 0),
     ]
