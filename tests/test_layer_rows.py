@@ -77,13 +77,13 @@ def test_what_names_share_is_shown_with_stars(names: tuple[str, ...], expected: 
 def test_equal_layers_of_a_module_are_one_line_and_their_sum(resnet: Estimate) -> None:
     rows = shown_rows([resnet], room=None, every=False).rows
     equal = fold_equal(rows)
-    names = [row.title() for row in equal]
+    names = [row.title(80) for row in equal]
     assert "layer1.*.conv* x 4" in names
     assert len(names) == len(set(names))
     assert sum(row.count for row in equal) == len(rows)
     assert sum(row.times_s[0] for row in equal) == pytest.approx(sum(row.times_s[0] for row in rows))
     one = next(row for row in rows if row.name == "layer1.0.conv1")
-    four = next(row for row in equal if row.title() == "layer1.*.conv* x 4")
+    four = next(row for row in equal if row.title(80) == "layer1.*.conv* x 4")
     assert four.times_s[0] == pytest.approx(4 * one.times_s[0])
     assert {row.name for row in rows} & {*BESIDE} == {row.name for row in equal} & {*BESIDE}
 
@@ -94,7 +94,7 @@ def test_the_heaviest_come_first_and_the_rest_is_summed(resnet: Estimate) -> Non
     times = [row.times_s[0] for row in found[:-1]]
     assert len(found) == 11
     assert times == sorted(times, reverse=True)
-    assert found[-1].title() == f"{len(rows) - 10} more layers"
+    assert found[-1].title(80) == f"{len(rows) - 10} more layers"
     assert sum(row.times_s[0] for row in found) == pytest.approx(sum(row.times_s[0] for row in rows))
     assert heaviest_rows(rows[:3], 10) == sorted(rows[:3], key=lambda row: -row.times_s[0])
 

@@ -27,6 +27,7 @@ _FLAGS = {Source.MEASURED: "", Source.INTERPOLATED: "~", Source.PREDICTED: "*"}
 _LEGEND = {Source.INTERPOLATED: "~ interpolated", Source.PREDICTED: "* predicted"}
 _MOST_COLUMNS = 4  # chosen: more do not fit a terminal side by side
 _NAME_WIDTH, _BAR_WIDTH = 24, 8  # chosen: leave room for the times and an algorithm in 80 columns
+_PIPED_WIDTH = 100  # chosen: whole names of real models, but not the megabytes that a hostile file may have
 _TIMES_WIDTH = 42  # of forward, backward, share and bar, with two blanks before each and before the algorithm
 _PAIR_WIDTH = 12  # of a column of times, with what stands before it
 _LEAST_ALGORITHM = 14  # chosen: what is left of 80 columns; most names of algorithms can be told by so many characters
@@ -107,7 +108,7 @@ def _cells(rows: Sequence[LayerRow], screen: Screen | None, total_s: float) -> I
     """The cells of one estimate's lines; the longest bar is that of the line which takes longest."""
     room = max(_LEAST_ALGORITHM, screen.columns - _TIMES_WIDTH - _NAME_WIDTH) if screen else None
     algorithms = [_algorithms(row, room) for row in rows]
-    width = None
+    width = _PIPED_WIDTH
     if screen:
         width = max(_NAME_WIDTH, screen.columns - _TIMES_WIDTH - max(map(len, ("algorithm", *algorithms))))
     longest_s = max((row.times_s[0] for row in rows if not row.rest), default=0.0) or 1.0
@@ -198,8 +199,8 @@ def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule, screen: Scr
     named = [f"{letter}: {_what(one, estimates)}" for letter, one in zip(letters, estimates, strict=True)]
     below = ["", *totals[0], "legend", *named, *equal_line(estimates)]
     shown = shown_rows(estimates, room=_room(screen, estimates, [_title(estimates), *below]), every=every, beside=False)
-    width = screen.columns - _PAIR_WIDTH * len(estimates) if screen else None
-    rows = [(row.title(width and max(_NAME_WIDTH, width)), *map(_time, row.calls)) for row in shown.rows]
+    width = max(_NAME_WIDTH, screen.columns - _PAIR_WIDTH * len(estimates)) if screen else _PIPED_WIDTH
+    rows = [(row.title(width), *map(_time, row.calls)) for row in shown.rows]
     rows += [("", *("" for _ in estimates)), *((title, *(cells[title] for cells in totals)) for title in totals[0])]
     parts = [part for estimate in estimates for part in estimate.parts]
     return Table(

@@ -33,12 +33,12 @@ class LayerRow:
         """Whether it takes time anywhere."""
         return any(call.device_s or call.host_s for own in self.calls for call in own)
 
-    def title(self, width: int | None = None) -> str:
-        """Its name, in so many characters, and how many layers it stands for."""
+    def title(self, width: int) -> str:
+        """Its name in so many characters, and how many layers it stands for."""
         if self.rest:
             return f"{self.count} more layer{'s' * (self.count > 1)}"
         times = f" x {self.count}" if self.count > 1 else ""
-        return (self.name if width is None else shorten(self.name, width - len(times))) + times
+        return shorten(self.name, width - len(times)) + times
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from latte_cli.estimator import BESIDE, Estimate
 
 _LEAST = 0.004  # chosen: of the step; narrower boxes are a pixel or two on a phone
+_MOST_PIECES = 32  # chosen: of a path; no module of a real model lies deeper
 _DEEPEST = 8  # chosen: levels; deeper ones hold little that the table of calls does not have
 _SEPARATORS = re.compile(r"[./]")
 
@@ -59,7 +60,7 @@ def module_boxes(estimate: Estimate) -> Box:
 
 
 def _path(name: str) -> list[str]:
-    return [piece for piece in _SEPARATORS.split(name) if piece] or [name]
+    return [piece for piece in _SEPARATORS.split(name, _MOST_PIECES) if piece] or [name]
 
 
 def _modules(root: _Module, path: list[str]) -> Iterator[_Module]:
