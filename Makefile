@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .PHONY: help venv check test torture libraries demo golden docs simulation gpu gpu-test gpu-profile gpu-accuracy gpu-runtime
-.PHONY: bench clean
+.PHONY: bench clean pictures
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -87,6 +87,9 @@ golden: .venv/ready ## rewrite the expected output in tests/golden and tests/fro
 docs: .venv/ready ## the documentation as pages in build/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "build/docs/index.html"
+
+pictures: docs ## the report, the terminal and two pages of docs as a browser shows them, into build/pictures; look at them
+	$(BIN)/python tests/pictures.py build/pictures
 
 # It needs Ray, which is not in .venv by itself; where it is absent, one line says how to install it.
 simulation: .venv/ready ## docs/federation/simulation.md run and checked; ARGS='--devices 20 --rounds 1' for less

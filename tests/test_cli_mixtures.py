@@ -316,6 +316,7 @@ REFUSED = {
     "--measure-below": ("0.5",),
     "--effective-batch": ("16",),
     "--memory": (),
+    "--all": (),
     "--loading-rate": ("100",),
     "--cuda-graph": (),
     "--gpus": ("2", "--link", "25GB/s"),

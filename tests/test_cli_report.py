@@ -1,21 +1,19 @@
 """A report's page in a real browser: no errors, tables that sort, nothing from elsewhere, no scrolling sideways."""
 
 import re
-import shutil
 from html.parser import HTMLParser
 
 import pytest
-from made_rows import DEVICE, profile, step_layers
+from browser import WIDTHS, chromium, faint_texts, needs_browser, wider_than_the_screen
+from made_rows import DEVICE, measurement, profile, step_layers, tasks, write
 from running import latte
 
+from latte_cli.estimator import Estimator
 from latte_cli.network import load, zoo
+from latte_cli.report.page.modules import module_boxes
+from latte_cli.report.pictures.drawing import axis_end, readable_on
 from latte_cli.store import open_store
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 FLEET = f"""
 classes:
   - class: fast
@@ -111,25 +109,70 @@ def test_what_is_there_is_not_overwritten_and_bad_names_are_refused(made, tmp_pa
     assert "Roofline" in (tmp_path / "device.html").read_text("utf-8")
 
 
-browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: Debian's package `chromium`")
+def test_an_interval_that_is_a_thousand_times_the_step_leaves_the_bars_visible():
+    assert axis_end([10.0, 8.0], [4e6, 9.0]) == 16.0
+    assert axis_end([10.0, 8.0], [12.0, 9.0]) == pytest.approx(12.48)
+    assert axis_end([10.0, 8.0], [10.0, 9.0]) == pytest.approx(10.8)
+    assert axis_end([], []) == 1.0
+
+
+def test_text_on_a_colour_is_black_or_white_by_what_can_be_read():
+    assert readable_on("#FFFFFF") == readable_on("#D98200") == "#010101"
+    assert readable_on("#000000") == readable_on("#0044AA") == "#FFFFFF"
+
+
+def test_boxes_of_modules_add_up_to_the_step(tmp_path):
+    network = zoo.network("resnet18", batch_size=8)
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    profile(store, step_layers(network))
+    root = module_boxes(Estimator(store, DEVICE.slug).estimate(network))
+    assert {box.name for box in root.boxes} >= {"conv1", "layer1", "layer4"}
+    for box in root.all_boxes():
+        assert sum(inner.time_s for inner in box.boxes) <= box.time_s * (1 + 1e-9)
+        assert 0 <= box.share <= 1 and 0 <= box.own <= 1
+    assert sum(box.share for box in root.boxes) == pytest.approx(1, abs=0.02)
+    assert len({box.path for box in root.all_boxes()}) == sum(1 for _ in root.all_boxes())
+
+
+def test_the_page_says_what_each_choice_saves(tmp_path):
+    (tmp_path / "cnn.onnx").write_bytes(zoo.export("custom_cnn"))
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    profile(store, step_layers(zoo.network("custom_cnn", batch_size=8)))
+    more = ("--batch-size", 8, "--device", DEVICE.slug, "--store", store.uri, "--strategy", "exhaustive")
+    latte("report", tmp_path / "cnn.onnx", "-o", tmp_path / "x.html", *more, "--strategy", "pytorch")
+    text = (tmp_path / "x.html").read_text("utf-8")
+    table = text[text.index("<caption><span>What each choice of exhaustive saves over pytorch") :]
+    rows = re.findall(r"<tr><td>.*</tr>", table[: table.index("</table>")])
+    assert rows
+    assert all("<td>DEFAULT</td><td>IM2COL_GEMM</td>" in row and 'data-value="-' not in row for row in rows)
+    assert "take the same" not in text
+
+
+def test_the_page_says_that_one_way_only_was_measured_instead_of_equal_bars(tmp_path):
+    (tmp_path / "lenet.onnx").write_bytes(zoo.export("lenet"))
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    rows = map(measurement, tasks(step_layers(zoo.network("lenet", batch_size=8))))
+    write(store, [row for row in rows if row.task.algorithm.name == "DEFAULT"])
+    more = ("--batch-size", 8, "--device", DEVICE.slug, "--store", store.uri, "--strategy", "pytorch")
+    latte("report", tmp_path / "lenet.onnx", "-o", tmp_path / "x.html", *more, "--strategy", "exhaustive")
+    text = (tmp_path / "x.html").read_text("utf-8")
+    assert "of each convolution one way only was measured" in text
+    assert "A step under each strategy" not in text
+    assert "What each choice" not in text
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield running
-        running.close()
+def running():
+    with chromium() as found:
+        yield found
 
 
-@browser
-@pytest.mark.parametrize("width", [1280, 400])
+@needs_browser
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_it_without_errors_and_without_scrolling_sideways(made, chromium, width, scheme, tmp_path):
+def test_a_browser_shows_it_without_errors_and_without_scrolling_sideways(made, running, width, scheme, tmp_path):
     page, _, _ = made
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    context = running.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     tab = context.new_page()
     said, asked = [], []
     tab.on("console", lambda message: said.append(message.text))
@@ -138,34 +181,39 @@ def test_a_browser_shows_it_without_errors_and_without_scrolling_sideways(made, 
     tab.goto(page.as_uri())
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    assert wider_than_the_screen(tab) == []
+    assert faint_texts(tab) == []
     for figure in tab.query_selector_all("figure svg"):
         box = figure.bounding_box()
         assert box["width"] > 300
         assert box["height"] > 60
-    ink = tab.evaluate("getComputedStyle(document.querySelector('figure svg text')).fill")
-    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert contrast(ink, paper) > 4.5
+    for box in tab.query_selector_all("ul.icicle > li > span"):
+        assert box.bounding_box()["width"] > 0.8 * (width - 200)
     tab.screenshot(path=tmp_path / "page.png", full_page=True)
     context.close()
 
 
-def contrast(one, other):
-    """WCAG's contrast ratio of two colours as a browser names them."""
+@needs_browser
+def test_texts_that_are_too_faint_are_found(running):
+    """The check itself: in text, on a colour, half transparent, and in a picture above a shape."""
+    tab = running.new_page()
+    tab.set_content(
+        "<body style='background:#fff'><p style='color:#999'>faint</p><p style='color:#767676'>fair</p>"
+        "<p style='background:#1565a7;color:#111'>on blue</p><p style='color:rgba(0,0,0,.3)'>thin</p>"
+        "<svg width=100 height=50><rect width=100 height=50 fill='#d98200'></rect>"
+        "<text x=10 y=20 fill='#fff'>white</text><text x=10 y=40 fill='#000'>black</text></svg></body>"
+    )
+    assert [line.split()[1] for line in faint_texts(tab)] == ["faint", "on", "thin", "white"]
+    tab.set_content("<div style='width:3000px'>wide</div>")
+    assert wider_than_the_screen(tab)
+    tab.close()
 
-    def luminance(colour):
-        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    high, low = sorted((luminance(one), luminance(other)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-@browser
-def test_tables_sort_by_what_is_clicked_and_by_the_keyboard(made, chromium):
+@needs_browser
+def test_tables_sort_by_what_is_clicked_and_by_the_keyboard(made, running):
     page, _, _ = made
-    tab = chromium.new_page()
+    tab = running.new_page()
     tab.goto(page.as_uri())
     table = tab.locator("table", has=tab.locator("caption", has_text="Calls of a step"))
 
@@ -187,10 +235,10 @@ def test_tables_sort_by_what_is_clicked_and_by_the_keyboard(made, chromium):
     tab.close()
 
 
-@browser
-def test_it_prints_with_all_its_figures(made, chromium, tmp_path):
+@needs_browser
+def test_it_prints_with_all_its_figures(made, running, tmp_path):
     page, _, _ = made
-    tab = chromium.new_page()
+    tab = running.new_page()
     tab.goto(page.as_uri())
     tab.pdf(path=tmp_path / "report.pdf", format="A4")
     assert (tmp_path / "report.pdf").stat().st_size > 50_000

@@ -74,6 +74,11 @@ def test_a_link_leads_to_a_file(page: Path, link: str) -> None:
     assert (page.parent / link).is_file()
 
 
+def test_a_page_shows_what_an_estimate_prints_on_a_terminal() -> None:
+    screen = (Path(__file__).parent / "golden" / "estimate-screen.txt").read_text("utf-8")
+    assert screen in [block.code for block in blocks((DOCS / "how-to" / "reading-an-estimate.md").read_text("utf-8"))]
+
+
 def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
     words = ["-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(tmp_path / "html")]
     done = forked("python", "-c", f"import sys; from sphinx.cmd.build import main; sys.exit(main({words}))")

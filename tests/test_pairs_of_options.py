@@ -76,6 +76,7 @@ OPTIONS = {
     "--freeze": Option(("block.first",)),
     "--restore-norms": Option(),
     "--memory": Option(),
+    "--all": Option(),
     "--samples": Option(("1000",)),
     "--epochs": Option(("3",), ("--samples", "1000")),
     "--local-steps": Option(("7",)),

@@ -41,6 +41,13 @@ def test_the_readme_shows_one_output() -> None:
     assert sum(block.language == "text" for block in BLOCKS) == 1
 
 
+def test_the_readme_shows_what_the_command_prints_on_a_terminal() -> None:
+    """In the same order, with lines left out."""
+    [shown] = [block.code.splitlines() for block in BLOCKS if block.language == "text"]
+    screen = iter((Path(__file__).parent / "golden" / "estimate-screen.txt").read_text("utf-8").splitlines())
+    assert [line for line in shown if line != "..." and line not in screen] == []
+
+
 def test_the_readme_has_only_the_known_markedblocks() -> None:
     assert [block.reason for block in BLOCKS if block.reason] == MARKED
 

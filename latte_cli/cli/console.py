@@ -101,22 +101,27 @@ class _Silent:
 
 
 @contextmanager
-def progress(title: str, total: float | None) -> Iterator[ProgressBar]:
-    """A bar on stderr with rate and time left (None: of no known end); nothing unless stderr is a terminal."""
+def progress(title: str, total: float | None, *, budget_s: float | None = None) -> Iterator[ProgressBar]:
+    """A bar on stderr with rate and time left (None: of no known end); nothing unless stderr is a terminal.
+
+    Where a budget ends before the tasks do, the bar and the time left are those of the budget.
+    """
     if _verbosity.quiet or not sys.stderr.isatty():
         yield _Silent()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+
+    from latte_cli.cli.progress import fit_texts, progress_of
+
+    screen = Console(stderr=True)
 
     class _Bar:
         def advance(self, done: float, label: str = "") -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, completed=done, label=printable(label[:24]), rate=f"{speed:.1f}/s" if speed else "")
+            title_, label_ = fit_texts(printable(title), printable(label), total, screen.width)
+            rate = f"{speed:.1f}/s" if speed else ""
+            bar.update(task, completed=done, description=title_, label=label_, rate=rate)
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), MofNCompleteColumn())
-    more = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[label]}", markup=False))
-    with Bar(*columns, *more, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(printable(title), total=total, label="", rate="")
+    with progress_of(screen, total, budget_s) as bar:
+        task = bar.add_task(fit_texts(printable(title), "", total, screen.width)[0], total=total, label="", rate="")
         yield _Bar()

@@ -212,6 +212,13 @@ class EstimateRequest(Request):
             "glibc gives larger blocks back once they are free.",
         ),
     ] = None
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="List every layer. Else a terminal shows as many as fit, and no table those that take no time.",
+        ),
+    ] = False
     picture: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw throughput against several batch sizes, as .png, .svg or .pdf."),
@@ -463,7 +470,7 @@ def _write(
 ) -> None:
     """Write the result in the form that is asked for; no table where it is `replaced`."""
     from latte_cli.report import write_json
-    from latte_cli.report.estimates import write_estimates
+    from latte_cli.report.estimate_tables import write_estimates
     from latte_cli.report.memories import write_memory
     from latte_cli.report.sides import write_ranking
     from latte_cli.report.traces import trace
@@ -477,7 +484,7 @@ def _write(
     elif sides:
         write_ranking(sides, Format(request.form))
     else:
-        write_estimates(estimates, Format(request.form), schedule=request.schedule)
+        write_estimates(estimates, Format(request.form), schedule=request.schedule, every=request.every)
     if request.memory and request.form in (EstimateFormat.TABLE, EstimateFormat.CSV):
         write_memory(estimates, Format(request.form))
 

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 _SCHEDULE = ("--samples", "--epochs", "--local-steps", "--upload", "--download", "--loading-rate")
 _UNSHOWN = {
-    "--format csv": (*_SCHEDULE, "--baseline"),
-    "--format trace": (*_SCHEDULE, "--prices", "--baseline", "--gpus", "--memory"),
-    "--format markdown": ("--gpus", "--memory"),
-    "--annotate junit": (*_SCHEDULE, "--prices", "--baseline", "--gpus", "--memory"),
+    "--format csv": (*_SCHEDULE, "--baseline", "--all"),
+    "--format json": ("--all",),
+    "--format trace": (*_SCHEDULE, "--prices", "--baseline", "--gpus", "--memory", "--all"),
+    "--format markdown": ("--gpus", "--memory", "--all"),
+    "--annotate junit": (*_SCHEDULE, "--prices", "--baseline", "--gpus", "--memory", "--all"),
 }
 """Options whose result a form does not show."""
 
@@ -27,8 +28,14 @@ def check_shown(request: "EstimateRequest") -> None:
     form = "--annotate junit" if request.annotate is Annotate.JUNIT else f"--format {request.form}"
     for option in _UNSHOWN.get(form, ()):
         if option in request.given and not _is_held(request, option):
-            message = f"`{form}` does not show `{option}`"
+            verb = "needs no" if _is_complete(request, option) else "does not show"
+            message = f"`{form}` {verb} `{option}`"
             raise LatteError(message, hint=_hint(request, option), exit_code=ExitCode.USAGE)
+
+
+def _is_complete(request: "EstimateRequest", option: str) -> bool:
+    """Whether the form has what the option asks for anyway."""
+    return option == "--all" and request.form in (EstimateFormat.CSV, EstimateFormat.JSON, EstimateFormat.TRACE)
 
 
 def _is_held(request: "EstimateRequest", option: str) -> bool:
@@ -42,6 +49,8 @@ def _is_held(request: "EstimateRequest", option: str) -> bool:
 
 
 def _hint(request: "EstimateRequest", option: str) -> str:
+    if _is_complete(request, option):
+        return "leave `--all` out: every layer is there"
     ways = {"--baseline": "add `--max-regression 5%`", "--gpus": "add `--fail-above memory=8GiB`"}
     way = ways.get(option, "add `--fail-above epoch=1h`" if option in _SCHEDULE else "")
     other = "leave `--annotate` out" if request.form is EstimateFormat.TABLE else "take another `--format`"

@@ -27,7 +27,8 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             *("--samples", "--epochs", "--local-steps", "--upload", "--download", "--loading-rate", "--prices"),
         ),
         "Output and limits": (
-            *("--format", "--picture", "--force", "--fail-above", "--baseline", "--max-regression", "--annotate"),
+            *("--format", "--all", "--picture", "--force", "--fail-above", "--baseline", "--max-regression"),
+            "--annotate",
         ),
     },
     "compare": {

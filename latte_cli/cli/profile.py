@@ -313,8 +313,9 @@ def _measure(
         earlier = store.measurements(device.slug) if known else []
         compiled = _run_compiled(subjects, worker, writer, earlier, request.origin)
         sweep = Sweep(worker, drawn.wanted, phases=phases, earlier=earlier, origin=request.origin)
-        with console.progress(f"profiling {device.kind}", sweep.size) as bar:
-            return sweep.run(writer, request.limits(device.kind), progress=bar.advance), compiled, sweep.size
+        limits = request.limits(device.kind)
+        with console.progress(f"profiling {device.kind}", sweep.size, budget_s=limits.seconds) as bar:
+            return sweep.run(writer, limits, progress=bar.advance), compiled, sweep.size
 
 
 def _subjects(request: ProfileRequest, networks: "Sequence[Network]", kind: "Kind") -> "list[Subject]":

@@ -24,7 +24,7 @@ _APART = (
     ("--local-steps", ("--epochs",), "either counts the steps"),
 )
 _OF_ONE = (
-    *("--fail-above", "--baseline", "--max-regression", "--annotate", "--memory", "--measure-below"),
+    *("--fail-above", "--baseline", "--max-regression", "--annotate", "--memory", "--all", "--measure-below"),
     *("--gpus", "--link", "--data-parallel"),
     *("--samples", "--epochs", "--local-steps", "--upload", "--download", "--loading-rate", "--prices"),
 )

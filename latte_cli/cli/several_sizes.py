@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _OF_ONE = {
     "--effective-batch": "it searches for a batch at one size, and `--accumulate` takes several batches together",
     "--memory": "it shows one size call by call",
+    "--all": "it lists the layers of one size",
     "--measure-below": "it measures one size",
     "--loading-rate": "samples of different sizes load at different rates",
     "--cuda-graph": "a CUDA graph has one size",

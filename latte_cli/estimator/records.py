@@ -90,6 +90,7 @@ class Estimate:
     `limits` are those under which the algorithms were chosen. `search` is what choosing costs the first step, and
     `determinism` what the step is like where results have to repeat; None where there is nothing to say.
     `compiled` says where the step of a compiled model comes from, whose memory is not known; None for an eager one.
+    Of `single_way` phases of convolutions no algorithm but the framework's own was timed.
     """
 
     device: Device
@@ -115,6 +116,7 @@ class Estimate:
     search: SearchCost | None = None
     determinism: RepeatingStep | None = None
     compiled: CompiledStep | None = None
+    single_way: int = 0
 
     @property
     def step_s(self) -> float:

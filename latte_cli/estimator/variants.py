@@ -54,7 +54,8 @@ class Variants:
             self._composed[key] = self._compose(strategy, selected, allow_unknown)
         timings = [one.timing for one in selected if one.timing]
         found = self._with_beside(replace(self._composed[key], limits=limits), strategy, selected)
-        return replace(found, warnings=tuple(self._diagnostics(found, strategy, timings)))
+        warnings = tuple(self._diagnostics(found, strategy, timings))
+        return replace(found, warnings=warnings, single_way=self._known.alone)
 
     def _with_beside(self, found: Estimate, strategy: Strategy, selected: Sequence[Selection]) -> Estimate:
         """The estimate with what searching costs, and what results that repeat cost."""

@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from math import ceil, floor, log10
 from typing import Any, TextIO, TypeAlias
@@ -26,13 +26,14 @@ class Format(StrEnum):
 class Table:
     """A result for people: `columns` are titles (a leading `>` aligns right), cells are text ready to show.
 
-    The title is a line or several.
+    The title is a line or several. `styles` are colours of columns by their place, for terminals that show them.
     """
 
     columns: tuple[str, ...]
     rows: Sequence[Sequence[str]]
     title: str | Sequence[str] = ""
     footer: Sequence[str] = ()
+    styles: Mapping[int, str] = field(default_factory=dict)
 
 
 def write_table(table: Table, out: TextIO | None = None) -> None:
@@ -43,6 +44,7 @@ def write_table(table: Table, out: TextIO | None = None) -> None:
         rows=[tuple(map(printable, row)) for row in table.rows],
         title="\n".join(map(printable, _lines(table.title))),
         footer=tuple(map(printable, table.footer)),
+        styles=table.styles,
     )
     if out.isatty():
         _write_framed(shown, out)
@@ -60,13 +62,17 @@ def _write_framed(table: Table, out: TextIO) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    framed = RichTable(box=box.SIMPLE_HEAD, title=Text(str(table.title)) if table.title else None, title_justify="left")
-    for column in table.columns:
-        right = column.startswith(">")
-        framed.add_column(Text(column.removeprefix(">")), justify="right" if right else "left", no_wrap=right)
+    # Without an edge, which takes two lines, and with two blanks between columns as in a pipe.
+    framed = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for at, column in enumerate(table.columns):
+        right, style = column.startswith(">"), table.styles.get(at, "")
+        title = Text(column.removeprefix(">"))
+        framed.add_column(title, justify="right" if right else "left", no_wrap=right, style=style)
     for row in table.rows:
         framed.add_row(*(Text(cell) for cell in row))
     console = Console(file=out, highlight=False)
+    if table.title:
+        console.print(Text(str(table.title)))
     console.print(framed)
     for line in table.footer:
         console.print(Text(line))

@@ -1,66 +1,27 @@
-"""Estimates as a table, JSON or CSV."""
+"""Estimates as a document, as lines of CSV, and what is said of them in sentences."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from string import ascii_uppercase
-from typing import Any, TextIO
+from typing import Any
 
 from latte_cli import __version__
-from latte_cli.estimator import BESIDE, CompiledStep, Estimate, LayerTime
-from latte_cli.estimator.diagnostics import NOISE
+from latte_cli.estimator import CompiledStep, Estimate, LayerTime
 from latte_cli.estimator.mixtures import MixedStep
 from latte_cli.estimator.searches import SearchCost
-from latte_cli.layers import Phase
 from latte_cli.lookup import Source
-from latte_cli.report import (
-    Cell,
-    Format,
-    Table,
-    checkpoints,
-    duration,
-    memories,
-    percent,
-    shorten,
-    size,
-    write_csv,
-    write_json,
-    write_table,
-)
+from latte_cli.report import Cell, checkpoints, duration, memories, percent, size
 from latte_cli.report.layers import layer_figures, module_paths
 from latte_cli.schedule import Schedule
 from latte_cli.thresholds import ESTIMATES
 
 NO_SCHEDULE = Schedule()
 
-_FLAGS = {Source.MEASURED: "", Source.INTERPOLATED: "~", Source.PREDICTED: "*"}
-_USELESS = 3.0  # chosen: bounds that far from the estimate, as a factor, help nobody to plan
-_LEGEND = {Source.INTERPOLATED: "~ interpolated", Source.PREDICTED: "* predicted"}
-_COLUMNS = (
+COLUMNS = (
     *("device", "strategy", "precision", "layout", "threads", "name", "kind", "phase", "algorithm"),
     *("time_s", "low_s", "high_s", "low_80_s", "high_80_s", "workspace_bytes", "source", "confidence"),
     "memory_limit_bytes",
 )
-_MOST_COLUMNS = 4  # chosen: more do not fit a terminal side by side
-
-
-def write_estimates(
-    estimates: Sequence[Estimate],
-    form: Format,
-    *,
-    schedule: Schedule = NO_SCHEDULE,
-    out: TextIO | None = None,
-) -> None:
-    """Write estimates of one network; the `schedule` adds the times of an epoch and of all steps."""
-    if form is Format.JSON:
-        write_json(estimates_document(estimates, schedule), out)
-    elif form is Format.CSV:
-        write_csv(_COLUMNS, list(_lines(estimates)), out)
-    elif len(estimates) == 1:
-        write_table(_single(estimates[0], schedule), out)
-    elif len(estimates) <= _MOST_COLUMNS:
-        write_table(_side_by_side(estimates, schedule), out)
-    else:
-        write_table(_summary(estimates, schedule), out)
+"""The columns of an estimate's CSV."""
 
 
 def left_out_line(estimates: Sequence[Estimate]) -> list[str]:
@@ -147,7 +108,8 @@ def search_line(search: SearchCost) -> str:
     )
 
 
-def _beside_lines(estimate: Estimate) -> Iterator[str]:
+def beside_lines(estimate: Estimate) -> Iterator[str]:
+    """What only some estimates have, for people: what compiling changes, and what searching and repeating cost."""
     if estimate.compiled:
         yield _compiled_line(estimate.compiled, estimate.step_s)
     if estimate.search:
@@ -266,7 +228,8 @@ def _layer(part: LayerTime) -> dict[str, Cell]:
     }
 
 
-def _lines(estimates: Sequence[Estimate]) -> Iterator[tuple[Cell, ...]]:
+def call_lines(estimates: Sequence[Estimate]) -> Iterator[tuple[Cell, ...]]:
+    """A line of the CSV for each call."""
     for estimate in estimates:
         settings = estimate.settings
         shared: dict[str, Cell] = {
@@ -278,167 +241,4 @@ def _lines(estimates: Sequence[Estimate]) -> Iterator[tuple[Cell, ...]]:
         }
         for part in estimate.parts:
             values = shared | _layer(part)
-            yield tuple(values[column] for column in _COLUMNS)
-
-
-def _single(estimate: Estimate, schedule: Schedule) -> Table:
-    return Table(
-        title=(
-            f"{estimate.network.name}, batch {estimate.network.batch_size}: {estimate.strategy}",
-            f"on {_on(estimate)}",
-        ),
-        columns=("layer", ">forward", ">backward", "algorithm"),
-        rows=[_row(name, parts) for name, parts in _by_name(estimate).items()],
-        footer=[*_legend(estimate.parts), *_totals(estimate, schedule)],
-    )
-
-
-def _on(estimate: Estimate) -> str:
-    settings = estimate.settings
-    threads = f", {settings.threads} thread{'s' * (settings.threads > 1)}" if settings.threads else ""
-    return f"{estimate.device.slug}, {settings.precision} {settings.layout}{threads}"
-
-
-def _by_name(estimate: Estimate) -> Mapping[str, Sequence[LayerTime]]:
-    rows: dict[str, list[LayerTime]] = {}
-    for part in estimate.parts:
-        rows.setdefault(part.name, []).append(part)
-    return rows
-
-
-def _row(name: str, parts: Sequence[LayerTime]) -> tuple[str, ...]:
-    forward = [part for part in parts if part.stage == Phase.FORWARD]
-    others = [part for part in parts if part.stage != Phase.FORWARD]
-    names = [part.algorithm.name for part in parts]
-    algorithms = names[:1] if len(set(names)) == 1 else names
-    return shorten(name), _time(forward), _time(others), " ".join(algorithms)
-
-
-def _time(parts: Sequence[LayerTime]) -> str:
-    """The sum of the parts, with the flag of the least certain of them."""
-    if not parts:
-        return "-"
-    worst = max((part.source for part in parts), key=list(Source).index)
-    return duration(sum(part.count * part.device_s for part in parts)) + _FLAGS[worst]
-
-
-def _legend(parts: Sequence[LayerTime]) -> Iterator[str]:
-    used = {part.source for part in parts}
-    if text := "  ".join(text for source, text in _LEGEND.items() if source in used):
-        yield text
-
-
-def _bounds(estimate: Estimate) -> str:
-    """The interval of 95 % of steps in words, or that noise leaves none that helps."""
-    useful = estimate.step_low_s * _USELESS >= estimate.step_s >= estimate.step_high_s / _USELESS
-    if useful or all(warning.code != NOISE for warning in estimate.warnings):
-        return f"95 % of steps between {duration(estimate.step_low_s)} and {duration(estimate.step_high_s)}"
-    return "not bounded: the times are too noisy"
-
-
-def _totals(estimate: Estimate, schedule: Schedule) -> Iterator[str]:
-    titles = ("forward", "backward", "loss", "update")
-    split = (estimate.forward_s, estimate.backward_s, estimate.other_s, estimate.update_s)
-    yield "  ".join(f"{title} {duration(seconds)}" for title, seconds in zip(titles, split, strict=True))
-    yield f"step {duration(estimate.step_s)}, {_bounds(estimate)}"
-    for title, text in schedule_lines(estimate, schedule).items():
-        yield f"{title} {text}"
-    buckets = " with gradient buckets" if estimate.step.replicated else ""
-    held = "not known" if estimate.compiled else f"{size(estimate.memory_bytes)}{buckets}"
-    yield f"memory {held}; {_shares(estimate)}"
-    yield from checkpoints.checkpoint_lines(estimate)
-    if estimate.transfer_s:
-        yield f"copying a batch to the GPU {duration(estimate.transfer_s)}, not counted in the step"
-    if estimate.energy_j:
-        yield f"energy {estimate.energy_j:.3g} J"
-    yield from _beside_lines(estimate)
-    yield from left_out_line([estimate])
-
-
-def _shares(estimate: Estimate) -> str:
-    total = sum(part.count * part.device_s for part in estimate.parts) or 1.0
-    shares = {
-        source: sum(part.count * part.device_s for part in estimate.parts if part.source is source) for source in Source
-    }
-    return ", ".join(f"{percent(share / total)} {source}" for source, share in shares.items() if share)
-
-
-def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
-    """A column for each estimate, a line for each layer and total; letters name what sets them apart."""
-    layers = [_by_name(estimate) for estimate in estimates]
-    names = dict.fromkeys(name for found in layers for name in found if name not in BESIDE)
-    rows = [(shorten(name), *(_time(found.get(name, ())) for found in layers)) for name in names]
-    totals = [_total_cells(estimate, schedule) for estimate in estimates]
-    rows += [("", *("" for _ in estimates)), *((title, *(cells[title] for cells in totals)) for title in totals[0])]
-    letters = ascii_uppercase[: len(estimates)]
-    parts = [part for estimate in estimates for part in estimate.parts]
-    return Table(
-        title=_title(estimates),
-        columns=("layer", *(f">{letter}" for letter in letters)),
-        rows=rows,
-        footer=[
-            *_legend(parts),
-            *(f"{letter}: {_what(estimate, estimates)}" for letter, estimate in zip(letters, estimates, strict=True)),
-        ],
-    )
-
-
-def _title(estimates: Sequence[Estimate]) -> str:
-    network, strategies = estimates[0].network, {estimate.strategy for estimate in estimates}
-    which = estimates[0].strategy if len(strategies) == 1 else f"{len(strategies)} strategies"
-    return f"{network.name}, batch {network.batch_size}: {which}"
-
-
-def _what(estimate: Estimate, among: Sequence[Estimate]) -> str:
-    """What sets an estimate apart from the others."""
-    words = []
-    if len({one.strategy for one in among}) > 1:
-        words.append(estimate.strategy)
-    if len({one.limits for one in among}) > 1:
-        words.append(_limit_line(estimate))
-    if len({_on(one) for one in among}) > 1 or not words:
-        words.append(_on(estimate))
-    return ", ".join(words)
-
-
-def _limit_line(estimate: Estimate) -> str:
-    limit = estimate.limits.memory_bytes
-    return "any memory" if limit is None else f"at most {size(limit)}"
-
-
-def _summary(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
-    """A line for each estimate, where they are too many for a column each."""
-    totals = [_total_cells(estimate, schedule) for estimate in estimates]
-    shown = [title for title in totals[0] if title not in ("loss", "step, least (95 %)", "step, most (95 %)")]
-    fastest = min(estimate.step_s for estimate in estimates)
-    rows = [
-        (_what(estimate, estimates), *(cells[title] for title in shown), f"{estimate.step_s / fastest:.2f}")
-        for estimate, cells in zip(estimates, totals, strict=True)
-    ]
-    same = [_on(estimates[0])] if len({_on(one) for one in estimates}) == 1 else []
-    return Table(
-        title=_title(estimates),
-        columns=("under", *(f">{title}" for title in shown), ">ratio"),
-        rows=rows,
-        footer=["ratio: of the step to the fastest one", *same],
-    )
-
-
-def _total_cells(estimate: Estimate, schedule: Schedule) -> dict[str, str]:
-    cells = {
-        "forward": duration(estimate.forward_s),
-        "backward": duration(estimate.backward_s),
-        "loss": duration(estimate.other_s),
-        "update": duration(estimate.update_s),
-        "step": duration(estimate.step_s),
-        "step, least (95 %)": duration(estimate.step_low_s),
-        "step, most (95 %)": duration(estimate.step_high_s),
-        "memory": "not known" if estimate.compiled else size(estimate.memory_bytes),
-    }
-    found = schedule_times(estimate, schedule)
-    if schedule.loading_per_s:
-        cells["step with loading"] = duration(found["paced_step_s"])
-    for title, seconds in ((f"epoch of {schedule.samples}", found["epoch_s"]), ("round", found["round_s"])):
-        if seconds:
-            cells[title] = duration(seconds)
-    return cells
+            yield tuple(values[column] for column in COLUMNS)

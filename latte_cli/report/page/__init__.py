@@ -1,7 +1,6 @@
 """A report as one HTML page that opens from disk: devices, a network and a plan, without anything from elsewhere."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pkgutil import get_data
 from statistics import geometric_mean
@@ -9,65 +8,24 @@ from typing import Any
 
 from latte_cli import __version__
 from latte_cli.allocator import PlanFile
-from latte_cli.estimator import BESIDE, Estimate, doubts_of
 from latte_cli.printable import printable
 from latte_cli.report import count, duration, duration_at_most, percent, pictures, size
-from latte_cli.report.estimates import left_out_line
+from latte_cli.report.page.networks import network_section
+from latte_cli.report.page.parts import Column, Picture, Rows, Section, SortedCell, text_cell
 from latte_cli.summaries import CHANNELS, SIZES, DeviceSummary, typical_spread
 
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A column of a table: its title, and whether its cells are numbers."""
-
-    title: str
-    number: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class SortedCell:
-    """What a cell shows, and what it is sorted by."""
-
-    shown: str
-    value: float | str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """A table of the page; one that is `folded` is shown on a click."""
-
-    caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[SortedCell]]
-    folded: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A figure with its name in files, its title, and what it shows in words."""
-
-    name: str
-    title: str
-    description: str
-    figure: Any
-
-    @property
-    def svg(self) -> str:
-        """The figure as an element of the page."""
-        return pictures.inline(self.figure, self.name, self.title, self.description)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A part of the page: facts as pairs, notes as sentences, pictures, tables."""
-
-    title: str
-    anchor: str
-    facts: Sequence[tuple[str, str]] = ()
-    notes: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
-    tables: Sequence[Rows] = ()
-    parts: Sequence["Section"] = field(default=())
+__all__ = [
+    "Column",
+    "Picture",
+    "Rows",
+    "Section",
+    "SortedCell",
+    "all_pictures",
+    "device_section",
+    "network_section",
+    "page",
+    "plan_section",
+]
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
@@ -82,7 +40,18 @@ def _template() -> Any:
     environment = Environment(
         autoescape=True, finalize=_show, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters.update(duration=duration, percent=percent, width=_width, tint=_tint)
     return environment.from_string((get_data(__name__, "page.html.j2") or b"").decode())
+
+
+def _width(share: float) -> str:
+    """A share as a number that CSS takes."""
+    return f"{share:.6f}"
+
+
+def _tint(share: float) -> int:
+    """How much of the accent's colour a box has, in per cent: the more the longer it takes; text stays readable."""
+    return round(6 + 34 * min(1.0, share) ** 0.5)
 
 
 def _show(value: Any) -> Any:
@@ -95,10 +64,6 @@ def all_pictures(sections: Sequence[Section]) -> Iterator[Picture]:
     for section in sections:
         yield from section.pictures
         yield from all_pictures(section.parts)
-
-
-def _text(shown: str) -> SortedCell:
-    return SortedCell(shown=shown, value=shown)
 
 
 # Devices
@@ -172,12 +137,12 @@ def _winners_table(found: DeviceSummary) -> Rows:
     ]
     rows = [
         [
-            _text(cell.kernel),
-            _text(cell.phase.replace("_", " ")),
+            text_cell(cell.kernel),
+            text_cell(cell.phase.replace("_", " ")),
             SortedCell(shown=_end(CHANNELS, cell.channels), value=CHANNELS[cell.channels]),
             SortedCell(shown=_end(SIZES, cell.size), value=SIZES[cell.size]),
             SortedCell(shown=str(cell.layers), value=cell.layers),
-            _text(cell.algorithm.name),
+            text_cell(cell.algorithm.name),
             SortedCell(shown=percent(cell.share), value=cell.share),
             SortedCell(shown=f"{cell.gain:.2f}" if cell.gain else "-", value=cell.gain or 0.0),
         ]
@@ -188,105 +153,6 @@ def _winners_table(found: DeviceSummary) -> Rows:
 
 def _end(ends: Sequence[int], at: int) -> str:
     return f"{ends[at]} and more" if at == len(ends) - 1 else str(ends[at])
-
-
-# A network
-
-
-def network_section(estimates: Sequence[Estimate], at: int) -> Section:
-    """A network on one device: strategies side by side, and the layers of the first."""
-    first = estimates[0]
-    network, settings = first.network, first.settings
-    threads = f", {settings.threads} threads" if settings.threads else ""
-    facts = [
-        ("batch size", str(network.batch_size)),
-        ("parameters", f"{network.parameters:,}"),
-        ("settings", f"{settings.precision} {settings.layout}{threads}, {first.optimizer}"),
-        (
-            "step",
-            f"{duration(first.step_s)}, 95 % between {duration(first.step_low_s)} and {duration(first.step_high_s)}",
-        ),
-        ("forward", duration(first.forward_s)),
-        ("backward", duration(first.backward_s)),
-        ("memory", size(first.memory_bytes)),
-    ]
-    name = f"network{at}"
-    steps = ", ".join(f"{each.strategy} {duration(each.step_s)}" for each in estimates)
-    shown = [
-        Picture(
-            name=f"{name}-strategies",
-            title="A step under each strategy",
-            description=f"A bar for each strategy, stacked by forward, backward, loss and update: {steps}.",
-            figure=pictures.strategies_figure(estimates),
-        ),
-        Picture(
-            name=f"{name}-layers",
-            title=f"Where the time goes ({first.strategy})",
-            description="The layers that take most, in the order of the network, forward and backward stacked. The "
-            "table below has all of them.",
-            figure=pictures.layers_figure(first),
-        ),
-        Picture(
-            name=f"{name}-memory",
-            title="What the step holds in memory",
-            description=f"Memory call by call; the peak is {size(first.memory_bytes)}.",
-            figure=pictures.memory_figure(first),
-        ),
-    ]
-    return Section(
-        title=f"{network.name} on {first.device.slug}",
-        anchor=name,
-        facts=facts,
-        notes=[*doubts_of(first, estimates[1:]), *left_out_line(estimates)],
-        pictures=shown,
-        tables=[_strategies_table(estimates), _layers_table(first)],
-    )
-
-
-def _strategies_table(estimates: Sequence[Estimate]) -> Rows:
-    titles = ("forward", "backward", "update", "step", "memory")
-    columns = [Column(title="strategy"), *(Column(title=title, number=True) for title in titles)]
-    rows = [
-        [
-            _text(each.strategy),
-            *(
-                SortedCell(shown=duration(seconds), value=seconds)
-                for seconds in (each.forward_s, each.backward_s, each.update_s, each.step_s)
-            ),
-            SortedCell(shown=size(each.memory_bytes), value=each.memory_bytes),
-        ]
-        for each in estimates
-    ]
-    return Rows(caption="Strategies", columns=columns, rows=rows)
-
-
-def _layers_table(estimate: Estimate) -> Rows:
-    columns = [
-        Column(title="layer"),
-        Column(title="time", number=True),
-        *(Column(title=title) for title in ("phase", "algorithm")),
-        *(Column(title=title, number=True) for title in ("of the step", "workspace")),
-        *(Column(title=title) for title in ("kind", "known from")),
-    ]
-    total_s = sum(part.count * part.device_s for part in estimate.parts) or 1.0
-    rows = []
-    for part in estimate.parts:
-        spent_s = part.count * part.device_s
-        if not spent_s and part.name not in BESIDE:
-            continue
-        rows.append(
-            [
-                _text(part.name),
-                SortedCell(shown=duration(spent_s), value=spent_s),
-                _text(part.stage.replace("_", " ")),
-                _text(part.algorithm.name),
-                SortedCell(shown=percent(spent_s / total_s), value=spent_s / total_s),
-                SortedCell(shown=size(part.workspace_bytes), value=part.workspace_bytes or 0),
-                _text(part.layer.kind),
-                _text(part.source),
-            ]
-        )
-    return Rows(caption=f"Calls of a step ({estimate.strategy})", columns=columns, rows=rows)
 
 
 # A plan
@@ -303,10 +169,10 @@ def plan_section(file: PlanFile) -> Section:
     ]
     rows = [
         [
-            _text(each.fleet_class.name),
-            _text(each.device),
+            text_cell(each.fleet_class.name),
+            text_cell(each.device),
             SortedCell(shown=str(each.fleet_class.count), value=each.fleet_class.count),
-            _text(each.sub_model.id if each.sub_model else "none"),
+            text_cell(each.sub_model.id if each.sub_model else "none"),
             SortedCell(
                 shown=f"{each.sub_model.parameters:,}" if each.sub_model else "-",
                 value=each.sub_model.parameters if each.sub_model else 0,

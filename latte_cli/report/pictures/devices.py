@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from latte_cli.layers import Convolution, Phase
-from latte_cli.report.pictures.drawing import GRID, INK, figure_of, label
+from latte_cli.report.pictures.drawing import GRID, INK, figure_of, label, readable_on
 from latte_cli.summaries import CHANNELS, SIZES, DeviceSummary, LayerBin
 
 PALETTE = ("#2F80C2", "#D98200", "#14996B", "#C46A9B", "#8A6FD1", "#C9503A", "#6E8B1E", "#1C9AA8", "#A0763B", "#7A7F87")
@@ -75,7 +75,7 @@ def _draw_cells(axes: Any, cells: Sequence[LayerBin], legend: Mapping[str, tuple
             ha="center",
             va="center",
             fontsize=6,
-            color="#FFFFFF",
+            color=readable_on(colour),
             linespacing=0.9,
         )
     axes.set_xlim(-0.5, len(CHANNELS) - 0.5)

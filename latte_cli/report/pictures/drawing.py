@@ -3,6 +3,7 @@
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,36 @@ def figure_of(width: float, height: float, rows: int = 1, columns: int = 1) -> t
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+_WIDEST = 1.6  # chosen: of the longest bar; an interval that goes further is cut, so that bars stay visible
+
+
+def axis_end(values: Sequence[float], highs: Sequence[float]) -> float:
+    """Where an axis of bars ends: it holds the bars, and their intervals unless these are much longer."""
+    longest = max(values, default=0.0)
+    return min(max([1.08 * longest, *(1.04 * high for high in highs)]), _WIDEST * longest) or 1.0
+
+
+def draw_interval(axes: Any, row: float, low: float, high: float, end: float, text: str) -> None:
+    """An interval from `low` to `high` across a bar; one beyond the axis' `end` is an arrow to the `text` of `high`."""
+    if high <= end:
+        axes.plot([low, high], [row, row], color=INK, linewidth=1, marker="|", markersize=6)
+        return
+    tip = 0.87 * end if low < 0.8 * end else 0.95 * end
+    axes.plot([low], [row], color=INK, marker="|", markersize=6)
+    axes.annotate(
+        "", (tip, row), (low, row), arrowprops={"arrowstyle": "->", "color": INK, "linewidth": 1, "shrinkA": 0}
+    )
+    axes.text(0.88 * end, row, f"to {text}", va="center", fontsize=7, color=INK)
+
+
+def readable_on(colour: str) -> str:
+    """Black or white, whichever can be read better on a colour such as `#2F80C2`."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]  # sRGB's curve
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]  # WCAG 2, relative luminance
+    return "#010101" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "#FFFFFF"
 
 
 def save_figure(figure: Any, path: Path) -> None:

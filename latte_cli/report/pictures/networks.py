@@ -3,23 +3,27 @@
 from collections.abc import Sequence
 from typing import Any
 
-from latte_cli.estimator import BESIDE, Estimate
+from latte_cli.estimator import Estimate
 from latte_cli.layers import Phase
-from latte_cli.report import shorten
+from latte_cli.report import duration
+from latte_cli.report.layer_rows import fold_equal, shown_rows
 from latte_cli.report.pictures.devices import PALETTE, plain
-from latte_cli.report.pictures.drawing import INK, figure_of, label
+from latte_cli.report.pictures.drawing import INK, axis_end, draw_interval, figure_of, label
 
-_MOST_LAYERS = 40  # chosen: so many bars fit a page
+_MOST_LAYERS = 30  # chosen: so many bars fit a page
 _NAME_WIDTH = 28  # chosen: characters next to the bars
 
 
 def layers_figure(estimate: Estimate) -> Any:
-    """The layers that take most of a step, in the order of the network: forward and backward, stacked."""
+    """The layers that take most of a step, in the order of the network: forward and backward, stacked.
+
+    Equal layers of a module are one bar.
+    """
     spent: dict[str, list[float]] = {}
-    for part in estimate.parts:
-        if part.name not in BESIDE and part.device_s:
-            times = spent.setdefault(part.name, [0.0, 0.0])
-            times[part.stage != Phase.FORWARD] += part.count * part.device_s
+    for row in fold_equal(shown_rows([estimate], room=None, every=False, beside=False).rows):
+        times = spent.setdefault(row.title(_NAME_WIDTH), [0.0, 0.0])
+        for call in row.calls[0]:
+            times[call.stage != Phase.FORWARD] += call.count * call.device_s
     largest = sorted(spent, key=lambda name: -sum(spent[name]))[:_MOST_LAYERS]
     names = [name for name in spent if name in largest]
     figure, [axes] = figure_of(8, 1 + 0.17 * len(names))
@@ -28,7 +32,7 @@ def layers_figure(estimate: Estimate) -> Any:
         widths = [1e3 * spent[name][at] for name in names]
         axes.barh(range(len(names)), widths, left=left, color=PALETTE[at], height=0.75, label=title)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(names)), [label(shorten(name, _NAME_WIDTH)) for name in names])
+    axes.set_yticks(range(len(names)), [label(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("milliseconds", fontsize=8, color=INK)
     plain(axes)
@@ -52,12 +56,12 @@ def strategies_figure(estimates: Sequence[Estimate]) -> Any:
             label="loss" if part == "other" else part,
         )
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    below = [1e3 * (each.step_s - each.step_low_s) for each in estimates]
-    above = [1e3 * (each.step_high_s - each.step_s) for each in estimates]
-    axes.errorbar(left, range(len(estimates)), xerr=[below, above], fmt="none", ecolor=INK, capsize=3, linewidth=1)
+    end = axis_end(left, [1e3 * each.step_high_s for each in estimates])
+    for row, each in enumerate(estimates):
+        draw_interval(axes, row, 1e3 * each.step_low_s, 1e3 * each.step_high_s, end, duration(each.step_high_s))
     axes.set_yticks(range(len(estimates)), [label(each.strategy) for each in estimates])
     axes.set_ylim(len(estimates) - 0.4, -0.6)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, end)
     axes.set_xlabel("milliseconds of a step, with the interval of 95 % of steps", fontsize=8, color=INK)
     plain(axes)
     _legend(figure)

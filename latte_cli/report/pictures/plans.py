@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from latte_cli.allocator import CurvePoint, Plan, PlannedDevice
-from latte_cli.report.pictures.drawing import figure_of, label
+from latte_cli.report import duration
+from latte_cli.report.pictures.drawing import INK, axis_end, draw_interval, figure_of, label
 
 _DOWN, _COMPUTE, _UP, _WAIT, _LIMIT = "#56B4E9", "#0072B2", "#E69F00", "#9AA3AC", "#D55E00"
 _LARGEST = 40  # chosen: so many bars fit a page
@@ -15,12 +16,15 @@ def round_figure(plan: Plan, title: str) -> Any:
     shown = plan.devices[:_LARGEST]
     figure, [axes] = figure_of(8, 0.9 + 0.36 * (len(shown) + 2))
     left_out = len(plan.devices) - len(shown)
+    rounds = [each.round_s for each in shown if each.round_s is not None]
+    end_s = axis_end([plan.round_duration_s, *rounds], [each.high_s or 0.0 for each in shown])
     for row, planned in enumerate(shown):
-        _draw_row(axes, row, planned, plan.round_duration_s)
+        _draw_row(axes, row, planned, plan.round_duration_s, end_s)
     axes.axvline(plan.round_duration_s, color=_LIMIT, linewidth=1.5, label="round duration")
     axes.set_yticks(range(len(shown)), [_label(each) for each in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, end_s)
+    axes.plot([], [], color=INK, linewidth=1, marker="|", markersize=6, label="95 % interval")
     axes.set_xlabel("seconds since the round began")
     axes.set_title(
         label(title) + (f" ({left_out} more classes not shown)" if left_out else ""), loc="left", fontsize=10
@@ -31,9 +35,9 @@ def round_figure(plan: Plan, title: str) -> Any:
     return figure
 
 
-def _draw_row(axes: Any, row: int, planned: PlannedDevice, duration_s: float) -> None:
+def _draw_row(axes: Any, row: int, planned: PlannedDevice, duration_s: float, end_s: float) -> None:
     if planned.sub_model is None or planned.round_s is None:
-        axes.text(0.01 * duration_s, row, "no sub-model", va="center", fontsize=8, color=_LIMIT)
+        axes.text(0.01 * duration_s, row, "no sub-model", va="center", fontsize=8, color=INK)
         return
     schedule, parameters = planned.fleet_class.schedule, planned.sub_model.parameters
     bits = schedule.parameter_bits(parameters)
@@ -50,10 +54,7 @@ def _draw_row(axes: Any, row: int, planned: PlannedDevice, duration_s: float) ->
         if length_s > 0:
             axes.barh(row, length_s, left=at, height=0.6, color=colour, label=name)
         at += length_s
-    below, above = planned.round_s - (planned.low_s or 0.0), (planned.high_s or 0.0) - planned.round_s
-    axes.errorbar(
-        planned.round_s, row, xerr=[[below], [above]], fmt="none", ecolor="black", capsize=3, label="95 % interval"
-    )
+    draw_interval(axes, row, planned.low_s or 0.0, planned.high_s or 0.0, end_s, duration(planned.high_s))
 
 
 def _label(planned: PlannedDevice) -> str:
