@@ -143,12 +143,13 @@ def _guessed(graph: Graph, first: Walk, walked: Callable[..., Walk], batch: int,
 
 
 def _batch(graph: Graph, batch_size: int | None, sizes: Mapping[str, int]) -> int:
-    """The batch size wanted, which may also be given by its symbol."""
-    named = sizes.get(graph.batch) if isinstance(graph.batch, str) else None
+    """The batch size wanted, which may also be given by its symbol, or in a program of torch by a place that has it."""
+    own = graph.batch if isinstance(graph.batch, str) else None
+    names = (own, *(graph.places_of(own) if graph.roles_known else ())) if own else ()
+    name = next((name for name in names if name in sizes), "")
+    named = sizes.get(name)
     if named is not None and batch_size not in (None, named):
-        raise LatteError(
-            f"the batch size cannot be {batch_size} and `{graph.batch}` {named}", hint="give one of the two"
-        )
+        raise LatteError(f"the batch size cannot be {batch_size} and `{name}` {named}", hint="give one of the two")
     return next((size for size in (named, batch_size) if size is not None), 1)
 
 
