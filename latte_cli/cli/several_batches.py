@@ -10,6 +10,8 @@ from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.batches import Batches, Room
 from latte_cli.cli.fits import Fits, no_fit, occupancy_with
+from latte_cli.cli.mixtures import shape_options
+from latte_cli.cli.next_steps import same_step
 from latte_cli.cli.request import check_apart, check_needed
 from latte_cli.cli.thresholds import EstimateFormat
 from latte_cli.errors import ExitCode, LatteError
@@ -58,7 +60,7 @@ def settle_batches(request: "EstimateRequest", estimates: Estimates) -> "Estimat
 
 def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
     """Write a table of steps at several batches; raises LatteError as `settle_batches` does."""
-    from latte_cli.estimator import DoesNotFit
+    from latte_cli.estimator import DoesNotFit, Untrainable
     from latte_cli.estimator.batches import levels_off_at
     from latte_cli.report import pictures
     from latte_cli.report.batches import BatchRow, write_batches
@@ -72,11 +74,11 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
     if wanted.room:
         asked.append(_largest(request, _room(request), estimates))
     room, rows = request.fits or wanted.room, dict[int, BatchRow]()
-    refused: list[DoesNotFit] = []
+    refused: list[DoesNotFit | Untrainable] = []
     for at, each in enumerate(asked):
         try:
             estimate, found = step_at(each, estimates, unsaid if at else console.note)
-        except DoesNotFit as exc:
+        except (DoesNotFit, Untrainable) as exc:
             refused.append(exc)
             continue
         limit = room.on(estimate.device) if room else None
@@ -95,8 +97,8 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
         console.note(f"wrote `{request.picture}`")
     if request.form is EstimateFormat.TABLE:
         best = levels_off_at([row.estimate for row in shown]) or shown[-1].estimate.network.batch_size
-        device = f" --device {request.device[0]}" if request.device else ""
-        command = f"latte estimate {request.pasted_model}{device} --batch-size {best}"
+        shapes = "".join(f" {each}" for each in shape_options(request.shape or ()))
+        command = f"latte estimate {request.pasted_model} --batch-size {best}{shapes}{same_step(request)}"
         console.note(f"next: `{command}` shows that step layer by layer")
     Fits([(row.estimate, row.occupancy, row.limit_bytes) for row in shown if row.limit_bytes]).enforce()
 
@@ -148,19 +150,20 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
     from latte_cli.estimator.batches import MOST_TRIED, divisors, largest_batch
 
     kept: KeptEstimators = {}
-    least, found = step_at(_at(request, 1), estimates, unsaid, kept)
+    smallest, least, found = _smallest(request, estimates, kept)
 
     @cache
     def needed_bytes(batch: int) -> float:
         try:
-            one = found if batch == 1 else step_at(_at(request, batch), estimates, unsaid, kept)[1]
+            one = found if batch <= smallest else step_at(_at(request, batch), estimates, unsaid, kept)[1]
             return one.high_bytes
         except DoesNotFit:  # `--memory-limit`
             return inf
 
     limit = room.on(least.device)
     if request.effective_batch:
-        batch = next((each for each in divisors(request.effective_batch) if needed_bytes(each) <= limit), 0)
+        wanted = (each for each in divisors(request.effective_batch) if each >= smallest)
+        batch = next((each for each in wanted if needed_bytes(each) <= limit), 0)
     else:
         batch = largest_batch(needed_bytes, limit)
     if not batch:
@@ -171,6 +174,25 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
     kind += f" and divides {request.effective_batch}" if request.effective_batch else ""
     console.note(f"the largest batch that fits {size(limit)}{kind} is {batch}: at most {size(needed_bytes(batch))}")
     return _at(request, batch)
+
+
+def _smallest(
+    request: "EstimateRequest", estimates: Estimates, kept: "KeptEstimators"
+) -> "tuple[int, Estimate, Occupancy]":
+    """The smallest batch that torch trains, the first or the second that comes into question, and its step.
+
+    Raises Untrainable where it trains neither: what it refuses is one value to normalise, which two samples cure.
+    """
+    from latte_cli.estimator import Untrainable
+    from latte_cli.estimator.batches import divisors
+
+    first, *others = divisors(request.effective_batch)[::-1] if request.effective_batch else (1, 2)
+    try:
+        return first, *step_at(_at(request, first), estimates, unsaid, kept)
+    except Untrainable:
+        if not others:
+            raise
+        return others[0], *step_at(_at(request, others[0]), estimates, unsaid, kept)
 
 
 def step_at(

@@ -107,7 +107,7 @@ def _beside(estimate: Estimate) -> dict[str, Any]:
 
 
 _COMPILED = {
-    Source.MEASURED: "its passes were run compiled at this batch",
+    Source.MEASURED: "both were run whole at this batch",
     Source.INTERPOLATED: "its passes were run compiled at batch {batches}",
     Source.PREDICTED: "learned from {networks} other networks that were run compiled",
 }
