@@ -113,7 +113,7 @@ _COMPILED = {
 }
 
 
-def _compiled_line(told: CompiledStep, step_s: float) -> str:
+def compiled_line(told: CompiledStep, step_s: float) -> str:
     """What compiling changes, and how that is known."""
     more = step_s / told.eager_s - 1 if told.eager_s else 0.0
     how = _COMPILED[told.source].format(batches=", ".join(map(str, told.batches)), networks=told.networks)
@@ -146,7 +146,7 @@ def search_line(search: SearchCost) -> str:
 
 def _beside_lines(estimate: Estimate) -> Iterator[str]:
     if estimate.compiled:
-        yield _compiled_line(estimate.compiled, estimate.step_s)
+        yield compiled_line(estimate.compiled, estimate.step_s)
     if estimate.search:
         yield f"first step: {search_line(estimate.search)}"
     if again := estimate.determinism:
@@ -366,8 +366,17 @@ def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
         footer=[
             *_legend(parts),
             *(f"{letter}: {_what(estimate, estimates)}" for letter, estimate in zip(letters, estimates, strict=True)),
+            *(line for each in zip(letters, estimates, strict=True) for line in _kind_lines(*each)),
         ],
     )
+
+
+def _kind_lines(name: str, estimate: Estimate) -> Iterator[str]:
+    """What kind of step it is, where it is no plain one."""
+    if estimate.compiled:
+        yield f"{name}: {compiled_line(estimate.compiled, estimate.step_s)}"
+    if regions := checkpoints.regions_text(estimate):
+        yield f"{name}: `torch.utils.checkpoint` around {regions}"
 
 
 def _title(estimates: Sequence[Estimate]) -> str:
@@ -407,7 +416,11 @@ def _summary(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
         title=_title(estimates),
         columns=("under", *(f">{title}" for title in shown), ">ratio"),
         rows=rows,
-        footer=["ratio: of the step to the fastest one", *same],
+        footer=[
+            "ratio: of the step to the fastest one",
+            *same,
+            *(line for each in estimates for line in _kind_lines(_what(each, estimates), each)),
+        ],
     )
 
 
