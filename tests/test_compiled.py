@@ -7,6 +7,7 @@ from math import log
 
 import made_rows
 import pytest
+import torch
 from made_rows import DEVICE, SETTINGS, measurement, profile, step_layers, write
 from running import ended, latte
 
@@ -14,6 +15,8 @@ from latte_cli.algorithms import COMPILED, FRAMEWORK_DEFAULT
 from latte_cli.backends.contract import Unsupported
 from latte_cli.backends.torch.compiled import compile_apart, compiler_cache
 from latte_cli.backends.torch.training import RunRequest
+from latte_cli.cli.profile import ProfileRequest
+from latte_cli.cli.whole_runs import subjects_of
 from latte_cli.compiling import PASSES, Subject, measure_compiled
 from latte_cli.devices import CPU, CUDA
 from latte_cli.errors import LatteError
@@ -87,7 +90,8 @@ def test_a_network_that_was_run_compiled_takes_what_it_took(store):
     assert found.backward_s == pytest.approx(0.25, rel=1e-5)
     before = eager(store)
     assert (found.other_s, found.update_s) == (before.other_s, before.update_s)
-    assert (found.compiled.source, found.compiled.eager_s) == (Source.MEASURED, before.step_s)
+    assert found.compiled.source is Source.MEASURED
+    assert found.compiled.eager_s == pytest.approx(0.4 + before.other_s + before.update_s, rel=1e-5)  # run in turn
     assert found.step_low_s < found.step_low_80_s < found.step_s < found.step_high_80_s < found.step_high_s
     factor = found.backward_s / before.backward_s
     for part, old in zip(found.parts, before.parts, strict=True):
@@ -235,11 +239,23 @@ def test_the_document_says_where_a_compiled_step_comes_from(store, tmp_path):
     words = ("estimate", path, "--batch-size", 8, "--device", DEVICE.slug, "--store", store.uri, "--compile")
     (body,) = json.loads(latte(*words, "--format", "json").stdout)["estimates"]
     before = eager(store, network)
-    assert body["compiled"] == {"eager_step_s": before.step_s, "source": "measured", "batches": [8], "networks": 0}
+    eager_s = 2.0 + before.other_s + before.update_s
+    said = {"eager_step_s": pytest.approx(eager_s, rel=1e-5), "source": "measured", "batches": [8], "networks": 0}
+    assert body["compiled"] == said
     assert (body["memory"], body["totals"]["memory_bytes"], body["strategy"]) == (None, None, "pytorch")
     table = latte(*words).stdout
     assert "memory not known" in table
-    assert "its passes were run compiled at this batch" in table
+    assert "both were run whole at this batch" in table
+
+
+def test_what_is_not_known_says_how_it_is_measured_as_it_was_asked(store, model):
+    profile(store, step_layers(load(model, batch_size=8)))
+    words = ("estimate", model, "--batch-size", 8, "--device", DEVICE.slug, "--store", store.uri, "--compile")
+    code, _, err = ended(*words, "--precision", "fp32")
+    assert code == 1
+    assert f"hint: `latte profile {model} --compile --batch-size 8 --precision fp32` measures it" in err
+    name = next(node.name for node in load(model).nodes if node.parameters)
+    assert "leave out `--freeze`" in ended(*words, "--freeze", name)[2]
 
 
 class Rows(list):
@@ -283,3 +299,37 @@ def test_a_compiler_that_fails_is_named(model):
         pytest.raises(Unsupported, match=r"No working C.. compiler found .*/bin/false.{0,3}$"),
     ):
         compile_apart(run, {**variables, "CXX": "/bin/false"})
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_a_compiler_that_refuses_is_quoted(model, tmp_path):
+    script = tmp_path / "compiler"
+    refusing = 'case "$*" in *.cpp*) echo "x.cpp:1: fatal error: out of ink" >&2; exit 1;; esac'
+    script.write_text(f'#!/bin/sh\n{refusing}\nexec g++ "$@"\n')
+    script.chmod(0o755)
+    run = RunRequest(model=str(model), batch_size=2, threads=1, seconds=0.1)
+    with compiler_cache() as variables, pytest.raises(Unsupported, match=r"C.. compile error .*out of ink"):
+        compile_apart(run, {**variables, "CXX": str(script)})
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_a_folder_for_scratch_files_that_takes_none_does_not_matter(model, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/proc/self")
+    run = RunRequest(model=str(model), batch_size=2, threads=1, seconds=0.1)
+    with compiler_cache() as variables:
+        eager_steps, _ = compile_apart(run, variables)
+    assert eager_steps.forward_s
+
+
+def test_a_profile_runs_every_shape_compiled(tmp_path):
+    path = tmp_path / "open.pt2"
+    dims = ({2: torch.export.Dim("length", min=8)},)
+    torch.export.save(
+        torch.export.export(torch.nn.Conv1d(3, 4, 3), (torch.randn(2, 3, 20),), dynamic_shapes=dims), path
+    )
+    request = ProfileRequest(models=[path], shape=["input[2]=12,24"], compiled=True)
+    networks = [load(path, sizes={"input[2]": size}) for size in (12, 24)]
+    found = subjects_of(request, networks, CPU)
+    assert [(each.network, dict(each.run.sizes)) for each in found] == [
+        (network, {"input[2]": size}) for network, size in zip(networks, (12, 24), strict=True)
+    ]

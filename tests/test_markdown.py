@@ -35,6 +35,13 @@ def text_of(rendered: str) -> str:
     return html.unescape(re.sub(r"<[^>]*>", "", rendered))
 
 
+def test_a_comment_names_the_regions_that_are_checkpointed(model):
+    words = ("estimate", model, *DEVICE, "--batch-size", 8, "--checkpoint", "conv1..pool1", "--format", "markdown")
+    out = here(*words).stdout
+    assert "torch.utils.checkpoint" in out
+    assert "  - <code>conv1..pool1" in out
+
+
 @pytest.fixture
 def hostile(tmp_path):
     """A network whose name and layers have names that try to be Markdown, HTML, links and mentions."""

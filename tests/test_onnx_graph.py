@@ -60,6 +60,23 @@ def test_all_open_dimensions_are_named_at_once_with_what_to_type() -> None:
     assert caught.value.hint == "give it: --shape seq=SIZE --shape wide=SIZE"
 
 
+def test_a_name_that_no_input_has_is_named_beside_what_is_open() -> None:
+    with pytest.raises(LatteError, match="leaves the size of `seq` open") as caught:
+        sized(TOKENS, 2, sed=5)
+    assert caught.value.hint == "give it: --shape seq=SIZE (its inputs have no `sed`)"
+
+
+def test_a_symbol_and_its_place_cannot_have_two_sizes() -> None:
+    assert sized(TOKENS, 2, **{"seq": 5, "x[1]": 5}).shapes["y"] == (2, 5, 4)
+    with pytest.raises(LatteError, match=r"one dimension cannot be `seq` 5 and `x\[1\]` 6"):
+        sized(TOKENS, 2, **{"seq": 5, "x[1]": 6})
+
+
+def test_open_dimensions_that_an_exporter_calls_alike_may_differ_by_place() -> None:
+    made = model([helper.make_node("Relu", ["x"], ["y"])], inputs={"x": ("N", "open", "open")})
+    assert sized(made, 2, **{"x[1]": 5, "x[2]": 6}).shapes["y"] == (2, 5, 6)
+
+
 def test_a_name_that_the_model_lacks_gets_a_near_match() -> None:
     with pytest.raises(LatteError, match="unknown dimension `sed`") as caught:
         sized(TOKENS, 2, seq=5, sed=3)

@@ -186,6 +186,9 @@ def test_symbolic_sizes_are_open_dimensions(tmp_path: Path) -> None:
         load(path)
     name = str(caught.value.hint).partition("--shape ")[2].partition("=")[0]
     assert load(path, batch_size=5, sizes={name: 12}).shapes["conv1d"] == (5, 4, 10)
+    assert load(path, sizes={"input[0]": 6, "input[2]": 12}).shapes["conv1d"] == (6, 4, 10)
+    with pytest.raises(LatteError, match=r"batch size cannot be 5 and `input\[0\]` 6"):
+        load(path, batch_size=5, sizes={"input[0]": 6, name: 12})
 
 
 def test_differences_of_neighbours_are_followed() -> None:

@@ -35,7 +35,8 @@ from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.several_gpus import several_gpus
 from latte_cli.cli.stores import store_to_read
 from latte_cli.cli.thresholds import EstimateFormat, Requirements
-from latte_cli.cli.together import check_together
+from latte_cli.cli.together import check_together, measuring_compiled
+from latte_cli.errors import LatteError
 from latte_cli.precisions import Precision
 from latte_cli.report import Format, size
 from latte_cli.report.thresholds import Annotate
@@ -434,30 +435,34 @@ def _estimates_on(
     slug: str, request: EstimateRequest, store: "Store", network: "Network", kept: "KeptEstimators"
 ) -> "list[Estimate]":
     from latte_cli.estimator import Limits, estimate_each
+    from latte_cli.estimator.compiled import NotRunCompiled
 
     memories: list[int] | list[None] = request.memory_limit or [None]
-    return estimate_each(
-        store,
-        slug,
-        network,
-        strategies=request.strategies,
-        limits=[Limits(workspace_bytes=request.workspace_limit, memory_bytes=most) for most in memories],
-        precision=request.precision,
-        layout=request.layout,
-        threads=request.threads,
-        estimator=request.estimator,
-        optimizer=request.optimizer,
-        loss=request.loss,
-        accumulate=request.accumulate,
-        cuda_graph=request.cuda_graph,
-        rest=request.rest,
-        checkpoint=request.checkpoint,
-        compiled=request.compiled,
-        replicated=request.replicated,
-        allow_unknown=request.allow_unknown,
-        kept=kept.setdefault(slug, {}),
-        note=console.note,
-    )
+    try:
+        return estimate_each(
+            store,
+            slug,
+            network,
+            strategies=request.strategies,
+            limits=[Limits(workspace_bytes=request.workspace_limit, memory_bytes=most) for most in memories],
+            precision=request.precision,
+            layout=request.layout,
+            threads=request.threads,
+            estimator=request.estimator,
+            optimizer=request.optimizer,
+            loss=request.loss,
+            accumulate=request.accumulate,
+            cuda_graph=request.cuda_graph,
+            rest=request.rest,
+            checkpoint=request.checkpoint,
+            compiled=request.compiled,
+            replicated=request.replicated,
+            allow_unknown=request.allow_unknown,
+            kept=kept.setdefault(slug, {}),
+            note=console.note,
+        )
+    except NotRunCompiled as exc:
+        raise LatteError(exc.message, hint=measuring_compiled(request), exit_code=exc.exit_code) from exc
 
 
 def _write(

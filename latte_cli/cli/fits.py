@@ -76,11 +76,11 @@ def occupancy_with(estimate: "Estimate", map_from: int | None) -> "Occupancy":
 
 
 def no_fit(estimate: "Estimate", found: "Occupancy", limit_bytes: int) -> LatteError:
-    """The error for a step that takes more than there is."""
+    """The error for a step that takes, or may take, more than there is."""
     network = estimate.network
-    message = (
-        f"a process that trains `{network.name}` at batch {network.batch_size} takes at least "
-        f"{size(found.low_bytes)}, more than {size(limit_bytes)}"
-    )
+    surely = found.low_bytes > limit_bytes
+    takes = f"takes at least {size(found.low_bytes)}" if surely else f"may take {size(found.high_bytes)}"
+    trained = f"a process that trains `{network.name}` at batch {network.batch_size}"
+    message = f"{trained} {takes}, more than {size(limit_bytes)}"
     hint = "`--batch-size max:SIZE` finds the largest batch that fits; `--effective-batch N` makes up for a small one"
     return LatteError(message, hint=hint, exit_code=ExitCode.EXCEEDED)

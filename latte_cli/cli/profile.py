@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +24,7 @@ from latte_cli.cli.options import (
     parse_widths,
 )
 from latte_cli.cli.request import Request, check_apart, from_options
+from latte_cli.cli.whole_runs import run_compiled, subjects_of
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.operations import timed_functions
 from latte_cli.phases import Phase
@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     from latte_cli.allocator import PlanFile
     from latte_cli.compiling import CompiledSummary, Subject
     from latte_cli.devices import Device, Kind
-    from latte_cli.measure import Measurement
     from latte_cli.network import Network
-    from latte_cli.store import Store, Writer
+    from latte_cli.store import Store
     from latte_cli.suites import Drawn
     from latte_cli.sweep import Budget, Summary
     from latte_cli.worker import Opening, Worker
@@ -270,7 +269,7 @@ def profile(request: ProfileRequest) -> None:
             sweep = Sweep(worker, drawn.wanted, phases=phases, origin=request.origin)
             sweeps.write_sweep_plan(drawn, device=worker.device.slug, tasks=sweep.size, form=request.form)
             return
-        subjects = _subjects(request, networks, worker.device.kind) if request.compiled else []
+        subjects = subjects_of(request, networks, worker.device.kind) if request.compiled else []
         summary, compiled, tasks = _measure(request, store, worker, drawn, phases, subjects)
     target = sweeps.SweepTarget(device=worker.device.slug, store=store.uri)
     sweeps.write_summary(summary, drawn, target, tasks=tasks, compiled=compiled, form=request.form)
@@ -311,67 +310,11 @@ def _measure(
     with store.writer(with_context(device, request.threads, before)) as writer:
         known = any(each.slug == device.slug for each in store.devices())  # rows that were recovered are there now
         earlier = store.measurements(device.slug) if known else []
-        compiled = _run_compiled(subjects, worker, writer, earlier, request.origin)
+        compiled = run_compiled(subjects, worker, writer, earlier, request.origin)
         sweep = Sweep(worker, drawn.wanted, phases=phases, earlier=earlier, origin=request.origin)
         limits = request.limits(device.kind)
         with console.progress(f"profiling {device.kind}", sweep.size, budget_s=limits.seconds) as bar:
             return sweep.run(writer, limits, progress=bar.advance), compiled, sweep.size
-
-
-def _subjects(request: ProfileRequest, networks: "Sequence[Network]", kind: "Kind") -> "list[Subject]":
-    """What to run whole: the models at each batch size, else the networks that calibrate a kind of device.
-
-    Raises LatteError where nothing can be compiled.
-    """
-    from latte_cli.backends.torch.compiled import check_compiler
-    from latte_cli.backends.torch.training import RunRequest
-    from latte_cli.compiling import Subject
-    from latte_cli.network.calibration import calibration_networks
-
-    if not kind.compiled_steps:
-        raise LatteError(
-            "compiled steps are measured on CPUs only", hint="leave out `--compile`", exit_code=ExitCode.USAGE
-        )
-    check_compiler()
-    if not request.models:
-        return [
-            Subject(network=network, run=RunRequest(model=one.name, batch_size=one.batch, image_size=one.size))
-            for one, network in calibration_networks(kind)
-        ]
-    sizes = parse_shapes(request.shape)
-    batches: Sequence[int | None] = request.batch_size or [None]
-    read = zip(product(request.models, batches), networks, strict=True)
-    return [
-        Subject(
-            network=network,
-            run=RunRequest(model=str(model), batch_size=batch, batch_axis=request.batch_axis, sizes=sizes),
-        )
-        for (model, batch), network in read
-    ]
-
-
-def _run_compiled(
-    subjects: "Sequence[Subject]",
-    worker: "Worker",
-    writer: "Writer",
-    earlier: "Sequence[Measurement]",
-    origin: str,
-) -> "CompiledSummary | None":
-    """Run the `subjects`, if there are any."""
-    if not subjects:
-        return None
-    from latte_cli.compiling import PASSES, measure_compiled
-
-    with console.progress("running compiled", PASSES * len(subjects) * len(worker.settings)) as bar:
-        return measure_compiled(
-            subjects,
-            worker.settings,
-            worker.device,
-            writer,
-            earlier=earlier,
-            origin=origin,
-            progress=bar.advance,
-        )
 
 
 def _phases(text: str) -> tuple[Phase, ...]:
@@ -472,9 +415,22 @@ def _advise(summary: "Summary", request: ProfileRequest, slug: str) -> None:
         message = f"{summary.marked} of {rows} rows are noisy: close other programs and run the same command again"
         console.warn(message, urgent=True)
     model = request.models[0] if request.models else "MODEL.onnx"
-    shapes = "".join(f" {each}" for each in shape_options(estimated_shape(request.shape)))
+    words = [f"latte estimate {console.shell_word(model)} --device {slug}", *_estimated(request)]
     console.note(f"next: `latte train-selector --device {slug}`")
-    console.note(f"then: `latte estimate {console.shell_word(model)} --device {slug}{shapes}`")
+    console.note(f"then: `{' '.join(words)}`")
+
+
+def _estimated(request: ProfileRequest) -> list[str]:
+    """The options with which `latte estimate` asks for what was measured."""
+    words = [f"--batch-size {request.batch_size[0]}"] if request.batch_size else []
+    shape = all_sizes(request.shape)[0] if request.compiled else estimated_shape(request.shape)
+    words += shape_options(shape)
+    for option, values, default in (
+        ("--precision", request.precision, Precision.FP32),
+        ("--layout", request.layout, Layout.NCHW),
+    ):
+        words += [f"{option} {values[0]}"] if values and default not in values else []
+    return [*words, "--compile"] if request.compiled else words
 
 
 def _say_left(left: int, tasks: int, *, required: bool) -> None:

@@ -10,6 +10,8 @@ from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.batches import Batches, Room
 from latte_cli.cli.fits import Fits, no_fit, occupancy_with
+from latte_cli.cli.mixtures import shape_options
+from latte_cli.cli.next_steps import same_step
 from latte_cli.cli.request import check_apart, check_needed
 from latte_cli.cli.thresholds import EstimateFormat
 from latte_cli.errors import ExitCode, LatteError
@@ -80,8 +82,8 @@ def write_several(request: "EstimateRequest", estimates: Estimates) -> None:
         console.note(f"wrote `{request.picture}`")
     if request.form is EstimateFormat.TABLE:
         best = levels_off_at([row.estimate for row in shown]) or shown[-1].estimate.network.batch_size
-        device = f" --device {request.devices[0]}" if request.devices else ""
-        command = f"latte estimate {request.pasted_model}{device} --batch-size {best}"
+        shapes = "".join(f" {each}" for each in shape_options(request.shape or ()))
+        command = f"latte estimate {request.pasted_model} --batch-size {best}{shapes}{same_step(request)}"
         console.note(f"next: `{command}` shows that step layer by layer")
     Fits([(row.estimate, row.occupancy, row.limit_bytes) for row in shown if row.limit_bytes]).enforce()
 
@@ -101,18 +103,18 @@ def steps_found(
 ) -> "list[tuple[Estimate, Occupancy]]":
     """The step of each request, which differ in the batch alone, and the memory of its process.
 
-    `note` hears what there is to note of the first. Those that no `--memory-limit` allows are named; raises LatteError
-    (exit code 3) where it allows none.
+    `note` hears what there is to note of the first. Those that no `--memory-limit` allows, or that torch refuses, are
+    named; raises LatteError where none is left.
     """
-    from latte_cli.estimator import DoesNotFit
+    from latte_cli.estimator import DoesNotFit, Untrainable
 
     kept: KeptEstimators = {}
-    refused: list[DoesNotFit] = []
+    refused: list[DoesNotFit | Untrainable] = []
     steps = []
     for at, each in enumerate(asked):
         try:
             steps.append(step_at(each, estimates, unsaid if at else note, kept))
-        except DoesNotFit as exc:
+        except (DoesNotFit, Untrainable) as exc:
             refused.append(exc)
     if refused and not steps:
         raise refused[0]
@@ -170,19 +172,20 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
     from latte_cli.estimator.batches import MOST_TRIED, divisors, largest_batch
 
     kept: KeptEstimators = {}
-    least, found = step_at(_at(request, 1), estimates, unsaid, kept)
+    smallest, least, found = _smallest(request, estimates, kept)
 
     @cache
     def needed_bytes(batch: int) -> float:
         try:
-            one = found if batch == 1 else step_at(_at(request, batch), estimates, unsaid, kept)[1]
+            one = found if batch <= smallest else step_at(_at(request, batch), estimates, unsaid, kept)[1]
             return one.high_bytes
         except DoesNotFit:  # `--memory-limit`
             return inf
 
     limit = room.on(least.device)
     if request.effective_batch:
-        batch = next((each for each in divisors(request.effective_batch) if needed_bytes(each) <= limit), 0)
+        wanted = (each for each in divisors(request.effective_batch) if each >= smallest)
+        batch = next((each for each in wanted if needed_bytes(each) <= limit), 0)
     else:
         batch = largest_batch(needed_bytes, limit)
     if not batch:
@@ -193,6 +196,25 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
     kind += f" and divides {request.effective_batch}" if request.effective_batch else ""
     console.note(f"the largest batch that fits {size(limit)}{kind} is {batch}: at most {size(needed_bytes(batch))}")
     return _at(request, batch)
+
+
+def _smallest(
+    request: "EstimateRequest", estimates: Estimates, kept: "KeptEstimators"
+) -> "tuple[int, Estimate, Occupancy]":
+    """The smallest batch that torch trains, the first or the second that comes into question, and its step.
+
+    Raises Untrainable where it trains neither: what it refuses is one value to normalise, which two samples cure.
+    """
+    from latte_cli.estimator import Untrainable
+    from latte_cli.estimator.batches import divisors
+
+    first, *others = divisors(request.effective_batch)[::-1] if request.effective_batch else (1, 2)
+    try:
+        return first, *step_at(_at(request, first), estimates, unsaid, kept)
+    except Untrainable:
+        if not others:
+            raise
+        return others[0], *step_at(_at(request, others[0]), estimates, unsaid, kept)
 
 
 def step_at(

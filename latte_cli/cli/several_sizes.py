@@ -7,6 +7,7 @@ from latte_cli.cli import console
 from latte_cli.cli.fits import Fits
 from latte_cli.cli.forms import check_shown
 from latte_cli.cli.mixtures import Combination, mixture, shape_options, sizes_options
+from latte_cli.cli.next_steps import same_layers, same_step
 from latte_cli.cli.several_batches import Estimates, check_given, step_at, unsaid
 from latte_cli.cli.thresholds import EstimateFormat, Requirements
 from latte_cli.errors import ExitCode, LatteError
@@ -98,14 +99,14 @@ def _refusal(what: str, why: str, option: str) -> LatteError:
 
 def _row(request: "EstimateRequest", estimates: Estimates, one: Combination, *, first: bool) -> "SizeRow":
     """The step at one combination of sizes; what is noted is said of the first alone."""
-    from latte_cli.estimator import DoesNotFit
-    from latte_cli.estimator.mixtures import SizedStep
-    from latte_cli.report.mixtures import SizeRow, sizes_text
+    from latte_cli.estimator import DoesNotFit, Untrainable
+    from latte_cli.estimator.mixtures import SizedStep, sizes_text
+    from latte_cli.report.mixtures import SizeRow
 
     try:
         asked = replace(request, shape=list(one.shape))
         estimate, found = step_at(asked, estimates, console.note if first else unsaid)
-    except DoesNotFit as exc:
+    except (DoesNotFit, Untrainable) as exc:
         message = f"{sizes_text(one.mixed)}: {exc.message}"
         raise LatteError(message, hint=exc.hint, exit_code=exc.exit_code) from exc
     limit = request.fits.on(estimate.device) if request.fits else None
@@ -124,16 +125,14 @@ def _say_next(request: "EstimateRequest", mixed: "MixedStep", largest: Combinati
     """Name the command that measures what is not known of these sizes, or the one that shows the largest."""
     if request.form is not EstimateFormat.TABLE:
         return
+    batch = f" --batch-size {request.batch}" if request.batch else ""
     if _UNMEASURED & {warn.code for warn in mixed.warnings}:
-        batch = f" --batch-size {request.batch}" if request.batch else ""
         shapes = " ".join(sizes_options(mixture(request.shape)))
-        console.note(
-            f"next: `latte profile {request.pasted_model}{batch} {shapes}` measures every size on this machine"
-        )
+        command = f"latte profile {request.pasted_model}{batch} {shapes}{same_layers(request)}"
+        console.note(f"next: `{command}` measures every size on this machine")
         return
-    device = f" --device {request.devices[0]}" if request.devices else ""
     shapes = " ".join(shape_options(largest.shape))
-    command = f"latte estimate {request.pasted_model}{device} {shapes}"
+    command = f"latte estimate {request.pasted_model}{batch} {shapes}{same_step(request)}"
     console.note(f"next: `{command}` shows the largest of these steps layer by layer")
 
 

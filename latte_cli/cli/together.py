@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from latte_cli.cli.mixtures import shape_options
 from latte_cli.cli.request import check_apart
 from latte_cli.errors import ExitCode, LatteError
 
@@ -12,6 +13,8 @@ _OF_MEMORY = (
     *("--workspace-limit", "--memory-limit", "--checkpoint", "--memory", "--fits", "--effective-batch"),
     "--mmap-threshold",
 )
+_OF_THE_FILE = ("--freeze", "--restore-norms")
+"""Options that make another network of a file, which `latte profile` does not run."""
 _APART = (
     ("--compile", _OF_MEMORY, "the memory of a compiled step is not known"),
     ("--compile", ("--measure-below",), "a compiled model takes PyTorch's own algorithms"),
@@ -35,3 +38,16 @@ def _check_compiled(request: "EstimateRequest") -> None:
     if any(one.quantity == "memory" for one in request.fail_above or ()):
         message = "the memory of a compiled step is not known"
         raise LatteError(message, hint="leave out `--fail-above memory`", exit_code=ExitCode.USAGE)
+
+
+def measuring_compiled(request: "EstimateRequest") -> str:
+    """What measures the compiled step that is asked for, as a hint."""
+    if other := [option for option in _OF_THE_FILE if option in request.given]:
+        names = " and ".join(f"`{option}`" for option in other)
+        return f"models are run compiled as their files have them: leave out {names}"
+    words = ["latte profile", request.pasted_model, "--compile"]
+    words += [f"--batch-size {request.batch}"] if request.batch else []
+    words += shape_options(request.shape or ())
+    words += [f"--precision {request.precision}"] if "--precision" in request.given else []
+    words += [f"--layout {request.layout}"] if "--layout" in request.given else []
+    return f"`{' '.join(words)}` measures it on that device"

@@ -22,7 +22,7 @@ from latte_cli.estimator.occupancy import Occupancy, occupancy_of
 from latte_cli.estimator.records import LOOKUP, CompiledStep, Estimate, LayerTime
 from latte_cli.estimator.rest import ZERO_GRADS, Rest
 from latte_cli.estimator.savings import Saving, savings
-from latte_cli.estimator.steps import ACCUMULATION, BESIDE, LOSS, LOSSES, UPDATE, Step, Work, step_calls
+from latte_cli.estimator.steps import ACCUMULATION, BESIDE, LOSS, LOSSES, UPDATE, Step, Untrainable, Work, step_calls
 from latte_cli.lookup import NotProfiled, Source
 from latte_cli.network import Network, load
 from latte_cli.optimizers import OPTIMIZERS
@@ -57,6 +57,7 @@ __all__ = [
     "Occupancy",
     "Source",
     "Step",
+    "Untrainable",
     "Diagnostic",
     "Work",
     "check_names",

@@ -89,6 +89,10 @@ def paired_passes(timings: Sequence[Timing]) -> list[PairedPasses]:
     return found
 
 
+class NotRunCompiled(LatteError):
+    """Neither the network nor others like it were run compiled."""
+
+
 def check_compilable(
     network: Network, kind: Kind, step: Step, strategies: Sequence[str], limits: Sequence[Limits]
 ) -> None:
@@ -128,11 +132,17 @@ def compiled_estimate(eager: Estimate, own: Sequence[PairedPasses], examples: Se
 
 
 def _as_measured(eager: Estimate, here: PairedPasses) -> Estimate:
-    """`eager` with the passes that were run compiled at its batch."""
-    before = {phase: _pass_s(eager, phase) for phase in PASSES}
-    factors = {phase: here.compiled[phase].device_s / before[phase] if before[phase] else 1.0 for phase in PASSES}
-    spread = max(log(timing.high_s / timing.device_s) for timing in here.compiled.values()) / Z95
+    """`eager` with the passes that were run compiled at its batch, next to those that were run eager in turn."""
     told = CompiledStep(eager_s=eager.step_s, source=Source.MEASURED, batches=(here.batch,))
+    whole = _with_passes(eager, here.eager, told)
+    return _with_passes(eager, here.compiled, replace(told, eager_s=whole.step_s))
+
+
+def _with_passes(eager: Estimate, passes: Mapping[Phase, Timing], told: CompiledStep) -> Estimate:
+    """`eager` with its layers scaled so that they add up to `passes`."""
+    before = {phase: _pass_s(eager, phase) for phase in PASSES}
+    factors = {phase: passes[phase].device_s / before[phase] if before[phase] else 1.0 for phase in PASSES}
+    spread = max(log(timing.high_s / timing.device_s) for timing in passes.values()) / Z95
     return _scale(eager, told, lambda part: factors[_pass_of(part)], hypot(spread, COMMON_SPREAD))
 
 
@@ -287,6 +297,6 @@ def _not_known(eager: Estimate, own: Sequence[PairedPasses], unlike: Sequence[st
         message = f"{message} near batch {batch}, only at batch {batches}"
     else:
         message = f"{message}, and none of other networks with {few(unlike)}"
-    return LatteError(
+    return NotRunCompiled(
         message, hint=f"`latte profile MODEL --compile --batch-size {batch}` measures them on that device"
     )

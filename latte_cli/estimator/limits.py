@@ -22,15 +22,24 @@ class DoesNotFit(LatteError):
     """
 
     def __init__(self, network: Network, least_bytes: int, limit_bytes: int, *, checkpointed: bool = False) -> None:
+        least, limit = _apart(least_bytes, limit_bytes)
         super().__init__(
-            f"a step of `{network.name}` at batch {network.batch_size} needs at least {least_bytes / 2**20:,.2f} MiB "
-            f"of memory, {'whatever is checkpointed, ' * checkpointed}more than the limit of "
-            f"{limit_bytes / 2**20:,.2f} MiB",
+            f"a step of `{network.name}` at batch {network.batch_size} needs at least {least} of memory, "
+            f"{'whatever is checkpointed, ' * checkpointed}more than the limit of {limit}",
             hint="a smaller `--batch-size` or a sub-model (`latte allocate`) needs less; `--accumulate` makes up for a "
             "small batch",
             exit_code=ExitCode.EXCEEDED,
         )
         self.least_bytes = least_bytes
+
+
+def _apart(*sizes: int) -> list[str]:
+    """Sizes in the largest unit in which none is 0 and no two read alike."""
+    for unit, name in ((2**20, "MiB"), (2**10, "KiB")):
+        texts = [f"{each / unit:,.2f} {name}" for each in sizes]
+        if min(sizes) >= 0.01 * unit and len({*texts}) == len({*sizes}):
+            return texts
+    return [f"{each:,} B" for each in sizes]
 
 
 def workspace_limits(works: Sequence[Work], live_bytes: Mapping[CallPosition, int], limits: Limits) -> list[int | None]:

@@ -1,13 +1,19 @@
 """Mixtures: the mean of a step whose inputs come in several sizes, each of them in a share of the steps."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from latte_cli.estimator.diagnostics import Diagnostic
 from latte_cli.estimator.records import Estimate
 from latte_cli.estimator.searches import SearchCost, combined_search
 from latte_cli.network import Network
+
+
+def sizes_text(sizes: Sequence[tuple[str, int]]) -> str:
+    """Sizes by name: `seq=64 wide=8`."""
+    return " ".join(f"{name}={number}" for name, number in sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +109,21 @@ class MixedStep:
 
     @property
     def warnings(self) -> list[Diagnostic]:
-        """What there is to say of the steps, each sentence once."""
-        return list(dict.fromkeys(warn for each in self.steps for warn in each.estimate.warnings))
+        """What there is to say of the steps, of each kind once: of all sizes, or of the largest that it is said of."""
+        found: dict[tuple[str, int], list[tuple[SizedStep, Diagnostic]]] = {}
+        for each in sorted(self.steps, key=lambda each: each.estimate.memory_bytes, reverse=True):
+            counts = Counter[str]()
+            for warn in each.estimate.warnings:
+                found.setdefault((warn.code, counts[warn.code]), []).append((each, warn))
+                counts[warn.code] += 1
+        return [self._of_one_size(said) for said in found.values()]
+
+    def _of_one_size(self, said: Sequence[tuple[SizedStep, Diagnostic]]) -> Diagnostic:
+        """The first of what is `said`, with its size where others are another matter."""
+        step, first = said[0]
+        if len(said) >= len(self.steps) and len({warn.message for _, warn in said}) == 1:
+            return first
+        return replace(first, message=f"{sizes_text(step.sizes)}: {first.message}")
 
     def _mean(self, values: Sequence[float]) -> float:
         return sum(each.share * value for each, value in zip(self.steps, values, strict=True))

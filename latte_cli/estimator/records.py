@@ -70,8 +70,8 @@ class LayerTime:
 class CompiledStep:
     """Where a compiled step comes from; the eager one takes `eager_s`.
 
-    `source` is MEASURED where the network was run compiled at this batch, INTERPOLATED where it was at other `batches`,
-    and PREDICTED where so many other `networks` were.
+    `source` is MEASURED where the network was run compiled at this batch (and eager in turn, whose passes `eager_s`
+    has then), INTERPOLATED where it was at other `batches`, and PREDICTED where so many other `networks` were.
     """
 
     eager_s: float

@@ -28,6 +28,10 @@ def checkpoint_name(region: Region) -> str:
     return f"(checkpoint {region.name})"
 
 
+class Untrainable(LatteError):
+    """A step that torch refuses to make at these sizes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """What a training step is made of besides the network; `accumulate` passes are made for one update.
@@ -77,10 +81,12 @@ def step_calls(network: Network, step: Step, *, fused: bool = False) -> Iterator
     """The calls of one training step as autograd makes them: no gradient for what depends on no trained parameter.
 
     `fused` says that it runs on a GPU, which computes in one call what a CPU computes in several. Raises LatteError
-    where there are no layers, and where there is an optimizer but nothing to train.
+    where there are no layers, and where there is an optimizer but nothing to train, and Untrainable for a step that
+    torch refuses.
     """
     if not network.nodes:
         raise LatteError(f"`{network.name}` holds no layers that depend on its inputs", hint="is it the right file?")
+    _check_trainable(network)
     count, trained = step.accumulate, network.trained_activations
     backward = network.outputs and network.scores in trained
     again = reruns(network, step.checkpoints, fused=fused) if backward else ()
@@ -102,6 +108,13 @@ def step_calls(network: Network, step: Step, *, fused: bool = False) -> Iterator
         yield Work(name=ACCUMULATION, layer=addition, phase=Phase.FORWARD, count=added)
     if step.optimizer != "none":
         yield from _update_calls(network, step)
+
+
+def _check_trainable(network: Network) -> None:
+    for node in network.nodes:
+        if why := node.layer.untrainable:
+            message = f"torch refuses to train `{node.name}` with inputs of {node.layer.output_shape}: {why}"
+            raise Untrainable(message, hint="a larger `--batch-size`, larger inputs, or another norm there")
 
 
 def _checkpoint_call(rerun: Rerun, phase: Phase, count: int) -> Work:

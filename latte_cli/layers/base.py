@@ -178,6 +178,11 @@ class Layer(ABC):
         return getattr(self, "function", "") or getattr(self, "operation", "")
 
     @property
+    def untrainable(self) -> str:
+        """Why torch refuses to run it in training mode at these sizes; empty where it does not (torch 2.13)."""
+        return ""
+
+    @property
     def reduction(self) -> int:
         """How many numbers go into one result."""
         return max(1, elements(*self.input_shapes) // max(1, elements(self.output_shape)))

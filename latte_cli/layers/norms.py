@@ -83,6 +83,18 @@ class Norm(Shaped):
         return 3 + scaled
 
     @property
+    def untrainable(self) -> str:
+        """As `_verify_batch_size` and `_verify_spatial_size` of torch.nn.functional have it."""
+        rows, channels, *image = self.shape if len(self.shape) > 1 else (1, *self.shape)
+        if self.function == "batch" and not self.fixed and rows * prod(image) == 1:
+            return "a batch norm needs more than one value per channel"
+        if self.function == "instance" and prod(image) == 1:
+            return "an instance norm needs more than one value per channel of a sample"
+        if self.function == "group" and rows * channels // self.span * prod(image) == 1:
+            return "a group norm needs more than one value per group"
+        return ""
+
+    @property
     def reduction(self) -> int:
         if self.function in ("layer", "rms"):
             return prod(self.shape[-self.span :])

@@ -35,5 +35,10 @@ def checkpoint_lines(estimate: Estimate) -> Iterator[str]:
         yield f"  {each.region.name}: {size(each.saved_bytes)} less, {more}{by}"
 
 
+def regions_text(estimate: Estimate) -> str:
+    """The regions by name, for a line among others; empty without any."""
+    return ", ".join(each.region.name for each in savings(estimate))
+
+
 def _of_which(calls_s: float) -> str:
     return f" ({duration(calls_s)} of it for the call itself)" if calls_s else ""

@@ -15,6 +15,7 @@ from latte_cli.report.estimates import (
     NO_SCHEDULE,
     beside_lines,
     call_lines,
+    compiled_line,
     estimates_document,
     left_out_line,
     schedule_lines,
@@ -206,6 +207,7 @@ def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule, screen: Scr
     totals = [_total_cells(estimate, schedule) for estimate in estimates]
     letters = ascii_uppercase[: len(estimates)]
     named = [f"{letter}: {_what(one, estimates)}" for letter, one in zip(letters, estimates, strict=True)]
+    named += [line for each in zip(letters, estimates, strict=True) for line in _kind_lines(*each)]
     below = ["", *totals[0], "legend", *named, *equal_line(estimates)]
     shown = shown_rows(estimates, room=_room(screen, estimates, [_title(estimates), *below]), every=every, beside=False)
     width = max(_NAME_WIDTH, screen.columns - _PAIR_WIDTH * len(estimates)) if screen else _PIPED_WIDTH
@@ -218,6 +220,14 @@ def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule, screen: Scr
         rows=rows,
         footer=[*_legend(parts, shown), *named, *equal_line(estimates)],
     )
+
+
+def _kind_lines(name: str, estimate: Estimate) -> Iterator[str]:
+    """What kind of step it is, where it is no plain one."""
+    if estimate.compiled:
+        yield f"{name}: {compiled_line(estimate.compiled, estimate.step_s)}"
+    if regions := checkpoints.regions_text(estimate):
+        yield f"{name}: `torch.utils.checkpoint` around {regions}"
 
 
 def equal_line(estimates: Sequence[Estimate]) -> list[str]:
@@ -271,7 +281,12 @@ def _summary(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
         title=_title(estimates),
         columns=("under", *(f">{title}" for title in shown), ">ratio"),
         rows=rows,
-        footer=["ratio: of the step to the fastest one", *equal_line(estimates), *same],
+        footer=[
+            "ratio: of the step to the fastest one",
+            *equal_line(estimates),
+            *same,
+            *(line for each in estimates for line in _kind_lines(_what(each, estimates), each)),
+        ],
     )
 
 

@@ -71,13 +71,13 @@ def _beside(estimate: Estimate) -> dict[str, Any]:
 
 
 _COMPILED = {
-    Source.MEASURED: "its passes were run compiled at this batch",
+    Source.MEASURED: "both were run whole at this batch",
     Source.INTERPOLATED: "its passes were run compiled at batch {batches}",
     Source.PREDICTED: "learned from {networks} other networks that were run compiled",
 }
 
 
-def _compiled_line(told: CompiledStep, step_s: float) -> str:
+def compiled_line(told: CompiledStep, step_s: float) -> str:
     """What compiling changes, and how that is known."""
     more = step_s / told.eager_s - 1 if told.eager_s else 0.0
     how = _COMPILED[told.source].format(batches=", ".join(map(str, told.batches)), networks=told.networks)
@@ -111,7 +111,7 @@ def search_line(search: SearchCost) -> str:
 def beside_lines(estimate: Estimate) -> Iterator[str]:
     """What only some estimates have, for people: what compiling changes, and what searching and repeating cost."""
     if estimate.compiled:
-        yield _compiled_line(estimate.compiled, estimate.step_s)
+        yield compiled_line(estimate.compiled, estimate.step_s)
     if estimate.search:
         yield f"first step: {search_line(estimate.search)}"
     if again := estimate.determinism:

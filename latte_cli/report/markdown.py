@@ -8,7 +8,8 @@ from typing import TextIO
 from latte_cli.estimator import Estimate
 from latte_cli.printable import printable
 from latte_cli.report import duration, percent, size
-from latte_cli.report.estimates import NO_SCHEDULE, schedule_lines
+from latte_cli.report.checkpoints import checkpoint_lines
+from latte_cli.report.estimates import NO_SCHEDULE, compiled_line, schedule_lines
 from latte_cli.report.sides import SidePair, legend_lines, letters, side_cells
 from latte_cli.report.thresholds import (
     algorithms_text,
@@ -51,7 +52,7 @@ def write_markdown(
     parts = [
         [f"### {code(network.name)}, batch {network.batch_size}"],
         [*_totals(estimates)],
-        [] if ranking else [*_schedule(estimates, schedule)],
+        [*_kinds(estimates), *([] if ranking else _schedule(estimates, schedule))],
         [*_sides(ranking, [str(at + 1) for at in range(len(ranking))], "place")],
         [*_checks(checks)],
         *([*_changes(each)] for each in comparisons),
@@ -115,6 +116,17 @@ def _totals(estimates: Sequence[Estimate]) -> Iterator[str]:
         for each in estimates
     ]
     yield from _table(columns, rows)
+
+
+def _kinds(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """What is compiled, and what is checkpointed."""
+    for each in estimates:
+        where = f" ({code(each.strategy)} on {code(each.device.slug)})" if len(estimates) > 1 else ""
+        if each.compiled:
+            yield f"- {compiled_line(each.compiled, each.step_s)}{where}"
+        for line in checkpoint_lines(each):
+            inner = line.startswith(" ")
+            yield f"{'  -' if inner else '-'} {code(line.strip())}{'' if inner else where}"
 
 
 def _schedule(estimates: Sequence[Estimate], schedule: Schedule) -> Iterator[str]:

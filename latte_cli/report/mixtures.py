@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 from latte_cli.estimator import Occupancy
 from latte_cli.estimator.batches import rate
-from latte_cli.estimator.mixtures import MixedStep, SizedStep
+from latte_cli.estimator.mixtures import MixedStep, SizedStep, sizes_text
 from latte_cli.report import Format, Table, duration, percent, shorten, size, write_csv, write_json, write_table
 from latte_cli.report.estimates import left_out_line, schedule_lines, schedule_times, search_entry, search_line
 from latte_cli.schedule import Schedule
@@ -27,11 +27,6 @@ class SizeRow:
     step: SizedStep
     occupancy: Occupancy
     limit_bytes: int | None = None
-
-
-def sizes_text(sizes: Sequence[tuple[str, int]]) -> str:
-    """Sizes by name: `seq=64 wide=8`."""
-    return " ".join(f"{name}={number}" for name, number in sizes)
 
 
 def write_mixture(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -25,13 +25,15 @@ _NO_REASON = ("Set TORCH", "Command:")
 
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """Where the compiler keeps what it has compiled (torch's documented variable)."""
+_SCRATCH = "TMPDIR"
+"""Where a C++ compiler puts files between its passes (gcc's documented variable): it may name what is read-only."""
 
 
 @contextmanager
 def compiler_cache() -> Iterator[Mapping[str, str]]:
     """The variables of processes that share what they compile, in a folder that is gone afterwards."""
     with TemporaryDirectory(prefix="latte-compiled-") as folder:
-        yield {_CACHE: folder}
+        yield {_CACHE: folder, _SCRATCH: folder}
 
 
 def check_compiler() -> None:
@@ -90,7 +92,13 @@ def _first_step(training: NetworkTraining) -> None:
     except RuntimeError as exc:
         lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
         reason = takewhile(lambda line: not line.startswith(_NO_REASON), lines[:_LINES_OF_A_REASON])
-        raise RuntimeError(" ".join(reason)) from None
+        raise RuntimeError(" ".join([*reason, *_compiler_error(lines)])) from None
+
+
+def _compiler_error(lines: Sequence[str]) -> list[str]:
+    """The first error in the words of a C++ compiler, where they are there."""
+    said = dropwhile(lambda line: line != "Output:", lines)
+    return [line for line in said if "error" in line.lower()][:1]
 
 
 def _steps(rows: Sequence[Clocks]) -> Steps:

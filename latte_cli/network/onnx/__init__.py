@@ -39,12 +39,21 @@ def read(
         graph = parsed(content, name, batch_axis)
     except UnicodeDecodeError as exc:
         raise LatteError(f"`{name}` is damaged: it holds text that is not UTF-8", hint=DAMAGED) from exc
+    _check_sample(graph)
     given = dict(sizes or {})
     walk = _walk(graph, batch_size, given, allow_unknown)
     if graph.roles_known and (uneven := walk.parted_unevenly):
         walk = _walk(replace(graph, whole=frozenset(uneven)), batch_size, given, allow_unknown)
     walk.dimensions.check()
     return walk.network(name, sha256)
+
+
+def _check_sample(graph: Graph) -> None:
+    """Raise LatteError for a program that was exported without a sample, whose other sizes may come of that."""
+    for each in graph.inputs[:1] if graph.roles_known else ():
+        if each.sizes[graph.batch_axis : graph.batch_axis + 1] == (0,):
+            message = f"`{each.name}` has no sample: its shape is {each.sizes}"
+            raise LatteError(message, hint="the batch size counts samples: 1 or more in the example")
 
 
 def _walk(graph: Graph, batch_size: int | None, given: Mapping[str, int], allow_unknown: bool) -> Walk:
@@ -143,12 +152,13 @@ def _guessed(graph: Graph, first: Walk, walked: Callable[..., Walk], batch: int,
 
 
 def _batch(graph: Graph, batch_size: int | None, sizes: Mapping[str, int]) -> int:
-    """The batch size wanted, which may also be given by its symbol."""
-    named = sizes.get(graph.batch) if isinstance(graph.batch, str) else None
+    """The batch size wanted, which may also be given by its symbol, or in a program of torch by a place that has it."""
+    own = graph.batch if isinstance(graph.batch, str) else None
+    names = (own, *(graph.places_of(own) if graph.roles_known else ())) if own else ()
+    name = next((name for name in names if name in sizes), "")
+    named = sizes.get(name)
     if named is not None and batch_size not in (None, named):
-        raise LatteError(
-            f"the batch size cannot be {batch_size} and `{graph.batch}` {named}", hint="give one of the two"
-        )
+        raise LatteError(f"the batch size cannot be {batch_size} and `{name}` {named}", hint="give one of the two")
     return next((size for size in (named, batch_size) if size is not None), 1)
 
 
@@ -161,9 +171,14 @@ def _walked(
     own: int | None,
 ) -> Walk:
     own_batch = next(size for size in (own, graph.own_batch, batch) if size is not None)
+    dimensions = Dimensions(graph=graph, batch=batch, sizes=sizes)
+    shapes = {each.name: dimensions.shape_of(each) for each in graph.inputs}
+    if shapes and all(0 in shape for shape in shapes.values()):
+        name, shape = next(iter(shapes.items()))
+        raise LatteError(f"the inputs are empty: `{name}` has the shape {shape}", hint="give sizes of 1 or more")
     walk = Walk(
         graph=graph,
-        dimensions=Dimensions(graph=graph, batch=batch, sizes=sizes),
+        dimensions=dimensions,
         own_batch=own_batch,
         wanted=wanted,
         allow_unknown=allow_unknown,

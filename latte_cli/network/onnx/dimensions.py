@@ -17,7 +17,7 @@ from latte_cli.network.onnx.unified import BATCH, Sizes
 class Dimensions(Mapping[str, int]):
     """The sizes of dimensions by name at one batch size, which remember what was `asked` for.
 
-    Raises LatteError where an input's dimension is open that the user does not give.
+    Raises LatteError where an input's dimension is open that the user does not give, and where one has two sizes.
     """
 
     graph: Graph
@@ -29,10 +29,14 @@ class Dimensions(Mapping[str, int]):
         open_ = [name for each in self.graph.inputs for name in self._open(each)]
         missing = list(dict.fromkeys(name for name in open_ if self.size_of(name) is None))
         if missing:
+            wanted = "give it: " + " ".join(f"--shape {_quoted(name)}=SIZE" for name in missing)
+            strange = ", ".join(f"`{name}`" for name in self.sizes if name not in self.asked)
             raise LatteError(
                 f"the model leaves the size of {', '.join(f'`{name}`' for name in missing)} open",
-                hint="give it: " + " ".join(f"--shape {_quoted(name)}=SIZE" for name in missing),
+                hint=f"{wanted} (its inputs have no {strange})" if strange else wanted,
             )
+        for symbol in self._symbols:
+            self._check_alike(symbol)
 
     def __getitem__(self, name: str) -> int:
         found = self.size_of(name)
@@ -59,6 +63,21 @@ class Dimensions(Mapping[str, int]):
             BATCH if self._is_batch(axis, size) and f"{each.name}[{axis}]" not in self.sizes else known
             for axis, (size, known) in enumerate(zip(each.sizes, own, strict=True))
         )
+
+    @property
+    def _symbols(self) -> set[str]:
+        return {size for each in self.graph.inputs for size in each.sizes if isinstance(size, str)}
+
+    def _check_alike(self, symbol: str) -> None:
+        """Raise LatteError where a symbol, and the places that it stands at, are given several sizes.
+
+        Some exporters call every open dimension alike, so in a file of theirs only a symbol that is given counts.
+        """
+        given = {name: self.sizes[name] for name in (symbol, *self.graph.places_of(symbol)) if name in self.sizes}
+        same = self.graph.roles_known or symbol in given
+        if same and len(set(given.values())) > 1:
+            sizes = " and ".join(f"`{name}` {size}" for name, size in given.items())
+            raise LatteError(f"one dimension cannot be {sizes}", hint="they are the same dimension; give one of them")
 
     def _open(self, each: Input) -> list[str]:
         """The names of an input's dimensions that are neither known nor the batch."""
@@ -93,10 +112,10 @@ class Dimensions(Mapping[str, int]):
 
     def check(self) -> None:
         """Raise LatteError for a size that the user gives and that nothing in the model asks for."""
-        symbols = {size for each in self.graph.inputs for size in each.sizes if isinstance(size, str)}
+        known = self.asked | self._symbols
         for name in self.sizes:
-            if name not in self.asked | symbols:
-                raise unknown("dimension", name, sorted(self.asked | symbols))
+            if name not in known:
+                raise unknown("dimension", name, sorted(known))
 
     def shape_of(self, each: Input) -> Shape:
         """The shape of an input."""

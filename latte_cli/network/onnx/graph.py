@@ -103,6 +103,12 @@ class Graph:
         """Whether it was a program of torch, whose signature says what is a parameter."""
         return any(entry.domain == "latte" for entry in self.model.opset_import)
 
+    def places_of(self, symbol: str) -> list[str]:
+        """Where the inputs have a dimension called `symbol`: `x[2]`."""
+        return [
+            f"{each.name}[{axis}]" for each in self.inputs for axis, size in enumerate(each.sizes) if size == symbol
+        ]
+
     @cached_property
     def uses(self) -> Counter[str]:
         """How often each tensor is read."""

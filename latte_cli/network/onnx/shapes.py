@@ -1,6 +1,6 @@
 """ONNX operators that rearrange tensors or compute with their shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -209,7 +209,10 @@ def slices(op: Operation) -> tuple[slice, ...]:
 
 def _slice(op: Operation) -> object:
     shape = op.input().shape
-    found = [cut.indices(size) for cut, size in zip(slices(op), shape, strict=True)]
+    cuts = slices(op)
+    if op.integer("within") and any((cut.stop or 0) > size for cut, size in zip(cuts, shape, strict=True)):
+        raise LatteError(f"what it takes goes beyond the end of {shape}")
+    found = [cut.indices(size) for cut, size in zip(cuts, shape, strict=True)]
     starts, ends, steps = zip(*found, strict=True) if found else ((), (), ())
     attributes = (("starts", starts), ("ends", ends), ("steps", steps))
     turned = any(step < 0 for step in steps)
@@ -277,6 +280,8 @@ def _split(op: Operation) -> object:
     count = len(op.outputs)
     if op.integer("num_outputs", count) != count:
         raise LatteError(f"it writes {count} outputs of {op.integer('num_outputs')}")
+    if op.integer("equal"):
+        _check_parts(x.shape[axis], count, "numbers")
     part = -(-x.shape[axis] // count)
     sizes = op.sizes(1, "split") or (part,) * (count - 1) + (x.shape[axis] - part * (count - 1),)
     if op.scaled and not op.folds:
@@ -304,10 +309,19 @@ def _pad(op: Operation) -> object:
     for axis, first, last in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         before[op.axis(axis, len(before))], after[op.axis(axis, len(before))] = first, last
     output = tuple(map(sum, zip(x.shape, before, after, strict=True)))
+    _check_pads(op.text("mode", "constant"), x.shape, map(max, zip(before, after, strict=True)))
     value = op.scalar(2, "value") or 0.0
     ends = (("before", tuple(before)), ("after", tuple(after)))
     mode = (("mode", op.text("mode", "constant")), ("value", value))
     return _copied(op, "pad", output, attributes=(*ends, *mode), moves=any((*before, *after)))
+
+
+def _check_pads(mode: str, shape: Shape, pads: Iterable[int]) -> None:
+    """Raise LatteError for pads that repeat more than there is, which torch refuses."""
+    for size, pad in zip(shape, pads, strict=True):
+        least = {"reflect": pad + 1, "wrap": pad, "edge": 1}.get(mode, 0) if pad > 0 else 0
+        if size < least:
+            raise LatteError(f"a pad of {pad} by the mode `{mode}` needs a size of at least {least}, not {size}")
 
 
 def _tile(op: Operation) -> object:
@@ -426,15 +440,23 @@ def _trilu(op: Operation) -> object:
     return _copied(op, "trilu", op.input().shape, attributes=attributes, moves=True)
 
 
+def _check_parts(size: int, parts: int, what: str) -> None:
+    if size % parts:
+        raise LatteError(f"{size} {what} do not make {parts} equal parts")
+
+
 def _depth_to_space(op: Operation) -> object:
     batch, channels, height, width = op.input().shape
     block = max(1, op.integer("blocksize", 1))
+    _check_parts(channels, block**2, "channels")
     return _moved(op, "depth_to_space", (batch, channels // block**2, height * block, width * block))
 
 
 def _space_to_depth(op: Operation) -> object:
     batch, channels, height, width = op.input().shape
     block = max(1, op.integer("blocksize", 1))
+    _check_parts(height, block, "rows")
+    _check_parts(width, block, "columns")
     return _moved(op, "space_to_depth", (batch, channels * block**2, height // block, width // block))
 
 

@@ -128,7 +128,7 @@ def _gated(low: Lowering, op: Aten) -> object:
     """One half of the channels times the sigmoid of the other."""
     x = op.tensor("self", "input")
     halves = [low.fresh("half") for _ in range(2)]
-    low.emit("Split", [x], *halves, axis=low.axis(op.integer("dim", -1), low.rank(x)), num_outputs=2)
+    low.emit("Split", [x], *halves, axis=low.axis(op.integer("dim", -1), low.rank(x)), num_outputs=2, equal=1)
     return low.emit("Mul", [halves[0], low.emit("Sigmoid", [halves[1]])], op.outputs[0])
 
 

@@ -130,14 +130,16 @@ def _repeated(low: Lowering, op: Aten) -> object:
 def _sliced(low: Lowering, op: Aten) -> object:
     x = op.tensor("self", "input")
     start, end, step = (op.arguments.get(name) for name in ("start", "end", "step"))
+    within: dict[str, int] = {}
     if op.kind == "narrow" and isinstance(start, int):
         length = op.arguments.get("length")
         end = start + length if isinstance(length, int) else length
+        end, within = (_FAR, {}) if start < 0 == end else (end, {"within": 1})
     bounds = [0 if start is None else start, _FAR if end is None else end]
     bounds = [min(bound, _FAR) if isinstance(bound, int) else bound for bound in bounds]
     begin, stop = (low.vector([bound]) for bound in bounds)
     axis, by = low.constant([op.integer("dim", 0)]), low.constant([1 if step is None else step])
-    return low.emit("Slice", [x, begin, stop, axis, by], op.outputs[0])
+    return low.emit("Slice", [x, begin, stop, axis, by], op.outputs[0], **within)
 
 
 def _selected(low: Lowering, op: Aten) -> object:

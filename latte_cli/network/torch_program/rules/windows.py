@@ -63,7 +63,9 @@ def _resized(low: Lowering, op: Aten, mode: str) -> object:
     sizes = low.meta(op.outputs[0]).sizes
     if None in sizes[2:]:
         raise LatteError(f"`{op.target}` to a symbolic size is not known", hint="export it at a fixed image size")
-    spatial = [size or 1 for size in sizes[2:]]
+    spatial = [size for size in sizes[2:] if size is not None]
+    if 0 in spatial:
+        raise LatteError(f"`{op.target}` makes an image of {spatial}", hint="larger inputs leave something of it")
     axes = list(range(2, len(sizes)))
     corners = op.flag("align_corners")
     rule = "align_corners" if corners else "asymmetric" if mode == "nearest" else "half_pixel"
