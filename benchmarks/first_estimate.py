@@ -1,11 +1,11 @@
 """First estimates on a machine that was never profiled, against real training steps: eight networks, six kinds.
 
-For each network, from an empty store each time: `latte estimate --measure 10s`, which is what a terminal gets by
-itself, then 15 s and 60 s. Real steps run in processes of their own before and after all three, which tells how well the
-machine repeats itself; an estimate is held against the mean of both. The real steps are those of the torch modules
-themselves (of the zoo's networks, LATTE's), with SGD and cross-entropy, on a heap that keeps its memory, as the one on
-which layers are measured. Takes about half an hour in which nothing else should run; what was measured is kept in the
-folder, and a second run goes on where the first stopped.
+For each network, from an empty store each time: `latte estimate --measure 10s`, which a terminal gets by itself, then
+15 s and 60 s. Real steps run in processes of their own before and after each estimate, so that it is held against the
+mean of those right around it; how far these two are apart tells how well the machine repeats itself. The real steps are
+those of the torch modules themselves (of the zoo's networks, LATTE's), with SGD and cross-entropy, on a heap that keeps
+its memory, as the one on which layers are measured. Takes about half an hour in which nothing else should run; what was
+measured is kept in the folder, and a second run goes on where the first stopped.
 
     python benchmarks/first_estimate.py [--folder build/first-estimate] [--budgets 10s,15s,60s] [--networks NAME,...]
 """
@@ -19,13 +19,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from latte_cli.backends.host import KEEPING
 
 STEPS, WARM_UPS, SECONDS = 40, 3, 4.0
-HEADS = ("network", "real before (ms)", "after", "repeats")
 ZOO = {"resnet18": (16, 64), "mobilenet_v2": (8, 96), "vgg11": (8, 64)}
 """Batch sizes and pixels of the zoo's networks."""
 
@@ -252,43 +252,50 @@ def estimated(path: Path, store: Path, budget: str) -> dict[str, Any]:
 
 
 def case(name: str, folder: Path, budgets: list[str]) -> dict[str, Any]:
-    """Real steps, the estimates of each budget, real steps; kept in a file."""
+    """Real steps, and after each budget's estimate again; kept in a file."""
     kept = folder / f"{name}.json"
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
     path = model_file(name, folder)
-    before = real(name, path)
-    estimates = {budget: estimated(path, folder / f"store-{name}-{budget}", budget) for budget in budgets}
-    found = {"before": before, "estimates": estimates, "after": real(name, path)}
+    reals, estimates = [real(name, path)], []
+    for budget in budgets:
+        estimates.append(estimated(path, folder / f"store-{name}-{budget}", budget))
+        reals.append(real(name, path))
+    found = {"reals": reals, "estimates": estimates}
     kept.write_text(json.dumps(found))
     return found
 
 
 def table(cases: dict[str, dict[str, Any]], budgets: list[str]) -> list[str]:
     """A line for each network, and the mean precision, 1 - |error|, of each column."""
-    heads = [*HEADS, *(f"{each}: error" for each in budgets), *(f"{each}: took (s)" for each in budgets)]
+    heads = ["network", "real steps (ms)", "the machine's own", *(f"{each}: error" for each in budgets)]
+    heads += [*(f"{each}: calls" for each in budgets), *(f"{each}: took (s)" for each in budgets)]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    close: dict[str, list[float]] = {each: [] for each in ("repeats", *budgets)}
+    close: dict[str, list[float]] = {each: [] for each in budgets}
+    repeats: dict[str, list[float]] = {each: [] for each in budgets}
     inside = dict.fromkeys(budgets, 0)
     for name, found in cases.items():
-        before, after = found["before"], found["after"]
-        mean = (before + after) / 2
-        close["repeats"].append(1 - abs(after / before - 1))
-        cells = [name, f"{before * 1e3:.1f}", f"{after * 1e3:.1f}", f"{after / before - 1:+.1%}"]
-        for budget in budgets:
-            each = found["estimates"][budget]
+        reals, cells = found["reals"], []
+        for at, budget in enumerate(budgets):
+            each, before, after = found["estimates"][at], reals[at], reals[at + 1]
+            mean = (before + after) / 2
             close[budget].append(1 - abs(each["step_s"] / mean - 1))
+            repeats[budget].append(1 - abs(after / before - 1))
             inside[budget] += each["step_low_80_s"] <= mean <= each["step_high_80_s"]
             cells.append(f"{each['step_s'] / mean - 1:+.1%}")
-        cells += [f"{found['estimates'][budget]['took_s']:.1f}" for budget in budgets]
-        lines.append(f"| {' | '.join(cells)} |")
-    means = {each: f"{statistics.mean(found):.1%}" for each, found in close.items()}
-    blanks = [""] * len(budgets)
-    lines.append(f"| mean precision | | | {' | '.join(means.values())} | {' | '.join(blanks)} |")
+        steps = ", ".join(f"{each * 1e3:.1f}" for each in reals)
+        spread = ", ".join(f"{after / before - 1:+.1%}" for before, after in pairwise(reals))
+        cells += [str(sum(one["calls"] for one in each["measured"])) for each in found["estimates"]]
+        cells += [f"{each['took_s']:.1f}" for each in found["estimates"]]
+        lines.append(f"| {name} | {steps} | {spread} | {' | '.join(cells)} |")
+    blanks = " | " * (2 * len(budgets))
+    own = ", ".join(f"{statistics.mean(each):.1%}" for each in repeats.values())
+    lines.append(
+        f"| mean precision | | {own} | {' | '.join(f'{statistics.mean(c):.1%}' for c in close.values())}{blanks} |"
+    )
     counts = " | ".join(f"{inside[budget]} of {len(cases)}" for budget in budgets)
-    lines.append(f"| in the 80 % interval | | | | {counts} | {' | '.join(blanks)} |")
-    return lines
+    return [*lines, f"| in the 80 % interval | | | {counts}{blanks} |"]
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ def _no_profile(slugs: Sequence[str], threads: int | None, spec: Spec) -> LatteE
     there = f"profiles of other machines: {', '.join(slugs)} (`--device NAME`); " if slugs else ""
     found = NoProfile(
         f"there is no profile of this machine{whose}" + (f" with {threads} threads" if threads else ""),
-        hint=there + f"`latte profile{option} --budget 2m` makes one",
+        hint=f"{there}`latte profile{option} --budget 2m` makes one, `latte estimate MODEL --measure 10s` a rough one",
     )
     found.spec = spec
     return found

@@ -9,6 +9,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.batches import Batches, Room, parse_batches, parse_room
+from latte_cli.cli.measuring import FIRST_SECONDS, Spent, opening_for, spend_here
 from latte_cli.cli.options import (
     AllowUnknownOption,
     BatchAxisOption,
@@ -28,7 +29,6 @@ from latte_cli.cli.options import (
     parse_shapes,
     parse_size,
 )
-from latte_cli.cli.measuring import FIRST_SECONDS, Spent, opening_for, spend_here
 from latte_cli.cli.piped import STDIN, model_from_stdin
 from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.several_gpus import several_gpus
@@ -107,8 +107,8 @@ class EstimateRequest(Request):
         typer.Option(
             parser=parse_duration,
             metavar="DURATION",
-            help="First measure here for this long, as in 15s, what weighs most in the step. [default: 10s on a machine "
-            "without a profile, on a terminal]",
+            help="First measure here, for this long, the calls that are least sure and weigh most, as in 15s. "
+            "[default: 10s where this machine has no profile, on a terminal]",
         ),
     ] = None
     no_measure: Annotated[
@@ -396,7 +396,7 @@ def _estimates(
     network = _network(request, note)
     store = store_to_read(request.store, console.warn if note is console.note else note)
     names: list[str] | list[None] = request.device or [None]
-    slugs = [_profiled(store, name, request, network, note) for name in names]
+    slugs = [_profiled(store, name, request, network) for name in names]
     kept = {} if kept is None or request.measure_below is not None else kept
     estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, kept)]
     if request.measure_below is not None and _measure_unsure(store, estimates, request.measure_below):
@@ -405,9 +405,7 @@ def _estimates(
     return estimates
 
 
-def _profiled(
-    store: "Store", name: str | None, request: EstimateRequest, network: "Network", note: Callable[[str], None]
-) -> str:
+def _profiled(store: "Store", name: str | None, request: EstimateRequest, network: "Network") -> str:
     """The slug of the profile that `name` means, once what is to be measured first has been."""
     from latte_cli.profiles import NoProfile, resolve_profile
 
@@ -419,7 +417,7 @@ def _profiled(
             raise
         slug, spec = "", exc.spec
     else:
-        if request.measure is None:
+        if request.measure is None or any(each.device == slug for each in request.spent):
             return slug
         seconds, spec = request.measure, None
     unsure = replace(request, allow_unknown=True)
@@ -430,7 +428,7 @@ def _profiled(
         lambda slug: _estimates_on(slug, unsure, store, network, {}, console.detail),
     )
     request.spent.append(spent)
-    note(spent.said(narrow=not slug))
+    console.note(spent.said(narrow=not slug))
     return spent.device
 
 

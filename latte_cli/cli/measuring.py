@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import latte_cli
@@ -45,7 +45,6 @@ def spend_here(
     Rows are kept as they are made. Where the device has none yet, some that tell of every network come first.
     """
     from latte_cli import suites
-    from latte_cli.backends import with_context
     from latte_cli.estimator.spending import Spending
     from latte_cli.worker import Worker
 
@@ -53,7 +52,7 @@ def spend_here(
     with Worker(opening) as worker, console.progress("measuring this machine", round(seconds)) as bar:
         device = worker.device
         own = next((each for each in store.devices(own=True) if each.slug == device.slug), None)
-        with store.writer(device) as writer:
+        with store.writer(_with_known_context(device, own)) as writer:
             spending = Spending(
                 worker=worker,
                 writer=writer,
@@ -64,8 +63,18 @@ def spend_here(
             )
             if own is None:
                 spending.on_yardstick(suites.yardstick(0, suites.limits_of(device, opening.memory_share)))
+            if own is None and not spending.calls:
+                message = f"nothing was measured: opening `{device.slug}` took longer than `--measure`"
+                raise LatteError(message, hint="`--measure 10s` leaves time to measure")
             spending.on_step(estimates(device.slug))
     return Spent(device=device.slug, calls=spending.calls, seconds=time.monotonic() - start)
+
+
+def _with_known_context(device: "Device", known: "Device | None") -> "Device":
+    """`device` with what a process that trains takes of its memory, where its profile says it; measuring it lasts."""
+    if known is None or known.libraries != device.libraries:
+        return device
+    return replace(device, context_bytes=known.context_bytes, call_context_bytes=known.call_context_bytes)
 
 
 def opening_for(store: "Store", slug: str, spec: "Spec | None", request: "EstimateRequest") -> "Opening":
@@ -86,7 +95,9 @@ def opening_for(store: "Store", slug: str, spec: "Spec | None", request: "Estima
         if spec is None:
             raise _elsewhere(device)
     kind, precision = spec.kind or best_kind(request.threads), Precision(request.precision)
-    wanted = [layout for each in request.strategies for layout in layouts(by_name(each), request.layout, precision, kind)]
+    wanted = [
+        layout for each in request.strategies for layout in layouts(by_name(each), request.layout, precision, kind)
+    ]
     return Opening(
         device=str(spec),
         threads=threads,

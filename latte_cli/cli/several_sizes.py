@@ -21,6 +21,7 @@ _OF_ONE = {
     "--effective-batch": "it searches for a batch at one size, and `--accumulate` takes several batches together",
     "--memory": "it shows one size call by call",
     "--measure-below": "it measures one size",
+    "--measure": "it measures one size",
     "--loading-rate": "samples of different sizes load at different rates",
     "--cuda-graph": "a CUDA graph has one size",
     "--gpus": "several GPUs wait for the one with the largest batch",

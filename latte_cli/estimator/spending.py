@@ -142,9 +142,7 @@ def _unknown(estimate: Estimate) -> Iterator[UncertainCall]:
     for layer, phase in pairs:
         time_s = _OF_UNKNOWN * _least_s(device, (layer, phase))
         task = Task(layer=layer, phase=phase, algorithm=FRAMEWORK_DEFAULT, settings=estimate.settings)
-        yield UncertainCall(
-            task=task, half_s=max(estimate.step_s, time_s), cost_s=_cost_s(device, time_s), group=task
-        )
+        yield UncertainCall(task=task, half_s=max(estimate.step_s, time_s), cost_s=_cost_s(device, time_s), group=task)
 
 
 def _least_s(device: Device, pair: Pair) -> float:

@@ -47,12 +47,16 @@ def move_model(timings: Sequence[Timing], device: Device, fingerprint: str, prio
         quantiles=_quantiles(theirs, spreads, doubts, wider),
         counts=dict(Counter(map(kind_and_phase, tasks))),
         alike=_alike(theirs, spreads, doubts),
-        ranges={key: _both(own_ranges.get(key, {}), theirs.ranges.get(key, {})) for key in {**theirs.ranges, **own_ranges}},
+        ranges={
+            key: _both(own_ranges.get(key, {}), theirs.ranges.get(key, {})) for key in {**theirs.ranges, **own_ranges}
+        },
         functions={
             kind: sorted({*own_functions.get(kind, ()), *theirs.functions.get(kind, ())})
             for kind in {**theirs.functions, **own_functions}
         },
-        host_s={**theirs.host_s, **medians_of(tasks, [timing.host_s for timing in timings])} if device.kind.queued else {},
+        host_s={**theirs.host_s, **medians_of(tasks, [timing.host_s for timing in timings])}
+        if device.kind.queued
+        else {},
         power_w=medians_of(tasks, [timing.power_w for timing in timings]),
         offsets=offsets,
         prior=prior.device.slug,
@@ -96,7 +100,9 @@ def _offsets(
     spread = max(_SPREADS, key=lambda each: center(each)[2])
     common, doubt, _ = center(spread)
     shares = spread**2 / (spread**2 + errors)
-    offsets = {key: float(common + share * (mean - common)) for key, share, mean in zip(groups, shares, means, strict=True)}
+    offsets = {
+        key: float(common + share * (mean - common)) for key, share, mean in zip(groups, shares, means, strict=True)
+    }
     doubts = {
         key: sqrt((1 - share) * spread**2 + (1 - share) ** 2 * doubt) for key, share in zip(groups, shares, strict=True)
     }
@@ -126,9 +132,7 @@ def _alike(card: TimeModelCard, spreads: Mapping[str, float], doubts: Mapping[st
     return found
 
 
-def _both(
-    own: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]
-) -> dict[str, list[float]]:
+def _both(own: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """The ranges of sizes that either device's rows have."""
     found = {}
     for name in {**theirs, **own}:
