@@ -1,4 +1,4 @@
-"""First estimates: a machine without a profile is measured for some seconds, on a terminal or where that is asked for."""
+"""First estimates: a machine without a profile is measured for some seconds, on a terminal or where asked for."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_on_a_terminal_a_machine_without_a_profile_is_measured_first(model: Path
     assert code == 0, said
     document = json.loads(out)
     (measured,) = document["measured"]
-    assert measured["calls"] == len({row.task.id for row in rows()}) > 20
+    assert measured["calls"] == len({row.task.id for row in rows()}) > 0
     assert document["estimates"][0]["device"] == measured["device"]
     assert "measuring this machine" in said
     assert f"measured {measured['calls']} calls of `{measured['device']}`" in said
@@ -87,22 +87,34 @@ def test_without_a_terminal_nothing_is_measured(model: Path) -> None:
 
 
 def test_without_a_terminal_it_is_measured_where_that_is_asked_for(model: Path) -> None:
-    done = latte("estimate", model, "--measure", "8s", "--format", "json")
+    done = latte("estimate", model, "--measure", "4s", "--format", "json")
     (measured,) = json.loads(done.stdout)["measured"]
     assert measured["calls"] == len({row.task.id for row in rows()}) > 0
-    assert done.stderr.count("measured") == 1
-    before = len(rows())
-    again = latte("estimate", model, "--measure", "30s", "--format", "json")
+    assert done.stderr.count("measured") >= 1
+    before = {row.task.id for row in rows()}
+
+    again = latte("estimate", model, "--measure", "12s", "--format", "json", "--store", open_store().uri)
     document = json.loads(again.stdout)
-    assert document["measured"][0]["calls"] == len(rows()) - before
-    assert {layer["source"] for layer in document["estimates"][0]["layers"]} == {"measured"}
-    assert document["measured"][0]["seconds"] < 30  # what is measured once is known
+    (measured,) = document["measured"]
+    assert measured["calls"] == len(rows()) - len(before) > 0
+    assert len({row.task.id for row in rows()}) == len(rows())  # no call twice
+    assert "measured" in {layer["source"] for layer in document["estimates"][0]["layers"]}
+    assert "narrows the interval" not in again.stderr
 
 
-def test_a_budget_that_ends_first_is_said(model: Path) -> None:
-    done = latte("estimate", model, "--measure", "1ms", code=1)
-    assert done.stdout == ""
-    assert "error: nothing was measured" in done.stderr
+def test_a_moment_is_measured_where_the_budget_is_less(model: Path) -> None:
+    done = latte("estimate", model, "--measure", "1ms", "--format", "json")
+    document = json.loads(done.stdout)
+    assert document["measured"][0]["calls"] > 0
+    assert document["measured"][0]["seconds"] > 0.001  # what it really took
+    totals = document["estimates"][0]["totals"]
+    assert totals["step_low_s"] < totals["step_s"] < totals["step_high_s"]
+
+
+def test_a_store_that_measuring_makes_is_no_mistake(model: Path, tmp_path: Path) -> None:
+    done = latte("estimate", model, "--measure", "1ms", "--store", tmp_path / "fresh")
+    assert "there is no store" not in done.stderr
+    assert open_store(str(tmp_path / "fresh"), shipped=False).devices()
 
 
 def test_a_machine_that_is_not_this_one_is_not_measured(model: Path) -> None:

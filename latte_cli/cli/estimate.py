@@ -282,6 +282,12 @@ class EstimateRequest(Request):
             return self.measure
         return FIRST_SECONDS
 
+    def warn_of_store(self, note: Callable[[str], None]) -> Callable[[str], None]:
+        """What hears that there is no store where one is named: nobody where it is made now."""
+        if self.seconds_unprofiled is not None:
+            return console.detail
+        return console.warn if note is console.note else note
+
     @property
     def several(self) -> bool:
         """Whether it asks for more than one batch."""
@@ -394,7 +400,7 @@ def _estimates(
     `kept` are the estimators that earlier requests of other batches made, by device.
     """
     network = _network(request, note)
-    store = store_to_read(request.store, console.warn if note is console.note else note)
+    store = store_to_read(request.store, request.warn_of_store(note))
     names: list[str] | list[None] = request.device or [None]
     slugs = [_profiled(store, name, request, network) for name in names]
     kept = {} if kept is None or request.measure_below is not None else kept

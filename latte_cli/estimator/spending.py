@@ -12,11 +12,12 @@ from latte_cli.estimator.intervals import errs_with
 from latte_cli.estimator.records import Estimate
 from latte_cli.estimator.steps import step_calls
 from latte_cli.estimator.worth import UncertainCall, worth_measuring
-from latte_cli.layers import Checkpoint, Optimizer, Phase
+from latte_cli.layers import Checkpoint, Optimizer, Phase, Whole
 from latte_cli.lookup import Pair, Source
+from latte_cli.measure import Measurement
 from latte_cli.optimizers import measured_name
 from latte_cli.store import Writer
-from latte_cli.suites import Drawn
+from latte_cli.suites import Drawn, with_calibration
 from latte_cli.sweep import Budget, Sweep
 from latte_cli.tasks import Task
 from latte_cli.worker import Order, Worker
@@ -24,14 +25,21 @@ from latte_cli.worker import Order, Worker
 _OVERHEAD_S = 0.02  # chosen: what it takes to prepare a call, until the first ones tell
 _LEFT_SHARE = 0.1  # half of a measured call's interval over its time: one pass leaves 0.05 (see lookup), twice that
 _OF_UNKNOWN = 3.0  # chosen: a call of which nothing is known may take this many times what the device's peaks say
-_YARDSTICK_SHARE = 0.35  # chosen: of the seconds, for what tells of every network; the rest is for this one
+_YARDSTICK_SHARE = 0.25  # chosen: of the seconds, for what tells of every network; the rest is for this one
+_LEAST_YARDSTICK_S = 0.5  # chosen: some ten calls, where opening the device has taken all the time
+_UNCALIBRATED = (
+    0.15  # of a step: by how much, on average, calibration moved 39 steps of 13 networks on two cores (0.13)
+)
+_CALIBRATED = 0.06  # of a step: what it left of that
+_WHOLE_S = 4.0  # chosen: what running a network whole takes, most of it to import torch in a process of its own
 
 
 @dataclass(kw_only=True)
 class Spending:
     """What is measured with `worker` into `writer` until `seconds` have passed since `start`.
 
-    `calls` counts what was measured; `progress` hears the seconds that have passed, and of what.
+    `earlier` are the rows that the device has, to which new ones are added; `calls` counts what was measured;
+    `progress` hears the seconds that have passed, and of what.
     """
 
     worker: Worker
@@ -41,6 +49,7 @@ class Spending:
     origin: str = ""
     progress: Callable[[float, str], None] = lambda passed, label: None
     clock: Callable[[], float] = time.monotonic
+    earlier: list[Measurement] = field(default_factory=list)
     calls: int = 0
     _overheads_s: list[float] = field(default_factory=list)
 
@@ -54,28 +63,70 @@ class Spending:
         """The seconds that are left."""
         return self.seconds - self.passed_s
 
+    def append(self, measurement: Measurement) -> None:
+        """Keep a row."""
+        self.writer.append(measurement)
+        self.earlier.append(measurement)
+        self.calls += measurement.sweep_pass == 0
+
     def on_yardstick(self, drawn: Drawn) -> None:
-        """Measure `drawn`, for a share of the seconds that are left."""
-        sweep = Sweep(self.worker, drawn.wanted, phases=tuple(Phase), origin=self.origin)
+        """Measure `drawn` for a share of the seconds that are left, a moment at least: without it nothing is known."""
+        self._sweep(drawn, max(_LEAST_YARDSTICK_S, _YARDSTICK_SHARE * self.left_s))
+        self.writer.seal()
+
+    def on_step(self, estimates: Sequence[Estimate]) -> None:
+        """Measure the calls of `estimates` that weigh most, each once, and a network whole where that is worth it."""
+        calls, measured = uncertain_calls(estimates), list[UncertainCall]()
+        whole = self._calibrating(estimates)
+        while self.left_s > 0:
+            known = [*calls, *whole(self._overhead_s)]
+            call = next(worth_measuring(known, self.left_s, measured=measured, overhead_s=self._overhead_s), None)
+            if call is None:
+                break
+            measured.append(call)
+            if isinstance(call.task.layer, Whole):
+                self._sweep(self._calibration(), self.left_s)
+            else:
+                self._measure(call.task)
+        self.writer.seal()
+
+    @property
+    def _overhead_s(self) -> float:
+        return median(self._overheads_s) if self._overheads_s else _OVERHEAD_S
+
+    def _calibration(self) -> Drawn:
+        """A network that is run whole, and its layers."""
+        return with_calibration(Drawn(wanted=()), self.worker.device.kind, count=1)
+
+    def _calibrating(self, estimates: Sequence[Estimate]) -> Callable[[float], list[UncertainCall]]:
+        """Running a network whole as a call to choose, for what a call takes to be prepared; none where one was."""
+        layers = [item.layer for item in self._calibration().wanted]
+        wholes = [layer for layer in layers if isinstance(layer, Whole)]
+        done = {row.task.layer for row in self.earlier if row.task.settings == self.worker.settings[0]}
+        if not estimates or not wholes or done & {*wholes}:
+            return lambda overhead_s: []
+        step_s = max(estimate.step_s for estimate in estimates)
+        tasks = sum(len(layer.phases) for layer in layers if layer not in done)
+        task = Task(layer=wholes[0], phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT, settings=self.worker.settings[0])
+
+        def call(overhead_s: float) -> list[UncertainCall]:
+            cost_s = _WHOLE_S + tasks * (overhead_s + _OVERHEAD_S)
+            half_s, left_s = _UNCALIBRATED * step_s, _CALIBRATED * step_s
+            return [UncertainCall(task=task, half_s=half_s, left_s=left_s, cost_s=cost_s, group=task)]
+
+        return call
+
+    def _sweep(self, drawn: Drawn, seconds: float) -> None:
+        """Measure what `drawn` has, but for what was measured, for so long at most."""
+        begun = self.clock()
+        sweep = Sweep(self.worker, drawn.wanted, phases=tuple(Phase), earlier=self.earlier, origin=self.origin)
 
         def progress(_: int, label: str) -> None:
             self.progress(self.passed_s, label)
 
-        limit = Budget(seconds=_YARDSTICK_SHARE * self.left_s, together=True)
-        self.calls += sum(sweep.run(self.writer, limit, progress=progress, clock=self.clock).rows.values())
-        self.writer.seal()
-
-    def on_step(self, estimates: Sequence[Estimate]) -> None:
-        """Measure the calls of `estimates` that weigh most, each once."""
-        calls, measured = uncertain_calls(estimates), list[UncertainCall]()
-        while self.left_s > 0:
-            overhead_s = median(self._overheads_s) if self._overheads_s else _OVERHEAD_S
-            call = next(worth_measuring(calls, self.left_s, measured=measured, overhead_s=overhead_s), None)
-            if call is None:
-                break
-            measured.append(call)
-            self._measure(call.task)
-        self.writer.seal()
+        limit = Budget(seconds=seconds, together=True)
+        if rows := sum(sweep.run(self, limit, progress=progress, clock=self.clock).rows.values()):
+            self._overheads_s.append((self.clock() - begun) / rows)
 
     def _measure(self, task: Task) -> None:
         kind, best_s = self.worker.device.kind, None
@@ -86,8 +137,7 @@ class Spending:
             row = self.worker.measure(
                 Order(task=task, sweep_pass=number, best_s=best_s, plan=kind.sampling, origin=self.origin)
             )
-            self.writer.append(row)
-            self.calls += number == 0
+            self.append(row)
             self.progress(self.passed_s, f"{task.layer.kind} {task.phase}")
             if row.seconds is None:
                 return
