@@ -38,6 +38,7 @@ def time_model(
         return None
     prior = prior_of(store, slug, note)
     if prior and len(rows) < _FEW:
+        note(f"the time model of `{slug}` is that of `{prior.device.slug}`, moved by {len(rows)} timings")
         model = move_model(rows, store.device(slug), fingerprint, prior)
     else:
         note(f"fitting the time model of `{slug}` on {len(rows)} timings")

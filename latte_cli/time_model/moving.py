@@ -128,7 +128,7 @@ def _alike(card: TimeModelCard, spreads: Mapping[str, float], doubts: Mapping[st
     found = {}
     for key, spread in spreads.items():
         doubt = doubts.get(key, doubts.get("", 1.0))
-        found[key] = (card.alike.get(key, 0.0) * spread**2 + doubt**2) / (spread**2 + doubt**2)
+        found[key] = (card.alike.get(key, 1.0) * spread**2 + doubt**2) / (spread**2 + doubt**2)
     return found
 
 
