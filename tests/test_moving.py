@@ -10,7 +10,7 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.layers import Activation, Linear, Norm, Phase
 from latte_cli.lookup import combine_passes
 from latte_cli.tasks import Task
-from latte_cli.time_model import Prior, fit_time_model, move_model
+from latte_cli.time_model import Prior, TimeModel, fit_time_model, move_model
 
 HERE = replace(DEVICE, slug="machine-at-hand-2c-2t")
 LAYERS = [
@@ -74,8 +74,12 @@ def test_intervals_narrow_with_rows(prior):
 
 
 def test_what_moves_a_kind_moves_its_calls_together(prior):
-    model = move_model(rows(LAYERS[24:26], 2.0), HERE, "f", prior)  # of activations alone
-    assert predicted(prior.model, UNSEEN[0]).alike < predicted(model, UNSEEN[0]).alike <= 1
+    card = replace(prior.model.card, alike={"convolution forward": 0.1})
+    apart = Prior(DEVICE, TimeModel(card, prior.model.trees))
+    alike = [
+        predicted(move_model(rows(LAYERS[:count], 2.0), HERE, "f", apart), UNSEEN[0]).alike for count in (1, 4, 16)
+    ]
+    assert 1 > alike[0] > alike[1] > alike[2] > 0.1  # the more its factor is known, the less they have in common
 
 
 def test_a_kind_that_the_other_device_does_not_know_is_told_by_its_own_rows(prior):

@@ -166,12 +166,13 @@ def _estimated(estimate: Estimate) -> Iterator[UncertainCall]:
             continue
         layer, phase = part.layer.measured_as(part.phase)
         task = Task(layer=layer, phase=phase, algorithm=part.algorithm, settings=estimate.settings)
-        halves_s[task] = halves_s.get(task, 0.0) + part.count * (part.high_s - part.low_s) / 2
+        half_s = min(estimate.step_s, part.count * (part.high_s - part.low_s) / 2)  # far beyond what is known: endless
+        halves_s[task] = halves_s.get(task, 0.0) + half_s
         calls[task] = UncertainCall(
             task=task,
             half_s=halves_s[task],
             cost_s=_cost_s(estimate.device, part.device_s),
-            left_s=min(1.0, _LEFT_SHARE * 2 * part.device_s / (part.high_s - part.low_s)) * halves_s[task],
+            left_s=min(halves_s[task], halves_s[task] / half_s * _LEFT_SHARE * part.count * part.device_s),
             group=errs_with(part),
             alike=part.alike,
         )
