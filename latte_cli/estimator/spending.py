@@ -23,7 +23,7 @@ from latte_cli.tasks import Task
 from latte_cli.worker import Order, Worker
 
 _OVERHEAD_S = 0.02  # chosen: what it takes to prepare a call, until the first ones tell
-_LEFT_SHARE = 0.1  # half of a measured call's interval over its time: one pass leaves 0.05 (see lookup), twice that
+_ERROR = 0.1  # half of a measured call's interval over its time: twice the 0.05 between passes (see lookup)
 _OF_UNKNOWN = 3.0  # chosen: a call of which nothing is known may take this many times what the device's peaks say
 _YARDSTICK_SHARE = 0.25  # chosen: of the seconds, for what tells of every network; the rest is for this one
 _LEAST_YARDSTICK_S = 0.5  # chosen: some ten calls, where opening the device has taken all the time
@@ -111,8 +111,8 @@ class Spending:
 
         def call(overhead_s: float) -> list[UncertainCall]:
             cost_s = _WHOLE_S + tasks * (overhead_s + _OVERHEAD_S)
-            half_s, left_s = _UNCALIBRATED * step_s, _CALIBRATED * step_s
-            return [UncertainCall(task=task, half_s=half_s, left_s=left_s, cost_s=cost_s, group=task)]
+            half_s, error_s = _UNCALIBRATED * step_s, _CALIBRATED * step_s
+            return [UncertainCall(task=task, half_s=half_s, error_s=error_s, cost_s=cost_s, group=task)]
 
         return call
 
@@ -172,7 +172,7 @@ def _estimated(estimate: Estimate) -> Iterator[UncertainCall]:
             task=task,
             half_s=halves_s[task],
             cost_s=_cost_s(estimate.device, part.device_s),
-            left_s=min(halves_s[task], halves_s[task] / half_s * _LEFT_SHARE * part.count * part.device_s),
+            error_s=halves_s[task] / half_s * _ERROR * part.count * part.device_s,
             group=errs_with(part),
             alike=part.alike,
         )

@@ -12,14 +12,14 @@ _MOST_ALIKE = 0.9  # chosen: one call never tells all of its siblings
 class UncertainCall:
     """A call of a step whose time is not known well: `half_s` is half of its interval times its count in the step.
 
-    After a measurement, which takes `cost_s`, `left_s` of that is left. The errors of calls of one `group` have the
-    share `alike` of their variance in common.
+    A measurement takes `cost_s`, and errs by `error_s` itself. The errors of calls of one `group` have the share
+    `alike` of their variance in common.
     """
 
     task: Task
     half_s: float
     cost_s: float
-    left_s: float = 0.0
+    error_s: float = 0.0
     group: object = ""
     alike: float = 0.0
 
@@ -54,7 +54,7 @@ def worth_measuring(
     """Which of `calls` to measure within `budget_s`, the most worthwhile first, each once and none of those `measured`.
 
     The next one is always that which takes most off the variance of the step per second of measuring, of those whose
-    cost, and `overhead_s` with it, fits what is left of the budget. None is yielded that takes nothing off it.
+    cost, and `overhead_s` with it, fits what is left of the budget.
     """
     gone = {call.task for call in measured}
     left = {call.task: call for call in calls if call.task not in gone}
@@ -69,8 +69,6 @@ def worth_measuring(
 
     while affordable := [call for call in left.values() if call.cost_s + overhead_s <= budget_s]:
         best = max(affordable, key=rate)
-        if rate(best) <= 0:
-            return
         del left[best.task]
         group = groups[best.group]
         group.add(best.half_s, -1)
@@ -80,6 +78,11 @@ def worth_measuring(
 
 
 def _gain(call: UncertainCall, group: _Group) -> float:
-    """What measuring `call` takes off the variance of the step."""
+    """What measuring `call` takes off the variance of the step.
+
+    What is left of its own share, v, is v e² / (v + e²), where the measurement errs by e.
+    """
     alike = min(call.alike, _MOST_ALIKE)
-    return group.variance(alike) - group.variance(alike, less_s=call.half_s, more=1) - call.left_s**2
+    own, error = (1 - alike) * call.half_s**2, call.error_s**2
+    left = own * error / (own + error) if error else 0.0
+    return group.variance(alike) - group.variance(alike, less_s=call.half_s, more=1) - left
