@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -60,8 +61,8 @@ def test_on_a_terminal_a_machine_without_a_profile_is_measured_first(model: Path
     assert measured["calls"] == len({row.task.id for row in rows()}) > 0
     assert document["estimates"][0]["device"] == measured["device"]
     assert "measuring this machine" in said
-    assert f"measured {measured['calls']} calls of `{measured['device']}`" in said
-    assert "kept in the store; `latte profile --budget 2m` narrows the interval" in said
+    assert re.search(rf"measured {measured['calls']} calls? of `{measured['device']}` in [0-9.]+ s, kept in the", said)
+    assert "`latte profile --budget 2m` narrows the interval" in said
     totals = document["estimates"][0]["totals"]
     assert totals["step_low_s"] < totals["step_s"] < totals["step_high_s"]
 
@@ -130,7 +131,6 @@ def test_a_machine_that_is_not_this_one_is_not_measured(model: Path) -> None:
         ("--measure", "5s", "--compile"),
         ("--measure", "5s", "--batch-size", "2,4"),
         ("--measure", "5s", "--batch-size", "max:1GiB"),
-        ("--measure", "soon"),
     ],
 )
 def test_what_does_not_go_together_is_refused(model: Path, words: tuple[str, ...]) -> None:
