@@ -8,6 +8,13 @@ from latte_cli.devices import Device, Spec, spec_named
 from latte_cli.errors import LatteError
 from latte_cli.store import Store
 
+
+class NoProfile(LatteError):
+    """A device of this machine, `spec`, has no rows in the store."""
+
+    spec: Spec = Spec(kind=None)
+
+
 _MOST_DEVICES = 16  # of one kind in a machine: as many as the largest servers hold
 
 
@@ -16,7 +23,7 @@ def resolve_profile(store: Store, device: str | None = None, threads: int | None
     that only one slug has (`h200`), or a device of this machine: `cpu`, `cuda:1`, `auto` or None (its first GPU if that
     has a profile, else its CPU).
 
-    Raises LatteError for a name that is not in the store, and for a machine without a profile.
+    Raises LatteError for a name that is not in the store, and NoProfile for a machine without a profile.
     """
     slugs = [found.slug for found in store.devices()]
     spec = Spec(kind=None) if device is None else spec_named(device)
@@ -33,7 +40,13 @@ def resolve_profile(store: Store, device: str | None = None, threads: int | None
     return meant[0] if meant else store.device(device).slug
 
 
-def spec_here(device: Device, threads: int) -> tuple[Spec, str | None] | None:
+def threads_named(slug: str) -> int | None:
+    """The number of threads in the slug of a CPU's profile; None for other devices."""
+    found = re.search(r"-([0-9]+)t$", slug)
+    return int(found[1]) if found else None
+
+
+def spec_here(device: Device, threads: int | None) -> tuple[Spec, str | None] | None:
     """How the profiled `device` is opened on this machine, and its fleet name; None where it is another machine's."""
     if not measurable(device.kind):
         return None
@@ -95,7 +108,9 @@ def _no_profile(slugs: Sequence[str], threads: int | None, spec: Spec) -> LatteE
             hint="such a device cannot be profiled here: `latte import miopen-finddb FILE` adds what others measured",
         )
     there = f"profiles of other machines: {', '.join(slugs)} (`--device NAME`); " if slugs else ""
-    return LatteError(
+    found = NoProfile(
         f"there is no profile of this machine{whose}" + (f" with {threads} threads" if threads else ""),
-        hint=there + f"`latte profile{option} --budget 2m` makes one",
+        hint=f"{there}`latte profile{option} --budget 2m` makes one, `latte estimate MODEL --measure 10s` a rough one",
     )
+    found.spec = spec
+    return found

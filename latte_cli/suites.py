@@ -382,6 +382,16 @@ def _within(limits: LayerLimits, flops: float, tensor_bytes: float) -> LayerLimi
     return LayerLimits(flops=min(limits.flops, flops), tensor_bytes=min(limits.tensor_bytes, tensor_bytes))
 
 
+def yardstick(seed: int, limits: LayerLimits) -> Drawn:
+    """Some seconds' worth: one of each sort of convolution and of each kind of layer, small, as the framework runs it.
+
+    It tells how far a machine is from one whose model is known.
+    """
+    few, small = (len(_CONVOLUTIONS), len(_OTHERS)), _within(limits, 2e8, 4e7)  # chosen: calls of some milliseconds
+    drawn = _mix(*few, seed, small, usual=1, deep=1)
+    return replace(drawn, wanted=tuple(replace(item, depth=Depth.DEFAULT) for item in drawn.wanted))
+
+
 def quick(seed: int, limits: LayerLimits) -> Drawn:
     """Two minutes' worth: every kind of layer, a third of the convolutions with their alternatives."""
     return _mix(150, 150, seed, _within(limits, 4e9, 4e8), usual=3, deep=50)

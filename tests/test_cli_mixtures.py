@@ -287,6 +287,7 @@ TAKEN = {
     "--workspace-limit": ("1MiB",),
     "--memory-limit": ("1GiB",),
     "--checkpoint": ("none",),
+    "--no-measure": (),
     "--batch-size": ("4",),
     "--fits": ("8GiB",),
     "--batch-axis": ("0",),
@@ -314,6 +315,7 @@ TAKEN = {
 }
 REFUSED = {
     "--measure-below": ("0.5",),
+    "--measure": ("1s",),
     "--effective-batch": ("16",),
     "--memory": (),
     "--all": (),

@@ -40,6 +40,7 @@ class Option:
 SILENT = {
     "--threads": "those that were profiled are the default",
     "--measure-below": "there is no selector",
+    "--no-measure": "there are profiles",
     "--batch-axis": "the first dimension is the batch anyway",
     "--compare-weights": "no weight is stored twice",
     "--allow-unknown": "everything was measured",
@@ -59,6 +60,8 @@ OPTIONS = {
     "--checkpoint": Option(("block.first..block.relu",)),
     "--compile": Option((), ("--device", CPU.slug)),
     "--measure-below": Option(("0",)),
+    "--measure": Option(("1s",)),
+    "--no-measure": Option(),
     "--batch-size": Option(("4",)),
     "--effective-batch": Option(("16",), ("--batch-size", "8")),
     "--fits": Option(("8GiB",)),

@@ -71,6 +71,11 @@ def detail(message: str) -> None:
         _say(message)
 
 
+def on_terminal() -> bool:
+    """Whether stderr is a terminal, where somebody sees how far a command is."""
+    return sys.stderr.isatty()
+
+
 def shell_word(word: object) -> str:
     """A word of a command to type next, such as a path, quoted as a shell wants it where it has to be."""
     return shlex.quote(str(word))
@@ -106,7 +111,7 @@ def progress(title: str, total: float | None, *, budget_s: float | None = None) 
 
     Where a budget ends before the tasks do, the bar and the time left are those of the budget.
     """
-    if _verbosity.quiet or not sys.stderr.isatty():
+    if _verbosity.quiet or not on_terminal():
         yield _Silent()
         return
     from rich.console import Console

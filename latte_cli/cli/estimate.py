@@ -1,7 +1,7 @@
 """`latte estimate`: how long a training step of a model takes on the devices of the store."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +9,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.batches import Batches, Room, parse_batches, parse_room
+from latte_cli.cli.measuring import FIRST_SECONDS, Spent, opening_for, spend_here
 from latte_cli.cli.options import (
     AllowUnknownOption,
     BatchAxisOption,
@@ -25,6 +26,7 @@ from latte_cli.cli.options import (
     WorkspaceLimitOption,
     names_among,
     parse_counts,
+    parse_duration,
     parse_growth,
     parse_rate,
     parse_shapes,
@@ -105,6 +107,18 @@ class EstimateRequest(Request):
             min=0, max=1, help="Time the likeliest algorithms here and now where the selector is less sure than this."
         ),
     ] = None
+    measure: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_duration,
+            metavar="DURATION",
+            help="First measure here, for this long, the calls that are least sure and weigh most, as in 15s. "
+            "[default: 10s where this machine has no profile, on a terminal]",
+        ),
+    ] = None
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="Measure nothing; a machine without a profile is an error.")
+    ] = False
     batch_size: Annotated[
         Batches | None,
         typer.Option(
@@ -255,6 +269,8 @@ class EstimateRequest(Request):
     store: StoreOption = None
     content: bytes | None = field(default=None, repr=False, metadata={"typed": False})
     """The model itself, where it came from standard input."""
+    spent: list[Spent] = field(default_factory=list, repr=False, compare=False, metadata={"typed": False})
+    """What was measured for it so far."""
 
     @property
     def pasted_model(self) -> str:
@@ -271,6 +287,19 @@ class EstimateRequest(Request):
     def batch(self) -> int | None:
         """The one batch size; None for the model's own."""
         return self.batch_size.sizes[0] if self.batch_size and self.batch_size.sizes else None
+
+    @property
+    def seconds_unprofiled(self) -> float | None:
+        """For how long a machine without a profile is measured first; None where it is not."""
+        if self.measure is not None or self.no_measure or self.compiled or not console.on_terminal():
+            return self.measure
+        return FIRST_SECONDS
+
+    def warn_of_store(self, note: Callable[[str], None]) -> Callable[[str], None]:
+        """What hears that there is no store where one is named: nobody where it is made now."""
+        if self.seconds_unprofiled is not None:
+            return console.detail
+        return console.warn if note is console.note else note
 
     @property
     def several(self) -> bool:
@@ -362,6 +391,7 @@ def estimate(request: EstimateRequest) -> None:
     estimates = request_estimates(request)
     scaled = [several(one) for one in estimates] if several else []
     body = estimates_document(estimates, request.schedule) | {"asked": request.asked}
+    body["measured"] = [asdict(each) for each in request.spent]
     for one, steps in zip(body["estimates"], scaled, strict=False):
         one["scaling"] = [scalings.scaling_entry(step) for step in steps]
     fits = Fits.of(request.fits, estimates, request.mmap_threshold)
@@ -396,18 +426,43 @@ def request_estimates(
 
     `kept` are the estimators that earlier requests of other batches made, by device.
     """
-    from latte_cli.profiles import resolve_profile
-
     network = _network(request, note)
-    store = store_to_read(request.store, console.warn if note is console.note else note)
+    store = store_to_read(request.store, request.warn_of_store(note))
     names: list[str] | list[None] = request.devices or [None]
-    slugs = [resolve_profile(store, name, request.threads) for name in names]
+    slugs = [_profiled(store, name, request, network) for name in names]
     kept = {} if kept is None or request.measure_below is not None else kept
     estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, kept)]
     if request.measure_below is not None and _measure_unsure(store, estimates, request.measure_below):
         estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, {})]
     _say_left_out(estimates, slugs, request.memory_limit or ())
     return estimates
+
+
+def _profiled(store: "Store", name: str | None, request: EstimateRequest, network: "Network") -> str:
+    """The slug of the profile that `name` means, once what is to be measured first has been."""
+    from latte_cli.profiles import NoProfile, resolve_profile
+
+    try:
+        slug = resolve_profile(store, name, request.threads)
+    except NoProfile as exc:
+        seconds = request.seconds_unprofiled
+        if seconds is None:
+            raise
+        slug, spec = "", exc.spec
+    else:
+        if request.measure is None or any(each.device == slug for each in request.spent):
+            return slug
+        seconds, spec = request.measure, None
+    unsure = replace(request, allow_unknown=True)
+    spent = spend_here(
+        store,
+        opening_for(store, slug, spec, request),
+        seconds,
+        lambda slug: _estimates_on(slug, unsure, store, network, {}, console.detail),
+    )
+    request.spent.append(spent)
+    console.note(spent.said(narrow=not slug))
+    return spent.device
 
 
 def _network(request: EstimateRequest, note: Callable[[str], None]) -> "Network":
@@ -432,7 +487,12 @@ def _network(request: EstimateRequest, note: Callable[[str], None]) -> "Network"
 
 
 def _estimates_on(
-    slug: str, request: EstimateRequest, store: "Store", network: "Network", kept: "KeptEstimators"
+    slug: str,
+    request: EstimateRequest,
+    store: "Store",
+    network: "Network",
+    kept: "KeptEstimators",
+    note: Callable[[str], None] = console.note,
 ) -> "list[Estimate]":
     from latte_cli.estimator import Limits, estimate_each
     from latte_cli.estimator.compiled import NotRunCompiled
@@ -459,7 +519,7 @@ def _estimates_on(
             replicated=request.replicated,
             allow_unknown=request.allow_unknown,
             kept=kept.setdefault(slug, {}),
-            note=console.note,
+            note=note,
         )
     except NotRunCompiled as exc:
         raise LatteError(exc.message, hint=measuring_compiled(request), exit_code=exc.exit_code) from exc

@@ -1,17 +1,108 @@
 """Measuring on this machine on behalf of a command that needs a few more rows."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import latte_cli
 from latte_cli.cli import console
 from latte_cli.errors import LatteError
+from latte_cli.precisions import Precision
 
 if TYPE_CHECKING:
-    from latte_cli.devices import Device
+    from latte_cli.cli.estimate import EstimateRequest
+    from latte_cli.devices import Device, Spec
+    from latte_cli.estimator import Estimate
     from latte_cli.store import Store
     from latte_cli.tasks import Settings, Task
     from latte_cli.worker import Opening
+
+
+FIRST_SECONDS = 10.0  # chosen: what somebody waits for a first answer; importing torch takes two or three of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What was measured for an estimate: so many calls on a device of this machine, in how many seconds in all."""
+
+    device: str
+    calls: int
+    seconds: float
+
+    def said(self, *, narrow: bool) -> str:
+        """It in a sentence, with what would `narrow` the interval further where that is said."""
+        calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
+        more = "; `latte profile --budget 2m` narrows the interval" if narrow else ""
+        return f"measured {calls} of `{self.device}` in {self.seconds:.1f} s, kept in the store{more}"
+
+
+def spend_here(
+    store: "Store", opening: "Opening", seconds: float, estimates: "Callable[[str], Sequence[Estimate]]"
+) -> Spent:
+    """Measure for so many seconds, from now on, what tells most of the `estimates` on the device that is opened.
+
+    Rows are kept as they are made. Where the device has none yet, some that tell of every network come first.
+    """
+    from latte_cli import suites
+    from latte_cli.estimator.spending import Spending
+    from latte_cli.worker import Worker
+
+    start = time.monotonic()
+    with Worker(opening) as worker, console.progress("measuring this machine", round(seconds)) as bar:
+        device = worker.device
+        own = next((each for each in store.devices(own=True) if each.slug == device.slug), None)
+        with store.writer(_with_known_context(device, own)) as writer:
+            spending = Spending(
+                worker=worker,
+                writer=writer,
+                start=start,
+                seconds=seconds,
+                origin=f"latte {latte_cli.__version__} estimate",
+                progress=bar.advance,
+                earlier=list(store.measurements(device.slug)) if own else [],
+            )
+            if own is None:
+                spending.on_yardstick(suites.yardstick(0, suites.limits_of(device, opening.memory_share)))
+            spending.on_step(estimates(device.slug))
+    return Spent(device=device.slug, calls=spending.calls, seconds=time.monotonic() - start)
+
+
+def _with_known_context(device: "Device", known: "Device | None") -> "Device":
+    """`device` with what a process that trains takes of its memory, where its profile says it; measuring it lasts."""
+    if known is None or known.libraries != device.libraries:
+        return device
+    return replace(device, context_bytes=known.context_bytes, call_context_bytes=known.call_context_bytes)
+
+
+def opening_for(store: "Store", slug: str, spec: "Spec | None", request: "EstimateRequest") -> "Opening":
+    """How to open a device of this machine for a request: the one that `spec` means, or that of the profile `slug`.
+
+    Raises LatteError where the profile is another machine's.
+    """
+    from latte_cli.backends import best_kind
+    from latte_cli.estimator import layouts
+    from latte_cli.profiles import spec_here, threads_named
+    from latte_cli.strategies import by_name
+    from latte_cli.worker import Opening
+
+    name, threads = None, request.threads
+    if spec is None:
+        device, threads = store.device(slug), threads or threads_named(slug)
+        spec, name = spec_here(device, threads) or (None, None)
+        if spec is None:
+            raise _elsewhere(device)
+    kind, precision = spec.kind or best_kind(request.threads), Precision(request.precision)
+    wanted = [
+        layout for each in request.strategies for layout in layouts(by_name(each), request.layout, precision, kind)
+    ]
+    return Opening(
+        device=str(spec),
+        threads=threads,
+        name=name,
+        precisions=(precision,),
+        layouts=tuple(dict.fromkeys(wanted)),
+    )
 
 
 def measure_here(store: "Store", device: "Device", tasks: Sequence["Task"], label: str) -> None:

@@ -14,6 +14,7 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             *("--device", "--store", "--precision", "--layout", "--threads", "--compile", "--cuda-graph"),
             *("--gpus", "--link", "--data-parallel"),
         ),
+        "Measuring first": ("--measure", "--no-measure"),
         "Algorithms": ("--strategy", "--estimator", "--workspace-limit", "--measure-below"),
         "Training step": (
             *("--optimizer", "--loss", "--accumulate", "--clip-norm", "--ema", "--grad-scaler", "--zero-grad"),

@@ -27,6 +27,7 @@ _APART = (
 )
 _OF_ONE = (
     *("--fail-above", "--baseline", "--max-regression", "--annotate", "--memory", "--all", "--measure-below"),
+    "--measure",
     *("--gpus", "--link", "--data-parallel"),
     *("--samples", "--epochs", "--local-steps", "--upload", "--download", "--loading-rate", "--prices"),
 )
@@ -171,6 +172,9 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
     from latte_cli.estimator import DoesNotFit
     from latte_cli.estimator.batches import MOST_TRIED, divisors, largest_batch
 
+    if "--measure" in request.given:
+        message = "`--measure` measures one batch, and the largest is not known yet"
+        raise LatteError(message, hint="ask for the largest first, then give it", exit_code=ExitCode.USAGE)
     kept: KeptEstimators = {}
     smallest, least, found = _smallest(request, estimates, kept)
 

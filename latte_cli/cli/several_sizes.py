@@ -23,6 +23,7 @@ _OF_ONE = {
     "--memory": "it shows one size call by call",
     "--all": "it lists the layers of one size",
     "--measure-below": "it measures one size",
+    "--measure": "it measures one size",
     "--loading-rate": "samples of different sizes load at different rates",
     "--cuda-graph": "a CUDA graph has one size",
     "--gpus": "several GPUs wait for the one with the largest batch",

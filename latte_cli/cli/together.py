@@ -18,6 +18,8 @@ _OF_THE_FILE = ("--freeze", "--restore-norms")
 _APART = (
     ("--compile", _OF_MEMORY, "the memory of a compiled step is not known"),
     ("--compile", ("--measure-below",), "a compiled model takes PyTorch's own algorithms"),
+    ("--compile", ("--measure",), "a compiled step is run whole: `latte profile MODEL --compile` does that"),
+    ("--measure", ("--no-measure",), "the one asks for what the other rules out"),
     ("--compile", ("--cuda-graph", "--gpus"), "compiled steps are known of CPUs only"),
 )
 """Options that do not go together, and why."""

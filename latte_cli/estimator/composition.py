@@ -203,6 +203,7 @@ def _row(work: Work, timing: Timing, layout: Layout, calibration: Calibration, c
         power_w=timing.power_w,
         confidence=confidence,
         notes=timing.notes,
+        alike=timing.alike,
     )
 
 

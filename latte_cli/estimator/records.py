@@ -30,7 +30,7 @@ class LayerTime:
 
     `again` says that it is a forward call which the backward pass makes, for a region that is checkpointed.
     `confidence` is the selector's in its choice, 0 to 1, where it was asked; `notes` is what its library says of the
-    algorithm.
+    algorithm; `alike` is that of its timing.
     """
 
     name: str
@@ -52,6 +52,7 @@ class LayerTime:
     confidence: float | None = None
     notes: tuple[str, ...] = ()
     again: bool = False
+    alike: float = 1.0
 
     @property
     def stage(self) -> str:

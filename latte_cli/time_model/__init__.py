@@ -8,6 +8,7 @@ from latte_cli.time_model.card import SCHEMA, TimeModelCard
 from latte_cli.time_model.fitting import fit_time_model
 from latte_cli.time_model.keeping import folder_name, prior_of, save_time_model, time_model
 from latte_cli.time_model.model import Prior, TimeModel
+from latte_cli.time_model.moving import move_model
 
 __all__ = [
     "SCHEMA",
@@ -15,6 +16,7 @@ __all__ = [
     "Prior",
     "TimeModel",
     "fit_time_model",
+    "move_model",
     "folder_name",
     "prior_of",
     "save_time_model",

@@ -82,10 +82,10 @@ def fit_time_model(
         median_errors=medians,
         counts=dict(Counter(map(kind_and_phase, tasks))),
         alike=_alike(tasks, errors),
-        ranges=_ranges(tasks),
-        functions=_functions(tasks),
-        host_s=_medians(tasks, [timing.host_s for timing in timings]) if device.kind.queued else {},
-        power_w=_medians(tasks, [timing.power_w for timing in timings]),
+        ranges=ranges_of(tasks),
+        functions=functions_of(tasks),
+        host_s=medians_of(tasks, [timing.host_s for timing in timings]) if device.kind.queued else {},
+        power_w=medians_of(tasks, [timing.power_w for timing in timings]),
     )
     return TimeModel(card, trees, prior)
 
@@ -168,7 +168,7 @@ def _quantiles(tasks: Sequence[Task], errors: Array) -> tuple[dict[str, list[flo
     return quantiles, {key: float(np.median(np.abs(found))) for key, found in groups.items()}
 
 
-def _medians(tasks: Sequence[Task], values: Iterable[float | None]) -> dict[str, float]:
+def medians_of(tasks: Sequence[Task], values: Iterable[float | None]) -> dict[str, float]:
     """The medians of what is known of the values, of all and by kind and phase."""
     groups: defaultdict[str, list[float]] = defaultdict(list)
     for task, value in zip(tasks, values, strict=True):
@@ -201,7 +201,8 @@ def _alike(tasks: Sequence[Task], errors: Array) -> dict[str, float]:
     return found
 
 
-def _ranges(tasks: Sequence[Task]) -> dict[str, dict[str, list[float]]]:
+def ranges_of(tasks: Sequence[Task]) -> dict[str, dict[str, list[float]]]:
+    """The least and largest of each size by its name, by kind and phase."""
     groups: dict[str, dict[str, list[float]]] = {}
     for task in tasks:
         ranges = groups.setdefault(kind_and_phase(task), {})
@@ -211,7 +212,8 @@ def _ranges(tasks: Sequence[Task]) -> dict[str, dict[str, list[float]]]:
     return groups
 
 
-def _functions(tasks: Sequence[Task]) -> dict[str, list[str]]:
+def functions_of(tasks: Sequence[Task]) -> dict[str, list[str]]:
+    """The variants of each kind of layer."""
     groups: defaultdict[str, set[str]] = defaultdict(set)
     for task in tasks:
         groups[task.layer.kind].add(task.layer.variant)

@@ -16,6 +16,9 @@ from latte_cli.time_model.card import SCHEMA, TimeModelCard
 from latte_cli.time_model.fitting import fit_time_model
 from latte_cli.time_model.groups import feature_count
 from latte_cli.time_model.model import Prior, TimeModel
+from latte_cli.time_model.moving import move_model
+
+_FEW = 400  # TODO measured
 
 
 def time_model(
@@ -33,8 +36,13 @@ def time_model(
     rows = [timing for timing in timings() if not timing.task.layer.free]
     if not rows:
         return None
-    note(f"fitting the time model of `{slug}` on {len(rows)} timings")
-    model = fit_time_model(rows, store.device(slug), fingerprint, prior=prior_of(store, slug, note))
+    prior = prior_of(store, slug, note)
+    if prior and len(rows) < _FEW:
+        note(f"the time model of `{slug}` is that of `{prior.device.slug}`, moved by {len(rows)} timings")
+        model = move_model(rows, store.device(slug), fingerprint, prior)
+    else:
+        note(f"fitting the time model of `{slug}` on {len(rows)} timings")
+        model = fit_time_model(rows, store.device(slug), fingerprint, prior=prior)
     if store.models_dir:
         folder = store.models_dir / folder_name(slug)
         try:
