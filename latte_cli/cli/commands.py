@@ -6,6 +6,7 @@ from typing import Any
 import typer
 
 from latte_cli.cli.allocate import allocate
+from latte_cli.cli.devices import devices
 from latte_cli.cli.doctor import doctor
 from latte_cli.cli.estimate import estimate
 from latte_cli.cli.explain import explain
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "report": report,
     "allocate": allocate,
     "simulate": simulate,
+    "devices": devices,
     "doctor": doctor,
 }
 GROUPS: dict[str, typer.Typer] = {"plan": plan, "import": import_files, "store": store, "zoo": zoo}

@@ -11,7 +11,7 @@ from latte_cli.layers import Convolution
 from latte_cli.lookup import Source, Timing, fits_workspace
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, fixed_name
 
-_WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}  # chosen: of the step
+_WORTH_SAYING = {"predicted_share": 0.25, "data_sheet": 0.0, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}  # chosen: of the step
 
 
 def how_to_measure(kind: Kind, updates: Sequence[str] = (), *, elsewhere: bool = False) -> str:
@@ -25,7 +25,9 @@ def how_to_measure(kind: Kind, updates: Sequence[str] = (), *, elsewhere: bool =
         return f"{there}`latte profile MODEL --optimizer {names}` measures a model with its updates"
     if measurable(kind):
         return f"{there}`latte profile --suite network FILE` measures a model's layers"
-    return "such a device cannot be profiled; `latte import miopen-finddb FILE` adds what others measured"
+    if kind.imported_by:
+        return f"such a device cannot be profiled; `{kind.imported_by}` adds what others measured"
+    return "such a device cannot be profiled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,7 @@ def diagnose(
 def _shares(calls: Sequence[Timing], measure: str) -> Iterator[Diagnostic]:
     sources: dict[str, tuple[Callable[[Timing], bool], str, str]] = {
         "predicted_share": (lambda call: call.source is Source.PREDICTED, "predicted, not measured", measure),
+        "data_sheet": (lambda call: call.source is Source.DATA_SHEET, "from the device's data sheet", measure),
         "extrapolated": (lambda call: bool(call.extrapolated), "beyond what was measured", measure),
         "noisy": (lambda call: call.noisy, "from noisy rows", "profile again while nothing else runs"),
     }

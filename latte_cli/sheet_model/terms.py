@@ -1,0 +1,169 @@
+"""Terms: what a call's time depends on, as names of parameters, each with its prior."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log, prod
+from typing import TypeAlias
+
+from latte_cli.layers import Attention, Convolution, Layer, Linear, MatMul, Phase, Recurrent
+
+Prior: TypeAlias = tuple[float, float]
+"""The mean of a parameter and its standard deviation; parameters are logarithms."""
+
+_MEMORY = ("norm", "activation", "dropout", "pool", "elementwise", "concat", "softmax", "reduce", "copy", "update")
+_AS_MEMORY = {"cross_entropy": "softmax", "optimizer": "update", "embedding": "copy", "transfer": "copy"}
+
+_FEW_CHANNELS = 4  # chosen: an image's, which fill no tile of a matrix product
+
+PRIORS: Mapping[str, Prior] = {
+    # Shares of the peak that a large product reaches; 3x3 kernels may exceed 1 by Winograd's 2.25 fewer products.
+    "vector pointwise": (log(0.6), 0.3),
+    "vector 3x3": (log(0.9), 0.3),
+    "vector window": (log(0.6), 0.3),
+    "vector first": (log(0.4), 0.3),
+    "vector grouped": (log(0.2), 0.4),
+    "vector depthwise": (log(0.08), 0.5),
+    "vector linear": (log(0.6), 0.3),
+    "vector matmul": (log(0.5), 0.3),
+    "matrix pointwise": (log(0.4), 0.4),
+    "matrix 3x3": (log(0.45), 0.4),
+    "matrix window": (log(0.4), 0.4),
+    "matrix first": (log(0.1), 0.5),
+    "matrix grouped": (log(0.08), 0.5),
+    "matrix depthwise": (log(0.01), 0.5),
+    "matrix linear": (log(0.5), 0.4),
+    "matrix matmul": (log(0.4), 0.4),
+    # What depends on the generation: learned where there are rows, else what is known of its units.
+    "vector on ampere-geforce": (-0.25, 0.25),  # half of its lanes are shared with integers (GA102 whitepaper)
+    "vector on ada": (-0.25, 0.25),
+    "vector on blackwell-geforce": (-0.25, 0.25),
+    "vector on gcn": (-0.4, 0.3),
+    "vector on cdna": (-0.4, 0.3),
+    "vector on rdna": (-0.4, 0.3),
+    "vector on rdna-dual": (-0.9, 0.3),  # its peak counts two operations a lane and cycle (RDNA 3's guide)
+    "vector on apple": (-0.4, 0.3),
+    "vector on xe": (-0.5, 0.3),
+    "vector on cpu": (-0.2, 0.3),
+    "matrix on cdna": (-0.5, 0.3),
+    "matrix on rdna": (-0.5, 0.3),
+    # Shares of the bandwidth, of the bytes that a call at least moves.
+    "bandwidth products": (log(0.6), 0.25),
+    "bandwidth memory": (log(0.75), 0.2),
+    "bandwidth on cpu": (-0.3, 0.3),
+    # Sizes that reach half of it: numbers of the result for each unit, of its columns, and those summed up.
+    "vector outputs": (log(2000), 0.7),
+    "vector columns": (log(12), 0.7),
+    "vector depth": (log(24), 0.7),
+    "matrix outputs": (log(4000), 0.7),
+    "matrix columns": (log(24), 0.7),
+    "matrix depth": (log(64), 0.7),
+    # Seconds that a call takes on the device whatever its size.
+    "gap products": (log(6e-6), 0.5),
+    "gap memory": (log(2.5e-6), 0.4),
+    "gap on cpu": (log(3.0), 0.5),
+    # Seconds of the host for each call.
+    "host products forward": (log(18e-6), 0.4),
+    "host products backward": (log(18e-6), 0.4),
+    "host norm forward": (log(20e-6), 0.4),
+    "host norm backward": (log(20e-6), 0.4),
+    "host memory forward": (log(10e-6), 0.4),
+    "host memory backward": (log(14e-6), 0.4),
+    "host update": (log(8e-6), 0.4),
+    "sharpness": (log(4.0), 0.3),
+}
+"""Priors by name; what is not here has that of its kind in `prior`."""
+
+_SPREADS = (("library ", 0.25), ("gap ", 0.3), ("bandwidth ", 0.15), ("host ", 0.3))  # chosen, as all these priors
+
+
+def prior(name: str) -> Prior:
+    """The prior of a parameter; a deviation from others is about zero."""
+    if name in PRIORS:
+        return PRIORS[name]
+    return 0.0, next((spread for start, spread in _SPREADS if name.startswith(start)), 0.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What a call computes and moves: operations, elements, and the product behind it, with how many such at once."""
+
+    flops: float
+    elements: float
+    rows: float
+    columns: float
+    depth: float
+    products: float
+    calls: float
+
+
+def operation_class(layer: Layer) -> str:
+    """The class of a layer: what its efficiency is learned with."""
+    if isinstance(layer, Convolution):
+        return _convolution_class(layer)
+    if isinstance(layer, Linear | Recurrent):
+        return "linear"
+    if isinstance(layer, MatMul | Attention):
+        return "matmul"
+    name = _AS_MEMORY.get(layer.kind, layer.kind)
+    return next((known for known in _MEMORY if name.startswith(known)), "other")
+
+
+def _convolution_class(layer: Convolution) -> str:
+    if layer.depthwise:
+        return "depthwise"
+    if layer.groups > 1:
+        return "grouped"
+    if layer.in_channels <= _FEW_CHANNELS:
+        return "first"
+    if prod(layer.kernel) == 1:
+        return "pointwise"
+    plain = set(layer.stride) == {1} and set(layer.dilation) == {1}
+    return "3x3" if plain and set(layer.kernel) == {3} else "window"
+
+
+def is_product(layer: Layer) -> bool:
+    """Whether it multiplies matrices, which tensor cores do."""
+    return isinstance(layer, Convolution | Linear | MatMul | Attention | Recurrent)
+
+
+def sizes_of_call(layer: Layer, phase: Phase) -> Sizes:
+    """The sizes of a call; all ones where there is no product behind it."""
+    rows, columns, depth = layer.gemm(phase) or (1, 1, 1)
+    flops = float(layer.flops(phase))
+    products = max(1.0, flops / (2.0 * rows * columns * depth)) if is_product(layer) else 1.0
+    return Sizes(
+        flops=flops,
+        elements=float(layer.elements_moved(phase)),
+        rows=float(rows),
+        columns=float(columns),
+        depth=float(depth),
+        products=products,
+        calls=float(layer.trained_tensors if phase is Phase.UPDATE else getattr(layer, "steps", 1)),
+    )
+
+
+def efficiency_terms(mode: str, name: str, phase: Phase, family: str, arithmetic: str) -> tuple[str, ...]:
+    """The parameters whose sum is the logarithm of the share of the peak that a product reaches."""
+    own = (f"{mode} {name}", f"{mode} {phase}", f"{mode} {name} {phase}", f"{mode} on {family}")
+    return (*own, f"{mode} in {arithmetic}")
+
+
+def bandwidth_terms(name: str, phase: Phase, product: bool, family: str) -> tuple[str, ...]:
+    """Those of the share of the bandwidth."""
+    side = "forward" if phase is Phase.FORWARD else "backward"
+    general = "bandwidth products" if product else "bandwidth memory"
+    return (general, f"bandwidth {name} {side}", f"bandwidth on {family}")
+
+
+def gap_terms(product: bool, family: str) -> tuple[str, ...]:
+    """Those of the time that a call takes whatever its size."""
+    return (f"gap {'products' if product else 'memory'}", f"gap on {family}")
+
+
+def host_terms(name: str, phase: Phase, product: bool) -> tuple[str, ...]:
+    """Those of the host's time for a call."""
+    if phase is Phase.UPDATE:
+        return ("host update",)
+    side = "forward" if phase is Phase.FORWARD else "backward"
+    kind = "products" if product else "norm" if name == "norm" else "memory"
+    return (f"host {kind} {side}",)
