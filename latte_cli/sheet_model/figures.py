@@ -1,6 +1,7 @@
 """Figures: what a sheet says of a device in one precision, as the formulas need it."""
 
 from dataclasses import dataclass
+from math import log
 from statistics import median
 
 from latte_cli.datasheets import Sheet, sheets
@@ -28,6 +29,7 @@ _SHARED_LANES = {"ampere": 128, "blackwell": 128}
 """By generation: lanes a unit of GeForce cards, whose architecture is not that of the data centre's."""
 
 _CORE_BANDWIDTH = 15e9  # bytes a second that one core moves at most: about a line for each of ten misses in 40 ns
+_FEW = 3  # chosen: a median of fewer says nothing
 _LEAST_VECTOR_SHARE = 0.5  # chosen: a vector peak in fp16 below half of fp32's is one that libraries avoid
 
 
@@ -36,6 +38,8 @@ class SheetFigures:
     """Peaks in FLOP/s, bandwidth in bytes/s; `matrix` is None where products run on the vector units too.
 
     `family` is what efficiencies are learned with, `units` how many multiprocessors, compute units or cores compute.
+    `strain` is the logarithm of how many times the peak by watt exceeds that of its family: such a device cannot keep
+    its boost clock.
     """
 
     family: str
@@ -46,6 +50,7 @@ class SheetFigures:
     units: float
     element_bytes: int
     queued: bool
+    strain: float = 0.0
 
 
 def figures_of(sheet: Sheet, precision: Precision, threads: int = 0) -> SheetFigures:
@@ -70,6 +75,7 @@ def figures_of(sheet: Sheet, precision: Precision, threads: int = 0) -> SheetFig
         units=max(1.0, share * cores),
         element_bytes=precision.element_bytes,
         queued=sheet.kind.queued,
+        strain=_strain(sheet),
     )
 
 
@@ -118,6 +124,14 @@ def _usual_units(sheet: Sheet) -> float:
     alike = [other for other in sheets() if family_of(other) == family_of(sheet) and other.units]
     each = [(other.peak("fp32") or 0.0) / (other.units or 1) for other in alike]
     return max(1.0, (sheet.peak("fp32") or 0.0) / median(each)) if each else 100.0
+
+
+def _strain(sheet: Sheet) -> float:
+    alike = [other for other in sheets() if family_of(other) == family_of(sheet) and other.power_w]
+    each = [(other.peak("fp32") or 0.0) / (other.power_w or 1.0) for other in alike]
+    if not sheet.power_w or not sheet.kind.queued or len(each) < _FEW:
+        return 0.0
+    return max(0.0, log((sheet.peak("fp32") or 0.0) / sheet.power_w / median(each)))
 
 
 def _no_peak(sheet: Sheet, precision: Precision) -> LatteError:

@@ -45,6 +45,7 @@ class Terms:
     columns: Array
     depth: Array
     calls: Array
+    strain: Array
     is_product: npt.NDArray[np.bool_]
     efficiency: Indices
     bandwidth: Indices
@@ -52,6 +53,7 @@ class Terms:
     host: Indices
     saturation: Indices
     sharpness: int
+    power: int
 
 
 _WIDTHS = {"efficiency": 6, "bandwidth": 3, "gap": 2, "host": 1}
@@ -67,6 +69,7 @@ def terms_of(
     rows = [_row(layer, phase, figures, names, library, vector_only) for layer, phase in calls]
     columns = list(zip(*rows, strict=True)) if rows else [()] * 12
     numbers = [np.array(column, dtype=np.float64) for column in columns[:6]]
+    products = np.array(columns[6], dtype=bool)
     return Terms(
         ideal_s=numbers[0],
         moved_s=numbers[1],
@@ -74,13 +77,15 @@ def terms_of(
         columns=numbers[3],
         depth=numbers[4],
         calls=numbers[5],
-        is_product=np.array(columns[6], dtype=bool),
+        strain=np.where(products, figures.strain, 0.0),
+        is_product=products,
         efficiency=np.array(columns[7], dtype=np.int64).reshape(len(rows), -1),
         bandwidth=np.array(columns[8], dtype=np.int64).reshape(len(rows), -1),
         gap=np.array(columns[9], dtype=np.int64).reshape(len(rows), -1),
         host=np.array(columns[10], dtype=np.int64).reshape(len(rows), -1),
         saturation=np.array(columns[11], dtype=np.int64).reshape(len(rows), -1),
         sharpness=names.of(("sharpness",), 1)[0],
+        power=names.of(("power",), 1)[0],
     )
 
 
@@ -90,7 +95,7 @@ def _row(
     name, product = terms.operation_class(layer), terms.is_product(layer)
     sizes = terms.sizes_of_call(layer, phase)
     on_matrix = product and figures.matrix is not None and name != "depthwise" and not vector_only
-    mode = "matrix" if on_matrix else "vector"
+    mode = "matrix" if on_matrix else "vector" if figures.queued else "cpu"
     peak = figures.matrix if on_matrix and figures.matrix else figures.vector
     own = list(terms.efficiency_terms(mode, name, phase, figures.family, figures.arithmetic)) if product else []
     if library and product:
@@ -128,7 +133,8 @@ def device_seconds(found: Terms, values: Array) -> Array:
         * found.depth
         / (found.depth + halves[:, 2])
     )
-    compute_s = found.ideal_s / np.exp(values[found.efficiency].sum(axis=1)) / np.where(found.is_product, saturation, 1)
+    efficiency = np.exp(values[found.efficiency].sum(axis=1) + found.strain * values[found.power])
+    compute_s = found.ideal_s / efficiency / np.where(found.is_product, saturation, 1)
     memory_s = found.moved_s / np.exp(values[found.bandwidth].sum(axis=1))
     power = np.exp(values[found.sharpness])
     larger, smaller = np.maximum(compute_s, memory_s) + _TINY, np.minimum(compute_s, memory_s)

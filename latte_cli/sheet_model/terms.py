@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log, prod
 from typing import TypeAlias
 
-from latte_cli.layers import Attention, Convolution, Layer, Linear, MatMul, Phase, Recurrent
+from latte_cli.layers import Attention, Concat, Convolution, Layer, Linear, MatMul, Phase, Recurrent
 
 Prior: TypeAlias = tuple[float, float]
 """The mean of a parameter and its standard deviation; parameters are logarithms."""
@@ -14,6 +14,8 @@ _MEMORY = ("norm", "activation", "dropout", "pool", "elementwise", "concat", "so
 _AS_MEMORY = {"cross_entropy": "softmax", "optimizer": "update", "embedding": "copy", "transfer": "copy"}
 
 _FEW_CHANNELS = 4  # chosen: an image's, which fill no tile of a matrix product
+
+_MANY_GROUPS = 8  # chosen: fewer run as so many dense convolutions (cuDNN), more in kernels of their own
 
 PRIORS: Mapping[str, Prior] = {
     # Shares of the peak that a large product reaches; 3x3 kernels may exceed 1 by Winograd's 2.25 fewer products.
@@ -33,6 +35,14 @@ PRIORS: Mapping[str, Prior] = {
     "matrix depthwise": (log(0.01), 0.5),
     "matrix linear": (log(0.5), 0.4),
     "matrix matmul": (log(0.4), 0.4),
+    "cpu pointwise": (log(0.5), 0.4),
+    "cpu 3x3": (log(0.5), 0.4),
+    "cpu window": (log(0.4), 0.4),
+    "cpu first": (log(0.3), 0.4),
+    "cpu grouped": (log(0.15), 0.5),
+    "cpu depthwise": (log(0.08), 0.5),
+    "cpu linear": (log(0.4), 0.4),
+    "cpu matmul": (log(0.4), 0.4),
     # What depends on the generation: learned where there are rows, else what is known of its units.
     "vector on ampere-geforce": (-0.25, 0.25),  # half of its lanes are shared with integers (GA102 whitepaper)
     "vector on ada": (-0.25, 0.25),
@@ -43,7 +53,6 @@ PRIORS: Mapping[str, Prior] = {
     "vector on rdna-dual": (-0.9, 0.3),  # its peak counts two operations a lane and cycle (RDNA 3's guide)
     "vector on apple": (-0.4, 0.3),
     "vector on xe": (-0.5, 0.3),
-    "vector on cpu": (-0.2, 0.3),
     "matrix on cdna": (-0.5, 0.3),
     "matrix on rdna": (-0.5, 0.3),
     # Shares of the bandwidth, of the bytes that a call at least moves.
@@ -54,13 +63,16 @@ PRIORS: Mapping[str, Prior] = {
     "vector outputs": (log(2000), 0.7),
     "vector columns": (log(12), 0.7),
     "vector depth": (log(24), 0.7),
+    "cpu outputs": (log(2000), 0.7),
+    "cpu columns": (log(8), 0.7),
+    "cpu depth": (log(16), 0.7),
     "matrix outputs": (log(4000), 0.7),
     "matrix columns": (log(24), 0.7),
     "matrix depth": (log(64), 0.7),
     # Seconds that a call takes on the device whatever its size.
     "gap products": (log(6e-6), 0.5),
     "gap memory": (log(2.5e-6), 0.4),
-    "gap on cpu": (log(3.0), 0.5),
+    "gap on cpu": (log(4.0), 0.5),
     # Seconds of the host for each call.
     "host products forward": (log(18e-6), 0.4),
     "host products backward": (log(18e-6), 0.4),
@@ -70,6 +82,8 @@ PRIORS: Mapping[str, Prior] = {
     "host memory backward": (log(14e-6), 0.4),
     "host update": (log(8e-6), 0.4),
     "sharpness": (log(4.0), 0.3),
+    # How much of the excess of peak by watt over the family's is lost to lower clocks.
+    "power": (-0.5, 0.3),
 }
 """Priors by name; what is not here has that of its kind in `prior`."""
 
@@ -111,7 +125,7 @@ def operation_class(layer: Layer) -> str:
 def _convolution_class(layer: Convolution) -> str:
     if layer.depthwise:
         return "depthwise"
-    if layer.groups > 1:
+    if layer.groups >= _MANY_GROUPS:
         return "grouped"
     if layer.in_channels <= _FEW_CHANNELS:
         return "first"
@@ -138,8 +152,18 @@ def sizes_of_call(layer: Layer, phase: Phase) -> Sizes:
         columns=float(columns),
         depth=float(depth),
         products=products,
-        calls=float(layer.trained_tensors if phase is Phase.UPDATE else getattr(layer, "steps", 1)),
+        calls=_calls(layer, phase),
     )
+
+
+def _calls(layer: Layer, phase: Phase) -> float:
+    """How many kernels the host asks for: one for each tensor of an update, step of a recurrent layer, and input of a
+    concatenation whose gradient is added to others."""
+    if phase is Phase.UPDATE:
+        return float(layer.trained_tensors)
+    if isinstance(layer, Recurrent):
+        return float(layer.steps)
+    return float(len(layer.input_shapes)) if isinstance(layer, Concat) and phase is Phase.BACKWARD else 1.0
 
 
 def efficiency_terms(mode: str, name: str, phase: Phase, family: str, arithmetic: str) -> tuple[str, ...]:
