@@ -93,6 +93,17 @@ def seconds(
 ) -> list[np.ndarray]:
     """Of each block the logarithms of what is expected; factors are logarithms, of the device and the host."""
     device_s, host_s = physics.device_seconds(found.found, values), physics.host_seconds(found.found, values)
+    return composed(found, device_s, host_s, extra, factors)
+
+
+def composed(
+    found: Problem,
+    device_s: np.ndarray,
+    host_s: np.ndarray,
+    extra: np.ndarray,
+    factors: Mapping[str, tuple[float, float]],
+) -> list[np.ndarray]:
+    """Of each block the logarithms of sums of calls, or of one's time on the device, as two clocks have them."""
     results = []
     for block, start, sequences, counts in zip(found.blocks, found.starts, found.sequences, found.counts, strict=True):
         device, host = factors.get(block.machine, (0.0, 0.0))
@@ -214,7 +225,21 @@ def fit(blocks: Sequence[Block], *, rounds: int = 14, start: Fit | None = None, 
     return Fit(values=dict(zip(names, map(float, values[1:]), strict=True)), extra=extra, factors=factors)
 
 
-def expected(blocks: Sequence[Block], fitted: Fit, factors: Mapping[str, tuple[float, float]] | None = None) -> list[np.ndarray]:
-    """Of each block the logarithms of what the parameters expect; of machines without factors those of the sheet."""
+def clocks(found: Problem, members: Sequence[Fit]) -> tuple[np.ndarray, np.ndarray]:
+    """The seconds of each call on the device and the host, the mean of the members' logarithms."""
+    values = [found.names.values(member.values) for member in members]
+    device = np.mean([np.log(physics.device_seconds(found.found, each)) for each in values], axis=0)
+    host = np.mean([np.log(physics.host_seconds(found.found, each)) for each in values], axis=0)
+    return np.exp(device), np.exp(host)
+
+
+def expected(
+    blocks: Sequence[Block],
+    fitted: Fit | Sequence[Fit],
+    factors: Mapping[str, tuple[float, float]] | None = None,
+) -> list[np.ndarray]:
+    """Of each block the logarithms of what the parameters expect; machines without factors are as their sheets."""
+    members = [fitted] if isinstance(fitted, Fit) else fitted
     found = problem(blocks)
-    return seconds(found, found.names.values(fitted.values), fitted.extra, factors or {})
+    extra = np.mean([member.extra for member in members], axis=0)
+    return composed(found, *clocks(found, members), extra, factors or {})
