@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from datasheets_fit import Fit, clocks, composed, expected, fit, problem
+from datasheets_fit import Fit, clocks, composed, expected, fit, in_order, problem
 from datasheets_rows import (
     Block,
     deepbench_blocks,
@@ -138,19 +138,13 @@ def spread_in_sums(block: Block, fits: Sequence[Fit]) -> np.ndarray:
     for sequence, count, each in zip(found.sequences[0], found.counts[0], block.observations, strict=True):
         seconds = device_s[found.starts[0] + sequence] * count * width
         groups: dict[tuple[str, Phase], list[float]] = {}
-        ordered = _ordered(each.calls)
+        ordered = [call for call, _ in in_order(each.calls)]
         for (layer, phase), half in zip(ordered, seconds, strict=True):
             groups.setdefault((layer.kind, phase), []).append(half)
         square = sum(ALIKE * sum(g) ** 2 + (1 - ALIKE) * sum(h * h for h in g) for g in groups.values())
         halves.append(square**0.5)
     total = np.exp(expected([block], fits)[0])
     return np.array(halves) / total
-
-
-def _ordered(calls: Sequence[tuple[tuple[object, Phase], int]]) -> list[tuple[object, Phase]]:
-    from datasheets_fit import _in_order
-
-    return [call for call, _ in _in_order(calls)]
 
 
 def steps_of(blocks: Sequence[Block], device: str, precision: Precision = Precision.FP32) -> list[Block]:
@@ -165,7 +159,9 @@ def left_out_tables(blocks: Sequence[Block], *, families: bool) -> list[tuple[fl
     """Print the tables of whole steps; return (error of the logarithm, half of the layers' interval) of each."""
     devices = list(dict.fromkeys(b.device for b in blocks if b.what == "step"))
     errors: list[tuple[float, float]] = []
-    print("| device left out | runs | FLOPs | roofline | LATTE | worst network | family left out | two measured | fp16 |")
+    print(
+        "| device left out | runs | FLOPs | roofline | LATTE | worst network | family left out | two measured | fp16 |"
+    )
     print("|---|--:|--:|--:|--:|---|--:|--:|--:|", flush=True)
     totals: list[list[float]] = []
     for device in devices:
@@ -175,7 +171,11 @@ def left_out_tables(blocks: Sequence[Block], *, families: bool) -> list[tuple[fl
         each = [precision_of(mine, logs_of(b)) for mine, b in zip(own, test, strict=True)]
         for block, mine in zip(test, own, strict=True):
             errors += zip(logs_of(block) - mine, spread_in_sums(block, fits), strict=True)
-        worst = min((float(p), o.label) for b, ps in zip(test, each, strict=True) for p, o in zip(ps, b.observations, strict=True))
+        worst = min(
+            (float(p), o.label)
+            for b, ps in zip(test, each, strict=True)
+            for p, o in zip(ps, b.observations, strict=True)
+        )
         flops, roof = ([precision_of(simple_logs(b, train, kind), logs_of(b)) for b in test] for kind in (False, True))
         measured = []
         for block in test:
@@ -212,7 +212,9 @@ def interval_table(errors: Sequence[tuple[float, float]], step_spread: float) ->
     half = np.hypot(layers, Z95 * step_spread)
     ratio = np.exp(logs)
     inside = (ratio >= np.maximum(0, 1 - half)) & (ratio <= 1 + half)
-    print(f"95 % intervals (step spread {step_spread}): hold {100 * inside.mean():.1f} % of {len(logs)} steps left out, ")
+    print(
+        f"95 % intervals (step spread {step_spread}): hold {100 * inside.mean():.1f} % of {len(logs)} steps left out, "
+    )
     print(f"half of them {100 * np.median(half):.0f} % of the step\n", flush=True)
 
 
@@ -221,11 +223,8 @@ def layer_table(blocks: Sequence[Block]) -> None:
     for block in (b for b in blocks if b.source == "neusight"):
         fits = members([b for b in blocks if b.device != block.device])
         mine, theirs = expected([block], fits)[0], logs_of(block)
-        found = precision_of(mine, theirs)
-        print(
-            f"| {block.device} | {len(theirs)} | {100 * np.median(found):.1f} | {100 * np.median(mine - theirs):+.0f} % |",
-            flush=True,
-        )
+        found, bias = 100 * np.median(precision_of(mine, theirs)), 100 * np.median(mine - theirs)
+        print(f"| {block.device} | {len(theirs)} | {found:.1f} | {bias:+.0f} % |", flush=True)
     print()
 
 
@@ -255,7 +254,10 @@ def write_card(blocks: Sequence[Block], step_spread: float) -> None:
         "step_spread": step_spread,
         "sources": [{"name": name, "url": url, "licence": licence} for name, url, licence in SOURCES],
         "devices": sorted({block.device for block in blocks}),
-        "rows": {source: sum(len(b.observations) for b in blocks if b.source == source) for source in dict.fromkeys(b.source for b in blocks)},
+        "rows": {
+            source: sum(len(b.observations) for b in blocks if b.source == source)
+            for source in dict.fromkeys(b.source for b in blocks)
+        },
     }
     CARD.write_text(json.dumps(card, indent=1) + "\n")
     print(f"wrote {CARD}")

@@ -46,7 +46,7 @@ def _joined(parts: Sequence[physics.Terms]) -> physics.Terms:
     return physics.Terms(**merged, sharpness=parts[0].sharpness, power=parts[0].power)
 
 
-def _in_order(calls: Sequence[tuple[Call, int]]) -> list[tuple[Call, int]]:
+def in_order(calls: Sequence[tuple[Call, int]]) -> list[tuple[Call, int]]:
     """Forward, backward from the end, update."""
     forward = [one for one in calls if one[0][1] is Phase.FORWARD]
     update = [one for one in calls if one[0][1] is Phase.UPDATE]
@@ -56,12 +56,11 @@ def _in_order(calls: Sequence[tuple[Call, int]]) -> list[tuple[Call, int]]:
 
 def problem(blocks: Sequence[Block]) -> Problem:
     names, parts, starts, sequences, counts, at = physics.Names(), [], [], [], [], 0
-    shared: dict[object, tuple[int, dict[Call, int]]] = {}
     for block in blocks:
         index: dict[Call, int] = {}
         own, times = [], []
         for observation in block.observations:
-            ordered = _in_order(observation.calls)
+            ordered = in_order(observation.calls)
             own.append(np.array([index.setdefault(call, len(index)) for call, _ in ordered]))
             times.append(np.array([count for _, count in ordered], dtype=float))
         sheet = sheet_named(block.device)
@@ -150,7 +149,9 @@ class Fit:
     factors: Mapping[str, tuple[float, float]]
 
 
-def fit(blocks: Sequence[Block], *, rounds: int = 14, start: Fit | None = None, note: Callable[[str], None] = lambda _: None) -> Fit:
+def fit(
+    blocks: Sequence[Block], *, rounds: int = 14, start: Fit | None = None, note: Callable[[str], None] = lambda _: None
+) -> Fit:
     found = problem(blocks)
     names = [name for name in found.names.index if name]
     machines = machines_of(blocks)
@@ -213,7 +214,13 @@ def fit(blocks: Sequence[Block], *, rounds: int = 14, start: Fit | None = None, 
             trial = x + np.clip(step, -1.0, 1.0)
             after = residuals(trial)
             if cost(after, trial) < best:
-                gained, best, x, current, damping = best - cost(after, trial), cost(after, trial), trial, after, damping / 4
+                gained, best, x, current, damping = (
+                    best - cost(after, trial),
+                    cost(after, trial),
+                    trial,
+                    after,
+                    damping / 4,
+                )
                 break
             damping *= 6
         else:

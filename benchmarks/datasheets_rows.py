@@ -6,7 +6,7 @@ installed, once; their calls are kept in `--networks`.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from latte_cli.algorithms import FRAMEWORK_BENCHMARK, FRAMEWORK_DEFAULT
-from latte_cli.layers import Convolution, Layer, Optimizer, Phase, layer_from_text, layer_text
+from latte_cli.layers import Convolution, Layer, Optimizer, Phase, layer_from_text
 from latte_cli.precisions import Precision
 
 Call = tuple[Layer, Phase]
@@ -89,9 +89,9 @@ def step_calls_of(entry: Any) -> list[tuple[Call, int]]:
     """A step's calls: those of its layers, its loss, gradients filled with zeros, and added to."""
     calls = [((layer_from_text(text), Phase(phase)), count) for text, phase, count in entry["calls"]]
     tensors, numbers = entry["tensors"], entry["parameters"]
-    for moved in (1, 3):  # a fill writes, an addition reads two and writes one
-        calls.append(((Optimizer(function="zero-grad", tensors=tensors, elements=moved * numbers), Phase.UPDATE), 1))
-    return calls
+    moves = (1, 3)  # a fill writes, an addition reads two and writes one
+    beside = [Optimizer(function="zero-grad", tensors=tensors, elements=moved * numbers) for moved in moves]
+    return [*calls, *(((layer, Phase.UPDATE), 1) for layer in beside)]
 
 
 def step_blocks(data: Path, known: dict[str, Any]) -> Iterator[Block]:
@@ -146,7 +146,9 @@ def pass_blocks(data: Path, known: dict[str, Any]) -> Iterator[Block]:
         )
 
 
-def _convolution(batch: int, c: int, k: int, size: tuple[int, ...], kernel: tuple[int, ...], **more: Any) -> Convolution:
+def _convolution(
+    batch: int, c: int, k: int, size: tuple[int, ...], kernel: tuple[int, ...], **more: Any
+) -> Convolution:
     return Convolution(batch=batch, in_channels=c, out_channels=k, input=size, kernel=kernel, **more)
 
 
@@ -165,7 +167,15 @@ def neusight_blocks(data: Path) -> Iterator[Block]:
                 Observation(
                     label="3x3",
                     calls=[
-                        ((_convolution(b, c, k, (s, s), (3, 3), stride=(1, 1), pad_before=(1, 1), pad_after=(1, 1)), Phase.FORWARD), 1)
+                        (
+                            (
+                                _convolution(
+                                    b, c, k, (s, s), (3, 3), stride=(1, 1), pad_before=(1, 1), pad_after=(1, 1)
+                                ),
+                                Phase.FORWARD,
+                            ),
+                            1,
+                        )
                     ],
                     seconds=ms / 1e3,
                 )
@@ -254,8 +264,6 @@ def profile_blocks(store: Any) -> Iterator[Block]:
 
 def thinned(block: Block, most: int, seed: int = 0) -> Block:
     """At most so many of a block's observations, drawn at random."""
-    from dataclasses import replace
-
     if len(block.observations) <= most:
         return block
     drawn = np.random.default_rng(seed).choice(len(block.observations), most, replace=False)

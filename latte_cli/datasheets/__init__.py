@@ -7,7 +7,7 @@ from pathlib import Path
 
 from latte_cli.devices import Device, Kind, kind_named
 
-__all__ = ["FIGURES", "Document", "Sheet", "find_sheets", "sheet_named", "sheets", "slug_words"]
+__all__ = ["FIGURES", "VendorDocument", "Sheet", "find_sheets", "sheet_named", "sheets", "slug_words"]
 
 _TERA, _GIGA, _MEGA = 1e12, 1e9, 1e6  # SI, as vendors' bytes are too
 
@@ -27,7 +27,7 @@ FIGURES = ("year", "units", "lanes", "clock_mhz", *_PEAKS, "memory_gb", "bandwid
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document:
+class VendorDocument:
     """A vendor's document."""
 
     name: str
@@ -59,7 +59,7 @@ class Sheet:
     bandwidth_bytes_per_s: float
     cache_bytes: int | None
     power_w: float | None
-    documents: tuple[tuple[str, Document], ...]
+    documents: tuple[tuple[str, VendorDocument], ...]
 
     def peak(self, name: str) -> float | None:
         """A peak by name; in fp32 two operations a lane and cycle where no document states it."""
@@ -119,11 +119,11 @@ def _rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _document(row: dict[str, str]) -> Document:
-    return Document(name=row["document"], vendor=row["vendor"], title=row["title"], url=row["url"])
+def _document(row: dict[str, str]) -> VendorDocument:
+    return VendorDocument(name=row["document"], vendor=row["vendor"], title=row["title"], url=row["url"])
 
 
-def _sheet(row: dict[str, str], documents: dict[str, Document]) -> Sheet:
+def _sheet(row: dict[str, str], documents: dict[str, VendorDocument]) -> Sheet:
     peaks = ((name, _TERA * float(row[column])) for column, name in _PEAKS.items() if row[column])
     memory, cache, clock = (_number(row[column]) for column in ("memory_gb", "cache_mb", "clock_mhz"))
     return Sheet(
@@ -148,7 +148,7 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def _documents_of(row: dict[str, str], documents: dict[str, Document]) -> list[tuple[str, Document]]:
+def _documents_of(row: dict[str, str], documents: dict[str, VendorDocument]) -> list[tuple[str, VendorDocument]]:
     """The first document of a row is that of all figures, but for those that others are named for."""
     first, *others = row["documents"].split("; ")
     own = {figure: name for name, _, figures in (each.partition(": ") for each in others) for figure in figures.split()}

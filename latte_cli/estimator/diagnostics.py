@@ -11,7 +11,13 @@ from latte_cli.layers import Convolution
 from latte_cli.lookup import Source, Timing, fits_workspace
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, fixed_name
 
-_WORTH_SAYING = {"predicted_share": 0.25, "data_sheet": 0.0, "extrapolated": 0.05, "noisy": 0.1, "host_bound": 0.2}  # chosen: of the step
+_WORTH_SAYING = {
+    "predicted_share": 0.25,
+    "data_sheet": 0.0,
+    "extrapolated": 0.05,
+    "noisy": 0.1,
+    "host_bound": 0.2,
+}  # chosen: of the step
 
 
 def how_to_measure(kind: Kind, updates: Sequence[str] = (), *, elsewhere: bool = False) -> str:

@@ -31,7 +31,11 @@ from latte_cli.thresholds import ESTIMATES
 NO_SCHEDULE = Schedule()
 
 _FLAGS = {Source.MEASURED: "", Source.INTERPOLATED: "~", Source.PREDICTED: "*", Source.DATA_SHEET: "^"}
-_LEGEND = {Source.INTERPOLATED: "~ interpolated", Source.PREDICTED: "* predicted", Source.DATA_SHEET: "^ from its data sheet"}
+_LEGEND = {
+    Source.INTERPOLATED: "~ interpolated",
+    Source.PREDICTED: "* predicted",
+    Source.DATA_SHEET: "^ from its data sheet",
+}
 _COLUMNS = (
     *("device", "strategy", "precision", "layout", "threads", "name", "kind", "phase", "algorithm"),
     *("time_s", "low_s", "high_s", "low_80_s", "high_80_s", "workspace_bytes", "source", "confidence"),

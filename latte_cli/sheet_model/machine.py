@@ -41,7 +41,9 @@ def fit_machine(measured: Sequence[Measured], *, known: Machine = UNKNOWN, sprea
     x, normal = centre.copy(), np.diag(1 / widths**2)
     for _ in range(_TURNS if measured else 0):
         errors = _errors(measured, known, x) / spread
-        slopes = np.stack([(_errors(measured, known, x + step) / spread - errors) / _NUDGE for step in _NUDGE * np.eye(2)])
+        slopes = np.stack(
+            [(_errors(measured, known, x + step) / spread - errors) / _NUDGE for step in _NUDGE * np.eye(2)]
+        )
         normal = slopes @ slopes.T + np.diag(1 / widths**2)
         change = np.linalg.solve(normal, slopes @ errors + (x - centre) / widths**2)
         x = x - np.clip(change, -1, 1)

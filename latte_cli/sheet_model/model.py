@@ -64,10 +64,10 @@ class SheetModel:
             device_s = np.exp(np.mean([np.log(physics.device_seconds(amounts, each)) for each in values], axis=0))
             host_s = np.exp(np.mean([np.log(physics.host_seconds(amounts, each)) for each in values], axis=0))
             for task, seconds, asked_s in zip(own, device_s.tolist(), host_s.tolist(), strict=True):
-                found[task] = self._timing(task, seconds, asked_s if figures.queued else seconds)
+                found[task] = self._timing_of(task, seconds, asked_s if figures.queued else seconds)
         return found
 
-    def _timing(self, task: Task, device_s: float, host_s: float) -> Timing:
+    def _timing_of(self, task: Task, device_s: float, host_s: float) -> Timing:
         seconds, width = self.machine.device_factor * device_s, exp(Z95 * self.fitted.layer_spread)
         return Timing(
             task=task,

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from latte_cli.layers import Attention, Concat, Convolution, Layer, Linear, MatMul, Phase, Recurrent
 
-Prior: TypeAlias = tuple[float, float]
+ParameterPrior: TypeAlias = tuple[float, float]
 """The mean of a parameter and its standard deviation; parameters are logarithms."""
 
 _MEMORY = ("norm", "activation", "dropout", "pool", "elementwise", "concat", "softmax", "reduce", "copy", "update")
@@ -17,7 +17,7 @@ _FEW_CHANNELS = 4  # chosen: an image's, which fill no tile of a matrix product
 
 _MANY_GROUPS = 8  # chosen: fewer run as so many dense convolutions (cuDNN), more in kernels of their own
 
-PRIORS: Mapping[str, Prior] = {
+PRIORS: Mapping[str, ParameterPrior] = {
     # Shares of the peak that a large product reaches; 3x3 kernels may exceed 1 by Winograd's 2.25 fewer products.
     "vector pointwise": (log(0.6), 0.3),
     "vector 3x3": (log(0.9), 0.3),
@@ -87,10 +87,17 @@ PRIORS: Mapping[str, Prior] = {
 }
 """Priors by name; what is not here has that of its kind in `prior`."""
 
-_SPREADS = (("library ", 0.25), ("gap ", 0.3), ("bandwidth ", 0.15), ("host ", 0.3))  # chosen, as all these priors
+_SPREADS = (
+    ("library ", 0.25),
+    ("vector depthwise ", 0.5),
+    ("vector grouped ", 0.4),
+    ("gap ", 0.3),
+    ("bandwidth ", 0.15),
+    ("host ", 0.3),
+)  # chosen, as all these priors
 
 
-def prior(name: str) -> Prior:
+def prior(name: str) -> ParameterPrior:
     """The prior of a parameter; a deviation from others is about zero."""
     if name in PRIORS:
         return PRIORS[name]
