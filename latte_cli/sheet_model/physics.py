@@ -1,7 +1,8 @@
 """Physics: the seconds of calls on a device from its figures, by parameters that many devices share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ Indices = npt.NDArray[np.int64]
 Call = tuple[Layer, Phase]
 
 _SPLIT_DEPTH = 512.0  # chosen: sums of more numbers than this are split among units, as weights' gradients are
+LEAST = 8.0
+"""The exponent by which the least of several times is taken; chosen: two alike are 8 % quicker than one."""
+
 _TINY = 1e-12  # seconds: keeps logarithms finite
 
 
@@ -37,109 +41,144 @@ class Names:
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """Calls as arrays: logarithms of what they compute and move, and the numbers of their parameters."""
+    """Calls as arrays: what they compute and move, and the numbers of their parameters.
 
+    A call may be computed in several ways, each of which has an entry in all arrays but `calls`, `host`: `owner` is the
+    number of its call.
+    """
+
+    owner: Indices
     ideal_s: Array
     moved_s: Array
     outputs: Array
     columns: Array
     depth: Array
-    calls: Array
+    kernels: Array
     strain: Array
     is_product: npt.NDArray[np.bool_]
     efficiency: Indices
     bandwidth: Indices
     gap: Indices
-    host: Indices
     saturation: Indices
+    calls: Array
+    host: Indices
     sharpness: int
     power: int
 
 
-_WIDTHS = {"efficiency": 6, "bandwidth": 3, "gap": 2, "host": 1}
+_WIDTHS = {"efficiency": 8, "bandwidth": 3, "gap": 2, "host": 1, "saturation": 3}
+_NUMBERS = ("owner", "ideal_s", "moved_s", "outputs", "columns", "depth", "kernels", "strain", "is_product")
 
 
-def terms_of(
-    calls: Sequence[Call], figures: SheetFigures, names: Names, *, library: str = "", vector_only: bool = False
-) -> Terms:
-    """The arrays of `calls` on a device with these `figures`.
-
-    `library` names an old library whose convolutions are slower; `vector_only` says that nothing runs on matrix units.
-    """
-    rows = [_row(layer, phase, figures, names, library, vector_only) for layer, phase in calls]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 12
-    numbers = [np.array(column, dtype=np.float64) for column in columns[:6]]
-    products = np.array(columns[6], dtype=bool)
+def terms_of(calls: Sequence[Call], figures: SheetFigures, names: Names, *, library: str = "") -> Terms:
+    """The arrays of `calls` on a device with these `figures`; `library` names an old library of convolutions."""
+    rows = [
+        row for owner, call in enumerate(calls) for row in _ways_of(owner, call, figures, names, library=library)
+    ]
+    hosts, counts = [], []
+    for layer, phase in calls:
+        hosts.append(names.of(terms.host_terms(terms.operation_class(layer), phase, terms.is_product(layer)), 1))
+        counts.append(terms.sizes_of_call(layer, phase).calls)
+    types = {"owner": np.int64, "is_product": np.bool_}
+    numbers = {name: np.array([row[name] for row in rows], dtype=types.get(name, np.float64)) for name in _NUMBERS}
+    indices = {
+        name: np.array([row[name] for row in rows], dtype=np.int64).reshape(len(rows), _WIDTHS[name])
+        for name in ("efficiency", "bandwidth", "gap", "saturation")
+    }
     return Terms(
-        ideal_s=numbers[0],
-        moved_s=numbers[1],
-        outputs=numbers[2],
-        columns=numbers[3],
-        depth=numbers[4],
-        calls=numbers[5],
-        strain=np.where(products, figures.strain, 0.0),
-        is_product=products,
-        efficiency=np.array(columns[7], dtype=np.int64).reshape(len(rows), -1),
-        bandwidth=np.array(columns[8], dtype=np.int64).reshape(len(rows), -1),
-        gap=np.array(columns[9], dtype=np.int64).reshape(len(rows), -1),
-        host=np.array(columns[10], dtype=np.int64).reshape(len(rows), -1),
-        saturation=np.array(columns[11], dtype=np.int64).reshape(len(rows), -1),
+        **numbers,
+        **indices,
+        calls=np.array(counts, dtype=np.float64),
+        host=np.array(hosts, dtype=np.int64).reshape(len(calls), 1),
         sharpness=names.of(("sharpness",), 1)[0],
         power=names.of(("power",), 1)[0],
     )
 
 
-def _row(
-    layer: Layer, phase: Phase, figures: SheetFigures, names: Names, library: str, vector_only: bool
-) -> tuple[object, ...]:
-    name, product = terms.operation_class(layer), terms.is_product(layer)
-    sizes = terms.sizes_of_call(layer, phase)
-    on_matrix = product and figures.matrix is not None and name != "depthwise" and not vector_only
+def _ways_of(
+    owner: int, call: Call, figures: SheetFigures, names: Names, *, library: str
+) -> Iterator[dict[str, Any]]:
+    """The entries of a call, one for each way to compute it."""
+    layer, phase = call
+    name, product, sizes = terms.operation_class(layer), terms.is_product(layer), terms.sizes_of_call(layer, phase)
+    on_matrix = product and figures.matrix is not None and name != "depthwise"
     mode = "matrix" if on_matrix else "vector" if figures.queued else "cpu"
     peak = figures.matrix if on_matrix and figures.matrix else figures.vector
     own = list(terms.efficiency_terms(mode, name, phase, figures.family, figures.arithmetic)) if product else []
     if library and product:
         own.append(f"library {library}")
-    saturation = [f"{mode} outputs", f"{mode} columns", f"{mode} depth"] if product else []
-    return (
-        sizes.flops / peak if product else 0.0,
-        sizes.elements * figures.element_bytes / figures.bandwidth,
-        sizes.rows * sizes.columns * sizes.products * max(1.0, sizes.depth / _SPLIT_DEPTH) / figures.units,
-        min(sizes.rows, sizes.columns),
-        sizes.depth,
-        sizes.calls,
-        product,
-        names.of(own, _WIDTHS["efficiency"]),
-        names.of(terms.bandwidth_terms(name, phase, product, figures.family), _WIDTHS["bandwidth"]),
-        names.of(terms.gap_terms(product, figures.family), _WIDTHS["gap"]),
-        names.of(terms.host_terms(name, phase, product), _WIDTHS["host"]),
-        names.of(saturation, 3),
+    shared = {
+        "owner": owner,
+        "outputs": sizes.rows * sizes.columns * sizes.products * max(1.0, sizes.depth / _SPLIT_DEPTH) / figures.units,
+        "columns": min(sizes.rows, sizes.columns),
+        "strain": figures.strain if product else 0.0,
+        "is_product": product,
+        "bandwidth": names.of(terms.bandwidth_terms(name, phase, product, figures.family), _WIDTHS["bandwidth"]),
+        "gap": names.of(terms.gap_terms(product, figures.family), _WIDTHS["gap"]),
+        "saturation": names.of([f"{mode} {each}" for each in _HALVES] if product else [], _WIDTHS["saturation"]),
+    }
+    for way in terms.ways(layer, mode, figures.family):
+        more = [way.name, way.name.split(" on ")[0]] if way.name else []
+        yield shared | {
+            "ideal_s": way.operations * sizes.flops / peak if product else 0.0,
+            "moved_s": (sizes.elements + way.moved) * figures.element_bytes / figures.bandwidth,
+            "depth": sizes.depth * way.depth,
+            "kernels": sizes.calls * way.kernels,
+            "efficiency": names.of([*own, *more], _WIDTHS["efficiency"]),
+        }
+
+
+_HALVES = ("outputs", "columns", "depth")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WayTimes:
+    """The seconds of each way, and the parts that they are made of."""
+
+    compute_s: Array
+    memory_s: Array
+    gap_s: Array
+    power: float
+    halves: Array
+    sizes: Array
+
+    @property
+    def both_s(self) -> Array:
+        """Computing and moving, the larger of which counts, smoothly: (a^p + b^p)^(1/p)."""
+        larger, smaller = np.maximum(self.compute_s, self.memory_s), np.minimum(self.compute_s, self.memory_s)
+        result: Array = larger * (1 + (smaller / larger) ** self.power) ** (1 / self.power)
+        return result
+
+    @property
+    def total_s(self) -> Array:
+        """With the gap between kernels."""
+        return self.both_s + self.gap_s
+
+
+def way_times(found: Terms, values: Array) -> WayTimes:
+    """The parts of each way's time.
+
+    A product takes FLOPs / (peak · efficiency · saturation), where saturation is a product of x / (x + x₀) for its
+    results by unit, its columns and its depth; any call takes bytes / (bandwidth · share).
+    """
+    halves = np.exp(values[found.saturation])
+    sizes = np.stack([found.outputs, found.columns, found.depth], axis=1)
+    saturation = np.where(found.is_product, (sizes / (sizes + halves)).prod(axis=1), 1.0)
+    efficiency = np.exp(values[found.efficiency].sum(axis=1) + found.strain * values[found.power])
+    return WayTimes(
+        compute_s=found.ideal_s / efficiency / saturation + _TINY,
+        memory_s=found.moved_s / np.exp(values[found.bandwidth].sum(axis=1)) + _TINY,
+        gap_s=found.kernels * np.exp(values[found.gap].sum(axis=1)),
+        power=float(np.exp(values[found.sharpness])),
+        halves=halves,
+        sizes=sizes,
     )
 
 
 def device_seconds(found: Terms, values: Array) -> Array:
-    """The seconds of each call on the device.
-
-    A product takes FLOPs / (peak · efficiency · saturation), where saturation is a product of x / (x + x₀) for its
-    results by unit, its columns and its depth; any call takes bytes / (bandwidth · share). The larger counts, smoothly:
-    (a^p + b^p)^(1/p), with a gap for each kernel.
-    """
-    halves = np.exp(values[found.saturation])
-    saturation = (
-        found.outputs
-        / (found.outputs + halves[:, 0])
-        * found.columns
-        / (found.columns + halves[:, 1])
-        * found.depth
-        / (found.depth + halves[:, 2])
-    )
-    efficiency = np.exp(values[found.efficiency].sum(axis=1) + found.strain * values[found.power])
-    compute_s = found.ideal_s / efficiency / np.where(found.is_product, saturation, 1)
-    memory_s = found.moved_s / np.exp(values[found.bandwidth].sum(axis=1))
-    power = np.exp(values[found.sharpness])
-    larger, smaller = np.maximum(compute_s, memory_s) + _TINY, np.minimum(compute_s, memory_s)
-    both_s = larger * (1 + (smaller / larger) ** power) ** (1 / power)
-    result: Array = both_s + found.calls * np.exp(values[found.gap].sum(axis=1))
+    """The seconds of each call on the device: of its ways the least, smoothly."""
+    total_s = way_times(found, values).total_s
+    result: Array = np.bincount(found.owner, total_s**-LEAST, minlength=len(found.calls)) ** (-1 / LEAST)
     return result
 
 

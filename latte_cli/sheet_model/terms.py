@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log, prod
+from math import ceil, log, prod
 from typing import TypeAlias
 
 from latte_cli.layers import Attention, Concat, Convolution, Layer, Linear, MatMul, Phase, Recurrent
@@ -18,9 +18,9 @@ _FEW_CHANNELS = 4  # chosen: an image's, which fill no tile of a matrix product
 _MANY_GROUPS = 8  # chosen: fewer run as so many dense convolutions (cuDNN), more in kernels of their own
 
 PRIORS: Mapping[str, ParameterPrior] = {
-    # Shares of the peak that a large product reaches; 3x3 kernels may exceed 1 by Winograd's 2.25 fewer products.
+    # Shares of the peak that a large product reaches.
     "vector pointwise": (log(0.6), 0.3),
-    "vector 3x3": (log(0.9), 0.3),
+    "vector 3x3": (log(0.6), 0.3),
     "vector window": (log(0.6), 0.3),
     "vector first": (log(0.4), 0.3),
     "vector grouped": (log(0.2), 0.4),
@@ -35,6 +35,9 @@ PRIORS: Mapping[str, ParameterPrior] = {
     "matrix depthwise": (log(0.01), 0.5),
     "matrix linear": (log(0.5), 0.4),
     "matrix matmul": (log(0.4), 0.4),
+    # Winograd's transforms cost besides the products.
+    "winograd 2": (log(0.7), 0.3),
+    "winograd 4": (log(0.7), 0.3),
     "cpu pointwise": (log(0.5), 0.4),
     "cpu 3x3": (log(0.5), 0.4),
     "cpu window": (log(0.4), 0.4),
@@ -92,7 +95,7 @@ _SPREADS = (
     ("vector depthwise ", 0.5),
     ("vector grouped ", 0.4),
     ("gap ", 0.3),
-    ("bandwidth ", 0.15),
+    ("bandwidth on", 0.15), ("bandwidth ", 0.4),
     ("host ", 0.3),
 )  # chosen, as all these priors
 
@@ -140,6 +143,45 @@ def _convolution_class(layer: Convolution) -> str:
         return "pointwise"
     plain = set(layer.stride) == {1} and set(layer.dilation) == {1}
     return "3x3" if plain and set(layer.kernel) == {3} else "window"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to compute a product: how many of its operations it makes, the elements that it moves besides, and the
+    kernels that it takes. `name` is that of its parameter; empty for the plain way."""
+
+    name: str
+    operations: float = 1.0
+    moved: float = 0.0
+    kernels: float = 1.0
+    depth: float = 1.0
+
+
+PLAIN = Way(name="")
+
+
+def ways(layer: Layer, mode: str, family: str) -> tuple[Way, ...]:
+    """The ways to compute a layer: 3x3 kernels on vector units also by Winograd's tiles of 2 and of 4 results.
+
+    Lavin and Gray, 2015: a tile of m x m results takes (m + 2)² products for 9 m²; tiles at the edge are whole. Tiles
+    of 4 are transformed in kernels of their own, which write and read (m + 2)² / m² numbers for each.
+    """
+    if mode != "vector" or operation_class(layer) != "3x3" or not isinstance(layer, Convolution) or len(layer.input) != 2:
+        return (PLAIN,)
+    waste = {m: prod(ceil(size / m) * m / size for size in layer.output) for m in (2, 4)}
+    images = prod(layer.input_shapes[0]) + prod(layer.output_shape)
+    weights = prod(layer.weight_shape)
+    return (
+        PLAIN,
+        Way(name=f"winograd 2 on {family}", operations=waste[2] * 16 / 36),
+        Way(
+            name=f"winograd 4 on {family}",
+            operations=waste[4] * 36 / 144,
+            moved=2 * waste[4] * images * 36 / 16 + 2 * weights * 36 / 9,
+            kernels=4,
+            depth=1 / 9,
+        ),
+    )
 
 
 def is_product(layer: Layer) -> bool:
