@@ -39,6 +39,7 @@ class Kind:
     - `sampling` and `rounds`: how a sweep samples one task, and in how many rounds.
     - `call_limit_s`: the longest call that a drawn suite asks for, by the device's peak.
     - `compiled_steps`: what `torch.compile` makes of a model is measured and estimated.
+    - `imported_by`: the command that adds what others measured on such devices; empty where there is none.
     - `calibration`: the networks that a profile runs whole: names in the zoo, pixels, batch sizes.
     """
 
@@ -56,6 +57,7 @@ class Kind:
     call_limit_s: float = field(compare=False)
     calibration: Sequence[tuple[str, int, int]] = field(compare=False, default=())
     compiled_steps: bool = field(compare=False, default=False)
+    imported_by: str = field(compare=False, default="")
 
     def __str__(self) -> str:
         return self.name
@@ -116,6 +118,22 @@ ROCM = Kind(
     sampling=CUDA.sampling,
     rounds=CUDA.rounds,
     call_limit_s=CUDA.call_limit_s,
+    imported_by="latte import miopen-finddb FILE",
+)
+
+MPS = Kind(
+    name="mps",
+    title="GPU",
+    torch_type="mps",
+    queued=True,
+    own_memory=False,  # Apple's GPUs use the host's
+    captures_graphs=False,
+    offers_choice=False,
+    threaded=False,
+    indexed=False,
+    sampling=CUDA.sampling,
+    rounds=CUDA.rounds,
+    call_limit_s=CUDA.call_limit_s,
 )
 
 XPU = Kind(
@@ -133,8 +151,8 @@ XPU = Kind(
     call_limit_s=CUDA.call_limit_s,
 )
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (CPU, CUDA, ROCM, XPU)}
-"""The kinds that rows may be of, by name; `backends.OPENERS` has those that can be measured."""
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (CPU, CUDA, ROCM, MPS, XPU)}
+"""The kinds that rows, or a data sheet, may be of, by name; `backends.OPENERS` has those that can be measured."""
 
 
 def kind_named(name: str) -> Kind:

@@ -37,6 +37,7 @@ class Source(StrEnum):
     MEASURED = "measured"
     INTERPOLATED = "interpolated"
     PREDICTED = "predicted"
+    DATA_SHEET = "data sheet"
 
 
 class NotProfiled(LatteError):
@@ -193,18 +194,25 @@ class Lookup:
     """The timings of one device under one precision, layout and number of threads (None: whichever has most rows).
 
     The store is read as late and as little as possible: the requested layers, and all rows only when neighbours are
-    wanted or other layers are requested later.
+    wanted or other layers are requested later. `rowless` says that the device has no rows, which is then no error.
     """
 
     def __init__(
-        self, store: Store, slug: str, *, precision: Precision, layout: Layout, threads: int | None = None
+        self,
+        store: Store,
+        slug: str,
+        *,
+        precision: Precision,
+        layout: Layout,
+        threads: int | None = None,
+        rowless: bool = False,
     ) -> None:
         self.store, self.slug = store, slug
         self.precision, self.layout, self.threads = precision, layout, threads
         self._timings: dict[Pair, dict[Settings, list[Timing]]] = {}
         self._rankings: Mapping[Question, tuple[str, ...]] = {}
         self._asked: set[Layer] = set()
-        self._everything: _Rows | None = None
+        self._everything: _Rows | None = _Rows(()) if rowless else None
         self._families: dict[Hashable, list[tuple[LayerSizes, Timing]]] | None = None
 
     def measured_timings(self, pairs: Iterable[Pair], beside: Iterable[Pair] = ()) -> dict[Pair, tuple[Timing, ...]]:

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from latte_cli.backends import OPENERS, measurable, opener_of
-from latte_cli.devices import Device, Spec, spec_named
-from latte_cli.errors import LatteError
+from latte_cli.datasheets import Sheet, find_sheets, sheet_named, sheets, slug_words
+from latte_cli.devices import Device, Kind, Spec, spec_named
+from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.store import Store
 
 
@@ -21,9 +23,10 @@ _MOST_DEVICES = 16  # of one kind in a machine: as many as the largest servers h
 def resolve_profile(store: Store, device: str | None = None, threads: int | None = None) -> str:
     """The slug of the profile meant by `device`: a slug, its beginning (the fleet name it was made under), words
     that only one slug has (`h200`), or a device of this machine: `cpu`, `cuda:1`, `auto` or None (its first GPU if that
-    has a profile, else its CPU).
+    has a profile, else its CPU). What names no profile may name a data sheet, whose slug it then is.
 
-    Raises LatteError for a name that is not in the store, and NoProfile for a machine without a profile.
+    Raises LatteError for a name that neither a profile nor a data sheet has, and NoProfile for a machine without a
+    profile.
     """
     slugs = [found.slug for found in store.devices()]
     spec = Spec(kind=None) if device is None else spec_named(device)
@@ -34,10 +37,35 @@ def resolve_profile(store: Store, device: str | None = None, threads: int | None
         device = "this machine"  # whose profiles have fleet names
     else:
         assert device is not None
-        meant = slugs_like(slugs, device)
+        meant = slugs_like(slugs, device) or [sheet.slug for sheet in find_sheets(device)]
     if len(meant) > 1:
-        raise LatteError(f"`{device}` may be {len(meant)} profiles", hint=f"`--device` one of: {', '.join(meant)}")
-    return meant[0] if meant else store.device(device).slug
+        raise LatteError(f"`{device}` may be {len(meant)} devices", hint=f"`--device` one of: {', '.join(meant)}")
+    if meant:
+        return meant[0]
+    raise _unknown_device(store, device, slugs)
+
+
+def sheet_of(store: Store, slug: str) -> Sheet | None:
+    """The data sheet of a device that has no profile; None for one that has, and for an unknown slug."""
+    sheet = sheet_named(slug)
+    return None if sheet is None or any(found.slug == slug for found in store.devices()) else sheet
+
+
+def device_of(store: Store, slug: str) -> Device:
+    """The device that `slug` names: that of a profile, else of a data sheet; raises LatteError where there is none."""
+    sheet = sheet_of(store, slug)
+    return sheet.device if sheet else store.device(slug)
+
+
+def _unknown_device(store: Store, name: str, slugs: Sequence[str]) -> LatteError:
+    """The error for a name that no device has; the nearest of profiles and data sheets is its hint."""
+    there = f"profiles there are: {', '.join(slugs)}" if slugs else f"`{store.uri}` has no profile yet"
+    more = f"{there}; `latte devices` lists {len(sheets())} more by their data sheets; "
+    hint = more + "`latte profile --budget 2m` makes a profile of this machine"
+    known = [*slugs, *(sheet.slug for sheet in sheets())]
+    error = unknown("device", name, known, hint=hint, exit_code=ExitCode.BAD_INPUT)
+    error.hint = hint if error.hint == hint else f"{error.hint} {hint}"
+    return error
 
 
 def threads_named(slug: str) -> int | None:
@@ -65,6 +93,13 @@ def slugs_like(slugs: Sequence[str], name: str) -> list[str]:
     first = [slug for slug in slugs if slug.startswith(name + "-")]
     words = "" if name.isdecimal() else name.lower()  # `0` is no name of a device
     return first or [slug for slug in slugs if words and f"-{words}-" in f"-{slug.lower()}-"]
+
+
+def _what_instead(kind: Kind) -> str:
+    """What tells of a device that cannot be profiled."""
+    if kind.imported_by:
+        return f": `{kind.imported_by}` adds what others measured"
+    return ": `latte devices` lists those with a data sheet"
 
 
 def _is(slug: str, own: str) -> bool:
@@ -105,7 +140,7 @@ def _no_profile(slugs: Sequence[str], threads: int | None, spec: Spec) -> LatteE
     if spec.kind and not measurable(spec.kind):
         return LatteError(
             f"there is no profile of this machine{whose}",
-            hint="such a device cannot be profiled here: `latte import miopen-finddb FILE` adds what others measured",
+            hint=f"such a device cannot be profiled here{_what_instead(spec.kind)}",
         )
     there = f"profiles of other machines: {', '.join(slugs)} (`--device NAME`); " if slugs else ""
     found = NoProfile(
@@ -113,4 +148,37 @@ def _no_profile(slugs: Sequence[str], threads: int | None, spec: Spec) -> LatteE
         hint=f"{there}`latte profile{option} --budget 2m` makes one, `latte estimate MODEL --measure 10s` a rough one",
     )
     found.spec = spec
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownDevice:
+    """A device that `--device` may name: of a profile with so many `rows`, or known by its data `sheet` alone."""
+
+    device: Device
+    rows: int = 0
+    shipped: bool = False
+    sheet: Sheet | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where what is known of it comes from: `profile`, `shipped` or `data sheet`."""
+        if self.sheet:
+            return "data sheet"
+        return "shipped" if self.shipped else "profile"
+
+
+def known_devices(store: Store, name: str | None = None) -> list[KnownDevice]:
+    """All devices that can be named, or those with the words of `name`: own profiles, shipped ones, data sheets.
+
+    A device that has a profile by its sheet's name is listed once. Raises LatteError for a name that no device has.
+    """
+    infos = sorted(store.info().devices, key=lambda info: info.shipped)
+    profiled = [KnownDevice(device=info.device, rows=info.rows, shipped=info.shipped) for info in infos]
+    slugs = {each.device.slug for each in profiled}
+    known = [*profiled, *(KnownDevice(device=each.device, sheet=each) for each in sheets() if each.slug not in slugs)]
+    words = slug_words(name) if name else ""
+    found = [each for each in known if words in each.device.slug.lower()]
+    if not found:
+        raise _unknown_device(store, name or "", sorted(slugs))
     return found

@@ -11,7 +11,7 @@ from latte_cli.errors import LatteError
 from latte_cli.estimator import LOOKUP, Diagnostic, DoesNotFit, Estimate, Estimator, Limits, Memory, check_names
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network, load
-from latte_cli.profiles import resolve_profile
+from latte_cli.profiles import device_of, resolve_profile
 from latte_cli.store import Store
 
 
@@ -177,7 +177,7 @@ def class_estimator(
     Raises LatteError for a profile that is not in the store.
     """
     slug = resolve_profile(store, fleet_class.device, fleet_class.threads)
-    limits = Limits(memory_bytes=fleet_class.memory_bytes or store.device(slug).memory_bytes)
+    limits = Limits(memory_bytes=fleet_class.memory_bytes or device_of(store, slug).memory_bytes)
     return estimator_of(store, slug, fleet_class, strategy=strategy, estimator=estimator, limits=limits, note=note)
 
 

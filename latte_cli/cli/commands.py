@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Callable[..., Any]] = _Imported(
         "report": "report:report",
         "allocate": "allocate:allocate",
         "simulate": "simulate:simulate",
+        "devices": "devices:devices",
         "doctor": "doctor:doctor",
     }
 )

@@ -119,20 +119,20 @@ def explain(request: ExplainRequest) -> None:
 def _explain_here(request: ExplainRequest) -> None:
     """Write what rules take on a device of the store, as asked and with each set of other values."""
     from latte_cli.estimator import doubts_of
-    from latte_cli.profiles import resolve_profile
+    from latte_cli.profiles import device_of, resolve_profile
     from latte_cli.report.explanations import write_explanations
     from latte_cli.strategies import usual
 
     cases = [("", request), *((text, replace(request, **other_values(text))) for text in request.what_if or ())]
     store = store_to_read(request.store)
     slug = resolve_profile(store, request.device, request.threads)
-    names = request.strategy or usual(store.device(slug).kind)
+    names = request.strategy or usual(device_of(store, slug).kind)
     found = [_explain(store, slug, names, case, text) for text, case in cases]
     write_explanations(found, request.form)
     for message in dict.fromkeys(text for each in found for text in doubts_of(each.best, each.others)):
         console.warn(message)
     if request.form is Format.TABLE:
-        asked = asked_of(store.device(slug), request.precision, request.batch_size)
+        asked = asked_of(device_of(store, slug), request.precision, request.batch_size)
         command = f"latte estimate {console.shell_word(request.model)} {asked} --strategy latte"
         console.note(f"next: `{command}` prices the step with what LATTE takes")
 

@@ -128,10 +128,11 @@ def _sections(request: ReportRequest) -> "Iterator[Section]":
 
 def _network(store: "Store", slug: str, network: "Network", request: ReportRequest, at: int) -> "Section":
     from latte_cli.estimator import estimate_each
+    from latte_cli.profiles import device_of
     from latte_cli.report.page import network_section
     from latte_cli.strategies import usual
 
-    names = request.strategy or list(dict.fromkeys(["latte", *usual(store.device(slug).kind), "exhaustive"]))
+    names = request.strategy or list(dict.fromkeys(["latte", *usual(device_of(store, slug).kind), "exhaustive"]))
     found = estimate_each(
         store,
         slug,

@@ -27,7 +27,7 @@ from latte_cli.lookup import NotProfiled, Source
 from latte_cli.network import Network, load
 from latte_cli.optimizers import OPTIMIZERS
 from latte_cli.precisions import Layout, Precision
-from latte_cli.profiles import resolve_profile
+from latte_cli.profiles import device_of, resolve_profile
 from latte_cli.store import Store, open_store
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, by_name
 from latte_cli.tasks import Task
@@ -174,9 +174,9 @@ def estimate_each(
     )
     check_limited(checkpoint, limits)
     if compiled:
-        check_compilable(network, store.device(slug).kind, step, strategies, limits)
+        check_compilable(network, device_of(store, slug).kind, step, strategies, limits)
     known = [by_name(strategy) for strategy in strategies]
-    kind = store.device(slug).kind
+    kind = device_of(store, slug).kind
     wanted: dict[Layout, list[Strategy]] = {}
     for each in known:
         for one in layouts(each, layout, Precision(precision), kind):

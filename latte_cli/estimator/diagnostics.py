@@ -16,7 +16,13 @@ NOISE = "noisy"
 """The code of the doubt about times that vary much from repeat to repeat."""
 
 _FAR_APART = 1.3  # chosen: twice the 15 % at which one row is marked; a quiet machine repeats within 1.1
-_WORTH_SAYING = {"predicted_share": 0.25, "extrapolated": 0.05, NOISE: 0.1, "host_bound": 0.2}  # chosen: of the step
+_WORTH_SAYING = {
+    "predicted_share": 0.25,
+    "data_sheet": 0.0,
+    "extrapolated": 0.05,
+    NOISE: 0.1,
+    "host_bound": 0.2,
+}  # chosen: of the step
 
 
 def how_to_measure(kind: Kind, updates: Sequence[str] = (), *, elsewhere: bool = False) -> str:
@@ -30,7 +36,9 @@ def how_to_measure(kind: Kind, updates: Sequence[str] = (), *, elsewhere: bool =
         return f"{there}`latte profile MODEL --optimizer {names}` measures a model with its updates"
     if measurable(kind):
         return f"{there}`latte profile --suite network FILE` measures a model's layers"
-    return "such a device cannot be profiled; `latte import miopen-finddb FILE` adds what others measured"
+    if kind.imported_by:
+        return f"such a device cannot be profiled; `{kind.imported_by}` adds what others measured"
+    return "such a device cannot be profiled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +139,7 @@ def diagnose(
 def _shares(calls: Sequence[Timing], measure: str) -> Iterator[Diagnostic]:
     sources: dict[str, tuple[Callable[[Timing], bool], str, str]] = {
         "predicted_share": (lambda call: call.source is Source.PREDICTED, "predicted, not measured", measure),
+        "data_sheet": (lambda call: call.source is Source.DATA_SHEET, "from the device's data sheet", measure),
         "extrapolated": (lambda call: bool(call.extrapolated), "beyond what was measured", measure),
         NOISE: (_is_noisy, "from times that vary much", "profile again while nothing else runs"),
     }

@@ -11,7 +11,7 @@ from latte_cli.estimator.compiled import Example, compiled_estimate, paired_pass
 from latte_cli.estimator.composition import Row, StepCalls
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory, memory
-from latte_cli.estimator.models import Models
+from latte_cli.estimator.models import Models, sheet_calibration
 from latte_cli.estimator.recomputation import Recomputation
 from latte_cli.estimator.records import LOOKUP, Estimate
 from latte_cli.estimator.steps import Step, Work, step_calls
@@ -25,6 +25,7 @@ from latte_cli.network.calibration import calibration_networks
 from latte_cli.network.structure import whole_of
 from latte_cli.optimizers import measured_name
 from latte_cli.precisions import Layout, Precision
+from latte_cli.profiles import sheet_of
 from latte_cli.store import Store
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, by_name
 
@@ -54,13 +55,18 @@ class Estimator:
         calibration: Calibration | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.device = store.device(slug)
+        sheet = sheet_of(store, slug)
+        self.device = sheet.device if sheet else store.device(slug)
         self.estimator = estimator
         self._strategy, self._limits = by_name(strategy), limits
-        self._lookup = Lookup(store, slug, precision=precision, layout=layout, threads=threads)
-        self._models = Models(store, self.device, self._lookup, estimator, note)
-        self._calibration = calibration or Calibration()
-        self._uncalibrated = calibration is None and estimator in CALIBRATED
+        if sheet and sheet.kind.threaded and threads is None:
+            threads = sheet.units
+        self._lookup = Lookup(
+            store, slug, precision=precision, layout=layout, threads=threads, rowless=sheet is not None
+        )
+        self._models = Models(store, self.device, self._lookup, estimator, note, sheet=sheet)
+        self._calibration = calibration or (sheet_calibration() if sheet else Calibration())
+        self._uncalibrated = calibration is None and estimator in CALIBRATED and sheet is None
         self._checkpoint_costs: CheckpointCosts | None = None
 
     @property

@@ -43,7 +43,7 @@ def intervals(parts: Sequence[StepPart], total: float, calibrated: float) -> tup
 
 def errs_with(part: LayerTime) -> object:
     """What the calls have in common whose errors have a cause in common: a layer's rows, or a model's predictions."""
-    alike = part.source is Source.PREDICTED or isinstance(part.layer, Checkpoint)
+    alike = part.source in (Source.PREDICTED, Source.DATA_SHEET) or isinstance(part.layer, Checkpoint)
     return part.layer.kind if alike else part.layer, part.phase
 
 

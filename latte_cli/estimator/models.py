@@ -5,9 +5,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from latte_cli import rates
+from latte_cli.datasheets import Sheet
 from latte_cli.devices import Device
+from latte_cli.errors import ExitCode, LatteError
+from latte_cli.estimator.calibration import Calibration
 from latte_cli.estimator.records import LOOKUP
 from latte_cli.lookup import Lookup, Timing
+from latte_cli.sheet_model import SheetModel, shipped_fit
 from latte_cli.store import Store
 from latte_cli.tasks import Task
 
@@ -23,17 +27,35 @@ class Predicting(Protocol):
         """A timing of each task that it can say something of."""
 
 
+def sheet_calibration() -> Calibration:
+    """What is known of steps on devices that have nothing but a data sheet: how far they may be off."""
+    return Calibration(spread=shipped_fit().step_spread)
+
+
 class Models:
     """The selector and the time model of a device, and what predicts for the estimator called `estimator`.
 
-    `note` hears what takes a while.
+    A device without rows has its data `sheet`. `note` hears what takes a while. Raises LatteError for an estimator that
+    needs rows where there are none.
     """
 
     def __init__(
-        self, store: Store, device: Device, lookup: Lookup, estimator: str, note: Callable[[str], None]
+        self,
+        store: Store,
+        device: Device,
+        lookup: Lookup,
+        estimator: str,
+        note: Callable[[str], None],
+        sheet: Sheet | None = None,
     ) -> None:
         self.device, self.lookup, self.estimator = device, lookup, estimator
-        self._store, self._note = store, note
+        self._store, self._note, self._sheet = store, note, sheet
+        if sheet and estimator != LOOKUP:
+            raise LatteError(
+                f"`{sheet.slug}` has no rows, which `--estimator {estimator}` learns from",
+                hint="leave out `--estimator`: its data sheet tells the times",
+                exit_code=ExitCode.USAGE,
+            )
 
     @property
     def replaces_rows(self) -> bool:
@@ -56,7 +78,9 @@ class Models:
 
     @cached_property
     def predictor(self) -> Predicting | None:
-        """What the estimator's name stands for, fitted on the device's rows under these settings."""
+        """What the estimator's name stands for, fitted on the device's rows under these settings, or on its sheet."""
+        if self._sheet:
+            return SheetModel(self._sheet)
         if self.estimator in rates.AMOUNTS:
             rows = [timing for timing in self.lookup.everything() if self.lookup.matches(timing.task)]
             return rates.fit_rates(rates.AMOUNTS[self.estimator], [row for row in rows if not row.task.layer.free])

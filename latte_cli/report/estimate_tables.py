@@ -25,8 +25,12 @@ from latte_cli.report.layer_rows import LayerRow, ShownRows, shown_rows
 from latte_cli.report.screens import Screen, bar, screen_of
 from latte_cli.schedule import Schedule
 
-_FLAGS = {Source.MEASURED: "", Source.INTERPOLATED: "~", Source.PREDICTED: "*"}
-_LEGEND = {Source.INTERPOLATED: "~ interpolated", Source.PREDICTED: "* predicted"}
+_FLAGS = {Source.MEASURED: "", Source.INTERPOLATED: "~", Source.PREDICTED: "*", Source.DATA_SHEET: "^"}
+_LEGEND = {
+    Source.INTERPOLATED: "~ interpolated",
+    Source.PREDICTED: "* predicted",
+    Source.DATA_SHEET: "^ from its data sheet",
+}
 _USELESS = 3.0  # chosen: bounds that far from the estimate, as a factor, help nobody to plan
 _MOST_COLUMNS = 4  # chosen: more do not fit a terminal side by side
 _NAME_WIDTH, _BAR_WIDTH = 24, 8  # chosen: leave room for the times and an algorithm in 80 columns

@@ -1,0 +1,31 @@
+"""`latte devices`: what `--device` may name: what is profiled, what is shipped, and what a data sheet tells of."""
+
+from typing import Annotated
+
+import typer
+
+from latte_cli.cli import console
+from latte_cli.cli.options import FormatOption, StoreOption
+from latte_cli.report import Format
+
+
+def devices(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Only devices with these words in their name.", show_default=False),
+    ] = None,
+    store: StoreOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """List the devices that `--device` may name: profiled, shipped, or known by their data sheet.
+
+    JSON has each figure of a data sheet with its document.
+    """
+    from latte_cli.profiles import known_devices
+    from latte_cli.report.devices import write_devices
+    from latte_cli.store import open_store
+
+    found = known_devices(open_store(store, skip=console.left_out), name)
+    write_devices(found, form)
+    if found and form is Format.TABLE:
+        console.note(f"next: `latte estimate MODEL --device {found[-1].device.slug}`")
