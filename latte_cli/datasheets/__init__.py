@@ -136,7 +136,7 @@ def _sheet(row: dict[str, str], documents: dict[str, VendorDocument]) -> Sheet:
         lanes=int(row["lanes"]) if row["lanes"] else None,
         clock_hz=_MEGA * clock if clock else None,
         peaks_flop_per_s=tuple(peaks),
-        memory_bytes=round(_GIGA * memory) if memory else None,
+        memory_bytes=round(2**30 * memory) if memory else None,
         bandwidth_bytes_per_s=_GIGA * float(row["bandwidth_gb_s"]),
         cache_bytes=round(2**20 * cache) if cache else None,
         power_w=_number(row["power_w"]),
