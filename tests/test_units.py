@@ -40,6 +40,7 @@ OPTIONS = {
     "tune --memory-limit": SIZE,
     "tune --seconds": DURATION,
     "allocate --round-duration": DURATION,
+    "import torch-trace --step-time": DURATION,
 }
 TYPED = {
     **{f"{name}=": (parse_threshold, DURATION) for name in QUANTITIES if name != "memory"},
