@@ -15,7 +15,9 @@ def main() -> None:
     parser.add_argument("--constraints", type=Path, default=ROOT / "constraints.txt")
     parser.add_argument("--largest", type=int, default=6, help="how many packages of LATTE itself are named")
     given = parser.parse_args()
-    print(f"x86-64 is assumed; Python {sys.version.split()[0]}\n\n| installed | MiB in all | MiB more |\n|---|---:|---:|")
+    print(
+        f"x86-64 is assumed; Python {sys.version.split()[0]}\n\n| installed | MiB in all | MiB more |\n|---|---:|---:|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         (packages,) = Path(folder).glob("lib/python*/site-packages")
