@@ -197,7 +197,7 @@ def hold_lock(descriptor: int, *, wait: bool) -> bool:
     try:
         import fcntl
     except ImportError as exc:
-        message = "this system has no locks for files (`fcntl`), so nothing is measured or stored here"
+        message = "this system has no locks for files (`fcntl`), so nothing is measured or compacted here"
         raise LatteError(message, hint=POSIX_HINT) from exc
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

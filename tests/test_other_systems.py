@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from made_rows import DEVICE, profile, step_layers
+from test_cli_import_files import FIND_DATABASE
 
 from latte_cli.network import load
 from latte_cli.network.zoo import export
@@ -98,12 +99,14 @@ def test_an_estimate_is_the_same_without_posix(place: Path) -> None:
         ("profile", "lenet.onnx", "--batch-size", "8"),
         ("verify", "lenet.onnx", "--batch-size", "8"),
         ("doctor",),
-        ("store", "merge", "other", "store"),
+        ("store", "compact", "--store", "other"),
+        ("import", "miopen-finddb", "gfx908.txt", "--name", "gfx908", "--store", "other"),
     ],
     ids=" ".join,
 )
 def test_measuring_and_storing_are_refused_with_a_clear_line(place: Path, words: tuple[str, ...]) -> None:
     profile(open_store(str(place / "other"), shipped=False), step_layers(load(place / "lenet.onnx", batch_size=8)))
+    (place / "gfx908.txt").write_text(FIND_DATABASE)
     done = hidden(*words, folder=place)
     assert done.returncode == 1, done.stderr
     first, second = done.stderr.splitlines()[-2:]

@@ -1,35 +1,16 @@
 """`latte compare`: models, devices, batches, precisions and earlier estimates side by side."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from latte_cli import files
 from latte_cli.cli import console
-from latte_cli.cli.batches import Batches, Room, parse_batches, parse_room
+from latte_cli.cli.compare_request import CompareFormat, CompareRequest, check_compared, estimate_request, is_document
 from latte_cli.cli.estimate import EstimateRequest, request_estimates
-from latte_cli.cli.options import (
-    AllowUnknownOption,
-    BatchAxisOption,
-    DeviceOption,
-    LayoutOption,
-    OptimizerOption,
-    PricesOption,
-    SamplesOption,
-    StoreOption,
-    ThreadsOption,
-    WorkspaceLimitOption,
-    names_among,
-    parse_growth,
-    parse_precision,
-    parse_size,
-)
-from latte_cli.cli.request import Request, from_options
+from latte_cli.cli.options import names_among, parse_precision
+from latte_cli.cli.request import from_options
 from latte_cli.cli.thresholds import CheckResults, EstimateFormat
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.precisions import Precision
@@ -37,7 +18,6 @@ from latte_cli.printable import few
 from latte_cli.report import Format
 from latte_cli.report.thresholds import Annotate
 from latte_cli.schedule import Schedule
-from latte_cli.thresholds import Threshold, parse_threshold
 
 if TYPE_CHECKING:
     from latte_cli.prices import PriceList
@@ -46,133 +26,6 @@ if TYPE_CHECKING:
     from latte_cli.thresholds import Document, ThresholdCheck
 
 _MOST_SIDES = 256  # chosen: each is a step to price, and a line to read
-_OF_DOCUMENTS = (
-    *("--samples", "--epochs", "--local-steps", "--prices", "--fail-above", "--max-regression", "--annotate"),
-    *("--format", "--quiet", "--verbose"),
-)
-"""Options that say something of documents too, which were estimated before."""
-_OF_TRAININGS = ("epoch", "round")
-
-
-class CompareFormat(StrEnum):
-    """How `compare` writes its result."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MARKDOWN = "markdown"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareRequest(Request):
-    """What `latte compare` is asked."""
-
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILE...",
-            help="Models (.onnx or .pt2), and documents that `latte estimate --format json` wrote; one or more.",
-            show_default=False,
-        ),
-    ]
-    device: DeviceOption = None
-    precision: Annotated[
-        str, typer.Option(metavar="NAMES", help="One or several with commas between, as in fp32,tf32.")
-    ] = Precision.FP32.value
-    layout: LayoutOption = None
-    threads: ThreadsOption = None
-    cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
-    ] = False
-    strategy: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Who chooses the algorithms, as for `latte estimate`. Repeatable, or several with commas between. "
-            "[default: latte]",
-        ),
-    ] = None
-    estimator: Annotated[
-        str, typer.Option(metavar="NAME", help="Where times come from: lookup, xgboost, roofline, beta or flops.")
-    ] = "lookup"
-    workspace_limit: WorkspaceLimitOption = None
-    memory_limit: Annotated[
-        list[int] | None,
-        typer.Option(parser=parse_size, metavar="SIZE", help="Most memory of the step, as in 2GiB. Repeatable."),
-    ] = None
-    batch_size: Annotated[
-        Batches | None,
-        typer.Option(
-            parser=parse_batches,
-            metavar="N",
-            help="Samples of a step; several with commas between; `max` or `max:8GiB` for the most that fit. "
-            "[default: the model's]",
-        ),
-    ] = None
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--shape",
-            metavar="NAME=SIZE",
-            help="Size of a dimension that a model leaves open; several with commas between, as in seq=64,512. "
-            "Repeatable.",
-        ),
-    ] = None
-    batch_axis: BatchAxisOption = None
-    freeze: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN", help="Parameters or layers that are not trained, as in 'layer1.*'. Repeatable."
-        ),
-    ] = None
-    optimizer: OptimizerOption = "sgd"
-    loss: Annotated[str, typer.Option(metavar="NAME", help="Of the last output: cross-entropy, mse or none.")] = (
-        "cross-entropy"
-    )
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients one update takes together.")] = 1
-    fits: Annotated[
-        Room | None,
-        typer.Option(
-            parser=parse_room,
-            metavar="SIZE",
-            help="Memory that the process that trains may take. Ends with code 3 if none fits. [default: the device's]",
-        ),
-    ] = None
-    samples: SamplesOption = None
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs over the samples.")] = 1
-    local_steps: Annotated[int | None, typer.Option(min=1, help="Steps of a training, instead of epochs.")] = None
-    prices: PricesOption = None
-    fail_above: Annotated[
-        list[Threshold] | None,
-        typer.Option(
-            parser=parse_threshold,
-            metavar="LIMIT",
-            help="End with code 3 if a step takes longer, as in 50ms; or another quantity, as in memory=2GiB. Of the "
-            "later files alone with --max-regression. Repeatable.",
-        ),
-    ] = None
-    max_regression: Annotated[
-        float | None,
-        typer.Option(
-            parser=parse_growth,
-            metavar="SHARE",
-            help="End with code 3 if a step is so much longer than the like one of the first file, as in 5%.",
-        ),
-    ] = None
-    annotate: Annotated[
-        Annotate | None,
-        typer.Option(
-            help="Say what was held to a limit for GitHub's runner, on stderr, or as JUnit's XML in place of the table."
-        ),
-    ] = None
-    form: Annotated[CompareFormat, typer.Option("--format", help="How to write the result.")] = CompareFormat.TABLE
-    allow_unknown: AllowUnknownOption = False
-    store: StoreOption = None
-
-    @property
-    def schedule(self) -> Schedule:
-        """What a training is made of."""
-        return Schedule(samples=self.samples, epochs=self.epochs, local_steps=self.local_steps)
 
 
 @from_options
@@ -190,11 +43,11 @@ def compare(request: CompareRequest) -> None:
     """
     from latte_cli.cli.ranking import prices_for, say_unpriced
 
-    _check(request)
+    check_compared(request)
     prices = prices_for(request.prices, request.schedule)
     found = [list(_sides(request, path, prices)) for path in request.files]
     sides = [side for of_file in found for side in of_file]
-    if len(sides) < 2 and not _is_document(request.files[0]):
+    if len(sides) < 2 and not is_document(request.files[0]):
         hint = "name another model or document, or several of `--device`, `--batch-size` or `--precision`"
         raise LatteError("there is one step, and nothing to compare it with", hint=hint, exit_code=ExitCode.USAGE)
     pairs = _pairs(request, found)
@@ -212,72 +65,6 @@ def compare(request: CompareRequest) -> None:
     results.enforce()
 
 
-# What is asked
-
-
-def _check(request: CompareRequest) -> None:
-    """Raise LatteError (exit code 2) for options that mean nothing, or that do not go together."""
-    from latte_cli.cli.several_batches import check_given
-
-    check_given(_estimate_request(request, request.files[0]))
-    if any(":" in text.rpartition("=")[2] for text in request.shape or ()):
-        message = "shares of sizes in `--shape` make one mean step, and no sides"
-        raise LatteError(message, hint="`--shape seq=64,512` compares sizes", exit_code=ExitCode.USAGE)
-    if request.max_regression is not None and len(request.files) < 2:
-        message = "`--max-regression` needs a baseline, which is the first file"
-        raise LatteError(message, hint="`latte compare before.json MODEL`", exit_code=ExitCode.USAGE)
-    if any(limit.quantity in _OF_TRAININGS for limit in request.fail_above or ()):
-        message = "`latte compare` holds steps and memory to limits, not trainings"
-        hint = "`--fail-above 50ms`, or `latte estimate MODEL --samples 1.2M --fail-above epoch=1h`"
-        raise LatteError(message, hint=hint, exit_code=ExitCode.USAGE)
-    if request.annotate and not request.fail_above and request.max_regression is None:
-        message = "`--annotate` has nothing to say without a limit"
-        raise LatteError(message, hint="add `--fail-above 50ms` or `--max-regression 5%`", exit_code=ExitCode.USAGE)
-    if request.annotate is Annotate.JUNIT and request.form is not CompareFormat.TABLE:
-        message = f"`--annotate junit` and `--format {request.form}` both write to stdout"
-        raise LatteError(message, hint="run the command twice", exit_code=ExitCode.USAGE)
-    unused = sorted(request.given - set(_OF_DOCUMENTS) - {"files"})
-    if unused and all(map(_is_document, request.files)):
-        message = f"`{unused[0]}` says how models are estimated, and documents were estimated before"
-        raise LatteError(message, hint=f"leave `{unused[0]}` out, or name a model", exit_code=ExitCode.USAGE)
-
-
-def _is_document(path: Path) -> bool:
-    """Whether a file holds JSON, as no model does."""
-    try:
-        return files.first_bytes(path, 1)[:1] == b"{"
-    except (OSError, ValueError):
-        return False  # who reads the model says what is wrong
-
-
-def _estimate_request(request: CompareRequest, model: Path) -> EstimateRequest:
-    """What `latte estimate` of the model would be asked."""
-    return EstimateRequest(
-        given=request.given,
-        model=model,
-        device=request.device,
-        layout=request.layout,
-        threads=request.threads,
-        cuda_graph=request.cuda_graph,
-        strategy=request.strategy,
-        estimator=request.estimator,
-        workspace_limit=request.workspace_limit,
-        batch_size=request.batch_size,
-        batch_axis=request.batch_axis,
-        freeze=request.freeze,
-        optimizer=request.optimizer,
-        loss=request.loss,
-        accumulate=request.accumulate,
-        fits=request.fits,
-        samples=request.samples,
-        epochs=request.epochs,
-        local_steps=request.local_steps,
-        prices=request.prices,
-        allow_unknown=request.allow_unknown,
-        store=request.store,
-    )
-
-
 def _requests(request: CompareRequest, model: Path) -> list[EstimateRequest]:
     """One for each device, strategy, precision, shape and limit of memory; the batches are in each.
 
@@ -285,7 +72,7 @@ def _requests(request: CompareRequest, model: Path) -> list[EstimateRequest]:
     """
     from latte_cli.cli.mixtures import all_sizes
 
-    one = _estimate_request(request, model)
+    one = estimate_request(request, model)
     precisions = [parse_precision(name) for name in names_among([request.precision])]
     devices: list[Any] = one.devices or [None]
     limits: list[Any] = request.memory_limit or [None]
@@ -320,7 +107,7 @@ def _sides(request: CompareRequest, path: Path, prices: "PriceList | None") -> "
     from latte_cli.sides import sides_of
     from latte_cli.thresholds import read_estimates
 
-    if _is_document(path):
+    if is_document(path):
         yield from sides_of(read_estimates(path), request.schedule, prices, file=str(path))
         return
     refused: list[LatteError] = []
@@ -433,7 +220,7 @@ def _write(
 def _say_next(request: CompareRequest, sides: "Sequence[Side]") -> None:
     from latte_cli.sides import rank
 
-    best = next((side for side in rank(sides) if not _is_document(Path(side.file))), None)
+    best = next((side for side in rank(sides) if not is_document(Path(side.file))), None)
     if best is None:
         words = " ".join(map(console.shell_word, request.files))
         console.note(f"next: `latte compare {words} --format markdown > comment.md` writes a comment on a change")
