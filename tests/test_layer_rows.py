@@ -201,6 +201,7 @@ def test_equal_columns_are_explained(folder: Path, tmp_path: Path, other_s: floa
     words = ("estimate", folder / "lenet.onnx", "--batch-size", 8, "--device", DEVICE.slug, "--store", store.uri)
     lines = ended(*words, "--strategy", "pytorch,exhaustive").stdout.splitlines()
     assert [each for each in lines if each.startswith("all take")] == ([line] if line else [])
+    assert "all take" not in ended(*words).stdout
 
 
 def test_the_screen_of_a_shipped_profile_is_the_expected(folder: Path) -> None:

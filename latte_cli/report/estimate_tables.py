@@ -238,7 +238,8 @@ def equal_line(estimates: Sequence[Estimate]) -> list[str]:
     """A line that says that strategies take the same algorithms, and why; none where they differ or there is one."""
     first = estimates[0]
     taken = [[(part.algorithm, part.layout) for part in each.parts] for each in estimates]
-    if len({each.strategy for each in estimates}) < len(estimates) or any(one != taken[0] for one in taken):
+    several = len(estimates) > 1 and len({each.strategy for each in estimates}) == len(estimates)
+    if not several or any(one != taken[0] for one in taken):
         return []
     ways = {part.layer.measured_as(part.phase) for part in first.parts if isinstance(part.layer, Convolution)}
     if not ways:
