@@ -4,6 +4,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def shape_of_a_step(module: nn.Module, *shape: int) -> tuple[int, ...] | None:
     return tuple(found.shape)
 
 
-def shape_that_is_priced(model: object, example: object = None, **sizes: object) -> tuple[int, ...] | None:
+def shape_that_is_priced(model: object, example: object = None, **sizes: Any) -> tuple[int, ...] | None:
     try:
         network = load(model, example, **sizes)
         list(step_calls(network, Step()))
