@@ -4,6 +4,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def shape_of_a_step(module: nn.Module, *shape: int) -> tuple[int, ...] | None:
     return tuple(found.shape)
 
 
-def shape_that_is_priced(model: object, example: object = None, **sizes: object) -> tuple[int, ...] | None:
+def shape_that_is_priced(model: object, example: object = None, **sizes: Any) -> tuple[int, ...] | None:
     try:
         network = load(model, example, **sizes)
         list(step_calls(network, Step()))
@@ -106,6 +107,13 @@ def test_an_image_that_nothing_is_left_of_is_not_priced() -> None:
     module = behind(nn.Upsample(scale_factor=0.5))
     assert shape_that_is_priced(module, torch.randn(1, 4, 2, 2)) == (1, 4, 1, 1)
     assert shape_that_is_priced(module, torch.randn(1, 4, 2, 1)) is None
+
+
+def test_parts_of_an_open_size_have_the_size_that_the_model_gives_them() -> None:
+    module = Calls(lambda x: x.split(6, dim=1)[0])
+    program = torch.export.export(module, (torch.randn(3, 8, 4),), dynamic_shapes=({1: torch.export.Dim.AUTO},))
+    found = {size: shape_that_is_priced(program, sizes={"x[1]": size}) for size in (6, 7, 8, 12, 13)}
+    assert found == {6: None, **dict.fromkeys((7, 8, 12), (3, 6, 4)), 13: None}
 
 
 def test_an_example_without_a_sample_is_not_read_as_one() -> None:

@@ -415,12 +415,12 @@ def _advise(summary: "Summary", request: ProfileRequest, slug: str) -> None:
         message = f"{summary.marked} of {rows} rows are noisy: close other programs and run the same command again"
         console.warn(message, urgent=True)
     model = request.models[0] if request.models else "MODEL.onnx"
-    words = [f"latte estimate {console.shell_word(model)} --device {slug}", *_estimated(request)]
+    words = [f"latte estimate {console.shell_word(model)} --device {slug}", *_estimate_words(request)]
     console.note(f"next: `latte train-selector --device {slug}`")
     console.note(f"then: `{' '.join(words)}`")
 
 
-def _estimated(request: ProfileRequest) -> list[str]:
+def _estimate_words(request: ProfileRequest) -> list[str]:
     """The options with which `latte estimate` asks for what was measured."""
     words = [f"--batch-size {request.batch_size[0]}"] if request.batch_size else []
     shape = all_sizes(request.shape)[0] if request.compiled else estimated_shape(request.shape)

@@ -282,7 +282,9 @@ def _split(op: Operation) -> object:
         raise LatteError(f"it writes {count} outputs of {op.integer('num_outputs')}")
     if op.integer("equal"):
         _check_parts(x.shape[axis], count, "numbers")
-    part = -(-x.shape[axis] // count)
+    part = op.integer("part") or -(-x.shape[axis] // count)
+    if -(-x.shape[axis] // part) != count and op.integer("part"):
+        raise LatteError(f"{x.shape[axis]} numbers do not make {count} parts of {part}, as in the export")
     sizes = op.sizes(1, "split") or (part,) * (count - 1) + (x.shape[axis] - part * (count - 1),)
     if op.scaled and not op.folds:
         known = [op.wanted.get(name) for name in op.outputs]

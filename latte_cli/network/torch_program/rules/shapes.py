@@ -231,7 +231,9 @@ def _split(low: Lowering, op: Aten) -> object:
             low.emit("Squeeze", [part, low.constant([axis])], output)
         return None
     if None in sizes:
-        return low.emit("Split", [x], *op.outputs, axis=axis, num_outputs=len(sizes))
+        part = op.arguments.get("split_size")
+        own = {"part": part} if isinstance(part, int) else {}
+        return low.emit("Split", [x], *op.outputs, axis=axis, num_outputs=len(sizes), **own)
     return low.emit("Split", [x, low.constant(sizes)], *op.outputs, axis=axis)
 
 
