@@ -43,7 +43,7 @@ from latte_cli.thresholds import Threshold, parse_threshold
 
 if TYPE_CHECKING:
     from latte_cli.cli.several_batches import KeptEstimators
-    from latte_cli.devices import Device
+    from latte_cli.devices import Device, Spec
     from latte_cli.estimator import Estimate, Rest
     from latte_cli.network import Network
     from latte_cli.store import Store
@@ -415,17 +415,16 @@ def _profiled(store: "Store", name: str | None, request: EstimateRequest, networ
     """The slug of the profile that `name` means, once what is to be measured first has been."""
     from latte_cli.profiles import NoProfile, resolve_profile
 
+    spec: Spec | None = None
     try:
         slug = resolve_profile(store, name, request.threads)
+        seconds = None if any(each.device == slug for each in request.spent) else request.measure
+        if seconds is None:
+            return slug
     except NoProfile as exc:
-        seconds = request.seconds_unprofiled
+        slug, spec, seconds = "", exc.spec, request.seconds_unprofiled
         if seconds is None:
             raise
-        slug, spec = "", exc.spec
-    else:
-        if request.measure is None or any(each.device == slug for each in request.spent):
-            return slug
-        seconds, spec = request.measure, None
     unsure = replace(request, allow_unknown=True)
     spent = spend_here(
         store,
