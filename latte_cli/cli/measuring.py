@@ -30,7 +30,7 @@ class Spent:
     calls: int
     seconds: float
 
-    def said(self, *, narrow: bool) -> str:
+    def sentence(self, *, narrow: bool) -> str:
         """It in a sentence, with what would `narrow` the interval further where that is said."""
         calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
         more = "; `latte profile --budget 2m` narrows the interval" if narrow else ""
@@ -59,7 +59,7 @@ def measured_profile(
             raise
     spent = spend_here(store, opening_for(store, slug, spec, request), seconds, estimates)
     request.spent.append(spent)
-    console.note(spent.said(narrow=not slug))
+    console.note(spent.sentence(narrow=not slug))
     return spent.device
 
 
