@@ -9,7 +9,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.batches import Batches, Room, parse_batches, parse_room
-from latte_cli.cli.measuring import FIRST_SECONDS, Spent, opening_for, spend_here
+from latte_cli.cli.measuring import FIRST_SECONDS, Spent, measured_profile
 from latte_cli.cli.options import (
     AllowUnknownOption,
     BatchAxisOption,
@@ -429,40 +429,18 @@ def request_estimates(
     network = _network(request, note)
     store = store_to_read(request.store, request.warn_of_store(note))
     names: list[str] | list[None] = request.devices or [None]
-    slugs = [_profiled(store, name, request, network) for name in names]
+    unsure = replace(request, allow_unknown=True)
+
+    def known_so_far(slug: str) -> "list[Estimate]":
+        return _estimates_on(slug, unsure, store, network, {}, console.detail)
+
+    slugs = [measured_profile(store, name, request, known_so_far) for name in names]
     kept = {} if kept is None or request.measure_below is not None else kept
     estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, kept)]
     if request.measure_below is not None and _measure_unsure(store, estimates, request.measure_below):
         estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, {})]
     _say_left_out(estimates, slugs, request.memory_limit or ())
     return estimates
-
-
-def _profiled(store: "Store", name: str | None, request: EstimateRequest, network: "Network") -> str:
-    """The slug of the profile that `name` means, once what is to be measured first has been."""
-    from latte_cli.profiles import NoProfile, resolve_profile
-
-    try:
-        slug = resolve_profile(store, name, request.threads)
-    except NoProfile as exc:
-        seconds = request.seconds_unprofiled
-        if seconds is None:
-            raise
-        slug, spec = "", exc.spec
-    else:
-        if request.measure is None or any(each.device == slug for each in request.spent):
-            return slug
-        seconds, spec = request.measure, None
-    unsure = replace(request, allow_unknown=True)
-    spent = spend_here(
-        store,
-        opening_for(store, slug, spec, request),
-        seconds,
-        lambda slug: _estimates_on(slug, unsure, store, network, {}, console.detail),
-    )
-    request.spent.append(spent)
-    console.note(spent.said(narrow=not slug))
-    return spent.device
 
 
 def _network(request: EstimateRequest, note: Callable[[str], None]) -> "Network":

@@ -30,11 +30,37 @@ class Spent:
     calls: int
     seconds: float
 
-    def said(self, *, narrow: bool) -> str:
+    def sentence(self, *, narrow: bool) -> str:
         """It in a sentence, with what would `narrow` the interval further where that is said."""
         calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
         more = "; `latte profile --budget 2m` narrows the interval" if narrow else ""
         return f"measured {calls} of `{self.device}` in {self.seconds:.1f} s, kept in the store{more}"
+
+
+def measured_profile(
+    store: "Store", name: str | None, request: "EstimateRequest", estimates: "Callable[[str], Sequence[Estimate]]"
+) -> str:
+    """The slug of the profile that `name` means, once what a request wants measured first has been.
+
+    `estimates` are those of the request on a device, whatever is not known of it. Raises LatteError as
+    `resolve_profile` does where nothing is to be measured.
+    """
+    from latte_cli.profiles import NoProfile, resolve_profile
+
+    spec: Spec | None = None
+    try:
+        slug = resolve_profile(store, name, request.threads)
+        seconds = None if any(each.device == slug for each in request.spent) else request.measure
+        if seconds is None:
+            return slug
+    except NoProfile as exc:
+        slug, spec, seconds = "", exc.spec, request.seconds_unprofiled
+        if seconds is None:
+            raise
+    spent = spend_here(store, opening_for(store, slug, spec, request), seconds, estimates)
+    request.spent.append(spent)
+    console.note(spent.sentence(narrow=not slug))
+    return spent.device
 
 
 def spend_here(

