@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from math import sqrt
 from pkgutil import get_data
 from statistics import geometric_mean
 from typing import Any
@@ -51,7 +52,7 @@ def _width(share: float) -> str:
 
 def _tint(share: float) -> int:
     """How much of the accent's colour a box has, in per cent: the more the longer it takes; text stays readable."""
-    return round(6 + 34 * min(1.0, share) ** 0.5)
+    return round(6 + 34 * sqrt(min(1.0, share)))
 
 
 def _show(value: Any) -> Any:
