@@ -179,7 +179,7 @@ def test_the_table_has_a_line_for_each_size_and_the_mean(latte: Latte) -> None:
     assert any(line.startswith("mean step ") for line in lines)
     assert max(map(len, lines)) <= 80
     assert "looks at the largest size alone" in err
-    assert "latte profile" in err and "--shape 'other seq=32' --shape seq=64,512`" in err
+    assert "latte profile" in err and "--shape 'other seq=32' --shape seq=64,512 " in err
 
 
 def test_csv_has_a_line_for_each_size(latte: Latte) -> None:

@@ -125,6 +125,7 @@ TABLES: dict[str, tuple[str, ...]] = {
 }
 NEITHER = {
     "doctor": "says what this machine has",
+    "devices": "lists the data sheets, which grow",
     "import torch-trace": "reads what torch measures anew",
     "profile": "measures this machine",
     "simulate": "trains, which differs between processors",

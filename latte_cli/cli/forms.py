@@ -25,6 +25,9 @@ _HELD = dict.fromkeys(_SCHEDULE, ("epoch", "round")) | {"--gpus": ("memory",)}
 
 def check_shown(request: "EstimateRequest") -> None:
     """Raise LatteError (exit code 2) for an option that changes nothing of what is written or checked."""
+    if request.every and request.ranked:
+        message = "`--all` lists layers, and a ranking has a line for each device"
+        raise LatteError(message, hint="leave `--all` out, or name one `--device`", exit_code=ExitCode.USAGE)
     form = "--annotate junit" if request.annotate is Annotate.JUNIT else f"--format {request.form}"
     for option in _UNSHOWN.get(form, ()):
         if option in request.given and not _is_held(request, option):

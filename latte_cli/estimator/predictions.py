@@ -14,7 +14,7 @@ from latte_cli.tasks import Task
 if TYPE_CHECKING:
     from latte_cli.selector import Preferences
 
-Way: TypeAlias = tuple[Pair, Algorithm]
+_Way: TypeAlias = tuple[Pair, Algorithm]
 """A layer's phase, and the algorithm that computes it."""
 
 
@@ -23,11 +23,11 @@ class Predictions:
 
     def __init__(self, models: Models) -> None:
         self.models = models
-        self._timings: dict[Way, Timing | None] = {}
+        self._timings: dict[_Way, Timing | None] = {}
         self._alternatives: dict[Pair, tuple[Timing, ...]] = {}
         self._preferences: dict[Pair, Preferences] = {}
 
-    def timings(self, ways: Iterable[Way]) -> Mapping[Way, Timing | None]:
+    def timings(self, ways: Iterable[_Way]) -> Mapping[_Way, Timing | None]:
         """The estimator's timing of each way; None where nothing can be said."""
         fresh = [way for way in dict.fromkeys(ways) if way not in self._timings]
         if fresh:
@@ -73,7 +73,7 @@ class Predictions:
             self._preferences.update(zip(fresh, preferences, strict=True))
         return self._preferences
 
-    def _predict(self, ways: Sequence[Way], model: Predicting | None) -> dict[Way, Timing]:
+    def _predict(self, ways: Sequence[_Way], model: Predicting | None) -> dict[_Way, Timing]:
         if model is None:
             return {}
         settings = self.models.lookup.settings()
@@ -84,7 +84,7 @@ class Predictions:
         predicted = model.predict(tuple(tasks.values()), self.models.device)
         return {way: predicted[task] for way, task in tasks.items() if task in predicted}
 
-    def _with_workspaces(self, predicted: Mapping[Way, Timing]) -> dict[Way, Timing]:
+    def _with_workspaces(self, predicted: Mapping[_Way, Timing]) -> dict[_Way, Timing]:
         """Predicted timings with the workspaces that the selector has learned, where there is one."""
         pairs = dict.fromkeys(pair for pair, _ in predicted if isinstance(pair[0], Convolution))
         preferences = self.preferences(pairs) if pairs else None

@@ -23,7 +23,7 @@ from latte_cli.store import Store
 from latte_cli.tasks import Settings, Task
 from latte_cli.torch_trace.events import Category, ProfilerTrace, read_trace
 from latte_cli.torch_trace.matching import LOSS_SLOT, Cost, Matched, Matcher
-from latte_cli.torch_trace.origins import device_of, layout_of, precision_of
+from latte_cli.torch_trace.origins import traced_device, layout_of, precision_of
 from latte_cli.torch_trace.overhead import profiler_overhead_s
 from latte_cli.torch_trace.steps import Role, TracedStep, traced_steps
 from latte_cli.torch_trace.updates import optimizer_of
@@ -109,7 +109,7 @@ def import_trace(path: Path, load: LoadNetwork, store: Store, request: TraceRequ
     trace = _read(path)
     steps = [step for step in traced_steps(trace) if any(call.role is Role.OPERATOR for call in step.calls)]
     _check_steps(path, trace, steps)
-    device = device_of(trace, request.device, request.threads, store)
+    device = traced_device(trace, request.device, request.threads, store)
     network, matcher = _matcher(path, load, steps)
     matched = [matcher.match(step) for step in steps]
     reading = _Reading(path=path, trace=trace, steps=steps, network=network, matcher=matcher, matched=matched)

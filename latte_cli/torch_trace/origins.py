@@ -18,7 +18,7 @@ _LAUNCHES = (("hip", ROCM), ("cu", CUDA), ("ur", XPU), ("ze", XPU))
 """How the calls begin that launch kernels on a kind of device."""
 
 
-def device_of(trace: ProfilerTrace, name: str | None, threads: int | None, store: Store) -> Device:
+def traced_device(trace: ProfilerTrace, name: str | None, threads: int | None, store: Store) -> Device:
     """The device that a trace is of; `name` is one that the user says.
 
     Raises LatteError for a CPU, which a trace does not name, unless the user does, and for a device whose kernels
