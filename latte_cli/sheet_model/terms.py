@@ -87,6 +87,8 @@ PRIORS: Mapping[str, ParameterPrior] = {
     "sharpness": (log(4.0), 0.3),
     # How much of the excess of peak by watt over the family's is lost to lower clocks.
     "power": (-0.5, 0.3),
+    # How much of its generation's excess of clocks a device with a low boost clock makes up.
+    "clock": (0.8, 0.3),
 }
 """Priors by name; what is not here has that of its kind in `prior`."""
 
@@ -95,7 +97,8 @@ _SPREADS = (
     ("vector depthwise ", 0.5),
     ("vector grouped ", 0.4),
     ("gap ", 0.3),
-    ("bandwidth on", 0.15), ("bandwidth ", 0.4),
+    ("bandwidth on", 0.15),
+    ("bandwidth ", 0.4),
     ("host ", 0.3),
 )  # chosen, as all these priors
 
@@ -166,7 +169,12 @@ def ways(layer: Layer, mode: str, family: str) -> tuple[Way, ...]:
     Lavin and Gray, 2015: a tile of m x m results takes (m + 2)² products for 9 m²; tiles at the edge are whole. Tiles
     of 4 are transformed in kernels of their own, which write and read (m + 2)² / m² numbers for each.
     """
-    if mode != "vector" or operation_class(layer) != "3x3" or not isinstance(layer, Convolution) or len(layer.input) != 2:
+    if (
+        mode != "vector"
+        or operation_class(layer) != "3x3"
+        or not isinstance(layer, Convolution)
+        or len(layer.input) != 2
+    ):
         return (PLAIN,)
     waste = {m: prod(ceil(size / m) * m / size for size in layer.output) for m in (2, 4)}
     images = prod(layer.input_shapes[0]) + prod(layer.output_shape)
@@ -218,7 +226,7 @@ def _calls(layer: Layer, phase: Phase) -> float:
 def efficiency_terms(mode: str, name: str, phase: Phase, family: str, arithmetic: str) -> tuple[str, ...]:
     """The parameters whose sum is the logarithm of the share of the peak that a product reaches."""
     own = (f"{mode} {name}", f"{mode} {phase}", f"{mode} {name} {phase}", f"{mode} on {family}")
-    return (*own, f"{mode} in {arithmetic}")
+    return (*own, f"{mode} in {arithmetic}", f"{mode} {name} in {arithmetic}")
 
 
 def bandwidth_terms(name: str, phase: Phase, product: bool, family: str) -> tuple[str, ...]:
