@@ -11,12 +11,11 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from datasheets_fit import Fit, clocks, composed, expected, fit, in_order, problem
+from datasheets_fit import Fit, Row, clocks, compose, expected, fit, in_order, problem
 from datasheets_rows import (
     Block,
     deepbench_blocks,
@@ -62,193 +61,183 @@ SOURCES = (
 )
 
 
-def logs_of(block: Block) -> np.ndarray:
-    return np.log([each.seconds for each in block.observations])
-
-
-def precision_of(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    return 1 - np.abs(np.exp(mine - theirs) - 1)
+def precision_of(mine: np.ndarray, rows: Sequence[Row]) -> np.ndarray:
+    return 1 - np.abs(np.exp(mine - np.array([row.log_seconds for row in rows])) - 1)
 
 
 def family(network: str) -> str:
-    word = re.match("[a-z]+", network.removeprefix("cnn/"))
+    word = re.match("[a-z]+", network)
     return FAMILY.get(word[0], word[0]) if word else network
 
 
-def without_family(blocks: Iterable[Block], name: str) -> list[Block]:
-    """The blocks without whole networks of a family."""
-    kept = []
-    for block in blocks:
-        own = [o for o in block.observations if block.what == "layer" or family(o.label) != name]
-        if own:
-            kept.append(replace(block, observations=own))
-    return kept
+class Judge:
+    """Fits that leave rows out, and what they expect of those rows."""
 
+    def __init__(self, blocks: Sequence[Block], names: Sequence[str]) -> None:
+        self.names = names
+        self.whole = problem(blocks)
+        self.thin = problem([thinned(block, SIZES.get(block.source, 300)) for block in blocks])
 
-def members(blocks: Sequence[Block], names: Sequence[str] = tuple(MEMBERS)) -> list[Fit]:
-    thin = [thinned(block, SIZES.get(block.source, 300)) for block in blocks]
-    return [fit([block for block in thin if MEMBERS[name](block)]) for name in names]
+    def members(self, keep: Callable[[Row], bool], names: Sequence[str] = ()) -> list[Fit]:
+        rows = [row for row in self.thin.rows if keep(row)]
+        wanted = names or self.names
+        return [fit(self.thin.kept([row for row in rows if MEMBERS[name](row.block)])) for name in wanted]
 
+    def expected(self, rows: Sequence[Row], fits: Sequence[Fit]) -> np.ndarray:
+        return expected(self.whole.kept(rows), fits)
 
-def machine_logs(block: Block, fits: Sequence[Fit]) -> tuple[Machine, np.ndarray]:
-    """The machine that the two probes tell of, and the steps that are then expected of the others."""
-    found = problem([block])
-    device_s, host_s = clocks(found, fits)
-    extra = np.mean([member.extra for member in fits], axis=0)
+    def rows(self, what: str, device: str, precision: Precision = Precision.FP32) -> list[Row]:
+        found = (row for row in self.whole.rows if row.block.what == what and row.block.device == device)
+        return [row for row in found if row.block.precision is precision]
 
-    def steps(machine: Machine) -> np.ndarray:
-        factors = {block.machine: (float(np.log(machine.device_factor)), float(np.log(machine.host_factor)))}
-        (logs,) = composed(found, device_s, host_s, extra, factors)
-        return logs
+    def devices(self, what: str) -> list[str]:
+        return list(dict.fromkeys(row.block.device for row in self.whole.rows if row.block.what == what))
 
-    def expected_of(at: int) -> Callable[[Machine], float]:
-        return lambda machine: float(np.exp(steps(machine)[at]))
-
-    probes = [at for at, each in enumerate(block.observations) if each.label in PROBES]
-    machine = fit_machine([(expected_of(at), block.observations[at].seconds) for at in probes])
-    return machine, steps(machine)
-
-
-def simple_logs(block: Block, train: Sequence[Block], roofline: bool) -> np.ndarray:
-    """A step as FLOPs over the peak, or as a roofline over its layers, times one factor learned on the others."""
-
-    def raw(one: Block) -> np.ndarray:
-        sheet = sheet_named(one.device)
-        assert sheet
-        peak, bandwidth = sheet.peak("fp32") or 1.0, sheet.bandwidth_bytes_per_s
+    def two_measured(self, device: str, fits: Sequence[Fit]) -> np.ndarray:
+        """Precision on each machine of a device after two networks were measured on it, of the others."""
         found = []
-        for each in one.observations:
-            pairs = [
-                (layer.flops(phase) / peak, 4 * layer.elements_moved(phase) / bandwidth, count)
-                for (layer, phase), count in each.calls
-            ]
-            found.append(sum(count * (max(flops, moved) if roofline else flops) for flops, moved, count in pairs))
-        return np.log(found)
+        device_s, host_s = clocks(self.whole, fits)
+        extra = np.mean([member.extra for member in fits], axis=0)
+        own = self.rows("step", device)
+        for name in dict.fromkeys(row.block.machine for row in own):
+            rows = [row for row in own if row.block.machine == name]
+            probes = [row for row in rows if row.label in PROBES]
+            others = [row for row in rows if row.label not in PROBES]
 
-    others = [one for one in train if one.what == "step" and one.precision is Precision.FP32]
-    factor = np.median(np.concatenate([logs_of(one) - raw(one) for one in others]))
-    return raw(block) + factor
+            def logs(rows: Sequence[Row], machine: Machine, name: str = name) -> np.ndarray:
+                factors = {name: (float(np.log(machine.device_factor)), float(np.log(machine.host_factor)))}
+                return compose(rows, device_s, host_s, extra, factors)[0]
+
+            def step(row: Row, logs: Callable[..., np.ndarray] = logs) -> Callable[[Machine], float]:
+                return lambda tried: float(np.exp(logs([row], tried)[0]))
+
+            machine = fit_machine([(step(row), float(np.exp(row.log_seconds))) for row in probes])
+            found.append(precision_of(logs(others, machine), others))
+        return np.concatenate(found)
+
+    def simple(self, device: str, *, roofline: bool) -> np.ndarray:
+        """A step as FLOPs over the peak, or as a roofline over its calls, times one factor of the other devices."""
+
+        def raw(row: Row) -> float:
+            sheet = sheet_named(row.block.device)
+            assert sheet
+            peak, bandwidth = sheet.peak("fp32") or 1.0, sheet.bandwidth_bytes_per_s
+            calls = next(o.calls for o in row.block.observations if o.label == row.label)
+            flops = [(count * layer.flops(phase) / peak) for (layer, phase), count in calls]
+            moved = [(4 * count * layer.elements_moved(phase) / bandwidth) for (layer, phase), count in calls]
+            return float(np.log(sum(map(max, flops, moved)) if roofline else sum(flops)))
+
+        others = [row for other in self.devices("step") if other != device for row in self.rows("step", other)]
+        factor = np.median([row.log_seconds - raw(row) for row in others])
+        own = self.rows("step", device)
+        return precision_of(np.array([raw(row) for row in own]) + factor, own)
+
+    def half_of_layers(self, rows: Sequence[Row], fits: Sequence[Fit]) -> np.ndarray:
+        """Half the interval that the layers alone make of each step, by its length: see `estimator.intervals`."""
+        device_s, _ = clocks(self.whole, fits)
+        total, halves, width = np.exp(self.expected(rows, fits)), [], np.exp(Z95 * LAYER_SPREAD) - 1
+        for row in rows:
+            calls = next(o.calls for o in row.block.observations if o.label == row.label)
+            groups: dict[tuple[str, Phase], list[float]] = {}
+            for ((layer, phase), _), seconds in zip(
+                in_order(calls), device_s[row.sequence] * row.counts * width, strict=True
+            ):
+                groups.setdefault((layer.kind, phase), []).append(seconds)
+            square = sum(ALIKE * sum(g) ** 2 + (1 - ALIKE) * sum(h * h for h in g) for g in groups.values())
+            halves.append(square**0.5)
+        return np.array(halves) / total
 
 
-def spread_in_sums(block: Block, fits: Sequence[Fit]) -> np.ndarray:
-    """Half the interval of each step that its layers alone make, as `estimator.intervals` has it, by its length."""
-    found = problem([block])
-    device_s, _ = clocks(found, fits)
-    halves, width = [], np.exp(Z95 * LAYER_SPREAD) - 1
-    for sequence, count, each in zip(found.sequences[0], found.counts[0], block.observations, strict=True):
-        seconds = device_s[found.starts[0] + sequence] * count * width
-        groups: dict[tuple[str, Phase], list[float]] = {}
-        ordered = [call for call, _ in in_order(each.calls)]
-        for (layer, phase), half in zip(ordered, seconds, strict=True):
-            groups.setdefault((layer.kind, phase), []).append(half)
-        square = sum(ALIKE * sum(g) ** 2 + (1 - ALIKE) * sum(h * h for h in g) for g in groups.values())
-        halves.append(square**0.5)
-    total = np.exp(expected([block], fits)[0])
-    return np.array(halves) / total
+def percent(values: np.ndarray) -> str:
+    return f"{100 * float(np.mean(values)):.1f}"
 
 
-def steps_of(blocks: Sequence[Block], device: str, precision: Precision = Precision.FP32) -> list[Block]:
-    return [b for b in blocks if b.what == "step" and b.device == device and b.precision is precision]
-
-
-def share(values: Iterable[np.ndarray]) -> str:
-    return f"{100 * float(np.mean(np.concatenate(list(values)))):.1f}"
-
-
-def left_out_tables(blocks: Sequence[Block], *, families: bool) -> list[tuple[float, float]]:
-    """Print the tables of whole steps; return (error of the logarithm, half of the layers' interval) of each."""
-    devices = list(dict.fromkeys(b.device for b in blocks if b.what == "step"))
+def step_table(judge: Judge, *, families: bool) -> list[tuple[float, float]]:
+    """Print the table of whole steps; return (logarithm of measured / expected, half of the layers' interval)."""
     errors: list[tuple[float, float]] = []
-    print(
-        "| device left out | runs | FLOPs | roofline | LATTE | worst network | family left out | two measured | fp16 |"
-    )
-    print("|---|--:|--:|--:|--:|---|--:|--:|--:|", flush=True)
+    columns = ("FLOPs", "roofline", "LATTE", "family left out", "two measured", "fp16")
+    print(f"| device left out | steps | {' | '.join(columns)} | worst network |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|---|", flush=True)
     totals: list[list[float]] = []
-    for device in devices:
-        train = [b for b in blocks if b.device != device]
-        fits, test = members(train), steps_of(blocks, device)
-        own = expected(test, fits)
-        each = [precision_of(mine, logs_of(b)) for mine, b in zip(own, test, strict=True)]
-        for block, mine in zip(test, own, strict=True):
-            errors += zip(logs_of(block) - mine, spread_in_sums(block, fits), strict=True)
-        worst = min(
-            (float(p), o.label)
-            for b, ps in zip(test, each, strict=True)
-            for p, o in zip(ps, b.observations, strict=True)
-        )
-        flops, roof = ([precision_of(simple_logs(b, train, kind), logs_of(b)) for b in test] for kind in (False, True))
-        measured = []
-        for block in test:
-            _, logs = machine_logs(block, fits)
-            rest = np.array([o.label not in PROBES for o in block.observations])
-            measured.append(precision_of(logs, logs_of(block))[rest])
-        half = steps_of(blocks, device, Precision.FP16)
-        halves = [precision_of(m, logs_of(b)) for m, b in zip(expected(half, fits), half, strict=True)]
+    for device in judge.devices("step"):
+        fits, own = judge.members(lambda row, d=device: row.block.device != d), judge.rows("step", device)
+        mine = judge.expected(own, fits)
+        found = precision_of(mine, own)
+        errors += zip([row.log_seconds for row in own] - mine, judge.half_of_layers(own, fits), strict=True)
+        half = judge.rows("step", device, Precision.FP16)
         unknown = [np.array([np.nan])]
         if families:
             unknown = []
-            for name in sorted({family(o.label) for b in test for o in b.observations}):
-                (some,) = members(without_family(train, name), ("all",))
-                for block in test:
-                    kept = [o for o in block.observations if family(o.label) == name]
-                    if kept:
-                        part = replace(block, observations=kept)
-                        unknown.append(precision_of(expected([part], some)[0], logs_of(part)))
-        cells = [share(values) for values in (flops, roof, each, unknown, measured, halves)]
+            for name in sorted({family(row.label) for row in own}):
+                some = judge.members(
+                    lambda row, d=device, n=name: (
+                        row.block.device != d and (row.block.what == "layer" or family(row.label) != n)
+                    ),
+                    ("all",),
+                )
+                part = [row for row in own if family(row.label) == name]
+                unknown.append(precision_of(judge.expected(part, some), part))
+        cells = [
+            percent(values)
+            for values in (
+                judge.simple(device, roofline=False),
+                judge.simple(device, roofline=True),
+                found,
+                np.concatenate(unknown),
+                judge.two_measured(device, fits),
+                precision_of(judge.expected(half, fits), half),
+            )
+        ]
         totals.append([float(cell) for cell in cells])
-        print(
-            f"| {device} | {len(test)} | {cells[0]} | {cells[1]} | {cells[2]} | {worst[1]} {100 * worst[0]:.0f} "
-            f"| {cells[3]} | {cells[4]} | {cells[5]} |",
-            flush=True,
-        )
-    mean = [f"{value:.1f}" for value in np.mean(totals, axis=0)]
-    print(f"| **mean** | | {mean[0]} | {mean[1]} | {mean[2]} | | {mean[3]} | {mean[4]} | {mean[5]} |\n")
+        low = int(np.argmin(found))
+        print(f"| {device} | {len(own)} | {' | '.join(cells)} | {own[low].label} {100 * found[low]:.0f} |", flush=True)
+    mean = " | ".join(f"{value:.1f}" for value in np.mean(totals, axis=0))
+    print(f"| **mean** | | {mean} | |\n")
     return errors
 
 
-def interval_table(errors: Sequence[tuple[float, float]], step_spread: float) -> None:
+def interval_line(errors: Sequence[tuple[float, float]], step_spread: float) -> None:
     """How often the intervals hold what was left out."""
     logs, layers = np.array(errors).T
     half = np.hypot(layers, Z95 * step_spread)
-    ratio = np.exp(logs)
-    inside = (ratio >= np.maximum(0, 1 - half)) & (ratio <= 1 + half)
-    print(
-        f"95 % intervals (step spread {step_spread}): hold {100 * inside.mean():.1f} % of {len(logs)} steps left out, "
-    )
-    print(f"half of them {100 * np.median(half):.0f} % of the step\n", flush=True)
+    inside = (np.exp(logs) >= np.maximum(0, 1 - half)) & (np.exp(logs) <= 1 + half)
+    print(f"95 % intervals with a step spread of {step_spread} hold {percent(inside)} % of {len(logs)} steps left out;")
+    print(f"half of an interval is {100 * np.median(half):.0f} % of the step in the median\n", flush=True)
 
 
-def layer_table(blocks: Sequence[Block]) -> None:
+def layer_table(judge: Judge) -> None:
     print("| convolutions of NeuSight, left out | layers | median precision | bias |\n|---|--:|--:|--:|")
-    for block in (b for b in blocks if b.source == "neusight"):
-        fits = members([b for b in blocks if b.device != block.device])
-        mine, theirs = expected([block], fits)[0], logs_of(block)
-        found, bias = 100 * np.median(precision_of(mine, theirs)), 100 * np.median(mine - theirs)
-        print(f"| {block.device} | {len(theirs)} | {found:.1f} | {bias:+.0f} % |", flush=True)
+    for device in dict.fromkeys(row.block.device for row in judge.whole.rows if row.block.source == "neusight"):
+        fits = judge.members(lambda row, d=device: row.block.device != d)
+        rows = [row for row in judge.rows("layer", device) if row.block.source == "neusight"]
+        mine = judge.expected(rows, fits)
+        bias = 100 * np.median(mine - np.array([row.log_seconds for row in rows]))
+        print(
+            f"| {device} | {len(rows)} | {100 * np.median(precision_of(mine, rows)):.1f} | {bias:+.0f} % |", flush=True
+        )
     print()
 
 
-def pass_table(blocks: Sequence[Block]) -> None:
+def pass_table(judge: Judge) -> None:
     print("| cnn-benchmarks, left out | library | forward | backward |\n|---|---|--:|--:|")
-    for device in dict.fromkeys(b.device for b in blocks if b.what == "pass"):
-        fits = members([b for b in blocks if b.device != device])
-        for block in (b for b in blocks if b.device == device and b.what == "pass"):
-            found = precision_of(expected([block], fits)[0], logs_of(block))
-            print(
-                f"| {device} | {block.library} | {100 * found[::2].mean():.1f} | {100 * found[1::2].mean():.1f} |",
-                flush=True,
-            )
+    for device in judge.devices("pass"):
+        fits, own = judge.members(lambda row, d=device: row.block.device != d), judge.rows("pass", device)
+        for library in dict.fromkeys(row.block.library for row in own):
+            rows = [row for row in own if row.block.library == library]
+            found, forward = precision_of(judge.expected(rows, fits), rows), [r.label.endswith("forward") for r in rows]
+            there = np.array(forward)
+            print(f"| {device} | {library} | {percent(found[there])} | {percent(found[~there])} |", flush=True)
     print()
 
 
-def write_card(blocks: Sequence[Block], step_spread: float) -> None:
+def write_card(judge: Judge, blocks: Sequence[Block], step_spread: float) -> None:
     """Write the parameters that ship: fits of all devices, without any row."""
-    fits = members(blocks)
+    fits = judge.members(lambda row: True)
     card = {
         "schema": "latte.sheet-model/1",
         "made_by": "python benchmarks/datasheets.py --fit",
         "members": [{name: round(value, 4) for name, value in sorted(each.values.items())} for each in fits],
-        "fits": list(MEMBERS),
+        "fits": list(judge.names),
         "layer_spread": LAYER_SPREAD,
         "alike": ALIKE,
         "step_spread": step_spread,
@@ -282,19 +271,19 @@ def main() -> None:
     parser.add_argument("--fit", action="store_true", help="write the parameters that ship, and nothing else")
     parser.add_argument("--step-spread", type=float, default=0.13)
     parser.add_argument("--no-families", action="store_true", help="leave out the fits without a network's family")
+    parser.add_argument("--members", default=",".join(MEMBERS), help="the fits whose mean is taken")
     parser.add_argument("--only", choices=("steps", "layers", "passes"))
     given = parser.parse_args()
-    blocks = read_blocks(given.data, given.networks)
+    judge = Judge(blocks := read_blocks(given.data, given.networks), given.members.split(","))
     if given.fit:
-        write_card(blocks, given.step_spread)
+        write_card(judge, blocks, given.step_spread)
         return
     if given.only in (None, "layers"):
-        layer_table(blocks)
+        layer_table(judge)
     if given.only in (None, "passes"):
-        pass_table(blocks)
+        pass_table(judge)
     if given.only in (None, "steps"):
-        errors = left_out_tables(blocks, families=not given.no_families)
-        interval_table(errors, given.step_spread)
+        interval_line(step_table(judge, families=not given.no_families), given.step_spread)
 
 
 if __name__ == "__main__":

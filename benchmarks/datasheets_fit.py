@@ -30,10 +30,17 @@ EXTRA = {
     "host of Lua": (-0.7, 0.5),
     "seconds around a call of NeuSight": (np.log(8e-6), 0.7),
     "seconds around a call of DeepBench": (np.log(4e-6), 0.7),
+    "calls alone in NeuSight": (0.0, 0.15),
+    "calls alone in DeepBench": (0.0, 0.15),
+    "calls alone in profiles": (0.0, 0.15),
+    "kernels of Lua Torch": (0.0, 0.2),
+    "device in the script of 2018": (0.0, 0.15),
 }
 """Numbers of the scripts, which are no device's: mean and deviation of their logarithms."""
 
 COPY, SCRIPT, LUA, NEUSIGHT, DEEPBENCH = range(5)
+ALONE = {"neusight": 5, "deepbench": 6, "profile": 7}
+LUA_DEVICE, OLD_SCRIPT = 8, 9
 AROUND = {"neusight": NEUSIGHT, "deepbench": DEEPBENCH}
 _WIDE = 0.5  # of a virtual machine's share of a core, which is on no sheet
 _ROUNDS = 25
@@ -112,7 +119,7 @@ def problem(blocks: Sequence[Block]) -> Problem:
 
 def _joined(parts: Sequence[physics.Terms], order: np.ndarray) -> physics.Terms:
     """One set of arrays, calls in `order`."""
-    by_call, single = ("calls", "host"), ("sharpness", "power")
+    by_call, single = ("calls", "host"), ("sharpness", "power", "clock")
     merged = {
         field.name: np.concatenate([getattr(part, field.name) for part in parts])
         for field in fields(physics.Terms)
@@ -148,13 +155,17 @@ def compose(
         block = row.block
         device, host = factors.get(block.machine, (0.0, 0.0))
         if block.what == "layer":
-            weights, none = np.exp(device) * row.counts, np.zeros_like(row.counts)
+            weights, none = np.exp(device + extra[ALONE[block.source]]) * row.counts, np.zeros_like(row.counts)
             total = float(weights @ device_s[row.sequence])
             around = AROUND.get(block.source)
             logs[at] = np.log(total + (np.exp(extra[around]) if around else 0.0))
             slopes.append((weights, none, total, 0.0))
             continue
         shift = (extra[SCRIPT] if block.copied_bytes else 0.0) + (extra[LUA] if block.what == "pass" else 0.0)
+        if block.what == "pass":
+            device += extra[LUA_DEVICE]
+        elif not block.copied_bytes:
+            device += extra[OLD_SCRIPT]
         on_device = np.exp(device) * row.counts
         on_host = np.exp(host + shift) * row.counts * row.queued
         each, asked = on_device * device_s[row.sequence], np.cumsum(on_host * host_s[row.sequence])
@@ -183,6 +194,7 @@ def _device_slopes(found: physics.Terms, values: np.ndarray) -> tuple[np.ndarray
     parts += [(found.saturation[:, at], by_compute * held[:, at]) for at in range(3)]
     parts += [(column, times.gap_s) for column in found.gap.T]
     parts += [(np.full(len(both_s), found.power), -by_compute * found.strain)]
+    parts += [(np.full(len(both_s), found.clock), -by_compute * found.headroom)]
     parts += [(np.full(len(both_s), found.sharpness), sharp)]
     rows = np.tile(np.arange(len(both_s)), len(parts))
     columns, numbers = (np.concatenate([part[at] for part in parts]) for at in (0, 1))
@@ -250,6 +262,8 @@ class _Posterior:
         for at, (row, (_, _, device, host)) in enumerate(zip(rows, slopes, strict=True)):
             place = self.at[row.block.machine]
             full[at, place], full[at, place + 1] = device / total_s[at], host / total_s[at]
+            if row.block.source in ALONE:
+                full[at, count + ALONE[row.block.source]] = device / total_s[at]
             if row.block.source in AROUND:
                 place = AROUND[row.block.source]
                 full[at, count + place] = np.exp(extra[place]) / total_s[at]
@@ -258,6 +272,9 @@ class _Posterior:
                 full[at, count + SCRIPT] = host / total_s[at]
             if row.block.what == "pass":
                 full[at, count + LUA] = host / total_s[at]
+                full[at, count + LUA_DEVICE] = device / total_s[at]
+            if row.block.what == "step" and not row.block.copied_bytes:
+                full[at, count + OLD_SCRIPT] = device / total_s[at]
         full[: len(rows)] *= self.scale[:, None]
         residuals = [self.scale * (logs - self.seen)]
         calls = np.array([rows[at].sequence[0] for at in self.hosts], dtype=int)

@@ -140,7 +140,7 @@ def pass_blocks(data: Path, known: dict[str, Any]) -> Iterator[Block]:
             machine=f"cnn {device}",
             precision=Precision.FP32,
             what="pass",
-            library="none" if version == "none" else f"cudnn{version[0]}",
+            library="lua" if version == "none" else f"cudnn{version[0]} in lua",
             threads=0,
             observations=observations,
         )
@@ -266,5 +266,5 @@ def thinned(block: Block, most: int, seed: int = 0) -> Block:
     """At most so many of a block's observations, drawn at random."""
     if len(block.observations) <= most:
         return block
-    drawn = np.random.default_rng(seed).choice(len(block.observations), most, replace=False)
+    drawn = np.random.default_rng(seed).permutation(len(block.observations))[:most]
     return replace(block, observations=[block.observations[at] for at in sorted(drawn)])

@@ -69,6 +69,11 @@ class Sheet:
         return stated
 
     @property
+    def shared_memory(self) -> bool:
+        """Whether it is a GPU that uses the host's memory, as a Jetson's does."""
+        return self.kind.queued and (not self.kind.own_memory or "jetson" in self.slug)
+
+    @property
     def device(self) -> Device:
         """The device as estimates know it."""
         return Device(
@@ -80,6 +85,7 @@ class Sheet:
             multiprocessors=self.units,
             cache_bytes=self.cache_bytes,
             sm_clock_hz=self.clock_hz,
+            shared_memory=self.shared_memory,
         )
 
 

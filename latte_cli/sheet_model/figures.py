@@ -39,7 +39,8 @@ class SheetFigures:
 
     `family` is what efficiencies are learned with, `units` how many multiprocessors, compute units or cores compute.
     `strain` is the logarithm of how many times the peak by watt exceeds that of its family: such a device cannot keep
-    its boost clock.
+    its boost clock. `headroom` is that of how many times the boost clock of its generation exceeds its own: such a
+    device runs above it.
     """
 
     family: str
@@ -51,6 +52,7 @@ class SheetFigures:
     element_bytes: int
     queued: bool
     strain: float = 0.0
+    headroom: float = 0.0
 
 
 def figures_of(sheet: Sheet, precision: Precision, threads: int = 0) -> SheetFigures:
@@ -76,6 +78,7 @@ def figures_of(sheet: Sheet, precision: Precision, threads: int = 0) -> SheetFig
         element_bytes=precision.element_bytes,
         queued=sheet.kind.queued,
         strain=_strain(sheet),
+        headroom=_headroom(sheet),
     )
 
 
@@ -132,6 +135,13 @@ def _strain(sheet: Sheet) -> float:
     if not sheet.power_w or not sheet.kind.queued or len(each) < _FEW:
         return 0.0
     return max(0.0, log((sheet.peak("fp32") or 0.0) / sheet.power_w / median(each)))
+
+
+def _headroom(sheet: Sheet) -> float:
+    alike = [other.clock_hz for other in sheets() if other.generation == sheet.generation and other.clock_hz]
+    if not sheet.clock_hz or not sheet.kind.queued or sheet.shared_memory or len(alike) < _FEW:
+        return 0.0
+    return max(0.0, log(median(alike) / sheet.clock_hz))
 
 
 def _no_peak(sheet: Sheet, precision: Precision) -> LatteError:

@@ -21,7 +21,7 @@ _CARD = Path(__file__).parent / "fitted.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
+class FittedParameters:
     """What was learned of many devices: `members` are parameters by name of several fits, whose logarithms' mean is
     taken. `layer_spread` is the deviation of the logarithm of a layer's time, of which `alike` is what calls of a kind
     have in common; `step_spread` that of a step.
@@ -34,10 +34,10 @@ class Fitted:
 
 
 @lru_cache
-def shipped_fit() -> Fitted:
+def shipped_fit() -> FittedParameters:
     """The parameters that come with LATTE."""
     card = json.loads(_CARD.read_text(encoding="utf-8"))
-    return Fitted(
+    return FittedParameters(
         members=tuple(card["members"]),
         layer_spread=card["layer_spread"],
         alike=card["alike"],
@@ -48,7 +48,7 @@ def shipped_fit() -> Fitted:
 class SheetModel:
     """Predicts the times of tasks on the device of a `sheet`, on a `machine` of which more may be known."""
 
-    def __init__(self, sheet: Sheet, *, machine: Machine = Machine(), fitted: Fitted | None = None) -> None:  # noqa: B008
+    def __init__(self, sheet: Sheet, *, machine: Machine = Machine(), fitted: FittedParameters | None = None) -> None:  # noqa: B008
         self.sheet, self.machine = sheet, machine
         self.fitted = fitted or shipped_fit()
 

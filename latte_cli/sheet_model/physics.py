@@ -55,6 +55,7 @@ class Terms:
     depth: Array
     kernels: Array
     strain: Array
+    headroom: Array
     is_product: npt.NDArray[np.bool_]
     efficiency: Indices
     bandwidth: Indices
@@ -64,10 +65,11 @@ class Terms:
     host: Indices
     sharpness: int
     power: int
+    clock: int
 
 
-_WIDTHS = {"efficiency": 8, "bandwidth": 3, "gap": 2, "host": 1, "saturation": 3}
-_NUMBERS = ("owner", "ideal_s", "moved_s", "outputs", "columns", "depth", "kernels", "strain", "is_product")
+_WIDTHS = {"efficiency": 9, "bandwidth": 3, "gap": 2, "host": 1, "saturation": 3}
+_NUMBERS = ("owner", "ideal_s", "moved_s", "outputs", "columns", "depth", "kernels", "strain", "headroom", "is_product")
 
 
 def terms_of(calls: Sequence[Call], figures: SheetFigures, names: Names, *, library: str = "") -> Terms:
@@ -90,6 +92,7 @@ def terms_of(calls: Sequence[Call], figures: SheetFigures, names: Names, *, libr
         host=np.array(hosts, dtype=np.int64).reshape(len(calls), 1),
         sharpness=names.of(("sharpness",), 1)[0],
         power=names.of(("power",), 1)[0],
+        clock=names.of(("clock",), 1)[0],
     )
 
 
@@ -108,6 +111,7 @@ def _ways_of(owner: int, call: Call, figures: SheetFigures, names: Names, *, lib
         "outputs": sizes.rows * sizes.columns * sizes.products * max(1.0, sizes.depth / _SPLIT_DEPTH) / figures.units,
         "columns": min(sizes.rows, sizes.columns),
         "strain": figures.strain if product else 0.0,
+        "headroom": figures.headroom if product else 0.0,
         "is_product": product,
         "bandwidth": names.of(terms.bandwidth_terms(name, phase, product, figures.family), _WIDTHS["bandwidth"]),
         "gap": names.of(terms.gap_terms(product, figures.family), _WIDTHS["gap"]),
@@ -160,7 +164,8 @@ def way_times(found: Terms, values: Array) -> WayTimes:
     halves = np.exp(values[found.saturation])
     sizes = np.stack([found.outputs, found.columns, found.depth], axis=1)
     saturation = np.where(found.is_product, (sizes / (sizes + halves)).prod(axis=1), 1.0)
-    efficiency = np.exp(values[found.efficiency].sum(axis=1) + found.strain * values[found.power])
+    clocks = found.strain * values[found.power] + found.headroom * values[found.clock]
+    efficiency = np.exp(values[found.efficiency].sum(axis=1) + clocks)
     return WayTimes(
         compute_s=found.ideal_s / efficiency / saturation + _TINY,
         memory_s=found.moved_s / np.exp(values[found.bandwidth].sum(axis=1)) + _TINY,

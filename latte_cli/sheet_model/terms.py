@@ -87,6 +87,8 @@ PRIORS: Mapping[str, ParameterPrior] = {
     "sharpness": (log(4.0), 0.3),
     # How much of the excess of peak by watt over the family's is lost to lower clocks.
     "power": (-0.5, 0.3),
+    # How much of its generation's excess of clocks a device with a low boost clock makes up.
+    "clock": (0.8, 0.3),
 }
 """Priors by name; what is not here has that of its kind in `prior`."""
 
@@ -224,7 +226,7 @@ def _calls(layer: Layer, phase: Phase) -> float:
 def efficiency_terms(mode: str, name: str, phase: Phase, family: str, arithmetic: str) -> tuple[str, ...]:
     """The parameters whose sum is the logarithm of the share of the peak that a product reaches."""
     own = (f"{mode} {name}", f"{mode} {phase}", f"{mode} {name} {phase}", f"{mode} on {family}")
-    return (*own, f"{mode} in {arithmetic}")
+    return (*own, f"{mode} in {arithmetic}", f"{mode} {name} in {arithmetic}")
 
 
 def bandwidth_terms(name: str, phase: Phase, product: bool, family: str) -> tuple[str, ...]:
