@@ -73,12 +73,12 @@ def train_selector(request: TrainSelectorRequest) -> None:
 def _decisions(
     store: "Store", slugs: Sequence[str]
 ) -> "tuple[list[Decision], list[Decision], dict[DecisionKey, Decision]]":
-    """The choices by all passes, by those that teach, and by those that judge."""
+    """The choices by all passes, by those that teach, and by those that judge; one phase's rows are held at a time."""
     from latte_cli.layers import Convolution
-    from latte_cli.selector import by_pass, decisions
+    from latte_cli.selector import by_pass
 
-    rows = [row for slug in slugs for row in store.measurements(slug, kinds={Convolution.kind})]
-    return decisions(rows), *by_pass(rows)
+    kinds, phases = {Convolution.kind}, Convolution.phases
+    return by_pass(store.measurements(slug, kinds=kinds, phases={phase}) for slug in slugs for phase in phases)
 
 
 def _learn(
