@@ -1,10 +1,10 @@
-"""How the selector's trees are grown: the objective, the matrix made in blocks, when to stop, and how much is learned."""
+"""How the selector's trees are grown: objective, matrix, when to stop, and how much is learned from."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_choices import FORWARD, MATRIX, SETTINGS, TRANSFORMED, DEVICE, convolution, profile, row
+from made_choices import DEVICE, FORWARD, MATRIX, SETTINGS, TRANSFORMED, convolution, profile, row
 
 from latte_cli import boosters
 from latte_cli import selector as selectors
@@ -94,7 +94,7 @@ def test_a_selector_that_is_only_judged_learns_from_whole_shapes_of_a_large_tabl
         for algorithm, time_s in ((MATRIX, 1.0), (TRANSFORMED, 2.0))
     ]
     known = selectors.decisions(rows)
-    folds = np.array(fold_numbers(known, seed=0, folds=5))
+    folds = np.array(evaluation.fold_numbers(known, seed=0, folds=5))
     train = np.flatnonzero(folds)
     examples = Lesson.of(known).examples
     monkeypatch.setattr("latte_cli.selector.evaluation._MOST_JUDGED", 60)

@@ -156,6 +156,8 @@ def decisions(measurements: Iterable[Measurement], *, least: int = 2) -> list[De
     found = [decision for decision in found if len(decision.timings) >= least]
     timed = {decision.key for decision in found}
     found += _labelled_decisions(devices, {key: each for key, each in wins.items() if key not in timed})
+    if not answers:
+        return found
     return [replace(decision, heuristic=_algorithm_named(decision, answers.get(decision.key))) for decision in found]
 
 

@@ -81,7 +81,7 @@ class Evaluation:
 
 
 def evaluate(
-    decisions: Sequence[Decision],
+    decisions: Sequence[Decision] | Lesson,
     *,
     later: Mapping[DecisionKey, Decision] | None = None,
     kind: str = "xgboost",
@@ -100,10 +100,10 @@ def evaluate(
     slowest that did. `done` hears how many folds are done.
     Raises LatteError where there are too few layers to split.
     """
-    if len({decision.shape for decision in decisions}) < _LEAST_SHAPES:
+    lesson = decisions if isinstance(decisions, Lesson) else Lesson.of(decisions)
+    decisions = lesson.decisions
+    if len(set(lesson.examples.shapes.tolist())) < _LEAST_SHAPES:
         raise too_few(decisions)
-
-    lesson = Lesson.of(decisions)
 
     def fitted(train: Indices) -> Selector:
         part = lesson.part(_some(lesson.examples, train, seed))
@@ -123,7 +123,7 @@ def evaluate(
         most_frequent |= majority([decisions[index] for index in train], test)
         done(fold + 1)
         if curve and not fold:
-            points = _curve(lesson, _some(lesson.examples, train, seed), test, fitted)
+            points = _curve(lesson, _some(lesson.examples, train, seed), test, fitted, selector)
     known = {index: judge for index, judge in enumerate(judges) if judge}
     has_default = (index for index, decision in known.items() if FRAMEWORK_DEFAULT in decision.times_s)
     picks: dict[str, Picks] = {
@@ -175,9 +175,13 @@ def _within(decisions: Mapping[int, Decision], picks: Picks, limit_bytes: int) -
 
 
 def _curve(
-    lesson: Lesson, train: Indices, test: Mapping[int, Decision], fitted: Callable[[Indices], Selector]
+    lesson: Lesson,
+    train: Indices,
+    test: Mapping[int, Decision],
+    fitted: Callable[[Indices], Selector],
+    whole: Selector,
 ) -> tuple[LearningPoint, ...]:
-    """Quality after a part of the layers: an eighth, a quarter, half and all of them."""
+    """Quality after a part of the layers: an eighth, a quarter, half and all of them, from which `whole` is fitted."""
     points = []
     decisions = [lesson.decisions[index] for index in train]
     shapes = np.array(fold_numbers(decisions, seed=1, folds=_CURVE[0]))
@@ -185,7 +189,8 @@ def _curve(
         some = np.flatnonzero(shapes < _CURVE[0] // part)
         if len(set(lesson.examples.shapes[train[some]].tolist())) < _LEAST_SHAPES:
             continue
-        ranked = rankings(fitted(train[some]), test, features=lesson.examples.features, with_workspaces=False)
+        selector = whole if part == 1 else fitted(train[some])
+        ranked = rankings(selector, test, features=lesson.examples.features, with_workspaces=False)
         picks = _best(ranked)
         score = _score("selector", ("", "", "all"), list(test.values()), list(picks.values()))
         layers = len({decisions[index].layer for index in some})

@@ -221,7 +221,7 @@ def _choice(pair: Pair, settings: Settings, best: tuple[Algorithm, float]) -> Ch
 
 
 def fit_selector(
-    decisions: Sequence[Decision],
+    decisions: "Sequence[Decision] | Lesson",
     *,
     kind: str = "xgboost",
     seed: int = 0,
@@ -235,13 +235,13 @@ def fit_selector(
     `softness` and its error are those of an evaluation; `scores` (dataclasses) and `made_at` (seconds since the epoch)
     are for the card. Raises LatteError where there are too few to learn from.
     """
-    lesson = Lesson.of(decisions)
+    lesson = decisions if isinstance(decisions, Lesson) else Lesson.of(decisions)
     selector = lesson.fit(kind=kind, seed=seed)
     card = replace(
         selector.card,
         softness=selector.card.softness if softness is None else softness,
         calibration_error=None if calibration_error is None or isnan(calibration_error) else calibration_error,
-        fingerprint=_fingerprint(decisions),
+        fingerprint=_fingerprint(lesson.decisions),
         made_at=made_at,
         scores=[asdict(score) for score in scores],
     )
