@@ -1,9 +1,9 @@
 """What `latte train-selector` costs on a table of about a million candidates, and `choose` for ResNet-50 after it.
 
-The table is made of a MIOpen database: all its rows, and the same layers at three times their batch, of which the times
-and workspaces are three times those of the file, until there are enough. It is written once to a store of its own. Prints
-CPU seconds, seconds by the clock and the peak of resident memory of the command, the sizes of what it wrote, and seconds
-to choose for the convolutions of ResNet-50 in three phases, at batches that were not asked about before and again.
+The table is made of a MIOpen database: all its rows, and the same layers at three times their batch, whose times and
+workspaces are three times those of the file, until there are enough. It is written once to a store of its own. Prints
+CPU seconds, seconds by the clock and the peak of resident memory of the command, the sizes of what it wrote, and the
+seconds to choose for the convolutions of ResNet-50 in three phases, at a new batch and again.
 
     python benchmarks/selector_cost.py [--data ../shared/data] [--store build/cost] [--candidates 1000000]
 """
@@ -89,9 +89,7 @@ def main() -> int:
     folder = models / f"selector-{DEVICE}"
     print("it wrote " + ", ".join(f"{path.name}: {path.stat().st_size:,} bytes" for path in sorted(folder.iterdir())))
     first_s, again_s, different = resnet50_s(load_selector(folder), Settings(), store.device(DEVICE))
-    print(
-        f"choosing for {different} phases of ResNet-50: {1e3 * first_s:.2f} ms at a new batch, {1e3 * again_s:.2f} ms again"
-    )
+    print(f"choosing for {different} phases of ResNet-50: {1e3 * first_s:.2f} ms first, {1e3 * again_s:.2f} ms again")
     return 0
 
 

@@ -10,7 +10,7 @@ from latte_cli import boosters
 from latte_cli import selector as selectors
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.selector import evaluation, growth
-from latte_cli.selector.examples import examples_of
+from latte_cli.selector.examples import examples_of, without_impossible_times
 from latte_cli.selector.listwise import Listwise
 from latte_cli.selector.model import Lesson
 
@@ -105,3 +105,23 @@ def test_a_selector_that_is_only_judged_learns_from_whole_shapes_of_a_large_tabl
     assert set(counts[counts > 0].tolist()) == {3}
     score = next(each for each in selectors.evaluate(known).scores if (each.method, each.phase) == ("selector", "all"))
     assert score.layers == 120
+
+
+def test_times_above_those_of_a_larger_batch_teach_nothing() -> None:
+    layer = convolution(8, 8)
+    times = {1: (1.0, 9.0, 2.0), 2: (1.5, 3.0, 2.5), 4: (2.0, 3.0, 3.0)}
+    algorithms = (MATRIX, TRANSFORMED, FRAMEWORK_DEFAULT)
+    rows = [
+        row(replace(layer, batch=batch), algorithm, time_s)
+        for batch, own in times.items()
+        for algorithm, time_s in zip(algorithms, own, strict=True)
+    ]
+    known = {decision.layer.batch: decision for decision in selectors.decisions(rows)}
+    left = without_impossible_times(list(known.values()))
+    assert {one.layer.batch: set(one.times_s) for one in left} == {
+        1: {MATRIX, FRAMEWORK_DEFAULT},
+        2: set(algorithms),
+        4: set(algorithms),
+    }
+    others = [replace(one, layer=replace(one.layer, out_channels=16)) if one.layer.batch > 1 else one for one in left]
+    assert without_impossible_times([known[1], *others[1:]])[0] == known[1]  # of other layers nothing follows

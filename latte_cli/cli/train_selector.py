@@ -14,7 +14,7 @@ from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, asked
 from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.training import learned_from, models_folder
 from latte_cli.errors import unknown
-from latte_cli.report import Format, duration
+from latte_cli.report import Format, duration, percent
 
 if TYPE_CHECKING:
     from latte_cli.selector import Decision, Evaluation, SelectionScore, Selector
@@ -129,10 +129,14 @@ def _write(
     took = f"choosing for 53 convolutions in 3 phases takes {duration(took_s)}"
     how = f"judged on layers of other shapes than those learned from, in {request.folds} parts"
     by = [f"learned from the first pass, judged by later ones ({later} choices)"] if later else []
-    importance, footer = selector.card.importance, (how, *by, took)
+    share = percent(judged.learned_share)
+    parts = [f"each learned from {share} of the other layers; the selector that is written learned from all"]
+    importance = selector.card.importance
+    footer = (how, *by, *(parts if judged.learned_share < 1 else ()), took)
     write_evaluation(judged, request.form, importance=importance, prediction_s=took_s, footer=footer)
     if request.form is not Format.TABLE:
-        console.note(took)
+        for line in footer[1 + len(by) :]:
+            console.note(line)
 
 
 def _warn(scores: Sequence["SelectionScore"]) -> None:

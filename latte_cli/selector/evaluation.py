@@ -29,7 +29,7 @@ _NETWORK = 159
 _CURVE = (8, 4, 2, 1)  # one layer of so many is learned from
 _BINS = 10  # chosen: tenths of confidence
 
-_MOST_JUDGED = 200_000  # candidates that a selector which is only judged learns from; benchmarks/selector_cost.py
+_MOST_JUDGED = 120_000  # candidates that a selector which is only judged learns from; benchmarks/selector_cost.py
 
 Picks: TypeAlias = Mapping[int, Algorithm]
 
@@ -71,13 +71,15 @@ class Evaluation:
     """How good a selector's choices are on layers that it has not seen, and how sure it may be.
 
     A candidate is e times less likely for a loss `softness` higher, which fits best; `calibration_error` is how far
-    confidences are from how often they were right, in the mean.
+    confidences are from how often they were right, in the mean. Those that were judged learned from the `learned_share`
+    of what there was beside the part that judged them, which is less than 1 for large tables.
     """
 
     scores: tuple[SelectionScore, ...]
     curve: tuple[LearningPoint, ...] = ()
     softness: float = 1.0
     calibration_error: float = nan
+    learned_share: float = 1.0
 
 
 def evaluate(
@@ -144,6 +146,7 @@ def evaluate(
         curve=points,
         softness=softness,
         calibration_error=calibration_error(ranked, known, softness),
+        learned_share=len(_some(lesson.examples, train, seed)) / len(train),
     )
 
 

@@ -1,9 +1,9 @@
 """Examples: what a selector's models are fitted to, as arrays that are made once for all parts of an evaluation."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import log
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf, log
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,10 @@ from latte_cli.selector.candidates import COLUMNS, Array, Indices
 from latte_cli.selector.decisions import Decision
 from latte_cli.tasks import Settings
 
-_REFUSED = 1.0  # the loss of what did not run: that of an algorithm which takes for ever
+_MOST_LOST = log(50)  # chosen: of what takes fifty times as long, and of what did not run
+_IMPOSSIBLE = 2.0  # a time this much longer than that of a larger batch was disturbed; docs/selector-public.md
+_SHARPNESS = 10  # of targets: a tenth slower is to be e times less likely; docs/selector-public.md
+_LEAST = 2  # a choice is one between two
 _SURE = 1.0  # the gain of a winner of which no times are known; chosen: as if the next took e times as long
 
 
@@ -25,9 +28,10 @@ _SURE = 1.0  # the gain of a winner of which no times are known; chosen: as if t
 class Examples:
     """Decisions as arrays: for each one its features, the place of its device, its phase and the number of its shape.
 
-    The candidates of decision `i` are `starts[i]` to `starts[i + 1]`: their algorithms' places, what each loses
-    (1 - best time / time), and the share of rows that it won. `gains` are the logarithms of the second best time over
-    the best, `counts` the rows behind a decision. `needs_bytes` are workspaces, not a number where unknown.
+    The candidates of decision `i` are `starts[i]` to `starts[i + 1]`: their algorithms' places, what each loses (the
+    logarithm of its time over the best), how likely it should be (the share of rows that it won, or (best / time)^10),
+    which sums to anything, and `needs_bytes`, its workspace, which is not
+    a number where unknown. `gains` are what the second best time loses, `counts` the rows behind a decision.
     """
 
     features: Matrix
@@ -91,7 +95,8 @@ class Examples:
 
 
 def examples_of(decisions: Sequence[Decision], algorithms: Sequence[Algorithm], devices: Sequence[str]) -> Examples:
-    """Everything that was tried in `decisions`, by the places in `algorithms` and `devices`."""
+    """What was tried in `decisions`, by the places in `algorithms` and `devices`, without impossible times."""
+    decisions = without_impossible_times(decisions)
     at = {algorithm: index for index, algorithm in enumerate(algorithms)}
     cells: list[tuple[int, float, float, float]] = []
     starts = [0]
@@ -115,10 +120,41 @@ def examples_of(decisions: Sequence[Decision], algorithms: Sequence[Algorithm], 
     )
 
 
+def without_impossible_times(decisions: Sequence[Decision]) -> list[Decision]:
+    """The same decisions without times that are more than twice those of the same layer at a larger batch.
+
+    The work only grows with the batch, so that something else ran meanwhile, or the clock was low. A decision keeps
+    its times where fewer than two would be left.
+    """
+    result = list(decisions)
+    groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+    for row, decision in enumerate(decisions):
+        groups[decision.device.slug, decision.settings, decision.phase, decision.shape].append(row)
+    for rows in groups.values():
+        least: dict[Algorithm, float] = {}  # of all larger batches
+        for batch in sorted({decisions[row].layer.batch for row in rows} if len(rows) > 1 else (), reverse=True):
+            own = [row for row in rows if decisions[row].layer.batch == batch]
+            for row in own:
+                result[row] = _possible(decisions[row], least)
+            for timing in (timing for row in own for timing in decisions[row].timings):
+                algorithm = timing.task.algorithm
+                least[algorithm] = min(timing.device_s, least.get(algorithm, inf))
+    return result
+
+
+def _possible(decision: Decision, least: Mapping[Algorithm, float]) -> Decision:
+    timings = tuple(
+        each for each in decision.timings if each.device_s <= _IMPOSSIBLE * least.get(each.task.algorithm, inf)
+    )
+    if len(timings) == len(decision.timings) or len(timings) < _LEAST:
+        return decision
+    return replace(decision, timings=timings)
+
+
 def _cells(decision: Decision, at: dict[Algorithm, int]) -> list[tuple[int, float, float, float]]:
     """Place, loss, share of wins and workspace of each algorithm that was tried."""
     unknown = float("nan")
-    refused = [(at[one], _REFUSED, 0.0, unknown) for one in decision.refused if one in at]
+    refused = [(at[one], _MOST_LOST, 0.0, unknown) for one in decision.refused if one in at]
     if not decision.timings:
         shares = [(one, decision.share(one)) for one in decision.candidates]
         return [(at[one], 1 - share, share, unknown) for one, share in shares] + refused
@@ -126,8 +162,8 @@ def _cells(decision: Decision, at: dict[Algorithm, int]) -> list[tuple[int, floa
     return [
         (
             at[timing.task.algorithm],
-            1 - best_s / timing.device_s,
-            float(timing.device_s == best_s),
+            min(log(timing.device_s / best_s), _MOST_LOST),
+            (best_s / timing.device_s) ** _SHARPNESS,
             unknown if timing.workspace_bytes is None else float(timing.workspace_bytes),
         )
         for timing in decision.timings

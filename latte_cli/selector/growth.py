@@ -1,7 +1,7 @@
 """Growing the selector's trees: how many, how large, on what, and when to stop."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,12 +12,15 @@ from latte_cli.features import FEATURES, Matrix, informative
 from latte_cli.selector.candidates import COLUMNS, Array, Indices
 from latte_cli.selector.examples import Examples
 from latte_cli.selector.listwise import Listwise
-from latte_cli.selector.trees import LOSSES, SCALE, TYPES, Trees, tree_columns
+from latte_cli.selector.trees import LOSSES, SCALE, TYPES, WHOLE, Trees, tree_columns
 
 _MANY_TIMES, _MANY = 25_000, 20_000  # docs/selector-quality.md
 _TUNING = 10  # chosen: one shape of so many says when to stop
 _LEAST_TUNING = 200  # chosen: fewer decisions say little; all rounds are taken then
 _PATIENCE = 10  # chosen: rounds without a lower objective on what is left out
+_WON = 0.3  # chosen: an algorithm that won somewhere, or nearly did, is a class
+_MOST_WORK = 50_000_000  # rows times rounds; benchmarks/selector_cost.py
+_LEAST_ROUNDS, _FASTEST = 30, 0.3  # chosen: fewer or faster ones learn visibly less
 _MOST_CLASSES = 12  # chosen: each takes a tree in each round; oneDNN's implementations are eleven
 
 Margins: TypeAlias = npt.NDArray[np.float32]
@@ -43,9 +46,15 @@ _FEW = (
     TreeSize(depth=8, rate=0.25, rounds=25, columns=0.3, leaf=1),
 )
 _LARGE = (
-    TreeSize(depth=10, rate=0.1, rounds=150, columns=0.5, leaf=1),
-    TreeSize(depth=10, rate=0.1, rounds=100, columns=0.3, leaf=1),
+    TreeSize(depth=10, rate=0.15, rounds=100, columns=0.5, leaf=1),
+    TreeSize(depth=9, rate=0.15, rounds=100, columns=0.3, leaf=1),
 )
+
+
+def _within_work(size: TreeSize, rows: int) -> TreeSize:
+    """The same with fewer rounds, each of which counts more, where all on so many `rows` would take too long."""
+    rounds = max(_LEAST_ROUNDS, min(size.rounds, _MOST_WORK // max(1, rows)))
+    return replace(size, rounds=rounds, rate=min(_FASTEST, size.rate * size.rounds / rounds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,23 +69,22 @@ class _Task:
 
 def fit_trees(examples: Examples, devices: Sequence[str], *, seed: int) -> Trees:
     """Trees fitted to `examples`, the same for the same seed."""
-    known = examples.take(np.flatnonzero(np.diff(examples.starts) > 1))
-    known = known if len(known.features) else examples
-    many = len(known.features) >= _MANY
-    detailed = many or len(known.indices) >= _MANY_TIMES
+    detailed = len(examples.features) >= _MANY or len(examples.indices) >= _MANY_TIMES
     of_losses, of_wins = _LARGE if detailed else _FEW
-    weights = _weights(known, detailed=detailed)
-    learned, tuned = _apart(known)
-    boosters = {LOSSES: _boost(_of_losses(learned, tuned, weights), of_losses, seed, 1 / SCALE**2)}
+    weights = _weights(examples, detailed=detailed)
+    learned, tuned = _apart(examples)
+    size = _within_work(of_losses, len(learned.indices))
+    boosters = {LOSSES: _boost(_of_losses(learned, tuned, weights), size, seed, 1 / SCALE**2)}
     classes: dict[str, list[int]] = {}
     phases, tuned_phases = np.array(learned.phases), np.array(tuned.phases)
     for phase in sorted(set(learned.phases)):
         own = learned.take(np.flatnonzero(phases == phase))
-        present = np.unique(own.indices[own.wins > 0])
+        present = np.unique(own.indices[own.wins > _WON])
         if 1 < len(present) <= _MOST_CLASSES:
             other = tuned.take(np.flatnonzero(tuned_phases == phase))
             task = _of_wins(own.among(present), other.among(present), present, weights[:-1])
-            boosters[phase] = _boost(task, of_wins, seed, 1.0, {"num_class": len(present)})
+            size = _within_work(of_wins, len(own.features) * len(present))
+            boosters[phase] = _boost(task, size, seed, 1.0, {"num_class": len(present)})
             classes[phase] = [int(index) for index in present]
     return Trees(boosters, devices, classes)
 
@@ -90,11 +98,16 @@ def _weights(examples: Examples, *, detailed: bool) -> Matrix:
 
 
 def _apart(examples: Examples) -> tuple[Examples, Examples]:
-    """What is learned from, and the shapes that say when to stop, of which there are none where they would be few."""
-    tuning = examples.shapes % _TUNING == 0
+    """What is learned from, and the shapes that say when to stop, of which there are none where they would be few.
+
+    Decisions of which one candidate is left teach nothing, unless there are no others.
+    """
+    several = np.diff(examples.starts) > 1
+    several = several if several.any() else ~several
+    tuning = several & (examples.shapes % _TUNING == 0)
     if tuning.sum() < _LEAST_TUNING:
-        tuning = np.zeros_like(tuning)
-    return examples.take(np.flatnonzero(~tuning)), examples.take(np.flatnonzero(tuning))
+        tuning[:] = False
+    return examples.take(np.flatnonzero(several & ~tuning)), examples.take(np.flatnonzero(tuning))
 
 
 def _of_losses(learned: Examples, tuned: Examples, weights: Matrix) -> _Task:
@@ -171,9 +184,11 @@ def _boost(task: _Task, size: TreeSize, seed: int, scale: float, more: dict[str,
         **({"objective": "multi:softprob", **more} if more else {"objective": "reg:squarederror"}),
     }
     if task.tuning is None:
-        return xgboost.train(parameters, task.data, size.rounds, obj=task.objective)
+        booster = xgboost.train(parameters, task.data, size.rounds, obj=task.objective)
+        booster.set_attr(**{WHOLE: "1"})
+        return booster
     stop = xgboost.callback.EarlyStopping(rounds=_PATIENCE, metric_name="listwise", data_name="tuning", save_best=True)
-    return xgboost.train(
+    booster = xgboost.train(
         {**parameters, "disable_default_eval_metric": True},
         task.data,
         size.rounds,
@@ -183,3 +198,5 @@ def _boost(task: _Task, size: TreeSize, seed: int, scale: float, more: dict[str,
         callbacks=[stop],
         verbose_eval=False,
     )
+    booster.set_attr(**{WHOLE: "1"})
+    return booster

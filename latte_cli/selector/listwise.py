@@ -5,7 +5,7 @@ import numpy as np
 from latte_cli.selector.candidates import Array, Indices
 
 _LEAST_WEIGHT, _MOST_GAIN = 0.1, 1.0  # chosen: a choice that matters by a factor of two counts fully
-_REGRET = 1.0  # docs/selector-public.md
+_REGRET = 4.0  # how much an expected loss counts beside the entropy; docs/selector-public.md
 _LEAST_CURVATURE = 1e-6  # chosen: keeps a step finite where nothing is uncertain
 _LEAST_LIKELY = 1e-12  # chosen: keeps a logarithm finite
 
