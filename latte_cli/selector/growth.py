@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from latte_cli.boosters import fitting_threads, quantile_matrix, xgboost_module
-from latte_cli.features import FEATURES, Matrix, informative
+from latte_cli.features import FEATURES, Matrix
 from latte_cli.selector.candidates import COLUMNS, Array, Indices
 from latte_cli.selector.examples import Examples
 from latte_cli.selector.listwise import Listwise
@@ -18,6 +18,7 @@ _MANY_TIMES, _MANY = 25_000, 20_000  # docs/selector-quality.md
 _TUNING = 10  # chosen: one shape of so many says when to stop
 _LEAST_TUNING = 200  # chosen: fewer decisions say little; all rounds are taken then
 _PATIENCE = 10  # chosen: rounds without a lower objective on what is left out
+_BLOCK = 1 << 15  # chosen: decisions that are looked at together
 _WON = 0.3  # chosen: an algorithm that won somewhere, or nearly did, is a class
 _MOST_WORK = 50_000_000  # rows times rounds; benchmarks/selector_cost.py
 _LEAST_ROUNDS, _FASTEST = 30, 0.3  # chosen: fewer or faster ones learn visibly less
@@ -78,12 +79,14 @@ def fit_trees(examples: Examples, devices: Sequence[str], *, seed: int) -> Trees
     classes: dict[str, list[int]] = {}
     phases, tuned_phases = np.array(learned.phases), np.array(tuned.phases)
     for phase in sorted(set(learned.phases)):
-        own = learned.take(np.flatnonzero(phases == phase))
+        own, other = (
+            each.take(np.flatnonzero(mask == phase)) for each, mask in ((learned, phases), (tuned, tuned_phases))
+        )
         present = np.unique(own.indices[own.wins > _WON])
-        if 1 < len(present) <= _MOST_CLASSES:
-            other = tuned.take(np.flatnonzero(tuned_phases == phase))
-            task = _of_wins(own.among(present), other.among(present), present, weights[:-1])
+        own, other = own.among(present), other.among(present)
+        if 1 < len(present) <= _MOST_CLASSES and len(own.features):
             size = _within_work(of_wins, len(own.features) * len(present))
+            task = _of_wins(own, other, present, weights[:-1])
             boosters[phase] = _boost(task, size, seed, 1.0, {"num_class": len(present)})
             classes[phase] = [int(index) for index in present]
     return Trees(boosters, devices, classes)
@@ -91,7 +94,12 @@ def fit_trees(examples: Examples, devices: Sequence[str], *, seed: int) -> Trees
 
 def _weights(examples: Examples, *, detailed: bool) -> Matrix:
     """How often each column is looked at: never where it tells nothing apart."""
-    weights = informative(tree_columns(examples.features, examples.devices))
+    first = tree_columns(examples.features[:1], examples.devices[:1])
+    differs = np.zeros(first.shape[1], dtype=bool)
+    for start in range(0, len(examples.features), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        differs |= (tree_columns(examples.features[part], examples.devices[part]) != first).any(axis=0)
+    weights = (differs if differs.any() else ~differs).astype(np.float32)
     if not detailed:
         weights[len(FEATURES) : len(COLUMNS)] = 0
     return np.append(weights, np.float32(1))
