@@ -2,8 +2,9 @@
 
 import ctypes
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -15,9 +16,12 @@ from weakref import finalize
 import numpy as np
 import numpy.typing as npt
 
+from latte_cli.backends.host import cores
 from latte_cli.errors import LatteError
 
 Predicted: TypeAlias = npt.NDArray[np.float32]
+
+_BLOCK = 1 << 15  # chosen: rows that are made together; 17 MB of 130 columns
 
 
 def xgboost_module() -> Any:
@@ -44,6 +48,43 @@ def _import_xgboost() -> Any:
         finally:
             del sys.modules["sklearn"]
     return xgboost
+
+
+def fitting_threads() -> int:
+    """The threads to fit trees with: the CPUs that this process may use, fewer where OMP_NUM_THREADS says so."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores(), int(asked)) if asked.isdigit() and int(asked) else cores()
+
+
+def quantile_matrix(
+    block: Callable[[slice], npt.NDArray[np.float32]],
+    rows: int,
+    types: Sequence[str],
+    like: Any = None,
+    target: npt.NDArray[np.float64] | None = None,
+) -> Any:
+    """XGBoost's matrix of so many rows, in bins, made from one `block` of rows at a time.
+
+    `types` are XGBoost's letters of the columns; `like` is the matrix whose bins are taken, `target` what is predicted.
+    """
+    xgboost = xgboost_module()
+
+    class Blocks(xgboost.DataIter):  # type: ignore[misc] # the module is loaded late
+        start = 0
+
+        def next(self, input_data: Callable[..., None]) -> bool:
+            if self.start >= rows:
+                return False
+            part = slice(self.start, min(self.start + _BLOCK, rows))
+            label = np.zeros(part.stop - part.start) if target is None else target[part]
+            input_data(data=block(part), label=label, feature_types=list(types))
+            self.start = part.stop
+            return True
+
+        def reset(self) -> None:
+            self.start = 0
+
+    return xgboost.QuantileDMatrix(Blocks(), ref=like, enable_categorical=True, nthread=fitting_threads())
 
 
 @lru_cache(maxsize=32)  # chosen: the trees of a few devices
