@@ -23,6 +23,7 @@ MARKED = [
     "measures this machine",
     "measures this machine",
     "measures this machine",
+    "measures this machine",
     "downloads torch",
     "needs an object store",
     "needs an object store",
