@@ -21,6 +21,7 @@ MARKED = [
     "measures this machine",
     "measures this machine",
     "measures this machine",
+    "measures this machine",
     "downloads torch",
     "downloads torch",
     "needs an object store",
