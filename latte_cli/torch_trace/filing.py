@@ -23,7 +23,7 @@ from latte_cli.store import Store
 from latte_cli.tasks import Settings, Task
 from latte_cli.torch_trace.events import Category, ProfilerTrace, read_trace
 from latte_cli.torch_trace.matching import LOSS_SLOT, Cost, Matched, Matcher
-from latte_cli.torch_trace.origins import traced_device, layout_of, precision_of
+from latte_cli.torch_trace.origins import layout_of, precision_of, traced_device
 from latte_cli.torch_trace.overhead import profiler_overhead_s
 from latte_cli.torch_trace.steps import Role, TracedStep, traced_steps
 from latte_cli.torch_trace.updates import optimizer_of
