@@ -124,18 +124,25 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "XGBoosterFree": (ctypes.c_void_p,),
     "XGBoosterLoadModelFromBuffer": (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint64),
     "XGBoosterGetNumFeature": (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)),
+    "XGBoosterGetAttr": (
+        *(ctypes.c_void_p, ctypes.c_char_p),
+        *(ctypes.POINTER(ctypes.c_char_p), ctypes.POINTER(ctypes.c_int)),
+    ),
     "XGBoosterPredictFromDense": (
         *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p),
         ctypes.POINTER(ctypes.POINTER(ctypes.c_uint64)),
         *(ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.POINTER(ctypes.c_float))),
     ),
 }
-_AS_VALUES = json.dumps(
-    {
-        **{"type": 0, "training": False, "iteration_begin": 0, "iteration_end": 0},  # all trees, no margins
-        **{"missing": nan, "strict_shape": False, "cache_id": 0},
-    }
-).encode()
+_WANTED = {
+    name: json.dumps(
+        {
+            **{"type": number, "training": False, "iteration_begin": 0, "iteration_end": 0},  # of all trees
+            **{"missing": nan, "strict_shape": False, "cache_id": 0},
+        }
+    ).encode()
+    for name, number in (("value", 0), ("margin", 1))
+}
 _FEW_ROWS = 2048  # chosen: one thread predicts so many in some 10 ms
 
 
@@ -159,15 +166,21 @@ class LoadedBooster:
         self._call("XGBoosterGetNumFeature", self._handle, ctypes.byref(count))
         return count.value
 
-    def inplace_predict(self, data: npt.ArrayLike) -> Predicted:
-        """The prediction of each row of `data`."""
+    def attr(self, key: str) -> str | None:
+        """An attribute that was stored with the trees; None for one that was not."""
+        value, known = ctypes.c_char_p(), ctypes.c_int()
+        self._call("XGBoosterGetAttr", self._handle, key.encode(), ctypes.byref(value), ctypes.byref(known))
+        return value.value.decode(errors="replace") if known.value and value.value is not None else None
+
+    def inplace_predict(self, data: npt.ArrayLike, predict_type: str = "value") -> Predicted:
+        """The prediction of each row of `data`, or with `margin` what the trees sum up to before it becomes one."""
         rows = np.ascontiguousarray(data, dtype=np.float32)
         shape, rank = ctypes.POINTER(ctypes.c_uint64)(), ctypes.c_uint64()
         values = ctypes.POINTER(ctypes.c_float)()
         with _one_thread(self._library, wanted=len(rows) <= _FEW_ROWS):
             self._call(
                 *("XGBoosterPredictFromDense", self._handle, json.dumps(rows.__array_interface__).encode()),
-                *(_AS_VALUES, None, ctypes.byref(shape), ctypes.byref(rank), ctypes.byref(values)),
+                *(_WANTED[predict_type], None, ctypes.byref(shape), ctypes.byref(rank), ctypes.byref(values)),
             )
         found = np.empty(shape[: rank.value], dtype=np.float32)
         ctypes.memmove(found.ctypes.data, values, found.nbytes)  # the library's own are overwritten by its next ones
