@@ -69,7 +69,9 @@ def quantile_matrix(
     """
     xgboost = xgboost_module()
 
-    class Blocks(xgboost.DataIter):  # type: ignore[misc] # the module is loaded late
+    iterator: Any = xgboost.DataIter  # the module is loaded late
+
+    class Blocks(iterator):  # type: ignore[misc]
         start = 0
 
         def next(self, input_data: Callable[..., None]) -> bool:

@@ -122,7 +122,7 @@ def evaluate(
         test = {index: judge for index in np.flatnonzero(own == fold).tolist() if (judge := judges[index])}
         selector = fitted(train)
         ranked |= rankings(selector, test, features=lesson.examples.features, with_workspaces=bool(limits))
-        most_frequent |= majority([decisions[index] for index in train], test)
+        most_frequent |= majority([decisions[index] for index in train.tolist()], test)
         done(fold + 1)
         if curve and not fold:
             points = _curve(lesson, _some(lesson.examples, train, seed), test, fitted, selector)

@@ -123,7 +123,7 @@ def _of_losses(learned: Examples, tuned: Examples, weights: Matrix) -> _Task:
     objective, metric = _listwise(learned), _listwise(tuned)
 
     def gradient(margins: Margins, data: Any) -> tuple[Array, Array]:
-        slope, curvature = objective.gradient(-margins / SCALE)
+        slope, curvature = objective.gradient(np.asarray(-margins / SCALE, dtype=np.float64))
         return -slope / SCALE, curvature / SCALE**2
 
     data = _candidates_matrix(learned)
@@ -132,7 +132,7 @@ def _of_losses(learned: Examples, tuned: Examples, weights: Matrix) -> _Task:
         data=data,
         objective=gradient,
         tuning=_candidates_matrix(tuned, data) if len(tuned.features) else None,
-        metric=lambda margins, data: ("listwise", metric.value(-margins / SCALE)),
+        metric=lambda margins, data: ("listwise", metric.value(np.asarray(-margins / SCALE, dtype=np.float64))),
     )
 
 

@@ -79,9 +79,11 @@ def terms_of(calls: Sequence[Call], figures: SheetFigures, names: Names, *, libr
     for layer, phase in calls:
         hosts.append(names.of(terms.host_terms(terms.operation_class(layer), phase, terms.is_product(layer)), 1))
         counts.append(terms.sizes_of_call(layer, phase).calls)
-    types = {"owner": np.int64, "is_product": np.bool_}
-    numbers = {name: np.array([row[name] for row in rows], dtype=types.get(name, np.float64)) for name in _NUMBERS}
-    indices = {
+    types: dict[str, Any] = {"owner": np.int64, "is_product": np.bool_}
+    numbers: dict[str, Any] = {
+        name: np.array([row[name] for row in rows], dtype=types.get(name, np.float64)) for name in _NUMBERS
+    }
+    indices: dict[str, Any] = {
         name: np.array([row[name] for row in rows], dtype=np.int64).reshape(len(rows), _WIDTHS[name])
         for name in ("efficiency", "bandwidth", "gap", "saturation")
     }
@@ -179,8 +181,8 @@ def way_times(found: Terms, values: Array) -> WayTimes:
 def device_seconds(found: Terms, values: Array) -> Array:
     """The seconds of each call on the device: of its ways the least, smoothly."""
     total_s = way_times(found, values).total_s
-    result: Array = np.bincount(found.owner, total_s**-LEAST, minlength=len(found.calls)) ** (-1 / LEAST)
-    return result
+    sums = np.bincount(found.owner, total_s**-LEAST, minlength=len(found.calls))
+    return np.asarray(sums ** (-1 / LEAST), dtype=np.float64)
 
 
 def host_seconds(found: Terms, values: Array) -> Array:

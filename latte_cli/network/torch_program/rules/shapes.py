@@ -231,8 +231,8 @@ def _split(low: Lowering, op: Aten) -> object:
             low.emit("Squeeze", [part, low.constant([axis])], output)
         return None
     if None in sizes:
-        part = op.arguments.get("split_size")
-        own = {"part": part} if isinstance(part, int) else {}
+        size = op.arguments.get("split_size")
+        own: dict[str, Any] = {"part": size} if isinstance(size, int) else {}
         return low.emit("Split", [x], *op.outputs, axis=axis, num_outputs=len(sizes), **own)
     return low.emit("Split", [x, low.constant(sizes)], *op.outputs, axis=axis)
 
