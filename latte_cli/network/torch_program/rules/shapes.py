@@ -1,6 +1,7 @@
 """Operators that rearrange tensors or see them in another shape."""
 
 from math import prod
+from typing import Any
 
 from onnx import TensorProto
 
