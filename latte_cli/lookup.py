@@ -2,16 +2,17 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import exp, isnan, log, nan, sqrt
 from statistics import fmean, median
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.errors import LatteError
-from latte_cli.layers import Checkpoint, Convolution, Layer, Phase, Whole
+from latte_cli.layers import Checkpoint, Layer, Phase, Whole
+from latte_cli.layers.alike import LayerSizes, frame_of, has_layout, sort
 from latte_cli.measure import IN_STEP, Measurement, Outcome, QualityFlag
 from latte_cli.precisions import Layout, Precision
 from latte_cli.store import Store
@@ -259,7 +260,7 @@ class Lookup:
         in its logarithm. Neighbours further apart than a factor of 8 are not used.
         """
         layer, phase = pair
-        frame, sizes = _frame(layer)
+        frame, sizes = frame_of(layer)
         brackets: dict[Algorithm, list[_Neighbour]] = defaultdict(list)
         for other, timing in self._family((phase, frame)):
             if step := _single_step(sizes, other):
@@ -408,7 +409,7 @@ class Lookup:
             self.everything()
             self._families = defaultdict(list)
             for (layer, phase), found in self.measured_timings(tuple(self._timings)).items():
-                frame, sizes = _frame(layer)
+                frame, sizes = frame_of(layer)
                 self._families[phase, frame] += [(sizes, timing) for timing in found]
         return self._families.get(key, ())
 
@@ -427,52 +428,7 @@ def _newest(groups: Sequence[Sequence[Timing]]) -> Sequence[Timing]:
     return groups[0] if len(groups) == 1 else max(groups, key=lambda group: max(each.measured_at for each in group))
 
 
-def has_layout(layer: Layer) -> bool:
-    """Whether the memory layout means anything to the layer: it has a tensor with spatial dimensions."""
-    return any(len(shape) >= 3 for shape in (*layer.input_shapes, layer.output_shape))
-
-
-@lru_cache(maxsize=65536)
-def sort(layer: Layer) -> Hashable:
-    """What decides which algorithms can run a layer, whatever its sizes."""
-    if not isinstance(layer, Convolution):
-        return layer.kind
-    groups = "depthwise" if layer.depthwise else "grouped" if layer.groups > 1 else "dense"
-    unit = (set(layer.kernel) == {1}, set(layer.stride) == {1}, set(layer.dilation) == {1})
-    return (layer.kind, len(layer.input), layer.transposed, layer.symmetric, groups, *unit)
-
-
 # Neighbours: layers that are the same but for one size
-
-LayerSizes: TypeAlias = tuple[int, ...]
-
-_SCALING = frozenset(
-    (
-        *("batch", "in_channels", "out_channels", "channels", "rows", "in_features", "out_features", "classes"),
-        *("m", "k", "n", "shape", "shapes", "output", "elements"),
-    )
-)
-
-
-@lru_cache(maxsize=65536)
-def _frame(layer: Layer) -> tuple[Hashable, LayerSizes]:
-    """A layer as what must be equal between neighbours, and the sizes of which one may differ."""
-    frame: list[Hashable] = [layer.kind]
-    sizes: list[int] = []
-    depthwise = isinstance(layer, Convolution) and layer.depthwise
-    for field in fields(layer):
-        value = getattr(layer, field.name)
-        if field.name in _SCALING or (field.name == "groups" and depthwise):
-            before = len(sizes)
-            sizes += _flat(value)
-            frame.append(len(sizes) - before)
-        else:
-            frame.append(value)
-    return (*frame, depthwise), tuple(sizes)
-
-
-def _flat(value: Any) -> list[int]:
-    return [number for item in value for number in _flat(item)] if isinstance(value, tuple) else [value]
 
 
 @dataclass(frozen=True)

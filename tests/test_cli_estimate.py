@@ -66,7 +66,7 @@ def test_json_is_the_documented_document(latte, model):
     found = json.loads(out)
     network = load(model, batch_size=8)
     assert code == 0
-    assert list(found) == ["schema", "version", "model", "estimates", "asked"]
+    assert list(found) == ["schema", "version", "model", "estimates", "asked", "measured"]
     assert found["asked"] == {"shape": [], "freeze": [], "checkpoint": "none", "restore_norms": False}
     assert found["schema"] == "latte.estimate/1"
     own = {"parameters": network.parameters, "trained_parameters": network.parameters}

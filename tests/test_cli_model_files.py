@@ -27,7 +27,7 @@ def test_a_model_comes_from_standard_input(model: Path) -> None:
     assert (done.returncode, done.stdout.decode()) == (0, here("estimate", model, *DEVICE, "--format", "csv").stdout)
     several = piped(model.read_bytes(), "--batch-size", "2,4")  # the model is read for each
     assert several.returncode == 0, several.stderr
-    assert b"next: `latte estimate MODEL --device" in several.stderr
+    assert b"next: `latte estimate MODEL --batch-size" in several.stderr
 
 
 def test_nothing_on_standard_input_is_said() -> None:

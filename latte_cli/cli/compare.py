@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from latte_cli.cli import console
 from latte_cli.cli.compare_request import CompareFormat, CompareRequest, check_compared, estimate_request, is_document
-from latte_cli.cli.estimate import EstimateRequest, request_estimates
+from latte_cli.cli.estimate import EstimateRequest
+from latte_cli.cli.estimating import request_estimates
 from latte_cli.cli.options import names_among, parse_precision
 from latte_cli.cli.request import from_options
 from latte_cli.cli.thresholds import CheckResults, EstimateFormat

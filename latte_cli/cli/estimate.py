@@ -9,7 +9,8 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.batches import Batches, Room, parse_batches, parse_room
-from latte_cli.cli.measuring import FIRST_SECONDS, Spent, measured_profile
+from latte_cli.cli.estimating import request_estimates
+from latte_cli.cli.measuring import FIRST_SECONDS, Spent
 from latte_cli.cli.options import (
     AllowUnknownOption,
     BatchAxisOption,
@@ -29,30 +30,23 @@ from latte_cli.cli.options import (
     parse_duration,
     parse_growth,
     parse_rate,
-    parse_shapes,
     parse_size,
 )
 from latte_cli.cli.piped import STDIN, model_from_stdin
 from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.several_gpus import several_gpus
-from latte_cli.cli.stores import store_to_read
 from latte_cli.cli.thresholds import EstimateFormat, Requirements
-from latte_cli.cli.together import check_together, measuring_compiled
-from latte_cli.errors import LatteError
+from latte_cli.cli.together import check_together
 from latte_cli.precisions import Precision
-from latte_cli.report import Format, size
+from latte_cli.report import Format
 from latte_cli.report.thresholds import Annotate
 from latte_cli.schedule import Schedule
 from latte_cli.thresholds import Threshold, parse_threshold
 
 if TYPE_CHECKING:
-    from latte_cli.cli.several_batches import KeptEstimators
-    from latte_cli.devices import Device
     from latte_cli.estimator import Estimate, Rest
-    from latte_cli.network import Network
+    from latte_cli.estimator.data_parallel import ScaledStep
     from latte_cli.sides import Side
-    from latte_cli.store import Store
-    from latte_cli.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,7 +357,6 @@ def estimate(request: EstimateRequest) -> None:
     from latte_cli.cli.several_batches import settle_batches, write_several
     from latte_cli.cli.several_sizes import write_mixture
     from latte_cli.report import scalings
-    from latte_cli.report.estimates import estimates_document
     from latte_cli.report.markdown import write_markdown
     from latte_cli.report.sides import ranking_json
 
@@ -390,10 +383,7 @@ def estimate(request: EstimateRequest) -> None:
     several = several_gpus(request)
     estimates = request_estimates(request)
     scaled = [several(one) for one in estimates] if several else []
-    body = estimates_document(estimates, request.schedule) | {"asked": request.asked}
-    body["measured"] = [asdict(each) for each in request.spent]
-    for one, steps in zip(body["estimates"], scaled, strict=False):
-        one["scaling"] = [scalings.scaling_entry(step) for step in steps]
+    body = _document(request, estimates, scaled)
     fits = Fits.of(request.fits, estimates, request.mmap_threshold)
     fits.add_to(body)
     results = requirements.check(body)
@@ -419,88 +409,18 @@ def estimate(request: EstimateRequest) -> None:
     results.enforce()
 
 
-def request_estimates(
-    request: EstimateRequest, note: Callable[[str], None] = console.note, kept: "KeptEstimators | None" = None
-) -> "list[Estimate]":
-    """The estimates on each device under each strategy and limit; what is doubtful is measured first, if so asked.
+def _document(
+    request: EstimateRequest, estimates: "Sequence[Estimate]", scaled: "Sequence[Sequence[ScaledStep]]"
+) -> dict[str, Any]:
+    """The estimates as JSON, with what was asked and measured, and the steps of several GPUs."""
+    from latte_cli.report.estimates import estimates_document
+    from latte_cli.report.scalings import scaling_entry
 
-    `kept` are the estimators that earlier requests of other batches made, by device.
-    """
-    network = _network(request, note)
-    store = store_to_read(request.store, request.warn_of_store(note))
-    names: list[str] | list[None] = request.devices or [None]
-    unsure = replace(request, allow_unknown=True)
-
-    def known_so_far(slug: str) -> "list[Estimate]":
-        return _estimates_on(slug, unsure, store, network, {}, console.detail)
-
-    slugs = [measured_profile(store, name, request, known_so_far) for name in names]
-    kept = {} if kept is None or request.measure_below is not None else kept
-    estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, kept)]
-    if request.measure_below is not None and _measure_unsure(store, estimates, request.measure_below):
-        estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, {})]
-    _say_left_out(estimates, slugs, request.memory_limit or ())
-    return estimates
-
-
-def _network(request: EstimateRequest, note: Callable[[str], None]) -> "Network":
-    """The model as it is trained; raises LatteError for names that there are none of before it is read."""
-    from latte_cli.estimator import check_names
-    from latte_cli.network import load
-    from latte_cli.network.training import freeze_parameters, with_norms
-
-    for strategy in request.strategies:
-        check_names(request.precision, request.layout, strategy, request.optimizer, request.loss, request.estimator)
-    network = load(
-        request.content or request.model,
-        batch_size=request.batch,
-        batch_axis=request.batch_axis,
-        compare_weights=request.compare_weights,
-        sizes=parse_shapes(request.shape),
-        allow_unknown=request.allow_unknown,
-    )
-    for text in network.notes:
-        note(text)
-    return freeze_parameters(with_norms(network) if request.restore_norms else network, request.freeze or ())
-
-
-def _estimates_on(
-    slug: str,
-    request: EstimateRequest,
-    store: "Store",
-    network: "Network",
-    kept: "KeptEstimators",
-    note: Callable[[str], None] = console.note,
-) -> "list[Estimate]":
-    from latte_cli.estimator import Limits, estimate_each
-    from latte_cli.estimator.compiled import NotRunCompiled
-
-    memories: list[int] | list[None] = request.memory_limit or [None]
-    try:
-        return estimate_each(
-            store,
-            slug,
-            network,
-            strategies=request.strategies,
-            limits=[Limits(workspace_bytes=request.workspace_limit, memory_bytes=most) for most in memories],
-            precision=request.precision,
-            layout=request.layout,
-            threads=request.threads,
-            estimator=request.estimator,
-            optimizer=request.optimizer,
-            loss=request.loss,
-            accumulate=request.accumulate,
-            cuda_graph=request.cuda_graph,
-            rest=request.rest,
-            checkpoint=request.checkpoint,
-            compiled=request.compiled,
-            replicated=request.replicated,
-            allow_unknown=request.allow_unknown,
-            kept=kept.setdefault(slug, {}),
-            note=note,
-        )
-    except NotRunCompiled as exc:
-        raise LatteError(exc.message, hint=measuring_compiled(request), exit_code=exc.exit_code) from exc
+    measured = [asdict(each) for each in request.spent]
+    body = estimates_document(estimates, request.schedule) | {"asked": request.asked, "measured": measured}
+    for one, steps in zip(body["estimates"], scaled, strict=False):
+        one["scaling"] = [scaling_entry(step) for step in steps]
+    return body
 
 
 def _write(
@@ -530,28 +450,6 @@ def _write(
         write_estimates(estimates, Format(request.form), schedule=request.schedule, every=request.every)
     if request.memory and request.form in (EstimateFormat.TABLE, EstimateFormat.CSV):
         write_memory(estimates, Format(request.form))
-
-
-def _say_left_out(estimates: "Sequence[Estimate]", slugs: Sequence[str], memories: Sequence[int]) -> None:
-    """Say which limits are below what the step needs."""
-    found = {(each.device.slug, each.limits.memory_bytes) for each in estimates}
-    for slug in slugs:
-        if left := [most for most in memories if (slug, most) not in found]:
-            console.warn(f"the step does not fit {', '.join(map(size, left))} (`{slug}`): left out")
-
-
-def _measure_unsure(store: "Store", estimates: "Sequence[Estimate]", below: float) -> bool:
-    """Whether anything was measured in place of choices of low confidence."""
-    from latte_cli.cli.measuring import measure_here
-    from latte_cli.estimator import doubtful
-
-    wanted: dict[Device, dict[Task, None]] = {}
-    for each in estimates:
-        wanted.setdefault(each.device, {}).update(dict.fromkeys(doubtful(store, each, below)))
-    for device, tasks in wanted.items():
-        if tasks:
-            measure_here(store, device, tuple(tasks), f"measuring where less sure than {below:g}")
-    return any(wanted.values())
 
 
 def _say_doubts(estimates: Sequence["Estimate"]) -> None:

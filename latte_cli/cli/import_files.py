@@ -78,6 +78,18 @@ def neusight_csv(
     _import(files, "neusight-csv", name, form, store)
 
 
+_TracedPrecision = Annotated[
+    Precision | None,
+    typer.Option(
+        parser=parse_measured_precision, metavar="NAME", help="Arithmetic of the steps. [default: the trace's]"
+    ),
+]
+_TracedLayout = Annotated[
+    Layout | None,
+    typer.Option(parser=parse_measured_layout, metavar="NAME", help="nchw or channels_last. [default: the trace's]"),
+]
+
+
 @app.command("torch-trace")
 def torch_trace(
     files: Annotated[
@@ -95,18 +107,8 @@ def torch_trace(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of a step. [default: the trace's]")] = None,
     batch_axis: BatchAxisOption = None,
     shape: ShapeOption = None,
-    precision: Annotated[
-        Precision | None,
-        typer.Option(
-            parser=parse_measured_precision, metavar="NAME", help="Arithmetic of the steps. [default: the trace's]"
-        ),
-    ] = None,
-    layout: Annotated[
-        Layout | None,
-        typer.Option(
-            parser=parse_measured_layout, metavar="NAME", help="nchw or channels_last. [default: the trace's]"
-        ),
-    ] = None,
+    precision: _TracedPrecision = None,
+    layout: _TracedLayout = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the CPU. [default: this machine's cores, else not known]")
     ] = None,

@@ -18,7 +18,8 @@ from latte_cli.devices import Device
 from latte_cli.errors import LatteError
 from latte_cli.features import FEATURE_VERSION, Matrix
 from latte_cli.layers import Convolution, Layer, Phase, layer_text
-from latte_cli.lookup import Pair, sort
+from latte_cli.layers.alike import sort
+from latte_cli.lookup import Pair
 from latte_cli.precisions import Layout, Precision
 from latte_cli.selector.candidates import COLUMNS, CandidateTable, Indices, Model
 from latte_cli.selector.decisions import Decision

@@ -2,12 +2,11 @@
 
 import os
 import re
-import struct
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -17,15 +16,14 @@ from latte_cli.devices import Device
 from latte_cli.errors import LatteError
 from latte_cli.printable import address, secrets
 from latte_cli.store import checks, schema
-from latte_cli.store.chunks import MARK, Group, bounds, describe, fetch, groups_with
+from latte_cli.store.chunks import Group, fetch, groups_with
+from latte_cli.store.ends import end_of, said_by
 
 _T = TypeVar("_T")
 _PREFIX, _SUFFIX = "part-", ".parquet"
 _SAFE_SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*")
 # A network's layers lie all over the layer ids, each in a separate row group; small groups keep the rest unread.
 _ROWS_PER_GROUP = 4096  # chosen: groups are skipped by their statistics, so they are small
-_READ_AHEAD_BYTES = 2**16  # chosen: as Arrow, which finds most footers in one request so
-_TAIL = struct.Struct("<I4x")  # the length of the footer before it, and MARK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -434,8 +432,8 @@ def _open_footer(part: Part, stream: Any) -> _Opened:
 
     Arrow reads no row groups here: some damage to them ends the process.
     """
-    end = _end(stream)
-    said = _said_by(end)
+    end = end_of(stream)
+    said = said_by(end)
     if said.version > schema.VERSION:
         raise Newer(part, said.version)
     if said.device is None or said.device.slug != part.slug or not _SAFE_SLUG.fullmatch(part.slug):
@@ -450,58 +448,6 @@ def _open_footer(part: Part, stream: Any) -> _Opened:
         last_s=said.last_s,
     )
     return _Opened(stream=stream, end=end, groups=said.groups, version=said.version, footer=footer)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Said:
-    """What the end of a file says of it: as Footer and _Opened have it; of a newer schema the version alone."""
-
-    version: int
-    device: Device | None = None
-    groups: tuple[Group, ...] = ()
-    rows: int = 0
-    unpacked_bytes: int = 0
-    first_s: float = 0.0
-    last_s: float = 0.0
-
-
-@lru_cache(maxsize=16)  # chosen: a command reads the footers of a few parts up to nine times each
-def _said_by(end: bytes) -> _Said:
-    """What the `end` of a part says; raises ValueError for that of another file."""
-    described = describe(end[: -_TAIL.size])
-    said = described.said
-    if not {schema.VERSION_KEY, schema.DEVICE_KEY} <= set(said):
-        raise ValueError("it is no part of a store")
-    version = int(said[schema.VERSION_KEY])
-    if version > schema.VERSION:
-        return _Said(version=version)
-    if version < 1:
-        raise ValueError(f"there is no schema {version}")
-    unpacked_bytes, groups = checks.check_footer(described, version)
-    moments_s = bounds(groups, "measured_at")
-    return _Said(
-        version=version,
-        device=schema.device_from_text(said[schema.DEVICE_KEY].decode()),
-        groups=tuple(groups),
-        rows=described.rows,
-        unpacked_bytes=unpacked_bytes,
-        first_s=min(moments_s, default=0.0),
-        last_s=max(moments_s, default=0.0),
-    )
-
-
-def _end(stream: Any) -> bytes:
-    """The end of a Parquet file, from where its footer begins; raises ValueError for another file."""
-    size = stream.size()
-    if size > checks.MOST_BYTES:
-        raise ValueError(f"it takes {size:,} bytes, where {checks.MOST_BYTES:,} are read")
-    end: bytes = stream.read_at(min(size, _READ_AHEAD_BYTES), max(0, size - _READ_AHEAD_BYTES))
-    if not end.endswith(MARK) or len(end) < _TAIL.size:
-        raise ValueError("it is not a Parquet file")
-    length = _TAIL.size + _TAIL.unpack(end[-_TAIL.size :])[0]
-    if length > min(size, checks.MOST_FOOTER_BYTES):
-        raise ValueError(f"its footer takes {length:,} bytes, it says")
-    return end[-length:] if length <= len(end) else stream.read_at(length, size - length)
 
 
 def _parquet(device: Device, table: Any) -> Any:
