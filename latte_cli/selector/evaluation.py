@@ -18,7 +18,7 @@ from latte_cli.features import Matrix
 from latte_cli.lookup import Pair
 from latte_cli.selector.candidates import Indices
 from latte_cli.selector.decisions import Decision, DecisionKey
-from latte_cli.selector.examples import Examples
+from latte_cli.selector.examples import CandidateExamples
 from latte_cli.selector.model import Lesson, Preferences, Selector, fit_selector, too_few
 from latte_cli.tasks import Settings
 
@@ -109,7 +109,7 @@ def evaluate(
 
     def fitted(train: Indices) -> Selector:
         part = lesson.part(_some(lesson.examples, train, seed))
-        selector = part.fit(seed=seed, kind=kind)
+        selector = part.fit_on(seed=seed, kind=kind)
         return Selector(selector.card, selector.model, part.fit_workspaces(seed=seed)) if limits else selector
 
     judges = [decision if later is None else later.get(decision.key) for decision in decisions]
@@ -201,7 +201,7 @@ def _curve(
     return tuple(points)
 
 
-def _some(examples: Examples, train: Indices, seed: int) -> Indices:
+def _some(examples: CandidateExamples, train: Indices, seed: int) -> Indices:
     """All of `train`, or whole shapes of it with about as many candidates as a judged selector learns from."""
     candidates = np.diff(examples.starts)[train]
     if candidates.sum() <= _MOST_JUDGED:

@@ -23,7 +23,7 @@ from latte_cli.lookup import Pair
 from latte_cli.precisions import Layout, Precision
 from latte_cli.selector.candidates import COLUMNS, CandidateTable, Indices, Model
 from latte_cli.selector.decisions import Decision
-from latte_cli.selector.examples import Examples, examples_of, seen_columns
+from latte_cli.selector.examples import CandidateExamples, examples_of, seen_columns
 from latte_cli.selector.workspaces import Workspaces
 from latte_cli.tasks import Settings
 
@@ -237,7 +237,7 @@ def fit_selector(
     are for the card. Raises LatteError where there are too few to learn from.
     """
     lesson = decisions if isinstance(decisions, Lesson) else Lesson.of(decisions)
-    selector = lesson.fit(kind=kind, seed=seed)
+    selector = lesson.fit_on(kind=kind, seed=seed)
     card = replace(
         selector.card,
         softness=selector.card.softness if softness is None else softness,
@@ -256,7 +256,7 @@ class Lesson:
     decisions: Sequence[Decision]
     algorithms: Sequence[Algorithm]
     devices: Sequence[str]
-    examples: Examples
+    examples: CandidateExamples
 
     @classmethod
     def of(cls, decisions: Sequence[Decision]) -> "Lesson":
@@ -271,7 +271,7 @@ class Lesson:
         decisions = [self.decisions[row] for row in chosen]
         return replace(self, decisions=decisions, examples=self.examples.take(chosen))
 
-    def fit(self, *, kind: str = "xgboost", seed: int = 0) -> Selector:
+    def fit_on(self, *, kind: str = "xgboost", seed: int = 0) -> Selector:
         """A selector without workspaces, and with a card that says the least; raises LatteError for too few shapes."""
         from latte_cli.selector import growth, mlp
 
