@@ -93,7 +93,7 @@ def test_an_ordinary_layer_has_a_choice_in_every_phase(onednn: Library) -> None:
     for phase in SPLIT:
         with problem(onednn, PLAIN, phase, Precision.FP32, Layout.NCHW) as described:
             names = described.implementations()
-        assert len(names) > 2
+        assert len(names) > 1  # with AVX2 alone there are two
         assert any(name.endswith("+reorder") for name in names) or onednn.major == 2
 
 
