@@ -117,7 +117,8 @@ def _matrix_peak(sheet: Sheet, name: str) -> float | None:
     stated = sheet.peak(name)
     if stated is not None or not sheet.kind.queued:
         return stated
-    alike = [other for other in sheets() if family_of(other) == family_of(sheet)]
+    line = sheet.slug.split("-")[1]  # GeForce cards have half the rate of others of their generation
+    alike = [other for other in sheets() if family_of(other) == family_of(sheet) and other.slug.split("-")[1] == line]
     ratios = [peak / own for other in alike if (peak := other.peak(name)) and (own := other.peak("fp32"))]
     return median(ratios) * (sheet.peak("fp32") or 0.0) if ratios and sheet.generation != "maxwell" else None
 
