@@ -24,6 +24,9 @@ MOST = {"neusight": 60, "deepbench": 60, "profile": 150, "passes": 40, "steps": 
 
 MOST_HOST = 40
 HUBER = 2.0
+TAILS = 1.0
+"""Where residuals, and machines' factors, begin to count linearly: a machine that is throttled pulls no others."""
+
 EXTRA = {
     "rate of copies": (np.log(3e9), 0.5),  # bytes a second to the GPU from memory that is not pinned
     "host of the script of 2020": (0.25, 0.3),  # beside eight processes that load data
@@ -189,12 +192,13 @@ def _device_slopes(found: physics.Terms, values: np.ndarray) -> tuple[np.ndarray
     raised = small**times.power
     sharp = both_s * (-np.log1p(raised) / times.power + raised * np.log(small) / (1 + raised))
     held = times.halves / (times.sizes + times.halves)
-    parts = [(column, -by_compute) for column in found.efficiency.T]
-    parts += [(column, -by_memory) for column in found.bandwidth.T]
-    parts += [(found.saturation[:, at], by_compute * held[:, at]) for at in range(3)]
+    computing, moving = by_compute * times.compute_room, by_memory * times.memory_room
+    parts = [(column, -computing) for column in found.efficiency.T]
+    parts += [(column, -moving) for column in found.bandwidth.T]
+    parts += [(found.saturation[:, at], computing * held[:, at]) for at in range(3)]
     parts += [(column, times.gap_s) for column in found.gap.T]
-    parts += [(np.full(len(both_s), found.power), -by_compute * found.strain)]
-    parts += [(np.full(len(both_s), found.clock), -by_compute * found.headroom)]
+    parts += [(np.full(len(both_s), found.power), -computing * found.strain)]
+    parts += [(np.full(len(both_s), found.clock), -computing * found.headroom)]
     parts += [(np.full(len(both_s), found.sharpness), sharp)]
     rows = np.tile(np.arange(len(both_s)), len(parts))
     columns, numbers = (np.concatenate([part[at] for part in parts]) for at in (0, 1))
@@ -227,6 +231,8 @@ class _Posterior:
         spreads = [(_WIDE,) * 2 if name in wide else (one.device_spread, one.host_spread) for name in self.machines]
         self.centre = np.array([mean for mean, _ in priors] + [0.0] * 2 * len(self.machines))
         self.width = np.array([width for _, width in priors] + [each for pair in spreads for each in pair])
+        shared = len(self.names) + len(EXTRA)
+        self.tails = np.where(np.arange(len(self.centre)) < shared, np.inf, TAILS)
         sizes: dict[tuple[str, object, str], int] = {}
         for row in given.rows:
             sizes[self._key(row)] = sizes.get(self._key(row), 0) + 1
@@ -291,7 +297,16 @@ class _Posterior:
     def cost(self, residuals: np.ndarray, x: np.ndarray) -> float:
         size = np.abs(residuals)
         robust = np.where(size < HUBER, residuals**2, 2 * HUBER * size - HUBER**2).sum()
-        return float(robust + (((x - self.centre) / self.width) ** 2).sum())
+        off = np.abs(x - self.centre) / self.width
+        bound = np.minimum(self.tails, off)  # off**2 within it, linear beyond
+        tails = (2 * bound * off - bound**2).sum()
+        return float(robust + tails)
+
+    def prior_weights(self, x: np.ndarray) -> np.ndarray:
+        """The weights of the priors' squares: less for a machine that is far from its sheet."""
+        off = np.abs(x - self.centre) / self.width
+        result: np.ndarray = np.minimum(1.0, self.tails / np.maximum(off, 1e-9)) / self.width**2
+        return result
 
 
 def fit(given: Problem) -> Fit:
@@ -302,8 +317,9 @@ def fit(given: Problem) -> Fit:
     best = posterior.cost(residuals, x)
     for _ in range(_ROUNDS):
         weights = np.minimum(1.0, HUBER / np.maximum(np.abs(residuals), 1e-9))
-        normal = slopes.T @ (weights[:, None] * slopes) + np.diag(1 / posterior.width**2)
-        slope = slopes.T @ (weights * residuals) + (x - posterior.centre) / posterior.width**2
+        held = posterior.prior_weights(x)
+        normal = slopes.T @ (weights[:, None] * slopes) + np.diag(held)
+        slope = slopes.T @ (weights * residuals) + (x - posterior.centre) * held
         step = -np.linalg.solve(normal + damping * np.diag(np.diag(normal)), slope)
         trial = x + np.clip(step, -1.0, 1.0)
         found = posterior.evaluate(trial)

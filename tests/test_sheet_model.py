@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from math import exp, log
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +165,8 @@ def test_the_card_names_its_sources_and_licences() -> None:
 
 def test_peaks_that_no_document_states_follow_the_family() -> None:
     own, alike = named("nvidia-geforce-rtx-4060"), named("nvidia-geforce-rtx-4080")
-    ratio = (alike.peak("fp16_matrix") or 0) / (alike.peak("fp32") or 1)
-    found = figures_of(own, Precision.FP16).matrix
+    assert own.peak("fp16_matrix") is None
+    found, theirs = figures_of(own, Precision.FP16).matrix, alike.peak("fp16_matrix")
     assert found
-    assert abs(log(found / ratio / (own.peak("fp32") or 1))) < log(1.1) < exp(1)
+    assert theirs
+    assert found / (own.peak("fp32") or 1) == pytest.approx(theirs / (alike.peak("fp32") or 1), rel=0.02)

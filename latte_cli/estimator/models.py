@@ -49,7 +49,7 @@ class Models:
         sheet: Sheet | None = None,
     ) -> None:
         self.device, self.lookup, self.estimator = device, lookup, estimator
-        self._store, self._note, self._sheet = store, note, sheet
+        self._store, self._note, self.sheet = store, note, sheet
         if sheet and estimator != LOOKUP:
             raise LatteError(
                 f"`{sheet.slug}` has no rows, which `--estimator {estimator}` learns from",
@@ -79,8 +79,8 @@ class Models:
     @cached_property
     def predictor(self) -> Predicting | None:
         """What the estimator's name stands for, fitted on the device's rows under these settings, or on its sheet."""
-        if self._sheet:
-            return SheetModel(self._sheet)
+        if self.sheet:
+            return SheetModel(self.sheet)
         if self.estimator in rates.AMOUNTS:
             rows = [timing for timing in self.lookup.everything() if self.lookup.matches(timing.task)]
             return rates.fit_rates(rates.AMOUNTS[self.estimator], [row for row in rows if not row.task.layer.free])

@@ -160,9 +160,10 @@ class Variants:
 
     @cached_property
     def _unselected(self) -> bool:
-        """Whether there are convolutions without timings, and no selector to choose for them."""
+        """Whether there are convolutions without timings, and no selector to choose for them; a sheet has no choice."""
         pairs = {work.pair for work in self._calls.works if isinstance(work.layer, Convolution)}
-        return not pairs <= self._known.timings.keys() and self._models.selector is None
+        known = pairs <= self._known.timings.keys() or self._models.sheet is not None
+        return not known and self._models.selector is None
 
     def _check_name(self, strategy: Strategy) -> None:
         """An algorithm that is fixed by name must be one that the device has run."""

@@ -72,7 +72,7 @@ def figures_of(sheet: Sheet, precision: Precision, threads: int = 0) -> SheetFig
         family=family_of(sheet),
         vector=share * own,
         matrix=None if matrix is None else share * matrix,
-        arithmetic=_arithmetic(precision),
+        arithmetic="float32" if precision.arithmetic.tf32 and matrix is None else _arithmetic(precision),
         bandwidth=bandwidth,
         units=max(1.0, share * cores),
         element_bytes=precision.element_bytes,
@@ -117,7 +117,8 @@ def _matrix_peak(sheet: Sheet, name: str) -> float | None:
     stated = sheet.peak(name)
     if stated is not None or not sheet.kind.queued:
         return stated
-    alike = [other for other in sheets() if family_of(other) == family_of(sheet)]
+    line = sheet.slug.split("-")[1]  # GeForce cards have half the rate of others of their generation
+    alike = [other for other in sheets() if family_of(other) == family_of(sheet) and other.slug.split("-")[1] == line]
     ratios = [peak / own for other in alike if (peak := other.peak(name)) and (own := other.peak("fp32"))]
     return median(ratios) * (sheet.peak("fp32") or 0.0) if ratios and sheet.generation != "maxwell" else None
 

@@ -135,11 +135,16 @@ _HALVES = ("outputs", "columns", "depth")
 
 @dataclass(frozen=True, kw_only=True)
 class WayTimes:
-    """The seconds of each way, and the parts that they are made of."""
+    """The seconds of each way, and the parts that they are made of.
+
+    Rooms are slopes of the bounded shares by what bounds them, both as logarithms: 1 far below the peak, 0 at it.
+    """
 
     compute_s: Array
     memory_s: Array
     gap_s: Array
+    compute_room: Array
+    memory_room: Array
     power: float
     halves: Array
     sizes: Array
@@ -168,14 +173,24 @@ def way_times(found: Terms, values: Array) -> WayTimes:
     saturation = np.where(found.is_product, (sizes / (sizes + halves)).prod(axis=1), 1.0)
     clocks = found.strain * values[found.power] + found.headroom * values[found.clock]
     efficiency = np.exp(values[found.efficiency].sum(axis=1) + clocks)
+    reached, compute_room = _bounded(efficiency * saturation)
+    moved, memory_room = _bounded(np.exp(values[found.bandwidth].sum(axis=1)))
     return WayTimes(
-        compute_s=found.ideal_s / efficiency / saturation + _TINY,
-        memory_s=found.moved_s / np.exp(values[found.bandwidth].sum(axis=1)) + _TINY,
+        compute_s=found.ideal_s / reached + _TINY,
+        memory_s=found.moved_s / moved + _TINY,
+        compute_room=compute_room,
+        memory_room=memory_room,
         gap_s=found.kernels * np.exp(values[found.gap].sum(axis=1)),
         power=float(np.exp(values[found.sharpness])),
         halves=halves,
         sizes=sizes,
     )
+
+
+def _bounded(share: Array) -> tuple[Array, Array]:
+    """Shares of a peak that no device exceeds: x / (1 + x⁴)^(1/4), and the slope of its logarithm by that of x."""
+    raised = np.minimum(share, 1e6) ** 4
+    return share / (1 + raised) ** 0.25, 1 / (1 + raised)
 
 
 def device_seconds(found: Terms, values: Array) -> Array:

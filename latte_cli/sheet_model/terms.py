@@ -84,7 +84,8 @@ PRIORS: Mapping[str, ParameterPrior] = {
     "host memory forward": (log(10e-6), 0.4),
     "host memory backward": (log(14e-6), 0.4),
     "host update": (log(8e-6), 0.4),
-    "sharpness": (log(4.0), 0.3),
+    "library lua": (-1.0, 0.4),  # Lua Torch without cuDNN unfolds images
+    "sharpness": (log(2.0), 0.1),  # 1 would add up computing and moving, which kernels overlap
     # How much of the excess of peak by watt over the family's is lost to lower clocks.
     "power": (-0.5, 0.3),
     # How much of its generation's excess of clocks a device with a low boost clock makes up.
