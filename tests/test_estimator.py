@@ -272,7 +272,7 @@ def test_both_limits_hold_at_once(measured):
 def test_a_step_that_cannot_fit_ends_with_the_least_it_needs(measured):
     least = peak(measured, strategy="pytorch").peak.live_bytes
     with pytest.raises(
-        DoesNotFit, match=r"needs at least [\d.]+ MiB of memory, more than the limit of 0\.\d\d MiB"
+        DoesNotFit, match=r"needs at least [\d.,]+ KiB of memory, more than the limit of [\d.]+ KiB"
     ) as caught:
         Estimator(measured, DEVICE.slug, limits=Limits(memory_bytes=KIB)).estimate(NETWORK)
     assert caught.value.least_bytes == least

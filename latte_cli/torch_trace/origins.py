@@ -1,5 +1,6 @@
 """Origins: which device a trace is of, and in which arithmetic its products ran."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from latte_cli.torch_trace.events import Category, Event, ProfilerTrace
 from latte_cli.torch_trace.operators import CONVOLVING, PRODUCTS
 from latte_cli.torch_trace.steps import TracedStep, operator_name
 
+_OF_APPLE = re.compile(r"(?:^|_)mps(?:_|$)")  # operators such as `_mps_convolution` and `lstm_mps_backward`
 _LAUNCHES = (("hip", ROCM), ("cu", CUDA), ("ur", XPU), ("ze", XPU))
 """How the calls begin that launch kernels on a kind of device."""
 
@@ -46,7 +48,7 @@ def traced_device(trace: ProfilerTrace, name: str | None, threads: int | None, s
 
 def _check_seen(trace: ProfilerTrace, launches: Sequence[str]) -> None:
     names = {event.name for event in trace.events if event.category is Category.OPERATOR}
-    if any("mps" in operator_name_of(name).split("_") for name in names):
+    if any(_OF_APPLE.search(operator_name_of(name)) for name in names):
         raise LatteError(
             "the trace is of an Apple GPU, whose kernels torch.profiler does not time",
             hint="there is no way to a profile of it from a trace yet",
