@@ -183,7 +183,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rows = list(open_store(options.store).measurements(options.device, kinds={"convolution"}))
-    _, first, later = by_pass([rows])
+    first, later = by_pass(rows)
     cases = list(judged(first, later))
     layers = sorted({decision.layer for decision in first}, key=repr)
     write_table(Table(columns=COLUMNS, rows=list(lines(cases))))

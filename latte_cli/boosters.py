@@ -2,9 +2,8 @@
 
 import ctypes
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -16,12 +15,9 @@ from weakref import finalize
 import numpy as np
 import numpy.typing as npt
 
-from latte_cli.backends.host import cores
 from latte_cli.errors import LatteError
 
 Predicted: TypeAlias = npt.NDArray[np.float32]
-
-_BLOCK = 1 << 15  # chosen: rows that are made together; 17 MB of 130 columns
 
 
 def xgboost_module() -> Any:
@@ -48,45 +44,6 @@ def _import_xgboost() -> Any:
         finally:
             del sys.modules["sklearn"]
     return xgboost
-
-
-def fitting_threads() -> int:
-    """The threads to fit trees with: the CPUs that this process may use, fewer where OMP_NUM_THREADS says so."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores(), int(asked)) if asked.isdigit() and int(asked) else cores()
-
-
-def quantile_matrix(
-    block: Callable[[slice], npt.NDArray[np.float32]],
-    rows: int,
-    types: Sequence[str],
-    like: Any = None,
-    target: npt.NDArray[np.float64] | None = None,
-) -> Any:
-    """XGBoost's matrix of so many rows, in bins, made from one `block` of rows at a time.
-
-    `types` are XGBoost's letters of the columns; `like` is the matrix whose bins are taken, `target` what is predicted.
-    """
-    xgboost = xgboost_module()
-
-    iterator: Any = xgboost.DataIter  # the module is loaded late
-
-    class Blocks(iterator):  # type: ignore[misc]
-        start = 0
-
-        def next(self, input_data: Callable[..., None]) -> bool:
-            if self.start >= rows:
-                return False
-            part = slice(self.start, min(self.start + _BLOCK, rows))
-            label = np.zeros(part.stop - part.start) if target is None else target[part]
-            input_data(data=block(part), label=label, feature_types=list(types))
-            self.start = part.stop
-            return True
-
-        def reset(self) -> None:
-            self.start = 0
-
-    return xgboost.QuantileDMatrix(Blocks(), ref=like, enable_categorical=True, nthread=fitting_threads())
 
 
 @lru_cache(maxsize=32)  # chosen: the trees of a few devices
@@ -126,25 +83,18 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "XGBoosterFree": (ctypes.c_void_p,),
     "XGBoosterLoadModelFromBuffer": (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint64),
     "XGBoosterGetNumFeature": (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)),
-    "XGBoosterGetAttr": (
-        *(ctypes.c_void_p, ctypes.c_char_p),
-        *(ctypes.POINTER(ctypes.c_char_p), ctypes.POINTER(ctypes.c_int)),
-    ),
     "XGBoosterPredictFromDense": (
         *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p),
         ctypes.POINTER(ctypes.POINTER(ctypes.c_uint64)),
         *(ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.POINTER(ctypes.c_float))),
     ),
 }
-_WANTED = {
-    name: json.dumps(
-        {
-            **{"type": number, "training": False, "iteration_begin": 0, "iteration_end": 0},  # of all trees
-            **{"missing": nan, "strict_shape": False, "cache_id": 0},
-        }
-    ).encode()
-    for name, number in (("value", 0), ("margin", 1))
-}
+_AS_VALUES = json.dumps(
+    {
+        **{"type": 0, "training": False, "iteration_begin": 0, "iteration_end": 0},  # all trees, no margins
+        **{"missing": nan, "strict_shape": False, "cache_id": 0},
+    }
+).encode()
 _FEW_ROWS = 2048  # chosen: one thread predicts so many in some 10 ms
 
 
@@ -168,21 +118,15 @@ class LoadedBooster:
         self._call("XGBoosterGetNumFeature", self._handle, ctypes.byref(count))
         return count.value
 
-    def attr(self, key: str) -> str | None:
-        """An attribute that was stored with the trees; None for one that was not."""
-        value, known = ctypes.c_char_p(), ctypes.c_int()
-        self._call("XGBoosterGetAttr", self._handle, key.encode(), ctypes.byref(value), ctypes.byref(known))
-        return value.value.decode(errors="replace") if known.value and value.value is not None else None
-
-    def inplace_predict(self, data: npt.ArrayLike, predict_type: str = "value") -> Predicted:
-        """The prediction of each row of `data`, or with `margin` what the trees sum up to before it becomes one."""
+    def inplace_predict(self, data: npt.ArrayLike) -> Predicted:
+        """The prediction of each row of `data`."""
         rows = np.ascontiguousarray(data, dtype=np.float32)
         shape, rank = ctypes.POINTER(ctypes.c_uint64)(), ctypes.c_uint64()
         values = ctypes.POINTER(ctypes.c_float)()
         with _one_thread(self._library, wanted=len(rows) <= _FEW_ROWS):
             self._call(
                 *("XGBoosterPredictFromDense", self._handle, json.dumps(rows.__array_interface__).encode()),
-                *(_WANTED[predict_type], None, ctypes.byref(shape), ctypes.byref(rank), ctypes.byref(values)),
+                *(_AS_VALUES, None, ctypes.byref(shape), ctypes.byref(rank), ctypes.byref(values)),
             )
         found = np.empty(shape[: rank.value], dtype=np.float32)
         ctypes.memmove(found.ctypes.data, values, found.nbytes)  # the library's own are overwritten by its next ones

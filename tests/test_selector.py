@@ -145,7 +145,7 @@ def test_layers_that_differ_in_batch_or_bias_share_a_fold() -> None:
 def test_choices_learned_from_the_first_pass_are_judged_by_later_ones() -> None:
     rows = profile()
     slow = [replace(each, sweep_pass=1, summary_s=each.summary_s and 2 * each.summary_s) for each in rows]
-    _, first, later = selectors.by_pass([[*rows, *(each for each in slow if each.task.algorithm != MATRIX)]])
+    first, later = selectors.by_pass([*rows, *(each for each in slow if each.task.algorithm != MATRIX)])
     assert [decision.times_s for decision in first] == [d.times_s for d in selectors.decisions(rows)]
     for decision in first:
         again = later[decision.key]  # what was not timed again is as much slower as the others
@@ -207,7 +207,7 @@ def test_a_device_of_the_kind_that_was_not_learned_from_is_chosen_for_by_the_oth
 def test_from_many_times_more_trees_are_learned(
     known: list[Decision], fitted: Selector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latte_cli.selector.growth._MANY_TIMES", 1)
+    monkeypatch.setattr("latte_cli.selector.trees._MANY_TIMES", 1)
     large = selectors.fit_selector(known, seed=3)
     assert len(large.model.as_files()["losses.ubj"]) > 2 * len(fitted.model.as_files()["losses.ubj"])
     chosen_alike = [chosen(large, one.layer).algorithm == chosen(fitted, one.layer).algorithm for one in known]

@@ -31,7 +31,7 @@ _MOST_SIDES = 256  # chosen: each is a step to price, and a line to read
 
 @from_options
 def compare(request: CompareRequest) -> None:
-    """Compare models, devices, batches or precisions, side by side.
+    """Compare models, devices, batches or precisions.
 
     Each file is a model, or a document that `latte estimate --format json` wrote before. Models are estimated at every
     combination of --device, --strategy, --precision, --shape and --batch-size. With --samples or --local-steps the

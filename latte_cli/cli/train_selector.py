@@ -1,6 +1,5 @@
 """`latte train-selector`: learn which algorithm is fastest, from the rows of the store."""
 
-import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, asked
 from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.training import learned_from, models_folder
 from latte_cli.errors import unknown
-from latte_cli.report import Format, duration, percent
+from latte_cli.report import Format, duration
 
 if TYPE_CHECKING:
     from latte_cli.selector import Decision, Evaluation, SelectionScore, Selector
@@ -74,17 +73,12 @@ def train_selector(request: TrainSelectorRequest) -> None:
 def _decisions(
     store: "Store", slugs: Sequence[str]
 ) -> "tuple[list[Decision], list[Decision], dict[DecisionKey, Decision]]":
-    """The choices by all passes, by those that teach, and by those that judge; one phase's rows are held at a time."""
+    """The choices by all passes, by those that teach, and by those that judge."""
     from latte_cli.layers import Convolution
-    from latte_cli.selector import by_pass
+    from latte_cli.selector import by_pass, decisions
 
-    kinds, phases = {Convolution.kind}, Convolution.phases
-    gc.disable()  # rows and choices hold no cycles; looking for some in a million of them doubles the time
-    try:
-        return by_pass(store.measurements(slug, kinds=kinds, phases={phase}) for slug in slugs for phase in phases)
-    finally:
-        gc.freeze()
-        gc.enable()
+    rows = [row for slug in slugs for row in store.measurements(slug, kinds={Convolution.kind})]
+    return decisions(rows), *by_pass(rows)
 
 
 def _learn(
@@ -94,12 +88,11 @@ def _learn(
     later: "Mapping[DecisionKey, Decision]",
 ) -> "tuple[Evaluation, Selector]":
     """The selector of all that is `known`, and how well those choose that are fitted on parts of the `first` pass."""
-    from latte_cli.selector import Lesson, evaluate, fit_selector
+    from latte_cli.selector import evaluate, fit_selector
 
-    taught = Lesson.of(first)
     with console.progress("fitting", request.folds + 1) as bar:
         judged = evaluate(
-            taught,
+            first,
             later=later or None,
             kind=request.kind,
             seed=request.seed,
@@ -109,7 +102,7 @@ def _learn(
             done=bar.advance,
         )
         selector = fit_selector(
-            taught if known is first else Lesson.of(known),
+            known,
             kind=request.kind,
             seed=request.seed,
             softness=judged.softness,
@@ -129,14 +122,10 @@ def _write(
     took = f"choosing for 53 convolutions in 3 phases takes {duration(took_s)}"
     how = f"judged on layers of other shapes than those learned from, in {request.folds} parts"
     by = [f"learned from the first pass, judged by later ones ({later} choices)"] if later else []
-    share = percent(judged.learned_share)
-    parts = [f"each learned from {share} of the other layers; the selector that is written learned from all"]
-    importance = selector.card.importance
-    footer = (how, *by, *(parts if judged.learned_share < 1 else ()), took)
+    importance, footer = selector.card.importance, (how, *by, took)
     write_evaluation(judged, request.form, importance=importance, prediction_s=took_s, footer=footer)
     if request.form is not Format.TABLE:
-        for line in footer[1 + len(by) :]:
-            console.note(line)
+        console.note(took)
 
 
 def _warn(scores: Sequence["SelectionScore"]) -> None:

@@ -3,7 +3,7 @@
 from latte_cli.selector.artefact import find, load_selector, save_selector, selector_name
 from latte_cli.selector.decisions import Decision, by_pass, decisions
 from latte_cli.selector.evaluation import Evaluation, SelectionScore, evaluate, prediction_s
-from latte_cli.selector.model import KINDS, Choice, Lesson, Preferences, Selector, SelectorCard, fit_selector
+from latte_cli.selector.model import KINDS, Choice, Preferences, Selector, SelectorCard, fit_selector
 
 __all__ = [
     "KINDS",
@@ -11,7 +11,6 @@ __all__ = [
     "Choice",
     "Decision",
     "Evaluation",
-    "Lesson",
     "Preferences",
     "SelectionScore",
     "Selector",

@@ -14,12 +14,10 @@ import numpy.typing as npt
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.devices import Device
-from latte_cli.features import Matrix
+from latte_cli.layers import layer_text
 from latte_cli.lookup import Pair
-from latte_cli.selector.candidates import Indices
 from latte_cli.selector.decisions import Decision, DecisionKey
-from latte_cli.selector.examples import CandidateExamples
-from latte_cli.selector.model import Lesson, Preferences, Selector, fit_selector, too_few
+from latte_cli.selector.model import Preferences, Selector, fit_selector, too_few
 from latte_cli.tasks import Settings
 
 _LEAST_SHAPES = 8  # chosen: more than the usual number of folds
@@ -29,9 +27,8 @@ _NETWORK = 159
 _CURVE = (8, 4, 2, 1)  # one layer of so many is learned from
 _BINS = 10  # chosen: tenths of confidence
 
-_MOST_JUDGED = 120_000  # candidates that a selector which is only judged learns from; benchmarks/selector_cost.py
-
 Picks: TypeAlias = Mapping[int, Algorithm]
+Fit: TypeAlias = Callable[[Sequence[Decision]], Selector]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,19 +68,17 @@ class Evaluation:
     """How good a selector's choices are on layers that it has not seen, and how sure it may be.
 
     A candidate is e times less likely for a loss `softness` higher, which fits best; `calibration_error` is how far
-    confidences are from how often they were right, in the mean. Those that were judged learned from the `learned_share`
-    of what there was beside the part that judged them, which is less than 1 for large tables.
+    confidences are from how often they were right, in the mean.
     """
 
     scores: tuple[SelectionScore, ...]
     curve: tuple[LearningPoint, ...] = ()
     softness: float = 1.0
     calibration_error: float = nan
-    learned_share: float = 1.0
 
 
 def evaluate(
-    decisions: Sequence[Decision] | Lesson,
+    decisions: Sequence[Decision],
     *,
     later: Mapping[DecisionKey, Decision] | None = None,
     kind: str = "xgboost",
@@ -102,30 +97,25 @@ def evaluate(
     slowest that did. `done` hears how many folds are done.
     Raises LatteError where there are too few layers to split.
     """
-    lesson = decisions if isinstance(decisions, Lesson) else Lesson.of(decisions)
-    decisions = lesson.decisions
-    if len(set(lesson.examples.shapes.tolist())) < _LEAST_SHAPES:
+    if len({decision.shape for decision in decisions}) < _LEAST_SHAPES:
         raise too_few(decisions)
 
-    def fitted(train: Indices) -> Selector:
-        part = lesson.part(_some(lesson.examples, train, seed))
-        selector = part.fit_on(seed=seed, kind=kind)
-        return Selector(selector.card, selector.model, part.fit_workspaces(seed=seed)) if limits else selector
+    def fitted(train: Sequence[Decision]) -> Selector:
+        return fit_selector(train, seed=seed, kind=kind)
 
     judges = [decision if later is None else later.get(decision.key) for decision in decisions]
-    own = np.array(fold_numbers(decisions, seed=seed, folds=folds))
+    own = fold_numbers(decisions, seed=seed, folds=folds)
     most_frequent: dict[int, Algorithm] = {}
     ranked: dict[int, Preferences] = {}
     points: tuple[LearningPoint, ...] = ()
     for fold in range(folds):
-        train = np.flatnonzero(own != fold)
-        test = {index: judge for index in np.flatnonzero(own == fold).tolist() if (judge := judges[index])}
-        selector = fitted(train)
-        ranked |= rankings(selector, test, features=lesson.examples.features, with_workspaces=bool(limits))
-        most_frequent |= majority([decisions[index] for index in train.tolist()], test)
+        train = [decision for decision, number in zip(decisions, own, strict=True) if number != fold]
+        test = {index: judge for index, judge in enumerate(judges) if judge and own[index] == fold}
+        ranked |= rankings(fitted(train), test)
+        most_frequent |= majority(train, test)
         done(fold + 1)
         if curve and not fold:
-            points = _curve(lesson, _some(lesson.examples, train, seed), test, fitted, selector)
+            points = _curve(train, test, fitted)
     known = {index: judge for index, judge in enumerate(judges) if judge}
     has_default = (index for index, decision in known.items() if FRAMEWORK_DEFAULT in decision.times_s)
     picks: dict[str, Picks] = {
@@ -146,7 +136,6 @@ def evaluate(
         curve=points,
         softness=softness,
         calibration_error=calibration_error(ranked, known, softness),
-        learned_share=len(_some(lesson.examples, train, seed)) / len(train),
     )
 
 
@@ -177,61 +166,32 @@ def _within(decisions: Mapping[int, Decision], picks: Picks, limit_bytes: int) -
             yield replace(score, limit_bytes=limit_bytes)
 
 
-def _curve(
-    lesson: Lesson,
-    train: Indices,
-    test: Mapping[int, Decision],
-    fitted: Callable[[Indices], Selector],
-    whole: Selector,
-) -> tuple[LearningPoint, ...]:
-    """Quality after a part of the layers: an eighth, a quarter, half and all of them, from which `whole` is fitted."""
+def _curve(train: Sequence[Decision], test: Mapping[int, Decision], fitted: Fit) -> tuple[LearningPoint, ...]:
+    """Quality after a part of the layers: an eighth, a quarter, half and all of them."""
     points = []
-    decisions = [lesson.decisions[index] for index in train]
-    shapes = np.array(fold_numbers(decisions, seed=1, folds=_CURVE[0]))
+    shapes = fold_numbers(train, seed=1, folds=_CURVE[0])
     for part in _CURVE:
-        some = np.flatnonzero(shapes < _CURVE[0] // part)
-        if len(set(lesson.examples.shapes[train[some]].tolist())) < _LEAST_SHAPES:
+        some = [decision for decision, number in zip(train, shapes, strict=True) if number < _CURVE[0] // part]
+        if len({decision.shape for decision in some}) < _LEAST_SHAPES:
             continue
-        selector = whole if part == 1 else fitted(train[some])
-        ranked = rankings(selector, test, features=lesson.examples.features, with_workspaces=False)
-        picks = _best(ranked)
+        picks = selected_algorithms(fitted(some), test)
         score = _score("selector", ("", "", "all"), list(test.values()), list(picks.values()))
-        layers = len({decisions[index].layer for index in some})
+        layers = len({decision.layer for decision in some})
         points.append(LearningPoint(layers=layers, top1=score.top1, regret_geomean=score.regret_geomean))
     return tuple(points)
 
 
-def _some(examples: CandidateExamples, train: Indices, seed: int) -> Indices:
-    """All of `train`, or whole shapes of it with about as many candidates as a judged selector learns from."""
-    candidates = np.diff(examples.starts)[train]
-    if candidates.sum() <= _MOST_JUDGED:
-        return train
-    distinct, shapes = np.unique(examples.shapes[train], return_inverse=True)
-    order = np.random.default_rng(seed).permutation(len(distinct))
-    until = np.searchsorted(np.cumsum(np.bincount(shapes, weights=candidates)[order]), _MOST_JUDGED)
-    return train[np.isin(shapes, order[: until + 1])]
-
-
 def fold_numbers(decisions: Sequence[Decision], *, seed: int, folds: int) -> list[int]:
     """The fold of each decision; decisions on layers of one shape share theirs."""
-    shapes = [decision.shape for decision in decisions]
-    distinct = sorted(set(shapes), key=str)
+    shapes = [layer_text(decision.shape) for decision in decisions]
+    distinct = sorted(set(shapes))
     order = np.random.default_rng(seed).permutation(len(distinct))
     folds_of = {shape: int(place) % folds for shape, place in zip(distinct, order, strict=True)}
     return [folds_of[shape] for shape in shapes]
 
 
-def rankings(
-    selector: Selector,
-    decisions: Mapping[int, Decision],
-    *,
-    features: Matrix | None = None,
-    with_workspaces: bool = True,
-) -> dict[int, Preferences]:
-    """What `selector` prefers for each decision, among the algorithms that were tried.
-
-    `features` has a row at each decision's index, where they are known already.
-    """
+def rankings(selector: Selector, decisions: Mapping[int, Decision]) -> dict[int, Preferences]:
+    """What `selector` prefers for each decision, among the algorithms that were tried."""
     batches: defaultdict[tuple[Device, Settings], list[int]] = defaultdict(list)
     for index, decision in decisions.items():
         batches[decision.device, decision.settings].append(index)
@@ -239,9 +199,7 @@ def rankings(
     for (device, settings), indices in batches.items():
         pairs = [(decisions[index].layer, decisions[index].phase) for index in indices]
         tried = [decisions[index].tried_algorithms for index in indices]
-        seen = None if features is None else features[indices]
-        ranked = selector.rank(pairs, settings, device, tried, with_workspaces=with_workspaces, features=seen)
-        found.update(zip(indices, ranked, strict=True))
+        found.update(zip(indices, selector.rank(pairs, settings, device, tried), strict=True))
     return {index: found[index] for index in decisions}
 
 
@@ -259,22 +217,15 @@ def fitted_softness(ranked: Mapping[int, Preferences], decisions: Mapping[int, D
     from scipy.optimize import minimize_scalar
 
     choices = [
-        (each.losses, won)
-        for index, each in ranked.items()
-        if len(each.losses) > 1 and (won := _winner_index(each, decisions[index])) is not None
+        (each.losses, _winner_index(each, decisions[index])) for index, each in ranked.items() if len(each.losses) > 1
     ]
-    if not choices:
+    gaps = [(np.array(losses) - min(losses), won) for losses, won in choices if won is not None]
+    if not gaps:
         return 1.0
-    widest = max(len(losses) for losses, _ in choices)
-    gaps = np.full((len(choices), widest), np.inf)
-    for row, (losses, _) in enumerate(choices):
-        gaps[row, : len(losses)] = losses
-    gaps -= gaps.min(axis=1, keepdims=True)
-    winners = gaps[np.arange(len(choices)), [won for _, won in choices]]
 
     def unlikely(log_softness: float) -> float:
-        softness = np.exp(log_softness)
-        return float(np.mean(winners / softness + np.log(np.exp(-gaps / softness).sum(axis=1))))
+        scaled = ((gap / np.exp(log_softness), won) for gap, won in gaps)
+        return float(np.mean([gap[won] + np.log(np.exp(-gap).sum()) for gap, won in scaled]))
 
     return float(np.exp(minimize_scalar(unlikely, bounds=(-7, 3), method="bounded").x))
 

@@ -173,8 +173,8 @@ def way_times(found: Terms, values: Array) -> WayTimes:
     saturation = np.where(found.is_product, (sizes / (sizes + halves)).prod(axis=1), 1.0)
     clocks = found.strain * values[found.power] + found.headroom * values[found.clock]
     efficiency = np.exp(values[found.efficiency].sum(axis=1) + clocks)
-    reached, compute_room = _bounded(efficiency * saturation)
-    moved, memory_room = _bounded(np.exp(values[found.bandwidth].sum(axis=1)))
+    reached, compute_room = _within_bounds(efficiency * saturation)
+    moved, memory_room = _within_bounds(np.exp(values[found.bandwidth].sum(axis=1)))
     return WayTimes(
         compute_s=found.ideal_s / reached + _TINY,
         memory_s=found.moved_s / moved + _TINY,
@@ -187,7 +187,7 @@ def way_times(found: Terms, values: Array) -> WayTimes:
     )
 
 
-def _bounded(share: Array) -> tuple[Array, Array]:
+def _within_bounds(share: Array) -> tuple[Array, Array]:
     """Shares of a peak that no device exceeds: x / (1 + x⁴)^(1/4), and the slope of its logarithm by that of x."""
     raised = np.minimum(share, 1e6) ** 4
     return share / (1 + raised) ** 0.25, 1 / (1 + raised)
