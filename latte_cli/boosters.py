@@ -60,7 +60,7 @@ def quantile_matrix(
     """
     xgboost = xgboost_module()
 
-    class Blocks(xgboost.DataIter):  # type: ignore[misc] # the module is loaded late
+    class Blocks(xgboost.DataIter):  # type: ignore[misc, name-defined] # the module is loaded late
         start = 0
 
         def next(self, input_data: Callable[..., None]) -> bool:

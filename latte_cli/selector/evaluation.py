@@ -18,7 +18,7 @@ from latte_cli.features import Matrix
 from latte_cli.lookup import Pair
 from latte_cli.selector.candidates import Indices
 from latte_cli.selector.decisions import Decision, DecisionKey
-from latte_cli.selector.examples import Examples
+from latte_cli.selector.examples import ChoiceTable
 from latte_cli.selector.model import Lesson, Preferences, Selector, fit_selector, too_few
 from latte_cli.tasks import Settings
 
@@ -109,7 +109,7 @@ def evaluate(
 
     def fitted(train: Indices) -> Selector:
         part = lesson.part(_some(lesson.examples, train, seed))
-        selector = part.fit(seed=seed, kind=kind)
+        selector = part.make_selector(seed=seed, kind=kind)
         return Selector(selector.card, selector.model, part.fit_workspaces(seed=seed)) if limits else selector
 
     judges = [decision if later is None else later.get(decision.key) for decision in decisions]
@@ -122,7 +122,7 @@ def evaluate(
         test = {index: judge for index in np.flatnonzero(own == fold).tolist() if (judge := judges[index])}
         selector = fitted(train)
         ranked |= rankings(selector, test, features=lesson.examples.features, with_workspaces=bool(limits))
-        most_frequent |= majority([decisions[index] for index in train], test)
+        most_frequent |= majority([decisions[index] for index in train.tolist()], test)
         done(fold + 1)
         if curve and not fold:
             points = _curve(lesson, _some(lesson.examples, train, seed), test, fitted, selector)
@@ -201,7 +201,7 @@ def _curve(
     return tuple(points)
 
 
-def _some(examples: Examples, train: Indices, seed: int) -> Indices:
+def _some(examples: ChoiceTable, train: Indices, seed: int) -> Indices:
     """All of `train`, or whole shapes of it with about as many candidates as a judged selector learns from."""
     candidates = np.diff(examples.starts)[train]
     if candidates.sum() <= _MOST_JUDGED:

@@ -25,7 +25,7 @@ _SURE = 1.0  # the gain of a winner of which no times are known; chosen: as if t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examples:
+class ChoiceTable:
     """Decisions as arrays: for each one its features, the place of its device, its phase and the number of its shape.
 
     The candidates of decision `i` are `starts[i]` to `starts[i + 1]`: their algorithms' places, what each loses (the
@@ -51,7 +51,7 @@ class Examples:
         """The decision of each candidate."""
         return np.repeat(np.arange(len(self.features)), np.diff(self.starts))
 
-    def among(self, algorithms: Indices) -> "Examples":
+    def among(self, algorithms: Indices) -> "ChoiceTable":
         """The candidates among the places `algorithms` (sorted), of decisions that one of them won and two may."""
         kept = np.isin(self.indices, algorithms)
         counts, won = (
@@ -59,7 +59,7 @@ class Examples:
             for each in (kept.astype(np.float64), self.wins * kept)
         )
         cells = np.flatnonzero(kept)
-        rest = Examples(
+        rest = ChoiceTable(
             features=self.features,
             devices=self.devices,
             phases=self.phases,
@@ -74,12 +74,12 @@ class Examples:
         )
         return rest.take(np.flatnonzero((counts > 1) & (won > 0)))
 
-    def take(self, chosen: Indices) -> "Examples":
+    def take(self, chosen: Indices) -> "ChoiceTable":
         """Those of the decisions `chosen`, in that order."""
         counts = np.diff(self.starts)[chosen]
         starts = np.concatenate([[0], np.cumsum(counts)])
         cells = np.arange(starts[-1]) + np.repeat(self.starts[chosen] - starts[:-1], counts)
-        return Examples(
+        return ChoiceTable(
             features=self.features[chosen],
             devices=self.devices[chosen],
             phases=[self.phases[row] for row in chosen],
@@ -94,7 +94,7 @@ class Examples:
         )
 
 
-def examples_of(decisions: Sequence[Decision], algorithms: Sequence[Algorithm], devices: Sequence[str]) -> Examples:
+def examples_of(decisions: Sequence[Decision], algorithms: Sequence[Algorithm], devices: Sequence[str]) -> ChoiceTable:
     """What was tried in `decisions`, by the places in `algorithms` and `devices`, without impossible times."""
     decisions = without_impossible_times(decisions)
     at = {algorithm: index for index, algorithm in enumerate(algorithms)}
@@ -105,7 +105,7 @@ def examples_of(decisions: Sequence[Decision], algorithms: Sequence[Algorithm], 
         starts.append(len(cells))
     indices, losses, wins, needs = np.array(cells, dtype=np.float64).reshape(-1, 4).T
     numbers: dict[object, int] = {}
-    return Examples(
+    return ChoiceTable(
         features=features_of(decisions),
         devices=np.array([devices.index(decision.device.slug) for decision in decisions]),
         phases=[decision.phase for decision in decisions],

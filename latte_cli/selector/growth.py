@@ -10,7 +10,7 @@ import numpy.typing as npt
 from latte_cli.boosters import fitting_threads, quantile_matrix, xgboost_module
 from latte_cli.features import FEATURES, Matrix
 from latte_cli.selector.candidates import COLUMNS, Array, Indices
-from latte_cli.selector.examples import Examples
+from latte_cli.selector.examples import ChoiceTable
 from latte_cli.selector.listwise import Listwise
 from latte_cli.selector.trees import LOSSES, SCALE, TYPES, WHOLE, Trees, tree_columns
 
@@ -24,9 +24,9 @@ _MOST_WORK = 50_000_000  # rows times rounds; benchmarks/selector_cost.py
 _LEAST_ROUNDS, _FASTEST = 30, 0.3  # chosen: fewer or faster ones learn visibly less
 _MOST_CLASSES = 12  # chosen: each takes a tree in each round; oneDNN's implementations are eleven
 
-Margins: TypeAlias = npt.NDArray[np.float32]
-Objective: TypeAlias = Callable[[Margins, Any], tuple[Array, Array]]
-Metric: TypeAlias = Callable[[Margins, Any], tuple[str, float]]
+_Margins: TypeAlias = npt.NDArray[np.float32]
+_Objective: TypeAlias = Callable[[_Margins, Any], tuple[Array, Array]]
+_Metric: TypeAlias = Callable[[_Margins, Any], tuple[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +63,12 @@ class _Task:
     """What a booster is fitted to: a matrix with an objective, and another one that says when to stop."""
 
     data: Any
-    objective: Objective
+    objective: _Objective
     tuning: Any = None
-    metric: Metric | None = None
+    metric: _Metric | None = None
 
 
-def fit_trees(examples: Examples, devices: Sequence[str], *, seed: int) -> Trees:
+def fit_trees(examples: ChoiceTable, devices: Sequence[str], *, seed: int) -> Trees:
     """Trees fitted to `examples`, the same for the same seed."""
     detailed = len(examples.features) >= _MANY or len(examples.indices) >= _MANY_TIMES
     of_losses, of_wins = _LARGE if detailed else _FEW
@@ -92,7 +92,7 @@ def fit_trees(examples: Examples, devices: Sequence[str], *, seed: int) -> Trees
     return Trees(boosters, devices, classes)
 
 
-def _weights(examples: Examples, *, detailed: bool) -> Matrix:
+def _weights(examples: ChoiceTable, *, detailed: bool) -> Matrix:
     """How often each column is looked at: never where it tells nothing apart."""
     first = tree_columns(examples.features[:1], examples.devices[:1])
     differs = np.zeros(first.shape[1], dtype=bool)
@@ -105,7 +105,7 @@ def _weights(examples: Examples, *, detailed: bool) -> Matrix:
     return np.append(weights, np.float32(1))
 
 
-def _apart(examples: Examples) -> tuple[Examples, Examples]:
+def _apart(examples: ChoiceTable) -> tuple[ChoiceTable, ChoiceTable]:
     """What is learned from, and the shapes that say when to stop, of which there are none where they would be few.
 
     Decisions of which one candidate is left teach nothing, unless there are no others.
@@ -118,12 +118,12 @@ def _apart(examples: Examples) -> tuple[Examples, Examples]:
     return examples.take(np.flatnonzero(several & ~tuning)), examples.take(np.flatnonzero(tuning))
 
 
-def _of_losses(learned: Examples, tuned: Examples, weights: Matrix) -> _Task:
+def _of_losses(learned: ChoiceTable, tuned: ChoiceTable, weights: Matrix) -> _Task:
     """A row for each candidate; what is predicted is its loss."""
     objective, metric = _listwise(learned), _listwise(tuned)
 
-    def gradient(margins: Margins, data: Any) -> tuple[Array, Array]:
-        slope, curvature = objective.gradient(-margins / SCALE)
+    def gradient(margins: _Margins, data: Any) -> tuple[Array, Array]:
+        slope, curvature = objective.gradient(-margins.astype(np.float64) / SCALE)
         return -slope / SCALE, curvature / SCALE**2
 
     data = _candidates_matrix(learned)
@@ -132,17 +132,17 @@ def _of_losses(learned: Examples, tuned: Examples, weights: Matrix) -> _Task:
         data=data,
         objective=gradient,
         tuning=_candidates_matrix(tuned, data) if len(tuned.features) else None,
-        metric=lambda margins, data: ("listwise", metric.value(-margins / SCALE)),
+        metric=lambda margins, data: ("listwise", metric.value(-margins.astype(np.float64) / SCALE)),
     )
 
 
-def _of_wins(learned: Examples, tuned: Examples, present: Indices, weights: Matrix) -> _Task:
+def _of_wins(learned: ChoiceTable, tuned: ChoiceTable, present: Indices, weights: Matrix) -> _Task:
     """A row for each decision; what is predicted is the score of each algorithm that wins somewhere."""
     objective, metric = _listwise(learned), _listwise(tuned)
     places, tuned_places = ((each.rows, np.searchsorted(present, each.indices)) for each in (learned, tuned))
     shape = len(learned.features), len(present)
 
-    def gradient(margins: Margins, data: Any) -> tuple[Array, Array]:
+    def gradient(margins: _Margins, data: Any) -> tuple[Array, Array]:
         slopes, curvatures = np.zeros(shape), np.zeros(shape)
         slopes[places], curvatures[places] = objective.gradient(margins.reshape(shape)[places].astype(np.float64))
         return slopes, curvatures
@@ -160,11 +160,11 @@ def _of_wins(learned: Examples, tuned: Examples, present: Indices, weights: Matr
     )
 
 
-def _listwise(examples: Examples) -> Listwise:
+def _listwise(examples: ChoiceTable) -> Listwise:
     return Listwise(examples.starts, examples.wins, examples.losses, examples.gains, examples.counts)
 
 
-def _candidates_matrix(examples: Examples, like: Any = None) -> Any:
+def _candidates_matrix(examples: ChoiceTable, like: Any = None) -> Any:
     rows = examples.rows
 
     def block(part: slice) -> Matrix:
@@ -175,7 +175,7 @@ def _candidates_matrix(examples: Examples, like: Any = None) -> Any:
     return quantile_matrix(block, len(rows), TYPES, like)
 
 
-def _decisions_matrix(examples: Examples, like: Any = None) -> Any:
+def _decisions_matrix(examples: ChoiceTable, like: Any = None) -> Any:
     def block(part: slice) -> Matrix:
         return tree_columns(examples.features[part], examples.devices[part])
 

@@ -22,7 +22,7 @@ from latte_cli.lookup import Pair, sort
 from latte_cli.precisions import Layout, Precision
 from latte_cli.selector.candidates import COLUMNS, CandidateTable, Indices, Model
 from latte_cli.selector.decisions import Decision
-from latte_cli.selector.examples import Examples, examples_of, seen_columns
+from latte_cli.selector.examples import ChoiceTable, examples_of, seen_columns
 from latte_cli.selector.workspaces import Workspaces
 from latte_cli.tasks import Settings
 
@@ -236,7 +236,7 @@ def fit_selector(
     are for the card. Raises LatteError where there are too few to learn from.
     """
     lesson = decisions if isinstance(decisions, Lesson) else Lesson.of(decisions)
-    selector = lesson.fit(kind=kind, seed=seed)
+    selector = lesson.make_selector(kind=kind, seed=seed)
     card = replace(
         selector.card,
         softness=selector.card.softness if softness is None else softness,
@@ -255,7 +255,7 @@ class Lesson:
     decisions: Sequence[Decision]
     algorithms: Sequence[Algorithm]
     devices: Sequence[str]
-    examples: Examples
+    examples: ChoiceTable
 
     @classmethod
     def of(cls, decisions: Sequence[Decision]) -> "Lesson":
@@ -270,7 +270,7 @@ class Lesson:
         decisions = [self.decisions[row] for row in chosen]
         return replace(self, decisions=decisions, examples=self.examples.take(chosen))
 
-    def fit(self, *, kind: str = "xgboost", seed: int = 0) -> Selector:
+    def make_selector(self, *, kind: str = "xgboost", seed: int = 0) -> Selector:
         """A selector without workspaces, and with a card that says the least; raises LatteError for too few shapes."""
         from latte_cli.selector import growth, mlp
 
