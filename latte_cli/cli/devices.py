@@ -17,7 +17,7 @@ def devices(
     store: StoreOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """List the devices that `--device` may name: profiled, shipped, or known by their data sheet.
+    """List the devices that `--device` may name.
 
     JSON has each figure of a data sheet with its document.
     """
