@@ -117,7 +117,7 @@ def outcome(case: Case) -> str:
             sizes |= known
             continue
         except LatteError as error:
-            named = re.search(r"`[\w.]+` node `|^operator `[\w.]+`", error.message)
+            named = re.search(r"`[\w.]+` node `|^operator `[\w.]+`|^the inputs are empty: `", error.message)
             return "refused" if named and error.hint else f"refused without a name: {error.message}"
         wrong = {
             name: found.shapes.get(name)
