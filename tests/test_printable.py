@@ -372,6 +372,8 @@ OUTPUTS = (
     "estimate m.onnx --batch-size 2 --device CPU --fits 1GiB",
     "estimate m.onnx --batch-size 64 --device CPU --memory-limit 700KiB --checkpoint auto",
     "estimate m.onnx --batch-size 8 --device nvidia-h200-reference --gpus 2 --link 10GB/s --allow-unknown",
+    "compare m.onnx --batch-size 2,3 --device CPU",
+    "devices --store s",
     "explain m.onnx --batch-size 2 --device CPU",
     "explain u.onnx --device CPU --allow-unknown",
     ALLOCATE,

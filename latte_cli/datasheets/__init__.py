@@ -3,7 +3,7 @@
 import csv
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pkgutil import get_data
 
 from latte_cli.devices import Device, Kind, kind_named
 
@@ -121,8 +121,8 @@ def slug_words(name: str) -> str:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    with (Path(__file__).parent / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    content = get_data(__name__, name) or b""
+    return list(csv.DictReader(content.decode().splitlines()))
 
 
 def _document(row: dict[str, str]) -> VendorDocument:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import exp
-from pathlib import Path
+from pkgutil import get_data
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from latte_cli.sheet_model.figures import figures_of
 from latte_cli.sheet_model.machine import Machine
 from latte_cli.tasks import Task
 
-_CARD = Path(__file__).parent / "fitted.json"
+_CARD = "fitted.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class FittedParameters:
 @lru_cache
 def shipped_fit() -> FittedParameters:
     """The parameters that come with LATTE."""
-    card = json.loads(_CARD.read_text(encoding="utf-8"))
+    card = json.loads(get_data("latte_cli.sheet_model", _CARD) or b"")
     return FittedParameters(
         members=tuple(card["members"]),
         layer_spread=card["layer_spread"],
