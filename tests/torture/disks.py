@@ -94,6 +94,8 @@ FROM_SIGNALS = {
     "info": ((), ()),
     "devices-list": ((), ()),
     "zoo-list": ((), ()),
+    "known-devices": ((), ()),
+    "compare": ((), ()),
 }
 STAGES: dict[str, Writing] = {
     **{

@@ -255,6 +255,8 @@ STAGES: dict[str, Stage] = {
     "info": Stage(words=("store", "info", "--store", "store"), prepare=many_parts, check=no_row_lost),
     "devices-list": Stage(words=("store", "devices", "--store", "store"), prepare=many_parts, check=no_row_lost),
     "zoo-list": Stage(words=("zoo", "list")),
+    "known-devices": Stage(words=("devices", "--store", "store"), prepare=many_parts, check=no_row_lost),
+    "compare": Stage(words=("compare", "model.onnx", "--batch-size", "2,4", "--device", DEVICE)),
 }
 
 
