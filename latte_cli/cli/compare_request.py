@@ -11,10 +11,16 @@ from latte_cli import files
 from latte_cli.cli.batches import Batches, Room, parse_batches, parse_room
 from latte_cli.cli.estimate import EstimateRequest
 from latte_cli.cli.options import (
+    AccumulateOption,
     AllowUnknownOption,
     BatchAxisOption,
+    CudaGraphOption,
     DeviceOption,
+    EpochsOption,
+    EstimatorOption,
+    FreezeOption,
     LayoutOption,
+    LossOption,
     OptimizerOption,
     PricesOption,
     SamplesOption,
@@ -25,6 +31,7 @@ from latte_cli.cli.options import (
     parse_size,
 )
 from latte_cli.cli.request import Request
+from latte_cli.cli.thresholds import AnnotateOption
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.precisions import Precision
 from latte_cli.report.thresholds import Annotate
@@ -66,9 +73,7 @@ class CompareRequest(Request):
     ] = Precision.FP32.value
     layout: LayoutOption = None
     threads: ThreadsOption = None
-    cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
-    ] = False
+    cuda_graph: CudaGraphOption = False
     strategy: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,9 +82,7 @@ class CompareRequest(Request):
             "[default: latte]",
         ),
     ] = None
-    estimator: Annotated[
-        str, typer.Option(metavar="NAME", help="Where times come from: lookup, xgboost, roofline, beta or flops.")
-    ] = "lookup"
+    estimator: EstimatorOption = "lookup"
     workspace_limit: WorkspaceLimitOption = None
     memory_limit: Annotated[
         list[int] | None,
@@ -104,17 +107,10 @@ class CompareRequest(Request):
         ),
     ] = None
     batch_axis: BatchAxisOption = None
-    freeze: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN", help="Parameters or layers that are not trained, as in 'layer1.*'. Repeatable."
-        ),
-    ] = None
+    freeze: FreezeOption = None
     optimizer: OptimizerOption = "sgd"
-    loss: Annotated[str, typer.Option(metavar="NAME", help="Of the last output: cross-entropy, mse or none.")] = (
-        "cross-entropy"
-    )
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients one update takes together.")] = 1
+    loss: LossOption = "cross-entropy"
+    accumulate: AccumulateOption = 1
     fits: Annotated[
         Room | None,
         typer.Option(
@@ -124,7 +120,7 @@ class CompareRequest(Request):
         ),
     ] = None
     samples: SamplesOption = None
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs over the samples.")] = 1
+    epochs: EpochsOption = 1
     local_steps: Annotated[int | None, typer.Option(min=1, help="Steps of a training, instead of epochs.")] = None
     prices: PricesOption = None
     fail_above: Annotated[
@@ -144,12 +140,7 @@ class CompareRequest(Request):
             help="End with code 3 if a step is so much longer than the like one of the first file, as in 5%.",
         ),
     ] = None
-    annotate: Annotated[
-        Annotate | None,
-        typer.Option(
-            help="Say what was held to a limit for GitHub's runner, on stderr, or as JUnit's XML in place of the table."
-        ),
-    ] = None
+    annotate: AnnotateOption = None
     form: Annotated[CompareFormat, typer.Option("--format", help="How to write the result.")] = CompareFormat.TABLE
     allow_unknown: AllowUnknownOption = False
     store: StoreOption = None

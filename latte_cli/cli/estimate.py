@@ -12,10 +12,16 @@ from latte_cli.cli.batches import Batches, Room, parse_batches, parse_room
 from latte_cli.cli.estimating import request_estimates
 from latte_cli.cli.measuring import FIRST_SECONDS, Spent
 from latte_cli.cli.options import (
+    AccumulateOption,
     AllowUnknownOption,
     BatchAxisOption,
+    CudaGraphOption,
     DeviceOption,
+    EpochsOption,
+    EstimatorOption,
+    FreezeOption,
     LayoutOption,
+    LossOption,
     MixedShapeOption,
     ModelArgument,
     OptimizerOption,
@@ -35,11 +41,10 @@ from latte_cli.cli.options import (
 from latte_cli.cli.piped import STDIN, model_from_stdin
 from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.several_gpus import several_gpus
-from latte_cli.cli.thresholds import EstimateFormat, Requirements
+from latte_cli.cli.thresholds import AnnotateOption, EstimateFormat, Requirements
 from latte_cli.cli.together import check_together
 from latte_cli.precisions import Precision
 from latte_cli.report import Format
-from latte_cli.report.thresholds import Annotate
 from latte_cli.schedule import Schedule
 from latte_cli.thresholds import Threshold, parse_threshold
 
@@ -65,9 +70,7 @@ class EstimateRequest(Request):
             "between. [default: latte]",
         ),
     ] = None
-    estimator: Annotated[
-        str, typer.Option(metavar="NAME", help="Where times come from: lookup, xgboost, roofline, beta or flops.")
-    ] = "lookup"
+    estimator: EstimatorOption = "lookup"
     precision: PrecisionOption = Precision.FP32.value
     layout: LayoutOption = None
     threads: ThreadsOption = None
@@ -144,10 +147,8 @@ class EstimateRequest(Request):
     ] = False
     shape: MixedShapeOption = None
     optimizer: OptimizerOption = "sgd"
-    loss: Annotated[str, typer.Option(metavar="NAME", help="Of the last output: cross-entropy, mse or none.")] = (
-        "cross-entropy"
-    )
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients one update takes together.")] = 1
+    loss: LossOption = "cross-entropy"
+    accumulate: AccumulateOption = 1
     clip_norm: Annotated[
         bool, typer.Option("--clip-norm", help="Clip the gradients' norm, as torch's clip_grad_norm_ does.")
     ] = False
@@ -165,18 +166,13 @@ class EstimateRequest(Request):
     log_every: Annotated[
         int, typer.Option(min=1, help="On a GPU: the host reads the loss, and waits for it, after every so many steps.")
     ] = 1
-    freeze: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN", help="Parameters or layers that are not trained, as in 'layer1.*'. Repeatable."
-        ),
-    ] = None
+    freeze: FreezeOption = None
     restore_norms: Annotated[
         bool, typer.Option("--restore-norms", help="Put back the batch norms that an export for inference folded away.")
     ] = False
     memory: Annotated[bool, typer.Option("--memory", help="Show what the step holds in memory, call by call.")] = False
     samples: SamplesOption = None
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs over the samples.")] = 1
+    epochs: EpochsOption = 1
     local_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of a training or a round, instead of epochs.")
     ] = None
@@ -191,9 +187,7 @@ class EstimateRequest(Request):
     loading_rate: Annotated[
         float | None, typer.Option(min=0.001, help="Samples per second that are loaded while a step computes.")
     ] = None
-    cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
-    ] = False
+    cuda_graph: CudaGraphOption = False
     gpus: Annotated[
         str | None,
         typer.Option(metavar="COUNTS", help="Also price the step of several such GPUs in one machine, as in 2,4."),
@@ -253,12 +247,7 @@ class EstimateRequest(Request):
             parser=parse_growth, metavar="SHARE", help="End with code 3 if a step is so much longer, as in 5%."
         ),
     ] = None
-    annotate: Annotated[
-        Annotate | None,
-        typer.Option(
-            help="Say what was held to a limit for GitHub's runner, on stderr, or as JUnit's XML in place of the table."
-        ),
-    ] = None
+    annotate: AnnotateOption = None
     form: Annotated[EstimateFormat, typer.Option("--format", help="How to write the result.")] = EstimateFormat.TABLE
     store: StoreOption = None
     content: bytes | None = field(default=None, repr=False, metadata={"typed": False})

@@ -96,6 +96,23 @@ _PLAIN = [name for name in OPTIMIZERS if "-" not in name]
 OptimizerOption: TypeAlias = Annotated[
     str, typer.Option(metavar="NAME", help=f"{', '.join(_PLAIN)}; with -fused or -foreach as torch has it.")
 ]
+CudaGraphOption: TypeAlias = Annotated[
+    bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
+]
+EstimatorOption: TypeAlias = Annotated[
+    str, typer.Option(metavar="NAME", help="Where times come from: lookup, xgboost, roofline, beta or flops.")
+]
+FreezeOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Parameters or layers that are not trained, as in 'layer1.*'. Repeatable."),
+]
+AccumulateOption: TypeAlias = Annotated[
+    int, typer.Option(min=1, help="Batches whose gradients one update takes together.")
+]
+EpochsOption: TypeAlias = Annotated[int, typer.Option(min=1, help="Epochs over the samples.")]
+LossOption: TypeAlias = Annotated[
+    str, typer.Option(metavar="NAME", help="Of the last output: cross-entropy, mse or none.")
+]
 WorkspaceLimitOption: TypeAlias = Annotated[
     int | None, typer.Option(parser=size_bytes, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
 ]

@@ -4,12 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
+
+import typer
 
 from latte_cli import thresholds
 from latte_cli.cli import console
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.report.thresholds import Annotate, checks_json, sentence, write_github, write_junit, write_phase_changes
+
+AnnotateOption: TypeAlias = Annotated[
+    Annotate | None,
+    typer.Option(
+        help="Say what was held to a limit for GitHub's runner, on stderr, or as JUnit's XML in place of the table."
+    ),
+]
 
 
 class EstimateFormat(StrEnum):
