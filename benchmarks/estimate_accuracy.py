@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import inf
@@ -162,18 +162,19 @@ def profile_networks(setup: Setup, cases: Sequence[Case]) -> None:
         earlier = store.measurements(worker.device.slug) if known else []
         both = suites.with_calibration(suites.Drawn(wanted=tuple(wanted)), worker.device.kind, first=False)
         sweep = Sweep(worker, both.wanted, phases=tuple(Phase), earlier=earlier, origin="estimate_accuracy")
-        sweep.run(writer, Budget(passes=PASSES, together=True), progress=_progress(sweep.size))
+        sweep.run(writer, Budget(passes=PASSES, together=True), progress=progress(sweep.size))
 
 
-def _progress(size: int):
+def progress(size: int) -> Callable[[int, str], None]:
+    """Says on stderr, every 20 s, how many layers are measured."""
     said = [time.monotonic()]
 
-    def progress(done: int, label: str) -> None:
+    def say(done: int, label: str) -> None:
         if time.monotonic() - said[0] > 20:
             print(f"{time.strftime('%H:%M:%S')} layers {done} of {size}", file=sys.stderr)
             said[0] = time.monotonic()
 
-    return progress
+    return say
 
 
 # The report
@@ -221,9 +222,9 @@ def precision(ratio: float) -> float:
     return 1 - abs(ratio - 1)
 
 
-def without(setup: Setup, layers: frozenset[Layer], name: str, stores: Sequence[Store], seconds: float = inf) -> Store:
-    """A store of the rows of `stores` of their first `seconds` whose layer is none of `layers`."""
-    target = open_store(str(setup.folder / name), shipped=False)
+def without(folder: Path, layers: frozenset[Layer], name: str, stores: Sequence[Store], seconds: float = inf) -> Store:
+    """A store of the rows of the first `seconds` of `stores`, without those of `layers`."""
+    target = open_store(str(folder / name), shipped=False)
     slug = stores[0].devices()[0].slug
     if not target.devices():
         with target.writer(stores[0].device(slug)) as writer:
@@ -318,9 +319,9 @@ def by_budget(
     ]
     found: dict[str, list[float]] = {}
     for seconds in BUDGETS_S:
-        everything = without(setup, frozenset(), f"all-{seconds}", [setup.standard], seconds)
+        everything = without(setup.folder, frozenset(), f"all-{seconds}", [setup.standard], seconds)
         calibration = estimator(setup, everything, "lookup").calibration
-        alone = without(setup, own, f"first-{seconds}", [setup.standard], seconds)
+        alone = without(setup.folder, own, f"first-{seconds}", [setup.standard], seconds)
         cells = [str(seconds), str(sum(1 for _ in alone.measurements(alone.devices()[0].slug)))]
         for shipped in (False, True):
             store = open_store(str(setup.folder / f"first-{seconds}"), shipped=shipped)
@@ -358,7 +359,7 @@ def report(setup: Setup, cases: Sequence[Case], leave_out: bool) -> tuple[str, d
     own = layers_of(cases)
     # The calibration networks share some layers with the cases, whose rows are left out only after they were summed.
     calibration = estimator(setup, setup.standard, "lookup").calibration
-    blind = without(setup, own, "without-own-layers", [setup.standard])
+    blind = without(setup.folder, own, "without-own-layers", [setup.standard])
     rows: dict[str, list[Row]] = {}
     errors: dict[str, list[float]] = {}
     profiled: list[Estimate] = []
@@ -378,7 +379,7 @@ def report(setup: Setup, cases: Sequence[Case], leave_out: bool) -> tuple[str, d
         rows[title] = []
         for architecture in dict.fromkeys(case.architecture for case in cases):
             ours = [case for case in cases if case.architecture == architecture]
-            store = without(setup, layers_of(ours), f"without-{architecture}", [setup.standard, setup.networks])
+            store = without(setup.folder, layers_of(ours), f"without-{architecture}", [setup.standard, setup.networks])
             one = estimator(setup, store, "lookup", calibration)
             rows[title] += [row(case, one.estimate(case.network()), around[1][case]) for case in ours]
     rows |= dict(zip(AGAIN, repeats, strict=True))
@@ -395,7 +396,7 @@ def report(setup: Setup, cases: Sequence[Case], leave_out: bool) -> tuple[str, d
     text += ["", "## Precision against the time spent on the standard suite", "", *lines]
     if many := setup.kept("many"):
         wanted = {case: medians(many[case.key])["step"] for case in many_cases(None) if many.get(case.key)}
-        blind = without(setup, layers_of(wanted), "without-many", [setup.standard])
+        blind = without(setup.folder, layers_of(wanted), "without-many", [setup.standard])
         one = estimator(setup, blind, "lookup", calibration)
         lines, body["intervals"] = coverage(one, "nothing profiled", wanted)
         text += ["", "## Real steps inside their intervals", "", *lines]

@@ -1,8 +1,8 @@
 """How much time of the CPU `latte estimate` takes as it is typed, and where: ResNet-50 and a Transformer of BERT-base's
 size, both all predicted from the shipped profile of a CPU; beside them `--help` and a plan.
 
-Each command is a process of its own. Its time is that of the user and of the system together (`getrusage`): the least
-and the median of several runs. No cache is kept between runs but Python's own of its bytecode, which the first run may
+Each command runs in a separate process. Its time is user and system time together (`getrusage`): the least and the
+median of several runs. No cache is kept between runs but Python's own of its bytecode, which the first run may
 have to write. The phases are taken in one more process, after its imports. `--imports` shows which packages take
 longest to import (`python -X importtime`).
 

@@ -227,7 +227,7 @@ def real_steps(name: str) -> float:
 
 
 def real(name: str, path: Path) -> float:
-    """The median seconds of real steps in a process of its own."""
+    """The median seconds of real steps in a separate process."""
     if name in MODULES:
         words = [sys.executable, __file__, "--real", name]
         run = subprocess.run(words, env=os.environ | KEEPING, stdout=subprocess.PIPE, text=True, check=True)

@@ -28,6 +28,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from estimate_accuracy import precision, progress, without
+
 from latte_cli import load, suites
 from latte_cli.backends.host import KEEPING, LARGE_BLOCK_BYTES
 from latte_cli.estimator import Estimate, Estimator
@@ -98,7 +100,7 @@ def module_of(name: str) -> Any:
 def print_real_steps(cases: Iterable[Case], seconds: float) -> None:
     """Print, a case a line, the medians of a step, of its parts and of its page faults.
 
-    Each case runs in a process of its own, forked before torch has done anything, so that imports are paid once.
+    Each case runs in a separate process, forked before torch has done anything, so that imports are paid once.
     """
     import pytorchcv.model_provider  # noqa: F401 - what the forked processes use
     import timm  # noqa: F401
@@ -205,18 +207,7 @@ def profile_layers(folder: Path, layers: Sequence[Layer], passes: int) -> None:
         earlier = store.measurements(worker.device.slug) if known else []
         both = suites.with_calibration(suites.Drawn(wanted=wanted), worker.device.kind, first=False)
         sweep = Sweep(worker, both.wanted, phases=tuple(Phase), earlier=earlier, origin="held_out")
-        sweep.run(writer, Budget(seconds=SECONDS, passes=passes, together=True), progress=_progress(sweep.size))
-
-
-def _progress(size: int):
-    said = [time.monotonic()]
-
-    def progress(done: int, label: str) -> None:
-        if time.monotonic() - said[0] > 20:
-            say(f"layers {done} of {size}")
-            said[0] = time.monotonic()
-
-    return progress
+        sweep.run(writer, Budget(seconds=SECONDS, passes=passes, together=True), progress=progress(sweep.size))
 
 
 def profile_suite(folder: Path, budget: str) -> None:
@@ -244,25 +235,8 @@ class Row:
         return (self.estimate.step_high_80_s - self.estimate.step_low_80_s) / 2 / self.estimate.step_s
 
 
-def precision(ratio: float) -> float:
-    return 1 - abs(ratio - 1)
-
-
 def medians(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {part: median(row[f"{part}_s"] for row in rows) for part in PARTS}
-
-
-def without(folder: Path, name: str, source: Store, layers: frozenset[Layer], seconds: float) -> Store:
-    """A store of the first `seconds` of the rows of `source` whose layer is none of `layers`."""
-    target, slug = open_store(str(folder / name), shipped=False), source.devices()[0].slug
-    if not target.devices():
-        rows = list(source.measurements(slug))
-        start = min(row.measured_at for row in rows)
-        with target.writer(source.device(slug)) as writer:
-            for row in rows:
-                if row.task.layer not in layers and row.measured_at - start <= seconds:
-                    writer.append(row)
-    return target
 
 
 def estimator(store: Store, name: str = "lookup", calibration: Calibration | None = None) -> Estimator:
@@ -337,8 +311,8 @@ def report(folder: Path, cases: Sequence[Case]) -> Iterator[str]:
         own = frozenset(layers_of(network_of(folder, case) for case in cases))
         for seconds in SUITE_SECONDS:
             title = f"nothing profiled, {seconds / 60:.0f} min"
-            everything = without(folder, f"all-{seconds:.0f}", standard, frozenset(), seconds)
-            blind = without(folder, f"first-{seconds:.0f}", standard, own, seconds)
+            everything = without(folder, frozenset(), f"all-{seconds:.0f}", [standard], seconds)
+            blind = without(folder, own, f"first-{seconds:.0f}", [standard], seconds)
             one = estimator(blind, calibration=estimator(everything).calibration)
             found[title] = rows_of(folder, cases, one, "between", "after")
             errors = layer_errors(found[PROFILED], found[title])
@@ -386,7 +360,7 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace, cases: Sequence[Case]) -> None:
-    """All that was not yet measured, up to the round that was asked for."""
+    """Measure what is missing, up to the round of `--stop-after`."""
     folder, seconds = given.folder, given.seconds
     networks = [network_of(folder, case) for case in cases]
     layers = layers_of(networks)

@@ -1,7 +1,7 @@
 """Real training steps against estimates from traces of torch.profiler alone, on this machine's CPU.
 
-For each model it times steps without the profiler, traces steps at two batches, imports one trace or both into a store
-of its own, and prints the estimates of the traced batch and of one between. It times the steps again at the end, which
+For each model it times steps without the profiler, traces steps at two batches, imports one trace or both into a new
+store, and prints the estimates of the traced batch and of one between. It times the steps again at the end, which
 says how well the machine repeats itself. `--overhead` prints what the profiler takes for each event instead, over what
 the trace itself tells: the constants of `latte_cli/torch_trace/overhead.py`.
 """

@@ -93,7 +93,7 @@ def _with_advice(name: str, group: typer.Typer) -> typer.Typer:
 
 
 def __getattr__(name: str) -> Any:
-    """`app`, all of `latte`, which is put together when it is asked for."""
+    """Build `app`, all of `latte`, on first use."""
     if name == "app":
         return globals().setdefault(name, _app_with((*COMMANDS, *GROUPS)))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

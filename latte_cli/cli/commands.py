@@ -1,4 +1,4 @@
-"""The commands, by name; each is imported when it is asked for, as few command lines need two."""
+"""The commands, by name. Each is imported on first use, because most command lines need one."""
 
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
