@@ -35,6 +35,7 @@ from latte_cli.backends.host import KEEPING, LARGE_BLOCK_BYTES
 from latte_cli.estimator import Estimate, Estimator
 from latte_cli.estimator.calibration import Calibration
 from latte_cli.estimator.steps import Step, step_calls
+from latte_cli.estimator.turned import with_turned
 from latte_cli.layers import Layer, Phase
 from latte_cli.network import Network
 from latte_cli.precisions import Layout, Precision
@@ -198,14 +199,15 @@ def layers_of(networks: Iterable[Network]) -> list[Layer]:
     return [layer for layer in dict.fromkeys(work.layer for work in works) if not layer.free]
 
 
-def profile_layers(folder: Path, layers: Sequence[Layer], passes: int) -> None:
+def profile_layers(folder: Path, networks: Sequence[Network], passes: int) -> None:
     """The framework's own choice for each layer, and the calibration, in passes over all of them."""
-    wanted = tuple(Wanted(layer=layer, depth=Depth.DEFAULT) for layer in layers)
+    wanted = tuple(Wanted(layer=layer, depth=Depth.DEFAULT) for layer in layers_of(networks))
     store = open_store(str(folder / "networks"), shipped=False)
     with Worker(Opening(device="cpu")) as worker, store.writer(worker.device) as writer:
         known = any(device.slug == worker.device.slug for device in store.devices())
         earlier = store.measurements(worker.device.slug) if known else []
-        both = suites.with_calibration(suites.Drawn(wanted=wanted), worker.device.kind, first=False)
+        drawn = with_turned(suites.Drawn(wanted=wanted), networks)
+        both = suites.with_calibration(drawn, worker.device.kind, first=False)
         sweep = Sweep(worker, both.wanted, phases=tuple(Phase), earlier=earlier, origin="held_out")
         sweep.run(writer, Budget(seconds=SECONDS, passes=passes, together=True), progress=progress(sweep.size))
 
@@ -343,6 +345,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks whose name this regular expression matches")
     parser.add_argument("--seconds", type=float, default=1.2, help="of real steps for each case and time")
     parser.add_argument("--times", type=int, default=2, help="how often real steps run in each round")
+    parser.add_argument("--passes", type=int, default=PASSES, help="over the layers")
     parser.add_argument("--stop-after", choices=("before", "between", "after"), default="after")
     parser.add_argument("--report", action="store_true", help="measure nothing more")
     parser.add_argument("--real", nargs="+", metavar="CASE", help=argparse.SUPPRESS)
@@ -363,13 +366,12 @@ def measure(given: argparse.Namespace, cases: Sequence[Case]) -> None:
     """Measure what is missing, up to the round of `--stop-after`."""
     folder, seconds = given.folder, given.seconds
     networks = [network_of(folder, case) for case in cases]
-    layers = layers_of(networks)
     run_real(folder, "before", cases, given.times, seconds, {})
     run_real(folder, "kept", cases, 1, seconds, KEEPING)
     if given.stop_after == "before":
         return
     if not kept(folder, "between"):
-        profile_layers(folder, layers, PASSES)
+        profile_layers(folder, networks, given.passes)
     run_real(folder, "between", cases, given.times, seconds, {})
     if given.stop_after == "between":
         return

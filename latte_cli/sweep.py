@@ -13,6 +13,7 @@ from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm, known_algorithm
 from latte_cli.engines import rankers
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import Measurement, Outcome, QualityFlag
+from latte_cli.precisions import Layout
 from latte_cli.tasks import Question, Settings, Task
 from latte_cli.worker import Order, Worker
 
@@ -34,10 +35,11 @@ class Depth(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A layer to measure and how deep."""
+    """A layer to measure and how deep; in `layout` alone, or in all layouts of the sweep."""
 
     layer: Layer
     depth: Depth = Depth.USUAL
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +140,10 @@ class Sweep:
 
     def _expand(self, wanted: Sequence[Wanted], phases: frozenset[Phase]) -> list[list[Task | Question]]:
         """For each wanted layer and settings its tasks, the framework's own choice first, then what to ask of them."""
-        unique = list({item.layer: item for item in wanted}.values())
+        unique = {(item.layer, settings): item for item in wanted for settings in self._settings_of(item)}
         asked = [
             (item, phase, settings)
-            for item in unique
-            for settings in self._worker.settings
+            for (_, settings), item in unique.items()
             for phase in item.layer.phases
             if phase in phases
         ]
@@ -160,6 +161,11 @@ class Sweep:
                     for ranker in rankers(algorithms)
                 ]
         return list(tasks.values())
+
+    def _settings_of(self, item: Wanted) -> list[Settings]:
+        """The settings to measure a layer in, each once."""
+        settings = self._worker.settings
+        return list(dict.fromkeys(replace(one, layout=item.layout or one.layout) for one in settings))
 
     def _steps(self, budget: Budget) -> Iterator[_Step]:
         """First every task in its rounds, defaults of a chunk before alternatives; then what deserves another look."""

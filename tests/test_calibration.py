@@ -42,19 +42,24 @@ def test_a_profile_without_whole_networks_leaves_the_sums_alone():
     assert calibrate(profile(0.2, 0.2, 0), CPU) == Calibration()
 
 
-def test_what_a_call_takes_less_within_a_network_is_found_and_drawn_to_nothing():
-    found = calibrate(profile(0.2, 0.1, 4), CPU)
+def test_what_a_call_takes_less_within_a_network_is_found():
+    found = calibrate(profile(20e-6, 10e-6, 4, layer_s=100e-6), CPU)
     assert found.networks == 4
-    assert found.forward_s == pytest.approx(0.2 * 4 / 5)
-    assert found.backward_s == pytest.approx(0.1 * 4 / 5)
-    assert calibrate(profile(0.2, 0.1, 1), CPU).forward_s == pytest.approx(0.1)
-    assert 0 < found.spread < 0.1
+    assert found.forward_s == pytest.approx(20e-6, rel=0.01)
+    assert found.backward_s == pytest.approx(10e-6, rel=0.01)
+    assert calibrate(profile(20e-6, 10e-6, 1, layer_s=100e-6), CPU).forward_s == pytest.approx(20e-6, rel=0.02)
+    assert found.spread < 0.01
+
+
+def test_long_calls_tell_little_of_what_a_call_takes_less():
+    short, long = (calibrate(profile(20e-6, 20e-6, 4, layer_s=each), CPU).forward_s for each in (100e-6, 1e-1))
+    assert long < 0.01 * short
 
 
 def test_a_call_may_take_longer_within_a_network():
-    found = calibrate(profile(-0.2, -0.1, 4), CPU)
-    assert found.forward_s == pytest.approx(-0.16)
-    assert found.factor("conv1", Phase.FORWARD, 1.0) == pytest.approx(1.16)
+    found = calibrate(profile(-20e-6, -10e-6, 4, layer_s=100e-6), CPU)
+    assert found.forward_s == pytest.approx(-20e-6, rel=0.01)
+    assert found.factor("conv1", Phase.FORWARD, 100e-6) == pytest.approx(1.2, rel=0.01)
 
 
 def test_a_network_with_an_unmeasured_layer_does_not_count():
@@ -78,12 +83,12 @@ def test_a_network_that_was_disturbed_does_not_count():
 
 
 def test_the_loss_keeps_its_time_and_no_call_takes_none():
-    found = calibrate(profile(0.2, 0.1, 4), CPU)
+    found = calibrate(profile(20e-6, 10e-6, 4, layer_s=100e-6), CPU)
     assert found.factor(LOSS, Phase.BACKWARD, 1.0) == 1
     assert found.factor(UPDATE, Phase.UPDATE, 1.0) == pytest.approx(1.5 ** (4 / 5))
-    assert found.factor("conv1", Phase.BACKWARD_FILTER, 2.0) == pytest.approx(1 - found.backward_s / 2)
-    assert found.factor("conv1", Phase.FORWARD, 2.0) == pytest.approx(1 - found.forward_s / 2)
-    assert found.factor("conv1", Phase.FORWARD, 1e-3) == 0.25
+    assert found.factor("conv1", Phase.BACKWARD_FILTER, 1e-4) == pytest.approx(1 - found.backward_s / 1e-4)
+    assert found.factor("conv1", Phase.FORWARD, 1e-4) == pytest.approx(1 - found.forward_s / 1e-4)
+    assert found.factor("conv1", Phase.FORWARD, 1e-6) == 0.25
 
 
 def test_the_networks_are_none_that_accuracy_is_told_of():

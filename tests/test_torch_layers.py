@@ -17,7 +17,7 @@ from latte_cli.backends.torch.layers import (
     overhead_s,
     weights_type,
 )
-from latte_cli.layers import Activation, Convolution, Linear, Optimizer, Phase, Transfer
+from latte_cli.layers import Activation, Concat, Convolution, Elementwise, Layer, Linear, Optimizer, Phase, Transfer
 from latte_cli.precisions import Precision
 from latte_cli.tasks import Settings
 
@@ -56,9 +56,24 @@ def test_recorded_operands_make_autograd_follow_and_leave_the_others_alone() -> 
 
 def test_gradients_of_a_linear_layer_under_autocast_are_those_of_its_master_weights() -> None:
     call = layer_call(Linear(rows=4, in_features=6, out_features=5), Phase.BACKWARD_FILTER, AUTOCAST)
-    result = call.call()
-    assert isinstance(result, torch.Tensor)
-    assert (result.dtype, tuple(result.shape)) == (torch.float32, (5, 6))
+    results = call.call()
+    assert isinstance(results, tuple)
+    assert [(each.dtype, tuple(each.shape)) for each in results] == [(torch.float32, (5, 6)), (torch.bfloat16, (5,))]
+
+
+@pytest.mark.parametrize(
+    ("layer", "count"),
+    [
+        (Elementwise(operation="add", shapes=((2, 3), (2, 3))), 2),
+        (Concat(shapes=((2, 3), (2, 5))), 2),
+    ],
+)
+def test_gradients_that_share_their_data_are_not_copied(layer: Layer, count: int) -> None:
+    """As within a network, whose nodes hand gradients on; at leaves, autograd would copy each that is shared."""
+    results = layer_call(layer, Phase.BACKWARD, Settings()).call()
+    assert isinstance(results, tuple)
+    assert len(results) == count
+    assert len({each.untyped_storage().data_ptr() for each in results}) == 1
 
 
 def test_a_batch_is_copied_in_single_precision_under_autocast() -> None:

@@ -405,7 +405,10 @@ def _draw(request: ProfileRequest, networks: "list[Network]", device: "Device") 
         case Suite.DEEPBENCH:
             return suites.deepbench(limits)
         case Suite.NETWORK:
+            from latte_cli.estimator.turned import with_turned
+
             drawn = suites.networks(networks, optimizers=request.optimizers(device.kind))
+            drawn = with_turned(drawn, networks) if request.layout is None else drawn
             return suites.with_calibration(drawn, device.kind, first=False, count=_CALIBRATION_OF_QUICK)
 
 

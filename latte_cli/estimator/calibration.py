@@ -23,6 +23,9 @@ _PACE = 1.2  # chosen: clearly more than the noise of either clock
 _NOISY = 2.0  # chosen: far over what a quiet machine shows
 """By what factor the ends of a whole network's 80 % interval may differ; one that was disturbed tells nothing."""
 
+_LEAST_ERROR = 0.05  # a whole model against itself, minutes later (see intervals.COMMON_SPREAD)
+_USUAL_S = 50e-6  # 20 to 100 us on the CPUs that were measured
+
 _LEAST_SHARE = 0.25  # chosen: few networks cannot make a call free
 """What is left of a call's time at least."""
 
@@ -103,8 +106,8 @@ def calibration_pairs(kind: Kind) -> tuple[Pair, ...]:
 def calibrate(measured: Timings, kind: Kind) -> Calibration:
     """What the networks tell that were measured whole and layer by layer, in the framework's own way.
 
-    Of n networks the mean counts as n / (n + 1) of itself: a network without a difference is assumed. On a GPU every
-    network tells of the host, and those of the device whose pace it sets.
+    Of n networks the mean of a factor's logarithm counts as n / (n + 1) of itself: a network without a difference is
+    assumed. On a GPU every network tells of the host, and those of the device whose pace it sets.
     """
     found = [sums for whole, works in _works(kind) if (sums := _sums(whole, works, measured))]
     if not found:
@@ -130,12 +133,20 @@ def calibrate(measured: Timings, kind: Kind) -> Calibration:
 
 
 def _less_s(networks: Sequence[_Sums], phase: Phase) -> float:
-    """The seconds off each call that make the squared relative errors of the networks' parts least, drawn to zero."""
+    """The seconds off each call that make the squared relative errors of the networks' parts least, drawn to zero.
+
+    A network's part errs by at least 5 %, or as much as these do: so uncertain is what they tell, against calls that
+    cost some 50 us more alone than in a network.
+    """
     calls = [sums.calls[phase] / sums.whole[phase][0] for sums in networks]
     excess = [sums.layers[phase][0] / sums.whole[phase][0] - 1 for sums in networks]
     squares = sum(share**2 for share in calls)
-    best = sum(share * more for share, more in zip(calls, excess, strict=True)) / squares if squares else 0.0
-    return best * len(networks) / (len(networks) + 1)
+    if not squares:
+        return 0.0
+    best = sum(share * more for share, more in zip(calls, excess, strict=True)) / squares
+    errors = [more - share * best for share, more in zip(calls, excess, strict=True)]
+    variance = max(_LEAST_ERROR**2, fmean(error**2 for error in errors)) / squares
+    return best * _USUAL_S**2 / (_USUAL_S**2 + variance)
 
 
 def _drawn_to_zero(logs: Sequence[float]) -> float:

@@ -1,6 +1,6 @@
 """Composition: the timings of a step's calls become its rows, its time with an interval, and its memory."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import hypot
 from typing import TypeAlias
@@ -45,8 +45,8 @@ class StepCalls:
     """The calls of a step of `network`, whoever chooses their algorithms; `memory` is without their workspaces.
 
     `turned` are calls that run channels last although the model as a whole does not, with their timings in that layout;
-    None where they were not measured in it. `checkpoint_costs` price the calls of `torch.utils.checkpoint`; None where
-    these were not measured, and are left out.
+    None where they were not measured in it. `views` are calls that move no data. `checkpoint_costs` price the calls of
+    `torch.utils.checkpoint`; None where these were not measured, and are left out.
     """
 
     network: Network
@@ -54,12 +54,17 @@ class StepCalls:
     works: tuple[Work, ...]
     memory: Memory
     turned: Mapping[CallPosition, Timing | None] = field(default_factory=dict)
+    views: Collection[CallPosition] = frozenset()
     checkpoint_costs: CheckpointCosts | None = None
 
     @property
     def costly(self) -> list[Work]:
         """The calls that take time and that a strategy chooses an algorithm for."""
-        return [work for work in self.works if not work.layer.free and not isinstance(work.layer, Checkpoint)]
+        return [work for work in self.works if not self.is_free(work) and not isinstance(work.layer, Checkpoint)]
+
+    def is_free(self, work: Work) -> bool:
+        """Whether a call only sees data otherwise."""
+        return work.layer.free or (work.name, work.phase) in self.views
 
     @property
     def unpriced_checkpoints(self) -> int:
@@ -84,7 +89,7 @@ def compose_rows(
                 timing = calls.checkpoint_costs.timing_of(work.layer, work.phase)
                 rows.append((_row(work, timing, layout, Calibration(), None), timing))
             continue
-        if work.layer.free:
+        if calls.is_free(work):
             rows.append((_free_row(work, layout), None))
             continue
         selection, turned = next(selected), calls.turned.get((work.name, work.phase))

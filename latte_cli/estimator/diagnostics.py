@@ -92,7 +92,7 @@ def diagnose(
             f"{turned} layers read activations whose channels the model has moved last, which were not measured so; "
             "their times and workspaces are those in nchw; "
         )
-        yield Diagnostic(code="turned", message=message + "`latte profile MODEL --layout channels_last` measures them")
+        yield Diagnostic(code="turned", message=message + "`latte profile MODEL` measures them")
     if unpriced_checkpoints:
         regions = "a region" if unpriced_checkpoints == 1 else f"{unpriced_checkpoints} regions"
         message = (

@@ -18,6 +18,7 @@ from latte_cli.estimator.steps import Step, Work, step_calls
 from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.turned import turned_calls
 from latte_cli.estimator.variants import Variants
+from latte_cli.estimator.views import uncopied_views
 from latte_cli.layers import Optimizer, Phase
 from latte_cli.lookup import Lookup, Pair, Timing
 from latte_cli.network import Network, submodules
@@ -189,6 +190,7 @@ class Estimator:
                 works=works,
                 memory=memory(network, step, self._lookup.precision, fused=self.device.kind.queued, storages=storages),
                 turned=turned_calls(self._lookup, storages, works),
+                views=uncopied_views(network, storages),
             )
         )
 
@@ -199,7 +201,11 @@ class Estimator:
         LatteError for what can be neither looked up nor predicted.
         """
         calls = StepCalls(
-            network=network, step=step, works=tuple(map(self._by_measured_name, works)), memory=Memory(timeline=())
+            network=network,
+            step=step,
+            works=tuple(map(self._by_measured_name, works)),
+            memory=Memory(timeline=()),
+            views=uncopied_views(network, Storages(network)),
         )
         limits = Limits(workspace_bytes=self._limits.workspace_bytes)
         return self._variants(calls).rows(self._strategy, limits)

@@ -269,9 +269,9 @@ def layer_call(layer: Layer, phase: Phase, settings: Settings, device: str = "cp
     if phase is Phase.FORWARD:
         return LayerCall(call=lambda: module(*inputs), first=inputs)
     leaves = [tensor for tensor in (*inputs, *module.parameters()) if tensor.requires_grad]
-    call = backward_call(module(*inputs), leaves)
     if kind_of(device).own_memory:
-        return call
+        return backward_call(module(*inputs), leaves)
+    call = gradients_call(module(*inputs), leaves)
     return replace(call, workspace_bytes=partial(_cpu_backward_bytes, module, inputs))
 
 
@@ -285,11 +285,28 @@ def _inputs(layer: Layer, settings: Settings, device: str) -> list[Tensor]:
     return inputs
 
 
-def backward_call(out: Tensor, leaves: Sequence[Tensor]) -> LayerCall:
-    """A backward pass from `out` through autograd that leaves the gradients of `leaves`."""
+def _seed(out: Tensor) -> Tensor:
+    """A gradient that arrives at `out`, in its layout."""
     seed = _normal(out.shape, out.dtype, str(out.device))
     if out.dim() == 4 and out.is_contiguous(memory_format=torch.channels_last) and not out.is_contiguous():
-        seed = seed.contiguous(memory_format=torch.channels_last)
+        return seed.contiguous(memory_format=torch.channels_last)
+    return seed
+
+
+def gradients_call(out: Tensor, leaves: Sequence[Tensor]) -> LayerCall:
+    """A backward pass from `out` that hands on the gradients of `leaves`, as one within a network does.
+
+    One that ends at leaves copies each gradient that it cannot keep as it lies: one that two inputs share, or a part of
+    another.
+    """
+    seed = _seed(out)
+    call = partial(torch.autograd.grad, (out,), tuple(leaves), (seed,), retain_graph=True, allow_unused=True)
+    return LayerCall(call=call, first=(seed,), by_autograd=True)
+
+
+def backward_call(out: Tensor, leaves: Sequence[Tensor]) -> LayerCall:
+    """A backward pass from `out` through autograd that leaves the gradients of `leaves`."""
+    seed = _seed(out)
 
     def drop() -> None:
         for leaf in leaves:
@@ -307,9 +324,12 @@ def _update(layer: Optimizer, settings: Settings, device: str) -> LayerCall:
 
 
 def _linear(layer: Linear, phase: Phase, settings: Settings, device: str) -> LayerCall:
+    """On a CPU the backward phases go through autograd, whose products read other layouts than plain ones do."""
     x = random(layer.input_shapes[0], settings, device)
     w = random((layer.out_features, layer.in_features), settings, device)
     b = random((layer.out_features,), settings, device) if layer.bias else None
+    if phase is not Phase.FORWARD and not kind_of(device).own_memory:
+        return _linear_gradients(Operands(x=x, w=w, b=b, gy=x, master=_master(w, settings)).record(), phase)
     gy = random(layer.output_shape, settings, device)
     o = Operands(x=x, w=w, b=b, gy=gy, master=_master(w, settings))
 
@@ -325,6 +345,13 @@ def _linear(layer: Linear, phase: Phase, settings: Settings, device: str) -> Lay
         Phase.BACKWARD_FILTER: backward_filter,
     }
     return LayerCall(call=calls[phase], first=(x if phase is Phase.FORWARD else gy,))
+
+
+def _linear_gradients(o: Operands, phase: Phase) -> LayerCall:
+    """A phase of a linear layer's backward pass, of recorded operands."""
+    filters = (o.w if o.master is None else o.master, o.b)
+    leaves = (o.x,) if phase is Phase.BACKWARD_DATA else filters
+    return gradients_call(F.linear(o.x, o.weight(), o.b), [leaf for leaf in leaves if leaf is not None])
 
 
 def _transfer(layer: Transfer, settings: Settings, device: str) -> LayerCall:
