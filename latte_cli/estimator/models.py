@@ -57,7 +57,7 @@ class Models:
         if sheet and estimator != LOOKUP:
             raise LatteError(
                 f"`{sheet.slug}` has no rows, which `--estimator {estimator}` learns from",
-                hint="leave out `--estimator`: its data sheet tells the times",
+                hint="leave out `--estimator`, or in a study the methods by it: its data sheet tells the times",
                 exit_code=ExitCode.USAGE,
             )
 
@@ -104,9 +104,9 @@ class Models:
         if sheet is None and not self._rough:
             return None
         rows = [timing for timing in self.lookup.everything() if self.lookup.matches(timing.task)]
-        if sheet is None:
-            return measured_peaks_model(self.device, self.lookup.settings().threads, rows)
         try:
+            if sheet is None:
+                return measured_peaks_model(self.device, self.lookup.settings().threads, rows)
             return moved_model(sheet, self.device, rows)
-        except LatteError:  # the sheet states no peak in this precision
+        except LatteError:  # there is no peak in this precision
             return None

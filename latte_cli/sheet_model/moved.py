@@ -14,9 +14,7 @@ from latte_cli.sheet_model.machine import UNKNOWN, Measured, fit_machine
 from latte_cli.sheet_model.model import SheetModel, shipped_fit
 
 _OF_EACH = 24  # chosen: rows of a kind and phase; more tell little of its mean, and each takes 0.1 ms to price
-_CPU_SPREAD = (
-    0.5  # chosen: sheets of CPUs rest on priors, and virtual machines get a share of a CPU (docs/datasheets.md)
-)
+_CPU_SPREAD = 0.5  # chosen: sheets of CPUs rest on priors, and virtual machines get a share of a CPU
 _LEAST_S = 1e-9  # a host's time that a row does not tell
 
 
