@@ -81,7 +81,8 @@ def test_a_long_round_lets_every_class_train_the_whole_model(latte):
         ("fast", 4, "w1"),
         ("slow", 1, "w1"),
     ]
-    keys = "class count device sub_model parameters round_s low_s high_s memory_bytes status least_s training windows"
+    keys = "class count device sub_model parameters round_s low_s high_s memory_bytes status least_s"
+    keys += " sheet_share training windows"
     assert [list(each) for each in found["devices"]] == [keys.split()] * 2
     for each in found["devices"]:
         assert each["status"] == "ok"
@@ -146,7 +147,9 @@ def test_csv_has_a_line_for_each_class(latte):
     code, out, _ = allocated(latte, "--round-duration", "1h", "--format", "csv", "--widths", "1,0.5")
     assert code == 0
     header, *lines = out.splitlines()
-    assert header == "class,count,device,sub_model,parameters,round_s,low_s,high_s,memory_bytes,status,least_s"
+    assert (
+        header == "class,count,device,sub_model,parameters,round_s,low_s,high_s,memory_bytes,status,least_s,sheet_share"
+    )
     assert [line.split(",")[:4] for line in lines] == [
         ["fast", "4", "made-up-cpu-2c-2t", "w1"],
         ["slow", "1", "made-up-cpu-2c-1t", "w1"],

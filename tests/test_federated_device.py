@@ -1,5 +1,6 @@
 """A federation's device makes its own profile where it has none, and prices what its profile says now."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from latte_cli.allocator import Pricer, Round, SubModel, catalogue, class_estimator
 from latte_cli.errors import LatteError
-from latte_cli.federated import device, models
+from latte_cli.federated import device, messages, models
 from latte_cli.federated.settings import FederationSettings
 from latte_cli.network import Network
 from latte_cli.network.zoo import export
@@ -27,6 +28,59 @@ def test_a_profile_that_cannot_be_made_is_an_error_with_the_reason(tmp_path: Pat
     store = open_store(str(tmp_path / "store"))
     with pytest.raises(LatteError, match="`latte profile` ended with code 1: error: `model` is not an ONNX model"):
         device._profile(store, NODE, FederationSettings(), b"no model")
+
+
+# A rough profile, in some seconds
+
+
+def test_a_device_without_a_profile_calibrates_itself_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, node = open_store(str(tmp_path / "store")), {"partition-id": 0, "threads": 1, "calibration": "1ms"}
+    caplog.set_level(logging.INFO, logger="flwr")
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    try:
+        settings = FederationSettings(batch=2, momentum=0.0)
+        sub_models = catalogue(models.network_from(export("lenet"), batch=2), (1.0, 0.5))
+        rounds = device.rounds(node | {"store": store.uri}, settings, export("lenet"), sub_models, 20)
+    finally:
+        logging.getLogger("flwr").removeHandler(caplog.handler)
+    said = "\n".join(each.getMessage() for each in caplog.records)
+    assert "there is no profile of this machine: measuring it for 0.001 s" in said
+    (own,) = store.devices(own=True)
+    assert f" of `{own.slug}` in " in said
+    assert all(0 < each.low_s < each.round_s < each.high_s and each.device == own.slug for each in rounds)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [({"calibration": "0s"}, "there is no profile of this machine"), ({"device": "no-such-device"}, "unknown device")],
+)
+def test_nothing_is_measured_where_that_is_ruled_out_or_another_device_is_named(
+    tmp_path: Path, more: dict[str, str], said: str
+) -> None:
+    store = open_store(str(tmp_path / "store"))
+    node = {"partition-id": 0, "store": store.uri, **more}
+    with pytest.raises(LatteError, match=said):
+        device.rounds(node, FederationSettings(), export("lenet"), [], 20)
+    assert not store.devices(own=True)
+
+
+def test_a_device_may_be_named_by_its_data_sheet(tmp_path: Path) -> None:
+    """Its prices say so, and the server hears it."""
+    sub_models = catalogue(models.network_from(MODEL, batch=8), (1.0, 0.5))
+    node = {"partition-id": 0, "store": str(tmp_path / "store"), "device": "raspberry-pi-5"}
+    rounds = device.rounds(node, SETTINGS, MODEL, sub_models, 80)
+    assert [each.sheet_share for each in rounds] == [1.0, 1.0]
+    prices = device.DevicePrices(name="pi-0", number=0, device="raspberry-pi-5", examples=80, rounds=rounds)
+    heard = messages.prices_in(messages.prices_record(prices), sub_models)
+    assert [each.sheet_share for each in heard.rounds] == [1.0, 1.0]
+    record = messages.prices_record(prices)
+    record["sheet-shares"] = [0.5, 2.0]
+    with pytest.raises(LatteError, match="that is no share"):
+        messages.prices_in(record, sub_models)
+    del record["sheet-shares"]
+    assert [each.sheet_share for each in messages.prices_in(record, sub_models).rounds] == [0.0, 0.0]
 
 
 # Prices of devices with the same profile

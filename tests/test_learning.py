@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from latte_cli.allocator import Round, SubModel, largest
 from latte_cli.allocator.learning import (
     ALIKE,
+    ALIKE_BY_SHEET,
     MOST_SDS,
     ROUND_SPREAD,
     MeasuredSteps,
@@ -52,6 +53,23 @@ def measured(found, step_s, spread_s=0.0, steps=STEPS):
         spread_s=spread_s,
         price=step_price(found),
     )
+
+
+def test_rounds_of_a_device_known_by_its_sheet_tell_more_of_its_other_sub_models():
+    """Most of a sheet's error is the machine's own."""
+    prices = catalogue()
+    by_sheet = tuple(replace(each, sheet_share=1.0) for each in prices)
+    half = tuple(replace(each, sheet_share=0.5) for each in prices)
+    assert [step_price(each[0]).alike for each in (prices, half, by_sheet)] == pytest.approx(
+        [ALIKE, (ALIKE + ALIKE_BY_SHEET) / 2, ALIKE_BY_SHEET]
+    )
+    found = []
+    for each in (prices, half, by_sheet):
+        corrected = correct_rounds(each, [measured(each[0], 3.0)] * 3)[-1]
+        found.append((corrected.step_s / each[-1].step_s, log(corrected.step_high_s / corrected.step_s)))
+    ratios, widths = zip(*found, strict=True)
+    assert 1 < ratios[0] < ratios[1] < ratios[2] < 1.5
+    assert widths[0] > widths[1] > widths[2]
 
 
 def catalogue(sd=0.3):

@@ -6,6 +6,7 @@ import pytest
 from small_study import BANDWIDTH, CLASSES, CPU, GPU, study
 
 from latte_cli.allocator import Deadline, paced_duration_s
+from latte_cli.errors import LatteError
 from latte_cli.federated.study import METHODS
 from latte_cli.federated.study.methods import LEVELS
 from latte_cli.federated.study.shares import ScenarioPrices, TunedOption, tuning_options
@@ -260,3 +261,20 @@ def test_latte_without_tuning_gives_devices_parts_of_the_whole_network_in_rounds
     rounds = [[fleet._price(device, each) for each in fleet._prices.catalogue] for device in range(len(fleet.classes))]
     assert shared.limit_s == paced_duration_s(rounds) < fleet.slowest_s
     assert shared == fleet.share_out(METHODS["latte"], stopping(shared.limit_s / fleet.slowest_s))
+
+
+def test_devices_of_a_study_may_be_known_by_their_data_sheets(tmp_path):
+    same = {"bandwidth": BANDWIDTH}
+    classes = [
+        {"class": "card", "device": "nvidia-geforce-rtx-4090", **same},
+        {"class": "board", "device": "raspberry-pi-5", **same},
+    ]
+    found = ScenarioPrices(study(scenarios=[{"scenario": "sheets", "classes": classes}]), open_store(str(tmp_path)))
+    scenario = found.study.scenarios[0]
+    assert found.peak_flop_per_s(scenario.devices[0]) > 100 * found.peak_flop_per_s(scenario.devices[1]) > 1e12
+    fleet = found.fleet(scenario, [100, 100])
+    assert fleet.whole_s[1] > fleet.whole_s[0]
+    for name in ("heterofl", "latte"):
+        assert set(fleet.share_out(METHODS[name], dropping(1.5)).shares) == {0, 1}
+    with pytest.raises(LatteError, match="has no rows, which `--estimator beta` learns from"):
+        fleet.share_out(METHODS["latte-by-beta"], dropping(1.5))

@@ -90,6 +90,7 @@ def outcome(planned: PlannedDevice) -> dict[str, str | int | float | None]:
         "memory_bytes": planned.memory_bytes,
         "status": "ok" if planned.feasible else "infeasible",
         "least_s": planned.least_s,
+        "sheet_share": planned.sheet_share,
     }
 
 
@@ -207,6 +208,7 @@ def _parse_planned(
         low_s=low_s,
         high_s=high_s,
         least_s=least_s if complete else None,
+        sheet_share=float(part.get("sheet_share", 0.0)),
     )
 
 

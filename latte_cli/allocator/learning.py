@@ -23,6 +23,11 @@ ALIKE = 0.3
 Measured: `benchmarks/sub_models_alike.py`, 17 sub-models of two networks, in units of their own intervals.
 """
 
+ALIKE_BY_SHEET = 0.8
+"""That share where a data sheet tells the times: most of the error is the machine's own clock and host. Two networks
+measured on a GPU bring the mean error of others from 18 to 8 % (docs/datasheets.md), which leaves (8 / 18)² = 0.2 of
+the variance; two measurements leave 1 - 2 a² / (1 + a) of it, 0.2 for a = 0.86. Rounded down."""
+
 ROUND_SPREAD = 0.05
 """The deviation of log(mean step) from round to round before rounds say it: that of a whole model against itself,
 minutes later, as in the estimator's intervals. 90 % of the rounds in docs/allocation-rounds.md are within 0.047."""
@@ -33,11 +38,15 @@ _MOST_SD = 1.0  # chosen: a price that may be off by more than seven times says 
 
 @dataclass(frozen=True, kw_only=True)
 class StepPrice:
-    """The mean time of a step in seconds, and its 95 % interval."""
+    """The mean time of a step in seconds, and its 95 % interval.
+
+    `alike` is the share of its error's variance that it has in common with prices of the device's other sub-models.
+    """
 
     step_s: float
     low_s: float
     high_s: float
+    alike: float = ALIKE
 
     @property
     def sd(self) -> float:
@@ -84,7 +93,8 @@ def step_price(found: Round) -> StepPrice | None:
     if not found.steps or found.step_s is None or found.low_s is None or found.high_s is None:
         return None
     low_s, high_s = ((end - found.sending_s) / found.steps for end in (found.low_s, found.high_s))
-    price = StepPrice(step_s=found.step_s, low_s=max(0.0, low_s), high_s=max(found.step_s, high_s))
+    alike = ALIKE + found.sheet_share * (ALIKE_BY_SHEET - ALIKE)
+    price = StepPrice(step_s=found.step_s, low_s=max(0.0, low_s), high_s=max(found.step_s, high_s), alike=alike)
     return price if price.step_s > 0 and isfinite(price.high_s) else None
 
 
@@ -92,8 +102,8 @@ def correct_rounds(rounds: Sequence[Round], measured: Iterable[MeasuredSteps]) -
     """The `rounds` of a device, their steps corrected by what it `measured` in rounds before; sending stays as it is.
 
     θ_k = log(true / estimated mean step) of the sub-model k has the prior N(0, τ_k²), where τ_k is `StepPrice.sd`, and
-    cov(θ_j, θ_k) = ALIKE τ_j τ_k. A round of k measures y = θ_k + ε, ε ~ N(0, v). With c_j = cov(θ_j, θ of what was
-    measured), C the covariance of these and V their noise,
+    cov(θ_j, θ_k) = sqrt(a_j a_k) τ_j τ_k, where a is the `alike` of a price. A round of k measures y = θ_k + ε,
+    ε ~ N(0, v). With c_j = cov(θ_j, θ of what was measured), C the covariance of these and V their noise,
 
         θ_j | y ~ N(c_j (C + V)⁻¹ y, τ_j² - c_j (C + V)⁻¹ c_j).
 
@@ -126,7 +136,7 @@ def _as_priced(found: MeasuredSteps, price: StepPrice | None) -> MeasuredSteps:
 def _correct_round(found: Round, posterior: "_Posterior", price: StepPrice | None) -> Round:
     if price is None:
         return found
-    mean, sd = posterior.of((found.sub_model.id, found.sub_model.parameters), price.sd)
+    mean, sd = posterior.of((found.sub_model.id, found.sub_model.parameters), price)
     step_s, sending_s = price.step_s * exp(mean), found.sending_s
     low_s, high_s = step_s * exp(-Z95 * sd), step_s * exp(Z95 * sd)
     return replace(
@@ -155,15 +165,18 @@ class _Posterior:
             weights = np.array([1 / max(self._round_variance, _mean_variance(each)) for each in found])
             means.append(float(weights @ logs[key] / weights.sum()))
             variances.append(float(1 / weights.sum()))
-        alike = np.full((len(means), len(means)), ALIKE)
+        self._roots = np.sqrt([found[0].price.alike for found in by_key.values()])
+        alike = np.outer(self._roots, self._roots)
         np.fill_diagonal(alike, 1.0)
         covariance = alike * np.outer(self._taus, self._taus) + np.diag(variances)
         self._inverse = np.linalg.inv(covariance)
         self._weighed = self._inverse @ np.array(means)
 
-    def of(self, key: tuple[str, int], tau: float) -> tuple[float, float]:
-        """The mean for a sub-model whose price has the deviation `tau`, and the deviation of a later round."""
-        alike = np.array([1.0 if each == key else ALIKE for each in self._keys])
+    def of(self, key: tuple[str, int], price: StepPrice) -> tuple[float, float]:
+        """The mean for a sub-model of this `price`, and the deviation of a later round."""
+        tau = price.sd
+        same = np.array([each == key for each in self._keys])
+        alike = np.where(same, 1.0, sqrt(price.alike) * self._roots)
         shared = tau * alike * self._taus
         variance = max(0.0, tau**2 - float(shared @ self._inverse @ shared))
         later = min(variance + self._round_variance, max(tau**2, self._round_variance))

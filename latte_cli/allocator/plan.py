@@ -21,7 +21,7 @@ class PlannedDevice:
     Its round takes `round_s`, with 95 % between `low_s` and `high_s`. `least_s` is the shortest round duration that
     the class can meet at all; None where no sub-model fits its memory, and where nobody has priced them all.
     `found_s` is then the shortest that was found, if it was looked for. `memory_bytes` is the need of its sub-model;
-    without one, the least need of those that were priced.
+    without one, the least need of those that were priced. `sheet_share` is that of its round.
     """
 
     fleet_class: FleetClass
@@ -33,6 +33,7 @@ class PlannedDevice:
     memory_bytes: int
     least_s: float | None
     found_s: float | None = None
+    sheet_share: float = 0.0
     warnings: tuple[Diagnostic, ...] = ()
 
     @property
@@ -163,5 +164,6 @@ def plan_device(
         memory_bytes=best.memory_bytes if best else least,
         least_s=min(timed, default=None),
         found_s=found_s,
+        sheet_share=(best or rounds[0]).sheet_share,
         warnings=best.warnings if best else (),
     )

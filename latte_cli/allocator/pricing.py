@@ -8,7 +8,17 @@ from typing import TypeAlias
 
 from latte_cli.allocator.sub_models import SubModel
 from latte_cli.errors import LatteError
-from latte_cli.estimator import LOOKUP, Diagnostic, DoesNotFit, Estimate, Estimator, Limits, Memory, check_names
+from latte_cli.estimator import (
+    LOOKUP,
+    Diagnostic,
+    DoesNotFit,
+    Estimate,
+    Estimator,
+    Limits,
+    Memory,
+    Source,
+    check_names,
+)
 from latte_cli.fleet import FleetClass
 from latte_cli.network import Network, load
 from latte_cli.profiles import device_of, resolve_profile
@@ -20,7 +30,7 @@ class Round:
     """A round of a device with `sub_model`: seconds with their 95 % interval, and the bytes that a step holds.
 
     All its work is `steps` of `step_s` on average; `sending_s` is the rest. Without a time, its steps do not fit the
-    memory. `warnings` are the estimate's.
+    memory. `sheet_share` is the share of a step's time that a data sheet tells. `warnings` are the estimate's.
     """
 
     sub_model: SubModel
@@ -34,6 +44,7 @@ class Round:
     steps: int = 0
     sending_s: float = 0.0
     limit_bytes: int | None = None
+    sheet_share: float = 0.0
     warnings: tuple[Diagnostic, ...] = ()
 
     def meets(self, duration_s: float) -> bool:
@@ -63,6 +74,7 @@ def round_of(sub_model: SubModel, fleet_class: FleetClass, estimate: Estimate) -
         steps=fleet_class.steps,
         sending_s=fleet_class.round_s(0.0, count),
         limit_bytes=limit_bytes,
+        sheet_share=estimate.share_from(Source.DATA_SHEET),
         warnings=(*estimate.warnings, *_memory_doubts(limit_bytes)),
     )
 
@@ -93,7 +105,7 @@ class Pricer:
         self._made = estimator
         self._estimators: dict[object, Estimator] = {}
         self.whole = lru_cache(maxsize=None)(read)
-        self._estimates: dict[object, Estimate | int] = {}
+        self._estimates: dict[object, tuple[Estimate, float] | int] = {}
 
     def __call__(self, sub_model: SubModel, fleet_class: FleetClass) -> Round:
         """The round; LatteErrors name the class and the sub-model."""
@@ -105,19 +117,23 @@ class Pricer:
             found = self._estimates[key]
             if isinstance(found, int):
                 return Round(sub_model=sub_model, device=estimator.device.slug, memory_bytes=found)
-            return round_of(sub_model, fleet_class, found)
+            estimate, sheet_share = found
+            return replace(round_of(sub_model, fleet_class, estimate), sheet_share=sheet_share)
         except LatteError as exc:
             where = f"class `{fleet_class.name}`, sub-model `{sub_model.id}`"
             raise LatteError(f"{where}: {exc.message}", hint=exc.hint, exit_code=exc.exit_code) from exc
 
-    def _estimate(self, estimator: Estimator, sub_model: SubModel, fleet_class: FleetClass) -> Estimate | int:
-        """The estimate without its rows, or the least memory that a step needs where it does not fit."""
+    def _estimate(
+        self, estimator: Estimator, sub_model: SubModel, fleet_class: FleetClass
+    ) -> tuple[Estimate, float] | int:
+        """The estimate without its rows, and its share of a data sheet; the least memory where it does not fit."""
         network = sub_model.of(self.whole(fleet_class.batch))
         try:
             found = estimator.estimate(network, self.optimizer(fleet_class), self._allow_unknown)
         except DoesNotFit as exc:
             return exc.least_bytes
-        return replace(found, parts=(), memory=Memory(timeline=(found.memory.peak,)))
+        sheet_share = found.share_from(Source.DATA_SHEET)
+        return replace(found, parts=(), memory=Memory(timeline=(found.memory.peak,))), sheet_share
 
     def optimizer(self, fleet_class: FleetClass) -> str:
         """The name of the optimizer that the class trains with."""

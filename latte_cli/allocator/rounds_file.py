@@ -168,7 +168,8 @@ def _parse_measured(trained: Mapping[str, Any], place: str, source: DocumentSour
     missing = [key for key in ("parameters", "steps", "step_spread_s") if trained.get(key) is None]
     if missing:
         raise source.error(f"{place} has steps without `{missing[0]}`")
-    price = StepPrice(**{key: float(trained["price"][key]) for key in ("step_s", "low_s", "high_s")})
+    names = ("step_s", "low_s", "high_s", "alike")
+    price = StepPrice(**{key: float(trained["price"][key]) for key in names if key in trained["price"]})
     if not price.low_s <= price.step_s <= price.high_s:
         raise source.error(f"the price of {place} is no interval")
     steps, step_s, spread_s = trained["steps"], float(trained["step_s"]), float(trained["step_spread_s"])

@@ -40,7 +40,7 @@ def allocate(request: AllocateRequest) -> None:
       round_duration: 30s       # optional
       classes:
         - class: phone
-          device: NAME          # a profile, see `latte store devices`
+          device: NAME          # a profile or data sheet: `latte devices`
           count: 10             # devices of this class; 1 unless given
           samples: 500          # of one device
           epochs: 1             # passes over them a round; 1 unless given
@@ -181,7 +181,8 @@ def _allocate_devices(asked: _Asked, path: Path) -> None:
     rounds = [each for _, each in asked.priced]
     names, devices = read_devices(path, classes)
     found = assign(classes, rounds, devices, duration_s)
-    write_assignments(classes, devices, found, duration_s, request.form)
+    shares = {each.name: max(one.sheet_share for one in found) for each, found in asked.priced}
+    write_assignments(classes, devices, found, duration_s, request.form, sheet_shares=shares)
     if request.output:
         write_assignment(request.output, classes, names, devices, found, asked.whole)
         console.note(f"wrote `{request.output}`")

@@ -99,6 +99,7 @@ def _estimates_on(
             compiled=request.compiled,
             replicated=request.replicated,
             allow_unknown=request.allow_unknown,
+            rough=any(each.device == slug for each in request.spent),
             kept=kept.setdefault(slug, {}),
             note=note,
         )

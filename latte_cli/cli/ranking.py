@@ -32,14 +32,22 @@ def prices_for(path: Path | None, schedule: "Schedule") -> "PriceList | None":
 def ranked_sides(
     request: "EstimateRequest", estimates: "Sequence[Estimate]", body: dict[str, Any], prices: "PriceList | None"
 ) -> "list[Side]":
-    """The estimates in the document `body`, the shortest training that fits first."""
+    """The estimates of a request in the document `body`, the shortest training that fits first."""
+    told = estimates if not request.compiled and request.gpus is None else ()
+    fits = [fits_within(request.fits, one, request.mmap_threshold) for one in told]
+    return sides_in_order(body, fits, request.schedule, prices, file=str(request.model))
+
+
+def sides_in_order(
+    body: dict[str, Any], fits: Sequence[Fits], schedule: "Schedule", prices: "PriceList | None", *, file: str
+) -> "list[Side]":
+    """The estimates in the document `body`, with whether each `fits` where that is known, in the order of `rank`."""
     from latte_cli.sides import rank, sides_of
 
     document = body | {"estimates": [dict(entry) for entry in body["estimates"]]}
-    if not request.compiled and request.gpus is None:
-        for one, entry in zip(estimates, document["estimates"], strict=True):
-            fits_within(request.fits, one, request.mmap_threshold).add_to({"estimates": [entry]})
-    return rank(sides_of(document, request.schedule, prices, file=str(request.model)))
+    for one, entry in zip(fits, document["estimates"], strict=False):
+        one.add_to({"estimates": [entry]})
+    return rank(sides_of(document, schedule, prices, file=file))
 
 
 def fits_within(room: Room | None, estimate: "Estimate", map_from: int | None = None) -> Fits:

@@ -1,6 +1,6 @@
 """`latte report`: devices, a network and a plan as one HTML page."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,23 +15,29 @@ from latte_cli.cli.options import (
     BatchAxisOption,
     BatchSizeOption,
     DeviceOption,
+    EpochsOption,
     LayoutOption,
     OptimizerOption,
     PrecisionOption,
+    PricesOption,
+    SamplesOption,
     ShapeOption,
     StoreOption,
     ThreadsOption,
     names_among,
     parse_shapes,
 )
+from latte_cli.cli.ranking import prices_for
 from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.stores import store_to_read
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.precisions import Precision
+from latte_cli.schedule import Schedule
 
 if TYPE_CHECKING:
     from latte_cli.estimator import Estimate
     from latte_cli.network import Network
+    from latte_cli.prices import PriceList
     from latte_cli.report.page import Section
     from latte_cli.store import Store
 
@@ -56,18 +62,27 @@ class ReportRequest(Request):
     threads: ThreadsOption = None
     optimizer: OptimizerOption = "sgd"
     allow_unknown: AllowUnknownOption = False
+    samples: SamplesOption = None
+    epochs: EpochsOption = 1
+    prices: PricesOption = None
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each figure as .png and .svg into this folder, too.")
     ] = None
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False
     store: StoreOption = None
 
+    @property
+    def schedule(self) -> Schedule:
+        """What a training is made of."""
+        return Schedule(samples=self.samples, epochs=self.epochs)
+
 
 @from_options
 def report(request: ReportRequest) -> None:
     """Write devices, a network and a plan as one HTML page.
 
-    The page needs nothing else. It shows a device's profile, a network's layers, or a plan.
+    The page needs nothing else. It shows a device's profile, a network's layers, or a plan. With --samples it ranks the
+    devices by the time, energy and cost of a training.
     """
     from latte_cli.report.page import all_pictures, page
 
@@ -99,10 +114,13 @@ def _sections(request: ReportRequest) -> "Iterator[Section]":
     """What there is to show: the network first, then the plan, then the devices."""
     from latte_cli.allocator import read_plan
     from latte_cli.network import load
-    from latte_cli.profiles import resolve_profile
-    from latte_cli.report.page import device_section, plan_section
+    from latte_cli.profiles import resolve_profile, sheet_of
+    from latte_cli.report.page import device_section, network_section, plan_section
     from latte_cli.summaries import device_summaries
 
+    if request.samples and not request.model:
+        raise LatteError("`--samples` means nothing without a model", hint="name one", exit_code=ExitCode.USAGE)
+    prices = prices_for(request.prices, request.schedule)
     store = store_to_read(request.store)
     file = read_plan(request.plan) if request.plan else None
     names: list[str] | list[None] = names_among(request.device) or ([None] if request.model or not request.plan else [])
@@ -116,24 +134,37 @@ def _sections(request: ReportRequest) -> "Iterator[Section]":
             sizes=sizes,
             allow_unknown=request.allow_unknown,
         )
-        for at, slug in enumerate(slugs):
-            yield _network(store, slug, network, request, at)
+        found = [_estimates(store, slug, network, request) for slug in slugs]
+        if request.samples:
+            yield _ranking(request, [each[0] for each in found], prices)
+        yield from (network_section([_with_advice(each) for each in its], at) for at, its in enumerate(found))
     if file:
         yield plan_section(file)
     for at, slug in enumerate(slugs):
-        found = device_summaries(store, slug)
-        if found:
-            yield device_section(found, at)
+        if (sheet_of(store, slug) is None) and (summaries := device_summaries(store, slug)):
+            yield device_section(summaries, at)
 
 
-def _network(store: "Store", slug: str, network: "Network", request: ReportRequest, at: int) -> "Section":
+def _ranking(request: ReportRequest, estimates: "Sequence[Estimate]", prices: "PriceList | None") -> "Section":
+    """The devices by the training that is asked for, each with the first of its strategies."""
+    from latte_cli.cli.ranking import fits_within, say_unpriced, sides_in_order
+    from latte_cli.report.estimates import estimates_document
+    from latte_cli.report.rankings import ranking_section
+
+    body = estimates_document(estimates, request.schedule)
+    fits = [fits_within(None, one) for one in estimates]
+    sides = sides_in_order(body, fits, request.schedule, prices, file=str(request.model))
+    say_unpriced(sides, prices)
+    return ranking_section(sides)
+
+
+def _estimates(store: "Store", slug: str, network: "Network", request: ReportRequest) -> "list[Estimate]":
     from latte_cli.estimator import estimate_each
     from latte_cli.profiles import device_of
-    from latte_cli.report.page import network_section
     from latte_cli.strategies import usual
 
     names = request.strategy or list(dict.fromkeys(["latte", *usual(device_of(store, slug).kind), "exhaustive"]))
-    found = estimate_each(
+    return estimate_each(
         store,
         slug,
         network,
@@ -145,7 +176,6 @@ def _network(store: "Store", slug: str, network: "Network", request: ReportReque
         allow_unknown=request.allow_unknown,
         note=console.note,
     )
-    return network_section([_with_advice(each) for each in found], at)
 
 
 def _with_advice(estimate: "Estimate") -> "Estimate":

@@ -75,7 +75,7 @@ def simulate(request: SimulateRequest) -> None:
           available: {on: 20s, off: 10s}   # optional: mean lengths
           classes:
             - class: slow
-              device: NAME      # a profile, see `latte store devices`
+              device: NAME      # one of `latte devices`
               count: 10
               slower: 8         # optional: a stand-in, 8 times slower
               bandwidth: {up: 50Mbit, down: 100Mbit}

@@ -148,6 +148,7 @@ def estimate_each(
     compiled: bool = False,
     replicated: bool = False,
     allow_unknown: bool = False,
+    rough: bool = False,
     kept: EstimatorsByLayout | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Estimate]:
@@ -158,8 +159,8 @@ def estimate_each(
     the strategy `pytorch` and without limits. The layout None is each strategy's own, or, with a warning, another where
     nothing was measured in that; with `auto` each takes the measured one that is fastest. Of several limits those that
     the step does not fit are left out. `kept` holds the estimators of earlier networks, and those of this one
-    afterwards, for one store, device, precision, number of threads and estimator. Raises LatteError for an unknown name
-    (exit code 2), and as Estimator does.
+    afterwards, for one store, device, precision, number of threads and estimator. `rough` is that of Models. Raises
+    LatteError for an unknown name (exit code 2), and as Estimator does.
     """
     for strategy in strategies:
         check_names(precision, layout, strategy, optimizer, loss, estimator)
@@ -193,6 +194,7 @@ def estimate_each(
                 layout=one,
                 threads=threads,
                 estimator=estimator,
+                rough=rough,
                 note=note,
             )
         return estimators[one]

@@ -38,7 +38,7 @@ class Estimator:
     """Estimates networks on one device; what was read of the store is kept between networks.
 
     `threads` None takes whichever number has most rows, `calibration` None that of the device's own rows; `strategy`
-    and `limits` are for `estimate`; `note` hears what takes a while.
+    and `limits` are for `estimate`; `rough` is that of Models; `note` hears what takes a while.
     Raises LatteError for an unknown device or strategy.
     """
 
@@ -54,6 +54,7 @@ class Estimator:
         estimator: str = LOOKUP,
         limits: Limits = NO_LIMITS,
         calibration: Calibration | None = None,
+        rough: bool = False,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         sheet = sheet_of(store, slug)
@@ -65,7 +66,7 @@ class Estimator:
         self._lookup = Lookup(
             store, slug, precision=precision, layout=layout, threads=threads, rowless=sheet is not None
         )
-        self._models = Models(store, self.device, self._lookup, estimator, note, sheet=sheet)
+        self._models = Models(store, self.device, self._lookup, estimator, note, sheet, rough=rough)
         self._calibration = calibration or (sheet_calibration() if sheet else Calibration())
         self._uncalibrated = calibration is None and estimator in CALIBRATED and sheet is None
         self._checkpoint_costs: CheckpointCosts | None = None

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from latte_cli import rates
 from latte_cli.datasheets import Sheet
+from latte_cli.datasheets.matching import matching_sheet
 from latte_cli.devices import Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.calibration import Calibration
 from latte_cli.estimator.records import LOOKUP
 from latte_cli.lookup import Lookup, Timing
-from latte_cli.sheet_model import SheetModel, shipped_fit
+from latte_cli.sheet_model import SheetModel, measured_peaks_model, moved_model, shipped_fit
 from latte_cli.store import Store
 from latte_cli.tasks import Task
 
@@ -35,8 +36,9 @@ def sheet_calibration() -> Calibration:
 class Models:
     """The selector and the time model of a device, and what predicts for the estimator called `estimator`.
 
-    A device without rows has its data `sheet`. `note` hears what takes a while. Raises LatteError for an estimator that
-    needs rows where there are none.
+    A device without rows has its data `sheet`. Where `rough`, the measured peaks of a device without a sheet price what
+    nothing else tells. `note` hears what takes a while. Raises LatteError for an estimator that needs rows where there
+    are none.
     """
 
     def __init__(
@@ -47,13 +49,15 @@ class Models:
         estimator: str,
         note: Callable[[str], None],
         sheet: Sheet | None = None,
+        *,
+        rough: bool = False,
     ) -> None:
         self.device, self.lookup, self.estimator = device, lookup, estimator
-        self._store, self._note, self.sheet = store, note, sheet
+        self._store, self._note, self.sheet, self._rough = store, note, sheet, rough
         if sheet and estimator != LOOKUP:
             raise LatteError(
                 f"`{sheet.slug}` has no rows, which `--estimator {estimator}` learns from",
-                hint="leave out `--estimator`: its data sheet tells the times",
+                hint="leave out `--estimator`, or in a study the methods by it: its data sheet tells the times",
                 exit_code=ExitCode.USAGE,
             )
 
@@ -87,3 +91,22 @@ class Models:
         if self.time_model and self.estimator == "roofline":
             return self.time_model.roofline
         return self.time_model
+
+    @cached_property
+    def fallback(self) -> Predicting | None:
+        """What prices calls of which the predictor knows nothing: the device's data sheet, moved by its rows.
+
+        None where the estimator replaces rows, and where nothing but rows is known of the device.
+        """
+        if self.sheet or self.replaces_rows:
+            return None
+        sheet = matching_sheet(self.device)
+        if sheet is None and not self._rough:
+            return None
+        rows = [timing for timing in self.lookup.everything() if self.lookup.matches(timing.task)]
+        try:
+            if sheet is None:
+                return measured_peaks_model(self.device, self.lookup.settings().threads, rows)
+            return moved_model(sheet, self.device, rows)
+        except LatteError:  # there is no peak in this precision
+            return None

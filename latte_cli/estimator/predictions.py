@@ -28,10 +28,12 @@ class Predictions:
         self._preferences: dict[Pair, Preferences] = {}
 
     def timings(self, ways: Iterable[_Way]) -> Mapping[_Way, Timing | None]:
-        """The estimator's timing of each way; None where nothing can be said."""
+        """The estimator's timing of each way, else that of the fallback; None where nothing can be said."""
         fresh = [way for way in dict.fromkeys(ways) if way not in self._timings]
         if fresh:
             predicted = self._predict(fresh, self.models.predictor)
+            if left := [way for way in fresh if way not in predicted]:
+                predicted |= self._predict(left, self.models.fallback)
             if not self.models.replaces_rows:
                 predicted = self._with_workspaces(predicted)
             self._timings.update({way: predicted.get(way) for way in fresh})

@@ -144,6 +144,12 @@ class Estimate:
             return None
         return self.step_s * sum(time_s * power_w for time_s, power_w in known) / known_s
 
+    def share_from(self, source: Source) -> float:
+        """The share of its calls' time on the device that comes from `source`, 0 to 1."""
+        total_s = sum(part.count * part.device_s for part in self.parts)
+        own_s = sum(part.count * part.device_s for part in self.parts if part.source is source)
+        return own_s / total_s if total_s else 0.0
+
     @property
     def samples_per_step(self) -> int:
         """The samples that one update learns from."""

@@ -1,5 +1,6 @@
 """Devices: what one has itself (a profile, data, bandwidth), and what it says and returns."""
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +27,8 @@ from latte_cli.federated.virtual import class_of, fleet_of
 from latte_cli.fleet import FleetClass, Method
 from latte_cli.network import Network
 from latte_cli.printable import printable
-from latte_cli.profiles import resolve_profile
-from latte_cli.quantities import bandwidth_bit_per_s, duration_s, size_bytes
+from latte_cli.profiles import NoProfile, resolve_profile
+from latte_cli.quantities import bandwidth_bit_per_s, duration_or_zero_s, duration_s, size_bytes
 from latte_cli.store import Store, open_store, shipped_models
 
 
@@ -63,11 +64,14 @@ class Returned:
 
 
 NODE_SETTINGS = (
-    *("partition-id", "num-partitions", "name", "device", "store", "profile-budget", "data", "up", "down", "memory"),
-    *("threads", "strategy"),
+    *("partition-id", "num-partitions", "name", "device", "store", "profile-budget", "calibration", "data", "up"),
+    *("down", "memory", "threads", "strategy"),
 )
 """What a node's configuration may say. All but the first two is optional: `device` is a profile's name (default: this
-machine's), `profile-budget` how long to measure where there is no profile, `data` a folder of the device's own."""
+machine's), `profile-budget` how long to measure where there is no profile, `calibration` how long to measure where that
+is not said (CALIBRATION_S; `0s`: not at all), `data` a folder of the device's own."""
+
+CALIBRATION_S = 10.0  # chosen: as `latte estimate` on a terminal; the server waits an hour for prices
 
 log = logging.getLogger("flwr")
 
@@ -316,7 +320,7 @@ def rounds(
 ) -> tuple[Round, ...]:
     """A round with each of `sub_models` on this device, by the estimator on its own profile.
 
-    Raises LatteError where it has no profile and no budget to make one, and as the estimator does.
+    Raises LatteError where it has no profile and may not make one, and as the estimator does.
     """
     store = open_store(str(node.get("store") or "") or None, skip=_left_out)
     own = fleet_class(node, settings, samples)
@@ -366,32 +370,46 @@ def too_slow(rounds: Sequence[Round], duration_s: float) -> LatteError:
 
 
 def _profile(store: Store, node: Mapping[str, Any], settings: FederationSettings, model: bytes) -> str:
-    """The slug of the device's profile; where there is none and the node says how long it may take, it is made."""
+    """The slug of the device's profile; where there is none, one is made as the node says, or a rough one."""
     device, threads = str(node.get("device") or "") or None, node.get("threads")
     budget_s = _quantity(node, "profile-budget", duration_s)
+    calibration_s = _quantity(node, "calibration", duration_or_zero_s)
+    calibration_s = CALIBRATION_S if calibration_s is None else calibration_s
     try:
         return resolve_profile(store, device, threads)
-    except LatteError:
-        if budget_s is None:
+    except LatteError as exc:
+        if budget_s is None and not (calibration_s and isinstance(exc, NoProfile)):
             raise
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model)
-        _measure(path, store, settings, f"{budget_s:.6f}s", threads)
+        if budget_s is None:
+            return _calibrate(path, store, settings, calibration_s, device=device, threads=threads)
+        widths = ",".join(map(str, settings.widths))
+        _latte("profile", path, store, settings, widths=widths, budget=f"{budget_s:.6f}s", threads=threads)
     return resolve_profile(store, None, threads)
 
 
-def _measure(path: Path, store: Store, settings: FederationSettings, budget: str, threads: int | None) -> None:
-    """Measure the model's sub-models on this machine into `store`, in a separate process."""
-    options = {
-        "batch-size": settings.batch,
-        "widths": ",".join(map(str, settings.widths)),
-        "budget": budget,
-        "threads": threads,
-    }
+def _calibrate(
+    path: Path, store: Store, settings: FederationSettings, seconds: float, *, device: str | None, threads: int | None
+) -> str:
+    """The slug of this machine, whose rows in `store` are those of so many seconds that tell most of the model."""
+    log.info("\tthere is no profile of this machine: measuring it for %.3g s", seconds)
+    options = {"measure": f"{seconds:.6f}s", "device": device, "threads": threads, "optimizer": settings.optimizer}
+    output = _latte("estimate", path, store, settings, **options, format="json")
+    (measured,) = json.loads(output)["measured"]
+    said = "\tmeasured %d calls of `%s` in %.1f s; its intervals are wide until its own steps narrow them"
+    log.info(said, measured["calls"], measured["device"], measured["seconds"])
+    return str(measured["device"])
+
+
+def _latte(command: str, path: Path, store: Store, settings: FederationSettings, **options: str | int | None) -> bytes:
+    """What a command of LATTE prints of the model on this machine with `store`, in a separate process."""
     given = [f"--{key}={value}" for key, value in options.items() if value is not None]
     variables = {"LATTE_STORE": store.full_uri}  # others may read a command line, with its secrets
-    done = child.run_child("latte_cli.cli:main", "profile", str(path), *given, variables=variables)
+    words = (command, str(path), f"--batch-size={settings.batch}", *given)
+    done = child.run_child("latte_cli.cli:main", *words, variables=variables)
     if done.code != ExitCode.DONE:
         said = " ".join(done.errors.decode(errors="replace").split())[-200:]
-        raise LatteError(f"`latte profile` ended with code {done.code}: {said}", hint="make a profile by hand")
+        raise LatteError(f"`latte {command}` ended with code {done.code}: {said}", hint="make a profile by hand")
+    return done.output

@@ -158,6 +158,7 @@ def prices_record(prices: DevicePrices) -> ConfigRecord:
             "high-s": [_or_ever(each.high_s) for each in prices.rounds],
             "step-s": [_or_ever(each.step_s) for each in prices.rounds],
             "sending-s": [each.sending_s if each.step_s else inf for each in prices.rounds],
+            "sheet-shares": [each.sheet_share for each in prices.rounds],
             "steps": max((each.steps for each in prices.rounds), default=0),
         }
     )
@@ -205,20 +206,31 @@ def _rounds(record: ConfigRecord, device: str, sub_models: Sequence[SubModel]) -
             steps=steps,
             step_s=step_s,
             sending_s=sending_s,
+            sheet_share=share,
         )
         if isfinite(most)
         else Round(sub_model=each, device=device, memory_bytes=size)
-        for each, size, mid, least, most, step_s, sending_s in zip(
-            sub_models, memory, middle, low, high, step, sending, strict=True
+        for each, size, mid, least, most, step_s, sending_s, share in zip(
+            sub_models, memory, middle, low, high, step, sending, _sheet_shares(record, len(sub_models)), strict=True
         )
     )
 
 
-def _round(found: Round, *, steps: int, step_s: float, sending_s: float) -> Round:
+def _sheet_shares(record: ConfigRecord, count: int) -> list[float]:
+    """The shares that data sheets tell, 0 from a device of an earlier version; LatteError where they are none."""
+    values = record.get("sheet-shares", [0.0] * count)
+    if not isinstance(values, list) or len(values) != count:
+        raise LatteError("its prices have no `sheet-shares`", hint=SAME_VERSION)
+    if not all(isinstance(each, float) and 0 <= each <= 1 for each in values):
+        raise LatteError("its prices have a `sheet-shares` that is no share", hint=SAME_VERSION)
+    return [float(each) for each in values]
+
+
+def _round(found: Round, *, steps: int, step_s: float, sending_s: float, sheet_share: float) -> Round:
     """The round with its parts; raises LatteError where they do not make it up."""
     if not isclose(steps * step_s + sending_s, found.round_s or 0.0, rel_tol=_ROUNDING):
         raise LatteError(f"the steps of `{found.sub_model.id}` do not make up its round", hint=_PROFILE)
-    return replace(found, steps=steps, step_s=step_s, sending_s=sending_s)
+    return replace(found, steps=steps, step_s=step_s, sending_s=sending_s, sheet_share=sheet_share)
 
 
 def _is_name(value: object) -> TypeGuard[str]:

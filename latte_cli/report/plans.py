@@ -1,6 +1,6 @@
 """Plans, round durations and the difference of two plans as tables, JSON or CSV."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TextIO
 
 import numpy as np
@@ -54,11 +54,20 @@ def _table(file: PlanFile) -> Table:
         rows=[_row(planned) for planned in plan.devices],
         footer=[
             "`at most` is the upper end of the 95 % interval",
+            *_sheet_legend(each.sheet_share for each in plan.devices),
             *(line for planned in plan.devices for line in _lines(planned, file.complete)),
             *_of_channels(file),
             *_totals(plan),
         ],
     )
+
+
+def _sheet_mark(share: float) -> str:
+    return "^" if share else ""  # as in the table of an estimate
+
+
+def _sheet_legend(shares: Iterable[float]) -> list[str]:
+    return ["^ by a data sheet, in all or in part, so that the interval is wide"] if any(shares) else []
 
 
 def _row(planned: PlannedDevice) -> tuple[str, ...]:
@@ -67,7 +76,7 @@ def _row(planned: PlannedDevice) -> tuple[str, ...]:
         str(planned.fleet_class.count),
         planned.sub_model.id if planned.sub_model else "none",
         count(planned.sub_model.parameters if planned.sub_model else None),
-        duration(planned.round_s),
+        f"{duration(planned.round_s)}{_sheet_mark(planned.sheet_share if planned.feasible else 0.0)}",
         duration(planned.high_s),
         size(planned.memory_bytes) if planned.feasible else "-",
     )
@@ -76,7 +85,8 @@ def _row(planned: PlannedDevice) -> tuple[str, ...]:
 def _lines(planned: PlannedDevice, complete: bool) -> Iterator[str]:
     fleet_class = planned.fleet_class
     name = _short(fleet_class.name)
-    yield f"{name}: {planned.device}, {fleet_class.precision} {fleet_class.layout}"
+    from_sheet = f", {percent(planned.sheet_share)} of a step by its data sheet" if planned.sheet_share else ""
+    yield f"{name}: {planned.device}, {fleet_class.precision} {fleet_class.layout}{from_sheet}"
     if planned.feasible:
         return
     if not complete:
@@ -148,10 +158,15 @@ def write_assignments(
     duration_s: float,
     form: Format,
     out: TextIO | None = None,
+    *,
+    sheet_shares: Mapping[str, float],
 ) -> None:
-    """Write how many devices of each class train which sub-model, and how long their rounds take."""
-    columns = ("class", "sub_model", "parameters", "devices", "round_s", "high_s")
-    rows = list(_assigned_rows(fleet, devices, found))
+    """Write how many devices of each class train which sub-model, and how long their rounds take.
+
+    `sheet_shares` are, by class, the shares of a step's time that a data sheet tells.
+    """
+    columns = ("class", "sub_model", "parameters", "devices", "round_s", "high_s", "sheet_share")
+    rows = [(*row, sheet_shares[row[0]]) for row in _assigned_rows(fleet, devices, found)]
     if form is Format.JSON:
         entries = [dict(zip(columns, row, strict=True)) for row in rows]
         document = {"schema": "latte.assignment/1", "round_duration_s": duration_s, "classes": entries}
@@ -165,11 +180,19 @@ def write_assignments(
                 title=f"{len(found.chosen):,} devices in rounds of {duration_at_most(duration_s)}",
                 columns=("class", "sub-model", ">parameters", ">devices", ">round, median", ">at most"),
                 rows=[
-                    (_short(row[0]), row[1] or "none", count(row[2]), f"{row[3]:,}", duration(row[4]), duration(row[5]))
+                    (
+                        _short(row[0]),
+                        row[1] or "none",
+                        count(row[2]),
+                        f"{row[3]:,}",
+                        f"{duration(row[4])}{_sheet_mark(row[6] if row[1] else 0.0)}",
+                        duration(row[5]),
+                    )
                     for row in rows
                 ],
                 footer=[
                     "`at most` is the largest upper end of their 95 % intervals",
+                    *_sheet_legend(sheet_shares.values()),
                     f"{taking_part:,} of {len(found.chosen):,} devices have a sub-model",
                 ],
             ),

@@ -30,19 +30,21 @@ Measured = tuple[Callable[[Machine], float], float]
 """What the model expects to take how long on a machine, in seconds, and the seconds that were measured."""
 
 
-def fit_machine(measured: Sequence[Measured], *, known: Machine = UNKNOWN, spread: float = _STEP_SPREAD) -> Machine:
-    """The machine on which the expected times come closest to those measured, which are off by `spread`.
+def fit_machine(
+    measured: Sequence[Measured], *, known: Machine = UNKNOWN, spread: float | Sequence[float] = _STEP_SPREAD
+) -> Machine:
+    """The machine on which the expected times come closest to those measured, which are off by `spread`, each or all.
 
     What is `known` of it before counts with its spreads: factors that the measurements tell nothing of stay as they
     are. One measurement should be bound by the device, and one by the host, as a network of many small layers is.
     """
     centre = np.log([known.device_factor, known.host_factor])
     widths = np.array([known.device_spread, known.host_spread])
-    x, normal = centre.copy(), np.diag(1 / widths**2)
+    x, normal, spreads = centre.copy(), np.diag(1 / widths**2), np.asarray(spread)
     for _ in range(_TURNS if measured else 0):
-        errors = _errors(measured, known, x) / spread
+        errors = _errors(measured, known, x) / spreads
         slopes = np.stack(
-            [(_errors(measured, known, x + step) / spread - errors) / _NUDGE for step in _NUDGE * np.eye(2)]
+            [(_errors(measured, known, x + step) / spreads - errors) / _NUDGE for step in _NUDGE * np.eye(2)]
         )
         normal = slopes @ slopes.T + np.diag(1 / widths**2)
         change = np.linalg.solve(normal, slopes @ errors + (x - centre) / widths**2)

@@ -46,10 +46,20 @@ def shipped_fit() -> FittedParameters:
 
 
 class SheetModel:
-    """Predicts the times of tasks on the device of a `sheet`, on a `machine` of which more may be known."""
+    """Predicts the times of tasks on the device of a `sheet`, on a `machine` of which more may be known.
 
-    def __init__(self, sheet: Sheet, *, machine: Machine = Machine(), fitted: FittedParameters | None = None) -> None:  # noqa: B008
-        self.sheet, self.machine = sheet, machine
+    `source` is that of its timings.
+    """
+
+    def __init__(
+        self,
+        sheet: Sheet,
+        *,
+        machine: Machine = Machine(),  # noqa: B008 - a frozen record
+        fitted: FittedParameters | None = None,
+        source: Source = Source.DATA_SHEET,
+    ) -> None:
+        self.sheet, self.machine, self._source = sheet, machine, source
         self.fitted = fitted or shipped_fit()
 
     def predict(self, tasks: Sequence[Task], device: Device) -> dict[Task, Timing]:
@@ -75,6 +85,6 @@ class SheetModel:
             host_s=self.machine.host_factor * host_s,
             low_s=seconds / width,
             high_s=seconds * width,
-            source=Source.DATA_SHEET,
+            source=self._source,
             alike=self.fitted.alike,
         )

@@ -6,6 +6,7 @@ from math import ceil, log, prod
 from typing import TypeAlias
 
 from latte_cli.layers import Attention, Concat, Convolution, Layer, Linear, MatMul, Phase, Recurrent
+from latte_cli.sheet_model.inner_products import inner_product
 
 ParameterPrior: TypeAlias = tuple[float, float]
 """The mean of a parameter and its standard deviation; parameters are logarithms."""
@@ -200,7 +201,7 @@ def is_product(layer: Layer) -> bool:
 
 def sizes_of_call(layer: Layer, phase: Phase) -> Sizes:
     """The sizes of a call; all ones where there is no product behind it."""
-    rows, columns, depth = layer.gemm(phase) or (1, 1, 1)
+    rows, columns, depth = layer.gemm(phase) or inner_product(layer)
     flops = float(layer.flops(phase))
     products = max(1.0, flops / (2.0 * rows * columns * depth)) if is_product(layer) else 1.0
     return Sizes(

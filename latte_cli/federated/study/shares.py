@@ -24,6 +24,8 @@ from latte_cli.federated.study.clock import Share
 from latte_cli.federated.study.document import Scenario, Study, Tier, Tuning
 from latte_cli.federated.study.methods import LEVELS, Learning, StudyMethod, SubModelSizes
 from latte_cli.fleet import FleetClass, Method
+from latte_cli.precisions import Precision
+from latte_cli.profiles import sheet_of
 from latte_cli.store import Store
 
 
@@ -136,12 +138,14 @@ class ScenarioPrices:
         return self._searches[key].best(duration_s)
 
     def peak_flop_per_s(self, tier: Tier) -> float:
-        """The peak speed that the profile of the tier's device states; LatteError where it states none."""
+        """The peak speed that the profile or sheet of the tier's device states; LatteError where it states none."""
         device = self.pricer().estimator(tier.fleet_class).device
-        if not device.peak_flop_per_s:
+        sheet = sheet_of(self._store, device.slug)
+        peak = device.peak_flop_per_s if sheet is None else sheet.peak(Precision.FP32)
+        if not peak:
             message = f"the profile `{device.slug}` does not say how many operations a second the device makes"
             raise LatteError(message, hint="methods that go by it need it; profile the device again")
-        return device.peak_flop_per_s / tier.slower
+        return peak / tier.slower
 
     def flops(self, sub_model: SubModel) -> float:
         """The floating-point operations of a training step."""
