@@ -56,6 +56,8 @@ class Side:
     estimator: str
     optimizer: str
     shape: str
+    compiled: bool
+    checkpoint: str
     memory_limit_bytes: int | None
     version: str
     libraries: tuple[tuple[str, str], ...]
@@ -77,7 +79,8 @@ class Side:
 
 ASKED = (
     *("model", "device", "batch_size", "accumulate", "shape", "precision", "layout", "threads", "strategy"),
-    *("estimator", "optimizer", "memory_limit_bytes", "version", "libraries", "sha256", "file"),
+    *("estimator", "optimizer", "compiled", "checkpoint", "memory_limit_bytes", "version", "libraries", "sha256"),
+    "file",
 )
 """What may set sides apart, in the order in which it is shown; each of the last two only where nothing else does."""
 
@@ -113,6 +116,8 @@ def _side(
         estimator=entry["estimator"],
         optimizer=settings["optimizer"],
         shape=shape,
+        compiled=entry.get("compiled") is not None,
+        checkpoint=document.get("asked", {}).get("checkpoint", "none"),
         memory_limit_bytes=entry["limits"]["memory_bytes"],
         version=document.get("version", ""),
         libraries=tuple(sorted(settings["library_versions"].items())),

@@ -15,6 +15,8 @@ from latte_cli.cli.options import (
     AccumulateOption,
     AllowUnknownOption,
     BatchAxisOption,
+    CheckpointOption,
+    CompileOption,
     CudaGraphOption,
     DeviceOption,
     EpochsOption,
@@ -83,21 +85,8 @@ class EstimateRequest(Request):
             help="Most memory of the step, as in 2GiB: each call's workspace must fit what is free then. Repeatable.",
         ),
     ] = None
-    checkpoint: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Parts whose activations are computed again in backward instead of kept: none, auto for those that "
-            "cost least under --memory-limit, or names with commas between.",
-        ),
-    ] = "none"
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile",
-            help="The model as torch.compile makes it, on CPUs. `latte profile MODEL --compile` runs it so.",
-        ),
-    ] = False
+    checkpoint: CheckpointOption = "none"
+    compiled: CompileOption = False
     measure_below: Annotated[
         float | None,
         typer.Option(
@@ -431,14 +420,16 @@ def _write(
         write_json(trace(estimates))
     elif request.form is EstimateFormat.JSON:
         write_json(body)
-    elif replaced:
+    if replaced or request.form not in (EstimateFormat.TABLE, EstimateFormat.CSV):
         return
-    elif sides:
+    if request.memory and request.form is EstimateFormat.TABLE:
+        write_memory(estimates, Format.TABLE)  # hundreds of lines, so before the totals
+    if sides:
         write_ranking(sides, Format(request.form))
     else:
         write_estimates(estimates, Format(request.form), schedule=request.schedule, every=request.every)
-    if request.memory and request.form in (EstimateFormat.TABLE, EstimateFormat.CSV):
-        write_memory(estimates, Format(request.form))
+    if request.memory and request.form is EstimateFormat.CSV:
+        write_memory(estimates, Format.CSV)
 
 
 def _say_doubts(estimates: Sequence["Estimate"]) -> None:

@@ -99,6 +99,22 @@ OptimizerOption: TypeAlias = Annotated[
 CudaGraphOption: TypeAlias = Annotated[
     bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
 ]
+CheckpointOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint",
+        metavar="NAME",
+        help="Parts whose activations are computed again in backward instead of kept: none, auto for those that cost "
+        "least under --memory-limit, or names with commas between.",
+    ),
+]
+CompileOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="The model as torch.compile makes it, on CPUs. `latte profile MODEL --compile` runs it so.",
+    ),
+]
 EstimatorOption: TypeAlias = Annotated[
     str, typer.Option(metavar="NAME", help="Where times come from: lookup, xgboost, roofline, beta or flops.")
 ]

@@ -275,9 +275,13 @@ def profile(request: ProfileRequest) -> None:
     sweeps.write_summary(summary, drawn, target, tasks=tasks, compiled=compiled, form=request.form)
     for reason in dict.fromkeys(compiled.reasons if compiled else ()):
         console.warn(f"not run compiled: {reason}")
-    _advise(summary, request, worker.device.slug)
+    failed = compiled is not None and compiled.failed
+    _advise(summary, request, worker.device, compiled=request.compiled and not failed)
     if summary.left:
         _say_left(summary.left, tasks, required=request.require_complete)
+    if failed:
+        message = "nothing was run compiled: every pass failed"
+        raise LatteError(message, hint="the layers that were measured are kept, for eager steps")
 
 
 def _time_loader(request: ProfileRequest, loader: str) -> None:
@@ -409,13 +413,16 @@ def _draw(request: ProfileRequest, networks: "list[Network]", device: "Device") 
             return suites.with_calibration(drawn, device.kind, first=False, count=_CALIBRATION_OF_QUICK)
 
 
-def _advise(summary: "Summary", request: ProfileRequest, slug: str) -> None:
-    rows = sum(summary.rows.values())
+def _advise(summary: "Summary", request: ProfileRequest, device: "Device", *, compiled: bool) -> None:
+    """Say what to do about noise, and which commands use the rows, those of `compiled` steps too."""
+    rows, slug = sum(summary.rows.values()), device.slug
     if summary.marked > _MANY_MARKED * rows:
-        message = f"{summary.marked} of {rows} rows are noisy: close other programs and run the same command again"
+        again = f"measure once more with `--passes {request.limits(device.kind).all_passes + 1}`"
+        message = f"{summary.marked} of {rows} rows are noisy: close other programs, and {again}"
         console.warn(message, urgent=True)
     model = request.models[0] if request.models else "MODEL.onnx"
     words = [f"latte estimate {console.shell_word(model)} --device {slug}", *_estimate_words(request)]
+    words += ["--compile"] * compiled
     console.note(f"next: `latte train-selector --device {slug}`")
     console.note(f"then: `{' '.join(words)}`")
 
@@ -430,7 +437,7 @@ def _estimate_words(request: ProfileRequest) -> list[str]:
         ("--layout", request.layout, Layout.NCHW),
     ):
         words += [f"{option} {values[0]}"] if values and default not in values else []
-    return [*words, "--compile"] if request.compiled else words
+    return words
 
 
 def _say_left(left: int, tasks: int, *, required: bool) -> None:
