@@ -51,7 +51,7 @@ class CompiledSummary:
 
     @property
     def failed(self) -> bool:
-        """Whether passes were wanted, and there is none."""
+        """Whether every pass failed."""
         return bool(self.reasons) and not self.measured + self.resumed
 
     @property

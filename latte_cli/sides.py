@@ -86,7 +86,7 @@ ASKED = (
 
 _LAST = ("sha256", "file")
 _OF_DEVICE = ("threads", "libraries")
-"""What may follow from the device, and is told only where it does not."""
+"""What usually follows from the device, and is shown only where it does not."""
 
 
 def sides_of(
@@ -190,7 +190,7 @@ def _differ(sides: Sequence[Side], name: str) -> bool:
 
 
 def rank(sides: Sequence[Side]) -> list[Side]:
-    """The sides by the time of a training, or of a sample where none is asked for; those that do not fit come last."""
+    """The sides by the time of a training, or of a sample without a schedule; those that do not fit come last."""
     return sorted(sides, key=lambda side: (side.fits == NO, _length(side)))
 
 

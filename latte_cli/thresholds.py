@@ -122,7 +122,7 @@ REGRESSION, FITS = "regression", "fits"
 def parse_threshold(text: str) -> Threshold:
     """The limit in `50ms`, which is one of the step, `backward=30ms` or `memory=2GiB`.
 
-    Raises LatteError (exit code 2) for what is none.
+    Raises LatteError (exit code 2) for other text.
     """
     name, equals, value = text.rpartition("=")
     quantity = name.strip() if equals else "step"

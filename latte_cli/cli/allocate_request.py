@@ -145,7 +145,7 @@ def check(request: AllocateRequest) -> None:
 
 
 def _check_model(request: AllocateRequest) -> None:
-    """Raise LatteError for a model that cannot be cut, where its weights or its sub-models are asked for."""
+    """Raise LatteError for a model that cannot be cut, where its weights or its sub-models are needed."""
     if not request.materialise and request.channels is not Method.IMPORTANCE:
         return
     from latte_cli.network.parts import check_cuttable

@@ -1,4 +1,4 @@
-"""What `latte compare` is asked, which of its options go together, and what `latte estimate` would be asked for it."""
+"""The options of `latte compare`, which of them go together, and the same request for `latte estimate`."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum

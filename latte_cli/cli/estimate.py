@@ -268,7 +268,7 @@ class EstimateRequest(Request):
         return FIRST_SECONDS
 
     def warn_of_store(self, note: Callable[[str], None]) -> Callable[[str], None]:
-        """What hears that there is no store where one is named: nobody where it is made now."""
+        """Takes the warning about a store that is named and missing; drops it where the store is made now."""
         if self.seconds_unprofiled is not None:
             return console.detail
         return console.warn if note is console.note else note
@@ -409,7 +409,7 @@ def _write(
     *,
     replaced: bool,
 ) -> None:
-    """Write the result in the form that is asked for; no table where it is `replaced`."""
+    """Write the result in the form of `--format`; no table where it is `replaced`."""
     from latte_cli.report import write_json
     from latte_cli.report.estimate_tables import write_estimates
     from latte_cli.report.memories import write_memory

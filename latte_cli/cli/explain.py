@@ -213,7 +213,7 @@ _PARSERS: Mapping[str, Callable[..., Any]] = {
 
 
 def other_values(text: str) -> dict[str, Any]:
-    """The values in `batch-size=64,precision=bf16` by name; raises LatteError (exit code 2) for what is none."""
+    """The values in `batch-size=64,precision=bf16` by name; raises LatteError (exit code 2) for other text."""
     values = {}
     for part in text.split(","):
         name, equals, value = (one.strip() for one in part.partition("="))

@@ -228,7 +228,7 @@ def parse_counts(text: str, what: str) -> tuple[int, ...]:
 
 
 def parse_share(text: str) -> float:
-    """A share of 1 in `50%` or `0.5`; raises LatteError (exit code 2) for what is none."""
+    """A share of 1 in `50%` or `0.5`; raises LatteError (exit code 2) for other text."""
     share = _share(text)
     if not 0 < share <= 1:
         raise _no_share(text)
@@ -236,7 +236,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_growth(text: str) -> float:
-    """A share in `5%` or `0.05` that may be 0 or over 1; raises LatteError (exit code 2) for what is none."""
+    """A share in `5%` or `0.05` that may be 0 or over 1; raises LatteError (exit code 2) for other text."""
     share = _share(text)
     if not 0 <= share < inf:
         raise _no_share(text)

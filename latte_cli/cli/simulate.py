@@ -101,7 +101,7 @@ def simulate(request: SimulateRequest) -> None:
 
 
 def _part(request: SimulateRequest, study: "Study") -> "Study":
-    """The study with the methods and the seeds that are asked for."""
+    """The study with the methods and the seeds of the options."""
     seeds = request.seeds
     if seeds is not None and seeds > len(study.seeds):
         raise LatteError(

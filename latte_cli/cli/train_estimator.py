@@ -42,7 +42,7 @@ def train_estimator(
             rows = [timing for timing in timings if not timing.task.layer.free]
             if not rows:
                 raise LatteError(f"`{slug}` has no times to learn from", hint="`latte profile --budget 2m` makes some")
-            prior = None if output else prior_of(opened, slug, console.note)  # what is given away stands for itself
+            prior = None if output else prior_of(opened, slug, console.note)  # a file for others needs none
             models.append(fit_time_model(rows, opened.device(slug), opened.fingerprint(slug), prior=prior))
             bar.advance(done, slug)
     write_errors([model.card for model in models], form)

@@ -31,7 +31,7 @@ _TITLES = {
     "sha256": "file's sha256",
 }
 _NAMED = ("model", "device", "precision", "strategy")
-"""What is told above a table, where it is the same for all."""
+"""Shown above a table, where it is the same for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
