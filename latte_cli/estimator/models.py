@@ -78,7 +78,7 @@ class Models:
 
     @cached_property
     def predictor(self) -> Predicting | None:
-        """The model that the estimator's name selects, fitted on the device's rows under these settings or its sheet."""
+        """The model that the estimator's name selects, fitted on the device's rows of these settings or its sheet."""
         if self.sheet:
             return SheetModel(self.sheet)
         if self.estimator in rates.AMOUNTS:
