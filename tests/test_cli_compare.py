@@ -162,12 +162,12 @@ def test_checkpoints_and_compiled_steps_are_sides(run: Any, earlier: Any, place:
 
 
 def test_a_model_is_compared_as_it_is_compiled_and_checkpointed(run: Any) -> None:
-    limited = ("--checkpoint", "auto", "--memory-limit", "1GiB,2GiB")
-    assert "--memory-limit" in run("compare", "lenet.onnx", *ON_CPU, *limited, code=2).stderr
+    both = ("lenet.onnx", "custom_cnn.onnx", *ON_CPU)
+    assert "`--memory-limit" in run("compare", *both, "--checkpoint", "auto", code=2).stderr
     limits = ("--checkpoint", "auto", "--memory-limit", "1GiB", "--memory-limit", "2GiB")
     sides = document(run, "lenet.onnx", *ON_CPU, *limits)["sides"]
     assert [(side["checkpoint"], side["memory_limit_bytes"]) for side in sides] == [("auto", 2**30), ("auto", 2**31)]
-    both = ("lenet.onnx", "custom_cnn.onnx", *ON_CPU, "--compile")
+    both = (*both, "--compile")
     assert "latte profile lenet.onnx --compile" in run("compare", *both, code=1).stderr
     assert "do not go together" in run("compare", *both, "--fits", "8GiB", code=2).stderr
     assert "`--checkpoint`" in run("compare", *both, "--checkpoint", "auto", code=2).stderr

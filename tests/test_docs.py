@@ -7,9 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 from blocks import Block, blocks, run
 from browser import WIDTHS, chromium, faint_texts, needs_browser, wider_than_the_screen
 from running import forked
+
+from latte_cli.cli.commands import COMMANDS, GROUPS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "federation" not in path.parts and path.name != "commands.md")
@@ -94,6 +97,13 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_pages_build_without_a_warning(html: Path) -> None:
     for page in ("index", "reference/commands", "reference/python"):
         assert (html / f"{page}.html").stat().st_size > 3000
+    commands = (html / "reference" / "commands.html").read_text("utf-8")
+    titles = [*COMMANDS, *(f"{name} {word}" for name, group in GROUPS.items() for word in _commands_of(group))]
+    assert [title for title in titles if f">latte {title}<" not in commands.replace("<code", ">")] == []
+
+
+def _commands_of(group: typer.Typer) -> list[str]:
+    return [info.name or info.callback.__name__ for info in group.registered_commands if info.callback]
 
 
 @needs_browser
