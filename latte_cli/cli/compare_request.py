@@ -142,7 +142,7 @@ class CompareRequest(Request):
         typer.Option(
             parser=parse_growth,
             metavar="SHARE",
-            help="End with code 3 if a step is so much longer than the like one of the first file, as in 5%.",
+            help="End with code 3 if a step is longer than that of the first file by more than this, as in 5%.",
         ),
     ] = None
     annotate: AnnotateOption = None

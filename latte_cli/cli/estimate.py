@@ -150,7 +150,7 @@ class EstimateRequest(Request):
     ] = False
     zero_grad: Annotated[
         str,
-        typer.Option(metavar="NAME", help="What becomes of old gradients: none (dropped) or keep (filled with 0)."),
+        typer.Option(metavar="NAME", help="What happens to old gradients: none (dropped) or keep (filled with 0)."),
     ] = "none"
     log_every: Annotated[
         int, typer.Option(min=1, help="On a GPU: the host reads the loss, and waits for it, after every so many steps.")
@@ -167,11 +167,11 @@ class EstimateRequest(Request):
     ] = None
     upload: Annotated[
         float | None,
-        typer.Option(parser=parse_rate, metavar="RATE", help="Sends the parameters at, as in 20Mbit/s."),
+        typer.Option(parser=parse_rate, metavar="RATE", help="Rate of sending the parameters, as in 20Mbit/s."),
     ] = None
     download: Annotated[
         float | None,
-        typer.Option(parser=parse_rate, metavar="RATE", help="Receives the parameters at, as in 100Mbit/s."),
+        typer.Option(parser=parse_rate, metavar="RATE", help="Rate of receiving the parameters, as in 100Mbit/s."),
     ] = None
     loading_rate: Annotated[
         float | None, typer.Option(min=0.001, help="Samples per second that are loaded while a step computes.")
@@ -208,7 +208,7 @@ class EstimateRequest(Request):
         bool,
         typer.Option(
             "--all",
-            help="List every layer. Else a terminal shows as many as fit, and no table those that take no time.",
+            help="List every layer. Otherwise a terminal shows as many as fit, and layers without time are left out.",
         ),
     ] = False
     picture: Annotated[
@@ -233,7 +233,7 @@ class EstimateRequest(Request):
     max_regression: Annotated[
         float | None,
         typer.Option(
-            parser=parse_growth, metavar="SHARE", help="End with code 3 if a step is so much longer, as in 5%."
+            parser=parse_growth, metavar="SHARE", help="End with code 3 if a step is longer by more, as in 5%."
         ),
     ] = None
     annotate: AnnotateOption = None

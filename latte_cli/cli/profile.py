@@ -170,7 +170,7 @@ class ProfileRequest(Request):
         ),
     ] = None
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU. [default: all cores]")] = None
-    name: Annotated[str | None, typer.Option(help="Tells equal machines of a fleet apart.")] = None
+    name: Annotated[str | None, typer.Option(help="A name that separates equal machines of a fleet.")] = None
     memory_share: Annotated[
         float, typer.Option(min=0.01, max=0.9, help="Share of the memory that a layer may take.")
     ] = 0.3
@@ -181,7 +181,7 @@ class ProfileRequest(Request):
         typer.Option(
             "--compile",
             help="First run the models whole, as they are and as torch.compile makes them; without models some of the "
-            "zoo's. On CPUs; it takes a minute or two for each, beside --budget.",
+            "zoo's. On CPUs. It takes a minute or two for each, in addition to --budget.",
         ),
     ] = False
     require_complete: Annotated[
@@ -267,7 +267,10 @@ def profile(request: ProfileRequest) -> None:
         drawn = _draw(request, networks, worker.device)
         if request.dry_run:
             sweep = Sweep(worker, drawn.wanted, phases=phases, origin=request.origin)
-            sweeps.write_sweep_plan(drawn, device=worker.device.slug, tasks=sweep.size, form=request.form)
+            budget = request.limits(worker.device.kind)
+            sweeps.write_sweep_plan(
+                drawn, device=worker.device.slug, tasks=sweep.size, budget=budget, form=request.form
+            )
             return
         subjects = subjects_of(request, networks, worker.device.kind) if request.compiled else []
         summary, compiled, tasks = _measure(request, store, worker, drawn, phases, subjects)
