@@ -135,5 +135,5 @@ class CheckResults:
         )
 
 
-_REGRESSED = "the layers that moved are listed; where that is meant, write the baseline again"
+_REGRESSED = "the table lists the layers that moved; if the change is intended, write the baseline again"
 _TOO_MUCH = "a smaller `--batch-size` or a sub-model (`latte allocate`) shortens the step"
