@@ -32,9 +32,9 @@ class SimulateRequest(Request):
         typer.Option("--output", "-o", metavar="DIR", help="Folder for the runs. [default: STUDY without its ending]"),
     ] = None
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds to run. [default: all]")] = None
-    only: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Run only these methods, as in `fedavg,latte`.")
-    ] = None
+    only: Annotated[str | None, typer.Option(metavar="LIST", help="Run only these methods, as in `fedavg,latte`.")] = (
+        None
+    )
     form: FormatOption = Format.TABLE
     store: StoreOption = None
 
