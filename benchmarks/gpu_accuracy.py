@@ -53,7 +53,7 @@ def key(case: Case, kind: Precision) -> str:
 
 
 def real_steps(path: Path, device: str, cases: Sequence[Case], kinds: Sequence[Precision], seconds: float) -> None:
-    """Run each case that `path` does not have yet; in a process of its own."""
+    """Run each case that `path` does not have yet; in a separate process."""
     child.die_with_parent()
     import torch
 

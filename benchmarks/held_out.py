@@ -3,7 +3,7 @@
 The networks are those of pytorchcv and timm, each at three batch sizes. A real step is what a training script runs in
 eager mode: forward, cross-entropy, backward, SGD, `zero_grad`; in its own process, on glibc's heap as it is (`plain`)
 and, once, on a heap that keeps its memory (`kept`), with the page faults of each. Real steps run before the layers are
-profiled, after it, and after the standard suite. Each estimate is held against the median of the runs right before and
+profiled, after it, and after the standard suite. Each estimate is compared with the median of the runs right before and
 right after what it is made from. `repeats` holds the runs after against those before: no estimate can be closer.
 
 It needs `pip install -c constraints.txt torch pytorchcv timm`, and an hour and a half in which nothing else runs. What

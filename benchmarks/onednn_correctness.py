@@ -148,7 +148,7 @@ def errors(
 
 
 def found(seed: int, precision: Precision) -> list[tuple[str, str, float]]:
-    """`errors` of the layer of a seed, in a process of its own."""
+    """`errors` of the layer of a seed, in a separate process."""
     torch.set_num_threads(1 + seed % 2)
     return list(errors(onednn.open_library(), random_layer(random.Random(seed)), precision, seed))
 

@@ -1,6 +1,6 @@
 """How long it takes to read model files: a network of over 200 layers, and a gigabyte of weights.
 
-Each is read in a process of its own, without torch; beside it the time that only reading the file's bytes takes, and
+Each is read in a separate process, without torch; beside it the time that only reading the file's bytes takes, and
 the process's peak of memory.
 
     python benchmarks/reading_speed.py

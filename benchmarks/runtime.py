@@ -1,6 +1,6 @@
 """Training steps as PyTorch runs them and as LATTE does, in turn: what layout alone wins, and what algorithms add.
 
-For each network: profiles its layers in both layouts into a store of its own, decides as `latte_cli.optimize` does by
+For each network: profiles its layers in both layouts into a separate store, decides as `latte_cli.optimize` does by
 the estimates alone, and tunes as `latte tune` does; then races PyTorch's default, the same once more (how far the
 machine repeats itself), the layout alone, what the estimates decide and what tuning takes, round by round in one
 process. Also how long it takes from a module to a tuned one. A network takes about three minutes on two cores; what was
@@ -105,7 +105,7 @@ def outcome(folder: Path, name: str, device: str, budget: str, seconds: float) -
 
 
 def _apart(model: Path, batch: int, device: str, store: str, file: Path) -> dict[str, float]:
-    """How long it takes, in a process of its own, from a module to one that runs at its steady speed."""
+    """How long it takes, in a separate process, from a module to one that runs at its steady speed."""
     request = [str(model), batch, device, store, str(file)]
     found: dict[str, float] = child.ask(f"{Path(__file__).stem}:times", request)
     return found

@@ -1,6 +1,6 @@
 """How many layers a minute a GPU sweep measures, and what share of its wall time the GPU works for it.
 
-Sweeps the suite `paper` into a store of its own for a while, as `latte profile` does, and prints layers a minute and
+Sweeps the suite `paper` into a separate store for a while, as `latte profile` does, and prints layers a minute and
 the shares of wall time in measured calls and in flushes of the L2 cache (a buffer of exactly twice its size, zeroed);
 warm-ups, samples that were dropped, and the process's start count as neither. Needs an NVIDIA GPU; ends with code 1
 without one.

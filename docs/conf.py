@@ -19,11 +19,15 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 suppress_warnings = ["myst.xref_missing"]  # links to files of the repository that are no pages
 nitpicky = False
+html_show_copyright = False
 
 # The reference of the command line is what typer writes of it.
 _COMMANDS = Path(__file__).with_name("reference") / "commands.md"
 _done = subprocess.run(
-    [sys.executable, "-m", "typer", "latte_cli.cli", "utils", "docs", "--name", "latte", "--title", "Commands"],
+    [
+        *(sys.executable, "-m", "typer", "--app", "app", "latte_cli.cli", "utils", "docs"),
+        *("--name", "latte", "--title", "Commands"),
+    ],
     capture_output=True,
     text=True,
     check=True,

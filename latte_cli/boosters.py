@@ -65,7 +65,7 @@ def load_booster(content: bytes, features: int, outputs: int = 1) -> Any:
 
 
 def _packaged_booster(content: bytes) -> Any:
-    """The booster as XGBoost's package has it; raises ValueError for bytes that are none."""
+    """The booster as XGBoost's package has it; raises ValueError for other bytes."""
     xgboost = xgboost_module()
     booster = xgboost.Booster()
     try:
@@ -99,7 +99,7 @@ _FEW_ROWS = 2048  # chosen: one thread predicts so many in some 10 ms
 
 
 class LoadedBooster:
-    """Trees to predict with. They need the shared library, and none of what XGBoost's package imports (scipy)."""
+    """Trees to predict with. They need the shared library, and nothing that XGBoost's package imports (scipy)."""
 
     def __init__(self, library: ctypes.CDLL, content: bytes) -> None:
         """Raises ValueError for bytes that are no booster."""

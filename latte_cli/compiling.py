@@ -50,6 +50,11 @@ class CompiledSummary:
     reasons: tuple[str, ...] = ()
 
     @property
+    def failed(self) -> bool:
+        """Whether every pass failed."""
+        return bool(self.reasons) and not self.measured + self.resumed
+
+    @property
     def passes(self) -> int:
         """All passes that were wanted."""
         return self.measured + self.resumed + len(self.reasons)

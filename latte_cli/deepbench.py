@@ -75,4 +75,4 @@ CONVOLUTIONS = tuple(
     for batches, (c, h, w, k, r, s, top, left, down, across) in _BATCHES_AND_SIZES
     for batch in batches
 )
-"""Its 94 convolutions, of which four stand there twice."""
+"""Its 94 convolutions; four of them are listed twice."""

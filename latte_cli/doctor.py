@@ -31,7 +31,7 @@ def all_findings(
 ) -> tuple[Finding, ...]:
     """What this machine has for `device`, or for all devices: in order, so that the first that is wanting is the cause.
 
-    Libraries that may crash are tried in child processes, each for at most `limit_s` seconds; `advance` is told how
+    Libraries that may crash are tried in child processes, each for at most `limit_s` seconds; `advance` gets how
     many of `looks_for(device)` are done. `root` is the file system that drivers and boards are looked for in.
     """
     return tuple(_findings(device, root, limit_s, advance))

@@ -103,7 +103,7 @@ def parse(content: bytes | str, source: DocumentSource, *, finite: bool = True) 
 
 
 def check(document: object, name: str, source: DocumentSource) -> None:
-    """Raise LatteError naming the place where `document` is none by the schema `name`."""
+    """Raise LatteError naming the place where `document` does not match the schema `name`."""
     if "schema" in schema(name).get("properties", ()):
         said = document.get("schema") if isinstance(document, dict) else None
         if said != name:

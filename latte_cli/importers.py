@@ -186,7 +186,7 @@ def _latte(text: IO[str], tally: Tally) -> Iterator[tuple[Convolution, Algorithm
 
 def _within(number: int, count: int) -> int:
     if not 0 <= number < count:
-        raise ValueError(f"label {number} is none of 0 to {count - 1}")
+        raise ValueError(f"label {number} is not in 0 to {count - 1}")
     return number
 
 

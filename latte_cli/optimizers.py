@@ -71,7 +71,7 @@ def _factored_at_once(shapes: Sequence[_Shape]) -> int:
 
 
 def _factors(shape: _Shape) -> tuple[int, int]:
-    """How many numbers stand for the rows, and for the columns, of the last two dimensions."""
+    """How many numbers are kept for the rows, and for the columns, of the last two dimensions."""
     return prod(shape) // max(1, shape[-1]), prod(shape) // max(1, shape[-2])
 
 

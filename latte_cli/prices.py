@@ -19,7 +19,7 @@ _HOUR_S, _KWH_J = 3600.0, 3.6e6  # seconds of an hour, joules of a kilowatt-hour
 class DevicePrice:
     """What a device costs per hour and per kilowatt-hour, and the power that it draws while it trains.
 
-    None stands for what nobody states.
+    None means that nobody states it.
     """
 
     per_hour: float | None = None

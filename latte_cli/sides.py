@@ -56,6 +56,8 @@ class Side:
     estimator: str
     optimizer: str
     shape: str
+    compiled: bool
+    checkpoint: str
     memory_limit_bytes: int | None
     version: str
     libraries: tuple[tuple[str, str], ...]
@@ -77,13 +79,14 @@ class Side:
 
 ASKED = (
     *("model", "device", "batch_size", "accumulate", "shape", "precision", "layout", "threads", "strategy"),
-    *("estimator", "optimizer", "memory_limit_bytes", "version", "libraries", "sha256", "file"),
+    *("estimator", "optimizer", "compiled", "checkpoint", "memory_limit_bytes", "version", "libraries", "sha256"),
+    "file",
 )
 """What may set sides apart, in the order in which it is shown; each of the last two only where nothing else does."""
 
 _LAST = ("sha256", "file")
 _OF_DEVICE = ("threads", "libraries")
-"""What may follow from the device, and is told only where it does not."""
+"""What usually follows from the device, and is shown only where it does not."""
 
 
 def sides_of(
@@ -113,6 +116,8 @@ def _side(
         estimator=entry["estimator"],
         optimizer=settings["optimizer"],
         shape=shape,
+        compiled=entry.get("compiled") is not None,
+        checkpoint=document.get("asked", {}).get("checkpoint", "none"),
         memory_limit_bytes=entry["limits"]["memory_bytes"],
         version=document.get("version", ""),
         libraries=tuple(sorted(settings["library_versions"].items())),
@@ -185,7 +190,7 @@ def _differ(sides: Sequence[Side], name: str) -> bool:
 
 
 def rank(sides: Sequence[Side]) -> list[Side]:
-    """The sides by the time of a training, or of a sample where none is asked for; those that do not fit come last."""
+    """The sides by the time of a training, or of a sample without a schedule; those that do not fit come last."""
     return sorted(sides, key=lambda side: (side.fits == NO, _length(side)))
 
 

@@ -53,6 +53,11 @@ class Budget:
     rounds: int = 1
     together: bool = False
 
+    @property
+    def all_passes(self) -> int:
+        """How many passes there are at most, that over noisy rows included."""
+        return max(self.passes, self.rounds + 1)
+
 
 @dataclass(kw_only=True)
 class Summary:
@@ -174,7 +179,7 @@ class Sweep:
                 for task in _in_round(group, number):
                     if (task.id, number) not in self._done and (number == 0 or self._ran(task)):
                         yield _Step(task=task, sweep_pass=number)
-        for number in range(budget.rounds, max(budget.passes, budget.rounds + 1)):
+        for number in range(budget.rounds, budget.all_passes):
             everything = number < budget.passes
             for task in [task for tasks in self._tasks for task in tasks]:
                 if (task.id, number) not in self._done and self._again(task, everything):

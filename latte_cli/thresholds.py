@@ -51,13 +51,18 @@ class PhaseChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """An estimate next to the one of the same device, strategy and settings in an earlier run; seconds of a step."""
+    """An estimate next to the one of the same device, strategy and settings in an earlier run; seconds of a step.
+
+    `waiting_doubt_s` is how far below and above the difference of the steps the ends of its 80 % interval are for that
+    part of it which no phase's time on the device explains: where a GPU waits for its host.
+    """
 
     device: str
     strategy: str
     before_s: float
     after_s: float
     changes: tuple[PhaseChange, ...]
+    waiting_doubt_s: tuple[float, float] = (0.0, 0.0)
 
     @property
     def growth(self) -> float:
@@ -68,12 +73,13 @@ class Comparison:
     def growth_80(self) -> tuple[float, float]:
         """The ends of the 80 % interval of the growth.
 
-        Phases that are estimated as before have the same error twice, which cancels; those of the others are taken for
-        independent of each other.
+        Phases that are estimated as before have the same error twice, which cancels. The errors of the others, and of
+        the waiting for the host, are taken for independent of each other.
         """
         if not self.before_s:
             return inf, inf
-        low_s, high_s = (sqrt(sum(each.doubt_s[end] ** 2 for each in self.changes)) for end in (0, 1))
+        doubts_s = [*(each.doubt_s for each in self.changes), self.waiting_doubt_s]
+        low_s, high_s = (sqrt(sum(doubt_s[end] ** 2 for doubt_s in doubts_s)) for end in (0, 1))
         return self.growth - low_s / self.before_s, self.growth + high_s / self.before_s
 
 
@@ -116,7 +122,7 @@ REGRESSION, FITS = "regression", "fits"
 def parse_threshold(text: str) -> Threshold:
     """The limit in `50ms`, which is one of the step, `backward=30ms` or `memory=2GiB`.
 
-    Raises LatteError (exit code 2) for what is none.
+    Raises LatteError (exit code 2) for other text.
     """
     name, equals, value = text.rpartition("=")
     quantity = name.strip() if equals else "step"
@@ -180,13 +186,35 @@ def compare_estimates(before: Document, after: Document) -> list[Comparison]:
 
 def compare_entries(other: Document, entry: Document) -> Comparison:
     """An estimate of a document next to an earlier one, however that was asked."""
+    changes = tuple(_changes(other["layers"], entry["layers"]))
+    before, after = other["totals"], entry["totals"]
+    waiting_s = after["step_s"] - before["step_s"] - sum(each.difference_s for each in changes)
     return Comparison(
         device=entry["device"],
         strategy=entry["strategy"],
-        before_s=other["totals"]["step_s"],
-        after_s=entry["totals"]["step_s"],
-        changes=tuple(_changes(other["layers"], entry["layers"])),
+        before_s=before["step_s"],
+        after_s=after["step_s"],
+        changes=changes,
+        waiting_doubt_s=_waiting_doubt(waiting_s, before, after),
     )
+
+
+def _waiting_doubt(waiting_s: float, before: Document, after: Document) -> tuple[float, float]:
+    """How far below and above `waiting_s` more of waiting for the host its 80 % interval reaches.
+
+    It is as uncertain, in proportion, as the less certain of the two steps as a whole. 0 on a CPU, whose steps are the
+    sums of their calls, but for rounding; and for documents of versions that do not state the step's interval.
+    """
+    if abs(waiting_s) < _ROUNDING * after["step_s"]:
+        return 0.0, 0.0
+    below, above = (
+        max(abs(step[key] / step["step_s"] - 1) if step["step_s"] and key in step else 0.0 for step in (before, after))
+        for key in ("step_low_80_s", "step_high_80_s")
+    )
+    return abs(waiting_s) * below, abs(waiting_s) * above
+
+
+_ROUNDING = 1e-6  # chosen: far over what adding up thousands of numbers rounds, far below what matters
 
 
 def baseline_entry(befores: Sequence[Document], after: Document, entry: Document) -> Document:

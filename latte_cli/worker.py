@@ -178,7 +178,7 @@ def _unopened_error(reason: str) -> LatteError:
 
 
 def serve() -> None:
-    """The child's whole life: open the device that it is told first, then answer orders."""
+    """The child's whole life: open the device that the first message names, then answer orders."""
     connection = Connection(int(sys.argv[1]))
     opening: Opening = connection.recv()
     for opener in opening.openers:

@@ -64,7 +64,8 @@ def _terminal(path: Path, model: Path) -> Path:
     raw = on_terminal("estimate", model, *DEVICE).raw
     console = Console(record=True, width=80, file=StringIO())
     console.print(Text.from_ansi(raw.replace("\r\n", "\n")))
-    style = "<meta name=viewport content='width=device-width'><style>body{overflow-x:auto;margin:1em}</style>"
+    dark = "@media (prefers-color-scheme: dark){body{background:#111!important;color:#ddd!important}}"
+    style = f"<meta name=viewport content='width=device-width'><style>body{{overflow-x:auto;margin:1em}}{dark}</style>"
     path.write_text(console.export_html().replace("<head>", f"<head>{style}"), "utf-8")
     return path
 

@@ -147,6 +147,32 @@ def test_strategies_precisions_and_the_largest_batch_are_sides(run: Any) -> None
     assert sides[0]["batch_size"] == 8 < sides[1]["batch_size"]
 
 
+def test_checkpoints_and_compiled_steps_are_sides(run: Any, earlier: Any, place: Path) -> None:
+    plain, saving = earlier("one.json"), earlier("two.json", 1.0, "--checkpoint", "auto", "--memory-limit", "1GiB")
+    body = document(run, plain, saving)
+    assert body["apart"] == ["checkpoint", "memory_limit_bytes"]
+    assert [side["checkpoint"] for side in body["sides"]] == ["none", "auto"]
+    [entry] = json.loads((place / plain).read_text())["estimates"]
+    told = {"eager_step_s": entry["totals"]["step_s"], "source": "measured", "batches": [8], "networks": 0}
+    changed = json.loads((place / plain).read_text()) | {"estimates": [entry | {"compiled": told}]}
+    (place / "compiled.json").write_text(json.dumps(changed))
+    assert document(run, plain, "compiled.json")["apart"] == ["compiled"]
+    lines = run("compare", plain, "compiled.json").stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:4]] == [["compiled", "step"], ["A", "no"], ["B", "yes"]]
+
+
+def test_a_model_is_compared_as_it_is_compiled_and_checkpointed(run: Any) -> None:
+    both = ("lenet.onnx", "custom_cnn.onnx", *ON_CPU)
+    assert "`--memory-limit" in run("compare", *both, "--checkpoint", "auto", code=2).stderr
+    limits = ("--checkpoint", "auto", "--memory-limit", "1GiB", "--memory-limit", "2GiB")
+    sides = document(run, "lenet.onnx", *ON_CPU, *limits)["sides"]
+    assert [(side["checkpoint"], side["memory_limit_bytes"]) for side in sides] == [("auto", 2**30), ("auto", 2**31)]
+    both = (*both, "--compile")
+    assert "latte profile lenet.onnx --compile" in run("compare", *both, code=1).stderr
+    assert "do not go together" in run("compare", *both, "--fits", "8GiB", code=2).stderr
+    assert "`--checkpoint`" in run("compare", *both, "--checkpoint", "auto", code=2).stderr
+
+
 def test_the_same_model_under_two_names_is_told_by_its_file(run: Any) -> None:
     body = document(run, "lenet.onnx", "again.onnx", *ON_CPU)
     assert body["apart"] == ["model"]

@@ -109,6 +109,7 @@ def test_a_cuda_graph_on_a_cpu_is_a_usage_error(latte):
 def test_memory_is_shown_call_by_call_and_is_in_the_document(latte, model):
     _, out, _ = latte("--memory")
     assert "memory of a step on" in out
+    assert out.index("memory of a step on") < out.index("step ", out.index("peak ")), "totals come last"
     assert max(map(cell_len, out.splitlines())) <= 80
     [entry] = json.loads(latte("--format", "json")[1])["estimates"]
     memory = entry["memory"]

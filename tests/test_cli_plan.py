@@ -228,6 +228,10 @@ def test_a_program_that_would_be_cut_is_refused_before_anything_is_read(latte, p
     assert (code, out) == (1, "")
     assert "is a program of torch.export, not an ONNX model" in err
     assert "hint: export it as ONNX (`torch.onnx.export`)" in err
+    (tmp_path / "m.onnx.gz").write_bytes(b"\x1f\x8b\x08 and no more")
+    code, out, err = latte("allocate", str(tmp_path / "m.onnx.gz"), "--fleet", "missing.yaml", *words)
+    assert (code, out) == (1, "")
+    assert "is packed by gzip\nhint: unpack it with `gunzip`" in err
     assert not (place / "parts").exists()
 
 

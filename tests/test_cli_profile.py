@@ -138,7 +138,9 @@ def test_interrupting_keeps_what_was_measured(model: Path) -> None:
 
 
 def test_a_dry_run_measures_nothing(model: Path) -> None:
-    assert "convolution" in here("profile", model, "--dry-run", "--threads", 1).stdout
+    out = here("profile", model, "--dry-run", "--threads", 1).stdout
+    assert "convolution" in out and "ends after 4 passes" in out
+    assert "ends after 30 s" in here("profile", model, "--dry-run", "--threads", 1, "--budget", "30s").stdout
     assert open_store(shipped=False).devices() == ()
 
 

@@ -226,6 +226,17 @@ def test_layers_that_stay_as_they_are_add_no_doubt():
     assert not check_regressions([comparison], 0.05)[0].passed
 
 
+def test_where_the_host_sets_the_pace_the_interval_of_the_whole_step_counts():
+    """The layers take the same on the device; the host takes 8 % longer, known as well as the step is: to a tenth."""
+    before, after = document(1.0, 0.001), document(1.0, 0.001)
+    for body, step_s in ((before, 10.0), (after, 10.8)):
+        [entry] = body["estimates"]
+        entry["totals"] = {"step_s": step_s, "step_low_80_s": 0.9 * step_s, "step_high_80_s": 1.2 * step_s}
+    [comparison] = compare_estimates(before, after)
+    assert comparison.growth_80 == pytest.approx((0.08 - 0.1 * 0.08, 0.08 + 0.2 * 0.08))
+    assert [check_regressions([comparison], most)[0].doubtful for most in (0.071, 0.073)] == [False, True]
+
+
 def test_the_limit_0_excuses_nothing():
     [comparison] = compare_estimates(document(1.0, 0.5), document(1.001, 0.5))
     assert not check_regressions([comparison], 0.0)[0].passed

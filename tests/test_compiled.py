@@ -292,6 +292,16 @@ def test_without_a_compiler_nothing_is_measured(model, monkeypatch, tmp_path):
     assert "hint: install g++" in done.stderr
 
 
+def test_a_profile_in_which_nothing_ran_compiled_ends_with_1(model, monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "/bin/false")
+    words = ("--batch-size", 2, "--threads", 1, "--budget", "1s", "--store", tmp_path / "own")
+    done = latte("profile", model, "--compile", *words, code=1)
+    assert f"0 of {PASSES} compiled passes measured" in done.stdout
+    assert "warning: not run compiled: " in done.stderr
+    assert "error: nothing was run compiled: every pass failed" in done.stderr
+    assert "--compile`" not in done.stderr
+
+
 def test_a_compiler_that_fails_is_named(model):
     run = RunRequest(model=str(model), batch_size=2, threads=1, seconds=0.1)
     with (

@@ -7,8 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 from blocks import Block, blocks, run
+from browser import WIDTHS, chromium, faint_texts, needs_browser, wider_than_the_screen
 from running import forked
+
+from latte_cli.cli.commands import COMMANDS, GROUPS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "federation" not in path.parts and path.name != "commands.md")
@@ -80,12 +84,45 @@ def test_a_page_shows_what_an_estimate_prints_on_a_terminal() -> None:
     assert screen in [block.code for block in blocks((DOCS / "how-to" / "reading-an-estimate.md").read_text("utf-8"))]
 
 
-def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
-    words = ["-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(tmp_path / "html")]
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the pages as `make docs` builds them: a warning is an error."""
+    folder = tmp_path_factory.mktemp("docs") / "html"
+    words = ["-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(folder)]
     done = forked("python", "-c", f"import sys; from sphinx.cmd.build import main; sys.exit(main({words}))")
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_pages_build_without_a_warning(html: Path) -> None:
     for page in ("index", "reference/commands", "reference/python"):
-        assert (tmp_path / "html" / f"{page}.html").stat().st_size > 3000
+        assert (html / f"{page}.html").stat().st_size > 3000
+    commands = (DOCS / "reference" / "commands.md").read_text("utf-8")
+    titles = [*COMMANDS, *(f"{name} {word}" for name, group in GROUPS.items() for word in _commands_of(group))]
+    assert [title for title in titles if f"# `latte {title}`" not in commands] == []
+
+
+def _commands_of(group: typer.Typer) -> list[str]:
+    named = [info.name or info.callback.__name__ for info in group.registered_commands if info.callback]
+    return [name.replace("_", "-") for name in named]
+
+
+@needs_browser
+def test_no_page_scrolls_sideways_on_a_phone_or_has_faint_text(html: Path) -> None:
+    """In a real browser, light and dark: 360 pixels wide, and contrast of at least 4.5:1."""
+    pages = sorted(path for path in html.rglob("*.html") if "_modules" not in path.parts)
+    assert len(pages) > len(PAGES)
+    faults: list[str] = []
+    with chromium() as running:
+        tab = running.new_page(viewport={"width": WIDTHS[0], "height": 900})
+        for page in pages:
+            tab.emulate_media(color_scheme="light")
+            tab.goto(page.as_uri())
+            found = [("wide", wider_than_the_screen(tab)), ("light", faint_texts(tab))]
+            tab.emulate_media(color_scheme="dark")
+            found.append(("dark", faint_texts(tab)))
+            faults += [f"{page.relative_to(html)}: {what}: {text}" for what, texts in found for text in texts]
+    assert faults == []
 
 
 def test_the_index_lists_every_page() -> None:

@@ -236,5 +236,5 @@ def test_a_small_file_of_very_many_devices_is_refused_by_its_footer(tmp_path):
     same = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int8)), pa.array(["a"]))
     pq.write_table(pa.table({"device": same, "class": same}), tmp_path / "d.parquet")
     assert (tmp_path / "d.parquet").stat().st_size < 1e5
-    with pytest.raises(LatteError, match="says that it has 16,777,217 rows"):
+    with pytest.raises(LatteError, match="states 16,777,217 rows"):
         read_devices(tmp_path / "d.parquet", large(1, 1, 2)[0])

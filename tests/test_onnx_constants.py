@@ -105,7 +105,7 @@ HARD: dict[str, tuple[list[NodeProto], dict[str, Any], str]] = {
             [N("Identity", ["c"], ["d"]), N("Identity", ["i"], ["e"])], "b",
             [VALUE("i", 7, []), VALUE("c", 9, [])], [VALUE("d", 9, []), VALUE("e", 7, [])]))],
         {"a": np.int64(1 << 40)},
-        "`Loop` runs a graph of its own",
+        "`Loop` runs another graph",
     ),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from blocks import Block, blocks, run
 README = Path(__file__).parents[1] / "README.md"
 MARKED = [
     "measures this machine for three minutes",
-    "is the tests",
+    "runs all tests",
     "downloads torch",
     "measures this machine",
 ]

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -115,6 +116,21 @@ def test_passes_repeat_what_can_change_a_choice(worker: Worker, swept: tuple[Swe
         last = before[row.task.id, row.sweep_pass - 1]
         assert last.outcome is Outcome.OK and QualityFlag.CUT not in last.flags
     assert {row.task.phase for row in repeated} == set(Convolution.phases)
+
+
+@pytest.mark.alone
+def test_noisy_rows_are_measured_once_more_and_then_only_by_more_passes(
+    worker: Worker, swept: tuple[Sweep, Summary, Rows]
+) -> None:
+    run, _, rows = swept
+    noisy = [replace(row, flags=(QualityFlag.NOISY,)) for row in rows[: run.size] if row.task.layer == SMALL[0]]
+    budget, once, never, more = Budget(), Rows(), Rows(), Rows()
+    sweep(worker, SMALL[:1], earlier=noisy).run(once, budget)
+    assert {row.sweep_pass for row in once} == {1}
+    sweep(worker, SMALL[:1], earlier=[*noisy, *once]).run(never, budget)
+    assert never == []
+    sweep(worker, SMALL[:1], earlier=[*noisy, *once]).run(more, Budget(passes=budget.all_passes + 1))
+    assert {row.sweep_pass for row in more} == {2}
 
 
 def test_depth_bounds_the_algorithms(worker: Worker) -> None:

@@ -34,7 +34,7 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
         "--widths": "widths",
     },
 }
-"""By the name of a command that is given a file: the fields in it that say what others are told by options."""
+"""By the name of a command that reads a file: the fields of the file that replace the options of other commands."""
 
 
 def with_advice(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,7 +49,7 @@ def with_advice(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def in_words_of(name: str, command: Callable[..., Any], text: str) -> str:
-    """`text` with each option as the command called `name` is told it; commands in backticks stay.
+    """`text` with each option as the command called `name` takes it; commands in backticks stay.
 
     That is the option itself, or a field of its file; what it cannot be told is an option of `latte estimate`.
     """

@@ -30,9 +30,9 @@ _WIDTHS = (1.0, 0.75, 0.5, 0.25)  # chosen: quarters; halves would leave large g
 def allocate(request: AllocateRequest) -> None:
     """Give each class of a fleet its best sub-model of MODEL.
 
-    It is the best whose round meets the round duration. A round is epochs x (samples / batch) training steps, then the
-    parameters sent down and up; the upper end of its 95 % interval counts, and a step has to fit the memory. Without
-    --fine that is the largest sub-model of the given widths and depths. Ends with code 3 if a class can train no
+    Its round has to end within the round duration, and its step has to fit the memory. A round is epochs x (samples /
+    batch) training steps, and sending the parameters down and up. The upper end of its 95 % interval counts. Without
+    --fine, the best is the largest sub-model of the given widths and depths. Ends with code 3 if a class can train no
     sub-model.
 
     \b

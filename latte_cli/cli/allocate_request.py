@@ -67,7 +67,7 @@ class AllocateRequest(Request):
     max_idle: Annotated[
         float | None,
         typer.Option(
-            parser=parse_share, metavar="SHARE", help="Instead: those that keep most while devices wait this much."
+            parser=parse_share, metavar="SHARE", help="Instead: those that keep most while devices wait at most this."
         ),
     ] = None
     widths: Annotated[
@@ -80,11 +80,11 @@ class AllocateRequest(Request):
         str, typer.Option(metavar="LIST", help="Shares of the residual blocks that may be kept, stage by stage.")
     ] = "1"
     fine: Annotated[bool, typer.Option("--fine", help="Choose a width for each channel group.")] = False
-    objective: Annotated[Objective, typer.Option(help="What --fine makes most of: balanced widths, or parameters.")] = (
+    objective: Annotated[Objective, typer.Option(help="What --fine maximises: balanced widths, or parameters.")] = (
         Objective.BALANCED
     )
     channels: Annotated[Method, typer.Option(help="Which channels a device keeps.")] = Method.NESTED
-    seed: Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")] = 0
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random choices.")] = 0
     after: Annotated[
         Path | None,
         typer.Option(
@@ -97,8 +97,8 @@ class AllocateRequest(Request):
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Devices one by one, as Parquet or CSV: device, class, and what is its own, in the unit that the "
-            "column's name ends in.",
+            help="Devices one by one, as Parquet or CSV: columns device, class, and what is its own, in the "
+            "unit that the column's name ends in.",
         ),
     ] = None
     output: Annotated[
@@ -145,7 +145,7 @@ def check(request: AllocateRequest) -> None:
 
 
 def _check_model(request: AllocateRequest) -> None:
-    """Raise LatteError for a model that cannot be cut, where its weights or its sub-models are asked for."""
+    """Raise LatteError for a model that cannot be cut, where its weights or its sub-models are needed."""
     if not request.materialise and request.channels is not Method.IMPORTANCE:
         return
     from latte_cli.network.parts import check_cuttable

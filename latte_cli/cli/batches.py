@@ -1,4 +1,4 @@
-"""The batches that `latte estimate` is asked for, and the memory that a step has to fit."""
+"""The batches of `latte estimate`, and the memory that a step has to fit."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ class Batches:
 
     @property
     def single(self) -> bool:
-        """Whether one estimate is asked for."""
+        """Whether there is one batch only."""
         return len(self.sizes) + (self.room is not None) == 1
 
 

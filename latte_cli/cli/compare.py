@@ -139,7 +139,8 @@ def _estimated_sides(
     room = one.fits or (one.batch_size.room if one.batch_size else None)
     for estimate, _ in steps_found(requests_at(one, request_estimates), request_estimates, note):
         document = estimates_document([estimate], schedule) | {"asked": one.asked}
-        fits_within(room, estimate).add_to(document)
+        if not one.compiled:  # its memory is not known
+            fits_within(room, estimate).add_to(document)
         yield from sides_of(document, schedule, prices, file=str(one.model))
 
 

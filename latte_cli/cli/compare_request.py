@@ -1,6 +1,6 @@
-"""What `latte compare` is asked, which of its options go together, and what `latte estimate` would be asked for it."""
+"""The options of `latte compare`, which of them go together, and the same request for `latte estimate`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,8 @@ from latte_cli.cli.options import (
     AccumulateOption,
     AllowUnknownOption,
     BatchAxisOption,
+    CheckpointOption,
+    CompileOption,
     CudaGraphOption,
     DeviceOption,
     EpochsOption,
@@ -32,6 +34,7 @@ from latte_cli.cli.options import (
 )
 from latte_cli.cli.request import Request
 from latte_cli.cli.thresholds import AnnotateOption
+from latte_cli.cli.together import check_together
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.precisions import Precision
 from latte_cli.report.thresholds import Annotate
@@ -73,13 +76,14 @@ class CompareRequest(Request):
     ] = Precision.FP32.value
     layout: LayoutOption = None
     threads: ThreadsOption = None
+    compiled: CompileOption = False
     cuda_graph: CudaGraphOption = False
     strategy: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
             help="Who chooses the algorithms, as for `latte estimate`. Repeatable, or several with commas between. "
-            "[default: latte]",
+            "[default: latte; with --compile pytorch]",
         ),
     ] = None
     estimator: EstimatorOption = "lookup"
@@ -88,6 +92,7 @@ class CompareRequest(Request):
         list[int] | None,
         typer.Option(parser=parse_size, metavar="SIZE", help="Most memory of the step, as in 2GiB. Repeatable."),
     ] = None
+    checkpoint: CheckpointOption = "none"
     batch_size: Annotated[
         Batches | None,
         typer.Option(
@@ -137,7 +142,7 @@ class CompareRequest(Request):
         typer.Option(
             parser=parse_growth,
             metavar="SHARE",
-            help="End with code 3 if a step is so much longer than the like one of the first file, as in 5%.",
+            help="End with code 3 if a step is longer than that of the first file by more than this, as in 5%.",
         ),
     ] = None
     annotate: AnnotateOption = None
@@ -155,7 +160,9 @@ def check_compared(request: CompareRequest) -> None:
     """Raise LatteError (exit code 2) for options that mean nothing, or that do not go together."""
     from latte_cli.cli.several_batches import check_given
 
-    check_given(estimate_request(request, request.files[0]))
+    asked = estimate_request(request, request.files[0])
+    check_given(asked)
+    check_together(replace(asked, fail_above=request.fail_above))
     if any(":" in text.rpartition("=")[2] for text in request.shape or ()):
         message = "shares of sizes in `--shape` make one mean step, and no sides"
         raise LatteError(message, hint="`--shape seq=64,512` compares sizes", exit_code=ExitCode.USAGE)
@@ -194,10 +201,12 @@ def estimate_request(request: CompareRequest, model: Path) -> EstimateRequest:
         device=request.device,
         layout=request.layout,
         threads=request.threads,
+        compiled=request.compiled,
         cuda_graph=request.cuda_graph,
         strategy=request.strategy,
         estimator=request.estimator,
         workspace_limit=request.workspace_limit,
+        checkpoint=request.checkpoint,
         batch_size=request.batch_size,
         batch_axis=request.batch_axis,
         freeze=request.freeze,

@@ -15,6 +15,8 @@ from latte_cli.cli.options import (
     AccumulateOption,
     AllowUnknownOption,
     BatchAxisOption,
+    CheckpointOption,
+    CompileOption,
     CudaGraphOption,
     DeviceOption,
     EpochsOption,
@@ -83,21 +85,8 @@ class EstimateRequest(Request):
             help="Most memory of the step, as in 2GiB: each call's workspace must fit what is free then. Repeatable.",
         ),
     ] = None
-    checkpoint: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Parts whose activations are computed again in backward instead of kept: none, auto for those that "
-            "cost least under --memory-limit, or names with commas between.",
-        ),
-    ] = "none"
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile",
-            help="The model as torch.compile makes it, on CPUs. `latte profile MODEL --compile` runs it so.",
-        ),
-    ] = False
+    checkpoint: CheckpointOption = "none"
+    compiled: CompileOption = False
     measure_below: Annotated[
         float | None,
         typer.Option(
@@ -161,7 +150,7 @@ class EstimateRequest(Request):
     ] = False
     zero_grad: Annotated[
         str,
-        typer.Option(metavar="NAME", help="What becomes of old gradients: none (dropped) or keep (filled with 0)."),
+        typer.Option(metavar="NAME", help="What happens to old gradients: none (dropped) or keep (filled with 0)."),
     ] = "none"
     log_every: Annotated[
         int, typer.Option(min=1, help="On a GPU: the host reads the loss, and waits for it, after every so many steps.")
@@ -178,11 +167,11 @@ class EstimateRequest(Request):
     ] = None
     upload: Annotated[
         float | None,
-        typer.Option(parser=parse_rate, metavar="RATE", help="Sends the parameters at, as in 20Mbit/s."),
+        typer.Option(parser=parse_rate, metavar="RATE", help="Rate of sending the parameters, as in 20Mbit/s."),
     ] = None
     download: Annotated[
         float | None,
-        typer.Option(parser=parse_rate, metavar="RATE", help="Receives the parameters at, as in 100Mbit/s."),
+        typer.Option(parser=parse_rate, metavar="RATE", help="Rate of receiving the parameters, as in 100Mbit/s."),
     ] = None
     loading_rate: Annotated[
         float | None, typer.Option(min=0.001, help="Samples per second that are loaded while a step computes.")
@@ -219,7 +208,7 @@ class EstimateRequest(Request):
         bool,
         typer.Option(
             "--all",
-            help="List every layer. Else a terminal shows as many as fit, and no table those that take no time.",
+            help="List every layer. Otherwise a terminal shows as many as fit, and layers without time are left out.",
         ),
     ] = False
     picture: Annotated[
@@ -244,7 +233,7 @@ class EstimateRequest(Request):
     max_regression: Annotated[
         float | None,
         typer.Option(
-            parser=parse_growth, metavar="SHARE", help="End with code 3 if a step is so much longer, as in 5%."
+            parser=parse_growth, metavar="SHARE", help="End with code 3 if a step is longer by more, as in 5%."
         ),
     ] = None
     annotate: AnnotateOption = None
@@ -279,7 +268,7 @@ class EstimateRequest(Request):
         return FIRST_SECONDS
 
     def warn_of_store(self, note: Callable[[str], None]) -> Callable[[str], None]:
-        """What hears that there is no store where one is named: nobody where it is made now."""
+        """Takes the warning about a store that is named and missing; drops it where the store is made now."""
         if self.seconds_unprofiled is not None:
             return console.detail
         return console.warn if note is console.note else note
@@ -420,7 +409,7 @@ def _write(
     *,
     replaced: bool,
 ) -> None:
-    """Write the result in the form that is asked for; no table where it is `replaced`."""
+    """Write the result in the form of `--format`; no table where it is `replaced`."""
     from latte_cli.report import write_json
     from latte_cli.report.estimate_tables import write_estimates
     from latte_cli.report.memories import write_memory
@@ -431,14 +420,16 @@ def _write(
         write_json(trace(estimates))
     elif request.form is EstimateFormat.JSON:
         write_json(body)
-    elif replaced:
+    if replaced or request.form not in (EstimateFormat.TABLE, EstimateFormat.CSV):
         return
-    elif sides:
+    if request.memory and request.form is EstimateFormat.TABLE:
+        write_memory(estimates, Format.TABLE)  # hundreds of lines, so before the totals
+    if sides:
         write_ranking(sides, Format(request.form))
     else:
         write_estimates(estimates, Format(request.form), schedule=request.schedule, every=request.every)
-    if request.memory and request.form in (EstimateFormat.TABLE, EstimateFormat.CSV):
-        write_memory(estimates, Format(request.form))
+    if request.memory and request.form is EstimateFormat.CSV:
+        write_memory(estimates, Format.CSV)
 
 
 def _say_doubts(estimates: Sequence["Estimate"]) -> None:

@@ -47,7 +47,7 @@ def request_estimates(
 
 
 def _network(request: "EstimateRequest", note: Callable[[str], None]) -> "Network":
-    """The model as it is trained; raises LatteError for names that there are none of before it is read."""
+    """The model as it is trained; raises LatteError for unknown names before it is read."""
     from latte_cli.estimator import check_names
     from latte_cli.network import load
     from latte_cli.network.training import freeze_parameters, with_norms

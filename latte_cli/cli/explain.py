@@ -74,7 +74,7 @@ class ExplainRequest(Request):
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Whose rule to look at, as for `latte estimate`; of a single one the table shows every call. "
+            help="Whose rule to show, as for `latte estimate`. With one rule the table shows every call. "
             "Repeatable. [default: those that the device has a use for]",
         ),
     ] = None
@@ -83,7 +83,7 @@ class ExplainRequest(Request):
         typer.Option(
             "--what-if",
             metavar="NAME=VALUE,...",
-            help="Ask again with other values, as in batch-size=64,precision=bf16,workspace-limit=256MiB. Repeatable.",
+            help="Also show other values, as in batch-size=64,precision=bf16,workspace-limit=256MiB. Repeatable.",
         ),
     ] = None
     batch_size: BatchSizeOption = None
@@ -107,7 +107,7 @@ class ExplainRequest(Request):
 def explain(request: ExplainRequest) -> None:
     """Explain which algorithms each rule takes, and the cost.
 
-    For the convolutions of MODEL it shows what each rule takes, what would be best, and what that costs.
+    Shows for the convolutions of MODEL what each rule takes, what would be best, and what the difference costs.
     """
     check_apart(request.given, _APART)
     if request.for_device is None:
@@ -213,7 +213,7 @@ _PARSERS: Mapping[str, Callable[..., Any]] = {
 
 
 def other_values(text: str) -> dict[str, Any]:
-    """The values in `batch-size=64,precision=bf16` by name; raises LatteError (exit code 2) for what is none."""
+    """The values in `batch-size=64,precision=bf16` by name; raises LatteError (exit code 2) for other text."""
     values = {}
     for part in text.split(","):
         name, equals, value = (one.strip() for one in part.partition("="))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Fits:
-    """Steps with the memory of their processes and the limits that this is held to."""
+    """Steps with the memory of their processes, and its limits."""
 
     def __init__(self, found: "Sequence[tuple[Estimate, Occupancy, int]]") -> None:
         self.found = found
@@ -58,7 +58,7 @@ class Fits:
             console.note(f"fits {size(limit)}: {found.fits(limit)}, it takes {took} {where}")
 
     def enforce(self) -> None:
-        """Raise LatteError (exit code 3) where none of the steps fits, or may fit."""
+        """Raise LatteError (exit code 3) where no step fits, or may fit."""
         from latte_cli.estimator.occupancy import Verdict
 
         if self.found and all(found.fits(limit) is Verdict.NO for _, found, limit in self.found):

@@ -20,7 +20,7 @@ _UNSHOWN = {
 """Options whose result a form does not show."""
 
 _HELD = dict.fromkeys(_SCHEDULE, ("epoch", "round")) | {"--gpus": ("memory",)}
-"""The quantities that an option changes, so that it has a part where one of them is held to a limit."""
+"""The quantities that an option changes, so that it matters where one of them has a limit."""
 
 
 def check_shown(request: "EstimateRequest") -> None:

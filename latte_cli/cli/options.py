@@ -99,6 +99,22 @@ OptimizerOption: TypeAlias = Annotated[
 CudaGraphOption: TypeAlias = Annotated[
     bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
 ]
+CheckpointOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint",
+        metavar="NAME",
+        help="Parts whose activations are computed again in backward instead of kept: none, auto for those that cost "
+        "least under --memory-limit, or names with commas between.",
+    ),
+]
+CompileOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="The model as torch.compile makes it, on CPUs. `latte profile MODEL --compile` runs it so.",
+    ),
+]
 EstimatorOption: TypeAlias = Annotated[
     str, typer.Option(metavar="NAME", help="Where times come from: lookup, xgboost, roofline, beta or flops.")
 ]
@@ -212,7 +228,7 @@ def parse_counts(text: str, what: str) -> tuple[int, ...]:
 
 
 def parse_share(text: str) -> float:
-    """A share of 1 in `50%` or `0.5`; raises LatteError (exit code 2) for what is none."""
+    """A share of 1 in `50%` or `0.5`; raises LatteError (exit code 2) for other text."""
     share = _share(text)
     if not 0 < share <= 1:
         raise _no_share(text)
@@ -220,7 +236,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_growth(text: str) -> float:
-    """A share in `5%` or `0.05` that may be 0 or over 1; raises LatteError (exit code 2) for what is none."""
+    """A share in `5%` or `0.05` that may be 0 or over 1; raises LatteError (exit code 2) for other text."""
     share = _share(text)
     if not 0 <= share < inf:
         raise _no_share(text)

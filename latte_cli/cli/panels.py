@@ -34,8 +34,8 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "compare": {
         "Models": ("--batch-size", "--shape", "--batch-axis", "--freeze", "--allow-unknown"),
-        _OF_SETTINGS: ("--device", "--store", "--precision", "--layout", "--threads", "--cuda-graph"),
-        "Algorithms": ("--strategy", "--estimator", "--workspace-limit", "--memory-limit"),
+        _OF_SETTINGS: ("--device", "--store", "--precision", "--layout", "--threads", "--compile", "--cuda-graph"),
+        "Algorithms": ("--strategy", "--estimator", "--workspace-limit", "--memory-limit", "--checkpoint"),
         "Training step": ("--optimizer", "--loss", "--accumulate", "--fits"),
         "Training and cost": ("--samples", "--epochs", "--local-steps", "--prices"),
         "Output and limits": ("--format", "--fail-above", "--max-regression", "--annotate"),

@@ -170,7 +170,7 @@ class ProfileRequest(Request):
         ),
     ] = None
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU. [default: all cores]")] = None
-    name: Annotated[str | None, typer.Option(help="Tells equal machines of a fleet apart.")] = None
+    name: Annotated[str | None, typer.Option(help="A name that separates equal machines of a fleet.")] = None
     memory_share: Annotated[
         float, typer.Option(min=0.01, max=0.9, help="Share of the memory that a layer may take.")
     ] = 0.3
@@ -181,7 +181,7 @@ class ProfileRequest(Request):
         typer.Option(
             "--compile",
             help="First run the models whole, as they are and as torch.compile makes them; without models some of the "
-            "zoo's. On CPUs; it takes a minute or two for each, beside --budget.",
+            "zoo's. On CPUs. It takes a minute or two for each, in addition to --budget.",
         ),
     ] = False
     require_complete: Annotated[
@@ -267,7 +267,10 @@ def profile(request: ProfileRequest) -> None:
         drawn = _draw(request, networks, worker.device)
         if request.dry_run:
             sweep = Sweep(worker, drawn.wanted, phases=phases, origin=request.origin)
-            sweeps.write_sweep_plan(drawn, device=worker.device.slug, tasks=sweep.size, form=request.form)
+            budget = request.limits(worker.device.kind)
+            sweeps.write_sweep_plan(
+                drawn, device=worker.device.slug, tasks=sweep.size, budget=budget, form=request.form
+            )
             return
         subjects = subjects_of(request, networks, worker.device.kind) if request.compiled else []
         summary, compiled, tasks = _measure(request, store, worker, drawn, phases, subjects)
@@ -275,9 +278,13 @@ def profile(request: ProfileRequest) -> None:
     sweeps.write_summary(summary, drawn, target, tasks=tasks, compiled=compiled, form=request.form)
     for reason in dict.fromkeys(compiled.reasons if compiled else ()):
         console.warn(f"not run compiled: {reason}")
-    _advise(summary, request, worker.device.slug)
+    failed = compiled is not None and compiled.failed
+    _advise(summary, request, worker.device, compiled=request.compiled and not failed)
     if summary.left:
         _say_left(summary.left, tasks, required=request.require_complete)
+    if failed:
+        message = "nothing was run compiled: every pass failed"
+        raise LatteError(message, hint="the layers that were measured are kept, for eager steps")
 
 
 def _time_loader(request: ProfileRequest, loader: str) -> None:
@@ -412,13 +419,16 @@ def _draw(request: ProfileRequest, networks: "list[Network]", device: "Device") 
             return suites.with_calibration(drawn, device.kind, first=False, count=_CALIBRATION_OF_QUICK)
 
 
-def _advise(summary: "Summary", request: ProfileRequest, slug: str) -> None:
-    rows = sum(summary.rows.values())
+def _advise(summary: "Summary", request: ProfileRequest, device: "Device", *, compiled: bool) -> None:
+    """Say what to do about noise, and which commands use the rows, those of `compiled` steps too."""
+    rows, slug = sum(summary.rows.values()), device.slug
     if summary.marked > _MANY_MARKED * rows:
-        message = f"{summary.marked} of {rows} rows are noisy: close other programs and run the same command again"
+        again = f"measure once more with `--passes {request.limits(device.kind).all_passes + 1}`"
+        message = f"{summary.marked} of {rows} rows are noisy: close other programs, and {again}"
         console.warn(message, urgent=True)
     model = request.models[0] if request.models else "MODEL.onnx"
     words = [f"latte estimate {console.shell_word(model)} --device {slug}", *_estimate_words(request)]
+    words += ["--compile"] * compiled
     console.note(f"next: `latte train-selector --device {slug}`")
     console.note(f"then: `{' '.join(words)}`")
 
@@ -433,7 +443,7 @@ def _estimate_words(request: ProfileRequest) -> list[str]:
         ("--layout", request.layout, Layout.NCHW),
     ):
         words += [f"{option} {values[0]}"] if values and default not in values else []
-    return [*words, "--compile"] if request.compiled else words
+    return words
 
 
 def _say_left(left: int, tasks: int, *, required: bool) -> None:

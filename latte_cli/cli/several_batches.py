@@ -227,7 +227,7 @@ def step_at(
     note: Callable[[str], None],
     kept: "KeptEstimators | None" = None,
 ) -> "tuple[Estimate, Occupancy]":
-    """The one step that is asked for, and the memory of its process; `kept` as `Estimates` has it."""
+    """The one step of the request, and the memory of its process; `kept` as `Estimates` has it."""
     found = estimates(request, note, {} if kept is None else kept)
     if len(found) != 1:
         message = "steps at several sizes are shown for one device, one strategy and one limit of memory"

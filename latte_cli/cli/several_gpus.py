@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def several_gpus(request: "EstimateRequest") -> "Callable[[Estimate], tuple[ScaledStep, ...]] | None":
-    """What prices the steps of several GPUs, None where they are not asked for; raises LatteError for bad options."""
+    """What prices the steps of several GPUs, None without `--gpus`; raises LatteError for bad options."""
     from latte_cli.estimator.data_parallel import MODES, scale
     from latte_cli.estimator.links import parse_link
 

@@ -29,12 +29,12 @@ class SimulateRequest(Request):
     ]
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Where runs are kept. [default: STUDY without its ending]"),
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for the runs. [default: STUDY without its ending]"),
     ] = None
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many of its seeds. [default: all]")] = None
-    only: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Only these of its methods, as in `fedavg,latte`.")
-    ] = None
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds to run. [default: all]")] = None
+    only: Annotated[str | None, typer.Option(metavar="LIST", help="Run only these methods, as in `fedavg,latte`.")] = (
+        None
+    )
     form: FormatOption = Format.TABLE
     store: StoreOption = None
 
@@ -43,10 +43,10 @@ class SimulateRequest(Request):
 def simulate(request: SimulateRequest) -> None:
     """Compare methods of federated learning by virtual time.
 
-    It is the time that they take to an accuracy. Devices train as in a federation; the clock's ticks are the rounds as
-    estimated on their profiles. Each method is tuned on other seeds than it is judged on. Every training and every run
-    is a file in DIR and is not made again, so a study that was interrupted goes on where it stopped; two processes may
-    share a folder. DIR also gets the curves, as PNG and SVG.
+    The result is the time that each takes to an accuracy. Devices train as in a federation. The clock counts rounds as
+    estimated on the profiles. The seeds that tune a method are not those that judge it. Every training and every run
+    is a file in DIR and is not made again, so an interrupted study goes on where it stopped. Two processes may share a
+    folder. DIR also gets the curves, as PNG and SVG.
 
     \b
     The study file (docs/study.yaml is a whole one):
@@ -101,7 +101,7 @@ def simulate(request: SimulateRequest) -> None:
 
 
 def _part(request: SimulateRequest, study: "Study") -> "Study":
-    """The study with the methods and the seeds that are asked for."""
+    """The study with the methods and the seeds of the options."""
     seeds = request.seeds
     if seeds is not None and seeds > len(study.seeds):
         raise LatteError(

@@ -77,7 +77,7 @@ class _Deaf(FileSink):
 
 
 def _degrade(error: UnicodeError) -> tuple[str, int]:
-    """What stands for signs that a stream's encoding lacks."""
+    """Replacements of characters that a stream's encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(_SIGNS.get(sign, "?") for sign in error.object[error.start : error.end]), error.end

@@ -16,7 +16,8 @@ from latte_cli.report.thresholds import Annotate, checks_json, sentence, write_g
 AnnotateOption: TypeAlias = Annotated[
     Annotate | None,
     typer.Option(
-        help="Say what was held to a limit for GitHub's runner, on stderr, or as JUnit's XML in place of the table."
+        help="Also write the result of each limit: as annotations for GitHub, on stderr, or as JUnit XML instead of "
+        "the table."
     ),
 ]
 
@@ -33,7 +34,7 @@ class EstimateFormat(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
-    """What estimates are held to: `limits`, and a growth of at most `most` beyond the `baseline`."""
+    """The `limits` of estimates, and a growth of at most `most` over the `baseline`."""
 
     limits: Sequence[thresholds.Threshold]
     baseline: thresholds.Document | None
@@ -134,5 +135,5 @@ class CheckResults:
         )
 
 
-_REGRESSED = "the layers that moved are listed; where that is meant, write the baseline again"
+_REGRESSED = "the table lists the layers that moved; if the change is intended, write the baseline again"
 _TOO_MUCH = "a smaller `--batch-size` or a sub-model (`latte allocate`) shortens the step"

@@ -43,7 +43,7 @@ def _check_compiled(request: "EstimateRequest") -> None:
 
 
 def measuring_compiled(request: "EstimateRequest") -> str:
-    """What measures the compiled step that is asked for, as a hint."""
+    """The command that measures the compiled step of the request, as a hint."""
     if other := [option for option in _OF_THE_FILE if option in request.given]:
         names = " and ".join(f"`{option}`" for option in other)
         return f"models are run compiled as their files have them: leave out {names}"

@@ -23,9 +23,9 @@ def train_estimator(
 ) -> None:
     """Learn the times of layers that were not measured.
 
-    One estimator for each device: a roofline for each kind and phase, or what the shipped estimator of another such
-    device says where that is nearer (not with --output), corrected by boosted trees. Errors are those on layers that
-    the trees were not fitted on. `latte estimate` does the same by itself when a layer has to be predicted.
+    Each device gets one estimator. It begins with a roofline for each kind and phase, or with the shipped estimator of
+    a similar device where that is nearer (not with --output). Boosted trees correct it. Errors are those on layers that
+    the trees have not seen. `latte estimate` does the same by itself when it has to predict a layer.
     """
     from latte_cli.lookup import Lookup
     from latte_cli.report.time_models import write_errors
@@ -42,7 +42,7 @@ def train_estimator(
             rows = [timing for timing in timings if not timing.task.layer.free]
             if not rows:
                 raise LatteError(f"`{slug}` has no times to learn from", hint="`latte profile --budget 2m` makes some")
-            prior = None if output else prior_of(opened, slug, console.note)  # what is given away stands for itself
+            prior = None if output else prior_of(opened, slug, console.note)  # a file for others needs none
             models.append(fit_time_model(rows, opened.device(slug), opened.fingerprint(slug), prior=prior))
             bar.advance(done, slug)
     write_errors([model.card for model in models], form)

@@ -48,9 +48,9 @@ class TrainSelectorRequest(Request):
 def train_selector(request: TrainSelectorRequest) -> None:
     """Learn to choose the fastest algorithm of a convolution.
 
-    The choices serve convolutions that were not measured. Each choice is judged on layers of shapes that were not
-    learned from. Regret is the time of the choice over the best time: its geometric mean, 95 % and 99 % quantiles, and
-    that of the total time. A selector of the same devices is replaced.
+    A selector chooses for convolutions that were not measured. It is judged on layers whose shapes it has not seen.
+    Regret is the time of a choice over the best time. The table has its geometric mean, its 95 % and 99 % quantiles,
+    and that of the total time. A selector of the same devices is replaced.
     """
     from latte_cli.selector import KINDS, prediction_s, save_selector, selector_name
     from latte_cli.store import open_store

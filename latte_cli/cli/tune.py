@@ -41,7 +41,7 @@ class TuneRequest(Request):
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Where the choices go, beside those it holds for other devices."
+            "--output", "-o", metavar="FILE", help="Write the choices here. Those for other devices stay in the file."
         ),
     ]
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda:N.")] = "cpu"
@@ -71,8 +71,8 @@ class TuneRequest(Request):
 def tune(request: TuneRequest) -> None:
     """Find out how MODEL runs fastest on this machine.
 
-    Layouts and algorithms are tried on real steps, and what won is written. The profile of this machine says which
-    algorithms to try; without one, layouts alone are tried.
+    Tries layouts and algorithms on real steps, and writes the fastest. The profile of this machine says which
+    algorithms to try. Without one, only layouts are tried.
     """
     from latte_cli import child
 

@@ -55,7 +55,7 @@ def export_model(
     image_size: Annotated[
         int | None, typer.Option(min=1, metavar="PIXELS", help="Height and width of the images.")
     ] = None,
-    classes: Annotated[int | None, typer.Option(min=1, help="How many classes to tell apart.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:

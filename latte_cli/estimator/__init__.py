@@ -79,7 +79,7 @@ EstimatorsByLayout: TypeAlias = dict[Layout, Estimator]
 """The estimators of one device under the same settings but for the layout."""
 
 _ANY_LAYOUT = "auto"
-"""Stands for whichever measured layout is fastest."""
+"""Selects the fastest measured layout."""
 
 
 def estimate_one(
@@ -346,7 +346,7 @@ def estimate(
 def check_names(
     precision: str, layout: str | None, strategy: str, optimizer: str, loss: str = "none", estimator: str = LOOKUP
 ) -> None:
-    """Raise LatteError, with a near match, for a name there is none of."""
+    """Raise LatteError, with a near match, for an unknown name."""
     by_name(strategy)
     for what, name, known in (
         ("precision", precision, tuple(Precision)),

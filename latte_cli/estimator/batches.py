@@ -29,7 +29,7 @@ def largest_batch(needed_bytes: Callable[[int], float], limit_bytes: int) -> int
 
 
 def _between(below: tuple[int, float], above: tuple[int, float], limit_bytes: int) -> int:
-    """Where to look next: on the line between two batches of which one fits, else at four times the batch."""
+    """Where to look next: on the line between two batches where one fits, else at four times the batch."""
     (low, low_bytes), (high, high_bytes) = below, above
     if high > MOST_TRIED:
         return min(4 * low, high - 1)

@@ -1,4 +1,4 @@
-"""Data parallelism: the step of several GPUs in one machine, each with a batch of its own."""
+"""Data parallelism: the step of several GPUs in one machine, each with its own batch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,7 +70,7 @@ class ScaledStep:
 def scale(estimate: Estimate, gpus: Sequence[int], link: Link, mode: str = DDP) -> tuple[ScaledStep, ...]:
     """The step of `estimate` on each number of `gpus` of its device, joined by `link`.
 
-    Raises LatteError (exit code 2) for a device of which a machine has only one.
+    Raises LatteError (exit code 2) for a kind of device that a machine has only once.
     """
     if not estimate.device.kind.indexed:
         raise LatteError(

@@ -31,7 +31,7 @@ from latte_cli.store import Store
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, by_name
 
 CALIBRATED = (LOOKUP, "xgboost")
-"""The estimators that add up layers as they were measured, and so are held against whole networks."""
+"""The estimators that add up layers as they were measured, and so are compared with whole networks."""
 
 
 class Estimator:

@@ -1,4 +1,4 @@
-"""Intervals: how far a step may be from its estimate, from what is known of each call."""
+"""Intervals: how far a step may be from its estimate, by the interval of each call."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence

@@ -65,7 +65,7 @@ def fit_link(exchanges: Sequence[tuple[int, float]], gpus: int) -> Link:
 
 
 def parse_link(text: str) -> Link:
-    """The link in `25GB/s`, or `25GB/s,10us` with its latency; raises LatteError (exit code 2) for what is none."""
+    """The link in `25GB/s`, or `25GB/s,10us` with its latency; raises LatteError (exit code 2) for other text."""
     bandwidth, comma, latency = text.partition(",")
     return Link(
         bandwidth_bytes_per_s=transfer_bytes_per_s(bandwidth.strip()),

@@ -1,4 +1,4 @@
-"""Models: what was learned of a device, loaded when it is first asked for."""
+"""Models: what was learned about a device, loaded on first use."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -82,7 +82,7 @@ class Models:
 
     @cached_property
     def predictor(self) -> Predicting | None:
-        """What the estimator's name stands for, fitted on the device's rows under these settings, or on its sheet."""
+        """The model that the estimator's name selects, fitted on the device's rows of these settings or its sheet."""
         if self.sheet:
             return SheetModel(self.sheet)
         if self.estimator in rates.AMOUNTS:

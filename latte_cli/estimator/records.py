@@ -21,7 +21,7 @@ from latte_cli.waits import Waits
 LOOKUP = "lookup"
 
 AGAIN = "again"
-"""Stands for the phase of a forward call that the backward pass makes."""
+"""The phase of a forward call that the backward pass makes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,7 @@ class Rest:
 def _check_scaler(device: Device, precision: Precision) -> None:
     if not device.kind.own_memory:
         raise _refusal(
-            f"`--grad-scaler` is for float16 on GPUs, and `{device.slug}` is none", "leave out `--grad-scaler`"
+            f"`--grad-scaler` is for float16 on GPUs, and `{device.slug}` is not a GPU", "leave out `--grad-scaler`"
         )
     arithmetic = precision.arithmetic
     if arithmetic.activations != "float16":

@@ -31,7 +31,7 @@ _UNCALIBRATED = (
     0.15  # of a step: by how much, on average, calibration moved 39 steps of 13 networks on two cores (0.13)
 )
 _CALIBRATED = 0.06  # of a step: what it left of that
-_WHOLE_S = 4.0  # chosen: what running a network whole takes, most of it to import torch in a process of its own
+_WHOLE_S = 4.0  # chosen: what running a network whole takes, most of it to import torch in a separate process
 
 
 @dataclass(kw_only=True)

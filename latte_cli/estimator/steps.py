@@ -52,7 +52,7 @@ class Step:
 
     def __post_init__(self) -> None:
         if self.accumulate < 1:
-            message = f"a step of {self.accumulate} batches is none"
+            message = f"a step cannot have {self.accumulate} batches"
             raise LatteError(message, hint="`accumulate` is at least 1", exit_code=ExitCode.USAGE)
 
 

@@ -16,7 +16,7 @@ from latte_cli.network import torch_program
 from latte_cli.network.channels import Indices, Positions, importance, resize
 from latte_cli.network.depth import blocks, without
 from latte_cli.network.graph import Network, Node
-from latte_cli.network.weights import Array, weights
+from latte_cli.network.weights import Array, check_unpacked, weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,8 @@ class SubModelFile:
 
 
 def check_cuttable(path: Path, content: bytes) -> None:
-    """Raise LatteError for a program of torch.export, whose first bytes are enough to tell: only ONNX files are cut."""
+    """Raise LatteError for a file that is not cut, as its first bytes tell: a program of torch.export, or packed."""
+    check_unpacked(path, content)
     if torch_program.is_archive(content):
         hint = "export it as ONNX (`torch.onnx.export`) to cut sub-models out of it"
         raise LatteError(f"`{path}` is a program of torch.export, not an ONNX model", hint=hint)

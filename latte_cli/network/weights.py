@@ -162,14 +162,18 @@ def weights(path: Path | str) -> Weights:
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is empty"
         raise LatteError(f"cannot read `{path}`: {reason}", hint="is it the right file?") from exc
-    if bytes(content[:2]) == b"\x1f\x8b":
-        raise LatteError(
-            f"`{path}` is packed by gzip", hint="unpack it with `gunzip`: its weights are read from the file"
-        )
+    check_unpacked(path, content)
     if torch_program.is_archive(content):
         name, whole = path.stem, bytes(content)
         return Weights(torch_program.model(whole, name), path, torch_program.arrays(whole, name))
     return weights_in(content, path)
+
+
+def check_unpacked(path: Path, content: Bytes) -> None:
+    """Raise LatteError for a file packed by gzip, as its first bytes tell: weights are read in place."""
+    if bytes(content[:2]) == b"\x1f\x8b":
+        hint = "unpack it with `gunzip`: its weights are read from the file"
+        raise LatteError(f"`{path}` is packed by gzip", hint=hint)
 
 
 def weights_in(content: Bytes, path: Path | None = None) -> Weights:

@@ -20,7 +20,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRow:
-    """A step at one batch, the memory of its process, and the limit that this is held to, if there is one."""
+    """A step at one batch, the memory of its process, and its limit, if there is one."""
 
     estimate: Estimate
     occupancy: Occupancy

@@ -203,7 +203,7 @@ def _sources(estimate: Estimate) -> str:
     shares = {
         source: sum(part.count * part.device_s for part in estimate.parts if part.source is source) for source in Source
     }
-    return ", ".join(f"{percent(share / total_s)} {source}" for source, share in shares.items() if share)
+    return "time " + ", ".join(f"{percent(share / total_s)} {source}" for source, share in shares.items() if share)
 
 
 def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule, screen: Screen | None, every: bool) -> Table:

@@ -34,7 +34,7 @@ class LayerRow:
         return any(call.device_s or call.host_s for own in self.calls for call in own)
 
     def title(self, width: int) -> str:
-        """Its name in so many characters, and how many layers it stands for."""
+        """Its name in so many characters, and how many layers it covers."""
         if self.rest:
             return f"{self.count} more layer{'s' * (self.count > 1)}"
         times = f" x {self.count}" if self.count > 1 else ""
@@ -45,7 +45,7 @@ class LayerRow:
 class ShownRows:
     """The lines of a table, and how many `free` layers, which take no time, they leave out.
 
-    `together` says that some lines stand for several equal layers.
+    `together` says that some lines cover several equal layers.
     """
 
     rows: Sequence[LayerRow]
@@ -59,7 +59,7 @@ class ShownRows:
 
     @property
     def cut(self) -> bool:
-        """Whether a layer has no line of its own."""
+        """Whether a layer has no separate line."""
         return self.free > 0 or any(row.count > 1 for row in self.rows)
 
 
@@ -117,7 +117,7 @@ def _all_calls(rows: Sequence[LayerRow]) -> tuple[tuple[LayerTime, ...], ...]:
 
 
 def _call(call: LayerTime) -> object:
-    """What calls have to share so that one line stands for both."""
+    """What calls have to share so that one line covers both."""
     return call.layer, call.stage, call.algorithm, call.layout, call.source, call.count, call.device_s
 
 

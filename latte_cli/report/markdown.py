@@ -47,7 +47,7 @@ def write_markdown(
     ranking: Sequence[Side] = (),
     out: TextIO | None = None,
 ) -> None:
-    """Write estimates of one network with what they were compared with and held to, and which device trains best."""
+    """Write estimates of one network with comparisons and limits, and which device trains best."""
     network = estimates[0].network
     parts = [
         [f"### {code(network.name)}, batch {network.batch_size}"],
@@ -68,7 +68,7 @@ def write_compared(
     checks: Sequence[ThresholdCheck],
     out: TextIO | None = None,
 ) -> None:
-    """Write steps side by side, what they were held to, and pairs of them layer by layer."""
+    """Write steps side by side, their limits, and pairs of them layer by layer."""
     parts = [
         ["### Steps side by side"],
         [*_sides(sides, letters(len(sides)), "side")],

@@ -22,7 +22,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SizeRow:
-    """A step at one size, the memory of its process, and the limit that this is held to, if there is one."""
+    """A step at one size, the memory of its process, and its limit, if there is one."""
 
     step: SizedStep
     occupancy: Occupancy
@@ -37,7 +37,7 @@ def write_mixture(
     schedule: Schedule,
     out: TextIO | None = None,
 ) -> None:
-    """Write a mixture, of which `document` is the JSON; the `schedule` adds the times of an epoch and of all steps."""
+    """Write a mixture, whose JSON is `document`; the `schedule` adds the times of an epoch and of all steps."""
     if form is Format.JSON:
         write_json(document, out)
     elif form is Format.CSV:

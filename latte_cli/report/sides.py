@@ -17,7 +17,8 @@ COMPARISON = "latte.comparison/1"
 
 _COLUMNS = (
     *("side", "file", "model", "sha256", "device", "batch_size", "accumulate", "shape", "precision", "layout"),
-    *("threads", "strategy", "estimator", "optimizer", "memory_limit_bytes", "version", "libraries", "step_s"),
+    *("threads", "strategy", "estimator", "optimizer", "compiled", "checkpoint", "memory_limit_bytes", "version"),
+    *("libraries", "step_s"),
     *("step_low_s", "step_high_s", "samples_per_s", "memory_bytes", "process_bytes", "fits", "steps", "time_s"),
     *("time_low_s", "time_high_s", "energy_j", "energy_source", "cost", "currency"),
 )
@@ -30,7 +31,7 @@ _TITLES = {
     "sha256": "file's sha256",
 }
 _NAMED = ("model", "device", "precision", "strategy")
-"""What is told above a table, where it is the same for all."""
+"""Shown above a table, where it is the same for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +171,8 @@ def _asked_text(sides: Sequence[Side], side: Side, name: str) -> str:
         return ", ".join(
             f"{library} {version}" for library, version in side.libraries if (library, version) not in same
         )
+    if name == "compiled":
+        return "yes" if value else "no"
     return str(value)[:8] if name == "sha256" else str(value)
 
 

@@ -7,7 +7,7 @@ from latte_cli.compiling import CompiledSummary
 from latte_cli.measure import Outcome
 from latte_cli.report import Format, Table, write_csv, write_json, write_table
 from latte_cli.suites import Drawn
-from latte_cli.sweep import Summary
+from latte_cli.sweep import Budget, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,8 @@ class SweepTarget:
     store: str
 
 
-def write_sweep_plan(drawn: Drawn, *, device: str, tasks: int, form: Format) -> None:
-    """The layers by kind that a sweep would measure, `tasks` tasks in all."""
+def write_sweep_plan(drawn: Drawn, *, device: str, tasks: int, budget: Budget, form: Format) -> None:
+    """The layers by kind that a sweep would measure, `tasks` tasks in all, within its `budget`."""
     kinds = Counter(item.layer.kind for item in drawn.wanted).most_common()
     if form is Format.JSON:
         document = {"layers": dict(kinds), "tasks": tasks, "rejected_draws": drawn.rejected}
@@ -28,8 +28,15 @@ def write_sweep_plan(drawn: Drawn, *, device: str, tasks: int, form: Format) -> 
         write_csv(["kind", "layers"], kinds)
     else:
         rows = [(kind, str(number)) for kind, number in kinds]
-        footer = [f"{tasks} tasks, {drawn.rejected} draws rejected for their size"]
+        footer = [f"{tasks} tasks, {drawn.rejected} draws rejected for their size", _ending(budget)]
         write_table(Table(columns=("kind", ">layers"), rows=rows, title=f"to measure on {device}", footer=footer))
+
+
+def _ending(budget: Budget) -> str:
+    """When a sweep ends."""
+    if budget.seconds is None:
+        return f"ends after {budget.all_passes} passes, however long they take; `--budget 2m` ends it earlier"
+    return f"ends after {budget.seconds:g} s, or earlier when all is measured"
 
 
 def write_summary(

@@ -28,7 +28,7 @@ _COLUMNS = ("name", "kind", "phase", "estimated_s", "measured_s", "ratio")
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """An estimate, and real steps of the same network in several processes, of which the first told its calls apart."""
+    """An estimate, and real steps of the same network in several processes; the first one timed each call."""
 
     estimate: Estimate
     runs: Sequence[Steps]

@@ -168,7 +168,7 @@ def tune_module(module: nn.Conv2d, bindings: Bindings) -> None:
 
 
 def layer_of(module: nn.Conv2d, shape: tuple[int, ...]) -> Convolution:
-    """The layer that `module` is for an input of `shape`; raises LatteError for one that is none."""
+    """The layer that `module` is for an input of `shape`; raises LatteError for a shape that does not fit."""
     before, after = _padding_of(module)
     return Convolution(
         batch=shape[0],

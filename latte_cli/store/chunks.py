@@ -71,7 +71,7 @@ class FileMetadata(NamedTuple):
 
 
 def describe(footer: bytes) -> FileMetadata:
-    """What a footer says; raises ValueError for bytes that are none."""
+    """What a footer says; raises ValueError for other bytes."""
     _, at = thrift.read_struct(footer, before=_ROWS_FIELD)
     found, _ = thrift.read_struct(footer, at, after=_ROWS_FIELD - 1)
     texts = [(each.get(_KEY, b""), each.get(_TEXT, b"")) for each in found.get(_TEXTS, ())]

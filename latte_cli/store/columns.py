@@ -194,12 +194,12 @@ def _open(path: Path) -> tuple[list[str], Callable[[str], Any]]:
     except (OSError, ValueError, pa.ArrowException) as exc:
         raise _unreadable(path, exc) from exc
     if footer.num_rows > _MOST_ROWS:
-        message = f"`{path}` says that it has {footer.num_rows:,} rows, of which up to {_MOST_ROWS:,} are read"
+        message = f"`{path}` states {footer.num_rows:,} rows; at most {_MOST_ROWS:,} are read"
         raise LatteError(message, hint="split it into several files")
 
     size = sum(footer.row_group(at).total_byte_size for at in range(footer.num_row_groups))
     if size > _MOST_BYTES:
-        message = f"`{path}` says that it unpacks to {size:,} bytes, of which up to {_MOST_BYTES:,} are read"
+        message = f"`{path}` states {size:,} bytes unpacked; at most {_MOST_BYTES:,} are read"
         raise LatteError(message, hint="split it into several files")
 
     def read(name: str) -> Any:

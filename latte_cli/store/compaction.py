@@ -11,7 +11,7 @@ from latte_cli.store.parts import Ahead, Footer, Part, PartDirectory, Unreadable
 _T = TypeVar("_T")
 
 Skip: TypeAlias = Callable[[Unreadable], None]
-"""Takes note of a part that is left out, or raises what it is told."""
+"""Takes note of a part that is left out, or raises the error."""
 
 MANY_PARTS = 32  # chosen: each costs a request on an object store
 """So many small parts are worth merging."""
@@ -22,7 +22,7 @@ _SMALL_BYTES = 16 * 2**20  # chosen: reading a part then outweighs opening it
 def compact_parts(directory: PartDirectory, slug: str, skip: Skip) -> int:
     """Merge the parts of a device into one, or into as few as hold them; returns how many were merged.
 
-    A part that cannot be read whole stays where it is, and `skip` is told of it; what it raises ends
+    A part that cannot be read whole stays where it is, and `skip` gets the error; what it raises ends
     this.
     """
     with directory.lock(wait=True):

@@ -397,7 +397,7 @@ _USER_HINT = (
     "in a key or secret, `/` is `%2F`, `%` is `%25`, `@` is `%40` and `#` is `%23`; or leave them out of the URI and "
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
-_READ_ONLY_HINT = "is the store read-only? `latte store merge SOURCE` adds its rows to one of your own"
+_READ_ONLY_HINT = "is the store read-only? `latte store merge SOURCE` adds its rows to your own store"
 _WRITE_HINT = "is it full or read-only? rows not yet in it stay in the journal, and the next run adds them"
 
 

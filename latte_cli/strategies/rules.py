@@ -14,7 +14,7 @@ from latte_cli.precisions import Precision
 from latte_cli.strategies.candidates import Candidates, fastest, quickest, repeats
 
 StrategyRule: TypeAlias = Callable[[Candidates], Timing]
-"""Takes one of the timings, of which there is at least one."""
+"""Takes one of at least one timings."""
 
 
 def pytorch(candidates: Candidates, *, deterministic: bool = False) -> Timing:

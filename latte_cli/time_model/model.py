@@ -1,4 +1,4 @@
-"""The time model itself: what is known beforehand, corrected by trees, with its interval."""
+"""The time model itself: a formula corrected by trees, with its interval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

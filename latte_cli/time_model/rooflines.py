@@ -10,7 +10,7 @@ from latte_cli.tasks import Task
 from latte_cli.time_model.groups import Array, kind_and_phase
 
 LEAST_ROWS = 8
-"""Of fewer rows nothing of their own is learned."""
+"""Nothing is learned from fewer rows alone."""
 
 
 def _keys(task: Task) -> tuple[str, str, str]:

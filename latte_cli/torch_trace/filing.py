@@ -42,7 +42,7 @@ _FEW_STEPS = 3  # chosen: fewer have no median that one odd step leaves alone
 
 @dataclass(frozen=True, kw_only=True)
 class TraceRequest:
-    """How a trace is read: `device` names its device (a CPU's trace does not), or stands for this machine's CPU.
+    """How a trace is read: `device` names its device (a CPU's trace does not), or means this machine's CPU.
 
     `step_s` is what a step takes without the profiler; by None its own time is estimated from the trace.
     """
@@ -241,7 +241,7 @@ def _rows(
 ) -> Iterator[Measurement]:
     """A row for each layer and phase, with a sample for each step.
 
-    A trace is a pass of its own, whose number comes from the file: reading it again makes the same rows.
+    Each trace is a separate pass, whose number comes from the file: reading it again makes the same rows.
     """
     digest = _digest(path)
     row = Measurement(

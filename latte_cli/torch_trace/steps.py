@@ -29,7 +29,7 @@ _ROLES = {
     "Optimizer.zero_grad#": Role.CLEAR,
     "enumerate(DataLoader)#": Role.LOADING,
 }
-"""What the names of events begin with whose role is told by that."""
+"""Beginnings of the names of events that show their role."""
 
 
 @dataclass(slots=True)

@@ -92,7 +92,7 @@ def _gpu(index: int, gpu: Gpu, architectures: Sequence[str], root: Path) -> Iter
     if has_code(gpu.capability, architectures):
         yield ok(f"code for {subject}", f"torch has it: {' '.join(architectures)}", device=device)
     else:
-        text = f"torch has none for compute capability {capability}, only {' '.join(architectures) or 'nothing'}"
+        text = f"torch has no kernels for compute capability {capability}, only {' '.join(architectures) or 'nothing'}"
         hint = "install a torch that has: older ones for an older GPU, newer ones for a newer GPU"
         yield Finding(subject=f"code for {subject}", state=State.BROKEN, text=text, hint=hint, device=device)
     yield _telemetry(subject, read)

@@ -61,7 +61,7 @@ class Guess:
 
 
 GUESSES = tuple(Guess(anywhere=anywhere, outer=outer) for anywhere in (False, True) for outer in (True, False))
-"""All of them, the likeliest first; each is held against the shapes that follow from it."""
+"""All of them, the likeliest first; each is checked by the shapes that follow from it."""
 
 
 def sizes_at(sizes: Sizes, batch: int) -> Shape:

@@ -110,7 +110,7 @@ def _summed(node: NodeProto, given: Sequence[Array]) -> int:
 def _sizes(node: NodeProto, given: Sequence[Array | None], opsets: Sequence[OperatorSetIdProto]) -> dict[str, int]:
     """The most numbers that each output of a node holds; raises ValueError where that is not known."""
     if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-        raise ValueError(f"`{node.op_type}` runs a graph of its own")
+        raise ValueError(f"`{node.op_type}` runs another graph")
     if node.op_type in _BY_VALUES:
         raise ValueError(f"`{node.op_type}` is not computed of weights")
     if node.op_type in _CHOOSERS and given and given[0] is not None:

@@ -1,4 +1,4 @@
-"""Operators of LATTE's own, which programs of other frameworks become where ONNX has none."""
+"""LATTE's own operators: programs of other frameworks become these where ONNX has no operator."""
 
 from latte_cli.errors import LatteError
 from latte_cli.layers import Other

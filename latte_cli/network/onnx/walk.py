@@ -1,4 +1,4 @@
-"""A walk through the graph of an ONNX file: operator by operator, what is known of each tensor, and the layers."""
+"""A walk through the graph of an ONNX file: each operator, the shapes and values of its tensors, and the layers."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

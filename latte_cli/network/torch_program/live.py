@@ -276,7 +276,7 @@ def _plain_outputs(module: Any) -> Iterator[None]:
 
 
 def _plain(result: Any) -> Any:
-    """Records as mappings; what holds no tensor, such as a cache of its own class, is left out."""
+    """Records as mappings; what holds no tensor, such as a special cache, is left out."""
     import torch
 
     if isinstance(result, torch.Tensor):

@@ -60,7 +60,7 @@ class Views:
             self.made |= dict.fromkeys(op.results[:1], _View(op=_alias_of(op), place=0, base=op.mutated))
 
     def refresh(self, name: str) -> None:
-        """Let `name` stand for what it is now, if what it lies in was written over.
+        """Let `name` be what it is now, if what it lies in was written over.
 
         Raises LatteError where that is not known.
         """

@@ -79,7 +79,7 @@ def device_section(found: Sequence[DeviceSummary], at: int) -> Section:
         ("memory", size(device.memory_bytes)),
         ("bandwidth", f"{count(device.bandwidth_bytes_per_s)}B/s"),
         ("fp32 arithmetic", f"{count(device.peak_flop_per_s)}FLOP/s"),
-        ("libraries", " ".join(f"{name} {version}" for name, version in device.libraries)),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in device.libraries)),
     ]
     parts = [_summary(each, f"device{at}-{number}") for number, each in enumerate(found)]
     return Section(title=f"Device {device.slug}", anchor=f"device{at}", facts=facts, parts=parts)

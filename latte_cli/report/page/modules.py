@@ -16,7 +16,7 @@ _SEPARATORS = re.compile(r"[./]")
 class Box:
     """A module, with its `share` of its parent's time and of the whole step's, and the modules within it.
 
-    `others` stands for so many modules that are too small for a box each.
+    `others` counts the modules that are too small for a box each.
     """
 
     name: str

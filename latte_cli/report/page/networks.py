@@ -37,7 +37,7 @@ def network_section(estimates: Sequence[Estimate], at: int) -> Section:
             name=f"{name}-layers",
             title=f"Where the time goes ({first.strategy})",
             description="The layers that take most, in the order of the network, forward and backward stacked. "
-            "x 4 stands for so many equal layers of a module. The table of calls has each.",
+            "x 4 means four equal layers of a module. The table of calls lists each of them.",
             figure=pictures.layers_figure(first),
         ),
         Picture(

@@ -123,7 +123,7 @@ def _usable(library: ctypes.CDLL) -> int:
         raise OSError(f"it is oneDNN {told.major}.{told.minor}; versions {' and '.join(map(str, LIBRARIES))} are known")
     if told.cpu_runtime not in tuple(_RUNTIMES):
         name = Runtime(told.cpu_runtime).name if told.cpu_runtime in tuple(Runtime) else told.cpu_runtime
-        raise OSError(f"it is built for {name} threads, which torch has none of; an OpenMP build is needed")
+        raise OSError(f"it is built for {name} threads, and torch has none; an OpenMP build is needed")
     return int(told.major)
 
 
