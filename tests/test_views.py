@@ -62,19 +62,20 @@ class Added(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("module", "shape", "exact"),
+    ("module", "shape", "unpriced"),
     [
-        (Heads(), (2, 16, 32), False),
-        (Shuffle(), (2, 4, 12, 12), True),
-        (ChannelsLast(), (2, 4, 12, 12), True),
-        (Added(), (2, 16, 16), False),
+        (Heads(), (2, 16, 32), -1),
+        (Shuffle(), (2, 4, 12, 12), 0),
+        (ChannelsLast(), (2, 4, 12, 12), 1),
+        (Added(), (2, 16, 16), -1),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
 def test_a_rearrangement_is_a_copy_where_torch_makes_one(
-    module: nn.Module, shape: tuple[int, ...], exact: bool
+    module: nn.Module, shape: tuple[int, ...], unpriced: int
 ) -> None:
-    """Backward, torch makes fewer where products and attention take their gradients as they lie."""
+    """`unpriced` is how many more torch makes backward: a norm lays out its saved input again. Products and attention
+    take gradients as they lie, where one copy is priced."""
     network = load(module, torch.zeros(shape))
     nodes = [node for node in network.nodes if isinstance(node.layer, Copy) and node.layer.operation == "transpose"]
     views = uncopied_views(network, Storages(network))
@@ -88,4 +89,4 @@ def test_a_rearrangement_is_a_copy_where_torch_makes_one(
     for phase, profile in ((Phase.FORWARD, forward), (Phase.BACKWARD, backward)):
         made = sum(event.name == "aten::clone" for event in profile.events())
         priced = sum((node.name, phase) not in views for node in nodes)
-        assert priced == made or (phase is Phase.BACKWARD and not exact and priced > made)
+        assert made - priced == (unpriced if phase is Phase.BACKWARD else 0)
