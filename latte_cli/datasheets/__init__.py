@@ -43,7 +43,8 @@ class Sheet:
     `units` are multiprocessors, compute units, GPU cores or cores; `lanes` are 32-bit multiply-adds a cycle of them
     all; `clock_hz` is a GPU's boost clock and a CPU's base clock. `peaks_flop_per_s` are by precision, with `_matrix`
     behind it for tensor cores and the like, without sparsity, adding up in fp32. `cache_bytes` is the last level.
-    `documents` names the document of each figure.
+    `documents` names the document of each figure. `compared_with` is the address of the page that the figures were
+    compared with; None where nobody did.
     """
 
     slug: str
@@ -60,6 +61,7 @@ class Sheet:
     cache_bytes: int | None
     power_w: float | None
     documents: tuple[tuple[str, VendorDocument], ...]
+    compared_with: str | None = None
 
     def peak(self, name: str) -> float | None:
         """A peak by name; in fp32 two operations a lane and cycle where no document states it."""
@@ -147,6 +149,7 @@ def _sheet(row: dict[str, str], documents: dict[str, VendorDocument]) -> Sheet:
         cache_bytes=round(2**20 * cache) if cache else None,
         power_w=_number(row["power_w"]),
         documents=tuple(_documents_of(row, documents)),
+        compared_with=row["compared_with"] or None,
     )
 
 

@@ -57,7 +57,7 @@ def _entry(known: KnownDevice) -> dict[str, Any]:
 
 
 def _sheet_entry(sheet: Sheet) -> dict[str, Any]:
-    """The figures of a sheet, and the documents that state them."""
+    """The figures of a sheet, the documents that state them, and the page that they were compared with."""
     return {
         "lanes": sheet.lanes,
         "clock_hz": sheet.clock_hz,
@@ -67,4 +67,5 @@ def _sheet_entry(sheet: Sheet) -> dict[str, Any]:
             {"figure": figure, "vendor": document.vendor, "title": document.title, "url": document.url}
             for figure, document in sheet.documents
         ],
+        "compared_with": sheet.compared_with,
     }

@@ -113,14 +113,20 @@ def _peaks_in(sheet: Sheet, precision: Precision, fp32: float) -> tuple[float | 
 
 
 def _matrix_peak(sheet: Sheet, name: str) -> float | None:
-    """The peak that its document states, else as many times fp32's as other devices of its family have."""
+    """The peak that its document states, else as many times fp32's as other devices of its family have.
+
+    GeForce cards have half the rate of others of their generation, and GTX cards have no tensor cores.
+    """
     stated = sheet.peak(name)
-    if stated is not None or not sheet.kind.queued:
+    if stated is not None or not sheet.kind.queued or "-gtx-" in sheet.slug:
         return stated
-    line = sheet.slug.split("-")[1]  # GeForce cards have half the rate of others of their generation
-    alike = [other for other in sheets() if family_of(other) == family_of(sheet) and other.slug.split("-")[1] == line]
+    alike = [other for other in sheets() if family_of(other) == family_of(sheet) and _geforce(other) == _geforce(sheet)]
     ratios = [peak / own for other in alike if (peak := other.peak(name)) and (own := other.peak("fp32"))]
     return median(ratios) * (sheet.peak("fp32") or 0.0) if ratios and sheet.generation != "maxwell" else None
+
+
+def _geforce(sheet: Sheet) -> bool:
+    return "-geforce-" in sheet.slug
 
 
 def _usual_units(sheet: Sheet) -> float:
