@@ -29,6 +29,7 @@ OF_ONE_COMMAND = {
     "importers.py": ("import miopen-finddb", "import neusight-csv"),
     "network/channels/trace.py": ("allocate", "profile"),
     "network/depth.py": ("allocate",),
+    "report/sweeps.py": ("profile",),
     "runtime/choices.py": ("tune",),
     "selector/artefact.py": ("train-selector",),
     "torch_trace/filing.py": ("import torch-trace",),

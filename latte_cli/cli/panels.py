@@ -55,5 +55,11 @@ PANELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Estimates": ("--store", "--strategy", "--optimizer", "--shape", "--batch-axis", "--allow-unknown"),
         "Output": ("--curve", "--output", "--materialise", "--picture", "--force", "--format"),
     },
+    "report": {
+        "Model": ("--batch-size", "--shape", "--batch-axis", "--allow-unknown"),
+        _OF_SETTINGS: ("--device", "--store", "--precision", "--layout", "--threads", "--strategy", "--optimizer"),
+        "Training and cost": ("--samples", "--epochs", "--prices"),
+        "Output": ("--output", "--plan", "--figures", "--force"),
+    },
 }
 """By command: options under their headings; the others are listed last, as plain options."""

@@ -411,5 +411,6 @@ def _latte(command: str, path: Path, store: Store, settings: FederationSettings,
     done = child.run_child("latte_cli.cli:main", *words, variables=variables)
     if done.code != ExitCode.DONE:
         said = " ".join(done.errors.decode(errors="replace").split())[-200:]
-        raise LatteError(f"`latte {command}` ended with code {done.code}: {said}", hint="make a profile by hand")
+        message = f"latte {command} ended with code {done.code}: {said}"
+        raise LatteError(message, hint="`latte profile MODEL` on this machine makes a profile")
     return done.output

@@ -28,11 +28,11 @@ def write_sweep_plan(drawn: Drawn, *, device: str, tasks: int, budget: Budget, f
         write_csv(["kind", "layers"], kinds)
     else:
         rows = [(kind, str(number)) for kind, number in kinds]
-        footer = [f"{tasks} tasks, {drawn.rejected} draws rejected for their size", _ending(budget)]
+        footer = [f"{tasks} tasks, {drawn.rejected} draws rejected for their size", _end_of(budget)]
         write_table(Table(columns=("kind", ">layers"), rows=rows, title=f"to measure on {device}", footer=footer))
 
 
-def _ending(budget: Budget) -> str:
+def _end_of(budget: Budget) -> str:
     """When a sweep ends."""
     if budget.seconds is None:
         return f"ends after {budget.all_passes} passes, however long they take; `--budget 2m` ends it earlier"
