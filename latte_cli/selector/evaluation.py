@@ -29,7 +29,7 @@ _NETWORK = 159
 _CURVE = (8, 4, 2, 1)  # one layer of so many is learned from
 _BINS = 10  # chosen: tenths of confidence
 
-_MOST_JUDGED = 100_000  # candidates of the layers that choices are judged on; benchmarks/selector_cost.py
+_MOST_JUDGED = 60_000  # candidates of the layers that choices are judged on; benchmarks/selector_cost.py
 
 Picks: TypeAlias = Mapping[int, Algorithm]
 

@@ -35,7 +35,7 @@ KINDS = ("xgboost", "mlp")
 _LIBRARIES = {"xgboost": "xgboost", "mlp": "torch"}
 _SOFTNESS = {"xgboost": 0.1, "mlp": 1.0}  # chosen: where no evaluation has fitted it
 _LEAST_SHAPES = 4  # chosen: from fewer there is nothing to learn but their names
-_HASTE = 5  # chosen: of so much less work are those of the parts of an evaluation, of which there are some six
+_HASTE = 8  # chosen: of so much less work are those of the parts of an evaluation, of which there are some six
 
 
 @dataclass(frozen=True, kw_only=True)
