@@ -36,9 +36,9 @@ _BLOCK = 1 << 15  # chosen: candidates that are asked about together; 18 MB of c
 
 MOST_WORK = 50_000_000
 """Rows times rounds, and times classes, that are fitted in half a minute by two cores; benchmarks/selector_cost.py."""
-_LEAST_ROUNDS = 60  # chosen: rather than with fewer, some decisions are not learned from
+_LEAST_ROUNDS = 40  # chosen: rather than with fewer, some decisions are not learned from
 _FASTEST = 0.3  # chosen: a higher rate learns visibly less
-_MOST_CLASSES = 16  # chosen: each takes a tree in each round; oneDNN's implementations are eleven
+_MOST_CLASSES = 8  # chosen: each takes a tree in each round; the losses tell of the others
 
 
 @dataclass(frozen=True, kw_only=True)
