@@ -20,16 +20,17 @@ from itertools import pairwise
 from math import exp, log, nan
 from statistics import fmean, median
 
+from latte_cli.devices import Device
 from latte_cli.engines import is_engine
 from latte_cli.errors import LatteError
 from latte_cli.measure import Measurement
 from latte_cli.network import zoo
 from latte_cli.quantities import size_bytes
 from latte_cli.report import Table, duration, percent, size, write_table
-from latte_cli.selector import KINDS, Decision, SelectionScore, Selector, by_pass, decisions, evaluate, fit_selector
+from latte_cli.selector import KINDS, SelectionScore, Selector, by_pass_and_part, evaluate, fit_selector
 from latte_cli.selector.evaluation import cold_prediction_s
 from latte_cli.store import open_store
-from latte_cli.tasks import Task
+from latte_cli.tasks import Settings, Task
 
 COLUMNS = (
     *("device", "precision", "phase", "method", "limit"),
@@ -84,7 +85,7 @@ def measuring_s(rows: Sequence[Measurement]) -> float:
     return spent_s / max(1, len({(row.device.slug, row.task.settings, row.task.layer, row.task.phase) for row in rows}))
 
 
-def resnet50_s(selector: Selector, like: Decision) -> tuple[float, float, int]:
+def resnet50_s(selector: Selector, settings: Settings, device: Device) -> tuple[float, float, int]:
     """Seconds to choose for the convolutions of ResNet-50 in three phases, first and again; how many differ."""
     first, again, different = [], [], 0
     for batch in range(2, 13):
@@ -93,7 +94,7 @@ def resnet50_s(selector: Selector, like: Decision) -> tuple[float, float, int]:
         different = len(set(pairs))
         for times in (first, again):
             start = time.perf_counter()
-            selector.choose(pairs, like.settings, like.device)
+            selector.choose(pairs, settings, device)
             times.append(time.perf_counter() - start)
     return median(first), median(again), different
 
@@ -112,8 +113,7 @@ def main() -> int:
     slugs = arguments.device or [device.slug for device in store.devices()]
     wanted = AMONG[arguments.among]
     rows = [row for slug in slugs for row in store.measurements(slug, kinds={"convolution"}) if wanted(row)]
-    known = decisions(rows)
-    first, later = by_pass(rows)
+    known, first, later = by_pass_and_part([rows])
     judged = [
         evaluate(
             first,
@@ -135,7 +135,7 @@ def main() -> int:
     selector = fit_selector(known, kind=arguments.kind)
     told = [f"{name} {percent(share)}" for name, share in list(selector.card.importance.items())[:10]]
     print(f"what tells most: {', '.join(told) or 'not known'}")
-    cold_s, warm_s, different = resnet50_s(selector, known[0])
+    cold_s, warm_s, different = resnet50_s(selector, known[0].settings, known[0].device)
     measured_s = different * measuring_s(rows)
     print(
         f"choosing for ResNet-50, {different} different phases of 53 convolutions: {duration(cold_s)} the first time,"

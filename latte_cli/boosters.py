@@ -2,8 +2,9 @@
 
 import ctypes
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -15,9 +16,12 @@ from weakref import finalize
 import numpy as np
 import numpy.typing as npt
 
+from latte_cli.backends.host import cores
 from latte_cli.errors import LatteError
 
 Predicted: TypeAlias = npt.NDArray[np.float32]
+
+_BLOCK = 1 << 15  # chosen: rows that are made together; 18 MB of 140 columns
 
 
 def xgboost_module() -> Any:
@@ -44,6 +48,43 @@ def _import_xgboost() -> Any:
         finally:
             del sys.modules["sklearn"]
     return xgboost
+
+
+def fitting_threads() -> int:
+    """The threads to fit trees with: the CPUs that this process may use, fewer where OMP_NUM_THREADS says so."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores(), int(asked)) if asked.isdigit() and int(asked) else cores()
+
+
+def quantile_matrix(
+    block: Callable[[slice], npt.NDArray[np.float32]],
+    types: Sequence[str],
+    target: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.float64] | None = None,
+) -> Any:
+    """XGBoost's matrix in bins, made from one `block` of rows at a time, of which there are as many as of `target`.
+
+    `types` are XGBoost's letters of the columns; `target` is what is predicted, `counts` how much each row counts.
+    """
+    xgboost = xgboost_module()
+    iterator: Any = xgboost.DataIter  # the module is loaded late
+
+    class Blocks(iterator):  # type: ignore[misc]
+        start = 0
+
+        def next(self, input_data: Callable[..., None]) -> bool:
+            if self.start >= len(target):
+                return False
+            part = slice(self.start, min(self.start + _BLOCK, len(target)))
+            weight = None if counts is None else counts[part]
+            input_data(data=block(part), label=target[part], weight=weight, feature_types=list(types))
+            self.start = part.stop
+            return True
+
+        def reset(self) -> None:
+            self.start = 0
+
+    return xgboost.QuantileDMatrix(Blocks(), enable_categorical=True, nthread=fitting_threads())
 
 
 @lru_cache(maxsize=32)  # chosen: the trees of a few devices
@@ -83,6 +124,10 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "XGBoosterFree": (ctypes.c_void_p,),
     "XGBoosterLoadModelFromBuffer": (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint64),
     "XGBoosterGetNumFeature": (ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)),
+    "XGBoosterGetAttr": (
+        *(ctypes.c_void_p, ctypes.c_char_p),
+        *(ctypes.POINTER(ctypes.c_char_p), ctypes.POINTER(ctypes.c_int)),
+    ),
     "XGBoosterPredictFromDense": (
         *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p),
         ctypes.POINTER(ctypes.POINTER(ctypes.c_uint64)),
@@ -117,6 +162,12 @@ class LoadedBooster:
         count = ctypes.c_uint64()
         self._call("XGBoosterGetNumFeature", self._handle, ctypes.byref(count))
         return count.value
+
+    def attr(self, key: str) -> str | None:
+        """An attribute that was stored with the trees; None for one that was not."""
+        value, known = ctypes.c_char_p(), ctypes.c_int()
+        self._call("XGBoosterGetAttr", self._handle, key.encode(), ctypes.byref(value), ctypes.byref(known))
+        return value.value.decode(errors="replace") if known.value and value.value is not None else None
 
     def inplace_predict(self, data: npt.ArrayLike) -> Predicted:
         """The prediction of each row of `data`."""

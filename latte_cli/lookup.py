@@ -25,6 +25,8 @@ Z95, Z80 = 1.96, 1.2816
 
 _LEAST_SPREAD = 0.03  # the least between passes, see the next line
 _SPREAD_OF_ONE = 0.05  # the same layer differs by 3 to 7 % between passes; taken where there is a single one
+_NO_DRIFT = (1.0,)  # one for all: a table of a million rows has as many
+_LOW_OF_ONE, _HIGH_OF_ONE = (exp(sign * Z95 * sqrt(2 * _SPREAD_OF_ONE**2)) for sign in (-1, 1))
 _INTERPOLATION_SPREAD = 0.08  # chosen: the 0.05 of one pass, and more for what lies between
 _WIDEST_BRACKET = 8.0  # chosen: over three doublings kernels change, and a line says little
 
@@ -107,6 +109,8 @@ def combine_passes(measurements: Iterable[Measurement]) -> list[Timing]:
 
 
 def _timing_of(task: Task, rows: Sequence[Measurement], medians: Sequence[float]) -> Timing:
+    if len(rows) == 1 and not rows[0].device_times_s and not rows[0].host_times_s:
+        return _timing_of_summary(task, rows[0])
     device_s = _middle(medians)
     within = _middle([_log_spread(row.device_times_s) for row in rows])
     spread = max(_LEAST_SPREAD, sqrt(within**2 + _log_spread(medians) ** 2))
@@ -131,6 +135,26 @@ def _timing_of(task: Task, rows: Sequence[Measurement], medians: Sequence[float]
 def _middle(values: Sequence[float]) -> float:
     """The median; most tasks have one pass, whose value it is."""
     return values[0] if len(values) == 1 else median(values)
+
+
+def _timing_of_summary(task: Task, row: Measurement) -> Timing:
+    """The same for the one row that imported tables have of a task, which may be a million of them."""
+    device_s, powers = row.seconds or 0.0, (row.before.power_w, row.after.power_w)
+    return Timing(
+        task=task,
+        device_s=device_s,
+        host_s=device_s,
+        power_w=None if powers == (None, None) else _mean(powers),
+        low_s=device_s * _LOW_OF_ONE,
+        high_s=device_s * _HIGH_OF_ONE,
+        workspace_bytes=row.workspace_bytes,
+        noisy=QualityFlag.NOISY in row.flags or QualityFlag.DISTURBED in row.flags,
+        drift=_NO_DRIFT if row.drift == 1.0 else (row.drift,),
+        measured_at=row.measured_at,
+        deterministic=row.deterministic,
+        notes=row.notes,
+        in_step=row.cache_state == IN_STEP,
+    )
 
 
 def _host_s(row: Measurement) -> float:

@@ -209,7 +209,7 @@ def test_from_many_times_more_trees_are_learned(
 ) -> None:
     monkeypatch.setattr("latte_cli.selector.trees._MANY_TIMES", 1)
     large = selectors.fit_selector(known, seed=3)
-    assert len(large.model.as_files()["losses.ubj"]) > 2 * len(fitted.model.as_files()["losses.ubj"])
+    assert len(large.model.as_files()["losses.ubj"]) > 1.5 * len(fitted.model.as_files()["losses.ubj"])
     chosen_alike = [chosen(large, one.layer).algorithm == chosen(fitted, one.layer).algorithm for one in known]
     assert sum(chosen_alike) > 0.8 * len(chosen_alike)
 

@@ -1,5 +1,6 @@
 """`latte train-selector`: learn which algorithm is fastest, from the rows of the store."""
 
+import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, asked
 from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.training import learned_from, models_folder
 from latte_cli.errors import unknown
-from latte_cli.report import Format, duration
+from latte_cli.report import Format, duration, percent
 
 if TYPE_CHECKING:
     from latte_cli.selector import Decision, Evaluation, SelectionScore, Selector
@@ -73,12 +74,18 @@ def train_selector(request: TrainSelectorRequest) -> None:
 def _decisions(
     store: "Store", slugs: Sequence[str]
 ) -> "tuple[list[Decision], list[Decision], dict[DecisionKey, Decision]]":
-    """The choices by all passes, by those that teach, and by those that judge."""
+    """The choices by all passes, by those that teach, and by those that judge; one phase's rows are held at a time."""
     from latte_cli.layers import Convolution
-    from latte_cli.selector import by_pass, decisions
+    from latte_cli.selector import by_pass_and_part
 
-    rows = [row for slug in slugs for row in store.measurements(slug, kinds={Convolution.kind})]
-    return decisions(rows), *by_pass(rows)
+    kinds, phases = {Convolution.kind}, Convolution.phases
+    gc.disable()  # rows and choices hold no cycles; looking for some in a million of them doubles the time
+    try:
+        parts = (store.measurements(slug, kinds=kinds, phases={phase}) for slug in slugs for phase in phases)
+        return by_pass_and_part(parts)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _learn(
@@ -88,11 +95,12 @@ def _learn(
     later: "Mapping[DecisionKey, Decision]",
 ) -> "tuple[Evaluation, Selector]":
     """The selector of all that is `known`, and how well those choose that are fitted on parts of the `first` pass."""
-    from latte_cli.selector import evaluate, fit_selector
+    from latte_cli.selector import Lesson, evaluate, fit_selector
 
+    taught = Lesson.of(first)
     with console.progress("fitting", request.folds + 1) as bar:
         judged = evaluate(
-            first,
+            taught,
             later=later or None,
             kind=request.kind,
             seed=request.seed,
@@ -102,7 +110,7 @@ def _learn(
             done=bar.advance,
         )
         selector = fit_selector(
-            known,
+            taught if known is first else Lesson.of(known),
             kind=request.kind,
             seed=request.seed,
             softness=judged.softness,
@@ -122,10 +130,13 @@ def _write(
     took = f"choosing for 53 convolutions in 3 phases takes {duration(took_s)}"
     how = f"judged on layers of other shapes than those learned from, in {request.folds} parts"
     by = [f"learned from the first pass, judged by later ones ({later} choices)"] if later else []
-    importance, footer = selector.card.importance, (how, *by, took)
+    some = [f"judged and learned from on {percent(judged.judged_share)} of the choices; the selector learned from all"]
+    importance = selector.card.importance
+    footer = (how, *by, *(some if judged.judged_share < 1 else ()), took)
     write_evaluation(judged, request.form, importance=importance, prediction_s=took_s, footer=footer)
     if request.form is not Format.TABLE:
-        console.note(took)
+        for line in footer[1 + len(by) :]:
+            console.note(line)
 
 
 def _warn(scores: Sequence["SelectionScore"]) -> None:

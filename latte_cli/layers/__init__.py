@@ -105,7 +105,7 @@ def layer_text(layer: Layer) -> str:
     return json.dumps({"kind": layer.kind, **body}, separators=(",", ":"))
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=1 << 18)  # chosen: those of a million rows, so that the phases of a layer share it
 def layer_from_text(text: str) -> Layer:
     """The layer that `layer_text` wrote; raises LatteError for any other text."""
     try:

@@ -1,9 +1,9 @@
 """The learned selector: which algorithm each convolution should run with, fitted on a store's rows."""
 
 from latte_cli.selector.artefact import find, load_selector, save_selector, selector_name
-from latte_cli.selector.decisions import Decision, by_pass, decisions
+from latte_cli.selector.decisions import Decision, by_pass, by_pass_and_part, decisions
 from latte_cli.selector.evaluation import Evaluation, SelectionScore, evaluate, prediction_s
-from latte_cli.selector.model import KINDS, Choice, Preferences, Selector, SelectorCard, fit_selector
+from latte_cli.selector.model import KINDS, Choice, Lesson, Preferences, Selector, SelectorCard, fit_selector
 
 __all__ = [
     "KINDS",
@@ -11,10 +11,12 @@ __all__ = [
     "Choice",
     "Decision",
     "Evaluation",
+    "Lesson",
     "Preferences",
     "SelectionScore",
     "Selector",
     "by_pass",
+    "by_pass_and_part",
     "decisions",
     "evaluate",
     "find",

@@ -1,15 +1,15 @@
 """Decisions: the choices between algorithms that a store's rows hold, with what each would cost."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from statistics import median
 from typing import TypeAlias
 
 from latte_cli.algorithms import Algorithm
 from latte_cli.devices import Device
-from latte_cli.layers import Convolution, Layer, Phase
+from latte_cli.layers import Convolution, Phase
 from latte_cli.lookup import Timing, combine_passes, fits_workspace
 from latte_cli.measure import Evidence, Measurement
 from latte_cli.tasks import Question, Settings, Task
@@ -66,10 +66,10 @@ class Decision:
             return float(self.times_s.get(algorithm) == self.times_s[self.best])
         return dict(self.wins).get(algorithm, 0) / self.count
 
-    @property
-    def shape(self) -> Layer:
-        """The layer up to its batch and bias: decisions of equal shape tell too much about each other."""
-        return replace(self.layer, batch=1, bias=False)
+    @cached_property
+    def shape(self) -> tuple[object, ...]:
+        """The layer's sizes but its batch and bias: decisions of equal shape tell too much about each other."""
+        return tuple(value for name, value in vars(self.layer).items() if name in _SHAPE)
 
     @property
     def key(self) -> "DecisionKey":
@@ -98,6 +98,8 @@ class Decision:
         return replace(self, timings=(*own, *filled), refused=earlier.refused)
 
 
+_SHAPE = {field.name for field in fields(Convolution)} - {"batch", "bias"}
+
 DecisionKey: TypeAlias = tuple[str, Settings, Convolution, Phase]
 
 
@@ -106,13 +108,39 @@ def by_pass(measurements: Iterable[Measurement]) -> tuple[list[Decision], dict[D
 
     Where later passes judge less than half of them, all passes together are the first, and there are no later ones.
     """
-    rows = list(measurements)
+    _, first, later = by_pass_and_part([list(measurements)])
+    return first, later
+
+
+def by_pass_and_part(
+    parts: Iterable[Sequence[Measurement]],
+) -> tuple[list[Decision], list[Decision], dict[DecisionKey, Decision]]:
+    """The choices as all passes of a sweep know them, as the first does, and as later ones do, where there are any.
+
+    No choice may have rows in two `parts`; one part at a time is held in memory. Where later passes judge less than
+    half of the choices, all passes together are the first, and there are no later ones.
+    """
+    known: list[Decision] = []
+    first: list[Decision] = []
+    judges: dict[DecisionKey, Decision] = {}
+    for rows in parts:
+        own, own_first, own_judges = _by_pass(rows)
+        known += own
+        first += own_first
+        judges |= own_judges
+        del rows  # before the next ones are read
+    return (known, first, judges) if 2 * len(judges) >= len(first) else (known, known, {})
+
+
+def _by_pass(rows: Sequence[Measurement]) -> tuple[list[Decision], list[Decision], dict[DecisionKey, Decision]]:
+    known = decisions(rows)
+    again = [row for row in rows if row.sweep_pass > 0 and row.evidence is not Evidence.LABEL]
+    if not again:
+        return known, known, {}
     first = decisions(row for row in rows if row.sweep_pass == 0 or row.evidence is Evidence.LABEL)
     earlier = {decision.key: decision for decision in first}
-    again = (row for row in rows if row.sweep_pass > 0 and row.evidence is not Evidence.LABEL)
     later = {decision.key: decision for decision in decisions(again, least=1)}
-    judges = {key: decision.complete_with(earlier[key]) for key, decision in later.items() if key in earlier}
-    return (first, judges) if 2 * len(judges) >= len(first) else (decisions(rows), {})
+    return known, first, {key: own.complete_with(earlier[key]) for key, own in later.items() if key in earlier}
 
 
 def decisions(measurements: Iterable[Measurement], *, least: int = 2) -> list[Decision]:
@@ -138,6 +166,8 @@ def decisions(measurements: Iterable[Measurement], *, least: int = 2) -> list[De
     found = [decision for decision in found if len(decision.timings) >= least]
     timed = {decision.key for decision in found}
     found += _labelled_decisions(devices, {key: each for key, each in wins.items() if key not in timed})
+    if not answers:
+        return found
     return [replace(decision, heuristic=_algorithm_named(decision, answers.get(decision.key))) for decision in found]
 
 

@@ -14,10 +14,12 @@ import numpy.typing as npt
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.devices import Device
-from latte_cli.layers import layer_text
+from latte_cli.features import Matrix
 from latte_cli.lookup import Pair
+from latte_cli.selector.candidates import Indices
 from latte_cli.selector.decisions import Decision, DecisionKey
-from latte_cli.selector.model import Preferences, Selector, fit_selector, too_few
+from latte_cli.selector.examples import CandidateExamples
+from latte_cli.selector.model import Lesson, Preferences, Selector, fit_selector, too_few
 from latte_cli.tasks import Settings
 
 _LEAST_SHAPES = 8  # chosen: more than the usual number of folds
@@ -27,8 +29,9 @@ _NETWORK = 159
 _CURVE = (8, 4, 2, 1)  # one layer of so many is learned from
 _BINS = 10  # chosen: tenths of confidence
 
+_MOST_JUDGED = 60_000  # candidates of the layers that choices are judged on; benchmarks/selector_cost.py
+
 Picks: TypeAlias = Mapping[int, Algorithm]
-Fit: TypeAlias = Callable[[Sequence[Decision]], Selector]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +71,19 @@ class Evaluation:
     """How good a selector's choices are on layers that it has not seen, and how sure it may be.
 
     A candidate is e times less likely for a loss `softness` higher, which fits best; `calibration_error` is how far
-    confidences are from how often they were right, in the mean.
+    confidences are from how often they were right, in the mean. All this is of the `judged_share` of the choices, which
+    is less than 1 for large tables.
     """
 
     scores: tuple[SelectionScore, ...]
     curve: tuple[LearningPoint, ...] = ()
     softness: float = 1.0
     calibration_error: float = nan
+    judged_share: float = 1.0
 
 
 def evaluate(
-    decisions: Sequence[Decision],
+    decisions: Sequence[Decision] | Lesson,
     *,
     later: Mapping[DecisionKey, Decision] | None = None,
     kind: str = "xgboost",
@@ -94,28 +99,34 @@ def evaluate(
     Each decision is judged by a selector fitted without any layer of the same shape, whatever its batch. With `later`
     passes choices are judged by those, and only where there are any; choosing as the first pass would is then the
     method `another_pass`, and nothing can be told to be better than that. A choice that did not run counts as the
-    slowest that did. `done` hears how many folds are done.
+    slowest that did. Of large tables some shapes are learned from and judged. `done` hears how many folds are done.
     Raises LatteError where there are too few layers to split.
     """
-    if len({decision.shape for decision in decisions}) < _LEAST_SHAPES:
+    whole = decisions if isinstance(decisions, Lesson) else Lesson.of(decisions)
+    lesson = whole.part(_some(whole.examples, seed))
+    decisions = lesson.decisions
+    if len(set(lesson.examples.shapes.tolist())) < _LEAST_SHAPES:
         raise too_few(decisions)
 
-    def fitted(train: Sequence[Decision]) -> Selector:
-        return fit_selector(train, seed=seed, kind=kind)
+    def fitted(train: Indices) -> Selector:
+        part = lesson.part(train)
+        selector = part.fit_on(seed=seed, kind=kind, hasty=True)
+        return Selector(selector.card, selector.model, part.fit_workspaces(seed=seed)) if limits else selector
 
     judges = [decision if later is None else later.get(decision.key) for decision in decisions]
-    own = fold_numbers(decisions, seed=seed, folds=folds)
+    own = np.array(fold_numbers(decisions, seed=seed, folds=folds))
     most_frequent: dict[int, Algorithm] = {}
     ranked: dict[int, Preferences] = {}
     points: tuple[LearningPoint, ...] = ()
     for fold in range(folds):
-        train = [decision for decision, number in zip(decisions, own, strict=True) if number != fold]
-        test = {index: judge for index, judge in enumerate(judges) if judge and own[index] == fold}
-        ranked |= rankings(fitted(train), test)
-        most_frequent |= majority(train, test)
+        train = np.flatnonzero(own != fold)
+        test = {index: judge for index in np.flatnonzero(own == fold).tolist() if (judge := judges[index])}
+        selector = fitted(train)
+        ranked |= rankings(selector, test, features=lesson.examples.features, with_workspaces=bool(limits))
+        most_frequent |= majority([decisions[index] for index in train.tolist()], test)
         done(fold + 1)
         if curve and not fold:
-            points = _curve(train, test, fitted)
+            points = _curve(lesson, train, test, fitted, selector)
     known = {index: judge for index, judge in enumerate(judges) if judge}
     has_default = (index for index, decision in known.items() if FRAMEWORK_DEFAULT in decision.times_s)
     picks: dict[str, Picks] = {
@@ -136,6 +147,7 @@ def evaluate(
         curve=points,
         softness=softness,
         calibration_error=calibration_error(ranked, known, softness),
+        judged_share=len(decisions) / len(whole.decisions),
     )
 
 
@@ -166,32 +178,62 @@ def _within(decisions: Mapping[int, Decision], picks: Picks, limit_bytes: int) -
             yield replace(score, limit_bytes=limit_bytes)
 
 
-def _curve(train: Sequence[Decision], test: Mapping[int, Decision], fitted: Fit) -> tuple[LearningPoint, ...]:
-    """Quality after a part of the layers: an eighth, a quarter, half and all of them."""
+def _curve(
+    lesson: Lesson,
+    train: Indices,
+    test: Mapping[int, Decision],
+    fitted: Callable[[Indices], Selector],
+    whole: Selector,
+) -> tuple[LearningPoint, ...]:
+    """Quality after a part of the layers: an eighth, a quarter, half and all of them, from which `whole` is fitted."""
     points = []
-    shapes = fold_numbers(train, seed=1, folds=_CURVE[0])
+    decisions = [lesson.decisions[index] for index in train]
+    shapes = np.array(fold_numbers(decisions, seed=1, folds=_CURVE[0]))
     for part in _CURVE:
-        some = [decision for decision, number in zip(train, shapes, strict=True) if number < _CURVE[0] // part]
-        if len({decision.shape for decision in some}) < _LEAST_SHAPES:
+        some = np.flatnonzero(shapes < _CURVE[0] // part)
+        if len(set(lesson.examples.shapes[train[some]].tolist())) < _LEAST_SHAPES:
             continue
-        picks = selected_algorithms(fitted(some), test)
+        selector = whole if part == 1 else fitted(train[some])
+        ranked = rankings(selector, test, features=lesson.examples.features, with_workspaces=False)
+        picks = _best(ranked)
         score = _score("selector", ("", "", "all"), list(test.values()), list(picks.values()))
-        layers = len({decision.layer for decision in some})
+        layers = len({decisions[index].layer for index in some})
         points.append(LearningPoint(layers=layers, top1=score.top1, regret_geomean=score.regret_geomean))
     return tuple(points)
 
 
+def _some(examples: CandidateExamples, seed: int) -> Indices:
+    """All decisions, or whole shapes with about as many candidates as are judged at most."""
+    candidates = np.diff(examples.starts)
+    if candidates.sum() <= _MOST_JUDGED:
+        return np.arange(len(candidates))
+    distinct, shapes = np.unique(examples.shapes, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    until = np.searchsorted(np.cumsum(np.bincount(shapes, weights=candidates)[order]), _MOST_JUDGED)
+    some: Indices = np.flatnonzero(np.isin(shapes, order[: until + 1]))
+    return some
+
+
 def fold_numbers(decisions: Sequence[Decision], *, seed: int, folds: int) -> list[int]:
     """The fold of each decision; decisions on layers of one shape share theirs."""
-    shapes = [layer_text(decision.shape) for decision in decisions]
-    distinct = sorted(set(shapes))
+    shapes = [decision.shape for decision in decisions]
+    distinct = sorted(set(shapes), key=str)
     order = np.random.default_rng(seed).permutation(len(distinct))
     folds_of = {shape: int(place) % folds for shape, place in zip(distinct, order, strict=True)}
     return [folds_of[shape] for shape in shapes]
 
 
-def rankings(selector: Selector, decisions: Mapping[int, Decision]) -> dict[int, Preferences]:
-    """What `selector` prefers for each decision, among the algorithms that were tried."""
+def rankings(
+    selector: Selector,
+    decisions: Mapping[int, Decision],
+    *,
+    features: Matrix | None = None,
+    with_workspaces: bool = True,
+) -> dict[int, Preferences]:
+    """What `selector` prefers for each decision, among the algorithms that were tried.
+
+    `features` has a row at each decision's index, where they are known already.
+    """
     batches: defaultdict[tuple[Device, Settings], list[int]] = defaultdict(list)
     for index, decision in decisions.items():
         batches[decision.device, decision.settings].append(index)
@@ -199,7 +241,9 @@ def rankings(selector: Selector, decisions: Mapping[int, Decision]) -> dict[int,
     for (device, settings), indices in batches.items():
         pairs = [(decisions[index].layer, decisions[index].phase) for index in indices]
         tried = [decisions[index].tried_algorithms for index in indices]
-        found.update(zip(indices, selector.rank(pairs, settings, device, tried), strict=True))
+        seen = None if features is None else features[indices]
+        ranked = selector.rank(pairs, settings, device, tried, with_workspaces=with_workspaces, features=seen)
+        found.update(zip(indices, ranked, strict=True))
     return {index: found[index] for index in decisions}
 
 
@@ -217,15 +261,22 @@ def fitted_softness(ranked: Mapping[int, Preferences], decisions: Mapping[int, D
     from scipy.optimize import minimize_scalar
 
     choices = [
-        (each.losses, _winner_index(each, decisions[index])) for index, each in ranked.items() if len(each.losses) > 1
+        (each.losses, won)
+        for index, each in ranked.items()
+        if len(each.losses) > 1 and (won := _winner_index(each, decisions[index])) is not None
     ]
-    gaps = [(np.array(losses) - min(losses), won) for losses, won in choices if won is not None]
-    if not gaps:
+    if not choices:
         return 1.0
+    widest = max(len(losses) for losses, _ in choices)
+    gaps = np.full((len(choices), widest), np.inf)
+    for row, (losses, _) in enumerate(choices):
+        gaps[row, : len(losses)] = losses
+    gaps -= gaps.min(axis=1, keepdims=True)
+    winners = gaps[np.arange(len(choices)), [won for _, won in choices]]
 
     def unlikely(log_softness: float) -> float:
-        scaled = ((gap / np.exp(log_softness), won) for gap, won in gaps)
-        return float(np.mean([gap[won] + np.log(np.exp(-gap).sum()) for gap, won in scaled]))
+        softness = np.exp(log_softness)
+        return float(np.mean(winners / softness + np.log(np.exp(-gaps / softness).sum(axis=1))))
 
     return float(np.exp(minimize_scalar(unlikely, bounds=(-7, 3), method="bounded").x))
 

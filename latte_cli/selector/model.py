@@ -2,13 +2,13 @@
 
 import platform
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
-from math import exp, isnan, log
-from typing import TYPE_CHECKING, Any
+from math import exp, isnan
+from typing import Any
 
 import numpy as np
 
@@ -16,28 +16,26 @@ from latte_cli import __version__
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.devices import Device
 from latte_cli.errors import LatteError
-from latte_cli.features import FEATURE_VERSION, Matrix, details, matrix
+from latte_cli.features import FEATURE_VERSION, Matrix
 from latte_cli.layers import Convolution, Layer, Phase, layer_text
 from latte_cli.layers.alike import sort
 from latte_cli.lookup import Pair
 from latte_cli.precisions import Layout, Precision
-from latte_cli.selector.candidates import COLUMNS, Array, CandidateTable, Indices, Model
+from latte_cli.selector.candidates import COLUMNS, CandidateTable, Indices, Model
 from latte_cli.selector.decisions import Decision
+from latte_cli.selector.examples import CandidateExamples, examples_of, seen_columns
 from latte_cli.selector.workspaces import Workspaces
 from latte_cli.tasks import Settings
-
-if TYPE_CHECKING:
-    from latte_cli.selector.trees import TreeExamples
 
 SCHEMA = "latte.selector/2"
 
 KINDS = ("xgboost", "mlp")
 """Kinds of models: boosted trees, and the perceptron of LATTE's own code."""
 
-_REFUSED = 1.0  # the loss of what did not run: that of an algorithm which takes for ever
 _LIBRARIES = {"xgboost": "xgboost", "mlp": "torch"}
 _SOFTNESS = {"xgboost": 0.1, "mlp": 1.0}  # chosen: where no evaluation has fitted it
 _LEAST_SHAPES = 4  # chosen: from fewer there is nothing to learn but their names
+_HASTE = 8  # chosen: of so much less work are those of the parts of an evaluation, of which there are some six
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +159,12 @@ class Selector:
         candidates: Sequence[Collection[Algorithm]] | None = None,
         *,
         with_workspaces: bool = True,
+        features: Matrix | None = None,
     ) -> list[Preferences]:
         """What may compute each pair, among what ran on layers of its sort and is in its `candidates`.
 
-        The workspaces of its preferences are zeros unless `with_workspaces`.
+        The workspaces of its preferences are zeros unless `with_workspaces`; `features` are those of the pairs, where
+        they are known already.
         """
         if not layers_phases:
             return []
@@ -174,7 +174,7 @@ class Selector:
         counts = [len(indices) for indices in able]
         asked = CandidateTable(
             pairs=layers_phases,
-            features=_seen_columns(layers_phases, settings, device),
+            features=seen_columns(layers_phases, settings, device) if features is None else features,
             settings=settings,
             device=device,
             rows=np.repeat(np.arange(len(able)), counts),
@@ -223,7 +223,7 @@ def _choice(pair: Pair, settings: Settings, best: tuple[Algorithm, float]) -> Ch
 
 
 def fit_selector(
-    decisions: Sequence[Decision],
+    decisions: "Sequence[Decision] | Lesson",
     *,
     kind: str = "xgboost",
     seed: int = 0,
@@ -237,43 +237,85 @@ def fit_selector(
     `softness` and its error are those of an evaluation; `scores` (dataclasses) and `made_at` (seconds since the epoch)
     are for the card. Raises LatteError where there are too few to learn from.
     """
-    from latte_cli.selector import mlp, trees, workspaces
-
-    if len({decision.shape for decision in decisions}) < _LEAST_SHAPES:
-        raise too_few(decisions)
-    devices = sorted({decision.device.slug for decision in decisions})
-    algorithms = sorted({algorithm for decision in decisions for algorithm in decision.ran}, key=_order)
-    features = _features(decisions)
-    model: Model
-    importance: Mapping[str, float] = {}
-    classes: Mapping[str, Sequence[int]] = {}
-    if kind == "mlp":
-        model = mlp.fit_perceptrons(decisions, algorithms, seed=seed)
-    else:
-        model = boosted = trees.fit_trees(_examples(decisions, algorithms, devices, features), devices, seed=seed)
-        importance, classes = boosted.importance(), boosted.classes
-    card = SelectorCard(
-        kind=kind,
-        softness=_SOFTNESS[kind] if softness is None else softness,
+    lesson = decisions if isinstance(decisions, Lesson) else Lesson.of(decisions)
+    selector = lesson.fit_on(kind=kind, seed=seed)
+    card = replace(
+        selector.card,
+        softness=selector.card.softness if softness is None else softness,
         calibration_error=None if calibration_error is None or isnan(calibration_error) else calibration_error,
-        importance=importance,
-        classes=classes,
-        devices=devices,
-        algorithms=algorithms,
-        ran=_ran(decisions, algorithms),
-        settings=sorted({f"{s.precision} {s.layout} {s.threads} threads" for s in (d.settings for d in decisions)}),
-        decisions=len(decisions),
-        fingerprint=_fingerprint(decisions),
-        seed=seed,
+        fingerprint=_fingerprint(lesson.decisions),
         made_at=made_at,
         scores=[asdict(score) for score in scores],
-        versions={
-            "latte": __version__,
-            _LIBRARIES[kind]: version(_LIBRARIES[kind]),
-            "python": platform.python_version(),
-        },
     )
-    return Selector(card, model, workspaces.fit_workspaces(features, *_needs(decisions, algorithms), seed=seed))
+    return Selector(card, selector.model, lesson.fit_workspaces(seed=seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """Decisions to learn from with their examples, and parts of them."""
+
+    decisions: Sequence[Decision]
+    algorithms: Sequence[Algorithm]
+    devices: Sequence[str]
+    examples: CandidateExamples
+
+    @classmethod
+    def of(cls, decisions: Sequence[Decision]) -> "Lesson":
+        """All that `decisions` teach."""
+        devices = sorted({decision.device.slug for decision in decisions})
+        algorithms = sorted({algorithm for decision in decisions for algorithm in decision.ran}, key=_order)
+        examples = examples_of(decisions, algorithms, devices)
+        return cls(decisions=decisions, algorithms=algorithms, devices=devices, examples=examples)
+
+    def part(self, chosen: Indices) -> "Lesson":
+        """The lesson of some decisions."""
+        decisions = [self.decisions[row] for row in chosen]
+        return replace(self, decisions=decisions, examples=self.examples.take(chosen))
+
+    def fit_on(self, *, kind: str = "xgboost", seed: int = 0, hasty: bool = False) -> Selector:
+        """A selector without workspaces, and with a card that says the least; a `hasty` one is only to be judged.
+
+        Raises LatteError for too few shapes.
+        """
+        from latte_cli.selector import mlp, trees
+
+        if len(set(self.examples.shapes.tolist())) < _LEAST_SHAPES:
+            raise too_few(self.decisions)
+        model: Model
+        importance: Mapping[str, float] = {}
+        classes: Mapping[str, Sequence[int]] = {}
+        if kind == "mlp":
+            model = mlp.fit_perceptrons(self.decisions, self.algorithms, seed=seed)
+        else:
+            work = trees.MOST_WORK // (_HASTE if hasty else 1)
+            model = boosted = trees.fit_trees(self.examples, self.devices, seed=seed, most_work=work)
+            importance, classes = boosted.importance(), boosted.classes
+        settings = {decision.settings for decision in self.decisions}
+        libraries = {each: version(each) for each in (_LIBRARIES[kind],)}
+        card = SelectorCard(
+            kind=kind,
+            softness=_SOFTNESS[kind],
+            importance=importance,
+            classes=classes,
+            devices=self.devices,
+            algorithms=self.algorithms,
+            ran=_ran(self.decisions, self.algorithms),
+            settings=sorted({f"{each.precision} {each.layout} {each.threads} threads" for each in settings}),
+            decisions=len(self.decisions),
+            fingerprint="",
+            seed=seed,
+            versions={"latte": __version__, **libraries, "python": platform.python_version()},
+        )
+        return Selector(card, model, Workspaces())
+
+    def fit_workspaces(self, *, seed: int) -> Workspaces:
+        """What the algorithms need beside, from those that were measured."""
+        from latte_cli.selector.workspaces import fit_workspaces
+
+        examples = self.examples
+        known = np.flatnonzero(~np.isnan(examples.needs_bytes))
+        rows, needed = examples.rows[known], examples.needs_bytes[known]
+        return fit_workspaces(examples.features, rows, examples.indices[known], needed, seed=seed)
 
 
 def too_few(decisions: Sequence[Decision]) -> LatteError:
@@ -289,76 +331,15 @@ def _order(algorithm: Algorithm) -> tuple[str, str, int]:
     return algorithm.library, algorithm.name, -1 if algorithm.vendor_id is None else algorithm.vendor_id
 
 
-def _examples(
-    decisions: Sequence[Decision], algorithms: Sequence[Algorithm], devices: Sequence[str], features: Matrix
-) -> "TreeExamples":
-    """Everything that was tried: its loss is 1 - best time / time, or how often it did not win."""
-    from latte_cli.selector.trees import TreeExamples
-
-    at = {algorithm: index for index, algorithm in enumerate(algorithms)}
-    cells: list[tuple[int, int, float, float]] = []
-    for row, decision in enumerate(decisions):
-        cells += [(row, at[one], _loss(decision, one), decision.share(one)) for one in decision.ran]
-        cells += [(row, at[refused], _REFUSED, 0.0) for refused in decision.refused if refused in at]
-    rows, indices, losses, wins = (np.array(column) for column in zip(*cells, strict=True))
-    return TreeExamples(
-        features=features,
-        devices=np.array([devices.index(decision.device.slug) for decision in decisions]),
-        phases=[decision.phase for decision in decisions],
-        rows=rows,
-        indices=indices,
-        losses=losses,
-        wins=wins,
-        gains=np.array([_gain(decision) for decision in decisions]),
-        counts=np.array([decision.count for decision in decisions], dtype=np.float64),
-        times=sum(len(decision.times_s) for decision in decisions),
+def _fingerprint(decisions: Sequence[Decision]) -> str:
+    texts = {settings: str(settings) for settings in {decision.settings for decision in decisions}}
+    known = (
+        f"{one.device.slug} {layer_text(one.layer)} {one.phase} {texts[one.settings]} {one.wins} "
+        + " ".join(
+            sorted(f"{algorithm.library} {algorithm.name} {time_s!r}" for algorithm, time_s in one.times_s.items())
+        )
+        for one in decisions
     )
-
-
-def _needs(decisions: Sequence[Decision], algorithms: Sequence[Algorithm]) -> tuple[Indices, Indices, Array]:
-    """Decision, algorithm and bytes of each workspace that was measured."""
-    at = {algorithm: index for index, algorithm in enumerate(algorithms)}
-    cells = [
-        (row, at[timing.task.algorithm], timing.workspace_bytes)
-        for row, decision in enumerate(decisions)
-        for timing in decision.timings
-        if timing.workspace_bytes is not None
-    ]
-    rows, indices, needed = np.array(cells, dtype=np.int64).reshape(-1, 3).T
-    return rows, indices, needed.astype(np.float64)
-
-
-def _gain(decision: Decision) -> float:
-    """The logarithm of the second best time over the best; 1 where only the winner is known."""
-    times = sorted(decision.times_s.values())
-    return log(times[1] / times[0]) if len(times) > 1 else 1.0
-
-
-def _loss(decision: Decision, algorithm: Algorithm) -> float:
-    if decision.times_s:
-        return 1 - decision.times_s[decision.best] / decision.times_s[algorithm]
-    return 1 - decision.share(algorithm)
-
-
-def _seen_columns(pairs: Sequence[Pair], settings: Settings, device: Device) -> Matrix:
-    """The columns that a model may look at."""
-    return np.hstack([matrix(pairs, settings, device), details([layer for layer, _ in pairs])])
-
-
-def _features(decisions: Sequence[Decision]) -> Matrix:
-    """The columns of each decision, computed together for all of one device and settings."""
-    groups: defaultdict[tuple[Device, Settings], list[int]] = defaultdict(list)
-    for row, decision in enumerate(decisions):
-        groups[decision.device, decision.settings].append(row)
-    result = np.empty((len(decisions), len(COLUMNS)), dtype=np.float32)
-    for (device, settings), rows in groups.items():
-        result[rows] = _seen_columns([(decisions[row].layer, decisions[row].phase) for row in rows], settings, device)
-    return result
-
-
-def _fingerprint(decisions: Iterable[Decision]) -> str:
-    known = [f"{d.device.slug} {t.task.id} {t.device_s!r}" for d in decisions for t in d.timings]
-    known += [f"{d.device.slug} {layer_text(d.layer)} {d.phase} {d.settings} {d.wins}" for d in decisions if d.wins]
     return sha256("\n".join(sorted(known)).encode()).hexdigest()
 
 

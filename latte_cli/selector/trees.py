@@ -1,16 +1,17 @@
 """The selector's trees, boosted by XGBoost: what each candidate loses against the best one, and which one wins."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from latte_cli.boosters import load_booster, xgboost_module
+from latte_cli.boosters import fitting_threads, load_booster, quantile_matrix, xgboost_module
 from latte_cli.features import FEATURES, Matrix, informative
-from latte_cli.layers import Phase
 from latte_cli.selector.candidates import COLUMNS, Array, CandidateTable, Indices
+from latte_cli.selector.examples import CandidateExamples
+from latte_cli.selector.listwise import Listwise
 
 SEEN = (*COLUMNS, "device", "algorithm")
 """What the trees see of a candidate; the last two are the card's indices. Those that tell who wins see no algorithm."""
@@ -18,43 +19,54 @@ SEEN = (*COLUMNS, "device", "algorithm")
 LOSSES = "losses"
 """The name of the booster that predicts losses; the others have those of their phases."""
 
+_WHOLE = "whole"  # the attribute of trees that were fitted to columns without gaps; those of earlier versions lack it
+_WEIGHT = "weight"  # the attribute of those of a phase that says what a logarithm of the likelihood weighs
 _CATEGORIES = ("kind", "function", "phase", "device", "algorithm")
 _TYPES = ["c" if column in _CATEGORIES else "q" for column in SEEN]
-_WINS_COUNT = 0.1  # what a logarithm of the likelihood to win weighs beside a loss
-_LEAST_LIKELY = 1e-6  # chosen: keeps the logarithm finite; a loss of 1.4 at most
+_UNKNOWN = np.array([0 if column in _CATEGORIES else -1e6 for column in COLUMNS], dtype=np.float32)  # chosen: no size
+_EARLIER_WEIGHT = 0.1  # that of the trees of earlier versions
+_LEAST_LIKELY = 1e-6  # chosen: beside the likeliest; keeps the logarithm finite
+_NEVER = 1e-30  # chosen: the likelihood of what is no class, and of others at least
 _MANY_TIMES, _MANY = 25_000, 20_000  # docs/selector-quality.md
-_LEAST_WEIGHT, _MOST_GAIN = 0.1, 1.0  # chosen: a choice that matters by a factor of two counts fully
 _COMMON: dict[str, Any] = {"tree_method": "hist", "subsample": 0.8}  # docs/selector-quality.md
 _OF_LOSSES = {"objective": "reg:squarederror", "base_score": 0.0, "min_child_weight": 5, "colsample_bytree": 0.8}
-_OF_WINS = {"objective": "multi:softprob", "min_child_weight": 1, "colsample_bytree": 0.3}
-# Depth, rate and rounds for losses and for wins: more decisions tell finer rules from noise.
-_FEW, _LARGE = ((8, 0.25, 40), (8, 0.25, 25)), ((10, 0.1, 300), (10, 0.07, 200))  # docs/selector-quality.md
+_OF_WINS = {"objective": "multi:softprob", "base_score": 0.0, "min_child_weight": 1, "colsample_bytree": 0.3}
 _SMOOTH = {"min_child_weight": 10, "colsample_bytree": 0.5}  # few decisions, between many candidates
+_BLOCK = 1 << 15  # chosen: candidates that are asked about together; 18 MB of columns
+
+MOST_WORK = 50_000_000
+"""Rows times rounds, and times classes, that are fitted in half a minute by two cores; benchmarks/selector_cost.py."""
+_LEAST_ROUNDS = 40  # chosen: rather than with fewer, some decisions are not learned from
+_FASTEST = 0.3  # chosen: a higher rate learns visibly less
+_MOST_CLASSES = 8  # chosen: each takes a tree in each round; the losses tell of the others
 
 
 @dataclass(frozen=True, kw_only=True)
-class TreeExamples:
-    """What trees are fitted to: for each decision its features, its device's place and its phase; for each candidate
-    the decision (`rows`), the algorithm (`indices`), its loss, and how often it won; the `gain` of the best candidate
-    over the next is in logarithms of time, and `counts` are how many rows stand behind a decision. The times of `times`
-    candidates are known."""
+class _TreeSize:
+    """How large trees grow: `depth` levels, and a `rate` for each of `rounds`; `weight` is that of what they say."""
 
-    features: Matrix
-    devices: Indices
-    phases: Sequence[Phase]
-    rows: Indices
-    indices: Indices
-    losses: Array
-    wins: Array
-    gains: Array
-    counts: Array
-    times: int
+    depth: int
+    rate: float
+    rounds: int
+    weight: float = 1.0
+
+    def within(self, work: int, rows: int) -> "_TreeSize":
+        """The same with fewer rounds, each of which counts more, where all on so many `rows` would take more `work`."""
+        rounds = min(self.rounds, max(_LEAST_ROUNDS, work // max(1, rows)))
+        return replace(self, rate=min(max(_FASTEST, self.rate), self.rate * self.rounds / rounds), rounds=rounds)
+
+
+# For losses and for wins; more decisions tell finer rules from noise: docs/selector-quality.md
+_FEW = _TreeSize(depth=8, rate=0.25, rounds=40), _TreeSize(depth=8, rate=0.25, rounds=25, weight=0.1)
+_LARGE = _TreeSize(depth=10, rate=0.1, rounds=100), _TreeSize(depth=9, rate=0.15, rounds=100, weight=0.5)
+
+_Gradient: TypeAlias = Callable[[npt.NDArray[np.float32], Any], tuple[Array, Array]] | None
 
 
 class Trees:
-    """Boosted trees: a candidate's loss, 1 - best time / time, less 0.1 of the logarithm of its likelihood to win.
+    """Boosted trees: a candidate's loss, 1 - best time / time, less a part of the logarithm of its likelihood to win.
 
-    Both are fitted to time: a decision counts in the likelihood by what the winner gains.
+    Both are fitted to time: see `Listwise` for the likelihood.
     """
 
     kind = "xgboost"
@@ -62,21 +74,33 @@ class Trees:
     def __init__(
         self, boosters: Mapping[str, Any], devices: Sequence[str], classes: Mapping[str, Sequence[int]]
     ) -> None:
+        """Raises ValueError for trees of a phase that say of no possible weight."""
         self._boosters, self._devices, self.classes = boosters, list(devices), classes
+        self._weights = {phase: float(boosters[phase].attr(_WEIGHT) or _EARLIER_WEIGHT) for phase in classes}
+        if not all(0 < weight <= 1 for weight in self._weights.values()):
+            raise ValueError("trees of an odd weight")
 
     def losses(self, candidates: CandidateTable) -> Array:
         slug = candidates.device.slug
         code = self._devices.index(slug) if slug in self._devices else np.nan
-        whole = _columns(candidates.features, np.full(len(candidates.features), code, dtype=np.float32))
-        one_each = np.column_stack([whole[candidates.rows], candidates.indices.astype(np.float32)])
-        losses: Array = self._boosters[LOSSES].inplace_predict(one_each).astype(np.float64)
-        likely = np.full((len(whole), candidates.algorithms), _LEAST_LIKELY)
+        devices = np.full(len(candidates.features), code, dtype=np.float32)
+        columns = _columns(candidates.features, devices, gaps=not self._boosters[LOSSES].attr(_WHOLE))
+        losses = np.empty(len(candidates.rows))
+        for start in range(0, len(losses), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            each = np.column_stack([columns[candidates.rows[part]], candidates.indices[part].astype(np.float32)])
+            losses[part] = self._boosters[LOSSES].inplace_predict(each)
+        likely, weights = np.full((len(columns), candidates.algorithms), _NEVER), np.zeros(len(columns))
         for phase in {phase for _, phase in candidates.pairs}:
             if booster := self._boosters.get(phase):
                 own = np.array([index for index, pair in enumerate(candidates.pairs) if pair[1] is phase])
-                won = booster.inplace_predict(whole[own])
-                likely[np.ix_(own, np.array(self.classes[phase]))] = np.maximum(won, _LEAST_LIKELY)
-        losses -= _WINS_COUNT * np.log(likely[candidates.rows, candidates.indices])
+                weights[own] = self._weights[phase]
+                won = np.maximum(booster.inplace_predict(columns[own]), _NEVER)
+                likely[np.ix_(own, np.array(self.classes[phase]))] = won
+        among = likely[candidates.rows, candidates.indices]  # of what cannot run trees may say anything
+        most = np.full(len(columns), _NEVER)
+        np.maximum.at(most, candidates.rows, among)
+        losses -= weights[candidates.rows] * np.log(np.maximum(among / most[candidates.rows], _LEAST_LIKELY))
         return losses
 
     def importance(self) -> dict[str, float]:
@@ -90,35 +114,104 @@ class Trees:
         return {f"{name}.ubj": bytes(booster.save_raw(raw_format="ubj")) for name, booster in self._boosters.items()}
 
 
-def fit_trees(examples: TreeExamples, devices: Sequence[str], *, seed: int) -> Trees:
-    """Trees fitted to `examples`, the same for the same seed."""
+def fit_trees(examples: CandidateExamples, devices: Sequence[str], *, seed: int, most_work: int = MOST_WORK) -> Trees:
+    """Trees fitted to `examples`, the same for the same seed, in at most so much work."""
     many = len(examples.features) >= _MANY
-    detailed = many or examples.times >= _MANY_TIMES
+    detailed = many or len(examples.indices) >= _MANY_TIMES
     of_losses, of_wins = _LARGE if detailed else _FEW
     smooth = _SMOOTH if detailed and not many else {}
-    whole = _columns(examples.features, examples.devices.astype(np.float32))
-    columns = np.column_stack([whole[examples.rows], examples.indices.astype(np.float32)])
-    data = _data(columns, examples.losses, examples.counts[examples.rows], detailed=detailed)
-    boosters = {LOSSES: _boost(data, {**_OF_LOSSES, **smooth}, of_losses, seed)}
-    classes: dict[str, list[int]] = {}
+    weights = np.append(informative(examples.features), np.float32(len(devices) > 1))
+    if not detailed:
+        weights[len(FEATURES) : len(COLUMNS)] = 0
+    chosen = _some(np.diff(examples.starts), most_work, seed)
+    some = examples if len(chosen) == len(examples.features) else examples.take(chosen)
+    size = of_losses.within(most_work, len(some.indices))
+    boosters = {LOSSES: _boost(_losses_matrix(some, weights), {**_OF_LOSSES, **smooth}, size, seed)}
+    del some
     phases = np.array([str(phase) for phase in examples.phases])
-    weights = examples.wins * examples.counts[examples.rows]
-    weights = weights * (_LEAST_WEIGHT + np.minimum(examples.gains[examples.rows], _MOST_GAIN))
-    for phase in sorted(set(phases)):
-        won = np.flatnonzero((examples.wins > 0) & (phases[examples.rows] == phase))
-        present, labels = np.unique(examples.indices[won], return_inverse=True)
-        if len(present) > 1:
-            data = _data(whole[examples.rows[won]], labels, weights[won], detailed=detailed)
-            boosters[phase] = _boost(data, {**_OF_WINS, "num_class": len(present)}, of_wins, seed)
-            classes[phase] = [int(index) for index in present]
-    return Trees(boosters, devices, classes)
+    tables = {phase: _losses_table(examples, np.flatnonzero(phases == phase)) for phase in sorted(set(phases))}
+    tables = {phase: each for phase, each in tables.items() if len(each.classes) > 1 and len(each.rows)}
+    work = sum(each.losses.size for each in tables.values())
+    for phase, table in tables.items():
+        share = most_work * table.losses.size // work
+        own = table.take(_some(np.full(len(table.rows), len(table.classes)), share, seed))
+        size = of_wins.within(share, own.losses.size)
+        boosters[phase] = _boost_wins(examples, own, weights, size, seed)
+    return Trees(boosters, devices, {phase: each.classes.tolist() for phase, each in tables.items()})
 
 
-def _boost(data: Any, objective: Mapping[str, Any], size: tuple[int, float, int], seed: int) -> Any:
-    xgboost = xgboost_module()
-    depth, rate, rounds = size
-    parameters = {**_COMMON, **objective, "max_depth": depth, "eta": rate, "seed": seed}
-    return xgboost.train(parameters, data, num_boost_round=rounds)
+def _some(counts: Indices, most_work: int, seed: int) -> Indices:
+    """The places of all of `counts`, or of some that sum up to what the least rounds can be fitted to."""
+    most = most_work // _LEAST_ROUNDS
+    if counts.sum() <= most:
+        return np.arange(len(counts))
+    order = np.random.default_rng(seed).permutation(len(counts))
+    some: Indices = np.sort(order[: max(1, int(np.searchsorted(np.cumsum(counts[order]), most)))])
+    return some
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LossesTable:
+    """What the algorithms `classes` lost in the decisions `rows`, not a number for what was not tried."""
+
+    rows: Indices
+    classes: Indices
+    losses: Array
+
+    def take(self, chosen: Indices) -> "_LossesTable":
+        return replace(self, rows=self.rows[chosen], losses=self.losses[chosen])
+
+
+def _losses_table(examples: CandidateExamples, rows: Indices) -> _LossesTable:
+    """Of those `rows` that one of the algorithms which win most often won, and another one of them could have."""
+    part = examples.take(rows)
+    present, counts = np.unique(part.indices[part.wins > 0], return_counts=True)
+    classes: Indices = np.sort(present[np.argsort(-counts, kind="stable")[:_MOST_CLASSES]])
+    losses = np.full((len(rows), len(classes)), np.nan)
+    kept = np.flatnonzero(np.isin(part.indices, classes))
+    losses[part.rows[kept], np.searchsorted(classes, part.indices[kept])] = part.losses[kept]
+    several = (~np.isnan(losses)).sum(axis=1) > 1
+    won = several & (np.nan_to_num(losses, nan=1.0).min(axis=1) < 1)
+    return _LossesTable(rows=rows[won], classes=classes, losses=losses[won])
+
+
+def _losses_matrix(examples: CandidateExamples, weights: Matrix) -> Any:
+    """A row for each candidate, and what it lost; columns are looked at as often as their `weights` say."""
+    rows = examples.rows
+
+    def block(part: slice) -> Matrix:
+        own = slice(rows[part.start], rows[part.stop - 1] + 1)
+        columns = _columns(examples.features[own], examples.devices[own])[rows[part] - own.start]
+        return np.column_stack([columns, examples.indices[part].astype(np.float32)])
+
+    data = quantile_matrix(block, _TYPES, examples.losses, examples.counts[rows])
+    data.set_info(feature_weights=np.append(weights, np.float32(1)))
+    return data
+
+
+def _boost_wins(examples: CandidateExamples, table: _LossesTable, weights: Matrix, size: _TreeSize, seed: int) -> Any:
+    """A booster with a row for each decision, which predicts how likely each of the classes is to win."""
+    objective = Listwise(table.losses, examples.counts[table.rows])
+
+    def block(part: slice) -> Matrix:
+        return _columns(examples.features[table.rows[part]], examples.devices[table.rows[part]])
+
+    def gradient(scores: npt.NDArray[np.float32], data: Any) -> tuple[Array, Array]:
+        return objective.gradient(scores.reshape(table.losses.shape))
+
+    data = quantile_matrix(block, _TYPES[:-1], np.zeros(len(table.rows)))
+    data.set_info(feature_weights=weights)
+    booster = _boost(data, {**_OF_WINS, "num_class": len(table.classes)}, size, seed, gradient)
+    booster.set_attr(**{_WEIGHT: str(size.weight)})
+    return booster
+
+
+def _boost(data: Any, parameters: Mapping[str, Any], size: _TreeSize, seed: int, gradient: _Gradient = None) -> Any:
+    """A booster; its objective is that of `parameters` unless there is a `gradient`."""
+    own = {"max_depth": size.depth, "eta": size.rate, "seed": seed, "nthread": fitting_threads()}
+    booster = xgboost_module().train({**_COMMON, **parameters, **own}, data, size.rounds, obj=gradient)
+    booster.set_attr(**{_WHOLE: "1"})
+    return booster
 
 
 def load_trees(content: Mapping[str, bytes], devices: Sequence[str], classes: Mapping[str, Sequence[int]]) -> Trees:
@@ -131,17 +224,12 @@ def load_trees(content: Mapping[str, bytes], devices: Sequence[str], classes: Ma
     return Trees(boosters, devices, classes)
 
 
-def _columns(features: Matrix, devices: npt.NDArray[np.float32]) -> Matrix:
-    return np.column_stack([features, devices])
+def _columns(features: Matrix, devices: npt.ArrayLike, *, gaps: bool = False) -> Matrix:
+    """The columns of decisions; unless with `gaps`, what is not known of a layer has a number that nothing else has.
 
-
-def _data(columns: Matrix, target: npt.ArrayLike, counts: Array, *, detailed: bool) -> Any:
-    xgboost = xgboost_module()
-    data = xgboost.DMatrix(
-        columns, label=target, weight=counts, feature_types=_TYPES[: columns.shape[1]], enable_categorical=True
-    )
-    weights = informative(columns)
-    if not detailed:
-        weights[len(FEATURES) : len(COLUMNS)] = 0
-    data.set_info(feature_weights=weights)
-    return data
+    XGBoost keeps a matrix without gaps in a quarter of the memory, and fits it in half the time.
+    """
+    columns: Matrix = np.column_stack([features, np.asarray(devices, dtype=np.float32)])
+    if not gaps:
+        np.copyto(columns[:, :-1], _UNKNOWN, where=np.isnan(features))
+    return columns

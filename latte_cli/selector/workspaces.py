@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from latte_cli.boosters import load_booster, xgboost_module
+from latte_cli.boosters import fitting_threads, load_booster, quantile_matrix, xgboost_module
 from latte_cli.features import Matrix, informative
 from latte_cli.selector.candidates import Array, Indices
 
@@ -20,6 +20,7 @@ _TREES: dict[str, Any] = {
     "colsample_bytree": 0.8,
 }
 _ROUNDS = 60  # chosen: with the rate above
+_MOST = 200_000  # chosen: candidates that are learned from; workspaces follow from sizes, so that more tell little
 
 
 class Workspaces:
@@ -43,15 +44,19 @@ class Workspaces:
 
 def fit_workspaces(features: Matrix, rows: Indices, indices: Indices, needed_bytes: Array, *, seed: int) -> Workspaces:
     """Trees fitted to what candidates needed, one number each."""
-    xgboost = xgboost_module()
     if not len(rows):
         return Workspaces()
-    columns = _columns(features, rows, indices)
-    types = ["q"] * features.shape[1] + ["c"]
-    target = np.log2(needed_bytes + _SMALL_BYTES)
-    data = xgboost.DMatrix(columns, label=target, feature_types=types, enable_categorical=True)
-    data.set_info(feature_weights=informative(columns))
-    return Workspaces(xgboost.train({**_TREES, "seed": seed}, data, num_boost_round=_ROUNDS))
+    if len(rows) > _MOST:
+        some = np.sort(np.random.default_rng(seed).choice(len(rows), _MOST, replace=False))
+        rows, indices, needed_bytes = rows[some], indices[some], needed_bytes[some]
+    data = quantile_matrix(
+        lambda part: _columns(features, rows[part], indices[part]),
+        ["q"] * features.shape[1] + ["c"],
+        np.log2(needed_bytes + _SMALL_BYTES),
+    )
+    data.set_info(feature_weights=np.append(informative(features[np.unique(rows)]), np.float32(1)))
+    parameters = {**_TREES, "seed": seed, "nthread": fitting_threads()}
+    return Workspaces(xgboost_module().train(parameters, data, num_boost_round=_ROUNDS))
 
 
 def load_workspaces(content: bytes, columns: int) -> Workspaces:

@@ -2,11 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, TypeVar
 
 from latte_cli.devices import Device
@@ -229,10 +230,8 @@ class Store:
         """
         device = self.device(slug)
         ids = None if layers is None else {schema.layer_id(layer) for layer in layers}
-        table = self._rows(slug, layer_ids=ids)
-        for column, wanted in (("phase", phases), ("kind", kinds)):
-            if wanted is not None:
-                table = schema.among(table, column, wanted)
+        wanted = {"phase": phases, "kind": kinds}
+        table = self._rows(slug, layer_ids=ids, among={name: each for name, each in wanted.items() if each is not None})
         until_s = self._directory.until_s
         return reading.measurements(schema.latest(table, until_s=until_s), device, until_s=until_s)
 
@@ -257,10 +256,23 @@ class Store:
     def _latest(self, table: Any) -> Any:
         return schema.latest(table, until_s=self._directory.until_s)
 
-    def _rows(self, slug: str, *, layer_ids: Collection[str] | None = None, ids: bool = False) -> Any:
-        """All rows of a device, duplicates included."""
-        tables = self._each(slug, lambda directory, part: directory.read(part, layer_ids=layer_ids, ids=ids))
-        return schema.join_tables([schema.empty(), *tables])
+    def _rows(
+        self,
+        slug: str,
+        *,
+        layer_ids: Collection[str] | None = None,
+        among: Mapping[str, Collection[str]] = MappingProxyType({}),
+        ids: bool = False,
+    ) -> Any:
+        """All rows of a device, duplicates included, whose text in each column of `among` is one of those given."""
+
+        def read(directory: PartDirectory, part: Part) -> Any:
+            table = directory.read(part, layer_ids=layer_ids, ids=ids)
+            for column, wanted in among.items():  # of each part at once: a phase of a million rows is held alone
+                table = schema.among(table, column, wanted)
+            return table
+
+        return schema.join_tables([schema.empty(), *self._each(slug, read)])
 
     def fingerprint(self, slug: str) -> str:
         """Names the set of parts that a device has now; another one means that rows came or went."""
