@@ -46,19 +46,17 @@ def test_candidates_asked_about_in_blocks_get_the_same_losses(monkeypatch: pytes
     assert fitted.rank(pairs, SETTINGS, DEVICE) == whole
 
 
-def test_more_rows_than_the_work_allows_for_get_fewer_rounds_then_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "_LEAST_ROUNDS", 20)
+def test_of_more_rows_than_the_work_allows_for_some_are_learned_from() -> None:
     known = selectors.decisions(profile())
     examples = Lesson.of(known).examples
-    rounds, candidates = {}, len(examples.indices)
-    for work in (trees.MOST_WORK, 30 * candidates, 10 * candidates):
-        fitted = trees.fit_trees(examples, [DEVICE.slug], seed=0, most_work=work)
-        content = fitted.as_files()["losses.ubj"]
-        rounds[work] = boosters._packaged_booster(content).num_boosted_rounds()
-    assert list(rounds.values()) == [40, 30, 21]  # of half the candidates, whole decisions
-    counts = np.diff(examples.starts)
-    assert candidates / 3 < counts[trees._some(counts, 10 * candidates, 0)].sum() <= candidates / 2
-    assert len(trees._some(counts, 20 * candidates, 0)) == len(counts)
+    candidates, counts = len(examples.indices), np.diff(examples.starts)
+    whole, again, half = (
+        trees.fit_trees(examples, [DEVICE.slug], seed=0, most_work=work).as_files()
+        for work in (trees.MOST_WORK, 40 * candidates, 20 * candidates)
+    )
+    assert whole["losses.ubj"] == again["losses.ubj"] != half["losses.ubj"]
+    assert candidates / 3 < counts[trees._some(counts, candidates // 2, 0)].sum() <= candidates / 2
+    assert len(trees._some(counts, candidates, 0)) == len(counts)
 
 
 def test_parts_of_examples_are_those_of_the_decisions() -> None:

@@ -36,9 +36,7 @@ _BLOCK = 1 << 15  # chosen: candidates that are asked about together; 18 MB of c
 
 MOST_WORK = 50_000_000
 """Rows times rounds, and times classes, that are fitted in half a minute by two cores; benchmarks/selector_cost.py."""
-_LEAST_ROUNDS = 40  # chosen: rather than with fewer, some decisions are not learned from
-_FASTEST = 0.3  # chosen: a higher rate learns visibly less
-_MOST_CLASSES = 8  # chosen: each takes a tree in each round; the losses tell of the others
+_MOST_CLASSES = 12  # chosen: each takes a tree in each round; oneDNN's implementations are eleven
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +48,9 @@ class _TreeSize:
     rounds: int
     weight: float = 1.0
 
-    def within(self, work: int, rows: int) -> "_TreeSize":
-        """The same with fewer rounds, each of which counts more, where all on so many `rows` would take more `work`."""
-        rounds = min(self.rounds, max(_LEAST_ROUNDS, work // max(1, rows)))
-        return replace(self, rate=min(max(_FASTEST, self.rate), self.rate * self.rounds / rounds), rounds=rounds)
-
 
 # For losses and for wins; more decisions tell finer rules from noise: docs/selector-quality.md
-_FEW = _TreeSize(depth=8, rate=0.25, rounds=40), _TreeSize(depth=8, rate=0.25, rounds=25, weight=0.1)
+_FEW = _TreeSize(depth=8, rate=0.25, rounds=40), _TreeSize(depth=8, rate=0.3, rounds=50, weight=0.1)
 _LARGE = _TreeSize(depth=10, rate=0.1, rounds=100), _TreeSize(depth=9, rate=0.15, rounds=100, weight=0.5)
 
 _Gradient: TypeAlias = Callable[[npt.NDArray[np.float32], Any], tuple[Array, Array]] | None
@@ -123,26 +116,23 @@ def fit_trees(examples: CandidateExamples, devices: Sequence[str], *, seed: int,
     weights = np.append(informative(examples.features), np.float32(len(devices) > 1))
     if not detailed:
         weights[len(FEATURES) : len(COLUMNS)] = 0
-    chosen = _some(np.diff(examples.starts), most_work, seed)
+    chosen = _some(np.diff(examples.starts), most_work // of_losses.rounds, seed)
     some = examples if len(chosen) == len(examples.features) else examples.take(chosen)
-    size = of_losses.within(most_work, len(some.indices))
-    boosters = {LOSSES: _boost(_losses_matrix(some, weights), {**_OF_LOSSES, **smooth}, size, seed)}
+    boosters = {LOSSES: _boost(_losses_matrix(some, weights), {**_OF_LOSSES, **smooth}, of_losses, seed)}
     del some
     phases = np.array([str(phase) for phase in examples.phases])
     tables = {phase: _losses_table(examples, np.flatnonzero(phases == phase)) for phase in sorted(set(phases))}
     tables = {phase: each for phase, each in tables.items() if len(each.classes) > 1 and len(each.rows)}
     work = sum(each.losses.size for each in tables.values())
     for phase, table in tables.items():
-        share = most_work * table.losses.size // work
-        own = table.take(_some(np.full(len(table.rows), len(table.classes)), share, seed))
-        size = of_wins.within(share, own.losses.size)
-        boosters[phase] = _boost_wins(examples, own, weights, size, seed)
+        most = most_work // of_wins.rounds * table.losses.size // work
+        own = table.take(_some(np.full(len(table.rows), len(table.classes)), most, seed))
+        boosters[phase] = _boost_wins(examples, own, weights, of_wins, seed)
     return Trees(boosters, devices, {phase: each.classes.tolist() for phase, each in tables.items()})
 
 
-def _some(counts: Indices, most_work: int, seed: int) -> Indices:
-    """The places of all of `counts`, or of some that sum up to what the least rounds can be fitted to."""
-    most = most_work // _LEAST_ROUNDS
+def _some(counts: Indices, most: int, seed: int) -> Indices:
+    """The places of all of `counts`, or of some that sum up to no more than `most`."""
     if counts.sum() <= most:
         return np.arange(len(counts))
     order = np.random.default_rng(seed).permutation(len(counts))
@@ -164,7 +154,7 @@ class _LossesTable:
 
 def _losses_table(examples: CandidateExamples, rows: Indices) -> _LossesTable:
     """Of those `rows` that one of the algorithms which win most often won, and another one of them could have."""
-    part = examples.take(rows)
+    part = replace(examples, features=examples.features[:, :0]).take(rows)
     present, counts = np.unique(part.indices[part.wins > 0], return_counts=True)
     classes: Indices = np.sort(present[np.argsort(-counts, kind="stable")[:_MOST_CLASSES]])
     losses = np.full((len(rows), len(classes)), np.nan)
