@@ -109,5 +109,5 @@ def test_a_gpu_that_torch_has_no_code_for_is_said_to_be_the_cause(tmp_path: Path
     assert found["oneDNN"]["text"] == "3.7.1"
     assert found["GPU 0"]["text"] == "GeForce GTX 780, 3.0 GiB, compute capability 3.5"
     assert found["code for GPU 0"]["state"] == "broken"
-    assert "torch has none for compute capability 3.5, only sm_50 sm_90" in done.stderr
+    assert "torch has no kernels for compute capability 3.5, only sm_50 sm_90" in done.stderr
     assert found["telemetry of GPU 0"]["state"] == "absent"

@@ -37,7 +37,7 @@ def defaults(function):
 @pytest.mark.parametrize(("outer", "inner"), [(latte_cli.estimate, estimate_one), (estimate_one, estimate_each)])
 def test_what_is_passed_on_has_the_same_default_at_each_step(outer, inner):
     own, further = defaults(outer), defaults(inner)
-    assert further.keys() - own.keys() <= {"strategies", "limits", "kept", "replicated"}
+    assert further.keys() - own.keys() <= {"strategies", "limits", "kept", "replicated", "rough"}
     assert {name: own[name] for name in own if name in further} == {
         name: further[name] for name in own if name in further
     }

@@ -11,6 +11,7 @@ from latte_cli.devices import Device
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.estimator.calibration import Calibration
 from latte_cli.estimator.records import LOOKUP
+from latte_cli.layers import Layer, Optimizer
 from latte_cli.lookup import Lookup, Timing
 from latte_cli.sheet_model import SheetModel, measured_peaks_model, moved_model, shipped_fit
 from latte_cli.store import Store
@@ -91,6 +92,13 @@ class Models:
         if self.time_model and self.estimator == "roofline":
             return self.time_model.roofline
         return self.time_model
+
+    def falls_back(self, layer: Layer) -> bool:
+        """Whether `layer` may be priced by the fallback: updates differ too much to be told by what they move.
+
+        Those of a machine that is only measured for some seconds are priced all the same.
+        """
+        return self._rough or not isinstance(layer, Optimizer)
 
     @cached_property
     def fallback(self) -> Predicting | None:

@@ -32,7 +32,7 @@ class Predictions:
         fresh = [way for way in dict.fromkeys(ways) if way not in self._timings]
         if fresh:
             predicted = self._predict(fresh, self.models.predictor)
-            if left := [way for way in fresh if way not in predicted]:
+            if left := [way for way in fresh if way not in predicted and self.models.falls_back(way[0][0])]:
                 predicted |= self._predict(left, self.models.fallback)
             if not self.models.replaces_rows:
                 predicted = self._with_workspaces(predicted)
