@@ -75,13 +75,28 @@ class Judge:
 
     def __init__(self, blocks: Sequence[Block], names: Sequence[str]) -> None:
         self.names = names
+        self.known: dict[tuple[str, str, str], Fit] = {}
         self.whole = problem(blocks)
         self.thin = problem([thinned(block, SIZES.get(block.source, 300)) for block in blocks])
 
-    def members(self, keep: Callable[[Row], bool], names: Sequence[str] = ()) -> list[Fit]:
-        rows = [row for row in self.thin.rows if keep(row)]
-        wanted = names or self.names
-        return [fit(self.thin.kept([row for row in rows if MEMBERS[name](row.block)])) for name in wanted]
+    def member(self, name: str, device: str = "", left_out: str = "") -> Fit:
+        """The fit called `name` without the rows of a device and, of whole networks, those of a family."""
+        key = (name, device, left_out)
+        if key not in self.known:
+            rows = [
+                row
+                for row in self.thin.rows
+                if MEMBERS[name](row.block)
+                and row.block.device != device
+                and (row.block.what == "layer" or not left_out or family(row.label) != left_out)
+            ]
+            start = None if (name, left_out) == ("all", "") else self.member("all", device)
+            self.known[key] = fit(self.thin.kept(rows), start)
+        return self.known[key]
+
+    def members(self, device: str = "") -> list[Fit]:
+        """The fits whose mean is taken, without the rows of a device."""
+        return [self.member(name, device) for name in self.names]
 
     def expected(self, rows: Sequence[Row], fits: Sequence[Fit]) -> np.ndarray:
         return expected(self.whole.kept(rows), fits)
@@ -152,31 +167,32 @@ def percent(values: np.ndarray) -> str:
     return f"{100 * float(np.mean(values)):.1f}"
 
 
-def step_table(judge: Judge, *, families: bool) -> list[tuple[float, float]]:
-    """Print the table of whole steps; return (logarithm of measured / expected, half of the layers' interval)."""
-    errors: list[tuple[float, float]] = []
+Errors = Mapping[str, Sequence[tuple[float, float]]]
+"""By device: the logarithm of measured / expected of each step, and half of the interval that its layers make."""
+
+
+def step_table(judge: Judge, *, families: bool) -> Errors:
+    """Print the table of whole steps."""
+    errors: dict[str, list[tuple[float, float]]] = {}
     columns = ("FLOPs", "roofline", "LATTE", "family left out", "two measured", "fp16")
     print(f"| device left out | steps | {' | '.join(columns)} | worst network |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|---|", flush=True)
     totals: list[list[float]] = []
     for device in judge.devices("step"):
-        fits, own = judge.members(lambda row, d=device: row.block.device != d), judge.rows("step", device)
+        fits, own = judge.members(device), judge.rows("step", device)
         mine = judge.expected(own, fits)
         found = precision_of(mine, own)
-        errors += zip([row.log_seconds for row in own] - mine, judge.half_of_layers(own, fits), strict=True)
+        errors[device] = list(
+            zip([row.log_seconds for row in own] - mine, judge.half_of_layers(own, fits), strict=True)
+        )
         half = judge.rows("step", device, Precision.FP16)
         unknown = [np.array([np.nan])]
         if families:
             unknown = []
             for name in sorted({family(row.label) for row in own}):
-                some = judge.members(
-                    lambda row, d=device, n=name: (
-                        row.block.device != d and (row.block.what == "layer" or family(row.label) != n)
-                    ),
-                    ("all",),
-                )
                 part = [row for row in own if family(row.label) == name]
-                unknown.append(precision_of(judge.expected(part, some), part))
+                mine = judge.expected(part, [judge.member("all", device, name)])
+                unknown.append(precision_of(mine, part))
         cells = [
             percent(values)
             for values in (
@@ -196,19 +212,37 @@ def step_table(judge: Judge, *, families: bool) -> list[tuple[float, float]]:
     return errors
 
 
-def interval_line(errors: Sequence[tuple[float, float]], step_spread: float) -> None:
-    """How often the intervals hold what was left out."""
+def inside(errors: Sequence[tuple[float, float]], step_spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which steps the 95 % intervals hold, and half of each interval by its step."""
     logs, layers = np.array(errors).T
     half = np.hypot(layers, Z95 * step_spread)
-    inside = (np.exp(logs) >= np.maximum(0, 1 - half)) & (np.exp(logs) <= 1 + half)
-    print(f"95 % intervals with a step spread of {step_spread} hold {percent(inside)} % of {len(logs)} steps left out;")
-    print(f"half of an interval is {100 * np.median(half):.0f} % of the step in the median\n", flush=True)
+    return (np.exp(logs) >= np.maximum(0, 1 - half)) & (np.exp(logs) <= 1 + half), half
+
+
+def least_spread(errors: Sequence[tuple[float, float]]) -> float:
+    """The least spread of steps with which 95 % of them are held."""
+    return next(spread for spread in np.arange(0.01, 1.0, 0.005) if inside(errors, spread)[0].mean() >= 0.95)
+
+
+def interval_lines(errors: Errors) -> None:
+    """How often intervals hold steps that did not choose their width: that was chosen on the other devices."""
+    held, halves = [], []
+    for device, own in errors.items():
+        spread = least_spread([each for other in errors if other != device for each in errors[other]])
+        kept, half = inside(own, spread)
+        held.append(kept)
+        halves.append(half)
+        print(f"{device}: a spread of {spread:.3f}, chosen on the others, holds {percent(kept)} % of {len(own)} steps")
+    everything = [each for own in errors.values() for each in own]
+    print(f"all: {percent(np.concatenate(held))} % of {len(everything)} steps; half of an interval is", end=" ")
+    print(f"{100 * np.median(np.concatenate(halves)):.0f} % of the step in the median")
+    print(f"the least step spread that holds 95 % of all, to ship: {least_spread(everything):.3f}\n", flush=True)
 
 
 def layer_table(judge: Judge) -> None:
     print("| convolutions of NeuSight, left out | layers | median precision | bias |\n|---|--:|--:|--:|")
     for device in dict.fromkeys(row.block.device for row in judge.whole.rows if row.block.source == "neusight"):
-        fits = judge.members(lambda row, d=device: row.block.device != d)
+        fits = judge.members(device)
         rows = [row for row in judge.rows("layer", device) if row.block.source == "neusight"]
         mine = judge.expected(rows, fits)
         bias = 100 * np.median(mine - np.array([row.log_seconds for row in rows]))
@@ -221,7 +255,7 @@ def layer_table(judge: Judge) -> None:
 def pass_table(judge: Judge) -> None:
     print("| cnn-benchmarks, left out | library | forward | backward |\n|---|---|--:|--:|")
     for device in judge.devices("pass"):
-        fits, own = judge.members(lambda row, d=device: row.block.device != d), judge.rows("pass", device)
+        fits, own = judge.members(device), judge.rows("pass", device)
         for library in dict.fromkeys(row.block.library for row in own):
             rows = [row for row in own if row.block.library == library]
             found, forward = precision_of(judge.expected(rows, fits), rows), [r.label.endswith("forward") for r in rows]
@@ -232,7 +266,7 @@ def pass_table(judge: Judge) -> None:
 
 def write_card(judge: Judge, blocks: Sequence[Block], step_spread: float) -> None:
     """Write the parameters that ship: fits of all devices, without any row."""
-    fits = judge.members(lambda row: True)
+    fits = judge.members()
     card = {
         "schema": "latte.sheet-model/1",
         "made_by": "python benchmarks/datasheets.py --fit",
@@ -269,7 +303,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--networks", type=Path, default=Path("build/networks.json"))
     parser.add_argument("--fit", action="store_true", help="write the parameters that ship, and nothing else")
-    parser.add_argument("--step-spread", type=float, default=0.13)
+    parser.add_argument("--step-spread", type=float, default=0.13, help="for `--fit`: what the table says to ship")
     parser.add_argument("--no-families", action="store_true", help="leave out the fits without a network's family")
     parser.add_argument("--members", default=",".join(MEMBERS), help="the fits whose mean is taken")
     parser.add_argument("--only", choices=("steps", "layers", "passes"))
@@ -283,7 +317,7 @@ def main() -> None:
     if given.only in (None, "passes"):
         pass_table(judge)
     if given.only in (None, "steps"):
-        interval_line(step_table(judge, families=not given.no_families), given.step_spread)
+        interval_lines(step_table(judge, families=not given.no_families))
 
 
 if __name__ == "__main__":

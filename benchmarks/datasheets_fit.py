@@ -48,6 +48,8 @@ AROUND = {"neusight": NEUSIGHT, "deepbench": DEEPBENCH}
 _WIDE = 0.5  # of a virtual machine's share of a core, which is on no sheet
 _ROUNDS = 25
 
+_NOTHING = (np.zeros(1), np.zeros(1), 0.0, 0.0)
+
 Factors = Mapping[str, tuple[float, float]]
 
 
@@ -153,17 +155,25 @@ def compose(
     Beside it, for slopes: the weights of its calls' seconds on the device and on the host, and the seconds of both
     that these come to.
     """
-    logs, slopes = np.empty(len(rows)), []
+    logs = np.empty(len(rows))
+    slopes: list[tuple[np.ndarray, np.ndarray, float, float]] = [_NOTHING] * len(rows)
+    alone = [at for at, row in enumerate(rows) if row.block.what == "layer"]
+    if alone:
+        shifts = [
+            factors.get(rows[at].block.machine, (0.0, 0.0))[0] + extra[ALONE[rows[at].block.source]] for at in alone
+        ]
+        weights = np.exp(shifts) * np.array([rows[at].counts[0] for at in alone])
+        totals = weights * device_s[[rows[at].sequence[0] for at in alone]]
+        seconds = np.exp(extra)
+        around = [AROUND.get(rows[at].block.source) for at in alone]
+        logs[alone] = np.log(totals + np.array([0.0 if place is None else seconds[place] for place in around]))
+        for place, at in enumerate(alone):
+            slopes[at] = (weights[place : place + 1], _NOTHING[1], float(totals[place]), 0.0)
     for at, row in enumerate(rows):
         block = row.block
-        device, host = factors.get(block.machine, (0.0, 0.0))
         if block.what == "layer":
-            weights, none = np.exp(device + extra[ALONE[block.source]]) * row.counts, np.zeros_like(row.counts)
-            total = float(weights @ device_s[row.sequence])
-            around = AROUND.get(block.source)
-            logs[at] = np.log(total + (np.exp(extra[around]) if around else 0.0))
-            slopes.append((weights, none, total, 0.0))
             continue
+        device, host = factors.get(block.machine, (0.0, 0.0))
         shift = (extra[SCRIPT] if block.copied_bytes else 0.0) + (extra[LUA] if block.what == "pass" else 0.0)
         if block.what == "pass":
             device += extra[LUA_DEVICE]
@@ -178,7 +188,7 @@ def compose(
         on_device, on_host = on_device * (places >= turn), on_host * (places <= turn)
         copied_s = block.copied_bytes / np.exp(extra[COPY])
         logs[at] = np.log(left[turn] + asked[turn] + copied_s)
-        slopes.append((on_device, on_host, float(left[turn]), float(asked[turn])))
+        slopes[at] = (on_device, on_host, float(left[turn]), float(asked[turn]))
     return logs, slopes
 
 
@@ -191,6 +201,7 @@ def _device_slopes(found: physics.Terms, values: np.ndarray) -> tuple[np.ndarray
     small = np.minimum(times.compute_s, times.memory_s) / np.maximum(times.compute_s, times.memory_s)
     raised = small**times.power
     sharp = both_s * (-np.log1p(raised) / times.power + raised * np.log(small) / (1 + raised))
+    sharp *= 1 - 1 / times.power  # the parameter is the logarithm of the exponent less 1
     held = times.halves / (times.sizes + times.halves)
     computing, moving = by_compute * times.compute_room, by_memory * times.memory_room
     parts = [(column, -computing) for column in found.efficiency.T]
@@ -200,9 +211,9 @@ def _device_slopes(found: physics.Terms, values: np.ndarray) -> tuple[np.ndarray
     parts += [(np.full(len(both_s), found.power), -computing * found.strain)]
     parts += [(np.full(len(both_s), found.clock), -computing * found.headroom)]
     parts += [(np.full(len(both_s), found.sharpness), sharp)]
-    rows = np.tile(np.arange(len(both_s)), len(parts))
-    columns, numbers = (np.concatenate([part[at] for part in parts]) for at in (0, 1))
-    of_ways = sparse.csr_matrix((numbers, (rows, columns)), shape=(len(both_s), width))
+    columns, numbers = (np.stack([part[at] for part in parts], axis=1) for at in (0, 1))
+    starts = np.arange(0, columns.size + 1, len(parts))
+    of_ways = sparse.csr_matrix((numbers.ravel(), columns.ravel(), starts), shape=(len(both_s), width))
     device_s = physics.device_seconds(found, values)
     shares = (device_s[found.owner] / total_s) ** (physics.LEAST + 1)
     chosen = sparse.csr_matrix((shares, (found.owner, np.arange(len(shares)))), shape=(len(device_s), len(shares)))
@@ -242,6 +253,17 @@ class _Posterior:
         self.hosts = [at for at, row in enumerate(given.rows) if row.host_log is not None]
         share = min(1.0, MOST_HOST / max(1, len(self.hosts))) ** 0.5
         self.host_scale = share / SPREADS["host"]
+
+    def start(self, known: Fit | None) -> np.ndarray:
+        """The priors' means, or what is known."""
+        x: np.ndarray = self.centre.copy()
+        if known:
+            count = len(self.names)
+            x[:count] = [known.values.get(name, x[at]) for at, name in enumerate(self.names)]
+            x[count : count + len(EXTRA)] = known.extra
+            for name, at in self.at.items():
+                x[at : at + 2] = known.factors.get(name, (0.0, 0.0))
+        return x
 
     @staticmethod
     def _key(row: Row) -> tuple[str, object, str]:
@@ -309,10 +331,10 @@ class _Posterior:
         return result
 
 
-def fit(given: Problem) -> Fit:
-    """The most probable parameters."""
+def fit(given: Problem, start: Fit | None = None) -> Fit:
+    """The most probable parameters, sought from those of `start`, which must not have seen what is left out."""
     posterior = _Posterior(given)
-    x, damping = posterior.centre.copy(), 0.1
+    x, damping = posterior.start(start), 0.1
     residuals, slopes = posterior.evaluate(x)
     best = posterior.cost(residuals, x)
     for _ in range(_ROUNDS):

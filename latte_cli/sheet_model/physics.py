@@ -181,7 +181,7 @@ def way_times(found: Terms, values: Array) -> WayTimes:
         compute_room=compute_room,
         memory_room=memory_room,
         gap_s=found.kernels * np.exp(values[found.gap].sum(axis=1)),
-        power=float(np.exp(values[found.sharpness])),
+        power=float(1 + np.exp(values[found.sharpness])),
         halves=halves,
         sizes=sizes,
     )
