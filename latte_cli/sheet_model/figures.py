@@ -53,6 +53,7 @@ class SheetFigures:
     queued: bool
     strain: float = 0.0
     headroom: float = 0.0
+    desktop: bool = False
 
 
 def figures_of(sheet: Sheet, precision: Precision, threads: int = 0) -> SheetFigures:
@@ -79,6 +80,7 @@ def figures_of(sheet: Sheet, precision: Precision, threads: int = 0) -> SheetFig
         queued=sheet.kind.queued,
         strain=_strain(sheet),
         headroom=_headroom(sheet),
+        desktop=desktop(sheet),
     )
 
 
@@ -145,10 +147,16 @@ def _strain(sheet: Sheet) -> float:
 
 
 def _headroom(sheet: Sheet) -> float:
-    alike = [other.clock_hz for other in sheets() if other.generation == sheet.generation and other.clock_hz]
-    if not sheet.clock_hz or not sheet.kind.queued or sheet.shared_memory or len(alike) < _FEW:
+    """Cards of a generation reach about the same clock, whatever boost clock their sheets promise of their coolers."""
+    alike = [other.clock_hz for other in sheets() if other.generation == sheet.generation and desktop(other)]
+    if not sheet.clock_hz or not desktop(sheet):
         return 0.0
-    return max(0.0, log(median(alike) / sheet.clock_hz))
+    return max(0.0, log(max(clock for clock in alike if clock) / sheet.clock_hz))
+
+
+def desktop(sheet: Sheet) -> bool:
+    """Whether it is a card for desktops, which boosts as far as its cooler allows."""
+    return any(f"-{line}-" in sheet.slug for line in ("geforce", "titan", "rx"))
 
 
 def _no_peak(sheet: Sheet, precision: Precision) -> LatteError:

@@ -68,7 +68,7 @@ class Terms:
     clock: int
 
 
-_WIDTHS = {"efficiency": 9, "bandwidth": 3, "gap": 2, "host": 1, "saturation": 3}
+_WIDTHS = {"efficiency": 10, "bandwidth": 3, "gap": 2, "host": 1, "saturation": 3}
 _NUMBERS = ("owner", "ideal_s", "moved_s", "outputs", "columns", "depth", "kernels", "strain", "headroom", "is_product")
 
 
@@ -106,6 +106,8 @@ def _ways_of(owner: int, call: Call, figures: SheetFigures, names: Names, *, lib
     mode = "matrix" if on_matrix else "vector" if figures.queued else "cpu"
     peak = figures.matrix if on_matrix and figures.matrix else figures.vector
     own = list(terms.efficiency_terms(mode, name, phase, figures.family, figures.arithmetic)) if product else []
+    if figures.desktop and product:
+        own.append("clock of desktop cards")
     if library and product:
         own.append(f"library {library}")
     shared = {

@@ -96,6 +96,8 @@ PRIORS: Mapping[str, ParameterPrior] = {
     "power": (-0.5, 0.3),
     # How much of its generation's excess of clocks a device with a low boost clock makes up.
     "clock": (0.8, 0.3),
+    # Such cards run above the boost clock of their sheet.
+    "clock of desktop cards": (0.08, 0.06),
 }
 """Priors by name; what is not here has that of its kind in `prior`."""
 
