@@ -272,7 +272,7 @@ def report(
     yield f"- {1 - np.mean(late):.0%} of {len(late)} real rounds ended by 1.05 U"
     yield (
         f"- median |measured / estimated - 1| {median(errors):.1%}, 90 % of rounds {np.quantile(errors, 0.9):.1%}; a "
-        f"round against the median of its own: median {median(repeats):.1%}, 90 % {np.quantile(repeats, 0.9):.1%}"
+        f"round against the median of its repeats: median {median(repeats):.1%}, 90 % {np.quantile(repeats, 0.9):.1%}"
     )
 
 

@@ -254,7 +254,7 @@ class _Posterior:
         self.host_scale = share / SPREADS["host"]
 
     def start(self, known: Fit | None) -> np.ndarray:
-        """The priors' means, or what is known."""
+        """The means of the priors, or the values that are known."""
         x: np.ndarray = self.centre.copy()
         if known:
             count = len(self.names)

@@ -1,7 +1,7 @@
 """What `latte train-selector` costs on a table of about a million candidates, and `choose` for ResNet-50 after it.
 
 The table is made of a MIOpen database: all its rows, and the same layers at three times their batch, whose times and
-workspaces are three times those of the file, until there are enough. It is written once to a store of its own. Prints
+workspaces are three times those of the file, until there are enough. It is written once, to a separate store. Prints
 CPU seconds, seconds by the clock and the peak of resident memory of the command, the sizes of what it wrote, and the
 seconds to choose for the convolutions of ResNet-50 in three phases, at a new batch and again.
 

@@ -146,7 +146,7 @@ def _sections(request: ReportRequest) -> "Iterator[Section]":
 
 
 def _ranking(request: ReportRequest, estimates: "Sequence[Estimate]", prices: "PriceList | None") -> "Section":
-    """The devices by the training that is asked for, each with the first of its strategies."""
+    """Devices ranked by the requested training, each with its first strategy."""
     from latte_cli.cli.ranking import fits_within, say_unpriced, sides_in_order
     from latte_cli.report.estimates import estimates_document
     from latte_cli.report.rankings import ranking_section

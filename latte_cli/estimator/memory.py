@@ -443,11 +443,7 @@ class Simulation:
 
     def _pass_layout(self, node: Node) -> int:
         """Note how the gradients of a node's inputs lie; what it takes to copy the one of its output first."""
-        shape = self.network.shapes[node.output]
-        arriving = self.arriving.pop(node.output, contiguous_strides(shape))
-        for name in node.inputs:
-            if name in self.network.trained_activations and name not in self.arriving:
-                self.arriving[name] = self.storages.gradient_strides(node, name, arriving)
+        arriving = self.storages.pass_gradient(node, self.arriving)
         numbers, beside = self.storages.gradient_copies(node, arriving)
         return self.element * numbers + beside
 

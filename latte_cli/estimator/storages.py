@@ -73,6 +73,15 @@ class Storages:
                 return view_strides(output, arriving, shape) or contiguous_strides(shape)
         return gradient_strides(node.layer, shape, self.strides[name], arriving)
 
+    def pass_gradient(self, node: Node, arriving: dict[str, Strides]) -> Strides:
+        """Take from `arriving` how the gradient of a node's output lies, and note those of its inputs there."""
+        network = self._network
+        own = arriving.pop(node.output, contiguous_strides(network.shapes[node.output]))
+        for name in node.inputs:
+            if name in network.trained_activations and name not in arriving:
+                arriving[name] = self.gradient_strides(node, name, own)
+        return own
+
     def gradient_copies(self, node: Node, arriving: Strides) -> tuple[int, int]:
         """What a node copies to have the gradient that arrives as it needs it: numbers, and bytes beside."""
         match node.layer:

@@ -2,7 +2,7 @@
 
 from latte_cli.estimator.memory import CallPosition
 from latte_cli.estimator.storages import Storages
-from latte_cli.estimator.strides import Strides, contiguous_strides
+from latte_cli.estimator.strides import Strides
 from latte_cli.layers import Copy, Phase
 from latte_cli.network import Network
 from latte_cli.network.graph import Node
@@ -46,16 +46,9 @@ def _copied_by_readers(network: Network, storages: Storages) -> set[str]:
 
 def _copied_gradients(network: Network, storages: Storages) -> set[str]:
     """The activations whose gradients the call that made the activation copies first."""
-    trained, copied = network.trained_activations, set[str]()
     arriving: dict[str, Strides] = {}
-    for node in reversed(network.nodes):
-        strides = arriving.pop(node.output, None) or contiguous_strides(network.shapes[node.output])
-        for name in node.inputs:
-            if name in trained and name not in arriving:
-                arriving[name] = storages.gradient_strides(node, name, strides)
-        if storages.gradient_copies(node, strides)[0]:
-            copied.add(node.output)
-    return copied
+    lying = [(node, storages.pass_gradient(node, arriving)) for node in reversed(network.nodes)]
+    return {node.output for node, strides in lying if storages.gradient_copies(node, strides)[0]}
 
 
 def _is_copied_before(node: Node, makers: dict[str, Node], copied: set[str], storages: Storages) -> bool:

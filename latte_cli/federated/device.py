@@ -370,7 +370,7 @@ def too_slow(rounds: Sequence[Round], duration_s: float) -> LatteError:
 
 
 def _profile(store: Store, node: Mapping[str, Any], settings: FederationSettings, model: bytes) -> str:
-    """The slug of the device's profile; where there is none, one is made as the node says, or a rough one."""
+    """The slug of the device's profile. Where there is none, make the one that the node names, or a rough one."""
     device, threads = str(node.get("device") or "") or None, node.get("threads")
     budget_s = _quantity(node, "profile-budget", duration_s)
     calibration_s = _quantity(node, "calibration", duration_or_zero_s)

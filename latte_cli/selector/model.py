@@ -291,7 +291,7 @@ class Lesson:
             model = boosted = trees.fit_trees(self.examples, self.devices, seed=seed, most_work=work)
             importance, classes = boosted.importance(), boosted.classes
         settings = {decision.settings for decision in self.decisions}
-        libraries = {each: version(each) for each in (_LIBRARIES[kind],)}
+        library = _LIBRARIES[kind]
         card = SelectorCard(
             kind=kind,
             softness=_SOFTNESS[kind],
@@ -304,7 +304,7 @@ class Lesson:
             decisions=len(self.decisions),
             fingerprint="",
             seed=seed,
-            versions={"latte": __version__, **libraries, "python": platform.python_version()},
+            versions={"latte": __version__, library: version(library), "python": platform.python_version()},
         )
         return Selector(card, model, Workspaces())
 
