@@ -1,6 +1,5 @@
 """Compiling: rows of whole networks, eager and as `torch.compile` makes them."""
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -8,15 +7,13 @@ from typing import TYPE_CHECKING
 from latte_cli.algorithms import COMPILED, FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
 from latte_cli.devices import Device
-from latte_cli.layers import Phase, Whole
-from latte_cli.measure import Measurement, Outcome, QualityFlag, spread
-from latte_cli.network import Network
-from latte_cli.network.structure import whole_of
+from latte_cli.layers import Phase
+from latte_cli.measure import Measurement, Outcome
+from latte_cli.real_steps import Subject, pass_row
 from latte_cli.sweep import Sink
 from latte_cli.tasks import Settings, Task
 
 if TYPE_CHECKING:
-    from latte_cli.backends.torch.training import RunRequest
     from latte_cli.backends.torch.whole import Steps
 
 PHASES = (Phase.FORWARD, Phase.BACKWARD)
@@ -25,20 +22,6 @@ PHASES = (Phase.FORWARD, Phase.BACKWARD)
 PASSES = 2
 """Processes for each network, the fewest with a spread: times differ between processes by their memory."""
 _SECONDS = 4.0  # chosen: tens of steps of each kind for most networks
-_CACHE_STATE = "whole_network"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A network to run whole, and how a process builds it."""
-
-    network: Network
-    run: "RunRequest"
-
-    @property
-    def whole(self) -> Whole:
-        """The layer under which its rows are filed."""
-        return whole_of(self.network)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,27 +120,18 @@ class _Pass:
     def _task(self, algorithm: Algorithm, phase: Phase) -> Task:
         return Task(layer=self.subject.whole, phase=phase, algorithm=algorithm, settings=self.settings)
 
-    def _row(self, algorithm: Algorithm, phase: Phase) -> Measurement:
-        return Measurement(
-            task=self._task(algorithm, phase),
-            device=self.device,
-            sweep_pass=self.number,
-            origin=self.origin,
-            measured_at=time.time(),
-            cache_state=_CACHE_STATE,
-        )
+    def _row(self, algorithm: Algorithm, phase: Phase, times_s: Sequence[float] = ()) -> Measurement:
+        task = self._task(algorithm, phase)
+        return pass_row(task, self.device, times_s, number=self.number, origin=self.origin)
 
     def _rows(self, eager: "Steps", compiled: "Steps") -> Iterator[Measurement]:
         """A row for each way and phase."""
-        noisy = self.device.kind.sampling.noisy
         for algorithm, steps in ((FRAMEWORK_DEFAULT, eager), (COMPILED, compiled)):
             for phase, times in zip(PHASES, (steps.forward_s, steps.backward_s), strict=True):
-                flags = (QualityFlag.NOISY,) if spread(times) > noisy else ()
-                row = self._row(algorithm, phase)
-                yield replace(row, device_times_s=times, host_times_s=times, flags=flags)
+                yield self._row(algorithm, phase, times)
 
     def _failures(self, exc: Exception) -> Iterator[Measurement]:
         """The rows of a pass that did not run."""
         outcomes = {Unsupported: Outcome.UNSUPPORTED, OutOfMemory: Outcome.OUT_OF_MEMORY, Failed: Outcome.FAILED}
         for phase in PHASES:
-            yield replace(self._row(COMPILED, phase), outcome=outcomes[type(exc)], detail=str(exc), cache_state="")
+            yield replace(self._row(COMPILED, phase), outcome=outcomes[type(exc)], detail=str(exc))

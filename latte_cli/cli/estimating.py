@@ -37,7 +37,7 @@ def request_estimates(
     def known_so_far(slug: str) -> "list[Estimate]":
         return _estimates_on(slug, unsure, store, network, {}, console.detail)
 
-    slugs = [measured_profile(store, name, request, known_so_far) for name in names]
+    slugs = [measured_profile(store, name, request, network, known_so_far) for name in names]
     kept = {} if kept is None or request.measure_below is not None else kept
     estimates = [each for slug in slugs for each in _estimates_on(slug, request, store, network, kept)]
     if request.measure_below is not None and _measure_unsure(store, estimates, request.measure_below):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import latte_cli
 from latte_cli.cli import console
+from latte_cli.cli.options import parse_shapes
 from latte_cli.errors import LatteError
 from latte_cli.precisions import Precision
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from latte_cli.cli.estimate import EstimateRequest
     from latte_cli.devices import Device, Spec
     from latte_cli.estimator import Estimate
+    from latte_cli.network import Network
+    from latte_cli.real_steps import Subject
     from latte_cli.store import Store
     from latte_cli.tasks import Settings, Task
     from latte_cli.worker import Opening
@@ -29,18 +32,28 @@ class Spent:
     device: str
     calls: int
     seconds: float
+    steps: int = 0
 
     def sentence(self, *, narrow: bool) -> str:
         """It in a sentence, with what would `narrow` the interval further where that is said."""
-        calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
+        counts = [f"{n} {what}" if n == 1 else f"{n} {what}s" for n, what in self._counts if n]
+        what = " and ".join(counts) or "nothing more"
         more = "; `latte profile --budget 2m` narrows the interval" if narrow else ""
-        return f"measured {calls} of `{self.device}` in {self.seconds:.1f} s, kept in the store{more}"
+        return f"measured {what} of `{self.device}` in {self.seconds:.1f} s, kept in the store{more}"
+
+    @property
+    def _counts(self) -> list[tuple[int, str]]:
+        return [(self.calls, "call"), (self.steps, "whole step")]
 
 
 def measured_profile(
-    store: "Store", name: str | None, request: "EstimateRequest", estimates: "Callable[[str], Sequence[Estimate]]"
+    store: "Store",
+    name: str | None,
+    request: "EstimateRequest",
+    network: "Network",
+    estimates: "Callable[[str], Sequence[Estimate]]",
 ) -> str:
-    """The slug of the profile that `name` means, once what a request wants measured first has been.
+    """The slug of the profile that `name` means, once what a request of `network` wants measured first has been.
 
     `estimates` are those of the request on a device, whatever is not known of it. Raises LatteError as
     `resolve_profile` does where nothing is to be measured.
@@ -57,18 +70,40 @@ def measured_profile(
         slug, spec, seconds = "", exc.spec, request.seconds_unprofiled
         if seconds is None:
             raise
-    spent = spend_here(store, opening_for(store, slug, spec, request), seconds, estimates)
+    opening = opening_for(store, slug, spec, request)
+    spent = spend_here(store, opening, seconds, _subject(request, network), estimates)
     request.spent.append(spent)
     console.note(spent.sentence(narrow=not slug))
     return spent.device
 
 
+def _subject(request: "EstimateRequest", network: "Network") -> "Subject | None":
+    """How a process builds the network of a request to run it; None where its file alone does not tell."""
+    from latte_cli.backends.torch.training import RunRequest
+    from latte_cli.real_steps import Subject
+
+    if request.content is not None or request.freeze or request.restore_norms or network.unknown:
+        return None
+    run = RunRequest(
+        model=str(request.model),
+        batch_size=network.batch_size,
+        batch_axis=request.batch_axis,
+        sizes=parse_shapes(request.shape),
+    )
+    return Subject(network=network, run=run)
+
+
 def spend_here(
-    store: "Store", opening: "Opening", seconds: float, estimates: "Callable[[str], Sequence[Estimate]]"
+    store: "Store",
+    opening: "Opening",
+    seconds: float,
+    subject: "Subject | None",
+    estimates: "Callable[[str], Sequence[Estimate]]",
 ) -> Spent:
     """Measure for so many seconds, from now on, what tells most of the `estimates` on the device that is opened.
 
-    Rows are kept as they are made. Where the device has none yet, some that tell of every network come first.
+    `subject` is their network, if it can be run. Rows are kept as they are made. Where the device has none yet, some
+    that tell of every network come first.
     """
     from latte_cli import suites
     from latte_cli.estimator.spending import Spending
@@ -85,13 +120,15 @@ def spend_here(
                 start=start,
                 seconds=seconds,
                 origin=f"latte {latte_cli.__version__} estimate",
+                subject=subject,
+                memory_share=opening.memory_share,
                 progress=bar.advance,
                 earlier=list(store.measurements(device.slug)) if own else [],
             )
             if own is None:
                 spending.on_yardstick(suites.yardstick(0, suites.limits_of(device, opening.memory_share)))
             spending.on_step(estimates(device.slug))
-    return Spent(device=device.slug, calls=spending.calls, seconds=time.monotonic() - start)
+    return Spent(device=device.slug, calls=spending.calls, seconds=time.monotonic() - start, steps=spending.steps)
 
 
 def _with_known_context(device: "Device", known: "Device | None") -> "Device":

@@ -33,9 +33,10 @@ from latte_cli.report import Format
 
 if TYPE_CHECKING:
     from latte_cli.allocator import PlanFile
-    from latte_cli.compiling import CompiledSummary, Subject
+    from latte_cli.compiling import CompiledSummary
     from latte_cli.devices import Device, Kind
     from latte_cli.network import Network
+    from latte_cli.real_steps import Subject
     from latte_cli.store import Store
     from latte_cli.suites import Drawn
     from latte_cli.sweep import Budget, Summary

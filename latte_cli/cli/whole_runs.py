@@ -11,10 +11,11 @@ from latte_cli.errors import ExitCode, LatteError
 
 if TYPE_CHECKING:
     from latte_cli.cli.profile import ProfileRequest
-    from latte_cli.compiling import CompiledSummary, Subject
+    from latte_cli.compiling import CompiledSummary
     from latte_cli.devices import Kind
     from latte_cli.measure import Measurement
     from latte_cli.network import Network
+    from latte_cli.real_steps import Subject
     from latte_cli.store import Writer
     from latte_cli.worker import Worker
 
@@ -26,8 +27,8 @@ def subjects_of(request: "ProfileRequest", networks: "Sequence[Network]", kind: 
     """
     from latte_cli.backends.torch.compiled import check_compiler
     from latte_cli.backends.torch.training import RunRequest
-    from latte_cli.compiling import Subject
     from latte_cli.network.calibration import calibration_networks
+    from latte_cli.real_steps import Subject
 
     if not kind.compiled_steps:
         raise LatteError(

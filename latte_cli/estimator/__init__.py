@@ -19,7 +19,7 @@ from latte_cli.estimator.estimator import CALIBRATED, Estimator
 from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory
 from latte_cli.estimator.occupancy import Occupancy, occupancy_of
-from latte_cli.estimator.records import LOOKUP, CompiledStep, Estimate, LayerTime
+from latte_cli.estimator.records import LOOKUP, CompiledStep, Estimate, LayerTime, RealSteps
 from latte_cli.estimator.rest import ZERO_GRADS, Rest
 from latte_cli.estimator.savings import Saving, savings
 from latte_cli.estimator.steps import ACCUMULATION, BESIDE, LOSS, LOSSES, UPDATE, Step, Untrainable, Work, step_calls
@@ -52,6 +52,7 @@ __all__ = [
     "LayerTime",
     "Limits",
     "Memory",
+    "RealSteps",
     "Rest",
     "Saving",
     "Occupancy",

@@ -9,9 +9,10 @@ from typing import TypeAlias
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.devices import Kind
-from latte_cli.estimator.steps import ACCUMULATION, LOSS, UPDATE, Step, Work, step_calls
+from latte_cli.estimator.records import Estimate, RealSteps
+from latte_cli.estimator.steps import BESIDE, LOSS, UPDATE, Step, Work, step_calls
 from latte_cli.layers import Phase, Whole
-from latte_cli.lookup import Pair, Timing
+from latte_cli.lookup import Z95, Pair, Timing
 from latte_cli.network.calibration import calibration_networks
 
 Timings: TypeAlias = Mapping[Pair, Sequence[Timing]]
@@ -37,7 +38,8 @@ class Calibration:
     Alone, after caches were flushed, a call pays for its code as well as its data, whatever its size: `forward_s` and
     `backward_s` are the seconds that it takes less within a network (more, where they are negative). `update` is the
     factor on an optimizer's update, the others are on a GPU's host. `spread` is the deviation of the logarithm of a
-    step that is left, `host_spread` of the host's time for it; `networks` is how many these come from.
+    step that is left, `host_spread` of the host's time for it; `networks` is how many these come from. `real_steps` are
+    those of the very network, if it was run whole: further factors on its calls.
     """
 
     forward_s: float = 0.0
@@ -49,15 +51,24 @@ class Calibration:
     spread: float = 0.0
     host_spread: float = 0.0
     networks: int = 0
+    real_steps: RealSteps | None = None
 
     def factor(self, name: str, phase: Phase, device_s: float) -> float:
         """The factor on a call of the node called `name`, or of UPDATE, that takes `device_s` alone; 1 for others."""
+        real = self.real_steps
         if name == UPDATE:
-            return self.update
-        if name in (LOSS, ACCUMULATION) or phase is Phase.UPDATE or not device_s:
+            return self.update * (real.update if real else 1.0)
+        if name in BESIDE or phase is Phase.UPDATE or not device_s:
             return 1.0
-        less_s = self.forward_s if phase is Phase.FORWARD else self.backward_s
-        return max(_LEAST_SHARE, 1 - less_s / device_s)
+        forward = phase is Phase.FORWARD
+        less_s = self.forward_s if forward else self.backward_s
+        share = max(_LEAST_SHARE, 1 - less_s / device_s)
+        return share * ((real.forward if forward else real.backward) if real else 1.0)
+
+    @property
+    def of_real_steps(self) -> "Calibration":
+        """What holds for calls that were timed within steps: nothing of what calls alone cost."""
+        return Calibration(real_steps=self.real_steps)
 
     def host_factor(self, phase: Phase) -> float:
         """The factor on the time that the host needs to ask for a phase of any call."""
@@ -129,6 +140,33 @@ def calibrate(measured: Timings, kind: Kind) -> Calibration:
         spread=sqrt(fmean(sums.error(forward_s, backward_s) ** 2 for sums in paced)) if paced else 0.0,
         host_spread=host_spread,
         networks=len(found),
+    )
+
+
+def real_steps(estimate: Estimate, passes: Mapping[Phase, Timing]) -> RealSteps | None:
+    """The factors that make `estimate`, a plain step in the framework's own way, the `passes` of its network run whole.
+
+    None where a part is missing, or is not all known. The loss's gradient is in the backward pass, and stays as it is.
+    """
+    if estimate.missing or not all(phase in passes for phase in _PARTS):
+        return None
+    sums_s, loss_s = dict.fromkeys(_PARTS, 0.0), 0.0
+    for part in estimate.parts:
+        phase = part.phase if part.phase in (Phase.FORWARD, Phase.UPDATE) else Phase.BACKWARD
+        if part.name not in BESIDE or part.name == UPDATE:
+            sums_s[phase] += part.count * part.device_s
+        elif part.name == LOSS and phase is Phase.BACKWARD:
+            loss_s += part.count * part.device_s
+    whole_s = {phase: passes[phase].device_s for phase in _PARTS}
+    whole_s[Phase.BACKWARD] = max(whole_s[Phase.BACKWARD] - loss_s, _LEAST_SHARE * whole_s[Phase.BACKWARD])
+    factors = {phase: whole_s[phase] / sums_s[phase] if sums_s[phase] else 1.0 for phase in _PARTS}
+    step_s = sum(passes[phase].device_s for phase in _PARTS)
+    spread = sum(passes[phase].device_s * log(passes[phase].high_s / passes[phase].device_s) for phase in _PARTS[:2])
+    return RealSteps(
+        forward=factors[Phase.FORWARD],
+        backward=factors[Phase.BACKWARD],
+        update=factors[Phase.UPDATE],
+        spread=spread / step_s / Z95,
     )
 
 

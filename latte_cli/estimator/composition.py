@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import hypot
 from typing import TypeAlias
 
-from latte_cli.algorithms import Algorithm
+from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm
 from latte_cli.devices import Device, Kind
 from latte_cli.estimator.calibration import Calibration
 from latte_cli.estimator.checkpoint_costs import CheckpointCosts
@@ -133,8 +133,10 @@ def compose_step(
         spans = two_clocks(parts, asked_at_once=step.cuda_graph, log_every=step.rest.log_every)
     else:
         spans = one_clock(parts)
+    real = None if step.cuda_graph else calibration.real_steps
     spread = hypot(calibration.spread, waiting_share(parts, spans.step_s, device.kind) * calibration.host_spread)
-    (low_s, high_s), (low_80_s, high_80_s) = intervals(rows, spans.step_s, spread)
+    unsure = [row for row in rows if not (real and row[0].algorithm == FRAMEWORK_DEFAULT)]
+    (low_s, high_s), (low_80_s, high_80_s) = intervals(rows, spans.step_s, real.spread if real else spread, unsure)
     return Estimate(
         device=device,
         network=calls.network,
@@ -154,6 +156,7 @@ def compose_step(
         transfer_s=transfer_s,
         estimator=estimator,
         missing=missing,
+        real_steps=real,
     )
 
 
@@ -186,7 +189,7 @@ def _free_row(work: Work, layout: Layout) -> LayerTime:
 def _row(work: Work, timing: Timing, layout: Layout, calibration: Calibration, confidence: float | None) -> LayerTime:
     """The row of one call, as it takes within a step."""
     if timing.in_step:
-        calibration = Calibration()
+        calibration = calibration.of_real_steps
     factor = calibration.factor(work.name, work.phase, timing.device_s)
     return LayerTime(
         name=work.name,

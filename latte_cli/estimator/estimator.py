@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.errors import ExitCode, LatteError
-from latte_cli.estimator.calibration import Calibration, calibrate, calibration_pairs
+from latte_cli.estimator.calibration import Calibration, calibrate, calibration_pairs, real_steps
 from latte_cli.estimator.candidates import known_timings
 from latte_cli.estimator.checkpoint_costs import CHECKPOINT_PAIRS, CheckpointCosts, checkpoint_costs
 from latte_cli.estimator.compiled import Example, compiled_estimate, paired_passes
@@ -13,7 +14,7 @@ from latte_cli.estimator.limits import DoesNotFit
 from latte_cli.estimator.memory import Memory, memory
 from latte_cli.estimator.models import Models, sheet_calibration
 from latte_cli.estimator.recomputation import Recomputation
-from latte_cli.estimator.records import LOOKUP, Estimate
+from latte_cli.estimator.records import LOOKUP, Estimate, RealSteps
 from latte_cli.estimator.steps import Step, Work, step_calls
 from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.turned import turned_calls
@@ -182,18 +183,38 @@ class Estimator:
                 f"`{self.device.slug}` runs no CUDA graphs", hint="leave out `--cuda-graph`", exit_code=ExitCode.USAGE
             )
         step.rest.check(self.device, self._lookup.precision, optimizer=step.optimizer, cuda_graph=step.cuda_graph)
-        calls, storages = step_calls(network, step, fused=self.device.kind.queued), Storages(network)
-        works = tuple(map(self._by_measured_name, calls))
-        return self._variants(
-            StepCalls(
-                network=network,
-                step=step,
-                works=works,
-                memory=memory(network, step, self._lookup.precision, fused=self.device.kind.queued, storages=storages),
-                turned=turned_calls(self._lookup, storages, works),
-                views=uncopied_views(network, storages),
-            )
+        calls = self._step_calls(network, step)
+        passes = self._own_passes(network, calls)
+        if not passes:
+            return self._variants(calls)
+        plain = calls if step == Step() else self._step_calls(network, Step())
+        alone = self._variants(plain).estimate(by_name("pytorch"), NO_LIMITS, allow_unknown=True)
+        return self._variants(calls, real_steps(alone, passes))
+
+    def _step_calls(self, network: Network, step: Step) -> StepCalls:
+        storages = Storages(network)
+        works = tuple(map(self._by_measured_name, step_calls(network, step, fused=self.device.kind.queued)))
+        return StepCalls(
+            network=network,
+            step=step,
+            works=works,
+            memory=memory(network, step, self._lookup.precision, fused=self.device.kind.queued, storages=storages),
+            turned=turned_calls(self._lookup, storages, works),
+            views=uncopied_views(network, storages),
         )
+
+    def _own_passes(self, network: Network, calls: StepCalls) -> dict[Phase, Timing]:
+        """The parts of real steps of `network` at its batch, as the framework makes them, if it was run whole.
+
+        A GPU's are left out: its host and the device have a clock each, which factors on calls do not tell apart.
+        """
+        if self.device.kind.queued or self.estimator not in CALIBRATED or self._models.sheet:
+            return {}
+        whole = whole_of(network)
+        pairs = [work.pair for work in calls.costly]
+        found = self._measured_timings(tuple(dict.fromkeys(pairs)), [(whole, phase) for phase in whole.phases])
+        own = {phase: found.get((whole, phase), ()) for phase in whole.phases}
+        return {phase: each for phase in own for each in own[phase] if each.task.algorithm == FRAMEWORK_DEFAULT}
 
     def calls(self, network: Network, step: Step, works: Sequence[Work]) -> list[Row]:
         """The rows of `works`, calls of sub-models of `network`, as the estimator's strategy has them run in a step.
@@ -218,23 +239,23 @@ class Estimator:
         name = measured_name(work.layer.function, on_gpu=self.device.kind.own_memory)
         return replace(work, layer=replace(work.layer, function=name))
 
-    def _variants(self, calls: StepCalls) -> Variants:
+    def _variants(self, calls: StepCalls, real: RealSteps | None = None) -> Variants:
         pairs = tuple(dict.fromkeys(work.pair for work in calls.costly))
         known = known_timings(self._lookup, self._measured_timings(pairs), pairs)
         calls = replace(calls, checkpoint_costs=self._checkpoint_costs)
-        return Variants(calls, known, self._models, self._calibration)
+        return Variants(calls, known, self._models, replace(self._calibration, real_steps=real))
 
-    def _measured_timings(self, pairs: Sequence[Pair]) -> dict[Pair, tuple[Timing, ...]]:
-        """The measured timings of `pairs`.
+    def _measured_timings(self, pairs: Sequence[Pair], more: Sequence[Pair] = ()) -> dict[Pair, tuple[Timing, ...]]:
+        """The measured timings of `pairs`, and of `more` that may be there.
 
         The first reading brings what checkpoints cost too, and the calibration if it is used and any network was run
         whole: to make its networks takes as long as to read a large one.
         """
         if self._uncalibrated and self._lookup.has_all_rows(pairs) and not self._lookup.has_wholes:
             self._uncalibrated = False
-        beside = (*CHECKPOINT_PAIRS, *(calibration_pairs(self.device.kind) if self._uncalibrated else ()))
+        beside = (*more, *CHECKPOINT_PAIRS, *(calibration_pairs(self.device.kind) if self._uncalibrated else ()))
         found = self._lookup.measured_timings(pairs, beside)
         self._checkpoint_costs = checkpoint_costs(found)
         if self._uncalibrated:
             self._calibration, self._uncalibrated = calibrate(found, self.device.kind), False
-        return {pair: found[pair] for pair in pairs if pair in found}
+        return {pair: found[pair] for pair in (*pairs, *more) if pair in found}

@@ -19,22 +19,25 @@ StepPart: TypeAlias = tuple[LayerTime, Timing | None]
 Bound: TypeAlias = Callable[[LayerTime], float]
 
 
-def intervals(parts: Sequence[StepPart], total: float, calibrated: float) -> tuple[Interval, Interval]:
-    """The step's 95 and 80 % intervals: T ∓ sqrt(Σ h² + (z d T)²).
+def intervals(
+    parts: Sequence[StepPart], total: float, calibrated: float, unsure: Sequence[StepPart]
+) -> tuple[Interval, Interval]:
+    """The step's 95 and 80 % intervals: T ∓ sqrt(Σ h² + (z d T)²), the sum over the calls that are `unsure`.
 
     h is half the interval of what errs together: all calls of one layer and phase, which share their rows, and the
     predictions of one kind and phase, which share a model; of these h² = a (Σ hᵢ)² + (1 - a) Σ hᵢ², where a is the
     share of the variance that neighbours have in common. d is what moves every layer alike: the deviation of the
-    logarithm of the reference kernel's drift, at least 5 %, and that of the calibration networks, `calibrated`, with
-    the host's for the share of the step in which a GPU waits for it.
+    logarithm of the reference kernel's drift, at least 5 %, and that of the calibration networks or of the network's
+    own steps, `calibrated`, with the host's for the share of the step in which a GPU waits for it. The framework's own
+    calls of a network that was run whole are not unsure: their sum is known.
     """
     if not parts:
         return (0.0, 0.0), (0.0, 0.0)
     common = hypot(_common_spread(timing for _, timing in parts if timing), calibrated)
 
     def interval(z: float, low: Bound, high: Bound) -> Interval:
-        below = _halves(parts, lambda part: part.device_s - low(part))
-        above = _halves(parts, lambda part: high(part) - part.device_s)
+        below = _halves(unsure, lambda part: part.device_s - low(part))
+        above = _halves(unsure, lambda part: high(part) - part.device_s)
         return max(0.0, total - hypot(below, z * common * total)), total + hypot(above, z * common * total)
 
     wide = interval(Z95, lambda part: part.low_s, lambda part: part.high_s)

@@ -82,6 +82,19 @@ class CompiledStep:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RealSteps:
+    """How the passes and the update of a network that was run whole differ from the sums of its layers: factors.
+
+    `spread` is the deviation of the logarithm of such a step.
+    """
+
+    forward: float
+    backward: float
+    update: float
+    spread: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """The time of a training step of `network` on `device`; times in seconds, memory in bytes.
 
@@ -91,6 +104,7 @@ class Estimate:
     `limits` are those under which the algorithms were chosen. `search` is what choosing costs the first step, and
     `determinism` what the step is like where results have to repeat; None where there is nothing to say.
     `compiled` says where the step of a compiled model comes from, whose memory is not known; None for an eager one.
+    `real_steps` says to which steps, run on that device, the calls were scaled; None where none were run.
     Of `single_way` phases of convolutions no algorithm but the framework's own was timed.
     """
 
@@ -117,6 +131,7 @@ class Estimate:
     search: SearchCost | None = None
     determinism: RepeatingStep | None = None
     compiled: CompiledStep | None = None
+    real_steps: RealSteps | None = None
     single_way: int = 0
 
     @property

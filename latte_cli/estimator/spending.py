@@ -7,15 +7,17 @@ from math import ceil
 from statistics import median
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
+from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
 from latte_cli.devices import Device
 from latte_cli.estimator.intervals import errs_with
 from latte_cli.estimator.records import Estimate
 from latte_cli.estimator.steps import step_calls
 from latte_cli.estimator.worth import UncertainCall, worth_measuring
-from latte_cli.layers import Checkpoint, Optimizer, Phase, Whole
+from latte_cli.layers import Checkpoint, Layer, Optimizer, Phase, Whole
 from latte_cli.lookup import Pair, Source
 from latte_cli.measure import Measurement
 from latte_cli.optimizers import measured_name
+from latte_cli.real_steps import Subject, run_steps
 from latte_cli.store import Writer
 from latte_cli.suites import Drawn, with_calibration
 from latte_cli.sweep import Budget, Sweep
@@ -32,14 +34,19 @@ _UNCALIBRATED = (
 )
 _CALIBRATED = 0.06  # of a step: what it left of that
 _WHOLE_S = 4.0  # chosen: what running a network whole takes, most of it to import torch in a separate process
+_START_S = 3.0  # chosen: what a separate process takes to import torch
+_STEPS = 3  # the fewest that are worth it: a first one, which allocates, and two that are timed
+_STEPS_S = (0.5, 4.0)  # chosen: how long it makes steps at least and at most, if there are seconds enough
+_STEPS_SHARE = 0.2  # chosen: of the seconds that are left, for steps
 
 
 @dataclass(kw_only=True)
 class Spending:
     """What is measured with `worker` into `writer` until `seconds` have passed since `start`.
 
-    `earlier` are the rows that the device has, to which new ones are added; `calls` counts what was measured;
-    `progress` hears the seconds that have passed, and of what.
+    `subject` is the network of the step, if it can be run whole here; it may take `memory_share` of the device's
+    memory. `earlier` are the rows that the device has, to which new ones are added; `calls` counts what was measured,
+    `steps` the steps that were run; `progress` hears the seconds that have passed, and of what.
     """
 
     worker: Worker
@@ -47,10 +54,14 @@ class Spending:
     start: float
     seconds: float
     origin: str = ""
+    subject: Subject | None = None
+    memory_share: float = 0.5
     progress: Callable[[float, str], None] = lambda passed, label: None
     clock: Callable[[], float] = time.monotonic
     earlier: list[Measurement] = field(default_factory=list)
     calls: int = 0
+    steps: int = 0
+    _runs: bool = True
     _overheads_s: list[float] = field(default_factory=list)
 
     @property
@@ -70,14 +81,63 @@ class Spending:
         self.calls += measurement.sweep_pass == 0
 
     def on_yardstick(self, drawn: Drawn) -> None:
-        """Measure `drawn` for a share of the seconds that are left, a moment at least: without it nothing is known."""
-        self._sweep(drawn, max(_LEAST_YARDSTICK_S, _YARDSTICK_SHARE * self.left_s))
+        """Measure `drawn` for a share of the seconds that are left, a moment at least: without it nothing is known.
+
+        Where the network itself is run next, which tells more of it, a moment is enough.
+        """
+        share = 0.0 if self._can_run else _YARDSTICK_SHARE
+        self._sweep(drawn, max(_LEAST_YARDSTICK_S, share * self.left_s))
         self.writer.seal()
 
     def on_step(self, estimates: Sequence[Estimate]) -> None:
-        """Measure the calls of `estimates` that weigh most, each once, and a network whole where that is worth it."""
+        """Measure what tells most of `estimates`: steps of their network, and the calls that weigh most, each once.
+
+        Real steps come first, and again at the end for as long as there are seconds: how fast the machine is differs
+        from one minute to the next. Where the network cannot be run, another one calibrates the sums.
+        """
+        ran = self._run_steps(estimates)
+        self._on_calls(estimates, [] if ran else self._calibration_layers(estimates))
+        while self._run_steps(estimates):
+            pass
+        self.writer.seal()
+
+    def _run_steps(self, estimates: Sequence[Estimate]) -> bool:
+        """Run the network whole if it fits the device's memory and what is left of the seconds, and was run less often
+        than a layer is."""
+        step = max(estimates, key=lambda each: each.step_s, default=None)
+        if step is None or self.subject is None or not self._can_run:
+            return False
+        done = {row.sweep_pass for row in self.earlier if row.task.layer == self.subject.whole}
+        memory_bytes = self.worker.device.memory_bytes
+        fits = not memory_bytes or step.memory_bytes <= self.memory_share * memory_bytes
+        cost_s = _START_S + _STEPS * step.step_s
+        if len(done) >= self.worker.device.kind.rounds or not fits or cost_s > self.left_s:
+            return False
+        self.progress(self.passed_s, "real steps")
+        shortest_s, longest_s = _STEPS_S
+        try:
+            rows = run_steps(
+                self.subject,
+                self.worker.settings[0],
+                self.worker.device,
+                number=max(done, default=-1) + 1,
+                origin=self.origin,
+                seconds=min(max(shortest_s, _STEPS_SHARE * self.left_s), longest_s),
+                left_s=self.left_s,
+            )
+        except (Unsupported, OutOfMemory, Failed):
+            self._runs = False
+            return False
+        self.writer.extend(rows)
+        self.earlier.extend(rows)
+        self.steps += len(rows[0].device_times_s)
+        self.progress(self.passed_s, "real steps")
+        return True
+
+    def _on_calls(self, estimates: Sequence[Estimate], layers: Sequence[Layer]) -> None:
+        """Measure the calls of `estimates` that weigh most, each once; and `layers`, of a network that calibrates."""
         calls, measured = uncertain_calls(estimates), list[UncertainCall]()
-        whole = self._calibration_call(estimates)
+        whole = self._calibration_call(estimates, layers)
         while self.left_s > 0:
             known = [*calls, *whole(self._overhead_s)]
             call = next(worth_measuring(known, self.left_s, measured=measured, overhead_s=self._overhead_s), None)
@@ -88,7 +148,11 @@ class Spending:
                 self._sweep(self._calibration(), self.left_s)
             else:
                 self._measure(call.task)
-        self.writer.seal()
+
+    @property
+    def _can_run(self) -> bool:
+        """Whether the network can be run, as far as is known; a GPU's steps have two clocks (see `Estimator`)."""
+        return self.subject is not None and self._runs and not self.worker.device.kind.queued
 
     @property
     def _overhead_s(self) -> float:
@@ -98,13 +162,20 @@ class Spending:
         """A network that is run whole, and its layers."""
         return with_calibration(Drawn(wanted=()), self.worker.device.kind, count=1)
 
-    def _calibration_call(self, estimates: Sequence[Estimate]) -> Callable[[float], list[UncertainCall]]:
-        """Running a network whole as a call to choose, for what a call takes to be prepared; none where one was."""
-        layers = [item.layer for item in self._calibration().wanted]
-        wholes = [layer for layer in layers if isinstance(layer, Whole)]
+    def _calibration_layers(self, estimates: Sequence[Estimate]) -> list[Layer]:
+        """The layers of a network that calibrates, itself among them; none where one was run, or nothing is known."""
+        layers = [item.layer for item in self._calibration().wanted] if estimates else []
         done = {row.task.layer for row in self.earlier if row.task.settings == self.worker.settings[0]}
-        if not estimates or not wholes or done & {*wholes}:
+        return [] if any(isinstance(layer, Whole) and layer in done for layer in layers) else layers
+
+    def _calibration_call(
+        self, estimates: Sequence[Estimate], layers: Sequence[Layer]
+    ) -> Callable[[float], list[UncertainCall]]:
+        """Running a network whole as a call to choose, for what a call takes to be prepared; none without layers."""
+        wholes = [layer for layer in layers if isinstance(layer, Whole)]
+        if not wholes:
             return lambda overhead_s: []
+        done = {row.task.layer for row in self.earlier if row.task.settings == self.worker.settings[0]}
         step_s = max(estimate.step_s for estimate in estimates)
         tasks = sum(len(layer.phases) for layer in layers if layer not in done)
         task = Task(layer=wholes[0], phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT, settings=self.worker.settings[0])

@@ -18,6 +18,7 @@ from latte_cli.report.estimates import (
     compiled_line,
     estimates_document,
     left_out_line,
+    real_steps_line,
     schedule_lines,
     schedule_times,
 )
@@ -230,6 +231,8 @@ def _kind_lines(name: str, estimate: Estimate) -> Iterator[str]:
     """What kind of step it is, where it is no plain one."""
     if estimate.compiled:
         yield f"{name}: {compiled_line(estimate.compiled, estimate.step_s)}"
+    if estimate.real_steps:
+        yield f"{name}: {real_steps_line(estimate.real_steps)}"
     if regions := checkpoints.regions_text(estimate):
         yield f"{name}: `torch.utils.checkpoint` around {regions}"
 

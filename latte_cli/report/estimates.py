@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from latte_cli import __version__
-from latte_cli.estimator import CompiledStep, Estimate, LayerTime
+from latte_cli.estimator import CompiledStep, Estimate, LayerTime, RealSteps
 from latte_cli.estimator.mixtures import MixedStep
 from latte_cli.estimator.searches import SearchCost
 from latte_cli.lookup import Source
@@ -64,6 +64,8 @@ def _beside(estimate: Estimate) -> dict[str, Any]:
             "batches": list(told.batches),
             "networks": told.networks,
         }
+    if estimate.real_steps:
+        found["real_steps"] = asdict(estimate.real_steps)
     if estimate.determinism:
         cost_s = estimate.determinism.step_s - estimate.step_s
         found["determinism"] = asdict(estimate.determinism) | {"cost_s": cost_s}
@@ -85,6 +87,12 @@ def compiled_line(told: CompiledStep, step_s: float) -> str:
         f"{percent(abs(more))} {'longer' if more > 0 else 'shorter'} than the eager step ({duration(told.eager_s)})"
     )
     return f"compiled: {change}; {how}; layers are scaled to it"
+
+
+def real_steps_line(real: RealSteps) -> str:
+    """To what the layers were scaled, and by how much."""
+    factors = f"forward by {real.forward:.2f}, backward by {real.backward:.2f}, update by {real.update:.2f}"
+    return f"this model was run whole there: its layers are scaled to its steps ({factors})"
 
 
 def search_entry(search: SearchCost) -> dict[str, float | int | None]:
@@ -112,6 +120,8 @@ def beside_lines(estimate: Estimate) -> Iterator[str]:
     """What only some estimates have, for people: what compiling changes, and what searching and repeating cost."""
     if estimate.compiled:
         yield compiled_line(estimate.compiled, estimate.step_s)
+    if estimate.real_steps:
+        yield real_steps_line(estimate.real_steps)
     if estimate.search:
         yield f"first step: {search_line(estimate.search)}"
     if again := estimate.determinism:

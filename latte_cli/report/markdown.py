@@ -9,7 +9,7 @@ from latte_cli.estimator import Estimate
 from latte_cli.printable import printable
 from latte_cli.report import duration, percent, size
 from latte_cli.report.checkpoints import checkpoint_lines
-from latte_cli.report.estimates import NO_SCHEDULE, compiled_line, schedule_lines
+from latte_cli.report.estimates import NO_SCHEDULE, compiled_line, real_steps_line, schedule_lines
 from latte_cli.report.sides import SidePair, legend_lines, letters, side_cells
 from latte_cli.report.thresholds import (
     algorithms_text,
@@ -124,6 +124,8 @@ def _kinds(estimates: Sequence[Estimate]) -> Iterator[str]:
         where = f" ({code(each.strategy)} on {code(each.device.slug)})" if len(estimates) > 1 else ""
         if each.compiled:
             yield f"- {compiled_line(each.compiled, each.step_s)}{where}"
+        if each.real_steps:
+            yield f"- {real_steps_line(each.real_steps)}{where}"
         for line in checkpoint_lines(each):
             inner = line.startswith(" ")
             yield f"{'  -' if inner else '-'} {code(line.strip())}{'' if inner else where}"

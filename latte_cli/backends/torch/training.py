@@ -18,7 +18,7 @@ class RunRequest:
 
     Steps follow each other for `seconds`, at least `least` and at most `most` of them, after three that are not timed;
     on a GPU as launches of one by one or, with `cuda_graph`, of all at once. With `calls`, `least` more steps show what
-    each node takes.
+    each node takes. No further step begins after `deadline`, in seconds since the epoch, once one was timed.
     """
 
     model: str
@@ -34,6 +34,7 @@ class RunRequest:
     seconds: float = 1.0
     least: int = 5
     most: int = 200
+    deadline: float | None = None
     cuda_graph: bool = False
     calls: bool = False
 

@@ -106,13 +106,14 @@ def _kind_of(device: str) -> Kind:
     return kind_of_torch(device.partition(":")[0])
 
 
-def run_apart(run: RunRequest) -> Steps:
+def run_apart(run: RunRequest, limit_s: float | None = None) -> Steps:
     """`run` in a new process, whose heap is that of a training script a few steps after its start.
 
-    Raises Unsupported, OutOfMemory or Failed.
+    It is stopped after `limit_s`, if that is given. Raises Unsupported, OutOfMemory or Failed.
     """
+    limit_s = _LIMIT_S + 10 * run.seconds if limit_s is None else limit_s
     try:
-        return steps_from(child.ask(f"{__name__}:answer", asdict(run), limit_s=_LIMIT_S + 10 * run.seconds))
+        return steps_from(child.ask(f"{__name__}:answer", asdict(run), limit_s=limit_s))
     except child.TimedOut as exc:
         raise Failed(str(exc)) from exc
     except child.Ended as exc:
@@ -235,15 +236,22 @@ Clocks: TypeAlias = tuple[Sequence[float], Sequence[float]]
 
 def _time_steps(step: StepFunction, run: RunRequest, clock: Callable[[StepFunction], Clocks]) -> Steps:
     """Repeat `step`, which marks its start, and the ends of clearing, forward, loss, backward and update."""
-    for _ in range(_WARM_UPS):
-        step(lambda: None)
+    for number in range(_WARM_UPS):
+        if number == 0 or not _is_late(run):
+            step(lambda: None)
     rows: list[Clocks] = []
     start, faults = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     while len(rows) < run.least or (time.perf_counter() - start < run.seconds and len(rows) < run.most):
         rows.append(clock(step))
+        if _is_late(run):
+            break
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
     device, host = (parts_of([row[index] for row in rows]) for index in (0, 1))
     return Steps(**device, host=host, faults=faults / len(rows), calls={})
+
+
+def _is_late(run: RunRequest) -> bool:
+    return run.deadline is not None and time.time() > run.deadline
 
 
 def parts_of(rows: Sequence[Sequence[float]]) -> dict[str, tuple[float, ...]]:
