@@ -36,6 +36,7 @@ _CALIBRATED = 0.06  # of a step: what it left of that
 _WHOLE_S = 4.0  # chosen: what running a network whole takes, most of it to import torch in a separate process
 _START_S = 3.0  # chosen: what a separate process takes to import torch
 _STEPS = 3  # the fewest that are worth it: a first one, which allocates, and two that are timed
+_MOST_RUNS = 8  # chosen: a minute's worth of runs; the median of more moves little
 _STEPS_S = (0.5, 4.0)  # chosen: how long it makes steps at least and at most, if there are seconds enough
 _STEPS_SHARE = 0.2  # chosen: of the seconds that are left, for steps
 
@@ -102,8 +103,8 @@ class Spending:
         self.writer.seal()
 
     def _run_steps(self, estimates: Sequence[Estimate]) -> bool:
-        """Run the network whole if it fits the device's memory and what is left of the seconds, and was run less often
-        than a layer is."""
+        """Run the network whole if it fits the device's memory and what is left of the seconds, unless it was run often
+        enough."""
         step = max(estimates, key=lambda each: each.step_s, default=None)
         if step is None or self.subject is None or not self._can_run:
             return False
@@ -111,7 +112,7 @@ class Spending:
         memory_bytes = self.worker.device.memory_bytes
         fits = not memory_bytes or step.memory_bytes <= self.memory_share * memory_bytes
         cost_s = _START_S + _STEPS * step.step_s
-        if len(done) >= self.worker.device.kind.rounds or not fits or cost_s > self.left_s:
+        if len(done) >= _MOST_RUNS or not fits or cost_s > self.left_s:
             return False
         self.progress(self.passed_s, "real steps")
         shortest_s, longest_s = _STEPS_S
