@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from running import here, latte
 
+from latte_cli.layers import Whole
 from latte_cli.network import zoo
 from latte_cli.store import open_store
 
@@ -33,6 +34,11 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def rows() -> list:
     store = open_store(shipped=False)
     return [row for device in store.devices() for row in store.measurements(device.slug)]
+
+
+def calls() -> list:
+    """The rows of single calls."""
+    return [row for row in rows() if not isinstance(row.task.layer, Whole)]
 
 
 def on_terminal(*words: object) -> tuple[int, str, str]:
@@ -58,10 +64,11 @@ def test_on_a_terminal_a_machine_without_a_profile_is_measured_first(model: Path
     assert code == 0, said
     document = json.loads(out)
     (measured,) = document["measured"]
-    assert measured["calls"] == len({row.task.id for row in rows()}) > 0
+    assert measured["calls"] == len({row.task.id for row in calls()}) > 0
     assert document["estimates"][0]["device"] == measured["device"]
     assert "measuring this machine" in said
-    assert re.search(rf"measured {measured['calls']} calls? of `{measured['device']}` in [0-9.]+ s, kept in the", said)
+    what = rf"measured {measured['calls']} calls?( and {measured['steps']} whole steps?)?"
+    assert re.search(rf"{what} of `{measured['device']}` in [0-9.]+ s, kept in the", said)
     assert "`latte profile --budget 2m` narrows the interval" in said
     totals = document["estimates"][0]["totals"]
     assert totals["step_low_s"] < totals["step_s"] < totals["step_high_s"]
@@ -90,16 +97,18 @@ def test_without_a_terminal_nothing_is_measured(model: Path) -> None:
 def test_without_a_terminal_it_is_measured_where_that_is_asked_for(model: Path) -> None:
     done = latte("estimate", model, "--measure", "4s", "--format", "json")
     (measured,) = json.loads(done.stdout)["measured"]
-    assert measured["calls"] == len({row.task.id for row in rows()}) > 0
+    assert measured["calls"] == len({row.task.id for row in calls()}) > 0
     assert done.stderr.count("measured") >= 1
-    before = {row.task.id for row in rows()}
+    before = {row.task.id for row in calls()}
 
     again = latte("estimate", model, "--measure", "12s", "--format", "json", "--store", open_store().uri)
     document = json.loads(again.stdout)
     (measured,) = document["measured"]
-    assert measured["calls"] == len(rows()) - len(before) > 0
-    assert len({row.task.id for row in rows()}) == len(rows())  # no call twice
-    assert "measured" in {layer["source"] for layer in document["estimates"][0]["layers"]}
+    assert measured["calls"] == len(calls()) - len(before)
+    assert len({row.task.id for row in calls()}) == len(calls())  # no call twice
+    assert measured["calls"] + measured["steps"] > 0
+    steps = {len(row.device_times_s) for row in rows() if isinstance(row.task.layer, Whole)}
+    assert bool(steps) == bool(measured["steps"]) == ("real_steps" in document["estimates"][0])
     assert "narrows the interval" not in again.stderr
 
 

@@ -127,9 +127,10 @@ class Pricer:
         self, estimator: Estimator, sub_model: SubModel, fleet_class: FleetClass
     ) -> tuple[Estimate, float] | int:
         """The estimate without its rows, and its share of a data sheet; the least memory where it does not fit."""
-        network = sub_model.of(self.whole(fleet_class.batch))
+        whole, optimizer = self.whole(fleet_class.batch), self.optimizer(fleet_class)
+        network = sub_model.of(whole)
         try:
-            found = estimator.estimate(network, self.optimizer(fleet_class), self._allow_unknown)
+            found = estimator.estimate(network, optimizer, self._allow_unknown, cut_from=whole)
         except DoesNotFit as exc:
             return exc.least_bytes
         sheet_share = found.share_from(Source.DATA_SHEET)

@@ -133,10 +133,13 @@ def compose_step(
         spans = two_clocks(parts, asked_at_once=step.cuda_graph, log_every=step.rest.log_every)
     else:
         spans = one_clock(parts)
-    real = None if step.cuda_graph else calibration.real_steps
+    real, unsure = None if step.cuda_graph else calibration.real_steps, rows
     spread = hypot(calibration.spread, waiting_share(parts, spans.step_s, device.kind) * calibration.host_spread)
-    unsure = [row for row in rows if not (real and row[0].algorithm == FRAMEWORK_DEFAULT)]
-    (low_s, high_s), (low_80_s, high_80_s) = intervals(rows, spans.step_s, real.spread if real else spread, unsure)
+    if real and real.own:
+        spread, unsure = real.spread, [row for row in rows if row[0].algorithm != FRAMEWORK_DEFAULT]
+    elif real:
+        spread = hypot(spread, real.spread)
+    (low_s, high_s), (low_80_s, high_80_s) = intervals(rows, spans.step_s, spread, unsure)
     return Estimate(
         device=device,
         network=calls.network,

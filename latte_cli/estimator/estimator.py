@@ -1,6 +1,6 @@
 """The estimator: a network's calls priced on one device, whoever chooses their algorithms, under any limits."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
@@ -20,7 +20,7 @@ from latte_cli.estimator.storages import Storages
 from latte_cli.estimator.turned import turned_calls
 from latte_cli.estimator.variants import Variants
 from latte_cli.estimator.views import uncopied_views
-from latte_cli.layers import Optimizer, Phase
+from latte_cli.layers import Optimizer, Phase, Whole
 from latte_cli.lookup import Lookup, Pair, Timing
 from latte_cli.network import Network, submodules
 from latte_cli.network.calibration import calibration_networks
@@ -79,13 +79,20 @@ class Estimator:
             self._measured_timings(calibration_pairs(self.device.kind))
         return self._calibration
 
-    def estimate(self, network: Network, step: Step | str = "sgd", allow_unknown: bool = False) -> Estimate:
+    def estimate(
+        self,
+        network: Network,
+        step: Step | str = "sgd",
+        allow_unknown: bool = False,
+        *,
+        cut_from: Network | None = None,
+    ) -> Estimate:
         """Estimate a training step of `network`, or one with the optimizer that `step` names.
 
-        Raises LatteError for a layer that can be neither looked up nor predicted, unless `allow_unknown`, and
-        DoesNotFit.
+        What real steps tell of the network that it was `cut_from` holds for it, too. Raises LatteError for a layer that
+        can be neither looked up nor predicted, unless `allow_unknown`, and DoesNotFit.
         """
-        return next(self.variants(network, step, allow_unknown))
+        return next(self.variants(network, step, allow_unknown, cut_from=cut_from))
 
     def variants(
         self,
@@ -95,13 +102,14 @@ class Estimator:
         *,
         strategies: Sequence[Strategy] = (),
         limits: Sequence[Limits] = (),
+        cut_from: Network | None = None,
     ) -> Iterator[Estimate]:
         """The same step under each of the strategies and, for each, each of the limits; default: the estimator's own.
 
         A strategy chooses on the same timings each time. Raises as `estimate` does; of several limits those that the
         step does not fit are left out.
         """
-        variants = self._step_variants(network, Step(optimizer=step) if isinstance(step, str) else step)
+        variants = self._step_variants(network, Step(optimizer=step) if isinstance(step, str) else step, cut_from)
         refused: DoesNotFit | None = None
         yielded = 0
         for strategy in strategies or (self._strategy,):
@@ -177,19 +185,13 @@ class Estimator:
         costs = self._checkpoint_costs
         return costs.seconds(tensors, queued=self.device.kind.queued) if costs else 0.0
 
-    def _step_variants(self, network: Network, step: Step) -> Variants:
+    def _step_variants(self, network: Network, step: Step, cut_from: Network | None = None) -> Variants:
         if step.cuda_graph and not self.device.kind.captures_graphs:
             raise LatteError(
                 f"`{self.device.slug}` runs no CUDA graphs", hint="leave out `--cuda-graph`", exit_code=ExitCode.USAGE
             )
         step.rest.check(self.device, self._lookup.precision, optimizer=step.optimizer, cuda_graph=step.cuda_graph)
-        calls = self._step_calls(network, step)
-        passes = self._own_passes(network, calls)
-        if not passes:
-            return self._variants(calls)
-        plain = calls if step == Step() else self._step_calls(network, Step())
-        alone = self._variants(plain).estimate(by_name("pytorch"), NO_LIMITS, allow_unknown=True)
-        return self._variants(calls, real_steps(alone, passes))
+        return self._variants(self._step_calls(network, step), run=cut_from or network)
 
     def _step_calls(self, network: Network, step: Step) -> StepCalls:
         storages = Storages(network)
@@ -203,18 +205,18 @@ class Estimator:
             views=uncopied_views(network, storages),
         )
 
-    def _own_passes(self, network: Network, calls: StepCalls) -> dict[Phase, Timing]:
-        """The parts of real steps of `network` at its batch, as the framework makes them, if it was run whole.
+    def _real_steps(self, network: Network, found: Mapping[Pair, Sequence[Timing]]) -> RealSteps | None:
+        """What the steps of `network` at its batch tell, if it was run whole as the framework makes it.
 
         A GPU's are left out: its host and the device have a clock each, which factors on calls do not tell apart.
         """
-        if self.device.kind.queued or self.estimator not in CALIBRATED or self._models.sheet:
-            return {}
         whole = whole_of(network)
-        pairs = [work.pair for work in calls.costly]
-        found = self._measured_timings(tuple(dict.fromkeys(pairs)), [(whole, phase) for phase in whole.phases])
         own = {phase: found.get((whole, phase), ()) for phase in whole.phases}
-        return {phase: each for phase in own for each in own[phase] if each.task.algorithm == FRAMEWORK_DEFAULT}
+        passes = {phase: each for phase in own for each in own[phase] if each.task.algorithm == FRAMEWORK_DEFAULT}
+        if not passes or self.device.kind.queued or self.estimator not in CALIBRATED:
+            return None
+        alone = self._variants(self._step_calls(network, Step()))
+        return real_steps(alone.estimate(by_name("pytorch"), NO_LIMITS, allow_unknown=True), passes)
 
     def calls(self, network: Network, step: Step, works: Sequence[Work]) -> list[Row]:
         """The rows of `works`, calls of sub-models of `network`, as the estimator's strategy has them run in a step.
@@ -230,7 +232,7 @@ class Estimator:
             views=uncopied_views(network, Storages(network)),
         )
         limits = Limits(workspace_bytes=self._limits.workspace_bytes)
-        return self._variants(calls).rows(self._strategy, limits)
+        return self._variants(calls, run=network).rows(self._strategy, limits)
 
     def _by_measured_name(self, work: Work) -> Work:
         """A call with its optimizer by the name that it is measured by."""
@@ -239,9 +241,15 @@ class Estimator:
         name = measured_name(work.layer.function, on_gpu=self.device.kind.own_memory)
         return replace(work, layer=replace(work.layer, function=name))
 
-    def _variants(self, calls: StepCalls, real: RealSteps | None = None) -> Variants:
+    def _variants(self, calls: StepCalls, *, run: Network | None = None) -> Variants:
+        """Prices `calls`, by real steps of the network `run` too: theirs, or that which theirs was cut from."""
         pairs = tuple(dict.fromkeys(work.pair for work in calls.costly))
-        known = known_timings(self._lookup, self._measured_timings(pairs), pairs)
+        passes = [(whole_of(run), phase) for phase in Whole.phases] if run else []
+        found = self._measured_timings(pairs, passes)
+        known = known_timings(self._lookup, {pair: found[pair] for pair in pairs if pair in found}, pairs)
+        real = self._real_steps(run, found) if run else None
+        if real and run:
+            real = replace(real, own=whole_of(run) == whole_of(calls.network))
         calls = replace(calls, checkpoint_costs=self._checkpoint_costs)
         return Variants(calls, known, self._models, replace(self._calibration, real_steps=real))
 

@@ -85,13 +85,15 @@ class CompiledStep:
 class RealSteps:
     """How the passes and the update of a network that was run whole differ from the sums of its layers: factors.
 
-    `spread` is the deviation of the logarithm of such a step.
+    `spread` is the deviation of the logarithm of such a step. The network is the `own` one of an estimate, or the one
+    that it was cut from.
     """
 
     forward: float
     backward: float
     update: float
     spread: float
+    own: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,13 @@ def _beside(estimate: Estimate) -> dict[str, Any]:
             "networks": told.networks,
         }
     if estimate.real_steps:
-        found["real_steps"] = asdict(estimate.real_steps)
+        real = estimate.real_steps
+        found["real_steps"] = {
+            "forward": real.forward,
+            "backward": real.backward,
+            "update": real.update,
+            "spread": real.spread,
+        }
     if estimate.determinism:
         cost_s = estimate.determinism.step_s - estimate.step_s
         found["determinism"] = asdict(estimate.determinism) | {"cost_s": cost_s}
