@@ -1,11 +1,12 @@
 """First estimates on a machine that was never profiled, against real training steps: eight networks, six kinds.
 
 For each network, from an empty store each time: `latte estimate --measure 10s`, which a terminal gets by itself, then
-15 s and 60 s. Real steps run in separate processes before and after each estimate, so that it is compared with the
-mean of those right around it; how far these two are apart tells how well the machine repeats itself. The real steps are
-those of the torch modules themselves (of the zoo's networks, LATTE's), with SGD and cross-entropy, on a heap that keeps
-its memory, as the one on which layers are measured. Takes about half an hour in which nothing else should run; what was
-measured is kept in the folder, and a second run goes on where the first stopped.
+15 s and 60 s. It runs the network itself, too, in processes apart from those that this benchmark times. Real steps run
+in separate processes before and after each estimate, so that it is compared with the mean of those right around it; how
+far these two are apart tells how well the machine repeats itself. The real steps are those of the torch modules
+themselves (of the zoo's networks, LATTE's), with SGD and cross-entropy, on a heap that keeps its memory, as the one on
+which layers are measured. Takes a quarter of an hour in which nothing else should run; what was measured is kept in the
+folder, and a second run goes on where the first stopped.
 
     python benchmarks/first_estimate.py [--folder build/first-estimate] [--budgets 10s,15s,60s] [--networks NAME,...]
 """
