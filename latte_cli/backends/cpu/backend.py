@@ -16,6 +16,7 @@ from latte_cli.backends.contract import Conditions, Facts, OutOfMemory, Prepared
 from latte_cli.backends.cpu import onednn_calls
 from latte_cli.backends.cpu.computations import cpu_computation
 from latte_cli.backends.cpu.convolutions import CONVOLUTIONS
+from latte_cli.backends.telemetry import EnergyMeter
 from latte_cli.backends.torch.checkpoints import CheckpointCall
 from latte_cli.backends.torch.layers import (
     REFUSALS,
@@ -59,6 +60,7 @@ class CpuBackend:
         self._flush = torch.ones((host.last_level_cache_bytes() or _ASSUMED_CACHE_BYTES) // 4)
         self._load = host.OtherLoad()
         self._load.read()
+        self.energy = EnergyMeter()
         self._reference = torch.ones(512, 512)
         self._runs = Runs("cpu")
         self._copied = (torch.ones(8 * 2**20), torch.ones(8 * 2**20))
@@ -142,7 +144,12 @@ class CpuBackend:
         return self.time_call(both)
 
     def conditions(self) -> Conditions:
-        return Conditions(sm_clock_hz=host.clock_hz(), load=self._load.read(), governor=host.governor())
+        return Conditions(
+            sm_clock_hz=host.clock_hz(),
+            power_w=self.energy.take_power_w(),
+            load=self._load.read(),
+            governor=host.governor(),
+        )
 
     def settle(self, limit_s: float) -> bool:
         """Wait, at most `limit_s`, until other processes leave the cores alone; whether they do."""
@@ -229,7 +236,8 @@ class _Timed:
         return self._backend.cache_state
 
     def samples(self, count: int) -> list[Sample]:
-        return [self._sample() for _ in range(count)]
+        with self._backend.energy.counting():
+            return [self._sample() for _ in range(count)]
 
     def _sample(self) -> Sample:
         layer = self._layer

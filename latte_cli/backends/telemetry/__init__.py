@@ -1,4 +1,4 @@
-"""Telemetry: clocks, temperature, power and throttling of a GPU, from NVML or a Jetson board's files."""
+"""Telemetry: clocks, temperature, power and throttling of a GPU (NVML, Jetson boards), and the power of a CPU."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from latte_cli.backends.telemetry.contract import GpuFacts as GpuFacts
 from latte_cli.backends.telemetry.contract import Telemetry as Telemetry
 from latte_cli.backends.telemetry.nvml import NvmlTelemetry
 from latte_cli.backends.telemetry.nvml import gpu_count as gpu_count
+from latte_cli.backends.telemetry.rapl import EnergyMeter as EnergyMeter
 
 
 def open_telemetry(
