@@ -275,6 +275,12 @@ def baseline_doubts(before: Document, after: Document) -> list[str]:
         found.append(f"the baseline is of latte {versions[0]}, this is {versions[1]}: write the baseline again")
     if before["model"]["name"] != without_secrets(after["model"]["name"]):
         found.append(f"the baseline is of the model `{before['model']['name']}`: is that the same network?")
+    run = [any("real_steps" in entry for entry in document["estimates"]) for document in (before, after)]
+    if run[0] != run[1]:
+        one, other = ("the baseline", "this") if run[0] else ("this", "the baseline")
+        found.append(
+            f"{one} is scaled to real steps of its model, {other} is not: measure both alike, as by `--measure`"
+        )
     steps = ([entry["totals"]["step_s"] for entry in document["estimates"]] for document in (before, after))
     if not found and before["model"]["sha256"] == after["model"]["sha256"] and next(steps) != next(steps):
         found.append("the model is that of the baseline, so the profile changed: write the baseline again")

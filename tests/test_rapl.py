@@ -54,7 +54,7 @@ INTEL = {
 def test_the_power_is_that_of_packages_and_their_memory(tmp_path, zones, counters):
     machine = Machine(tmp_path, zones)
     meter = machine.meter()
-    with meter.counting():
+    with meter.count_energy():
         machine.run(2.0, 30.0)
     expected = None if counters == 0 else pytest.approx(counters * 30.0)
     assert meter.take_power_w() == expected
@@ -66,7 +66,7 @@ def test_only_what_runs_within_it_counts_and_each_asking_begins_anew(tmp_path):
     machine.run(10.0, 500.0)
     assert meter.take_power_w() is None
     for watts in (20.0, 40.0):
-        with meter.counting():
+        with meter.count_energy():
             machine.run(1.0, watts)
         machine.run(5.0, 500.0)
     assert meter.take_power_w() == pytest.approx(30.0)
@@ -78,7 +78,7 @@ def test_a_counter_that_begins_anew_is_followed(tmp_path):
     machine.energy_uj = RANGE_UJ - 1_000_000
     machine.run(0.0, 0.0)
     meter = machine.meter()
-    with meter.counting():
+    with meter.count_energy():
         machine.run(1.0, 25.0)
     assert meter.take_power_w() == pytest.approx(25.0)
 
@@ -87,12 +87,12 @@ def test_a_counter_that_begins_anew_is_followed(tmp_path):
 def test_what_cannot_be_read_is_not_known(tmp_path, text):
     machine = Machine(tmp_path, {"intel-rapl:0": "package-0", "intel-rapl:1": "package-1"})
     meter = machine.meter()
-    with meter.counting():
+    with meter.count_energy():
         machine.run(1.0, 25.0)
         (tmp_path / "sys/class/powercap/intel-rapl:1/energy_uj").write_text(text)
     assert meter.take_power_w() is None
     (tmp_path / "sys/class/powercap/intel-rapl:1/energy_uj").unlink()
-    with meter.counting():
+    with meter.count_energy():
         machine.run(1.0, 25.0)
         (tmp_path / "sys/class/powercap/intel-rapl:1/energy_uj").unlink()
     assert meter.take_power_w() is None
@@ -101,14 +101,14 @@ def test_what_cannot_be_read_is_not_known(tmp_path, text):
 def test_a_moment_is_too_short_to_tell(tmp_path):
     machine = Machine(tmp_path, {"intel-rapl:0": "package-0"})
     meter = machine.meter()
-    with meter.counting():
+    with meter.count_energy():
         machine.run(0.01, 25.0)
     assert meter.take_power_w() is None
 
 
 def test_a_machine_without_counters_is_no_error(tmp_path):
     meter = EnergyMeter(tmp_path)
-    with meter.counting():
+    with meter.count_energy():
         pass
     assert meter.take_power_w() is None
 
@@ -127,7 +127,7 @@ def test_rows_of_a_cpu_have_the_power_of_their_samples(tmp_path):
     task = Task(layer=layer, phase=Phase.FORWARD, algorithm=FRAMEWORK_DEFAULT, settings=settings)
     prepared = backend.prepare(task)
     assert backend.conditions().power_w is None
-    with backend.energy.counting():
+    with backend.energy.count_energy():
         prepared.samples(2)
         machine.run(1.0, 42.0)
     assert backend.conditions().power_w == pytest.approx(42.0)

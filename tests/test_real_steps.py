@@ -20,6 +20,7 @@ from latte_cli.network.structure import whole_of
 from latte_cli.network.training import freeze_parameters
 from latte_cli.store import open_store
 from latte_cli.tasks import Settings, Task
+from latte_cli.thresholds import baseline_doubts
 
 MACHINE = Device(slug="machine", name="a machine", kind=CPU)
 NETWORK = zoo.network("lenet", batch_size=8)
@@ -143,3 +144,14 @@ def test_sub_models_are_scaled_as_what_they_were_cut_from(tmp_path):
 def test_a_run_ends_at_its_deadline_with_what_it_has():
     late = RunRequest(model="lenet", batch_size=2, image_size=28, seconds=60.0, deadline=time.time())
     assert len(run_apart(late).step_s) == 1
+
+
+def test_a_baseline_of_another_kind_is_named():
+    def document(**more):
+        return {"model": {"name": "m", "sha256": "0"}, "estimates": [{"totals": {"step_s": 1.0}, **more}]}
+
+    plain, scaled = document(), document(real_steps={"forward": 0.9})
+    assert baseline_doubts(plain, plain) == baseline_doubts(scaled, scaled) == []
+    (one,), (other,) = baseline_doubts(plain, scaled), baseline_doubts(scaled, plain)
+    assert "this is scaled to real steps" in one
+    assert "the baseline is scaled to real steps" in other

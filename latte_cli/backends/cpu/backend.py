@@ -236,7 +236,7 @@ class _Timed:
         return self._backend.cache_state
 
     def samples(self, count: int) -> list[Sample]:
-        with self._backend.energy.counting():
+        with self._backend.energy.count_energy():
             return [self._sample() for _ in range(count)]
 
     def _sample(self) -> Sample:

@@ -39,7 +39,7 @@ class EnergyMeter:
         self._joules = self._seconds = 0.0
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
+    def count_energy(self) -> Iterator[None]:
         """What runs within it counts."""
         before, begun = self._read(), self._clock()
         yield
