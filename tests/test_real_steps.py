@@ -11,16 +11,20 @@ from latte_cli.allocator.sub_models import catalogue
 from latte_cli.backends.torch.training import RunRequest
 from latte_cli.backends.torch.whole import run_apart
 from latte_cli.devices import CPU, Device
-from latte_cli.estimator import BESIDE, LOSS, UPDATE, Estimator, Step
+from latte_cli.estimator import BESIDE, LOSS, UPDATE, Estimator, Step, estimate_each
+from latte_cli.estimator.spending import Spending
 from latte_cli.estimator.steps import step_calls
 from latte_cli.layers import Convolution, Phase, Whole
 from latte_cli.measure import Measurement
 from latte_cli.network import zoo
 from latte_cli.network.structure import whole_of
 from latte_cli.network.training import freeze_parameters
+from latte_cli.real_steps import Subject
 from latte_cli.store import open_store
+from latte_cli.suites import limits_of, yardstick
 from latte_cli.tasks import Settings, Task
 from latte_cli.thresholds import baseline_doubts
+from latte_cli.worker import Opening, Worker
 
 MACHINE = Device(slug="machine", name="a machine", kind=CPU)
 NETWORK = zoo.network("lenet", batch_size=8)
@@ -155,3 +159,25 @@ def test_a_baseline_of_another_kind_is_named():
     (one,), (other,) = baseline_doubts(plain, scaled), baseline_doubts(scaled, plain)
     assert "this is scaled to real steps" in one
     assert "the baseline is scaled to real steps" in other
+
+
+@pytest.mark.parametrize(("share", "seconds", "runs"), [(0.5, 20.0, True), (1e-9, 5.0, False)])
+def test_a_network_is_run_if_it_fits_the_memory_that_it_may_take(tmp_path, share, seconds, runs):
+    store = open_store(str(tmp_path), shipped=False)
+    with Worker(Opening(device="cpu", threads=1)) as worker, store.writer(worker.device) as writer:
+        spending = Spending(
+            worker=worker,
+            writer=writer,
+            start=time.monotonic(),
+            seconds=seconds,
+            subject=Subject(network=NETWORK, run=RunRequest(model="lenet", batch_size=8)),
+            memory_share=share,
+        )
+        spending.on_yardstick(yardstick(0, limits_of(worker.device, 0.5)))
+        spending.on_step(estimate_each(store, worker.device.slug, NETWORK, allow_unknown=True, rough=True))
+    rows = [row for row in store.measurements(worker.device.slug) if row.task.layer == whole_of(NETWORK)]
+    assert bool(rows) is bool(spending.steps) is runs
+    assert spending.steps == sum(len(row.device_times_s) for row in rows if row.task.phase is Phase.FORWARD)
+    assert len({(row.task.id, row.sweep_pass) for row in rows}) == len(rows)
+    (found,) = estimate_each(store, worker.device.slug, NETWORK, strategies=("pytorch",), rough=True)
+    assert (found.real_steps is not None) is runs

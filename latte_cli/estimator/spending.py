@@ -108,7 +108,9 @@ class Spending:
         step = max(estimates, key=lambda each: each.step_s, default=None)
         if step is None or self.subject is None or not self._can_run:
             return False
-        done = {row.sweep_pass for row in self.earlier if row.task.layer == self.subject.whole}
+        settings, whole = self.worker.settings[0], self.subject.whole
+        rows = [row for row in self.earlier if row.task.layer == whole and row.task.settings == settings]
+        done = {row.sweep_pass for row in rows}
         memory_bytes = self.worker.device.memory_bytes
         fits = not memory_bytes or step.memory_bytes <= self.memory_share * memory_bytes
         cost_s = _START_S + _STEPS * step.step_s
@@ -119,7 +121,7 @@ class Spending:
         try:
             rows = run_steps(
                 self.subject,
-                self.worker.settings[0],
+                settings,
                 self.worker.device,
                 number=max(done, default=-1) + 1,
                 origin=self.origin,
