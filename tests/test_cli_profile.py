@@ -96,7 +96,7 @@ def test_a_budget_that_runs_out_keeps_what_was_measured() -> None:
     assert document["tasks_left"] == document["left"] > 0
     rows = open_store(shipped=False).measurements(document["device"])
     assert len(rows) == sum(document["rows"].values()) > 0
-    left = f"run the same command again: {document['tasks_left']} of {document['tasks']} calls are left"
+    left = f"run the same command again: {document['tasks_left']} of {document['tasks']} tasks are left"
     assert left in done.stderr
 
 

@@ -11,6 +11,7 @@ from latte_cli.cli import console
 from latte_cli.cli.batches import Batches, Room, parse_batches, parse_room
 from latte_cli.cli.estimating import request_estimates
 from latte_cli.cli.measuring import FIRST_SECONDS, Spent
+from latte_cli.cli.next_steps import at_device, name_model
 from latte_cli.cli.options import (
     AccumulateOption,
     AllowUnknownOption,
@@ -339,6 +340,7 @@ def estimate(request: EstimateRequest) -> None:
     from latte_cli.report.sides import ranking_json
 
     check_together(request)
+    name_model(request)
     if request.model == STDIN:
         request = replace(request, content=model_from_stdin())
     if is_mixed(request.shape):
@@ -427,13 +429,15 @@ def _write(
     if sides:
         write_ranking(sides, Format(request.form))
     else:
-        write_estimates(estimates, Format(request.form), schedule=request.schedule, every=request.every)
+        above = console.lines_above()
+        write_estimates(estimates, Format(request.form), schedule=request.schedule, every=request.every, above=above)
     if request.memory and request.form is EstimateFormat.CSV:
         write_memory(estimates, Format.CSV)
 
 
 def _say_doubts(estimates: Sequence["Estimate"]) -> None:
-    said = [(warning, found.device.slug) for found in estimates for warning in found.warnings]
-    for warning, slug in dict.fromkeys(said):
-        message = f"{warning.message} (`{slug}`)" if len(estimates) > 1 else warning.message
+    said = [(warning, found) for found in estimates for warning in found.warnings]
+    for (warning, slug), found in {(warning, found.device.slug): found for warning, found in said}.items():
+        message = at_device(warning.message, found)
+        message = f"{message} (`{slug}`)" if len(estimates) > 1 else message
         console.warn(message, urgent=warning.urgent)

@@ -4,14 +4,15 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import ceil, floor, log10
-from typing import Any, TextIO, TypeAlias
+from typing import Any, Literal, TextIO, TypeAlias
 
 from latte_cli.printable import csv_cell, printable, without_secrets
 
 Cell: TypeAlias = str | int | float | None
+_BETWEEN = 2  # blanks between columns
 
 
 class Format(StrEnum):
@@ -26,7 +27,8 @@ class Format(StrEnum):
 class Table:
     """A result for people: `columns` are titles (a leading `>` aligns right), cells are text ready to show.
 
-    The title is a line or several. `styles` are colours of columns by their place, for terminals that show them.
+    The title is a line or several. `styles` are colours of columns by their place, for terminals that show them. A
+    terminal that is too narrow shows no `spare` columns, as they stand in `columns`; the first of them goes first.
     """
 
     columns: tuple[str, ...]
@@ -34,6 +36,17 @@ class Table:
     title: str | Sequence[str] = ""
     footer: Sequence[str] = ()
     styles: Mapping[int, str] = field(default_factory=dict)
+    spare: Sequence[str] = ()
+
+    def without(self, column: str) -> "Table":
+        """The table less one of its columns."""
+        at = self.columns.index(column)
+        return replace(
+            self,
+            columns=(*self.columns[:at], *self.columns[at + 1 :]),
+            rows=[(*row[:at], *row[at + 1 :]) for row in self.rows],
+            styles={place - (place > at): style for place, style in self.styles.items() if place != at},
+        )
 
 
 def write_table(table: Table, out: TextIO | None = None) -> None:
@@ -45,6 +58,7 @@ def write_table(table: Table, out: TextIO | None = None) -> None:
         title="\n".join(map(printable, _lines(table.title))),
         footer=tuple(map(printable, table.footer)),
         styles=table.styles,
+        spare=table.spare,
     )
     if out.isatty():
         _write_framed(shown, out)
@@ -58,19 +72,27 @@ def _lines(title: str | Sequence[str]) -> Sequence[str]:
 
 def _write_framed(table: Table, out: TextIO) -> None:
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    # Without an edge, which takes two lines, and with two blanks between columns as in a pipe.
+    console = Console(file=out, highlight=False)
+    for column in table.spare:
+        widths = (max(map(cell_len, cells)) for cells in zip(_titles(table), *table.rows, strict=True))
+        if sum(widths) + _BETWEEN * (len(table.columns) - 1) > console.width:
+            table = table.without(column)
+    # Without an edge, which takes two lines, and with two blanks between columns as in a pipe. Texts are never cut: a
+    # name that does not fit goes on in the next line.
     framed = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for at, column in enumerate(table.columns):
         right, style = column.startswith(">"), table.styles.get(at, "")
         title = Text(column.removeprefix(">"))
-        framed.add_column(title, justify="right" if right else "left", no_wrap=right, style=style)
+        overflow: Literal["ellipsis", "fold"] = "ellipsis" if right else "fold"
+        justify: Literal["left", "right"] = "right" if right else "left"
+        framed.add_column(title, justify=justify, no_wrap=right, overflow=overflow, style=style)
     for row in table.rows:
         framed.add_row(*(Text(cell) for cell in row))
-    console = Console(file=out, highlight=False)
     if table.title:
         console.print(Text(str(table.title)))
     console.print(framed)
@@ -78,8 +100,12 @@ def _write_framed(table: Table, out: TextIO) -> None:
         console.print(Text(line))
 
 
+def _titles(table: Table) -> list[str]:
+    return [column.removeprefix(">") for column in table.columns]
+
+
 def _write_plain(table: Table, out: TextIO) -> None:
-    titles = [column.removeprefix(">") for column in table.columns]
+    titles = _titles(table)
     widths = [max(map(len, cells)) for cells in zip(titles, *table.rows, strict=True)]
     rights = [column.startswith(">") for column in table.columns]
     if table.title:
@@ -89,7 +115,7 @@ def _write_plain(table: Table, out: TextIO) -> None:
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, rights, strict=True)
         )
-        out.write("  ".join(cells).rstrip() + "\n")
+        out.write((" " * _BETWEEN).join(cells).rstrip() + "\n")
     out.writelines(line + "\n" for line in table.footer)
 
 

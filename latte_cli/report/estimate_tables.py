@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from string import ascii_uppercase
 from typing import TextIO
 
@@ -48,12 +49,13 @@ def write_estimates(
     *,
     schedule: Schedule = NO_SCHEDULE,
     every: bool = False,
+    above: Sequence[str] = (),
     out: TextIO | None = None,
 ) -> None:
     """Write estimates of one network; the `schedule` adds the times of an epoch and of all steps.
 
     A table on a screen shows as many layers as fit, unless `every` one is wanted; in a pipe or a file, all that take
-    time. JSON and CSV have every layer.
+    time. The lines `above` the table are on the screen already. JSON and CSV have every layer.
     """
     out = out or sys.stdout
     if form is Format.JSON:
@@ -61,7 +63,9 @@ def write_estimates(
     elif form is Format.CSV:
         write_csv(COLUMNS, list(call_lines(estimates)), out)
     else:
-        write_table(estimate_table(estimates, schedule, screen_of(out), every=every), out)
+        screen = screen_of(out)
+        left = screen and replace(screen, lines=screen.lines - screen.lines_of(above))
+        write_table(estimate_table(estimates, schedule, left, every=every), out)
 
 
 def estimate_table(

@@ -18,6 +18,7 @@ from latte_cli.tasks import Settings, Task
 _WARM_UPS = 3  # chosen: the first steps allocate and let the libraries choose
 _MOST_KEPT = 40  # chosen: samples enough for a median and its spread, in rows that stay small
 _LIMIT_S = 40.0  # chosen: for a new process to import torch and to build the network; the steps' own time comes on top
+_SLOWER = 5.0  # chosen: a step may take so much longer than expected on a busy machine; the first ones do
 _SECONDS_HERE = 0.3  # chosen: shorter than the 1 s of a separate process, whose heap has to settle first
 
 PARTS = ("forward_s", "backward_s", "update_s", "step_s")
@@ -106,13 +107,13 @@ def _kind_of(device: str) -> Kind:
     return kind_of_torch(device.partition(":")[0])
 
 
-def run_apart(run: RunRequest) -> Steps:
+def run_apart(run: RunRequest, expected_s: float = 0.0) -> Steps:
     """`run` in a new process, whose heap is that of a training script a few steps after its start.
 
-    Raises Unsupported, OutOfMemory or Failed.
+    A step is `expected_s` seconds long. Raises Unsupported, OutOfMemory or Failed.
     """
     try:
-        return steps_from(child.ask(f"{__name__}:answer", asdict(run), limit_s=_LIMIT_S + 10 * run.seconds))
+        return steps_from(child.ask(f"{__name__}:answer", asdict(run), limit_s=limit_s(run, expected_s)))
     except child.TimedOut as exc:
         raise Failed(str(exc)) from exc
     except child.Ended as exc:
@@ -121,6 +122,12 @@ def run_apart(run: RunRequest) -> Steps:
         if exc.code <= 0:
             raise Failed(str(exc)) from exc
         raise (OutOfMemory if "memory" in exc.last.lower() else Unsupported)(exc.last[-200:]) from exc
+
+
+def limit_s(run: RunRequest, expected_s: float) -> float:
+    """How many seconds a process may take for `run`, whose steps take `expected_s` seconds each."""
+    steps = _WARM_UPS + run.least * (1 + run.calls)
+    return _LIMIT_S + max(10 * run.seconds, _SLOWER * steps * expected_s)
 
 
 def answer(body: Mapping[str, Any]) -> dict[str, Any]:
