@@ -19,6 +19,7 @@ class _Verbosity:
     quiet: bool = False
     verbose: bool = False
     advice: Callable[[str], str] = str
+    model: Callable[[str], str] = str
     said: deque[str] = field(default_factory=lambda: deque(maxlen=_SCREENFUL))
 
 
@@ -40,15 +41,14 @@ def put_advice(words: Callable[[str], str]) -> None:
     _verbosity.advice = words
 
 
-def add_advice(words: Callable[[str], str]) -> None:
-    """Put advice through `words` as well for the rest of the command."""
-    before = _verbosity.advice
-    _verbosity.advice = lambda text: words(before(text))
+def put_model(words: Callable[[str], str]) -> None:
+    """Set how the commands in advice name the model for the rest of the process."""
+    _verbosity.model = words
 
 
 def advice(text: str) -> str:
     """`text` in the words of the command that runs."""
-    return _verbosity.advice(text)
+    return _verbosity.model(_verbosity.advice(text))
 
 
 def error(message: str, hint: str | None = None) -> None:

@@ -11,7 +11,7 @@ from latte_cli.cli import console
 from latte_cli.cli.batches import Batches, Room, parse_batches, parse_room
 from latte_cli.cli.estimating import request_estimates
 from latte_cli.cli.measuring import FIRST_SECONDS, Spent
-from latte_cli.cli.next_steps import at_device, name_model
+from latte_cli.cli.next_steps import at_device, name_layers
 from latte_cli.cli.options import (
     AccumulateOption,
     AllowUnknownOption,
@@ -340,7 +340,7 @@ def estimate(request: EstimateRequest) -> None:
     from latte_cli.report.sides import ranking_json
 
     check_together(request)
-    name_model(request)
+    name_layers(request)
     if request.model == STDIN:
         request = replace(request, content=model_from_stdin())
     if is_mixed(request.shape):
@@ -350,6 +350,7 @@ def estimate(request: EstimateRequest) -> None:
         write_several(request, request_estimates)
         return
     request = settle_batches(request, request_estimates)
+    name_layers(request)
     requirements = Requirements.of(
         request.fail_above,
         request.baseline,

@@ -1,12 +1,11 @@
 """The options that a command to type next shares with the one that names it, so that both are about one step."""
 
-import re
 from collections.abc import Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from latte_cli.cli import console
 from latte_cli.cli.mixtures import is_mixed, shape_options
+from latte_cli.cli.pasting import batch_options, name_model
 
 if TYPE_CHECKING:
     from latte_cli.cli.estimate import EstimateRequest
@@ -19,8 +18,7 @@ _OF_THE_STEP = (
     *("allow_unknown", "store"),
 )
 """Fields of a request that change the step, whatever its batch and its shapes."""
-_PLACE = re.compile(r"--suite network FILE|\bMODEL\b")
-_NAMING_A_MODEL = re.compile(rf"`latte (?P<command>[a-z-]+ [^`]*?(?:{_PLACE.pattern})[^`]*)`")
+_PROFILE = "; `latte profile "
 _OF_A_PROFILE = ("batch_axis", "precision", "layout", "threads", "store")
 """Those that `latte profile` takes as well, and that change what it measures."""
 
@@ -35,39 +33,25 @@ def same_layers(request: "EstimateRequest") -> str:
     return _joined(_options(request, _OF_A_PROFILE))
 
 
-def name_model(request: "EstimateRequest") -> None:
-    """Let the commands in hints and warnings name the request's model where they would say `MODEL`."""
-    console.add_advice(partial(_with_model, request))
-
-
-def _with_model(request: "EstimateRequest", text: str) -> str:
-    """`text` whose commands can be pasted: with the model, and `latte profile` with what its layers depend on."""
-
-    def pasted(found: re.Match[str]) -> str:
-        words = found["command"]
-        if words.startswith("profile "):
-            words += _of_layers(request, words)
-        return f"`latte {_PLACE.sub(lambda _: request.pasted_model, words)}`"
-
-    return _NAMING_A_MODEL.sub(pasted, text)
+def name_layers(request: "EstimateRequest") -> None:
+    """Let hints and warnings name the model, and `latte profile` with what the times of its layers depend on."""
+    shapes = [] if is_mixed(request.shape) else shape_options(request.shape or ())
+    options = [*batch_options(request.batch_size), *shapes, *_options(request, _OF_A_PROFILE)]
+    name_model(request.pasted_model, options)
 
 
 def at_device(text: str, estimate: "Estimate") -> str:
     """`text`, whose `latte profile` has to run on the device of `estimate`, where that is not this machine."""
     from latte_cli.profiles import spec_here
 
-    command = "; `latte profile "
-    if command not in text or spec_here(estimate.device, estimate.settings.threads):
+    if _PROFILE not in text or spec_here(estimate.device, estimate.settings.threads):
         return text
-    return text.replace(command, f"; on that device {command[2:]}")
+    return on_that_device(text)
 
 
-def _of_layers(request: "EstimateRequest", words: str) -> str:
-    """The options of `latte profile` for the layers of a request's model, but those that `words` have."""
-    batch = [f"--batch-size {request.batch}"] if request.batch else []
-    shapes = [] if is_mixed(request.shape) else shape_options(request.shape or ())
-    options = [*batch, *shapes, *_options(request, _OF_A_PROFILE)]
-    return _joined(option for option in options if option.partition(" ")[0] not in words)
+def on_that_device(text: str) -> str:
+    """`text`, whose `latte profile` has to run on another machine."""
+    return text.replace(_PROFILE, f"; on that device {_PROFILE[2:]}")
 
 
 def _joined(options: Iterable[str]) -> str:

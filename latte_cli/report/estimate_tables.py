@@ -32,6 +32,7 @@ _LEGEND = {
     Source.PREDICTED: "* predicted",
     Source.DATA_SHEET: "^ from its data sheet",
 }
+_TOGETHER = "x equal layers together"
 _USELESS = 3.0  # chosen: bounds that far from the estimate, as a factor, help nobody to plan
 _MOST_COLUMNS = 4  # chosen: more do not fit a terminal side by side
 _NAME_WIDTH, _BAR_WIDTH = 24, 8  # chosen: leave room for the times and an algorithm in 80 columns
@@ -93,7 +94,8 @@ def _single(estimate: Estimate, schedule: Schedule, screen: Screen | None, every
         f"on {_on(estimate)}",
     )
     totals = [*_totals(estimate, schedule), *_left_out(estimate, screen)]
-    shown = shown_rows([estimate], room=_room(screen, [estimate], (*title, *totals, "legend")), every=every)
+    room = _room(screen, [estimate], (*title, *totals, _longest_legend([estimate])))
+    shown = shown_rows([estimate], room=room, every=every)
     bars = ("",) if screen and screen.bars else ()
     return Table(
         title=title,
@@ -155,12 +157,22 @@ def _time(parts: Sequence[LayerTime]) -> str:
     return duration(sum(part.count * part.device_s for part in parts)) + _FLAGS[worst]
 
 
+def _longest_legend(estimates: Sequence[Estimate]) -> str:
+    """A legend of all that it may have to say, as wide as any."""
+    parts = [part for estimate in estimates for part in estimate.parts]
+    return "  ".join((*_marks(parts), _TOGETHER, f"`--all`: {len(parts)} layers, {len(parts)} without time"))
+
+
+def _marks(parts: Sequence[LayerTime]) -> list[str]:
+    used = {part.source for part in parts}
+    return [text for source, text in _LEGEND.items() if source in used]
+
+
 def _legend(parts: Sequence[LayerTime], shown: ShownRows) -> Iterator[str]:
     """What marks mean, and what the table leaves out."""
-    used = {part.source for part in parts}
-    words = [text for source, text in _LEGEND.items() if source in used]
+    words = _marks(parts)
     if shown.together:
-        words.append("x equal layers together")
+        words.append(_TOGETHER)
     if shown.cut:
         free = f", {shown.free} without time" if shown.free else ""
         words.append(f"`--all`: {shown.layers} layers{free}")
@@ -216,7 +228,7 @@ def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule, screen: Scr
     letters = ascii_uppercase[: len(estimates)]
     named = [f"{letter}: {_what(one, estimates)}" for letter, one in zip(letters, estimates, strict=True)]
     named += [line for each in zip(letters, estimates, strict=True) for line in _kind_lines(*each)]
-    below = ["", *totals[0], "legend", *named, *equal_line(estimates)]
+    below = ["", *totals[0], _longest_legend(estimates), *named, *equal_line(estimates)]
     shown = shown_rows(estimates, room=_room(screen, estimates, [_title(estimates), *below]), every=every, beside=False)
     width = max(_NAME_WIDTH, screen.columns - _PAIR_WIDTH * len(estimates)) if screen else _PIPED_WIDTH
     rows = [(row.title(width), *map(_time, row.calls)) for row in shown.rows]
