@@ -99,7 +99,7 @@ def _name_model(request: AllocateRequest, fleet: "Fleet") -> None:
     """Let warnings name the model, and `latte profile` with what the classes train of it."""
     batches = sorted({each.batch for each in fleet.classes})[:_NAMED]
     widths = [f"--widths {request.widths}"] if request.widths else []
-    name_model(console.shell_word(request.model), [*batch_options(batches), *widths])
+    name_model(console.shell_word(request.model), {"profile": [*batch_options(batches), *widths]})
 
 
 def _read(request: AllocateRequest) -> _Asked:

@@ -384,10 +384,10 @@ def estimate(request: EstimateRequest) -> None:
         fits.write(Format(request.form))
     elif request.form is not EstimateFormat.JSON:
         fits.say()
-    if request.form is EstimateFormat.TABLE:
-        console.note(f"next: `latte allocate {request.pasted_model} --fleet FILE --round-duration 10m`")
     fits.enforce()
     results.enforce()
+    if request.form is EstimateFormat.TABLE:
+        console.note(f"next: `latte allocate {request.pasted_model} --fleet FILE --round-duration 10m`")
 
 
 def _document(

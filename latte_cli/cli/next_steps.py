@@ -36,7 +36,11 @@ def same_layers(request: "EstimateRequest") -> str:
 def name_layers(request: "EstimateRequest") -> None:
     """Let hints and warnings name the model, and `latte profile` with what the times of its layers depend on."""
     shapes = [] if is_mixed(request.shape) else shape_options(request.shape or ())
-    options = [*batch_options(request.batch_size), *shapes, *_options(request, _OF_A_PROFILE)]
+    sizes = [*batch_options(request.batch_size), *shapes]
+    options = {
+        "profile": [*sizes, *_options(request, _OF_A_PROFILE)],
+        "estimate": [*sizes, *_options(request, _OF_THE_STEP)],
+    }
     name_model(request.pasted_model, options)
 
 

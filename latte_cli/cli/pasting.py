@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from latte_cli.cli import console
@@ -12,8 +13,8 @@ _COMMAND = re.compile(rf"`latte (?P<command>[a-z-]+ [^`]*?(?:{_PLACE.pattern})[^
 _FROM_STDIN = "-"
 
 
-def name_model(model: str, options: Sequence[str] = ()) -> None:
-    """Let commands name `model`, as a shell takes it, for the rest of the command, and `latte profile` its options."""
+def name_model(model: str, options: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+    """Let commands name `model`, as a shell takes it, for the rest of the command, with their `options` by command."""
     console.put_model(partial(with_model, model, options))
 
 
@@ -22,7 +23,7 @@ def name_typed_model(arguments: Mapping[str, Any]) -> None:
     given = arguments.get("model") or arguments.get("models") or arguments.get("files") or ()
     models = [str(each) for each in (given if isinstance(given, list | tuple) else (given,))]
     if len(models) == 1 and models[0] != _FROM_STDIN and not models[0].endswith(".json"):
-        name_model(console.shell_word(models[0]), batch_options(arguments.get("batch_size")))
+        name_model(console.shell_word(models[0]), {"profile": batch_options(arguments.get("batch_size"))})
 
 
 def batch_options(batches: Any) -> list[str]:
@@ -31,13 +32,12 @@ def batch_options(batches: Any) -> list[str]:
     return [f"--batch-size {size}" for size in (sizes if isinstance(sizes, list | tuple) else (sizes,))]
 
 
-def with_model(model: str, options: Sequence[str], text: str) -> str:
-    """`text` whose commands in backticks name `model` where they say MODEL; `latte profile` gets the `options` too."""
+def with_model(model: str, options: Mapping[str, Sequence[str]], text: str) -> str:
+    """`text` whose commands in backticks name `model` where they say MODEL, and the `options` that they lack."""
 
     def pasted(found: re.Match[str]) -> str:
-        words = _PLACE.sub(lambda _: model, found["command"])
-        if found["command"].startswith("profile "):
-            words += "".join(f" {each}" for each in options if each.partition(" ")[0] not in found["command"])
-        return f"`latte {words}`"
+        words = found["command"]
+        more = [each for each in options.get(words.split()[0], ()) if each.partition(" ")[0] not in words.split()]
+        return f"`latte {_PLACE.sub(lambda _: ' '.join((model, *more)), words)}`"
 
     return _COMMAND.sub(pasted, text)

@@ -12,6 +12,7 @@ from typing import Any, Literal, TextIO, TypeAlias
 from latte_cli.printable import csv_cell, printable, without_secrets
 
 Cell: TypeAlias = str | int | float | None
+_LEAST_TEXT = 16  # chosen: a name over more lines than three cannot be read
 _BETWEEN = 2  # blanks between columns
 
 
@@ -39,12 +40,13 @@ class Table:
     spare: Sequence[str] = ()
 
     def without(self, column: str) -> "Table":
-        """The table less one of its columns."""
-        at = self.columns.index(column)
+        """The table less one of its columns, and less the line of the footer that begins with its title."""
+        at, title = self.columns.index(column), column.removeprefix(">")
         return replace(
             self,
             columns=(*self.columns[:at], *self.columns[at + 1 :]),
             rows=[(*row[:at], *row[at + 1 :]) for row in self.rows],
+            footer=[line for line in self.footer if not line.startswith(f"{title}: ")],
             styles={place - (place > at): style for place, style in self.styles.items() if place != at},
         )
 
@@ -72,25 +74,28 @@ def _lines(title: str | Sequence[str]) -> Sequence[str]:
 
 def _write_framed(table: Table, out: TextIO) -> None:
     from rich import box
-    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
     console = Console(file=out, highlight=False)
     for column in table.spare:
-        widths = (max(map(cell_len, cells)) for cells in zip(_titles(table), *table.rows, strict=True))
-        if sum(widths) + _BETWEEN * (len(table.columns) - 1) > console.width:
+        if column in table.columns and sum(_widths(table)) > console.width:
             table = table.without(column)
-    # Without an edge, which takes two lines, and with two blanks between columns as in a pipe. Texts are never cut: a
-    # name that does not fit goes on in the next line.
+    # Nothing is ever cut: a text that does not fit goes on in the next line, and a table of more numbers than fit is
+    # wider than the terminal.
+    rights = [column.startswith(">") for column in table.columns]
+    least = sum(
+        width if right else min(width, _LEAST_TEXT) for width, right in zip(_widths(table), rights, strict=True)
+    )
+    console.width = max(console.width, least)
+    # Without an edge, which takes two lines, and with two blanks between columns as in a pipe.
     framed = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for at, column in enumerate(table.columns):
         right, style = column.startswith(">"), table.styles.get(at, "")
         title = Text(column.removeprefix(">"))
-        overflow: Literal["ellipsis", "fold"] = "ellipsis" if right else "fold"
         justify: Literal["left", "right"] = "right" if right else "left"
-        framed.add_column(title, justify=justify, no_wrap=right, overflow=overflow, style=style)
+        framed.add_column(title, justify=justify, no_wrap=right, overflow="fold", style=style)
     for row in table.rows:
         framed.add_row(*(Text(cell) for cell in row))
     if table.title:
@@ -98,6 +103,14 @@ def _write_framed(table: Table, out: TextIO) -> None:
     console.print(framed)
     for line in table.footer:
         console.print(Text(line))
+
+
+def _widths(table: Table) -> list[int]:
+    """The columns of a terminal that each column takes, with the blanks before it."""
+    from rich.cells import cell_len
+
+    cells = zip(_titles(table), *table.rows, strict=True)
+    return [max(map(cell_len, each)) + _BETWEEN * (at > 0) for at, each in enumerate(cells)]
 
 
 def _titles(table: Table) -> list[str]:
@@ -154,6 +167,14 @@ def shorten(name: str, width: int = 24) -> str:
 def duration(seconds: float | None) -> str:
     """Three significant digits in the unit that suits: `34.9 ms`."""
     return _scale(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")))
+
+
+def long_duration(seconds: float) -> str:
+    """A time in the unit that suits, hours and days too: `36.2 h`."""
+    for factor, unit, least in ((86400.0, "d", 3.0), (3600.0, "h", 1.0), (60.0, "min", 2.0)):
+        if seconds >= least * factor:
+            return f"{seconds / factor:.3g} {unit}" if seconds < 1000 * factor else f"{seconds / factor:.0f} {unit}"
+    return duration(seconds)
 
 
 def duration_at_most(seconds: float) -> str:
