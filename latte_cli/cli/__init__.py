@@ -53,7 +53,7 @@ def _latte(
     console.verbosity(quiet=quiet, verbose=verbose)
 
 
-def _interruptible(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
+def interruptible(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
     """`command` with Ctrl-C as an error like any other: what typer makes of it differs between its versions."""
     hint = "what was finished is kept" if name in _RESUMED else None
 
@@ -80,7 +80,7 @@ def _app_with(names: Collection[str]) -> typer.Typer:
     )
     app.callback()(_latte)
     for name in (name for name in COMMANDS if name in names):
-        app.command(name, cls=Command)(_interruptible(name, with_advice(name, COMMANDS[name])))
+        app.command(name, cls=Command)(interruptible(name, with_advice(name, COMMANDS[name])))
     for name in (name for name in GROUPS if name in names):
         app.add_typer(_with_advice(name, GROUPS[name]), name=name, cls=Group)
     return app
@@ -93,7 +93,7 @@ def _with_advice(name: str, group: typer.Typer) -> typer.Typer:
         info.cls = Command
         if info.callback:
             whole_name = f"{name} {info.name or info.callback.__name__}"
-            info.callback = _interruptible(whole_name, with_advice(whole_name, info.callback))
+            info.callback = interruptible(whole_name, with_advice(whole_name, info.callback))
     return group
 
 

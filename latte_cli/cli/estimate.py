@@ -386,6 +386,10 @@ def estimate(request: EstimateRequest) -> None:
         fits.say()
     fits.enforce()
     results.enforce()
+    _say_next(request)
+
+
+def _say_next(request: EstimateRequest) -> None:
     if request.form is EstimateFormat.TABLE:
         console.note(f"next: `latte allocate {request.pasted_model} --fleet FILE --round-duration 10m`")
 

@@ -9,7 +9,8 @@ from typing import Any
 from latte_cli.cli import console
 
 _PLACE = re.compile(r"--suite network FILE|\bMODEL\b")
-_COMMAND = re.compile(rf"`latte (?P<command>[a-z-]+ [^`]*?(?:{_PLACE.pattern})[^`]*)`")
+_TICK = "`"
+_COMMAND = re.compile(rf"(?<={_TICK}latte )[a-z-]+ [^{_TICK}]*?(?:{_PLACE.pattern})[^{_TICK}]*(?={_TICK})")
 _FROM_STDIN = "-"
 
 
@@ -35,9 +36,9 @@ def batch_options(batches: Any) -> list[str]:
 def with_model(model: str, options: Mapping[str, Sequence[str]], text: str) -> str:
     """`text` whose commands in backticks name `model` where they say MODEL, and the `options` that they lack."""
 
-    def pasted(found: re.Match[str]) -> str:
-        words = found["command"]
-        more = [each for each in options.get(words.split()[0], ()) if each.partition(" ")[0] not in words.split()]
-        return f"`latte {_PLACE.sub(lambda _: ' '.join((model, *more)), words)}`"
+    def paste(found: re.Match[str]) -> str:
+        words = found[0].split()
+        more = [each for each in options.get(words[0], ()) if each.partition(" ")[0] not in words]
+        return _PLACE.sub(lambda _: " ".join((model, *more)), found[0])
 
-    return _COMMAND.sub(pasted, text)
+    return _COMMAND.sub(paste, text)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 FIRST_BYTES = 512
 """How much of a file `foreign_kind` needs."""
 
-_SIGNATURES: Sequence[tuple[int, bytes, str]] = (
+SIGNATURES: Sequence[tuple[int, bytes, str]] = (
     (0, b"\x89PNG\r\n", "a PNG picture"),
     (0, b"\xff\xd8\xff", "a JPEG picture"),
     (0, b"GIF8", "a GIF picture"),
@@ -27,7 +27,7 @@ _SIGNATURES: Sequence[tuple[int, bytes, str]] = (
 
 def foreign_kind(start: bytes) -> str | None:
     """What a file that begins with `start` is, such as `a PNG picture`; None for what may be a model."""
-    for at, signature, kind in _SIGNATURES:
+    for at, signature, kind in SIGNATURES:
         if start[at : at + len(signature)] == signature:
             return kind
     return "a text" if _is_text(start) else None

@@ -130,11 +130,15 @@ def _unread(path: Path, exc: Exception) -> LatteError:
 
 
 def _nearest(path: Path) -> Path | None:
-    """The model beside a `path` that is not there whose name is most like its own."""
+    """The model beside a `path` that is not there whose name, but for its ending, is most like its own."""
     with suppress(OSError):
-        names = [each.name for each in path.parent.iterdir() if each.name.endswith(_ENDINGS)]
-        return next((path.with_name(name) for name in get_close_matches(path.name, names, n=1)), None)
+        models = {_bare(each): each for each in sorted(path.parent.iterdir()) if each.name.endswith(_ENDINGS)}
+        return next((models[name] for name in get_close_matches(_bare(path), models, n=1)), None)
     return None
+
+
+def _bare(path: Path) -> str:
+    return path.name.partition(".")[0]
 
 
 def _check_readable(path: Path) -> None:
