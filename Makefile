@@ -62,8 +62,9 @@ libraries: .venv/ready ## the real cuDNN 8 and 9, and oneDNN 2, that tests need,
 	-$(BIN)/python tests/onednn_libraries.py
 
 # The three devices of docs/fleet.yaml, each with rows of its own: all threads, one thread, 16-bit in another layout.
-# A profile whose budget runs out keeps what it measured, and ends as any other does; a machine so slow that a selector
-# cannot be trained on it goes on once. A plan that has no sub-model for a device that is too slow ends with 3.
+# A profile whose budget runs out keeps what it measured, and ends as any other does. A slow or busy machine may have
+# measured too little for a selector: the estimate and the plan do without. A plan that has no sub-model for a device
+# that is too slow ends with 3.
 DEMO := .demo
 MODEL := $(DEMO)/resnet18.onnx
 WIDTHS := 1,0.5
@@ -76,7 +77,7 @@ demo: .venv/ready ## profile this machine for three minutes; an estimate and a p
 	$(PROFILE) --budget 100s
 	$(PROFILE) --budget 24s --threads 1
 	$(PROFILE) --budget 26s --precision bf16 --layout channels_last
-	$(LATTE) train-selector || { $(PROFILE) --budget 100s && $(LATTE) train-selector; }
+	$(LATTE) train-selector || echo "going on without a selector"
 	$(LATTE) estimate $(MODEL) --batch-size 8
 	$(LATTE) allocate $(MODEL) --fleet docs/fleet.yaml --widths $(WIDTHS) --round-duration 60s || [ $$? -eq 3 ]
 

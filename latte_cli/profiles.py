@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from latte_cli.backends import OPENERS, measurable, opener_of
 from latte_cli.datasheets import Sheet, find_sheets, sheet_named, sheets, slug_words
@@ -17,6 +18,7 @@ class NoProfile(LatteError):
     spec: Spec = Spec(kind=None)
 
 
+_ALIKE = 0.75  # chosen: one letter too many, too few or wrong in a word of four
 _MOST_DEVICES = 16  # of one kind in a machine: as many as the largest servers hold
 
 
@@ -64,8 +66,24 @@ def _unknown_device(store: Store, name: str, slugs: Sequence[str]) -> LatteError
     hint = more + "`latte profile --budget 2m` makes a profile of this machine"
     known = [*slugs, *(sheet.slug for sheet in sheets())]
     error = unknown("device", name, known, hint=hint, exit_code=ExitCode.BAD_INPUT)
+    if error.hint == hint and (near := _nearest_by_words(name, known)):
+        error.hint = f"did you mean `{near}`?"
     error.hint = hint if error.hint == hint else f"{error.hint} {hint}"
     return error
+
+
+def _nearest_by_words(name: str, slugs: Sequence[str]) -> str | None:
+    """The first of `slugs` with as many words in a row that are like those of `name`; those that begin so go first."""
+    wanted = slug_words(name)
+    count = wanted.count("-") + 1
+    runs: dict[str, str] = {}
+    for at in range(max(slug.count("-") for slug in slugs) + 1):
+        for slug in slugs:
+            words = slug.lower().split("-")[at : at + count]
+            if len(words) == count:
+                runs.setdefault("-".join(words), slug)
+    near = get_close_matches(wanted, runs, n=1, cutoff=_ALIKE)
+    return runs[near[0]] if near else None
 
 
 def threads_named(slug: str) -> int | None:

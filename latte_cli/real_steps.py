@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from latte_cli.backends.torch.training import RunRequest
 
 _CACHE_STATE = "whole_network"
-_PATIENCE = 2.0  # chosen: how many times the seconds that are left a process may take before it is stopped
 _LEAST = 3  # chosen: the fewest steps that tell one which was disturbed from the others
 
 
@@ -62,8 +61,7 @@ def run_steps(
     from latte_cli.backends.torch.whole import run_apart
 
     own = replace(subject.run, threads=settings.threads, precision=settings.precision, layout=settings.layout)
-    run = replace(own, seconds=seconds, least=_LEAST, deadline=time.time() + left_s)
-    steps = run_apart(run, _PATIENCE * left_s)
+    steps = run_apart(replace(own, seconds=seconds, least=_LEAST, deadline=time.time() + left_s))
     parts = {
         Phase.FORWARD: steps.forward_s,
         Phase.BACKWARD: steps.backward_s,

@@ -1,7 +1,7 @@
 """Sweeps: which tasks to measure in which order; goes on where it stopped, ends when the budget does."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm, known_algorithm
 from latte_cli.engines import rankers
-from latte_cli.layers import Layer, Phase
+from latte_cli.layers import Convolution, Layer, Phase
 from latte_cli.measure import Measurement, Outcome, QualityFlag
 from latte_cli.precisions import Layout
 from latte_cli.tasks import Question, Settings, Task
@@ -61,13 +61,17 @@ class Budget:
 
 @dataclass(kw_only=True)
 class Summary:
-    """What a sweep did: new rows by outcome, rows that were there already, whether the first pass is complete."""
+    """What a sweep did: new rows by outcome, rows that were there already, whether the first pass is complete.
+
+    Of `choices` different convolutions, whatever their batch, two algorithms or more were timed.
+    """
 
     rows: dict[Outcome, int] = field(default_factory=lambda: defaultdict(int))
     resumed: int = 0
     left: int = 0
     waited_s: float = 0.0
     marked: int = 0
+    choices: int = 0
 
 
 class Sink(Protocol):
@@ -141,7 +145,14 @@ class Sweep:
             summary.marked += bool(row.flags)
             progress(self._size - len(self._left), _label(step.task))
         summary.left = len(self._left)
+        summary.choices = self._choices()
         return summary
+
+    def _choices(self) -> int:
+        """How many different convolutions there are of which at least two algorithms were timed."""
+        timed = Counter(_choice(task) for tasks in self._tasks for task in tasks if self._times.get(task.id))
+        layers = (layer for (layer, _, _), count in timed.items() if count > 1 and isinstance(layer, Convolution))
+        return len({replace(layer, batch=1, bias=False) for layer in layers})
 
     def _expand(self, wanted: Sequence[Wanted], phases: frozenset[Phase]) -> list[list[Task | Question]]:
         """For each wanted layer and settings its tasks, the framework's own choice first, then what to ask of them."""

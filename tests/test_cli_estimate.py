@@ -52,7 +52,7 @@ def test_the_table_has_a_line_for_each_layer_and_the_totals(latte, model):
     for node in load(model).nodes:
         assert sum(line.split()[0] == node.name for line in lines) == (not node.layer.free)
     assert any(line.startswith("step ") for line in lines)
-    assert any(line.startswith("epoch of 50000 samples ") for line in lines)
+    assert any(line.startswith("epoch of 50,000 samples ") for line in lines)
     assert "100.0 % measured" in lines[-1]
 
 

@@ -167,7 +167,7 @@ def test_epochs_take_the_mean_step(latte: Latte) -> None:
     assert totals["epoch_s"] == pytest.approx(125 * totals["step_s"])
     assert totals["round_s"] == pytest.approx(375 * totals["step_s"])
     _, out, _ = latte(*MIX, "--samples", 1000)
-    assert "epoch of 1000 samples" in out
+    assert "epoch of 1,000 samples" in out
 
 
 def test_the_table_has_a_line_for_each_size_and_the_mean(latte: Latte) -> None:

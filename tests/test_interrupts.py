@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from small_study import STUDY
 
-from latte_cli.errors import ExitCode
+from latte_cli.cli import interruptible
+from latte_cli.errors import ExitCode, LatteError
 from latte_cli.network.zoo import export
 
 # What the interpreter runs first: an interrupt at the first line of Python that a function of C++ calls.
@@ -70,3 +71,14 @@ def test_a_signal_that_is_ignored_at_the_start_stays_so(tmp_path: Path, number: 
     (tmp_path / "sitecustomize.py").write_text(f"import signal\nsignal.signal(signal.{number}, signal.SIG_IGN)\n")
     (tmp_path / "pyarrow.py").write_text(f"import signal\nsignal.raise_signal(signal.{number})\nraise SystemExit(7)\n")
     assert run(tmp_path, "store", "info", "--store", tmp_path / "store").returncode == 7
+
+
+@pytest.mark.parametrize(("name", "kept"), [("profile", True), ("estimate", True), ("allocate", False), ("zoo", False)])
+def test_only_commands_that_keep_something_say_so(name: str, kept: bool) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(LatteError) as caught:
+        interruptible(name, interrupted)()
+    assert caught.value.exit_code is ExitCode.INTERRUPTED
+    assert caught.value.hint == ("what was finished is kept" if kept else None)

@@ -60,3 +60,19 @@ def test_a_bar_on_a_terminal_tells_all_of_it_on_one_line(columns: int) -> None:
     assert all(len(line) <= columns for line in bars)
     found = [re.search(r" +\d+/12345 .*0:00:(\d\d)", line) for line in bars]
     assert all(each and int(each[1]) <= 20 for each in found), bars
+
+
+def test_a_bar_that_counts_nothing_shows_no_count() -> None:
+    code = (
+        "import time\n"
+        "from latte_cli.cli import console\n"
+        "with console.progress('opening the device', None):\n"
+        "    time.sleep(0.2)\n"
+        "with console.progress('importing', None) as bar:\n"
+        "    bar.advance(7)\n"
+    )
+    text = on_terminal("-c", code, program="python").text
+    assert "opening the device" in text
+    lines = re.split(r"[\r\n]", text)
+    assert not any("0/?" in line for line in lines if "opening" in line)
+    assert any("7/?" in line for line in lines if "importing" in line)

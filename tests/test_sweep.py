@@ -181,3 +181,16 @@ def test_a_device_that_cannot_be_opened_is_one_clear_error() -> None:
     assert refused.value.exit_code is ExitCode.USAGE
     with pytest.raises(LatteError, match="unknown device `cpux`"), Worker(Opening(device="cpux")):
         pass
+
+
+def test_a_sweep_counts_the_convolutions_that_teach_a_choice(worker: Worker) -> None:
+    one = replace(SMALL[0], batch=1)
+    rows, settings = Rows(), worker.settings[0]
+    layers = [SMALL[0], one, replace(one, bias=True), replace(one, in_channels=16), SMALL[2]]
+    timed = [(layers[0], 2), (layers[1], 2), (layers[2], 2), (layers[3], 1), (layers[4], 1)]
+    for layer, count in timed:
+        found = worker.candidates([(layer, Phase.FORWARD, settings)])[0][:count]
+        tasks = [Task(layer=layer, phase=Phase.FORWARD, algorithm=each, settings=settings) for each in found]
+        rows += [worker.measure(Order(task=task)) for task in tasks]
+    run = sweep(worker, layers, earlier=rows)
+    assert run.run(Rows(), Budget(seconds=0.0)).choices == 1  # equal but for their batch and bias

@@ -17,6 +17,9 @@ from latte_cli.cli.help import QUIET, VERBOSE, Command, Group
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.printable import address
 
+_RESUMED = ("profile", "estimate", "compare", "tune", "simulate")
+"""Commands that keep what they measured or ran, and go on from there."""
+
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -50,15 +53,16 @@ def _latte(
     console.verbosity(quiet=quiet, verbose=verbose)
 
 
-def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
+def interruptible(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
     """`command` with Ctrl-C as an error like any other: what typer makes of it differs between its versions."""
+    hint = "what was finished is kept" if name in _RESUMED else None
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            raise LatteError("interrupted", hint="what was finished is kept", exit_code=ExitCode.INTERRUPTED) from None
+            raise LatteError("interrupted", hint=hint, exit_code=ExitCode.INTERRUPTED) from None
 
     return run
 
@@ -76,7 +80,7 @@ def _app_with(names: Collection[str]) -> typer.Typer:
     )
     app.callback()(_latte)
     for name in (name for name in COMMANDS if name in names):
-        app.command(name, cls=Command)(_interruptible(with_advice(name, COMMANDS[name])))
+        app.command(name, cls=Command)(interruptible(name, with_advice(name, COMMANDS[name])))
     for name in (name for name in GROUPS if name in names):
         app.add_typer(_with_advice(name, GROUPS[name]), name=name, cls=Group)
     return app
@@ -88,7 +92,8 @@ def _with_advice(name: str, group: typer.Typer) -> typer.Typer:
     for info in group.registered_commands:
         info.cls = Command
         if info.callback:
-            info.callback = _interruptible(with_advice(f"{name} {info.name or info.callback.__name__}", info.callback))
+            whole_name = f"{name} {info.name or info.callback.__name__}"
+            info.callback = interruptible(whole_name, with_advice(whole_name, info.callback))
     return group
 
 

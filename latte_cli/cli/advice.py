@@ -10,6 +10,7 @@ from typing import Any
 import typer.main
 
 from latte_cli.cli import console
+from latte_cli.cli.pasting import name_typed_model
 
 _ADVISED = re.compile(r"`(?P<code>[^`]*)`|(?P<bare>--[a-z][a-z-]*(?: [^\s;,`)]+)?)")
 _NAME = re.compile(r"--[a-z][a-z-]*")
@@ -38,11 +39,13 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
 
 
 def with_advice(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
-    """`command`, which is called `name`, with its hints and warnings in its own words."""
+    """`command`, which is called `name`, with its hints and warnings in its own words and about its own model."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         console.put_advice(partial(in_words_of, name, command))
+        console.put_model(str)
+        name_typed_model(kwargs)
         return command(*args, **kwargs)
 
     return run

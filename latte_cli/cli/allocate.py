@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.allocate_request import AllocateRequest, check
+from latte_cli.cli.next_steps import on_that_device
 from latte_cli.cli.options import parse_shapes, parse_widths
+from latte_cli.cli.pasting import batch_options, name_model
 from latte_cli.cli.request import from_options
 from latte_cli.cli.stores import store_to_read
 from latte_cli.errors import ExitCode, LatteError
@@ -19,7 +21,7 @@ from latte_cli.report import Format, duration_at_most
 
 if TYPE_CHECKING:
     from latte_cli.allocator import Assignment, Goal, Plan, PlanFile, PlanTarget, Priced, Pricer, RoundsFile
-    from latte_cli.fleet import Fleet
+    from latte_cli.fleet import Fleet, FleetClass
     from latte_cli.network import Network
 
 _NAMED = 3  # chosen: the output file names all
@@ -93,6 +95,13 @@ class _Asked:
         return corrected
 
 
+def _name_model(request: AllocateRequest, fleet: "Fleet") -> None:
+    """Let warnings name the model, and `latte profile` with what the classes train of it."""
+    batches = sorted({each.batch for each in fleet.classes})[:_NAMED]
+    widths = [f"--widths {request.widths}"] if request.widths else []
+    name_model(console.shell_word(request.model), {"profile": [*batch_options(batches), *widths]})
+
+
 def _read(request: AllocateRequest) -> _Asked:
     """Read the fleet, the model and the plan before; raises LatteError for what they hold, and for lists of shares."""
     from latte_cli.allocator import SHARES, Goal, pricer_of
@@ -105,6 +114,7 @@ def _read(request: AllocateRequest) -> _Asked:
         raise LatteError("`--fine` chooses widths, not depths", hint="leave one out", exit_code=ExitCode.USAGE)
     goal = Goal(capacity=request.target_capacity, floor=request.floor, idle=request.max_idle, fine=request.fine)
     fleet = read_fleet(request.fleet).with_defaults(strategy=request.strategy, optimizer=request.optimizer)
+    _name_model(request, fleet)
     pricer = pricer_of(
         request.model,
         store_to_read(request.store),
@@ -205,13 +215,25 @@ def _devices_left_out(found: "Assignment", duration_s: float) -> LatteError:
     )
 
 
+def _say_doubts(plan: "Plan") -> None:
+    """Say each kind of doubt once, with the first class that it holds for and the names of the others."""
+    from latte_cli.devices import spec_named
+
+    doubts: dict[str, list[tuple[FleetClass, str]]] = {}
+    for planned in plan.devices:
+        for warning in planned.warnings:
+            doubts.setdefault(warning.code, []).append((planned.fleet_class, warning.message))
+    for (first, message), *others in doubts.values():
+        likewise = f", likewise {few_names([each.name for each, _ in others])}" if others else ""
+        here = spec_named(first.device) is not None
+        console.warn(f"class `{first.name}`{likewise}: {message if here else on_that_device(message)}")
+
+
 def _allocate_classes(asked: _Asked) -> None:
     request = asked.request
     file = _shared_out(asked, _plan(asked, _target(asked)))
     _write(file, request.form, request.output, request.picture)
-    for planned in file.plan.devices:
-        for warning in planned.warnings:
-            console.warn(f"class `{planned.fleet_class.name}`: {warning.message}")
+    _say_doubts(file.plan)
     if request.materialise:
         _materialise(file, request.model, asked.whole, request.materialise)
     if not file.plan.feasible:

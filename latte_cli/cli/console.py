@@ -2,13 +2,16 @@
 
 import shlex
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from latte_cli.errors import LatteError
 from latte_cli.printable import printable, without_middle
+
+_SCREENFUL = 100  # chosen: more lines than a terminal has
 
 
 @dataclass
@@ -16,6 +19,8 @@ class _Verbosity:
     quiet: bool = False
     verbose: bool = False
     advice: Callable[[str], str] = str
+    model: Callable[[str], str] = str
+    said: deque[str] = field(default_factory=lambda: deque(maxlen=_SCREENFUL))
 
 
 _verbosity = _Verbosity()
@@ -36,9 +41,14 @@ def put_advice(words: Callable[[str], str]) -> None:
     _verbosity.advice = words
 
 
+def put_model(words: Callable[[str], str]) -> None:
+    """Set how the commands in advice name the model for the rest of the process."""
+    _verbosity.model = words
+
+
 def advice(text: str) -> str:
     """`text` in the words of the command that runs."""
-    return _verbosity.advice(text)
+    return _verbosity.model(_verbosity.advice(text))
 
 
 def error(message: str, hint: str | None = None) -> None:
@@ -76,6 +86,11 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+def lines_above() -> tuple[str, ...]:
+    """What was said so far to a terminal, so that a table fits below."""
+    return tuple(_verbosity.said) if on_terminal() else ()
+
+
 def shell_word(word: object) -> str:
     """A word of a command to type next, such as a path, quoted as a shell wants it where it has to be."""
     return shlex.quote(str(word))
@@ -90,7 +105,9 @@ def usage(message: str) -> None:
 def _say(line: str) -> None:
     """Write a line after the results so far; raises LatteError where those cannot be written."""
     sys.stdout.flush()
-    sys.stderr.write(f"{without_middle(printable(line))}\n")
+    line = without_middle(printable(line))
+    _verbosity.said.append(line)
+    sys.stderr.write(f"{line}\n")
 
 
 class ProgressBar(Protocol):

@@ -14,6 +14,10 @@ def devices(
         str | None,
         typer.Argument(metavar="[NAME]", help="Only devices with these words in their name.", show_default=False),
     ] = None,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="List every device. Otherwise a terminal shows the profiled ones if not all fit."),
+    ] = False,
     store: StoreOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
@@ -26,6 +30,6 @@ def devices(
     from latte_cli.store import open_store
 
     found = known_devices(open_store(store, skip=console.left_out), name)
-    write_devices(found, form)
+    write_devices(found, form, every=every or name is not None)
     if found and form is Format.TABLE:
-        console.note(f"next: `latte estimate MODEL --device {found[-1].device.slug}`")
+        console.note(f"next: `latte estimate MODEL --device {found[0].device.slug}`")

@@ -11,6 +11,7 @@ from latte_cli.cli import console
 from latte_cli.cli.batches import Batches, Room, parse_batches, parse_room
 from latte_cli.cli.estimating import request_estimates
 from latte_cli.cli.measuring import FIRST_SECONDS, Spent
+from latte_cli.cli.next_steps import at_device, name_layers
 from latte_cli.cli.options import (
     AccumulateOption,
     AllowUnknownOption,
@@ -339,6 +340,7 @@ def estimate(request: EstimateRequest) -> None:
     from latte_cli.report.sides import ranking_json
 
     check_together(request)
+    name_layers(request)
     if request.model == STDIN:
         request = replace(request, content=model_from_stdin())
     if is_mixed(request.shape):
@@ -348,6 +350,7 @@ def estimate(request: EstimateRequest) -> None:
         write_several(request, request_estimates)
         return
     request = settle_batches(request, request_estimates)
+    name_layers(request)
     requirements = Requirements.of(
         request.fail_above,
         request.baseline,
@@ -381,10 +384,14 @@ def estimate(request: EstimateRequest) -> None:
         fits.write(Format(request.form))
     elif request.form is not EstimateFormat.JSON:
         fits.say()
-    if request.form is EstimateFormat.TABLE:
-        console.note(f"next: `latte allocate {request.pasted_model} --fleet FILE --round-duration 10m`")
     fits.enforce()
     results.enforce()
+    _say_next(request)
+
+
+def _say_next(request: EstimateRequest) -> None:
+    if request.form is EstimateFormat.TABLE:
+        console.note(f"next: `latte allocate {request.pasted_model} --fleet FILE --round-duration 10m`")
 
 
 def _document(
@@ -427,13 +434,15 @@ def _write(
     if sides:
         write_ranking(sides, Format(request.form))
     else:
-        write_estimates(estimates, Format(request.form), schedule=request.schedule, every=request.every)
+        above = console.lines_above()
+        write_estimates(estimates, Format(request.form), schedule=request.schedule, every=request.every, above=above)
     if request.memory and request.form is EstimateFormat.CSV:
         write_memory(estimates, Format.CSV)
 
 
 def _say_doubts(estimates: Sequence["Estimate"]) -> None:
-    said = [(warning, found.device.slug) for found in estimates for warning in found.warnings]
-    for warning, slug in dict.fromkeys(said):
-        message = f"{warning.message} (`{slug}`)" if len(estimates) > 1 else warning.message
+    said = [(warning, found) for found in estimates for warning in found.warnings]
+    for (warning, slug), found in {(warning, found.device.slug): found for warning, found in said}.items():
+        message = at_device(warning.message, found)
+        message = f"{message} (`{slug}`)" if len(estimates) > 1 else message
         console.warn(message, urgent=warning.urgent)

@@ -1,6 +1,7 @@
 """`latte profile`: measure this machine."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -262,7 +263,9 @@ def profile(request: ProfileRequest) -> None:
     phases, networks = _phases(request.phases), _networks(request)
     file = _plan_file(request, networks)
     store = open_store(request.store, skip=console.left_out)
-    with Worker(request.worker_opening()) as worker:
+    with ExitStack() as stack:
+        with console.progress("opening the device", None):  # its libraries take seconds
+            worker = stack.enter_context(Worker(request.worker_opening()))
         if file:
             networks = _sub_models(file, request, worker.device.slug)
         drawn = _draw(request, networks, worker.device)
@@ -315,7 +318,9 @@ def _measure(
 
     device = worker.device
     before = next((each for each in store.devices() if each.slug == device.slug), None)
-    with store.writer(with_context(device, request.threads, before)) as writer:
+    with console.progress("measuring the memory of a process", None):
+        device = with_context(device, request.threads, before)
+    with store.writer(device) as writer:
         known = any(each.slug == device.slug for each in store.devices())  # rows that were recovered are there now
         earlier = store.measurements(device.slug) if known else []
         compiled = run_compiled(subjects, worker, writer, earlier, request.origin)
@@ -422,6 +427,8 @@ def _draw(request: ProfileRequest, networks: "list[Network]", device: "Device") 
 
 def _advise(summary: "Summary", request: ProfileRequest, device: "Device", *, compiled: bool) -> None:
     """Say what to do about noise, and which commands use the rows, those of `compiled` steps too."""
+    from latte_cli.selector.evaluation import LEAST_SHAPES
+
     rows, slug = sum(summary.rows.values()), device.slug
     if summary.marked > _MANY_MARKED * rows:
         again = f"measure once more with `--passes {request.limits(device.kind).all_passes + 1}`"
@@ -430,6 +437,9 @@ def _advise(summary: "Summary", request: ProfileRequest, device: "Device", *, co
     model = request.models[0] if request.models else "MODEL.onnx"
     words = [f"latte estimate {console.shell_word(model)} --device {slug}", *_estimate_words(request)]
     words += ["--compile"] * compiled
+    if summary.choices < LEAST_SHAPES:
+        console.note(f"next: `{' '.join(words)}`")
+        return
     console.note(f"next: `latte train-selector --device {slug}`")
     console.note(f"then: `{' '.join(words)}`")
 
@@ -449,7 +459,7 @@ def _estimate_words(request: ProfileRequest) -> list[str]:
 
 def _say_left(left: int, tasks: int, *, required: bool) -> None:
     """Say how to go on after a budget that ended early; LatteError (exit code 4) where completeness is `required`."""
-    message, hint = "the budget ended first", f"run the same command again: {left} of {tasks} calls are left"
+    message, hint = "the budget ended first", f"run the same command again: {left} of {tasks} tasks are left"
     if required:
         raise LatteError(message, hint=hint, exit_code=ExitCode.INCOMPLETE)
     console.note(f"{message}; {hint}")

@@ -46,6 +46,13 @@ class _BudgetBar(ProgressColumn):
         )
 
 
+class _Count(MofNCompleteColumn):
+    """How many are done, of how many; nothing where nobody counts."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.completed or task.total else Text("")
+
+
 class _TimeLeft(ProgressColumn):
     """The time left, as `0:00:12`."""
 
@@ -65,7 +72,7 @@ def progress_of(console: Console, total: float | None, budget_s: float | None) -
     columns = (
         TextColumn("{task.description}", markup=False),
         _BudgetBar(_LONG if console.width >= _WIDE else _SHORT, budget_s),
-        MofNCompleteColumn(),
+        _Count(),
         TextColumn("{task.fields[rate]}"),
         _TimeLeft(budget_s),
         TextColumn("{task.fields[label]}", markup=False),

@@ -90,11 +90,13 @@ def report(request: ReportRequest) -> None:
     if output.suffix.lower() not in (".html", ".htm"):
         raise LatteError(f"`{output}` is not the name of a page", hint="it ends in .html", exit_code=ExitCode.USAGE)
     files.check_free(output, force=request.force)
-    sections = list(_sections(request))
+    with console.progress("drawing", None):
+        sections = list(_sections(request))
     title = "LATTE: " + (sections[0].title if len(sections) == 1 else f"{model.stem if model else 'a report'}")
     if request.figures:
         _write_figures(request.figures, [(each.name, each.figure) for each in all_pictures(sections)], request.force)
-    files.write_file(output, page(title, sections))
+    with console.progress("writing", None):
+        files.write_file(output, page(title, sections))
     console.note(f"wrote `{output}`: open it in a browser")
 
 

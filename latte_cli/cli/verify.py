@@ -81,7 +81,7 @@ def verify(request: VerifyRequest) -> None:
     sizes = parse_shapes(request.shape)
     network = load(request.model, batch_size=request.batch_size, batch_axis=request.batch_axis, sizes=sizes)
     estimate = _estimate(request, network)
-    found = Verification(estimate=estimate, runs=_runs(_run(request, estimate, network), network))
+    found = Verification(estimate=estimate, runs=_runs(_run(request, estimate, network), estimate))
     write_verification(found, request.form)
     for warning in estimate.warnings:
         console.warn(warning.message, urgent=warning.urgent)
@@ -131,8 +131,9 @@ def _run(request: VerifyRequest, estimate: "Estimate", network: "Network") -> "R
     )
 
 
-def _runs(run: "RunRequest", network: "Network") -> "list[Steps]":
+def _runs(run: "RunRequest", estimate: "Estimate") -> "list[Steps]":
     """Steps in several processes; those of the first tell the calls apart."""
+    from latte_cli import child
     from latte_cli.backends.contract import Failed, OutOfMemory, Unsupported
     from latte_cli.backends.torch.whole import run_apart
 
@@ -140,9 +141,11 @@ def _runs(run: "RunRequest", network: "Network") -> "list[Steps]":
     with console.progress("running steps", _PROCESSES) as bar:
         for at in range(_PROCESSES):
             try:
-                found.append(run_apart(replace(run, calls=at == 0)))
+                found.append(run_apart(replace(run, calls=at == 0), estimate.step_s))
             except (Unsupported, OutOfMemory, Failed) as exc:
                 hint = "a smaller `--batch-size` needs less memory" if isinstance(exc, OutOfMemory) else None
-                raise LatteError(f"a step of `{network.name}` does not run here: {exc}", hint=hint) from exc
+                if isinstance(exc.__cause__, child.TimedOut):
+                    hint = "close other programs, or run shorter steps with a smaller `--batch-size`"
+                raise LatteError(f"a step of `{estimate.network.name}` does not run here: {exc}", hint=hint) from exc
             bar.advance(at + 1)
     return found

@@ -6,7 +6,9 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from stat import S_ISDIR, S_ISFIFO
 from typing import Any
@@ -15,6 +17,7 @@ from onnx import ModelProto, TensorProto
 
 from latte_cli import files
 from latte_cli.errors import LatteError
+from latte_cli.network.foreign import FIRST_BYTES, foreign_kind
 from latte_cli.network.graph import Network
 from latte_cli.network.training import with_trained_masks
 
@@ -63,19 +66,21 @@ def load(
         live = torch_program.live(model, example, batch_size, batch_axis or 0)
         content, tied, notes, observed = live.content, live.tied, live.notes, live.observed
         wanted = batch_size if example is None else None
+    label = str(model) if isinstance(model, str | os.PathLike) else name
     if torch_program.is_pickle(content):
-        raise torch_program.pickled(name)
-    program = torch_program.program(content, name, tied, observed) if torch_program.is_archive(content) else None
+        raise torch_program.pickled(label)
+    program = torch_program.program(content, label, tied, observed) if torch_program.is_archive(content) else None
     compared = compare_weights and not program
     network = read(
         program.model if program else weights.with_small_values(content, path) if compared else content,
-        name=name,
+        name=label,
         sha256=stripped.digest(content),
         batch_size=wanted,
         allow_unknown=allow_unknown,
         sizes=sizes,
         batch_axis=batch_axis,
     )
+    network = replace(network, name=name)
     if program:
         described = program.described(network)
         described = with_trained_masks(replace(described, notes=(*described.notes, *notes)))
@@ -118,7 +123,22 @@ def _content(path: Path) -> bytes:
 
 def _unread(path: Path, exc: Exception) -> LatteError:
     reason = getattr(exc, "strerror", None) or str(exc)
-    return LatteError(f"cannot read `{path}`: {reason}", hint="`latte zoo list` names models to export")
+    hint = "`latte zoo list` names models to export"
+    if isinstance(exc, FileNotFoundError) and (near := _nearest(path)):
+        hint = f"did you mean `{near}`?"
+    return LatteError(f"cannot read `{path}`: {reason}", hint=hint)
+
+
+def _nearest(path: Path) -> Path | None:
+    """The model beside a `path` that is not there whose name, but for its ending, is most like its own."""
+    with suppress(OSError):
+        models = {_bare(each): each for each in sorted(path.parent.iterdir()) if each.name.endswith(_ENDINGS)}
+        return next((models[name] for name in get_close_matches(_bare(path), models, n=1)), None)
+    return None
+
+
+def _bare(path: Path) -> str:
+    return path.name.partition(".")[0]
 
 
 def _check_readable(path: Path) -> None:
@@ -136,6 +156,7 @@ def _check_readable(path: Path) -> None:
         )
 
 
+_ENDINGS = (".onnx", ".pt2", ".onnx.gz", ".pt2.gz")
 _GZIP = b"\x1f\x8b"
 _BLOCK = 2**20
 _MOST_UNPACKED = 2**30  # chosen: as of other files; weights hardly shrink, so packing larger ones gains nothing
@@ -143,13 +164,16 @@ _LEAST_UNPACKED, _MOST_GROWTH = 2**26, 100  # chosen: a graph without weights sh
 
 
 def _is_packed(path: Path) -> bool:
-    """Whether a file begins as those of gzip do; raises LatteError for what is no file to read."""
+    """Whether a file begins as those of gzip do; raises LatteError for what is no file to read, and for no model."""
     try:
         _check_readable(path)
         with path.open("rb") as file:
-            return file.read(len(_GZIP)) == _GZIP
+            start = file.read(FIRST_BYTES)
     except (OSError, ValueError) as exc:
         raise _unread(path, exc) from exc
+    if kind := foreign_kind(start):
+        raise LatteError(f"cannot read `{path}`: it is {kind}", hint="a model is an ONNX file or a `.pt2`")
+    return start.startswith(_GZIP)
 
 
 def _unpack(path: Path) -> bytes:

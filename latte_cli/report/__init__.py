@@ -4,14 +4,16 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import ceil, floor, log10
-from typing import Any, TextIO, TypeAlias
+from typing import Any, Literal, TextIO, TypeAlias
 
 from latte_cli.printable import csv_cell, printable, without_secrets
 
 Cell: TypeAlias = str | int | float | None
+_LEAST_TEXT = 16  # chosen: a name over more lines than three cannot be read
+_BETWEEN = 2  # blanks between columns
 
 
 class Format(StrEnum):
@@ -26,7 +28,8 @@ class Format(StrEnum):
 class Table:
     """A result for people: `columns` are titles (a leading `>` aligns right), cells are text ready to show.
 
-    The title is a line or several. `styles` are colours of columns by their place, for terminals that show them.
+    The title is a line or several. `styles` are colours of columns by their place, for terminals that show them. A
+    terminal that is too narrow shows no `spare` columns, as they stand in `columns`; the first of them goes first.
     """
 
     columns: tuple[str, ...]
@@ -34,6 +37,18 @@ class Table:
     title: str | Sequence[str] = ""
     footer: Sequence[str] = ()
     styles: Mapping[int, str] = field(default_factory=dict)
+    spare: Sequence[str] = ()
+
+    def without(self, column: str) -> "Table":
+        """The table less one of its columns, and less the line of the footer that begins with its title."""
+        at, title = self.columns.index(column), column.removeprefix(">")
+        return replace(
+            self,
+            columns=(*self.columns[:at], *self.columns[at + 1 :]),
+            rows=[(*row[:at], *row[at + 1 :]) for row in self.rows],
+            footer=[line for line in self.footer if not line.startswith(f"{title}: ")],
+            styles={place - (place > at): style for place, style in self.styles.items() if place != at},
+        )
 
 
 def write_table(table: Table, out: TextIO | None = None) -> None:
@@ -45,6 +60,7 @@ def write_table(table: Table, out: TextIO | None = None) -> None:
         title="\n".join(map(printable, _lines(table.title))),
         footer=tuple(map(printable, table.footer)),
         styles=table.styles,
+        spare=table.spare,
     )
     if out.isatty():
         _write_framed(shown, out)
@@ -62,15 +78,26 @@ def _write_framed(table: Table, out: TextIO) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    console = Console(file=out, highlight=False)
+    for column in table.spare:
+        if column in table.columns and sum(_widths(table)) > console.width:
+            table = table.without(column)
+    # Nothing is ever cut: a text that does not fit goes on in the next line, and a table of more numbers than fit is
+    # wider than the terminal.
+    rights = [column.startswith(">") for column in table.columns]
+    least = sum(
+        width if right else min(width, _LEAST_TEXT) for width, right in zip(_widths(table), rights, strict=True)
+    )
+    console.width = max(console.width, least)
     # Without an edge, which takes two lines, and with two blanks between columns as in a pipe.
     framed = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for at, column in enumerate(table.columns):
         right, style = column.startswith(">"), table.styles.get(at, "")
         title = Text(column.removeprefix(">"))
-        framed.add_column(title, justify="right" if right else "left", no_wrap=right, style=style)
+        justify: Literal["left", "right"] = "right" if right else "left"
+        framed.add_column(title, justify=justify, no_wrap=right, overflow="fold", style=style)
     for row in table.rows:
         framed.add_row(*(Text(cell) for cell in row))
-    console = Console(file=out, highlight=False)
     if table.title:
         console.print(Text(str(table.title)))
     console.print(framed)
@@ -78,8 +105,20 @@ def _write_framed(table: Table, out: TextIO) -> None:
         console.print(Text(line))
 
 
+def _widths(table: Table) -> list[int]:
+    """The columns of a terminal that each column takes, with the blanks before it."""
+    from rich.cells import cell_len
+
+    cells = zip(_titles(table), *table.rows, strict=True)
+    return [max(map(cell_len, each)) + _BETWEEN * (at > 0) for at, each in enumerate(cells)]
+
+
+def _titles(table: Table) -> list[str]:
+    return [column.removeprefix(">") for column in table.columns]
+
+
 def _write_plain(table: Table, out: TextIO) -> None:
-    titles = [column.removeprefix(">") for column in table.columns]
+    titles = _titles(table)
     widths = [max(map(len, cells)) for cells in zip(titles, *table.rows, strict=True)]
     rights = [column.startswith(">") for column in table.columns]
     if table.title:
@@ -89,7 +128,7 @@ def _write_plain(table: Table, out: TextIO) -> None:
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, rights, strict=True)
         )
-        out.write("  ".join(cells).rstrip() + "\n")
+        out.write((" " * _BETWEEN).join(cells).rstrip() + "\n")
     out.writelines(line + "\n" for line in table.footer)
 
 
@@ -128,6 +167,14 @@ def shorten(name: str, width: int = 24) -> str:
 def duration(seconds: float | None) -> str:
     """Three significant digits in the unit that suits: `34.9 ms`."""
     return _scale(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")))
+
+
+def long_duration(seconds: float) -> str:
+    """A time in the unit that suits, hours and days too: `36.2 h`."""
+    for factor, unit, least in ((86400.0, "d", 3.0), (3600.0, "h", 1.0), (60.0, "min", 2.0)):
+        if seconds >= least * factor:
+            return f"{seconds / factor:.3g} {unit}" if seconds < 1000 * factor else f"{seconds / factor:.0f} {unit}"
+    return duration(seconds)
 
 
 def duration_at_most(seconds: float) -> str:

@@ -1,26 +1,46 @@
 """Devices that can be named, as a table, JSON or CSV."""
 
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from latte_cli.datasheets import Sheet
 from latte_cli.profiles import KnownDevice
 from latte_cli.report import Format, Table, count, size, write_csv, write_json, write_table
+from latte_cli.report.screens import screen_of
 
 _COLUMNS = ("device", "name", "kind", "origin", "rows", "year", "generation", "peak_fp32_flop_per_s")
+_TITLES = ("device", "kind", "from", ">rows", ">year", ">fp32 FLOP/s", ">bandwidth/s", ">memory")
+_SPARE = (">rows", "kind", ">year", ">bandwidth/s", ">memory", "from")
+_MORE_KNOWN = (
+    "more are known by their data sheets: `latte devices --all` lists them,",
+    "`latte devices jetson` those with that word in their name",
+)
+_AROUND = 5  # the command itself, the titles and their line, the command to type next, and the prompt
 _MORE = ("bandwidth_bytes_per_s", "memory_bytes", "units", "power_w")
 
 
-def write_devices(found: Sequence[KnownDevice], form: Format) -> None:
-    """Write the devices in the order given."""
+def write_devices(
+    found: Sequence[KnownDevice], form: Format, *, every: bool = False, out: TextIO | None = None
+) -> None:
+    """Write the devices in the order given.
+
+    A table on a screen that they do not fit has those with rows, and the number of the others, unless `every` one is
+    wanted.
+    """
+    out = out or sys.stdout
     if form is Format.JSON:
-        write_json({"schema": "latte.devices/1", "devices": [_entry(each) for each in found]})
+        write_json({"schema": "latte.devices/1", "devices": [_entry(each) for each in found]}, out)
     elif form is Format.CSV:
         entries = [_entry(each) for each in found]
-        write_csv((*_COLUMNS, *_MORE), [[entry[column] for column in (*_COLUMNS, *_MORE)] for entry in entries])
+        write_csv((*_COLUMNS, *_MORE), [[entry[column] for column in (*_COLUMNS, *_MORE)] for entry in entries], out)
     else:
-        columns = ("device", "kind", "from", ">year", ">fp32 FLOP/s", ">bandwidth/s", ">memory")
-        write_table(Table(columns=columns, rows=[_cells(each) for each in found]))
+        screen = screen_of(out)
+        long = screen is not None and len(found) + _AROUND > screen.lines
+        shown = [each for each in found if each.rows] if long and not every else found
+        more = len(found) - len(shown)
+        footer = [f"{more} {_MORE_KNOWN[0]}", *_MORE_KNOWN[1:]] if more else []
+        write_table(Table(columns=_TITLES, rows=[*map(_cells, shown)], footer=footer, spare=_SPARE), out)
 
 
 def _cells(known: KnownDevice) -> tuple[str, ...]:
@@ -29,7 +49,8 @@ def _cells(known: KnownDevice) -> tuple[str, ...]:
     return (
         known.device.slug,
         known.device.kind.name,
-        f"{known.origin}, {known.rows} rows" if known.rows else known.origin,
+        known.origin,
+        str(known.rows or "-"),
         str(entry["year"] or "-"),
         count(entry["peak_fp32_flop_per_s"]) if entry["peak_fp32_flop_per_s"] else "-",
         f"{count(bandwidth)}B" if bandwidth else "-",

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from string import ascii_uppercase
 from typing import TextIO
 
@@ -32,6 +33,7 @@ _LEGEND = {
     Source.PREDICTED: "* predicted",
     Source.DATA_SHEET: "^ from its data sheet",
 }
+_TOGETHER = "x equal layers together"
 _USELESS = 3.0  # chosen: bounds that far from the estimate, as a factor, help nobody to plan
 _MOST_COLUMNS = 4  # chosen: more do not fit a terminal side by side
 _NAME_WIDTH, _BAR_WIDTH = 24, 8  # chosen: leave room for the times and an algorithm in 80 columns
@@ -49,12 +51,13 @@ def write_estimates(
     *,
     schedule: Schedule = NO_SCHEDULE,
     every: bool = False,
+    above: Sequence[str] = (),
     out: TextIO | None = None,
 ) -> None:
     """Write estimates of one network; the `schedule` adds the times of an epoch and of all steps.
 
     A table on a screen shows as many layers as fit, unless `every` one is wanted; in a pipe or a file, all that take
-    time. JSON and CSV have every layer.
+    time. The lines `above` the table are on the screen already. JSON and CSV have every layer.
     """
     out = out or sys.stdout
     if form is Format.JSON:
@@ -62,7 +65,9 @@ def write_estimates(
     elif form is Format.CSV:
         write_csv(COLUMNS, list(call_lines(estimates)), out)
     else:
-        write_table(estimate_table(estimates, schedule, screen_of(out), every=every), out)
+        screen = screen_of(out)
+        left = screen and replace(screen, lines=screen.lines - screen.lines_of(above))
+        write_table(estimate_table(estimates, schedule, left, every=every), out)
 
 
 def estimate_table(
@@ -90,7 +95,8 @@ def _single(estimate: Estimate, schedule: Schedule, screen: Screen | None, every
         f"on {_on(estimate)}",
     )
     totals = [*_totals(estimate, schedule), *_left_out(estimate, screen)]
-    shown = shown_rows([estimate], room=_room(screen, [estimate], (*title, *totals, "legend")), every=every)
+    room = _room(screen, [estimate], (*title, *totals, _longest_legend([estimate])))
+    shown = shown_rows([estimate], room=room, every=every)
     bars = ("",) if screen and screen.bars else ()
     return Table(
         title=title,
@@ -152,12 +158,22 @@ def _time(parts: Sequence[LayerTime]) -> str:
     return duration(sum(part.count * part.device_s for part in parts)) + _FLAGS[worst]
 
 
+def _longest_legend(estimates: Sequence[Estimate]) -> str:
+    """A legend of all that it may have to say, as wide as any."""
+    parts = [part for estimate in estimates for part in estimate.parts]
+    return "  ".join((*_marks(parts), _TOGETHER, f"`--all`: {len(parts)} layers, {len(parts)} without time"))
+
+
+def _marks(parts: Sequence[LayerTime]) -> list[str]:
+    used = {part.source for part in parts}
+    return [text for source, text in _LEGEND.items() if source in used]
+
+
 def _legend(parts: Sequence[LayerTime], shown: ShownRows) -> Iterator[str]:
     """What marks mean, and what the table leaves out."""
-    used = {part.source for part in parts}
-    words = [text for source, text in _LEGEND.items() if source in used]
+    words = _marks(parts)
     if shown.together:
-        words.append("x equal layers together")
+        words.append(_TOGETHER)
     if shown.cut:
         free = f", {shown.free} without time" if shown.free else ""
         words.append(f"`--all`: {shown.layers} layers{free}")
@@ -213,7 +229,7 @@ def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule, screen: Scr
     letters = ascii_uppercase[: len(estimates)]
     named = [f"{letter}: {_what(one, estimates)}" for letter, one in zip(letters, estimates, strict=True)]
     named += [line for each in zip(letters, estimates, strict=True) for line in _kind_lines(*each)]
-    below = ["", *totals[0], "legend", *named, *equal_line(estimates)]
+    below = ["", *totals[0], _longest_legend(estimates), *named, *equal_line(estimates)]
     shown = shown_rows(estimates, room=_room(screen, estimates, [_title(estimates), *below]), every=every, beside=False)
     width = max(_NAME_WIDTH, screen.columns - _PAIR_WIDTH * len(estimates)) if screen else _PIPED_WIDTH
     rows = [(row.title(width), *map(_time, row.calls)) for row in shown.rows]

@@ -9,7 +9,7 @@ from latte_cli.estimator import CompiledStep, Estimate, LayerTime, RealSteps
 from latte_cli.estimator.mixtures import MixedStep
 from latte_cli.estimator.searches import SearchCost
 from latte_cli.lookup import Source
-from latte_cli.report import Cell, checkpoints, duration, memories, percent, size
+from latte_cli.report import Cell, checkpoints, duration, long_duration, memories, percent, size
 from latte_cli.report.layers import layer_figures, module_paths
 from latte_cli.schedule import Schedule
 from latte_cli.thresholds import ESTIMATES
@@ -217,12 +217,12 @@ def schedule_lines(estimate: Estimate | MixedStep, schedule: Schedule) -> dict[s
         else:
             lines["loading the samples of a step"] = f"{loaded}, while the step runs, which takes longer"
     if epoch_s := found["epoch_s"]:
-        lines[f"epoch of {schedule.samples} samples"] = duration(epoch_s)
+        lines[f"epoch of {schedule.samples:,} samples"] = long_duration(epoch_s)
     low, middle, high = found["round_low_s"], found["round_s"], found["round_high_s"]
     if low and middle and high and (schedule.epochs > 1 or schedule.local_steps or found["moving_s"]):
-        moved = f", {duration(found['moving_s'])} of it moving parameters" if found["moving_s"] else ""
-        interval = f"95 % between {duration(low)} and {duration(high)}"
-        lines[f"{found['steps']} steps"] = f"{duration(middle)}, {interval}{moved}"
+        moved = f", {long_duration(found['moving_s'])} of it moving parameters" if found["moving_s"] else ""
+        interval = f"95 % between {long_duration(low)} and {long_duration(high)}"
+        lines[f"{found['steps']:,} steps"] = f"{long_duration(middle)}, {interval}{moved}"
     return lines
 
 

@@ -6,7 +6,7 @@ from string import ascii_uppercase
 from typing import Any, TextIO
 
 from latte_cli import __version__
-from latte_cli.report import Cell, Format, Table, duration, size, write_csv, write_json, write_table
+from latte_cli.report import Cell, Format, Table, duration, long_duration, size, write_csv, write_json, write_table
 from latte_cli.report.thresholds import checks_json
 from latte_cli.schedule import Schedule
 from latte_cli.sides import EnergySource, Side, Training, apart, rank
@@ -30,6 +30,8 @@ _TITLES = {
     "version": "latte",
     "sha256": "file's sha256",
 }
+_SPARE = (">samples/s", ">speed", ">95 % from", ">to")
+"""What a narrow terminal does without."""
 _NAMED = ("model", "device", "precision", "strategy")
 """Shown above a table, where it is the same for all."""
 
@@ -82,7 +84,8 @@ def _write_rows(sides: Sequence[Side], names: Sequence[str], title: str, form: F
         write_csv(_COLUMNS, [tuple(row.get(column) for column in _COLUMNS) for row in flat], out)
         return
     columns, rows = side_cells(sides, names, title)
-    write_table(Table(title=_title(sides), columns=columns, rows=rows, footer=[*legend_lines(sides)]), out)
+    table = Table(title=_title(sides), columns=columns, rows=rows, footer=[*legend_lines(sides)], spare=_SPARE)
+    write_table(table, out)
 
 
 def write_comparison(
@@ -183,14 +186,6 @@ def _training_cells(told: Training | None) -> list[str]:
     energy = "-" if told.energy_j is None else f"{_energy_text(told.energy_j)}{mark}"
     cost = "-" if told.cost is None else f"{_amount_text(told.cost)} {told.currency}".rstrip()
     return [long_duration(told.time_s), long_duration(told.low_s), long_duration(told.high_s), energy, cost]
-
-
-def long_duration(seconds: float) -> str:
-    """A time in the unit that suits, hours and days too: `36.2 h`."""
-    for factor, unit, least in ((86400.0, "d", 3.0), (3600.0, "h", 1.0), (60.0, "min", 2.0)):
-        if seconds >= least * factor:
-            return f"{seconds / factor:.3g} {unit}" if seconds < 1000 * factor else f"{seconds / factor:.0f} {unit}"
-    return duration(seconds)
 
 
 def _energy_text(joules: float) -> str:

@@ -111,9 +111,13 @@ def write_phase_changes(
         (shorten(each.name), each.phase.replace("_", " "), *times_text(each), algorithms_text(each))
         for each in changed[:_MOST_CHANGES]
     ]
+    heading = f"{title}: {comparison.strategy} on {comparison.device}"
+    if not rows:
+        (out or sys.stdout).writelines(f"{printable(line)}\n" for line in (heading, "no layer differs", *footer))
+        return
     write_table(
         Table(
-            title=f"{title}: {comparison.strategy} on {comparison.device}",
+            title=heading,
             columns=("layer", "phase", f">{names[0]}", f">{names[1]}", ">difference", "algorithm"),
             rows=rows,
             footer=footer,

@@ -22,7 +22,7 @@ from latte_cli.selector.examples import CandidateExamples
 from latte_cli.selector.model import Lesson, Preferences, Selector, fit_selector, too_few
 from latte_cli.tasks import Settings
 
-_LEAST_SHAPES = 8  # chosen: more than the usual number of folds
+LEAST_SHAPES = 8  # chosen: more than the usual number of folds
 _NETWORK = 159
 """Pairs of one prediction that is timed: three phases of the 53 convolutions of ResNet-50."""
 
@@ -105,7 +105,7 @@ def evaluate(
     whole = decisions if isinstance(decisions, Lesson) else Lesson.of(decisions)
     lesson = whole.part(_some(whole.examples, seed))
     decisions = lesson.decisions
-    if len(set(lesson.examples.shapes.tolist())) < _LEAST_SHAPES:
+    if len(set(lesson.examples.shapes.tolist())) < LEAST_SHAPES:
         raise too_few(decisions)
 
     def fitted(train: Indices) -> Selector:
@@ -191,7 +191,7 @@ def _curve(
     shapes = np.array(fold_numbers(decisions, seed=1, folds=_CURVE[0]))
     for part in _CURVE:
         some = np.flatnonzero(shapes < _CURVE[0] // part)
-        if len(set(lesson.examples.shapes[train[some]].tolist())) < _LEAST_SHAPES:
+        if len(set(lesson.examples.shapes[train[some]].tolist())) < LEAST_SHAPES:
             continue
         selector = whole if part == 1 else fitted(train[some])
         ranked = rankings(selector, test, features=lesson.examples.features, with_workspaces=False)

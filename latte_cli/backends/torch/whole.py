@@ -18,6 +18,9 @@ from latte_cli.tasks import Settings, Task
 _WARM_UPS = 3  # chosen: the first steps allocate and let the libraries choose
 _MOST_KEPT = 40  # chosen: samples enough for a median and its spread, in rows that stay small
 _LIMIT_S = 40.0  # chosen: for a new process to import torch and to build the network; the steps' own time comes on top
+_SLOWER = 5.0  # chosen: a step may take so much longer than expected on a busy machine; the first ones do
+_PATIENCE = 2.0  # chosen: how many times the seconds until its deadline a process may take, and at least so many:
+_SHORTEST_S = 5.0
 _SECONDS_HERE = 0.3  # chosen: shorter than the 1 s of a separate process, whose heap has to settle first
 
 PARTS = ("forward_s", "backward_s", "update_s", "step_s")
@@ -106,14 +109,13 @@ def _kind_of(device: str) -> Kind:
     return kind_of_torch(device.partition(":")[0])
 
 
-def run_apart(run: RunRequest, limit_s: float | None = None) -> Steps:
+def run_apart(run: RunRequest, expected_s: float = 0.0) -> Steps:
     """`run` in a new process, whose heap is that of a training script a few steps after its start.
 
-    It is stopped after `limit_s`, if that is given. Raises Unsupported, OutOfMemory or Failed.
+    A step is `expected_s` seconds long. Raises Unsupported, OutOfMemory or Failed.
     """
-    limit_s = _LIMIT_S + 10 * run.seconds if limit_s is None else limit_s
     try:
-        return steps_from(child.ask(f"{__name__}:answer", asdict(run), limit_s=limit_s))
+        return steps_from(child.ask(f"{__name__}:answer", asdict(run), limit_s=limit_s(run, expected_s)))
     except child.TimedOut as exc:
         raise Failed(str(exc)) from exc
     except child.Ended as exc:
@@ -122,6 +124,14 @@ def run_apart(run: RunRequest, limit_s: float | None = None) -> Steps:
         if exc.code <= 0:
             raise Failed(str(exc)) from exc
         raise (OutOfMemory if "memory" in exc.last.lower() else Unsupported)(exc.last[-200:]) from exc
+
+
+def limit_s(run: RunRequest, expected_s: float) -> float:
+    """How many seconds a process may take for `run`, whose steps take `expected_s` seconds each."""
+    if run.deadline is not None:
+        return max(_SHORTEST_S, _PATIENCE * (run.deadline - time.time()))
+    steps = _WARM_UPS + run.least * (1 + run.calls)
+    return _LIMIT_S + max(10 * run.seconds, _SLOWER * steps * expected_s)
 
 
 def answer(body: Mapping[str, Any]) -> dict[str, Any]:
