@@ -68,7 +68,8 @@ def _app_with(names: Collection[str]) -> typer.Typer:
     app = typer.Typer(
         name="latte",
         cls=Group,
-        help="How long a training step takes on a device, which algorithms to run there, which sub-model to train.",
+        help="Estimate how long a training step takes on a device, which algorithms are fastest there, and which "
+        "sub-model to train. `latte estimate MODEL.onnx` is a start; `latte zoo export` makes models to try.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
