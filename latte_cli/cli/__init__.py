@@ -126,7 +126,7 @@ def _named_command(words: Sequence[str]) -> str | None:
 
 
 def _leave_reading_to_readers(command: Any) -> None:
-    """Let whoever reads a file say that it may not be read: for typer that is a malformed command line."""
+    """Leave it to the reader of a file to say that it may not be read: for typer that is a malformed command line."""
     for parameter in command.params:
         if hasattr(parameter.type, "readable"):
             parameter.type.readable = False

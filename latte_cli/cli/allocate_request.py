@@ -165,7 +165,7 @@ def _check_model(request: AllocateRequest) -> None:
         return
     from latte_cli.network.parts import check_cuttable
 
-    with suppress(OSError, ValueError):  # who reads the model says what is wrong
+    with suppress(OSError, ValueError):  # the reader of the model says what is wrong
         check_cuttable(request.model, files.first_bytes(request.model, _FIRST_BYTES))
 
 

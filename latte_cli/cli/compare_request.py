@@ -195,7 +195,7 @@ def is_document(path: Path) -> bool:
     try:
         return files.first_bytes(path, 1)[:1] == b"{"
     except (OSError, ValueError):
-        return False  # who reads the model says what is wrong
+        return False  # the reader of the model says what is wrong
 
 
 def estimate_request(request: CompareRequest, model: Path) -> EstimateRequest:

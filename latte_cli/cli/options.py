@@ -223,7 +223,7 @@ parse_size = size_bytes
 
 
 def names_among(given: Sequence[str] | None) -> list[str]:
-    """The names in an option that is repeatable, and takes several with commas between; each once."""
+    """The names in an option that is repeatable, and takes several separated by commas; each once."""
     return list(dict.fromkeys(name.strip() for text in given or () for name in text.split(",")))
 
 
