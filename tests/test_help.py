@@ -229,6 +229,11 @@ def test_every_option_stands_under_one_heading(name: str) -> None:
         ("estimate m.onnx --accumulate 0", "invalid value for `--accumulate`: ", "`latte estimate --help`"),
         ("estimate m.onnx --format jsn", "invalid value for `--format`: `jsn` is not", "did you mean `json`?"),
         ("estimate m.onnx n.onnx", "got unexpected extra argument (n.onnx)", "`latte estimate --help`"),
+        (
+            "compare m.onnx --gpus 2",
+            "unknown option `--gpus`",
+            "`latte estimate` takes it; `latte compare --help` lists",
+        ),
         ("plan sho", "unknown command `sho`", "did you mean `show`?"),
     ],
 )

@@ -43,7 +43,7 @@ from latte_cli.cli.options import (
 from latte_cli.cli.piped import STDIN, model_from_stdin
 from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.several_gpus import several_gpus
-from latte_cli.cli.thresholds import AnnotateOption, EstimateFormat, Requirements
+from latte_cli.cli.thresholds import AnnotateOption, CheckResults, EstimateFormat, Requirements
 from latte_cli.cli.together import check_together
 from latte_cli.precisions import Precision
 from latte_cli.report import Format
@@ -51,6 +51,7 @@ from latte_cli.schedule import Schedule
 from latte_cli.thresholds import Threshold, parse_threshold
 
 if TYPE_CHECKING:
+    from latte_cli.cli.fits import Fits
     from latte_cli.estimator import Estimate, Rest
     from latte_cli.estimator.data_parallel import ScaledStep
     from latte_cli.sides import Side
@@ -405,8 +406,13 @@ def estimate(request: EstimateRequest) -> None:
         scalings.write_scaling(estimates, scaled, Format(request.form))
     _say_doubts(estimates)
     say_unpriced(sides, prices)
+    _conclude(request, results, fits, replaced=requirements.replaces_the_table)
+
+
+def _conclude(request: EstimateRequest, results: CheckResults, fits: "Fits", *, replaced: bool) -> None:
+    """Say what came of limits and room, and the next command; LatteError (exit code 3) where one is exceeded."""
     results.write(request.model.name, request.form, fits.checks)
-    if request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
+    if request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not replaced:
         fits.write(Format(request.form))
     elif request.form is not EstimateFormat.JSON:
         fits.say()

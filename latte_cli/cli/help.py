@@ -126,7 +126,7 @@ def _write(command: Any, ctx: Any, formatter: Any) -> None:
     command.format_help_text(ctx, laid_out)
     command.format_options(ctx, laid_out)
     command.format_epilog(ctx, laid_out)
-    formatter.buffer[:] = [_split(line) for line in formatter.buffer]
+    formatter.buffer[:] = [_with_ends(line) for line in formatter.buffer]
 
 
 class _Joined:
@@ -157,7 +157,7 @@ def _join(text: str) -> str:
     return re.sub(r"`[^`\n]*`|[^ \n`]+", joined, text)
 
 
-def _split(text: str) -> str:
+def _with_ends(text: str) -> str:
     for sign, joined in _JOINED.items():
         text = text.replace(joined, sign)
     return text

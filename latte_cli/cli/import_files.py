@@ -95,6 +95,14 @@ _TracedLayout = Annotated[
         help="Memory layout: nchw or channels_last. [default: the trace's]",
     ),
 ]
+_StepTime = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_duration,
+        metavar="DURATION",
+        help="Time of a step without the profiler, as in 80ms. [default: that in the trace, less the profiler's share]",
+    ),
+]
 
 
 @app.command("torch-trace")
@@ -108,8 +116,7 @@ def torch_trace(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The device, for a trace of a CPU: `cpu` for this machine's, or a name. [default: the GPU that the "
-            "trace names]",
+            help="The device of a CPU's trace: `cpu` for this machine's, or a name. [default: the GPU in the trace]",
         ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of a step. [default: the trace's]")] = None,
@@ -123,15 +130,7 @@ def torch_trace(
     optimizer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Optimizer of the steps. [default: the trace's]")
     ] = None,
-    step_time: Annotated[
-        float | None,
-        typer.Option(
-            parser=parse_duration,
-            metavar="DURATION",
-            help="Time of a step without the profiler, as in 80ms. [default: that in the trace, less the profiler's "
-            "share]",
-        ),
-    ] = None,
+    step_time: _StepTime = None,
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:

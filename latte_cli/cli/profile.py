@@ -281,11 +281,11 @@ def profile(request: ProfileRequest) -> None:
             networks = _sub_models(file, request, worker.device.slug)
         drawn = _draw(request, networks, worker.device)
         if request.dry_run:
-            sweep = Sweep(worker, drawn.wanted, phases=phases, origin=request.origin)
-            budget = request.limits(worker.device.kind)
-            sweeps.write_sweep_plan(
-                drawn, device=worker.device.slug, tasks=sweep.size, budget=budget, form=request.form
-            )
+            device, limits = worker.device, request.limits(worker.device.kind)
+            known = any(each.slug == device.slug for each in store.devices())
+            earlier = store.measurements(device.slug) if known else []
+            sweep = Sweep(worker, drawn.wanted, phases=phases, earlier=earlier, origin=request.origin)
+            sweeps.write_sweep_plan(drawn, sweep, device=device.slug, budget=limits, form=request.form)
             return
         subjects = subjects_of(request, networks, worker.device.kind) if request.compiled else []
         summary, compiled, tasks = _measure(request, store, worker, drawn, phases, subjects)
