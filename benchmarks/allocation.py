@@ -1,6 +1,6 @@
 """Allocation on this machine: what fine widths keep against one width for all, and whether real rounds end in time.
 
-Profiles this machine into a store of its own (the standard suite, then the networks at uniform widths), allocates a
+Profiles this machine into a separate store (the standard suite, then the networks at uniform widths), allocates a
 sub-model of ResNet-18 and of MobileNetV2 for rounds of 30, 50 and 70 % of the whole model's, with both objectives and
 with the best uniform width on a grid of 1/64, measures the layers of what was planned and plans again; then really
 trains every sub-model, round by round in turn, on handwritten digits. What was measured is kept in the store: a second
@@ -162,7 +162,7 @@ def logarithms(network: Network, sub_model: SubModel) -> float:
     return sum(math.log(width / whole[name]) for name, width in sub_model.widths)
 
 
-# Real rounds, each sub-model in a process of its own, whose heap is that of a training script
+# Real rounds, each sub-model in a separate process, whose heap is that of a training script
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """What an allocation is worth by the way it is priced: FLOPs, one coefficient a device, one profile for all, LATTE.
 
-A fleet of this machine in four forms, by threads and memory layout, each with a profile of its own. Every form gets the
+A fleet of this machine in four forms, by threads and memory layout, each with a separate profile. Every form gets the
 largest sub-model (one width for all groups) that is thought to end in time, priced in each way; then real steps of
-these sub-models, in processes of their own, are put on the clock. Says how many devices miss the round duration, how
+these sub-models, in separate processes, are put on the clock. Says how many devices miss the round duration, how
 long the others wait for it, and what they train. What was measured is kept: a second run goes on where the first
 stopped. Takes about 40 minutes on two cores; leave the machine alone meanwhile.
 
@@ -111,7 +111,7 @@ def priced(store: Store, networks: Mapping[SubModel, Network]) -> dict[str, dict
 
 
 def measured(folder: Path, name: str, networks: Mapping[SubModel, Network]) -> dict[Form, dict[SubModel, float]]:
-    """Seconds of a real step of each sub-model on each form, in processes of their own; kept in a file."""
+    """Seconds of a real step of each sub-model on each form, in separate processes; kept in a file."""
     kept = folder / f"real-{name}.json"
     known = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
     whole = load(folder / f"{name}.onnx", batch_size=BATCH)

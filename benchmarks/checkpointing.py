@@ -123,7 +123,10 @@ class Dense(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.out = conv(3, 24), nn.Linear(24 + 12 * 12, 10)
-        self.layers = nn.ModuleList(nn.Sequential(nn.BatchNorm2d(24 + 12 * at), nn.ReLU(), nn.Conv2d(24 + 12 * at, 12, 3, padding=1)) for at in range(12))  # fmt: skip  # noqa: E501
+        sizes = [24 + 12 * at for at in range(12)]
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(size), nn.ReLU(), nn.Conv2d(size, 12, 3, padding=1)) for size in sizes
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -138,7 +141,8 @@ class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (16, 32, 64)
-        self.down = nn.ModuleList(nn.Sequential(conv(a, b), conv(b, b)) for a, b in zip((3, 16, 32), widths, strict=True))  # fmt: skip  # noqa: E501
+        sizes = zip((3, 16, 32), widths, strict=True)
+        self.down = nn.ModuleList(nn.Sequential(conv(a, b), conv(b, b)) for a, b in sizes)
         self.pool, self.middle = nn.MaxPool2d(2), nn.Sequential(conv(64, 64), conv(64, 64))
         self.up = nn.ModuleList(nn.Sequential(conv(a, b), conv(b, b)) for a, b in ((128, 32), (64, 16), (32, 16)))
         self.wide, self.out = nn.Upsample(scale_factor=2), nn.Conv2d(16, 4, 1)

@@ -1,6 +1,6 @@
 """Estimates against real training steps, for every estimator, network by network.
 
-Measures, into a store of its own: the real steps of every case, each time in a process of its own; the layers of the
+Measures, into a separate store: the real steps of every case, each time in a separate process; the layers of the
 cases; the real steps again; the standard suite; the real steps once more. An estimate is held against the steps right
 before and after what it is made from. Then prints the precision (1 - |error|) of each estimator, from the
 networks' own layers and with nothing of them profiled, beside how well the machine repeats its own steps, and how many
@@ -116,7 +116,7 @@ class Setup:
         return open_store(str(self.folder / "networks"), shipped=False)
 
     def real(self, case: Case) -> dict[str, float]:
-        """Medians of a run of real steps, in a process of its own."""
+        """Medians of a run of real steps, in a separate process."""
         run = RunRequest(
             model=case.model,
             batch_size=case.batch,

@@ -1,7 +1,7 @@
 """Every implementation of oneDNN's on random layers, against float64: how often each runs and its largest error.
 
 Layers of one to three dimensions, with groups, dilation, bias, uneven padding, transposed ones too; all three phases,
-both layouts. Each implementation runs on memory that is full of NaN beforehand, with guards around what it may write.
+both layouts. Each implementation runs on memory that is filled with NaN first, with guards around what it may write.
 A process that dies is a line of the table. Ends with 3 where fp32 is further off than 1e-5 of the largest number.
 
     python benchmarks/onednn_correctness.py [--layers 500] [--precision fp32] [--seed 0]

@@ -79,7 +79,7 @@ scenarios:
 
 FLEET = """\
 # A fleet for `latte allocate`: phones by AI-Benchmark's scores, and links that FLASH measured (Yang et al., 2021). The
-# reference CPU stands for phones that are so many times slower as a class has `epochs`, which is right but for a factor
+# reference CPU represents phones that are so many times slower as a class has `epochs`, which is right but for a factor
 # of two either way, the same for all classes. It was printed by
 #     python benchmarks/phones_fleet.py {arguments}
 # which says what it rests on.

@@ -1,6 +1,6 @@
 """How good the selector is on measurements that others have published, on layers it has not seen.
 
-Imports the files of a folder (`latte/`, `miopen/`, `neusight/`, as published) into a store of its own, learns from the
+Imports the files of a folder (`latte/`, `miopen/`, `neusight/`, as published) into a separate store, learns from the
 layers whose stable hash is not 0 modulo 5, and is judged on the others: the share of rows that agree with the choice
 and, where times are known, the time of the choice over the best. MIOpen's solvers are judged by family, each with its
 fastest solver. Where there are several devices, `all_devices` is one selector for them together, and `other_devices`

@@ -1,6 +1,6 @@
 """Flower's simulation engine with a fleet of virtual devices, run and checked: docs/federation/simulation.md.
 
-Runs the commands of that page in a folder of its own, on a free port, with the page's fleet of as many devices as
+Runs the commands of that page in a separate folder, on a free port, with the page's fleet of as many devices as
 `--devices` says, its classes in the page's shares. Then it reads `rounds.json`: no device was refused or left out, each
 is called by its class and number, and in each round all took part, or as many as `--per-round` says. Prints the seconds
 of the run, the most memory that its processes held at once, and what is wrong; exits with 1 where anything is. It runs

@@ -3,7 +3,7 @@
 Reads the real rounds in docs/allocation-rounds.md (`benchmarks/allocation.py`) and prints the share, of which
 `latte_cli/allocator/learning.py` has the first digit as ALIKE. Each row is z = log(measured / estimated) / its price's
 standard deviation, log(upper end / estimated) / 1.96. What a network has in common is its mean, whose square is freed
-of what chance adds to it; what sub-models have of their own is their variance about it.
+of what chance adds to it; what sub-models have for themselves is their variance about it.
 """
 
 import re

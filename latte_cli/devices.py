@@ -37,6 +37,7 @@ class Kind:
     - `offers_choice`: its library leaves frameworks a choice among named algorithms.
     - `threaded`: how many threads compute is part of its settings; `indexed`: a machine may have several, by number.
     - `sampling` and `rounds`: how a sweep samples one task, and in how many rounds.
+    - `preparing_s`: what a row of a sweep takes, in seconds, in addition to its calls.
     - `call_limit_s`: the longest call that a drawn suite asks for, by the device's peak.
     - `compiled_steps`: what `torch.compile` makes of a model is measured and estimated.
     - `imported_by`: the command that adds what others measured on such devices; empty where there is none.
@@ -54,6 +55,7 @@ class Kind:
     indexed: bool = field(compare=False)
     sampling: Sampling = field(compare=False)
     rounds: int = field(compare=False)
+    preparing_s: float = field(compare=False)
     call_limit_s: float = field(compare=False)
     calibration: Sequence[tuple[str, int, int]] = field(compare=False, default=())
     compiled_steps: bool = field(compare=False, default=False)
@@ -75,6 +77,7 @@ CPU = Kind(
     indexed=False,
     sampling=Sampling(),
     rounds=1,
+    preparing_s=0.055,  # fitted to 4,880 rows of the reference profile
     call_limit_s=0.1,
     calibration=(("resnet8", 32, 32), ("mobilenet_v1", 96, 4), ("resnet20", 32, 16), ("vgg11", 64, 4)),
     compiled_steps=True,
@@ -93,6 +96,7 @@ CUDA = Kind(
     # Three rounds of a sweep together: 2 % from 9 to 100 samples or 0.4 s of them.
     sampling=Sampling(warm_ups=2, least=3, most=34, enough_s=0.13, confidence=0.035, cut=5.0),
     rounds=3,
+    preparing_s=0.017,  # mean of 12,032 rows of the shipped profile of an H200
     call_limit_s=0.002,
     # A GPU's two clocks show at different sizes.
     calibration=(
@@ -117,6 +121,7 @@ ROCM = Kind(
     indexed=True,
     sampling=CUDA.sampling,
     rounds=CUDA.rounds,
+    preparing_s=CUDA.preparing_s,
     call_limit_s=CUDA.call_limit_s,
     imported_by="latte import miopen-finddb FILE",
 )
@@ -133,6 +138,7 @@ MPS = Kind(
     indexed=False,
     sampling=CUDA.sampling,
     rounds=CUDA.rounds,
+    preparing_s=CUDA.preparing_s,
     call_limit_s=CUDA.call_limit_s,
 )
 
@@ -148,6 +154,7 @@ XPU = Kind(
     indexed=True,
     sampling=CUDA.sampling,
     rounds=CUDA.rounds,
+    preparing_s=CUDA.preparing_s,
     call_limit_s=CUDA.call_limit_s,
 )
 

@@ -186,7 +186,7 @@ class Fields:
     example: str = "`latte allocate --help` shows a fleet file"
 
     def check_names(self, names: Collection[str]) -> None:
-        """Raise LatteError for a field that is none of `names`."""
+        """Raise LatteError for a field that is not one of `names`."""
         for name in self.values:
             if name not in names:
                 error = unknown("field", " ".join(name.split())[:40], names)

@@ -341,7 +341,7 @@ class Lookup:
         return {pair: asked.get(pair) or usual.get(pair[1], ()) for pair in pairs}
 
     def engine_lists(self, pairs: Iterable[Pair]) -> dict[Pair, dict[str, tuple[str, ...]]]:
-        """What each mode of cuDNN's heuristics lists for those of `pairs` that it was asked for, and were read."""
+        """What each mode of cuDNN's heuristics lists for those of `pairs` that were put to it, and were read."""
         wanted, found = set(pairs), defaultdict[Pair, dict[str, tuple[str, ...]]](dict)
         for question, names in self._rankings.items():
             pair, mode = (question.layer, question.phase), question.ranker.mode

@@ -10,7 +10,7 @@ from unicodedata import category
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 BLANK = "***"
-"""Stands for what is not shown."""
+"""Marks what is not shown."""
 
 _ENDS = r"\s`'\""  # of an address in a text
 # The user info runs to the last @: a secret that is not percent-encoded may hold anything (but it stops

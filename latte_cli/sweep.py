@@ -5,13 +5,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from math import ceil
 from random import Random
 from statistics import median
 from typing import Protocol
 
 from latte_cli.algorithms import FRAMEWORK_DEFAULT, Algorithm, known_algorithm
+from latte_cli.devices import Device
 from latte_cli.engines import rankers
-from latte_cli.layers import Convolution, Layer, Phase
+from latte_cli.layers import Convolution, Layer, Phase, Whole
 from latte_cli.measure import Measurement, Outcome, QualityFlag
 from latte_cli.precisions import Layout
 from latte_cli.tasks import Question, Settings, Task
@@ -19,6 +21,8 @@ from latte_cli.worker import Order, Worker
 
 _CHUNK = 64  # chosen: a budget that ends early has then cut off the alternatives of a network's worth of layers
 _REPEAT_WITHIN = 1.5  # chosen: far beyond the 3 to 7 % by which a layer differs between passes (see lookup)
+_OVER_PEAK = 3.3  # fitted to the reference profile: times what a call takes at the device's peaks
+_WHOLE_S = 4.0  # chosen: what running a network whole takes, most of it to import torch in a separate process
 _QUIET_SHARE = 0.1  # chosen: of a sweep's time, what waiting for others to leave the cores may cost it
 
 
@@ -118,6 +122,23 @@ class Sweep:
     def size(self) -> int:
         """The tasks of one pass."""
         return self._size
+
+    @property
+    def left(self) -> int:
+        """The tasks of one pass that were not measured yet."""
+        return len(self._left)
+
+    def forecast_s(self, budget: Budget) -> tuple[float, float]:
+        """About how many seconds the rest of the first pass takes, and all passes; the budget's seconds do not count.
+
+        By the device's peaks. A later pass is taken to measure one algorithm of each layer, phase and settings.
+        """
+        device, rounds = self._worker.device, budget.rounds
+        tasks = [task for tasks in self._tasks for task in tasks]
+        first_s = sum(_forecast_row_s(task, device) for task in tasks if task.id in self._left)
+        later_s = sum(_forecast_row_s(task, device) for task in tasks if _is_default(task))
+        more = max(0, budget.passes - rounds)
+        return rounds * first_s, rounds * first_s + more * later_s
 
     def run(
         self,
@@ -262,6 +283,21 @@ def time_tasks(
                 break
             best[_choice(task)] = min(row.seconds, best_s or row.seconds)
         progress(done, _label(task))
+
+
+def _forecast_row_s(task: Task | Question, device: Device) -> float:
+    """About how long it takes to measure a task once, in seconds."""
+    kind, plan = device.kind, device.kind.sampling
+    if isinstance(task, Question):
+        return kind.preparing_s
+    if isinstance(task.layer, Whole):
+        return _WHOLE_S
+    flops_s = task.layer.flops(task.phase) / device.peak_flop_per_s if device.peak_flop_per_s else 0.0
+    moved = task.layer.bytes_moved(task.phase, task.settings.precision.element_bytes)
+    bytes_s = moved / device.bandwidth_bytes_per_s if device.bandwidth_bytes_per_s else 0.0
+    time_s = _OVER_PEAK * (flops_s + bytes_s)
+    enough = ceil(plan.enough_s / time_s) if time_s and not plan.confidence else plan.least
+    return kind.preparing_s + (plan.warm_ups + min(plan.most, max(plan.least, enough))) * time_s
 
 
 def _is_default(task: Task | Question) -> bool:

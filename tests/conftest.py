@@ -1,4 +1,4 @@
-"""What all tests share: directories of their own, LeNet as a file, torch with one thread."""
+"""What all tests share: separate directories, LeNet as a file, torch with one thread."""
 
 import os
 import sys

@@ -21,7 +21,7 @@ from latte_cli.backends.native.cudnn.find import Candidate
 from latte_cli.backends.native.cudnn.library import Library, open_library
 
 CACHE = Path(os.environ.get("LATTE_TEST_LIBRARIES") or platformdirs.user_cache_path("latte-cli") / "test-libraries")
-"""Where the libraries are kept; read on import, since each test has a cache directory of its own."""
+"""Where the libraries are kept; read on import, since each test has a separate cache directory."""
 
 WHEELS = {9: ("nvidia-cudnn-cu13", "9.28.1.4"), 8: ("nvidia-cudnn-cu12", "8.9.7.29")}
 FILES = {

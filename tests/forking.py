@@ -1,4 +1,4 @@
-"""A process that has imported what commands need, and forks for each command that it is asked for (see forked.py).
+"""A process that has imported what commands need, and forks for each command that is requested (see forked.py).
 
 `python tests/forking.py DESCRIPTOR` listens at that socket until its standard input ends. `latte` starts the command
 line; `python -c CODE` runs CODE.
@@ -87,14 +87,14 @@ def main() -> None:
 
 
 def _tell(descriptor: int, child: int, connection: socket.socket) -> None:
-    """Say how a command has ended to who asked for it."""
+    """Say how a command has ended to the one that requested it."""
     os.close(descriptor)
     with connection:
         connection.sendall(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def _start(connection: socket.socket) -> int:
-    """Fork for the command that is asked for; the fork's number."""
+    """Fork for the command that is requested; the fork's number."""
     _, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
     child = os.fork()
     if not child:
@@ -107,7 +107,7 @@ def _start(connection: socket.socket) -> int:
 
 
 def _run(words: list[str], folder: str, environment: dict[str, str], streams: dict[int, int]) -> None:
-    """Run a command as a process of its own would; never returns."""
+    """Run a command as a separate process would; never returns."""
     code = 70
     try:
         _settle(folder, environment, streams)

@@ -34,7 +34,7 @@ def named(words: str) -> str | None:
 
 
 def wrong_commands(text: str) -> Iterator[str]:
-    """What is wrong with the `latte …` in backticks: commands and options that there are none of."""
+    """What is wrong with the `latte …` in backticks: commands and options that do not exist."""
     for code in _CODE.findall(text):
         if not code.startswith("latte "):
             continue

@@ -23,7 +23,7 @@ from latte_cli.backends.native.onednn.find import Candidate, find_copies
 from latte_cli.backends.native.onednn.library import Library, open_library
 
 CACHE = Path(os.environ.get("LATTE_TEST_LIBRARIES") or platformdirs.user_cache_path("latte-cli") / "test-libraries")
-"""Where Debian's library is kept; read on import, since each test has a cache directory of its own."""
+"""Where Debian's library is kept; read on import, since each test has a separate cache directory."""
 
 FOLDER = CACHE / "onednn-2"
 
@@ -38,7 +38,7 @@ def debians() -> Candidate | None:
     file = FOLDER / "libdnnl.so.2"
     if not file.is_file():
         return None
-    ctypes.CDLL(str(FOLDER / "libOpenCL.so.1"))  # the loader takes it when it is asked for one of that name
+    ctypes.CDLL(str(FOLDER / "libOpenCL.so.1"))  # the loader takes it when a program loads one of that name
     return Candidate(file=str(file), origin="test")
 
 

@@ -13,7 +13,7 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Marked:
-    """A command that runs in a process group of its own with a mark that all that it starts inherits."""
+    """A command that runs in a separate process group with a mark that all that it starts inherits."""
 
     def __init__(self, command: Sequence[object], **environment: str) -> None:
         self._mark = f"LATTE_TEST_MARK={uuid4().hex}"

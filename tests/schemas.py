@@ -18,7 +18,7 @@ def valid(text: str) -> Any:
 
 
 def check(arguments: Sequence[object], printed: str) -> None:
-    """Hold what a command printed to its schema, where it was asked for JSON."""
+    """Hold what a command printed to its schema, where that is JSON."""
     if "json" in map(str, arguments) and printed.startswith("{"):
         valid(printed)
 

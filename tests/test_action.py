@@ -1,4 +1,4 @@
-"""The action for GitHub: its script is run as a runner does, in a folder of its own, with the real `latte`."""
+"""The action for GitHub: its script is run as a runner does, in a separate folder, with the real `latte`."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Footers and pages that lie, or that Arrow does not survive; each in a process of its own, which lives on."""
+"""Footers and pages that lie, or that Arrow does not survive; each in a separate process, which lives on."""
 
 import io
 import subprocess

@@ -19,7 +19,7 @@ LATTE = [sys.executable, "-m", "latte_cli"]
 
 
 def latte(*arguments: str, libraries: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """What `latte` did in a process of its own; `libraries` is a folder whose modules it imports first."""
+    """What `latte` did in a separate process; `libraries` is a folder whose modules it imports first."""
     path = os.pathsep.join([str(libraries), *sys.path] if libraries else sys.path)
     environment = {**os.environ, "PYTHONPATH": path, **environment}
     done = subprocess.run(

@@ -35,7 +35,7 @@ MIX = ("--shape", "seq=64:0.7,512:0.3")
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network of two inputs with lengths of their own; the calls of the second do not depend on the first."""
+    """A network of two inputs with different lengths; the calls of the second do not depend on the first."""
     arrays = {"k": (32, 16, 3), "b": (32,), "l": (32, 16, 3), "w": (32, 4)}
     nodes = [
         helper.make_node("Conv", ["x", "k", "b"], ["h"], name="first", kernel_shape=[3], pads=[1, 1]),

@@ -14,7 +14,7 @@ from latte_cli.quantities import duration_s
 
 @pytest.fixture
 def run(latte, place, tmp_path):  # noqa: F811
-    """Run `latte allocate` on LeNet, or another command, in a folder of its own for what is written."""
+    """Run `latte allocate` on LeNet, or another command, in a separate folder for what is written."""
 
     def command(*arguments):
         if arguments[0] in ("plan", "zoo"):

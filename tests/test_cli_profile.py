@@ -1,6 +1,7 @@
 """`latte profile` from the outside: what it prints, how it ends, and that killing it loses nothing."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -143,6 +144,19 @@ def test_a_dry_run_measures_nothing(model: Path) -> None:
     assert "convolution" in out and "ends after 4 passes" in out
     assert "ends after 30 s" in here("profile", model, "--dry-run", "--threads", 1, "--budget", "30s").stdout
     assert open_store(shipped=False).devices() == ()
+
+
+def test_a_dry_run_says_how_long_it_takes_and_what_is_left(model: Path) -> None:
+    words = ("profile", model, "--threads", 1, "--suite", "network", "--format", "json")
+    small, large = (json.loads(here(*words, "--dry-run", "--batch-size", size).stdout) for size in (1, 512))
+    assert 0 < small["first_pass_s"] < large["first_pass_s"] < large["all_passes_s"]
+    assert small["tasks_left"] == small["tasks"]
+    here(*words, "--batch-size", 1, "--budget", "3s")
+    table = here(*words[:-2], "--dry-run", "--batch-size", 1).stdout
+    assert re.search(r"\d+ tasks, \d+ of them measured earlier", table)
+    assert re.search(r"takes about \d+ (s|min) for the first pass, \d+ (s|min) for all 4", table)
+    later = json.loads(here(*words, "--dry-run", "--batch-size", 1).stdout)
+    assert later["tasks_left"] < small["tasks_left"] and later["first_pass_s"] < small["first_pass_s"]
 
 
 def _plan(path: Path, model: Path, slug: str) -> Path:

@@ -26,7 +26,7 @@ EIGHT = pytest.mark.parametrize("folder", [8], indirect=True)
 
 
 def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run `code` in a process of its own."""
+    """Run `code` in a separate process."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 

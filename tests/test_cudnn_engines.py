@@ -1,6 +1,6 @@
 """cuDNN's backend API on the real library of versions 8 and 9: descriptors hold what was set; what needs a GPU says so.
 
-Version 9 fixes no descriptor without NVIDIA's driver library: tests/test_engines.py asks it in processes of their own.
+Version 9 fixes no descriptor without NVIDIA's driver library: tests/test_engines.py asks it in separate processes.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """The pages in docs: their blocks are run in order, each page in a fresh folder; links lead somewhere; the pages build.
 
-A block that is not run says why, in a line of its own above it, as in the README.
+A block that is not run says why, in a separate line above it, as in the README.
 """
 
 import re

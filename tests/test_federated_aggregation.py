@@ -211,7 +211,7 @@ BAD = {
     "too many examples": (replace(GOOD, examples=MOST_EXAMPLES + 1), "it trained on 1000000001 examples"),
     "half an example": (replace(GOOD, examples=0.5), "`0.5` is no number of examples"),
     "an unknown group": (replace(GOOD, kept={**GOOD.kept, "conv3": np.arange(2)}), "unknown channel group `conv3`"),
-    "a channel there is none of": (
+    "a channel that does not exist": (
         replace(GOOD, kept={**GOOD.kept, "conv1": np.array([0, 1, 6])}),
         "channel group `conv1` cannot keep [0, 1, 6]",
     ),
@@ -234,7 +234,7 @@ BAD = {
         replace(GOOD, kept={**GOOD.kept, "conv1": np.array([0])}),
         "`conv1.weight` has the shape (3, 1, 5, 5)",
     ),
-    "a block there is none of": (replace(GOOD, dropped=("layer1",)), "unknown residual block `layer1`"),
+    "a block that does not exist": (replace(GOOD, dropped=("layer1",)), "unknown residual block `layer1`"),
 }
 
 

@@ -132,7 +132,7 @@ def test_devices_of_a_profile_share_estimates_and_have_prices_of_their_own(price
         assert found == _afresh(store, node, sub_models, 100 + number)
     assert device._pricer.cache_info().misses == 1
     pricer = device._pricer(store.full_uri, MODEL, SLUG, device._rests_on(store, SLUG))
-    assert len(pricer._estimators) == 3  # the rate of a device is none of its estimates' business
+    assert len(pricer._estimators) == 3  # the rate of a device is not one of its estimates' business
 
 
 def test_a_profile_that_changes_is_priced_again(priced) -> None:

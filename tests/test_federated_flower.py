@@ -122,7 +122,7 @@ def flower_config(settings):
 
 
 class Terminals:
-    """The terminals of tls.md in `folder`, each of which runs one of its commands on ports of our own."""
+    """The terminals of tls.md in `folder`, each of which runs one of its commands on separate ports."""
 
     def __init__(self, folder, stack):
         self.folder = folder

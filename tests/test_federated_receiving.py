@@ -162,7 +162,7 @@ def test_one_reply_is_held_at_a_time_and_no_message_that_was_sent(federation):
 
 
 class Keeping(LocalGrid):
-    """A grid that keeps the very messages until their replies are asked for, as Flower's simulation engine does."""
+    """A grid that keeps the very messages until their replies are pulled, as Flower's simulation engine does."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)

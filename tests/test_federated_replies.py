@@ -113,7 +113,7 @@ def test_a_reply_of_a_node_that_was_not_asked_is_named_and_left_out(asked):
     stranger = copied(asked.second, src_node_id=77)
     assert asked.trained(asked.first, asked.second, stranger) == (
         ["device-0", "workstation"],
-        [("node 77", "it was not asked for its reply")],
+        [("node 77", "no reply of it was requested")],
     )
 
 
@@ -276,7 +276,7 @@ def test_prices_and_scores_that_are_changed_are_refused_or_used(asked, data):
 
 
 def answering(content):
-    """Devices that reply with `content` whatever they are asked for."""
+    """Devices that reply with `content` whatever the message."""
     app = ClientApp()
     for kind in (app.query, app.train, app.evaluate):
         kind()(lambda message, context: Message(content, reply_to=message))

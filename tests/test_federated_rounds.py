@@ -271,7 +271,7 @@ BAD = {
     "a wrong shape": (with_array("fc2.bias", lambda each: each[1:]), "`fc2.bias` has the shape (9,)"),
     "no number": (with_array("fc2.bias", spoil), "`fc2.bias` holds what is no number"),
     "doubles": (with_array("fc2.bias", lambda each: each.astype(float)), "`fc2.bias` is of the type float64"),
-    "channels there are none of": (
+    "channels that do not exist": (
         with_record("kept", lambda _: messages.array_record({"conv1": np.array([0, 99])})),
         "channel group `conv1` cannot keep [0, 99]",
     ),
@@ -296,7 +296,7 @@ BAD = {
         with_record("task", lambda _: ConfigRecord({"sub-model": "w1", "dropped": ["layer9"]})),
         "unknown residual block `layer9`",
     ),
-    "a sub-model there is none of": (
+    "a sub-model that does not exist": (
         with_record("task", lambda _: ConfigRecord({"sub-model": "w" * 500, "dropped": [""][:0]})),
         f"it trained the sub-model `{'w' * 40}`",
     ),
@@ -379,7 +379,7 @@ BAD = {
     "no channels": (keeping("conv1", np.arange(0)), "channel group `conv1` cannot keep"),
     "channels in a table": (keeping("conv1", np.zeros((2, 2), int)), "keeps no list of channels"),
     "channels in fractions": (keeping("conv1", [0.0, 1.0]), "keeps no list of channels"),
-    "a group there is none of": (keeping("conv9", [0]), "unknown channel group `conv9`"),
+    "a group that does not exist": (keeping("conv9", [0]), "unknown channel group `conv9`"),
     "more examples than any device has": (with_metrics(examples=2**62), f"{2**62} examples"),
     "more examples than it priced": (
         twice_the_examples,
@@ -682,7 +682,7 @@ def test_a_round_counts_the_parameters_of_the_sub_model_down_and_up(federation):
 
 @pytest.fixture(scope="module")
 def remembered(federation):
-    """What the first device remembers once it was asked for its prices."""
+    """What the first device remembers once it has priced."""
     context = a_context(NODES[0])
     asked(context, content(federation), "query")
     return context.state

@@ -1,4 +1,4 @@
-"""Virtual devices: the nodes of a simulation stand for the classes of a fleet file."""
+"""Virtual devices: the nodes of a simulation represent the classes of a fleet file."""
 
 import json
 from functools import partial

@@ -1,4 +1,4 @@
-"""First estimates: a machine without a profile is measured for some seconds, on a terminal or where asked for."""
+"""First estimates: a machine without a profile is measured for some seconds, on a terminal or with `--measure`."""
 
 import json
 import os

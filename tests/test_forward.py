@@ -40,7 +40,7 @@ def _one_table_of_operators() -> Iterator[None]:
 
 @cache
 def original(name: str) -> tuple[nn.Module, Any]:
-    """A module of its own weights, which no test trains; and what it is called with."""
+    """A module with weights, which no test trains; and what it is called with."""
     kind, example = MODULES[name]
     torch.manual_seed(3)
     module = kind().eval()

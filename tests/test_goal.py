@@ -1,4 +1,4 @@
-"""What is asked for instead of a round duration holds for the plan, with one width for all and with fine widths."""
+"""The goal instead of a round duration holds for the plan, with one width for all and with fine widths."""
 
 from dataclasses import replace
 from functools import cached_property

@@ -90,8 +90,59 @@ def test_a_list_of_commands_has_one_line_for_each(path: tuple[str, ...]) -> None
 
 def test_what_is_optional_required_and_bounded_stands_in_plain_brackets() -> None:
     words = " ".join(shown(("allocate",)).split())
-    for said in ("[default: nested]", "[default: 0; x>=0]", "[default: the fleet file's]", "above. [required]"):
+    for said in (
+        "[default: nested]",
+        "random choices. [default: 0]",
+        "[default: the fleet file's]",
+        "above. [required]",
+    ):
         assert said in words
+    assert "[default: 5; at least 2]" in " ".join(shown(("train-selector",)).split())
+    assert "[default: 0.3; 0.01 to 0.9]" in " ".join(shown(("profile",)).split())
+
+
+def _options(path: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """How each option is typed, and its help in one line, by its longest name; as `--help` shows them."""
+    rows: list[tuple[str, list[str]]] = []
+    for line in shown(path).split("\nCommands:\n")[0].splitlines():
+        if found := re.fullmatch(r"  (?P<name>-.*?)(?:  +(?P<text>\S.*))?", line):
+            rows.append((found["name"], [found["text"] or ""]))
+        elif line.startswith("     ") and rows:
+            rows[-1][1].append(line.strip())
+    return {max(re.findall(r"--[a-z-]+", name), key=len): (name, " ".join(words).strip()) for name, words in rows}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=_title)
+def test_every_option_says_in_a_sentence_what_it_does(path: tuple[str, ...]) -> None:
+    options = _options(path)
+    hidden = {name for param in COMMANDS[path].params for name in param.opts if not name.startswith("--")}
+    assert len(options) == len({max(each.opts, key=len) for each in COMMANDS[path].params} - hidden) + 1  # --help
+    odd = [name for name, (_, text) in options.items() if not re.fullmatch(r"[^\[].*[.)](?: \[[^\[]*\])?", text)]
+    assert odd == []
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=_title)
+def test_the_value_of_every_option_has_a_name_and_its_unit_an_example(path: tuple[str, ...]) -> None:
+    for name, (typed, text) in _options(path).items():
+        assert not re.search(r"\b(TEXT|INTEGER|FLOAT|RANGE)\b", typed), typed
+        assert not re.search(r"x[<>]=|<=x", text), text
+        if re.search(r"\b(DURATION|SIZE|RATE)\b", typed) and "=SIZE" not in typed and name != "--loading-rate":
+            assert re.search(r"\d(?:ms|s|m|h|[KMG]iB|Mbit/s|GB/s)\b", text), (name, text)
+
+
+_AS_WRITTEN = re.compile("  latte |    +[a-z#-]|  [a-z-]+  |Usage: |  --(format|channels) ")
+"""Lines that are not laid out: examples, files, summaries and lists of choices."""
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+@pytest.mark.parametrize("path", COMMANDS, ids=_title)
+def test_no_line_ends_within_the_name_of_an_option_or_a_short_command(path: tuple[str, ...], columns: int) -> None:
+    text = CliRunner().invoke(app, [*path, "--help"], prog_name="latte", terminal_width=columns).stdout
+    wide = [line for line in text.splitlines() if len(line) > columns and not _AS_WRITTEN.match(line)]
+    assert wide + [line for line in text.splitlines() if line.endswith("-")] == []
+    assert not {"\u2011", "\u00a0"} & {*text}
+    broken = [code for code in re.findall(r"`([^`]*)`", text) if "\n" in code and len(" ".join(code.split())) <= 28]
+    assert broken == []
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=_title)
@@ -178,6 +229,11 @@ def test_every_option_stands_under_one_heading(name: str) -> None:
         ("estimate m.onnx --accumulate 0", "invalid value for `--accumulate`: ", "`latte estimate --help`"),
         ("estimate m.onnx --format jsn", "invalid value for `--format`: `jsn` is not", "did you mean `json`?"),
         ("estimate m.onnx n.onnx", "got unexpected extra argument (n.onnx)", "`latte estimate --help`"),
+        (
+            "compare m.onnx --gpus 2",
+            "unknown option `--gpus`",
+            "`latte estimate` takes it; `latte compare --help` lists",
+        ),
         ("plan sho", "unknown command `sho`", "did you mean `show`?"),
     ],
 )

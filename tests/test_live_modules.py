@@ -270,7 +270,7 @@ def test_what_is_frozen_stays_frozen_beside_what_the_user_freezes() -> None:
 
 
 class Named(nn.Module):
-    """Its tensors are called as what the program calls an input, an operator's result and a result of its own."""
+    """Its tensors are called as what the program calls an input, an operator's result and another result."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ ROUGHLY = {
 }
 """Layers of several calls that are made rarely, whose saved tensors are counted too low by one to five."""
 LIKE_NO_OTHER = (Checkpoint, Optimizer, Other, Transfer, Whole)
-"""Kinds without a module of their own, or without a backward pass."""
+"""Kinds without a module in torch, or without a backward pass."""
 
 
 def layers() -> Iterator[Layer]:

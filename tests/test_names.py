@@ -24,7 +24,7 @@ PARALLEL = {
     "cpu cuda": "each kind of device answers what `Opener` asks, in modules of the same names",
     "cli": "a command's function bears the command's name",
 }
-CHILDREN = {"answer"}  # what a child process is asked for, in each module that asks one
+CHILDREN = {"answer"}  # what a child process answers, in each module that asks one
 ALIASES = {"Array", "Arrays", "Indices", "Kept", "Sizes"}  # of NumPy's types and tuples, near where they are used
 
 

@@ -100,7 +100,7 @@ def make_bucket(address: str) -> None:
 
 @pytest.fixture
 def uri(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A place of its own for each test."""
+    """A separate place for each test."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -112,7 +112,7 @@ def numbers(store: Store) -> list[int]:
 
 
 def test_processes_write_and_compact_an_object_store_at_once(uri: str) -> None:
-    rows = MANY_PARTS + 2  # each in a part of its own, so that each process compacts while the other one writes
+    rows = MANY_PARTS + 2  # each in a separate part, so that each process compacts while the other one writes
     writers = [
         subprocess.Popen([*APPEND, uri, str(rows * at), str(rows * (at + 1)), "0"], stdout=subprocess.DEVNULL)
         for at in range(2)

@@ -20,7 +20,7 @@ pytest_plugins = ["onednn_libraries"]
 
 
 def python(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `code` in a process of its own."""
+    """Run `code` in a separate process."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment or None)
 
@@ -66,7 +66,7 @@ APART = """
 import ctypes, os, sys
 from pathlib import Path
 library, theirs, mangled = sys.argv[1:]
-# As wheels have it that rename what they bring: torch's OpenMP library has a name of its own.
+# As wheels have it that rename what they bring: torch's OpenMP library has another name.
 data = Path(theirs).read_bytes()
 assert data.count(b"libgomp.so.1\\0")
 Path(mangled).write_bytes(data.replace(b"libgomp.so.1\\0", b"libgomX.so.1\\0"))

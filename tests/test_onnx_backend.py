@@ -217,7 +217,7 @@ def test_every_operator_has_the_shapes_of_onnx_own_cases() -> None:
             found = network(case)
         except LatteError:  # a form that is refused by name, or an input without elements
             continue
-        if 0 in shape:  # a size of 0 stands for one that is left open
+        if 0 in shape:  # a size of 0 means one that is left open
             continue
         read_well += 1
         if found.shapes[found.outputs[0]] != shape:

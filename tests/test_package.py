@@ -1,4 +1,4 @@
-"""The package as users get it: built from the sources, installed into an environment of its own, run from elsewhere."""
+"""The package as users get it: built from the sources, installed into a separate environment, run from elsewhere."""
 
 import json
 import os

@@ -29,7 +29,7 @@ def test_a_public_function_names_its_keywords_and_their_types(function):
 
 
 def defaults(function):
-    """The keywords of a function with their defaults; what hears of progress hears nothing, in a word of its own."""
+    """The keywords of a function with their defaults; what hears of progress hears nothing."""
     keywords = (one for one in inspect.signature(function).parameters.values() if one.kind is one.KEYWORD_ONLY)
     return {one.name: None if callable(one.default) else one.default for one in keywords}
 

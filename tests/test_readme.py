@@ -1,6 +1,6 @@
 """The README's blocks are executed, in order, in one fresh folder.
 
-A block that starts make, needs another machine or lasts over ten seconds stands below a line of its own that tells the
+A block that starts make, needs another machine or lasts over ten seconds stands below a separate line that tells the
 reader so: *(not run by the tests: REASON)*. A new reason has to be added to `MARKED`, so that markers do not creep in.
 A block in `text` shows what a command printed; there is one.
 """

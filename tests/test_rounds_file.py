@@ -150,7 +150,7 @@ BAD = [
     (changed((*TRAINED, "step_spread_s"), 9.0), "the steps of `fast-0` in round 1 spread more than they can"),
     (changed((*TRAINED, "price", "high_s"), 0.001), "the price of `fast-0` in round 1 is no interval"),
     (changed((*TRAINED, "price", "step_s"), 0.0), "is too small"),
-    (changed((*TRAINED, "name"), "phone-1"), "`phone-1` in round 1 is none of its devices"),
+    (changed((*TRAINED, "name"), "phone-1"), "`phone-1` in round 1 is not one of its devices"),
     (changed(("devices", 1, "name"), "fast-0"), "two of its devices have the same name"),
 ]
 

@@ -177,7 +177,7 @@ BAD = {
     "an unknown objective": (with_inner("latte", objective="most"), "`latte`: `objective`: unknown objective", None),
     "unknown channels": (with_inner("latte", channels="rollin"), "`method`", "did you mean `rolling`?"),
     "widths that are none": (with_inner("latte", widths=[1, 3]), "`latte`: `widths[2]`: `3` is not a share", None),
-    "a rule there is none of": (with_inner("latte", rule="mean"), "`rule`", "one of: examples, holders"),
+    "a rule that does not exist": (with_inner("latte", rule="mean"), "`rule`", "one of: examples, holders"),
     "a truth that is none": (with_inner("latte", scaled="maybe"), "`scaled`: `maybe` is neither true nor false", None),
     "a scenario without a name": (GOOD | {"scenarios": [{}]}, "scenario 1: `scenario` is missing", None),
     "a scenario that is a word": (GOOD | {"scenarios": ["one"]}, "scenario 1 is not a mapping", None),

@@ -211,7 +211,7 @@ def test_a_device_without_times_has_no_model(store):
     assert time_model(store, DEVICE.slug, list) is None
 
 
-# Another device's model, known beforehand
+# Another device's model, known before
 
 OTHER = replace(DEVICE, slug="another-cpu")
 SLOWER = 3.0

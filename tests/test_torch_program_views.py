@@ -1,4 +1,4 @@
-"""Views: what a program writes over a part of a tensor is read by whoever reads the tensor, or the part, afterwards."""
+"""Views: what a program writes over a part of a tensor is read by all later readers of the tensor or the part."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -395,7 +395,7 @@ def test_a_library_that_cannot_begin_is_named(tmp_path: Path, what: str) -> None
 def test_batch_dimensions_that_there_are_not_are_refused_where_onnx_would_crash(tmp_path: Path, dims: int) -> None:
     stored = numpy_helper.from_array(np.zeros((1, 3, 2), np.int64), "w")
     path = model(tmp_path / "m.onnx", helper.make_node("GatherND", ["x", "w"], ["y"], batch_dims=dims), stored=[stored])
-    with pytest.raises(LatteError, match="names dimensions that there are not"):
+    with pytest.raises(LatteError, match="names dimensions that do not exist"):
         load(path)
 
 

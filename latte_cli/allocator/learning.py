@@ -20,7 +20,7 @@ MOST_SDS = 4.0  # chosen: a normal is further out once in 16,000 times, so that 
 ALIKE = 0.3
 """The share of the variance of log(measured / estimated) that the sub-models of a device have in common.
 
-Measured: `benchmarks/sub_models_alike.py`, 17 sub-models of two networks, in units of their own intervals.
+Measured: `benchmarks/sub_models_alike.py`, 17 sub-models of two networks, in units of their intervals.
 """
 
 ALIKE_BY_SHEET = 0.8

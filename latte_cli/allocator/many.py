@@ -15,7 +15,7 @@ Integers = NDArray[np.int64]
 
 _CELLS = 1 << 18  # of a table of devices by sub-models, held at once: 2 MiB, what the caches of a core hold
 NONE = -1
-"""Stands for no sub-model."""
+"""Means no sub-model."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,7 +144,7 @@ def rounds_file(document: Mapping[str, Any], source: DocumentSource) -> RoundsFi
         for trained in each["trained"]:
             place = f"`{printable(trained['name'])[:40]}` in round {at + 1}"
             if trained["name"] not in profiles:
-                raise source.error(f"{place} is none of its devices")
+                raise source.error(f"{place} is not one of its devices")
             if trained.get("step_s") is not None and trained.get("price") is not None:
                 measured.setdefault(trained["name"], []).append(_parse_measured(trained, place, source))
     model = document["model"]

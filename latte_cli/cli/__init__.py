@@ -72,7 +72,8 @@ def _app_with(names: Collection[str]) -> typer.Typer:
     app = typer.Typer(
         name="latte",
         cls=Group,
-        help="How long a training step takes on a device, which algorithms to run there, which sub-model to train.",
+        help="Estimate how long a training step takes on a device, which algorithms are fastest there, and which "
+        "sub-model to train. `latte estimate MODEL.onnx` is a start; `latte zoo export` makes models to try.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -130,7 +131,7 @@ def _named_command(words: Sequence[str]) -> str | None:
 
 
 def _leave_reading_to_readers(command: Any) -> None:
-    """Let whoever reads a file say that it may not be read: for typer that is a malformed command line."""
+    """Leave it to the reader of a file to say that it may not be read: for typer that is a malformed command line."""
     for parameter in command.params:
         if hasattr(parameter.type, "readable"):
             parameter.type.readable = False

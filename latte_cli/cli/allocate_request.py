@@ -50,36 +50,49 @@ class AllocateRequest(Request):
     ]
     round_duration: Annotated[
         float | None,
-        typer.Option(parser=parse_duration, metavar="DURATION", help="As in 30s or 10m. [default: the fleet file's]"),
+        typer.Option(
+            parser=parse_duration,
+            metavar="DURATION",
+            help="Longest round, as in 30s or 10m. [default: the fleet file's]",
+        ),
     ] = None
     target_capacity: Annotated[
         float | None,
         typer.Option(
-            parser=parse_share, metavar="SHARE", help="Instead: the shortest rounds that keep this much on average."
+            parser=parse_share,
+            metavar="SHARE",
+            help="Instead of a duration: the shortest rounds in which devices train this share of the parameters on "
+            "average.",
         ),
     ] = None
     floor: Annotated[
         float | None,
         typer.Option(
-            parser=parse_share, metavar="SHARE", help="Instead: the shortest in which each device keeps this much."
+            parser=parse_share,
+            metavar="SHARE",
+            help="Instead of a duration: the shortest rounds in which each device trains at least this share.",
         ),
     ] = None
     max_idle: Annotated[
         float | None,
         typer.Option(
-            parser=parse_share, metavar="SHARE", help="Instead: those that keep most while devices wait at most this."
+            parser=parse_share,
+            metavar="SHARE",
+            help="Instead of a duration: the rounds that train most while devices wait at most this share of a round.",
         ),
     ] = None
     widths: Annotated[
         str | None,
         typer.Option(
-            metavar="LIST", help="Shares of the channels that may be kept. [default: 1,0.75,0.5,0.25; ten with --fine]"
+            metavar="LIST", help="Shares of the channels to choose from. [default: 1,0.75,0.5,0.25; ten with --fine]"
         ),
     ] = None
     depths: Annotated[
-        str, typer.Option(metavar="LIST", help="Shares of the residual blocks that may be kept, stage by stage.")
+        str, typer.Option(metavar="LIST", help="Shares of the residual blocks of each stage to choose from.")
     ] = "1"
-    fine: Annotated[bool, typer.Option("--fine", help="Choose a width for each channel group.")] = False
+    fine: Annotated[
+        bool, typer.Option("--fine", help="Choose a width for each channel group, instead of one for all.")
+    ] = False
     objective: Annotated[Objective, typer.Option(help="What --fine maximises: balanced widths, or parameters.")] = (
         Objective.BALANCED
     )
@@ -89,16 +102,16 @@ class AllocateRequest(Request):
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The plan of the round before: go on with its counts. Or a federation's rounds.json: correct prices "
-            "by what its devices measured, too.",
+            help="The plan of the round before: go on with its counts. Or the rounds.json of a federation: also "
+            "correct prices by what its devices measured.",
         ),
     ] = None
     devices: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Devices one by one, as Parquet or CSV: columns device, class, and what is its own, in the "
-            "unit that the column's name ends in.",
+            help="Devices one by one, as Parquet or CSV: the columns device and class, and one for each value that "
+            "differs from its class, whose name ends in its unit.",
         ),
     ] = None
     output: Annotated[
@@ -109,13 +122,15 @@ class AllocateRequest(Request):
     ] = None
     materialise: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write each sub-model as ONNX with its weights; MODEL has to be ONNX."),
+        typer.Option(metavar="DIR", help="Write each sub-model and its weights as ONNX. MODEL has to be ONNX."),
     ] = None
-    curve: Annotated[bool, typer.Option("--curve", help="Show what each round duration gives, instead.")] = False
+    curve: Annotated[bool, typer.Option("--curve", help="Instead of a plan, show what each round duration gives.")] = (
+        False
+    )
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the round, or the curve, as .png, .svg or .pdf.")
     ] = None
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False
     batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
     strategy: Annotated[
@@ -150,7 +165,7 @@ def _check_model(request: AllocateRequest) -> None:
         return
     from latte_cli.network.parts import check_cuttable
 
-    with suppress(OSError, ValueError):  # who reads the model says what is wrong
+    with suppress(OSError, ValueError):  # the reader of the model says what is wrong
         check_cuttable(request.model, files.first_bytes(request.model, _FIRST_BYTES))
 
 

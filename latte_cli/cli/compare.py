@@ -33,9 +33,9 @@ _MOST_SIDES = 256  # chosen: each is a step to price, and a line to read
 def compare(request: CompareRequest) -> None:
     """Compare models, devices, batches or precisions.
 
-    Each file is a model, or a document that `latte estimate --format json` wrote before. Models are estimated at every
-    combination of --device, --strategy, --precision, --shape and --batch-size. With --samples or --local-steps the
-    sides are ranked by the time of the training. Two sides are compared layer by layer.
+    Each file is a model, or a document of `latte estimate --format json`. Models are estimated at every combination of
+    --device, --strategy, --precision, --shape and --batch-size. With --samples or --local-steps the sides are ranked by
+    the time of the training. Two sides are compared layer by layer.
 
     \b
     latte compare before.json after.json --max-regression 5%

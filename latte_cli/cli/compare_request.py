@@ -66,13 +66,13 @@ class CompareRequest(Request):
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="Models (.onnx or .pt2), and documents that `latte estimate --format json` wrote; one or more.",
+            help="Models (.onnx or .pt2), or documents of `latte estimate --format json`.",
             show_default=False,
         ),
     ]
     device: DeviceOption = None
     precision: Annotated[
-        str, typer.Option(metavar="NAMES", help="One or several with commas between, as in fp32,tf32.")
+        str, typer.Option(metavar="NAMES", help="One or several separated by commas, as in fp32,tf32.")
     ] = Precision.FP32.value
     layout: LayoutOption = None
     threads: ThreadsOption = None
@@ -82,15 +82,19 @@ class CompareRequest(Request):
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Who chooses the algorithms, as for `latte estimate`. Repeatable, or several with commas between. "
-            "[default: latte; with --compile pytorch]",
+            help="Who chooses the algorithms, as for `latte estimate`. Repeatable, or several separated by commas. "
+            "[default: latte, or pytorch with --compile]",
         ),
     ] = None
     estimator: EstimatorOption = "lookup"
     workspace_limit: WorkspaceLimitOption = None
     memory_limit: Annotated[
         list[int] | None,
-        typer.Option(parser=parse_size, metavar="SIZE", help="Most memory of the step, as in 2GiB. Repeatable."),
+        typer.Option(
+            parser=parse_size,
+            metavar="SIZE",
+            help="Most memory that the step may hold, as in 2GiB. Repeatable. [default: no limit]",
+        ),
     ] = None
     checkpoint: CheckpointOption = "none"
     batch_size: Annotated[
@@ -98,8 +102,8 @@ class CompareRequest(Request):
         typer.Option(
             parser=parse_batches,
             metavar="N",
-            help="Samples of a step; several with commas between; `max` or `max:8GiB` for the most that fit. "
-            "[default: the model's]",
+            help="Samples of a step, or several such numbers separated by commas; `max` or `max:8GiB` for the most "
+            "that fit the device or 8GiB. [default: the model's]",
         ),
     ] = None
     shape: Annotated[
@@ -107,7 +111,7 @@ class CompareRequest(Request):
         typer.Option(
             "--shape",
             metavar="NAME=SIZE",
-            help="Size of a dimension that a model leaves open; several with commas between, as in seq=64,512. "
+            help="Size of a dimension that a model leaves open; several separated by commas, as in seq=64,512. "
             "Repeatable.",
         ),
     ] = None
@@ -121,20 +125,21 @@ class CompareRequest(Request):
         typer.Option(
             parser=parse_room,
             metavar="SIZE",
-            help="Memory that the process that trains may take. Ends with code 3 if none fits. [default: the device's]",
+            help="Most memory that the process that trains may take, as in 8GiB. Ends with code 3 if none fits. "
+            "[default: that of the device]",
         ),
     ] = None
     samples: SamplesOption = None
     epochs: EpochsOption = 1
-    local_steps: Annotated[int | None, typer.Option(min=1, help="Steps of a training, instead of epochs.")] = None
+    local_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the training, instead of epochs.")] = None
     prices: PricesOption = None
     fail_above: Annotated[
         list[Threshold] | None,
         typer.Option(
             parser=parse_threshold,
             metavar="LIMIT",
-            help="End with code 3 if a step takes longer, as in 50ms; or another quantity, as in memory=2GiB. Of the "
-            "later files alone with --max-regression. Repeatable.",
+            help="End with code 3 if a step takes longer, as in 50ms; or another quantity, as in memory=2GiB. With "
+            "--max-regression only for the files after the first. Repeatable.",
         ),
     ] = None
     max_regression: Annotated[
@@ -190,7 +195,7 @@ def is_document(path: Path) -> bool:
     try:
         return files.first_bytes(path, 1)[:1] == b"{"
     except (OSError, ValueError):
-        return False  # who reads the model says what is wrong
+        return False  # the reader of the model says what is wrong
 
 
 def estimate_request(request: CompareRequest, model: Path) -> EstimateRequest:

@@ -92,7 +92,7 @@ def lines_above() -> tuple[str, ...]:
 
 
 def shell_word(word: object) -> str:
-    """A word of a command to type next, such as a path, quoted as a shell wants it where it has to be."""
+    """A word of a command to type next, such as a path, quoted for a shell where necessary."""
     return shlex.quote(str(word))
 
 

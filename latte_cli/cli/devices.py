@@ -1,4 +1,4 @@
-"""`latte devices`: what `--device` may name: what is profiled, what is shipped, and what a data sheet tells of."""
+"""`latte devices`: the names for `--device`: profiles, shipped profiles and data sheets."""
 
 from typing import Annotated
 

@@ -22,17 +22,20 @@ class DoctorRequest(Request):
 
     device: Annotated[
         str | None,
-        typer.Option(metavar="cpu|cuda", help="Look at this device only; exit 1 if it cannot be measured here."),
+        typer.Option(
+            metavar="cpu|cuda", help="Look at this device only. Ends with code 1 if it cannot be measured here."
+        ),
     ] = None
     device_json: Annotated[
         Path | None,
         typer.Option(
             "--device-json",
             metavar="FILE",
-            help="Write what cuDNN tells of this machine's first GPU, for `latte explain --for-device` elsewhere.",
+            help="Write what cuDNN tells of this machine's first GPU into this JSON file, for `latte explain "
+            "--for-device` elsewhere.",
         ),
     ] = None
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False
     form: FormatOption = Format.TABLE
 
 

@@ -44,7 +44,7 @@ from latte_cli.cli.options import (
 from latte_cli.cli.piped import STDIN, model_from_stdin
 from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.several_gpus import several_gpus
-from latte_cli.cli.thresholds import AnnotateOption, EstimateFormat, Requirements
+from latte_cli.cli.thresholds import AnnotateOption, CheckResults, EstimateFormat, Requirements
 from latte_cli.cli.together import check_together
 from latte_cli.precisions import Precision
 from latte_cli.report import Format
@@ -52,6 +52,7 @@ from latte_cli.schedule import Schedule
 from latte_cli.thresholds import Threshold, parse_threshold
 
 if TYPE_CHECKING:
+    from latte_cli.cli.fits import Fits
     from latte_cli.estimator import Estimate, Rest
     from latte_cli.estimator.data_parallel import ScaledStep
     from latte_cli.sides import Side
@@ -69,8 +70,8 @@ class EstimateRequest(Request):
             metavar="NAME",
             help="Who chooses the algorithms: latte, pytorch, pytorch-benchmark, pytorch-legacy, tensorflow, xla, "
             "onnxruntime, mindspore, mindspore-performance, onednn-default, exhaustive, deterministic or "
-            "fixed:ALGORITHM; with knobs as in tensorflow:workspace-limit=1GiB. Repeatable, or several with commas "
-            "between. [default: latte]",
+            "fixed:ALGORITHM; with settings as in tensorflow:workspace-limit=1GiB. Repeatable, or several separated "
+            "by commas. [default: latte, or pytorch with --compile]",
         ),
     ] = None
     estimator: EstimatorOption = "lookup"
@@ -83,7 +84,8 @@ class EstimateRequest(Request):
         typer.Option(
             parser=parse_size,
             metavar="SIZE",
-            help="Most memory of the step, as in 2GiB: each call's workspace must fit what is free then. Repeatable.",
+            help="Most memory that the step may hold, as in 2GiB: each call's workspace must fit what is left. "
+            "Repeatable. [default: no limit]",
         ),
     ] = None
     checkpoint: CheckpointOption = "none"
@@ -91,7 +93,11 @@ class EstimateRequest(Request):
     measure_below: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Time the likeliest algorithms here and now where the selector is less sure than this."
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Measure the likeliest algorithms here where the selector's probability is lower. "
+            "[default: measure none]",
         ),
     ] = None
     measure: Annotated[
@@ -99,40 +105,42 @@ class EstimateRequest(Request):
         typer.Option(
             parser=parse_duration,
             metavar="DURATION",
-            help="First measure here, for this long, the calls that are least sure and weigh most, as in 15s. "
-            "[default: 10s where this machine has no profile, on a terminal]",
+            help="First measure here, for this long, the calls whose uncertainty weighs most in the step, as in 15s. "
+            "[default: 10s on a terminal if this machine has no profile]",
         ),
     ] = None
     no_measure: Annotated[
-        bool, typer.Option("--no-measure", help="Measure nothing; a machine without a profile is an error.")
+        bool,
+        typer.Option("--no-measure", help="Measure nothing. Without a profile of this machine, end with an error."),
     ] = False
     batch_size: Annotated[
         Batches | None,
         typer.Option(
             parser=parse_batches,
             metavar="N",
-            help="Samples of a step; several with commas between; `max:8GiB` for the most that fit, or `max` for "
-            "those that fit --fits or the device. [default: the model's]",
+            help="Samples of a step, or several such numbers separated by commas; `max:8GiB` for the most that fit "
+            "8GiB, `max` for the most that fit --fits, else the device. [default: the model's]",
         ),
     ] = None
     effective_batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Samples of one update. Accumulates the largest batch that fits and divides them."),
+        typer.Option(min=1, help="Samples of one update: accumulate the largest batch that fits and divides this."),
     ] = None
     fits: Annotated[
         Room | None,
         typer.Option(
             parser=parse_room,
             metavar="SIZE",
-            help="Say whether the process that trains fits so much memory, as in 8GiB, or `device` for the device's "
-            "own. Ends with code 3 if not.",
+            help="Say whether the process that trains fits this much memory, as in 8GiB, or `device` for that of the "
+            "device. Ends with code 3 if not.",
         ),
     ] = None
     batch_axis: BatchAxisOption = None
     compare_weights: Annotated[
         bool,
         typer.Option(
-            "--compare-weights", help="Read weights: those stored twice count once, numbers that code computed do not."
+            "--compare-weights",
+            help="Read the weights of an ONNX file: equal ones count as one parameter, computed constants as none.",
         ),
     ] = False
     shape: MixedShapeOption = None
@@ -151,20 +159,27 @@ class EstimateRequest(Request):
     ] = False
     zero_grad: Annotated[
         str,
-        typer.Option(metavar="NAME", help="What happens to old gradients: none (dropped) or keep (filled with 0)."),
+        typer.Option(
+            metavar="NAME", help="What zero_grad does with gradients: none (frees them) or keep (fills them with 0)."
+        ),
     ] = "none"
     log_every: Annotated[
-        int, typer.Option(min=1, help="On a GPU: the host reads the loss, and waits for it, after every so many steps.")
+        int, typer.Option(min=1, help="On a GPU: steps after which the host reads the loss, and waits for it.")
     ] = 1
     freeze: FreezeOption = None
     restore_norms: Annotated[
-        bool, typer.Option("--restore-norms", help="Put back the batch norms that an export for inference folded away.")
+        bool,
+        typer.Option(
+            "--restore-norms", help="Put back the batch norms that an export for inference folded into convolutions."
+        ),
     ] = False
-    memory: Annotated[bool, typer.Option("--memory", help="Show what the step holds in memory, call by call.")] = False
+    memory: Annotated[bool, typer.Option("--memory", help="Also show what the step holds in memory, call by call.")] = (
+        False
+    )
     samples: SamplesOption = None
     epochs: EpochsOption = 1
     local_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of a training or a round, instead of epochs.")
+        int | None, typer.Option(min=1, help="Steps of the training or round, instead of epochs.")
     ] = None
     upload: Annotated[
         float | None,
@@ -175,18 +190,22 @@ class EstimateRequest(Request):
         typer.Option(parser=parse_rate, metavar="RATE", help="Rate of receiving the parameters, as in 100Mbit/s."),
     ] = None
     loading_rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Samples per second that are loaded while a step computes.")
+        float | None,
+        typer.Option(metavar="RATE", min=0.001, help="Samples that are loaded per second while a step computes."),
     ] = None
     cuda_graph: CudaGraphOption = False
     gpus: Annotated[
         str | None,
-        typer.Option(metavar="COUNTS", help="Also price the step of several such GPUs in one machine, as in 2,4."),
+        typer.Option(
+            metavar="COUNTS",
+            help="Also estimate the step of several such GPUs in one machine, as in 2,4. Needs --link.",
+        ),
     ] = None
     link: Annotated[
         str | None,
         typer.Option(
             metavar="RATE[,LATENCY]",
-            help="Rate, and latency, from each GPU to the next in an all-reduce, as in 25GB/s or 25GB/s,10us.",
+            help="Rate and latency from each GPU to the next in an all-reduce, as in 25GB/s or 25GB/s,10us.",
         ),
     ] = None
     data_parallel: Annotated[
@@ -201,15 +220,16 @@ class EstimateRequest(Request):
         typer.Option(
             parser=parse_size,
             metavar="SIZE",
-            help="With `--fits` and `max` on a CPU: MALLOC_MMAP_THRESHOLD_ of the process that trains, as in 64KiB. "
-            "glibc gives larger blocks back once they are free.",
+            help="With --fits or a batch of `max`, on a CPU: MALLOC_MMAP_THRESHOLD_ of the process that trains, as in "
+            "64KiB. glibc returns freed blocks of this size and more to the system.",
         ),
     ] = None
     every: Annotated[
         bool,
         typer.Option(
             "--all",
-            help="List every layer. Otherwise a terminal shows as many as fit, and layers without time are left out.",
+            help="List every layer. Without it, a terminal shows as many as fit, and layers that take no time are "
+            "left out.",
         ),
     ] = False
     picture: Annotated[
@@ -229,12 +249,14 @@ class EstimateRequest(Request):
     ] = None
     baseline: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Compare with what an earlier run wrote as JSON, layer by layer."),
+        typer.Option(metavar="FILE", help="Compare layer by layer with this JSON of an earlier run."),
     ] = None
     max_regression: Annotated[
         float | None,
         typer.Option(
-            parser=parse_growth, metavar="SHARE", help="End with code 3 if a step is longer by more, as in 5%."
+            parser=parse_growth,
+            metavar="SHARE",
+            help="End with code 3 if a step is longer than that of --baseline by more than this, as in 5%.",
         ),
     ] = None
     annotate: AnnotateOption = None
@@ -328,7 +350,15 @@ class EstimateRequest(Request):
 
 @from_options
 def estimate(request: EstimateRequest) -> None:
-    """Estimate the training time of MODEL, layer by layer."""
+    """Estimate the training time of MODEL, layer by layer.
+
+    Times come from the profile of the device, else from its data sheet. `-` reads MODEL from standard input.
+
+    \b
+    latte estimate model.onnx --batch-size 8
+    latte estimate model.onnx --batch-size max:8GiB --device h200
+    latte estimate model.pt2 --baseline before.json --max-regression 5%
+    """
     from latte_cli.cli.fits import Fits
     from latte_cli.cli.forms import check_shown
     from latte_cli.cli.mixtures import is_mixed
@@ -379,8 +409,13 @@ def estimate(request: EstimateRequest) -> None:
         scalings.write_scaling(estimates, scaled, Format(request.form))
     _say_doubts(estimates)
     say_unpriced(sides, prices)
+    _conclude(request, results, fits, replaced=requirements.replaces_the_table)
+
+
+def _conclude(request: EstimateRequest, results: CheckResults, fits: "Fits", *, replaced: bool) -> None:
+    """Say what came of limits and room, and the next command; LatteError (exit code 3) where one is exceeded."""
     results.write(request.model.name, request.form, fits.checks)
-    if request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not requirements.replaces_the_table:
+    if request.form in (EstimateFormat.TABLE, EstimateFormat.CSV) and not replaced:
         fits.write(Format(request.form))
     elif request.form is not EstimateFormat.JSON:
         fits.say()

@@ -59,23 +59,26 @@ class ExplainRequest(Request):
 
     model: ModelArgument
     device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A profile's name, or `cpu` or `cuda:N` for this machine.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A profile's name, or `cpu` or `cuda:N` for this machine. [default: this machine's]"
+        ),
     ] = None
     for_device: Annotated[
         Path | None,
         typer.Option(
             "--for-device",
             metavar="FILE",
-            help="A GPU that is not here, as `latte doctor --device-json FILE` wrote it there: list the engines that "
-            "cuDNN has for each call, and which of them frameworks take.",
+            help="List the engines that cuDNN has for each call on another machine's GPU, and which of them frameworks "
+            "take. `latte doctor --device-json FILE` writes the file there.",
         ),
     ] = None
     strategy: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Whose rule to show, as for `latte estimate`. With one rule the table shows every call. "
-            "Repeatable. [default: those that the device has a use for]",
+            help="Strategies to show, as for `latte estimate`. With one, the table shows every call. Repeatable. "
+            "[default: those that apply to the device]",
         ),
     ] = None
     what_if: Annotated[
@@ -83,7 +86,7 @@ class ExplainRequest(Request):
         typer.Option(
             "--what-if",
             metavar="NAME=VALUE,...",
-            help="Also show other values, as in batch-size=64,precision=bf16,workspace-limit=256MiB. Repeatable.",
+            help="Also explain the step with other values, as in batch-size=64,precision=bf16. Repeatable.",
         ),
     ] = None
     batch_size: BatchSizeOption = None
@@ -91,7 +94,9 @@ class ExplainRequest(Request):
     precision: PrecisionOption = Precision.FP32.value
     layout: Annotated[
         str | None,
-        typer.Option(parser=parse_layout, metavar="NAME", help="nchw or channels_last. [default: the strategy's]"),
+        typer.Option(
+            parser=parse_layout, metavar="NAME", help="Memory layout: nchw or channels_last. [default: the strategy's]"
+        ),
     ] = None
     threads: ThreadsOption = None
     workspace_limit: WorkspaceLimitOption = None
@@ -105,9 +110,10 @@ class ExplainRequest(Request):
 
 @from_options
 def explain(request: ExplainRequest) -> None:
-    """Explain which algorithms each rule takes, and the cost.
+    """Explain which algorithms each framework takes, and the cost.
 
-    Shows for the convolutions of MODEL what each rule takes, what would be best, and what the difference costs.
+    For each convolution of MODEL: the algorithm that each strategy takes, the fastest one, and the time that this
+    loses.
     """
     check_apart(request.given, _APART)
     if request.for_device is None:

@@ -23,10 +23,10 @@ from latte_cli.report import Format
 if TYPE_CHECKING:
     from latte_cli.network import Network
 
-app = typer.Typer(help="Read what others have measured and published.", no_args_is_help=True)
+app = typer.Typer(help="Import measurements that others made.", no_args_is_help=True)
 
 FilesArgument: TypeAlias = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", help="Plain, .gz or .bz2.", show_default=False)
+    list[Path], typer.Argument(metavar="FILE...", help="Files, plain, .gz or .bz2.", show_default=False)
 ]
 NameOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="SLUG", help="The device's name. [default: the file's]")
@@ -37,13 +37,16 @@ NameOption: TypeAlias = Annotated[
 def latte_csv(
     files: FilesArgument,
     heuristic: Annotated[
-        bool, typer.Option("--heuristic", help="The labels are what cuDNN's heuristic answered, not what won.")
+        bool,
+        typer.Option(
+            "--heuristic", help="The labels are the answers of cuDNN's heuristic, not the fastest algorithms."
+        ),
     ] = False,
     name: Annotated[str, typer.Option(metavar="SLUG", help="The device's name.")] = "latte-dataset",
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """LATTE's dataset: the cuDNN algorithm that won each call.
+    """Import LATTE's dataset: which cuDNN algorithm won each call.
 
     The calls are forward convolutions.
     """
@@ -57,9 +60,9 @@ def miopen_finddb(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """MIOpen's Find database as text: each solver with its time.
+    """Import MIOpen's Find database as text: each solver's time.
 
-    It is the one that MIOpen ships, or the one that ROCm keeps for its user.
+    MIOpen ships one, and ROCm keeps one for each user.
     """
     _import(files, "miopen-finddb", name, form, store)
 
@@ -71,9 +74,9 @@ def neusight_csv(
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """NeuSight's tables: forward convolutions and their kernels.
+    """Import NeuSight's tables: convolutions and their kernels.
 
-    They ran in torch's benchmark mode.
+    These forward calls ran in torch's benchmark mode.
     """
     _import(files, "neusight-csv", name, form, store)
 
@@ -81,12 +84,24 @@ def neusight_csv(
 _TracedPrecision = Annotated[
     Precision | None,
     typer.Option(
-        parser=parse_measured_precision, metavar="NAME", help="Arithmetic of the steps. [default: the trace's]"
+        parser=parse_measured_precision, metavar="NAME", help="Precision of the steps. [default: the trace's]"
     ),
 ]
 _TracedLayout = Annotated[
     Layout | None,
-    typer.Option(parser=parse_measured_layout, metavar="NAME", help="nchw or channels_last. [default: the trace's]"),
+    typer.Option(
+        parser=parse_measured_layout,
+        metavar="NAME",
+        help="Memory layout: nchw or channels_last. [default: the trace's]",
+    ),
+]
+_StepTime = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_duration,
+        metavar="DURATION",
+        help="Time of a step without the profiler, as in 80ms. [default: that in the trace, less the profiler's share]",
+    ),
 ]
 
 
@@ -101,7 +116,7 @@ def torch_trace(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="`cpu` for this machine's, or a name; a CPU's trace needs it. [default: the GPU that the trace names]",
+            help="The device of a CPU's trace: `cpu` for this machine's, or a name. [default: the GPU in the trace]",
         ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of a step. [default: the trace's]")] = None,
@@ -110,26 +125,18 @@ def torch_trace(
     precision: _TracedPrecision = None,
     layout: _TracedLayout = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the CPU. [default: this machine's cores, else not known]")
+        int | None, typer.Option(min=1, help="Threads of the CPU. [default: this machine's cores for `cpu`]")
     ] = None,
     optimizer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Optimizer of the steps. [default: the trace's]")
     ] = None,
-    step_time: Annotated[
-        float | None,
-        typer.Option(
-            parser=parse_duration,
-            metavar="DURATION",
-            help="What a step takes without the profiler, as in 80ms. [default: the trace's, less what it tells of "
-            "the profiler]",
-        ),
-    ] = None,
+    step_time: _StepTime = None,
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """What torch.profiler traced of a model's training steps.
+    """Import what torch.profiler traced of training steps.
 
-    Rows are of the device that the trace names, for each layer and phase.
+    Each layer and phase of MODEL gets a row of the device that the trace names.
     """
     from latte_cli.network import load
     from latte_cli.report.torch_traces import write_trace_imports
@@ -150,7 +157,9 @@ def torch_trace(
         for doubt in one.doubts:
             console.warn(f"{one.path.name}: {doubt}")
     last = found[-1]
-    console.note(f"next: `latte estimate {model} --device {last.device.slug} --batch-size {last.batch}`")
+    console.note(
+        f"next: `latte estimate {console.shell_word(model)} --device {last.device.slug} --batch-size {last.batch}`"
+    )
 
 
 def _import(

@@ -58,17 +58,24 @@ def parse_measured_layout(text: str) -> Layout:
 
 StoreOption: TypeAlias = Annotated[
     str | None,
-    typer.Option("--store", metavar="URI", help="Dataset store. [default: $LATTE_STORE, else your data directory]"),
+    typer.Option(
+        "--store",
+        metavar="URI",
+        help="Store of measurements: a folder or a URI. [default: $LATTE_STORE, else your data directory]",
+    ),
 ]
 FormatOption: TypeAlias = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+_DEVICES_HELP = (
+    "A name that `latte devices` lists, or a part that no other name has, as in h200; or `cpu` or `cuda:N` for this "
+    "machine. Repeatable, or several separated by commas. "
+)
 DeviceOption: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
-        "--device",
-        metavar="NAME",
-        help="A profile's name (`latte store devices`) or a part that one alone has, as h200; or `cpu` or `cuda:N` for "
-        "this machine. Repeatable, or several with commas between.",
-    ),
+    typer.Option("--device", metavar="NAME", help=f"{_DEVICES_HELP}[default: this machine]"),
+]
+LearnedDeviceOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--device", metavar="NAME", help=f"{_DEVICES_HELP}[default: all that the store has rows of]"),
 ]
 ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 BatchSizeOption: TypeAlias = Annotated[
@@ -76,7 +83,9 @@ BatchSizeOption: TypeAlias = Annotated[
 ]
 BatchAxisOption: TypeAlias = Annotated[
     int | None,
-    typer.Option(min=0, help="The inputs' dimension that is the batch. [default: the one called so, else the first]"),
+    typer.Option(
+        min=0, help="Dimension of the inputs that is the batch, from 0. [default: the one named batch, else 0]"
+    ),
 ]
 PrecisionOption: TypeAlias = Annotated[
     str, typer.Option(parser=parse_precision, metavar="NAME", help=f"One of: {', '.join(Precision)}.")
@@ -86,57 +95,74 @@ LayoutOption: TypeAlias = Annotated[
     typer.Option(
         parser=parse_layout,
         metavar="NAME",
-        help="nchw, channels_last, or auto for the faster one. [default: the strategy's]",
+        help="Memory layout: nchw, channels_last, or auto for the faster one. [default: the strategy's]",
     ),
 ]
 ThreadsOption: TypeAlias = Annotated[
-    int | None, typer.Option(min=1, help="Threads of the CPU. [default: those profiled]")
+    int | None, typer.Option(min=1, help="Threads of the CPU. [default: those of the profile]")
 ]
 _PLAIN = [name for name in OPTIMIZERS if "-" not in name]
 OptimizerOption: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help=f"{', '.join(_PLAIN)}; with -fused or -foreach as torch has it.")
+    str,
+    typer.Option(
+        metavar="NAME", help=f"{', '.join(_PLAIN)}; or one of torch's variants, as in adam-fused or adam-foreach."
+    ),
 ]
 CudaGraphOption: TypeAlias = Annotated[
-    bool, typer.Option("--cuda-graph", help="On a GPU: the whole step as one CUDA graph, launched at once.")
+    bool, typer.Option("--cuda-graph", help="On a GPU: launch the whole step as one CUDA graph.")
 ]
 CheckpointOption: TypeAlias = Annotated[
     str,
     typer.Option(
         "--checkpoint",
         metavar="NAME",
-        help="Parts whose activations are computed again in backward instead of kept: none, auto for those that cost "
-        "least under --memory-limit, or names with commas between.",
+        help="Modules whose activations backward computes again, to save memory: none, auto for the cheapest that keep "
+        "to --memory-limit, or names separated by commas.",
     ),
 ]
 CompileOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--compile",
-        help="The model as torch.compile makes it, on CPUs. `latte profile MODEL --compile` runs it so.",
+        help="The step that torch.compile makes. CPUs only; `latte profile MODEL --compile` measures it.",
     ),
 ]
 EstimatorOption: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="Where times come from: lookup, xgboost, roofline, beta or flops.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Where times come from: lookup (measured, else predicted), xgboost, roofline, beta or flops.",
+    ),
 ]
 FreezeOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Parameters or layers that are not trained, as in 'layer1.*'. Repeatable."),
 ]
 AccumulateOption: TypeAlias = Annotated[
-    int, typer.Option(min=1, help="Batches whose gradients one update takes together.")
+    int, typer.Option(min=1, help="Batches whose gradients are added up before an update.")
 ]
-EpochsOption: TypeAlias = Annotated[int, typer.Option(min=1, help="Epochs over the samples.")]
+EpochsOption: TypeAlias = Annotated[int, typer.Option(min=1, help="Epochs of the training.")]
 LossOption: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="Of the last output: cross-entropy, mse or none.")
+    str, typer.Option(metavar="NAME", help="Loss of the last output: cross-entropy, mse or none.")
 ]
 WorkspaceLimitOption: TypeAlias = Annotated[
-    int | None, typer.Option(parser=size_bytes, metavar="SIZE", help="Most workspace of one call, as in 256MiB.")
+    int | None,
+    typer.Option(
+        parser=size_bytes, metavar="SIZE", help="Largest workspace of one call, as in 256MiB. [default: no limit]"
+    ),
 ]
 MemoryLimitOption: TypeAlias = Annotated[
-    int | None, typer.Option(parser=size_bytes, metavar="SIZE", help="Most memory of the step, as in 2GiB.")
+    int | None,
+    typer.Option(
+        parser=size_bytes, metavar="SIZE", help="Most memory that the step may hold, as in 2GiB. [default: no limit]"
+    ),
 ]
 AllowUnknownOption: TypeAlias = Annotated[
-    bool, typer.Option("--allow-unknown", help="Leave out, and name, what can be neither looked up nor predicted.")
+    bool,
+    typer.Option(
+        "--allow-unknown",
+        help="Leave out layers whose time is not known, and name them, instead of ending with an error.",
+    ),
 ]
 ShapeOption: TypeAlias = Annotated[
     list[str] | None,
@@ -151,8 +177,8 @@ MixedShapeOption: TypeAlias = Annotated[
     typer.Option(
         "--shape",
         metavar="NAME=SIZE",
-        help="Size of a dimension that the model leaves open, as in seq=128 or 'x[2]=224'; several in shares of the "
-        "steps, as in seq=64:0.7,512:0.3, for the mean step. Repeatable.",
+        help="Size of a dimension that the model leaves open, as in seq=128 or 'x[2]=224'; several with "
+        "their shares of the steps, as in seq=64:0.7,512:0.3, give the mean step. Repeatable.",
     ),
 ]
 AllShapesOption: TypeAlias = Annotated[
@@ -161,7 +187,7 @@ AllShapesOption: TypeAlias = Annotated[
         "--shape",
         metavar="NAME=SIZE",
         help="Size of a dimension that the models leave open, as in seq=128 or 'x[2]=224'; several, as in seq=64,512 "
-        "or seq=64:0.7,512:0.3, to measure at each. Repeatable.",
+        "or seq=64:0.7,512:0.3, are all measured. Repeatable.",
     ),
 ]
 SamplesOption: TypeAlias = Annotated[
@@ -170,7 +196,7 @@ SamplesOption: TypeAlias = Annotated[
         "--samples",
         parser=whole_count,
         metavar="N",
-        help="Samples of an epoch, as in 50000 or 1.2M, to print its time.",
+        help="Samples of an epoch, as in 50000 or 1.2M: also print its time.",
     ),
 ]
 PricesOption: TypeAlias = Annotated[
@@ -197,7 +223,7 @@ parse_size = size_bytes
 
 
 def names_among(given: Sequence[str] | None) -> list[str]:
-    """The names in an option that is repeatable, and takes several with commas between; each once."""
+    """The names in an option that is repeatable, and takes several separated by commas; each once."""
     return list(dict.fromkeys(name.strip() for text in given or () for name in text.split(",")))
 
 

@@ -102,12 +102,18 @@ class ProfileRequest(Request):
 
     models: Annotated[
         list[Path] | None,
-        typer.Argument(help="Model files, .onnx or .pt2, for the suite `network`.", show_default=False),
+        typer.Argument(help="Model files (.onnx or .pt2), for the suite `network`.", show_default=False),
     ] = None
     suite: Annotated[
-        Suite | None, typer.Option(help="Which layers to measure. [default: network if models are given, else quick]")
+        Suite | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which layers to measure: quick or standard (some or many of each kind), convolutions, paper or "
+            "deepbench (drawn or listed convolutions), or network (those of MODELS). [default: network with MODELS, "
+            "else quick]",
+        ),
     ] = None
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto"
+    device: Annotated[str, typer.Option(metavar="NAME", help="Device of this machine: auto, cpu or cuda:N.")] = "auto"
     budget: Annotated[
         float | None,
         typer.Option(
@@ -117,33 +123,34 @@ class ProfileRequest(Request):
         ),
     ] = None
     batch_size: Annotated[
-        list[int] | None, typer.Option(min=1, help="Batch size to read the models at. Repeatable.")
+        list[int] | None,
+        typer.Option(min=1, help="Samples of a step of the models. Repeatable. [default: the model's]"),
     ] = None
     batch_axis: BatchAxisOption = None
     shape: AllShapesOption = None
     widths: Annotated[
-        str, typer.Option(help="Measure the models' sub-models of these widths too, as in 1,0.75,0.5.")
+        str, typer.Option(metavar="LIST", help="Widths of the sub-models to measure, as in 1,0.75,0.5.")
     ] = "1"
     plan: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Measure the model's sub-models that this plan of `latte allocate` has for this device.",
+            help="Measure the sub-models that this plan of `latte allocate` gives to this device.",
         ),
     ] = None
     optimizer: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Optimizers to time for the models, and clip-norm, ema, grad-scaler or zero-grad. Repeatable, or "
-            "several with commas between. [default: sgd,adam]",
+            help="Optimizers to measure for the models; also clip-norm, ema, grad-scaler or zero-grad. Repeatable, or "
+            "several separated by commas. [default: sgd,adam]",
         ),
     ] = None
     loader: Annotated[
         str | None,
         typer.Option(
             metavar="MODULE:FUNCTION",
-            help="Time your own data loader instead: a function of a module in this folder that returns batches.",
+            help="Measure a data loader instead: a function that returns batches, of a module in this folder.",
         ),
     ] = None
     configs: Annotated[int, typer.Option(min=1, help="Layers to draw for the suites `paper` and `convolutions`.")] = (
@@ -151,16 +158,20 @@ class ProfileRequest(Request):
     )
     passes: Annotated[
         int | None,
-        typer.Option(min=1, help="How often to measure what may be fastest. [default: network 4, others 1]"),
+        typer.Option(
+            min=1, help="Times that calls are measured whose algorithm may be fastest. [default: network 4, others 1]"
+        ),
     ] = None
     seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn suites.")] = 0
-    phases: Annotated[str, typer.Option(help="Phases to measure, separated by commas.")] = "all"
+    phases: Annotated[
+        str, typer.Option(metavar="LIST", help=f"Phases to measure, separated by commas: {', '.join(Phase)}, or all.")
+    ] = "all"
     precision: Annotated[
         list[Precision] | None,
         typer.Option(
             parser=parse_measured_precision,
             metavar="NAME",
-            help=f"Arithmetic to measure: {', '.join(Precision)}. Repeatable. [default: fp32]",
+            help=f"Precisions to measure: {', '.join(Precision)}. Repeatable. [default: fp32]",
         ),
     ] = None
     layout: Annotated[
@@ -168,22 +179,28 @@ class ProfileRequest(Request):
         typer.Option(
             parser=parse_measured_layout,
             metavar="NAME",
-            help="How activations lie in memory: nchw or channels_last. Repeatable. [default: nchw]",
+            help="Memory layouts to measure: nchw or channels_last. Repeatable. [default: nchw]",
         ),
     ] = None
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU. [default: all cores]")] = None
-    name: Annotated[str | None, typer.Option(help="A name that separates equal machines of a fleet.")] = None
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: all cores]")] = None
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A name that tells equal machines of a fleet apart.")
+    ] = None
     memory_share: Annotated[
-        float, typer.Option(min=0.01, max=0.9, help="Share of the memory that a layer may take.")
+        float,
+        typer.Option(metavar="SHARE", min=0.01, max=0.9, help="Most of the device's memory that a layer may take."),
     ] = 0.3
     store: StoreOption = None
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be measured, and about how long it takes; measure nothing."),
+    ] = False
     compiled: Annotated[
         bool,
         typer.Option(
             "--compile",
-            help="First run the models whole, as they are and as torch.compile makes them; without models some of the "
-            "zoo's. On CPUs. It takes a minute or two for each, in addition to --budget.",
+            help="First run whole models, eager and compiled with torch.compile; without MODELS, some of the zoo. CPUs "
+            "only. Takes one to two minutes for each, in addition to --budget.",
         ),
     ] = False
     require_complete: Annotated[
@@ -191,9 +208,7 @@ class ProfileRequest(Request):
     ] = False
     links: Annotated[
         bool,
-        typer.Option(
-            "--links", help="Measure nothing but the rate and latency of all-reduces among this machine's GPUs."
-        ),
+        typer.Option("--links", help="Measure only the rate and latency of all-reduces among this machine's GPUs."),
     ] = False
     form: FormatOption = Format.TABLE
 
@@ -241,8 +256,8 @@ class ProfileRequest(Request):
 def profile(request: ProfileRequest) -> None:
     """Measure layers on this machine, into the store.
 
-    Each algorithm and phase is timed. The same command goes on where it stopped. Rows are kept as they are measured.
-    A budget that ends first is a normal end, with code 0; stderr and the JSON say what is left.
+    Each algorithm of each layer and phase is timed. Rows are kept as they are measured, so the same command goes on
+    where it stopped. If the budget ends first, the exit code is 0, and stderr and the JSON say what is left.
     """  # fmt: skip
     from latte_cli import child
     from latte_cli.report import sweeps
@@ -270,11 +285,11 @@ def profile(request: ProfileRequest) -> None:
             networks = _sub_models(file, request, worker.device.slug)
         drawn = _draw(request, networks, worker.device)
         if request.dry_run:
-            sweep = Sweep(worker, drawn.wanted, phases=phases, origin=request.origin)
-            budget = request.limits(worker.device.kind)
-            sweeps.write_sweep_plan(
-                drawn, device=worker.device.slug, tasks=sweep.size, budget=budget, form=request.form
-            )
+            device, limits = worker.device, request.limits(worker.device.kind)
+            known = any(each.slug == device.slug for each in store.devices())
+            earlier = store.measurements(device.slug) if known else []
+            sweep = Sweep(worker, drawn.wanted, phases=phases, earlier=earlier, origin=request.origin)
+            sweeps.write_sweep_plan(drawn, sweep, device=device.slug, budget=limits, form=request.form)
             return
         subjects = subjects_of(request, networks, worker.device.kind) if request.compiled else []
         summary, compiled, tasks = _measure(request, store, worker, drawn, phases, subjects)

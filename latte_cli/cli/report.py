@@ -49,10 +49,16 @@ class ReportRequest(Request):
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page, as .html.")]
     model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=False)] = None
     device: DeviceOption = None
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="A plan of `latte allocate -o`.")] = None
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Also show this plan of `latte allocate -o`.")] = (
+        None
+    )
     strategy: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Strategies to show side by side, the first layer by layer. Repeatable."),
+        typer.Option(
+            metavar="NAME",
+            help="Strategies to show side by side; only the first layer by layer. Repeatable. "
+            "[default: latte, pytorch and exhaustive]",
+        ),
     ] = None
     batch_size: BatchSizeOption = None
     batch_axis: BatchAxisOption = None
@@ -66,9 +72,9 @@ class ReportRequest(Request):
     epochs: EpochsOption = 1
     prices: PricesOption = None
     figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each figure as .png and .svg into this folder, too.")
+        Path | None, typer.Option(metavar="DIR", help="Also write each figure as .png and .svg into this folder.")
     ] = None
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False
     store: StoreOption = None
 
     @property

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from latte_cli.store import DeviceInfo, Findings, JournalInfo, Store
 
-app = typer.Typer(help="Look at, check, join and export what was measured.", no_args_is_help=True)
+app = typer.Typer(help="Show, check, merge and export what was measured.", no_args_is_help=True)
 
 SkipOption: TypeAlias = Annotated[
-    bool, typer.Option("--skip-damaged", help="Leave out parts that are damaged or of a newer version, and say which.")
+    bool, typer.Option("--skip-damaged", help="Leave out parts that are damaged or of a newer version, and name them.")
 ]
 DeviceArgument: TypeAlias = Annotated[
     str | None, typer.Argument(metavar="[DEVICE]", help="A profile's name. [default: all]", show_default=False)
@@ -37,7 +37,7 @@ def _open(uri: str | None, *, skip_damaged: bool = True) -> "Store":
 
 @app.command()
 def info(store: StoreOption = None, form: FormatOption = Format.TABLE) -> None:
-    """What the store holds, and which rows wait in journals."""
+    """Show what the store holds, and which rows wait in journals."""
     opened = _open(store)
     found = opened.info()
     if form is Format.JSON:
@@ -91,7 +91,7 @@ def _waiting_line(journal: "JournalInfo") -> str:
 
 @app.command()
 def devices(store: StoreOption = None, form: FormatOption = Format.TABLE) -> None:
-    """The devices with a profile, by the names that `--device` takes."""
+    """List the devices with a profile, by their `--device` names."""
     found = _open(store).info().devices
     if form is Format.JSON:
         report.write_json({"schema": "latte.store-devices/1", "devices": [_device_row(each) for each in found]})
@@ -144,12 +144,14 @@ def _device_row(found: "DeviceInfo") -> dict[str, Any]:
 def export(
     device: DeviceArgument = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="[default: stdout, for CSV]")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write to this file. [default: stdout, for CSV]"),
     ] = None,
     form: Annotated[
-        ExportFormat | None, typer.Option("--format", help="[default: by the file's ending, else csv]")
+        ExportFormat | None,
+        typer.Option("--format", help="Form of the rows. [default: by the ending of --output, else csv]"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     skip_damaged: SkipOption = False,
     store: StoreOption = None,
 ) -> None:

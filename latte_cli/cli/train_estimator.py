@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, asked_of
+from latte_cli.cli.options import FormatOption, LearnedDeviceOption, StoreOption, asked_of
 from latte_cli.cli.training import learned_from, models_folder
 from latte_cli.errors import LatteError
 from latte_cli.precisions import Layout, Precision
@@ -14,18 +14,18 @@ from latte_cli.report import Format
 
 
 def train_estimator(
-    device: DeviceOption = None,
+    device: LearnedDeviceOption = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the estimators. [default: beside the store's rows]")
+        Path | None, typer.Option(metavar="DIR", help="Folder for the estimators. [default: in the store]")
     ] = None,
     form: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
     """Learn the times of layers that were not measured.
 
-    Each device gets one estimator. It begins with a roofline for each kind and phase, or with the shipped estimator of
-    a similar device where that is nearer (not with --output). Boosted trees correct it. Errors are those on layers that
-    the trees have not seen. `latte estimate` does the same by itself when it has to predict a layer.
+    Each device gets one estimator. It starts from a roofline for each kind and phase, or from the shipped estimator of
+    a similar device if that is closer (not with --output). Boosted trees correct it. The table shows the errors on
+    layers that the trees have not seen. `latte estimate` trains one itself when it has to predict a layer.
     """
     from latte_cli.lookup import Lookup
     from latte_cli.report.time_models import write_errors

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latte_cli.cli import console
-from latte_cli.cli.options import DeviceOption, FormatOption, StoreOption, asked_of, parse_size
+from latte_cli.cli.options import FormatOption, LearnedDeviceOption, StoreOption, asked_of, parse_size
 from latte_cli.cli.request import Request, from_options
 from latte_cli.cli.training import learned_from, models_folder
 from latte_cli.errors import unknown
@@ -26,19 +26,21 @@ if TYPE_CHECKING:
 class TrainSelectorRequest(Request):
     """What `latte train-selector` is asked."""
 
-    device: DeviceOption = None
+    device: LearnedDeviceOption = None
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the selector. [default: beside the store's rows]")
+        Path | None, typer.Option(metavar="DIR", help="Folder for the selector. [default: in the store]")
     ] = None
-    folds: Annotated[int, typer.Option(min=2, help="Parts of the layers to judge on in turn.")] = 5
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the trees.")] = 0
-    kind: Annotated[str, typer.Option(metavar="NAME", help="xgboost, or mlp: the perceptron of the LATTE paper.")] = (
-        "xgboost"
-    )
+    kind: Annotated[
+        str, typer.Option(metavar="NAME", help="xgboost, or mlp for the perceptron of the LATTE paper.")
+    ] = "xgboost"
     workspace_limit: Annotated[
         list[int] | None,
         typer.Option(
-            parser=parse_size, metavar="SIZE", help="Judge under this limit of each call's workspace too. Repeatable."
+            parser=parse_size,
+            metavar="SIZE",
+            help="Also judge it where no call may have more workspace, as in 256MiB. Repeatable.",
         ),
     ] = None
     form: FormatOption = Format.TABLE
@@ -50,8 +52,8 @@ def train_selector(request: TrainSelectorRequest) -> None:
     """Learn to choose the fastest algorithm of a convolution.
 
     A selector chooses for convolutions that were not measured. It is judged on layers whose shapes it has not seen.
-    Regret is the time of a choice over the best time. The table has its geometric mean, its 95 % and 99 % quantiles,
-    and that of the total time. A selector of the same devices is replaced.
+    The table shows its regret, which is the time of a choice over the best time: the geometric mean, the 95 % and 99 %
+    quantiles, and that of all times added up. A selector of the same devices is replaced.
     """
     from latte_cli.selector import KINDS, prediction_s, save_selector, selector_name
     from latte_cli.store import open_store

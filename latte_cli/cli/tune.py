@@ -41,16 +41,19 @@ class TuneRequest(Request):
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Write the choices here. Those for other devices stay in the file."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the choices into this JSON file. Choices for other devices stay in it.",
         ),
     ]
-    device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda:N.")] = "cpu"
+    device: Annotated[str, typer.Option(metavar="NAME", help="Device of this machine: cpu or cuda:N.")] = "cpu"
     batch_size: BatchSizeOption = None
     batch_axis: BatchAxisOption = None
     shape: ShapeOption = None
-    precision: Annotated[str, typer.Option(parser=parse_precision, metavar="NAME", help="fp32, bf16 or fp16.")] = (
-        Precision.FP32.value
-    )
+    precision: Annotated[
+        str, typer.Option(parser=parse_precision, metavar="NAME", help="One of: fp32, bf16, fp16.")
+    ] = Precision.FP32.value
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU. [default: all cores]")] = None
     strategy: Annotated[
         str, typer.Option(metavar="NAME", help="Who chooses the algorithms, as for `latte estimate`.")

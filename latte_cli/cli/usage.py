@@ -4,6 +4,7 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
+from latte_cli.cli.panels import PANELS
 from latte_cli.errors import ExitCode, LatteError, unknown
 
 _NO_COMMAND = re.compile(r"No such command ['\"](?P<name>.*?)['\"]", re.DOTALL)
@@ -23,7 +24,7 @@ def usage_error(exc: Any) -> LatteError:
     command: Any = context.command if context else None
     if hasattr(exc, "option_name") and hasattr(exc, "possibilities"):
         known = [name for param in command.params for name in (*param.opts, *param.secondary_opts)] if command else []
-        hint = f"`{path} --help` lists the options"
+        hint = f"{_elsewhere(exc.option_name)}`{path} --help` lists the options"
         return unknown("option", exc.option_name, [name for name in known if name.startswith("--")], hint=hint)
     text = str(exc.format_message())
     if missing := _NO_COMMAND.match(text):
@@ -33,6 +34,12 @@ def usage_error(exc: Any) -> LatteError:
         hint=_near(exc, text) or f"`{path} --help` says what goes there",
         exit_code=ExitCode(exc.exit_code),
     )
+
+
+def _elsewhere(option: str) -> str:
+    """Which command takes an option that this one does not; "" where none of those with many options does."""
+    takers = [name for name, panels in PANELS.items() if any(option in names for names in panels.values())]
+    return f"`latte {takers[0]}` takes it; " if takers else ""
 
 
 def _line(text: str) -> str:

@@ -43,7 +43,10 @@ class VerifyRequest(Request):
 
     model: ModelArgument
     device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A profile of this machine, or `cpu` or `cuda:N`.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A profile of this machine, or `cpu` or `cuda:N`. [default: this machine's profile]"
+        ),
     ] = None
     batch_size: BatchSizeOption = None
     batch_axis: BatchAxisOption = None
@@ -55,7 +58,7 @@ class VerifyRequest(Request):
     seconds: Annotated[
         float | None,
         typer.Option(
-            parser=parse_duration, metavar="DURATION", help="How long each of three processes steps. [default: 3s]"
+            parser=parse_duration, metavar="DURATION", help="How long each of three processes trains. [default: 3s]"
         ),
     ] = None
     tolerance: Annotated[

@@ -53,9 +53,12 @@ def export_model(
     weights: Annotated[bool, typer.Option(help="Store random weights; without them the file is a few kB.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Fix the batch size. [default: left open]")] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, metavar="PIXELS", help="Height and width of the images.")
+        int | None,
+        typer.Option(
+            min=1, metavar="PIXELS", help="Height and width of the images, in pixels. [default: the network's]"
+        ),
     ] = None,
-    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes. [default: the network's]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:

@@ -155,11 +155,11 @@ def estimate_each(
 ) -> list[Estimate]:
     """One network on one device under each strategy and each of the limits, all choices by name.
 
-    `checkpoint` is `none`, `auto` for the regions that cost least under each limit of memory, or regions by name with
-    commas between; `replicated` is that of Step. With `compiled` the model is what `torch.compile` makes of it, under
-    the strategy `pytorch` and without limits. The layout None is each strategy's own, or, with a warning, another where
-    nothing was measured in that; with `auto` each takes the measured one that is fastest. Of several limits those that
-    the step does not fit are left out. `kept` holds the estimators of earlier networks, and those of this one
+    `checkpoint` is `none`, `auto` for the regions that cost least under each limit of memory, or regions by name,
+    separated by commas; `replicated` is that of Step. With `compiled` the model is what `torch.compile` makes of it,
+    under the strategy `pytorch` and without limits. The layout None is each strategy's own, or, with a warning, another
+    where nothing was measured in that; with `auto` each takes the measured one that is fastest. Of several limits those
+    that the step does not fit are left out. `kept` holds the estimators of earlier networks, and those of this one
     afterwards, for one store, device, precision, number of threads and estimator. `rough` is that of Models. Raises
     LatteError for an unknown name (exit code 2), and as Estimator does.
     """

@@ -18,7 +18,7 @@ _SHOWN = 8  # chosen: a line or two
 
 
 def named_regions(network: Network, names: str) -> tuple[Region, ...]:
-    """The regions of `network` with these names, with commas between; no regions for `none` and `auto`.
+    """The regions of `network` with these names, separated by commas; no regions for `none` and `auto`.
 
     Raises LatteError for a name that is not a region's.
     """

@@ -123,7 +123,7 @@ def _one_step(
 
 
 def schedule_calls(calls: Sequence[Call_], *, asked_at_once: bool = False) -> Iterator[Scheduled[Call_]]:
-    """The calls of a step in their order: each begins when the one before has ended and the host has asked for it.
+    """The calls of a step in their order: each begins when the one before has ended and the host has launched it.
 
     A step begins with an empty queue, as one does whose loss was read. `asked_at_once`, as by a CUDA graph or where
     the host is the device, asking costs nothing.

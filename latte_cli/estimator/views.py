@@ -1,4 +1,4 @@
-"""Views: which rearrangements torch makes without a copy, since nobody who reads the result needs another layout."""
+"""Views: which rearrangements torch makes without a copy, since no later operation needs another layout."""
 
 from latte_cli.estimator.memory import CallPosition
 from latte_cli.estimator.storages import Storages

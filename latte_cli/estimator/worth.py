@@ -80,7 +80,7 @@ def worth_measuring(
 def _gain(call: UncertainCall, group: _Group) -> float:
     """What measuring `call` takes off the variance of the step.
 
-    What is left of its own share, v, is v e² / (v + e²), where the measurement errs by e.
+    What is left of its share, v, is v e² / (v + e²), where the measurement errs by e.
     """
     alike = min(call.alike, _MOST_ALIKE)
     own, error = (1 - alike) * call.half_s**2, call.error_s**2

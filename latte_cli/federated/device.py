@@ -104,7 +104,7 @@ def device_examples(
 ) -> tuple[Examples, Examples]:
     """The examples that the device trains on, and those that it holds out for evaluating (may be none).
 
-    They are its part of the federation's data set, or all of its own folder. Raises LatteError for a number beyond
+    They are its part of the federation's data set, or all of the folder. Raises LatteError for a number beyond
     `num-partitions` and for data that cannot be read.
     """
     own = str(node.get("data") or "")

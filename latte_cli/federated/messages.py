@@ -37,7 +37,7 @@ class RoundTask:
     """What a device is asked: the graph of the `model`, the catalogue `sub_models`, and the round it is for.
 
     Rounds count from 0 and take `round_duration_s`; the device trains the entry `sub_model`. They say nothing where
-    devices are asked for prices or for an evaluation.
+    devices price or evaluate.
     """
 
     model: bytes

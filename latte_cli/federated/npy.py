@@ -36,7 +36,7 @@ def read_array(data: bytes) -> NDArray[Any]:
         raise ValueError("its header is too long")
     match = _HEADER.fullmatch(data, start, end)
     if match is None:
-        raise ValueError("its header is none of an array of plain numbers")
+        raise ValueError("its header is not that of an array of plain numbers")
     dtype = _TYPES.get(match[1].decode())
     if dtype is None:
         raise ValueError(f"its type `{match[1].decode()}` is no plain number")

@@ -46,7 +46,7 @@ def answers(
         except LatteError as exc:
             yield node, exc
     for node in sorted(strays - asked.keys()):
-        yield node, LatteError("it was not asked for its reply")
+        yield node, LatteError("no reply of it was requested")
 
 
 def update_bytes(network: Network) -> int:

@@ -24,15 +24,14 @@ class FederationSettings:
 
     `widths` and `depths` are those of the catalogue of sub-models; a `plan` of `latte allocate` brings its own, and its
     round duration. `deadline` says what the end of a round means for devices. Where `round_duration_s` is None, devices
-    that stop in time get a few steps of the slowest (`paced_duration_s`), and other rounds are the shortest that
-    let devices train the share `capacity` of the parameters on average. A round waits for `devices`; `per_round` of
-    them take part (0: all), dealt by `seed`. The server waits for a device as long as its prices say, or `timeout_s`
-    for all. Of `data` (empty: each device brings its own) the server holds out the
-    share `held_out` for its evaluation, and each device `held_out_locally` of its own. `server_momentum` is the share
-    of its step before that the server adds to a round's change; `final_rate` times the learning rate is that of the
-    last rounds. `proximal` is that of the recipe. `learn_times` lets devices say how long their steps took, which
-    corrects their prices of later rounds. `fleet` is a file of classes that the nodes of a simulation represent.
-    `output` is a folder for the result.
+    that stop in time get a few steps of the slowest (`paced_duration_s`), and other rounds are the shortest that let
+    devices train the share `capacity` of the parameters on average. A round waits for `devices`; `per_round` of them
+    take part (0: all), dealt by `seed`. The server waits for a device as long as its prices say, or `timeout_s` for
+    all. Of `data` (empty: each device brings its own) the server holds out the share `held_out` for its evaluation, and
+    each device `held_out_locally` of its samples. `server_momentum` is the share of its step before that the server
+    adds to a round's change; `final_rate` times the learning rate is that of the last rounds. `proximal` is that of the
+    recipe. `learn_times` lets devices say how long their steps took, which corrects their prices of later rounds.
+    `fleet` is a file of classes that the nodes of a simulation represent. `output` is a folder for the result.
     """
 
     model: str = "custom_cnn"

@@ -95,7 +95,7 @@ class Cutter:
     # The graph
 
     def _skip(self, graph: GraphProto, dropped: Iterable[str]) -> None:
-        """Let whoever reads a dropped block read what it began with."""
+        """Let the readers of a dropped block read its input."""
         instead = {self._blocks[name].output: self._blocks[name].skip for name in dropped}
         for node in graph.node:
             for at, name in enumerate(node.input):

@@ -7,7 +7,7 @@ from latte_cli.compiling import CompiledSummary
 from latte_cli.measure import Outcome
 from latte_cli.report import Format, Table, write_csv, write_json, write_table
 from latte_cli.suites import Drawn
-from latte_cli.sweep import Budget, Summary
+from latte_cli.sweep import Budget, Summary, Sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,18 +18,35 @@ class SweepTarget:
     store: str
 
 
-def write_sweep_plan(drawn: Drawn, *, device: str, tasks: int, budget: Budget, form: Format) -> None:
-    """The layers by kind that a sweep would measure, `tasks` tasks in all, within its `budget`."""
+def write_sweep_plan(drawn: Drawn, sweep: Sweep, *, device: str, budget: Budget, form: Format) -> None:
+    """The layers by kind that a sweep would measure within its `budget`, and about how long that takes."""
+    first_s, all_s = sweep.forecast_s(budget)
     kinds = Counter(item.layer.kind for item in drawn.wanted).most_common()
     if form is Format.JSON:
-        document = {"layers": dict(kinds), "tasks": tasks, "rejected_draws": drawn.rejected}
-        write_json({"schema": "latte.profile-plan/1", "device": device, **document})
+        document = {"layers": dict(kinds), "tasks": sweep.size, "rejected_draws": drawn.rejected}
+        forecast = {"tasks_left": sweep.left, "first_pass_s": first_s, "all_passes_s": all_s}
+        write_json({"schema": "latte.profile-plan/1", "device": device, **document, **forecast})
     elif form is Format.CSV:
         write_csv(["kind", "layers"], kinds)
     else:
         rows = [(kind, str(number)) for kind, number in kinds]
-        footer = [f"{tasks} tasks, {drawn.rejected} draws rejected for their size", _end_of(budget)]
+        done = f", {sweep.size - sweep.left} of them measured earlier" if sweep.left < sweep.size else ""
+        footer = [f"{sweep.size} tasks{done}, {drawn.rejected} draws rejected for their size"]
+        footer += [_forecast(first_s, all_s, budget), _end_of(budget)]
         write_table(Table(columns=("kind", ">layers"), rows=rows, title=f"to measure on {device}", footer=footer))
+
+
+def _forecast(first_s: float, all_s: float, budget: Budget) -> str:
+    """About how long the passes take, by the device's peaks, without what the budget cuts off."""
+    later = f", {_about(all_s)} for all {budget.passes}" if budget.passes > budget.rounds else ""
+    return f"takes about {_about(first_s)} for the first pass{later}, if the device is quiet"
+
+
+def _about(seconds: float) -> str:
+    """A time of which one digit or two are known: `40 s`, `3 min`, `2.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.1g} s" if seconds < 10 else f"{round(seconds, -1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.2g} h"
 
 
 def _end_of(budget: Budget) -> str:

@@ -20,7 +20,7 @@ _HINT = "`latte train-selector` makes it again"
 
 
 def selector_name(slugs: Sequence[str], *, all_devices: bool = False) -> str:
-    """The name of the selector for the devices `slugs`, which are all that were measured or those asked for."""
+    """The name of the selector for the devices `slugs`, which are all that were measured, or those named."""
     if len(slugs) == 1:
         return f"selector-{slugs[0]}"
     return "selector-" + ("all" if all_devices else sha256(" ".join(sorted(slugs)).encode()).hexdigest()[:12])

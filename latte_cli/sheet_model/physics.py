@@ -24,7 +24,7 @@ _TINY = 1e-12  # seconds: keeps logarithms finite
 
 
 class Names:
-    """Numbers for names of parameters, in the order in which they were first asked for."""
+    """Numbers for names of parameters, in the order in which they were first read."""
 
     def __init__(self) -> None:
         self.index: dict[str, int] = {"": 0}

@@ -16,7 +16,7 @@ _AS_MEMORY = {"cross_entropy": "softmax", "optimizer": "update", "embedding": "c
 
 _FEW_CHANNELS = 4  # chosen: an image's, which fill no tile of a matrix product
 
-_MANY_GROUPS = 8  # chosen: fewer run as so many dense convolutions (cuDNN), more in kernels of their own
+_MANY_GROUPS = 8  # chosen: fewer run as so many dense convolutions (cuDNN), more in separate kernels
 
 PRIORS: Mapping[str, ParameterPrior] = {
     # Shares of the peak that a large product reaches.
@@ -169,7 +169,7 @@ def ways(layer: Layer, mode: str, family: str) -> tuple[Way, ...]:
     """The ways to compute a layer: 3x3 kernels on vector units also by Winograd's tiles of 2 and of 4 results.
 
     Lavin and Gray, 2015: a tile of m x m results takes (m + 2)² products for 9 m²; tiles at the edge are whole. Tiles
-    of 4 are transformed in kernels of their own, which write and read (m + 2)² / m² numbers for each.
+    of 4 are transformed in separate kernels, which write and read (m + 2)² / m² numbers for each.
     """
     if (
         mode != "vector"

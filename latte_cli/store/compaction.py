@@ -36,7 +36,7 @@ def tidy(directory: PartDirectory, slug: str, *, wait: bool) -> None:
     with directory.lock(wait=wait) as held:
         small = _small(directory, slug) if held else ()
         if len(small) >= MANY_PARTS:
-            _join(directory, small, lambda error: None)  # whoever reads the store next is told
+            _join(directory, small, lambda error: None)  # the next reader of the store is told
 
 
 def _small(directory: PartDirectory, slug: str) -> tuple[Part, ...]:

@@ -119,7 +119,7 @@ class Writer:
         self._tidy(wait=True)
 
     def _tidy(self, *, wait: bool) -> None:
-        # A damaged part must not end a sweep: it is named to whoever reads the store next.
+        # A damaged part must not end a sweep: the next reader of the store names it.
         with suppress(LatteError, FileNotFoundError):
             tidy(self._directory, self._device.slug, wait=wait)
 

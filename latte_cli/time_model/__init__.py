@@ -1,6 +1,6 @@
 """The learned time model, fitted on a device's rows: a formula, corrected by boosted trees.
 
-Known beforehand is, for each kind and phase, a roofline, or what the shipped model of another device says, moved by a
+The formula is a roofline for each kind and phase, or what the shipped model of another device says, moved by a
 constant: whichever is nearer to rows that it was not fitted on.
 """
 

@@ -136,7 +136,7 @@ def _trees(folder: Path, card: TimeModelCard, source: DocumentSource) -> dict[st
 
 
 def _card(folder: Path, fingerprint: str, source: DocumentSource) -> TimeModelCard | None:
-    """The card in `folder`; None where there is none of these rows and features, LatteError for a damaged one."""
+    """The card in `folder`; None where no card is of these rows and features, LatteError for a damaged one."""
     try:
         content = documents.read(folder / artefacts.CARD, source, most_bytes=artefacts.MOST_CARD_BYTES)
     except Missing:

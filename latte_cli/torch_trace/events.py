@@ -56,7 +56,7 @@ class Event:
     """Something that lasted, in seconds since the trace's own zero.
 
     `sequence` is that of the autograd node which an operator makes or which is evaluated, `forward_thread` that of its
-    operator (0 where it is none of backward). `correlation` links a kernel with its launch. -1 is unknown. `dims`,
+    operator (0 where it is not one of backward). `correlation` links a kernel with its launch. -1 is unknown. `dims`,
     `types` and `values` are those of an operator's inputs, `strides` too where it is a convolution.
     """
 

@@ -1,4 +1,4 @@
-"""Convolutions to try on a GPU: layers, operands of their own, what each phase has to give, and how exactly."""
+"""Convolutions to try on a GPU: layers, separate operands, what each phase has to give, and how exactly."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -109,7 +109,7 @@ once (3e-3 to 6e-3 in 10 bits, 3e-2 to 5e-2 in 7). A wrong index or a swapped op
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One algorithm of cuDNN's for one phase of one layer, as it is asked for."""
+    """One algorithm of cuDNN's for one phase of one layer, as it is requested."""
 
     layer: Convolution
     phase: Phase
@@ -217,7 +217,7 @@ class Guarded:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A case bound to its operands, to the memory it writes and to a workspace of the size it asked for."""
+    """A case bound to its operands, to the memory it writes and to a workspace of the size it requested."""
 
     case: Case
     operands: Operands

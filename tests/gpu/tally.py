@@ -1,4 +1,4 @@
-"""What came of trying every algorithm of cuDNN's: a table for whoever reads the report of a run."""
+"""What came of trying every algorithm of cuDNN's: a table for the report of a run."""
 
 import math
 from collections import defaultdict

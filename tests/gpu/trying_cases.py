@@ -1,4 +1,4 @@
-"""Trying cases in a process of its own: an algorithm that crashes, hangs or breaks the device costs its case alone."""
+"""Trying cases in a separate process: an algorithm that crashes, hangs or breaks the device costs its case alone."""
 
 import math
 import multiprocessing

@@ -43,7 +43,7 @@ GOOD = (
     {"partition-id": 1, "num-partitions": 2, "device": GPU, "name": "workstation"},
 )
 PRICES, TRAINING, SCORE = "query", "train", "evaluate"  # what the server asks for: Flower's types of messages
-BUSY = "busy with something else"  # what a bad device says where it is not asked for what it is bad at
+BUSY = "busy with something else"  # what a bad device says where it gets no message that it is bad at
 
 # Values of the kinds that fields have, none of which a good device sends
 
@@ -74,7 +74,7 @@ Change: TypeAlias = Callable[[Message, Message], Replies]
 
 
 class Case(NamedTuple):
-    """A kind of bad device: what it is asked for when it answers badly, and how."""
+    """A kind of bad device: which message it gets when it answers badly, and how."""
 
     name: str
     asked: str

@@ -1,7 +1,7 @@
 """Disks that are full at any page or read-only, folders of others, and outputs that cannot be written, of each command.
 
 `python tests/torture/disks.py [--count 200] [--seed 1] [--only STAGE,...]` runs so many commands whose files, or some
-of them, lie on a disk of their own that has too little room, is mounted read-only, or may not be written to by whoever
+of them, lie on a separate disk that has too little room, is mounted read-only, or may not be written to by whoever
 runs them; or whose standard output is on a full disk, or a pipe that nobody reads. Each has to end in one line with a
 hint, or silently where nobody reads; what was there before is there as it was, or as the command writes it. It needs
 Linux that lets a user mount a disk of memory; elsewhere it says so and tries nothing.
@@ -133,7 +133,7 @@ STAGES: dict[str, Writing] = {
 # Disks
 
 PLACES = (".", "store", "home", "parts", "figures", "results", "selectors", "estimators")
-"""What may lie on a disk of its own: all files of a command, or a folder."""
+"""What may lie on a separate disk: all files of a command, or a folder."""
 
 SCRIPT = """
 set -e
@@ -277,7 +277,7 @@ def spoken(name: str, *, full: bool) -> str:
 
 
 def places(name: str) -> list[str]:
-    """The folders of a stage that may be on a disk of their own."""
+    """The folders of a stage that may be on a separate disk."""
     words = STAGES[name].stage.words
     return [each for each in PLACES if each in (".", "home") or each in words]
 
@@ -330,7 +330,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", default=hashlib.sha256(os.urandom(8)).hexdigest()[:8])
-    parser.add_argument("--only", default=",".join(STAGES), help="stages, with commas between")
+    parser.add_argument("--only", default=",".join(STAGES), help="stages, separated by commas")
     given = parser.parse_args()
     if not can_mount():
         print("disks: 0, for no disk can be mounted here")

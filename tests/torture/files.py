@@ -772,7 +772,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", default=hashlib.sha256(os.urandom(8)).hexdigest()[:8])
-    parser.add_argument("--only", default=",".join(KINDS), help="kinds, with commas between")
+    parser.add_argument("--only", default=",".join(KINDS), help="kinds, separated by commas")
     parser.add_argument("--case", help="KIND:NUMBER, to try one again")
     parser.add_argument("--keep", type=Path, help="where the files that show faults are kept")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)

@@ -39,7 +39,7 @@ class Fault(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A command with its files: `words` in a folder of its own, and what has to hold there whenever it ended.
+    """A command with its files: `words` in a separate folder, and what has to hold there whenever it ended.
 
     `prepare` is given the folder before, `check` after.
     """
@@ -272,7 +272,7 @@ def model() -> bytes:
 
 
 def command(stage: Stage, folder: Path) -> Any:
-    """The command of a stage, begun in its folder with data directories of its own."""
+    """The command of a stage, begun in its folder with separate data directories."""
     from processes import Marked
 
     homes = {name: str(folder / "home") for name in ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "HOME")}
@@ -369,7 +369,7 @@ def killed(times: int, draw: random.Random) -> str:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment of a command with data directories of its own."""
+    """The environment of a command with separate data directories."""
     homes = {name: str(folder / "home") for name in ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "HOME")}
     return dict(os.environ) | homes | {"PYTHONPATH": str(HERE.parents[1])}
 
@@ -391,7 +391,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", default=hashlib.sha256(os.urandom(8)).hexdigest()[:8])
-    parser.add_argument("--only", default=",".join(STAGES), help="stages, with commas between")
+    parser.add_argument("--only", default=",".join(STAGES), help="stages, separated by commas")
     given = parser.parse_args()
     draw, counts, faults = random.Random(given.seed), Counter[tuple[str, str]](), 0
     for name, how, ending in attempts(given.count, given.only.split(","), draw):

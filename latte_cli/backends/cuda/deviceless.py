@@ -19,7 +19,7 @@ from latte_cli.network import Network
 from latte_cli.precisions import Layout, Precision
 
 SCHEMA = "latte.gpu-properties/1"
-LIMIT_S = 600.0  # chosen: cuDNN is asked for each layer and phase of a network
+LIMIT_S = 600.0  # chosen: cuDNN answers for each layer and phase of a network
 
 HINT = (
     "it takes the whole of cuDNN 9.8 or later and cuBLAS (`pip install nvidia-cudnn-cu13 nvidia-cublas`) and NVIDIA's "

@@ -21,7 +21,7 @@ _TOO_OLD = "update the NVIDIA driver, or install a torch built for an older CUDA
 
 
 def findings(answers: Mapping[str, object], root: Path, limit_s: float) -> Iterator[Finding]:
-    """What the answers say; where torch sees a GPU, cuDNN is asked for a handle on it."""
+    """What the answers say; where torch sees a GPU, cuDNN has to give a handle on it."""
     torch = answers["torch"]
     yield from _gpus(torch if isinstance(torch, Torch) else None, root)
     handle = probes.cudnn_handle(limit_s) if isinstance(torch, Torch) and torch.gpus else None

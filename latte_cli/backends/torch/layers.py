@@ -368,7 +368,7 @@ def bias_gradient(layer: Convolution, o: Operands) -> None:
 
 
 def pads(layer: Convolution) -> list[int]:
-    """Padding as `F.pad` wants it: last dimension first, before and after."""
+    """Padding as `F.pad` takes it: last dimension first, before and after."""
     pairs = zip(reversed(layer.pad_before), reversed(layer.pad_after), strict=True)
     return [side for pair in pairs for side in pair]
 

@@ -1,4 +1,4 @@
-"""Training: a network set up as a run wants it, step by step."""
+"""Training: a network set up for a run, step by step."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -40,7 +40,7 @@ class RunRequest:
 
 
 class NetworkTraining:
-    """A network in training, set up as a run wants it; `module` is what is trained."""
+    """A network in training, set up for a run; `module` is what is trained."""
 
     def __init__(self, run: RunRequest) -> None:
         import torch

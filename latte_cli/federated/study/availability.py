@@ -47,7 +47,7 @@ class Presence:
     It is stationary: a device begins on with the share of the time that it is on. Users of peer-to-peer networks have
     been modelled by such processes (Yao et al., 2006, "Modeling Heterogeneous User Churn and Local Resilience of
     Unstructured P2P Networks"). With exponential lengths it is a Markov chain in continuous time; chains of steps have
-    stood for the devices of federations (Rodio et al., 2023, "Federated Learning under Heterogeneous and Correlated
+    modelled the devices of federations (Rodio et al., 2023, "Federated Learning under Heterogeneous and Correlated
     Client Availability"). It depends on the seed and the device alone.
     """
 

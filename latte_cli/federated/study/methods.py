@@ -30,7 +30,7 @@ class Learning(StrEnum):
     """What devices do with their sub-models.
 
     `OVERLAP`: they train the channels that a rule names; each number becomes the mean over those that hold it.
-    `ORDERED`: each step trains a nested part drawn anew (FjORD). `PRUNED`: each prunes the network to a part of its own
+    `ORDERED`: each step trains a nested part drawn anew (FjORD). `PRUNED`: each prunes the network to its part
     and keeps it (Hermes, TailorFL). `BUFFERED`: there are no rounds; the server adds what some devices changed as soon
     as they have returned it (FedBuff).
     """

@@ -154,7 +154,7 @@ def _longest_s(tried: Sequence[tuple[TunedOption, MethodRun]], tuning: Tuning) -
     """How long a run may take to the target for its option to be the best yet; infinite while none is known.
 
     An option's time is the median of its seeds'. Of an odd number of them a run that takes longer than the best median
-    leaves that of its own option over it, whatever else it is; of an even number one that takes twice as long does.
+    leaves the median of its option above it, whatever else it is; of an even number one that takes twice as long does.
     """
     times = defaultdict[TunedOption, list[float]](list)
     for option, run in tried:

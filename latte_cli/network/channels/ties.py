@@ -9,7 +9,7 @@ Ids: TypeAlias = NDArray[np.int64]
 """Who the channels of an activation are: as many dimensions as it has, of size 1 where the number does not matter."""
 
 FIXED = 0
-"""Stands for what cannot be cut."""
+"""Marks what cannot be cut."""
 
 
 class Ties:

@@ -84,7 +84,7 @@ def followed(
     """The sizes of each activation that the batch can be followed to, in a network that was read at a batch.
 
     Where the numbers leave it open where the batch is, it is where `guess` says. `constants` are those that nodes read,
-    by the nodes' outputs and their places; the `unifier` learns in which of them the batch is. Raises Mixed where a
+    by the nodes' outputs and their places; the `unifier` learns which of them holds the batch. Raises Mixed where a
     layer computes across the batch, which it then is not.
     """
     while True:

@@ -76,7 +76,7 @@ def computed(op: Operation) -> Mapping[str, Array]:
 
 
 def _largest(op: Operation) -> int:
-    """The most elements that a result may have, as far as that is known beforehand."""
+    """The most elements that a result may have, as far as that is known before it is computed."""
     try:
         found = _outputs(op)
     except LatteError:
@@ -220,7 +220,7 @@ def _check_axes(op: Operation) -> None:
     for name in _AXES:
         given = (op.integers(name) or ()) if name == "axes" else (op.integer(name, 0),)
         if any(abs(axis) > most + len(given) for axis in given) or (name == "batch_dims" and min(given) < 0):
-            raise Unreadable(f"its `{name}` names dimensions that there are not")
+            raise Unreadable(f"its `{name}` names dimensions that do not exist")
 
 
 def _line(error: Exception) -> str:

@@ -15,11 +15,11 @@ SUFFIXES = (".png", ".svg", ".pdf")
 """The endings of pictures."""
 
 INK, GRID = "#010203", "#030201"
-"""Stand for the colour of text and of faint lines: black and grey in a file, the page's own in a page."""
+"""Mark the colour of text and of faint lines: black and grey in a file, the page's own in a page."""
 
 
 def check_suffix(path: Path) -> None:
-    """Raise LatteError for a name that is none of a picture."""
+    """Raise LatteError for a name that is not that of a picture."""
     if path.suffix not in SUFFIXES:
         names = ", ".join(SUFFIXES)
         raise LatteError(f"`{path}` is not the name of a picture", hint=f"it ends in {names}", exit_code=ExitCode.USAGE)

@@ -1,5 +1,5 @@
-"""Attributes: the descriptors of cuDNN's backend API, what can be set and asked of them, and the numbers that stand for
-it in C (`cudnnBackendDescriptorType_t`, `cudnnBackendAttributeName_t` and their kin)."""
+"""Attributes: the descriptors of cuDNN's backend API, what can be set and asked of them, and their numbers in
+C (`cudnnBackendDescriptorType_t`, `cudnnBackendAttributeName_t` and their kin)."""
 
 from ctypes import c_bool, c_char, c_float, c_int, c_int32, c_int64, c_void_p
 from enum import IntEnum

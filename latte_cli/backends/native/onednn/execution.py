@@ -66,7 +66,7 @@ class Execution:
 
     A call wants a workspace of `workspace_bytes`: scratch memory, and the reordered copies of tensors. Of these the
     weights take `packed_bytes` (0 where they are read as they lie): whoever runs the same weights again may reorder
-    them once, with `pack`, into memory of his own. `threads` is how many it was made for.
+    them once, with `pack`, into separate memory. `threads` is how many it was made for.
     Calls from several threads wait for each other.
     """
 

@@ -45,7 +45,7 @@ def find_copies(
     """The copies of oneDNN worth trying, best first; where `LATTE_ONEDNN` is set, that one alone.
 
     `environment` and `path`, where packages are looked for, are this process's own by default. The copy inside torch
-    is none of them: it exports nothing. Raises LatteError where `LATTE_ONEDNN` names no copy.
+    is not one of them: it exports nothing. Raises LatteError where `LATTE_ONEDNN` names no copy.
     """
     environment = os.environ if environment is None else environment
     override = environment.get(VARIABLE)
