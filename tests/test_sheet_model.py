@@ -200,6 +200,11 @@ def test_the_card_names_its_sources_and_licences() -> None:
     assert np.isfinite([value for member in card["members"] for value in member.values()]).all()
 
 
+def test_a_step_is_less_certain_than_the_machine() -> None:
+    """A sheet does not know the machine, whose factor alone spreads so far; docs/datasheets.md has what is held."""
+    assert Machine().device_spread < shipped_fit().step_spread < 2 * Machine().device_spread
+
+
 def test_peaks_that_no_document_states_follow_the_family() -> None:
     own, alike = named("nvidia-geforce-rtx-4060"), named("nvidia-geforce-rtx-4080")
     assert own.peak("fp16_matrix") is None
