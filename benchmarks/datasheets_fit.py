@@ -230,7 +230,7 @@ def _host_slopes(found: physics.Terms, values: np.ndarray) -> tuple[np.ndarray, 
 class _Posterior:
     """Residuals and slopes of a problem; x holds parameters, the scripts' numbers and two factors a machine."""
 
-    def __init__(self, given: Problem) -> None:
+    def __init__(self, given: Problem, narrow: str = "", width: float = 1.0) -> None:
         self.given = given
         self.names = list(given.names.index)
         self.machines = list(dict.fromkeys(row.block.machine for row in given.rows))
@@ -240,7 +240,9 @@ class _Posterior:
         wide = {row.block.machine for row in given.rows if not row.queued}
         spreads = [(_WIDE,) * 2 if name in wide else (one.device_spread, one.host_spread) for name in self.machines]
         self.centre = np.array([mean for mean, _ in priors] + [0.0] * 2 * len(self.machines))
-        self.width = np.array([width for _, width in priors] + [each for pair in spreads for each in pair])
+        narrower = [width if name and narrow in name else 1.0 for name in self.names] + [1.0] * len(EXTRA)
+        widths = [factor * spread for factor, (_, spread) in zip(narrower, priors, strict=True)]
+        self.width = np.array(widths + [each for pair in spreads for each in pair])
         shared = len(self.names) + len(EXTRA)
         self.tails = np.where(np.arange(len(self.centre)) < shared, np.inf, TAILS)
         sizes: dict[tuple[str, object, str], int] = {}
@@ -330,9 +332,12 @@ class _Posterior:
         return result
 
 
-def fit(given: Problem, start: Fit | None = None) -> Fit:
-    """The most probable parameters, sought from those of `start`, which must not have seen what is left out."""
-    posterior = _Posterior(given)
+def fit(given: Problem, start: Fit | None = None, *, narrow: str = "", width: float = 1.0) -> Fit:
+    """The most probable parameters, sought from those of `start`, which must not have seen what is left out.
+
+    Priors of parameters whose names hold `narrow` are `width` times as wide.
+    """
+    posterior = _Posterior(given, narrow, width)
     x, damping = posterior.start(start), 0.1
     residuals, slopes = posterior.evaluate(x)
     best = posterior.cost(residuals, x)

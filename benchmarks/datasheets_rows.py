@@ -111,6 +111,7 @@ def step_blocks(data: Path, known: dict[str, Any]) -> Iterator[Block]:
                 machine=f"{folder} {run}",
                 precision=Precision(name),
                 what="step",
+                library="cudnn7",
                 copied_bytes=4.0 * 12 * 3 * 224 * 224 if new else 0.0,
                 observations=[
                     Observation(label=row.network, calls=step_calls_of(known[row.network]), seconds=row.median_ms / 1e3)

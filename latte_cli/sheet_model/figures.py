@@ -1,7 +1,7 @@
 """Figures: what a sheet says of a device in one precision, as the formulas need it."""
 
 from dataclasses import dataclass
-from math import log
+from math import exp, log
 from statistics import median
 
 from latte_cli.datasheets import Sheet, sheets
@@ -25,6 +25,9 @@ _FAMILIES = {
 }
 """Generations that share what is learned of one."""
 
+_PROCESSES = {"maxwell": "28 nm", "pascal": "16 nm", "volta": "16 nm", "turing": "16 nm"}
+"""Generations that were made alike (TSMC's 16FF and 12FFN are one but for the name); others share with their family."""
+
 _SHARED_LANES = {"ampere": 128, "blackwell": 128}
 """By generation: lanes a unit of GeForce cards, whose architecture is not that of the data centre's."""
 
@@ -38,9 +41,9 @@ class SheetFigures:
     """Peaks in FLOP/s, bandwidth in bytes/s; `matrix` is None where products run on the vector units too.
 
     `family` is what efficiencies are learned with, `units` how many multiprocessors, compute units or cores compute.
-    `strain` is the logarithm of how many times the peak by watt exceeds that of its family: such a device cannot keep
-    its boost clock. `headroom` is that of how many times the boost clock of its generation exceeds its own: such a
-    device runs above it.
+    `headroom` is the logarithm of how many times the clock that a desktop card reaches exceeds the boost clock on its
+    sheet, which is an average that NVIDIA promises. `strain` is that of how many times the power that the reached clock
+    needs exceeds what the device may take, as that of its family's desktop cards: it cannot keep that clock.
     """
 
     family: str
@@ -137,18 +140,41 @@ def _usual_units(sheet: Sheet) -> float:
 
 
 def _strain(sheet: Sheet) -> float:
-    alike = [other for other in sheets() if family_of(other) == family_of(sheet) and other.power_w]
-    each = [(other.peak("fp32") or 0.0) / (other.power_w or 1.0) for other in alike]
-    if not sheet.power_w or not sheet.kind.queued or len(each) < _FEW:
-        return 0.0
-    return max(0.0, log((sheet.peak("fp32") or 0.0) / sheet.power_w / median(each)))
+    """Power grows with lanes and with the cube of the clock, as a higher clock needs a higher voltage."""
+    alike = [other for other in sheets() if _process(other) == _process(sheet)]
+    desktop = [other for other in alike if _desktop(other)]
+    each = [need for other in (desktop if len(desktop) >= _FEW else alike) if (need := _power_need(other))]
+    own = _power_need(sheet)
+    return max(0.0, log(own / median(each))) if own and len(each) >= _FEW else 0.0
+
+
+def _power_need(sheet: Sheet) -> float | None:
+    """Lanes times the cube of the reached clock, by watt."""
+    clock = _own_clock(sheet)
+    if not sheet.power_w or not sheet.lanes or not clock:
+        return None
+    return sheet.lanes * (clock * exp(_headroom(sheet)) / 1e9) ** 3 / sheet.power_w
 
 
 def _headroom(sheet: Sheet) -> float:
-    alike = [other.clock_hz for other in sheets() if other.generation == sheet.generation and other.clock_hz]
-    if not sheet.clock_hz or not sheet.kind.queued or sheet.shared_memory or len(alike) < _FEW:
-        return 0.0
-    return max(0.0, log(median(alike) / sheet.clock_hz))
+    clocks = [other.clock_hz for other in sheets() if _process(other) == _process(sheet) and _desktop(other)]
+    known = [clock for clock in clocks if clock]
+    return max(0.0, log(max(known) / sheet.clock_hz)) if sheet.clock_hz and known and _desktop(sheet) else 0.0
+
+
+def _own_clock(sheet: Sheet) -> float | None:
+    """The clock on the sheet, else that at which its lanes reach its peak."""
+    peak = sheet.peak("fp32")
+    return sheet.clock_hz or (peak / 2 / sheet.lanes if peak and sheet.lanes else None)
+
+
+def _process(sheet: Sheet) -> str:
+    return _PROCESSES.get(sheet.generation, family_of(sheet))
+
+
+def _desktop(sheet: Sheet) -> bool:
+    """Whether it raises its clock as far as power allows; data centres' cards stop at that of their sheet."""
+    return "nvidia" in sheet.slug and ("-geforce-" in sheet.slug or "-titan-" in sheet.slug)
 
 
 def _no_peak(sheet: Sheet, precision: Precision) -> LatteError:

@@ -68,7 +68,7 @@ class Terms:
     clock: int
 
 
-_WIDTHS = {"efficiency": 9, "bandwidth": 3, "gap": 2, "host": 1, "saturation": 3}
+_WIDTHS = {"efficiency": 9, "bandwidth": 4, "gap": 2, "host": 1, "saturation": 3}
 _NUMBERS = ("owner", "ideal_s", "moved_s", "outputs", "columns", "depth", "kernels", "strain", "headroom", "is_product")
 
 

@@ -14,6 +14,10 @@ ParameterPrior: TypeAlias = tuple[float, float]
 _MEMORY = ("norm", "activation", "dropout", "pool", "elementwise", "concat", "softmax", "reduce", "copy", "update")
 _AS_MEMORY = {"cross_entropy": "softmax", "optimizer": "update", "embedding": "copy", "transfer": "copy"}
 
+_PASSES = {("norm", "forward"): 3 / 2, ("norm", "backward"): 5 / 3, ("elementwise", "backward"): 3 / 5}
+"""What kernels move for each element that a call is counted to move once: a norm reads its input twice, and both its
+input and its gradient twice on the way back. Both gradients of a sum are its own, and one addition joins them."""
+
 _FEW_CHANNELS = 4  # chosen: an image's, which fill no tile of a matrix product
 
 _MANY_GROUPS = 8  # chosen: fewer run as so many dense convolutions (cuDNN), more in separate kernels
@@ -87,10 +91,8 @@ PRIORS: Mapping[str, ParameterPrior] = {
     "host update": (log(8e-6), 0.4),
     "library lua": (-1.0, 0.4),  # Lua Torch without cuDNN unfolds images
     "sharpness": (log(2.0), 0.1),  # 1 would add up computing and moving, which kernels overlap
-    # How much of the excess of peak by watt over the family's is lost to lower clocks.
-    "power": (-0.5, 0.3),
-    # How much of its generation's excess of clocks a device with a low boost clock makes up.
-    "clock": (0.8, 0.3),
+    "power": (-0.5, 0.3),  # of the excess of power: clocks go with its cube root, and with all of it at least voltage
+    "clock": (1.0, 0.2),  # of the headroom, which computing has in full
 }
 """Priors by name; what is not here has that of its kind in `prior`."""
 
@@ -99,6 +101,7 @@ _SPREADS = (
     ("vector depthwise ", 0.5),
     ("vector grouped ", 0.4),
     ("gap ", 0.3),
+    ("memory ", 0.3),
     ("bandwidth on", 0.15),
     ("bandwidth ", 0.4),
     ("host ", 0.3),
@@ -206,7 +209,7 @@ def sizes_of_call(layer: Layer, phase: Phase) -> Sizes:
     products = max(1.0, flops / (2.0 * rows * columns * depth)) if is_product(layer) else 1.0
     return Sizes(
         flops=flops,
-        elements=float(layer.elements_moved(phase)),
+        elements=_PASSES.get((operation_class(layer), side(phase)), 1.0) * layer.elements_moved(phase),
         rows=float(rows),
         columns=float(columns),
         depth=float(depth),
@@ -231,11 +234,16 @@ def efficiency_terms(mode: str, name: str, phase: Phase, family: str, arithmetic
     return (*own, f"{mode} in {arithmetic}", f"{mode} {name} in {arithmetic}")
 
 
+def side(phase: Phase) -> str:
+    """Forward, or backward for all that follows it."""
+    return "forward" if phase is Phase.FORWARD else "backward"
+
+
 def bandwidth_terms(name: str, phase: Phase, product: bool, family: str) -> tuple[str, ...]:
-    """Those of the share of the bandwidth."""
-    side = "forward" if phase is Phase.FORWARD else "backward"
+    """Those of the share of the bandwidth; kernels that multiply nothing fit some families better than others."""
     general = "bandwidth products" if product else "bandwidth memory"
-    return (general, f"bandwidth {name} {side}", f"bandwidth on {family}")
+    shared = (general, f"bandwidth {name} {side(phase)}", f"bandwidth on {family}")
+    return shared if product else (*shared, f"memory {name} {side(phase)} on {family}")
 
 
 def gap_terms(product: bool, family: str) -> tuple[str, ...]:
@@ -247,6 +255,5 @@ def host_terms(name: str, phase: Phase, product: bool) -> tuple[str, ...]:
     """Those of the host's time for a call."""
     if phase is Phase.UPDATE:
         return ("host update",)
-    side = "forward" if phase is Phase.FORWARD else "backward"
     kind = "products" if product else "norm" if name == "norm" else "memory"
-    return (f"host {kind} {side}",)
+    return (f"host {kind} {side(phase)}",)
