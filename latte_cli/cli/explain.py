@@ -110,7 +110,7 @@ class ExplainRequest(Request):
 
 @from_options
 def explain(request: ExplainRequest) -> None:
-    """Explain which algorithms each framework takes, and the cost.
+    """Explain which algorithms frameworks take, and the cost.
 
     For each convolution of MODEL: the algorithm that each strategy takes, the fastest one, and the time that this
     loses.
