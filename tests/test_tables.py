@@ -25,7 +25,7 @@ def shown(table: Table, columns: int) -> str:
     out = Screen()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", str(columns))
-        patch.setenv("TERM", "dumb")
+        patch.setenv("TERM", "xterm")
         write_table(table, out)
     return out.getvalue()
 
