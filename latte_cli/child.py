@@ -30,6 +30,9 @@ from latte_cli.files import POSIX_HINT
 _START = "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('path'); "
 _START += "from latte_cli.child import live_as_child; live_as_child(**given)"
 
+START_LIMIT_S = 120.0
+"""Within this a child has imported torch and opened a device. Chosen: a board under emulation took 45 s for torch."""
+
 _CHUNK_BYTES = 2**20  # the most that a pipe of Linux holds (`pipe-max-size`)
 _LAST_BYTES = 2**16  # chosen: the end of a traceback, with room for a library's own words
 _POLL_S = 0.1  # chosen: a child that has died is noticed before a person does
@@ -217,8 +220,10 @@ def run_child(
 ) -> Done:
     """Call `target` in a child with `question` as its standard input; raises TimedOut.
 
-    Whatever it has started is dead when this returns or raises.
+    Whatever it has started is dead when this returns or raises. Raises LatteError on a system without what children
+    need.
     """
+    check_children()
     with TemporaryFile() as file:
         file.write(question)
         file.seek(0)
