@@ -5,6 +5,7 @@ the kernel closes its end, and that kills the child and all that it has started;
 it too. Each child leads a process group, so what a terminal sends (Ctrl-C) reaches the parent alone.
 """
 
+import getpass
 import json
 import os
 import select
@@ -293,8 +294,17 @@ def live_as_child(*, target: str, arguments: list[str], watched: list[int]) -> N
         Path("/proc/self/oom_score_adj").write_text("1000")
     with suppress(OSError, ValueError):  # leave no core file
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _name_user()
     sys.argv[:] = ["latte", *arguments]
     _function(target)()
+
+
+def _name_user() -> None:
+    """Name the user where the system does not, as in a container with any user: torch names a folder for it."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
 
 
 def reply() -> None:
