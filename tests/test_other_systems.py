@@ -61,7 +61,6 @@ REFUSED = [
     ("profile", "lenet.onnx", "--batch-size", "8"),
     ("verify", "lenet.onnx", "--batch-size", "8"),
     ("tune", "lenet.onnx", "--batch-size", "8", "-o", "tuned.json"),
-    ("estimate", "lenet.onnx", "--batch-size", "8", "--measure", "5s", "--device", "cpu"),
     ("doctor",),
     ("store", "compact", "--store", "other"),
     ("import", "miopen-finddb", "gfx908.txt", "--name", "gfx908", "--store", "other"),

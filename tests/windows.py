@@ -24,7 +24,6 @@ _LIBRARIES = (
         "platformdirs",
         "PIL.Image",
     ),
-    "multiprocessing.connection",
 )
 
 _PROGRAM = """
