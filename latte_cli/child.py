@@ -5,6 +5,7 @@ the kernel closes its end, and that kills the child and all that it has started;
 it too. Each child leads a process group, so what a terminal sends (Ctrl-C) reaches the parent alone.
 """
 
+import getpass
 import json
 import os
 import select
@@ -29,6 +30,9 @@ from latte_cli.files import POSIX_HINT
 # With -P, modules are looked for where the parent does, and not in the current folder.
 _START = "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('path'); "
 _START += "from latte_cli.child import live_as_child; live_as_child(**given)"
+
+START_LIMIT_S = 120.0
+"""Within this a child has imported torch and opened a device. Chosen: a board under emulation took 45 s for torch."""
 
 _CHUNK_BYTES = 2**20  # the most that a pipe of Linux holds (`pipe-max-size`)
 _LAST_BYTES = 2**16  # chosen: the end of a traceback, with room for a library's own words
@@ -217,8 +221,10 @@ def run_child(
 ) -> Done:
     """Call `target` in a child with `question` as its standard input; raises TimedOut.
 
-    Whatever it has started is dead when this returns or raises.
+    Whatever it has started is dead when this returns or raises. Raises LatteError on a system without what children
+    need.
     """
+    check_children()
     with TemporaryFile() as file:
         file.write(question)
         file.seek(0)
@@ -288,8 +294,17 @@ def live_as_child(*, target: str, arguments: list[str], watched: list[int]) -> N
         Path("/proc/self/oom_score_adj").write_text("1000")
     with suppress(OSError, ValueError):  # leave no core file
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _name_user()
     sys.argv[:] = ["latte", *arguments]
     _function(target)()
+
+
+def _name_user() -> None:
+    """Name the user where the system does not, as in a container with any user: torch names a folder for it."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
 
 
 def reply() -> None:

@@ -14,14 +14,13 @@ from latte_cli import child
 from latte_cli.algorithms import Algorithm
 from latte_cli.backends import OPENERS, add, open_backend
 from latte_cli.backends.contract import Backend, Opener
-from latte_cli.devices import Device, Sampling
+from latte_cli.devices import CPU, Device, Sampling
 from latte_cli.errors import LatteError
 from latte_cli.layers import Layer, Phase
 from latte_cli.measure import DriftMonitor, Measurement, Outcome, QualityFlag, measure
 from latte_cli.precisions import Layout, Precision
 from latte_cli.tasks import Question, Settings, Task
 
-_START_LIMIT_S = 120.0  # chosen: far beyond importing torch and opening a device
 _END_LIMIT_S = 5.0  # chosen: for the kernel to free the memory of a process that has closed its pipe
 
 Open: TypeAlias = Callable[..., Backend]
@@ -85,7 +84,7 @@ class Worker:
 
     def candidates(self, wanted: Sequence[tuple[Layer, Phase, Settings]]) -> list[tuple[Algorithm, ...]]:
         """The algorithms worth trying for each layer and phase under some settings."""
-        return list(self._answer(list(wanted), _START_LIMIT_S))
+        return list(self._answer(list(wanted), child.START_LIMIT_S))
 
     def measure(self, order: Order) -> Measurement:
         """Carry out `order`; a crash, a hang or an eaten memory is the outcome of the row."""
@@ -136,15 +135,20 @@ class Worker:
                 f"{__name__}:serve", str(fd), pass_fds=(fd,), stdout=self._log, stderr=self._log
             )
         try:
-            answer = self._answer(self._opening, _START_LIMIT_S)
+            answer = self._answer(self._opening, child.START_LIMIT_S)
         except TimeoutError as exc:
-            raise _unopened_error(f"no answer within {_START_LIMIT_S:g} s") from exc
+            raise self._unopened_error(f"no answer within {child.START_LIMIT_S:g} s") from exc
         except (EOFError, ConnectionError) as exc:
-            raise _unopened_error(self._verdict()[1]) from exc
+            raise self._unopened_error(self._verdict()[1]) from exc
         if isinstance(answer, LatteError):
             self._stop()
             raise answer
         self.device, self.settings = answer
+
+    def _unopened_error(self, reason: str) -> LatteError:
+        on_cpu = self._opening.device == CPU.name
+        hint = "`latte doctor` tries what it needs, one by one" if on_cpu else "try `--device cpu`"
+        return LatteError(f"the device could not be opened: {reason}", hint=hint)
 
     def _answer(self, request: object, limit_s: float) -> Any:
         """What the process says to `request`; where it says nothing in time or nobody listens any more, it is ended.
@@ -171,10 +175,6 @@ class Worker:
         self._connection.close()
         self._process = None
         return code
-
-
-def _unopened_error(reason: str) -> LatteError:
-    return LatteError(f"the device could not be opened: {reason}", hint="try `--device cpu`")
 
 
 def serve() -> None:

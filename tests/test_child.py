@@ -28,6 +28,11 @@ def echo(request):
     os.write(1, b'{"not": "the answer"}')
     return request
 
+def user(request):
+    import getpass
+
+    return getpass.getuser()
+
 def where(request):
     return [os.getcwd(), sys.argv[0], sys.path]
 
@@ -105,6 +110,19 @@ def alive(pid: int) -> bool:
 def test_the_answer_is_what_the_function_returns_and_not_what_is_printed() -> None:
     request = {"text": "ä\n\ud800", "numbers": [1, 2.5, None, float("inf")]}
     assert ask("echo", request) == request
+
+
+_UNNAMED = ["unshare", "--user", "--map-user=12345"]
+
+
+@pytest.mark.skipif(subprocess.run([*_UNNAMED, "true"], capture_output=True).returncode != 0, reason="no namespaces")
+def test_a_user_without_a_name_as_in_a_container_has_one_for_libraries(asked: Path) -> None:
+    program = f"import sys; sys.path.insert(0, {str(asked)!r}); "
+    program += "from latte_cli import child; print(child.ask('asked:user', None))"
+    variables = {name: value for name, value in os.environ.items() if "USER" not in name and "NAME" not in name}
+    command = [*_UNNAMED, sys.executable, "-c", program]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.stdout == "12345\n", done.stderr
 
 
 def test_large_requests_and_answers_arrive_whole() -> None:

@@ -13,6 +13,7 @@ import pytest
 from stand_ins import TORCH_WITH_GPU, write_libraries
 
 from latte_cli.backends.telemetry import gpu_count
+from latte_cli.cli.console import with_installer
 
 NO_GPU = pytest.mark.skipif(gpu_count() > 0, reason="this machine has a GPU")
 LATTE = [sys.executable, "-m", "latte_cli"]
@@ -111,3 +112,19 @@ def test_a_gpu_that_torch_has_no_code_for_is_said_to_be_the_cause(tmp_path: Path
     assert found["code for GPU 0"]["state"] == "broken"
     assert "torch has no kernels for compute capability 3.5, only sm_50 sm_90" in done.stderr
     assert found["telemetry of GPU 0"]["state"] == "absent"
+
+
+@pytest.mark.parametrize(
+    ("marker", "command"),
+    [
+        ("pyvenv.cfg", "pip install torch"),
+        ("pipx_metadata.json", "pipx runpip latte-cli install torch"),
+        ("uv-receipt.toml", "uv pip install --python {} torch"),
+    ],
+)
+def test_what_to_install_goes_into_the_environment_that_runs_latte(tmp_path: Path, marker: str, command: str) -> None:
+    environment = tmp_path / "latte-cli"
+    environment.mkdir()
+    (environment / marker).touch()
+    said = with_installer("get it: `pip install torch`, or do without", environment)
+    assert said == f"get it: `{command.format(environment)}`, or do without"

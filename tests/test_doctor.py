@@ -13,6 +13,8 @@ from latte_cli.backends.contract import Finding, State
 from latte_cli.backends.cpu import CpuOpener
 from latte_cli.backends.cpu.findings import instruction_sets
 from latte_cli.backends.cuda.findings import has_code
+from latte_cli.backends.finding import trouble
+from latte_cli.backends.host import processor_name
 from latte_cli.backends.native.onednn.find import Candidate
 from latte_cli.backends.probes import Module, Trouble
 from latte_cli.doctor import all_findings, first_missing, is_usable
@@ -47,6 +49,27 @@ RASPBERRY_PI_4 = "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtst
 )
 def test_the_instruction_sets_are_those_of_the_first_core(cpuinfo: str, sets: tuple[str, ...]) -> None:
     assert instruction_sets(cpuinfo) == sets
+
+
+EPYC_UNNAMED = "vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n"
+GRAVITON_2 = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\nCPU revision\t: 1\n"
+APPLE_M1 = "processor\t: 0\nCPU implementer\t: 0x61\nCPU part\t: 0x022\n\nprocessor\t: 4\nCPU part\t: 0x023\n"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "board", "name"),
+    [
+        (EPYC, "", "AMD EPYC 9654 96-Core"),
+        (EPYC_UNNAMED, "", "AMD EPYC (family 26 model 2)"),
+        (OLD_INTEL, "", "Intel Core i5-2400"),
+        (GRAVITON_2, "", "Neoverse-N1"),
+        (GRAVITON_2.replace("d0c", "d4f"), "", "Neoverse-V2"),
+        (GRAVITON_2, "Raspberry Pi 4 Model B Rev 1.4", "Raspberry Pi 4 Model B Rev 1.4"),
+        (APPLE_M1, "", "aarch64 (implementer 0x61 part 0x022)"),
+    ],
+)
+def test_processors_that_differ_have_different_names(cpuinfo: str, board: str, name: str) -> None:
+    assert processor_name(cpuinfo, board=board) == name
 
 
 WHEEL = ("sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90")
@@ -105,7 +128,10 @@ def test_a_library_that_hangs_is_trouble_once_the_limit_has_passed(
 ) -> None:
     (tmp_path / "hanging.py").write_text("import threading\nthreading.Event().wait()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert probes.look("hanging", 0.5) == Trouble(reason="no answer within 0.5 s")
+    found = probes.look("hanging", 0.5)
+    assert isinstance(found, Trouble)
+    assert found.reason == "no answer within 0.5 s"
+    assert "reinstall" not in trouble("torch", found, hint="`pip install --force-reinstall torch`").hint
 
 
 def test_libraries_that_are_tried_together_and_do_not_answer_are_tried_one_by_one(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from made_rows import DEVICE, profile, step_layers
 from test_cli_import_files import FIND_DATABASE
+from windows import Done, missing_modules, missing_names, run_without
 
 from latte_cli.network import load
 from latte_cli.network.zoo import export
@@ -16,100 +17,96 @@ from latte_cli.store import open_store
 ROOT = Path(__file__).parents[1]
 DEVICE_NAME = "reference-amd-epyc-family-26-model-2-2c-2t"
 
-# Libraries are imported before, since theirs for Linux ask for what Windows has not; LATTE itself comes after.
-HIDDEN = """
-import importlib, os, select, signal, sys
-for name in ("numpy", "onnx", "pyarrow.dataset", "pyarrow.parquet", "scipy.optimize", "typer.main", "xgboost", "yaml"):
-    importlib.import_module(name)
-assert not [name for name in sys.modules if name.startswith("latte_cli")]
 
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name in ("fcntl", "resource", "pwd", "grp", "termios", "pty"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-for name in ("fcntl", "resource", "pwd", "grp", "termios", "pty"):
-    sys.modules.pop(name, None)
-sys.meta_path.insert(0, Refuse())
-for module, names in {
-    os: "fork killpg setpgid getpgrp sched_getaffinity sysconf O_NONBLOCK O_DIRECTORY set_blocking getloadavg",
-    signal: "SIGHUP SIGKILL SIGALRM SIGBUS SIGXCPU setitimer pthread_sigmask",
-    select: "poll epoll",
-}.items():
-    for name in names.split():
-        if hasattr(module, name):
-            delattr(module, name)
-from latte_cli.__main__ import main
-main()
-"""
+def test_what_is_hidden_is_what_windows_has_not() -> None:
+    names, modules = missing_names(), set(missing_modules())
+    assert {"fcntl", "resource", "pwd", "grp", "termios", "pty", "tty"} <= modules
+    assert not {"os", "msvcrt", "subprocess", "mmap", "select", "ctypes"} & modules
+    assert {"fork", "killpg", "sysconf", "O_NONBLOCK", "getloadavg"} <= set(names["os"])
+    assert not {"open", "replace", "environ", "O_BINARY", "access", "cpu_count"} & set(names["os"])
+    assert {"SIGHUP", "SIGKILL", "setitimer", "pthread_sigmask"} <= set(names["signal"])
+    assert "poll" in names["select"]
 
 
-def hidden(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    """What `latte` does in a process without what Windows has not."""
-    command = [sys.executable, "-c", HIDDEN, *map(str, words)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+ESTIMATE = ("estimate", "lenet.onnx", "--batch-size", "8", "--device", DEVICE_NAME)
+WORKING = [
+    ("--help",),
+    ("--version",),
+    ("profile", "--help"),
+    ("zoo", "list"),
+    ("zoo", "export", "lenet", "again.onnx"),
+    ("devices",),
+    ("devices", "--format", "json"),
+    ("store", "devices"),
+    ("store", "info"),
+    ("store", "check"),
+    ("store", "export", DEVICE_NAME, "-o", "rows.parquet"),
+    ("store", "merge", ROOT / "profiles", "merged"),
+    ESTIMATE,
+    (*ESTIMATE, "--fits", "device"),
+    (*ESTIMATE, "--format", "markdown"),
+    ("estimate", "lenet.onnx", "--batch-size", "8", "--device", "nvidia-a100-sxm4-40gb", "--format", "csv"),
+    ("estimate", "lenet.onnx", "--device", f"{DEVICE_NAME},nvidia-h200", "--samples", "50k", "--epochs", "9"),
+    ("estimate", "lenet.onnx", "--batch-size", "max:1GiB", "--device", DEVICE_NAME),
+    ("compare", "lenet.onnx", "--batch-size", "8,16", "--device", DEVICE_NAME),
+    ("compare", "lenet.onnx", "--device", f"{DEVICE_NAME},nvidia-h200", "--format", "json"),
+    ("explain", *ESTIMATE[1:]),
+    ("allocate", "lenet.onnx", "--fleet", "fleet.yaml", "--round-duration", "1h", "-o", "plan.json"),
+    ("plan", "show", "plan.json"),
+    ("plan", "check", "plan.json", "lenet.onnx"),
+    ("plan", "diff", "plan.json", "plan.json"),
+    ("report", *ESTIMATE[1:], "--plan", "plan.json", "-o", "page.html", "--figures", "figures"),
+]
+REFUSED = [
+    ("profile", "lenet.onnx", "--batch-size", "8"),
+    ("verify", "lenet.onnx", "--batch-size", "8"),
+    ("tune", "lenet.onnx", "--batch-size", "8", "-o", "tuned.json"),
+    ("doctor",),
+    ("store", "compact", "--store", "other"),
+    ("import", "miopen-finddb", "gfx908.txt", "--name", "gfx908", "--store", "other"),
+]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[object, ...], Done]:
+    """What became of all commands, one after the other in one folder."""
     folder = tmp_path_factory.mktemp("elsewhere")
     (folder / "lenet.onnx").write_bytes(export("lenet"))
     (folder / "fleet.yaml").write_text(
         f"classes: [{{class: desk, device: {DEVICE_NAME}, samples: 40, batch: 8,\n"
         "  bandwidth: {up: 1Gbit, down: 1Gbit}}]"
     )
-    return folder
+    profile(open_store(str(folder / "other"), shipped=False), step_layers(load(folder / "lenet.onnx", batch_size=8)))
+    (folder / "gfx908.txt").write_text(FIND_DATABASE)
+    own = subprocess.run([sys.executable, "-m", "latte_cli", *ESTIMATE], cwd=folder, capture_output=True, text=True)
+    found = dict(zip([*WORKING, *REFUSED], run_without([*WORKING, *REFUSED], folder=folder), strict=True))
+    return {**found, ("own",): Done(code=own.returncode, out=own.stdout, err=own.stderr)}
 
 
-ESTIMATE = ("estimate", "lenet.onnx", "--batch-size", "8", "--device", DEVICE_NAME)
+def _words(command: tuple[object, ...]) -> str:
+    return " ".join(map(str, command))
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--help",),
-        ("--version",),
-        ("profile", "--help"),
-        ("zoo", "list"),
-        ("zoo", "export", "lenet", "again.onnx"),
-        ("store", "devices"),
-        ("store", "info"),
-        (*ESTIMATE, "--fits", "device"),
-        ("compare", "lenet.onnx", "--batch-size", "8,16", "--device", DEVICE_NAME),
-        ("explain", *ESTIMATE[1:]),
-        ("allocate", "lenet.onnx", "--fleet", "fleet.yaml", "--round-duration", "1h", "-o", "plan.json"),
-        ("plan", "show", "plan.json"),
-    ],
-    ids=" ".join,
-)
-def test_reading_estimating_and_allocating_work_without_posix(place: Path, words: tuple[str, ...]) -> None:
-    done = hidden(*words, folder=place)
-    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
-    assert done.stdout or done.stderr.startswith("wrote ")
+@pytest.mark.parametrize("command", WORKING, ids=_words)
+def test_reading_estimating_and_allocating_work_without_posix(
+    done: dict[tuple[object, ...], Done], command: tuple[object, ...]
+) -> None:
+    found = done[command]
+    assert (found.code, "Traceback" in found.err) == (0, False), found.err
+    assert found.out or found.err
 
 
-def test_an_estimate_is_the_same_without_posix(place: Path) -> None:
-    own = subprocess.run([sys.executable, "-m", "latte_cli", *ESTIMATE], cwd=place, capture_output=True, text=True)
-    assert hidden(*ESTIMATE, folder=place).stdout == own.stdout != ""
+def test_an_estimate_is_the_same_without_posix(done: dict[tuple[object, ...], Done]) -> None:
+    assert done[ESTIMATE].out == done[("own",)].out != ""
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("profile", "lenet.onnx", "--batch-size", "8"),
-        ("verify", "lenet.onnx", "--batch-size", "8"),
-        ("doctor",),
-        ("store", "compact", "--store", "other"),
-        ("import", "miopen-finddb", "gfx908.txt", "--name", "gfx908", "--store", "other"),
-    ],
-    ids=" ".join,
-)
-def test_measuring_and_storing_are_refused_with_a_clear_line(place: Path, words: tuple[str, ...]) -> None:
-    profile(open_store(str(place / "other"), shipped=False), step_layers(load(place / "lenet.onnx", batch_size=8)))
-    (place / "gfx908.txt").write_text(FIND_DATABASE)
-    done = hidden(*words, folder=place)
-    assert done.returncode == 1, done.stderr
-    first, second = done.stderr.splitlines()[-2:]
+@pytest.mark.parametrize("command", REFUSED, ids=_words)
+def test_measuring_and_storing_are_refused_with_a_clear_line(
+    done: dict[tuple[object, ...], Done], command: tuple[object, ...]
+) -> None:
+    found = done[command]
+    assert found.code == 1, found.err
+    first, second = found.err.splitlines()[-2:]
     assert first.startswith("error: ") and "fcntl" in first
     assert (
         second == "hint: measure on Linux or macOS; reading models, `latte estimate` and `latte allocate` work here too"

@@ -1,17 +1,19 @@
 """Whatever stdout and stderr are, a command ends with its code and at most one line on what cannot be written."""
 
+import io
 import os
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from forking import zygote
 from made_rows import DEVICE, profile, step_layers
 
+from latte_cli.cli import streams
 from latte_cli.network import load, zoo
 from latte_cli.store import open_store
 
@@ -157,3 +159,31 @@ def test_help_is_written_in_ascii(place: Place) -> None:
     for command, (code, out, _) in zip(commands, place.run(commands), strict=True):
         assert code == 0
         assert out.isascii(), command
+
+
+class _Console(io.RawIOBase):
+    """A console that takes text through calls of its own, as that of Windows does: bytes on descriptor 1 miss it."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.text += bytes(data).decode()
+        return len(data)
+
+
+def test_a_console_that_takes_text_is_not_written_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = _Console()
+    stream = io.TextIOWrapper(io.BufferedWriter(console), encoding="utf-8", newline="")
+    for name in ("stdout", "__stdout__"):
+        monkeypatch.setattr(sys, name, stream)
+    streams.prepare()
+    print(f"{NAME} \u00b1")  # noqa: T201
+    sys.stdout.flush()
+    assert console.text == f"{NAME} \u00b1\n"

@@ -4,7 +4,7 @@ import ctypes
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,14 +26,48 @@ def cores() -> int:
 
 def cpu_name() -> str:
     """The processor's name with what its maker leaves out to distinguish models: `AMD EPYC (family 26 model 2)`."""
-    facts = dict(_cpuinfo())
     board = _read(Path("/proc/device-tree/model")).rstrip("\0")
-    name = facts.get("model name") or board or facts.get("Hardware") or platform.processor() or platform.machine()
+    return processor_name(_read(Path("/proc/cpuinfo")), board=board)
+
+
+def processor_name(cpuinfo: str, *, board: str = "") -> str:
+    """The name of the first core in `cpuinfo`, a text like /proc/cpuinfo, or of the `board` that it is on.
+
+    ARM servers write numbers in place of a name (Linux, arch/arm64/include/asm/cputype.h): `Neoverse-N1`, or
+    `aarch64 (implementer 0x61 part 0x22)` for a core that is not known here.
+    """
+    facts = dict(_facts(cpuinfo))
+    name = facts.get("model name") or board or facts.get("Hardware") or _arm_name(facts)
+    name = name or platform.processor() or platform.machine()
     name = re.sub(r"\((R|TM|tm|r)\)|\bCPU\b|\bProcessor\b|@.*$", " ", name)
     name = " ".join(name.split())
     if re.search(r"\d", name) or "cpu family" not in facts:
         return name
     return f"{name} (family {facts['cpu family']} model {facts['model']})"
+
+
+_ARM_CORES = {
+    "0xd03": "Cortex-A53",
+    "0xd05": "Cortex-A55",
+    "0xd07": "Cortex-A57",
+    "0xd08": "Cortex-A72",
+    "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse-N1",
+    "0xd40": "Neoverse-V1",
+    "0xd42": "Cortex-A78AE",
+    "0xd49": "Neoverse-N2",
+    "0xd4f": "Neoverse-V2",
+}
+_ARM_LTD = "0x41"
+
+
+def _arm_name(facts: Mapping[str, str]) -> str:
+    """The name of an ARM core by the numbers of its maker and part; "" for other processors."""
+    maker, part = facts.get("CPU implementer", ""), facts.get("CPU part", "")
+    if not maker or not part:
+        return ""
+    known = _ARM_CORES.get(part.lower()) if maker.lower() == _ARM_LTD else None
+    return known or f"aarch64 (implementer {maker} part {part})"
 
 
 def cpu_slug(threads: int | None = None, name: str | None = None) -> str:
@@ -90,7 +124,7 @@ def clock_hz() -> float | None:
     scaled = _read(_CPU / "cpufreq/scaling_cur_freq").strip()
     if scaled.isdigit():
         return float(scaled) * 1e3
-    megahertz = dict(_cpuinfo()).get("cpu MHz")
+    megahertz = dict(_facts(_read(Path("/proc/cpuinfo")))).get("cpu MHz")
     return float(megahertz) * 1e6 if megahertz else None
 
 
@@ -128,7 +162,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _cpuinfo() -> Iterator[tuple[str, str]]:
-    for line in _read(Path("/proc/cpuinfo")).partition("\n\n")[0].splitlines():
+def _facts(cpuinfo: str) -> Iterator[tuple[str, str]]:
+    for line in cpuinfo.partition("\n\n")[0].splitlines():
         key, _, value = line.partition(":")
         yield key.strip(), value.strip()

@@ -15,7 +15,8 @@ from latte_cli.errors import LatteError
 if TYPE_CHECKING:
     from latte_cli.engines import Engine
 
-LIMIT_S = 60.0  # chosen: for what a probe imports or opens on a slow disk; a driver that hangs goes on for ever
+LIMIT_S = child.START_LIMIT_S  # where a worker starts in time, so do probes; a driver that hangs goes on for ever
+_SLOW_HINT = "a slow disk or processor takes longer the first time: try it once more"
 
 _VARIABLES = {"cudnn": "LATTE_CUDNN", "onednn": "LATTE_ONEDNN"}
 
@@ -149,7 +150,9 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 def _ask(name: str, limit_s: float, question: Mapping[str, object] | None = None) -> Any:
     try:
         found = child.ask(f"{__name__}:answer", {"name": name, "question": question}, limit_s=limit_s)
-    except (child.Ended, child.TimedOut) as exc:
+    except child.TimedOut as exc:
+        return Trouble(reason=str(exc), hint=_SLOW_HINT)
+    except child.Ended as exc:
         return Trouble(reason=str(exc))
     return _found_or_trouble(found)
 

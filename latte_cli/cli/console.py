@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from latte_cli.errors import LatteError
@@ -47,8 +48,22 @@ def put_model(words: Callable[[str], str]) -> None:
 
 
 def advice(text: str) -> str:
-    """`text` in the words of the command that runs."""
-    return _verbosity.model(_verbosity.advice(text))
+    """`text` in the words of the command that runs, and of what installed LATTE."""
+    return with_installer(_verbosity.model(_verbosity.advice(text)), Path(sys.prefix))
+
+
+def with_installer(text: str, environment: Path) -> str:
+    """`text` with `pip install` as the command that installs into `environment`.
+
+    In the environments of `pipx` and of `uv tool`, the `pip` of a shell installs elsewhere.
+    """
+    if "`pip install" not in text:
+        return text
+    if (environment / "pipx_metadata.json").exists():
+        return text.replace("`pip install", f"`pipx runpip {environment.name} install")
+    if (environment / "uv-receipt.toml").exists():
+        return text.replace("`pip install", f"`uv pip install --python {shell_word(environment)}")
+    return text
 
 
 def error(message: str, hint: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """`latte doctor`: what this machine has, what is missing, what to type."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -70,6 +70,7 @@ def _examine(device: str | None, form: Format) -> None:
         raise unknown("device", device, device_choices())
     with console.progress("looking", len(looks_for(device or ""))) as bar:
         found = all_findings(device or "", advance=bar.advance)
+    found = tuple(replace(each, hint=console.advice(each.hint)) for each in found)
     can = {name: is_usable(found, name) for name in ([device] if device else device_choices())}
     write_findings(found, can, form)
     lacking = first_missing(found, device or device_choices()[0])

@@ -391,8 +391,7 @@ def estimate(request: EstimateRequest) -> None:
     )
     check_shown(request)
     prices = prices_for(request.prices, request.schedule)
-    several = several_gpus(request)
-    estimates = request_estimates(request)
+    several, estimates = several_gpus(request), request_estimates(request)
     scaled = [several(one) for one in estimates] if several else []
     body = _document(request, estimates, scaled)
     fits = Fits.of(request.fits, estimates, request.mmap_threshold)

@@ -25,12 +25,12 @@ _OF_A_PROFILE = ("batch_axis", "precision", "layout", "threads", "store")
 
 def same_step(request: "EstimateRequest") -> str:
     """The options of `latte estimate` that were typed and change the step, each with a space before it."""
-    return _joined(_options(request, _OF_THE_STEP))
+    return _join_words(_options(request, _OF_THE_STEP))
 
 
 def same_layers(request: "EstimateRequest") -> str:
     """The options that were typed with which `latte profile` measures what the step needs."""
-    return _joined(_options(request, _OF_A_PROFILE))
+    return _join_words(_options(request, _OF_A_PROFILE))
 
 
 def name_layers(request: "EstimateRequest") -> None:
@@ -58,7 +58,7 @@ def on_that_device(text: str) -> str:
     return text.replace(_PROFILE, f"; on that device {_PROFILE[2:]}")
 
 
-def _joined(options: Iterable[str]) -> str:
+def _join_words(options: Iterable[str]) -> str:
     return "".join(f" {option}" for option in options)
 
 

@@ -50,12 +50,20 @@ def _take_closed() -> None:
 
 
 def _stream(given: TextIO | None, sink: FileSink, *, line_buffering: bool) -> TextIO:
+    if isinstance(given, io.TextIOWrapper) and _takes_text(given.buffer):
+        given.reconfigure(errors=_DEGRADE)
+        return given
     return io.TextIOWrapper(
         io.BufferedWriter(sink),
         encoding=given.encoding if given else "utf-8",
         errors=_DEGRADE,
         line_buffering=line_buffering or (given is not None and given.isatty()),
     )
+
+
+def _takes_text(buffer: Any) -> bool:
+    """Whether it is a console of Windows: it shows text of any language, and bytes in an older encoding."""
+    return not isinstance(getattr(buffer, "raw", buffer), io.FileIO)
 
 
 def _unwritten_error(exc: OSError) -> LatteError:

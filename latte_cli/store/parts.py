@@ -398,7 +398,10 @@ _USER_HINT = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
 _READ_ONLY_HINT = "is the store read-only? `latte store merge SOURCE` adds its rows to your own store"
-_WRITE_HINT = "is it full or read-only? rows not yet in it stay in the journal, and the next run adds them"
+_WRITE_HINT = (
+    "is it full or read-only? `--store DIR` names another place; rows not yet in it stay in the journal, and the next "
+    "run adds them"
+)
 
 
 _AUTHORITY = re.compile(

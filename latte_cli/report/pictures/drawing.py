@@ -1,6 +1,7 @@
 """Drawing: a figure to draw in, and writing it to a file or into a page."""
 
 import io
+import logging
 import re
 import warnings
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ def check_suffix(path: Path) -> None:
 
 def figure_of(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, list[Any]]:
     """A figure of that size in inches, and its axes row by row; raises LatteError where Matplotlib does not begin."""
+    # Where the home cannot be written, Matplotlib takes a temporary folder for its fonts, and says so when imported.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         from matplotlib.figure import Figure
     except ValueError as exc:
