@@ -38,6 +38,7 @@ ABACUS = Kind(
     indexed=True,
     sampling=Sampling(),
     rounds=2,
+    preparing_s=0.01,
     call_limit_s=0.1,
 )
 BEADS = tuple(

@@ -90,7 +90,7 @@ def test_without_a_terminal_nothing_is_measured(model: Path) -> None:
     done = latte("estimate", model, code=1)
     assert done.stdout == ""
     assert "there is no profile of this machine" in done.stderr
-    assert "`latte estimate MODEL --measure 10s` a rough one" in done.stderr
+    assert f"`latte estimate {model} --measure 10s` a rough one" in done.stderr
     assert rows() == []
 
 

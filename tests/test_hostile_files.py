@@ -151,7 +151,8 @@ def test_a_program_of_millions_of_lists_takes_little_memory(tmp_path: Path) -> N
         changed(lambda name, old: content if name.endswith("model.json") else old, zipfile.ZIP_DEFLATED)
     )
     (said,) = limited({"m.pt2": "load(path)"}, tmp_path, most_bytes=1 << 30)
-    assert said.startswith("refused: the graph of `m` holds 5,000,001"), said
+    assert said.startswith("refused: the graph of `"), said
+    assert "m.pt2` holds 5,000,001" in said
 
 
 SPOILT: dict[str, Callable[[str, bytes], bytes]] = {

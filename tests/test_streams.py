@@ -162,7 +162,7 @@ def test_help_is_written_in_ascii(place: Place) -> None:
 
 
 class _Console(io.RawIOBase):
-    """A console that takes text through calls of its own, as that of Windows does: bytes on descriptor 1 miss it."""
+    """A console that takes text by separate calls, as that of Windows does: bytes on descriptor 1 miss it."""
 
     def __init__(self) -> None:
         self.text = ""

