@@ -27,7 +27,7 @@ def test_a_device_without_a_profile_measures_the_model_in_a_process_of_its_own(t
 def test_a_profile_that_cannot_be_made_is_an_error_with_the_reason(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     with pytest.raises(
-        LatteError, match="latte profile ended with code 1: error: cannot read `.*model.onnx`: it is a text"
+        LatteError, match=r"latte profile ended with code 1: error: cannot read `.*model\.onnx`: it is a text"
     ):
         device._profile(store, NODE, FederationSettings(), b"no model")
 
