@@ -1,6 +1,8 @@
 """The table of layers on a screen: as many as fit, equal ones together, the heaviest first, and nothing lost."""
 
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,10 @@ from torch import nn
 from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.estimator import BESIDE, Estimate, Estimator
 from latte_cli.network import load, zoo
+from latte_cli.report.estimate_tables import estimate_table
 from latte_cli.report.layer_rows import common_name, fold_equal, heaviest_rows, shown_rows
 from latte_cli.report.screens import bar
+from latte_cli.schedule import Schedule
 from latte_cli.store import Store, open_store
 
 GOLDEN = Path(__file__).parent / "golden" / "estimate-screen.txt"
@@ -54,6 +58,13 @@ def store(folder: Path) -> Store:
 @pytest.fixture(scope="module")
 def resnet(folder: Path, store: Store) -> Estimate:
     return Estimator(store, DEVICE.slug).estimate(load(folder / "resnet18.onnx", batch_size=8))
+
+
+def test_threads_are_told_of_devices_that_have_some(resnet: Estimate) -> None:
+    for threads, told in ((0, []), (1, ["1 thread"]), (2, ["2 threads"])):
+        estimate = replace(resnet, settings=replace(resnet.settings, threads=threads))
+        title = " ".join(estimate_table([estimate], Schedule(), None).title)
+        assert re.findall(r"\d+ threads?", title) == told
 
 
 @pytest.mark.parametrize(

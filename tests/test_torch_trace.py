@@ -442,11 +442,13 @@ def test_an_event_longer_than_the_memory_is_refused(folder: Path, tmp_path: Path
 
 
 def test_the_command_names_what_it_made(folder: Path, tmp_path: Path) -> None:
-    words = ["import", "torch-trace", folder / "encoder.json", "--model", folder / "encoder.pt2", "--store", tmp_path]
+    model = tmp_path / "my encoder.pt2"
+    model.symlink_to(folder / "encoder.pt2")
+    words = ["import", "torch-trace", folder / "encoder.json", "--model", model, "--store", tmp_path / "s"]
     assert "--device cpu" in latte(*words, code=1).stderr
     done = latte(*words, "--device", "cpu")
     assert "the profiler's own" in done.stdout
-    assert "next: `latte estimate" in done.stderr
+    assert f"next: `latte estimate '{model}' --device" in done.stderr  # as a shell takes it
     one = json.loads(latte(*words, "--device", "desk", "--format", "json").stdout)["traces"][0]
     assert (one["device"], one["not_found"], one["batch"], one["optimizer"]) == ("desk", [], 4, "adam")
     assert latte(*words, "--device", "desk", "--format", "csv").stdout.startswith("trace,device,batch")
