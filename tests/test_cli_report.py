@@ -10,6 +10,7 @@ from running import latte
 
 from latte_cli.estimator import Estimator
 from latte_cli.network import load, zoo
+from latte_cli.report import duration
 from latte_cli.report.page.modules import module_boxes
 from latte_cli.report.pictures.drawing import axis_end, readable_on
 from latte_cli.store import open_store
@@ -146,6 +147,18 @@ def test_the_page_says_what_each_choice_saves(tmp_path):
     assert rows
     assert all("<td>DEFAULT</td><td>IM2COL_GEMM</td>" in row and 'data-value="-' not in row for row in rows)
     assert "take the same" not in text
+    total_s = sum(float(re.findall(r'data-value="([^"]*)"', row)[0]) for row in rows)
+    assert f"{duration(total_s)} in all<" in table
+
+
+def test_choices_that_cost_time_are_named(tmp_path):
+    (tmp_path / "cnn.onnx").write_bytes(zoo.export("custom_cnn"))
+    store = open_store(str(tmp_path / "store"), shipped=False)
+    profile(store, step_layers(zoo.network("custom_cnn", batch_size=8)))
+    more = ("--batch-size", 8, "--device", DEVICE.slug, "--store", store.uri, "--strategy", "pytorch")
+    latte("report", tmp_path / "cnn.onnx", "-o", tmp_path / "x.html", *more, "--strategy", "exhaustive")
+    text = (tmp_path / "x.html").read_text("utf-8")
+    assert re.search(r"saves over exhaustive: -\S+ \S+ in all \(a minus: the choice takes longer", text)
 
 
 def test_the_page_says_that_one_way_only_was_measured_instead_of_equal_bars(tmp_path):
