@@ -39,7 +39,7 @@ def row(layer, phase, seconds, *, device=MACHINE, algorithm=FRAMEWORK_DEFAULT, s
     return Measurement(task=task, device=device, device_times_s=times, host_times_s=times)
 
 
-def store_of(path, networks=(NETWORK,), *, ran=(NETWORK,), device=MACHINE, steps=PLAIN, faster=1.0):
+def store_of(path, networks=(NETWORK,), *, ran=(NETWORK,), device=MACHINE, steps=PLAIN, faster=1.0, varied=0.02):
     """Rows of every layer, a millisecond each, and of the networks that were `ran` whole."""
     store = open_store(str(path), shipped=False)
     pairs = {
@@ -57,7 +57,7 @@ def store_of(path, networks=(NETWORK,), *, ran=(NETWORK,), device=MACHINE, steps
         for network in ran:
             times = (FORWARD_S, BACKWARD_S, UPDATE_S)
             for phase, seconds in zip(Whole.phases, times, strict=True):
-                writer.append(row(whole_of(network), phase, seconds, device=device))
+                writer.append(row(whole_of(network), phase, seconds, device=device, spread=varied))
     return store
 
 
@@ -103,6 +103,23 @@ def test_the_interval_is_that_of_the_steps_and_of_the_algorithms_that_they_did_n
     run, alone = store_of(tmp_path / "run"), store_of(tmp_path / "alone", ran=())
     assert width(run) < width(alone)
     assert width(run, f"fixed:{OTHER.name}") > width(run)
+
+
+@pytest.mark.parametrize(
+    ("ran", "varied", "strategy", "said"),
+    [
+        ((), 0.02, "pytorch", "of the step is from times that vary much"),
+        ((NETWORK,), 0.02, "pytorch", None),
+        ((NETWORK,), 0.02, f"fixed:{OTHER.name}", "of the step is from times that vary much"),
+        ((NETWORK,), 0.2, "pytorch", "the network's own steps vary much"),
+    ],
+)
+def test_noise_is_that_of_the_steps_and_of_the_algorithms_that_they_did_not_take(tmp_path, ran, varied, strategy, said):
+    store = store_of(tmp_path, ran=ran, varied=varied)
+    warnings = Estimator(store, "machine", strategy=strategy).estimate(NETWORK).warnings
+    messages = [each.message for each in warnings if each.code == "noisy"]
+    assert len(messages) == (said is not None)
+    assert all(said in message for message in messages)
 
 
 @pytest.mark.parametrize("estimator", ["flops", "roofline"])

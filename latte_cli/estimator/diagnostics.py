@@ -3,13 +3,14 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import exp, inf, sqrt
 
+from latte_cli.algorithms import FRAMEWORK_DEFAULT
 from latte_cli.backends import measurable
 from latte_cli.backends.host import KEEPING
 from latte_cli.devices import CPU, Kind
 from latte_cli.layers import Convolution
-from latte_cli.lookup import Source, Timing, fits_workspace
+from latte_cli.lookup import Z80, Source, Timing, fits_workspace
 from latte_cli.strategies import NO_LIMITS, Limits, Strategy, fixed_name
 
 NOISE = "noisy"
@@ -70,6 +71,7 @@ def diagnose(
     waiting_share: float = 0.0,
     returned_bytes: int = 0,
     unpriced_checkpoints: int = 0,
+    run_spread: float | None = None,
 ) -> Iterator[Diagnostic]:
     """What there is to say of a step's `calls`, chosen by `strategy` under `limits` on a device of `kind`.
 
@@ -78,7 +80,9 @@ def diagnose(
     convolutions were timed with nothing to choose from; the step holds `needed_bytes`, `memory_share` of the device's
     memory; an export may have folded `norms_folded` norms into convolutions; a GPU waits for its host for
     `waiting_share` of the step; a CPU's heap may give `returned_bytes` of gradients back to the system after each step;
-    the calls of `torch.utils.checkpoint` for `unpriced_checkpoints` regions were left out.
+    the calls of `torch.utils.checkpoint` for `unpriced_checkpoints` regions were left out. `run_spread` is the
+    deviation of the logarithm of the network's own steps; the noise of calls with the framework's algorithms, of which
+    these consisted, does not matter then.
     """
     measure = how_to_measure(kind)
     if norms_folded:
@@ -100,7 +104,10 @@ def diagnose(
         )
         cure = "`latte profile MODEL` measures it" if measurable(kind) else measure
         yield Diagnostic(code="checkpoint_calls", message=message + cure)
-    yield from _shares(calls, measure)
+    yield from _shares(calls, measure, ran_whole=run_spread is not None)
+    if run_spread is not None and (factor := exp(Z80 * run_spread)) > _FAR_APART:
+        message = f"the network's own steps vary much: 80 % lie within a factor of {factor:.2f}; "
+        yield Diagnostic(code=NOISE, message=message + "measure again while nothing else runs", urgent=True)
     if versions > 1:
         message = f"there are rows of {versions} library versions, each layer's newest are used; profile again"
         yield Diagnostic(code="other_versions", message=message)
@@ -136,7 +143,7 @@ def diagnose(
     yield from _unmet(list({id(timing): timing for timing in calls}.values()), strategy.name, limits.workspace_bytes)
 
 
-def _shares(calls: Sequence[Timing], measure: str) -> Iterator[Diagnostic]:
+def _shares(calls: Sequence[Timing], measure: str, *, ran_whole: bool) -> Iterator[Diagnostic]:
     sources: dict[str, tuple[Callable[[Timing], bool], str, str]] = {
         "predicted_share": (lambda call: call.source is Source.PREDICTED, "predicted, not measured", measure),
         "data_sheet": (lambda call: call.source is Source.DATA_SHEET, "from the device's data sheet", measure),
@@ -146,6 +153,8 @@ def _shares(calls: Sequence[Timing], measure: str) -> Iterator[Diagnostic]:
     total = sum(call.device_s for call in calls) or 1.0
     for code, (holds, what, action) in sources.items():
         found = [call for call in calls if holds(call)]
+        if code == NOISE and ran_whole:
+            found = [call for call in found if call.task.algorithm != FRAMEWORK_DEFAULT]
         share = sum(call.device_s for call in found) / total
         if share > _WORTH_SAYING[code]:
             longest = max(found, key=lambda call: call.device_s)

@@ -149,6 +149,7 @@ class Variants:
             waiting_share=waiting_share(found.parts, found.step_s, device.kind),
             returned_bytes=self._returned_bytes,
             unpriced_checkpoints=self._calls.unpriced_checkpoints,
+            run_spread=found.real_steps.spread if found.real_steps and found.real_steps.own else None,
         )
 
     @cached_property
