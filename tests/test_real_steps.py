@@ -20,6 +20,8 @@ from latte_cli.network import zoo
 from latte_cli.network.structure import whole_of
 from latte_cli.network.training import freeze_parameters
 from latte_cli.real_steps import Subject
+from latte_cli.report.estimate_tables import estimate_table
+from latte_cli.schedule import Schedule
 from latte_cli.store import open_store
 from latte_cli.suites import limits_of, yardstick
 from latte_cli.tasks import Settings, Task
@@ -198,3 +200,13 @@ def test_a_network_is_run_if_it_fits_the_memory_that_it_may_take(tmp_path, share
     assert len({(row.task.id, row.sweep_pass) for row in rows}) == len(rows)
     (found,) = estimate_each(store, worker.device.slug, NETWORK, strategies=("pytorch",), rough=True)
     assert (found.real_steps is not None) is runs
+
+
+def test_what_is_said_of_several_estimates_alike_is_said_once(tmp_path):
+    store = store_of(tmp_path, faster=0.5)
+    both = [Estimator(store, "machine", strategy=name).estimate(NETWORK) for name in ("pytorch", "exhaustive")]
+    told = [line for line in estimate_table(both, Schedule(), None).footer if "run whole" in line]
+    assert [line.split(":")[0] for line in told] == ["A, B"]
+    apart = [both[0], Estimator(store_of(tmp_path / "s", ran=()), "machine").estimate(NETWORK)]
+    told = [line for line in estimate_table(apart, Schedule(), None).footer if "run whole" in line]
+    assert [line.split(":")[0] for line in told] == ["A"]

@@ -1,7 +1,8 @@
 """Estimates as tables that fit a screen, and the command's choice between table, JSON and CSV."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from string import ascii_uppercase
 from typing import TextIO
@@ -228,7 +229,7 @@ def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule, screen: Scr
     totals = [_total_cells(estimate, schedule) for estimate in estimates]
     letters = ascii_uppercase[: len(estimates)]
     named = [f"{letter}: {_what(one, estimates)}" for letter, one in zip(letters, estimates, strict=True)]
-    named += [line for each in zip(letters, estimates, strict=True) for line in _kind_lines(*each)]
+    named += _kind_lines(letters, estimates)
     below = ["", *totals[0], _longest_legend(estimates), *named, *equal_line(estimates)]
     shown = shown_rows(estimates, room=_room(screen, estimates, [_title(estimates), *below]), every=every, beside=False)
     width = max(_NAME_WIDTH, screen.columns - _PAIR_WIDTH * len(estimates)) if screen else _PIPED_WIDTH
@@ -243,14 +244,23 @@ def _side_by_side(estimates: Sequence[Estimate], schedule: Schedule, screen: Scr
     )
 
 
-def _kind_lines(name: str, estimate: Estimate) -> Iterator[str]:
+def _kind_lines(names: Iterable[str], estimates: Sequence[Estimate]) -> list[str]:
+    """What kind of step each is, by its name; those of one kind in one line."""
+    told: defaultdict[str, list[str]] = defaultdict(list)
+    for name, estimate in zip(names, estimates, strict=True):
+        for line in _kinds(estimate):
+            told[line].append(name)
+    return [f"{', '.join(which)}: {line}" for line, which in told.items()]
+
+
+def _kinds(estimate: Estimate) -> Iterator[str]:
     """What kind of step it is, where it is no plain one."""
     if estimate.compiled:
-        yield f"{name}: {compiled_line(estimate.compiled, estimate.step_s)}"
+        yield compiled_line(estimate.compiled, estimate.step_s)
     if estimate.real_steps:
-        yield f"{name}: {real_steps_line(estimate.real_steps)}"
+        yield real_steps_line(estimate.real_steps)
     if regions := checkpoints.regions_text(estimate):
-        yield f"{name}: `torch.utils.checkpoint` around {regions}"
+        yield f"`torch.utils.checkpoint` around {regions}"
 
 
 def equal_line(estimates: Sequence[Estimate]) -> list[str]:
@@ -309,7 +319,7 @@ def _summary(estimates: Sequence[Estimate], schedule: Schedule) -> Table:
             "ratio: of the step to the fastest one",
             *equal_line(estimates),
             *same,
-            *(line for each in estimates for line in _kind_lines(_what(each, estimates), each)),
+            *_kind_lines((_what(each, estimates) for each in estimates), estimates),
         ],
     )
 
