@@ -27,6 +27,7 @@ class LatteError(Exception):
         self.exit_code = exit_code
 
 
+_OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda"}  # what users type for a kind of device
 _SHOWN = 30  # chosen: fits a screen
 
 
@@ -43,9 +44,11 @@ def unknown(
     `hint` replaces the list of what is known where no name is near.
     """
     names = sorted(set(known))
-    near = get_close_matches(name, names, n=1, cutoff=0.6)
+    bare = {each.lstrip("-"): each for each in names}
+    meant = _OTHER_NAMES.get(name.lower())
+    near = [meant] if meant in bare else get_close_matches(name.lstrip("-"), bare, n=1, cutoff=0.6)
     if near:
-        hint = f"did you mean `{near[0]}`?"
+        hint = f"did you mean `{bare[near[0]]}`?"
     elif hint is None:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         hint = f"one of: {', '.join(names[:_SHOWN])}{more}" if names else f"no {what} is known yet"

@@ -18,6 +18,7 @@ class NoProfile(LatteError):
     spec: Spec = Spec(kind=None)
 
 
+_FEWEST_LETTERS = 5  # chosen: enough for one model of a maker, as in `t4000`
 _ALIKE = 0.75  # chosen: one letter too many, too few or wrong in a word of four
 _MOST_DEVICES = 16  # of one kind in a machine: as many as the largest servers hold
 
@@ -61,7 +62,7 @@ def device_of(store: Store, slug: str) -> Device:
 
 def _unknown_device(store: Store, name: str, slugs: Sequence[str]) -> LatteError:
     """The error for a name that no device has; the nearest of profiles and data sheets is its hint."""
-    there = f"profiles there are: {', '.join(slugs)}" if slugs else f"`{store.uri}` has no profile yet"
+    there = f"available profiles: {', '.join(slugs)}" if slugs else f"`{store.uri}` has no profile yet"
     more = f"{there}; `latte devices` lists {len(sheets())} more by their data sheets; "
     hint = more + "`latte profile --budget 2m` makes a profile of this machine"
     known = [*slugs, *(sheet.slug for sheet in sheets())]
@@ -75,6 +76,11 @@ def _unknown_device(store: Store, name: str, slugs: Sequence[str]) -> LatteError
 def _nearest_by_words(name: str, slugs: Sequence[str]) -> str | None:
     """The first of `slugs` with as many words in a row that are like those of `name`; those that begin so go first."""
     wanted = slug_words(name)
+    letters = wanted.replace("-", "")
+    if len(letters) >= _FEWEST_LETTERS:
+        joined = next((slug for slug in slugs if letters in slug.lower().replace("-", "")), None)
+        if joined:
+            return joined
     count = wanted.count("-") + 1
     runs: dict[str, str] = {}
     for at in range(max(slug.count("-") for slug in slugs) + 1):

@@ -227,7 +227,7 @@ def baseline_entry(befores: Sequence[Document], after: Document, entry: Document
         found: Document = others[nearest][1]
         return found
     message = f"the baseline has no estimate for this: its {', its '.join(differences[nearest])}"
-    hint = "ask as the baseline was, or write it again: `latte estimate MODEL --format json > FILE`"
+    hint = "give the options that it has, or write a new one: `latte estimate MODEL --format json > FILE`"
     raise LatteError(message, hint=hint)
 
 

@@ -270,7 +270,10 @@ def test_no_process_is_left_whenever_and_however_a_profile_is_ended(tmp_path: Pa
         if number == signal.SIGKILL:
             assert (marked.process.returncode, errors) == (-number, "")
         else:
-            assert errors.splitlines() == ["error: interrupted", "hint: what was finished is kept"]
+            assert errors.splitlines() == [
+                "error: interrupted",
+                "hint: what was finished is kept; the same command resumes",
+            ]
             assert marked.process.returncode == 130
             assert open_store(shipped=False).info().journals == ()
     for number in (signal.SIGHUP, signal.SIGKILL):

@@ -42,6 +42,8 @@ def test_a_pipe_has_every_device() -> None:
         ("jetson-nan", "nvidia-jetson-nano"),
         ("rasberry-pi-5", "raspberry-pi-5"),
         ("epyc-7724", "amd-epyc-7742"),
+        ("rtx4090", "nvidia-geforce-rtx-4090"),
+        ("RTX3080Ti", "nvidia-geforce-rtx-3080-ti"),
         ("gtx-108", "nvidia-geforce-gtx-1080"),
     ],
 )

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -110,6 +111,8 @@ def test_max_is_the_largest_batch_that_fits(latte: Latte) -> None:
     code, out, err = latte("--batch-size", "max:100MiB")
     assert (code, out) == (3, "")
     assert "at batch 1 takes at least" in err
+    (enough,) = re.findall(r"hint: `--batch-size (max:\d+MiB)` is enough", err)
+    assert latte("--batch-size", enough)[0] == 0
 
 
 @pytest.mark.parametrize("strategy", ["latte", "pytorch-benchmark", "exhaustive"])

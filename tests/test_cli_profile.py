@@ -135,7 +135,10 @@ def test_interrupting_keeps_what_was_measured(model: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip().splitlines() == ["error: interrupted", "hint: what was finished is kept"]
+    assert errors.strip().splitlines() == [
+        "error: interrupted",
+        "hint: what was finished is kept; the same command resumes",
+    ]
     assert "Traceback" not in errors
     store = open_store(shipped=False)
     assert store.measurements(store.devices()[0].slug)

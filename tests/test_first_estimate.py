@@ -164,5 +164,8 @@ def test_interrupting_keeps_what_was_measured(model: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert errors.strip().splitlines() == ["error: interrupted", "hint: what was finished is kept"]
+    assert errors.strip().splitlines() == [
+        "error: interrupted",
+        "hint: what was finished is kept; the same command resumes",
+    ]
     assert rows()

@@ -227,6 +227,18 @@ def test_every_option_stands_under_one_heading(name: str) -> None:
         ("estimate", "missing argument `MODEL`", "`latte estimate --help` says what goes there"),
         ("estimate m.onnx --device", "option `--device` requires an argument", "`latte estimate --help`"),
         ("estimate m.onnx --accumulate 0", "invalid value for `--accumulate`: ", "`latte estimate --help`"),
+        (
+            "verify m.onnx --batch-size 1e6",
+            "invalid value for `--batch-size`: `1e6` is not a whole number",
+            "`latte ver",
+        ),
+        (
+            "estimate m.onnx --framework jax",
+            "unknown option `--framework`",
+            "`latte estimate --help` lists the options",
+        ),
+        ("doctor --device gpu", "unknown device `gpu`", "did you mean `cuda`?"),
+        ("profile --device GPU", "unknown device `GPU`", "did you mean `cuda`?"),
         ("estimate m.onnx --format jsn", "invalid value for `--format`: `jsn` is not", "did you mean `json`?"),
         ("estimate m.onnx n.onnx", "got unexpected extra argument (n.onnx)", "`latte estimate --help`"),
         (

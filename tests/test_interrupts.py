@@ -53,7 +53,7 @@ def test_an_interrupt_in_cpp_that_is_imported_ends_with_130_and_one_error(tmp_pa
     assert (done.returncode, done.stdout) == (ExitCode.INTERRUPTED, "")
     said, error, *hint = done.stderr.splitlines()
     assert (said.partition(" in ")[0], error) == ("interrupted", "error: interrupted")
-    assert hint in ([], ["hint: what was finished is kept"])
+    assert hint in ([], ["hint: what was finished is kept; the same command resumes"])
 
 
 @pytest.mark.parametrize(("times", "number"), [(2, "SIGINT"), (1, "SIGTERM"), (1, "SIGINT")])
@@ -81,4 +81,4 @@ def test_only_commands_that_keep_something_say_so(name: str, kept: bool) -> None
     with pytest.raises(LatteError) as caught:
         interruptible(name, interrupted)()
     assert caught.value.exit_code is ExitCode.INTERRUPTED
-    assert caught.value.hint == ("what was finished is kept" if kept else None)
+    assert caught.value.hint == ("what was finished is kept; the same command resumes" if kept else None)

@@ -55,7 +55,7 @@ def _latte(
 
 def interruptible(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
     """`command` with Ctrl-C as an error like any other: what typer makes of it differs between its versions."""
-    hint = "what was finished is kept" if name in _RESUMED else None
+    hint = "what was finished is kept; the same command resumes" if name in _RESUMED else None
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:

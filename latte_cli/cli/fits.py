@@ -12,6 +12,8 @@ from latte_cli.thresholds import FITS, ThresholdCheck
 if TYPE_CHECKING:
     from latte_cli.estimator import Estimate, Occupancy
 
+_SMALLER = "`--batch-size max:SIZE` finds the largest batch that fits; `--effective-batch N` makes up for a small one"
+
 
 class Fits:
     """Steps with the memory of their processes, and its limits."""
@@ -75,12 +77,11 @@ def occupancy_with(estimate: "Estimate", map_from: int | None) -> "Occupancy":
     return occupancy_of(estimate, map_from=map_from)
 
 
-def no_fit(estimate: "Estimate", found: "Occupancy", limit_bytes: int) -> LatteError:
+def no_fit(estimate: "Estimate", found: "Occupancy", limit_bytes: int, *, hint: str = _SMALLER) -> LatteError:
     """The error for a step that takes, or may take, more than there is."""
     network = estimate.network
     surely = found.low_bytes > limit_bytes
     takes = f"takes at least {size(found.low_bytes)}" if surely else f"may take {size(found.high_bytes)}"
     trained = f"a process that trains `{network.name}` at batch {network.batch_size}"
     message = f"{trained} {takes}, more than {size(limit_bytes)}"
-    hint = "`--batch-size max:SIZE` finds the largest batch that fits; `--effective-batch N` makes up for a small one"
     return LatteError(message, hint=hint, exit_code=ExitCode.EXCEEDED)

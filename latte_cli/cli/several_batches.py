@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING, TypeAlias
 
 from latte_cli import files
@@ -193,7 +193,8 @@ def _largest(request: "EstimateRequest", room: Room, estimates: Estimates) -> "E
     else:
         batch = largest_batch(needed_bytes, limit)
     if not batch:
-        raise no_fit(least, found, limit)
+        enough = ceil(found.high_bytes / 2**20)
+        raise no_fit(least, found, limit, hint=f"`--batch-size max:{enough}MiB` is enough")
     if batch == MOST_TRIED:
         console.warn(f"no batch over {MOST_TRIED} was tried")
     kind = " under `--memory-limit`" * bool(request.memory_limit)

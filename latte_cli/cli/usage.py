@@ -44,6 +44,8 @@ def _elsewhere(option: str) -> str:
 
 def _line(text: str) -> str:
     """A message in the form of others: one line in lower case, with backticks, without a full stop."""
+    text = text.replace("a valid integer range", "a whole number").replace("a valid integer", "a whole number")
+    text = text.replace("a valid float range", "a number").replace("a valid float", "a number")
     line = _QUOTED.sub(r"`\1`", " ".join(text.split())).rstrip(".")
     return line[:1].lower() + line[1:]
 

@@ -149,7 +149,7 @@ class Store:
             return LatteError(
                 f"no part of `{slug}` can be read", hint="`latte store check` says what is wrong with each"
             )
-        there = f"profiles there are: {', '.join(slugs)}" if slugs else f"`{self.uri}` has no profile yet"
+        there = f"available profiles: {', '.join(slugs)}" if slugs else f"`{self.uri}` has no profile yet"
         hint = f"{there}; `latte profile --budget 2m` makes one of this machine"
         error = unknown("device", slug, slugs, hint=hint, exit_code=ExitCode.BAD_INPUT)
         error.hint = hint if error.hint == hint else f"{error.hint} {hint}"

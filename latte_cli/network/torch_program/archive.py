@@ -14,10 +14,7 @@ from onnx import helper
 
 from latte_cli.errors import LatteError
 
-EXPORT = (
-    'export it: `torch.export.save(torch.export.export(model, (example,)), "model.pt2")`, or as ONNX: '
-    '`torch.onnx.export(model, (example,), "model.onnx")`'
-)
+EXPORT = 'export it: `torch.export.save(torch.export.export(model, (example,)), "model.pt2")`'
 DAMAGED = "is the file complete? " + EXPORT
 
 _GRAPHS = ("models/model.json", "serialized_exported_program.json")
