@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from made_choices import DEVICE, profile
 from running import here
+from terminal import on_terminal
 
 from latte_cli import selector as selectors
 from latte_cli.devices import CPU, Device
@@ -46,6 +47,17 @@ def test_the_selector_lies_where_estimates_look_for_it(store: Store) -> None:
     assert all(method in done.stdout for method in methods)
     assert "choosing for 53 convolutions in 3 phases takes" in done.stdout
     assert "next: `latte estimate" in done.stderr
+
+
+def test_a_device_with_a_long_name_leaves_one_line_to_each_score() -> None:
+    device = Device(slug="amd-epyc-family-26-model-2-2c-2t", kind=CPU, name="a server")
+    fill(open_store(shipped=False), device)
+    shown = on_terminal("train-selector", "--folds", "2")
+    assert shown.returncode == 0
+    scores = [line.rstrip() for line in shown.text.splitlines() if " % " in line and " fp32 " in line]
+    assert scores
+    assert all(len(line) <= 80 for line in scores)
+    assert f"choices on {device.slug}" in shown.text
 
 
 def test_json_has_the_agreed_keys_and_the_same_scores_as_csv(store: Store, tmp_path: Path) -> None:

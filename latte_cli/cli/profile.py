@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _CALIBRATION_OF_QUICK = 2  # chosen: leaves most of two minutes to the layers
 _PASSES_OF_NETWORKS = 4  # chosen: the spread between passes needs a few; a model has few layers
 _OPTIMIZERS = ("sgd", "adam")  # chosen: the least and the most that common ones read and write
+_ENDED_FIRST = "the budget ended first"
 _MANY_MARKED = 0.3  # chosen: then it is the machine, not single layers
 
 
@@ -298,9 +299,12 @@ def profile(request: ProfileRequest) -> None:
     for reason in dict.fromkeys(compiled.reasons if compiled else ()):
         console.warn(f"not run compiled: {reason}")
     failed = compiled is not None and compiled.failed
+    left = f"run the same command again: {summary.left} of {tasks} tasks are left"
+    if summary.left and not request.require_complete:
+        console.note(f"{_ENDED_FIRST}; {left}")
     _advise(summary, request, worker.device, compiled=request.compiled and not failed)
-    if summary.left:
-        _say_left(summary.left, tasks, required=request.require_complete)
+    if summary.left and request.require_complete:
+        raise LatteError(_ENDED_FIRST, hint=left, exit_code=ExitCode.INCOMPLETE)
     if failed:
         message = "nothing was run compiled: every pass failed"
         raise LatteError(message, hint="the layers that were measured are kept, for eager steps")
@@ -470,11 +474,3 @@ def _estimate_words(request: ProfileRequest) -> list[str]:
     ):
         words += [f"{option} {values[0]}"] if values and default not in values else []
     return words
-
-
-def _say_left(left: int, tasks: int, *, required: bool) -> None:
-    """Say how to go on after a budget that ended early; LatteError (exit code 4) where completeness is `required`."""
-    message, hint = "the budget ended first", f"run the same command again: {left} of {tasks} tasks are left"
-    if required:
-        raise LatteError(message, hint=hint, exit_code=ExitCode.INCOMPLETE)
-    console.note(f"{message}; {hint}")

@@ -19,6 +19,7 @@ _TITLES = (
     *("device", "phase", "precision", "method", ">top-1", ">within 5 %"),
     *(">regret", ">p95", ">p99", ">total", ">layers"),
 )
+_SPARE = (">p95", ">p99", ">total", ">layers")
 
 
 def write_evaluation(
@@ -37,8 +38,16 @@ def write_evaluation(
         scores = _sort(evaluation.scores)
         write_csv(_COLUMNS, [[asdict(score)[column] for column in _COLUMNS] for score in scores], out)
     else:
-        lines = [*footer, *_lines(evaluation, importance or {})]
-        write_table(Table(columns=_TITLES, rows=[_row(score) for score in _sort(evaluation.scores)], footer=lines), out)
+        scores = _sort(evaluation.scores)
+        devices = {score.device for score in scores}
+        table = Table(
+            columns=_TITLES,
+            rows=[*map(_row, scores)],
+            title=f"choices on {', '.join(devices)}" if len(devices) == 1 else "",
+            footer=[*footer, *_lines(evaluation, importance or {})],
+            spare=("device", *_SPARE) if len(devices) == 1 else _SPARE,
+        )
+        write_table(table, out)
 
 
 def evaluation_document(
