@@ -167,14 +167,14 @@ def _choices_tables(estimates: Sequence[Estimate]) -> Iterator[Rows]:
         Column(title="workspace", number=True),
     ]
     total_s = sum(_spent_s(old) - _spent_s(new) for old, new in changed)
-    caption = f"What each choice of {first.strategy} saves over {second.strategy}: {_signed(total_s)} in all"
+    caption = f"What each choice of {first.strategy} saves over {second.strategy}: {_with_sign(total_s)} in all"
     if any(_spent_s(new) > _spent_s(old) for old, new in changed):
         caption += " (a minus: the choice takes longer, by these estimates)"
     rows = [_choice_cells(old, new) for old, new in saved]
     yield Rows(caption=caption, columns=columns, rows=rows, folded=len(rows) > _MANY_ROWS)
 
 
-def _signed(saved_s: float) -> str:
+def _with_sign(saved_s: float) -> str:
     return ("-" if saved_s < 0 else "") + duration(abs(saved_s))
 
 
@@ -182,7 +182,7 @@ def _choice_cells(old: LayerTime, new: LayerTime) -> list[SortedCell]:
     saved_s = _spent_s(old) - _spent_s(new)
     return [
         text_cell(new.name),
-        SortedCell(shown=_signed(saved_s), value=saved_s),
+        SortedCell(shown=_with_sign(saved_s), value=saved_s),
         text_cell(new.stage.replace("_", " ")),
         *(
             text_cell(each.algorithm.name + ("" if old.layout is new.layout else f" {each.layout}"))
