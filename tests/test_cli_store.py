@@ -145,3 +145,13 @@ def test_a_store_that_cannot_be_opened_is_one_line() -> None:
     error = run("info", "--store", "nosuch://place", code=1).stderr
     assert error.startswith("error: cannot open the store `nosuch://place`")
     assert len(error.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("store", "info"), ("store", "devices"), ("store", "check"), ("store", "compact"), ("devices",)]
+)
+def test_a_store_that_is_not_there_is_said_by_all_that_read_one(tmp_path, words):
+    there, typo = tmp_path / "there", tmp_path / "typo"
+    there.mkdir()
+    assert f"there is no store `{typo}`" in latte(*words, "--store", typo).stderr
+    assert "there is no store" not in latte(*words, "--store", there).stderr

@@ -6,6 +6,7 @@ import typer
 
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption, StoreOption
+from latte_cli.cli.stores import store_to_read
 from latte_cli.report import Format
 
 
@@ -27,9 +28,8 @@ def devices(
     """
     from latte_cli.profiles import known_devices
     from latte_cli.report.devices import write_devices
-    from latte_cli.store import open_store
 
-    found = known_devices(open_store(store, skip=console.left_out), name)
+    found = known_devices(store_to_read(store), name)
     write_devices(found, form, every=every or name is not None)
     if found and form is Format.TABLE:
         console.note(f"next: `latte estimate MODEL --device {found[0].device.slug}`")

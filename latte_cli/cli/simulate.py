@@ -13,6 +13,7 @@ from latte_cli import files
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption, StoreOption
 from latte_cli.cli.request import Request, from_options
+from latte_cli.cli.stores import store_to_read
 from latte_cli.errors import ExitCode, LatteError, unknown
 from latte_cli.report import Format
 
@@ -84,12 +85,11 @@ def simulate(request: SimulateRequest) -> None:
     """
     from latte_cli.federated.study import Workshop, read_study, results
     from latte_cli.report.studies import write_study
-    from latte_cli.store import open_store
 
     study = read_study(request.study)
     part = _part(request, study)
     folder = _folder(request.study, request.output)
-    workshop = Workshop(study, open_store(request.store, skip=console.left_out), folder)
+    workshop = Workshop(study, store_to_read(request.store), folder)
     with ExitStack() as stack:
         found = results(workshop, seeds=part.seeds, methods=part.methods, report=_Progress(stack).report)
     write_study(part, found, request.form)

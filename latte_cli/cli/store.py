@@ -10,6 +10,7 @@ import typer
 from latte_cli import files, report
 from latte_cli.cli import console
 from latte_cli.cli.options import FormatOption, StoreOption, asked_of
+from latte_cli.cli.stores import store_to_read
 from latte_cli.errors import ExitCode, LatteError
 from latte_cli.files import ExportFormat
 from latte_cli.report import Format
@@ -38,7 +39,7 @@ def _open(uri: str | None, *, skip_damaged: bool = True) -> "Store":
 @app.command()
 def info(store: StoreOption = None, form: FormatOption = Format.TABLE) -> None:
     """Show what the store holds, and which rows wait in journals."""
-    opened = _open(store)
+    opened = store_to_read(store)
     found = opened.info()
     if form is Format.JSON:
         document = {
@@ -92,7 +93,7 @@ def _waiting_line(journal: "JournalInfo") -> str:
 @app.command()
 def devices(store: StoreOption = None, form: FormatOption = Format.TABLE) -> None:
     """List the devices with a profile, by their `--device` names."""
-    found = _open(store).info().devices
+    found = store_to_read(store).info().devices
     if form is Format.JSON:
         report.write_json({"schema": "latte.store-devices/1", "devices": [_device_row(each) for each in found]})
     elif form is Format.CSV:
@@ -161,7 +162,7 @@ def export(
         raise LatteError("parquet needs a file", hint="add `--output FILE`", exit_code=ExitCode.USAGE)
     if output:
         files.check_free(output, force=force)
-    opened = _open(store, skip_damaged=skip_damaged)
+    opened = store_to_read(store, skip_damaged=skip_damaged)
     if output is None:
         opened.export(device, chosen, sys.stdout.buffer)
     else:
@@ -198,7 +199,7 @@ def compact(device: DeviceArgument = None, store: StoreOption = None) -> None:
 
     Parts that are damaged or of a newer version stay where they are.
     """
-    opened = _open(store)
+    opened = store_to_read(store)
     parts = opened.compact(device)
     console.note(f"{parts} parts merged; next: `latte store info --store {console.shell_word(opened.uri)}`")
 
@@ -215,7 +216,7 @@ def check(
 
     Ends with code 1 if some are damaged and were not set aside.
     """
-    opened = _open(store)
+    opened = store_to_read(store)
     found = opened.check(set_aside=set_aside)
     _write_findings(opened.uri, found, form)
     for name, problem in found.unreadable:
