@@ -30,7 +30,7 @@ DeviceArgument: TypeAlias = Annotated[
 ]
 
 
-def _open(uri: str | None, *, skip_damaged: bool = True) -> "Store":
+def _open(uri: str | None, *, skip_damaged: bool) -> "Store":
     from latte_cli.store import open_store
 
     return open_store(uri, skip=console.left_out if skip_damaged else None)
