@@ -137,7 +137,7 @@ def test_a_baseline_that_was_asked_otherwise_is_refused_with_what_differs(model,
     done = estimate(model, stores[0], "--baseline", path, code=1)
     assert done.stdout == ""
     assert said in done.stderr
-    assert "write it again" in done.stderr
+    assert "write a new one" in done.stderr
 
 
 def test_a_baseline_of_another_batch_is_refused(model, stores, tmp_path):
