@@ -150,6 +150,26 @@ def test_a_baseline_of_another_batch_is_refused(model, stores, tmp_path):
     assert "its batch-size is `16`, not `8`" in error
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("precision", "bf16"), ("layout", "channels_last"), ("threads", 7)],
+)
+def test_a_baseline_with_other_settings_is_refused(model, stores, tmp_path, name, value):
+    path = tmp_path / "old.json"
+    body = json.loads(estimate(model, stores[0], "--format", "json").stdout)
+    body["estimates"][0]["settings"][name] = value
+    path.write_text(json.dumps(body))
+    assert f"its {name} is `{value}`, not `" in estimate(model, stores[0], "--baseline", path, code=1).stderr
+
+
+def test_a_baseline_of_another_device_is_refused(model, stores, tmp_path):
+    path = tmp_path / "old.json"
+    body = json.loads(estimate(model, stores[0], "--format", "json").stdout)
+    body["estimates"][0]["device"] = "another"
+    path.write_text(json.dumps(body))
+    assert "its device is `another`, not `" in estimate(model, stores[0], "--baseline", path, code=1).stderr
+
+
 def test_a_baseline_of_an_earlier_version_says_less_and_is_compared(model, stores, tmp_path):
     path = tmp_path / "old.json"
     body = json.loads(estimate(model, stores[0], "--format", "json").stdout)
