@@ -105,7 +105,7 @@ class EstimateRequest(Request):
         typer.Option(
             parser=parse_duration,
             metavar="DURATION",
-            help="First measure here, for this long, the calls whose uncertainty weighs most in the step, as in 15s. "
+            help="First measure here, for this long, what tells most about the step, as in 15s. "
             "[default: 10s on a terminal if this machine has no profile]",
         ),
     ] = None
