@@ -26,6 +26,7 @@ from latte_cli.network.module import NetworkModule, optimizer, random_inputs, ra
 from latte_cli.operations import ASKED, OPERATIONS, asked_name, timed_functions
 from latte_cli.optimizers import OPTIMIZERS
 from latte_cli.precisions import Precision
+from latte_cli.profiles import spec_here
 from latte_cli.store import open_store
 from latte_cli.tasks import Settings
 from latte_cli.waits import Waits
@@ -237,7 +238,10 @@ def test_shipped_models_say_nothing_of_updates_that_they_do_not_know(device):
     for step in (*unknown, Step(rest=Rest(clip_norm=True)), Step(rest=Rest(ema=True))):
         with pytest.raises(LatteError, match="has no measurements that tell the time of") as error:
             estimator.estimate(SMALL, step)
-        assert "on that device: `latte profile" in (error.value.hint or "")
+        hint = error.value.hint or ""
+        assert "`latte profile" in hint
+        if spec_here(estimator.device, None) is None:  # a shipped profile may be of a machine like this one
+            assert "on that device: `latte profile" in hint
 
 
 def test_functions_keep_the_codes_that_shipped_models_know_them_by():
