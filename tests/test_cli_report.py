@@ -135,13 +135,18 @@ def test_boxes_of_modules_add_up_to_the_step(tmp_path):
     assert len({box.path for box in root.all_boxes()}) == sum(1 for _ in root.all_boxes())
 
 
-def test_the_page_says_what_each_choice_saves(tmp_path):
-    (tmp_path / "cnn.onnx").write_bytes(zoo.export("custom_cnn"))
-    store = open_store(str(tmp_path / "store"), shipped=False)
+def page_of_choices(folder, first, second):
+    """The page of a small CNN, all of whose algorithms were measured, under two strategies."""
+    (folder / "cnn.onnx").write_bytes(zoo.export("custom_cnn"))
+    store = open_store(str(folder / "store"), shipped=False)
     profile(store, step_layers(zoo.network("custom_cnn", batch_size=8)))
-    more = ("--batch-size", 8, "--device", DEVICE.slug, "--store", store.uri, "--strategy", "exhaustive")
-    latte("report", tmp_path / "cnn.onnx", "-o", tmp_path / "x.html", *more, "--strategy", "pytorch")
-    text = (tmp_path / "x.html").read_text("utf-8")
+    more = ("--batch-size", 8, "--device", DEVICE.slug, "--store", store.uri, "--strategy", first)
+    latte("report", folder / "cnn.onnx", "-o", folder / "x.html", *more, "--strategy", second)
+    return (folder / "x.html").read_text("utf-8")
+
+
+def test_the_page_says_what_each_choice_saves(tmp_path):
+    text = page_of_choices(tmp_path, "exhaustive", "pytorch")
     table = text[text.index("<caption><span>What each choice of exhaustive saves over pytorch") :]
     rows = re.findall(r"<tr><td>.*</tr>", table[: table.index("</table>")])
     assert rows
@@ -152,12 +157,7 @@ def test_the_page_says_what_each_choice_saves(tmp_path):
 
 
 def test_choices_that_cost_time_are_named(tmp_path):
-    (tmp_path / "cnn.onnx").write_bytes(zoo.export("custom_cnn"))
-    store = open_store(str(tmp_path / "store"), shipped=False)
-    profile(store, step_layers(zoo.network("custom_cnn", batch_size=8)))
-    more = ("--batch-size", 8, "--device", DEVICE.slug, "--store", store.uri, "--strategy", "pytorch")
-    latte("report", tmp_path / "cnn.onnx", "-o", tmp_path / "x.html", *more, "--strategy", "exhaustive")
-    text = (tmp_path / "x.html").read_text("utf-8")
+    text = page_of_choices(tmp_path, "pytorch", "exhaustive")
     assert re.search(r"saves over exhaustive: -\S+ \S+ in all \(a minus: the choice takes longer", text)
 
 

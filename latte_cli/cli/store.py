@@ -18,7 +18,7 @@ from latte_cli.report import Format
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from latte_cli.store import DeviceInfo, Findings, JournalInfo, Store
+    from latte_cli.store import DeviceInfo, Findings, JournalInfo
 
 app = typer.Typer(help="Show, check, merge and export what was measured.", no_args_is_help=True)
 
@@ -28,12 +28,6 @@ SkipOption: TypeAlias = Annotated[
 DeviceArgument: TypeAlias = Annotated[
     str | None, typer.Argument(metavar="[DEVICE]", help="A profile's name. [default: all]", show_default=False)
 ]
-
-
-def _open(uri: str | None, *, skip_damaged: bool) -> "Store":
-    from latte_cli.store import open_store
-
-    return open_store(uri, skip=console.left_out if skip_damaged else None)
 
 
 @app.command()
@@ -185,9 +179,11 @@ def merge(
 
     Doing it twice changes nothing.
     """
+    from latte_cli.store import open_store
+
     if destination and store:
         raise LatteError("the destination is given twice", hint="leave out `--store`", exit_code=ExitCode.USAGE)
-    opened = _open(destination or store, skip_damaged=skip_damaged)
+    opened = open_store(destination or store, skip=console.left_out if skip_damaged else None)
     for slug, rows in opened.merge(source).items():
         console.note(f"{rows} rows of {slug} added")
     console.note(f"next: `latte store devices --store {console.shell_word(opened.uri)}`")

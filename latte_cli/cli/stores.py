@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 def store_to_read(uri: str | None, warn: Callable[[str], None] = console.warn, *, skip_damaged: bool = True) -> "Store":
     """The store that `--store` names, or the user's; parts that cannot be read are left out, and named.
 
-    Without `skip_damaged` such a part is an error instead.
-
+    Without `skip_damaged`, such a part is an error.
     `warn` takes a message about a store that is named and missing, since shipped profiles answer in its place.
     """
     from latte_cli.store import open_store

@@ -8,6 +8,8 @@ from latte_cli.cli.panels import PANELS
 from latte_cli.errors import ExitCode, LatteError, unknown
 
 _NO_COMMAND = re.compile(r"No such command ['\"](?P<name>.*?)['\"]", re.DOTALL)
+_NUMBERS = {"integer": "a whole number", "float": "a number"}
+"""The words of typer for what a number must be, in plain ones."""
 _QUOTED = re.compile(r"'([^'`]+)'")
 _NOT_ONE_OF = re.compile(r"['\"]([^'\"]*)['\"] is not one of")
 
@@ -44,8 +46,8 @@ def _elsewhere(option: str) -> str:
 
 def _line(text: str) -> str:
     """A message in the form of others: one line in lower case, with backticks, without a full stop."""
-    text = text.replace("a valid integer range", "a whole number").replace("a valid integer", "a whole number")
-    text = text.replace("a valid float range", "a number").replace("a valid float", "a number")
+    for kind, word in _NUMBERS.items():
+        text = text.replace(f"a valid {kind} range", word).replace(f"a valid {kind}", word)
     line = _QUOTED.sub(r"`\1`", " ".join(text.split())).rstrip(".")
     return line[:1].lower() + line[1:]
 

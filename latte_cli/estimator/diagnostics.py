@@ -148,13 +148,15 @@ def _shares(calls: Sequence[Timing], measure: str, *, ran_whole: bool) -> Iterat
         "predicted_share": (lambda call: call.source is Source.PREDICTED, "predicted, not measured", measure),
         "data_sheet": (lambda call: call.source is Source.DATA_SHEET, "from the device's data sheet", measure),
         "extrapolated": (lambda call: bool(call.extrapolated), "beyond what was measured", measure),
-        NOISE: (_is_noisy, "from times that vary much", "profile again while nothing else runs"),
+        NOISE: (
+            lambda call: _is_noisy(call) and not (ran_whole and call.task.algorithm == FRAMEWORK_DEFAULT),
+            "from times that vary much",
+            "profile again while nothing else runs",
+        ),
     }
     total = sum(call.device_s for call in calls) or 1.0
     for code, (holds, what, action) in sources.items():
         found = [call for call in calls if holds(call)]
-        if code == NOISE and ran_whole:
-            found = [call for call in found if call.task.algorithm != FRAMEWORK_DEFAULT]
         share = sum(call.device_s for call in found) / total
         if share > _WORTH_SAYING[code]:
             longest = max(found, key=lambda call: call.device_s)

@@ -40,12 +40,13 @@ def write_evaluation(
     else:
         scores = _sort(evaluation.scores)
         devices = {score.device for score in scores}
+        single = len(devices) == 1
         table = Table(
             columns=_TITLES,
             rows=[*map(_row, scores)],
-            title=f"choices on {', '.join(devices)}" if len(devices) == 1 else "",
+            title=f"choices on {scores[0].device}" if single else "",
             footer=[*footer, *_lines(evaluation, importance or {})],
-            spare=("device", *_SPARE) if len(devices) == 1 else _SPARE,
+            spare=("device", *_SPARE) if single else _SPARE,
         )
         write_table(table, out)
 

@@ -166,9 +166,9 @@ def _choices_tables(estimates: Sequence[Estimate]) -> Iterator[Rows]:
         *times,
         Column(title="workspace", number=True),
     ]
-    total_s = sum(_spent_s(old) - _spent_s(new) for old, new in changed)
-    caption = f"What each choice of {first.strategy} saves over {second.strategy}: {_with_sign(total_s)} in all"
-    if any(_spent_s(new) > _spent_s(old) for old, new in changed):
+    savings_s = [_spent_s(old) - _spent_s(new) for old, new in saved]
+    caption = f"What each choice of {first.strategy} saves over {second.strategy}: {_with_sign(sum(savings_s))} in all"
+    if min(savings_s) < 0:
         caption += " (a minus: the choice takes longer, by these estimates)"
     rows = [_choice_cells(old, new) for old, new in saved]
     yield Rows(caption=caption, columns=columns, rows=rows, folded=len(rows) > _MANY_ROWS)
