@@ -62,6 +62,7 @@ def test_an_import_that_hangs_ends_at_the_second_interrupt_or_soon(tmp_path: Pat
     if times == 1:
         limit = "import latte_cli.interrupts\nlatte_cli.interrupts._LONGEST_WAIT_S = 0.1\n"
         (tmp_path / "sitecustomize.py").write_text(limit)
+    (tmp_path / "store").mkdir()
     done = run(tmp_path, "store", "info", "--store", tmp_path / "store")
     assert (done.returncode, done.stdout, done.stderr) == (ExitCode.INTERRUPTED, "", "error: interrupted\n")
 
